@@ -1,0 +1,31 @@
+# make run   sets up everything and runs the chain on the embedded sample (or on what params.yaml names)
+# make test  sets up everything and passes the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# `dvc repro` starts `python -m tasks.<stage>`: the environment's python has to come first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: run test lint check setup clean
+
+run: setup
+	@$(BIN)/python -m flows.pipeline
+
+test: setup lint
+	@$(BIN)/python -m pytest
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+setup: $(VENV)/.installed
+	@$(BIN)/python -m tasks.versions
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Rootstock needs Python 3.11 or newer, and $(PYTHON) is %s. Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version.split()[0])'
+	@$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (torch is large; this takes a minute or a few)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache rootstock.egg-info

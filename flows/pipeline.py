@@ -1,0 +1,116 @@
+"""Images in, a tested and versioned classifier out.
+
+    ingest ───> extract ──> train_head ──> fine_tune ──> evaluate
+    backbone ─┘
+
+    python -m flows.pipeline    # here, now, with params.yaml; PREFECT_API_URL set: a server shows it
+
+A stage that is up to date ends as Cached. Values given to the flow are written to params.yaml, so that DVC records
+them, and every run is kept as a DVC experiment named after the flow run.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
+
+from flows import form
+from rootstock import params as parameters
+from rootstock.errors import RootstockError
+from rootstock.params import Params
+from tasks import versions, workspace
+from tasks.backbone import backbone
+from tasks.evaluate import evaluate
+from tasks.extract import extract
+from tasks.fine_tune import fine_tune
+from tasks.ingest import ingest
+from tasks.orchestration import Outcome
+from tasks.train_head import train_head
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a run ended: what each stage did, and metrics.json."""
+
+    outcomes: list[Outcome]
+    metrics: dict[str, Any]
+
+
+def chain(params: Params) -> Verdict:
+    """Run every stale stage; a stage that is up to date ends as Cached."""
+    images = ingest.submit(params)
+    weights = backbone.submit(params)
+    features = extract.submit(params, wait_for=[images, weights])
+    head = train_head.submit(params, wait_for=[features])
+    network = fine_tune.submit(params, wait_for=[head])
+    verdict = evaluate.submit(params, wait_for=[network])
+    outcomes = [stage.result() for stage in (images, weights, features, head, network, verdict)]
+    return Verdict(outcomes, json.loads((workspace.REPORT / "metrics.json").read_text()))
+
+
+@flow(name="pipeline", validate_parameters=True)
+def pipeline(
+    seed: int = form.DEFAULTS.seed,
+    ingest: parameters.Ingest = form.DEFAULTS.ingest,
+    backbone: parameters.Backbone = form.DEFAULTS.backbone,
+    extract: parameters.Extract = form.DEFAULTS.extract,
+    head: parameters.Head = form.DEFAULTS.head,
+    finetune: parameters.Finetune = form.DEFAULTS.finetune,
+    evaluate: parameters.Evaluate = form.DEFAULTS.evaluate,
+) -> Verdict:
+    """Take in images, extract frozen features, train a head, fine-tune, and let validation choose.
+
+    Args:
+        seed: Of everything random.
+        ingest: Which images are taken in, how they are checked, split and packed.
+        backbone: The pretrained network that is kept frozen as a feature extractor.
+        extract: How the frozen features are computed and stored.
+        head: The linear classifier on the frozen features.
+        finetune: Later layers unfrozen in stages, from the head's weights.
+        evaluate: How the two models are compared and reported.
+    """
+    params = Params(
+        seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate
+    )
+    with workspace.writing():
+        if params != parameters.load(workspace.PARAMS):
+            parameters.save(workspace.PARAMS, params)
+            get_run_logger().info("The values given are now those of %s", workspace.PARAMS)
+        verdict = chain(params)
+        get_run_logger().info(versions.save_experiment(flow_run.name))
+    return verdict
+
+
+def table(verdict: Verdict) -> str:
+    """Draw what each stage did, the two models' test accuracy, and where the report is."""
+    lines = [f"{'stage':<12}{'seconds':>8}  what it did"]
+    for outcome in verdict.outcomes:
+        did = outcome.note if outcome.did == "ran" else f"{outcome.did}: {outcome.note}"
+        lines.append(f"{outcome.stage:<12}{outcome.seconds:>8.1f}  {did}")
+    lines.append("")
+    for name, called in (("head", "frozen-feature head"), ("finetuned", "fine-tuned model")):
+        a = verdict.metrics[name]["accuracy"]
+        won = "  <- won on validation" if verdict.metrics["winner"] == name else ""
+        lines.append(
+            f"test accuracy, {called:<20} {a['value']:6.1%}  (95 % interval {a['low']:.1%} to {a['high']:.1%}){won}"
+        )
+    lines += ["", f"report: {(workspace.REPORT / 'report.html').resolve().as_uri()}"]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run with params.yaml; an error is one message, and exit status 1."""
+    try:
+        given = parameters.load(workspace.PARAMS)
+        versions.prepare()
+        verdict = pipeline(**{name: getattr(given, name) for name in Params.model_fields})
+    except RootstockError as error:
+        sys.exit(f"pipeline: {error}")
+    print(f"\n{table(verdict)}")
+
+
+if __name__ == "__main__":
+    main()

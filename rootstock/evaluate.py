@@ -1,0 +1,260 @@
+"""Which model is better, how good it is, and where it fails: validation chooses, the test split is read once."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rootstock import backbones, classifier, dataset, features, finetune, head, images, metrics, model, pixels, plots
+from rootstock.files import replacing, write
+from rootstock.finetune import Examples
+from rootstock.head import Head
+from rootstock.params import Params
+from rootstock.report import Mistake, Report, render
+from rootstock.shards import Reader
+
+Logits = NDArray[np.float32]
+MODELS = ("head", "finetuned")
+CALLED = {"head": "the head on frozen features", "finetuned": "the fine-tuned network"}
+THUMBNAIL_PX = 160
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The folders of everything that came before."""
+
+    images: Path
+    dataset: Path
+    backbone: Path
+    features: Path
+    head: Path
+    finetuned: Path
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The better model by validation, with the figures and a sentence that says why."""
+
+    winner: str
+    figures: dict[str, dict[str, float]]
+    why: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rows of the manifest with both models' calibrated probabilities (n, k) float32."""
+
+    rows: pd.DataFrame
+    probabilities: dict[str, NDArray[np.float32]]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class indices (n,)."""
+        return self.rows["class_index"].to_numpy(np.int64)
+
+
+class Contest:
+    """The two models, ready to score any split."""
+
+    def __init__(self, inputs: Inputs, params: Params) -> None:
+        self.inputs, self.batch_size = inputs, params.extract.batch_size
+        self.manifest = dataset.load_manifest(inputs.dataset)
+        self.classes = dataset.classes_of(self.manifest)
+        self.backbone = backbones.load(inputs.backbone)
+        key, _ = features.key_of(self.backbone.description, params.extract)
+        self.features = inputs.features / key
+        self.head: Head = head.load(inputs.head)
+        self.finetuned = classifier.Classifier(
+            backbones.load(inputs.backbone).network, self.backbone.transform, self.head
+        )
+        classifier.load(self.finetuned, inputs.finetuned / classifier.WEIGHTS)
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """Select a split's images, in the order in which both models score them."""
+        rows = self.manifest[self.manifest["split"] == split]
+        return rows.sort_values(["shard", "offset"], ignore_index=True)
+
+    def logits(self, split: str) -> dict[str, Logits]:
+        """Score a split with both models: logits (n, k) each."""
+        rows = self.rows(split)
+        from_head = [self.head.logits(x) for x, _ in features.Features(self.features, rows)]
+        device = pixels.device()
+        network = self.finetuned.to(device)
+        with Reader(self.inputs.images) as reader:
+            examples = Examples(rows, self.inputs.images)
+            from_network = list(
+                finetune.predict_all(network, reader, examples, self.backbone.transform, self.batch_size, device)
+            )
+        return {"head": np.concatenate(from_head), "finetuned": np.concatenate(from_network)}
+
+
+def evaluate(
+    inputs: Inputs, params: Params, model_dir: Path, report_dir: Path, timings: Callable[[], list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Compare the head and the fine-tuned network, and write the better one and a report.
+
+    Args:
+        inputs: what the other stages wrote.
+        params: all of params.yaml; the report shows it.
+        model_dir: replaced by the winner (see `model.save`).
+        report_dir: gets metrics.json, predictions.parquet, plots/, timings.json and report.html.
+        timings: gives the stages' durations at the time of asking; only the last two files show them.
+
+    Returns:
+        The contents of metrics.json.
+    """
+    contest = Contest(inputs, params)
+    on_val = contest.logits("val")
+    labels = contest.rows("val")["class_index"].to_numpy(np.int64)
+    choice = choose(on_val, labels)
+    temperature = {name: metrics.fit_temperature(logits, labels) for name, logits in on_val.items()}
+    val, test = (_scored(contest, split, logits, temperature) for split, logits in _with_test(contest, on_val))
+    scores: dict[str, Any] = {
+        name: metrics.score(
+            test.labels, test.probabilities[name], test.rows["domain"].to_numpy(str), contest.classes,
+            resamples=params.evaluate.resamples, seed=params.seed,
+        )
+        for name in MODELS
+    }  # fmt: skip
+    counts = contest.manifest["split"].value_counts()
+    scores |= {"winner": choice.winner, "images": {split: int(counts[split]) for split in ("train", "val", "test")}}
+    _write_model(contest, choice, temperature[choice.winner], scores, model_dir)
+    _write_report(contest, params, choice, val, test, scores, report_dir, timings)
+    return scores
+
+
+def choose(logits: dict[str, Logits], labels: NDArray[np.int64]) -> Choice:
+    """Choose by validation accuracy, then log loss; the head, which is simpler, wins a tie."""
+    figures = {}
+    for name in MODELS:
+        probabilities = metrics.softmax(logits[name])
+        right = probabilities[np.arange(len(labels)), labels]
+        accuracy = float((logits[name].argmax(1) == labels).mean())
+        figures[name] = {"accuracy": accuracy, "log_loss": float(-np.log(np.maximum(right, 1e-12)).mean())}
+    first, second = (figures[name] for name in MODELS)
+    tuned_is_better = (second["accuracy"], -second["log_loss"]) > (first["accuracy"], -first["log_loss"])
+    winner, loser = ("finetuned", "head") if tuned_is_better else ("head", "finetuned")
+    better, worse = figures[winner], figures[loser]
+    reason = f"{better['accuracy']:.1%} of {len(labels)} validation images right, against {worse['accuracy']:.1%}"
+    if better["accuracy"] == worse["accuracy"]:
+        reason += f", and a log loss of {better['log_loss']:.3f} against {worse['log_loss']:.3f}"
+    return Choice(winner, figures, f"{CALLED[winner][0].upper()}{CALLED[winner][1:]} won: {reason}.")
+
+
+def _with_test(contest: Contest, on_val: dict[str, Logits]) -> Iterator[tuple[str, dict[str, Logits]]]:
+    """Give the logits of val, then those of test: they are computed here, after the choice."""
+    yield "val", on_val
+    yield "test", contest.logits("test")
+
+
+def _scored(contest: Contest, split: str, logits: dict[str, Logits], temperature: dict[str, float]) -> Scored:
+    probabilities = {name: metrics.softmax(logits[name], temperature[name]) for name in MODELS}
+    return Scored(contest.rows(split), probabilities)
+
+
+def _write_model(contest: Contest, choice: Choice, temperature: float, scores: dict[str, Any], model_dir: Path) -> None:
+    if choice.winner == "finetuned":
+        best = contest.finetuned
+    else:
+        best = classifier.Classifier(contest.backbone.network, contest.backbone.transform, contest.head)
+    described = {
+        "kind": choice.winner,
+        "backbone": contest.backbone.description,
+        "classes": contest.classes,
+        "temperature": temperature,
+        "validation": choice.figures[choice.winner],
+    }
+    card = model.card(described, choice.why, scores, json.loads((contest.inputs.dataset / dataset.SUMMARY).read_text()))
+    model.save(model_dir, best, described, card)
+
+
+def _write_report(
+    contest: Contest,
+    params: Params,
+    choice: Choice,
+    val: Scored,
+    test: Scored,
+    scores: dict[str, Any],
+    report_dir: Path,
+    timings: Callable[[], list[dict[str, Any]]],
+) -> None:
+    history = pd.read_parquet(contest.inputs.finetuned / finetune.HISTORY)
+    write(report_dir / "metrics.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
+    _write_predictions(report_dir / "predictions.parquet", [val, test])
+    shown = {
+        "labels": test.labels,
+        "winner": choice.winner,
+        "classes": contest.classes,
+        "metrics": scores,
+        "history": history,
+        "l2_path": contest.head.path,
+    }
+    plots.write_plots(
+        report_dir / "plots",
+        predicted={name: test.probabilities[name].argmax(1) for name in MODELS},
+        probabilities=test.probabilities[choice.winner],
+        **shown,
+    )
+    pictures = plots.pictures(probabilities=test.probabilities, **shown)
+    mistakes = worst_mistakes(contest, test, choice.winner, params.evaluate.mistakes)
+    measured = timings()
+    write(report_dir / "timings.json", json.dumps(measured, indent=2, ensure_ascii=False) + "\n")
+    page = Report(
+        name=f"{contest.backbone.description['name']} on {', '.join(sorted(set(contest.manifest['domain'])))}",
+        metrics=scores,
+        validation={**choice.figures, "why": choice.why},
+        dataset=json.loads((contest.inputs.dataset / dataset.SUMMARY).read_text()),
+        backbone=contest.backbone.description,
+        params=params.model_dump(mode="json"),
+        timings=measured,
+        pictures=pictures,
+        mistakes=mistakes,
+    )
+    write(report_dir / "report.html", render(page))
+
+
+def _write_predictions(path: Path, scored: list[Scored]) -> None:
+    """Write one row an image of validation and test: what it is, and each model's class probabilities."""
+    tables = []
+    for part in scored:
+        columns = {name: pa.array(part.rows[name], pa.string()) for name in ("image_id", "domain", "split", "label")}
+        for name in MODELS:
+            values = part.probabilities[name]
+            flat = pa.array(np.ascontiguousarray(values, np.float32).ravel())
+            ends = pa.array(np.arange(len(values) + 1, dtype=np.int32) * values.shape[1])
+            columns[name] = pa.ListArray.from_arrays(ends, flat)
+        tables.append(pa.table(columns))
+    with replacing(path) as temporary:
+        pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
+
+
+def worst_mistakes(contest: Contest, test: Scored, winner: str, count: int) -> list[Mistake]:
+    """Show the test images on which the model was most sure of a wrong class."""
+    probabilities = test.probabilities[winner]
+    predicted = probabilities.argmax(1)
+    confidence = probabilities.max(1)
+    wrong = np.flatnonzero(predicted != test.labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
+    mistakes = []
+    with Reader(contest.inputs.images) as reader:
+        for index in worst:
+            row = test.rows.iloc[index]
+            picture = images.decode(reader.read(row["shard"], int(row["offset"]), int(row["size"])))
+            mistakes.append(
+                Mistake(
+                    thumbnail=images.thumbnail(picture, THUMBNAIL_PX),
+                    actual=row["label"],
+                    predicted=contest.classes[predicted[index]],
+                    confidence=float(confidence[index]),
+                    domain=row["domain"],
+                    path=f"{row['source']}/{row['path']}",
+                )
+            )
+    return mistakes

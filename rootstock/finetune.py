@@ -1,0 +1,303 @@
+"""Fine-tuning in stages: the linear probe's weights are the start (LP-FT, Kumar et al. 2022), then blocks unfreeze.
+
+Each stage trains the head and the blocks above a depth with AdamW on a one-cycle schedule; batch-norm statistics
+stay those of the pretrained network. After each epoch everything is written to a checkpoint, and a run that finds
+one goes on from it to the same bytes that an undisturbed run gives on a CPU.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rootstock import params, pixels, progress
+from rootstock.backbones import blocks
+from rootstock.classifier import Classifier, mixed_precision, predict
+from rootstock.errors import ParamsError
+from rootstock.files import replacing
+from rootstock.pixels import Ref, Transform
+from rootstock.shards import Reader
+
+log = logging.getLogger(__name__)
+HISTORY = "history.parquet"
+HISTORY_COLUMNS = ["stage", "unfrozen", "epoch", "train_loss", "val_loss", "val_accuracy"]
+WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; torch's default)
+START_DIVISOR, END_DIVISOR = 25.0, 1e4
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images of a split: manifest rows (shard, offset, size, class_index) and where their shards are."""
+
+    rows: pd.DataFrame
+    images_dir: Path
+
+    def refs(self, order: np.ndarray[Any, Any] | None = None, seed: int | None = None) -> list[Ref]:
+        """Give the places of the images, in an order, each with a seed of its own for augmentation."""
+        order = np.arange(len(self.rows)) if order is None else order
+        columns = (self.rows[name].to_numpy()[order] for name in ("shard", "offset", "size"))
+        places = zip(*columns, strict=True)
+        return [
+            Ref(str(shard), int(offset), int(size), None if seed is None else _mix(seed, int(index)))
+            for index, (shard, offset, size) in zip(order, places, strict=True)
+        ]
+
+    def labels(self) -> Tensor:
+        """Give the class indices (n,) int64."""
+        return torch.from_numpy(self.rows["class_index"].to_numpy(np.int64))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of history.parquet."""
+
+    stage: int
+    unfrozen: str
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+
+
+@dataclass
+class Progressed:
+    """Where a run stands: what is done, the best weights so far, and what the optimiser remembers."""
+
+    stage: int = 0
+    epoch: int = 0
+    history: list[Epoch] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+    optimiser: dict[str, Any] | None = None
+
+
+def check_stages(network: nn.Module, settings: params.Finetune) -> None:
+    """Make sure that every stage names something the network has.
+
+    Raises:
+        ParamsError: naming the key, what is allowed and the nearest spelling.
+    """
+    for index, stage in enumerate(settings.stages):
+        unfrozen_from(network, stage.unfreeze, f"finetune.stages[{index}].unfreeze")
+
+
+def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> int:
+    """Translate `unfreeze` into the index of the first block that is trained (their number: only the head is)."""
+    names = [name for name, _ in blocks(network)]
+    depths = {"head": 0, "last_block": 1, "last_2_blocks": 2, "last_3_blocks": 3, "all": len(names)}
+    if unfreeze in depths:
+        return max(0, len(names) - depths[unfreeze])
+    for index, name in enumerate(names):
+        if unfreeze == name or unfreeze.startswith(f"{name}.") or name.startswith(f"{unfreeze}."):
+            return index
+    near = get_close_matches(unfreeze, [*depths, *names], n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    allowed = f"{', '.join(depths)}, or a layer: {', '.join(names)}"
+    raise ParamsError(f"params.yaml: {key} is {unfreeze!r}; expected {allowed}.{hint}")
+
+
+def fine_tune(
+    model: Classifier,
+    transform: Transform,
+    train: Examples,
+    val: Examples,
+    settings: params.Finetune,
+    seed: int,
+    checkpoint: Path,
+    start_from: str,
+) -> list[Epoch]:
+    """Train `model` in place through all stages, leaving it with the weights of its best epoch on `val`.
+
+    Args:
+        model: backbone and probe.
+        transform: of the backbone.
+        train: to learn from.
+        val: to choose the epoch by (accuracy, then log loss).
+        settings: the section `finetune` of params.yaml.
+        seed: of order, augmentation and dropout.
+        checkpoint: a file that is written after each epoch, and resumed from where it is there.
+        start_from: a digest of all that goes in; a checkpoint of anything else is not resumed from.
+
+    Returns:
+        One entry an epoch.
+
+    Raises:
+        ParamsError: a stage names a layer that is not there.
+    """
+    check_stages(model.backbone, settings)
+    device = pixels.device()
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    done = _resume(checkpoint, start_from, model, device)
+    epochs = sum(stage.epochs for stage in settings.stages)
+    with (
+        Reader(train.images_dir) as reader,
+        progress.bar("fine_tune", epochs * len(train.rows)) as advance,
+    ):
+        advance(len(done.history) * len(train.rows))
+        for index, stage in enumerate(settings.stages):
+            if index < done.stage:
+                continue
+            optimiser = _optimiser(model, stage, settings)
+            if index == done.stage and done.optimiser:
+                optimiser.load_state_dict(done.optimiser)
+            for epoch in range(done.epoch if index == done.stage else 0, stage.epochs):
+                torch.manual_seed(_mix(seed, index, epoch))
+                loss = _train_epoch(
+                    model, optimiser, reader, train, transform, settings, stage, (index, epoch), seed, advance
+                )
+                val_loss, val_accuracy = _validate(model, reader, val, transform, settings.batch_size, device)
+                done.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
+                _keep_best(done, model)
+                done.stage, done.epoch, done.optimiser = index, epoch + 1, optimiser.state_dict()
+                _checkpoint(checkpoint, start_from, done, model)
+    if done.best:
+        model.load_state_dict(done.best)
+    return done.history
+
+
+def _optimiser(model: Classifier, stage: params.Stage, settings: params.Finetune) -> torch.optim.AdamW:
+    """Unfreeze what the stage trains, and group it: rates fall with depth, biases and norms do not decay."""
+    model.requires_grad_(False)
+    model.head.requires_grad_(True)
+    layers = [parameters for _, parameters in parameters_by_block(model.backbone)]
+    groups = _groups(list(model.head.parameters()), stage.lr, settings)
+    for depth, parameters in enumerate(reversed(layers[unfrozen_from(model.backbone, stage.unfreeze) :]), start=1):
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        groups += _groups(parameters, stage.lr * settings.layer_decay**depth, settings)
+    return torch.optim.AdamW(groups)
+
+
+def parameters_by_block(network: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
+    """List the parameters of each block; those outside all blocks (a class token) belong to the first."""
+    listed = [(name, [p for module in modules for p in module.parameters()]) for name, modules in blocks(network)]
+    inside = {id(parameter) for _, parameters in listed for parameter in parameters}
+    listed[0][1].extend(parameter for parameter in network.parameters() if id(parameter) not in inside)
+    return listed
+
+
+def _groups(parameters: list[nn.Parameter], lr: float, settings: params.Finetune) -> list[dict[str, Any]]:
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    groups = [(matrices, settings.weight_decay), (vectors, 0.0)]
+    return [{"params": some, "peak": lr, "lr": lr, "weight_decay": decay} for some, decay in groups if some]
+
+
+def _train_epoch(
+    model: Classifier,
+    optimiser: torch.optim.Optimizer,
+    reader: Reader,
+    train: Examples,
+    transform: Transform,
+    settings: params.Finetune,
+    stage: params.Stage,
+    at: tuple[int, int],
+    seed: int,
+    advance: progress.Advance,
+) -> float:
+    """Train for one pass in a fresh order; returns the mean training loss."""
+    device = model.head.weight.device
+    order = np.random.default_rng(_mix(seed, *at)).permutation(len(train.rows))
+    labels = train.labels()[order]
+    refs = train.refs(order, seed=_mix(seed, *at))
+    steps = -(-len(order) // settings.batch_size)
+    total = 0.0
+    model.train()
+    for step, batch in enumerate(pixels.batches(reader, refs, transform, settings.batch_size, settings.augment)):
+        target = labels[step * settings.batch_size :][: len(batch)].to(device)
+        rate = one_cycle((at[1] * steps + step) / (stage.epochs * steps))
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * rate
+        with mixed_precision(device):
+            logits = model(batch.to(device, non_blocking=True))
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=settings.label_smoothing)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        total += loss.item() * len(batch)
+        advance(len(batch))
+    return total / len(order)
+
+
+def one_cycle(position: float) -> float:
+    """Scale the peak learning rate at a point 0..1 of a stage: cosine up, then cosine down (Smith 2018)."""
+    if position < WARM_UP:
+        low, high, share = 1 / START_DIVISOR, 1.0, position / WARM_UP
+    else:
+        low, high, share = 1.0, 1 / END_DIVISOR, (position - WARM_UP) / (1 - WARM_UP)
+    return float(low + (high - low) * (1 - np.cos(np.pi * share)) / 2)
+
+
+def _validate(
+    model: Classifier,
+    reader: Reader,
+    val: Examples,
+    transform: Transform,
+    batch_size: int,
+    device: torch.device,
+) -> tuple[float, float]:
+    logits = torch.from_numpy(np.concatenate(list(predict_all(model, reader, val, transform, batch_size, device))))
+    labels = val.labels()
+    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+
+
+def predict_all(
+    model: Classifier,
+    reader: Reader,
+    examples: Examples,
+    transform: Transform,
+    batch_size: int,
+    device: torch.device,
+) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the logits of a split's images, in the order of its rows, a batch at a time."""
+    yield from predict(model, pixels.batches(reader, examples.refs(), transform, batch_size), device)
+
+
+def best_of(history: list[Epoch]) -> Epoch:
+    """Choose the epoch that validation likes best: by accuracy, then log loss."""
+    return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
+
+
+def _keep_best(done: Progressed, model: Classifier) -> None:
+    if best_of(done.history) is done.history[-1]:
+        done.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def _checkpoint(path: Path, start_from: str, done: Progressed, model: Classifier) -> None:
+    content = {
+        "start_from": start_from,
+        "model": model.state_dict(),
+        "stage": done.stage,
+        "epoch": done.epoch,
+        "history": [asdict(epoch) for epoch in done.history],
+        "best": done.best,
+        "optimiser": done.optimiser,
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def _resume(path: Path, start_from: str, model: Classifier, device: torch.device) -> Progressed:
+    if not path.exists():
+        return Progressed()
+    content = torch.load(path, map_location=device, weights_only=True)
+    if content["start_from"] != start_from:
+        return Progressed()
+    model.load_state_dict(content["model"])
+    history = [Epoch(**epoch) for epoch in content["history"]]
+    log.info("Goes on after epoch %d of stage %d, from %s", content["epoch"], content["stage"], path)
+    best = {name: value.cpu() for name, value in content["best"].items()}
+    return Progressed(content["stage"], content["epoch"], history, best, content["optimiser"])
+
+
+def _mix(*parts: int) -> int:
+    """Make one seed out of several numbers."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "little")

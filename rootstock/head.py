@@ -1,0 +1,148 @@
+"""The linear head: multinomial logistic regression on frozen features, along a path of L2 strengths."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from rootstock import progress
+from rootstock.features import Features
+from rootstock.files import replacing_folder, write
+
+Array = NDArray[np.float64]
+WEIGHTS, DESCRIPTION = "head.safetensors", "head.json"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear classifier on features as they come (standardisation is folded in).
+
+    weight (k, d) float32, bias (k,) float32; `path` has one entry a strength tried.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    classes: list[str]
+    l2: float
+    path: list[dict[str, float]] = field(default_factory=list)
+
+    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score features (n, d): logits (n, k) float32."""
+        scores: NDArray[np.float32] = features @ self.weight.T + self.bias
+        return scores
+
+
+def fit_logistic_path(
+    train: Features, val: Features, classes: list[str], l2: Sequence[float], max_iterations: int = 300
+) -> Head:
+    """Fit multinomial logistic regression for each L2 strength and keep the best on `val`.
+
+    minimises over W (k, d), b (k):   1/n Σ_i -log softmax(W z_i + b)[y_i]  +  l2/(2n) ||W||²,   z = (x - μ) / σ
+
+    with L-BFGS. The features are walked once for each evaluation and never stand in memory as a whole unless they
+    are few (see `Features`).
+
+    Args:
+        train: features and labels; μ and σ are theirs.
+        val: decides which strength is kept (log loss).
+        classes: names, in the order of the labels.
+        l2: strengths, 1/C in scikit-learn's terms, walked from strong to weak, each from the last solution.
+        max_iterations: of L-BFGS, a strength.
+
+    Raises:
+        ValueError: a class of `val` does not occur in `train`.
+    """
+    if unseen := set(val.labels) - set(train.labels):
+        raise ValueError(f"class {classes[min(unseen)]!r} is in the validation split but not in the training split")
+    mean, inverse_deviation = _standardisation(train)
+    k, d = len(classes), train.width
+    solution = np.zeros(k * (d + 1))
+    best: Head | None = None
+    path = []
+    for strength in progress.track(sorted(l2, reverse=True), "train_head", len(l2), "strengths"):
+        result = minimize(
+            _objective, solution, (train, mean, inverse_deviation, strength), jac=True, method="L-BFGS-B",
+            options={"maxiter": max_iterations, "maxcor": 10, "ftol": 1e-9, "gtol": 1e-6},
+        )  # fmt: skip
+        solution = result.x
+        weight, bias = _fold(solution, mean, inverse_deviation)
+        candidate = Head(weight.astype(np.float32), bias.astype(np.float32), classes, strength)
+        loss, accuracy = evaluate(candidate, val)
+        path.append({"l2": strength, "val_log_loss": loss, "val_accuracy": accuracy, "iterations": float(result.nit)})
+        if best is None or loss < min(entry["val_log_loss"] for entry in path[:-1]):
+            best = candidate
+    assert best is not None, "no strength was given"
+    return Head(best.weight, best.bias, classes, best.l2, path)
+
+
+def _standardisation(features: Features) -> tuple[Array, Array]:
+    """Find mean and inverse standard deviation of each feature; 0 for one that is constant, which says nothing."""
+    n = len(features)
+    mean = sum(x.sum(0, dtype=np.float64) for x, _ in features) / n
+    variance = sum(((x - mean) ** 2).sum(0, dtype=np.float64) for x, _ in features) / n
+    deviation = np.sqrt(variance)
+    useful = deviation > 1e-6 * np.maximum(1, np.abs(mean))
+    return mean, np.where(useful, 1 / np.where(useful, deviation, 1), 0)
+
+
+def _fold(solution: Array, mean: Array, inverse_deviation: Array) -> tuple[Array, Array]:
+    """Turn W, b on standardised features into those that give the same logits on features as they are."""
+    standardised = solution.reshape(-1, len(mean) + 1)
+    weight = standardised[:, :-1] * inverse_deviation
+    return weight, standardised[:, -1] - weight @ mean
+
+
+def _objective(
+    solution: Array, train: Features, mean: Array, inverse_deviation: Array, l2: float
+) -> tuple[float, Array]:
+    """Evaluate the objective and its gradient in one walk; products in float32, sums in float64."""
+    n = len(train)
+    weight, bias = _fold(solution, mean, inverse_deviation)
+    narrow = weight.T.astype(np.float32)
+    loss, by_weight, by_bias = 0.0, np.zeros(weight.shape), np.zeros(len(bias))
+    for x, labels in train:
+        log_probabilities = log_softmax((x @ narrow).astype(np.float64) + bias, axis=1)
+        rows = np.arange(len(labels))
+        loss -= log_probabilities[rows, labels].sum()
+        residual = np.exp(log_probabilities)
+        residual[rows, labels] -= 1
+        by_weight += residual.T.astype(np.float32) @ x
+        by_bias += residual.sum(0)
+    # d loss / d W of the standardised problem: Σ r_i (x_i - μ)ᵀ / σ
+    standardised = solution.reshape(-1, len(mean) + 1)
+    gradient = np.empty_like(standardised)
+    gradient[:, :-1] = (by_weight - np.outer(by_bias, mean)) * inverse_deviation / n + l2 / n * standardised[:, :-1]
+    gradient[:, -1] = by_bias / n
+    return loss / n + l2 / (2 * n) * float((standardised[:, :-1] ** 2).sum()), gradient.ravel()
+
+
+def evaluate(head: Head, features: Features) -> tuple[float, float]:
+    """Measure mean log loss (nats) and accuracy of a head."""
+    loss, correct = 0.0, 0
+    for x, labels in features:
+        logits = head.logits(x).astype(np.float64)
+        loss -= float(log_softmax(logits, axis=1)[np.arange(len(labels)), labels].sum())
+        correct += int((logits.argmax(1) == labels).sum())
+    return loss / len(features), correct / len(features)
+
+
+def save(head: Head, folder: Path, facts: dict[str, Any]) -> None:
+    """Write a head: `head.safetensors` (weight, bias) and `head.json` (classes, strength, path, and `facts`)."""
+    with replacing_folder(folder) as temporary:
+        save_file({"weight": head.weight, "bias": head.bias}, temporary / WEIGHTS)
+        described = {"classes": head.classes, "l2": head.l2, "path": head.path, **facts}
+        write(temporary / DESCRIPTION, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+
+
+def load(folder: Path) -> Head:
+    """Read a head."""
+    described = json.loads((folder / DESCRIPTION).read_text())
+    tensors = load_file(folder / WEIGHTS)
+    return Head(tensors["weight"], tensors["bias"], described["classes"], described["l2"], described["path"])

@@ -1,0 +1,224 @@
+"""Sources in, shards and a manifest out: look at everything, read only what is new, decode it once.
+
+One streaming pass packs the new images; then all that is known, old and new, is put together into the manifest
+(rootstock/snapshot.py). When nothing is new, nothing is written, and neither pandas nor torch is imported.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from rootstock import images, params, progress, shards, sources
+from rootstock.errors import SourceError
+from rootstock.files import sha256, sweep
+from rootstock.images import Checks, NewImage, Reason, Rejected
+from rootstock.layout import Item
+from rootstock.parallel import ordered_map
+from rootstock.scan import Look, Packed, Scan
+from rootstock.sources import Loader, Source
+
+log = logging.getLogger(__name__)
+MIB = 2**20
+LOOKS_KEPT = 10_000  # files that need no packing are recorded every so many
+OUTS = ("manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A source and what it offers now; `source` is None where it is away and its earlier images stay."""
+
+    spec: params.Source
+    source: Source | None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What an ingest did."""
+
+    images: int
+    new: int
+    rejected: int
+    changed: bool
+
+
+def ingest(settings: params.Ingest, seed: int, images_dir: Path, dataset_dir: Path, scratch: Path) -> Taken:
+    """Bring shards and manifest up to date with the sources.
+
+    Args:
+        settings: the section `ingest` of params.yaml.
+        seed: of the split.
+        images_dir: where shards are appended.
+        dataset_dir: where the manifest and its companions are.
+        scratch: an untracked folder of this machine, for the scan cache and generated samples.
+
+    Raises:
+        SourceError: a source cannot be reached and never was, or lost more than half of its images; too few images
+            or classes to train on.
+    """
+    for folder in (images_dir, dataset_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+    with Scan(scratch / "scan.sqlite") as scan:
+        listed = [_list(spec, dataset_dir, scratch, scan) for spec in settings.sources]
+        look = _fingerprint(settings, seed, listed, images_dir)
+        before = _outs(dataset_dir)
+        if before and scan.note("look") == look + before:
+            return _unchanged(dataset_dir)
+
+        from rootstock import snapshot  # pandas: only when there is something to put together
+
+        rules = _checks(settings)
+        if scan.note("checks") != repr(rules):
+            scan.forget_rejected()
+            scan.remember("checks", repr(rules))
+        known = snapshot.known_images(dataset_dir, images_dir, scan)
+        new = _take_in(listed, known, settings, images_dir, scan)
+        taken = snapshot.settle(settings, seed, listed, images_dir, dataset_dir, scan)
+        after = _outs(dataset_dir)
+        scan.remember("look", _fingerprint(settings, seed, listed, images_dir) + after)
+        return Taken(taken.images, new, taken.rejected, before != after)
+
+
+def _checks(settings: params.Ingest) -> Checks:
+    return Checks(settings.min_side, settings.max_megapixels, settings.max_side, settings.accept_wrong_extension)
+
+
+def _list(spec: params.Source, dataset_dir: Path, scratch: Path, scan: Scan) -> Listed:
+    """List a source; one that is away keeps what it once brought, with a warning."""
+    before = _images_before(spec, dataset_dir)
+    folder = sources.generated(spec, scratch)
+    if before and folder and not folder.exists():
+        return Listed(spec, None)  # what Rootstock generates or downloads itself does not change
+    try:
+        return Listed(spec, sources.open_source(spec, scratch, scan))
+    except SourceError as error:
+        if not before:
+            raise
+        log.warning("%s Its %d images of before stay.", error, before)
+        return Listed(spec, None)
+
+
+def _images_before(spec: params.Source, dataset_dir: Path) -> int:
+    """Count the images that a source has in the manifest."""
+    manifest = dataset_dir / "manifest.parquet"
+    if not manifest.exists():
+        return 0
+    return pq.read_table(manifest, columns=[], filters=[("source", "=", spec.title())]).num_rows
+
+
+def _fingerprint(settings: params.Ingest, seed: int, listed: list[Listed], images_dir: Path) -> str:
+    """Digest everything a look sees: parameters, what the sources list, which shards there are."""
+    digest = hashlib.sha256(f"{seed} {settings.model_dump_json()} {shards.names(images_dir)}".encode())
+    for entry in listed:
+        digest.update(f"{entry.spec.path} {entry.source is None}\n".encode())
+        for item in entry.source.items if entry.source else ():
+            digest.update(f"{item.path}\t{item.label}\t{item.domain}\t{item.splits}\t{item.stamp}\n".encode())
+    return digest.hexdigest()
+
+
+def _outs(dataset_dir: Path) -> str:
+    """Digest the data set's files; nothing where one is missing."""
+    paths = [dataset_dir / name for name in OUTS]
+    return "".join(sha256(path) for path in paths) if all(path.exists() for path in paths) else ""
+
+
+def _unchanged(dataset_dir: Path) -> Taken:
+    manifest, rejected = (pq.read_metadata(dataset_dir / name).num_rows for name in OUTS[:2])
+    return Taken(manifest, 0, rejected, changed=False)
+
+
+def _take_in(listed: list[Listed], known: set[str], settings: params.Ingest, images_dir: Path, scan: Scan) -> int:
+    """Read what the scan cache does not know, pack what the ledger does not know; returns how many were packed."""
+    unread = {entry.spec.path: _unread(entry, known, scan) for entry in listed}
+    total = sum(len(paths) for paths in unread.values())
+    number = max((int(name.split("-")[0]) for name in shards.names(images_dir)), default=-1) + 1
+    packed = 0
+    with (
+        shards.Writer(images_dir, number, int(settings.shard_mb * MIB)) as writer,
+        progress.bar("ingest", total) as advance,
+    ):
+        for entry in listed:
+            if entry.source and unread[entry.spec.path]:
+                wanted = entry.source.read(unread[entry.spec.path])
+                journal = _Journal(entry.spec.path, writer, scan)
+                for item, result in _examine(wanted, known, _checks(settings)):
+                    packed += journal.add(item, result, known)
+                    advance(1)
+                journal.close()
+    return packed
+
+
+def _unread(entry: Listed, known: set[str], scan: Scan) -> set[str]:
+    """Name the files of a source that are new or changed, or whose image is not in any shard here."""
+    if entry.source is None:
+        return set()
+    looks = scan.looks(entry.spec.path)
+    wanted = set()
+    for item in entry.source.items:
+        look = looks.get(item.path)
+        same = look is not None and look.stamp == item.stamp
+        if not item.problem and not (same and look and (look.reason or look.image_id in known)):
+            wanted.add(item.path)
+    return wanted
+
+
+def _examine(
+    wanted: Iterator[tuple[Item, Loader]], known: set[str], checks: Checks
+) -> Iterator[tuple[Item, NewImage | str | Reason]]:
+    """Read and check files on all cores, in order: a new image, the id of a known one, or why it is rejected."""
+
+    def examine(entry: tuple[Item, Loader]) -> tuple[Item, NewImage | str | Reason]:
+        item, load = entry
+        try:
+            data = load()
+            if len(data) > images.MAX_FILE_BYTES:
+                return item, Reason.TOO_LARGE
+            name = images.image_id(data)
+            return item, name if name in known else images.check(data, item.path, checks)
+        except Rejected as rejected:
+            return item, rejected.reason
+
+    return ordered_map(examine, wanted)
+
+
+class _Journal:
+    """Packs images and records files, each shard with all that is in it, so that a kill loses only the open shard."""
+
+    def __init__(self, source: str, writer: shards.Writer, scan: Scan) -> None:
+        self.source, self.writer, self.scan = source, writer, scan
+        self.looks: list[Look] = []
+        self.open: list[tuple[NewImage, shards.Place]] = []
+
+    def add(self, item: Item, result: NewImage | str | Reason, known: set[str]) -> int:
+        """Take in one file; returns the number of images packed, 1 or 0."""
+        if len(self.looks) >= LOOKS_KEPT and not self.open:
+            self.close()
+        if isinstance(result, Reason):
+            self.looks.append(Look(item.path, item.stamp, None, result))
+            return 0
+        name = result if isinstance(result, str) else result.image_id
+        self.looks.append(Look(item.path, item.stamp, name, None))
+        if isinstance(result, str) or name in known:
+            return 0
+        known.add(name)
+        place = self.writer.add(name, result.format, result.data)
+        # The bytes are in the shard now; what stays in memory until it is full is what the ledger will say.
+        bare = NewImage(name, b"", result.format, result.width, result.height, result.phash)
+        self.open.append((bare, place))
+        if self.writer.full:
+            self.close()
+        return 1
+
+    def close(self) -> None:
+        """Finish the open shard, if there is one, and record it."""
+        shard = "" if self.writer.empty else self.writer.close()
+        packed = [
+            Packed(new.image_id, new.width, new.height, new.format, new.phash, shard, place.offset, place.size)
+            for new, place in self.open
+        ]
+        self.scan.record(self.source, self.looks, packed)
+        self.looks, self.open = [], []

@@ -1,0 +1,118 @@
+"""The model that won, as one folder: load it anywhere and ask it about images.
+
+from rootstock.model import load
+load(Path("data/model")).predict([Path("photo.jpg")])
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rootstock import backbones, classifier
+from rootstock.classifier import Classifier
+from rootstock.files import replacing_folder, write
+from rootstock.head import Head
+from rootstock.metrics import softmax
+from rootstock.pixels import Transform, device, prepare
+
+DESCRIPTION, CARD = "model.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class and the calibrated probabilities of all of them, by name."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained classifier with everything it needs: classes, transform, temperature."""
+
+    network: Classifier
+    transform: Transform
+    classes: list[str]
+    temperature: float
+
+    def predict(self, images: Sequence[Path | bytes]) -> list[Prediction]:
+        """Classify image files, or their bytes."""
+        where = device()
+        network = self.network.to(where).eval()
+        pixels = [
+            prepare(image if isinstance(image, bytes) else image.read_bytes(), self.transform) for image in images
+        ]
+        batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            probabilities = softmax(network(batch.to(where)).float().cpu().numpy(), self.temperature)
+        named = [dict(zip(self.classes, map(float, row), strict=True)) for row in probabilities]
+        return [Prediction(max(row, key=row.__getitem__), row) for row in named]
+
+
+def save(folder: Path, network: Classifier, described: dict[str, Any], readme: str) -> None:
+    """Write a model: `model.safetensors`, `model.json` (classes, temperature, backbone) and a card, README.md."""
+    with replacing_folder(folder) as temporary:
+        classifier.save(network, temporary / classifier.WEIGHTS)
+        write(temporary / DESCRIPTION, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+        write(temporary / CARD, readme)
+
+
+def load(folder: Path) -> Model:
+    """Read a model that `save` wrote."""
+    described = json.loads((folder / DESCRIPTION).read_text())
+    backbone = described["backbone"]
+    transform = Transform.from_dict(backbone["transform"])
+    shape = (len(described["classes"]), backbone["feature_width"])
+    empty = Head(np.zeros(shape, np.float32), np.zeros(shape[0], np.float32), described["classes"], 0.0)
+    network = Classifier(backbones.build(backbone["name"], transform.size), transform, empty)
+    classifier.load(network, folder / classifier.WEIGHTS)
+    return Model(network.eval(), transform, described["classes"], described["temperature"])
+
+
+def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: dict[str, Any]) -> str:
+    """Write the model card: what it is, what it was trained on, how good it is, what to mind (Mitchell et al. 2019)."""
+    backbone, own = described["backbone"], scores[described["kind"]]
+    splits = summary["splits"]
+    figures = "\n".join(
+        f"| {name} | {own[key]['value']:.4f} | {own[key]['low']:.4f} to {own[key]['high']:.4f} |"
+        for name, key in (
+            ("accuracy", "accuracy"), ("macro F1", "macro_f1"), ("top-5 accuracy", "top5"),
+            ("log loss", "log_loss"), ("expected calibration error", "ece"),
+        )
+    )  # fmt: skip
+    domains = "\n".join(
+        f"| {name} | {score['images']} | {score['accuracy']['value']:.4f} | "
+        f"{score['accuracy']['low']:.4f} to {score['accuracy']['high']:.4f} |"
+        for name, score in own["domains"].items()
+    )
+    return f"""# {backbone["name"]}: {len(described["classes"])} classes
+
+{why}
+
+- **Backbone**: {backbone["name"]}, {backbone["parameters"]:,} parameters, {backbone["origin"]}; licence {backbone["licence"]}
+- **Trained on** {splits["train"]:,} images, chosen on {splits["val"]:,}, tested on {splits["test"]:,}
+- **Classes**: {", ".join(described["classes"])}
+- **Probabilities** are calibrated on the validation split (temperature {described["temperature"]:.3f})
+
+| on the test split | | 95 % interval |
+|---|---|---|
+{figures}
+
+| domain | test images | accuracy | 95 % interval |
+|---|---|---|---|
+{domains}
+
+Expect less on images of another domain than these. Use it:
+
+```python
+from pathlib import Path
+from rootstock.model import load
+
+load(Path("data/model")).predict([Path("photo.jpg")])
+```
+"""

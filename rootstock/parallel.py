@@ -1,0 +1,38 @@
+"""An ordered map over threads that never holds more than a window of results."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def cores() -> int:
+    """Count the CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def ordered_map(
+    function: Callable[[T], R], items: Iterable[T], threads: int | None = None, window: int | None = None
+) -> Iterator[R]:
+    """Yield `function(item)` in the order of `items`, computed on `threads` (all cores) at once.
+
+    At most `window` (four a thread) results are under way or waiting, so that memory stays bounded however
+    slowly the caller takes them. `items` is drawn in the caller's thread.
+    """
+    threads = threads or cores()
+    window = window or 4 * threads
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= window:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,150 @@
+"""From shards to batches of pixels: read, decode, resize and crop on threads, in order, in bounded memory."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from rootstock import images
+from rootstock.parallel import ordered_map
+from rootstock.shards import Reader
+
+INTERPOLATION = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+Augment = Literal["none", "crop", "crop_flip"]
+# Milder than Inception's 0.08 (Szegedy et al. 2015): a pretrained network needs less, and small objects survive.
+CROP_AREA = (0.6, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What a network expects to see: shorter side resized to `resize`, the middle `size` square cut out, normalised.
+
+    `mean` and `std` are those of the RGB channels in 0..1.
+    """
+
+    size: int
+    resize: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the transform as JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Transform":
+        """Read back what `as_dict` gave."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Where an image is, and the seed of its augmentation (None: none)."""
+
+    shard: str
+    offset: int
+    size: int
+    seed: int | None = None
+
+
+class Normalise(nn.Module):
+    """uint8 pixels (n, 3, h, w) to normalised floats, on whatever device they are."""
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        mean, std = torch.tensor(transform.mean), torch.tensor(transform.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalise a batch."""
+        scaled: Tensor = pixels.float() * self.scale + self.shift
+        return scaled
+
+
+def batches(
+    reader: Reader,
+    refs: Sequence[Ref],
+    transform: Transform,
+    batch_size: int,
+    augment: Augment = "none",
+    threads: int | None = None,
+) -> Iterator[Tensor]:
+    """Yield the images in order as uint8 batches (n, 3, size, size), channels last in memory."""
+
+    def load(ref: Ref) -> NDArray[np.uint8]:
+        return prepare(reader.read(ref.shard, ref.offset, ref.size), transform, augment, ref.seed)
+
+    window = 2 * batch_size
+    for batch in _grouped(ordered_map(load, refs, threads, window), batch_size):
+        yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
+
+
+def prepare(data: bytes, transform: Transform, augment: Augment = "none", seed: int | None = None) -> NDArray[np.uint8]:
+    """Decode one image and bring it to the network's size.
+
+    Returns:
+        (size, size, 3) uint8, equal to what torchvision's resize and centre crop give of the upright image.
+    """
+    image = images.decode(data)
+    if augment == "none" or seed is None:
+        return _central(image, transform)
+    return _augmented(image, transform, augment, np.random.default_rng(seed))
+
+
+def _central(image: Image.Image, transform: Transform) -> NDArray[np.uint8]:
+    width, height = image.size
+    short = min(width, height)
+    new = (
+        int(transform.resize * width / short),
+        int(transform.resize * height / short),
+    )  # truncated as torchvision's
+    new = (max(new[0], transform.size), max(new[1], transform.size))
+    if new != image.size:
+        image = image.resize(new, INTERPOLATION[transform.interpolation])
+    left, top = round((new[0] - transform.size) / 2), round((new[1] - transform.size) / 2)
+    return np.asarray(image)[top : top + transform.size, left : left + transform.size]
+
+
+def _augmented(
+    image: Image.Image, transform: Transform, augment: Augment, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Cut out a random part of random shape, and mirror it half of the time where that is asked for."""
+    width, height = image.size
+    area = width * height * rng.uniform(*CROP_AREA)
+    ratio = np.exp(rng.uniform(*np.log(CROP_RATIO)))
+    w, h = min(width, (area * ratio) ** 0.5), min(height, (area / ratio) ** 0.5)
+    left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+    side = (transform.size, transform.size)
+    image = image.resize(side, INTERPOLATION[transform.interpolation], box=(left, top, left + w, top + h))
+    if augment == "crop_flip" and rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(image)
+
+
+def _grouped(items: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:
+    group = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def device() -> torch.device:
+    """Choose the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

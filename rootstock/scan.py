@@ -1,0 +1,132 @@
+"""What ingest remembers of its last looks, on this machine only: which files it has seen, and what became of them.
+
+An SQLite file outside version control. Losing it costs time (files are read and hashed again), never data. It is
+also the journal of a run under way: a shard and what was learnt of its images are recorded in one transaction, so
+that a killed run goes on behind its last whole shard.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from rootstock.images import Reason
+
+SCHEMA = """
+create table if not exists looked (
+    source text, path text, stamp text, image_id text, reason text, primary key (source, path)
+) without rowid;
+create table if not exists packed (
+    image_id text primary key, width int, height int, format text, phash text, shard text, offset int, size int
+) without rowid;
+create index if not exists packed_by_shard on packed (shard);
+create table if not exists listings (source text primary key, stamp text, sizes text);
+create table if not exists notes (key text primary key, value text);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one file was when it was last read: an image, or rejected."""
+
+    path: str
+    stamp: str
+    image_id: str | None
+    reason: Reason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An image in a shard: what the ledger knows of it before it has a split."""
+
+    image_id: str
+    width: int
+    height: int
+    format: str
+    phash: int
+    shard: str
+    offset: int
+    size: int
+
+
+class Scan:
+    """The scan cache; use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path)
+        self._db.executescript(SCHEMA)
+
+    def __enter__(self) -> "Scan":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._db.close()
+
+    def looks(self, source: str) -> dict[str, Look]:
+        """Recall the files of a source, by path."""
+        rows = self._db.execute(
+            "select path, stamp, image_id, reason from looked where source = ?", (source,)
+        )
+        return {
+            path: Look(path, stamp, name, Reason(why) if why else None) for path, stamp, name, why in rows
+        }
+
+    def record(self, source: str, looks: Iterable[Look], packed: Iterable[Packed] = ()) -> None:
+        """Remember files, and the images of a finished shard, all or none."""
+        with self._db:
+            self._db.executemany(
+                "insert or replace into looked values (?, ?, ?, ?, ?)",
+                ((source, look.path, look.stamp, look.image_id, look.reason) for look in looks),
+            )
+            self._db.executemany(
+                "insert or replace into packed values (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    # SQLite's integers are signed: the hash goes in as text
+                    (p.image_id, p.width, p.height, p.format, f"{p.phash:016x}", p.shard, p.offset, p.size)
+                    for p in packed
+                ),
+            )
+
+    def packed(self, shards: Iterable[str]) -> list[Packed]:
+        """Recall the images of these shards, in the order of shards and places."""
+        found = []
+        for shard in sorted(shards):
+            rows = self._db.execute("select * from packed where shard = ? order by offset", (shard,))
+            found += [
+                Packed(name, w, h, kind, int(hash_, 16), *place) for name, w, h, kind, hash_, *place in rows
+            ]
+        return found
+
+    def forget_rejected(self) -> None:
+        """Look again at what was rejected: the rules have changed."""
+        with self._db:
+            self._db.execute("delete from looked where reason is not null")
+
+    def listing(self, source: str, stamp: str) -> dict[str, int | None] | None:
+        """Recall the members of an archive, if it still has this stamp."""
+        row = self._db.execute(
+            "select sizes from listings where source = ? and stamp = ?", (source, stamp)
+        ).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def remember_listing(self, source: str, stamp: str, sizes: dict[str, int | None]) -> None:
+        """Remember the members of an archive."""
+        with self._db:
+            self._db.execute(
+                "insert or replace into listings values (?, ?, ?)", (source, stamp, json.dumps(sizes))
+            )
+
+    def note(self, key: str) -> str | None:
+        """Recall a single value."""
+        row = self._db.execute("select value from notes where key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def remember(self, key: str, value: str) -> None:
+        """Remember a single value."""
+        with self._db:
+            self._db.execute("insert or replace into notes values (?, ?)", (key, value))

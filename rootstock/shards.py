@@ -1,0 +1,155 @@
+"""Images in plain tar files of about 256 MB: written once, never changed, read by offset or from end to end.
+
+A member is the image's bytes under `<image_id>.<ext>`, its header fields are fixed, and a shard is named after its
+number and content, so that equal images in equal order give equal files and a name never means two contents.
+"""
+
+import hashlib
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+
+from rootstock.files import TEMPORARY, sync
+
+SUFFIX = ".tar"
+EXTENSION_OF = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "TIFF": "tif",
+    "GIF": "gif",
+    "PPM": "ppm",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the bytes of one image lie."""
+
+    offset: int
+    size: int
+
+
+class Writer:
+    """Writes one shard after another; a shard has its name, and is safe on disk, from `close` on.
+
+    Use as a context manager: leaving it by an error removes the shard that was not finished.
+    """
+
+    def __init__(self, folder: Path, number: int, shard_bytes: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.number, self.shard_bytes = folder, number, shard_bytes
+        self._temporary = folder / f"next{SUFFIX}{TEMPORARY}"
+        self._tar: tarfile.TarFile | None = None
+        self._content = hashlib.sha256()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._tar:
+            self._tar.close()
+            self._tar = None
+        self._temporary.unlink(missing_ok=True)
+
+    def add(self, image_id: str, format: str, data: bytes) -> Place:  # noqa: A002
+        """Append an image to the open shard."""
+        if self._tar is None:
+            self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            self._content = hashlib.sha256()
+        member = tarfile.TarInfo(
+            f"{image_id}.{EXTENSION_OF[format]}"
+        )  # mtime, owner and mode: tarfile's constants
+        member.size = len(data)
+        place = Place(self._tar.offset + tarfile.BLOCKSIZE, len(data))
+        self._tar.addfile(member, BytesIO(data))
+        self._content.update(f"{member.name} {place.size} {zlib.crc32(data)}\n".encode())
+        return place
+
+    @property
+    def full(self) -> bool:
+        """Whether the open shard has reached its size."""
+        return self._tar is not None and self._tar.offset >= self.shard_bytes
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has been added since the last shard was closed."""
+        return self._tar is None
+
+    def close(self) -> str:
+        """Finish the open shard and return its name, `<number>-<digest of its content>`."""
+        assert self._tar is not None, "nothing was added"
+        self._tar.close()
+        self._tar = None
+        name = f"{self.number:06d}-{self._content.hexdigest()[:8]}"
+        sync(self._temporary)
+        self._temporary.replace(path_of(self.folder, name))
+        sync(self.folder)
+        self.number += 1
+        return name
+
+
+def path_of(folder: Path, shard: str) -> Path:
+    """Name the file of a shard."""
+    return folder / f"{shard}{SUFFIX}"
+
+
+def names(folder: Path) -> list[str]:
+    """List the shards in a folder, in the order in which they were written."""
+    return sorted(path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}"))
+
+
+def members(folder: Path, shard: str) -> Iterator[tuple[str, Place]]:
+    """Walk a shard's headers from end to end, without reading the images: image id and place of each."""
+    with tarfile.open(path_of(folder, shard), "r:") as tar:
+        for member in tar:
+            yield member.name.partition(".")[0], Place(member.offset_data, member.size)
+
+
+class Reader:
+    """Reads images by place, from any thread; keeps one open file a shard.
+
+    Raises:
+        FileNotFoundError: the shard is not there (`dvc pull` brings it).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: dict[str, int] = {}
+
+    def read(self, shard: str, offset: int, size: int) -> bytes:
+        """Read the bytes of one image in a single call to the system."""
+        descriptor = self._open.get(shard)
+        if descriptor is None:
+            descriptor = os.open(path_of(self.folder, shard), os.O_RDONLY)
+            first = self._open.setdefault(shard, descriptor)  # two threads may have opened it at once
+            if first != descriptor:
+                os.close(descriptor)
+                descriptor = first
+        data = os.pread(descriptor, size, offset)
+        if len(data) != size:
+            raise OSError(
+                f"{path_of(self.folder, shard)}: ends before byte {offset + size}; restore it by dvc checkout"
+            )
+        return data
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()

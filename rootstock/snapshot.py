@@ -1,0 +1,292 @@
+"""From what is known of every file to the data set: one place an image, a split for each, counts of everything."""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from rootstock import dataset, params, shards
+from rootstock.dataset import Dataset
+from rootstock.duplicates import near_links
+from rootstock.errors import SourceError
+from rootstock.images import Reason
+from rootstock.layout import SPLITS, Item
+from rootstock.scan import Packed, Scan
+from rootstock.splits import Candidate, settle as settle_splits
+
+if TYPE_CHECKING:
+    from rootstock.ingest import Listed
+
+log = logging.getLogger(__name__)
+
+MIN_IMAGES_A_CLASS = 3  # one each to train on, to choose by, to test on
+NEW_COLUMNS = ("image_id", "width", "height", "format", "phash", "shard", "offset", "size")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """How many images the manifest holds, and how many files were turned away."""
+
+    images: int
+    rejected: int
+
+
+def known_images(dataset_dir: Path, images_dir: Path, scan: Scan) -> set[str]:
+    """Name the images whose bytes lie in a shard here, by the ledger or by the journal of a run that was killed."""
+    ledger, here = dataset.load(dataset_dir).ledger, set(shards.names(images_dir))
+    known = set(ledger.loc[ledger["shard"].isin(here), "image_id"])
+    return known | {packed.image_id for packed in scan.packed(here)}
+
+
+def settle(
+    settings: params.Ingest,
+    seed: int,
+    listed: "list[Listed]",
+    images_dir: Path,
+    dataset_dir: Path,
+    scan: Scan,
+) -> Settled:
+    """Put the data set together and write it.
+
+    Raises:
+        SourceError: a source lost more than half of its images, or too little is left to train on.
+    """
+    before = dataset.load(dataset_dir)
+    ledger = _ledger(before.ledger, images_dir, scan)
+    files = pd.concat([_files(entry, before, scan) for entry in listed], ignore_index=True)
+    _check_shrink(settings, listed, before, files)
+    files = _reject_ambiguous(files)
+    taken = files[files["reason"].isna()]
+    ledger = _split(ledger, taken, settings, seed)
+    placed = ledger.set_index("image_id")
+    homeless = taken.index[placed["split"].reindex(taken["image_id"]).isna().to_numpy()]
+    files.loc[homeless, "reason"] = Reason.STRADDLES_SPLITS.value
+    manifest = _manifest(files[files["reason"].isna()], ledger)
+    _check_enough(manifest, files)
+    _check_shards(manifest, images_dir)
+    rejected = files.loc[files["reason"].notna(), ["source", "path", "domain", "label", "reason"]]
+    summary = _summary(manifest, rejected, files, ledger, listed, before, images_dir)
+    dataset.save(dataset_dir, Dataset(manifest, rejected, ledger, summary))
+    return Settled(len(manifest), len(rejected))
+
+
+def _ledger(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
+    """Add what was packed since the ledger was written; images keep their split when packed a second time."""
+    here = set(shards.names(images_dir))
+    present = set(ledger.loc[ledger["shard"].isin(here), "image_id"])
+    fresh = [packed for packed in scan.packed(here) if packed.image_id not in present]
+    _drop_unfinished(here - set(ledger["shard"]) - {packed.shard for packed in fresh}, images_dir, scan)
+    if not fresh:
+        return ledger
+    rows = pd.DataFrame([_row(packed) for packed in fresh], columns=list(NEW_COLUMNS)).drop_duplicates(
+        "image_id"
+    )
+    old = ledger.set_index("image_id")[["split", "group_id", "batch"]]
+    rows = rows.join(old, on="image_id")
+    batch = 0 if ledger.empty else int(ledger["batch"].max())
+    rows["batch"] = rows["batch"].fillna(batch + 1).astype("int32")
+    kept = ledger[~ledger["image_id"].isin(rows["image_id"])]
+    merged = pd.concat([kept, rows[ledger.columns]], ignore_index=True) if len(kept) else rows[ledger.columns]
+    return merged.astype({"phash": "uint64", "width": "int32", "height": "int32"})
+
+
+def _row(packed: Packed) -> tuple[Any, ...]:
+    return tuple(getattr(packed, name) for name in NEW_COLUMNS)
+
+
+def _drop_unfinished(unknown: set[str], images_dir: Path, scan: Scan) -> None:
+    """Remove shards that neither ledger nor journal knows: a run was killed between writing and recording one."""
+    recorded = {packed.shard for packed in scan.packed(unknown)}
+    for shard in unknown - recorded:
+        log.warning(
+            "%s: left by a killed run before it was recorded; removed", shards.path_of(images_dir, shard)
+        )
+        shards.path_of(images_dir, shard).unlink()
+
+
+def _files(entry: "Listed", before: Dataset, scan: Scan) -> pd.DataFrame:
+    """Tabulate the files of one source: path, label, domain, allowed splits, and image id or reason."""
+    columns = ["source", "path", "label", "domain", "splits", "image_id", "reason"]
+    title, domain = entry.spec.title(), entry.spec.domain
+    if entry.source is None:
+        manifest = before.manifest[before.manifest["source"] == title]
+        rejected = before.rejected[before.rejected["source"] == title]
+        files = pd.concat([manifest, rejected]).reindex(columns=columns).sort_values("path")
+        return files.assign(domain=domain, splits=[SPLITS] * len(files))
+    looks = scan.looks(entry.spec.path)
+
+    def row(item: Item) -> tuple[Any, ...]:
+        look = None if item.problem else looks[item.path]
+        reason = item.problem or (look.reason if look else None)
+        name = look.image_id if look else None
+        return title, item.path, item.label, item.domain, item.splits, name, reason and reason.value
+
+    files = pd.DataFrame([row(item) for item in entry.source.items], columns=columns)
+    return files.astype({"image_id": "object", "reason": "object"})
+
+
+def _check_shrink(
+    settings: params.Ingest, listed: "list[Listed]", before: Dataset, files: pd.DataFrame
+) -> None:
+    then = before.manifest["source"].value_counts()
+    now = files.loc[files["reason"].isna(), "source"].value_counts()
+    for entry in listed:
+        had, has = int(then.get(entry.spec.title(), 0)), int(now.get(entry.spec.title(), 0))
+        if has * 2 < had and not settings.allow_shrink:
+            raise SourceError(
+                f"ingest.sources: {entry.spec.path} held {had} images and now holds {has}. If that is meant, "
+                "set ingest.allow_shrink to true; nothing was changed."
+            )
+
+
+def _reject_ambiguous(files: pd.DataFrame) -> pd.DataFrame:
+    """Keep an image once; turn it away altogether where it stands under two labels."""
+    files = files.copy()
+    good = files[files["reason"].isna()]
+    labels = good.groupby("image_id")["label"].transform("nunique")
+    files.loc[labels.index[labels > 1], "reason"] = Reason.CONFLICTING_LABEL.value
+    good = files[files["reason"].isna()]
+    files.loc[good.index[good["image_id"].duplicated()], "reason"] = Reason.DUPLICATE.value
+    return files
+
+
+def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, seed: int) -> pd.DataFrame:
+    """Give the images of the manifest that have no split yet their split and group."""
+    described = taken.set_index("image_id")
+    has_split, current = ledger["split"].notna(), ledger["image_id"].isin(described.index)
+    if not (current & ~has_split).any():
+        return ledger
+    rows = pd.concat([ledger[has_split], ledger[current & ~has_split]])
+    facts = described.reindex(rows["image_id"])
+    candidates = [
+        Candidate(
+            name,
+            (str(domain), str(label)),
+            splits if isinstance(splits, tuple) else SPLITS,  # an image whose file is away has no listing
+            split if isinstance(split, str) else None,
+            group if isinstance(group, str) else None,
+        )
+        for name, split, group, domain, label, splits in zip(
+            rows["image_id"], rows["split"], rows["group_id"], facts["domain"], facts["label"], facts["splits"],
+            strict=True,
+        )
+    ]  # fmt: skip
+    shares = {"val": settings.split.val, "test": settings.split.test}
+    shares["train"] = 1 - sum(shares.values())
+    links = near_links(rows["phash"].to_numpy(np.uint64), settings.near_duplicate_bits)
+    settle_splits(candidates, links, shares, seed)
+    ledger = ledger.copy()
+    ledger.loc[rows.index, "split"] = np.array([candidate.split for candidate in candidates], object)
+    ledger.loc[rows.index, "group_id"] = np.array([candidate.group_id for candidate in candidates], object)
+    return ledger
+
+
+def _manifest(taken: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+    """Join what the sources say of an image with what the ledger does, in the order of the shards."""
+    manifest = taken[["image_id", "source", "path", "label", "domain"]].merge(ledger, on="image_id")
+    classes = {label: index for index, label in enumerate(dataset.classes_of(manifest))}
+    manifest["class_index"] = manifest["label"].map(classes).astype("int32")
+    manifest = manifest.sort_values(["shard", "offset"], ignore_index=True)
+    return manifest[dataset.SCHEMAS[dataset.MANIFEST].names]
+
+
+def _check_enough(manifest: pd.DataFrame, files: pd.DataFrame) -> None:
+    turned_away = Counter(files["reason"].dropna())
+    why = ", ".join(f"{count} {reason}" for reason, count in turned_away.most_common()) or "none rejected"
+    if manifest.empty:
+        raise SourceError(f"ingest.sources: no usable image in {len(files)} files ({why}).")
+    counts = manifest["label"].value_counts()
+    if len(counts) == 1:
+        raise SourceError(
+            f"ingest.sources: a single class, {counts.index[0]!r} ({counts.iloc[0]} images); a classifier needs two. "
+            "Expected a sub-folder a class."
+        )
+    if (few := counts[counts < MIN_IMAGES_A_CLASS]).size:
+        named = ", ".join(f"{label!r} has {count}" for label, count in sorted(few.items()))
+        raise SourceError(
+            f"ingest.sources: {named}; a class needs at least {MIN_IMAGES_A_CLASS} usable images, one each to train "
+            f"on, to choose by and to test on. Add images or leave the class out ({why})."
+        )
+
+
+def _check_shards(manifest: pd.DataFrame, images_dir: Path) -> None:
+    missing = set(manifest["shard"]) - set(shards.names(images_dir))
+    if missing:
+        path = shards.path_of(images_dir, min(missing))
+        raise SourceError(
+            f"{path} is not there, nor are the source images: restore it by `dvc pull` or `dvc checkout`."
+        )
+
+
+def _summary(
+    manifest: pd.DataFrame,
+    rejected: pd.DataFrame,
+    files: pd.DataFrame,
+    ledger: pd.DataFrame,
+    listed: "list[Listed]",
+    before: Dataset,
+    images_dir: Path,
+) -> dict[str, Any]:
+    """Count everything; of the snapshot alone, so that looking again writes the same."""
+    groups = manifest["group_id"].value_counts()
+    by_class = (
+        manifest.groupby(["label", "split"])
+        .size()
+        .unstack(fill_value=0)
+        .reindex(columns=SPLITS, fill_value=0)
+    )
+    notes_before = {source["name"]: source["notes"] for source in before.summary.get("sources", [])}
+    packed = ledger.groupby("shard").size()
+    return {
+        "images": len(manifest),
+        "classes": dataset.classes_of(manifest),
+        "splits": {split: int((manifest["split"] == split).sum()) for split in SPLITS},
+        "domains": _counts(manifest["domain"]),
+        "by_class": {
+            str(label): {split: int(row[split]) for split in SPLITS} for label, row in by_class.iterrows()
+        },
+        "near_duplicates": {"groups": int((groups > 1).sum()), "images": int(groups[groups > 1].sum())},
+        "batches": _counts(manifest["batch"].astype(str)),
+        "rejected": _counts(rejected["reason"]),
+        "sources": [
+            {
+                "name": (title := entry.spec.title()),
+                "domain": entry.spec.domain,
+                "images": int((manifest["source"] == title).sum()),
+                "rejected": int((rejected["source"] == title).sum()),
+                "notes": _notes(entry, files, manifest) if entry.source else notes_before.get(title, []),
+            }
+            for entry in listed
+        ],
+        "shards": [
+            {
+                "name": name,
+                "images": int(packed.get(name, 0)),
+                "bytes": shards.path_of(images_dir, name).stat().st_size,
+            }
+            for name in shards.names(images_dir)
+        ],
+    }
+
+
+def _notes(entry: "Listed", files: pd.DataFrame, manifest: pd.DataFrame) -> list[str]:
+    """Say what a person should know of a source: how its folders were read, which images went elsewhere."""
+    assert entry.source is not None
+    mine = files[(files["source"] == entry.spec.title()) & files["reason"].isna()]
+    split = manifest.set_index("image_id")["split"].reindex(mine["image_id"])
+    moved = sum(split not in allowed for split, allowed in zip(split, mine["splits"], strict=True))
+    notes = list(entry.source.notes)
+    if moved:
+        notes.append(
+            f"{moved} images are in another split than their folder says: they keep the one they were first given, "
+            "or share one with a near duplicate"
+        )
+    return notes
+
+
+def _counts(column: "pd.Series[Any]") -> dict[str, int]:
+    return {str(key): int(count) for key, count in sorted(column.value_counts().items())}

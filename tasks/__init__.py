@@ -1,0 +1,1 @@
+"""One file a DVC stage: its parameters in, its files out, and two doors to start it."""

@@ -1,0 +1,41 @@
+"""evaluate: everything in, the better model and a report on both out.
+
+python -m tasks.evaluate
+"""
+
+import time
+
+from rootstock.evaluate import Inputs, evaluate as compare
+from rootstock.params import Params
+from tasks import workspace
+from tasks.stage import Summary, stage
+from tasks.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, MODEL, REPORT
+
+STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
+
+
+@stage
+def evaluate(params: Params) -> Summary:
+    """Let validation choose between head and fine-tuned model, then read the test split once and report."""
+    start = time.perf_counter()
+    inputs = Inputs(IMAGES, DATASET, BACKBONE, FEATURES, HEAD, FINETUNED)
+
+    def timings() -> list[dict[str, object]]:
+        runs = workspace.last_runs()
+        own = {
+            "stage": "evaluate",
+            "seconds": round(time.perf_counter() - start, 2),
+            "images": None,
+            "note": "",
+        }
+        return [runs[name] for name in STAGES if name in runs] + [own]
+
+    metrics = compare(inputs, params, MODEL, REPORT, timings)
+    accuracy = metrics[metrics["winner"]]["accuracy"]
+    interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
+    note = f"winner {metrics['winner']}, test {accuracy['value']:.1%} ({interval})"
+    return Summary(metrics["images"]["test"], note)
+
+
+if __name__ == "__main__":
+    evaluate.main()

@@ -1,0 +1,20 @@
+"""extract: shards and a backbone in, one Parquet file of features a shard out.
+
+python -m tasks.extract
+"""
+
+from rootstock import backbones, features
+from rootstock.params import Params
+from tasks.stage import Summary, stage
+from tasks.workspace import BACKBONE, FEATURES, IMAGES
+
+
+@stage
+def extract(params: Params) -> Summary:
+    """Push through the frozen backbone what has not been pushed through it before."""
+    done = features.extract(backbones.load(BACKBONE), params.extract, IMAGES, FEATURES)
+    return Summary(done.images, f"{done.computed} computed of {done.images} images, features/{done.key}")
+
+
+if __name__ == "__main__":
+    extract.main()

@@ -1,0 +1,42 @@
+"""fine_tune: images, backbone and head in, a network whose later layers were trained on them out.
+
+python -m tasks.fine_tune
+"""
+
+import pandas as pd
+
+from rootstock import backbones, classifier, dataset, finetune, head
+from rootstock.files import digest, replacing, replacing_folder
+from rootstock.params import Params
+from tasks.stage import Summary, stage
+from tasks.workspace import BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEAD, IMAGES
+
+
+@stage
+def fine_tune(params: Params) -> Summary:
+    """Unfreeze in stages, from the head's weights; the best epoch on validation is kept."""
+    manifest = dataset.load_manifest(DATASET)
+    backbone = backbones.load(BACKBONE)
+    model = classifier.Classifier(backbone.network, backbone.transform, head.load(HEAD))
+    train, val = (finetune.Examples(manifest[manifest["split"] == split], IMAGES) for split in ("train", "val"))
+    inputs = digest(
+        [DATASET / dataset.MANIFEST, BACKBONE / backbones.WEIGHTS, HEAD / head.WEIGHTS],
+        f"{params.seed} {params.finetune.model_dump_json()}",
+    )
+    history = finetune.fine_tune(
+        model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs
+    )
+    with replacing_folder(FINETUNED) as folder:
+        classifier.save(model, folder / classifier.WEIGHTS)
+        with replacing(folder / finetune.HISTORY) as path:
+            pd.DataFrame(history, columns=finetune.HISTORY_COLUMNS).to_parquet(path, index=False)
+    CHECKPOINT.unlink(missing_ok=True)
+    if not history:
+        return Summary(0, "no stages: the backbone stays as it is")
+    best = finetune.best_of(history)
+    where = f"stage {best.stage} ({best.unfrozen}), epoch {best.epoch}"
+    return Summary(len(train.rows), f"best after {where}: validation {best.val_accuracy:.1%}")
+
+
+if __name__ == "__main__":
+    fine_tune.main()

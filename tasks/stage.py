@@ -1,0 +1,76 @@
+"""What makes a function a stage: `python -m tasks.<stage>` for DVC, `.submit` for a Prefect flow.
+
+Prefect takes a second or two to import, so only `.submit` does.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rootstock.errors import RootstockError
+from rootstock.params import Params, load
+from tasks import workspace
+
+if TYPE_CHECKING:
+    from prefect.futures import PrefectFuture
+
+    from tasks.orchestration import Outcome
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a stage did: how many images it had to do with, a sentence, and whether its outputs changed."""
+
+    images: int
+    note: str
+    changed: bool = True
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of dvc.yaml; calling it does the work, here and now."""
+
+    function: Callable[[Params], Summary]
+
+    @property
+    def name(self) -> str:
+        """Name the stage, in dvc.yaml and in the Prefect UI."""
+        return self.function.__name__
+
+    def __call__(self, params: Params) -> Summary:
+        """Do the work and log what it took."""
+        log.info("%s: started", self.name)
+        start = time.perf_counter()
+        summary = self.function(params)
+        seconds = time.perf_counter() - start
+        if summary.changed:
+            workspace.log_run(self.name, seconds, summary.images, summary.note)
+        log.info("%s: %s (%.1f s)", self.name, summary.note, seconds)
+        return summary
+
+    def submit(self, params: Params, wait_for: "Sequence[PrefectFuture[Outcome]]" = ()) -> "PrefectFuture[Outcome]":
+        """Start the stage as a Prefect task of the flow that runs; what is up to date ends as Cached."""
+        from tasks.orchestration import as_task
+
+        future: Any = as_task(self).submit(params, wait_for=list(wait_for))
+        return future  # type: ignore[no-any-return]
+
+    def main(self) -> None:
+        """Run the stage as DVC starts it; an error is one message, and exit status 1."""
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        try:
+            params = load(workspace.PARAMS)
+            with workspace.writing():
+                self(params)
+        except RootstockError as error:
+            sys.exit(f"{self.name}: {error}")
+
+
+def stage(function: Callable[[Params], Summary]) -> Stage:
+    """Make a stage of a function that takes all parameters and says what it did."""
+    return Stage(function)

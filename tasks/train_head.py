@@ -1,0 +1,27 @@
+"""train_head: cached features in, a linear classifier out.
+
+python -m tasks.train_head
+"""
+
+from rootstock import backbones, dataset, features, head
+from rootstock.params import Params
+from tasks.stage import Summary, stage
+from tasks.workspace import BACKBONE, DATASET, FEATURES, HEAD
+
+
+@stage
+def train_head(params: Params) -> Summary:
+    """Fit logistic regression along a path of L2 strengths; the validation split chooses."""
+    manifest = dataset.load_manifest(DATASET)
+    key, _ = features.key_of(backbones.describe(BACKBONE), params.extract)
+    train, val = (features.Features(FEATURES / key, manifest[manifest["split"] == split]) for split in ("train", "val"))
+    fitted = head.fit_logistic_path(
+        train, val, dataset.classes_of(manifest), params.head.l2, params.head.max_iterations
+    )
+    head.save(fitted, HEAD, {"features": key, "images": {"train": len(train), "val": len(val)}})
+    accuracy = next(entry["val_accuracy"] for entry in fitted.path if entry["l2"] == fitted.l2)
+    return Summary(len(train) + len(val), f"L2 {fitted.l2:g}, validation {accuracy:.1%}")
+
+
+if __name__ == "__main__":
+    train_head.main()
