@@ -79,7 +79,7 @@ def load(folder: Path) -> Backbone:
     description = describe(folder)
     transform = Transform.from_dict(description["transform"])
     network = build(description["name"], transform.size)
-    network.load_state_dict(load_file(folder / WEIGHTS))
+    weights.assign(network, load_file(folder / WEIGHTS))
     network.eval()
     return Backbone(network, transform, description["feature_width"], description["digest"], description)
 
@@ -93,7 +93,7 @@ def describe(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.exists():
         raise WeightsError(f"{path} is not there: run backbone first, or `dvc pull` it")
-    described: dict[str, Any] = json.loads(path.read_text())
+    described: dict[str, Any] = json.loads(path.read_bytes())
     return described
 
 
@@ -116,6 +116,7 @@ def _build_whole(name: str, image_size: int) -> nn.Module:
         return timm.create_model("tf_efficientnet_lite0")  # type: ignore[no-any-return]
     from torchvision.models import get_model
 
+    _check_known(name)
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         # The auxiliary classifiers only helped the original training; their pretrained weights expect Google's
@@ -128,14 +129,32 @@ def _build_whole(name: str, image_size: int) -> nn.Module:
     try:
         return get_model(name, weights=None, **options)  # type: ignore[no-any-return]
     except (ValueError, AssertionError) as error:
-        raise ParamsError(f"backbone.image_size is {image_size}; {name} cannot be built for it: {error}") from None
+        raise _wrong_size(image_size, name, error) from None
+
+
+def _check_known(name: str) -> None:
+    """Names come and go with torchvision's versions: the list in architectures.py is of one, installed is another."""
+    import torchvision
+
+    if name not in torchvision.models.list_models():
+        raise ParamsError(
+            f"params.yaml: backbone.name is {name!r}, which torchvision {torchvision.__version__} does not have; "
+            "expected a name that it has. Upgrade torchvision for this one."
+        )
+
+
+def _wrong_size(size: int, name: str, error: Exception) -> ParamsError:
+    why = str(error).splitlines()[0].rstrip(".")
+    return ParamsError(
+        f"params.yaml: backbone.image_size is {size}, which {name} does not take ({why}); expected a size that it "
+        "takes. Leave it empty for its own."
+    )
 
 
 def classification_layer(network: nn.Module) -> str:
     """Name the layer that maps features to classes: the last linear one, or SqueezeNet's last convolution."""
-    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if type(network).__name__ == "SqueezeNet":
-        layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    kind = nn.Conv2d if type(network).__name__ == "SqueezeNet" else nn.Linear
+    layers: list[str] = [name for name, module in network.named_modules() if isinstance(module, kind)]
     return layers[-1]
 
 
@@ -146,7 +165,8 @@ def transform_of(settings: params.Backbone) -> Transform:
     else:
         from torchvision.models import get_model_weights
 
-        preset = get_model_weights(settings.name).DEFAULT.transforms()  # type: ignore[attr-defined]
+        _check_known(settings.name)
+        preset = get_model_weights(settings.name).DEFAULT.transforms()
         own = Transform(
             preset.crop_size[0],
             preset.resize_size[0],
@@ -166,9 +186,11 @@ def _measure(network: nn.Module, size: int, name: str) -> tuple[int, int]:
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             features: Tensor = network(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ParamsError(f"backbone.image_size is {size}; {name} does not take images of that size: {error}") from None
+        raise _wrong_size(size, name, error) from None
     if features.ndim != 2:
         raise WeightsError(f"{name}: gives features of shape {tuple(features.shape)}; expected one vector an image")
+    if not features.isfinite().all():
+        raise WeightsError(f"backbone.weights: with these, {name} gives features that are not finite; they are damaged")
     return features.shape[1], counter.get_total_flops() // 2
 
 
@@ -187,12 +209,18 @@ def blocks(network: nn.Module) -> list[tuple[str, list[nn.Module]]]:
             found[-1][1].append(module)
         else:
             found.append((name, [module]))
-    composite = [index for index, (_, modules) in enumerate(found) if any(True for _ in modules[0].children())]
+    composite = [index for index, (_, modules) in enumerate(found) if _is_composite(modules[0])]
     if composite:
         last = composite[-1]
         found[last][1].extend(module for _, modules in found[last + 1 :] for module in modules)
         del found[last + 1 :]
     return found
+
+
+def _is_composite(module: nn.Module) -> bool:
+    """Whether a module holds more than one layer; a convolution with its norm and activation is one."""
+    own = [part for part in module.modules() if not isinstance(part, NORMS) and list(part.parameters(recurse=False))]
+    return len(own) > 1
 
 
 def _stacked(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:

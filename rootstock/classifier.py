@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rootstock import weights
 from rootstock.backbones import NORMS
 from rootstock.files import replacing
 from rootstock.head import Head
 from rootstock.pixels import Normalise, Transform
-
 
 WEIGHTS = "model.safetensors"
 
@@ -56,7 +56,7 @@ def save(model: Classifier, path: Path) -> None:
 
 def load(model: Classifier, path: Path) -> None:
     """Read a model's weights."""
-    model.load_state_dict(load_file(path))
+    weights.assign(model, load_file(path))
 
 
 def predict(model: Classifier, batches: Iterator[Tensor], device: torch.device) -> Iterator[NDArray[np.float32]]:

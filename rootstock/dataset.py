@@ -73,7 +73,9 @@ def load(folder: Path) -> Dataset:
     """Read a data set; an empty one where there is none."""
     summary = folder / SUMMARY
     return Dataset(
-        *(_read(folder / name, name) for name in (MANIFEST, REJECTED, LEDGER)),
+        manifest=_read(folder / MANIFEST, MANIFEST),
+        rejected=_read(folder / REJECTED, REJECTED),
+        ledger=_read(folder / LEDGER, LEDGER),
         summary=json.loads(summary.read_text()) if summary.exists() else {},
     )
 
@@ -87,7 +89,8 @@ def load_manifest(folder: Path, columns: list[str] | None = None) -> pd.DataFram
     path = folder / MANIFEST
     if not path.exists():
         raise SourceError(f"{path} is not there: run ingest first, or `dvc pull` it")
-    return pq.read_table(path, columns=columns).to_pandas()
+    manifest: pd.DataFrame = pq.read_table(path, columns=columns).to_pandas()
+    return manifest
 
 
 def classes_of(manifest: pd.DataFrame) -> list[str]:
@@ -111,4 +114,5 @@ def save(folder: Path, data: Dataset) -> None:
 
 def _read(path: Path, name: str) -> pd.DataFrame:
     table = pq.read_table(path) if path.exists() else SCHEMAS[name].empty_table()
-    return table.to_pandas()
+    frame: pd.DataFrame = table.to_pandas()
+    return frame

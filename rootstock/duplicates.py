@@ -1,5 +1,7 @@
 """Which images look alike: a 64-bit perceptual hash of each, and links between those that differ in a few bits."""
 
+from itertools import pairwise
+
 import numpy as np
 from imagehash import phash
 from numpy.typing import NDArray
@@ -32,7 +34,7 @@ def near_links(hashes: NDArray[np.uint64], bits: int) -> Links:
     equal = np.stack([first[inverse], np.arange(len(hashes))], axis=1)
     links = [equal[equal[:, 0] != equal[:, 1]]]
     edges = np.linspace(0, HASH_BITS, bits + 2).astype(int)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         mask = np.uint64((1 << int(high - low)) - 1) if high - low < HASH_BITS else np.uint64(2**64 - 1)
         links.append(np.sort(first[_near_in_band(distinct, (distinct >> np.uint64(low)) & mask, bits)], axis=1))
     return np.unique(np.concatenate(links), axis=0)

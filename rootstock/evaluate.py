@@ -1,5 +1,6 @@
 """Which model is better, how good it is, and where it fails: validation chooses, the test split is read once."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from PIL import Image
 
 from rootstock import backbones, classifier, dataset, features, finetune, head, images, metrics, model, pixels, plots
 from rootstock.files import replacing, write
@@ -66,6 +68,7 @@ class Contest:
     def __init__(self, inputs: Inputs, params: Params) -> None:
         self.inputs, self.batch_size = inputs, params.extract.batch_size
         self.manifest = dataset.load_manifest(inputs.dataset)
+        self.summary = json.loads((inputs.dataset / dataset.SUMMARY).read_bytes())
         self.classes = dataset.classes_of(self.manifest)
         self.backbone = backbones.load(inputs.backbone)
         key, _ = features.key_of(self.backbone.description, params.extract)
@@ -171,7 +174,7 @@ def _write_model(contest: Contest, choice: Choice, temperature: float, scores: d
         "temperature": temperature,
         "validation": choice.figures[choice.winner],
     }
-    card = model.card(described, choice.why, scores, json.loads((contest.inputs.dataset / dataset.SUMMARY).read_text()))
+    card = model.card(described, choice.why, scores, contest.summary)
     model.save(model_dir, best, described, card)
 
 
@@ -188,7 +191,7 @@ def _write_report(
     history = pd.read_parquet(contest.inputs.finetuned / finetune.HISTORY)
     write(report_dir / "metrics.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
     _write_predictions(report_dir / "predictions.parquet", [val, test])
-    shown = {
+    shown: dict[str, Any] = {
         "labels": test.labels,
         "winner": choice.winner,
         "classes": contest.classes,
@@ -210,7 +213,7 @@ def _write_report(
         name=f"{contest.backbone.description['name']} on {', '.join(sorted(set(contest.manifest['domain'])))}",
         metrics=scores,
         validation={**choice.figures, "why": choice.why},
-        dataset=json.loads((contest.inputs.dataset / dataset.SUMMARY).read_text()),
+        dataset=contest.summary,
         backbone=contest.backbone.description,
         params=params.model_dump(mode="json"),
         timings=measured,
@@ -249,7 +252,7 @@ def worst_mistakes(contest: Contest, test: Scored, winner: str, count: int) -> l
             picture = images.decode(reader.read(row["shard"], int(row["offset"]), int(row["size"])))
             mistakes.append(
                 Mistake(
-                    thumbnail=images.thumbnail(picture, THUMBNAIL_PX),
+                    thumbnail=_thumbnail(picture),
                     actual=row["label"],
                     predicted=contest.classes[predicted[index]],
                     confidence=float(confidence[index]),
@@ -258,3 +261,14 @@ def worst_mistakes(contest: Contest, test: Scored, winner: str, count: int) -> l
                 )
             )
     return mistakes
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    """Draw an image small, as PNG, and a tiny one enlarged to be seen."""
+    times = THUMBNAIL_PX // max(image.size)
+    if times > 1:
+        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    drawn = io.BytesIO()
+    image.save(drawn, "PNG")
+    return drawn.getvalue()

@@ -22,7 +22,7 @@ from torch import nn
 
 from rootstock import params, pixels, progress, shards
 from rootstock.backbones import Backbone
-from rootstock.errors import SourceError
+from rootstock.errors import ParamsError, SourceError
 from rootstock.files import replacing, sweep
 from rootstock.pixels import Normalise, Ref
 
@@ -68,6 +68,9 @@ def extract(backbone: Backbone, settings: params.Extract, images_dir: Path, feat
         settings: the section `extract` of params.yaml.
         images_dir: the shards.
         features_dir: gets `<key>/<shard>.parquet`; what is there stays as it is.
+
+    Raises:
+        ParamsError: float16 is too small for the features of this backbone.
     """
     key, meaning = key_of(backbone.description, settings)
     folder = features_dir / key
@@ -77,7 +80,7 @@ def extract(backbone: Backbone, settings: params.Extract, images_dir: Path, feat
     missing = {shard: members for shard, members in contents.items() if not (folder / f"{shard}.parquet").exists()}
     device = pixels.device()
     network = nn.Sequential(Normalise(backbone.transform), backbone.network).to(device)
-    network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last).eval()
     total = sum(len(members) for members in missing.values())
     with progress.bar("extract", total) as advance, shards.Reader(images_dir) as reader:
         for shard, members in missing.items():
@@ -128,12 +131,23 @@ def _write(
             written, waiting = written + len(feature), []
 
         for batch in batches:
-            waiting.append(batch.astype(dtype))
+            waiting.append(_narrowed(batch, dtype))
             advance(len(batch))
             if sum(map(len, waiting)) >= ROWS_A_GROUP:
                 flush()
         if waiting:
             flush()
+
+
+def _narrowed(batch: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        narrow = batch.astype(dtype)
+    if not np.isfinite(narrow).all():
+        raise ParamsError(
+            f"params.yaml: extract.dtype is {dtype!r}, but the features of this backbone go up to "
+            f"{np.abs(batch).max():g}; expected float32, or other backbone.weights."
+        )
+    return narrow
 
 
 class Features:

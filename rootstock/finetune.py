@@ -8,7 +8,7 @@ one goes on from it to the same bytes that an undisturbed run gives on a CPU.
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rootstock import params, pixels, progress
+from rootstock import params, pixels, progress, weights
 from rootstock.backbones import blocks
 from rootstock.classifier import Classifier, mixed_precision, predict
 from rootstock.errors import ParamsError
@@ -29,8 +29,9 @@ from rootstock.shards import Reader
 
 log = logging.getLogger(__name__)
 HISTORY = "history.parquet"
-HISTORY_COLUMNS = ["stage", "unfrozen", "epoch", "train_loss", "val_loss", "val_accuracy"]
 WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; torch's default)
+# The first steps after unfreezing meet gradients ten times the later ones; unclipped, one of them undoes the probe.
+MAX_GRADIENT_NORM = 1.0
 START_DIVISOR, END_DIVISOR = 25.0, 1e4
 
 
@@ -91,14 +92,17 @@ def check_stages(network: nn.Module, settings: params.Finetune) -> None:
 
 def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> int:
     """Translate `unfreeze` into the index of the first block that is trained (their number: only the head is)."""
-    names = [name for name, _ in blocks(network)]
+    listed = parameters_by_block(network)
+    names = [name for name, _ in listed]
     depths = {"head": 0, "last_block": 1, "last_2_blocks": 2, "last_3_blocks": 3, "all": len(names)}
     if unfreeze in depths:
         return max(0, len(names) - depths[unfreeze])
-    for index, name in enumerate(names):
-        if unfreeze == name or unfreeze.startswith(f"{name}.") or name.startswith(f"{unfreeze}."):
+    layers = dict(network.named_modules())
+    inside = {id(parameter) for parameter in layers[unfreeze].parameters()} if unfreeze in layers else set()
+    for index, (_, parameters) in enumerate(listed):
+        if any(id(parameter) in inside for parameter in parameters):
             return index
-    near = get_close_matches(unfreeze, [*depths, *names], n=1)
+    near = get_close_matches(unfreeze, [*depths, *names, *layers], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     allowed = f"{', '.join(depths)}, or a layer: {', '.join(names)}"
     raise ParamsError(f"params.yaml: {key} is {unfreeze!r}; expected {allowed}.{hint}")
@@ -159,7 +163,7 @@ def fine_tune(
                 done.stage, done.epoch, done.optimiser = index, epoch + 1, optimiser.state_dict()
                 _checkpoint(checkpoint, start_from, done, model)
     if done.best:
-        model.load_state_dict(done.best)
+        weights.assign(model, done.best)
     return done.history
 
 
@@ -210,6 +214,7 @@ def _train_epoch(
     refs = train.refs(order, seed=_mix(seed, *at))
     steps = -(-len(order) // settings.batch_size)
     total = 0.0
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.train()
     for step, batch in enumerate(pixels.batches(reader, refs, transform, settings.batch_size, settings.augment)):
         target = labels[step * settings.batch_size :][: len(batch)].to(device)
@@ -220,7 +225,8 @@ def _train_epoch(
             logits = model(batch.to(device, non_blocking=True))
         loss = F.cross_entropy(logits.float(), target, label_smoothing=settings.label_smoothing)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
         optimiser.step()
         total += loss.item() * len(batch)
         advance(len(batch))
@@ -244,9 +250,15 @@ def _validate(
     batch_size: int,
     device: torch.device,
 ) -> tuple[float, float]:
-    logits = torch.from_numpy(np.concatenate(list(predict_all(model, reader, val, transform, batch_size, device))))
+    """Measure mean log loss and accuracy."""
     labels = val.labels()
-    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+    loss, right = 0.0, 0
+    batches = predict_all(model, reader, val, transform, batch_size, device)
+    for batch, wanted in zip(batches, labels.split(batch_size), strict=True):
+        logits = torch.from_numpy(batch)
+        loss += F.cross_entropy(logits, wanted, reduction="sum").item()
+        right += int((logits.argmax(1) == wanted).sum())
+    return loss / len(labels), right / len(labels)
 
 
 def predict_all(
@@ -264,6 +276,12 @@ def predict_all(
 def best_of(history: list[Epoch]) -> Epoch:
     """Choose the epoch that validation likes best: by accuracy, then log loss."""
     return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
+
+
+def write_history(history: list[Epoch], path: Path) -> None:
+    """Write one row an epoch; the columns are there even where there was none."""
+    columns = [column.name for column in fields(Epoch)]
+    pd.DataFrame(history, columns=columns).to_parquet(path, index=False)
 
 
 def _keep_best(done: Progressed, model: Classifier) -> None:
@@ -291,7 +309,7 @@ def _resume(path: Path, start_from: str, model: Classifier, device: torch.device
     content = torch.load(path, map_location=device, weights_only=True)
     if content["start_from"] != start_from:
         return Progressed()
-    model.load_state_dict(content["model"])
+    weights.assign(model, content["model"])
     history = [Epoch(**epoch) for epoch in content["history"]]
     log.info("Goes on after epoch %d of stage %d, from %s", content["epoch"], content["stage"], path)
     best = {name: value.cpu() for name, value in content["best"].items()}

@@ -7,19 +7,18 @@ One streaming pass packs the new images; then all that is known, old and new, is
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from rootstock import images, params, progress, shards, sources
-from rootstock.errors import SourceError
+from rootstock import intake, params, progress, shards, sources
 from rootstock.files import sha256, sweep
-from rootstock.images import Checks, NewImage, Reason, Rejected
-from rootstock.layout import Item
+from rootstock.intake import Checks, NewImage, Reason, Rejected
+from rootstock.layout import Item, Loader
 from rootstock.parallel import ordered_map
 from rootstock.scan import Look, Packed, Scan
-from rootstock.sources import Loader, Source
+from rootstock.sources import Source, Unreachable
 
 log = logging.getLogger(__name__)
 MIB = 2**20
@@ -63,7 +62,8 @@ def ingest(settings: params.Ingest, seed: int, images_dir: Path, dataset_dir: Pa
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
     with Scan(scratch / "scan.sqlite") as scan:
-        listed = [_list(spec, dataset_dir, scratch, scan) for spec in settings.sources]
+        brought = _images_before(dataset_dir)
+        listed = [_list(spec, brought.get(spec.title(), 0), scratch, scan) for spec in settings.sources]
         look = _fingerprint(settings, seed, listed, images_dir)
         before = _outs(dataset_dir)
         if before and scan.note("look") == look + before:
@@ -71,15 +71,17 @@ def ingest(settings: params.Ingest, seed: int, images_dir: Path, dataset_dir: Pa
 
         from rootstock import snapshot  # pandas: only when there is something to put together
 
-        rules = _checks(settings)
-        if scan.note("checks") != repr(rules):
-            scan.forget_rejected()
-            scan.remember("checks", repr(rules))
+        rules = repr(replace(_checks(settings), max_side=None))  # which files are taken in
+        if scan.note("rules") != rules:
+            scan.forget_looks()
+            scan.remember("rules", rules)
+        snapshot.drop_unrecorded(dataset_dir, images_dir, scan)
         known = snapshot.known_images(dataset_dir, images_dir, scan)
-        new = _take_in(listed, known, settings, images_dir, scan)
+        new, unreadable = _take_in(listed, known, settings, images_dir, scan)
         taken = snapshot.settle(settings, seed, listed, images_dir, dataset_dir, scan)
         after = _outs(dataset_dir)
-        scan.remember("look", _fingerprint(settings, seed, listed, images_dir) + after)
+        if not unreadable:  # what could not be read now is tried again next time
+            scan.remember("look", _fingerprint(settings, seed, listed, images_dir) + after)
         return Taken(taken.images, new, taken.rejected, before != after)
 
 
@@ -87,27 +89,28 @@ def _checks(settings: params.Ingest) -> Checks:
     return Checks(settings.min_side, settings.max_megapixels, settings.max_side, settings.accept_wrong_extension)
 
 
-def _list(spec: params.Source, dataset_dir: Path, scratch: Path, scan: Scan) -> Listed:
-    """List a source; one that is away keeps what it once brought, with a warning."""
-    before = _images_before(spec, dataset_dir)
+def _list(spec: params.Source, before: int, scratch: Path, scan: Scan) -> Listed:
+    """List a source; one that is away keeps the images it brought before, with a warning."""
     folder = sources.generated(spec, scratch)
     if before and folder and not folder.exists():
         return Listed(spec, None)  # what Rootstock generates or downloads itself does not change
     try:
         return Listed(spec, sources.open_source(spec, scratch, scan))
-    except SourceError as error:
+    except Unreachable as error:
         if not before:
             raise
         log.warning("%s Its %d images of before stay.", error, before)
         return Listed(spec, None)
 
 
-def _images_before(spec: params.Source, dataset_dir: Path) -> int:
-    """Count the images that a source has in the manifest."""
+def _images_before(dataset_dir: Path) -> dict[str, int]:
+    """Count the images in the manifest by source."""
     manifest = dataset_dir / "manifest.parquet"
     if not manifest.exists():
-        return 0
-    return pq.read_table(manifest, columns=[], filters=[("source", "=", spec.title())]).num_rows
+        return {}
+    with pq.ParquetFile(manifest) as file:  # pq.read_table would import pandas
+        counts = file.read(columns=["source"])["source"].value_counts().to_pylist()
+    return {entry["values"]: entry["counts"] for entry in counts}
 
 
 def _fingerprint(settings: params.Ingest, seed: int, listed: list[Listed], images_dir: Path) -> str:
@@ -131,25 +134,32 @@ def _unchanged(dataset_dir: Path) -> Taken:
     return Taken(manifest, 0, rejected, changed=False)
 
 
-def _take_in(listed: list[Listed], known: set[str], settings: params.Ingest, images_dir: Path, scan: Scan) -> int:
-    """Read what the scan cache does not know, pack what the ledger does not know; returns how many were packed."""
-    unread = {entry.spec.path: _unread(entry, known, scan) for entry in listed}
-    total = sum(len(paths) for paths in unread.values())
-    number = max((int(name.split("-")[0]) for name in shards.names(images_dir)), default=-1) + 1
-    packed = 0
+def _take_in(
+    listed: list[Listed], known: set[str], settings: params.Ingest, images_dir: Path, scan: Scan
+) -> tuple[int, int]:
+    """Read what the scan cache does not know, pack what the ledger does not know.
+
+    Returns:
+        How many images were packed, and how many files could not be read.
+    """
+    unread = [_unread(entry, known, scan) for entry in listed]
+    number = max((shards.number_of(name) for name in shards.names(images_dir)), default=-1) + 1
+    packed = unreadable = 0
     with (
         shards.Writer(images_dir, number, int(settings.shard_mb * MIB)) as writer,
-        progress.bar("ingest", total) as advance,
+        progress.bar("ingest", sum(map(len, unread))) as advance,
     ):
-        for entry in listed:
-            if entry.source and unread[entry.spec.path]:
-                wanted = entry.source.read(unread[entry.spec.path])
+        for entry, paths in zip(listed, unread, strict=True):
+            if entry.source and paths:
                 journal = _Journal(entry.spec.path, writer, scan)
-                for item, result in _examine(wanted, known, _checks(settings)):
-                    packed += journal.add(item, result, known)
+                for item, result in _examine(entry.source.read(paths), known, _checks(settings)):
+                    if result is Reason.UNREADABLE:
+                        unreadable += 1
+                    else:
+                        packed += journal.add(item, result, known)
                     advance(1)
                 journal.close()
-    return packed
+    return packed, unreadable
 
 
 def _unread(entry: Listed, known: set[str], scan: Scan) -> set[str]:
@@ -175,10 +185,13 @@ def _examine(
         item, load = entry
         try:
             data = load()
-            if len(data) > images.MAX_FILE_BYTES:
+            if len(data) > intake.MAX_FILE_BYTES:
                 return item, Reason.TOO_LARGE
-            name = images.image_id(data)
-            return item, name if name in known else images.check(data, item.path, checks)
+            name = intake.image_id(data)
+            if name not in known:
+                return item, intake.check(data, item.path, checks)
+            intake.check_header(data, item.path, checks)  # the pixels are known, this file's name is not
+            return item, name
         except Rejected as rejected:
             return item, rejected.reason
 

@@ -1,10 +1,13 @@
 """Where a file lies says what it is: paths into labels and splits."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from rootstock.images import FORMAT_OF, Reason
+from rootstock.images import FORMAT_OF
+from rootstock.intake import MAX_FILE_BYTES, Reason
 
+Loader = Callable[[], bytes]  # gives the bytes of one file
 SPLITS = ("train", "val", "test")
 FOLDER_OF_SPLIT = {
     "train": "train", "training": "train",
@@ -31,9 +34,23 @@ class Item:
     problem: Reason | None = None
 
 
+def without_huge(items: list[Item], size_of: Callable[[str], int | None]) -> list[Item]:
+    """Mark what is too large to be an image, so that it is never read into memory."""
+    return [
+        item if item.problem or (size_of(item.path) or 0) <= MAX_FILE_BYTES else replace(item, problem=Reason.TOO_LARGE)
+        for item in items
+    ]
+
+
 def is_litter(path: str) -> bool:
     """Whether a path is a hidden file, or lies in a hidden folder, or is what a system leaves behind."""
-    return any(part.startswith(".") or part in LITTER for part in PurePosixPath(path).parts)
+    parts = PurePosixPath(path).parts
+    return any((part.startswith(".") and part != "..") or part in LITTER for part in parts)
+
+
+def printable(path: str) -> str:
+    """Spell a path so that any file can hold it: bytes that are not UTF-8 become their hexadecimal escapes."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def is_unsafe(path: str) -> bool:
@@ -56,19 +73,21 @@ def arrange(files: dict[str, str], domain: str) -> tuple[list[Item], list[str]]:
         The items, sorted by path, and notes for the summary on what was made of the layout.
     """
     paths = sorted(path for path in files if not is_litter(path))
-    shared = _shared_depth([path.split("/") for path in paths if is_image_name(path)])
-    folders = {parts[shared] for path in paths if len(parts := path.split("/")) > shared + 2}
-    by_split = _split_folders(folders, [path.split("/")[shared:] for path in paths])
+    # Only images say how a source is laid out: there may be a README, or a folder of annotations beside train/.
+    images = [path.split("/") for path in paths if PurePosixPath(path).suffix.lower() in FORMAT_OF]
+    images = images or [path.split("/") for path in paths if is_image_name(path)]
+    shared = _shared_depth(images)
+    by_split, given = _split_folders([parts[shared:] for parts in images])
     items = []
     for path in paths:
         parts = path.split("/")[shared:]
         splits: tuple[str, ...] = SPLITS
-        if len(parts) > 1 and parts[0] in by_split:
-            splits, parts = by_split[parts[0]], parts[1:]
+        if by_split and parts:
+            splits, parts = by_split.get(parts[0], SPLITS), parts[1:] if parts[0] in by_split else []
         label = parts[0] if len(parts) > 1 else ""
         problem = None if is_image_name(path) else Reason.NOT_AN_IMAGE
         items.append(Item(path, label, domain, splits, files[path], problem or (None if label else Reason.NO_LABEL)))
-    return items, _notes(by_split)
+    return items, note_on(given, "folder")
 
 
 def is_image_name(path: str) -> bool:
@@ -87,32 +106,43 @@ def _shared_depth(paths: list[list[str]]) -> int:
     return depth
 
 
-def _split_folders(folders: set[str], paths: list[list[str]]) -> dict[str, tuple[str, ...]]:
-    """Say which splits the files of each top folder may go to; nothing where the folders are classes."""
-    named = {folder: FOLDER_OF_SPLIT.get(folder.lower()) for folder in folders}
-    classes = {parts[0] for parts in paths if len(parts) == 2 and is_image_name(parts[1])}
-    if "train" not in named.values() or None in named.values() or classes - folders:
-        return {}
-    given = set(named.values())
-    # Without a test folder the figures are to be on what the author held out, so val becomes the test split.
-    meaning: dict[str | None, tuple[str, ...]] = {"train": ("train",), "val": ("val",), "test": ("test",)}
+def _split_folders(images: list[list[str]]) -> tuple[dict[str, tuple[str, ...]], set[str]]:
+    """Say which splits the images of each top folder may go to, and which splits there are; nothing for classes.
+
+    A class may well be called train, but not beside one called test: then other folders have no meaning.
+    """
+    named = {parts[0]: FOLDER_OF_SPLIT.get(parts[0].lower(), "") for parts in images if len(parts) > 1}
+    given = {named[parts[0]] for parts in images if len(parts) > 2} - {""}  # with classes below
+    if "train" not in given or set(named.values()) == {"train", ""}:
+        return {}, set()
+    meaning = meaning_of(given)
+    return {folder: meaning[split] for folder, split in named.items() if split}, given
+
+
+def meaning_of(given: set[str]) -> dict[str, tuple[str, ...]]:
+    """Say where the images of each split that a source names may go, by which others it names.
+
+    Without a test split the figures are to be on what the author held out, so val becomes the test split; what is
+    missing then is cut from train.
+    """
+    meaning: dict[str, tuple[str, ...]] = {split: (split,) for split in SPLITS}
     if given == {"train", "val"}:
-        meaning = {"train": ("train", "val"), "val": ("test",)}
+        meaning |= {"train": ("train", "val"), "val": ("test",)}
     elif given == {"train", "test"}:
         meaning["train"] = ("train", "val")
     elif given == {"train"}:
         meaning["train"] = SPLITS
-    return {folder: meaning[split] for folder, split in named.items()}
+    return meaning
 
 
-def _notes(by_split: dict[str, tuple[str, ...]]) -> list[str]:
-    meanings = set(by_split.values())
-    if not by_split:
+def note_on(given: set[str], what: str) -> list[str]:
+    """Put `meaning_of` into words for the summary; `what` is a folder or a row."""
+    if "train" not in given:
         return []
-    if ("train", "val") in meanings and not any(FOLDER_OF_SPLIT[folder.lower()] == "test" for folder in by_split):
-        return ["no test folder: val is the test split, and validation is cut from train"]
-    if ("train", "val") in meanings:
-        return ["no val folder: validation is cut from train"]
-    if SPLITS in meanings:
-        return ["neither val nor test folder: both are cut from train"]
-    return ["train, val and test as the folders say"]
+    if given == {"train", "val"}:
+        return [f"no test {what}: val is the test split, and validation is cut from train"]
+    if given == {"train", "test"}:
+        return [f"no val {what}: validation is cut from train"]
+    if given == {"train"}:
+        return [f"neither val nor test {what}: both are cut from train"]
+    return [f"train, val and test as the {what}s say"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rootstock import backbones, classifier
 from rootstock.classifier import Classifier
@@ -21,6 +22,7 @@ from rootstock.metrics import softmax
 from rootstock.pixels import Transform, device, prepare
 
 DESCRIPTION, CARD = "model.json", "README.md"
+AT_ONCE = 64  # images a forward pass
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,21 @@ class Model:
     temperature: float
 
     def predict(self, images: Sequence[Path | bytes]) -> list[Prediction]:
-        """Classify image files, or their bytes."""
+        """Classify image files, or their bytes, in order."""
+        predictions: list[Prediction] = []
+        for start in range(0, len(images), AT_ONCE):
+            for row in self._probabilities(images[start : start + AT_ONCE]):
+                named = dict(zip(self.classes, map(float, row), strict=True))
+                predictions.append(Prediction(max(named, key=named.__getitem__), named))
+        return predictions
+
+    def _probabilities(self, images: Sequence[Path | bytes]) -> NDArray[np.float32]:
         where = device()
-        network = self.network.to(where).eval()
-        pixels = [
-            prepare(image if isinstance(image, bytes) else image.read_bytes(), self.transform) for image in images
-        ]
-        batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        with torch.inference_mode():
-            probabilities = softmax(network(batch.to(where)).float().cpu().numpy(), self.temperature)
-        named = [dict(zip(self.classes, map(float, row), strict=True)) for row in probabilities]
-        return [Prediction(max(row, key=row.__getitem__), row) for row in named]
+        contents = (image if isinstance(image, bytes) else image.read_bytes() for image in images)
+        pixels = np.stack([prepare(content, self.transform) for content in contents])
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        [logits] = classifier.predict(self.network.to(where), iter([batch]), where)
+        return softmax(logits, self.temperature)
 
 
 def save(folder: Path, network: Classifier, described: dict[str, Any], readme: str) -> None:
@@ -64,7 +70,7 @@ def save(folder: Path, network: Classifier, described: dict[str, Any], readme: s
 
 def load(folder: Path) -> Model:
     """Read a model that `save` wrote."""
-    described = json.loads((folder / DESCRIPTION).read_text())
+    described = json.loads((folder / DESCRIPTION).read_bytes())
     backbone = described["backbone"]
     transform = Transform.from_dict(backbone["transform"])
     shape = (len(described["classes"]), backbone["feature_width"])
@@ -94,7 +100,8 @@ def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: d
 
 {why}
 
-- **Backbone**: {backbone["name"]}, {backbone["parameters"]:,} parameters, {backbone["origin"]}; licence {backbone["licence"]}
+- **Backbone**: {backbone["name"]}, {backbone["parameters"]:,} parameters, {backbone["origin"]}
+- **Licence of its weights**: {backbone["licence"]}
 - **Trained on** {splits["train"]:,} images, chosen on {splits["val"]:,}, tested on {splits["test"]:,}
 - **Classes**: {", ".join(described["classes"])}
 - **Probabilities** are calibrated on the validation split (temperature {described["temperature"]:.3f})

@@ -24,6 +24,9 @@ Augment = Literal["none", "crop", "crop_flip"]
 # Milder than Inception's 0.08 (Szegedy et al. 2015): a pretrained network needs less, and small objects survive.
 CROP_AREA = (0.6, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
+# A strip longer than this times its width loses its ends before it is resized, which would take memory without bound
+# (8 x 1,000,000 pixels at 256: 25 GB); the network sees the middle alone.
+LONGEST = 16
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Transform:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the transform as JSON has it."""
-        return asdict(self)
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Transform":
@@ -62,6 +65,9 @@ class Ref:
 class Normalise(nn.Module):
     """uint8 pixels (n, 3, h, w) to normalised floats, on whatever device they are."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, transform: Transform) -> None:
         super().__init__()
         mean, std = torch.tensor(transform.mean), torch.tensor(transform.std)
@@ -70,8 +76,7 @@ class Normalise(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalise a batch."""
-        scaled: Tensor = pixels.float() * self.scale + self.shift
-        return scaled
+        return pixels.float() * self.scale + self.shift
 
 
 def batches(
@@ -105,17 +110,20 @@ def prepare(data: bytes, transform: Transform, augment: Augment = "none", seed: 
 
 
 def _central(image: Image.Image, transform: Transform) -> NDArray[np.uint8]:
-    width, height = image.size
-    short = min(width, height)
-    new = (
-        int(transform.resize * width / short),
-        int(transform.resize * height / short),
-    )  # truncated as torchvision's
+    short = min(image.size)
+    if max(image.size) > LONGEST * short:
+        image = _middle(image, min(image.width, LONGEST * short), min(image.height, LONGEST * short))
+    new = (int(transform.resize * image.width / short), int(transform.resize * image.height / short))  # as torchvision
     new = (max(new[0], transform.size), max(new[1], transform.size))
     if new != image.size:
         image = image.resize(new, INTERPOLATION[transform.interpolation])
     left, top = round((new[0] - transform.size) / 2), round((new[1] - transform.size) / 2)
     return np.asarray(image)[top : top + transform.size, left : left + transform.size]
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _augmented(

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from rootstock.images import Reason
+from rootstock.intake import Reason
+
+# Of an archive: path -> size and what changes with the content; None where it is not a plain file.
+Members = dict[str, tuple[int, str] | None]
 
 SCHEMA = """
 create table if not exists looked (
@@ -22,7 +25,7 @@ create table if not exists packed (
     image_id text primary key, width int, height int, format text, phash text, shard text, offset int, size int
 ) without rowid;
 create index if not exists packed_by_shard on packed (shard);
-create table if not exists listings (source text primary key, stamp text, sizes text);
+create table if not exists archives (source text primary key, stamp text, members text);
 create table if not exists notes (key text primary key, value text);
 """
 
@@ -56,25 +59,24 @@ class Scan:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path)
-        self._db.executescript(SCHEMA)
+        try:
+            self._db = _open(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # in use, or a full disk: not the file's fault
+                raise
+            path.unlink()  # damaged: it is a cache
+            self._db = _open(path)
 
     def __enter__(self) -> "Scan":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._db.close()
 
     def looks(self, source: str) -> dict[str, Look]:
         """Recall the files of a source, by path."""
-        rows = self._db.execute(
-            "select path, stamp, image_id, reason from looked where source = ?", (source,)
-        )
-        return {
-            path: Look(path, stamp, name, Reason(why) if why else None) for path, stamp, name, why in rows
-        }
+        rows = self._db.execute("select path, stamp, image_id, reason from looked where source = ?", (source,))
+        return {path: Look(path, stamp, name, Reason(why) if why else None) for path, stamp, name, why in rows}
 
     def record(self, source: str, looks: Iterable[Look], packed: Iterable[Packed] = ()) -> None:
         """Remember files, and the images of a finished shard, all or none."""
@@ -97,29 +99,25 @@ class Scan:
         found = []
         for shard in sorted(shards):
             rows = self._db.execute("select * from packed where shard = ? order by offset", (shard,))
-            found += [
-                Packed(name, w, h, kind, int(hash_, 16), *place) for name, w, h, kind, hash_, *place in rows
-            ]
+            found += [Packed(name, w, h, kind, int(hash_, 16), *place) for name, w, h, kind, hash_, *place in rows]
         return found
 
-    def forget_rejected(self) -> None:
-        """Look again at what was rejected: the rules have changed."""
+    def forget_looks(self) -> None:
+        """Look again at every file: the rules have changed. Images that are packed stay so."""
         with self._db:
-            self._db.execute("delete from looked where reason is not null")
+            self._db.execute("delete from looked")
 
-    def listing(self, source: str, stamp: str) -> dict[str, int | None] | None:
+    def listing(self, source: str, stamp: str) -> Members | None:
         """Recall the members of an archive, if it still has this stamp."""
         row = self._db.execute(
-            "select sizes from listings where source = ? and stamp = ?", (source, stamp)
+            "select members from archives where source = ? and stamp = ?", (source, stamp)
         ).fetchone()
         return json.loads(row[0]) if row else None
 
-    def remember_listing(self, source: str, stamp: str, sizes: dict[str, int | None]) -> None:
+    def remember_listing(self, source: str, stamp: str, members: Members) -> None:
         """Remember the members of an archive."""
         with self._db:
-            self._db.execute(
-                "insert or replace into listings values (?, ?, ?)", (source, stamp, json.dumps(sizes))
-            )
+            self._db.execute("insert or replace into archives values (?, ?, ?)", (source, stamp, json.dumps(members)))
 
     def note(self, key: str) -> str | None:
         """Recall a single value."""
@@ -130,3 +128,9 @@ class Scan:
         """Remember a single value."""
         with self._db:
             self._db.execute("insert or replace into notes values (?, ?)", (key, value))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path)
+    db.executescript(f"begin; {SCHEMA} commit;")  # one wait for the disk, not one a table
+    return db

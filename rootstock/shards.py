@@ -52,22 +52,18 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._tar:
             self._tar.close()
             self._tar = None
         self._temporary.unlink(missing_ok=True)
 
-    def add(self, image_id: str, format: str, data: bytes) -> Place:  # noqa: A002
+    def add(self, image_id: str, format: str, data: bytes) -> Place:
         """Append an image to the open shard."""
         if self._tar is None:
             self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self._content = hashlib.sha256()
-        member = tarfile.TarInfo(
-            f"{image_id}.{EXTENSION_OF[format]}"
-        )  # mtime, owner and mode: tarfile's constants
+        member = tarfile.TarInfo(f"{image_id}.{EXTENSION_OF[format]}")  # mtime, owner and mode: tarfile's constants
         member.size = len(data)
         place = Place(self._tar.offset + tarfile.BLOCKSIZE, len(data))
         self._tar.addfile(member, BytesIO(data))
@@ -104,7 +100,12 @@ def path_of(folder: Path, shard: str) -> Path:
 
 def names(folder: Path) -> list[str]:
     """List the shards in a folder, in the order in which they were written."""
-    return sorted(path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}"))
+    return sorted(path.name.removesuffix(SUFFIX) for path in folder.glob(f"{'[0-9]' * 6}-*{SUFFIX}"))
+
+
+def number_of(shard: str) -> int:
+    """Read a shard's number off its name."""
+    return int(shard.partition("-")[0])
 
 
 def members(folder: Path, shard: str) -> Iterator[tuple[str, Place]]:
@@ -149,7 +150,5 @@ class Reader:
     def __enter__(self) -> "Reader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()

@@ -13,7 +13,7 @@ from rootstock import dataset, params, shards
 from rootstock.dataset import Dataset
 from rootstock.duplicates import near_links
 from rootstock.errors import SourceError
-from rootstock.images import Reason
+from rootstock.intake import Reason
 from rootstock.layout import SPLITS, Item
 from rootstock.scan import Packed, Scan
 from rootstock.splits import Candidate, settle as settle_splits
@@ -33,6 +33,16 @@ class Settled:
 
     images: int
     rejected: int
+
+
+def drop_unrecorded(dataset_dir: Path, images_dir: Path, scan: Scan) -> None:
+    """Remove shards that neither ledger nor journal knows: a run was killed between writing and recording one."""
+    ledger = dataset.load(dataset_dir).ledger
+    unknown = set(shards.names(images_dir)) - set(ledger["shard"])
+    for shard in sorted(unknown - {packed.shard for packed in scan.packed(unknown)}):
+        path = shards.path_of(images_dir, shard)
+        log.warning("%s: left by a killed run before it was recorded; removed", path)
+        path.unlink()
 
 
 def known_images(dataset_dir: Path, images_dir: Path, scan: Scan) -> set[str]:
@@ -79,12 +89,9 @@ def _ledger(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
     here = set(shards.names(images_dir))
     present = set(ledger.loc[ledger["shard"].isin(here), "image_id"])
     fresh = [packed for packed in scan.packed(here) if packed.image_id not in present]
-    _drop_unfinished(here - set(ledger["shard"]) - {packed.shard for packed in fresh}, images_dir, scan)
     if not fresh:
         return ledger
-    rows = pd.DataFrame([_row(packed) for packed in fresh], columns=list(NEW_COLUMNS)).drop_duplicates(
-        "image_id"
-    )
+    rows = pd.DataFrame([_row(packed) for packed in fresh], columns=list(NEW_COLUMNS)).drop_duplicates("image_id")
     old = ledger.set_index("image_id")[["split", "group_id", "batch"]]
     rows = rows.join(old, on="image_id")
     batch = 0 if ledger.empty else int(ledger["batch"].max())
@@ -98,16 +105,6 @@ def _row(packed: Packed) -> tuple[Any, ...]:
     return tuple(getattr(packed, name) for name in NEW_COLUMNS)
 
 
-def _drop_unfinished(unknown: set[str], images_dir: Path, scan: Scan) -> None:
-    """Remove shards that neither ledger nor journal knows: a run was killed between writing and recording one."""
-    recorded = {packed.shard for packed in scan.packed(unknown)}
-    for shard in unknown - recorded:
-        log.warning(
-            "%s: left by a killed run before it was recorded; removed", shards.path_of(images_dir, shard)
-        )
-        shards.path_of(images_dir, shard).unlink()
-
-
 def _files(entry: "Listed", before: Dataset, scan: Scan) -> pd.DataFrame:
     """Tabulate the files of one source: path, label, domain, allowed splits, and image id or reason."""
     columns = ["source", "path", "label", "domain", "splits", "image_id", "reason"]
@@ -115,23 +112,26 @@ def _files(entry: "Listed", before: Dataset, scan: Scan) -> pd.DataFrame:
     if entry.source is None:
         manifest = before.manifest[before.manifest["source"] == title]
         rejected = before.rejected[before.rejected["source"] == title]
-        files = pd.concat([manifest, rejected]).reindex(columns=columns).sort_values("path")
-        return files.assign(domain=domain, splits=[SPLITS] * len(files))
+        files = pd.concat([manifest, rejected]).reindex(columns=columns).sort_values("path", kind="stable")
+        was = {source["name"]: source["domain"] for source in before.summary.get("sources", [])}
+        domains = files["domain"].where(files["domain"] != was.get(title), domain)  # rows may have domains of their own
+        return files.assign(domain=domains, splits=files["path"].map(lambda _: SPLITS))
     looks = scan.looks(entry.spec.path)
 
     def row(item: Item) -> tuple[Any, ...]:
-        look = None if item.problem else looks[item.path]
-        reason = item.problem or (look.reason if look else None)
-        name = look.image_id if look else None
+        look = looks.get(item.path)
+        reason: Reason | None
+        if item.problem or look is None or look.stamp != item.stamp:
+            reason, name = item.problem or Reason.UNREADABLE, None
+        else:
+            reason, name = look.reason, look.image_id
         return title, item.path, item.label, item.domain, item.splits, name, reason and reason.value
 
     files = pd.DataFrame([row(item) for item in entry.source.items], columns=columns)
     return files.astype({"image_id": "object", "reason": "object"})
 
 
-def _check_shrink(
-    settings: params.Ingest, listed: "list[Listed]", before: Dataset, files: pd.DataFrame
-) -> None:
+def _check_shrink(settings: params.Ingest, listed: "list[Listed]", before: Dataset, files: pd.DataFrame) -> None:
     then = before.manifest["source"].value_counts()
     now = files.loc[files["reason"].isna(), "source"].value_counts()
     for entry in listed:
@@ -139,7 +139,7 @@ def _check_shrink(
         if has * 2 < had and not settings.allow_shrink:
             raise SourceError(
                 f"ingest.sources: {entry.spec.path} held {had} images and now holds {has}. If that is meant, "
-                "set ingest.allow_shrink to true; nothing was changed."
+                "set ingest.allow_shrink to true; the data set was left as it is."
             )
 
 
@@ -165,8 +165,8 @@ def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, s
     candidates = [
         Candidate(
             name,
-            (str(domain), str(label)),
-            splits if isinstance(splits, tuple) else SPLITS,  # an image whose file is away has no listing
+            (domain, label) if isinstance(label, str) else None,  # an image whose file is away has no listing
+            splits if isinstance(splits, tuple) else SPLITS,
             split if isinstance(split, str) else None,
             group if isinstance(group, str) else None,
         )
@@ -190,8 +190,9 @@ def _manifest(taken: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
     manifest = taken[["image_id", "source", "path", "label", "domain"]].merge(ledger, on="image_id")
     classes = {label: index for index, label in enumerate(dataset.classes_of(manifest))}
     manifest["class_index"] = manifest["label"].map(classes).astype("int32")
-    manifest = manifest.sort_values(["shard", "offset"], ignore_index=True)
-    return manifest[dataset.SCHEMAS[dataset.MANIFEST].names]
+    return manifest.sort_values(["shard", "offset"], ignore_index=True).reindex(
+        columns=dataset.SCHEMAS[dataset.MANIFEST].names
+    )
 
 
 def _check_enough(manifest: pd.DataFrame, files: pd.DataFrame) -> None:
@@ -210,6 +211,16 @@ def _check_enough(manifest: pd.DataFrame, files: pd.DataFrame) -> None:
         raise SourceError(
             f"ingest.sources: {named}; a class needs at least {MIN_IMAGES_A_CLASS} usable images, one each to train "
             f"on, to choose by and to test on. Add images or leave the class out ({why})."
+        )
+    if untaught := sorted(set(counts.index) - set(manifest.loc[manifest["split"] == "train", "label"])):
+        raise SourceError(
+            f"ingest.sources: no image of {', '.join(map(repr, untaught))} is in the train split: the folders say so, "
+            "or near duplicates are held out. Add images to train on or leave the class out."
+        )
+    if empty := [split for split in SPLITS if not (manifest["split"] == split).any()]:
+        raise SourceError(
+            f"ingest.sources: no image is in the {empty[0]} split: there are too few that are not near duplicates of "
+            "each other. Add images, or lower ingest.near_duplicate_bits."
         )
 
 
@@ -233,12 +244,7 @@ def _summary(
 ) -> dict[str, Any]:
     """Count everything; of the snapshot alone, so that looking again writes the same."""
     groups = manifest["group_id"].value_counts()
-    by_class = (
-        manifest.groupby(["label", "split"])
-        .size()
-        .unstack(fill_value=0)
-        .reindex(columns=SPLITS, fill_value=0)
-    )
+    by_class = manifest.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
     notes_before = {source["name"]: source["notes"] for source in before.summary.get("sources", [])}
     packed = ledger.groupby("shard").size()
     return {
@@ -246,9 +252,7 @@ def _summary(
         "classes": dataset.classes_of(manifest),
         "splits": {split: int((manifest["split"] == split).sum()) for split in SPLITS},
         "domains": _counts(manifest["domain"]),
-        "by_class": {
-            str(label): {split: int(row[split]) for split in SPLITS} for label, row in by_class.iterrows()
-        },
+        "by_class": {str(label): {split: int(row[split]) for split in SPLITS} for label, row in by_class.iterrows()},
         "near_duplicates": {"groups": int((groups > 1).sum()), "images": int(groups[groups > 1].sum())},
         "batches": _counts(manifest["batch"].astype(str)),
         "rejected": _counts(rejected["reason"]),

@@ -1,28 +1,32 @@
 """Where images come from: folders, archives and manifests, on any store that fsspec reaches.
 
-A source lists its items cheaply and reads those that are asked for. Listing an archive means reading its index (of
-a compressed tar: all of it), so what was listed is remembered as long as the archive's own stamp stays.
+A source lists its items cheaply and reads those that are asked for; archives are in rootstock/archives.py.
 """
 
-import tarfile
-import zipfile
+import os
+import posixpath
+import stat
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
-from rootstock import layout, params
+from rootstock import archives, layout, params
 from rootstock.errors import SourceError
-from rootstock.images import MAX_FILE_BYTES, Reason, Rejected
-from rootstock.layout import SPLITS, Item
+from rootstock.intake import MAX_FILE_BYTES, Reason, Rejected
+from rootstock.layout import SPLITS, Item, Loader
 from rootstock.scan import Scan
 
-Loader = Callable[[], bytes]
+Info = dict[str, Any]  # what a store says of a file: fsspec's `info`
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MANIFESTS = (".csv", ".tsv", ".parquet")
 # The extra of pyproject.toml that brings the driver of a protocol.
@@ -30,6 +34,12 @@ EXTRA_OF = {
     "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "abfs": "azure", "abfss": "azure", "az": "azure",
     "http": "http", "https": "http", "sftp": "sftp", "ssh": "sftp",
 }  # fmt: skip
+# Under one of these a store says when a file has changed; the first that is there counts.
+CHANGES = ("ETag", "etag", "md5Hash", "mtime", "Last-Modified", "LastModified", "last_modified", "updated", "created")
+
+
+class Unreachable(SourceError):  # noqa: N818 - it may pass
+    """A source that cannot be reached now; what it brought before can stay."""
 
 
 class Source(Protocol):
@@ -46,24 +56,27 @@ class Source(Protocol):
         ...
 
 
-def open_source(spec: params.Source, scratch: Path, scan: Scan) -> Source | None:
-    """List a source.
-
-    Returns:
-        The source; None where it is a sample or a torchvision set that is not laid out on this machine but was
-        taken in before: nothing of it can have changed.
+def open_source(spec: params.Source, scratch: Path, scan: Scan) -> Source:
+    """List a source; a sample or a torchvision set is laid out in `scratch` first.
 
     Raises:
-        SourceError: it cannot be reached, its driver is not installed, or it is not a source at all.
+        Unreachable: it is not there, its store does not answer, or the driver of its store is not installed.
+        SourceError: what is there is not a source.
     """
-    kind, _, name = spec.path.partition(":")
-    if kind in ("sample", "torchvision") and not name.startswith("//"):
-        return _generated(spec, kind, name, scratch)
-    if spec.path.endswith(MANIFESTS):
-        return _manifest(spec, *_reach(spec))
-    if spec.path.lower().endswith(ARCHIVES):
-        return _archive(spec, *_reach(spec), scan)
-    return _folder(spec, *_reach(spec))
+    if folder := generated(spec, scratch):
+        _lay_out(spec, folder, scratch)
+        return _folder(spec, fsspec.filesystem("file"), str(folder.resolve()))
+    store, root = _reach(spec)
+    try:
+        if spec.path.lower().endswith(MANIFESTS):
+            return _manifest(spec, store, root)
+        if spec.path.lower().endswith(ARCHIVES):
+            return archives.list_archive(spec, store, root, _stamp(store.info(root)), scan)
+        return _folder(spec, store, root)
+    except SourceError:
+        raise
+    except Exception as error:  # every driver has its own errors for a store that does not answer
+        raise _unreachable(spec, error) from error
 
 
 def generated(spec: params.Source, scratch: Path) -> Path | None:
@@ -72,20 +85,18 @@ def generated(spec: params.Source, scratch: Path) -> Path | None:
     return scratch / kind / name if kind in ("sample", "torchvision") and not name.startswith("//") else None
 
 
-def _generated(spec: params.Source, kind: str, name: str, scratch: Path) -> "Files":
-    folder = scratch / kind / name
-    if not folder.exists():
-        if kind == "sample":
-            from rootstock.samples import (
-                write_sample,
-            )  # imports scikit-learn: only when there is something to write
+def _lay_out(spec: params.Source, folder: Path, scratch: Path) -> None:
+    if folder.exists():
+        return
+    # These import scikit-learn and torch: only when there is something to write.
+    if folder.parent.name == "sample":
+        from rootstock.samples import write_sample
 
-            write_sample(name, folder)
-        else:
-            from rootstock.torchvision_sets import write_torchvision_set
+        write_sample(folder.name, folder)
+    else:
+        from rootstock.torchvision_sets import write_torchvision_set
 
-            write_torchvision_set(name, folder, scratch / "downloads")
-    return _folder(spec, fsspec.filesystem("file"), str(folder.resolve()))
+        write_torchvision_set(folder.name, folder, scratch / "downloads")
 
 
 def _reach(spec: params.Source) -> tuple[Any, str]:
@@ -94,31 +105,24 @@ def _reach(spec: params.Source) -> tuple[Any, str]:
         store, root = fsspec.core.url_to_fs(spec.path)
         there = store.exists(root)
     except (ImportError, ValueError) as error:
-        protocol = spec.path.partition("://")[0]
-        extra = EXTRA_OF.get(protocol)
-        todo = (
-            f"install its driver: pip install 'rootstock[{extra}]'"
-            if extra
-            else "expected a path or an fsspec URL"
-        )
-        raise SourceError(f"ingest.sources: {spec.path}: {todo} ({error})") from None
-    except Exception as error:  # every driver has its own errors for a store that is not there
-        raise SourceError(
-            f"ingest.sources: {spec.path} cannot be reached: {type(error).__name__}: {error}"
-        ) from error
+        extra = EXTRA_OF.get(spec.path.partition("://")[0])
+        todo = f"install its driver: pip install 'rootstock[{extra}]'" if extra else "expected a path or an fsspec URL"
+        raise Unreachable(f"ingest.sources: {spec.path}: {todo} ({error})") from None
+    except Exception as error:
+        raise _unreachable(spec, error) from error
     if not there:
-        raise SourceError(
-            f"ingest.sources: {spec.path} is not there. Name a folder, an archive or a manifest."
-        )
+        raise Unreachable(f"ingest.sources: {spec.path} is not there. Name a folder, an archive or a manifest.")
     return store, root
 
 
-def _stamp(info: dict[str, Any]) -> str:
+def _unreachable(spec: params.Source, error: Exception) -> Unreachable:
+    return Unreachable(f"ingest.sources: {spec.path} cannot be reached: {type(error).__name__}: {error}")
+
+
+def _stamp(info: Info) -> str:
     """Put together what changes when a file does: size and etag or modification time."""
-    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated"):
-        if info.get(key):
-            return f"{info['size']}:{info[key]}"
-    return str(info["size"])
+    change = next((info[key] for key in CHANGES if info.get(key)), "")
+    return f"{info.get('size')}:{change}"
 
 
 @dataclass
@@ -134,7 +138,7 @@ class Files:
         """Yield the wanted items; their bytes are read in the thread that asks for them."""
         for item in self.items:
             if item.path in wanted:
-                yield item, lambda path=self.place(item.path): self._load(path)
+                yield item, partial(self._load, self.place(item.path))
 
     def _load(self, path: str) -> bytes:
         try:
@@ -147,151 +151,122 @@ class Files:
 def _folder(spec: params.Source, store: Any, root: str) -> Files:  # noqa: ANN401
     if not store.isdir(root):
         known = ", ".join(ARCHIVES + MANIFESTS)
-        raise SourceError(
-            f"ingest.sources: {spec.path} is a file; expected a folder, or a file ending in {known}"
-        )
+        raise SourceError(f"ingest.sources: {spec.path} is a file; expected a folder, or a file ending in {known}")
     prefix = root.rstrip("/") + "/"
-    found = store.find(root, detail=True)
-    files = {path.removeprefix(prefix): _stamp(info) for path, info in found.items()}
-    items, notes = layout.arrange(files, spec.domain)
-    return Files(store, items, notes, lambda path: prefix + path)
+    found = dict(_local_files(root) if isinstance(store, LocalFileSystem) else store.find(root, detail=True).items())
+    infos, odd = {}, {}
+    for place, info in found.items():
+        name = place.removeprefix(prefix)
+        shown = layout.printable(unquote(name) if spec.path.startswith("http") else name)
+        infos[shown] = info
+        if shown != name:
+            odd[shown] = place
+    items, notes = layout.arrange({path: _stamp(info) for path, info in infos.items()}, spec.domain)
+    items = layout.without_huge(items, lambda path: infos[path].get("size"))
+    return Files(store, items, notes, lambda path: odd.get(path, prefix + path))
+
+
+def _local_files(root: str) -> Iterator[tuple[str, Info]]:
+    """Walk a folder of this machine; links are followed, but none to a folder above it or one it led to before."""
+    followed: set[Path] = set()
+    for folder, folders, names in os.walk(root, onerror=_raise, followlinks=True):
+        for link in [Path(folder, name) for name in sorted(folders) if Path(folder, name).is_symlink()]:
+            target = link.resolve()
+            if target in followed or link.parent.resolve().is_relative_to(target):
+                folders.remove(link.name)
+            followed.add(target)
+        for name in names:
+            place = f"{folder.rstrip('/')}/{name}"
+            try:
+                about = Path(place).stat()
+            except OSError:  # a link to nowhere: listed, and rejected when it is read
+                yield place, {}
+                continue
+            if stat.S_ISREG(about.st_mode):  # a pipe would keep its reader waiting
+                yield place, {"size": about.st_size, "mtime": about.st_mtime_ns}
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _manifest(spec: params.Source, store: Any, root: str) -> Files:  # noqa: ANN401
     """List what a CSV or Parquet file names: columns path and label, if it likes domain and split."""
-    table = _read_manifest(spec, store, root)
+    rows = _read_manifest(spec, store, root).to_pylist()
     folder = root.rpartition("/")[0]
-    places, items = {}, []
-    for row in table.to_pylist():
-        path = row["path"]
-        place = path if path.startswith("/") else f"{folder}/{path}"
-        path = path.removeprefix(folder + "/").lstrip("/")  # no absolute path gets into the data
-        splits = SPLITS
-        if row.get("split"):
-            if row["split"].lower() not in layout.FOLDER_OF_SPLIT:
-                raise SourceError(
-                    f"{spec.path}: split of {path} is {row['split']!r}; expected train, val or test"
-                )
-            splits = (layout.FOLDER_OF_SPLIT[row["split"].lower()],)
+    places = {row["path"]: _place(row["path"], folder, store) for row in rows}
+    look_up = _infos(store, places.values())
+    named = [_split_of(row, spec) for row in rows]
+    # As with folders: where the rows name no test split, say, the one they do name for validation is it.
+    given = set(named) if all(named) else set()
+    meaning = layout.meaning_of(given)
+    items, place_of = [], {}
+    for row, split in zip(rows, named, strict=True):
+        place = places[row["path"]]
+        path = posixpath.relpath(place, folder)  # no absolute path gets into the data
+        place_of[path] = place
         stamp, problem = "", None if row["label"] else Reason.NO_LABEL
         try:
-            stamp = _stamp(store.info(place))
+            info = look_up(place)
+            stamp = _stamp(info)
+            if info.get("type", "file") != "file":
+                problem = Reason.UNREADABLE
+            elif (info.get("size") or 0) > MAX_FILE_BYTES:
+                problem = Reason.TOO_LARGE
         except Exception:  # not there, or not for us: said in the table of rejected files, as any other
             problem = Reason.UNREADABLE
-        places[path] = place
+        splits = meaning[split] if split else SPLITS
         items.append(Item(path, row["label"] or "", row.get("domain") or spec.domain, splits, stamp, problem))
-    return Files(store, sorted(items, key=lambda item: item.path), [], places.__getitem__)
+    items.sort(key=lambda item: item.path)
+    return Files(store, items, layout.note_on(given, "row"), place_of.__getitem__)
 
 
 def _read_manifest(spec: params.Source, store: Any, root: str) -> pa.Table:  # noqa: ANN401
     columns = ("path", "label", "domain", "split")
     try:
         with store.open(root, "rb") as file:
-            if spec.path.endswith(".parquet"):
-                table = pq.read_table(file)
+            if root.lower().endswith(".parquet"):
+                parquet = pq.ParquetFile(file)  # pq.read_table would import pandas
+                there = parquet.schema_arrow.names
+                table = parquet.read(columns=[name for name in columns if name in there])
             else:  # labels such as 007 are names, not numbers
                 convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
-                parse = pyarrow.csv.ParseOptions(delimiter="\t" if spec.path.endswith(".tsv") else ",")
+                parse = pyarrow.csv.ParseOptions(delimiter="\t" if root.lower().endswith(".tsv") else ",")
                 table = pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse)
-    except (pa.ArrowInvalid, OSError) as error:
+                there = table.column_names
+    except pa.ArrowInvalid as error:
         raise SourceError(f"{spec.path}: not a readable manifest: {error}") from None
-    if missing := [name for name in ("path", "label") if name not in table.column_names]:
-        raise SourceError(f"{spec.path}: no column {missing[0]!r}; it has {', '.join(table.column_names)}")
-    table = table.select([name for name in columns if name in table.column_names])
-    return table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).filter(
-        pa.compute.is_valid(table["path"])
-    )
+    if missing := [name for name in ("path", "label") if name not in there]:
+        raise SourceError(f"{spec.path}: no column {missing[0]!r}; it has {', '.join(there)}")
+    table = table.select([name for name in columns if name in there])
+    table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
+    return table.filter(pc.greater(pc.utf8_length(table["path"]), 0))
 
 
-@dataclass
-class Archive:
-    """The members of a zip or tar, read in their order."""
-
-    store: Any
-    root: str
-    items: list[Item]
-    notes: list[str] = field(default_factory=list)
-
-    def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
-        """Yield the wanted members; their bytes are read here, in one pass, as the archive allows no other way."""
-        by_path = {item.path: item for item in self.items if item.path in wanted}
-        if not by_path:
-            return
-        with self.store.open(self.root, "rb") as file:
-            for path, load in (_zip_members if self.root.lower().endswith(".zip") else _tar_members)(file):
-                if item := by_path.pop(path, None):
-                    yield item, _loaded(load)
+def _split_of(row: dict[str, str | None], spec: params.Source) -> str:
+    """Name the split that a row asks for; nothing where it leaves that to the draw."""
+    given = row.get("split") or ""
+    if given and given.lower() not in layout.FOLDER_OF_SPLIT:
+        raise SourceError(f"{spec.path}: split of {row['path']} is {given!r}; expected train, val or test")
+    return layout.FOLDER_OF_SPLIT.get(given.lower(), "")
 
 
-def _loaded(load: Callable[[], bytes]) -> Loader:
-    """Read a member now, and give its bytes, or the reason why there are none, when asked."""
-    try:
-        data = load()
-    except Exception:  # a broken member (bad checksum, cut stream, unknown compression) is one file's fault
-        return _unreadable
-    return lambda: data
+def _place(path: str, folder: str, store: Any) -> str:  # noqa: ANN401
+    """Find a row's file in the store of the manifest: beside the manifest, from the root, or by a whole URL."""
+    if "://" in path:
+        place: str = store._strip_protocol(path)
+        return place
+    place = path if path.startswith("/") else f"{folder}/{path}"
+    return place if "://" in place or isinstance(store, LocalFileSystem) else posixpath.normpath(place)
 
 
-def _unreadable() -> bytes:
-    raise Rejected(Reason.UNREADABLE)
-
-
-def _zip_members(file: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:  # noqa: ANN401
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            if not member.is_dir():
-                yield member.filename, lambda member=member: archive.read(member)
-
-
-def _tar_members(file: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:  # noqa: ANN401
-    with tarfile.open(fileobj=file, mode="r|*") as archive:
-        for member in archive:
-            if not member.isdir():
-                yield member.name, lambda member=member: archive.extractfile(member).read()  # type: ignore[union-attr]
-
-
-def _archive(spec: params.Source, store: Any, root: str, scan: Scan) -> Archive:  # noqa: ANN401
-    stamp = _stamp(store.info(root))
-    sizes = scan.listing(spec.path, stamp)
-    if sizes is None:
-        try:
-            with store.open(root, "rb") as file:
-                sizes = (_zip_sizes if root.lower().endswith(".zip") else _tar_sizes)(file)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-            raise SourceError(f"ingest.sources: {spec.path} is not a readable archive: {error}") from None
-        scan.remember_listing(spec.path, stamp, sizes)
-    safe = {
-        path: f"{size}:{stamp}"
-        for path, size in sizes.items()
-        if size is not None and not layout.is_unsafe(path)
-    }
-    items, notes = layout.arrange(safe, spec.domain)
-    items = [
-        item if item.problem or sizes[item.path] <= MAX_FILE_BYTES else _with(item, Reason.TOO_LARGE)
-        for item in items
-    ]
-    unsafe = [path for path in sizes if path not in safe and not layout.is_litter(path.lstrip("./"))]
-    items += [Item(path, "", spec.domain, SPLITS, stamp, Reason.UNSAFE_PATH) for path in unsafe]
-    return Archive(store, root, items, notes)
-
-
-def _with(item: Item, problem: Reason) -> Item:
-    return Item(item.path, item.label, item.domain, item.splits, item.stamp, problem)
-
-
-def _zip_sizes(file: Any) -> dict[str, int | None]:  # noqa: ANN401
-    """Name the members with their unpacked sizes; None marks what is not a plain file (a link stored in a zip)."""
-    with zipfile.ZipFile(file) as archive:
-        return {
-            member.filename: None if (member.external_attr >> 16) & 0o170000 == 0o120000 else member.file_size
-            for member in archive.infolist()
-            if not member.is_dir()
-        }
-
-
-def _tar_sizes(file: Any) -> dict[str, int | None]:  # noqa: ANN401
-    """Name the members with their sizes; None marks links, devices and the like."""
-    with tarfile.open(fileobj=file, mode="r|*") as archive:
-        return {
-            member.name: member.size if member.isfile() else None for member in archive if not member.isdir()
-        }
+def _infos(store: Any, places: Collection[str]) -> Callable[[str], Info]:  # noqa: ANN401
+    """Give a function that describes a file; a remote store is asked once a folder, not once a file."""
+    known: dict[str, Info] = {}
+    if not isinstance(store, LocalFileSystem):
+        for folder in sorted({place.rpartition("/")[0] for place in places}):
+            try:
+                known |= {info["name"]: info for info in store.ls(folder, detail=True) if info.get("size") is not None}
+            except Exception:  # noqa: S112 - cannot be listed: its files are asked for one by one
+                continue
+    return lambda place: known.get(place) or store.info(place)

@@ -1,15 +1,16 @@
-"""Pretrained weights: from torchvision's address, a package that ships them, or a file; checked before they are used."""
+"""Pretrained weights: from torchvision's address, a package that ships them, or a file; checked before their use."""
 
 import os
 import pickle
+import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -18,7 +19,15 @@ from rootstock.architectures import EFFICIENTNET_LITE0
 from rootstock.errors import WeightsError
 
 MIRROR = "ROOTSTOCK_WEIGHTS_MIRROR"
+TORCHVISIONS_LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet-1k"
 State = Mapping[str, Tensor]
+# What torchvision's files, older than its code, call what DenseNet and the vision transformers call otherwise now.
+PRESENT_NAMES = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
+    (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
+    (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
+)
+COUNTER = ".num_batches_tracked"  # of batch norms; files from before torch 0.4.1 (2018) have none, and nothing reads it
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ def find(settings: params.Backbone, seed: int) -> Found:
         case "pretrained":
             return _from_torchvision(settings.name)
         case path:
-            return Found(_unwrap(read(Path(path))), f"file {Path(path).name}", "unknown: a file of your own")
+            return Found(read(Path(path)), f"file {Path(path).name}", "unknown: a file of your own")
 
 
 def _from_package() -> Found:
@@ -66,68 +75,78 @@ def _from_torchvision(name: str) -> Found:
     """Download torchvision's weights once (or take them from the mirror); torch checks the digest in their name."""
     from torchvision.models import get_model_weights
 
-    chosen = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    chosen = get_model_weights(name).DEFAULT
     file = chosen.url.rpartition("/")[2]
     url = f"{mirror.rstrip('/')}/{file}" if (mirror := os.environ.get(MIRROR)) else chosen.url
     if "://" not in url:
-        url = Path(url).resolve().as_uri()
+        url = Path(url).expanduser().resolve().as_uri()
     try:
         state = torch.hub.load_state_dict_from_url(
             url, map_location="cpu", check_hash=True, weights_only=True, file_name=file
         )
-    except (URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, HTTPException) as error:  # URLError is an OSError
         raise WeightsError(
             f"backbone.weights: {name}'s weights cannot be had from {url}: {error}\n"
             f"Set {MIRROR} to a folder or address that holds {file}, or backbone.weights to a local file."
         ) from error
-    return Found(state, f"torchvision {chosen} {file}", "BSD-3-Clause (torchvision); trained on ImageNet-1k")
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        kept = Path(torch.hub.get_dir(), "checkpoints", file)
+        raise WeightsError(
+            f"backbone.weights: {name}'s weights from {url} are damaged: {_first_line(error)}.\n"
+            f"Remove {kept} if it is there, and try again."
+        ) from error
+    return Found(state, f"torchvision {chosen} {file}", chosen.meta.get("license", TORCHVISIONS_LICENCE))
 
 
 def read(path: Path) -> State:
     """Read a state dict from a .safetensors or .pth file; nothing in it is ever executed.
 
+    It may stand in a training checkpoint, and its names behind the prefix that DataParallel puts before them.
+
     Raises:
-        WeightsError: there is no such file, or it is neither.
+        WeightsError: there is no such file, it is neither, or it holds something else.
     """
     if not path.is_file():
-        raise WeightsError(
-            f"backbone.weights: {path} is not there; expected pretrained, random, or a file's path"
-        )
+        raise WeightsError(f"backbone.weights: {path} is not there; expected pretrained, random, or a file's path")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # the readers raise whatever the parser met: KeyError, UnicodeDecodeError, ...
         raise WeightsError(
-            f"{path}: not a file of weights alone, or damaged ({str(error).splitlines()[0]}). "
+            f"{path}: not a file of weights alone, or damaged ({_first_line(error)}). "
             "Save the state dict: torch.save(model.state_dict(), path)."
         ) from None
-    if not isinstance(loaded, Mapping):
-        raise WeightsError(f"{path}: holds a {type(loaded).__name__}; expected a state dict")
-    return loaded
-
-
-def _unwrap(state: State) -> State:
-    """Take the weights out of a training checkpoint, and off the prefix that DataParallel puts before names."""
     for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(inner := state.get(key), Mapping):
-            state = inner
-    return {name.removeprefix("module."): value for name, value in state.items()}
+        if isinstance(loaded, Mapping) and isinstance(inner := loaded.get(key), Mapping):
+            loaded = inner
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        found = f" of {', '.join(map(str, list(loaded)[:5]))}" if isinstance(loaded, Mapping) else ""
+        raise WeightsError(
+            f"{path}: holds a {type(loaded).__name__}{found}; expected a state dict, alone or under the key "
+            "state_dict, model_state_dict or model"
+        )
+    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
 def fit(network: nn.Module, state: State, origin: str) -> None:
     """Load weights into a network that has lost its classification layer.
 
     Entries of that layer, and of the auxiliary classifiers of GoogLeNet and Inception, are left out; every other
-    name and shape has to agree.
+    name, in its present or an older spelling, and shape has to agree.
 
     Raises:
         WeightsError: naming each entry that does not fit.
     """
     wanted = network.state_dict()
     without = {name for name, module in network.named_modules() if isinstance(module, nn.Identity)}
-    state = {
-        name: value
+    counters = {name: value for name, value in wanted.items() if name.endswith(COUNTER)}
+    state = counters | {
+        _present_name(name): value
         for name, value in state.items()
         if name.rpartition(".")[0] not in without and not name.startswith(("aux", "AuxLogits"))
     }
@@ -141,21 +160,31 @@ def fit(network: nn.Module, state: State, origin: str) -> None:
         if name in state and state[name].shape != value.shape
     ]
     if wrong:
-        listed = "\n  ".join(sorted(wrong)[:20]) + (
-            f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else ""
-        )
+        listed = "\n  ".join(sorted(wrong)[:20]) + (f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else "")
         raise WeightsError(f"backbone.weights: {origin} does not fit the architecture:\n  {listed}")
-    network.load_state_dict(state)
+    assign(network, state)
+
+
+def assign(network: nn.Module, state: State) -> None:
+    """Give a network all its weights, under the names that they have now.
+
+    Safetensors files and plain dictionaries do not say which version of a module they are from; MNASNet asks.
+    """
+    versioned = OrderedDict(state)
+    versioned._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
+    network.load_state_dict(versioned)
+
+
+def _present_name(name: str) -> str:
+    for older, present in PRESENT_NAMES:
+        name = older.sub(present, name)
+    return name
 
 
 def _with_positions(network: nn.Module, encoder: nn.Module, state: State) -> State:
     """Interpolate a vision transformer's position embeddings where the image size is not the one it was trained at."""
     name = "encoder.pos_embedding"
-    if (
-        name not in state
-        or not hasattr(encoder, "pos_embedding")
-        or state[name].shape == encoder.pos_embedding.shape
-    ):
+    if name not in state or not hasattr(encoder, "pos_embedding") or state[name].shape == encoder.pos_embedding.shape:
         return state
     from torchvision.models.vision_transformer import interpolate_embeddings
 

@@ -3,7 +3,6 @@
 python -m tasks.backbone
 """
 
-from rootstock.backbones import prepare
 from rootstock.params import Params
 from tasks.stage import Summary, stage
 from tasks.workspace import BACKBONE
@@ -12,6 +11,8 @@ from tasks.workspace import BACKBONE
 @stage
 def backbone(params: Params) -> Summary:
     """Fetch the backbone's weights, check them, and say what the network is."""
+    from rootstock.backbones import prepare
+
     described = prepare(params.backbone, params.seed, BACKBONE)
     size, millions = described["transform"]["size"], described["parameters"] / 1e6
     return Summary(0, f"{described['name']} at {size} px, {millions:.1f} M parameters, {described['origin']}")

@@ -5,7 +5,6 @@ python -m tasks.evaluate
 
 import time
 
-from rootstock.evaluate import Inputs, evaluate as compare
 from rootstock.params import Params
 from tasks import workspace
 from tasks.stage import Summary, stage
@@ -17,6 +16,8 @@ STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 @stage
 def evaluate(params: Params) -> Summary:
     """Let validation choose between head and fine-tuned model, then read the test split once and report."""
+    from rootstock.evaluate import Inputs, evaluate as compare
+
     start = time.perf_counter()
     inputs = Inputs(IMAGES, DATASET, BACKBONE, FEATURES, HEAD, FINETUNED)
 

@@ -3,7 +3,6 @@
 python -m tasks.extract
 """
 
-from rootstock import backbones, features
 from rootstock.params import Params
 from tasks.stage import Summary, stage
 from tasks.workspace import BACKBONE, FEATURES, IMAGES
@@ -12,6 +11,8 @@ from tasks.workspace import BACKBONE, FEATURES, IMAGES
 @stage
 def extract(params: Params) -> Summary:
     """Push through the frozen backbone what has not been pushed through it before."""
+    from rootstock import backbones, features
+
     done = features.extract(backbones.load(BACKBONE), params.extract, IMAGES, FEATURES)
     return Summary(done.images, f"{done.computed} computed of {done.images} images, features/{done.key}")
 

@@ -3,10 +3,6 @@
 python -m tasks.fine_tune
 """
 
-import pandas as pd
-
-from rootstock import backbones, classifier, dataset, finetune, head
-from rootstock.files import digest, replacing, replacing_folder
 from rootstock.params import Params
 from tasks.stage import Summary, stage
 from tasks.workspace import BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEAD, IMAGES
@@ -15,6 +11,9 @@ from tasks.workspace import BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEAD, IMAG
 @stage
 def fine_tune(params: Params) -> Summary:
     """Unfreeze in stages, from the head's weights; the best epoch on validation is kept."""
+    from rootstock import backbones, classifier, dataset, finetune, head
+    from rootstock.files import digest, replacing, replacing_folder
+
     manifest = dataset.load_manifest(DATASET)
     backbone = backbones.load(BACKBONE)
     model = classifier.Classifier(backbone.network, backbone.transform, head.load(HEAD))
@@ -29,7 +28,7 @@ def fine_tune(params: Params) -> Summary:
     with replacing_folder(FINETUNED) as folder:
         classifier.save(model, folder / classifier.WEIGHTS)
         with replacing(folder / finetune.HISTORY) as path:
-            pd.DataFrame(history, columns=finetune.HISTORY_COLUMNS).to_parquet(path, index=False)
+            finetune.write_history(history, path)
     CHECKPOINT.unlink(missing_ok=True)
     if not history:
         return Summary(0, "no stages: the backbone stays as it is")

@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Completed, State
+from prefect.states import Completed
 from prefect.tasks import Task
 
 from rootstock import progress
@@ -36,13 +38,14 @@ class Outcome:
 def as_task(stage: Stage) -> Task[..., Any]:
     """Make the Prefect task of a stage."""
 
+    @task(name=stage.name, description=stage.function.__doc__, task_run_name=stage.name)
     def run(params: Params) -> State[Outcome]:
         return bring_up_to_date(stage, params)
 
-    return task(run, name=stage.name, description=stage.function.__doc__, task_run_name=stage.name)
+    return run
 
 
-def bring_up_to_date(stage: Stage, params: Params) -> "State[Outcome]":
+def bring_up_to_date(stage: Stage, params: Params) -> State[Outcome]:
     """Do what `dvc repro` would: nothing, restore an earlier run, or do the work and record it."""
     log = get_run_logger()
     start = time.perf_counter()
@@ -72,28 +75,25 @@ def _reporter() -> progress.Reporter:
 
 @contextmanager
 def _artifact(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
-    """Report to a progress artifact of the task run."""
-    context = TaskRunContext.get()
-    key = f"{what.replace('_', '-')}-{context.task_run.id.hex[:8]}" if context else what.replace("_", "-")
-    artifact = create_progress_artifact(0.0, key=key, description=f"{what}: 0 of {total} {unit}")
+    """Report to a progress artifact of the task run, and to the terminal."""
+    run = TaskRunContext.get()
+    key = "-".join([what.replace("_", "-"), *([run.task_run.id.hex[:8]] if run else [])])
+    artifact = cast(UUID, create_progress_artifact(0.0, key=key, description=f"{what}: 0 of {total} {unit}"))
     done, reported = 0, time.monotonic()
 
-    def advance(n: int) -> None:
-        nonlocal done, reported
-        done += n
-        if time.monotonic() - reported >= REPORT_EVERY_S:
-            reported = time.monotonic()
-            _update(done)
-
-    def _update(count: int) -> None:
-        share = 100.0 * count / total if total else 100.0
-        update_progress_artifact(artifact, min(share, 100.0), description=f"{what}: {count} of {total} {unit}")
+    def report() -> None:
+        share = 100.0 * done / total if total else 100.0
+        update_progress_artifact(artifact, min(share, 100.0), description=f"{what}: {done} of {total} {unit}")
 
     with progress.terminal(what, total, unit) as on_terminal:
 
-        def both(n: int) -> None:
+        def advance(n: int) -> None:
+            nonlocal done, reported
             on_terminal(n)
-            advance(n)
+            done += n
+            if time.monotonic() - reported >= REPORT_EVERY_S:
+                report()
+                reported = time.monotonic()
 
-        yield both
-    _update(done)
+        yield advance
+    report()

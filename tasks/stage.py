@@ -1,6 +1,7 @@
 """What makes a function a stage: `python -m tasks.<stage>` for DVC, `.submit` for a Prefect flow.
 
-Prefect takes a second or two to import, so only `.submit` does.
+Whoever has nothing to do should not wait: Prefect takes a second to import, so only `.submit` does; torch takes
+three, so a stage imports its work when it runs.
 """
 
 import logging
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rootstock.errors import RootstockError
@@ -55,9 +57,9 @@ class Stage:
 
     def submit(self, params: Params, wait_for: "Sequence[PrefectFuture[Outcome]]" = ()) -> "PrefectFuture[Outcome]":
         """Start the stage as a Prefect task of the flow that runs; what is up to date ends as Cached."""
-        from tasks.orchestration import as_task
-
-        future: Any = as_task(self).submit(params, wait_for=list(wait_for))
+        # By name: what Prefect adds is no part of what a stage makes, so it is none of its dependencies in dvc.yaml.
+        orchestration = import_module("tasks.orchestration")
+        future: Any = orchestration.as_task(self).submit(params, wait_for=list(wait_for))
         return future  # type: ignore[no-any-return]
 
     def main(self) -> None:

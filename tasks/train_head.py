@@ -3,7 +3,6 @@
 python -m tasks.train_head
 """
 
-from rootstock import backbones, dataset, features, head
 from rootstock.params import Params
 from tasks.stage import Summary, stage
 from tasks.workspace import BACKBONE, DATASET, FEATURES, HEAD
@@ -12,6 +11,8 @@ from tasks.workspace import BACKBONE, DATASET, FEATURES, HEAD
 @stage
 def train_head(params: Params) -> Summary:
     """Fit logistic regression along a path of L2 strengths; the validation split chooses."""
+    from rootstock import backbones, dataset, features, head
+
     manifest = dataset.load_manifest(DATASET)
     key, _ = features.key_of(backbones.describe(BACKBONE), params.extract)
     train, val = (features.Features(FEATURES / key, manifest[manifest["split"] == split]) for split in ("train", "val"))

@@ -80,9 +80,7 @@ def test_printed_digits_are_another_domain_but_can_be_learned(samples):
 
     def small(pixels: np.ndarray) -> np.ndarray:
         """16 x 16 pixels, each image from 0 to 1."""
-        means = (
-            pixels.reshape(len(pixels), 16, SIDE // 16, 16, SIDE // 16).mean((2, 4)).reshape(len(pixels), -1)
-        )
+        means = pixels.reshape(len(pixels), 16, SIDE // 16, 16, SIDE // 16).mean((2, 4)).reshape(len(pixels), -1)
         means -= means.min(1, keepdims=True)
         return means / means.max(1, keepdims=True)
 

@@ -419,9 +419,7 @@ def test_a_damaged_archive_is_not_taken_again(site, tmp_path, damage):
 
 def test_an_incomplete_download_folder_is_an_error_that_says_to_remove_it(site, tmp_path):
     (tmp_path / "downloads" / "EuroSAT").mkdir(parents=True)
-    with pytest.raises(
-        SourceError, match=r"Dataset not found\. If .*/downloads/EuroSAT is damaged, remove it"
-    ):
+    with pytest.raises(SourceError, match=r"Dataset not found\. If .*/downloads/EuroSAT is damaged, remove it"):
         write_torchvision_set("EuroSAT", tmp_path / "out", tmp_path / "downloads")
 
 
@@ -461,8 +459,6 @@ def test_classes_whose_folders_would_be_one_are_numbered():
 
 
 def test_importing_the_module_loads_neither_torch_nor_torchvision():
-    code = (
-        "import sys, rootstock.torchvision_sets; print(*{'torch', 'torchvision', 'PIL'} & set(sys.modules))"
-    )
+    code = "import sys, rootstock.torchvision_sets; print(*{'torch', 'torchvision', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"

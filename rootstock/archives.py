@@ -1,0 +1,185 @@
+"""Zip and tar archives as sources: members are listed, and read in their order, never unpacked to disk.
+
+Listing an archive means reading its index (of a tar: all of it), so what was listed is remembered as long as the
+archive's own stamp stays.
+"""
+
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+from rootstock import layout, params
+from rootstock.errors import SourceError
+from rootstock.intake import Reason, Rejected
+from rootstock.layout import SPLITS, Item, Loader
+from rootstock.scan import Members, Scan
+
+
+@dataclass
+class Archive:
+    """The members of a zip or tar, read in their order."""
+
+    store: Any
+    root: str
+    items: list[Item]
+    notes: list[str] = field(default_factory=list)
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
+        """Yield the wanted members; their bytes are read here, in one pass, as the archive allows no other way."""
+        missing = {item.path: item for item in self.items if item.path in wanted}
+        is_zip = self.root.lower().endswith(".zip")
+        try:
+            with _opened(self.store, self.root, is_zip) as file:
+                for path, load in (_zip_members if is_zip else _tar_members)(file) if missing else ():
+                    if item := missing.pop(path, None):
+                        yield item, _loaded(load)
+                    if not missing:
+                        break
+        except Exception as error:
+            raise SourceError(f"{self.root}: could not be read to its end: {error}") from error
+
+
+@contextmanager
+def _opened(store: Any, root: str, anywhere: bool) -> Iterator[Any]:  # noqa: ANN401
+    """Open a file of a store, to be read from `anywhere` or from front to back.
+
+    A web server may only send a whole file; what has to be read from anywhere then goes through a copy.
+    """
+    with store.open(root, "rb") as file:
+        try:
+            if anywhere:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+                file.read(1)
+                file.seek(0)
+            streams_only = False
+        except ValueError:
+            streams_only = True
+        if not streams_only:
+            yield file
+            return
+    with TemporaryDirectory() as folder:
+        copy = Path(folder, "copy")
+        store.get_file(root, str(copy))
+        with copy.open("rb") as file:
+            yield file
+
+
+def _loaded(load: Callable[[], bytes]) -> Loader:
+    """Read a member now, and give its bytes, or the reason why there are none, when asked."""
+    try:
+        data = load()
+    except OSError:  # of the store, not of the member
+        return lambda: _reject(Reason.UNREADABLE)
+    except Exception:  # a wrong checksum, an unknown compression, a password: one file's fault
+        return lambda: _reject(Reason.UNDECODABLE)
+    return lambda: data
+
+
+def _reject(reason: Reason) -> bytes:
+    raise Rejected(reason)
+
+
+def _zip_members(file: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:  # noqa: ANN401
+    with zipfile.ZipFile(file) as archive:
+        for path, member in _zip_files(archive).items():
+
+            def load(member: zipfile.ZipInfo = member) -> bytes:
+                with archive.open(member) as opened:
+                    return opened.read(member.file_size)  # no more than was promised: it may be a bomb
+
+            yield path, load
+
+
+def _zip_files(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Name the members; of two with one name the later counts, as for every unpacker."""
+    # Some Windows programs write backslashes, against the standard.
+    named = ((_name(member.filename.replace("\\", "/")), member) for member in archive.infolist())
+    return {path: member for path, member in named if not path.endswith("/")}
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is damaged or cut is an error anywhere; tarfile takes it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the end mark
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
+def _tar_members(file: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:  # noqa: ANN401
+    with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
+        for member in _tar_files(archive):
+
+            def load(member: tarfile.TarInfo = member) -> bytes:
+                opened = archive.extractfile(member)
+                assert opened is not None, "links are not asked for"
+                return opened.read()
+
+            yield _name(member.name), load
+
+
+def _tar_files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Walk the members that are not folders, in bounded memory."""
+    while member := archive.next():
+        archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
+        if not member.isdir():
+            yield member
+
+
+def _name(member: str) -> str:
+    return layout.printable(member).removeprefix("./")
+
+
+def list_archive(spec: params.Source, store: Any, root: str, stamp: str, scan: Scan) -> Archive:  # noqa: ANN401
+    """List an archive, from memory where its stamp is still the same.
+
+    Raises:
+        SourceError: it is damaged, or no archive.
+    """
+    members = scan.listing(spec.path, stamp)
+    if members is None:
+        is_zip = root.lower().endswith(".zip")
+        try:
+            with _opened(store, root, is_zip) as file:
+                members = _zip_listing(file) if is_zip else _tar_listing(file, stamp)
+        except OSError:  # of the store, not of the archive
+            raise
+        except Exception as error:  # zipfile and tarfile let through whatever a damaged byte led to
+            raise SourceError(f"ingest.sources: {spec.path} is not a readable archive: {error}") from None
+        scan.remember_listing(spec.path, stamp, members)
+    safe = {path: member for path, member in members.items() if member and not layout.is_unsafe(path)}
+    items, notes = layout.arrange({path: f"{size}:{change}" for path, (size, change) in safe.items()}, spec.domain)
+    items = layout.without_huge(items, lambda path: safe[path][0])
+    for path in members.keys() - safe.keys():
+        if not layout.is_litter(path):
+            items.append(Item(path, "", spec.domain, SPLITS, stamp, Reason.UNSAFE_PATH))
+    return Archive(store, root, sorted(items, key=lambda item: item.path), notes)
+
+
+def _zip_listing(file: Any) -> Members:  # noqa: ANN401
+    """List the members with size and checksum; None marks what is not a plain file (a link stored in a zip)."""
+    with zipfile.ZipFile(file) as archive:
+        return {
+            path: None if stat.S_ISLNK(member.external_attr >> 16) else (member.file_size, str(member.CRC))
+            for path, member in _zip_files(archive).items()
+        }
+
+
+def _tar_listing(file: Any, stamp: str) -> Members:  # noqa: ANN401
+    """List the members with size and the archive's stamp, there being no checksum; None marks links and devices."""
+    members: Members = {}
+    with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
+        for member in _tar_files(archive):  # of two with one name the earlier counts: a stream is not read twice
+            members.setdefault(_name(member.name), (member.size, stamp) if member.isfile() else None)
+    return members

@@ -1,0 +1,164 @@
+"""One stage function, two doors to start it: `dvc repro` and the flow leave the same, and neither repeats the other."""
+
+import json
+
+import pytest
+
+from tests.workspace import CLASSES, draw_photo, draw_photos, make_workspace
+
+STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune", "evaluate")
+ONLY_A_LOOK = {"ingest": ["always changed"]}
+
+
+def ran(repro_output: str) -> list[str]:
+    """Name the stages that `dvc repro` ran."""
+    return [name for name in STAGES if f"Running stage '{name}'" in repro_output]
+
+
+def did(table: str) -> dict[str, str]:
+    """Read off the flow's table which stages were cached, restored or ran."""
+    rows = {line.split()[0]: line.split(maxsplit=2)[2] for line in table.splitlines() if line.startswith(STAGES)}
+    words = {name: rows[name].split(":")[0] for name in STAGES}
+    return {name: word if word in ("cached", "restored") else "ran" for name, word in words.items()}
+
+
+def test_both_doors_leave_the_same_bytes_and_the_same_lock(flow_ran_in, repro_ran_in):
+    by_flow, by_repro = flow_ran_in.outputs(), repro_ran_in.outputs()
+    assert by_flow.keys() == by_repro.keys()
+    assert [name for name in by_flow if by_flow[name] != by_repro[name]] == ["dvc.lock"]
+    # the lock differs in the digests of the two files that show seconds, and in nothing else
+    lines = zip(by_flow["dvc.lock"].splitlines(), by_repro["dvc.lock"].splitlines(), strict=True)
+    assert all(one == other or b"md5:" in one or b"size:" in one for one, other in lines)
+
+
+def test_repro_after_the_flow_runs_nothing_but_ingests_look(after_flow):
+    assert after_flow.status() == ONLY_A_LOOK
+    before = after_flow.outputs()
+    assert ran(after_flow.repro()) == ["ingest"]
+    assert after_flow.outputs() == before
+
+
+def test_the_flow_after_repro_finds_everything_cached(after_repro):
+    assert after_repro.status() == ONLY_A_LOOK
+    before = after_repro.outputs()
+    assert set(did(after_repro.flow()).values()) == {"cached"}
+    assert after_repro.outputs() == before
+
+
+def test_another_head_does_not_extract_again(after_flow):
+    after_flow.set(head={"l2": [3.0]})
+    assert did(after_flow.flow()) == {
+        "ingest": "cached", "backbone": "cached", "extract": "cached",
+        "train_head": "ran", "fine_tune": "ran", "evaluate": "ran",
+    }  # fmt: skip
+    assert ran(after_flow.repro()) == ["ingest"]
+    after_flow.set(head={"l2": [10.0, 0.1]})
+    again = did(after_flow.flow())
+    assert again["train_head"] == again["fine_tune"] == again["evaluate"] == "restored"
+
+
+def test_another_evaluation_runs_only_that(after_repro):
+    after_repro.set(evaluate={"resamples": 150})
+    assert ran(after_repro.repro()) == ["ingest", "evaluate"]
+
+
+def test_relabelled_and_removed_images_are_not_extracted_again(after_repro):
+    photos = after_repro.root / "photos"
+    (photos / "moss" / "000.png").rename(photos / "plum" / "was-moss.png")
+    (photos / "lemon" / "001.png").unlink()
+    features = {name: data for name, data in after_repro.outputs().items() if "features" in name or "images" in name}
+    assert ran(after_repro.repro()) == ["ingest", "train_head", "fine_tune", "evaluate"]
+    assert {name: after_repro.outputs()[name] for name in features} == features
+    assert set(did(after_repro.flow()).values()) == {"cached"}
+
+
+def test_added_images_are_the_only_ones_extracted(after_flow):
+    earlier = {n: data for n, data in after_flow.outputs().items() if n.endswith((".tar", ".parquet")) and "00000" in n}
+    draw_photos(after_flow.root / "photos", each=2, first=100)
+    table = after_flow.flow()
+    assert "6 new of 51 images" in table
+    assert "6 computed of 51 images" in table
+    now = after_flow.outputs()
+    assert {name: now[name] for name in earlier} == earlier
+    assert after_flow.status() == ONLY_A_LOOK
+
+
+def test_a_look_that_finds_a_rejected_file_changes_the_table_of_rejected_ones_alone(after_flow):
+    (after_flow.root / "photos" / "moss" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    table = after_flow.flow()
+    assert "1 rejected" in table
+    assert "0 computed" not in table
+    assert did(table)["extract"] == "cached"
+
+
+def test_an_unpacked_archive_without_git_works_through_both_doors(tmp_path, prefect_home):
+    workspace = make_workspace(tmp_path / "unpacked", prefect_home, git=False)
+    workspace.run("python", "-m", "tasks.versions")
+    assert ran(workspace.repro()) == list(STAGES)
+    assert set(did(workspace.flow()).values()) == {"cached"}
+
+
+def test_a_pulled_clone_runs_nothing_but_ingests_look_without_the_source(after_flow, tmp_path):
+    remote, clone = tmp_path / "remote", tmp_path / "clone"
+    after_flow.run("dvc", "remote", "add", "--default", "shelf", str(remote))
+    after_flow.run("git", "add", ".dvc/config", "dvc.lock", "params.yaml")
+    after_flow.run("git", "commit", "-qm", "run")
+    after_flow.run("dvc", "push")
+    after_flow.run("git", "clone", "-q", str(after_flow.root), str(clone))
+    second = type(after_flow)(clone, after_flow.env)
+    second.run("rm", "-r", "photos")
+    second.run("dvc", "pull")
+    assert second.outputs() == after_flow.outputs()
+    done = second.run("dvc", "repro")
+    assert ran(done.stdout) == ["ingest"]
+    assert "Its 45 images of before stay" in done.stderr
+    assert set(did(second.flow()).values()) == {"cached"}
+    assert second.outputs() == after_flow.outputs()
+
+
+def test_values_given_to_the_flow_are_what_dvc_records_and_keeps_as_an_experiment(after_flow):
+    given = "from flows.pipeline import pipeline; from rootstock.params import Head; pipeline(head=Head(l2=(7.0,)))"
+    after_flow.run("python", "-c", given)
+    assert (
+        "l2: [7.0]"
+        in (after_flow.root / "params.yaml").read_text().replace("\n      - ", "[").replace("7.0\n", "7.0]\n")
+        or "7.0" in (after_flow.root / "params.yaml").read_text()
+    )
+    assert after_flow.status() == ONLY_A_LOOK
+    shown = json.loads(after_flow.run("dvc", "exp", "show", "--json").stdout)
+    kept = {
+        experiment["name"]: experiment["revs"][0]["data"]["params"]["params.yaml"]["data"]["head"]["l2"]
+        for revision in shown
+        for experiment in revision["experiments"] or []
+    }
+    assert sorted(map(tuple, kept.values())) == [(7.0,), (10.0, 0.1)]
+    earlier = next(name for name, l2 in kept.items() if l2 != [7.0])
+    after_flow.run("dvc", "exp", "apply", earlier)
+    assert after_flow.status() == ONLY_A_LOOK
+
+
+@pytest.mark.parametrize("door", ["repro", "flow"])
+def test_a_bad_parameter_stops_a_run_before_any_work(workspace, door):
+    workspace.set(backbone={"name": "resnet43"})
+    command = ("dvc", "repro") if door == "repro" else ("python", "-m", "flows.pipeline")
+    done = workspace.run(*command, check=False)
+    assert done.returncode != 0
+    assert "params.yaml: backbone.name is 'resnet43'" in done.stderr
+    assert "Did you mean resnet34" in done.stderr
+    assert not (workspace.root / "data" / "dataset").exists()
+
+
+def test_a_class_of_two_images_stops_a_run_and_says_so(workspace):
+    for number in range(2):
+        draw_photo(workspace.root / "photos" / "rare" / f"{number}.png", next(iter(CLASSES)), 900 + number)
+    done = workspace.run("python", "-m", "flows.pipeline", check=False)
+    assert done.returncode != 0
+    assert "'rare' has 2; a class needs at least 3 usable images" in done.stderr
+
+
+def test_two_runs_at_once_do_not_mix(after_flow):
+    hold = "from tasks.workspace import writing\nimport subprocess, sys\nwith writing():\n"
+    hold += "    sys.exit(subprocess.run([sys.executable, '-m', 'tasks.ingest']).returncode)"
+    done = after_flow.run("python", "-c", hold, check=False)
+    assert done.returncode == 1
+    assert "Another run is writing" in done.stderr

@@ -1,0 +1,83 @@
+"""Perceptual hashes and the links between near ones."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from rootstock.duplicates import near_links, perceptual_hash
+from tests.images import encoded, nearly, picture
+
+
+def groups(n: int, links: np.ndarray) -> set[frozenset[int]]:
+    """Collect what hangs together."""
+    graph = coo_array((np.ones(len(links)), (links[:, 0], links[:, 1])), shape=(n, n))
+    component = connected_components(graph, directed=False)[1]
+    return {frozenset(np.flatnonzero(component == number).tolist()) for number in set(component)}
+
+
+def all_pairs(hashes: list[int], bits: int) -> np.ndarray:
+    pairs = [
+        (i, j)
+        for i in range(len(hashes))
+        for j in range(i + 1, len(hashes))
+        if (hashes[i] ^ hashes[j]).bit_count() <= bits
+    ]
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+@st.composite
+def clustered_hashes(draw):
+    """Draw hashes around a few centres, so that many are near each other and chains form."""
+    centres = draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=3))
+    flips = st.lists(st.integers(0, 63), max_size=9)
+    return [
+        centre ^ sum(1 << bit for bit in set(bits))
+        for centre, bits in draw(st.lists(st.tuples(st.sampled_from(centres), flips), min_size=1, max_size=30))
+    ]
+
+
+@given(clustered_hashes(), st.integers(0, 8))
+@settings(deadline=None, max_examples=300)
+def test_near_links_join_what_comparing_all_pairs_joins(hashes, bits):
+    links = near_links(np.array(hashes, np.uint64), bits)
+    assert groups(len(hashes), links) == groups(len(hashes), all_pairs(hashes, bits))
+    assert all((hashes[i] ^ hashes[j]).bit_count() <= bits for i, j in links.tolist())
+    assert (links[:, 0] < links[:, 1]).all()
+
+
+def test_no_hashes_have_no_links():
+    assert near_links(np.array([], np.uint64), 4).shape == (0, 2)
+    assert near_links(np.array([7], np.uint64), 4).shape == (0, 2)
+
+
+def test_a_thousand_equal_hashes_make_a_thousand_links():
+    assert len(near_links(np.full(1000, 2**63 + 5, np.uint64), 4)) == 999
+
+
+@pytest.mark.timeout(60)  # a second or two; all pairs would be 20 billion
+def test_hundreds_of_thousands_of_hashes_are_linked_in_seconds():
+    hashes = np.random.default_rng(0).integers(0, 2**64, 200_000, dtype=np.uint64)
+    hashes[1::1000] = hashes[::1000] ^ np.uint64(0b1001)
+    links = near_links(hashes, 4)
+    assert links.tolist() == [[at, at + 1] for at in range(0, 200_000, 1000)]
+
+
+def test_a_photo_stays_near_itself_when_it_is_edited_lightly():
+    photo = picture(1, 320, 240)
+    for edited in (
+        nearly(photo),
+        photo.resize((160, 120), Image.Resampling.LANCZOS),
+        photo.point(lambda value: min(255, value + 8)),
+        Image.open(io.BytesIO(encoded(photo, "JPEG", quality=60))),
+    ):
+        assert (perceptual_hash(photo) ^ perceptual_hash(edited)).bit_count() <= 4
+
+
+def test_different_photos_are_far_apart():
+    hashes = np.array([perceptual_hash(picture(number)) for number in range(100)], np.uint64)
+    assert len(near_links(hashes, 8)) == 0

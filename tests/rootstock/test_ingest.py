@@ -1,0 +1,733 @@
+"""Sources in, shards and a manifest out: only what is new is read, nothing that was given is taken back, a kill loses
+nothing, and the same images give the same bytes."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from PIL import Image
+
+from rootstock import dataset, images, intake, params, shards
+from rootstock.duplicates import perceptual_hash
+from rootstock.errors import SourceError
+from rootstock.ingest import Taken, ingest
+from tests.images import encoded, nearly, picture, put, put_classes
+
+CLASSES = {"ants": 6, "bees": 5, "wasps": 4}
+# An ingest in a process of its own, with what it says of itself: the store, the photos, the size of a shard.
+ALONE = """
+import resource, sys
+from pathlib import Path
+from rootstock import params
+from rootstock.ingest import ingest
+root, source = Path(sys.argv[1]), params.Source(path=sys.argv[2], domain="garden")
+settings = params.Ingest(sources=(source,), shard_mb=float(sys.argv[3]))
+taken = ingest(settings, 0, root / "images", root / "dataset", root / "scratch")
+heavy = {"pandas", "torch", "sklearn", "prefect", "dvc"} & set(sys.modules)
+print(taken.new, sorted(heavy), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+class Store:
+    """The three folders of an ingest, and what lies in them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.images, self.dataset, self.scratch = root / "images", root / "dataset", root / "scratch"
+
+    def ingest(self, *sources: Path | str | params.Source, seed: int = 0, **settings) -> Taken:
+        entries = [
+            source if isinstance(source, params.Source) else params.Source(path=str(source), domain="garden")
+            for source in sources
+        ]
+        given = params.Ingest(sources=tuple(entries), **settings)
+        return ingest(given, seed, self.images, self.dataset, self.scratch)
+
+    @property
+    def manifest(self) -> pd.DataFrame:
+        return dataset.load_manifest(self.dataset)
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """Reasons by path."""
+        table = pq.read_table(self.dataset / "rejected.parquet").to_pydict()
+        return dict(zip(table["path"], table["reason"], strict=True))
+
+    @property
+    def summary(self) -> dict:
+        return json.loads((self.dataset / "summary.json").read_text())
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """Splits by image id."""
+        manifest = self.manifest
+        return dict(zip(manifest["image_id"], manifest["split"], strict=True))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels by path."""
+        manifest = self.manifest
+        return dict(zip(manifest["path"], manifest["label"], strict=True))
+
+    def bytes(self) -> dict[str, bytes]:
+        """Everything that is versioned."""
+        files = [path for folder in (self.images, self.dataset) for path in folder.rglob("*")]
+        return {str(path.relative_to(self.root)): path.read_bytes() for path in files}
+
+    def times(self) -> dict[str, int]:
+        return {name: (self.root / name).stat().st_mtime_ns for name in self.bytes()}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return put_classes(tmp_path / "photos", CLASSES)
+
+
+# What is written
+
+
+def test_every_image_is_in_the_manifest_once_and_its_bytes_are_where_it_says(store, photos):
+    assert store.ingest(photos) == Taken(images=15, new=15, rejected=0, changed=True)
+    manifest = store.manifest
+    assert manifest.columns.tolist() == dataset.SCHEMAS[dataset.MANIFEST].names
+    with shards.Reader(store.images) as reader:
+        for row in manifest.itertuples():
+            data = reader.read(row.shard, row.offset, row.size)
+            assert data == (photos / row.path).read_bytes()
+            assert row.image_id == intake.image_id(data)
+    assert store.labels == {str(path.relative_to(photos)): path.parent.name for path in photos.rglob("*.png")}
+    for column, values in {
+        "source": {"photos"}, "domain": {"garden"}, "format": {"PNG"}, "width": {32}, "height": {32}, "batch": {1},
+        "split": {"train", "val", "test"},
+    }.items():  # fmt: skip
+        assert set(manifest[column]) == values
+    assert dict(zip(manifest["label"], manifest["class_index"], strict=True)) == {"ants": 0, "bees": 1, "wasps": 2}
+    assert manifest["group_id"].nunique() == 15
+
+
+def test_the_summary_counts_what_there_is(store, photos):
+    put(photos / "ants" / "broken.png", b"not a png")
+    put(photos / "bees" / "cut.jpg", encoded(picture(90), "JPEG")[:-200])
+    put(photos / "notes.txt", b"hello")
+    store.ingest(photos)
+    summary = store.summary
+    assert summary["images"] == 15
+    assert summary["classes"] == ["ants", "bees", "wasps"]
+    assert sum(summary["splits"].values()) == 15
+    assert {label: sum(counts.values()) for label, counts in summary["by_class"].items()} == CLASSES
+    assert summary["domains"] == {"garden": 15}
+    assert summary["rejected"] == {"not_an_image": 1, "truncated": 1, "undecodable": 1}
+    assert summary["sources"] == [{"name": "photos", "domain": "garden", "images": 15, "rejected": 3, "notes": []}]
+    (shard,) = shards.names(store.images)
+    size = shards.path_of(store.images, shard).stat().st_size
+    assert summary["shards"] == [{"name": shard, "images": 15, "bytes": size}]
+
+
+def test_bad_files_are_rejected_with_their_reasons_and_the_run_goes_on(store, photos):
+    put(photos / "ants" / "garbage.jpg", b"\x01\x02" * 500)
+    put(photos / "ants" / "empty.png", b"")
+    put(photos / "ants" / "text.jpg", b"<html>404</html>")
+    put(photos / "ants" / "cut.png", encoded(picture(91))[:500])
+    put(photos / "ants" / "really_a_png.jpg", encoded(picture(92)))
+    put(photos / "ants" / "tiny.png", picture(93, 7, 30))
+    put(photos / "ants" / "vast.bmp", picture(94, 1500, 700))
+    put(photos / "ants" / "notes.txt", b"hello")
+    put(photos / "stray.png", 95)
+    (photos / "ants" / "link.png").symlink_to("nowhere")
+    assert store.ingest(photos, max_megapixels=1) == Taken(images=15, new=15, rejected=10, changed=True)
+    assert store.rejected == {
+        "ants/cut.png": "truncated",
+        "ants/empty.png": "not_an_image",
+        "ants/garbage.jpg": "undecodable",
+        "ants/link.png": "unreadable",
+        "ants/notes.txt": "not_an_image",
+        "ants/really_a_png.jpg": "wrong_extension",
+        "ants/text.jpg": "undecodable",
+        "ants/tiny.png": "too_small",
+        "ants/vast.bmp": "too_large",
+        "stray.png": "no_label",
+    }
+    table = pq.read_table(store.dataset / "rejected.parquet").to_pandas()
+    assert table.columns.tolist() == ["source", "path", "domain", "label", "reason"]
+    assert set(table["source"]) == {"photos"}
+
+
+def test_an_unsafe_archive_member_is_rejected_and_counted(store, tmp_path, photos):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("../evil.png", b"x")
+        for path in sorted(photos.rglob("*.png")):
+            archive.write(path, path.relative_to(photos))
+    assert store.ingest(tmp_path / "photos.zip").images == 15
+    assert store.rejected == {"../evil.png": "unsafe_path"}
+    assert store.summary["rejected"] == {"unsafe_path": 1}
+
+
+def test_an_image_that_is_there_twice_is_kept_once(store, photos):
+    shutil.copy(photos / "ants" / "03.png", photos / "ants" / "again.png")
+    assert store.ingest(photos).images == 15
+    assert store.rejected == {"ants/again.png": "duplicate"}
+
+
+def test_an_image_under_two_labels_is_rejected_under_both(store, photos):
+    shutil.copy(photos / "ants" / "03.png", photos / "bees" / "ant.png")
+    assert store.ingest(photos).images == 14
+    assert store.rejected == dict.fromkeys(["ants/03.png", "bees/ant.png"], "conflicting_label")
+    (photos / "bees" / "ant.png").unlink()
+    assert store.ingest(photos).images == 15  # its bytes were packed all along
+    assert len(shards.names(store.images)) == 1
+
+
+def test_a_copy_under_a_wrong_extension_is_rejected_whichever_is_read_first(store, photos):
+    for name in ("00.jpg", "zz.jpg"):
+        shutil.copy(photos / "ants" / "00.png", photos / "ants" / name)
+    store.ingest(photos)
+    assert store.rejected == dict.fromkeys(["ants/00.jpg", "ants/zz.jpg"], "wrong_extension")
+    put(photos / "ants" / "later.jpg", (photos / "bees" / "00.png").read_bytes())
+    store.ingest(photos)
+    assert store.rejected["ants/later.jpg"] == "wrong_extension"
+
+
+def test_larger_photos_are_stored_smaller_where_that_is_asked_for(store, tmp_path):
+    for label in ("ants", "bees"):
+        for number in range(3):
+            path = tmp_path / "photos" / label / f"{number}.jpg"
+            put(path, picture(number if label == "ants" else 10 + number, 300, 200), quality=90)
+    store.ingest(tmp_path / "photos", max_side=100)
+    manifest = store.manifest
+    assert set(manifest["width"]) == {100}
+    assert set(manifest["height"]) == {67}
+    with shards.Reader(store.images) as reader:
+        for row in manifest.itertuples():
+            assert images.decode(reader.read(row.shard, row.offset, row.size)).size == (100, 67)
+            assert row.image_id == intake.image_id((tmp_path / "photos" / row.path).read_bytes())
+    assert store.ingest(tmp_path / "photos", max_side=100).new == 0
+    shutil.rmtree(store.scratch)  # as in another clone: the files are known by their names in the ledger
+    assert store.ingest(tmp_path / "photos", max_side=100).new == 0
+
+
+# Splits
+
+
+def test_folders_give_the_split_and_the_summary_says_what_was_made_of_them(store, tmp_path):
+    put_classes(tmp_path / "photos" / "train", {"ants": 10, "bees": 10})
+    put_classes(tmp_path / "photos" / "val", {"ants": 3, "bees": 3}, first=50)
+    store.ingest(tmp_path / "photos")
+    manifest = store.manifest
+    folder = manifest["path"].str.split("/").str[0]
+    assert set(manifest.loc[folder == "val", "split"]) == {"test"}
+    assert Counter(manifest.loc[folder == "train", "split"]) == {"train": 16, "val": 4}
+    assert store.summary["sources"][0]["notes"] == [
+        "no test folder: val is the test split, and validation is cut from train"
+    ]
+
+
+def test_near_duplicates_share_a_split_and_a_group(store, tmp_path):
+    photos = put_classes(tmp_path / "photos", {"ants": 20, "bees": 20})
+    for number in range(20):
+        put(photos / "ants" / f"{number:02d}b.png", nearly(picture(number)))
+    store.ingest(photos)
+    groups = store.manifest.groupby("group_id")
+    assert (groups["split"].nunique() == 1).all()
+    assert (groups.size() == 2).sum() == 20
+    assert store.summary["near_duplicates"] == {"groups": 20, "images": 40}
+
+
+def test_near_duplicates_in_train_and_test_folders_are_both_tested_on(store, tmp_path):
+    for number, split in enumerate(("train", "val", "test")):
+        put_classes(tmp_path / "photos" / split, {"ants": 3, "bees": 3}, first=10 * number)
+    twin = put(tmp_path / "photos" / "test" / "ants" / "twin.png", nearly(picture(1)))
+    store.ingest(tmp_path / "photos")
+    splits = dict(zip(store.manifest["path"], store.manifest["split"], strict=True))
+    assert splits["train/ants/01.png"] == splits[f"test/ants/{twin.name}"] == "test"
+    assert any(
+        "1 images are in another split than their folder says" in n for n in store.summary["sources"][0]["notes"]
+    )
+
+
+def three_in_a_row() -> list[Image.Image]:
+    """Find pictures of which the second is within 4 bits of both others, and these are not of each other."""
+    blends = [Image.blend(picture(1), picture(2), share / 200) for share in range(200)]
+    hashes = [perceptual_hash(image) for image in blends]
+    middle = max(at for at, phash in enumerate(hashes) if (phash ^ hashes[0]).bit_count() <= 4)
+    last = next(at for at, phash in enumerate(hashes) if (phash ^ hashes[0]).bit_count() > 4 and at > middle)
+    assert (hashes[middle] ^ hashes[last]).bit_count() <= 4
+    return [blends[0], blends[middle], blends[last]]
+
+
+def test_a_new_image_near_to_two_splits_is_rejected_and_none_of_the_old_moves(store, tmp_path):
+    first, bridge, last = three_in_a_row()
+    photos = tmp_path / "photos"
+    for number, split in enumerate(("train", "val", "test")):
+        put_classes(photos / split, {"ants": 3, "bees": 3}, first=100 + 10 * number)
+    put(photos / "train" / "ants" / "first.png", first)
+    put(photos / "test" / "ants" / "last.png", last)
+    store.ingest(photos)
+    before = store.splits
+    put(photos / "train" / "ants" / "bridge.png", bridge)
+    for _ in range(2):
+        assert store.ingest(photos).images == 20
+        assert store.splits == before
+        assert store.rejected == {"train/ants/bridge.png": "straddles_splits"}
+    (photos / "test" / "ants" / "last.png").unlink()  # it may come back: its split is kept for it
+    store.ingest(photos)
+    assert store.rejected == {"train/ants/bridge.png": "straddles_splits"}
+
+
+def test_adding_images_moves_none_and_gives_the_new_ones_their_share(store, photos):
+    store.ingest(photos)
+    before = store.splits
+    put_classes(photos, {"ants": 40}, first=200)
+    (photos / "bees" / "00.png").unlink()
+    store.ingest(photos)
+    after = store.splits
+    assert {image: split for image, split in after.items() if image in before} == {
+        image: split for image, split in before.items() if image in after
+    }
+    assert Counter(store.manifest.loc[store.manifest["label"] == "ants", "split"]) == {"train": 28, "val": 6, "test": 6}
+
+
+def test_an_image_that_was_away_comes_back_to_its_split(store, photos):
+    store.ingest(photos)
+    before, paths = store.splits, [photos / "ants" / "00.png", photos / "bees" / "01.png", photos / "wasps" / "02.png"]
+    contents = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    assert store.ingest(photos).images == 12
+    for path, content in zip(paths, contents, strict=True):
+        put(path.with_stem("back"), content)
+    assert store.ingest(photos) == Taken(images=15, new=0, rejected=0, changed=True)
+    assert store.splits == before
+
+
+# The next look
+
+
+def test_a_second_look_writes_nothing(store, photos):
+    store.ingest(photos)
+    times, content = store.times(), store.bytes()
+    assert store.ingest(photos) == Taken(images=15, new=0, rejected=0, changed=False)
+    assert (store.times(), store.bytes()) == (times, content)
+
+
+def alone(store: Store, photos: Path, shard_mb: float = 256) -> subprocess.Popen:
+    command = [sys.executable, "-c", ALONE, str(store.root), str(photos), str(shard_mb)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_second_look_imports_neither_pandas_nor_torch(store, photos):
+    store.ingest(photos)
+    assert alone(store, photos).communicate()[0].startswith("0 [] ")
+
+
+def test_only_what_is_new_is_read(store, photos):
+    store.ingest(photos)
+    for path in photos.rglob("*.png"):  # reading these again would bring in an image that nobody knows
+        about = path.stat()
+        path.write_bytes(encoded(picture(999))[: about.st_size].ljust(about.st_size, b"\0"))
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    put(photos / "ants" / "new.png", 500)
+    assert store.ingest(photos) == Taken(images=16, new=1, rejected=0, changed=True)
+
+
+def test_new_images_make_a_new_shard_in_a_new_batch_and_no_old_byte_changes(store, photos):
+    store.ingest(photos)
+    before = store.bytes()
+    put_classes(photos, {"hornets": 3}, first=300)
+    assert store.ingest(photos).new == 3
+    after = store.bytes()
+    assert {name: after[name] for name in before if name.endswith(".tar")} == {
+        name: data for name, data in before.items() if name.endswith(".tar")
+    }
+    assert Counter(store.manifest["batch"]) == {1: 15, 2: 3}
+    assert store.summary["batches"] == {"1": 15, "2": 3}
+    assert len(shards.names(store.images)) == 2
+
+
+def test_a_moved_image_is_relabelled_and_no_shard_is_touched(store, photos):
+    store.ingest(photos)
+    before, times = store.splits, {name: at for name, at in store.times().items() if name.endswith(".tar")}
+    (photos / "ants" / "00.png").rename(photos / "bees" / "moved.png")
+    assert store.ingest(photos) == Taken(images=15, new=0, rejected=0, changed=True)
+    assert store.labels["bees/moved.png"] == "bees"
+    assert store.splits == before
+    assert {name: at for name, at in store.times().items() if name.endswith(".tar")} == times
+
+
+def test_a_removed_image_leaves_the_manifest_and_no_shard_is_touched(store, photos):
+    store.ingest(photos)
+    times = {name: at for name, at in store.times().items() if name.endswith(".tar")}
+    (photos / "ants" / "00.png").unlink()
+    assert store.ingest(photos) == Taken(images=14, new=0, rejected=0, changed=True)
+    assert "ants/00.png" not in store.labels
+    assert {name: at for name, at in store.times().items() if name.endswith(".tar")} == times
+
+
+def test_a_file_with_new_content_is_a_new_image(store, photos):
+    store.ingest(photos)
+    old = store.manifest.set_index("path").loc["ants/00.png", "image_id"]
+    put(photos / "ants" / "00.png", 600)
+    assert store.ingest(photos) == Taken(images=15, new=1, rejected=0, changed=True)
+    row = store.manifest.set_index("path").loc["ants/00.png"]
+    assert row["image_id"] != old
+    assert row["batch"] == 2
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(store, photos):
+    (photos / "ants" / "late.png").symlink_to(photos.parent / "late.png")
+    store.ingest(photos)
+    times = store.times()
+    assert store.ingest(photos) == Taken(images=15, new=0, rejected=1, changed=False)
+    assert store.times() == times
+    put(photos.parent / "late.png", 700)
+    assert store.ingest(photos) == Taken(images=16, new=1, rejected=0, changed=True)
+
+
+def test_a_changed_rule_is_held_to_old_images_too(store, photos):
+    put(photos / "ants" / "small.png", picture(800, 20, 20))
+    put(photos / "ants" / "misnamed.jpg", encoded(picture(801)))
+    assert store.ingest(photos, accept_wrong_extension=True).images == 17
+    before = store.splits
+    assert store.ingest(photos, min_side=21).images == 15
+    assert store.rejected == {"ants/small.png": "too_small", "ants/misnamed.jpg": "wrong_extension"}
+    assert store.ingest(photos, accept_wrong_extension=True) == Taken(images=17, new=0, rejected=0, changed=True)
+    assert store.splits == before
+
+
+# Several sources
+
+
+def test_two_sources_bring_their_domains_and_a_copy_belongs_to_the_first(store, tmp_path, photos):
+    more = put_classes(tmp_path / "more", {"ants": 3, "bees": 3}, first=100)
+    shutil.copy(photos / "ants" / "00.png", more / "ants" / "copy.png")
+    shutil.copy(photos / "wasps" / "00.png", more / "ants" / "wasp.png")
+    store.ingest(photos, params.Source(path=str(more), domain="meadow"))
+    assert Counter(store.manifest["domain"]) == {"garden": 14, "meadow": 6}
+    assert store.rejected == {
+        "ants/copy.png": "duplicate",
+        "ants/wasp.png": "conflicting_label",
+        "wasps/00.png": "conflicting_label",
+    }
+    assert [source["images"] for source in store.summary["sources"]] == [14, 6]
+    assert len(shards.names(store.images)) == 2  # each source begins a shard
+
+
+def test_a_domain_that_arrives_later_moves_nothing(store, tmp_path, photos):
+    store.ingest(photos)
+    before = store.splits
+    more = params.Source(path=str(put_classes(tmp_path / "more", CLASSES, first=100)), domain="meadow")
+    store.ingest(photos, more)
+    assert before.items() <= store.splits.items()
+    assert set(store.manifest.loc[store.manifest["domain"] == "meadow", "split"]) == {"train", "val", "test"}
+
+
+def test_a_source_that_is_no_longer_named_takes_its_images_along(store, tmp_path, photos):
+    more = put_classes(tmp_path / "more", CLASSES, first=100)
+    store.ingest(photos, more)
+    before = store.splits
+    store.ingest(photos)
+    assert set(store.manifest["source"]) == {"photos"}
+    store.ingest(photos, more)
+    assert store.splits == before
+
+
+# Too little, too late
+
+
+def test_a_class_of_two_images_is_an_error_that_counts_them(store, photos):
+    put_classes(photos, {"hornets": 2}, first=300)
+    put(photos / "hornets" / "broken.png", b"x")
+    with pytest.raises(SourceError, match=r"'hornets' has 2; a class needs at least 3 usable images.*1 undecodable"):
+        store.ingest(photos)
+    assert not (store.dataset / "manifest.parquet").exists()
+
+
+def test_a_single_class_is_an_error(store, tmp_path):
+    with pytest.raises(SourceError, match=r"a single class, 'ants' \(5 images\); a classifier needs two"):
+        store.ingest(put_classes(tmp_path / "photos", {"ants": 5}))
+
+
+def test_nothing_usable_is_an_error_that_counts_the_reasons(store, tmp_path):
+    put(tmp_path / "photos" / "ants" / "1.png", b"x")
+    put(tmp_path / "photos" / "ants" / "2.txt", b"x")
+    put(tmp_path / "photos" / "bees" / "3.png", b"x")
+    with pytest.raises(SourceError, match=r"no usable image in 3 files \(2 undecodable, 1 not_an_image\)"):
+        store.ingest(tmp_path / "photos")
+
+
+def test_an_empty_folder_is_an_error(store, tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(SourceError, match=r"no usable image in 0 files"):
+        store.ingest(tmp_path / "photos")
+
+
+def test_a_class_with_nothing_to_train_on_is_an_error(store, tmp_path):
+    put_classes(tmp_path / "photos" / "train", {"ants": 3, "bees": 3})
+    put_classes(tmp_path / "photos" / "test", {"ants": 3, "wasps": 3}, first=20)
+    with pytest.raises(SourceError, match=r"no image of 'wasps' is in the train split"):
+        store.ingest(tmp_path / "photos")
+
+
+def test_nothing_to_test_on_is_an_error(store, tmp_path):
+    for number, label in enumerate(("ants", "bees")):
+        for copy in range(3):
+            put(tmp_path / "photos" / label / f"{copy}.png", nearly(picture(number), copy))
+    with pytest.raises(SourceError, match=r"no image is in the (val|test) split: there are too few"):
+        store.ingest(tmp_path / "photos")
+
+
+def test_after_an_error_the_repaired_source_is_taken_in_without_reading_it_again(store, photos):
+    put_classes(photos, {"hornets": 2}, first=300)
+    with pytest.raises(SourceError):
+        store.ingest(photos)
+    put(photos / "hornets" / "third.png", 310)
+    assert store.ingest(photos) == Taken(images=18, new=1, rejected=0, changed=True)
+    assert set(store.manifest["batch"]) == {1}
+
+
+def test_a_source_that_is_away_is_an_error_the_first_time(store, tmp_path):
+    with pytest.raises(SourceError, match=r"photos is not there"):
+        store.ingest(tmp_path / "photos")
+
+
+@pytest.mark.parametrize("another_clone", [False, True])
+def test_a_source_that_is_away_later_is_a_warning_and_nothing_changes(store, photos, caplog, another_clone):
+    for path, content in {"ants/bad.png": b"x", "ants/copy.png": (photos / "ants" / "00.png").read_bytes()}.items():
+        put(photos / path, content)
+    store.ingest(photos)
+    before, times = store.bytes(), store.times()
+    photos.rename(photos.with_name("unplugged"))
+    if another_clone:
+        shutil.rmtree(store.scratch)
+    for _ in range(2):
+        caplog.clear()
+        assert store.ingest(photos) == Taken(images=15, new=0, rejected=2, changed=False)
+        assert "photos is not there" in caplog.text
+        assert "Its 15 images of before stay." in caplog.text
+        assert (store.bytes(), store.times()) == (before, times)
+
+
+def test_an_embedded_sample_is_a_source_and_is_not_written_again_in_another_clone(store):
+    sample = params.Source(path="sample:printed", domain="printed")
+    assert store.ingest(sample) == Taken(images=880, new=880, rejected=0, changed=True)
+    before = store.bytes()
+    assert store.ingest(sample).changed is False
+    shutil.rmtree(store.scratch)
+    assert store.ingest(sample).changed is False
+    assert not (store.scratch / "sample").exists()
+    assert store.bytes() == before
+
+
+def test_an_archive_and_a_manifest_that_are_away_leave_nothing_changed_either(store, tmp_path, photos):
+    rows = [
+        f"{path.relative_to(photos)},{path.parent.name},{'meadow' if number % 2 else ''},"
+        + ("train", "val", "test", "")[number % 4]
+        for number, path in enumerate(sorted(photos.rglob("*.png")))
+    ]
+    rows += ["gone.png,ants,,", "ants/00.png,,,"]
+    put(photos / "list.csv", "\n".join(["path,label,domain,split", *rows]).encode())
+    more = put_classes(tmp_path / "more", CLASSES, first=100)
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.writestr("zz/../../evil.png", b"x")
+        archive.writestr("ants/a.txt", b"x")
+        for path in sorted(more.rglob("*.png"), reverse=True):
+            archive.write(path, path.relative_to(more))
+    sources = [photos / "list.csv", params.Source(path=str(tmp_path / "more.zip"), domain="shed")]
+    store.ingest(*sources)
+    before = store.bytes()
+    assert set(store.manifest["domain"]) == {"garden", "meadow", "shed"}
+    for path in (photos, tmp_path / "more.zip"):
+        path.rename(path.with_name("unplugged " + path.name))
+    shutil.rmtree(store.scratch)
+    store.ingest(*sources)
+    assert store.bytes() == before
+
+
+def test_the_sources_that_are_there_go_on_while_another_is_away(store, tmp_path, photos):
+    more = put_classes(tmp_path / "more", CLASSES, first=100)
+    store.ingest(photos, more)
+    shutil.rmtree(photos)
+    put(more / "ants" / "new.png", 500)
+    assert store.ingest(photos, more) == Taken(images=31, new=1, rejected=0, changed=True)
+
+
+def test_a_mistake_in_a_source_is_an_error_even_if_it_was_taken_in_before(store, photos):
+    rows = "".join(f"{path.relative_to(photos)},{path.parent.name}\n" for path in sorted(photos.rglob("*.png")))
+    put(photos / "list.csv", ("path,label\n" + rows).encode())
+    store.ingest(photos / "list.csv")
+    put(photos / "list.csv", ("path,class\n" + rows).encode())
+    with pytest.raises(SourceError, match="no column 'label'"):
+        store.ingest(photos / "list.csv")
+
+
+def test_a_source_that_lost_more_than_half_is_an_error_unless_that_is_meant(store, photos):
+    store.ingest(photos)
+    before = store.bytes()
+    for label in ("ants", "bees"):
+        for path in sorted((photos / label).iterdir())[3:]:
+            path.unlink()
+    for path in (photos / "wasps").iterdir():
+        path.unlink()
+    with pytest.raises(SourceError, match=r"photos held 15 images and now holds 6.*ingest.allow_shrink to true"):
+        store.ingest(photos)
+    assert store.bytes() == before
+    assert store.ingest(photos, allow_shrink=True).images == 6
+
+
+def test_a_source_may_lose_half(store, tmp_path):
+    photos = put_classes(tmp_path / "photos", {"ants": 6, "bees": 6})
+    store.ingest(photos)
+    for label in ("ants", "bees"):
+        for path in sorted((photos / label).iterdir())[3:]:
+            path.unlink()
+    assert store.ingest(photos).images == 6
+
+
+def test_shards_that_are_missing_are_packed_again_with_their_splits_where_the_source_is_there(store, photos):
+    store.ingest(photos)
+    before = store.splits
+    shutil.rmtree(store.images)
+    assert store.ingest(photos).new == 15
+    assert store.splits == before
+    assert set(store.manifest["batch"]) == {1}
+
+
+def test_shards_that_are_missing_are_an_error_where_the_source_is_away(store, photos):
+    store.ingest(photos)
+    shutil.rmtree(store.images)
+    shutil.rmtree(photos)
+    with pytest.raises(SourceError, match=r"000000-\w+.tar is not there, nor are the source images: .*dvc pull"):
+        store.ingest(photos)
+
+
+def test_a_damaged_scan_cache_is_replaced(store, photos):
+    store.ingest(photos)
+    before = store.bytes()
+    (store.scratch / "scan.sqlite").write_bytes(b"no database" * 1000)
+    assert store.ingest(photos) == Taken(images=15, new=0, rejected=0, changed=False)
+    assert store.bytes() == before
+
+
+# The same bytes
+
+
+def test_the_same_images_give_the_same_bytes_in_another_folder(tmp_path):
+    stores = [Store(tmp_path / place / "store") for place in ("one", "two")]
+    for store in stores:
+        photos = put_classes(store.root.parent / "photos", CLASSES)
+        put(photos / "ants" / "bad.png", b"x")
+        store.ingest(photos, shard_mb=0.01)
+        put_classes(photos, {"bees": 9}, first=50)
+        store.ingest(photos, shard_mb=0.01)
+    assert stores[0].bytes() == stores[1].bytes()
+    assert len(shards.names(stores[0].images)) > 3
+
+
+def test_nothing_versioned_knows_where_it_was_made(store, tmp_path, photos):
+    rows = "".join(f"{path},{path.parent.name}\n" for path in sorted(photos.rglob("*.png")))
+    put(tmp_path / "list.csv", ("path,label\n" + rows).encode())
+    more = put_classes(tmp_path / "more", CLASSES, first=100)
+    store.ingest(tmp_path / "list.csv", f"file://{more}")
+    assert set(store.manifest["source"]) == {"list.csv", "more"}
+    tables = [pq.read_table(path).to_pandas().to_csv() for path in store.dataset.glob("*.parquet")]
+    assert str(tmp_path) not in "".join([*tables, (store.dataset / "summary.json").read_text()])
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from(["ants", "bees"]), st.integers(0, 11)), max_size=8), max_size=3))
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_comes_and_goes_an_image_keeps_its_split(tmp_path_factory, changes):
+    root = tmp_path_factory.mktemp("history")
+    store, photos = Store(root / "store"), put_classes(root / "photos", {"ants": 3, "bees": 3}, first=100)
+    known: dict[str, str] = {}
+    for change in [[], *changes]:
+        for label, number in change:  # there already: away with it; else here it comes
+            path = photos / label / f"{number}.png"
+            if path.exists():
+                path.unlink()
+            else:
+                put(path, number + (20 if label == "bees" else 0))
+        store.ingest(photos, allow_shrink=True)
+        splits = store.splits
+        assert all(known.get(image, split) == split for image, split in splits.items())
+        known |= splits
+
+
+# Killed
+
+
+def test_a_killed_ingest_goes_on_and_ends_in_the_same_bytes(tmp_path):
+    photos = put_classes(tmp_path / "photos", {"ants": 150, "bees": 150})
+    for number in range(40):  # what is rejected or there twice must not shift anything either
+        put(
+            photos / "ants" / f"{4 * number:02d}x.png",
+            b"x" if number % 2 else (photos / "bees" / "07.png").read_bytes(),
+        )
+    undisturbed, killed = Store(tmp_path / "undisturbed"), Store(tmp_path / "killed")
+    undisturbed.ingest(photos, shard_mb=0.03)
+    total = len(shards.names(undisturbed.images))
+    assert total > 20
+    chance = random.Random(0)
+    for share in (0.1, 0.3, 0.5, 0.8, 1.0):
+        process = alone(killed, photos, 0.03)
+        while process.poll() is None and len(shards.names(killed.images)) < share * total:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.01 if share < 1 else 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(shards.names(killed.images)) > total / 2  # the kills came late enough to mean something
+    killed.ingest(photos, shard_mb=0.03)
+    assert killed.bytes() == undisturbed.bytes()
+
+
+def test_a_shard_written_just_before_a_kill_is_written_again(store, tmp_path, photos):
+    whole = Store(tmp_path / "whole")
+    whole.ingest(photos, shard_mb=0.01)
+    store.images.mkdir(parents=True)
+    for shard in shards.names(whole.images)[:1]:  # written, not recorded
+        shutil.copy(shards.path_of(whole.images, shard), store.images)
+    put(store.images / "next.tar.tmp", b"an open shard")
+    put(store.dataset / "manifest.parquet.tmp", b"half a manifest")
+    store.ingest(photos, shard_mb=0.01)
+    assert store.bytes() == whole.bytes()
+
+
+def test_a_run_killed_between_two_files_of_the_data_set_is_completed(store, photos):
+    store.ingest(photos)
+    before = store.bytes()
+    put_classes(photos, {"ants": 9}, first=300)
+    store.ingest(photos)
+    after = store.bytes()
+    for name in ("manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json"):
+        (store.dataset / name).write_bytes(before[f"dataset/{name}"])
+        store.ingest(photos)
+        assert store.bytes() == after
+
+
+# Memory
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    peak = {}
+    for count in (30, 300):
+        photos = tmp_path / f"photos{count}"
+        for number in range(count):
+            put(photos / ("ants" if number % 2 else "bees") / f"{number}.bmp", picture(number, 400, 300))
+        peak[count] = int(alone(Store(tmp_path / f"store{count}"), photos, shard_mb=8).communicate()[0].split()[-1])
+    assert sum(path.stat().st_size for path in photos.rglob("*.bmp")) > 100 * 2**20
+    assert peak[300] < peak[30] + 30  # MiB

@@ -1,0 +1,282 @@
+"""params.yaml: what is accepted, what is said of the rest, what a form sees, and what is written back."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies as st
+from ruamel.yaml import YAML
+
+from rootstock.architectures import EFFICIENTNET_LITE0, TORCHVISION
+from rootstock.errors import ParamsError
+from rootstock.params import Params, Section, load, save
+
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate"
+STAGE = "unfreeze: all, epochs: 1, lr: 0.1"
+
+
+def said(path: Path, text: str) -> str:
+    """What is said of a file that is refused."""
+    path.write_text(text)
+    with pytest.raises(ParamsError) as error:
+        load(path)
+    return str(error.value)
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    return tmp_path / "params.yaml"
+
+
+def test_the_shipped_file_shows_every_key_there_is_in_the_order_of_the_model():
+    def shows(shown: dict, section: type[Section]) -> None:
+        assert list(shown) == list(section.model_fields)
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                shows(shown[name], field.annotation)
+
+    shows(YAML(typ="safe").load(SHIPPED), Params)
+    assert load(SHIPPED).model_dump(exclude={"backbone"}) == Params().model_dump(exclude={"backbone"})
+
+
+def test_a_key_that_is_left_out_has_its_default(file):
+    file.write_text("# nothing\n")
+    assert load(file) == Params()
+    file.write_text("head: {max_iterations: 7}")
+    assert load(file).head == Params().head.model_copy(update={"max_iterations": 7})
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        # unknown keys, with the nearest that is known
+        ("seeed: 1", f"unknown key seeed; expected one of {SECTIONS}. Did you mean seed?"),
+        ("1: 2", f"unknown key 1; expected one of {SECTIONS}."),
+        ("ingest: {split: {vall: 0.6}}", "unknown key ingest.split.vall; expected one of val, test. Did you mean val?"),
+        (
+            "extract: {batch-size: 3}",
+            "unknown key extract.batch-size; expected one of dtype, batch_size. Did you mean batch_size?",
+        ),
+        (
+            f"finetune: {{stages: [{{{STAGE}}}, {{{STAGE}, epoch: 3}}]}}",
+            "unknown key finetune.stages[1].epoch; expected one of unfreeze, epochs, lr. Did you mean epochs?",
+        ),
+        # misspelt choices
+        ("extract: {dtype: float61}", "extract.dtype is 'float61'; expected float32, float16. Did you mean float16?"),
+        (
+            "finetune: {augment: flip}",
+            "finetune.augment is 'flip'; expected none, crop, crop_flip. Did you mean crop_flip?",
+        ),
+        (
+            "backbone: {name: ResNet-34}",
+            "backbone.name is 'ResNet-34'; expected one of 81 names (see docs/backbones.md). Did you mean resnet34?",
+        ),
+        ("backbone: {name: }", "backbone.name is empty; expected one of 81 names (see docs/backbones.md)."),
+        # wrong types
+        ("seed: x", "seed is 'x'; expected a whole number."),
+        ("seed: true", "seed is true; expected a whole number."),
+        ("head: {l2: 3}", "head.l2 is 3; expected a list."),
+        ("head: {l2: [1, two]}", "head.l2[1] is 'two'; expected a number."),
+        ("head:", "head is empty; expected the keys l2, max_iterations."),
+        ("head: []", "head is a list; expected the keys l2, max_iterations."),
+        ("ingest: {sources: [photos]}", "ingest.sources[0] is 'photos'; expected the keys path, domain, name."),
+        ("ingest: {allow_shrink: yes}", "ingest.allow_shrink is 'yes'; expected true or false."),
+        (
+            "ingest: {sources: [{path: a, domain: 2024}]}",
+            "ingest.sources[0].domain is 2024; expected text (in quotes, if it looks like a number or a date).",
+        ),
+        ("[1, 2]", f"the file is a list; expected the keys {SECTIONS}."),
+        # impossible values
+        ("backbone: {image_size: 8}", "backbone.image_size is 8; expected greater than or equal to 16."),
+        ("backbone: {image_size: 4000}", "backbone.image_size is 4000; expected less than or equal to 1024."),
+        ("backbone: {weights: ''}", "backbone.weights is ''; expected text."),
+        ("ingest: {split: {val: 1}}", "ingest.split.val is 1; expected less than 1."),
+        ("ingest: {split: {val: 0.6, test: 0.5}}", "ingest.split: val + test is 1.1; expected less than 1."),
+        ("ingest: {sources: []}", "ingest.sources is empty; expected at least 1 entry."),
+        ("head: {l2: [.inf]}", "head.l2[0] is inf; expected a finite number."),
+        ("finetune: {weight_decay: .nan}", "finetune.weight_decay is nan; expected a finite number."),
+        ("finetune: {batch_size: 1}", "finetune.batch_size is 1; expected greater than or equal to 2."),
+        (
+            "ingest: {sources: [{path: a, domain: b}, {path: a, domain: c}]}",
+            "ingest: two sources are called 'a'; give one of them a `name`.",
+        ),
+        # missing keys
+        (
+            "ingest: {sources: [{path: a}]}",
+            "ingest.sources[0].domain is missing; expected: Where the images come from, e.g. handwritten.",
+        ),
+        (
+            "finetune: {stages: [{unfreeze: all, epochs: 1}]}",
+            "finetune.stages[0].lr is missing; expected: Peak learning rate of the one-cycle schedule.",
+        ),
+    ],
+)
+def test_an_error_names_the_key_what_is_allowed_and_the_nearest_spelling(file, text, line):
+    assert said(file, text) == f"params.yaml: {line}"
+
+
+def test_all_errors_of_a_file_are_said_at_once(file):
+    assert said(file, "finetune: {stages: [{unfreeze: all, epochs: 0, lr: 2}]}\nsed: 1").splitlines() == [
+        "params.yaml: finetune.stages[0].epochs is 0; expected greater than or equal to 1.",
+        "params.yaml: finetune.stages[0].lr is 2; expected less than 1.",
+        f"params.yaml: unknown key sed; expected one of {SECTIONS}. Did you mean seed?",
+    ]
+
+
+def test_an_error_shows_no_part_of_a_source_but_the_key_at_fault(file):
+    assert "hunter2" not in said(file, "ingest: {sources: {path: 's3://me:hunter2@store/x', domain: a}}")
+    assert "hunter2" not in said(file, "ingest: {sources: [{path: 's3://me:hunter2@store/x', domain: a}]}")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"), [("seed: [", "not valid YAML"), ("seed: 1\nseed: 2", "duplicate key"), ("a: b: c", "line 1")]
+)
+def test_what_is_not_yaml_is_refused_with_the_place(file, text, part):
+    message = said(file, text)
+    assert message.startswith(f"{file}: not valid YAML: ") and part in message
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ParamsError, match=r"nowhere\.yaml: not found"):
+        load(tmp_path / "nowhere.yaml")
+    with pytest.raises(ParamsError, match="cannot be read: Is a directory"):
+        load(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"seed: \xff\xfe")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        load(tmp_path / "binary.yaml")
+
+
+numbers = st.floats(1e-12, 1e12)
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
+    lambda text: "://" not in text
+)
+splits = st.tuples(st.floats(0.01, 0.49), st.floats(0.01, 0.49)).map(lambda pair: {"val": pair[0], "test": pair[1]})
+stages = st.fixed_dictionaries(
+    {"unfreeze": texts, "epochs": st.integers(1, 10**6), "lr": st.floats(1e-12, 0.999999)},
+)
+valid = st.fixed_dictionaries(
+    {},
+    optional={
+        "seed": st.integers(0, 2**32 - 1),
+        "ingest": st.fixed_dictionaries(
+            {},
+            optional={
+                "sources": st.lists(
+                    st.fixed_dictionaries({"path": texts, "domain": texts, "name": texts}),
+                    min_size=1, max_size=4, unique_by=lambda source: source["name"],
+                ),
+                "split": splits,
+                "max_side": st.none() | st.integers(32, 10**6),
+                "max_megapixels": numbers,
+                "allow_shrink": st.booleans(),
+            },
+        ),
+        "backbone": st.fixed_dictionaries(
+            {},
+            optional={
+                "name": st.sampled_from((EFFICIENTNET_LITE0, *TORCHVISION)),
+                "weights": texts,
+                "image_size": st.none() | st.integers(16, 1024),
+                "crop_fraction": st.none() | st.floats(0.01, 1),
+            },
+        ),
+        "head": st.fixed_dictionaries({}, optional={"l2": st.lists(numbers, min_size=1, max_size=6)}),
+        "finetune": st.fixed_dictionaries(
+            {},
+            optional={
+                "stages": st.lists(stages, max_size=4),
+                "augment": st.sampled_from(("none", "crop", "crop_flip")),
+                "weight_decay": st.just(0) | numbers,
+            },
+        ),
+    },
+).map(Params.model_validate)  # fmt: skip
+
+
+@given(first=valid, second=valid)
+@settings(max_examples=60, deadline=None)
+def test_what_is_saved_is_what_is_read_whatever_stood_there_before(tmp_path_factory, first, second):
+    file = tmp_path_factory.getbasetemp() / "round-trip.yaml"
+    file.write_text(SHIPPED.read_text())
+    for wanted in (first, second, load(SHIPPED)):
+        save(file, wanted)
+        assert load(file) == wanted
+    file.unlink()
+    save(file, second)
+    assert load(file) == second
+
+
+def changed(file: Path, **sections: dict) -> dict[str, str]:
+    """Save a copy of the shipped file with some values changed; returns the lines that differ, old to new."""
+    before = SHIPPED.read_text().splitlines()
+    file.write_text(SHIPPED.read_text())
+    given = load(file).model_dump()
+    for name, values in sections.items():
+        given[name] |= values
+    save(file, Params.model_validate(given))
+    after = file.read_text().splitlines()
+    assert len(after) == len(before)
+    return {old.strip(): new.strip() for old, new in zip(before, after, strict=True) if old != new}
+
+
+def test_saving_changes_the_lines_of_what_changed_alone_and_keeps_their_comments(file):
+    assert changed(file) == {}
+    assert changed(file, backbone={"name": "resnet34"}) == {"name: efficientnet_lite0": "name: resnet34"}
+    assert changed(file, finetune={"weight_decay": 0.1}) == {"weight_decay: 0.01": "weight_decay: 0.1"}
+    [(old, new)] = changed(file, ingest={"max_side": 512}).items()
+    assert old.partition("#")[2] == new.partition("#")[2] and new.startswith("max_side: 512 #")
+    [(old, new)] = changed(file, head={"l2": [10, 1]}).items()
+    assert old.partition("#")[2] == new.partition("#")[2] and new.startswith("l2: [10.0, 1.0] ")
+
+
+def test_saving_adds_no_key_that_keeps_its_default(file):
+    text = "# mine\nhead:\n  max_iterations: 7  # enough\n"
+    file.write_text(text)
+    save(file, load(file))
+    assert file.read_text() == text
+    save(file, load(file).model_copy(update={"seed": 3}))
+    assert file.read_text() == f"{text}seed: 3\n"
+
+
+def test_saving_a_longer_or_shorter_list_keeps_the_entries_that_stay(file):
+    file.write_text(
+        "finetune:\n  stages:\n    - unfreeze: head  # first\n      epochs: 1\n      lr: 0.1\n"
+        "    - unfreeze: all  # then\n      epochs: 2\n      lr: 0.01\n"
+    )
+    given = load(file).model_dump()
+    given["finetune"]["stages"] = [*given["finetune"]["stages"], {"unfreeze": "all", "epochs": 3, "lr": 0.001}]
+    save(file, Params.model_validate(given))
+    assert "head  # first" in file.read_text() and "all  # then" in file.read_text()
+    given["finetune"]["stages"] = given["finetune"]["stages"][:1]
+    save(file, Params.model_validate(given))
+    assert "head  # first" in file.read_text() and "then" not in file.read_text()
+    assert len(load(file).finetune.stages) == 1
+
+
+def test_the_model_is_a_form_whose_every_field_says_what_it_is():
+    schema = Params.model_json_schema()
+    sections = {"Params": schema["properties"]} | {name: part["properties"] for name, part in schema["$defs"].items()}
+    for section, fields in sections.items():
+        for name, field in fields.items():
+            assert "$ref" in field or field["description"], f"{section}.{name}"
+    assert sections["Backbone"]["name"]["enum"] == [EFFICIENTNET_LITE0, *TORCHVISION]
+    assert sections["Extract"]["dtype"]["enum"] == ["float32", "float16"]
+    assert sections["Finetune"]["augment"]["enum"] == ["none", "crop", "crop_flip"]
+    assert sections["Finetune"]["stages"]["items"] == {"$ref": "#/$defs/Stage"}
+    assert sections["Finetune"]["batch_size"]["minimum"] == 2
+
+
+def test_every_torchvision_classifier_of_the_installed_version_is_a_backbone():
+    import torchvision
+
+    assert set(torchvision.models.list_models(module=torchvision.models)) <= set(TORCHVISION)
+    assert len(TORCHVISION) == len(set(TORCHVISION)) == 80
+
+
+def test_reading_parameters_imports_neither_torch_nor_anything_as_heavy():
+    heavy = "{'torch', 'torchvision', 'timm', 'pandas', 'numpy', 'pyarrow', 'prefect', 'dvc'}"
+    code = f"import sys, rootstock.params; print({heavy} & set(sys.modules) or 'none')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "none"

@@ -1,0 +1,579 @@
+"""Folders, archives and manifests on this machine, in memory and on the network: what they list, and what is read."""
+
+import io
+import os
+import stat
+import tarfile
+import threading
+import zipfile
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rootstock import params, sources
+from rootstock.errors import ParamsError, SourceError
+from rootstock.intake import MAX_FILE_BYTES, Reason, Rejected
+from rootstock.layout import SPLITS
+from rootstock.scan import Scan
+from rootstock.sources import Unreachable
+from tests.images import encoded, picture, put, put_classes
+
+CLASSES = {"ants": 3, "bees": 2}
+PATHS = ["ants/00.png", "ants/01.png", "ants/02.png", "bees/00.png", "bees/01.png"]
+
+
+@pytest.fixture
+def scan(tmp_path):
+    with Scan(tmp_path / "scratch" / "scan.sqlite") as scan:
+        yield scan
+
+
+@pytest.fixture
+def listed(tmp_path, scan):
+    """List a source by its path or URL."""
+    return lambda path, domain="garden": sources.open_source(
+        params.Source(path=str(path), domain=domain), tmp_path / "scratch", scan
+    )
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return put_classes(tmp_path / "photos", CLASSES)
+
+
+def labels(source) -> dict[str, str]:
+    return {item.path: item.label for item in source.items if not item.problem}
+
+
+def splits(source) -> dict[str, tuple[str, ...]]:
+    return {item.path: item.splits for item in source.items if not item.problem}
+
+
+def problems(source) -> dict[str, Reason]:
+    return {item.path: item.problem for item in source.items if item.problem}
+
+
+def contents(source, wanted=None) -> dict[str, bytes | Reason]:
+    """Read what may be taken in; a reason stands for bytes that cannot be had."""
+    found = {}
+    for item, load in source.read(wanted or {item.path for item in source.items if not item.problem}):
+        try:
+            found[item.path] = load()
+        except Rejected as rejected:
+            found[item.path] = rejected.reason
+    return found
+
+
+def drawn(number: int) -> bytes:
+    return encoded(picture(number))
+
+
+# Folders
+
+
+def test_a_folder_lists_its_classes_and_gives_the_bytes_of_its_files(listed, photos):
+    source = listed(photos)
+    assert labels(source) == {path: path.split("/")[0] for path in PATHS}
+    assert contents(source) == {path: drawn(number) for number, path in enumerate(PATHS)}
+
+
+def test_only_what_is_wanted_is_read(listed, photos):
+    assert list(contents(listed(photos), {"bees/00.png"})) == ["bees/00.png"]
+
+
+def test_a_stamp_changes_with_the_file_and_only_then(listed, photos):
+    def stamps() -> dict[str, str]:
+        return {item.path: item.stamp for item in listed(photos).items}
+
+    before = stamps()
+    assert stamps() == before
+    put(photos / "ants" / "00.png", 77)
+    assert {path for path, stamp in stamps().items() if stamp != before[path]} == {"ants/00.png"}
+
+
+def test_linked_classes_and_linked_images_are_followed(listed, tmp_path):
+    pool = put_classes(tmp_path / "pool", CLASSES)
+    photos = tmp_path / "photos"
+    (photos / "bees").mkdir(parents=True)
+    (photos / "ants").symlink_to(pool / "ants")
+    (photos / "bees" / "a.png").symlink_to(pool / "bees" / "00.png")
+    source = listed(photos)
+    assert labels(source) == {f"ants/{n:02d}.png": "ants" for n in range(3)} | {"bees/a.png": "bees"}
+    assert contents(source)["bees/a.png"] == drawn(3)
+
+
+def test_the_stamp_of_a_linked_image_is_that_of_what_it_leads_to(listed, tmp_path):
+    target = put(tmp_path / "pool" / "1.png", 1)
+    (tmp_path / "photos" / "ants").mkdir(parents=True)
+    (tmp_path / "photos" / "ants" / "a.png").symlink_to(target)
+    before = listed(tmp_path / "photos").items[0].stamp
+    os.utime(target, (1, 1))
+    assert listed(tmp_path / "photos").items[0].stamp != before
+
+
+def test_links_in_a_circle_end(listed, photos):
+    (photos / "ants" / "up").symlink_to(photos)
+    (photos / "bees" / "across").symlink_to(photos / "ants")
+    assert set(PATHS) <= set(labels(listed(photos)))
+
+
+def test_a_link_to_nowhere_and_a_pipe_cost_nothing_else(listed, photos):
+    (photos / "ants" / "gone.png").symlink_to(photos / "nowhere.png")
+    os.mkfifo(photos / "ants" / "pipe.png")
+    found = contents(listed(photos))
+    assert found.pop("ants/gone.png") is Reason.UNREADABLE
+    assert sorted(found) == PATHS
+
+
+def test_a_file_that_vanishes_after_listing_is_unreadable(listed, photos):
+    source = listed(photos)
+    (photos / "ants" / "00.png").unlink()
+    assert contents(source)["ants/00.png"] is Reason.UNREADABLE
+
+
+def test_a_file_too_large_to_be_an_image_is_not_read(listed, photos):
+    with (photos / "ants" / "video.jpg").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)  # a hole: it takes no room on disk
+    assert problems(listed(photos)) == {"ants/video.jpg": Reason.TOO_LARGE}
+
+
+def test_names_that_are_not_utf_8_are_spelled_out_and_still_read(listed, photos):
+    folder = os.fsencode(photos / "ants")
+    put(Path(os.fsdecode(folder + b"/k\xe4fer.png")), drawn(9))
+    source = listed(photos)
+    assert contents(source)[r"ants/k\xe4fer.png"] == drawn(9)
+
+
+def test_litter_is_not_listed(listed, photos):
+    for name in (".DS_Store", "ants/.DS_Store", "__MACOSX/ants/._00.png", ".cache/ants/1.png", "ants/Thumbs.db"):
+        put(photos / name, b"x")
+    assert [item.path for item in listed(photos).items] == PATHS
+
+
+def test_split_folders_give_the_split_and_a_note(listed, tmp_path):
+    for number, split in enumerate(("train", "val")):
+        put_classes(tmp_path / "photos" / split, {"ants": 1}, number)
+    source = listed(tmp_path / "photos")
+    assert splits(source) == {"train/ants/00.png": ("train", "val"), "val/ants/00.png": ("test",)}
+    assert source.notes == ["no test folder: val is the test split, and validation is cut from train"]
+
+
+def test_a_folder_that_is_not_there_is_unreachable(listed, tmp_path):
+    with pytest.raises(Unreachable, match=r"ingest.sources: .*/photos is not there. Name a folder"):
+        listed(tmp_path / "photos")
+
+
+def test_a_file_that_is_no_archive_is_an_error_that_says_what_would_be(listed, tmp_path):
+    put(tmp_path / "photos.rar", b"Rar!")
+    with pytest.raises(SourceError, match=r"photos.rar is a file; expected a folder, or a file ending in .zip, .tar"):
+        listed(tmp_path / "photos.rar")
+
+
+# Archives
+
+
+def zipped(path, members: dict[str, bytes], **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def tarred(path, members: dict[str, bytes]):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, f"w:{path.suffix[1:] if path.suffix in ('.gz', '.bz2', '.xz') else ''}") as archive:
+        for name, data in members.items():
+            add_to_tar(archive, name, data)
+    return path
+
+
+def add_to_tar(archive: tarfile.TarFile, name: str, data: bytes = b"", **attributes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    for key, value in attributes.items():
+        setattr(member, key, value)
+    archive.addfile(member, io.BytesIO(data))
+
+
+def archived(path, members: dict[str, bytes]):
+    return (zipped if path.suffix == ".zip" else tarred)(path, members)
+
+
+ARCHIVES = ("photos.zip", "photos.tar", "photos.tar.gz", "photos.tgz", "photos.tar.bz2", "photos.tar.xz", "PHOTOS.ZIP")
+
+
+@pytest.mark.parametrize("name", [*ARCHIVES[:3], *ARCHIVES[4:6]])
+def test_an_archive_of_class_folders_is_a_source(listed, tmp_path, name):
+    archive = archived(tmp_path / name, {path: drawn(number) for number, path in enumerate(PATHS)})
+    source = listed(archive)
+    assert labels(source) == {path: path.split("/")[0] for path in PATHS}
+    assert contents(source) == {path: drawn(number) for number, path in enumerate(PATHS)}
+    assert contents(source, {"ants/01.png"}) == {"ants/01.png": drawn(1)}
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz", "photos.tar.xz"])
+def test_an_archive_of_split_folders_below_a_shared_one_gives_the_split(listed, tmp_path, name):
+    members = {f"photos-1.0/{split}/ants/1.png": drawn(n) for n, split in enumerate(("train", "val", "test"))}
+    source = listed(archived(tmp_path / name, members | {"photos-1.0/README": b"Hello."}))
+    assert splits(source) == {f"photos-1.0/{split}/ants/1.png": (split,) for split in ("test", "train", "val")}
+    assert source.notes == ["train, val and test as the folders say"]
+
+
+def test_a_tar_of_the_folder_it_was_made_in_has_the_same_paths(listed, tmp_path, photos):
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        archive.add(photos, ".")
+    source = listed(tmp_path / "photos.tar")
+    assert labels(source) == {path: path.split("/")[0] for path in PATHS}
+    assert contents(source) == contents(listed(photos))
+
+
+def test_a_zip_with_backslashes_is_understood(listed, tmp_path):
+    source = listed(zipped(tmp_path / "photos.zip", {"ants\\1.png": drawn(1), "ants\\": b"", "bees\\2.png": drawn(2)}))
+    assert contents(source) == {"ants/1.png": drawn(1), "bees/2.png": drawn(2)}
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar.gz"])
+def test_members_that_point_outside_are_rejected_and_the_rest_is_taken_in(listed, tmp_path, name):
+    unsafe = ["../evil.png", "ants/../../evil.png", "/etc/evil.png", "C:/evil.png"]
+    members = {path: drawn(1) for path in unsafe} | {"ants/1.png": drawn(2), "__MACOSX/ants/._1.png": b"x"}
+    source = listed(archived(tmp_path / name, members))
+    assert problems(source) == dict.fromkeys(unsafe, Reason.UNSAFE_PATH)
+    assert contents(source) == {"ants/1.png": drawn(2)}
+    assert [item.path for item in source.items] == sorted([*unsafe, "ants/1.png"])
+
+
+def test_links_and_devices_in_a_tar_are_rejected(listed, tmp_path):
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        add_to_tar(archive, "ants/1.png", drawn(1))
+        add_to_tar(archive, "ants/soft.png", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+        add_to_tar(archive, "ants/hard.png", type=tarfile.LNKTYPE, linkname="ants/1.png")
+        add_to_tar(archive, "ants/device.png", type=tarfile.CHRTYPE)
+        add_to_tar(archive, "ants/pipe.png", type=tarfile.FIFOTYPE)
+    source = listed(tmp_path / "photos.tar")
+    assert set(problems(source).values()) == {Reason.UNSAFE_PATH}
+    assert len(problems(source)) == 4
+    assert contents(source) == {"ants/1.png": drawn(1)}
+
+
+def test_links_in_a_zip_are_rejected(listed, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("ants/1.png", drawn(1))
+        link = zipfile.ZipInfo("ants/link.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    assert problems(listed(tmp_path / "photos.zip")) == {"ants/link.png": Reason.UNSAFE_PATH}
+
+
+def test_a_zip_member_with_a_wrong_checksum_is_one_files_fault(listed, tmp_path):
+    archive = zipped(tmp_path / "photos.zip", {"ants/1.png": drawn(1), "ants/2.png": drawn(2)})
+    data = bytearray(archive.read_bytes())
+    data[100] ^= 1
+    archive.write_bytes(data)
+    assert contents(listed(archive)) == {"ants/1.png": Reason.UNDECODABLE, "ants/2.png": drawn(2)}
+
+
+def test_a_member_that_unpacks_to_gigabytes_is_refused_by_its_header(listed, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ants/1.png", drawn(1))
+        with archive.open("ants/bomb.png", "w", force_zip64=True) as member:
+            for _ in range(MAX_FILE_BYTES // 2**24 + 1):
+                member.write(bytes(2**24))
+    assert problems(listed(tmp_path / "photos.zip")) == {"ants/bomb.png": Reason.TOO_LARGE}
+
+
+def test_of_two_zip_members_with_one_name_the_later_counts(listed, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("ants/1.png", drawn(1))
+        archive.writestr("ants/1.png", drawn(2))
+    assert contents(listed(tmp_path / "photos.zip")) == {"ants/1.png": drawn(2)}
+
+
+def test_names_in_a_tar_that_are_not_utf_8_are_spelled_out_and_still_read(listed, tmp_path):
+    with tarfile.open(tmp_path / "photos.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
+        add_to_tar(archive, "ants/käfer.png", drawn(1))
+    assert contents(listed(tmp_path / "photos.tar")) == {r"ants/k\xe4fer.png": drawn(1)}
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz", "photos.tar.xz"])
+@pytest.mark.parametrize("content", [b"", b"no archive at all", bytes(range(256)) * 40])
+def test_what_is_no_archive_is_an_error(listed, tmp_path, name, content):
+    put(tmp_path / name, content)
+    with pytest.raises(SourceError, match=f"{name} is not a readable archive") as error:
+        listed(tmp_path / name)
+    assert not isinstance(error.value, Unreachable)
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz", "photos.tar.bz2", "photos.tar.xz"])
+def test_an_archive_that_lacks_its_end_is_an_error_wherever_it_was_cut(listed, tmp_path, name):
+    archive = archived(tmp_path / name, {f"ants/{number}.png": drawn(number) for number in range(4)})
+    whole = archive.read_bytes()
+    header_cut = 512 + -(-len(drawn(0)) // 512) * 512
+    for cut in {1, 3, header_cut, header_cut + 100, len(whole) // 2, *range(1, len(whole), len(whole) // 15)}:
+        archive.write_bytes(whole[:cut])
+        try:
+            source = listed(archive)
+        except SourceError as error:
+            assert "is not a readable archive" in str(error)
+        else:  # all that is missing is padding
+            assert len(source.items) == 4
+            assert cut > 0.6 * len(whole)
+
+
+@pytest.mark.parametrize("name", ["photos.tar", "photos.zip"])
+def test_an_archive_with_damage_anywhere_is_an_error_or_costs_the_files_it_hit(listed, tmp_path, name):
+    archive = archived(tmp_path / name, {f"ants/{number}.png": drawn(number) for number in range(4)})
+    whole = archive.read_bytes()
+    random = np.random.default_rng(0)
+    for at in random.integers(0, len(whole), 40):
+        damaged = bytearray(whole)
+        damaged[at : at + 8] = random.bytes(8)
+        archive.write_bytes(damaged)
+        try:
+            contents(listed(archive))
+        except SourceError as error:
+            assert name in str(error)
+
+
+def test_an_archive_is_listed_from_memory_while_it_stays_the_same(listed, tmp_path):
+    archive = tarred(tmp_path / "photos.tar.gz", {path: drawn(1) for path in PATHS})
+    about = archive.stat()
+    before = listed(archive).items
+    archive.write_bytes(b"x" * about.st_size)  # another content under the same size and time: nobody looks inside
+    os.utime(archive, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert listed(archive).items == before
+    os.utime(archive)
+    with pytest.raises(SourceError):
+        listed(archive)
+
+
+def test_only_the_members_that_changed_have_another_stamp_in_a_new_zip(listed, tmp_path):
+    def stamps(**changes) -> dict[str, str]:
+        members = {path: drawn(changes.get(path, number)) for number, path in enumerate(PATHS)}
+        return {item.path: item.stamp for item in listed(zipped(tmp_path / "photos.zip", members)).items}
+
+    before, after = stamps(), stamps(**{"ants/00.png": 99})
+    assert {path for path in PATHS if before[path] != after[path]} == {"ants/00.png"}
+
+
+# Manifests
+
+
+def manifest(path, text: str):
+    return put(path, text.encode())
+
+
+def test_a_csv_names_paths_and_labels(listed, tmp_path, photos):
+    manifest(tmp_path / "list.csv", "path,label\nphotos/ants/00.png,007\nphotos/bees/00.png,true\n")
+    source = listed(tmp_path / "list.csv")
+    assert labels(source) == {"photos/ants/00.png": "007", "photos/bees/00.png": "true"}
+    assert {item.domain for item in source.items} == {"garden"}
+    assert contents(source) == {"photos/ants/00.png": drawn(0), "photos/bees/00.png": drawn(3)}
+
+
+def test_a_tsv_is_separated_by_tabs(listed, tmp_path, photos):
+    manifest(photos / "list.TSV", "label\tpath\nants, red\tants/00.png\n")
+    assert labels(listed(photos / "list.TSV")) == {"ants/00.png": "ants, red"}
+
+
+def test_domain_and_split_columns_count_where_they_are_filled(listed, photos):
+    rows = "ants/00.png,ants,,train\nants/01.png,ants,meadow,Valid\nants/02.png,ants,meadow,\n"
+    source = listed(manifest(photos / "list.csv", "path,label,domain,split\n" + rows))
+    assert [(item.domain, item.splits) for item in source.items] == [
+        ("garden", ("train",)),
+        ("meadow", ("val",)),
+        ("meadow", SPLITS),
+    ]
+    assert source.notes == []
+
+
+def test_rows_without_a_test_split_are_read_as_folders_without_one(listed, photos):
+    rows = "ants/00.png,ants,train\nbees/00.png,bees,val\n"
+    source = listed(manifest(photos / "list.csv", "path,label,split\n" + rows))
+    assert list(splits(source).values()) == [("train", "val"), ("test",)]
+    assert source.notes == ["no test row: val is the test split, and validation is cut from train"]
+
+
+def test_a_parquet_manifest_may_have_labels_of_any_type(listed, photos):
+    for labels_, expected in (
+        (pa.array([7, 12]), ["7", "12"]),
+        (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
+        (pa.array(["a", None]), ["a"]),
+    ):
+        table = pa.table({"path": ["ants/00.png", "bees/00.png"], "label": labels_, "other": [b"x", b"y"]})
+        pq.write_table(table, photos / "list.parquet")
+        assert list(labels(listed(photos / "list.parquet")).values()) == expected
+
+
+def test_a_missing_column_is_an_error_that_names_what_is_there(listed, photos):
+    for name in ("list.csv", "list.parquet"):
+        if name.endswith("csv"):
+            manifest(photos / name, "file,label\nants/00.png,ants\n")
+        else:
+            pq.write_table(pa.table({"file": ["a"], "label": ["b"]}), photos / name)
+        with pytest.raises(SourceError, match=rf"{name}: no column 'path'; it has file, label"):
+            listed(photos / name)
+
+
+def test_a_wrong_split_is_an_error_that_names_the_row(listed, photos):
+    manifest(photos / "list.csv", "path,label,split\nants/00.png,ants,hold-out\n")
+    with pytest.raises(SourceError, match=r"split of ants/00.png is 'hold-out'; expected train, val or test"):
+        listed(photos / "list.csv")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"path,label\nonly one\n", b"path,label\n\xff\xfe,x\n"], ids=["empty", "ragged", "latin"]
+)
+def test_a_broken_manifest_is_an_error(listed, photos, content):
+    put(photos / "list.csv", content)
+    with pytest.raises(SourceError, match=r"list.csv: not a readable manifest"):
+        listed(photos / "list.csv")
+
+
+def test_a_broken_parquet_file_is_an_error(listed, photos):
+    put(photos / "list.parquet", b"PAR1 not really")
+    with pytest.raises(SourceError, match=r"list.parquet: not a readable manifest"):
+        listed(photos / "list.parquet")
+
+
+def test_a_row_without_a_file_or_without_a_label_is_rejected(listed, photos):
+    manifest(photos / "list.csv", "path,label\nants/00.png,ants\nants/gone.png,ants\nbees/00.png,\nants,ants\n,x\n")
+    assert problems(listed(photos / "list.csv")) == {
+        "ants": Reason.UNREADABLE,
+        "ants/gone.png": Reason.UNREADABLE,
+        "bees/00.png": Reason.NO_LABEL,
+    }
+
+
+def test_no_absolute_path_gets_into_the_data(listed, tmp_path, photos):
+    elsewhere = put(tmp_path / "elsewhere" / "1.png", 50)
+    rows = [photos / "ants" / "00.png", elsewhere, f"file://{photos}/bees/00.png", "./bees/01.png"]
+    manifest(photos / "list.csv", "path,label\n" + "".join(f"{row},x\n" for row in rows))
+    source = listed(photos / "list.csv")
+    assert contents(source) == {
+        "../elsewhere/1.png": drawn(50),
+        "ants/00.png": drawn(0),
+        "bees/00.png": drawn(3),
+        "bees/01.png": drawn(4),
+    }
+
+
+# What Rootstock lays out itself
+
+
+def test_a_torchvision_set_that_is_laid_out_already_is_listed_like_a_folder(listed, tmp_path):
+    put_classes(tmp_path / "scratch" / "torchvision" / "EuroSAT", CLASSES)
+    assert labels(listed("torchvision:EuroSAT")) == {path: path.split("/")[0] for path in PATHS}
+
+
+def test_an_unknown_sample_or_set_is_an_error_that_names_the_nearest(listed):
+    with pytest.raises(SourceError, match=r"Did you mean sample:digits\?"):
+        listed("sample:digit")
+    with pytest.raises(SourceError, match=r"Did you mean Flowers102"):
+        listed("torchvision:Flowers")
+
+
+# Other stores
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path):
+    path = put(tmp_path / "params.yaml", b"ingest: {sources: [{path: 'sftp://me:s3cret@host/photos', domain: x}]}")
+    with pytest.raises(ParamsError, match=r"ingest.sources\[0\]: a password in a URL would be recorded") as error:
+        params.load(path)
+    assert "s3cret" not in str(error.value)
+
+
+def test_file_urls_are_folders_of_this_machine(listed, photos):
+    assert contents(listed(f"file://{photos}")) == contents(listed(photos))
+
+
+@pytest.fixture
+def memory():
+    store = fsspec.filesystem("memory")
+    yield store
+    store.store.clear()
+
+
+def test_a_store_of_another_kind_holds_folders_archives_and_manifests(listed, memory, tmp_path):
+    for number, path in enumerate(PATHS):
+        memory.pipe(f"/bucket/photos/{path}", drawn(number))
+    expected = {path: drawn(number) for number, path in enumerate(PATHS)}
+    for name in ("photos.zip", "photos.tar.gz"):
+        memory.pipe(f"/bucket/{name}", archived(tmp_path / name, expected).read_bytes())
+        assert contents(listed(f"memory://bucket/{name}")) == expected
+    assert contents(listed("memory://bucket/photos")) == expected
+    rows = "".join(f"../photos/{path},x\n" for path in PATHS[:2]) + f"memory://bucket/photos/{PATHS[2]},x\ngone.png,x\n"
+    memory.pipe("/bucket/lists/list.csv", b"path,label\n" + rows.encode())
+    source = listed("memory://bucket/lists/list.csv")
+    assert contents(source) == {f"../photos/{path}": expected[path] for path in PATHS[:3]}
+    assert problems(source) == {"gone.png": Reason.UNREADABLE}
+
+
+def test_a_file_rewritten_in_a_store_has_another_stamp(listed, memory):
+    memory.pipe("/bucket/photos/ants/1.png", b"12345")
+    before = listed("memory://bucket/photos").items[0].stamp
+    memory.pipe("/bucket/photos/ants/1.png", b"54321")
+    assert listed("memory://bucket/photos").items[0].stamp != before
+
+
+@pytest.mark.skipif(find_spec("s3fs") is not None, reason="the driver is installed")
+def test_a_missing_driver_is_an_error_that_names_the_extra(listed):
+    with pytest.raises(SourceError, match=r"s3://bucket/photos: install its driver: pip install 'rootstock\[s3\]'"):
+        listed("s3://bucket/photos")
+
+
+def test_an_unknown_protocol_is_an_error(listed):
+    with pytest.raises(SourceError, match=r"gopher://x/photos: expected a path or an fsspec URL"):
+        listed("gopher://x/photos")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def copyfile(self, source, outputfile):
+        with suppress(ConnectionError):  # whoever only wants to know whether a file is there hangs up
+            super().copyfile(source, outputfile)
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Serve a folder on the loopback interface; returns the folder and its URL. This server knows no byte ranges."""
+    folder = tmp_path / "served"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+def test_a_web_server_holds_folders_archives_and_manifests(listed, served):
+    folder, url = served
+    expected = {f"pink ants/{number}.png": drawn(number) for number in range(3)}
+    for path, data in expected.items():
+        put(folder / "photos" / path, data)
+    assert contents(listed(f"{url}/photos")) == expected
+    for name in ("photos.zip", "photos.tar.gz"):
+        assert contents(listed(f"{url}/{archived(folder / name, expected).name}")) == expected
+    manifest(folder / "list.csv", "path,label\nphotos/pink%20ants/0.png,x\n")
+    assert list(contents(listed(f"{url}/list.csv")).values()) == [drawn(0)]
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+def test_a_web_server_that_does_not_answer_is_unreachable(listed, served):
+    _, url = served
+    with pytest.raises(Unreachable, match="is not there"):
+        listed(f"{url}/photos")
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:9"):
+        listed("http://127.0.0.1:9/photos")

@@ -1,0 +1,126 @@
+"""A small real data set: drawn images of three classes, taken in by `rootstock.ingest`, and what is made of them."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from rootstock import backbones, classifier, dataset, features, finetune, head, params
+from rootstock.ingest import ingest
+
+torch.set_num_threads(1)  # networks this small gain nothing from more, and lose much on a busy machine
+CLASSES = ["checks", "rings", "stripes"]
+SIDE = 40  # pixels
+IMAGES = 20  # a class and domain
+
+
+@dataclass(frozen=True)
+class Small:
+    """Where its parts are; what a test changes, it changes in a copy."""
+
+    source: Path
+    images: Path
+    dataset: Path
+
+    @property
+    def manifest(self) -> pd.DataFrame:
+        return dataset.load_manifest(self.dataset)
+
+    def split(self, name: str) -> pd.DataFrame:
+        return self.manifest[self.manifest["split"] == name]
+
+
+def picture(label: str, seed: int, side: int = SIDE) -> Image.Image:
+    """Draw a pattern in two random colours, one with a touch of its class's own, somewhere, under a little noise."""
+    rng = np.random.default_rng([CLASSES.index(label), seed])
+    y, x = np.mgrid[:side, :side] / side - rng.uniform(0.2, 0.8, (2, 1, 1))
+    turn, waves = rng.uniform(0, np.pi), rng.uniform(12, 24)
+    along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
+    wave = {
+        "checks": np.sin(waves * along) * np.sin(waves * across),
+        "rings": np.sin(2 * waves * np.hypot(x, y)),
+        "stripes": np.sin(waves * along),
+    }[label]
+    light, dark = rng.uniform(140, 255, 3), rng.uniform(0, 115, 3)
+    light[np.arange(3) != CLASSES.index(label)] *= rng.uniform(0.4, 1.1)
+    pixels = np.where(wave[..., None] > 0, light, dark) + rng.normal(0, 20, (side, side, 3))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def draw(folder: Path, images: int = IMAGES, first: int = 0) -> Path:
+    """Write a folder with a sub-folder a class."""
+    for label in CLASSES:
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for number in range(first, first + images):
+            picture(label, number).save(folder / label / f"{number:04d}.png")
+    return folder
+
+
+def take_in(folder: Path, *sources: tuple[Path, str], shard_mb: float = 0.05) -> Small:
+    """Ingest sources, each a folder and its domain, into `folder`; shards of about ten images."""
+    listed = tuple(params.Source(path=str(path), domain=domain) for path, domain in sources)
+    settings = params.Ingest(sources=listed, shard_mb=shard_mb, split=params.Split(val=0.2, test=0.2))
+    ingest(settings, 0, folder / "images", folder / "dataset", folder / "scratch")
+    return Small(sources[0][0], folder / "images", folder / "dataset")
+
+
+@cache
+def small_dataset(base: Path) -> Small:
+    """Make the data set that tests share, once a session: `base` is `tmp_path_factory.getbasetemp()`."""
+    studio, field = draw(base / "small" / "studio"), draw(base / "small" / "field", first=IMAGES)
+    return take_in(base / "small", (studio, "studio"), (field, "field"))
+
+
+@cache
+def small_backbone(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32, seed: int = 0) -> Path:
+    """Prepare a backbone with random weights, once a session."""
+    folder = base / "backbones" / f"{name}-{size}-{seed}"
+    backbones.prepare(params.Backbone(name=name, weights="random", image_size=size), seed, folder)
+    return folder
+
+
+@cache
+def small_features(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32) -> Path:
+    """Extract the features of the data set, once a session; returns the folder of the key."""
+    small, settings = small_dataset(base), params.Extract()
+    done = features.extract(backbones.load(small_backbone(base, name, size)), settings, small.images, base / "features")
+    return base / "features" / done.key
+
+
+@cache
+def small_head(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32) -> Path:
+    """Fit a head on the features, once a session."""
+    small, folder = small_dataset(base), small_features(base, name, size)
+    train, val = (features.Features(folder, small.split(split)) for split in ("train", "val"))
+    head.save(head.fit_logistic_path(train, val, CLASSES, (10.0, 1.0)), base / "heads" / folder.name, {})
+    return base / "heads" / folder.name
+
+
+def classifier_from(head_folder: Path, backbone_folder: Path) -> classifier.Classifier:
+    """The network that fine-tuning starts from."""
+    backbone = backbones.load(backbone_folder)
+    return classifier.Classifier(backbone.network, backbone.transform, head.load(head_folder))
+
+
+@cache
+def small_finetuned(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32) -> Path:
+    """Fine-tune for a few epochs, once a session."""
+    small, folder, backbone = (
+        small_dataset(base),
+        base / "finetuned" / f"{name}-{size}",
+        small_backbone(base, name, size),
+    )
+    model = classifier_from(small_head(base, name, size), backbone)
+    train, val = (finetune.Examples(small.split(split), small.images) for split in ("train", "val"))
+    settings = params.Finetune(stages=(params.Stage(unfreeze="all", epochs=6, lr=3e-3),), batch_size=16)
+    transform = backbones.load(backbone).transform
+    history = finetune.fine_tune(model, transform, train, val, settings, 0, base / "checkpoint", "")
+    (base / "checkpoint").unlink()
+    folder.mkdir(parents=True)
+    classifier.save(model, folder / classifier.WEIGHTS)
+    finetune.write_history(history, folder / finetune.HISTORY)
+    return folder

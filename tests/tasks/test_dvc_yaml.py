@@ -1,0 +1,69 @@
+"""dvc.yaml is the map of the project: it agrees with the code and with the flow."""
+
+import ast
+
+import networkx
+import pytest
+from ruamel.yaml import YAML
+
+from tests.imports import ROOT, imported_by
+
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+
+
+def outs(stage: str) -> set[str]:
+    entries = [out for kind in ("outs", "metrics", "plots") for out in STAGES[stage].get(kind, [])]
+    return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_code_dependencies_of_a_stage_are_the_files_its_module_imports(stage):
+    module = ROOT / "tasks" / f"{stage}.py"
+    wanted = sorted(str(path.relative_to(ROOT)) for path in imported_by(module) | {module})
+    listed = [dep for dep in STAGES[stage]["deps"] if not dep.startswith("data/")]
+    assert listed == wanted, "put these into dvc.yaml:\n" + "\n".join(f"      - {path}" for path in wanted)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_command_of_a_stage_is_its_modules(stage):
+    assert STAGES[stage]["cmd"] == f"python -m tasks.{stage}"
+
+
+def test_the_edges_of_the_flow_are_those_of_dvc_yaml():
+    producer = {out: stage for stage in STAGES for out in outs(stage)}
+    by_files = networkx.DiGraph()
+    by_files.add_nodes_from(STAGES)
+    for stage in STAGES:
+        by_files.add_edges_from((producer[dep], stage) for dep in STAGES[stage]["deps"] if dep in producer)
+    assert set(networkx.transitive_reduction(by_files).edges) == flow_edges()
+
+
+def flow_edges() -> set[tuple[str, str]]:
+    """Read `x = stage.submit(params, wait_for=[y, z])` off the flow."""
+    tree = ast.parse((ROOT / "flows" / "pipeline.py").read_text())
+    chain = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "chain")
+    stage_of, edges = {}, set()
+    for line in chain.body:
+        if isinstance(line, ast.Assign) and ast.unparse(line.value).endswith(("(params)", "])")):
+            call = line.value
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".submit"):
+                stage = ast.unparse(call.func).removesuffix(".submit")
+                stage_of[ast.unparse(line.targets[0])] = stage
+                waits = [keyword.value for keyword in call.keywords if keyword.arg == "wait_for"]
+                edges |= {(stage_of[element.id], stage) for wait in waits for element in wait.elts}
+    assert set(stage_of.values()) == set(STAGES)
+    return edges
+
+
+def test_every_section_of_the_parameters_reaches_a_stage():
+    watched = {param.split(".")[0] for stage in STAGES.values() for param in stage["params"]}
+    assert watched == set(YAML(typ="safe").load(ROOT / "params.yaml"))
+
+
+def test_every_output_is_kept_out_of_git():
+    ignored = {
+        f"{folder}{line}"
+        for folder in ("data", "data/report")
+        for line in (ROOT / folder / ".gitignore").read_text().split()
+    }
+    assert {out for stage in STAGES for out in outs(stage)} == ignored

@@ -1,0 +1,126 @@
+"""A real small workspace: the project's code, a git and DVC repository, 45 drawn photos of three classes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+CLASSES = {"lemon": (220, 200, 40), "moss": (60, 130, 60), "plum": (110, 40, 110)}
+CODE = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "data/.gitignore",
+        "data/report/.gitignore", "dvc.yaml", "params.yaml", "pyproject.toml")  # fmt: skip
+SMALL = {
+    "ingest": {"sources": [{"path": "photos", "domain": "garden"}], "split": {"val": 0.2, "test": 0.2}},
+    "backbone": {"name": "shufflenet_v2_x0_5", "weights": "random", "image_size": 32, "crop_fraction": 1.0},
+    "head": {"l2": [10.0, 0.1]},
+    "finetune": {
+        "stages": [
+            {"unfreeze": "last_block", "epochs": 1, "lr": 0.001},
+            {"unfreeze": "all", "epochs": 1, "lr": 0.0005},
+        ]
+    },
+    "evaluate": {"resamples": 100},
+}
+# Two files show seconds; everything else is to be the same whichever door and machine.
+TIMED = ("data/report/timings.json", "data/report/report.html")
+
+
+def draw_photo(path: Path, label: str, seed: int) -> None:
+    """Draw a smooth random pattern in the colour of its class: no two look alike to a perceptual hash."""
+    rng = np.random.default_rng([seed, *label.encode()])
+    pattern = Image.fromarray(rng.integers(0, 255, (6, 6), np.uint8)).resize((48, 40), Image.Resampling.BICUBIC)
+    grey = np.asarray(pattern, float)[:, :, None] / 255
+    pixels = (0.35 * grey + 0.65) * np.array(CLASSES[label]) + rng.normal(0, 6, (40, 48, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+def draw_photos(folder: Path, each: int, first: int = 0) -> None:
+    """Draw `each` photos of every class."""
+    for label in CLASSES:
+        for number in range(first, first + each):
+            draw_photo(folder / label / f"{number:03d}.png", label, number)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder to run the project in, as a person on a terminal would."""
+
+    root: Path
+    env: dict[str, str]
+
+    def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the workspace."""
+        done = subprocess.run(
+            command, cwd=self.root, env=self.env | env, capture_output=True, text=True, timeout=300, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+        return done
+
+    def repro(self) -> str:
+        """Go through DVC's door."""
+        return self.run("dvc", "repro").stdout
+
+    def flow(self, **env: str) -> str:
+        """Go through Prefect's door; returns the table that a person sees."""
+        return self.run(sys.executable, "-m", "flows.pipeline", **env).stdout
+
+    def status(self) -> dict:
+        """Ask DVC what is not up to date."""
+        return json.loads(self.run("dvc", "status", "--json").stdout)
+
+    def set(self, **sections: dict) -> None:
+        """Change some values of params.yaml."""
+        yaml = YAML()
+        document = yaml.load(self.root / "params.yaml")
+        for section, values in sections.items():
+            document[section].update(values)
+        with (self.root / "params.yaml").open("w") as file:
+            yaml.dump(document, file)
+
+    def outputs(self) -> dict[str, bytes]:
+        """Read every output that has to be the same for everybody."""
+        paths = [*sorted((self.root / "data").rglob("*")), self.root / "dvc.lock"]
+        named = {str(path.relative_to(self.root)): path for path in paths if path.is_file()}
+        return {name: path.read_bytes() for name, path in named.items() if name not in TIMED}
+
+    def copy(self, root: Path) -> "Workspace":
+        """Copy everything, as it is."""
+        shutil.copytree(self.root, root, symlinks=True)
+        return Workspace(root, self.env)
+
+
+def environment(prefect_home: Path) -> dict[str, str]:
+    """Give processes what keeps them on this machine and off each other's toes."""
+    bin_folder = str(Path(sys.executable).parent)
+    quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DVC_NO_ANALYTICS": "1"}
+    git = {f"GIT_{who}_{what}": "test@example.invalid" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "GIT_", "DVC_"))}
+    path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
+    return clean | quiet | git | {"PATH": path, "PREFECT_HOME": str(prefect_home), "PYTHONWARNINGS": "ignore"}
+
+
+def make_workspace(root: Path, prefect_home: Path, *, git: bool = True) -> Workspace:
+    """Lay out the code with small parameters and 45 photos, and commit it."""
+    for name in CODE:
+        source, target = ROOT / name, root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    draw_photos(root / "photos", each=15)
+    workspace = Workspace(root, environment(prefect_home))
+    workspace.set(**SMALL)
+    if git:
+        for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "start"]):
+            workspace.run("git", *command)
+    return workspace
