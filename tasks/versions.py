@@ -8,7 +8,7 @@ this module imports it.
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from dvc.stage.cache import RunCacheNotFoundError
 
 log = logging.getLogger(__name__)
 ALWAYS = "always changed"
+NAMED = 4  # changed files that a reason names; a first run has all of them
 # One at a time: DVC's lock is for processes, and stages of a flow are threads.
 _one_at_a_time = threading.RLock()
 
@@ -44,13 +45,14 @@ def stale(stage: str) -> list[str]:
     """Say why a stage is not up to date, as `dvc status` does; nothing where it is."""
     with _repo() as repo:
         found = repo.status(targets=[stage]).get(stage, [])
-    reasons = []
-    for entry in found:
-        if isinstance(entry, str):
-            reasons.append(entry)
-        else:
-            reasons += [f"{kind}: {', '.join(what)}" for kind, what in entry.items()]
-    return reasons
+    return [entry if isinstance(entry, str) else _say(*next(iter(entry.items()))) for entry in found]
+
+
+def _say(kind: str, paths: Collection[str]) -> str:
+    """Name what changed, and if that is much, how much."""
+    named = list(paths)[:NAMED]
+    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    return f"{kind}: {', '.join(named)}{more}"
 
 
 def restore(stage: str) -> bool:

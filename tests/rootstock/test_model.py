@@ -107,5 +107,9 @@ def test_the_card_says_what_it_is_how_good_it_is_and_how_to_use_it(evaluated):
     assert f"{'The head on frozen' if winner == 'head' else 'The fine-tuned'}" in card
     assert f"| accuracy | {accuracy['value']:.4f} | {accuracy['low']:.4f} to {accuracy['high']:.4f} |" in card
     assert "Trained on** 72 images, chosen on 24, tested on 24" in card and "checks, rings, stripes" in card
-    assert "| field | 12 |" in card and "| studio | 12 |" in card and "Licence of its weights**: none" in card
+    assert (
+        "| field | 12 |" in card
+        and "| studio | 12 |" in card
+        and "Licence of its weights**: unknown: a file of your" in card
+    )
     assert 'load(Path("data/model")).predict([Path("photo.jpg")])' in card
