@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, ScalarNode
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarfloat import ScalarFloat
 
 from rootstock.architectures import BackboneName
 from rootstock.errors import ParamsError
@@ -170,7 +172,7 @@ class Finetune(Section):
         description="Layer-wise learning-rate decay: each block's rate is this times that of the block above.",
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="Spread over the other classes."
+        default=0.1, description="Spread over the other classes."
     )
     augment: Literal["none", "crop", "crop_flip"] = Field(
         default="none", description="Random resized crops, and left-right flips where a mirror image keeps its class."
@@ -226,6 +228,7 @@ def save(path: Path, params: Params) -> None:
     Only what differs is written: a key that is left to its default stays away, and DVC sees no change in it.
     """
     yaml = YAML()  # round trip: YAML 1.2, as DVC reads it
+    yaml.Representer = _ExactFloats
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.width = 10_000  # no line is broken that was not
     yaml.preserve_quotes = True
@@ -235,6 +238,17 @@ def save(path: Path, params: Params) -> None:
     text = StringIO()
     yaml.dump(document, text)
     write(path, text.getvalue())
+
+
+class _ExactFloats(RoundTripRepresenter):
+    """Writes a float in the style that it had, but for one of many digits, whose last one that would change."""
+
+    def represent_scalar_float(self, data: ScalarFloat) -> ScalarNode:
+        node: ScalarNode = super().represent_scalar_float(data)
+        return node if float(node.value) == data else self.represent_float(float(data))
+
+
+_ExactFloats.add_representer(ScalarFloat, _ExactFloats.represent_scalar_float)
 
 
 def _merge(old: Any, before: Any, new: Any) -> Any:  # noqa: ANN401
@@ -321,15 +335,15 @@ def _section_of(location: tuple[int | str, ...]) -> type[BaseModel]:
     section: type[BaseModel] = Params
     for part in location[:-1]:
         if isinstance(part, str) and part in section.model_fields:
-            section = _section_in(section.model_fields[part].annotation) or section
+            section = section_in(section.model_fields[part].annotation) or section
     return section
 
 
-def _section_in(annotation: Any) -> type[Section] | None:  # noqa: ANN401
+def section_in(annotation: Any) -> type[Section] | None:  # noqa: ANN401
     """Find the section that a field holds, alone or in a tuple."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
+    return next((found for part in get_args(annotation) if (found := section_in(part))), None)
 
 
 def _nearest(given: str, allowed: list[str]) -> str:

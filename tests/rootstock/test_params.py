@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from rootstock.architectures import EFFICIENTNET_LITE0, TORCHVISION
 from rootstock.errors import ParamsError
-from rootstock.params import Params, Section, load, save
+from rootstock.params import Params, Section, load, save, section_in
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate"
@@ -149,9 +149,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 numbers = st.floats(1e-12, 1e12)
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
-    lambda text: "://" not in text
-)
+# Whatever fits on a line: ruamel.yaml does not read back every control character and line separator that it writes.
+characters = st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])
+texts = st.text(characters, min_size=1, max_size=20).filter(lambda text: "://" not in text)
 splits = st.tuples(st.floats(0.01, 0.49), st.floats(0.01, 0.49)).map(lambda pair: {"val": pair[0], "test": pair[1]})
 stages = st.fixed_dictionaries(
     {"unfreeze": texts, "epochs": st.integers(1, 10**6), "lr": st.floats(1e-12, 0.999999)},
@@ -196,7 +196,7 @@ valid = st.fixed_dictionaries(
 
 
 @given(first=valid, second=valid)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_is_saved_is_what_is_read_whatever_stood_there_before(tmp_path_factory, first, second):
     file = tmp_path_factory.getbasetemp() / "round-trip.yaml"
     file.write_text(SHIPPED.read_text())
@@ -229,6 +229,12 @@ def test_saving_changes_the_lines_of_what_changed_alone_and_keeps_their_comments
     assert old.partition("#")[2] == new.partition("#")[2] and new.startswith("max_side: 512 #")
     [(old, new)] = changed(file, head={"l2": [10, 1]}).items()
     assert old.partition("#")[2] == new.partition("#")[2] and new.startswith("l2: [10.0, 1.0] ")
+
+
+def test_saving_changes_no_digit_of_a_number_that_stays(file):
+    file.write_text("finetune:\n  weight_decay: 5.960464477539063e-08\n  layer_decay: 9e-1\n")
+    save(file, load(file).model_copy(update={"seed": 3}))
+    assert file.read_text() == "finetune:\n  weight_decay: 5.960464477539063e-08\n  layer_decay: 9e-1\nseed: 3\n"
 
 
 def test_saving_adds_no_key_that_keeps_its_default(file):
@@ -280,3 +286,18 @@ def test_reading_parameters_imports_neither_torch_nor_anything_as_heavy():
     code = f"import sys, rootstock.params; print({heavy} & set(sys.modules) or 'none')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "none"
+
+
+def test_the_documentation_explains_every_key():
+    page = (Path(__file__).parents[2] / "docs" / "params.md").read_text()
+
+    def explained(model: type[Section], prefix: str) -> None:
+        for name, field in model.model_fields.items():
+            inner = section_in(field.annotation)
+            if inner is None:
+                assert f"| `{prefix}{name}` |" in page
+                assert str(field.description) in page
+            else:
+                explained(inner, f"{prefix}{name}{'[]' if 'tuple' in str(field.annotation) else ''}.")
+
+    explained(Params, "")

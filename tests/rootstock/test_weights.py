@@ -131,6 +131,7 @@ def files(tmp_path_factory) -> dict[str, bytes]:
     return contents
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @given(kind=st.sampled_from([".pth", ".pt", ".safetensors"]), data=st.data())
 @settings(max_examples=150, deadline=None)
 def test_a_truncated_or_damaged_file_is_an_error_that_names_it(files, tmp_path_factory, kind, data):
