@@ -18,7 +18,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from flows import form
-from rootstock import params as parameters
+from rootstock import params as parameters, params_file
 from rootstock.errors import RootstockError
 from rootstock.params import Params
 from tasks import versions, workspace
@@ -76,8 +76,8 @@ def pipeline(
         seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate
     )
     with workspace.writing():
-        if params != parameters.load(workspace.PARAMS):
-            parameters.save(workspace.PARAMS, params)
+        if params != params_file.load(workspace.PARAMS):
+            params_file.save(workspace.PARAMS, params)
             get_run_logger().info("The values given are now those of %s", workspace.PARAMS)
         verdict = chain(params)
         get_run_logger().info(versions.save_experiment(flow_run.name))
@@ -104,7 +104,7 @@ def table(verdict: Verdict) -> str:
 def main() -> None:
     """Run with params.yaml; an error is one message, and exit status 1."""
     try:
-        given = parameters.load(workspace.PARAMS)
+        given = params_file.load(workspace.PARAMS)
         versions.prepare()
         verdict = pipeline(**{name: getattr(given, name) for name in Params.model_fields})
     except RootstockError as error:

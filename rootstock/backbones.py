@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rootstock import params, weights
+from rootstock import params, progress, weights
 from rootstock.architectures import EFFICIENTNET_LITE0
 from rootstock.errors import ParamsError, WeightsError
 from rootstock.files import replacing_folder, sha256, write
@@ -52,11 +52,15 @@ def prepare(settings: params.Backbone, seed: int, folder: Path) -> dict[str, Any
     """
     transform = transform_of(settings)
     torch.manual_seed(seed)
-    network = build(settings.name, transform.size)
-    found = weights.find(settings, seed)
-    if found.state is not None:
-        weights.fit(network, found.state, found.origin)
-    width, macs = _measure(network, transform.size, settings.name)
+    with progress.bar("backbone", 3, "steps") as advance:
+        network = build(settings.name, transform.size)
+        advance(1)
+        found = weights.find(settings, seed)
+        if found.state is not None:
+            weights.fit(network, found.state, found.origin)
+        advance(1)
+        width, macs = _measure(network, transform.size, settings.name)
+        advance(1)
     with replacing_folder(folder) as temporary:
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, temporary / WEIGHTS)
         description = {

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,20 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from rootstock import backbones, classifier, dataset, features, finetune, head, images, metrics, model, pixels, plots
+from rootstock import (
+    backbones,
+    classifier,
+    dataset,
+    features,
+    finetune,
+    head,
+    images,
+    metrics,
+    model,
+    pixels,
+    plots,
+    progress,
+)
 from rootstock.files import replacing, write
 from rootstock.finetune import Examples
 from rootstock.head import Head
@@ -92,8 +105,9 @@ class Contest:
         network = self.finetuned.to(device)
         with Reader(self.inputs.images) as reader:
             examples = Examples(rows, self.inputs.images)
+            scored = finetune.predict_all(network, reader, examples, self.backbone.transform, self.batch_size, device)
             from_network = list(
-                finetune.predict_all(network, reader, examples, self.backbone.transform, self.batch_size, device)
+                progress.track(scored, f"evaluate_{split}", -(-len(rows) // self.batch_size), "batches")
             )
         return {"head": np.concatenate(from_head), "finetuned": np.concatenate(from_network)}
 
@@ -118,7 +132,8 @@ def evaluate(
     labels = contest.rows("val")["class_index"].to_numpy(np.int64)
     choice = choose(on_val, labels)
     temperature = {name: metrics.fit_temperature(logits, labels) for name, logits in on_val.items()}
-    val, test = (_scored(contest, split, logits, temperature) for split, logits in _with_test(contest, on_val))
+    on_test = contest.logits("test")  # read only now that the choice is made
+    val, test = (_scored(contest, *scored, temperature) for scored in (("val", on_val), ("test", on_test)))
     scores: dict[str, Any] = {
         name: metrics.score(
             test.labels, test.probabilities[name], test.rows["domain"].to_numpy(str), contest.classes,
@@ -149,12 +164,6 @@ def choose(logits: dict[str, Logits], labels: NDArray[np.int64]) -> Choice:
     if better["accuracy"] == worse["accuracy"]:
         reason += f", and a log loss of {better['log_loss']:.3f} against {worse['log_loss']:.3f}"
     return Choice(winner, figures, f"{CALLED[winner][0].upper()}{CALLED[winner][1:]} won: {reason}.")
-
-
-def _with_test(contest: Contest, on_val: dict[str, Logits]) -> Iterator[tuple[str, dict[str, Logits]]]:
-    """Give the logits of val, then those of test: they are computed here, after the choice."""
-    yield "val", on_val
-    yield "test", contest.logits("test")
 
 
 def _scored(contest: Contest, split: str, logits: dict[str, Logits], temperature: dict[str, float]) -> Scored:

@@ -1,35 +1,20 @@
-"""params.yaml as a typed model: read once, checked whole, and an error names the key and what it may be.
+"""All parameters as a typed model: what there is, what it may be, what it is for.
 
-The same model is the parameter of the flow, so its titles, descriptions, limits and choices are the form in the
-Prefect UI.
+params.yaml is read into it (rootstock/params_file.py), and it is the parameter of the flow, so its titles,
+descriptions, limits and choices are the form in the Prefect UI.
 """
 
 from difflib import get_close_matches
-from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML, ScalarNode
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.representer import RoundTripRepresenter
-from ruamel.yaml.scalarfloat import ScalarFloat
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rootstock.architectures import BackboneName
-from rootstock.errors import ParamsError
-from rootstock.files import write
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-EXPECTED = {  # by pydantic's names of errors, where its own words are not for the person who writes YAML
-    "bool_type": "true or false",
-    "float_type": "a number",
-    "int_type": "a whole number",
-    "string_too_short": "text",
-    "string_type": "text (in quotes, if it looks like a number or a date)",
-    "tuple_type": "a list",
-}
+DEPTHS = ("head", "last_block", "last_2_blocks", "last_3_blocks", "all")
 
 
 class Section(BaseModel):
@@ -157,6 +142,14 @@ class Stage(Section):
     epochs: Annotated[int, Field(ge=1)] = Field(description="Passes over the training images.")
     lr: Annotated[float, Field(gt=0, lt=1)] = Field(description="Peak learning rate of the one-cycle schedule.")
 
+    @field_validator("unfreeze")
+    @classmethod
+    def _is_no_misspelling(cls, unfreeze: str) -> str:
+        """Refuse what looks like a depth at once; whether a layer is there only the network knows."""
+        if unfreeze not in DEPTHS and (near := get_close_matches(unfreeze, DEPTHS, n=1, cutoff=0.8)):
+            raise ValueError(f"is {unfreeze!r}; expected {', '.join(DEPTHS)}, or a layer name. Did you mean {near[0]}?")
+        return unfreeze
+
 
 class Finetune(Section):
     """Unfreezing later layers in stages, from the linear head's weights (LP-FT, Kumar et al. 2022)."""
@@ -200,152 +193,3 @@ class Params(Section):
     head: Head = Head()
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
-
-
-def load(path: Path) -> Params:
-    """Read and check a parameter file.
-
-    Raises:
-        ParamsError: the file is missing, is not YAML, or a key is unknown, missing, of the wrong type or impossible.
-    """
-    try:
-        raw = YAML(typ="safe").load(path)
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: not found. Start Rootstock in the folder that holds it.") from None
-    except OSError as error:
-        raise ParamsError(f"{path}: cannot be read: {error.strerror}.") from None
-    except YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {error}") from None
-    try:
-        return Params.model_validate({} if raw is None else raw)
-    except ValidationError as error:
-        raise ParamsError("\n".join(_say(path.name, problem) for problem in _causes(error))) from None
-
-
-def save(path: Path, params: Params) -> None:
-    """Write `params` to a parameter file, keeping the comments and the order of what is there.
-
-    Only what differs is written: a key that is left to its default stays away, and DVC sees no change in it.
-    """
-    yaml = YAML()  # round trip: YAML 1.2, as DVC reads it
-    yaml.Representer = _ExactFloats
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.width = 10_000  # no line is broken that was not
-    yaml.preserve_quotes = True
-    document = yaml.load(path) if path.exists() else None
-    before = load(path).model_dump(mode="json") if document else None
-    document = _merge(document, before, params.model_dump(mode="json"))
-    text = StringIO()
-    yaml.dump(document, text)
-    write(path, text.getvalue())
-
-
-class _ExactFloats(RoundTripRepresenter):
-    """Writes a float in the style that it had, but for one of many digits, whose last one that would change."""
-
-    def represent_scalar_float(self, data: ScalarFloat) -> ScalarNode:
-        node: ScalarNode = super().represent_scalar_float(data)
-        return node if float(node.value) == data else self.represent_float(float(data))
-
-
-_ExactFloats.add_representer(ScalarFloat, _ExactFloats.represent_scalar_float)
-
-
-def _merge(old: Any, before: Any, new: Any) -> Any:  # noqa: ANN401
-    """Put into `old`, the document, what of `new` is not as `before`; the rest, and so its comments, is left alone."""
-    if new == before:
-        return old
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key, value in new.items():
-            if value != before[key]:
-                old[key] = _merge(old.get(key), before[key], value)
-        return old
-    if isinstance(old, list) and isinstance(new, list) and new:
-        while len(old) > len(new):
-            old.pop()
-        for index in range(len(old)):
-            old[index] = _merge(old[index], before[index], new[index])
-        old.extend(new[len(old) :])
-        return old
-    return new
-
-
-def _causes(error: ValidationError) -> list[ErrorDetails]:
-    """List what is wrong, but not that a list is too short only because its entries are wrong."""
-    found = error.errors()
-    inside = {problem["loc"][:depth] for problem in found for depth in range(len(problem["loc"]))}
-    return [problem for problem in found if problem["type"] != "too_short" or problem["loc"] not in inside]
-
-
-def _say(file: str, problem: ErrorDetails) -> str:
-    """Put one of pydantic's findings into words: the key, what it is, what was expected, the nearest spelling."""
-    location, given = problem["loc"], problem["input"]
-    section, last = _section_of(location), str(location[-1]) if location else ""
-    key = _key(location) or "the file"
-    match problem["type"]:
-        case "extra_forbidden" | "invalid_key":
-            known = list(section.model_fields)
-            key = ".".join(filter(None, (_key(location[:-1]), last)))
-            return f"{file}: unknown key {key}; expected one of {', '.join(known)}.{_nearest(last, known)}"
-        case "missing":
-            return f"{file}: {key} is missing; expected: {section.model_fields[last].description}"
-        case "literal_error":
-            allowed = [str(choice) for choice in get_args(section.model_fields[last].annotation)]
-            few = len(allowed) <= 12
-            expected = ", ".join(allowed) if few else f"one of {len(allowed)} names (see docs/backbones.md)"
-            return f"{file}: {key} is {_shown(given)}; expected {expected}.{_nearest(str(given), allowed)}"
-        case "value_error":
-            return f"{file}: {key}: {problem['msg'].removeprefix('Value error, ')}."
-        case "too_short":
-            return f"{file}: {key} is empty; expected at least {problem['ctx']['min_length']} entry."
-        case "model_type":
-            expected = f"the keys {', '.join(_section_of((*location, '')).model_fields)}"
-        case kind:
-            expected = EXPECTED.get(kind) or problem["msg"].removeprefix("Input should be ")
-    return f"{file}: {key} is {_shown(given)}; expected {expected}."
-
-
-def _key(location: tuple[int | str, ...]) -> str:
-    """Write a location as a person would: finetune.stages[1].unfreeze."""
-    key = ""
-    for part in location:
-        if isinstance(part, int):
-            key += f"[{part}]"
-        elif part.isidentifier() or not key:  # leaves out pydantic's names for the branches of a union
-            key += f".{part}" if key else str(part)
-    return key
-
-
-def _shown(given: object) -> str:
-    """Show a value, but never all of a section: a source's address may hold what is nobody's business."""
-    match given:
-        case None:
-            return "empty"
-        case dict():
-            return "a mapping"
-        case list():
-            return "a list"
-        case bool():
-            return str(given).lower()
-    return repr(given)
-
-
-def _section_of(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """Find the section in which the last part of a location stands, or should."""
-    section: type[BaseModel] = Params
-    for part in location[:-1]:
-        if isinstance(part, str) and part in section.model_fields:
-            section = section_in(section.model_fields[part].annotation) or section
-    return section
-
-
-def section_in(annotation: Any) -> type[Section] | None:  # noqa: ANN401
-    """Find the section that a field holds, alone or in a tuple."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := section_in(part))), None)
-
-
-def _nearest(given: str, allowed: list[str]) -> str:
-    near = get_close_matches(given.lower(), allowed, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]}?" if near else ""

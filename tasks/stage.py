@@ -13,7 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rootstock.errors import RootstockError
-from rootstock.params import Params, load
+from rootstock.params import Params
+from rootstock.params_file import load
 from tasks import workspace
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from ruamel.yaml import YAML
 
 from rootstock.architectures import EFFICIENTNET_LITE0, TORCHVISION
 from rootstock.errors import ParamsError
-from rootstock.params import Params, Section, load, save, section_in
+from rootstock.params import Params, Section
+from rootstock.params_file import load, save, section_in
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate"
@@ -301,3 +302,11 @@ def test_the_documentation_explains_every_key():
                 explained(inner, f"{prefix}{name}{'[]' if 'tuple' in str(field.annotation) else ''}.")
 
     explained(Params, "")
+
+
+@pytest.mark.parametrize(("written", "meant"), [("last_blok", "last_block"), ("al", "all"), ("heads", "head")])
+def test_a_misspelt_depth_is_refused_before_a_network_is_built(file, written, meant):
+    assert said(file, f"finetune: {{stages: [{{unfreeze: {written}, epochs: 1, lr: 0.1}}]}}").endswith(
+        f"finetune.stages[0].unfreeze is '{written}'; expected head, last_block, last_2_blocks, last_3_blocks, all, "
+        f"or a layer name. Did you mean {meant}?"
+    )
