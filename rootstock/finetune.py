@@ -9,7 +9,6 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rootstock import params, pixels, progress, weights
-from rootstock.backbones import blocks
 from rootstock.classifier import Classifier, mixed_precision, predict
-from rootstock.errors import ParamsError
 from rootstock.files import replacing
 from rootstock.pixels import Ref, Transform
 from rootstock.shards import Reader
+from rootstock.unfreezing import check_stages, optimiser_of
 
 log = logging.getLogger(__name__)
 HISTORY = "history.parquet"
@@ -80,34 +78,6 @@ class Progressed:
     optimiser: dict[str, Any] | None = None
 
 
-def check_stages(network: nn.Module, settings: params.Finetune) -> None:
-    """Make sure that every stage names something the network has.
-
-    Raises:
-        ParamsError: naming the key, what is allowed and the nearest spelling.
-    """
-    for index, stage in enumerate(settings.stages):
-        unfrozen_from(network, stage.unfreeze, f"finetune.stages[{index}].unfreeze")
-
-
-def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> int:
-    """Translate `unfreeze` into the index of the first block that is trained (their number: only the head is)."""
-    listed = parameters_by_block(network)
-    names = [name for name, _ in listed]
-    if unfreeze in params.DEPTHS:
-        depth = len(names) if unfreeze == "all" else params.DEPTHS.index(unfreeze)
-        return max(0, len(names) - depth)
-    layers = dict(network.named_modules())
-    inside = {id(parameter) for parameter in layers[unfreeze].parameters()} if unfreeze in layers else set()
-    for index, (_, parameters) in enumerate(listed):
-        if any(id(parameter) in inside for parameter in parameters):
-            return index
-    near = get_close_matches(unfreeze, [*params.DEPTHS, *names, *layers], n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    allowed = f"{', '.join(params.DEPTHS)}, or a layer: {', '.join(names)}"
-    raise ParamsError(f"params.yaml: {key} is {unfreeze!r}; expected {allowed}.{hint}")
-
-
 def fine_tune(
     model: Classifier,
     transform: Transform,
@@ -149,7 +119,7 @@ def fine_tune(
         for index, stage in enumerate(settings.stages):
             if index < done.stage:
                 continue
-            optimiser = _optimiser(model, stage, settings)
+            optimiser = optimiser_of(model, stage, settings)
             if index == done.stage and done.optimiser:
                 optimiser.load_state_dict(done.optimiser)
             for epoch in range(done.epoch if index == done.stage else 0, stage.epochs):
@@ -165,34 +135,6 @@ def fine_tune(
     if done.best:
         weights.assign(model, done.best)
     return done.history
-
-
-def _optimiser(model: Classifier, stage: params.Stage, settings: params.Finetune) -> torch.optim.AdamW:
-    """Unfreeze what the stage trains, and group it: rates fall with depth, biases and norms do not decay."""
-    model.requires_grad_(False)
-    model.head.requires_grad_(True)
-    layers = [parameters for _, parameters in parameters_by_block(model.backbone)]
-    groups = _groups(list(model.head.parameters()), stage.lr, settings)
-    for depth, parameters in enumerate(reversed(layers[unfrozen_from(model.backbone, stage.unfreeze) :]), start=1):
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        groups += _groups(parameters, stage.lr * settings.layer_decay**depth, settings)
-    return torch.optim.AdamW(groups)
-
-
-def parameters_by_block(network: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
-    """List the parameters of each block; those outside all blocks (a class token) belong to the first."""
-    listed = [(name, [p for module in modules for p in module.parameters()]) for name, modules in blocks(network)]
-    inside = {id(parameter) for _, parameters in listed for parameter in parameters}
-    listed[0][1].extend(parameter for parameter in network.parameters() if id(parameter) not in inside)
-    return listed
-
-
-def _groups(parameters: list[nn.Parameter], lr: float, settings: params.Finetune) -> list[dict[str, Any]]:
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups = [(matrices, settings.weight_decay), (vectors, 0.0)]
-    return [{"params": some, "peak": lr, "lr": lr, "weight_decay": decay} for some, decay in groups if some]
 
 
 def _train_epoch(

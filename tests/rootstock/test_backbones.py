@@ -17,9 +17,9 @@ from torchvision.models._api import BUILTIN_MODELS
 from rootstock import backbones, weights
 from rootstock.backbones import build, describe, load, prepare, transform_of
 from rootstock.errors import ParamsError, WeightsError
-from rootstock.finetune import parameters_by_block
 from rootstock.params import Backbone
 from rootstock.pixels import Normalise, Transform, prepare as see
+from rootstock.unfreezing import parameters_by_block
 
 # One of each family: side of the images in pixels, width of the features, number of blocks.
 FAMILIES = {

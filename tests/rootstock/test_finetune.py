@@ -14,9 +14,10 @@ from rootstock import backbones, classifier, finetune, head, progress, shards
 from rootstock.classifier import Classifier
 from rootstock.errors import ParamsError
 from rootstock.features import Features
-from rootstock.finetune import Epoch, Examples, best_of, fine_tune, one_cycle, parameters_by_block
+from rootstock.finetune import Epoch, Examples, best_of, fine_tune, one_cycle
 from rootstock.params import Finetune, Stage
 from rootstock.pixels import Transform
+from rootstock.unfreezing import optimiser_of, parameters_by_block, unfrozen_from
 from tests.small_dataset import (
     Small,
     classifier_from,
@@ -134,12 +135,12 @@ def test_training_switches_dropout_on_and_evaluation_off(base):
 def test_training_begins_at_the_block_that_is_named_or_holds_the_layer_that_is(base, unfreeze, first):
     network = start(base).backbone
     names = [name for name, _ in parameters_by_block(network)]
-    assert finetune.unfrozen_from(network, unfreeze) == (names.index(first) if first else len(names))
+    assert unfrozen_from(network, unfreeze) == (names.index(first) if first else len(names))
 
 
 def test_more_blocks_than_there_are_is_all_of_them():
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    assert finetune.unfrozen_from(network, "last_3_blocks") == 0
+    assert unfrozen_from(network, "last_3_blocks") == 0
 
 
 @pytest.mark.parametrize(
@@ -162,13 +163,13 @@ def test_a_misspelt_layer_stops_before_training_and_names_the_nearest(base, tmp_
 
 def test_a_layer_without_weights_is_not_a_layer_to_train_from(base):
     with pytest.raises(ParamsError, match="is 'maxpool'; expected head, last_block"):
-        finetune.unfrozen_from(start(base).backbone, "maxpool")
+        unfrozen_from(start(base).backbone, "maxpool")
 
 
 def test_rates_fall_from_block_to_block_and_biases_and_norms_do_not_decay(base):
     model = start(base)
     settings = stages(("last_2_blocks", 1), lr=0.1, layer_decay=0.5, weight_decay=0.03)
-    optimiser = finetune._optimiser(model, settings.stages[0], settings)
+    optimiser = optimiser_of(model, settings.stages[0], settings)
     groups = {id(parameter): group for group in optimiser.param_groups for parameter in group["params"]}
     blocks = parameters_by_block(model.backbone)
     for parameters, rate in ((model.head.parameters(), 0.1), (blocks[-1][1], 0.05), (blocks[-2][1], 0.025)):
