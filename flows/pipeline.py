@@ -51,7 +51,7 @@ def chain(params: Params) -> Verdict:
     return Verdict(outcomes, json.loads((workspace.REPORT / "metrics.json").read_text()))
 
 
-@flow(name="pipeline", validate_parameters=True)
+@flow(name="pipeline")
 def pipeline(
     seed: int = form.DEFAULTS.seed,
     ingest: parameters.Ingest = form.DEFAULTS.ingest,
