@@ -83,7 +83,10 @@ def score(
 def fit_temperature(logits: Floats, labels: Integers) -> float:
     """Find the temperature T, 0.05 to 20, whose softmax(logits / T) has the least log loss (Guo et al. 2017).
 
-    The loss is convex in 1/T, so a bounded search over log T finds the one minimum, the same each time.
+    The targets are not quite 0 and 1: as in Platt (1999), the n images and a uniform prior say that one in n + 2 goes
+    to another class. Where a model has every image right, the plain loss would only fall with T, and its few mistakes
+    to come would be made with certainty. The loss is convex in 1/T, so a bounded search over log T finds the one
+    minimum, the same each time.
 
     Args:
         logits: (n, k), n > 0, of images that the model was not fitted to.
@@ -94,9 +97,11 @@ def fit_temperature(logits: Floats, labels: Integers) -> float:
         raise ValueError(f"expected logits (n, k) and labels (n,), got {logits.shape} and {labels.shape}")
     margins = logits.astype(np.float64)
     margins -= np.take_along_axis(margins, labels[:, None], axis=1)
+    elsewhere = margins.sum(axis=1).mean() / max(1, margins.shape[1] - 1) / (len(labels) + 2)
 
     def loss(log_temperature: float) -> float:
-        return float(special.logsumexp(margins / np.exp(log_temperature), axis=1).mean())
+        sharpness = np.exp(-log_temperature)
+        return float(special.logsumexp(margins * sharpness, axis=1).mean() - elsewhere * sharpness)
 
     ends = np.log(TEMPERATURES)
     found = optimize.minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-6})

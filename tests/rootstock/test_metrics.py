@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import stats
+from scipy.special import log_softmax
 from sklearn import metrics as sklearn_metrics
 
 from rootstock.metrics import BINS, fit_temperature, reliability, score, softmax
@@ -271,10 +272,20 @@ def test_temperature_scaling_stays_in_bounds_is_repeatable_and_never_harms(seed,
     temperature = fit_temperature(logits, labels)
     assert 0.05 <= temperature <= 20 and temperature == fit_temperature(logits, labels)
 
+    targets = np.full((n, 4), 1 / (n + 2) / 3)  # Platt (1999): one in n + 2 goes to another class
+    targets[np.arange(n), labels] = 1 - 1 / (n + 2)
+
     def loss(at: float) -> float:
-        return -np.log(softmax(logits, at)[np.arange(n), labels].astype(np.float64) + 1e-30).mean()
+        return -(targets * log_softmax(logits.astype(np.float64) / at, axis=1)).sum(axis=1).mean()
 
     assert all(loss(temperature) <= loss(other) + 1e-4 for other in (0.06, 0.5, 1.0, 3.0, 19.0))
+
+
+def test_a_model_without_a_mistake_on_validation_is_not_taken_to_be_infallible():
+    labels, logits, _ = simulated(300, 5)
+    logits[np.arange(300), labels] = logits.max(axis=1) + 0.5
+    confidence = softmax(logits, fit_temperature(logits, labels))[np.arange(300), labels]
+    assert 0.97 < confidence.mean() < 1 - 0.5 / 302
 
 
 def test_temperature_of_no_images_is_refused():
