@@ -1,5 +1,7 @@
 """A stage as a Prefect task: skipped when DVC says it is up to date, recorded by DVC when it ran."""
 
+import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from rootstock.params import Params
 from tasks import versions
 from tasks.stage import Stage
 
+RunLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 REPORT_EVERY_S = 1.0  # an artifact is a row in the server's database
 
 
@@ -60,12 +63,34 @@ def bring_up_to_date(stage: Stage, params: Params) -> State[Outcome]:
     log.info("Runs because %s", "; ".join(reasons))
     if versions.restore(stage.name):
         return ended("restored", "an earlier run's outputs, from DVC's run-cache")
-    with progress.report_to(_reporter()):
+    with progress.report_to(_reporter()), _logging_to(log):
         summary = stage(params)
     if reasons == [versions.ALWAYS] and not summary.changed:
         return ended("cached", summary.note)
     versions.commit(stage.name)
     return ended("ran", summary.note)
+
+
+@contextmanager
+def _logging_to(run: RunLogger) -> Iterator[None]:
+    """Show what the work logs among the logs of the run."""
+    ours = [logging.getLogger(name) for name in ("rootstock", "tasks")]
+    here = threading.get_ident()  # stages run side by side, each in a thread of its own
+
+    class ToRun(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == here:
+                run.log(record.levelno, record.getMessage())
+
+    handler = ToRun(logging.INFO)
+    for logger in ours:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger in ours:
+            logger.removeHandler(handler)
 
 
 def _reporter() -> progress.Reporter:

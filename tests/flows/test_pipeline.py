@@ -72,6 +72,14 @@ def test_a_server_boots_and_shows_states_and_progress_of_a_run(server, workspace
     assert {run["state"]["type"] for run in again} == {"COMPLETED"}
 
 
+def test_what_a_stage_logs_is_among_the_logs_of_the_run(server, after_flow):
+    (after_flow.root / "photos").rename(after_flow.root / "elsewhere")
+    after_flow.flow(PREFECT_API_URL=server)
+    logged = [entry["message"] for entry in ask(server, "logs/filter", sort="TIMESTAMP_DESC", limit=60)]
+    assert sum("Its 45 images of before stay" in message for message in logged) == 1
+    assert any(message.startswith("ingest: nothing new, 45 images") for message in logged)
+
+
 def test_an_error_of_a_stage_fails_the_run_with_the_persons_message(server, workspace):
     workspace.set(ingest={"sources": [{"path": "nowhere", "domain": "garden"}]})
     done = workspace.run(sys.executable, "-m", "flows.pipeline", check=False, PREFECT_API_URL=server)
