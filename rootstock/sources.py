@@ -106,7 +106,11 @@ def _reach(spec: params.Source) -> tuple[Any, str]:
         there = store.exists(root)
     except (ImportError, ValueError) as error:
         extra = EXTRA_OF.get(spec.path.partition("://")[0])
-        todo = f"install its driver: pip install 'rootstock[{extra}]'" if extra else "expected a path or an fsspec URL"
+        todo = (
+            f"its driver is the extra {extra}: pip install -c constraints.txt -e '.[{extra}]'"
+            if extra
+            else "expected a path or an fsspec URL"
+        )
         raise Unreachable(f"ingest.sources: {spec.path}: {todo} ({error})") from None
     except Exception as error:
         raise _unreachable(spec, error) from error

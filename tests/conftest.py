@@ -1,10 +1,16 @@
 """Workspaces that have been run once, to copy from: a run takes a while, a copy does not."""
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.workspace import Workspace, make_workspace
+
+# CI tries the same examples each time: what it finds is the change's fault. Elsewhere every run looks further.
+settings.register_profile("default", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")
