@@ -28,7 +28,8 @@ from rootstock.unfreezing import check_stages, optimiser_of
 log = logging.getLogger(__name__)
 HISTORY = "history.parquet"
 WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; torch's default)
-# The first steps after unfreezing meet gradients ten times the later ones; unclipped, one of them undoes the probe.
+# Bounds the first steps after unfreezing: on the digits the norm's median is 11 in the first epoch of all layers, and
+# 0.3 in the last.
 MAX_GRADIENT_NORM = 1.0
 START_DIVISOR, END_DIVISOR = 25.0, 1e4
 
