@@ -9,16 +9,19 @@ summary.json       counts
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rootstock.errors import SourceError
 from rootstock.files import replacing, write
 
+if TYPE_CHECKING:
+    import pandas as pd  # pyarrow imports it when a table becomes a frame: a look that finds nothing new never does
+
 MANIFEST, REJECTED, LEDGER, SUMMARY = "manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json"
+FILES = (MANIFEST, REJECTED, LEDGER, SUMMARY)
 
 SCHEMAS = {
     MANIFEST: pa.schema(
@@ -63,9 +66,9 @@ SCHEMAS = {
 class Dataset:
     """The four files, read."""
 
-    manifest: pd.DataFrame
-    rejected: pd.DataFrame
-    ledger: pd.DataFrame
+    manifest: "pd.DataFrame"
+    rejected: "pd.DataFrame"
+    ledger: "pd.DataFrame"
     summary: dict[str, Any]
 
 
@@ -76,12 +79,12 @@ def load(folder: Path) -> Dataset:
         manifest=_read(folder / MANIFEST, MANIFEST),
         rejected=_read(folder / REJECTED, REJECTED),
         ledger=_read(folder / LEDGER, LEDGER),
-        summary=json.loads(summary.read_text()) if summary.exists() else {},
+        summary=json.loads(summary.read_bytes()) if summary.exists() else {},
     )
 
 
-def load_manifest(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Read the manifest, or some of its columns.
+def load_manifest(folder: Path) -> "pd.DataFrame":
+    """Read the manifest.
 
     Raises:
         SourceError: there is none.
@@ -89,11 +92,11 @@ def load_manifest(folder: Path, columns: list[str] | None = None) -> pd.DataFram
     path = folder / MANIFEST
     if not path.exists():
         raise SourceError(f"{path} is not there: run ingest first, or `dvc pull` it")
-    manifest: pd.DataFrame = pq.read_table(path, columns=columns).to_pandas()
+    manifest: pd.DataFrame = pq.read_table(path).to_pandas()
     return manifest
 
 
-def classes_of(manifest: pd.DataFrame) -> list[str]:
+def classes_of(manifest: "pd.DataFrame") -> list[str]:
     """Name the classes in the order of `class_index`."""
     return sorted(manifest["label"].unique())
 
@@ -108,11 +111,11 @@ def save(folder: Path, data: Dataset) -> None:
             with replacing(path) as temporary:
                 pq.write_table(table, temporary, compression="zstd")
     text = json.dumps(data.summary, indent=2, ensure_ascii=False) + "\n"
-    if not (folder / SUMMARY).exists() or (folder / SUMMARY).read_text() != text:
+    if not (folder / SUMMARY).exists() or (folder / SUMMARY).read_bytes() != text.encode():
         write(folder / SUMMARY, text)
 
 
-def _read(path: Path, name: str) -> pd.DataFrame:
+def _read(path: Path, name: str) -> "pd.DataFrame":
     table = pq.read_table(path) if path.exists() else SCHEMAS[name].empty_table()
     frame: pd.DataFrame = table.to_pandas()
     return frame

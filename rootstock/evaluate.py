@@ -87,9 +87,7 @@ class Contest:
         key, _ = features.key_of(self.backbone.description, params.extract)
         self.features = inputs.features / key
         self.head: Head = head.load(inputs.head)
-        self.finetuned = classifier.Classifier(
-            backbones.load(inputs.backbone).network, self.backbone.transform, self.head
-        )
+        self.finetuned = classifier.Classifier(self.backbone.network, self.backbone.transform, self.head)
         classifier.load(self.finetuned, inputs.finetuned / classifier.WEIGHTS)
 
     def rows(self, split: str) -> pd.DataFrame:
@@ -175,7 +173,8 @@ def _write_model(contest: Contest, choice: Choice, temperature: float, scores: d
     if choice.winner == "finetuned":
         best = contest.finetuned
     else:
-        best = classifier.Classifier(contest.backbone.network, contest.backbone.transform, contest.head)
+        frozen = backbones.load(contest.inputs.backbone).network  # the contest's has the fine-tuned weights
+        best = classifier.Classifier(frozen, contest.backbone.transform, contest.head)
     described = {
         "kind": choice.winner,
         "backbone": contest.backbone.description,

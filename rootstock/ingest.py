@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from rootstock import intake, params, progress, shards, sources
+from rootstock import dataset, intake, params, progress, shards, sources
 from rootstock.files import sha256, sweep
 from rootstock.intake import Checks, NewImage, Reason, Rejected
 from rootstock.layout import Item, Loader
@@ -23,7 +23,6 @@ from rootstock.sources import Source, Unreachable
 log = logging.getLogger(__name__)
 MIB = 2**20
 LOOKS_KEPT = 10_000  # files that need no packing are recorded every so many
-OUTS = ("manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json")
 
 
 @dataclass(frozen=True)
@@ -75,14 +74,16 @@ def ingest(settings: params.Ingest, seed: int, images_dir: Path, dataset_dir: Pa
         if scan.note("rules") != rules:
             scan.forget_looks()
             scan.remember("rules", rules)
-        snapshot.drop_unrecorded(dataset_dir, images_dir, scan)
-        known = snapshot.known_images(dataset_dir, images_dir, scan)
+        current = dataset.load(dataset_dir)
+        snapshot.drop_unrecorded(current.ledger, images_dir, scan)
+        known = snapshot.known_images(current.ledger, images_dir, scan)
         new, unreadable = _take_in(listed, known, settings, images_dir, scan)
-        taken = snapshot.settle(settings, seed, listed, images_dir, dataset_dir, scan)
+        settled = snapshot.settle(settings, seed, listed, current, images_dir, scan)
+        dataset.save(dataset_dir, settled)
         after = _outs(dataset_dir)
         if not unreadable:  # what could not be read now is tried again next time
             scan.remember("look", _fingerprint(settings, seed, listed, images_dir) + after)
-        return Taken(taken.images, new, taken.rejected, before != after)
+        return Taken(len(settled.manifest), new, len(settled.rejected), before != after)
 
 
 def _checks(settings: params.Ingest) -> Checks:
@@ -105,7 +106,7 @@ def _list(spec: params.Source, before: int, scratch: Path, scan: Scan) -> Listed
 
 def _images_before(dataset_dir: Path) -> dict[str, int]:
     """Count the images in the manifest by source."""
-    manifest = dataset_dir / "manifest.parquet"
+    manifest = dataset_dir / dataset.MANIFEST
     if not manifest.exists():
         return {}
     with pq.ParquetFile(manifest) as file:  # pq.read_table would import pandas
@@ -125,12 +126,14 @@ def _fingerprint(settings: params.Ingest, seed: int, listed: list[Listed], image
 
 def _outs(dataset_dir: Path) -> str:
     """Digest the data set's files; nothing where one is missing."""
-    paths = [dataset_dir / name for name in OUTS]
+    paths = [dataset_dir / name for name in dataset.FILES]
     return "".join(sha256(path) for path in paths) if all(path.exists() for path in paths) else ""
 
 
 def _unchanged(dataset_dir: Path) -> Taken:
-    manifest, rejected = (pq.read_metadata(dataset_dir / name).num_rows for name in OUTS[:2])
+    manifest, rejected = (
+        pq.read_metadata(dataset_dir / name).num_rows for name in (dataset.MANIFEST, dataset.REJECTED)
+    )
     return Taken(manifest, 0, rejected, changed=False)
 
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +26,8 @@ MIN_IMAGES_A_CLASS = 3  # one each to train on, to choose by, to test on
 NEW_COLUMNS = ("image_id", "width", "height", "format", "phash", "shard", "offset", "size")
 
 
-@dataclass(frozen=True)
-class Settled:
-    """How many images the manifest holds, and how many files were turned away."""
-
-    images: int
-    rejected: int
-
-
-def drop_unrecorded(dataset_dir: Path, images_dir: Path, scan: Scan) -> None:
+def drop_unrecorded(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> None:
     """Remove shards that neither ledger nor journal knows: a run was killed between writing and recording one."""
-    ledger = dataset.load(dataset_dir).ledger
     unknown = set(shards.names(images_dir)) - set(ledger["shard"])
     for shard in sorted(unknown - {packed.shard for packed in scan.packed(unknown)}):
         path = shards.path_of(images_dir, shard)
@@ -45,9 +35,9 @@ def drop_unrecorded(dataset_dir: Path, images_dir: Path, scan: Scan) -> None:
         path.unlink()
 
 
-def known_images(dataset_dir: Path, images_dir: Path, scan: Scan) -> set[str]:
+def known_images(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> set[str]:
     """Name the images whose bytes lie in a shard here, by the ledger or by the journal of a run that was killed."""
-    ledger, here = dataset.load(dataset_dir).ledger, set(shards.names(images_dir))
+    here = set(shards.names(images_dir))
     known = set(ledger.loc[ledger["shard"].isin(here), "image_id"])
     return known | {packed.image_id for packed in scan.packed(here)}
 
@@ -56,16 +46,15 @@ def settle(
     settings: params.Ingest,
     seed: int,
     listed: "list[Listed]",
+    before: Dataset,
     images_dir: Path,
-    dataset_dir: Path,
     scan: Scan,
-) -> Settled:
-    """Put the data set together and write it.
+) -> Dataset:
+    """Put the data set together, from what it was before and what the sources and the journal say now.
 
     Raises:
         SourceError: a source lost more than half of its images, or too little is left to train on.
     """
-    before = dataset.load(dataset_dir)
     ledger = _ledger(before.ledger, images_dir, scan)
     files = pd.concat([_files(entry, before, scan) for entry in listed], ignore_index=True)
     _check_shrink(settings, listed, before, files)
@@ -80,8 +69,7 @@ def settle(
     _check_shards(manifest, images_dir)
     rejected = files.loc[files["reason"].notna(), ["source", "path", "domain", "label", "reason"]]
     summary = _summary(manifest, rejected, files, ledger, listed, before, images_dir)
-    dataset.save(dataset_dir, Dataset(manifest, rejected, ledger, summary))
-    return Settled(len(manifest), len(rejected))
+    return Dataset(manifest, rejected, ledger, summary)
 
 
 def _ledger(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:

