@@ -1,15 +1,19 @@
 # make run   sets up everything and runs the chain on the embedded sample (or on what params.yaml names)
-# make test  sets up everything and passes the tests
+# make ui    sets up everything and starts the Prefect UI with all that can be run from it, until Ctrl-C
+# make test  sets up everything and passes the tests; make test-ui  those that need a browser or PostgreSQL
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # `dvc repro` starts `python -m tasks.<stage>`: the environment's python has to come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint check setup clean
+.PHONY: run ui test test-ui lint setup clean
 
 run: setup
 	@$(BIN)/python -m flows.pipeline
+
+ui: setup
+	@exec $(BIN)/python -m flows.ui $(if $(PORT),--port $(PORT))
 
 test: setup lint
 	@$(BIN)/python -m pytest

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
 
 from flows import form
-from rootstock import params as parameters, params_file
+from rootstock import params as parameters
 from rootstock.errors import RootstockError
 from rootstock.params import Params
-from tasks import versions, workspace
+from tasks import artifacts, given, stopping, versions, workspace
 from tasks.backbone import backbone
 from tasks.evaluate import evaluate
 from tasks.extract import extract
@@ -38,6 +40,13 @@ class Verdict:
     outcomes: list[Outcome]
     metrics: dict[str, Any]
 
+    @property
+    def said(self) -> str:
+        """Say which model won and how good it is."""
+        winner = self.metrics["winner"]
+        accuracy = self.metrics[winner]["accuracy"]
+        return f"{artifacts.MODELS[winner]}: {accuracy['value']:.1%} of the test images right"
+
 
 def chain(params: Params) -> Verdict:
     """Run every stale stage; a stage that is up to date ends as Cached."""
@@ -45,7 +54,7 @@ def chain(params: Params) -> Verdict:
     weights = backbone.submit(params)
     features = extract.submit(params, wait_for=[images, weights])
     head = train_head.submit(params, wait_for=[features])
-    network = fine_tune.submit(params, wait_for=[head])
+    network = fine_tune.submit(params, where=params.finetune.where, wait_for=[head])
     verdict = evaluate.submit(params, wait_for=[network])
     outcomes = [stage.result() for stage in (images, weights, features, head, network, verdict)]
     return Verdict(outcomes, json.loads((workspace.REPORT / "metrics.json").read_text()))
@@ -60,7 +69,7 @@ def pipeline(
     head: parameters.Head = form.DEFAULTS.head,
     finetune: parameters.Finetune = form.DEFAULTS.finetune,
     evaluate: parameters.Evaluate = form.DEFAULTS.evaluate,
-) -> Verdict:
+) -> State[Verdict]:
     """Take in images, extract frozen features, train a head, fine-tune, and let validation choose.
 
     Args:
@@ -75,13 +84,21 @@ def pipeline(
     params = Params(
         seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate
     )
-    with workspace.writing():
-        if params != params_file.load(workspace.PARAMS):
-            params_file.save(workspace.PARAMS, params)
-            get_run_logger().info("The values given are now those of %s", workspace.PARAMS)
-        verdict = chain(params)
-        get_run_logger().info(versions.save_experiment(flow_run.name))
-    return verdict
+    log = get_run_logger()
+    try:
+        with stopping.when_cancelled(), workspace.writing(queue=log.info):
+            if left := versions.save_what_repro_left():
+                log.info("What `dvc repro` left: %s", left.note)
+            for change in given.put_into_params_file(params):
+                log.info("%s: %s", workspace.PARAMS, change)
+            verdict = chain(params)
+            kept = versions.save_experiment(flow_run.name)
+    except RootstockError as error:
+        log.error("%s", error)
+        return Failed(message=str(error), data=error)  # a raised one would show the framework's stack first
+    artifacts.show_verdict(verdict.outcomes, verdict.metrics, kept, flow_run.name)
+    log.info(kept.note)
+    return Completed(message=f"{verdict.said}. {kept.note}", data=verdict)
 
 
 def table(verdict: Verdict) -> str:
@@ -104,9 +121,9 @@ def table(verdict: Verdict) -> str:
 def main() -> None:
     """Run with params.yaml; an error is one message, and exit status 1."""
     try:
-        given = params_file.load(workspace.PARAMS)
+        params = workspace.read_params()
         versions.prepare()
-        verdict = pipeline(**{name: getattr(given, name) for name in Params.model_fields})
+        verdict: Any = pipeline(**{name: getattr(params, name) for name in Params.model_fields})
     except RootstockError as error:
         sys.exit(f"pipeline: {error}")
     print(f"\n{table(verdict)}")

@@ -4,9 +4,10 @@ params.yaml is read into it (rootstock/params_file.py), and it is the parameter 
 descriptions, limits and choices are the form in the Prefect UI.
 """
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from rootstock.architectures import BackboneName
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+DEPLOYMENT = r"^(here|[^/]+/[^/]+)$"  # where to fine-tune
 DEPTHS = ("head", "last_block", "last_2_blocks", "last_3_blocks", "all")
 
 
@@ -28,7 +30,7 @@ class Source(Section):
 
     path: Annotated[str, Field(min_length=1)] = Field(
         description="A folder with a sub-folder a class (or train/val/test above those), a zip or tar of one, a CSV or "
-        "Parquet manifest, torchvision:<DataSet>, sample:digits or sample:printed; any of them may be an fsspec URL."
+        "Parquet manifest, torchvision:Flowers102 or the like, sample:digits or sample:printed; any may be a URL."
     )
     domain: Annotated[str, Field(min_length=1)] = Field(description="Where the images come from, e.g. handwritten.")
     name: str | None = Field(
@@ -140,7 +142,9 @@ class Stage(Section):
         description="head, last_block, last_2_blocks, last_3_blocks, all, or the name of a layer to train from."
     )
     epochs: Annotated[int, Field(ge=1)] = Field(description="Passes over the training images.")
-    lr: Annotated[float, Field(gt=0, lt=1)] = Field(description="Peak learning rate of the one-cycle schedule.")
+    lr: Annotated[float, Field(gt=0, lt=1)] = Field(
+        title="Learning rate", description="Peak learning rate of the one-cycle schedule."
+    )
 
     @field_validator("unfreeze")
     @classmethod
@@ -170,6 +174,25 @@ class Finetune(Section):
     augment: Literal["none", "crop", "crop_flip"] = Field(
         default="none", description="Random resized crops, and left-right flips where a mirror image keeps its class."
     )
+    where: str = Field(
+        default="here",
+        description="here, or the deployment of a worker elsewhere, e.g. fine-tune/gpu.",
+        json_schema_extra={"pattern": DEPLOYMENT},  # for the form; the words below are for params.yaml
+    )
+    if_no_worker: Literal["wait", "here", "fail"] = Field(
+        default="wait", description="Where that deployment has no worker online: wait for one, train here, or give up."
+    )
+
+    @field_validator("where")
+    @classmethod
+    def _is_here_or_a_deployment(cls, where: str) -> str:
+        if not re.fullmatch(DEPLOYMENT, where):
+            raise ValueError(f"is {where!r}; expected here, or a deployment as <flow>/<name>, e.g. fine-tune/gpu")
+        return where
+
+    def recipe(self) -> dict[str, Any]:
+        """Give what the result depends on: everything but where it is computed."""
+        return self.model_dump(mode="json", exclude={"where", "if_no_worker"})
 
 
 class Evaluate(Section):

@@ -20,7 +20,7 @@ def fine_tune(params: Params) -> Summary:
     train, val = (finetune.Examples(manifest[manifest["split"] == split], IMAGES) for split in ("train", "val"))
     inputs = digest(
         [DATASET / dataset.MANIFEST, BACKBONE / backbones.WEIGHTS, HEAD / head.WEIGHTS],
-        f"{params.seed} {params.finetune.model_dump_json()}",
+        f"{params.seed} {params.finetune.recipe()}",
     )
     history = finetune.fine_tune(
         model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs

@@ -7,24 +7,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any, cast
+from urllib.error import HTTPError
 from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 from prefect.tasks import Task
 
 from rootstock import progress
+from rootstock.errors import RootstockError
 from rootstock.params import Params
-from tasks import versions
-from tasks.stage import Stage
+from tasks import artifacts, handoff, stopping, versions
+from tasks.stage import HERE, Stage
 
 RunLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 REPORT_EVERY_S = 1.0  # an artifact is a row in the server's database
+RETRY_AFTER_S = [10.0, 60.0]
 
 
 @dataclass(frozen=True)
@@ -39,23 +44,41 @@ class Outcome:
 
 @cache
 def as_task(stage: Stage) -> Task[..., Any]:
-    """Make the Prefect task of a stage."""
+    """Make the Prefect task of a stage; what a network did not give is asked for again, other errors are final."""
 
-    @task(name=stage.name, description=stage.function.__doc__, task_run_name=stage.name)
-    def run(params: Params) -> State[Outcome]:
-        return bring_up_to_date(stage, params)
+    @task(
+        name=stage.name,
+        description=stage.function.__doc__,
+        task_run_name=stage.name,
+        retries=len(RETRY_AFTER_S),
+        retry_delay_seconds=RETRY_AFTER_S,
+        retry_condition_fn=_may_pass,
+    )
+    def run(params: Params, where: str = HERE) -> State[Any]:
+        try:
+            outcome = bring_up_to_date(stage, params, where)
+        except RootstockError as error:
+            get_run_logger().error("%s", error)
+            return Failed(message=str(error), data=error)  # without the traceback of a raised one
+        artifacts.show(stage.name)
+        return Completed(name="Completed" if outcome.did == "ran" else "Cached", message=outcome.note, data=outcome)
 
     return run
 
 
-def bring_up_to_date(stage: Stage, params: Params) -> State[Outcome]:
-    """Do what `dvc repro` would: nothing, restore an earlier run, or do the work and record it."""
+def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome:
+    """Do what `dvc repro` would: nothing, restore an earlier run, or do the work and record it.
+
+    Args:
+        stage: of dvc.yaml.
+        params: all parameters.
+        where: here, or the deployment that does the work on another machine.
+    """
     log = get_run_logger()
     start = time.perf_counter()
 
-    def ended(did: str, note: str) -> State[Outcome]:
-        outcome = Outcome(stage.name, did, time.perf_counter() - start, note)
-        return Completed(name="Completed" if did == "ran" else "Cached", message=note, data=outcome)
+    def ended(did: str, note: str) -> Outcome:
+        return Outcome(stage.name, did, time.perf_counter() - start, note)
 
     reasons = versions.stale(stage.name)
     if not reasons:
@@ -63,12 +86,25 @@ def bring_up_to_date(stage: Stage, params: Params) -> State[Outcome]:
     log.info("Runs because %s", "; ".join(reasons))
     if versions.restore(stage.name):
         return ended("restored", "an earlier run's outputs, from DVC's run-cache")
-    with progress.report_to(_reporter()), _logging_to(log):
-        summary = stage(params)
+    with progress.report_to(stopping.stoppable(_reporter())), _logging_to(log):
+        summary = None if where == HERE else handoff.run_elsewhere(stage.name, params, where)
+        if summary is None:
+            summary = stage(params)
     if reasons == [versions.ALWAYS] and not summary.changed:
         return ended("cached", summary.note)
     versions.commit(stage.name)
     return ended("ran", summary.note)
+
+
+def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a network, rather than a person, is at fault: trying again may help."""
+    match getattr(state.data, "__cause__", None):
+        case HTTPError(code=code):
+            return code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS
+        case FileNotFoundError() | PermissionError() | NotADirectoryError() | IsADirectoryError():
+            return False
+        case cause:
+            return isinstance(cause, (OSError, HTTPException))
 
 
 @contextmanager
@@ -102,7 +138,7 @@ def _reporter() -> progress.Reporter:
 def _artifact(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
     """Report to a progress artifact of the task run, and to the terminal."""
     run = TaskRunContext.get()
-    key = "-".join([what.replace("_", "-"), *([run.task_run.id.hex[:8]] if run else [])])
+    key = "-".join([what.replace("_", "-"), *([run.task_run.id.hex[-8:]] if run else [])])
     artifact = cast(UUID, create_progress_artifact(0.0, key=key, description=f"{what}: 0 of {total} {unit}"))
     done, reported = 0, time.monotonic()
 

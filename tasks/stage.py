@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from rootstock.errors import RootstockError
 from rootstock.params import Params
-from rootstock.params_file import load
 from tasks import workspace
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from tasks.orchestration import Outcome
 
 log = logging.getLogger(__name__)
+HERE = "here"
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,26 @@ class Stage:
         log.info("%s: %s (%.1f s)", self.name, summary.note, seconds)
         return summary
 
-    def submit(self, params: Params, wait_for: "Sequence[PrefectFuture[Outcome]]" = ()) -> "PrefectFuture[Outcome]":
-        """Start the stage as a Prefect task of the flow that runs; what is up to date ends as Cached."""
+    def submit(
+        self, params: Params, wait_for: "Sequence[PrefectFuture[Outcome]]" = (), where: str = HERE
+    ) -> "PrefectFuture[Outcome]":
+        """Start the stage as a Prefect task of the flow that runs; what is up to date ends as Cached.
+
+        Args:
+            params: all parameters.
+            wait_for: the stages whose outputs it reads.
+            where: here, or the deployment that does the work on another machine.
+        """
         # By name: what Prefect adds is no part of what a stage makes, so it is none of its dependencies in dvc.yaml.
         orchestration = import_module("tasks.orchestration")
-        future: Any = orchestration.as_task(self).submit(params, wait_for=list(wait_for))
+        future: Any = orchestration.as_task(self).submit(params, where, wait_for=list(wait_for))
         return future  # type: ignore[no-any-return]
 
     def main(self) -> None:
         """Run the stage as DVC starts it; an error is one message, and exit status 1."""
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         try:
-            params = load(workspace.PARAMS)
+            params = workspace.read_params()
             with workspace.writing():
                 self(params)
         except RootstockError as error:

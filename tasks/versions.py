@@ -7,14 +7,18 @@ this module imports it.
 """
 
 import logging
+import re
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.stage.cache import RunCacheNotFoundError
+
+from rootstock.files import sha256
 
 log = logging.getLogger(__name__)
 ALWAYS = "always changed"
@@ -24,9 +28,21 @@ _one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def _repo() -> Iterator[Repo]:
+def repository() -> Iterator[Repo]:
+    """Open the workspace's DVC repository, one thread at a time."""
     with _one_at_a_time, _quiet(), Repo() as repo:
         yield repo
+
+
+@contextmanager
+def at_rest(timeout_s: float) -> Iterator[None]:
+    """Wait until no stage is being recorded, but not for ever."""
+    held = _one_at_a_time.acquire(timeout=timeout_s)
+    try:
+        yield
+    finally:
+        if held:
+            _one_at_a_time.release()
 
 
 @contextmanager
@@ -43,7 +59,7 @@ def _quiet() -> Iterator[None]:
 
 def stale(stage: str) -> list[str]:
     """Say why a stage is not up to date, as `dvc status` does; nothing where it is."""
-    with _repo() as repo:
+    with repository() as repo:
         found = repo.status(targets=[stage]).get(stage, [])
     return [entry if isinstance(entry, str) else _say(*next(iter(entry.items()))) for entry in found]
 
@@ -57,7 +73,7 @@ def _say(kind: str, paths: Collection[str]) -> str:
 
 def restore(stage: str) -> bool:
     """Bring back the outputs of an earlier run of a stage with the same parameters and inputs, if DVC has them."""
-    with _repo() as repo, repo.lock:
+    with repository() as repo, repo.lock:
         try:
             repo.stage_cache.restore(repo.stage.load_one(name=stage))
         except RunCacheNotFoundError:
@@ -68,20 +84,62 @@ def restore(stage: str) -> bool:
 
 def commit(stage: str) -> None:
     """Record a stage's parameters, inputs and outputs in dvc.lock, and its outputs in the cache."""
-    with _repo() as repo:
+    with repository() as repo:
         repo.commit(stage, force=True)
 
 
-def save_experiment(name: str) -> str:
-    """Keep the workspace as an experiment of this name; returns a sentence that says whether that worked."""
-    with _repo() as repo:
+@dataclass(frozen=True)
+class Kept:
+    """Whether a run was kept as an experiment: its name, or why not."""
+
+    name: str | None
+    note: str
+
+
+def save_experiment(run: str) -> Kept:
+    """Keep the workspace as an experiment, named after a run as far as git allows."""
+    name = re.sub(r"[^\w-]+", "-", run).strip("-") or "run"
+    with repository() as repo:
         if not has_commits(Path(repo.root_dir)):
-            return "Not kept as an experiment: the workspace is not a git repository with a commit."
+            return Kept(None, "Not kept as an experiment: the workspace is not a git repository with a commit.")
         try:
             repo.experiments.save(name=name, force=True)
         except DvcException as error:
-            return f"Not kept as an experiment: {error}"
-    return f"Kept as experiment {name}: `dvc exp show` compares, `dvc exp apply {name}` brings it back."
+            return Kept(None, f"Not kept as an experiment: {error}")
+    return Kept(name, f"Kept as experiment {name}: `dvc exp show` compares, `dvc exp apply {name}` brings it back.")
+
+
+def save_what_repro_left() -> Kept | None:
+    """Keep the results of a `dvc repro` that no experiment has, before a flow's take their place."""
+    lock = Path("dvc.lock")
+    if not lock.exists() or is_kept(lock):
+        return None
+    with repository() as repo:
+        finished = all(entries == [ALWAYS] for entries in repo.status().values())
+    return save_experiment(f"repro-{sha256(lock)[:7]}") if finished else None
+
+
+def is_kept(path: Path) -> bool:
+    """Whether git has a file just as it is: in the last commit, or in an experiment that hangs on it."""
+    with repository() as repo:
+        if not has_commits(Path(repo.root_dir)):
+            return False
+        experiments = [revision for found in repo.experiments.ls().values() for _, revision in found]
+        return any(_in_git(repo, revision, path) == path.read_bytes() for revision in ["HEAD", *experiments])
+
+
+def committed(path: Path) -> bytes | None:
+    """Give a file as the last commit has it, if it has it."""
+    with repository() as repo:
+        return _in_git(repo, "HEAD", path) if has_commits(Path(repo.root_dir)) else None
+
+
+def _in_git(repo: Repo, revision: str, path: Path) -> bytes | None:
+    try:
+        content: bytes = repo.scm.get_fs(revision).cat_file(str(path))
+    except FileNotFoundError:
+        return None
+    return content
 
 
 def has_commits(root: Path) -> bool:

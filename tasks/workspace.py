@@ -2,14 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rootstock.errors import RootstockError
+from rootstock import params_file
+from rootstock.errors import ParamsError, RootstockError
+from rootstock.params import Params
 
 PARAMS = Path("params.yaml")
 
@@ -27,21 +29,47 @@ LOCAL = Path(".rootstock")  # of this machine: neither git nor DVC sees it
 CHECKPOINT = LOCAL / "finetune.pt"
 RUN_LOG = LOCAL / "runs.jsonl"
 LOCK = LOCAL / "lock"
+REPORTS = LOCAL / "reports"  # each run's, for the UI to link to
+
+ROOT = "ROOTSTOCK_WORKSPACE"  # environment variables of a worker: which workspace its runs happen in,
+REPORTS_URL = "ROOTSTOCK_REPORTS_URL"  # and where REPORTS is served
+
+
+def read_params() -> Params:
+    """Read params.yaml.
+
+    Raises:
+        ParamsError: it is at fault, or lacks what dvc.yaml names: DVC could not record the run.
+    """
+    params = params_file.load(PARAMS)
+    for section in Params.model_fields:
+        if section not in params.model_fields_set:
+            raise ParamsError(f"{PARAMS}: {section} is missing, and DVC records it; see docs/params.md.")
+    for key, value in params.finetune.recipe().items():
+        if key not in params.finetune.model_fields_set:
+            raise ParamsError(f"{PARAMS}: finetune.{key} is missing, and DVC records it; its default is {value!r}.")
+    return params
 
 
 @contextmanager
-def writing() -> Iterator[None]:
+def writing(queue: Callable[[str], None] | None = None) -> Iterator[None]:
     """Be the only run that writes in this workspace.
 
+    Args:
+        queue: called with a sentence when the run has to wait for another one; without it, it does not wait.
+
     Raises:
-        RootstockError: another one is at it.
+        RootstockError: another run is at it.
     """
     LOCAL.mkdir(exist_ok=True)
-    lock = FileLock(LOCK, timeout=0)
+    lock = FileLock(LOCK)
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
-        raise RootstockError(f"Another run is writing in {Path.cwd()}; wait for it to end, or stop it.") from None
+        if not queue:
+            raise RootstockError(f"Another run is writing in {Path.cwd()}; wait for it to end, or stop it.") from None
+        queue(f"Another run is writing in {Path.cwd()}; this one goes on when that has ended")
+        lock.acquire(poll_interval=0.5)
     try:
         yield
     finally:

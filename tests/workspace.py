@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 CLASSES = {"lemon": (220, 200, 40), "moss": (60, 130, 60), "plum": (110, 40, 110)}
 CODE = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "data/.gitignore",
-        "data/report/.gitignore", "dvc.yaml", "params.yaml", "pyproject.toml")  # fmt: skip
+        "data/report/.gitignore", "automations.yaml", "dvc.yaml", "params.yaml",
+        "prefect.yaml", "pyproject.toml")  # fmt: skip
 SMALL = {
     "ingest": {"sources": [{"path": "photos", "domain": "garden"}], "split": {"val": 0.2, "test": 0.2}},
     "backbone": {"name": "shufflenet_v2_x0_5", "weights": "random", "image_size": 32, "crop_fraction": 1.0},

@@ -6,6 +6,7 @@ import networkx
 import pytest
 from ruamel.yaml import YAML
 
+from rootstock.params import Finetune
 from tests.imports import ROOT, imported_by
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -53,6 +54,13 @@ def flow_edges() -> set[tuple[str, str]]:
                 edges |= {(stage_of[element.id], stage) for wait in waits for element in wait.elts}
     assert set(stage_of.values()) == set(STAGES)
     return edges
+
+
+def test_where_it_is_fine_tuned_makes_nothing_stale_and_every_other_setting_does():
+    recipe = [f"finetune.{key}" for key in Finetune().recipe()]
+    assert {"where", "if_no_worker"} == set(Finetune.model_fields) - set(Finetune().recipe())
+    for stage in ("fine_tune", "evaluate"):
+        assert [param for param in STAGES[stage]["params"] if param.startswith("finetune")] == recipe
 
 
 def test_every_section_of_the_parameters_reaches_a_stage():

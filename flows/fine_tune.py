@@ -1,0 +1,32 @@
+"""Fine-tuning for a pipeline that runs on another machine.
+
+The pipeline starts it where `finetune.where` is fine-tune/gpu; data come and go by the DVC remote (tasks/handoff.py).
+"""
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from rootstock.errors import RootstockError
+from rootstock.params import Params
+from tasks import handoff, stopping
+from tasks.fine_tune import fine_tune as stage
+from tasks.orchestration import Outcome
+
+
+@flow(name="fine-tune")
+def fine_tune(params: Params, lock: str, code: dict[str, str]) -> State[Outcome]:
+    """Fine-tune what a pipeline hands over, and give the network back.
+
+    Args:
+        params: All parameters of the pipeline.
+        lock: Text of its dvc.lock: which data to pull.
+        code: Digests of its code; this machine's has to be the same.
+    """
+    try:
+        with stopping.when_cancelled(), handoff.workspace_for(stage.name, params, lock, code):
+            outcome = stage.submit(params).result()
+            handoff.give_back(stage.name)
+    except RootstockError as error:
+        return Failed(message=str(error), data=error)
+    return Completed(message=outcome.note, data=outcome)

@@ -1,0 +1,271 @@
+"""The Prefect UI on this machine: a server, a worker for each work pool, and everything in prefect.yaml deployed.
+
+    make ui                     # http://127.0.0.1:4200, until Ctrl-C
+    make ui PORT=4300
+
+The server's database is under .rootstock/ unless PREFECT_SERVER_DATABASE_CONNECTION_URL names another; with
+PREFECT_SERVER_API_AUTH_STRING set, it asks for that. docs/deployment.md has the same on several machines.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from urllib.request import urlopen
+
+import psutil
+from filelock import FileLock, Timeout
+
+from flows import reports
+from rootstock.errors import RootstockError
+from tasks import workspace
+from tasks.workspace import LOCAL
+
+HOST = "127.0.0.1"  # loopback: who may start a run may read and write as the one who started the server
+POOLS = ("cpu", "gpu")
+LOCK = LOCAL / "ui.lock"
+UP = LOCAL / "ui.json"  # who holds the lock, for whoever finds it held
+LOGS = LOCAL / "ui"
+START_S, STOP_S = 120, 15
+WATCHED = (workspace.PARAMS, Path("prefect.yaml"), Path("automations.yaml"))
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the UI is; reports are served one port further."""
+
+    port: int
+
+    @property
+    def ui(self) -> str:
+        """Address for a browser."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def api(self) -> str:
+        """Address for PREFECT_API_URL."""
+        return f"{self.ui}/api"
+
+    @property
+    def reports(self) -> str:
+        """Address under which each run's report is."""
+        return f"http://{HOST}:{self.port + 1}"
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process that this one started and will stop."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def log(self) -> Path:
+        """Where what it prints goes."""
+        return LOGS / f"{self.name}.log"
+
+    def last_words(self) -> str:
+        """Give the end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+
+
+def environment(address: Address) -> dict[str, str]:
+    """Give server, workers and their runs what they need to find each other; what is set already wins."""
+    home = LOCAL.resolve() / "prefect"
+    ours = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; automations.yaml counts on it
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # the server is next door: ask often, start soon
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1.0",  # seconds: a person is watching
+    }
+    found = {
+        "PREFECT_API_URL": address.api,
+        "PREFECT_SERVER_UI_API_URL": address.api,  # else the page calls port 4200
+        workspace.ROOT: str(Path.cwd()),
+        workspace.REPORTS_URL: address.reports,
+    }
+    if secret := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        found["PREFECT_API_AUTH_STRING"] = secret
+    return ours | os.environ | found
+
+
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Hold this workspace's UI.
+
+    Raises:
+        RootstockError: it is up already.
+    """
+    LOCAL.mkdir(exist_ok=True)
+    lock = FileLock(LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RootstockError(f"The UI of this workspace is up already: {json.loads(UP.read_text())['ui']}") from None
+    try:
+        yield
+    finally:
+        UP.unlink(missing_ok=True)
+        lock.release()
+
+
+def start(name: str, command: list[str], env: Mapping[str, str]) -> Child:
+    """Start a process in a session of its own, so that Ctrl-C reaches it through this one alone."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with (LOGS / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Child(name, process)
+
+
+def check_free(port: int) -> None:
+    """Check that nobody listens on a port of loopback.
+
+    Raises:
+        RootstockError: somebody does.
+    """
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port just left is free
+        try:
+            attempt.bind((HOST, port))
+        except OSError:
+            raise RootstockError(f"Port {port} is taken by another program; name another: make ui PORT=4300") from None
+
+
+def start_server(address: Address, env: Mapping[str, str]) -> Child:
+    """Start the server and wait until it answers.
+
+    Raises:
+        RootstockError: it ended, or did not answer in time.
+    """
+    server = start("server", ["prefect", "server", "start", "--host", HOST, "--port", str(address.port)], env)
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise RootstockError(f"The Prefect server did not start:\n{server.last_words()}")
+        try:
+            with urlopen(f"{address.api}/health", timeout=2):  # noqa: S310  our own address
+                return server
+        except OSError:
+            time.sleep(0.2)
+    stop(server)
+    raise RootstockError(f"The Prefect server did not answer within {START_S} s; see {server.log}")
+
+
+def start_worker(pool: str, env: Mapping[str, str]) -> Child:
+    """Start a worker that takes one run at a time: a workspace has one writer, a GPU one training."""
+    command = ["prefect", "worker", "start", "--pool", pool, "--name", f"{pool}-here", "--limit", "1"]
+    return start(f"worker-{pool}", command, env)
+
+
+def stop(*children: Child) -> None:
+    """Stop processes and all that they started; a worker's runs are in sessions of their own."""
+    family = []
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            family += [*psutil.Process(child.process.pid).children(recursive=True), psutil.Process(child.process.pid)]
+        child.process.terminate()
+    _, left = psutil.wait_procs(family, timeout=STOP_S)
+    for process in left:
+        process.kill()
+    for child in children:
+        child.process.wait()
+
+
+def deploy(env: Mapping[str, str], *options: str) -> None:
+    """Bring deployments, or with --forms their forms alone, up to date; the flows are read anew."""
+    command = [sys.executable, "-m", "flows.deploy", *options]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise RootstockError(done.stderr.strip())
+
+
+def watch(server: Child, workers: list[Child], env: Mapping[str, str]) -> None:
+    """Keep workers up, and forms as params.yaml is, until the server ends or a signal comes.
+
+    Raises:
+        RootstockError: the server ended by itself.
+    """
+    seen = _edited()
+    while True:
+        time.sleep(1)
+        if server.process.poll() is not None:
+            raise RootstockError(f"The Prefect server ended; see {server.log}:\n{server.last_words()}")
+        for index, worker in enumerate(workers):
+            if worker.process.poll() is not None:
+                print(f"{worker.name} ended, and is started again; see {worker.log}")
+                workers[index] = start_worker(worker.name.removeprefix("worker-"), env)
+        if (now := _edited()) != seen:
+            seen = now
+            try:
+                deploy(env, "--forms")
+            except RootstockError as error:
+                print(f"The forms stay as they were: {error}")
+
+
+def _edited() -> list[float]:
+    return [path.stat().st_mtime for path in WATCHED if path.exists()]
+
+
+def serve(address: Address) -> None:
+    """Start everything, say where it is, and stop everything when asked to."""
+    env = environment(address)
+    workers: list[Child] = []
+    with ExitStack() as running:
+        running.enter_context(only_one())
+        for port in (address.port, address.port + 1):
+            check_free(port)
+        running.enter_context(reports.serving(HOST, address.port + 1, workspace.REPORTS))
+        print(f"Starting the Prefect server (its first start takes half a minute; log in {LOGS})", flush=True)
+        server = start_server(address, env)
+        running.callback(stop, server)
+        UP.write_text(json.dumps({"ui": address.ui, "pid": os.getpid()}))
+        deploy(env)
+        running.callback(lambda: stop(*workers))
+        workers += [start_worker(pool, env) for pool in POOLS]
+        print(f"{address.ui}  (Ctrl-C stops it)", flush=True)
+        watch(server, workers, env)
+
+
+def main() -> None:
+    """Serve until a signal; an error is one message, and exit status 1."""
+    parser = argparse.ArgumentParser(description="Start the Prefect UI, its workers and deployments on this machine.")
+    parser.add_argument("--port", type=int, default=int(os.environ.get("PREFECT_SERVER_API_PORT", "4200")))
+    address = Address(parser.parse_args().port)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def asked_to_stop(number: int, frame: FrameType | None) -> None:
+        for each in signals:  # once is enough: a second Ctrl-C would leave behind what is being stopped
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in signals:
+        signal.signal(number, asked_to_stop)
+    try:
+        serve(address)
+    except KeyboardInterrupt:
+        print("Stopped.")
+    except RootstockError as error:
+        sys.exit(f"ui: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What a run shows in the Prefect UI beside states and logs: pictures of a stage's outputs, and the verdict.
+
+Only for a server that somebody looks at: without one, nothing is drawn. A picture that cannot be drawn is a warning,
+never the end of a run.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.settings import PREFECT_API_URL
+
+from tasks.versions import Kept
+from tasks.workspace import DATASET, FINETUNED, HEAD, IMAGES, MODEL, REPORT, REPORTS, REPORTS_URL
+
+KEPT_REPORTS = 200  # of about a megabyte each
+MODELS = {"head": "Head on frozen features", "finetuned": "Fine-tuned"}
+
+
+def show(stage: str) -> None:
+    """Show what a stage made, or had made before."""
+    made = {"ingest": ("sample", _sample), "fine_tune": ("curves", _curves), "evaluate": ("confusion", _confusion)}
+    if stage in made and PREFECT_API_URL.value():
+        key, draw = made[stage]
+        _unless_it_fails(lambda: create_markdown_artifact(draw(), key=key))
+
+
+def show_verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str) -> None:
+    """Show how a run ended: which model won and why, how good it is, and what each stage did."""
+    if PREFECT_API_URL.value():
+        _unless_it_fails(lambda: _verdict(outcomes, metrics, kept, run))
+
+
+def _unless_it_fails(draw: Callable[[], object]) -> None:
+    try:
+        draw()
+    except Exception:  # what is shown is not what was asked for: the run itself is well
+        get_run_logger().warning("This cannot be shown in the UI", exc_info=True)
+
+
+def _sample() -> str:
+    from rootstock import contact_sheet, dataset
+
+    manifest = dataset.load_manifest(DATASET)
+    return _picture(contact_sheet.draw(manifest, IMAGES), f"Some of {len(manifest):,} images, each with its label")
+
+
+def _curves() -> str:
+    import pandas as pd
+
+    from rootstock import plots
+
+    history = pd.read_parquet(FINETUNED / "history.parquet")
+    path = json.loads((HEAD / "head.json").read_bytes())["path"]
+    return _picture(plots.draw_curves(history, path), "Loss and validation accuracy: the head, then fine-tuning")
+
+
+def _confusion() -> str:
+    import numpy as np
+    import pandas as pd
+
+    from rootstock import plots
+
+    winner = json.loads((REPORT / "metrics.json").read_bytes())["winner"]
+    classes = json.loads((MODEL / "model.json").read_bytes())["classes"]
+    predictions = pd.read_parquet(REPORT / "predictions.parquet", columns=["split", "label", winner])
+    test = predictions[predictions["split"] == "test"]
+    labels = pd.Categorical(test["label"], categories=classes).codes.astype(np.int64)
+    predicted = np.stack(test[winner].to_list()).argmax(axis=1)
+    picture = plots.draw_confusion(labels, predicted, classes)
+    return _picture(picture, f"{MODELS[winner]}: {len(labels):,} test images, by actual and predicted class")
+
+
+def _picture(png: bytes, caption: str) -> str:
+    """Put a picture into Markdown; an artifact of type image would show its whole address, which is the picture."""
+    from rootstock.report import data_uri
+
+    return f"{caption}\n\n![{caption}]({data_uri(png)})"
+
+
+def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str) -> None:
+    address = _publish_report(kept.name or run)
+    if address:
+        create_link_artifact(link=address, link_text="Report", key="report", description="The whole report of this run")
+    why = (MODEL / "README.md").read_text().split("\n\n")[1]
+    lines = [
+        f"## {why}",
+        "",
+        "| on the test images | accuracy | 95 % interval | macro F1 | log loss | calibration error |",
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for name, called in MODELS.items():
+        own = metrics[name]
+        accuracy = own["accuracy"]
+        lines.append(
+            f"| {called} | **{accuracy['value']:.1%}** | {accuracy['low']:.1%} to {accuracy['high']:.1%} "
+            f"| {own['macro_f1']['value']:.3f} | {own['log_loss']['value']:.3f} | {own['ece']['value']:.3f} |"
+        )
+    where = f"[The report of this run]({address})" if address else f"The report is {(REPORT / 'report.html').resolve()}"
+    lines += ["", f"{where}. {kept.note}", "", "| stage | seconds | |", "|---|---|---|"]
+    lines += [f"| {one.stage} | {one.seconds:.1f} | {one.did}: {one.note.replace('|', '/')} |" for one in outcomes]
+    text = "\n\n".join(["\n".join(lines), _confusion(), _curves()])
+    create_markdown_artifact(text, key="verdict", description="Which model won, and how good it is")
+
+
+def _publish_report(name: str) -> str | None:
+    """Keep a copy of the report where it is served, if it is; returns its address."""
+    served_at = os.environ.get(REPORTS_URL)
+    if not served_at:
+        return None
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    shutil.copy(REPORT / "report.html", REPORTS / f"{name}.html")
+    oldest_first = sorted(REPORTS.glob("*.html"), key=lambda path: path.stat().st_mtime)
+    for old in oldest_first[:-KEPT_REPORTS]:
+        old.unlink()
+    return f"{served_at}/{name}.html"
