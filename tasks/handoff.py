@@ -57,6 +57,8 @@ def run_elsewhere(stage: str, params: Params, where: str) -> Summary | None:
         ParamsError: there is no such deployment, no server, or no DVC remote.
         RootstockError: it failed there, or there is no worker and none is to be waited for.
     """
+    if not PREFECT_API_URL.value():
+        raise ParamsError(f"finetune.where is {where!r}, which needs a Prefect server; set PREFECT_API_URL")
     remote.check(f"finetune.where is {where!r}")
     key = remote.key_of(stage)
     for attempt in range(1, MACHINES + 1):
@@ -86,8 +88,6 @@ def run_elsewhere(stage: str, params: Params, where: str) -> Summary | None:
 
 
 def _pool_of(client: SyncPrefectClient, where: str) -> str:
-    if not PREFECT_API_URL.value():
-        raise ParamsError(f"finetune.where is {where!r}, which needs a Prefect server; set PREFECT_API_URL")
     try:
         deployment = client.read_deployment_by_name(where)
     except ObjectNotFound:
@@ -112,9 +112,7 @@ def _to_be_waited_for(pool: str, params: Params) -> bool:
     remedy = f"Start one: prefect worker start --pool {pool}"
     match params.finetune.if_no_worker:
         case "fail":
-            raise RootstockError(
-                f"{missing}, and finetune.if_no_worker is fail. Start one: prefect worker start -p {pool}"
-            )
+            raise RootstockError(f"{missing}, and finetune.if_no_worker is fail. {remedy}")
         case "here":
             warn("%s: the stage runs here, as finetune.if_no_worker says", missing)
             return False

@@ -1,12 +1,15 @@
 """Workspaces that have been run once, to copy from: a run takes a while, a copy does not."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.workspace import Workspace, make_workspace
+from tests.serving import Api, Bucket, bucket, server as booted
+from tests.workspace import Workspace, environment, make_workspace
 
 # CI tries the same examples each time: what it finds is the change's fault. Elsewhere every run looks further.
 settings.register_profile("default", deadline=None, derandomize="CI" in os.environ)
@@ -17,6 +20,27 @@ settings.load_profile("default")
 def prefect_home(tmp_path_factory) -> Path:
     """Prefect's folder for the whole session: setting up its database takes 20 s."""
     return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="session")
+def server(prefect_home) -> Iterator[Api]:
+    """A Prefect server of its own on a free port of loopback, for the whole session; nothing is deployed."""
+    with booted(environment(prefect_home)) as api:
+        yield api
+
+
+@pytest.fixture(scope="session")
+def deployed(server, flow_ran_in) -> Api:
+    """The server with everything that prefect.yaml and automations.yaml name."""
+    flow_ran_in.run(sys.executable, "-m", "flows.deploy", PREFECT_API_URL=server.url)
+    return server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Bucket]:
+    """A bucket on an S3 server on loopback."""
+    with bucket() as found:
+        yield found
 
 
 @pytest.fixture

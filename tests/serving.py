@@ -48,11 +48,11 @@ class Api:
 
     url: str
 
-    def ask(self, path: str, body: dict | None = None, **fields: Any) -> Any:
-        """Get a page of the API, or post fields to it."""
-        body = {**(body or {}), **fields} if body is not None or fields else None
+    def ask(self, path: str, body: dict | None = None, method: str | None = None) -> Any:
+        """Get a page of the API, or post to it."""
         data = None if body is None else json.dumps(body).encode()
-        with urlopen(Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"}), timeout=10) as answer:
+        asked = Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method)
+        with urlopen(asked, timeout=10) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
@@ -178,3 +178,35 @@ def worker(api: Api, pool: str, workspace: Workspace, name: str = "", **env: str
 
         until(online, f"worker {name} online")
         yield running
+    api.ask(f"work_pools/{pool}/workers/{name}", method="DELETE")  # else it counts as online for another 90 s
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An empty S3 bucket: the address of its server, and what opens it."""
+
+    url: str
+    bucket: str
+    credentials: dict[str, str]
+
+
+@contextmanager
+def bucket() -> Iterator[Bucket]:
+    """Run an S3 server, with one bucket."""
+    import boto3  # what a test may need and most do not
+    from moto.server import ThreadedMotoServer
+
+    s3_server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    s3_server.start()
+    host, port = s3_server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    secret = {"AWS_ACCESS_KEY_ID": "rootstock-test", "AWS_SECRET_ACCESS_KEY": "never-to-be-seen"}
+    try:
+        client = boto3.client(
+            "s3", "us-east-1", endpoint_url=url,
+            aws_access_key_id=secret["AWS_ACCESS_KEY_ID"], aws_secret_access_key=secret["AWS_SECRET_ACCESS_KEY"],
+        )  # fmt: skip
+        client.create_bucket(Bucket="rootstock")
+        yield Bucket(url, "rootstock", secret | {"AWS_DEFAULT_REGION": "us-east-1"})
+    finally:
+        s3_server.stop()

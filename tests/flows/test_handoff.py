@@ -1,0 +1,165 @@
+"""Fine-tuning on a worker elsewhere: two clones, one remote, nothing else between them."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from tests.flows.test_two_doors import ONLY_A_LOOK
+from tests.serving import Api, Run, until, worker
+from tests.workspace import Workspace
+
+ELSEWHERE = {"where": "fine-tune/gpu"}
+LONG = [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}]
+
+
+@pytest.fixture
+def here(after_flow, tmp_path) -> Workspace:
+    """A workspace in which the flow has run, with a remote, that is to fine-tune elsewhere."""
+    after_flow.run("dvc", "remote", "add", "--default", "shelf", str(tmp_path / "shelf"))
+    after_flow.run("git", "commit", "-qam", "remote")
+    after_flow.set(finetune=ELSEWHERE)
+    return after_flow
+
+
+@pytest.fixture
+def there(here, tmp_path) -> Workspace:
+    """Another machine: a clone of the commit, without data and without the photos."""
+    root = tmp_path / "there" / "clone"
+    here.run("git", "clone", "-q", str(here.root), str(root))
+    here.run("rm", "-r", str(root / "photos"))
+    return Workspace(root, here.env)
+
+
+@contextmanager
+def pipeline(workspace: Workspace, api: Api) -> Iterator[tuple["subprocess.Popen[str]", Run]]:
+    """Run the pipeline on a terminal, beside the test."""
+    known = {run.id for run in api.runs()}
+    command, env = [sys.executable, "-m", "flows.pipeline"], workspace.env | {"PREFECT_API_URL": api.url}
+    with subprocess.Popen(
+        command, cwd=workspace.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            [run] = until(lambda: [run for run in api.runs() if run.id not in known], "a run of the pipeline")
+            yield process, run
+        finally:
+            process.kill()
+
+
+def handed(run: Run, nth: int = 1) -> Run:
+    """Wait for the nth fine-tuning that a run has started elsewhere; it has begun."""
+    children = until(lambda: len(found := run.subflows()) == nth and found, f"fine-tuning elsewhere, attempt {nth}")
+    until(lambda: children[0].state == "Running", "its start")
+    return children[0]
+
+
+def test_it_gives_what_the_same_machine_gives_and_the_first_clone_goes_on_from_it(deployed, here, there, flow_ran_in):
+    here.set(finetune={"label_smoothing": 0.05})
+    alone = here.copy(here.root.parent / "alone")
+    alone.set(finetune={"where": "here"})
+    alone.flow()
+    with worker(deployed, "gpu", there):
+        table = here.flow(PREFECT_API_URL=deployed.url)
+    assert "done by fine-tune/gpu: best after stage" in table
+    assert here.status() == ONLY_A_LOOK
+    mine, theirs = here.outputs(), alone.outputs()
+    assert [name for name in mine if mine[name] != theirs[name]] == ["dvc.lock"]  # the timed files' digests
+    [child] = next(found for run in deployed.runs() if (found := run.subflows()))
+    assert child.page()["state"]["name"] == "Completed"
+    assert child.stages() == {"fine_tune": "Completed"}
+    assert any(line.startswith("fine_tune: best after stage") for line in child.logs())
+    assert any(key.startswith("fine-tune-") for key in child.artifacts())  # its progress
+    assert "fine_tune" in here.flow(PREFECT_API_URL=deployed.url)  # and nothing is handed over again
+    assert not (there.root / "data" / "finetuned").exists()
+    assert not list((there.root / ".rootstock" / "elsewhere").glob("*"))
+    assert not list((here.root.parent / "shelf" / "rootstock").glob("*"))  # the checkpoint
+
+
+def test_a_worker_whose_code_is_another_says_which_files(deployed, here, there):
+    here.set(finetune={"label_smoothing": 0.06})
+    (there.root / "rootstock" / "finetune.py").open("a").write("# a line more\n")
+    with worker(deployed, "gpu", there):
+        done = here.run(sys.executable, "-m", "flows.pipeline", check=False, PREFECT_API_URL=deployed.url)
+    assert done.returncode == 1
+    assert "is not the pipeline's: rootstock/finetune.py. Bring the clone to the pipeline's commit." in done.stderr
+
+
+def test_without_a_worker_it_says_so_at_once_and_falls_back_or_gives_up_as_told(deployed, here):
+    here.set(finetune={"label_smoothing": 0.07, "if_no_worker": "fail"})
+    done = here.run(sys.executable, "-m", "flows.pipeline", check=False, PREFECT_API_URL=deployed.url)
+    assert done.returncode == 1
+    assert "No worker of the work pool gpu is online" in done.stderr
+    assert "prefect worker start --pool gpu" in done.stderr
+    here.set(finetune={"if_no_worker": "here"})
+    assert "best after stage" in here.flow(PREFECT_API_URL=deployed.url)
+    assert here.status() == ONLY_A_LOOK
+
+
+def test_without_a_worker_it_waits_and_goes_on_when_one_comes(deployed, here, there):
+    here.set(finetune={"label_smoothing": 0.08})
+    with pipeline(here, deployed) as (process, run):
+        until(run.subflows, "fine-tuning handed over")
+        with worker(deployed, "gpu", there):
+            assert process.wait(120) == 0
+    assert here.status() == ONLY_A_LOOK
+
+
+def test_without_a_remote_or_a_deployment_or_a_server_it_says_what_is_missing(deployed, here):
+    def error(**env: str) -> str:
+        done = here.run(sys.executable, "-m", "flows.pipeline", check=False, **env)
+        assert done.returncode == 1
+        return next(line for line in done.stderr.splitlines() if line.startswith("pipeline: "))
+
+    here.set(finetune={"label_smoothing": 0.09})
+    assert error() == "pipeline: finetune.where is 'fine-tune/gpu', which needs a Prefect server; set PREFECT_API_URL"
+    here.set(finetune={"where": "fine-tune/tpu"})
+    assert "has no such deployment. Put it there (python -m flows.deploy), or use here." in error(
+        PREFECT_API_URL=deployed.url
+    )
+    here.run("dvc", "remote", "remove", "shelf")
+    assert "default DVC remote, which is not set: dvc remote add --default" in error(PREFECT_API_URL=deployed.url)
+
+
+def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoint(deployed, here, there):
+    here.set(finetune={"stages": LONG})
+    shelf = here.root.parent / "shelf" / "rootstock"
+    with worker(deployed, "gpu", there) as running, pipeline(here, deployed) as (process, run):
+        first = handed(run)
+        until(lambda: list(shelf.glob("*")), "a checkpoint on the remote")
+        for child in psutil.Process(running.pid).children(recursive=True):
+            child.kill()
+        assert first.ended()["name"] == "Crashed"
+        second = handed(run, 2)
+        assert process.wait(200) == 0
+    assert any(line.startswith("Goes on from the checkpoint") for line in second.logs())
+    assert any(line.startswith("Goes on after epoch") for line in second.logs())
+    assert here.status() == ONLY_A_LOOK
+
+
+def test_cancelling_the_pipeline_cancels_what_it_handed_over(deployed, here, there):
+    here.set(finetune={"stages": LONG, "label_smoothing": 0.11})
+    with worker(deployed, "cpu", here), worker(deployed, "gpu", there):
+        run = deployed.start()
+        until(run.subflows, "fine-tuning handed over")
+        child = handed(run)
+        until(lambda: child.stages().get("fine_tune") == "Running", "the stage over there")
+        run.cancel()
+        assert run.ended(15)["name"] == "Cancelled"
+        assert child.ended(15)["name"] == "Cancelled"
+
+
+def test_the_remote_may_be_an_s3_bucket(deployed, here, there, s3):
+    for clone in (here, there):
+        clone.run("dvc", "remote", "modify", "shelf", "url", f"s3://{s3.bucket}/shelf")
+        clone.run("dvc", "remote", "modify", "--local", "shelf", "endpointurl", s3.url)
+    here.set(finetune={"label_smoothing": 0.12})
+    with worker(deployed, "gpu", there, **s3.credentials):
+        table = here.flow(PREFECT_API_URL=deployed.url, **s3.credentials)
+    assert "done by fine-tune/gpu" in table
+    assert here.status() == ONLY_A_LOOK
+    assert not (here.root.parent / "shelf").exists()
+    texts = [path.read_text(errors="replace") for path in (here.root / "dvc.lock", *here.root.parent.glob("*.log"))]
+    assert not any(s3.credentials["AWS_SECRET_ACCESS_KEY"] in text for text in texts)
