@@ -16,7 +16,10 @@ ui: setup
 	@exec $(BIN)/python -m flows.ui $(if $(PORT),--port $(PORT))
 
 test: setup lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not ui"
+
+test-ui: setup
+	@$(BIN)/python -m pytest -m ui
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

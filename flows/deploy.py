@@ -49,8 +49,7 @@ def deploy() -> list[str]:
     with get_client(sync_client=True) as client:
         for automation in automations:
             _put_automation(client, AutomationCore.model_validate(automation))
-        flows = {flow.id: flow.name for flow in client.read_flows()}
-        return sorted(f"{flows[deployment.flow_id]}/{deployment.name}" for deployment in client.read_deployments())
+    return [f"{load_flow_from_entrypoint(one['entrypoint']).name}/{one['name']}" for one in deployments]
 
 
 def _add_pool(client: SyncPrefectClient, name: str) -> None:

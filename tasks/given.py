@@ -19,8 +19,8 @@ from rootstock.params import Params
 from tasks import versions, workspace
 from tasks.workspace import PARAMS
 
-WRITTEN = workspace.LOCAL / "params.written.yaml"  # params.yaml as the last flow wrote it: Prefect has those values
-BEFORE = workspace.LOCAL / "params.before.yaml"  # and as it was before that
+WRITTEN = workspace.LOCAL / "params.written.json"  # which values flows wrote: Prefect has them
+BEFORE = workspace.LOCAL / "params.before.yaml"  # params.yaml as it was before the last of them
 
 
 def put_into_params_file(given: Params) -> list[str]:
@@ -37,7 +37,7 @@ def put_into_params_file(given: Params) -> list[str]:
         raise ParamsError("\n".join(_refusal(key, *changed[key]) for key in edited))
     write(BEFORE, PARAMS.read_bytes())
     params_file.save(PARAMS, given)
-    write(WRITTEN, PARAMS.read_bytes())
+    write(WRITTEN, json.dumps(_written() | {key: new for key, (_, new) in changed.items()}))
     return [f"{key} was {_say(old)}, is {_say(new)}" for key, (old, new) in changed.items()]
 
 
@@ -46,16 +46,16 @@ def _only_copies(keys: dict[str, Any]) -> list[str]:
     committed = versions.committed(PARAMS)
     if committed is None or versions.is_kept(PARAMS):
         return []  # there is no git to commit to (but BEFORE), or git has the whole file
-    written = WRITTEN.read_bytes() if WRITTEN.exists() else b""
-    kept = [_values_in(committed), _values_in(written)]
-    return [key for key, (old, _) in keys.items() if all(values.get(key) != old for values in kept)]
-
-
-def _values_in(content: bytes) -> dict[str, Any]:
     try:
-        return _flat(Params.model_validate(YAML(typ="safe").load(content)))
-    except ValidationError:  # an older version's, or none at all
-        return {}
+        base = _flat(Params.model_validate(YAML(typ="safe").load(committed)))
+    except ValidationError:  # an older version's
+        base = {}
+    return [key for key, (old, _) in keys.items() if old not in (base.get(key), _written().get(key))]
+
+
+def _written() -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(WRITTEN.read_text()) if WRITTEN.exists() else {}
+    return values
 
 
 def _refusal(key: str, here: object, given: object) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psutil
+from filelock import FileLock, Timeout
 from prefect import get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -160,8 +160,11 @@ def workspace_for(stage: str, params: Params, lock: str, code: dict[str, str]) -
             f"The code of this worker, in {clone}, is not the pipeline's: {', '.join(different)}. "
             "Bring the clone to the pipeline's commit."
         )
-    root = RUNS.resolve() / f"{os.getpid()}-{flow_run.id}"
+    root = RUNS.resolve() / str(flow_run.id)
+    root.parent.mkdir(parents=True, exist_ok=True)
     _sweep(root.parent)
+    held = FileLock(f"{root}.lock")
+    held.acquire()
     remote.lay_out(root, params, lock, cache=clone / ".dvc" / "cache")
     os.chdir(root)
     try:
@@ -173,14 +176,22 @@ def workspace_for(stage: str, params: Params, lock: str, code: dict[str, str]) -
             yield
     finally:
         os.chdir(clone)
-        shutil.rmtree(root, ignore_errors=True)
+        _remove(root, held)
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the workspaces of runs whose process is gone."""
-    for left in folder.glob("*-*"):
-        if not psutil.pid_exists(int(left.name.partition("-")[0])):
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove the workspaces of runs that are gone: nobody holds their locks."""
+    for path in folder.glob("*.lock"):
+        lock = FileLock(path, timeout=0)
+        with suppress(Timeout):
+            lock.acquire()
+            _remove(path.with_suffix(""), lock)
+
+
+def _remove(root: Path, lock: FileLock) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.scm import SCM, SCMError
 from dvc.stage.cache import RunCacheNotFoundError
 
 from rootstock.files import sha256
@@ -104,7 +105,7 @@ def save_experiment(run: str) -> Kept:
             return Kept(None, "Not kept as an experiment: the workspace is not a git repository with a commit.")
         try:
             repo.experiments.save(name=name, force=True)
-        except DvcException as error:
+        except (DvcException, SCMError) as error:  # git's: no name and address to commit with, say
             return Kept(None, f"Not kept as an experiment: {error}")
     return Kept(name, f"Kept as experiment {name}: `dvc exp show` compares, `dvc exp apply {name}` brings it back.")
 
@@ -144,8 +145,6 @@ def _in_git(repo: Repo, revision: str, path: Path) -> bytes | None:
 
 def has_commits(root: Path) -> bool:
     """Whether a folder is the top of a git repository that has a commit to hang experiments on."""
-    from dvc.scm import SCM, SCMError  # git is looked at only where it is asked for
-
     try:
         git = SCM(str(root), search_parent_directories=False)
         return bool(git.get_rev())

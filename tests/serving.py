@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from tests.workspace import Workspace
@@ -52,8 +54,15 @@ class Api:
         """Get a page of the API, or post to it."""
         data = None if body is None else json.dumps(body).encode()
         asked = Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method)
-        with urlopen(asked, timeout=10) as answer:
-            text = answer.read()
+        for _ in range(10):
+            try:
+                with urlopen(asked, timeout=10) as answer:
+                    text = answer.read()
+                break
+            except HTTPError as error:  # a busy server's word for: later
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
+                time.sleep(1)
         return json.loads(text) if text else None
 
     def is_up(self) -> bool:
@@ -100,7 +109,7 @@ class Run:
     def stages(self) -> dict[str, str]:
         """Give each task's state by its name."""
         runs = self.api.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [self.id]}}})
-        return {run["name"].rpartition("-")[0] or run["name"]: run["state"]["name"] for run in runs}
+        return {run["name"].rpartition("-")[0] or run["name"]: (run["state"] or {}).get("name", "") for run in runs}
 
     def logs(self) -> list[str]:
         """Give its log lines, and its tasks'."""

@@ -163,3 +163,22 @@ def test_the_remote_may_be_an_s3_bucket(deployed, here, there, s3):
     assert not (here.root.parent / "shelf").exists()
     texts = [path.read_text(errors="replace") for path in (here.root / "dvc.lock", *here.root.parent.glob("*.log"))]
     assert not any(s3.credentials["AWS_SECRET_ACCESS_KEY"] in text for text in texts)
+
+
+@pytest.mark.ui
+def test_a_machine_that_is_gone_is_noticed_by_its_silence_and_the_next_worker_goes_on(deployed, here, there, tmp_path):
+    here.set(finetune={"stages": LONG, "label_smoothing": 0.13})
+    shelf = here.root.parent / "shelf" / "rootstock"
+    with worker(deployed, "gpu", there) as running, pipeline(here, deployed) as (process, run):
+        first = handed(run)
+        until(lambda: list(shelf.glob("*")), "a checkpoint on the remote")
+        machine = psutil.Process(running.pid)
+        for gone in [machine, *machine.children(recursive=True)]:
+            gone.kill()
+        with worker(deployed, "gpu", there.copy(tmp_path / "third" / "clone"), name="another"):
+            state = first.ended(200)
+            second = handed(run, 2)
+            assert process.wait(200) == 0
+    assert (state["name"], state["message"]) == ("Crashed", "Nothing heard of its machine for 90 s.")
+    assert any(line.startswith("Goes on after epoch") for line in second.logs())
+    assert here.status() == ONLY_A_LOOK

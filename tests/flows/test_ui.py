@@ -1,0 +1,240 @@
+"""`make ui`: server, workers and deployments on one machine, and what a person does with them, by the UI's own API."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import psutil
+import pytest
+
+from rootstock.params_file import load
+from tests.flows.test_two_doors import ONLY_A_LOOK, STAGES
+from tests.serving import Api, free_port, until
+from tests.workspace import Workspace
+
+SLOW = {"stages": [{"unfreeze": "all", "epochs": 400, "lr": 0.0005}]}
+
+
+@dataclass(frozen=True)
+class Ui:
+    """A started UI."""
+
+    process: "subprocess.Popen[str]"
+    workspace: Workspace
+    api: Api
+    port: int
+
+
+@contextmanager
+def started(workspace: Workspace, **env: str) -> Iterator[Ui]:
+    """Start the UI as `make ui` does, and wait until it prints its address."""
+    port = free_port()
+    without_home = {name: value for name, value in workspace.env.items() if name != "PREFECT_HOME"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.ui", "--port", str(port)], cwd=workspace.root, env=without_home | env,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        printed = ""
+        while f"http://127.0.0.1:{port}  " not in printed:
+            line = process.stdout.readline()
+            assert line, f"{printed}\n{process.wait()}"
+            printed += line
+        yield Ui(process, workspace, Api(f"http://127.0.0.1:{port}/api"), port)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def ui(flow_ran_in, tmp_path_factory) -> Iterator[Ui]:
+    """The UI of a workspace in which the flow has run."""
+    with started(flow_ran_in.copy(tmp_path_factory.mktemp("ui") / "workspace")) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def committed_params(request) -> Iterator[None]:
+    """Every test starts with params.yaml as it was committed."""
+    yield
+    if "ui" in request.fixturenames:
+        request.getfixturevalue("ui").workspace.run("git", "checkout", "-q", "params.yaml")
+
+
+def test_it_deploys_what_prefect_yaml_names_with_forms_limits_and_workers(ui):
+    deployments = {found["name"]: found for found in ui.api.ask("deployments/filter", {})}
+    assert set(deployments) == {"cpu", "gpu"}
+    pipeline = deployments["cpu"]
+    assert pipeline["global_concurrency_limit"]["limit"] == 1
+    assert pipeline["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    for found in deployments.values():
+        assert found["description"]
+        assert found["tags"] == ["rootstock"]
+        assert found["enforce_parameter_schema"]
+    fields = pipeline["parameter_openapi_schema"]["definitions"]["Finetune"]["properties"]
+    assert fields["augment"]["enum"] == ["none", "crop", "crop_flip"]
+    until(lambda: workers(ui, "cpu") + workers(ui, "gpu") == ["cpu-here", "gpu-here"], "a worker for each pool")
+    assert [found["name"] for found in ui.api.ask("automations/filter", {})] == ["rootstock-crashed"]
+
+
+def workers(ui: Ui, pool: str) -> list[str]:
+    return [worker["name"] for worker in ui.api.ask(f"work_pools/{pool}/workers/filter", {})]
+
+
+def test_it_listens_on_loopback_alone(ui):
+    def listening(port: int) -> set[str]:
+        return {
+            connection.laddr.ip
+            for connection in psutil.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        }
+
+    assert listening(ui.port) == listening(ui.port + 1) == {"127.0.0.1"}
+
+
+def test_started_again_it_says_where_it_is_and_harms_nothing(ui):
+    before = ui.api.ask("deployments/filter", {})
+    done = ui.workspace.run(sys.executable, "-m", "flows.ui", check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"ui: The UI of this workspace is up already: http://127.0.0.1:{ui.port}"
+    assert [found["updated"] for found in ui.api.ask("deployments/filter", {})] == [
+        found["updated"] for found in before
+    ]
+
+
+def test_a_run_ends_with_the_verdict_and_names_its_experiment(ui):
+    run = ui.api.start(head={"l2": [3.0]})
+    state = run.ended()
+    name = run.page()["name"]
+    assert state["name"] == "Completed"
+    assert "of the test images right" in state["message"]
+    assert f"Kept as experiment {name}" in state["message"]
+    stages = run.stages()
+    assert [stages[stage] for stage in STAGES] == ["Cached"] * 3 + ["Completed"] * 3
+    artifacts = run.artifacts()
+    verdict = artifacts["verdict"]["data"]
+    for wanted in ("won:", "Head on frozen features", "Fine-tuned", f"dvc exp apply {name}", "data:image/png"):
+        assert wanted in verdict
+    for key, caption in {"sample": "Some of 45 images", "curves": "Loss and", "confusion": "test images"}.items():
+        assert caption in artifacts[key]["data"]
+        assert "data:image/png" in artifacts[key]["data"]
+    assert f"http://127.0.0.1:{ui.port + 1}/{name}.html" in artifacts["report"]["data"]
+    with urlopen(f"http://127.0.0.1:{ui.port + 1}/{name}.html", timeout=5) as page:
+        assert b"<html" in page.read()
+    shown = ui.workspace.run("dvc", "exp", "show", "--json").stdout
+    [kept] = [entry for base in json.loads(shown) for entry in base["experiments"] or [] if entry["name"] == name]
+    data = kept["revs"][0]["data"]
+    assert data["params"]["params.yaml"]["data"]["head"]["l2"] == [3.0]
+    assert data["metrics"]["data/report/metrics.json"]["data"]["winner"] in ("head", "finetuned")
+    earlier = ui.workspace.run("dvc", "exp", "list", "--name-only").stdout.split()
+    ui.workspace.run("dvc", "exp", "apply", next(other for other in earlier if other != name))
+    assert ui.workspace.status() == ONLY_A_LOOK
+    assert load(ui.workspace.root / "params.yaml").head.l2 == (10.0, 0.1)
+
+
+def test_a_wrong_value_is_refused_by_name_before_there_is_a_run(ui):
+    with pytest.raises(HTTPError) as refused:
+        ui.api.start(finetune={**SLOW, "stages": [{"unfreeze": "all", "epochs": 1, "lr": 7}]})
+    assert "finetune.stages[0].lr" in json.load(refused.value)["detail"]
+
+
+def test_a_value_that_only_the_model_can_judge_fails_the_run_by_name(ui):
+    run = ui.api.start(finetune={"stages": [{"unfreeze": "last_blok", "epochs": 1, "lr": 0.1}]})
+    assert "Did you mean last_block?" in run.ended()["message"]
+
+
+def test_a_failed_stage_shows_the_persons_error_and_no_stack(ui):
+    run = ui.api.start(ingest={"sources": [{"path": "nowhere", "domain": "garden"}]})
+    state = run.ended()
+    assert state["name"] == "Failed"
+    assert state["message"].startswith("ingest.sources: nowhere is not there.")
+    assert run.stages()["ingest"] == "Failed"
+    until(lambda: run.logs().count(state["message"]) == 2, "the error among the logs, of the stage and of the run")
+    assert not any("Traceback" in line for line in run.logs())
+
+
+def test_a_cancelled_run_stops_within_ten_seconds_and_the_next_one_goes_on_while_others_queue(ui):
+    run = ui.api.start(finetune=SLOW)
+    until(lambda: run.stages().get("fine_tune") == "Running", "training")
+    checkpoint = ui.workspace.root / ".rootstock" / "finetune.pt"
+    until(checkpoint.exists, "a checkpoint")
+    queued = ui.api.start(finetune=SLOW)
+    time.sleep(4)  # two looks of the worker
+    assert queued.page()["state"]["type"] in ("SCHEDULED", "PENDING")
+    start = time.monotonic()
+    run.cancel()
+    assert run.ended(20)["name"] == "Cancelled"
+    assert time.monotonic() - start < 10
+    assert "Running" not in run.stages().values()
+    until(lambda: queued.stages().get("fine_tune") == "Running", "the queued run's turn")
+    until(lambda: any(line.startswith("Goes on after epoch") for line in queued.logs()), "its going on")
+    queued.cancel()
+    assert queued.ended(20)["name"] == "Cancelled"
+    ui.workspace.run("dvc", "status")
+    ui.workspace.run("python", "-c", "from tasks.workspace import writing\nwith writing(): pass")
+
+
+def test_a_run_waits_for_one_that_was_started_on_a_terminal(ui):
+    hold = "import time\nfrom tasks.workspace import writing\nwith writing():\n    print(flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=ui.workspace.root, env=ui.workspace.env, stdout=subprocess.PIPE
+    ) as holder:
+        holder.stdout.readline()
+        run = ui.api.start()
+        until(lambda: any("Another run is writing" in line for line in run.logs()), "its saying so")
+        holder.kill()
+    assert run.ended()["name"] == "Completed"
+
+
+def test_the_form_follows_params_yaml(ui):
+    ui.workspace.set(extract={"batch_size": 17})
+
+    def default() -> int:
+        [found] = [found for found in ui.api.ask("deployments/filter", {}) if found["name"] == "cpu"]
+        return found["parameter_openapi_schema"]["properties"]["extract"]["default"]["batch_size"]
+
+    until(lambda: default() == 17, "the new default")
+
+
+def test_ctrl_c_stops_all_that_it_started(ui):
+    family = psutil.Process(ui.process.pid).children(recursive=True)
+    assert len(family) >= 3
+    os.killpg(ui.process.pid, signal.SIGINT)
+    assert ui.process.wait(60) == 0
+    assert not [process for process in family if process.is_running()]
+
+
+def test_a_taken_port_is_a_clear_error(workspace):
+    busy = free_port()
+    hold = f"import socket, time; s = socket.create_server(('127.0.0.1', {busy})); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        done = workspace.run(sys.executable, "-m", "flows.ui", "--port", str(busy), check=False)
+        holder.kill()
+    assert done.returncode == 1
+    assert f"ui: Port {busy} is taken by another program; name another: make ui PORT=" in done.stderr
+
+
+def test_with_an_auth_string_it_asks_for_it(workspace):
+    secret = "admin:a-secret-of-this-test"
+    with started(workspace, PREFECT_SERVER_API_AUTH_STRING=secret) as asking:
+        for address in (f"{asking.api.url}/flows/count", f"http://127.0.0.1:{asking.port + 1}/"):
+            with pytest.raises(HTTPError, match="401"):
+                urlopen(Request(address, b"{}" if "api" in address else None), timeout=5)
+        known = {"Authorization": f"Basic {b64encode(secret.encode()).decode()}"}
+        with urlopen(Request(f"http://127.0.0.1:{asking.port + 1}/", headers=known), timeout=5) as page:
+            assert page.status == 200
+        asked = Request(
+            f"{asking.api.url}/work_pools/cpu/workers/filter", b"{}", {**known, "Content-Type": "application/json"}
+        )
+        until(lambda: "cpu-here" in urlopen(asked, timeout=5).read().decode(), "a worker that got in")
