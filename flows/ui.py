@@ -8,7 +8,6 @@ PREFECT_SERVER_API_AUTH_STRING set, it asks for that. docs/deployment.md has the
 """
 
 import argparse
-import json
 import os
 import signal
 import socket
@@ -16,16 +15,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from urllib.request import urlopen
 
-import psutil
 from filelock import FileLock, Timeout
 
-from flows import reports
+from flows import processes, reports
+from flows.processes import Child
 from rootstock.errors import RootstockError
 from tasks import workspace
 from tasks.workspace import LOCAL
@@ -33,9 +32,10 @@ from tasks.workspace import LOCAL
 HOST = "127.0.0.1"  # loopback: who may start a run may read and write as the one who started the server
 POOLS = ("cpu", "gpu")
 LOCK = LOCAL / "ui.lock"
-UP = LOCAL / "ui.json"  # who holds the lock, for whoever finds it held
+UP = LOCAL / "ui.address"  # for whoever finds the lock held
+STARTED = LOCAL / "ui.started"  # processes, for whoever comes after this one was killed
 LOGS = LOCAL / "ui"
-START_S, STOP_S = 120, 15
+START_S, CANCEL_S = 120, 15
 WATCHED = (workspace.PARAMS, Path("prefect.yaml"), Path("automations.yaml"))
 
 
@@ -61,23 +61,6 @@ class Address:
         return f"http://{HOST}:{self.port + 1}"
 
 
-@dataclass(frozen=True)
-class Child:
-    """A process that this one started and will stop."""
-
-    name: str
-    process: "subprocess.Popen[bytes]"
-
-    @property
-    def log(self) -> Path:
-        """Where what it prints goes."""
-        return LOGS / f"{self.name}.log"
-
-    def last_words(self) -> str:
-        """Give the end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
-
-
 def environment(address: Address) -> dict[str, str]:
     """Give server, workers and their runs what they need to find each other; what is set already wins."""
     home = LOCAL.resolve() / "prefect"
@@ -101,7 +84,7 @@ def environment(address: Address) -> dict[str, str]:
 
 
 @contextmanager
-def only_one() -> Iterator[None]:
+def only_one(address: Address) -> Iterator[None]:
     """Hold this workspace's UI.
 
     Raises:
@@ -112,27 +95,12 @@ def only_one() -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise RootstockError(f"The UI of this workspace is up already: {json.loads(UP.read_text())['ui']}") from None
+        raise RootstockError(f"The UI of this workspace is up already: {UP.read_text()}") from None
+    UP.write_text(address.ui)
     try:
         yield
     finally:
-        UP.unlink(missing_ok=True)
         lock.release()
-
-
-def start(name: str, command: list[str], env: Mapping[str, str]) -> Child:
-    """Start a process in a session of its own, so that Ctrl-C reaches it through this one alone."""
-    LOGS.mkdir(parents=True, exist_ok=True)
-    with (LOGS / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Child(name, process)
 
 
 def check_free(port: int) -> None:
@@ -155,38 +123,25 @@ def start_server(address: Address, env: Mapping[str, str]) -> Child:
     Raises:
         RootstockError: it ended, or did not answer in time.
     """
-    server = start("server", ["prefect", "server", "start", "--host", HOST, "--port", str(address.port)], env)
+    command = ["prefect", "server", "start", "--host", HOST, "--port", str(address.port)]
+    server = processes.start("server", command, env, LOGS)
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
-        if server.process.poll() is not None:
+        if server.has_ended:
             raise RootstockError(f"The Prefect server did not start:\n{server.last_words()}")
         try:
             with urlopen(f"{address.api}/health", timeout=2):  # noqa: S310  our own address
                 return server
         except OSError:
             time.sleep(0.2)
-    stop(server)
+    processes.stop(server)
     raise RootstockError(f"The Prefect server did not answer within {START_S} s; see {server.log}")
 
 
 def start_worker(pool: str, env: Mapping[str, str]) -> Child:
     """Start a worker that takes one run at a time: a workspace has one writer, a GPU one training."""
     command = ["prefect", "worker", "start", "--pool", pool, "--name", f"{pool}-here", "--limit", "1"]
-    return start(f"worker-{pool}", command, env)
-
-
-def stop(*children: Child) -> None:
-    """Stop processes and all that they started; a worker's runs are in sessions of their own."""
-    family = []
-    for child in children:
-        with suppress(psutil.NoSuchProcess):
-            family += [*psutil.Process(child.process.pid).children(recursive=True), psutil.Process(child.process.pid)]
-        child.process.terminate()
-    _, left = psutil.wait_procs(family, timeout=STOP_S)
-    for process in left:
-        process.kill()
-    for child in children:
-        child.process.wait()
+    return processes.start(f"worker-{pool}", command, env, LOGS)
 
 
 def deploy(env: Mapping[str, str], *options: str) -> None:
@@ -206,12 +161,13 @@ def watch(server: Child, workers: list[Child], env: Mapping[str, str]) -> None:
     seen = _edited()
     while True:
         time.sleep(1)
-        if server.process.poll() is not None:
+        if server.has_ended:
             raise RootstockError(f"The Prefect server ended; see {server.log}:\n{server.last_words()}")
         for index, worker in enumerate(workers):
-            if worker.process.poll() is not None:
+            if worker.has_ended:
                 print(f"{worker.name} ended, and is started again; see {worker.log}")
                 workers[index] = start_worker(worker.name.removeprefix("worker-"), env)
+                processes.remember(STARTED, [server, *workers])
         if (now := _edited()) != seen:
             seen = now
             try:
@@ -224,22 +180,50 @@ def _edited() -> list[float]:
     return [path.stat().st_mtime for path in WATCHED if path.exists()]
 
 
+def end_runs(address: Address, env: Mapping[str, str], state: str, message: str) -> None:
+    """Bring the runs of deployments that are under way into another state, and wait until they have ended."""
+    os.environ.update(env)  # Prefect reads its settings when it is imported
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import State, StateType
+
+    under_way = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    wanted = filters.FlowRunFilter(
+        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=under_way)),
+        deployment_id=filters.FlowRunFilterDeploymentId(is_null_=False),
+    )
+    asked = set()
+    deadline = time.monotonic() + CANCEL_S
+    with SyncPrefectClient(address.api, auth_string=env.get("PREFECT_API_AUTH_STRING")) as client:
+        while (runs := client.read_flow_runs(flow_run_filter=wanted)) and time.monotonic() < deadline:
+            for run in runs:
+                if run.id not in asked:
+                    client.set_flow_run_state(run.id, State(type=StateType[state], message=message), force=True)
+                    asked.add(run.id)
+            time.sleep(0.5)
+
+
 def serve(address: Address) -> None:
     """Start everything, say where it is, and stop everything when asked to."""
     env = environment(address)
     workers: list[Child] = []
     with ExitStack() as running:
-        running.enter_context(only_one())
+        running.enter_context(only_one(address))
+        if processes.stop_left_behind(STARTED):
+            print("Stopped what an earlier UI, which was killed, had left behind")
         for port in (address.port, address.port + 1):
             check_free(port)
         running.enter_context(reports.serving(HOST, address.port + 1, workspace.REPORTS))
         print(f"Starting the Prefect server (its first start takes half a minute; log in {LOGS})", flush=True)
         server = start_server(address, env)
-        running.callback(stop, server)
-        UP.write_text(json.dumps({"ui": address.ui, "pid": os.getpid()}))
+        running.callback(processes.stop, server)
+        processes.remember(STARTED, [server])
+        end_runs(address, env, "CRASHED", "The UI was killed, and this run with it.")
         deploy(env)
-        running.callback(lambda: stop(*workers))
+        running.callback(lambda: processes.stop(*workers))
+        running.callback(end_runs, address, env, "CANCELLING", "The UI is being stopped.")
         workers += [start_worker(pool, env) for pool in POOLS]
+        processes.remember(STARTED, [server, *workers])
         print(f"{address.ui}  (Ctrl-C stops it)", flush=True)
         watch(server, workers, env)
 

@@ -98,13 +98,16 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether a network, rather than a person, is at fault: trying again may help."""
-    match getattr(state.data, "__cause__", None):
-        case HTTPError(code=code):
-            return code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS
-        case FileNotFoundError() | PermissionError() | NotADirectoryError() | IsADirectoryError():
-            return False
-        case cause:
-            return isinstance(cause, (OSError, HTTPException))
+    cause = state.data
+    while cause := getattr(cause, "__cause__", None):
+        match cause:
+            case HTTPError(code=code):
+                return code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS
+            case FileNotFoundError() | PermissionError() | NotADirectoryError() | IsADirectoryError():
+                pass  # final, unless a driver says so of a store that does not answer
+            case OSError() | HTTPException():
+                return True
+    return False
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import SCM, SCMError
 from dvc.stage.cache import RunCacheNotFoundError
+from scmrepo.exceptions import SCMError as GitError
 
 from rootstock.files import sha256
 
@@ -105,7 +106,7 @@ def save_experiment(run: str) -> Kept:
             return Kept(None, "Not kept as an experiment: the workspace is not a git repository with a commit.")
         try:
             repo.experiments.save(name=name, force=True)
-        except (DvcException, SCMError) as error:  # git's: no name and address to commit with, say
+        except (DvcException, GitError) as error:  # git's: no name and address to commit with, say
             return Kept(None, f"Not kept as an experiment: {error}")
     return Kept(name, f"Kept as experiment {name}: `dvc exp show` compares, `dvc exp apply {name}` brings it back.")
 

@@ -79,6 +79,13 @@ class Api:
         asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         return Run(self, self.ask(f"deployments/{found['id']}/create_flow_run", asked)["id"])
 
+    def run_of(self, act: Callable[[], Any]) -> "Run":
+        """Do something that runs a flow, and give its run."""
+        known = {run.id for run in self.runs()}
+        act()
+        [run] = [run for run in self.runs() if run.id not in known]
+        return run
+
     def runs(self, **filters: Any) -> list["Run"]:
         """Give the flow runs that match, the latest first."""
         found = self.ask("flow_runs/filter", {"flow_runs": filters, "sort": "EXPECTED_START_TIME_DESC"})

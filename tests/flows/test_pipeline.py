@@ -1,94 +1,100 @@
 """The flow under a real Prefect server: states, progress and the form that a person fills in."""
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-from urllib.request import Request, urlopen
+from urllib.error import HTTPError, URLError
 
 import pytest
+from prefect.states import Failed
 
-from tests.workspace import ROOT, environment
-
-
-@pytest.fixture(scope="module")
-def server(prefect_home):
-    """A Prefect server of its own on a free port of loopback; gives its API's address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(
-        command, env=environment(prefect_home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    api = f"http://127.0.0.1:{port}/api"
-    try:
-        wait_until_healthy(api, process)
-        yield api
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
-
-
-def wait_until_healthy(api: str, process: subprocess.Popen) -> None:
-    for _ in range(120):
-        assert process.poll() is None, "the server did not start; see the constraints on fastapi and prefect"
-        try:
-            with urlopen(f"{api}/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError("the server was not up after a minute")
-
-
-def ask(api: str, path: str, **body) -> list[dict]:
-    request = Request(f"{api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urlopen(request, timeout=10) as answer:
-        return json.load(answer)
+from rootstock.errors import RootstockError
+from tasks.orchestration import as_task
+from tasks.stage import Stage, Summary
+from tests.flows.test_two_doors import STAGES
+from tests.serving import free_port
+from tests.workspace import ROOT
 
 
 def test_a_server_boots_and_shows_states_and_progress_of_a_run(server, workspace):
-    workspace.flow(PREFECT_API_URL=server)
-    runs = {run["name"]: run for run in ask(server, "task_runs/filter")}
-    assert {run["state"]["name"] for run in runs.values()} == {"Completed"}
-    assert set(runs) == {"ingest", "backbone", "extract", "train_head", "fine_tune", "evaluate"}
+    run = server.run_of(lambda: workspace.flow(PREFECT_API_URL=server.url))
+    assert run.stages() == dict.fromkeys(STAGES, "Completed")
+    tasks = {task["name"]: task for task in server.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [run.id]}}})}
     # ingest and backbone do not wait for each other
-    assert runs["backbone"]["start_time"] < runs["ingest"]["end_time"]
-    assert runs["ingest"]["start_time"] < runs["backbone"]["end_time"]
-    artifacts = ask(server, "artifacts/filter")
-    progress = {artifact["description"] for artifact in artifacts if artifact["type"] == "progress"}
+    assert tasks["backbone"]["start_time"] < tasks["ingest"]["end_time"]
+    assert tasks["ingest"]["start_time"] < tasks["backbone"]["end_time"]
+    progress = {artifact["description"] for artifact in run.artifacts().values() if artifact["type"] == "progress"}
     assert "ingest: 45 of 45 images" in progress
     assert "extract: 45 of 45 images" in progress
     assert any(text.startswith("fine_tune: ") for text in progress)
-    before = len(ask(server, "task_runs/filter"))
-    workspace.flow(PREFECT_API_URL=server)
-    again = sorted(ask(server, "task_runs/filter"), key=lambda run: run["start_time"])[before:]
-    assert {run["state"]["name"] for run in again} == {"Cached"}
-    assert {run["state"]["type"] for run in again} == {"COMPLETED"}
+    again = server.run_of(lambda: workspace.flow(PREFECT_API_URL=server.url))
+    assert again.stages() == dict.fromkeys(STAGES, "Cached")
+    assert {"sample", "curves", "confusion", "verdict"} <= set(again.artifacts())  # the same to see
 
 
 def test_what_a_stage_logs_is_among_the_logs_of_the_run(server, after_flow):
     (after_flow.root / "photos").rename(after_flow.root / "elsewhere")
-    after_flow.flow(PREFECT_API_URL=server)
-    logged = [entry["message"] for entry in ask(server, "logs/filter", sort="TIMESTAMP_DESC", limit=60)]
+    logged = server.run_of(lambda: after_flow.flow(PREFECT_API_URL=server.url)).logs()
     assert sum("Its 45 images of before stay" in message for message in logged) == 1
     assert any(message.startswith("ingest: nothing new, 45 images") for message in logged)
 
 
 def test_an_error_of_a_stage_fails_the_run_with_the_persons_message(server, workspace):
     workspace.set(ingest={"sources": [{"path": "nowhere", "domain": "garden"}]})
-    done = workspace.run(sys.executable, "-m", "flows.pipeline", check=False, PREFECT_API_URL=server)
-    assert done.returncode == 1
-    last = [line for line in done.stderr.splitlines() if line.startswith("pipeline: ")]
+    ended = []
+    command = [sys.executable, "-m", "flows.pipeline"]
+    run = server.run_of(lambda: ended.append(workspace.run(*command, check=False, PREFECT_API_URL=server.url)))
+    assert ended[0].returncode == 1
+    last = [line for line in ended[0].stderr.splitlines() if line.startswith("pipeline: ")]
     assert last == ["pipeline: ingest.sources: nowhere is not there. Name a folder, an archive or a manifest."]
-    failed = [run for run in ask(server, "task_runs/filter") if run["state"]["type"] == "FAILED"]
-    assert [run["name"] for run in failed] == ["ingest"]
-    assert "nowhere is not there" in failed[0]["state"]["message"]
+    assert run.stages()["ingest"] == "Failed"
+    assert run.page()["state"]["message"].startswith("ingest.sources: nowhere is not there.")
+
+
+def test_what_a_network_did_not_give_is_asked_for_three_times(server, workspace):
+    workspace.set(backbone={"weights": "pretrained"})
+    soon = "from tasks import orchestration\norchestration.RETRY_AFTER_S[:] = [0.1, 0.1]\n"
+    command = [sys.executable, "-c", f"{soon}from flows.pipeline import main\nmain()"]
+    nobody = f"http://127.0.0.1:{free_port()}"
+    env = {
+        "PREFECT_API_URL": server.url,
+        "ROOTSTOCK_WEIGHTS_MIRROR": nobody,
+        "TORCH_HOME": str(workspace.root / "torch"),
+    }
+    run = server.run_of(lambda: workspace.run(*command, check=False, **env))
+    assert run.page()["state"]["message"].startswith("backbone.weights: shufflenet_v2_x0_5's weights cannot be had")
+    tasks = server.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [run.id]}}})
+    assert {task["name"].partition("-")[0]: task["run_count"] for task in tasks}["backbone"] == 3
+
+
+def caused(*causes: BaseException) -> RootstockError:
+    """Chain errors, as `raise ... from` does; the first is the outermost cause."""
+    error = outermost = RootstockError("said to a person")
+    for cause in causes:
+        error.__cause__ = cause
+        error = cause
+    return outermost
+
+
+@pytest.mark.parametrize(
+    ("causes", "again"),
+    [
+        ([], False),
+        ([ConnectionRefusedError()], True),
+        ([TimeoutError()], True),
+        ([URLError("no route")], True),
+        ([HTTPError("http://x", 503, "", {}, None)], True),
+        ([HTTPError("http://x", 429, "", {}, None)], True),
+        ([HTTPError("http://x", 404, "", {}, None)], False),
+        ([FileNotFoundError()], False),
+        ([FileNotFoundError(), ConnectionResetError()], True),
+        ([PermissionError()], False),
+        ([ValueError()], False),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(causes, again):
+    ingest = as_task(Stage(lambda params: Summary(0, "")))
+    assert ingest.retry_condition_fn(ingest, None, Failed(data=caused(*causes))) is again
 
 
 def test_the_form_has_a_described_field_for_every_parameter():

@@ -134,6 +134,41 @@ def test_values_given_to_the_flow_are_what_dvc_records_and_keeps_as_an_experimen
     assert after_flow.status() == ONLY_A_LOOK
 
 
+def experiments(workspace) -> dict[str, dict]:
+    """Give what `dvc exp show` knows of each experiment, by name."""
+    shown = json.loads(workspace.run("dvc", "exp", "show", "--json").stdout)
+    found = [experiment for revision in shown for experiment in revision["experiments"] or []]
+    return {experiment["name"]: experiment["revs"][0]["data"] for experiment in found}
+
+
+def test_what_repro_left_is_kept_as_an_experiment_before_a_flow_takes_its_place(after_repro):
+    assert not experiments(after_repro)
+    given = "from flows.pipeline import pipeline; from rootstock.params import Head; pipeline(head=Head(l2=(7.0,)))"
+    after_repro.run("python", "-c", given)
+    kept = experiments(after_repro)
+    assert sorted(name.startswith("repro-") for name in kept) == [False, True]
+    left = next(data for name, data in kept.items() if name.startswith("repro-"))
+    assert left["params"]["params.yaml"]["data"]["head"]["l2"] == [10.0, 0.1]
+    assert left["metrics"]["data/report/metrics.json"]["data"]["winner"]
+    after_repro.flow()  # an experiment has it now
+    assert len([name for name in experiments(after_repro) if name.startswith("repro-")]) == 1
+
+
+def test_a_run_by_dvc_exp_run_is_kept_once(after_repro):
+    after_repro.run("dvc", "exp", "run", "--name", "by-dvc", "-S", "evaluate.mistakes=3")
+    after_repro.flow()
+    kept = experiments(after_repro)
+    assert "by-dvc" in kept
+    assert not [name for name in kept if name.startswith("repro-")]
+
+
+def test_a_run_that_git_cannot_keep_still_ends_well(after_flow):
+    nameless = [f"--unset=GIT_{who}_{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")]
+    after_flow.set(evaluate={"mistakes": 3})
+    done = after_flow.run("env", *nameless, "python", "-m", "flows.pipeline", HOME=str(after_flow.root))
+    assert "Not kept as an experiment: Git user name and email must be configured" in done.stderr
+
+
 @pytest.mark.parametrize("door", ["repro", "flow"])
 def test_a_bad_parameter_stops_a_run_before_any_work(workspace, door):
     workspace.set(backbone={"name": "resnet43"})

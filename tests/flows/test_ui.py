@@ -206,12 +206,32 @@ def test_the_form_follows_params_yaml(ui):
     until(lambda: default() == 17, "the new default")
 
 
-def test_ctrl_c_stops_all_that_it_started(ui):
+def test_ctrl_c_stops_all_that_it_started_and_the_next_start_finds_its_run_cancelled(ui):
+    ui.workspace.run("git", "checkout", "-q", "params.yaml")
+    run = ui.api.start(finetune=SLOW)
+    until(lambda: run.stages().get("fine_tune") == "Running", "training")
     family = psutil.Process(ui.process.pid).children(recursive=True)
-    assert len(family) >= 3
+    assert len(family) >= 4
     os.killpg(ui.process.pid, signal.SIGINT)
     assert ui.process.wait(60) == 0
     assert not [process for process in family if process.is_running()]
+    with started(ui.workspace) as again:
+        assert again.api.ask(f"flow_runs/{run.id}")["state"]["name"] == "Cancelled"
+
+
+def test_after_a_kill_the_next_start_stops_what_was_left_and_runs_go_on(ui):
+    ui.workspace.run("git", "checkout", "-q", "params.yaml")
+    with started(ui.workspace) as killed:
+        run = killed.api.start(finetune=SLOW)
+        until(lambda: run.stages().get("fine_tune") == "Running", "training")
+        family = psutil.Process(killed.process.pid).children(recursive=True)
+        killed.process.kill()
+    assert [process for process in family if process.is_running()]
+    ui.workspace.run("git", "checkout", "-q", "params.yaml")
+    with started(ui.workspace) as again:
+        assert not [process for process in family if process.is_running()]
+        assert again.api.ask(f"flow_runs/{run.id}")["state"]["name"] == "Crashed"
+        assert again.api.start().ended()["name"] == "Completed"
 
 
 def test_a_taken_port_is_a_clear_error(workspace):

@@ -1,0 +1,87 @@
+"""Processes that `make ui` starts, and stops again with all that they started."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+STOP_S = 15
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process that this one started and will stop."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it ended by itself."""
+        return self.process.poll() is not None
+
+    def last_words(self) -> str:
+        """Give the end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+
+
+def start(name: str, module: list[str], env: Mapping[str, str], logs: Path) -> Child:
+    """Start a Python module in a session of its own, so that Ctrl-C reaches it through this process alone."""
+    logs.mkdir(parents=True, exist_ok=True)
+    path = logs / f"{name}.log"
+    with path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *module],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Child(name, process, path)
+
+
+def stop(*children: Child) -> None:
+    """Stop processes and all that they started; a worker's runs are in sessions of their own."""
+    _end(process for child in children if (process := _find(child.process.pid)))
+    for child in children:
+        child.process.wait()
+
+
+def remember(path: Path, children: Iterable[Child]) -> None:
+    """Write down what was started, for the case that this process is killed."""
+    born = {child.process.pid: process.create_time() for child in children if (process := _find(child.process.pid))}
+    path.write_text(json.dumps(born))
+
+
+def stop_left_behind(path: Path) -> bool:
+    """Stop what a killed process had started and written down; says whether there was any."""
+    if not path.exists():
+        return False
+    born = json.loads(path.read_text())
+    left = [process for pid, at in born.items() if (process := _find(int(pid))) and process.create_time() == at]
+    _end(left)
+    return bool(left)
+
+
+def _find(pid: int) -> psutil.Process | None:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid)
+    return None
+
+
+def _end(processes: Iterable[psutil.Process]) -> None:
+    family = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            family += [*process.children(recursive=True), process]
+            process.terminate()
+    _, left = psutil.wait_procs(family, timeout=STOP_S)
+    for process in left:
+        process.kill()
