@@ -19,7 +19,7 @@ test: setup lint
 	@$(BIN)/python -m pytest -m "not ui"
 
 test-ui: setup
-	@$(BIN)/python -m pytest -m ui
+	@$(BIN)/python -m pytest -m ui -n 2 --dist loadfile
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

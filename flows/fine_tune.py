@@ -5,13 +5,13 @@ The pipeline starts it where `finetune.where` is fine-tune/gpu; data come and go
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from rootstock.errors import RootstockError
 from rootstock.params import Params
 from tasks import handoff, stopping
 from tasks.fine_tune import fine_tune as stage
-from tasks.orchestration import Outcome
+from tasks.orchestration import Outcome, failed
 
 
 @flow(name="fine-tune")
@@ -28,5 +28,5 @@ def fine_tune(params: Params, lock: str, code: dict[str, str]) -> State[Outcome]
             outcome = stage.submit(params).result()
             handoff.give_back(stage.name)
     except RootstockError as error:
-        return Failed(message=str(error), data=error)
+        return failed(error)
     return Completed(message=outcome.note, data=outcome)

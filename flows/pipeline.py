@@ -17,7 +17,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from flows import form
 from rootstock import params as parameters
@@ -29,7 +29,7 @@ from tasks.evaluate import evaluate
 from tasks.extract import extract
 from tasks.fine_tune import fine_tune
 from tasks.ingest import ingest
-from tasks.orchestration import Outcome
+from tasks.orchestration import Outcome, failed
 from tasks.train_head import train_head
 
 
@@ -94,8 +94,7 @@ def pipeline(
             verdict = chain(params)
             kept = versions.save_experiment(flow_run.name)
     except RootstockError as error:
-        log.error("%s", error)
-        return Failed(message=str(error), data=error)  # a raised one would show the framework's stack first
+        return failed(error)
     artifacts.show_verdict(verdict.outcomes, verdict.metrics, kept, flow_run.name)
     log.info(kept.note)
     return Completed(message=f"{verdict.said}. {kept.note}", data=verdict)

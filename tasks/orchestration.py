@@ -58,8 +58,7 @@ def as_task(stage: Stage) -> Task[..., Any]:
         try:
             outcome = bring_up_to_date(stage, params, where)
         except RootstockError as error:
-            get_run_logger().error("%s", error)
-            return Failed(message=str(error), data=error)  # without the traceback of a raised one
+            return failed(error)
         artifacts.show(stage.name)
         return Completed(name="Completed" if outcome.did == "ran" else "Cached", message=outcome.note, data=outcome)
 
@@ -94,6 +93,18 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
         return ended("cached", summary.note)
     versions.commit(stage.name)
     return ended("ran", summary.note)
+
+
+def failed(error: RootstockError) -> State[Any]:
+    """End a task or a flow with the words of an error; a raised one would be shown with the framework's stack."""
+    get_run_logger().error("%s", error)
+    for ending in ("prefect.flow_runs", "prefect.engine"):  # which say it again when the process ends, with a stack
+        logging.getLogger(ending).addFilter(_is_news)
+    return Failed(message=str(error), data=error)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], RootstockError))
 
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

@@ -160,6 +160,7 @@ def test_a_failed_stage_shows_the_persons_error_and_no_stack(ui):
     assert state["message"].startswith("ingest.sources: nowhere is not there.")
     assert run.stages()["ingest"] == "Failed"
     until(lambda: run.logs().count(state["message"]) == 2, "the error among the logs, of the stage and of the run")
+    time.sleep(3)  # the process ends after its run has
     assert not any("Traceback" in line for line in run.logs())
 
 
