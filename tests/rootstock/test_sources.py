@@ -524,10 +524,10 @@ def test_a_file_rewritten_in_a_store_has_another_stamp(listed, memory):
     assert listed("memory://bucket/photos").items[0].stamp != before
 
 
-@pytest.mark.skipif(find_spec("s3fs") is not None, reason="the driver is installed")
+@pytest.mark.skipif(find_spec("gcsfs") is not None, reason="the driver is installed")
 def test_a_missing_driver_is_an_error_that_names_the_extra(listed):
-    with pytest.raises(SourceError, match=r"s3://bucket/photos: its driver is the extra s3: pip install .* '\.\[s3\]'"):
-        listed("s3://bucket/photos")
+    with pytest.raises(SourceError, match=r"gs://bucket/photos: its driver is the extra gs: pip install .* '\.\[gs\]'"):
+        listed("gs://bucket/photos")
 
 
 def test_an_unknown_protocol_is_an_error(listed):
