@@ -184,9 +184,9 @@ class Visit:
         """Give the part of the page from one thing on it to another further down, whatever is scrolled to."""
         scrolled = self.page.evaluate("window.scrollY")
         top, bottom = first.bounding_box(), last.bounding_box()
-        height = bottom["y"] + bottom["height"] - top["y"] + 2 * MARGIN
         x, y = top["x"] - MARGIN, top["y"] + scrolled - MARGIN
-        return {"x": x, "y": y, "width": WIDTH - x, "height": height}
+        end = bottom["y"] + scrolled + bottom["height"] + MARGIN / 4  # before anything below it begins
+        return {"x": x, "y": y, "width": WIDTH - x, "height": end - y}
 
     def started(self) -> list[str]:
         """Ask the server which runs there are."""
