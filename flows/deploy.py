@@ -87,12 +87,12 @@ def main() -> None:
     if not PREFECT_API_URL.value():
         sys.exit("deploy: PREFECT_API_URL is not set; it names the server, e.g. http://127.0.0.1:4200/api")
     try:
-        names = [] if only_forms else deploy()
         if only_forms:
             refresh_forms()
+        else:
+            print("\n".join(f"{PREFECT_API_URL.value()} has {name}" for name in deploy()))
     except RootstockError as error:
         sys.exit(f"deploy: {error}")
-    print("\n".join(f"{PREFECT_API_URL.value()} has {name}" for name in names))
 
 
 if __name__ == "__main__":
