@@ -29,8 +29,8 @@ DEPLOYMENTS = Path("prefect.yaml")
 AUTOMATIONS = Path("automations.yaml")
 
 
-def deploy() -> list[str]:
-    """Bring the server's pools, deployments and automations up to date; returns the deployments' names.
+def deploy() -> None:
+    """Bring the server's pools, deployments and automations up to date.
 
     Raises:
         RootstockError: prefect.yaml cannot be deployed.
@@ -49,7 +49,6 @@ def deploy() -> list[str]:
     with get_client(sync_client=True) as client:
         for automation in automations:
             _put_automation(client, AutomationCore.model_validate(automation))
-    return [f"{load_flow_from_entrypoint(one['entrypoint']).name}/{one['name']}" for one in deployments]
 
 
 def _add_pool(client: SyncPrefectClient, name: str) -> None:
@@ -90,7 +89,8 @@ def main() -> None:
         if only_forms:
             refresh_forms()
         else:
-            print("\n".join(f"{PREFECT_API_URL.value()} has {name}" for name in deploy()))
+            deploy()
+            print(f"{PREFECT_API_URL.value()} has all that {DEPLOYMENTS} and {AUTOMATIONS} name")
     except RootstockError as error:
         sys.exit(f"deploy: {error}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+STARTED = "started.json"
 STOP_S = 15
 
 
@@ -32,7 +33,10 @@ class Child:
 
 
 def start(name: str, module: list[str], env: Mapping[str, str], logs: Path) -> Child:
-    """Start a Python module in a session of its own, so that Ctrl-C reaches it through this process alone."""
+    """Start a Python module in a session of its own, so that Ctrl-C reaches it through this process alone.
+
+    It is written down in the folder of the logs, for the case that this process is killed.
+    """
     logs.mkdir(parents=True, exist_ok=True)
     path = logs / f"{name}.log"
     with path.open("wb") as log:
@@ -44,24 +48,21 @@ def start(name: str, module: list[str], env: Mapping[str, str], logs: Path) -> C
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    born = {child.pid: child.create_time() for child in psutil.Process().children()}
+    (logs / STARTED).write_text(json.dumps(born))
     return Child(name, process, path)
 
 
 def stop(*children: Child) -> None:
     """Stop processes and all that they started; a worker's runs are in sessions of their own."""
-    _end(process for child in children if (process := _find(child.process.pid)))
+    _end(process for child in children if not child.has_ended and (process := _find(child.process.pid)))
     for child in children:
         child.process.wait()
 
 
-def remember(path: Path, children: Iterable[Child]) -> None:
-    """Write down what was started, for the case that this process is killed."""
-    born = {child.process.pid: process.create_time() for child in children if (process := _find(child.process.pid))}
-    path.write_text(json.dumps(born))
-
-
-def stop_left_behind(path: Path) -> bool:
+def stop_left_behind(logs: Path) -> bool:
     """Stop what a killed process had started and written down; says whether there was any."""
+    path = logs / STARTED
     if not path.exists():
         return False
     born = json.loads(path.read_text())

@@ -11,7 +11,6 @@ import argparse
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -33,7 +32,6 @@ HOST = "127.0.0.1"  # loopback: who may start a run may read and write as the on
 POOLS = ("cpu", "gpu")
 LOCK = LOCAL / "ui.lock"
 UP = LOCAL / "ui.address"  # for whoever finds the lock held
-STARTED = LOCAL / "ui.started"  # processes, for whoever comes after this one was killed
 LOGS = LOCAL / "ui"
 START_S, CANCEL_S = 120, 15
 WATCHED = (workspace.PARAMS, Path("prefect.yaml"), Path("automations.yaml"))
@@ -67,6 +65,7 @@ def environment(address: Address) -> dict[str, str]:
     ours = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; automations.yaml counts on it
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # the server is next door: ask often, start soon
@@ -123,7 +122,7 @@ def start_server(address: Address, env: Mapping[str, str]) -> Child:
     Raises:
         RootstockError: it ended, or did not answer in time.
     """
-    command = ["prefect", "server", "start", "--host", HOST, "--port", str(address.port)]
+    command = ["flows.server", "--host", HOST, "--port", str(address.port)]
     server = processes.start("server", command, env, LOGS)
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
@@ -145,11 +144,17 @@ def start_worker(pool: str, env: Mapping[str, str]) -> Child:
 
 
 def deploy(env: Mapping[str, str], *options: str) -> None:
-    """Bring deployments, or with --forms their forms alone, up to date; the flows are read anew."""
-    command = [sys.executable, "-m", "flows.deploy", *options]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise RootstockError(done.stderr.strip())
+    """Bring deployments, or with --forms their forms alone, up to date; the flows are read anew.
+
+    Raises:
+        RootstockError: prefect.yaml or params.yaml is at fault.
+    """
+    deploying = processes.start("deploy", ["flows.deploy", *options], env, LOGS)
+    try:
+        if deploying.process.wait():
+            raise RootstockError(deploying.last_words())
+    finally:
+        processes.stop(deploying)
 
 
 def watch(server: Child, workers: list[Child], env: Mapping[str, str]) -> None:
@@ -167,7 +172,6 @@ def watch(server: Child, workers: list[Child], env: Mapping[str, str]) -> None:
             if worker.has_ended:
                 print(f"{worker.name} ended, and is started again; see {worker.log}")
                 workers[index] = start_worker(worker.name.removeprefix("worker-"), env)
-                processes.remember(STARTED, [server, *workers])
         if (now := _edited()) != seen:
             seen = now
             try:
@@ -209,7 +213,7 @@ def serve(address: Address) -> None:
     workers: list[Child] = []
     with ExitStack() as running:
         running.enter_context(only_one(address))
-        if processes.stop_left_behind(STARTED):
+        if processes.stop_left_behind(LOGS):
             print("Stopped what an earlier UI, which was killed, had left behind")
         for port in (address.port, address.port + 1):
             check_free(port)
@@ -217,13 +221,11 @@ def serve(address: Address) -> None:
         print(f"Starting the Prefect server (its first start takes half a minute; log in {LOGS})", flush=True)
         server = start_server(address, env)
         running.callback(processes.stop, server)
-        processes.remember(STARTED, [server])
         end_runs(address, env, "CRASHED", "The UI was killed, and this run with it.")
         deploy(env)
         running.callback(lambda: processes.stop(*workers))
         running.callback(end_runs, address, env, "CANCELLING", "The UI is being stopped.")
         workers += [start_worker(pool, env) for pool in POOLS]
-        processes.remember(STARTED, [server, *workers])
         print(f"{address.ui}  (Ctrl-C stops it)", flush=True)
         watch(server, workers, env)
 

@@ -23,10 +23,14 @@ MODELS = {"head": "Head on frozen features", "finetuned": "Fine-tuned"}
 
 def show(stage: str) -> None:
     """Show what a stage made, or had made before."""
-    made = {"ingest": ("sample", _sample), "fine_tune": ("curves", _curves), "evaluate": ("confusion", _confusion)}
+    made = {
+        "ingest": ("sample", "Some of the images, each with its label", _sample),
+        "fine_tune": ("curves", "Loss and validation accuracy: the head, then fine-tuning", _curves),
+        "evaluate": ("confusion", "The winner on the test images, by actual and predicted class", _confusion),
+    }
     if stage in made and PREFECT_API_URL.value():
-        key, draw = made[stage]
-        _unless_it_fails(lambda: create_markdown_artifact(draw(), key=key))
+        key, what, draw = made[stage]
+        _unless_it_fails(lambda: create_markdown_artifact(draw(), key=key, description=what))
 
 
 def show_verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str) -> None:

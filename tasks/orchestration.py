@@ -18,7 +18,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import Task
 
 from rootstock import progress
@@ -59,6 +59,8 @@ def as_task(stage: Stage) -> Task[..., Any]:
             outcome = bring_up_to_date(stage, params, where)
         except RootstockError as error:
             return failed(error)
+        except stopping.Stopped as stopped:
+            return Cancelled(message=str(stopped))
         artifacts.show(stage.name)
         return Completed(name="Completed" if outcome.did == "ran" else "Cached", message=outcome.note, data=outcome)
 
@@ -98,13 +100,15 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
 def failed(error: RootstockError) -> State[Any]:
     """End a task or a flow with the words of an error; a raised one would be shown with the framework's stack."""
     get_run_logger().error("%s", error)
-    for ending in ("prefect.flow_runs", "prefect.engine"):  # which say it again when the process ends, with a stack
-        logging.getLogger(ending).addFilter(_is_news)
+    # Prefect says it again when the process ends, with a stack, and as an error of every later stage.
+    for name in ("prefect.flow_runs", "prefect.engine", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_is_news)
     return Failed(message=str(error), data=error)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], RootstockError))
+    known = record.exc_info and isinstance(record.exc_info[1], RootstockError)
+    return not known and "in state NotReady" not in record.getMessage()
 
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

@@ -1,21 +1,33 @@
-"""Ending a run at once when it is cancelled: the stages' threads stop at their next image, or the process ends.
+"""Ending a run at once when it is cancelled, or when the worker that runs it is stopped.
 
 Whatever is under way when a process ends is lost and nothing else, since every file is written elsewhere and renamed.
+So a worker's process says how it ends and is gone, before Prefect's worker looks for it three seconds later; on a
+terminal, the stages' threads stop at their next image.
 """
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import FrameType
+from uuid import UUID
 
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import APILogHandler
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelled, Cancelling, Crashed
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from rootstock import progress
 from tasks import versions
 
-GRACE_S = 4.0  # a worker looks every three seconds whether the process is gone, and ten in all are bearable
+SAY_S, RECORD_S = 1.5, 1.0  # together less than the three seconds after which a worker looks
+EXIT_STATUS = 128 + signal.SIGTERM
 _asked = threading.Event()
 
 
@@ -27,17 +39,58 @@ class Stopped(BaseException):
 def when_cancelled() -> Iterator[None]:
     """End the work of a flow, which goes on in threads of its own, with the flow."""
     _asked.clear()
+    run = flow_run.id
+    with _on_sigterm(run) if run and PREFECT_API_URL.value() else nullcontext():
+        try:
+            yield
+        except (TerminationSignal, KeyboardInterrupt):
+            _asked.set()
+            raise
+
+
+@contextmanager
+def _on_sigterm(run: str) -> Iterator[None]:
+    """End this process beside its main thread, which may be inside a long transfer; Prefect's way waits for that."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        threading.Thread(target=_end_process, args=(UUID(run),)).start()
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
-    except TerminationSignal:
-        _asked.set()
-        timer = threading.Timer(GRACE_S, _end_process)
-        timer.daemon = True
-        timer.start()
-        raise
-    except KeyboardInterrupt:
-        _asked.set()
-        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_process(run: UUID) -> None:
+    saying = threading.Thread(target=_say_how, args=(run,), daemon=True)
+    saying.start()
+    saying.join(SAY_S)
+    with versions.at_rest(timeout_s=RECORD_S):
+        os._exit(EXIT_STATUS)
+
+
+def _say_how(run: UUID) -> None:
+    """Bring a run's stages, and the runs that it started, into the state that they are left in."""
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_run(run).state
+        cancelled = found is not None and found.is_cancelling()
+        ending: State[None] = (
+            Cancelled(message="The run was cancelled.")
+            if cancelled
+            else Crashed(message="Its process was told to end; the worker was stopped.")
+        )
+        started = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run]))
+        for each in client.read_flow_runs(flow_run_filter=started):
+            if each.state and not each.state.is_final():
+                client.set_flow_run_state(each.id, Cancelling(message="The run that started it has ended."))
+        for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run]))):
+            if task.state and not task.state.is_final():
+                client.set_task_run_state(task.id, ending, force=True)
+        if not cancelled:
+            client.set_flow_run_state(run, ending, force=True)
+    run_coro_as_sync(APILogHandler.aflush())
 
 
 def check() -> None:
@@ -66,9 +119,3 @@ def stoppable(reporter: progress.Reporter) -> progress.Reporter:
             yield advance_or_leave
 
     return reports
-
-
-def _end_process() -> None:
-    run_coro_as_sync(APILogHandler.aflush())
-    with versions.at_rest(timeout_s=GRACE_S / 2):
-        os._exit(143)  # as SIGTERM would have, had Prefect not caught it
