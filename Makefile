@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # `dvc repro` starts `python -m tasks.<stage>`: the environment's python has to come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Two processes, each a file at a time: servers are waited for while others compute; the files that take longest lead.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run ui test test-ui lint setup clean
 
@@ -16,10 +18,10 @@ ui: setup
 	@exec $(BIN)/python -m flows.ui $(if $(PORT),--port $(PORT))
 
 test: setup lint
-	@$(BIN)/python -m pytest -m "not ui"
+	@$(BIN)/python -m pytest -m "not ui" $(SIDE_BY_SIDE)
 
 test-ui: setup
-	@$(BIN)/python -m pytest -m ui -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m ui $(SIDE_BY_SIDE)
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
