@@ -56,6 +56,11 @@ def handed(run: Run, nth: int = 1) -> Run:
     return children[0]
 
 
+def said(run: Run, start: str) -> None:
+    """Find a line in a run's log; logs arrive after states."""
+    until(lambda: any(line.startswith(start) for line in run.logs()), start, 20)
+
+
 def test_it_gives_what_the_same_machine_gives_and_the_first_clone_goes_on_from_it(deployed, here, there, flow_ran_in):
     here.set(finetune={"label_smoothing": 0.05})
     alone = here.copy(here.root.parent / "alone")
@@ -134,8 +139,8 @@ def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoin
         assert first.ended()["name"] == "Crashed"
         second = handed(run, 2)
         assert process.wait(200) == 0
-    assert any(line.startswith("Goes on from the checkpoint") for line in second.logs())
-    assert any(line.startswith("Goes on after epoch") for line in second.logs())
+    said(second, "Goes on from the checkpoint")
+    said(second, "Goes on after epoch")
     assert here.status() == ONLY_A_LOOK
 
 
@@ -180,5 +185,5 @@ def test_a_machine_that_is_gone_is_noticed_by_its_silence_and_the_next_worker_go
             second = handed(run, 2)
             assert process.wait(200) == 0
     assert (state["name"], state["message"]) == ("Crashed", "Nothing heard of its machine for 90 s.")
-    assert any(line.startswith("Goes on after epoch") for line in second.logs())
+    said(second, "Goes on after epoch")
     assert here.status() == ONLY_A_LOOK
