@@ -1,5 +1,6 @@
 # make run   sets up everything and runs the chain on the embedded sample (or on what params.yaml names)
 # make ui    sets up everything and starts the Prefect UI with all that can be run from it, until Ctrl-C
+# make retrain-demo  shows a new domain arrive, and a bad delivery, on the embedded samples (4 minutes)
 # make test  sets up everything and passes the tests; make test-ui  those that need a browser or PostgreSQL
 PYTHON ?= python3
 VENV := .venv
@@ -9,13 +10,16 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Two processes, each a file at a time: servers are waited for while others compute; the files that take longest lead.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run ui test test-ui lint setup clean
+.PHONY: run ui retrain-demo test test-ui lint setup clean
 
 run: setup
 	@$(BIN)/python -m flows.pipeline
 
 ui: setup
 	@exec $(BIN)/python -m flows.ui $(if $(PORT),--port $(PORT))
+
+retrain-demo: setup
+	@$(BIN)/python -m benchmarks.retrain_demo
 
 test: setup lint
 	@$(BIN)/python -m pytest -m "not ui" $(SIDE_BY_SIDE)

@@ -82,8 +82,9 @@ def pipeline(
         evaluate: How the two models are compared and reported.
     """
     params = Params(
-        seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate
-    )
+        seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate,
+        retrain=form.DEFAULTS.retrain,
+    )  # fmt: skip
     log = get_run_logger()
     try:
         with stopping.when_cancelled(), workspace.writing(queue=log.info):
@@ -122,7 +123,7 @@ def main() -> None:
     try:
         params = workspace.read_params()
         versions.prepare()
-        verdict: Any = pipeline(**{name: getattr(params, name) for name in Params.model_fields})
+        verdict: Any = pipeline(**{name: getattr(params, name) for name in Params.model_fields if name != "retrain"})
     except RootstockError as error:
         sys.exit(f"pipeline: {error}")
     print(f"\n{table(verdict)}")

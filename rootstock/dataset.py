@@ -1,9 +1,12 @@
-"""The data set in four files under one folder: what there is, what was turned away, and how much of each.
+"""The data set in four tables under one folder: what there is, what was turned away, and how much of each.
 
-manifest.parquet   one row an image that is trained or tested on
+manifest.parquet/  one row an image that is trained or tested on
 rejected.parquet   one row a file that is not, with the reason
-ledger.parquet     one row an image ever packed, with its split: it keeps it even while its file is away
+ledger.parquet/    one row an image ever packed, with its split: it keeps it even while its file is away
 summary.json       counts
+
+Manifest and ledger are folders with a file a shard, so that a delivery adds files and DVC sends no more than these;
+whatever reads Parquet takes such a folder for one table.
 """
 
 import json
@@ -74,12 +77,11 @@ class Dataset:
 
 def load(folder: Path) -> Dataset:
     """Read a data set; an empty one where there is none."""
-    summary = folder / SUMMARY
     return Dataset(
         manifest=_read(folder / MANIFEST, MANIFEST),
         rejected=_read(folder / REJECTED, REJECTED),
         ledger=_read(folder / LEDGER, LEDGER),
-        summary=json.loads(summary.read_bytes()) if summary.exists() else {},
+        summary=load_summary(folder),
     )
 
 
@@ -92,8 +94,19 @@ def load_manifest(folder: Path) -> "pd.DataFrame":
     path = folder / MANIFEST
     if not path.exists():
         raise SourceError(f"{path} is not there: run ingest first, or `dvc pull` it")
-    manifest: pd.DataFrame = pq.read_table(path).to_pandas()
-    return manifest
+    return _read(path, MANIFEST)
+
+
+def load_rejected(folder: Path) -> "pd.DataFrame":
+    """Read the table of rejected files; an empty one where there is none."""
+    return _read(folder / REJECTED, REJECTED)
+
+
+def load_summary(folder: Path) -> dict[str, Any]:
+    """Read the summary; an empty one where there is none."""
+    path = folder / SUMMARY
+    summary: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return summary
 
 
 def classes_of(manifest: "pd.DataFrame") -> list[str]:
@@ -101,21 +114,43 @@ def classes_of(manifest: "pd.DataFrame") -> list[str]:
     return sorted(manifest["label"].unique())
 
 
+def files_of(path: Path) -> list[Path]:
+    """Name the files of a table, in the order of their rows; none where it is not there."""
+    if path.is_dir():
+        return sorted(path.glob("*.parquet"))
+    return [path] if path.exists() else []
+
+
 def save(folder: Path, data: Dataset) -> None:
-    """Write a data set; a file whose bytes would stay the same is left alone."""
+    """Write a data set; a file whose rows would stay the same is left alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in ((MANIFEST, data.manifest), (REJECTED, data.rejected), (LEDGER, data.ledger)):
-        table = pa.Table.from_pandas(frame, schema=SCHEMAS[name], preserve_index=False).replace_schema_metadata()
-        path = folder / name
-        if not path.exists() or not pq.read_table(path).equals(table):
-            with replacing(path) as temporary:
-                pq.write_table(table, temporary, compression="zstd")
+    _write_by_shard(folder / MANIFEST, data.manifest)
+    _write(folder / REJECTED, data.rejected, SCHEMAS[REJECTED])
+    _write_by_shard(folder / LEDGER, data.ledger)
     text = json.dumps(data.summary, indent=2, ensure_ascii=False) + "\n"
     if not (folder / SUMMARY).exists() or (folder / SUMMARY).read_bytes() != text.encode():
         write(folder / SUMMARY, text)
 
 
+def _write_by_shard(folder: Path, frame: "pd.DataFrame") -> None:
+    if folder.is_file():  # as earlier versions wrote it
+        folder.unlink()
+    folder.mkdir(exist_ok=True)
+    parts = {folder / f"{shard}.parquet": rows for shard, rows in frame.groupby("shard", sort=True)}
+    for path, rows in parts.items():
+        _write(path, rows, SCHEMAS[folder.name])
+    for path in set(files_of(folder)) - parts.keys():
+        path.unlink()
+
+
+def _write(path: Path, frame: "pd.DataFrame", schema: pa.Schema) -> None:
+    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata()
+    if not path.exists() or not pq.read_table(path).equals(table):
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+
 def _read(path: Path, name: str) -> "pd.DataFrame":
-    table = pq.read_table(path) if path.exists() else SCHEMAS[name].empty_table()
-    frame: pd.DataFrame = table.to_pandas()
+    tables = [pq.read_table(file) for file in files_of(path)]
+    frame: pd.DataFrame = pa.concat_tables(tables or [SCHEMAS[name].empty_table()]).to_pandas()
     return frame

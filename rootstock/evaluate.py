@@ -223,7 +223,7 @@ def _write_report(
         validation={**choice.figures, "why": choice.why},
         dataset=contest.summary,
         backbone=contest.backbone.description,
-        params=params.model_dump(mode="json"),
+        params=params.model_dump(mode="json", exclude={"retrain"}),  # which decides after it
         timings=measured,
         pictures=pictures,
         mistakes=mistakes,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from rootstock import dataset, intake, params, progress, shards, sources
-from rootstock.files import sha256, sweep
+from rootstock import dataset, inbox, intake, params, progress, shards, sources
+from rootstock.files import digest, sweep
 from rootstock.intake import Checks, NewImage, Reason, Rejected
 from rootstock.layout import Item, Loader
 from rootstock.parallel import ordered_map
@@ -27,10 +27,14 @@ LOOKS_KEPT = 10_000  # files that need no packing are recorded every so many
 
 @dataclass(frozen=True)
 class Listed:
-    """A source and what it offers now; `source` is None where it is away and its earlier images stay."""
+    """A source and what it offers now; `source` is None where it is away and its earlier images stay.
+
+    Images of an inbox stay (`stays`) when their files have left it; those of another source leave with their files.
+    """
 
     spec: params.Source
     source: Source | None
+    stays: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,14 @@ class Taken:
     changed: bool
 
 
-def ingest(settings: params.Ingest, seed: int, images_dir: Path, dataset_dir: Path, scratch: Path) -> Taken:
+def ingest(
+    settings: params.Ingest,
+    seed: int,
+    images_dir: Path,
+    dataset_dir: Path,
+    scratch: Path,
+    delivery: Source | None = None,
+) -> Taken:
     """Bring shards and manifest up to date with the sources.
 
     Args:
@@ -52,6 +63,7 @@ def ingest(settings: params.Ingest, seed: int, images_dir: Path, dataset_dir: Pa
         images_dir: where shards are appended.
         dataset_dir: where the manifest and its companions are.
         scratch: an untracked folder of this machine, for the scan cache and generated samples.
+        delivery: what lies in the inbox, if that is to be taken in; earlier deliveries stay in any case.
 
     Raises:
         SourceError: a source cannot be reached and never was, or lost more than half of its images; too few images
@@ -63,6 +75,8 @@ def ingest(settings: params.Ingest, seed: int, images_dir: Path, dataset_dir: Pa
     with Scan(scratch / "scan.sqlite") as scan:
         brought = _images_before(dataset_dir)
         listed = [_list(spec, brought.get(spec.title(), 0), scratch, scan) for spec in settings.sources]
+        if delivery or inbox.SPEC.title() in brought:
+            listed.append(Listed(inbox.SPEC, delivery, stays=True))
         look = _fingerprint(settings, seed, listed, images_dir)
         before = _outs(dataset_dir)
         if before and scan.note("look") == look + before:
@@ -75,6 +89,7 @@ def ingest(settings: params.Ingest, seed: int, images_dir: Path, dataset_dir: Pa
             scan.forget_looks()
             scan.remember("rules", rules)
         current = dataset.load(dataset_dir)
+        scan.forget_packed_but_in(shards.names(images_dir))
         snapshot.drop_unrecorded(current.ledger, images_dir, scan)
         known = snapshot.known_images(current.ledger, images_dir, scan)
         new, unreadable = _take_in(listed, known, settings, images_dir, scan)
@@ -105,13 +120,13 @@ def _list(spec: params.Source, before: int, scratch: Path, scan: Scan) -> Listed
 
 
 def _images_before(dataset_dir: Path) -> dict[str, int]:
-    """Count the images in the manifest by source."""
-    manifest = dataset_dir / dataset.MANIFEST
-    if not manifest.exists():
-        return {}
-    with pq.ParquetFile(manifest) as file:  # pq.read_table would import pandas
-        counts = file.read(columns=["source"])["source"].value_counts().to_pylist()
-    return {entry["values"]: entry["counts"] for entry in counts}
+    """Count the images in the manifest by source; sources of which there are rejected files alone have none."""
+    counts = dict.fromkeys((source["name"] for source in dataset.load_summary(dataset_dir).get("sources", [])), 0)
+    for path in dataset.files_of(dataset_dir / dataset.MANIFEST):
+        with pq.ParquetFile(path) as file:  # pq.read_table would import pandas
+            for entry in file.read(columns=["source"])["source"].value_counts().to_pylist():
+                counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+    return counts
 
 
 def _fingerprint(settings: params.Ingest, seed: int, listed: list[Listed], images_dir: Path) -> str:
@@ -126,13 +141,15 @@ def _fingerprint(settings: params.Ingest, seed: int, listed: list[Listed], image
 
 def _outs(dataset_dir: Path) -> str:
     """Digest the data set's files; nothing where one is missing."""
-    paths = [dataset_dir / name for name in dataset.FILES]
-    return "".join(sha256(path) for path in paths) if all(path.exists() for path in paths) else ""
+    tables = [dataset_dir / name for name in dataset.FILES]
+    paths = [path for table in tables for path in dataset.files_of(table)]
+    return digest(paths, " ".join(path.name for path in paths)) if all(table.exists() for table in tables) else ""
 
 
 def _unchanged(dataset_dir: Path) -> Taken:
     manifest, rejected = (
-        pq.read_metadata(dataset_dir / name).num_rows for name in (dataset.MANIFEST, dataset.REJECTED)
+        sum(pq.read_metadata(path).num_rows for path in dataset.files_of(dataset_dir / name))
+        for name in (dataset.MANIFEST, dataset.REJECTED)
     )
     return Taken(manifest, 0, rejected, changed=False)
 

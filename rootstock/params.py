@@ -206,6 +206,46 @@ class Evaluate(Section):
     )
 
 
+class Retrain(Section):
+    """What arrives in the inbox, and when a model trained on it takes the champion's place."""
+
+    inbox: Annotated[str, Field(min_length=1)] = Field(
+        default="data/inbox",
+        description="Where deliveries arrive, as domain/class/image (domain/_unlabelled/image for what nobody has "
+        "labelled yet): a folder, or any URL that fsspec reaches.",
+    )
+    after: Literal["keep", "archive", "delete"] = Field(
+        default="keep",
+        description="What becomes of files that were taken in: they stay, go to _taken in the inbox, or are deleted. "
+        "But for keep, rejected ones go to _rejected.",
+    )
+    settle_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=5, description="A file that changes between two looks so far apart is left for the next time."
+    )
+    min_new: Annotated[int, Field(ge=1)] = Field(
+        default=20, description="Fewer new images than this wait for more; nothing is trained."
+    )
+    max_rejected: Share = Field(
+        default=0.5, description="A delivery of which a larger share cannot be used is rejected whole."
+    )
+    alpha: Share = Field(default=0.05, description="Level of McNemar's test: what counts as significant.")
+    min_gain: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="By how much accuracy has to rise at least, overall or on the new domain (0.01: 1 %)."
+    )
+    new_class_accuracy: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.5, description="Accuracy on classes that the champion does not know, at least, to be promoted."
+    )
+    drift_auc: Annotated[float, Field(ge=0.5, lt=1)] = Field(
+        default=0.7,
+        description="Unlabelled images have drifted where a domain classifier tells them from the training images "
+        "with an AUC surely above this.",
+    )
+    git: Literal["none", "commit", "push"] = Field(
+        default="none",
+        description="Record a promotion in git: commit dvc.lock and params.yaml, and push them and the data, or not.",
+    )
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -216,3 +256,4 @@ class Params(Section):
     head: Head = Head()
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
+    retrain: Retrain = Retrain()

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rootstock import files
-from rootstock.metrics import Floats, Integers, reliability
+from rootstock.metrics import Floats, Integers, Interval, reliability
 
 DPI = 110
 MODELS = {"head": "head", "finetuned": "fine-tuned"}  # key in metrics.json: name in pictures
@@ -40,9 +40,9 @@ class Theme:
     wrong: str
 
     def model(self, name: str) -> dict[str, Any]:
-        """Colour, marker and label of a model's curve."""
-        colour, marker = {"head": (self.head, "o"), "finetuned": (self.finetuned, "D")}[name]
-        return {"color": colour, "marker": marker, "label": MODELS[name]}
+        """Colour, marker and label of a model's curve; champion and challenger look like the two of one run."""
+        colour, marker = (self.head, "o") if name in ("head", "champion") else (self.finetuned, "D")
+        return {"color": colour, "marker": marker, "label": MODELS.get(name, name)}
 
 
 LIGHT = Theme("#ffffff", "#25302c", "#dde3e0", "#c9781f", "#11766b", "#c2402f")
@@ -238,16 +238,24 @@ def draw_recall(metrics: Mapping[str, Any], winner: str, theme: Theme = LIGHT, *
     """Draw recall of head and fine-tuned with 95 % intervals, for the classes that the winner knows worst."""
     scored = {name: figures for name, figures in metrics[winner]["classes"].items() if figures["images"]}
     names = sorted(scored, key=lambda name: scored[name]["accuracy"]["value"])[:worst]
+    recall = {model: [metrics[model]["classes"][name]["accuracy"] for name in names] for model in MODELS}
+    return draw_shares(names, recall, "recall, with its 95% interval", theme)
+
+
+def draw_shares(
+    names: Sequence[str], shares: Mapping[str, Sequence[Interval | None]], meaning: str, theme: Theme = LIGHT
+) -> bytes:
+    """Draw two models' shares with their intervals, a row a name; a model may have none of some."""
     figure, [[axes]] = _figure(theme, 7.6, 1.4 + 0.36 * len(names))
-    for shift, model in zip((-0.15, 0.15), MODELS, strict=True):
-        recall = [metrics[model]["classes"][name]["accuracy"] for name in names]
-        value, low, high = (np.array([one[end] for one in recall]) for end in ("value", "low", "high"))
-        style = {**theme.model(model), "linestyle": "none", "elinewidth": 1.6, "markersize": 5}
-        axes.errorbar(value, np.arange(len(names)) + shift, xerr=[value - low, high - value], **style)
+    for shift, (model, intervals) in zip((-0.15, 0.15), shares.items(), strict=True):
+        there = [(row + shift, one) for row, one in enumerate(intervals) if one]
+        value, low, high = (np.array([one[end] for _, one in there]) for end in ("value", "low", "high"))
+        style = {**theme.model(model), "xerr": [value - low, high - value], "linestyle": "none", "elinewidth": 1.6}
+        axes.errorbar(value, [row for row, _ in there], **style, markersize=5)
     axes.set_yticks(range(len(names)), [_short(name) for name in names], parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("recall, with its 95% interval")
+    axes.set_xlabel(meaning)
     _legend(axes, theme, above=True)
     return _png(figure)
 

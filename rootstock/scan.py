@@ -102,6 +102,13 @@ class Scan:
             found += [Packed(name, w, h, kind, int(hash_, 16), *place) for name, w, h, kind, hash_, *place in rows]
         return found
 
+    def forget_packed_but_in(self, shards: Iterable[str]) -> None:
+        """Forget images of shards that are gone: another shard may be given the name."""
+        with self._db:
+            self._db.execute(
+                "delete from packed where shard not in (select value from json_each(?))", (json.dumps(list(shards)),)
+            )
+
     def forget_looks(self) -> None:
         """Look again at every file: the rules have changed. Images that are packed stay so."""
         with self._db:

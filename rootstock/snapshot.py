@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rootstock import dataset, params, shards
+from rootstock import dataset, listings, params, shards
 from rootstock.dataset import Dataset
 from rootstock.duplicates import near_links
 from rootstock.errors import SourceError
 from rootstock.intake import Reason
-from rootstock.layout import SPLITS, Item
+from rootstock.layout import SPLITS
 from rootstock.scan import Packed, Scan
 from rootstock.splits import Candidate, settle as settle_splits
 
@@ -56,9 +56,10 @@ def settle(
         SourceError: a source lost more than half of its images, or too little is left to train on.
     """
     ledger = _ledger(before.ledger, images_dir, scan)
-    files = pd.concat([_files(entry, before, scan) for entry in listed], ignore_index=True)
+    files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
     _check_shrink(settings, listed, before, files)
-    files = _reject_ambiguous(files)
+    files = listings.settle_owners(files, before)
+    files = listings.reject_ambiguous(files)
     taken = files[files["reason"].isna()]
     ledger = _split(ledger, taken, settings, seed)
     placed = ledger.set_index("image_id")
@@ -93,32 +94,6 @@ def _row(packed: Packed) -> tuple[Any, ...]:
     return tuple(getattr(packed, name) for name in NEW_COLUMNS)
 
 
-def _files(entry: "Listed", before: Dataset, scan: Scan) -> pd.DataFrame:
-    """Tabulate the files of one source: path, label, domain, allowed splits, and image id or reason."""
-    columns = ["source", "path", "label", "domain", "splits", "image_id", "reason"]
-    title, domain = entry.spec.title(), entry.spec.domain
-    if entry.source is None:
-        manifest = before.manifest[before.manifest["source"] == title]
-        rejected = before.rejected[before.rejected["source"] == title]
-        files = pd.concat([manifest, rejected]).reindex(columns=columns).sort_values("path", kind="stable")
-        was = {source["name"]: source["domain"] for source in before.summary.get("sources", [])}
-        domains = files["domain"].where(files["domain"] != was.get(title), domain)  # rows may have domains of their own
-        return files.assign(domain=domains, splits=files["path"].map(lambda _: SPLITS))
-    looks = scan.looks(entry.spec.path)
-
-    def row(item: Item) -> tuple[Any, ...]:
-        look = looks.get(item.path)
-        reason: Reason | None
-        if item.problem or look is None or look.stamp != item.stamp:
-            reason, name = item.problem or Reason.UNREADABLE, None
-        else:
-            reason, name = look.reason, look.image_id
-        return title, item.path, item.label, item.domain, item.splits, name, reason and reason.value
-
-    files = pd.DataFrame([row(item) for item in entry.source.items], columns=columns)
-    return files.astype({"image_id": "object", "reason": "object"})
-
-
 def _check_shrink(settings: params.Ingest, listed: "list[Listed]", before: Dataset, files: pd.DataFrame) -> None:
     then = before.manifest["source"].value_counts()
     now = files.loc[files["reason"].isna(), "source"].value_counts()
@@ -129,17 +104,6 @@ def _check_shrink(settings: params.Ingest, listed: "list[Listed]", before: Datas
                 f"ingest.sources: {entry.spec.path} held {had} images and now holds {has}. If that is meant, "
                 "set ingest.allow_shrink to true; the data set was left as it is."
             )
-
-
-def _reject_ambiguous(files: pd.DataFrame) -> pd.DataFrame:
-    """Keep an image once; turn it away altogether where it stands under two labels."""
-    files = files.copy()
-    good = files[files["reason"].isna()]
-    labels = good.groupby("image_id")["label"].transform("nunique")
-    files.loc[labels.index[labels > 1], "reason"] = Reason.CONFLICTING_LABEL.value
-    good = files[files["reason"].isna()]
-    files.loc[good.index[good["image_id"].duplicated()], "reason"] = Reason.DUPLICATE.value
-    return files
 
 
 def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, seed: int) -> pd.DataFrame:

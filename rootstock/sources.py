@@ -71,7 +71,7 @@ def open_source(spec: params.Source, scratch: Path, scan: Scan) -> Source:
         if spec.path.lower().endswith(MANIFESTS):
             return _manifest(spec, store, root)
         if spec.path.lower().endswith(ARCHIVES):
-            return archives.list_archive(spec, store, root, _stamp(store.info(root)), scan)
+            return archives.list_archive(spec, store, root, stamp_of(store.info(root)), scan)
         return _folder(spec, store, root)
     except SourceError:
         raise
@@ -123,7 +123,7 @@ def _unreachable(spec: params.Source, error: Exception) -> Unreachable:
     return Unreachable(f"ingest.sources: {spec.path} cannot be reached: {type(error).__name__}: {error}")
 
 
-def _stamp(info: Info) -> str:
+def stamp_of(info: Info) -> str:
     """Put together what changes when a file does: size and etag or modification time."""
     change = next((info[key] for key in CHANGES if info.get(key)), "")
     return f"{info.get('size')}:{change}"
@@ -156,18 +156,28 @@ def _folder(spec: params.Source, store: Any, root: str) -> Files:  # noqa: ANN40
     if not store.isdir(root):
         known = ", ".join(ARCHIVES + MANIFESTS)
         raise SourceError(f"ingest.sources: {spec.path} is a file; expected a folder, or a file ending in {known}")
+    infos, place_of = named(find(store, root), root, spec.path)
+    items, notes = layout.arrange({path: stamp_of(info) for path, info in infos.items()}, spec.domain)
+    items = layout.without_huge(items, lambda path: infos[path].get("size"))
+    return Files(store, items, notes, place_of)
+
+
+def find(store: Any, folder: str) -> dict[str, Info]:  # noqa: ANN401
+    """List all files below a folder: what the store says of each, by where it lies."""
+    return dict(_local_files(folder) if isinstance(store, LocalFileSystem) else store.find(folder, detail=True).items())
+
+
+def named(found: dict[str, Info], root: str, url: str) -> tuple[dict[str, Info], Callable[[str], str]]:
+    """Name files of a store by their printable paths below `root`, and say where in the store such a path lies."""
     prefix = root.rstrip("/") + "/"
-    found = dict(_local_files(root) if isinstance(store, LocalFileSystem) else store.find(root, detail=True).items())
     infos, odd = {}, {}
     for place, info in found.items():
         name = place.removeprefix(prefix)
-        shown = layout.printable(unquote(name) if spec.path.startswith("http") else name)
+        shown = layout.printable(unquote(name) if url.startswith("http") else name)
         infos[shown] = info
         if shown != name:
             odd[shown] = place
-    items, notes = layout.arrange({path: _stamp(info) for path, info in infos.items()}, spec.domain)
-    items = layout.without_huge(items, lambda path: infos[path].get("size"))
-    return Files(store, items, notes, lambda path: odd.get(path, prefix + path))
+    return infos, lambda path: odd.get(path, prefix + path)
 
 
 def _local_files(root: str) -> Iterator[tuple[str, Info]]:
@@ -212,7 +222,7 @@ def _manifest(spec: params.Source, store: Any, root: str) -> Files:  # noqa: ANN
         stamp, problem = "", None if row["label"] else Reason.NO_LABEL
         try:
             info = look_up(place)
-            stamp = _stamp(info)
+            stamp = stamp_of(info)
             if info.get("type", "file") != "file":
                 problem = Reason.UNREADABLE
             elif (info.get("size") or 0) > MAX_FILE_BYTES:

@@ -8,14 +8,19 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.settings import PREFECT_API_URL
 
 from tasks.versions import Kept
-from tasks.workspace import DATASET, FINETUNED, HEAD, IMAGES, MODEL, REPORT, REPORTS, REPORTS_URL
+from tasks.workspace import DATASET, FINETUNED, HEAD, IMAGES, MODEL, REPORT, REPORTS, REPORTS_URL, TO_LABEL
+
+if TYPE_CHECKING:
+    from rootstock.drift import Drift
+
+    from rootstock.challenge import Decision
 
 KEPT_REPORTS = 200  # of about a megabyte each
 MODELS = {"head": "Head on frozen features", "finetuned": "Fine-tuned"}
@@ -37,6 +42,38 @@ def show_verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, r
     """Show how a run ended: which model won and why, how good it is, and what each stage did."""
     if PREFECT_API_URL.value():
         _unless_it_fails(lambda: _verdict(outcomes, metrics, kept, run))
+
+
+def show_decision(decision: "Decision", came: str, kept: str) -> None:
+    """Show whether the challenger was promoted, why, and both models' accuracy on every domain."""
+
+    def draw() -> str:
+        from rootstock import challenge
+
+        said = f"## {'Promoted' if decision.promote else 'Rejected'}: {decision.reason}"
+        shown = [
+            challenge.table(decision.lines),
+            _picture(challenge.draw(decision.lines), "Test accuracy before, after"),
+        ]
+        return "\n\n".join([said, f"{came}. {kept}", *(shown if decision.lines else ())])
+
+    what = "Champion against challenger, and what was decided"
+    if PREFECT_API_URL.value():
+        _unless_it_fails(lambda: create_markdown_artifact(draw(), key="decision", description=what))
+
+
+def show_drift(drifts: "Sequence[Drift]") -> None:
+    """Show how far unlabelled images are from those that the champion was trained on."""
+    text = "\n\n".join([*(drift.say() for drift in drifts), f"Most informative first: {TO_LABEL}"])
+    if PREFECT_API_URL.value():
+        _unless_it_fails(lambda: create_markdown_artifact(text, key="drift", description="Unlabelled images"))
+
+
+def show_rollback(version: int, changed: Sequence[str]) -> None:
+    """Show what is different since an earlier champion is back."""
+    text = "\n".join([f"## Champion v{version} is back", "", *(f"- {line}" for line in changed)])
+    if PREFECT_API_URL.value():
+        _unless_it_fails(lambda: create_markdown_artifact(text, key="rollback", description="What is different now"))
 
 
 def _unless_it_fails(draw: Callable[[], object]) -> None:

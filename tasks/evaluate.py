@@ -8,7 +8,7 @@ import time
 from rootstock.params import Params
 from tasks import workspace
 from tasks.stage import Summary, stage
-from tasks.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, MODEL, REPORT
+from tasks.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, LOCAL, MODEL, REPORT
 
 STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 
@@ -16,9 +16,11 @@ STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 @stage
 def evaluate(params: Params) -> Summary:
     """Let validation choose between head and fine-tuned model, then read the test split once and report."""
+    from rootstock import history
     from rootstock.evaluate import Inputs, evaluate as compare
 
     start = time.perf_counter()
+    history.keep(MODEL, LOCAL)
     inputs = Inputs(IMAGES, DATASET, BACKBONE, FEATURES, HEAD, FINETUNED)
 
     def timings() -> list[dict[str, object]]:
@@ -32,6 +34,7 @@ def evaluate(params: Params) -> Summary:
         return [runs[name] for name in STAGES if name in runs] + [own]
 
     metrics = compare(inputs, params, MODEL, REPORT, timings)
+    history.keep(LOCAL, MODEL)  # who was champion before it
     accuracy = metrics[metrics["winner"]]["accuracy"]
     interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
     note = f"winner {metrics['winner']}, test {accuracy['value']:.1%} ({interval})"

@@ -19,7 +19,7 @@ def fine_tune(params: Params) -> Summary:
     model = classifier.Classifier(backbone.network, backbone.transform, head.load(HEAD))
     train, val = (finetune.Examples(manifest[manifest["split"] == split], IMAGES) for split in ("train", "val"))
     inputs = digest(
-        [DATASET / dataset.MANIFEST, BACKBONE / backbones.WEIGHTS, HEAD / head.WEIGHTS],
+        [*dataset.files_of(DATASET / dataset.MANIFEST), BACKBONE / backbones.WEIGHTS, HEAD / head.WEIGHTS],
         f"{params.seed} {params.finetune.recipe()}",
     )
     history = finetune.fine_tune(

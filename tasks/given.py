@@ -38,7 +38,12 @@ def put_into_params_file(given: Params) -> list[str]:
     write(BEFORE, PARAMS.read_bytes())
     params_file.save(PARAMS, given)
     write(WRITTEN, json.dumps(_written() | {key: new for key, (_, new) in changed.items()}))
-    return [f"{key} was {_say(old)}, is {_say(new)}" for key, (old, new) in changed.items()]
+    return changes(there, given)
+
+
+def changes(one: Params, other: Params) -> list[str]:
+    """Say which values differ, old and new."""
+    return [f"{key} was {_say(old)}, is {_say(new)}" for key, old, new in _differences(one, other)]
 
 
 def _only_copies(keys: dict[str, Any]) -> list[str]:

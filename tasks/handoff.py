@@ -36,7 +36,7 @@ from prefect.states import Cancelling
 
 from rootstock.errors import ParamsError, RootstockError
 from rootstock.params import Params
-from tasks import remote, stopping
+from tasks import remote, stopping, versions
 from tasks.stage import Summary
 from tasks.workspace import CHECKPOINT, LOCAL
 
@@ -69,7 +69,7 @@ def run_elsewhere(stage: str, params: Params, where: str) -> Summary | None:
         remote.push_inputs(stage)
         handed = {
             "params": params.model_dump(mode="json"),
-            "lock": remote.LOCK.read_text(),
+            "lock": versions.LOCK.read_text(),
             "code": remote.code_of(stage),
         }
         name = f"{flow_run.name}-{stage.replace('_', '-')}" + (f"-{attempt}" if attempt > 1 else "")

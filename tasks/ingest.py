@@ -3,17 +3,38 @@
 python -m tasks.ingest
 """
 
+from typing import TYPE_CHECKING
+
 from rootstock.params import Params
-from tasks.stage import Summary, stage
-from tasks.workspace import DATASET, IMAGES, LOCAL
+from tasks.stage import Stage, Summary, stage
+from tasks.workspace import DATASET, IMAGES, LOCAL, MODEL
+
+if TYPE_CHECKING:
+    from rootstock.sources import Source
 
 
 @stage
 def ingest(params: Params) -> Summary:
     """Look at every source and take in what is new."""
+    return _take_in(params)
+
+
+def ingest_with(delivery: "Source") -> Stage:
+    """Make the stage that takes in what lies in the inbox, too; without it, earlier deliveries stay as they are."""
+
+    def ingest(params: Params) -> Summary:
+        """Look at every source and into the inbox, and take in what is new."""
+        return _take_in(params, delivery)
+
+    return Stage(ingest)
+
+
+def _take_in(params: Params, delivery: "Source | None" = None) -> Summary:
+    from rootstock import history
     from rootstock.ingest import ingest as take_in
 
-    taken = take_in(params.ingest, params.seed, IMAGES, DATASET, LOCAL)
+    history.keep(MODEL, LOCAL)  # before `dvc repro`, of which this is always the first stage, removes it
+    taken = take_in(params.ingest, params.seed, IMAGES, DATASET, LOCAL, delivery)
     rejected = f", {taken.rejected} rejected (see {DATASET}/rejected.parquet)" if taken.rejected else ""
     note = f"{taken.new} new of {taken.images} images" if taken.changed else f"nothing new, {taken.images} images"
     return Summary(taken.images, note + rejected, taken.changed)

@@ -20,10 +20,10 @@ from dvc.utils.serialize import dump_yaml, load_yaml
 from rootstock import files, params_file
 from rootstock.errors import ParamsError, RootstockError
 from rootstock.params import Params
-from tasks.versions import commit, repository
+from tasks.versions import LOCK, commit, repository
 from tasks.workspace import DATA, PARAMS
 
-LOCK, PIPELINE = Path("dvc.lock"), Path("dvc.yaml")
+PIPELINE = Path("dvc.yaml")
 LOOSE = "rootstock"  # folder on the remote for what is no version of anything; DVC's own are beside it
 
 

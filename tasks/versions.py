@@ -20,9 +20,11 @@ from dvc.scm import SCM, SCMError
 from dvc.stage.cache import RunCacheNotFoundError
 from scmrepo.exceptions import SCMError as GitError
 
-from rootstock.files import sha256
+from rootstock.errors import RootstockError
+from rootstock.files import sha256, write
 
 log = logging.getLogger(__name__)
+LOCK = Path("dvc.lock")
 ALWAYS = "always changed"
 NAMED = 4  # changed files that a reason names; a first run has all of them
 # One at a time: DVC's lock is for processes, and stages of a flow are threads.
@@ -90,12 +92,39 @@ def commit(stage: str) -> None:
         repo.commit(stage, force=True)
 
 
+def record_output(stage: str, path: Path) -> None:
+    """Record an output that was changed after its stage; what the stage read stays recorded as it was."""
+    with repository() as repo, repo.lock:
+        found = repo.stage.load_one(name=stage)
+        [output] = [output for output in found.outs if Path(output.def_path) == path]
+        output.save()
+        output.commit()
+        found.dump(update_pipeline=False)
+
+
+def bring_back(lock: str) -> None:
+    """Make the data of the workspace those that a dvc.lock names.
+
+    Raises:
+        RootstockError: neither the cache nor the remote has them.
+    """
+    with repository() as repo:
+        write(LOCK, lock)
+        try:
+            if repo.config["core"].get("remote"):
+                repo.fetch()  # nothing, where the cache has it all
+            repo.checkout(force=True)
+        except DvcException as error:
+            raise RootstockError(f"The data of this version cannot be brought back: {error}") from error
+
+
 @dataclass(frozen=True)
 class Kept:
-    """Whether a run was kept as an experiment: its name, or why not."""
+    """Whether a run was kept as an experiment: its name and git revision, or why not."""
 
     name: str | None
     note: str
+    revision: str | None = None
 
 
 def save_experiment(run: str) -> Kept:
@@ -105,29 +134,35 @@ def save_experiment(run: str) -> Kept:
         if not has_commits(Path(repo.root_dir)):
             return Kept(None, "Not kept as an experiment: the workspace is not a git repository with a commit.")
         try:
-            repo.experiments.save(name=name, force=True)
+            revision = repo.experiments.save(name=name, force=True)
         except (DvcException, GitError) as error:  # git's: no name and address to commit with, say
             return Kept(None, f"Not kept as an experiment: {error}")
-    return Kept(name, f"Kept as experiment {name}: `dvc exp show` compares, `dvc exp apply {name}` brings it back.")
+    note = f"Kept as experiment {name}: `dvc exp show` compares, `dvc exp apply {name}` brings it back."
+    return Kept(name, note, revision)
 
 
 def save_what_repro_left() -> Kept | None:
     """Keep the results of a `dvc repro` that no experiment has, before a flow's take their place."""
-    lock = Path("dvc.lock")
-    if not lock.exists() or is_kept(lock):
+    if not LOCK.exists() or is_kept(LOCK):
         return None
     with repository() as repo:
         finished = all(entries == [ALWAYS] for entries in repo.status().values())
-    return save_experiment(f"repro-{sha256(lock)[:7]}") if finished else None
+    return save_experiment(f"repro-{sha256(LOCK)[:7]}") if finished else None
 
 
 def is_kept(path: Path) -> bool:
     """Whether git has a file just as it is: in the last commit, or in an experiment that hangs on it."""
+    return revision_with(path) is not None
+
+
+def revision_with(path: Path) -> str | None:
+    """Find a revision that has a file just as it is: the last commit, or an experiment that hangs on it."""
     with repository() as repo:
         if not has_commits(Path(repo.root_dir)):
-            return False
+            return None
         experiments = [revision for found in repo.experiments.ls().values() for _, revision in found]
-        return any(_in_git(repo, revision, path) == path.read_bytes() for revision in ["HEAD", *experiments])
+        having = (rev for rev in ["HEAD", *experiments] if _in_git(repo, rev, path) == path.read_bytes())
+        return next(having, None)
 
 
 def committed(path: Path) -> bytes | None:
@@ -142,6 +177,33 @@ def _in_git(repo: Repo, revision: str, path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     return content
+
+
+def tag(name: str, revision: str | None, message: str) -> str | None:
+    """Tag a revision, by default the last commit; returns the tag, or nothing where there is no git to hold it."""
+    with repository() as repo:
+        if not has_commits(Path(repo.root_dir)):
+            return None
+        try:
+            if repo.scm.get_tag(name) is None:
+                repo.scm.tag(name, target=revision, annotated=True, message=message)
+        except GitError as error:  # no name and address to tag with, say
+            log.warning("%s is not tagged: %s", name, error)
+            return None
+    return name
+
+
+def push() -> None:
+    """Send all data of the workspace to the default remote.
+
+    Raises:
+        RootstockError: there is none, or it does not take them.
+    """
+    with repository() as repo:
+        try:
+            repo.push()
+        except DvcException as error:
+            raise RootstockError(f"The data cannot be pushed: {error}") from error
 
 
 def has_commits(root: Path) -> bool:

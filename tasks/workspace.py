@@ -24,6 +24,7 @@ HEAD = DATA / "head"
 FINETUNED = DATA / "finetuned"
 MODEL = DATA / "model"
 REPORT = DATA / "report"
+TO_LABEL = REPORT / "to_label.csv"  # of this machine, too: the inbox is not under version control
 
 LOCAL = Path(".rootstock")  # of this machine: neither git nor DVC sees it
 CHECKPOINT = LOCAL / "finetune.pt"
@@ -42,7 +43,7 @@ def read_params() -> Params:
         ParamsError: it is at fault, or lacks what dvc.yaml names: DVC could not record the run.
     """
     params = params_file.load(PARAMS)
-    for section in Params.model_fields:
+    for section in set(Params.model_fields) - {"retrain"}:
         if section not in params.model_fields_set:
             raise ParamsError(f"{PARAMS}: {section} is missing, and DVC records it; see docs/params.md.")
     for key, value in params.finetune.recipe().items():

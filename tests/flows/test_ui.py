@@ -72,9 +72,9 @@ def committed_params(request) -> Iterator[None]:
 
 
 def test_it_deploys_what_prefect_yaml_names_with_forms_limits_and_workers(ui):
-    deployments = {found["name"]: found for found in ui.api.ask("deployments/filter", {})}
-    assert set(deployments) == {"cpu", "gpu"}
-    pipeline = deployments["cpu"]
+    deployments = {found["entrypoint"].partition(":")[2]: found for found in ui.api.ask("deployments/filter", {})}
+    assert set(deployments) == {"pipeline", "retrain", "rollback", "fine_tune"}
+    pipeline = deployments["pipeline"]
     assert pipeline["global_concurrency_limit"]["limit"] == 1
     assert pipeline["concurrency_options"]["collision_strategy"] == "ENQUEUE"
     for found in deployments.values():
@@ -208,7 +208,7 @@ def test_the_form_follows_params_yaml(ui):
     ui.workspace.set(extract={"batch_size": 17})
 
     def default() -> int:
-        [found] = [found for found in ui.api.ask("deployments/filter", {}) if found["name"] == "cpu"]
+        found = ui.api.ask("deployments/name/pipeline/cpu")
         return found["parameter_openapi_schema"]["properties"]["extract"]["default"]["batch_size"]
 
     until(lambda: default() == 17, "the new default")

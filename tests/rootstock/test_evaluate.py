@@ -162,6 +162,7 @@ def test_the_winner_is_validations_even_where_the_test_split_would_choose_the_ot
     test = manifest["split"] == "test"
     manifest.loc[test, "class_index"] = (manifest.loc[test, "class_index"] + 1) % 3
     manifest.loc[test, "label"] = [CLASSES[index] for index in manifest.loc[test, "class_index"]]
+    shutil.rmtree(tmp_path / "dataset/manifest.parquet")
     manifest.to_parquet(tmp_path / "dataset/manifest.parquet")
     other = run(dataclasses.replace(inputs, dataset=tmp_path / "dataset"), tmp_path)
     assert other.scores["winner"] == done.scores["winner"]

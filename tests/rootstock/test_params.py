@@ -14,7 +14,7 @@ from rootstock.params import Params, Section
 from rootstock.params_file import load, save, section_in
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
-SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate"
+SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate, retrain"
 STAGE = "unfreeze: all, epochs: 1, lr: 0.1"
 
 

@@ -1,0 +1,28 @@
+"""A workspace apart, so that what a benchmark does leaves the user's own alone."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tasks import versions
+
+FILES = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "data/.gitignore",
+         "data/report/.gitignore", "dvc.yaml", "params.yaml", "pyproject.toml")  # fmt: skip
+
+
+def copy_project(root: Path) -> None:
+    """Copy the project, without data, into a git repository of its own (where there is git), made anew."""
+    shutil.rmtree(root, ignore_errors=True)
+    for name in FILES:
+        source, target = Path(name), root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    if shutil.which("git"):
+        who = (("user.name", "Rootstock"), ("user.email", "benchmark@example.invalid"))
+        settings = [["config", key, value] for key, value in who]
+        for command in (["init", "-q"], *settings, ["add", "."], ["commit", "-qm", "Start"]):
+            subprocess.run(["git", *command], cwd=root, check=True)
+    versions.prepare(root)

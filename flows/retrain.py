@@ -1,0 +1,168 @@
+"""What has arrived in the inbox in; a better champion out, or the old one and the reason.
+
+    inbox ──> ingest ──> extract ──> train_head ──> fine_tune ──> evaluate ──> compare ──> promote
+      └─> drift                      (a challenger)                              └───────> put back
+
+    python -m flows.retrain    # here, now; deployed, a schedule, an event or a person starts it
+
+Only new images are extracted. A challenger that is not better is kept as an experiment; the champion stays, with its
+data version, and what was delivered stays out of the data set.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow, get_run_logger, task
+from prefect.client.schemas.objects import State
+from prefect.events import emit_event
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from flows import form
+from flows.pipeline import chain
+from rootstock import inbox, params as parameters
+from rootstock.errors import RootstockError
+from rootstock.inbox import Delivery
+from rootstock.params import Params
+from tasks import artifacts, champion, given, stopping, versions, workspace
+from tasks.champion import Arrived
+from tasks.ingest import ingest, ingest_with
+from tasks.orchestration import failed
+
+if TYPE_CHECKING:  # torch and scikit-learn: only for who has something to compare
+    from rootstock.challenge import Decision
+    from rootstock.drift import Drift
+
+NOTHING_NEW, WAITING, PROMOTED, REJECTED = "Nothing new", "Waiting", "Promoted", "Rejected"
+compare = task(name="compare", task_run_name="compare")(champion.compare)
+promote = task(name="promote", task_run_name="promote")(champion.promote)
+put_back = task(name="put back", task_run_name="put back")(champion.put_back)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a retraining ended: the name of its state, why, how far unlabelled images have drifted, the figures."""
+
+    name: str
+    message: str
+    drifts: "tuple[Drift, ...]" = ()
+    figures: str = ""
+
+
+@flow(name="retrain")
+def retrain(retrain: parameters.Retrain = form.DEFAULTS.retrain) -> State[Ended]:
+    """Take in what has arrived, train a challenger on it, and promote that only where it is truly better.
+
+    Args:
+        retrain: Where images arrive, and when a challenger takes the champion's place.
+    """
+    log = get_run_logger()
+    try:
+        with workspace.writing(queue=log.info), stopping.when_cancelled():
+            versions.save_what_repro_left()
+            params = workspace.read_params().model_copy(update={"retrain": retrain})
+            for change in given.put_into_params_file(params):
+                log.info("%s: %s", workspace.PARAMS, change)
+            ended = challenged(params)
+    except RootstockError as error:
+        return failed(error)
+    return Completed(name=ended.name, message=ended.message, data=ended)
+
+
+def challenged(params: Params) -> Ended:
+    """Go from the inbox to a decision."""
+    champion.check()
+    delivery = look(params.retrain)
+    drifts = drifted(delivery, params)
+    if not champion.is_aside():  # else a killed run left it there, and this one goes on
+        if not delivery.labelled.items:
+            return Ended(NOTHING_NEW, "The inbox holds no labelled images.", drifts)
+        if champion.was_rejected(delivery):
+            return Ended(NOTHING_NEW, "Nothing has arrived since the last delivery was rejected.", drifts)
+    champion.set_aside()
+    came, refusal = take_in(delivery, params)
+    if refusal:
+        return settle(champion.refuse(refusal), came, delivery, params, drifts)
+    if came.images < params.retrain.min_new:
+        champion.undo()
+        if not came.images:
+            return Ended(NOTHING_NEW, "All images in the inbox have been taken in before.", drifts)
+        fewer = f"fewer than retrain.min_new ({params.retrain.min_new}): they wait for more."
+        return Ended(WAITING, f"{came.say()}, {fewer}", drifts)
+    verdict = chain(params)
+    get_run_logger().info("The challenger: %s", verdict.said)
+    return settle(compare.submit(params, came.new_domains).result(), came, delivery, params, drifts)
+
+
+def look(settings: parameters.Retrain) -> Delivery:
+    """List what lies in the inbox and is not being written any more."""
+    delivery = inbox.look(settings.inbox, settings.settle_seconds)
+    counts = f"{len(delivery.labelled.items)} files in classes, {len(delivery.unlabelled.items)} unlabelled"
+    get_run_logger().info("%s: %s, %d still being written", settings.inbox, counts, delivery.unsettled)
+    return delivery
+
+
+def drifted(delivery: Delivery, params: Params) -> "tuple[Drift, ...]":
+    """Compare unlabelled images with those that the champion was trained on, and list them for labelling."""
+    if not delivery.unlabelled.items:
+        return ()
+    drifts = champion.score_drift(delivery.unlabelled, params)
+    for drift in drifts:
+        get_run_logger().info("%s", drift.say())
+    artifacts.show_drift(drifts)
+    if found := [drift for drift in drifts if drift.drifted]:
+        said = " ".join(drift.say() for drift in found)
+        tell("rootstock.drift.found", said, domains=[drift.domain for drift in found])
+    return tuple(drifts)
+
+
+def take_in(delivery: Delivery, params: Params) -> tuple[Arrived, str]:
+    """Pack what is new; says what arrived and, if the delivery cannot be used, why."""
+    try:
+        ingest_with(delivery.labelled).submit(params).result()
+    except RootstockError as error:
+        ingest.submit(params).result()  # it raises, too, where the delivery is not at fault
+        return Arrived(), f"The delivery cannot be taken in: {error}"
+    came = champion.arrived()
+    share = came.unusable / max(came.unusable + came.images, 1)
+    if share > params.retrain.max_rejected:
+        limit = f"retrain.max_rejected is {params.retrain.max_rejected:.0%}"
+        return came, f"{share:.0%} of the new files cannot be used, and {limit}: {', '.join(came.examples)}."
+    return came, ""
+
+
+def settle(
+    decision: "Decision", came: Arrived, delivery: Delivery, params: Params, drifts: "tuple[Drift, ...]"
+) -> Ended:
+    """Do what was decided, tell whoever wants to know, and tidy the inbox."""
+    taken = champion.taken(delivery)
+    act = promote if decision.promote else put_back
+    kept = act.submit(decision, came, flow_run.name, params.retrain).result()
+    artifacts.show_decision(decision, came.say(), kept.note)
+    tell(f"rootstock.champion.{'promoted' if decision.promote else 'kept'}", decision.reason, version=kept.version)
+    champion.tidy(delivery, taken, decision, params.retrain)
+    name = PROMOTED if decision.promote else REJECTED
+    return Ended(name, f"{decision.reason} {kept.note}", drifts, champion.figures(decision))
+
+
+def tell(event: str, reason: str, **more: Any) -> None:  # noqa: ANN401
+    """Emit an event that automations react to (automations.yaml)."""
+    resource = {"prefect.resource.id": "rootstock.champion", "prefect.resource.name": "champion"}
+    emit_event(event, resource, payload={"reason": reason, "run": flow_run.name, **more})
+
+
+def main() -> None:
+    """Run with params.yaml; an error is one message, and exit status 1."""
+    try:
+        params = workspace.read_params()
+        versions.prepare()
+        ended: Any = retrain(params.retrain)
+    except RootstockError as error:
+        sys.exit(f"retrain: {error}")
+    print("\n".join(filter(None, ["", *(drift.say() for drift in ended.drifts), ended.figures])))
+    print(f"{ended.name}: {ended.message}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""An earlier champion back in its place, with its data version and its parameters.
+
+python -m flows.rollback               # the one before the present one
+python -m flows.rollback --version 2
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from rootstock.errors import RootstockError
+from tasks import artifacts, champion, stopping, versions, workspace
+from tasks.orchestration import failed
+from tasks.rollback import bring_back as to_bring_back
+
+bring_back = task(name="bring back", task_run_name="bring back")(to_bring_back)
+
+
+@dataclass(frozen=True)
+class BroughtBack:
+    """Which champion is in place, and what is different now."""
+
+    version: int
+    changed: tuple[str, ...]
+
+    @property
+    def said(self) -> str:
+        """Say it in words."""
+        changed = "; ".join(self.changed) or "nothing else changed"
+        return f"Champion v{self.version} is back. {changed[0].upper()}{changed[1:]}"
+
+
+@flow(name="rollback")
+def rollback(version: int | None = None) -> State[BroughtBack]:
+    """Bring an earlier champion back, with its data version and its parameters.
+
+    Args:
+        version: Of the champion, as its tag says (champion@v2: 2); empty is the one before the present one.
+    """
+    log = get_run_logger()
+    try:
+        with workspace.writing(queue=log.info), stopping.when_cancelled():
+            versions.save_what_repro_left()
+            back = BroughtBack(*bring_back.submit(version).result())
+            champion.leave_alone(workspace.read_params().retrain)
+            kept = versions.save_experiment(flow_run.name)
+    except RootstockError as error:
+        return failed(error)
+    artifacts.show_rollback(back.version, back.changed)
+    log.info("%s. %s", back.said, kept.note)
+    return Completed(message=back.said, data=back)
+
+
+def main() -> None:
+    """Bring one back; an error is one message, and exit status 1."""
+    parser = argparse.ArgumentParser(description="Bring an earlier champion back.")
+    parser.add_argument("--version", type=int, help="as its tag says (champion@v2: 2); the one before, if left out")
+    try:
+        versions.prepare()
+        back: Any = rollback(parser.parse_args().version)
+    except RootstockError as error:
+        sys.exit(f"rollback: {error}")
+    print(f"\nChampion v{back.version} is back.")
+    print("\n".join(back.changed))
+
+
+if __name__ == "__main__":
+    main()

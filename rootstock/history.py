@@ -1,0 +1,82 @@
+"""Who was champion when, and why: history.parquet, in the model's folder.
+
+A row a decision, in order. A champion's row has its version, and the dvc.lock and params.yaml that bring it back.
+DVC empties the folder before it evaluates again, and may restore it as it once was, so a copy is kept elsewhere:
+a history only ever grows, and of two the longer one is the later.
+"""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rootstock.files import replacing
+
+HISTORY = "history.parquet"
+SCHEMA = pa.schema(
+    [
+        ("decision", pa.string()),
+        ("version", pa.int32()),
+        ("reason", pa.string()),
+        ("images", pa.int64()),
+        ("new_images", pa.int64()),
+        ("new_domains", pa.list_(pa.string())),
+        ("comparison", pa.string()),
+        ("model", pa.string()),
+        ("lock", pa.string()),
+        ("params", pa.string()),
+    ]
+)
+FIRST, PROMOTED, REJECTED, BROUGHT_BACK = "first", "promoted", "rejected", "brought back"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A decision.
+
+    `version` is that of the champion that the decision left in place; `comparison` holds the figures as JSON (see
+    challenge.Line). Of new champions alone: `model`, a digest, and the texts of dvc.lock and params.yaml.
+    """
+
+    decision: str
+    version: int
+    reason: str
+    images: int
+    new_images: int = 0
+    new_domains: tuple[str, ...] = ()
+    comparison: str = "[]"
+    model: str = ""
+    lock: str = ""
+    params: str = ""
+
+
+def read(*folders: Path) -> list[Row]:
+    """Read a history, the longest where there are several; none where there is none."""
+    path = max((folder / HISTORY for folder in folders), key=_length)
+    rows = pq.read_table(path).to_pylist() if path.exists() else []
+    return [Row(**{**row, "new_domains": tuple(row["new_domains"])}) for row in rows]
+
+
+def write(folder: Path, rows: list[Row]) -> None:
+    """Replace a history."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA)
+    with replacing(folder / HISTORY) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def keep(source: Path, target: Path) -> None:
+    """Copy a history to where a shorter one is, or none."""
+    if _length(source / HISTORY) > _length(target / HISTORY):
+        with replacing(target / HISTORY) as temporary:
+            shutil.copy(source / HISTORY, temporary)
+
+
+def _length(path: Path) -> int:
+    return pq.read_metadata(path).num_rows if path.exists() else 0
+
+
+def versions(rows: list[Row]) -> dict[int, Row]:
+    """Give each champion's own row, by version."""
+    return {row.version: row for row in rows if row.lock}

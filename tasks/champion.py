@@ -1,0 +1,254 @@
+"""The champion while a challenger is trained in its place: set aside, compared with, replaced or put back.
+
+The champion is the model in data/model, with the data version that dvc.lock names; a decision is a row of its history
+(rootstock/history.py). A retraining that is killed leaves the champion aside, and the next one goes on against it.
+"""
+
+import logging
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rootstock import dataset, history, inbox
+from rootstock.errors import RootstockError
+from rootstock.files import digest, replacing_folder, write
+from rootstock.history import Row
+from rootstock.inbox import Delivery
+from rootstock.intake import Reason
+from rootstock.params import Params, Retrain
+from rootstock.sources import Source
+from tasks import versions
+from tasks.versions import LOCK
+from tasks.workspace import BACKBONE, DATASET, FEATURES, IMAGES, LOCAL, MODEL, PARAMS, REPORT, TO_LABEL
+
+if TYPE_CHECKING:  # torch and scikit-learn: only for who has something to compare
+    from rootstock.challenge import Decision
+    from rootstock.drift import Drift
+
+log = logging.getLogger(__name__)
+ASIDE = LOCAL / "champion"
+REJECTED = LOCAL / "inbox.rejected"  # what lay in the inbox when it was rejected: not to be tried again as it is
+PREDICTIONS = "predictions.parquet"
+DUPLICATE = Reason.DUPLICATE.value  # says nothing against a file
+NAMED = 3  # files that a refusal names
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What a delivery brought: new images, the domains that the champion was not trained on, files of no use."""
+
+    images: int = 0
+    domains: dict[str, int] = field(default_factory=dict)
+    new_domains: tuple[str, ...] = ()
+    unusable: int = 0
+    examples: tuple[str, ...] = ()
+
+    def say(self) -> str:
+        """Say it in words."""
+        named = ", ".join(f"{count} of {domain}" for domain, count in self.domains.items())
+        return f"{self.images} new images ({named})" if self.images else "No new images"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a decision led to: the champion's version, and how the challenger is kept."""
+
+    version: int
+    note: str
+
+
+def check() -> None:
+    """Check that there is a champion.
+
+    Raises:
+        RootstockError: there is no model yet.
+    """
+    if not is_aside() and not (LOCK.exists() and (MODEL / "model.json").exists()):
+        raise RootstockError(f"There is no champion yet: {MODEL} holds no model. Run the pipeline once.")
+
+
+def is_aside() -> bool:
+    """Whether a retraining is under way, or was when it was killed."""
+    return ASIDE.exists()
+
+
+def set_aside() -> None:
+    """Keep the champion and its data version apart while a challenger is made; one that is aside already stays."""
+    if is_aside():
+        return
+    rows = history.read(MODEL, LOCAL)
+    model = _digest()
+    if not rows or model != history.versions(rows)[rows[-1].version].model:
+        reason = "Made by a pipeline run, without a contest." if rows else "The first one."
+        version = max(history.versions(rows), default=0) + 1
+        rows.append(_row(history.FIRST, version, reason))
+        versions.tag(tag_of(version), versions.revision_with(LOCK), reason)
+    with replacing_folder(ASIDE) as temporary:
+        shutil.copytree(MODEL, temporary / MODEL.name)
+        history.write(temporary / MODEL.name, rows)
+        shutil.copytree(DATASET, temporary / DATASET.name)
+        for path in (REPORT / PREDICTIONS, LOCK):
+            shutil.copy(path, temporary)
+
+
+def _digest() -> str:
+    """Name a model by all of its files but the history."""
+    return digest(path for path in sorted(MODEL.iterdir()) if path.name != history.HISTORY)
+
+
+def _row(decision: str, version: int, reason: str, arrived: Arrived | None = None, comparison: str = "[]") -> Row:
+    return Row(
+        decision=decision,
+        version=version,
+        reason=reason,
+        images=len(dataset.load_manifest(DATASET)),
+        new_images=arrived.images if arrived else 0,
+        new_domains=arrived.new_domains if arrived else (),
+        comparison=comparison,
+        model=_digest(),
+        lock=LOCK.read_text(),
+        params=PARAMS.read_text(),
+    )
+
+
+def record(rows: list[Row]) -> None:
+    """Write the history, and have DVC know."""
+    for folder in (MODEL, LOCAL):
+        history.write(folder, rows)
+    versions.record_output("evaluate", MODEL)
+
+
+def tag_of(version: int) -> str:
+    """Name a champion's git tag, as GTO does."""
+    return f"champion@v{version}"
+
+
+def arrived() -> Arrived:
+    """Compare the data set with the champion's."""
+    before, now = dataset.load_manifest(ASIDE / DATASET.name), dataset.load_manifest(DATASET)
+    new = now[~now["image_id"].isin(before["image_id"])]
+    counts = {str(domain): int(count) for domain, count in sorted(Counter(new["domain"]).items())}
+    known = set(before.loc[before["split"] == "train", "domain"])
+    bad = {path: reason for path, reason in _unusable(DATASET).items() if path not in _unusable(ASIDE / DATASET.name)}
+    examples = tuple(f"{path}: {reason}" for path, reason in sorted(bad.items())[:NAMED])
+    return Arrived(len(new), counts, tuple(domain for domain in counts if domain not in known), len(bad), examples)
+
+
+def _unusable(folder: Path) -> dict[str, str]:
+    rejected = dataset.load_rejected(folder)
+    rows = rejected[(rejected["source"] == inbox.SPEC.title()) & (rejected["reason"] != DUPLICATE)]
+    return dict(zip(rows["path"], rows["reason"], strict=True))
+
+
+def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
+    """Ask champion and challenger about the same test images, and decide."""
+    from rootstock import challenge
+
+    champion = ASIDE / MODEL.name
+    table = challenge.answers(champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, MODEL)
+    return challenge.decide(table, new_domains, params.retrain, resamples=params.evaluate.resamples, seed=params.seed)
+
+
+def refuse(reason: str) -> "Decision":
+    """Decide without a challenger."""
+    from rootstock.challenge import Decision
+
+    return Decision(promote=False, reason=reason)
+
+
+def figures(decision: "Decision") -> str:
+    """Tabulate both models' accuracy on every domain."""
+    from rootstock import challenge
+
+    return challenge.table(decision.lines) if decision.lines else ""
+
+
+def promote(decision: "Decision", came: Arrived, run: str, settings: Retrain) -> Settled:
+    """Let the challenger be the champion: a version of its own, tagged, committed and pushed as the settings say."""
+    rows = history.read(ASIDE / MODEL.name)
+    version = max(history.versions(rows)) + 1
+    row = _row(history.PROMOTED, version, decision.reason, came, decision.to_json())
+    record([*rows, row])
+    kept = versions.save_experiment(run)
+    revision = _commit(f"{tag_of(version)}: {decision.reason}") if settings.git != "none" else kept.revision
+    tag = versions.tag(tag_of(version), revision, decision.reason)
+    shutil.rmtree(ASIDE)
+    REJECTED.unlink(missing_ok=True)
+    if settings.git == "push":
+        versions.push()
+        _git("push", "--quiet", "origin", "HEAD", tag_of(version))
+    return Settled(version, f"It is champion v{version}{', tagged ' + tag if tag else ''}. {kept.note}")
+
+
+def put_back(decision: "Decision", came: Arrived, run: str, settings: Retrain) -> Settled:
+    """Keep the challenger as an experiment, and bring back the champion with its data version."""
+    kept = versions.save_experiment(run)
+    rows = history.read(ASIDE / MODEL.name)
+    version, images = rows[-1].version, len(dataset.load_manifest(DATASET))
+    row = Row(history.REJECTED, version, decision.reason, images, came.images, came.new_domains, decision.to_json())
+    undo([*rows, row])
+    return Settled(version, f"v{version} stays champion. {kept.note}")
+
+
+def undo(rows: list[Row] | None = None) -> None:
+    """Bring back the champion with its data version, and with a longer history if something was decided."""
+    versions.bring_back((ASIDE / LOCK.name).read_text())
+    if rows:
+        record(rows)
+    shutil.rmtree(ASIDE)
+
+
+def was_rejected(delivery: Delivery) -> bool:
+    """Whether just this delivery was rejected before."""
+    return REJECTED.exists() and REJECTED.read_text() == delivery.signature()
+
+
+def leave_alone(settings: Retrain) -> None:
+    """Have what lies in the inbox wait for something new: a person has decided against the champion it made."""
+    try:
+        write(REJECTED, inbox.look(settings.inbox, 0).signature())
+    except RootstockError as error:
+        log.warning("%s", error)
+
+
+def taken(delivery: Delivery) -> set[str]:
+    """Name the files of a delivery whose images the data set has, from there or from elsewhere."""
+    return {item.path for item in delivery.labelled.items} - _unusable(DATASET).keys()
+
+
+def tidy(delivery: Delivery, taken: set[str], decision: "Decision", settings: Retrain) -> None:
+    """Do with delivered files what the settings say; what was rejected is never deleted."""
+    paths = {item.path for item in delivery.labelled.items}
+    if not decision.promote:
+        taken = set()
+        write(REJECTED, delivery.signature())
+    match settings.after:
+        case "archive":
+            inbox.put_away(delivery, sorted(taken), inbox.TAKEN)
+        case "delete":
+            inbox.delete(delivery, sorted(taken))
+    if settings.after != "keep":
+        inbox.put_away(delivery, sorted(paths - taken), inbox.REJECTED)
+
+
+def score_drift(unlabelled: Source, params: Params) -> "list[Drift]":
+    """Compare unlabelled images with those the champion was trained on, and list them for labelling."""
+    from rootstock import drift  # torch: only when there are any
+
+    return drift.score(unlabelled, BACKBONE, FEATURES, DATASET, MODEL, params, TO_LABEL)
+
+
+def _commit(message: str) -> str:
+    """Commit dvc.lock and params.yaml, and nothing else that may be staged."""
+    _git("add", "--", str(LOCK), str(PARAMS))
+    _git("commit", "--quiet", "--message", message, "--", str(LOCK), str(PARAMS))
+    return "HEAD"
+
+
+def _git(*arguments: str) -> None:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RootstockError(f"git {arguments[0]}: {(done.stderr or done.stdout).strip()}")
