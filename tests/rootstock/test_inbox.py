@@ -1,0 +1,211 @@
+"""The inbox: what counts as delivered, what is left for the next time, where files go, and what stays taken in."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+import pytest
+
+from rootstock import dataset, inbox, params
+from rootstock.errors import SourceError
+from rootstock.ingest import ingest
+from rootstock.intake import Reason
+from rootstock.shards import Reader
+from tests.images import picture, put
+
+
+def look(folder: Path | str) -> inbox.Delivery:
+    return inbox.look(str(folder), 0)
+
+
+def items(files) -> dict[str, tuple[str, str]]:
+    return {item.path: (item.domain, item.label) for item in files.items}
+
+
+@pytest.fixture
+def memory():
+    """An empty store that is no folder of this machine."""
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    yield store
+    store.store.clear()
+
+
+def test_a_delivery_is_domain_class_image(tmp_path):
+    for name in ("shed/ant/1.png", "shed/ant/deep/2.png", "barn/bee/3.png", "shed/_unlabelled/4.png"):
+        put(tmp_path / name, len(name))
+    for name in ("README.md", ".DS_Store", "_taken/shed/ant/0.png", "_rejected/shed/ant/0.png", "shed/ant/.hidden.png"):
+        put(tmp_path / name, b"no delivery")
+    delivery = look(tmp_path)
+    assert items(delivery.labelled) == {
+        "barn/bee/3.png": ("barn", "bee"), "shed/ant/1.png": ("shed", "ant"), "shed/ant/deep/2.png": ("shed", "ant"),
+    }  # fmt: skip
+    assert items(delivery.unlabelled) == {"shed/_unlabelled/4.png": ("shed", "_unlabelled")}
+    assert delivery.unsettled == 0
+
+
+def test_files_without_a_class_are_delivered_and_will_be_rejected(tmp_path):
+    for name in ("alone.png", "shed/1.png", "shed/_odd/2.png"):
+        put(tmp_path / name, 1)
+    put(tmp_path / "shed" / "ant" / "notes.txt", b"text")
+    problems = {item.path: item.problem for item in look(tmp_path).labelled.items}
+    assert problems == {
+        "alone.png": Reason.NO_LABEL, "shed/1.png": Reason.NO_LABEL, "shed/_odd/2.png": Reason.NO_LABEL,
+        "shed/ant/notes.txt": Reason.NOT_AN_IMAGE,
+    }  # fmt: skip
+
+
+def test_an_inbox_that_is_not_there_is_empty_and_one_that_is_a_file_is_an_error(tmp_path):
+    assert items(look(tmp_path / "nowhere").labelled) == {}
+    put(tmp_path / "file", b"x")
+    with pytest.raises(SourceError, match="is a file; expected a folder with a sub-folder a domain"):
+        look(tmp_path / "file")
+    with pytest.raises(SourceError, match=r"retrain\.inbox: nonsense://x cannot be reached"):
+        look("nonsense://x")
+
+
+def test_a_file_that_grows_between_two_looks_is_left_for_the_next_time(tmp_path, monkeypatch):
+    put(tmp_path / "shed" / "ant" / "whole.png", 1)
+    growing = put(tmp_path / "shed" / "ant" / "growing.png", b"half")
+    late = tmp_path / "shed" / "ant" / "late.png"
+
+    def meanwhile(seconds: float) -> None:
+        assert seconds == 7
+        growing.write_bytes(b"half and more")
+        put(late, 2)
+
+    monkeypatch.setattr("rootstock.inbox.time.sleep", meanwhile)
+    delivery = inbox.look(str(tmp_path), 7)
+    assert list(items(delivery.labelled)) == ["shed/ant/whole.png"]
+    assert delivery.unsettled == 2
+
+
+def test_another_listing_has_another_signature(tmp_path):
+    put(tmp_path / "shed" / "ant" / "1.png", 1)
+    one = look(tmp_path).signature()
+    assert look(tmp_path).signature() == one
+    put(tmp_path / "shed" / "_unlabelled" / "2.png", 2)
+    assert look(tmp_path).signature() == one  # labels make a delivery
+    put(tmp_path / "shed" / "ant" / "2.png", 2)
+    assert look(tmp_path).signature() != one
+
+
+def test_files_are_put_away_or_deleted_but_none_that_was_replaced_since(tmp_path):
+    for name in ("a", "b", "c"):
+        put(tmp_path / "shed" / "ant" / f"{name}[1].png", ord(name))
+    put(tmp_path / "_taken" / "shed" / "ant" / "a[1].png", b"an earlier delivery's")
+    delivery = look(tmp_path)
+    put(tmp_path / "shed" / "ant" / "c[1].png", b"replaced")
+    inbox.put_away(delivery, ["shed/ant/a[1].png", "shed/ant/c[1].png"], inbox.TAKEN)
+    inbox.delete(delivery, ["shed/ant/b[1].png"])
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
+    assert left == ["_taken/shed/ant/a[1]-2.png", "_taken/shed/ant/a[1].png", "shed/ant/c[1].png"]
+
+
+def test_a_store_that_is_no_folder_serves_as_well(memory, tmp_path):
+    path = put(tmp_path / "x.png", 1)
+    memory.pipe("/bucket/inbox/shed/ant/1.png", path.read_bytes())
+    memory.pipe("/bucket/inbox/shed/_unlabelled/2.png", path.read_bytes())
+    delivery = look("memory://bucket/inbox")
+    assert items(delivery.labelled) == {"shed/ant/1.png": ("shed", "ant")}
+    [(_, load)] = delivery.labelled.read({"shed/ant/1.png"})
+    assert load() == path.read_bytes()
+    inbox.put_away(delivery, ["shed/ant/1.png"], inbox.TAKEN)
+    assert memory.find("/bucket/inbox") == [
+        "/bucket/inbox/_taken/shed/ant/1.png", "/bucket/inbox/shed/_unlabelled/2.png"
+    ]  # fmt: skip
+
+
+# What is taken in stays
+
+
+class Taking:
+    """A data set that a folder and an inbox feed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.inbox, self.photos = root, root / "inbox", root / "photos"
+        for number in range(12):
+            put(self.photos / ("ant" if number % 2 else "bee") / f"{number}.png", picture(number))
+
+    def take(self, *, deliver: bool = True) -> pd.DataFrame:
+        settings = params.Ingest(sources=(params.Source(path=str(self.photos), domain="garden"),))
+        delivery = look(self.inbox).labelled if deliver else None
+        ingest(settings, 0, self.root / "images", self.root / "dataset", self.root / "scratch", delivery)
+        return dataset.load_manifest(self.root / "dataset")
+
+    def files(self) -> dict[str, bytes]:
+        made = [path for name in ("images", "dataset") for path in (self.root / name).rglob("*") if path.is_file()]
+        return {str(path.relative_to(self.root)): path.read_bytes() for path in made}
+
+    def deliver(self, label: str, *numbers: int) -> None:
+        for number in numbers:
+            put(self.inbox / "shed" / label / f"{number}.png", picture(number))
+
+    def check(self, manifest: pd.DataFrame) -> None:
+        with Reader(self.root / "images") as reader:
+            for row in manifest.itertuples():
+                assert hashlib.sha256(reader.read(row.shard, row.offset, row.size)).hexdigest() == row.image_id
+
+
+@pytest.fixture
+def taking(tmp_path) -> Taking:
+    return Taking(tmp_path)
+
+
+def test_delivered_images_are_packed_into_new_shards_and_keep_their_domain(taking):
+    taking.take()
+    before = taking.files()
+    taking.deliver("ant", *range(100, 106))
+    manifest = taking.take()
+    assert manifest["domain"].value_counts().to_dict() == {"garden": 12, "shed": 6}
+    now = taking.files()
+    kept = {name: data for name, data in before.items() if name.endswith((".tar", ".parquet")) and "/0000" in name}
+    assert len(kept) == 3
+    assert {name: now[name] for name in kept} == kept
+    taking.check(manifest)
+
+
+def test_they_stay_when_they_leave_the_inbox_and_without_a_look_into_it_not_a_byte_changes(taking):
+    taking.deliver("ant", *range(100, 106))
+    taking.take()
+    before = taking.files()
+    taking.take()
+    assert taking.files() == before
+    taking.take(deliver=False)
+    assert taking.files() == before
+    shutil.rmtree(taking.inbox)
+    manifest = taking.take()
+    assert (manifest["domain"] == "shed").sum() == 6
+    assert (taking.photos / "ant" / "1.png").exists()
+    (taking.photos / "ant" / "1.png").unlink()
+    assert len(taking.take()) == 17  # a folder's image leaves with its file
+
+
+def test_an_image_that_is_delivered_again_under_another_label_takes_that(taking):
+    taking.deliver("ant", *range(100, 106))
+    taking.take()
+    shutil.rmtree(taking.inbox)
+    taking.deliver("bee", 100, 101)
+    manifest = taking.take()
+    assert manifest.loc[manifest["domain"] == "shed", "label"].value_counts().to_dict() == {"ant": 4, "bee": 2}
+    assert len({row.shard for row in manifest.itertuples()}) == 2  # nothing was packed again
+
+
+def test_after_a_delivery_was_put_back_the_next_one_is_taken_in_whole(taking):
+    taking.take()
+    for name in ("images", "dataset"):
+        shutil.copytree(taking.root / name, taking.root / "before" / name)
+    taking.deliver("ant", *range(100, 106))
+    taking.take()
+    for name in ("images", "dataset"):  # as DVC checks out the earlier version; the scan cache knows nothing of it
+        shutil.rmtree(taking.root / name)
+        shutil.copytree(taking.root / "before" / name, taking.root / name)
+    shutil.rmtree(taking.inbox)
+    taking.deliver("bee", *range(103, 112))
+    manifest = taking.take()
+    assert manifest.loc[manifest["domain"] == "shed", "label"].tolist() == ["bee"] * 9
+    taking.check(manifest)
+    ledger = dataset.load(taking.root / "dataset").ledger
+    assert len(ledger) == len(manifest) == 21
