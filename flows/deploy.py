@@ -2,7 +2,8 @@
 
     PREFECT_API_URL=http://server:4200/api python -m flows.deploy
 
-Done again, it brings up to date what is there; a work pool that is there, of whatever type, is left alone.
+Done again, it brings up to date what is there; a work pool that is there, of whatever type, is left alone. With
+ROOTSTOCK_WEBHOOK set, notifications are posted to that address.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.events.schemas.automations import AutomationCore
@@ -20,6 +22,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
+from pydantic import SecretStr
 from ruamel.yaml import YAML
 
 from rootstock.errors import RootstockError
@@ -27,6 +30,9 @@ from tasks import workspace
 
 DEPLOYMENTS = Path("prefect.yaml")
 AUTOMATIONS = Path("automations.yaml")
+WEBHOOK = "ROOTSTOCK_WEBHOOK"  # environment variable: where notifications are posted to, as {"text": ...}
+BLOCK = "rootstock-notifications"
+NOWHERE = "https://set-me.invalid/"  # the address of the block until somebody gives it one
 
 
 def deploy() -> None:
@@ -47,8 +53,9 @@ def deploy() -> None:
     if done.returncode:
         raise RootstockError(f"{DEPLOYMENTS} cannot be deployed:\n{done.stdout}{done.stderr}")
     with get_client(sync_client=True) as client:
+        opened = _put_webhook()
         for automation in automations:
-            _put_automation(client, AutomationCore.model_validate(automation))
+            _put_automation(client, automation, opened=opened)
 
 
 def _add_pool(client: SyncPrefectClient, name: str) -> None:
@@ -59,13 +66,51 @@ def _add_pool(client: SyncPrefectClient, name: str) -> None:
         client.create_work_pool(WorkPoolCreate(name=name, type=ProcessWorker.type, base_job_template=template))
 
 
-def _put_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:
+def _put_webhook() -> bool | None:
+    """Give notifications an address: that of ROOTSTOCK_WEBHOOK, which is nowhere shown, or one for a person to replace.
+
+    Returns:
+        Whether notifications go anywhere; None where that is as it was.
+    """
+    address = os.environ.get(WEBHOOK)
+    try:
+        block: Any = Webhook.load(BLOCK)
+        before = block.url.get_secret_value()
+    except ValueError:  # there is none yet
+        before = None
+    if address or before is None:
+        Webhook(url=SecretStr(address or NOWHERE)).save(BLOCK, overwrite=True)
+    if address:
+        return True if before in (None, NOWHERE) else None
+    return False if before is None else None
+
+
+def _put_automation(client: SyncPrefectClient, described: dict[str, Any], *, opened: bool | None) -> None:
+    """Put an automation onto the server; one that a person has switched off, or on, stays so."""
+    actions = [_resolved(client, action) for action in described["actions"]]
+    automation = AutomationCore.model_validate({**described, "actions": actions})
     there = client.read_automations_by_name(automation.name)
     if there:
-        automation.enabled = there[0].enabled  # a person may have switched it off
+        automation.enabled = there[0].enabled
+    if opened is not None and any("block_document_id" in action for action in actions):
+        automation.enabled = opened
+    if there:
         client.update_automation(there[0].id, automation)
     else:
         client.create_automation(automation)
+
+
+def _resolved(client: SyncPrefectClient, action: dict[str, Any]) -> dict[str, Any]:
+    """Put the server's ids in the place of names."""
+    ids = dict(action)
+    if name := ids.pop("deployment", None):
+        try:
+            ids["deployment_id"] = str(client.read_deployment_by_name(name).id)
+        except ObjectNotFound:
+            raise RootstockError(f"{AUTOMATIONS}: {name} is no deployment of {DEPLOYMENTS}") from None
+    if name := ids.pop("block", None):
+        ids["block_document_id"] = str(client.read_block_document_by_name(name, "webhook").id)
+    return ids
 
 
 def refresh_forms() -> None:

@@ -1,4 +1,4 @@
-"""The Prefect UI on this machine: a server, a worker for each work pool, and everything in prefect.yaml deployed.
+"""The Prefect UI on this machine: a server, a worker for each work pool, everything in prefect.yaml deployed.
 
     make ui                     # http://127.0.0.1:4200, until Ctrl-C
     make ui PORT=4300
@@ -29,7 +29,8 @@ from tasks import workspace
 from tasks.workspace import LOCAL
 
 HOST = "127.0.0.1"  # loopback: who may start a run may read and write as the one who started the server
-POOLS = ("cpu", "gpu")
+INBOX = "inbox"
+HELPERS = ("worker-cpu", "worker-gpu", INBOX)
 LOCK = LOCAL / "ui.lock"
 UP = LOCAL / "ui.address"  # for whoever finds the lock held
 LOGS = LOCAL / "ui"
@@ -74,6 +75,7 @@ def environment(address: Address) -> dict[str, str]:
     found = {
         "PREFECT_API_URL": address.api,
         "PREFECT_SERVER_UI_API_URL": address.api,  # else the page calls port 4200
+        "PREFECT_UI_URL": address.ui,  # for links in notifications
         workspace.ROOT: str(Path.cwd()),
         workspace.REPORTS_URL: address.reports,
     }
@@ -137,10 +139,16 @@ def start_server(address: Address, env: Mapping[str, str]) -> Child:
     raise RootstockError(f"The Prefect server did not answer within {START_S} s; see {server.log}")
 
 
-def start_worker(pool: str, env: Mapping[str, str]) -> Child:
-    """Start a worker that takes one run at a time: a workspace has one writer, a GPU one training."""
+def start_helper(name: str, env: Mapping[str, str]) -> Child:
+    """Start what works for the server: who looks into the inbox, or a worker.
+
+    A worker takes one run at a time: a workspace has one writer, a GPU one training.
+    """
+    if name == INBOX:
+        return processes.start(name, ["flows.inbox"], env, LOGS)
+    pool = name.removeprefix("worker-")
     command = ["prefect", "worker", "start", "--pool", pool, "--name", f"{pool}-here", "--limit", "1"]
-    return processes.start(f"worker-{pool}", command, env, LOGS)
+    return processes.start(name, command, env, LOGS)
 
 
 def deploy(env: Mapping[str, str], *options: str) -> None:
@@ -157,8 +165,8 @@ def deploy(env: Mapping[str, str], *options: str) -> None:
         processes.stop(deploying)
 
 
-def watch(server: Child, workers: list[Child], env: Mapping[str, str]) -> None:
-    """Keep workers up, and forms as params.yaml is, until the server ends or a signal comes.
+def watch(server: Child, helpers: list[Child], env: Mapping[str, str]) -> None:
+    """Keep helpers up, and forms as params.yaml is, until the server ends or a signal comes.
 
     Raises:
         RootstockError: the server ended by itself.
@@ -168,10 +176,10 @@ def watch(server: Child, workers: list[Child], env: Mapping[str, str]) -> None:
         time.sleep(1)
         if server.has_ended:
             raise RootstockError(f"The Prefect server ended; see {server.log}:\n{server.last_words()}")
-        for index, worker in enumerate(workers):
-            if worker.has_ended:
-                print(f"{worker.name} ended, and is started again; see {worker.log}")
-                workers[index] = start_worker(worker.name.removeprefix("worker-"), env)
+        for index, helper in enumerate(helpers):
+            if helper.has_ended:
+                print(f"{helper.name} ended, and is started again; see {helper.log}")
+                helpers[index] = start_helper(helper.name, env)
         if (now := _edited()) != seen:
             seen = now
             try:
@@ -210,7 +218,7 @@ def end_runs(address: Address, env: Mapping[str, str], state: str, message: str)
 def serve(address: Address) -> None:
     """Start everything, say where it is, and stop everything when asked to."""
     env = environment(address)
-    workers: list[Child] = []
+    helpers: list[Child] = []
     with ExitStack() as running:
         running.enter_context(only_one(address))
         if processes.stop_left_behind(LOGS):
@@ -223,11 +231,11 @@ def serve(address: Address) -> None:
         running.callback(processes.stop, server)
         end_runs(address, env, "CRASHED", "The UI was killed, and this run with it.")
         deploy(env)
-        running.callback(lambda: processes.stop(*workers))
+        running.callback(lambda: processes.stop(*helpers))
         running.callback(end_runs, address, env, "CANCELLING", "The UI is being stopped.")
-        workers += [start_worker(pool, env) for pool in POOLS]
+        helpers += [start_helper(name, env) for name in HELPERS]
         print(f"{address.ui}  (Ctrl-C stops it)", flush=True)
-        watch(server, workers, env)
+        watch(server, helpers, env)
 
 
 def main() -> None:

@@ -84,7 +84,10 @@ def test_it_deploys_what_prefect_yaml_names_with_forms_limits_and_workers(ui):
     fields = pipeline["parameter_openapi_schema"]["definitions"]["Finetune"]["properties"]
     assert fields["augment"]["enum"] == ["none", "crop", "crop_flip"]
     until(lambda: workers(ui, "cpu") + workers(ui, "gpu") == ["cpu-here", "gpu-here"], "a worker for each pool")
-    assert [found["name"] for found in ui.api.ask("automations/filter", {})] == ["rootstock-crashed"]
+    automations = {found["name"]: found["enabled"] for found in ui.api.ask("automations/filter", {})}
+    assert automations == dict.fromkeys(("rootstock-crashed", "rootstock-inbox"), True) | dict.fromkeys(
+        ("rootstock-failed", "rootstock-promoted", "rootstock-drift"), False
+    )
 
 
 def workers(ui: Ui, pool: str) -> list[str]:
