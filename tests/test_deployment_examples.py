@@ -128,10 +128,9 @@ def test_pools_and_deployments_are_those_of_prefect_yaml():
         r"work-pool (?:create|update|pause|resume) (\w+)", PAGE
     )
     assert named_pools == pools == {path.stem.removeprefix("pool-") for path in POOLS}
-    deployments = {
-        f"{flow}/{one['name']}" for flow, one in zip(("pipeline", "fine-tune"), SERVER["deployments"], strict=True)
-    }
-    assert named(r"\b((?:pipeline|fine-tune)/\w+)\b(?!\.)", PAGE) == deployments
+    flows = [one["entrypoint"].partition(":")[2].replace("_", "-") for one in SERVER["deployments"]]
+    deployments = {f"{flow}/{one['name']}" for flow, one in zip(flows, SERVER["deployments"], strict=True)}
+    assert named(rf"\b((?:{'|'.join(flows)})/\w+)\b(?!\.)", PAGE) == deployments
 
 
 def test_workers_send_heartbeats_before_the_automation_takes_them_for_dead():
