@@ -85,8 +85,10 @@ def challenged(params: Params) -> Ended:
     if refusal:
         return settle(champion.refuse(refusal), came, delivery, params, drifts)
     if came.images < params.retrain.min_new:
+        taken = champion.taken(delivery)
         champion.undo()
         if not came.images:
+            champion.tidy(delivery, taken, params.retrain)
             return Ended(NOTHING_NEW, "All images in the inbox have been taken in before.", drifts)
         fewer = f"fewer than retrain.min_new ({params.retrain.min_new}): they wait for more."
         return Ended(WAITING, f"{came.say()}, {fewer}", drifts)
@@ -136,12 +138,14 @@ def settle(
     decision: "Decision", came: Arrived, delivery: Delivery, params: Params, drifts: "tuple[Drift, ...]"
 ) -> Ended:
     """Do what was decided, tell whoever wants to know, and tidy the inbox."""
-    taken = champion.taken(delivery)
+    taken = champion.taken(delivery) if decision.promote else set()
     act = promote if decision.promote else put_back
     kept = act.submit(decision, came, flow_run.name, params.retrain).result()
     artifacts.show_decision(decision, came.say(), kept.note)
     tell(f"rootstock.champion.{'promoted' if decision.promote else 'kept'}", decision.reason, version=kept.version)
-    champion.tidy(delivery, taken, decision, params.retrain)
+    if not decision.promote:
+        champion.remember_rejected(delivery)
+    champion.tidy(delivery, taken, params.retrain)
     name = PROMOTED if decision.promote else REJECTED
     return Ended(name, f"{decision.reason} {kept.note}", drifts, champion.figures(decision))
 

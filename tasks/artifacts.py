@@ -18,9 +18,8 @@ from tasks.versions import Kept
 from tasks.workspace import DATASET, FINETUNED, HEAD, IMAGES, MODEL, REPORT, REPORTS, REPORTS_URL, TO_LABEL
 
 if TYPE_CHECKING:
-    from rootstock.drift import Drift
-
     from rootstock.challenge import Decision
+    from rootstock.drift import Drift
 
 KEPT_REPORTS = 200  # of about a megabyte each
 MODELS = {"head": "Head on frozen features", "finetuned": "Fine-tuned"}

@@ -38,7 +38,7 @@ NAMED = 3  # files that a refusal names
 
 @dataclass(frozen=True)
 class Arrived:
-    """What a delivery brought: new images, the domains that the champion was not trained on, files of no use."""
+    """What a delivery brought: images that are new or have a new label, new domains, files of no use."""
 
     images: int = 0
     domains: dict[str, int] = field(default_factory=dict)
@@ -128,8 +128,11 @@ def tag_of(version: int) -> str:
 
 def arrived() -> Arrived:
     """Compare the data set with the champion's."""
+    import pandas as pd  # what looks into an empty inbox does without
+
     before, now = dataset.load_manifest(ASIDE / DATASET.name), dataset.load_manifest(DATASET)
-    new = now[~now["image_id"].isin(before["image_id"])]
+    facts = ["image_id", "label", "domain"]
+    new = now[~pd.MultiIndex.from_frame(now[facts]).isin(pd.MultiIndex.from_frame(before[facts]))]
     counts = {str(domain): int(count) for domain, count in sorted(Counter(new["domain"]).items())}
     known = set(before.loc[before["split"] == "train", "domain"])
     bad = {path: reason for path, reason in _unusable(DATASET).items() if path not in _unusable(ASIDE / DATASET.name)}
@@ -177,10 +180,10 @@ def promote(decision: "Decision", came: Arrived, run: str, settings: Retrain) ->
     tag = versions.tag(tag_of(version), revision, decision.reason)
     shutil.rmtree(ASIDE)
     REJECTED.unlink(missing_ok=True)
+    notes = [f"It is champion v{version}{', tagged ' + tag if tag else ''}.", kept.note]
     if settings.git == "push":
-        versions.push()
-        _git("push", "--quiet", "origin", "HEAD", tag_of(version))
-    return Settled(version, f"It is champion v{version}{', tagged ' + tag if tag else ''}. {kept.note}")
+        notes.append(_push(tag_of(version)))
+    return Settled(version, " ".join(notes))
 
 
 def put_back(decision: "Decision", came: Arrived, run: str, settings: Retrain) -> Settled:
@@ -201,15 +204,21 @@ def undo(rows: list[Row] | None = None) -> None:
     shutil.rmtree(ASIDE)
 
 
+def remember_rejected(delivery: Delivery) -> None:
+    """Have what lies in the inbox wait for something new."""
+    write(REJECTED, delivery.signature())
+
+
 def was_rejected(delivery: Delivery) -> bool:
     """Whether just this delivery was rejected before."""
     return REJECTED.exists() and REJECTED.read_text() == delivery.signature()
 
 
 def leave_alone(settings: Retrain) -> None:
-    """Have what lies in the inbox wait for something new: a person has decided against the champion it made."""
+    """Forget a retraining under way, and what lies in the inbox: a person has decided against the champion it made."""
+    shutil.rmtree(ASIDE, ignore_errors=True)
     try:
-        write(REJECTED, inbox.look(settings.inbox, 0).signature())
+        remember_rejected(inbox.look(settings.inbox, 0))
     except RootstockError as error:
         log.warning("%s", error)
 
@@ -219,12 +228,9 @@ def taken(delivery: Delivery) -> set[str]:
     return {item.path for item in delivery.labelled.items} - _unusable(DATASET).keys()
 
 
-def tidy(delivery: Delivery, taken: set[str], decision: "Decision", settings: Retrain) -> None:
-    """Do with delivered files what the settings say; what was rejected is never deleted."""
+def tidy(delivery: Delivery, taken: set[str], settings: Retrain) -> None:
+    """Do with delivered files what the settings say; what was not taken in is never deleted."""
     paths = {item.path for item in delivery.labelled.items}
-    if not decision.promote:
-        taken = set()
-        write(REJECTED, delivery.signature())
     match settings.after:
         case "archive":
             inbox.put_away(delivery, sorted(taken), inbox.TAKEN)
@@ -246,6 +252,17 @@ def _commit(message: str) -> str:
     _git("add", "--", str(LOCK), str(PARAMS))
     _git("commit", "--quiet", "--message", message, "--", str(LOCK), str(PARAMS))
     return "HEAD"
+
+
+def _push(tag: str) -> str:
+    """Send data, branch and tag; what cannot be sent now is champion here all the same."""
+    try:
+        versions.push()
+        _git("push", "--quiet", "origin", "HEAD", tag)
+    except RootstockError as error:
+        log.warning("%s", error)
+        return f"Not pushed: {error}"
+    return "Pushed, data and tag."
 
 
 def _git(*arguments: str) -> None:

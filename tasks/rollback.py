@@ -37,6 +37,7 @@ def bring_back(version: int | None) -> tuple[int, tuple[str, ...]]:
     before, params_before = _facts(), params_file.load(PARAMS)
     target = champions[wanted]
     versions.bring_back(target.lock)
+    write(given.BEFORE, PARAMS.read_bytes())
     write(PARAMS, target.params)
     back = Row(history.BROUGHT_BACK, wanted, f"v{wanted} in the place of v{now}.", target.images)
     champion.record([*rows, back])

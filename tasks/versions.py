@@ -111,9 +111,11 @@ def bring_back(lock: str) -> None:
     with repository() as repo:
         write(LOCK, lock)
         try:
-            if repo.config["core"].get("remote"):
-                repo.fetch()  # nothing, where the cache has it all
-            repo.checkout(force=True)
+            try:
+                repo.checkout(force=True)
+            except DvcException:  # the cache was emptied, perhaps
+                repo.fetch()
+                repo.checkout(force=True)
         except DvcException as error:
             raise RootstockError(f"The data of this version cannot be brought back: {error}") from error
 

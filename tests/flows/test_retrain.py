@@ -157,6 +157,17 @@ def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_untouched(aft
     assert retrain(after) == "Nothing new: Nothing has arrived since the last delivery was rejected."
 
 
+def test_images_that_come_again_under_other_labels_have_to_prove_themselves_too(after):
+    kept = after.outputs()
+    shutil.rmtree(after.root / "data" / "inbox")
+    deliver(after, "shed", 20, bad=True)
+    assert retrain(after).startswith("Rejected")
+    assert {n for n, data in after.outputs().items() if data != kept.get(n)} == {
+        "data/model/history.parquet",
+        "dvc.lock",
+    }
+
+
 def test_too_few_new_images_wait_for_more(before):
     kept = before.outputs()
     deliver(before, "shed", 2)
@@ -223,6 +234,9 @@ def test_what_was_taken_in_is_archived_or_deleted_and_stays_in_the_data_set(befo
     assert retrain(before).startswith("Promoted")
     assert len(list((inbox / "_taken" / "shed").rglob("*.png"))) == 60
     assert [path.name for path in (inbox / "_rejected" / "shed" / "moss").iterdir()] == ["broken.png"]
+    assert not list((inbox / "shed").rglob("*.png"))
+    deliver(before, "shed", 1)  # again, as after a crash before it was tidied
+    assert retrain(before).startswith("Nothing new: All images in the inbox have been taken in before.")
     assert not list((inbox / "shed").rglob("*.png"))
     assert "105 images" in before.flow()
     assert before.status() == ONLY_A_LOOK
