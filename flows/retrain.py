@@ -10,7 +10,7 @@ data version, and what was delivered stays out of the data set.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, get_run_logger, task
@@ -64,37 +64,33 @@ def retrain(retrain: parameters.Retrain = form.DEFAULTS.retrain) -> State[Ended]
             params = workspace.read_params().model_copy(update={"retrain": retrain})
             for change in given.put_into_params_file(params):
                 log.info("%s: %s", workspace.PARAMS, change)
-            ended = challenged(params)
+            champion.check()
+            delivery = look(params.retrain)
+            drifts = drifted(delivery, params)
+            ended = replace(challenged(delivery, params), drifts=drifts)
     except RootstockError as error:
         return failed(error)
     return Completed(name=ended.name, message=ended.message, data=ended)
 
 
-def challenged(params: Params) -> Ended:
-    """Go from the inbox to a decision."""
-    champion.check()
-    delivery = look(params.retrain)
-    drifts = drifted(delivery, params)
+def challenged(delivery: Delivery, params: Params) -> Ended:
+    """Go from a delivery to a decision."""
     if not champion.is_aside():  # else a killed run left it there, and this one goes on
         if not delivery.labelled.items:
-            return Ended(NOTHING_NEW, "The inbox holds no labelled images.", drifts)
+            return Ended(NOTHING_NEW, "The inbox holds no labelled images.")
         if champion.was_rejected(delivery):
-            return Ended(NOTHING_NEW, "Nothing has arrived since the last delivery was rejected.", drifts)
+            return Ended(NOTHING_NEW, "Nothing has arrived since the last delivery was rejected.")
     champion.set_aside()
     came, refusal = take_in(delivery, params)
     if refusal:
-        return settle(champion.refuse(refusal), came, delivery, params, drifts)
+        return settle(champion.refuse(refusal), came, came.say(), delivery, params)
     if came.images < params.retrain.min_new:
-        taken = champion.taken(delivery)
-        champion.undo()
-        if not came.images:
-            champion.tidy(delivery, taken, params.retrain)
-            return Ended(NOTHING_NEW, "All images in the inbox have been taken in before.", drifts)
-        fewer = f"fewer than retrain.min_new ({params.retrain.min_new}): they wait for more."
-        return Ended(WAITING, f"{came.say()}, {fewer}", drifts)
+        return left_alone(came, delivery, params)
     verdict = chain(params)
-    get_run_logger().info("The challenger: %s", verdict.said)
-    return settle(compare.submit(params, came.new_domains).result(), came, delivery, params, drifts)
+    extracted = next(outcome.note for outcome in verdict.outcomes if outcome.stage == "extract")
+    said = f"{came.say()}; {extracted}"
+    get_run_logger().info("%s. The challenger: %s", said, verdict.said)
+    return settle(compare.submit(params, came.new_domains).result(), came, said, delivery, params)
 
 
 def look(settings: parameters.Retrain) -> Delivery:
@@ -134,20 +130,29 @@ def take_in(delivery: Delivery, params: Params) -> tuple[Arrived, str]:
     return came, ""
 
 
-def settle(
-    decision: "Decision", came: Arrived, delivery: Delivery, params: Params, drifts: "tuple[Drift, ...]"
-) -> Ended:
+def left_alone(came: Arrived, delivery: Delivery, params: Params) -> Ended:
+    """Bring everything back to how it was: there is nothing new, or too little of it."""
+    taken = champion.taken(delivery)
+    champion.undo()
+    if came.images:
+        fewer = f"fewer than retrain.min_new ({params.retrain.min_new}): they wait for more."
+        return Ended(WAITING, f"{came.say()}, {fewer}")
+    champion.tidy(delivery, taken, params.retrain)
+    return Ended(NOTHING_NEW, "All images in the inbox have been taken in before.")
+
+
+def settle(decision: "Decision", came: Arrived, said: str, delivery: Delivery, params: Params) -> Ended:
     """Do what was decided, tell whoever wants to know, and tidy the inbox."""
     taken = champion.taken(delivery) if decision.promote else set()
     act = promote if decision.promote else put_back
     kept = act.submit(decision, came, flow_run.name, params.retrain).result()
-    artifacts.show_decision(decision, came.say(), kept.note)
+    artifacts.show_decision(decision, said, kept.note)
     tell(f"rootstock.champion.{'promoted' if decision.promote else 'kept'}", decision.reason, version=kept.version)
     if not decision.promote:
         champion.remember_rejected(delivery)
     champion.tidy(delivery, taken, params.retrain)
     name = PROMOTED if decision.promote else REJECTED
-    return Ended(name, f"{decision.reason} {kept.note}", drifts, champion.figures(decision))
+    return Ended(name, f"{decision.reason} {said}. {kept.note}", figures=champion.figures(decision))
 
 
 def tell(event: str, reason: str, **more: Any) -> None:  # noqa: ANN401
