@@ -18,12 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rootstock.errors import SourceError
-from rootstock.files import replacing, write
+from rootstock.files import replacing, replacing_folder, sync, write
 
 if TYPE_CHECKING:
     import pandas as pd  # pyarrow imports it when a table becomes a frame: a look that finds nothing new never does
 
 MANIFEST, REJECTED, LEDGER, SUMMARY = "manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json"
+NEXT = ".next"  # of a ledger that is complete, and about to take the place of the present one
 FILES = (MANIFEST, REJECTED, LEDGER, SUMMARY)
 
 SCHEMAS = {
@@ -77,6 +78,7 @@ class Dataset:
 
 def load(folder: Path) -> Dataset:
     """Read a data set; an empty one where there is none."""
+    _move_in(folder / LEDGER)
     return Dataset(
         manifest=_read(folder / MANIFEST, MANIFEST),
         rejected=_read(folder / REJECTED, REJECTED),
@@ -124,12 +126,43 @@ def files_of(path: Path) -> list[Path]:
 def save(folder: Path, data: Dataset) -> None:
     """Write a data set; a file whose rows would stay the same is left alone."""
     folder.mkdir(parents=True, exist_ok=True)
+    _write_ledger(folder / LEDGER, data.ledger)
     _write_by_shard(folder / MANIFEST, data.manifest)
     _write(folder / REJECTED, data.rejected, SCHEMAS[REJECTED])
-    _write_by_shard(folder / LEDGER, data.ledger)
     text = json.dumps(data.summary, indent=2, ensure_ascii=False) + "\n"
     if not (folder / SUMMARY).exists() or (folder / SUMMARY).read_bytes() != text.encode():
         write(folder / SUMMARY, text)
+
+
+def _write_ledger(folder: Path, frame: "pd.DataFrame") -> None:
+    """Write all of the ledger, or nothing of it: of half a draw, the next run would make another one.
+
+    Files that change are written to a folder beside it, complete from when it has its name, and moved from there.
+    """
+    parts = {f"{shard}.parquet": rows for shard, rows in frame.groupby("shard", sort=True)}
+    gone = {path.name: frame.head(0) for path in files_of(folder) if path.name not in parts}
+    with replacing_folder(folder.with_suffix(NEXT)) as temporary:
+        for name, rows in {**parts, **gone}.items():
+            _write(temporary / name, rows, SCHEMAS[LEDGER], unless_like=folder / name)
+    _move_in(folder)
+
+
+def _move_in(folder: Path) -> None:
+    """Move in what `_write_ledger` wrote, perhaps in a run that was killed since; a file without rows removes one."""
+    new = folder.with_suffix(NEXT)
+    if not new.exists():
+        return
+    if folder.is_file():  # as earlier versions wrote it
+        folder.unlink()
+    folder.mkdir(exist_ok=True)
+    for path in files_of(new):
+        if pq.read_metadata(path).num_rows:
+            path.replace(folder / path.name)
+        else:
+            (folder / path.name).unlink(missing_ok=True)
+            path.unlink()
+    sync(folder)
+    new.rmdir()
 
 
 def _write_by_shard(folder: Path, frame: "pd.DataFrame") -> None:
@@ -143,9 +176,10 @@ def _write_by_shard(folder: Path, frame: "pd.DataFrame") -> None:
         path.unlink()
 
 
-def _write(path: Path, frame: "pd.DataFrame", schema: pa.Schema) -> None:
+def _write(path: Path, frame: "pd.DataFrame", schema: pa.Schema, unless_like: Path | None = None) -> None:
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata()
-    if not path.exists() or not pq.read_table(path).equals(table):
+    there = unless_like or path
+    if not there.is_file() or not pq.read_table(there).equals(table):
         with replacing(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 

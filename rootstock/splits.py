@@ -100,7 +100,7 @@ def _join_one_by_one(images: Sequence[Candidate], new: list[int], links: Links) 
             if not settled:
                 image.split, image.group_id = image.allowed[0], image.image_id
             elif len({other.split for other in settled}) == 1:
-                _join(image, settled[0])
+                _join(image, min(settled, key=lambda other: str(other.group_id)))  # not the first: that is chance
         done = set(ready)
         waiting = [index for index in waiting if index not in done]
 

@@ -707,6 +707,27 @@ def test_a_shard_written_just_before_a_kill_is_written_again(store, tmp_path, ph
     assert store.bytes() == whole.bytes()
 
 
+@pytest.mark.parametrize("moved", [0, 1, 3])
+def test_a_run_killed_while_its_ledger_is_put_in_place_makes_no_second_draw(moved, store, tmp_path, photos, monkeypatch):
+    whole = Store(tmp_path / "whole")
+    whole.ingest(photos, shard_mb=0.01)
+    assert len(list((whole.dataset / "ledger.parquet").iterdir())) > 3
+    move, done = Path.replace, []
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.parent.name == "ledger.parquet":
+            done.append(path)
+            if len(done) > moved:
+                raise KeyboardInterrupt
+        return move(path, target)
+
+    with monkeypatch.context() as until_killed, pytest.raises(KeyboardInterrupt):
+        until_killed.setattr(Path, "replace", killed)
+        store.ingest(photos, shard_mb=0.01)
+    store.ingest(photos, shard_mb=0.01)
+    assert store.bytes() == whole.bytes()
+
+
 def test_a_run_killed_between_two_files_of_the_data_set_is_completed(store, photos):
     store.ingest(photos)
     before = store.bytes()
