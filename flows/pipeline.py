@@ -83,7 +83,7 @@ def pipeline(
     """
     params = Params(
         seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate,
-        retrain=form.DEFAULTS.retrain,
+        retrain=form.DEFAULTS.retrain, compare=form.DEFAULTS.compare,
     )  # fmt: skip
     log = get_run_logger()
     try:
@@ -123,7 +123,8 @@ def main() -> None:
     try:
         params = workspace.read_params()
         versions.prepare()
-        verdict: Any = pipeline(**{name: getattr(params, name) for name in Params.model_fields if name != "retrain"})
+        sections = Params.model_fields.keys() - {"retrain", "compare"}
+        verdict: Any = pipeline(**{name: getattr(params, name) for name in sections})
     except RootstockError as error:
         sys.exit(f"pipeline: {error}")
     print(f"\n{table(verdict)}")

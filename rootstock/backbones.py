@@ -1,7 +1,6 @@
-"""A backbone by name: the network without its classification layer, its transform, its weights, and what it is.
+"""A backbone by name: the network without its classification layer, its weights, and what it is.
 
-Adding one: a name in rootstock/architectures.py, and, unless torchvision builds it, its lines in `build`,
-`transform_of` and rootstock/weights.py.
+Adding one: an entry in rootstock/architectures.py (docs/backbones.md).
 """
 
 import json
@@ -11,17 +10,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
-from rootstock import params, progress, weights
-from rootstock.architectures import EFFICIENTNET_LITE0
-from rootstock.errors import ParamsError, WeightsError
+from rootstock import depths, fitting, params, progress, weights
+from rootstock.architectures import PENULTIMATE, TIMM, Transform, architecture
+from rootstock.blocks import blocks
+from rootstock.depths import Pooling
+from rootstock.errors import WeightsError
 from rootstock.files import replacing_folder, sha256, write
-from rootstock.pixels import Transform
+from rootstock.networks import build, check_known, config_of_timm, wrong_size
+from rootstock.papers import PAPERS
+from rootstock.sizes import measure
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "backbone.json"
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)
@@ -48,44 +49,55 @@ def prepare(settings: params.Backbone, seed: int, folder: Path) -> dict[str, Any
 
     Raises:
         WeightsError: the weights cannot be had or do not fit.
-        ParamsError: the architecture does not take images of that size.
+        ParamsError: there is no such architecture, or it does not take images of that size.
     """
     transform = transform_of(settings)
     torch.manual_seed(seed)
     with progress.bar("backbone", 3, "steps") as advance:
-        network = build(settings.name, transform.size)
+        found = weights.find(settings, seed, transform.size)
         advance(1)
-        found = weights.find(settings, seed)
-        if found.state is not None:
-            weights.fit(network, found.state, found.origin)
+        if found.state is None:
+            network = build(settings.name, transform.size, settings.variant)
+        else:
+            network = fitting.filled(settings.name, transform.size, settings.variant, found.state, found.origin)
         advance(1)
-        width, macs = _measure(network, transform.size, settings.name)
+        measured = measure(network, settings, transform.size)
         advance(1)
     with replacing_folder(folder) as temporary:
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, temporary / WEIGHTS)
         description = {
             "name": settings.name,
+            **({"variant": settings.variant} if settings.variant else {}),
             "digest": sha256(temporary / WEIGHTS),
             "origin": found.origin,
             "licence": found.licence,
             "transform": transform.as_dict(),
-            "feature_width": width,
-            "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "macs": macs,
+            **measured,
+            **({"paper": PAPERS[settings.name].as_dict()} if settings.name in PAPERS else {}),
             "blocks": [name for name, _ in blocks(network)],
         }
-        write(temporary / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+        write(temporary / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     return description
 
 
-def load(folder: Path) -> Backbone:
-    """Build the network that `prepare` described and give it its weights, in evaluation mode."""
+def load(folder: Path, layer: str = PENULTIMATE, pooling: Pooling = "avg") -> Backbone:
+    """Build the network that `prepare` described and give it its weights, in evaluation mode.
+
+    The weights are the file, mapped into memory: they are read as they are used, and there is no second copy.
+
+    Args:
+        folder: what `prepare` wrote.
+        layer: where features are taken: low, mid, high, penultimate, or the name of a module.
+        pooling: of a layer that gives maps or tokens.
+    """
     description = describe(folder)
     transform = Transform.from_dict(description["transform"])
-    network = build(description["name"], transform.size)
-    weights.assign(network, load_file(folder / WEIGHTS))
-    network.eval()
-    return Backbone(network, transform, description["feature_width"], description["digest"], description)
+    whole = fitting.filled(
+        description["name"], transform.size, description.get("variant"), load_file(folder / WEIGHTS), str(folder)
+    ).eval()
+    network = depths.cut(whole, description["name"], layer, pooling).eval()
+    width = description["feature_width"] if network is whole else depths.width_of(network, transform.size)
+    return Backbone(network, transform, width, description["digest"], description)
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -101,142 +113,36 @@ def describe(folder: Path) -> dict[str, Any]:
     return described
 
 
-def build(name: str, image_size: int) -> nn.Module:
-    """Build an architecture with random weights and without its classification layer.
-
-    Its last layer that maps features to classes becomes the identity, so that calling the network gives the
-    features (n, width) that layer would have seen.
-    """
-    network = _build_whole(name, image_size)
-    parent, _, leaf = classification_layer(network).rpartition(".")
-    setattr(network.get_submodule(parent), leaf, nn.Identity())
-    return network
-
-
-def _build_whole(name: str, image_size: int) -> nn.Module:
-    if name == EFFICIENTNET_LITE0:
-        import timm  # takes seconds to import
-
-        return timm.create_model("tf_efficientnet_lite0")  # type: ignore[no-any-return]
-    from torchvision.models import get_model
-
-    _check_known(name)
-    options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):
-        # The auxiliary classifiers only helped the original training; their pretrained weights expect Google's
-        # normalisation, which transform_input makes of torchvision's.
-        options = {"aux_logits": False, "transform_input": True, "init_weights": False}
-    elif name.startswith("vit_"):
-        options = {"image_size": image_size}
-    elif name.startswith("maxvit"):
-        options = {"input_size": (image_size, image_size)}
-    try:
-        return get_model(name, weights=None, **options)  # type: ignore[no-any-return]
-    except (ValueError, AssertionError) as error:
-        raise _wrong_size(image_size, name, error) from None
-
-
-def _check_known(name: str) -> None:
-    """Names come and go with torchvision's versions: the list in architectures.py is of one, installed is another."""
-    import torchvision
-
-    if name not in torchvision.models.list_models():
-        raise ParamsError(
-            f"params.yaml: backbone.name is {name!r}, which torchvision {torchvision.__version__} does not have; "
-            "expected a name that it has. Upgrade torchvision for this one."
-        )
-
-
-def _wrong_size(size: int, name: str, error: Exception) -> ParamsError:
-    why = str(error).splitlines()[0].rstrip(".")
-    return ParamsError(
-        f"params.yaml: backbone.image_size is {size}, which {name} does not take ({why}); expected a size that it "
-        "takes. Leave it empty for its own."
-    )
-
-
-def classification_layer(network: nn.Module) -> str:
-    """Name the layer that maps features to classes: the last linear one, or SqueezeNet's last convolution."""
-    kind = nn.Conv2d if type(network).__name__ == "SqueezeNet" else nn.Linear
-    layers: list[str] = [name for name, module in network.named_modules() if isinstance(module, kind)]
-    return layers[-1]
-
-
 def transform_of(settings: params.Backbone) -> Transform:
-    """Say what the backbone expects to see: its own transform, or the size and crop of the parameters."""
-    if settings.name == EFFICIENTNET_LITE0:  # timm's default_cfg of tf_efficientnet_lite0
-        own = Transform(224, 256, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    else:
-        from torchvision.models import get_model_weights
+    """Say what the backbone expects to see: its own transform, or the size and crop of the parameters.
 
-        _check_known(settings.name)
-        preset = get_model_weights(settings.name).DEFAULT.transforms()
-        own = Transform(
-            preset.crop_size[0],
-            preset.resize_size[0],
-            preset.interpolation.value,
-            tuple(preset.mean),
-            tuple(preset.std),
-        )
+    Raises:
+        ParamsError: it is another size than the only one it takes.
+    """
+    described = architecture(settings.name, settings.variant)
+    if described.transform:
+        own = described.transform
+    elif settings.name.startswith(TIMM):
+        own = _transform_of_timm(settings.name)
+    else:
+        own = _transform_of_torchvision(settings.name)
     size = settings.image_size or own.size
+    if size != own.size and not described.takes_any_size:
+        raise wrong_size(size, settings.name, f"it was made for {own.size} pixels")
     fraction = settings.crop_fraction or own.size / own.resize
     return Transform(size, max(size, round(size / fraction)), own.interpolation, own.mean, own.std)
 
 
-def _measure(network: nn.Module, size: int, name: str) -> tuple[int, int]:
-    """Count feature width and multiply-accumulates of one image, by running one."""
-    network.eval()
-    try:
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            features: Tensor = network(torch.zeros(1, 3, size, size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise _wrong_size(size, name, error) from None
-    if features.ndim != 2:
-        raise WeightsError(f"{name}: gives features of shape {tuple(features.shape)}; expected one vector an image")
-    if not features.isfinite().all():
-        raise WeightsError(f"backbone.weights: with these, {name} gives features that are not finite; they are damaged")
-    return features.shape[1], counter.get_total_flops() // 2
+def _transform_of_torchvision(name: str) -> Transform:
+    from torchvision.models import get_model_weights
+
+    check_known(name)
+    preset = get_model_weights(name).DEFAULT.transforms()
+    mean, std = tuple(preset.mean), tuple(preset.std)
+    return Transform(preset.crop_size[0], preset.resize_size[0], preset.interpolation.value, mean, std)
 
 
-def blocks(network: nn.Module) -> list[tuple[str, list[nn.Module]]]:
-    """List what the architecture stacks, from the image to the features: the units of unfreezing.
-
-    A block is what stands in the network's sequences: a residual block, an inverted residual, an inception module, a
-    transformer block; in AlexNet and VGG, which are written out layer by layer, one layer. A norm belongs to what it
-    follows, and plain layers behind the last composite block (a final convolution, a norm) belong to that.
-    """
-    found: list[tuple[str, list[nn.Module]]] = []
-    for name, module in _stacked(network, ""):
-        if not any(True for _ in module.parameters()):
-            continue
-        if found and isinstance(module, NORMS):
-            found[-1][1].append(module)
-        else:
-            found.append((name, [module]))
-    composite = [index for index, (_, modules) in enumerate(found) if _is_composite(modules[0])]
-    if composite:
-        last = composite[-1]
-        found[last][1].extend(module for _, modules in found[last + 1 :] for module in modules)
-        del found[last + 1 :]
-    return found
-
-
-def _is_composite(module: nn.Module) -> bool:
-    """Whether a module holds more than one layer; a convolution with its norm and activation is one."""
-    own = [part for part in module.modules() if not isinstance(part, NORMS) and list(part.parameters(recurse=False))]
-    return len(own) > 1
-
-
-def _stacked(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
-    """Open sequences, and top modules that hold nothing but sequences and plain layers, down to what they stack."""
-    parts = []
-    for name, child in module.named_children():
-        path = f"{prefix}{name}"
-        inner = list(child.children())
-        sequences = [part for part in inner if type(part) in (nn.Sequential, nn.ModuleList)]
-        only_holds = sequences and all(part in sequences or not list(part.children()) for part in inner)
-        if type(child) in (nn.Sequential, nn.ModuleList) or (not prefix and only_holds):
-            parts += _stacked(child, f"{path}.")
-        else:
-            parts.append((path, child))
-    return parts
+def _transform_of_timm(name: str) -> Transform:
+    config = config_of_timm(name)
+    size = config.input_size[1]
+    return Transform(size, int(size / config.crop_pct), config.interpolation, tuple(config.mean), tuple(config.std))

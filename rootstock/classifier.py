@@ -9,20 +9,31 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rootstock import weights
-from rootstock.backbones import NORMS
+from rootstock import fitting
+from rootstock.architectures import Transform
+from rootstock.blocks import NORMS
 from rootstock.files import replacing
 from rootstock.head import Head
-from rootstock.pixels import Normalise, Transform
+from rootstock.pixels import Normalise
 
 WEIGHTS = "model.safetensors"
 
 
 class Classifier(nn.Module):
-    """uint8 pixels (n, 3, size, size) to logits (n, k) float32."""
+    """uint8 pixels (n, 3, size, size) to logits (n, k) float32.
 
-    def __init__(self, backbone: nn.Module, transform: Transform, head: Head) -> None:
+    Args:
+        backbone: images to features.
+        transform: what it expects to see.
+        head: what the last layer begins with.
+        frozen_statistics: whether batch norm keeps its statistics in training; random weights have none to keep.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, transform: Transform, head: Head, *, frozen_statistics: bool = True
+    ) -> None:
         super().__init__()
+        self.frozen_statistics = frozen_statistics
         self.normalise = Normalise(transform)
         self.backbone = backbone
         classes, width = head.weight.shape
@@ -37,13 +48,13 @@ class Classifier(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Switch dropout on, but never batch norm.
+        """Switch dropout on, but not batch norm.
 
         On small data its batch statistics ruin what the probe was fitted to (measured: 79 % against 99.6 %).
         """
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, NORMS):
+            if self.frozen_statistics and isinstance(module, NORMS):
                 module.eval()
         return self
 
@@ -56,7 +67,7 @@ def save(model: Classifier, path: Path) -> None:
 
 def load(model: Classifier, path: Path) -> None:
     """Read a model's weights."""
-    weights.assign(model, load_file(path))
+    fitting.adopt(model, load_file(path))
 
 
 def predict(model: Classifier, batches: Iterator[Tensor], device: torch.device) -> Iterator[NDArray[np.float32]]:

@@ -97,7 +97,7 @@ def score(
         SourceError: features of training images are missing.
     """
     manifest = dataset.load_manifest(dataset_dir)
-    backbone = backbones.load(backbone_dir)
+    backbone = backbones.load(backbone_dir, settings.extract.layer, settings.extract.pooling)
     folder = features_dir / key_of(backbone.description, settings.extract)[0]
     drifts, lines = [], []
     with progress.bar("drift", sum(not item.problem for item in unlabelled.items)) as advance:

@@ -83,10 +83,10 @@ class Contest:
         self.manifest = dataset.load_manifest(inputs.dataset)
         self.summary = json.loads((inputs.dataset / dataset.SUMMARY).read_bytes())
         self.classes = dataset.classes_of(self.manifest)
-        self.backbone = backbones.load(inputs.backbone)
+        self.head: Head = head.load(inputs.head)
+        self.backbone = backbones.load(inputs.backbone, self.head.layer, self.head.pooling)
         key, _ = features.key_of(self.backbone.description, params.extract)
         self.features = inputs.features / key
-        self.head: Head = head.load(inputs.head)
         self.finetuned = classifier.Classifier(self.backbone.network, self.backbone.transform, self.head)
         classifier.load(self.finetuned, inputs.finetuned / classifier.WEIGHTS)
 
@@ -173,11 +173,13 @@ def _write_model(contest: Contest, choice: Choice, temperature: float, scores: d
     if choice.winner == "finetuned":
         best = contest.finetuned
     else:
-        frozen = backbones.load(contest.inputs.backbone).network  # the contest's has the fine-tuned weights
+        at = (contest.head.layer, contest.head.pooling)
+        frozen = backbones.load(contest.inputs.backbone, *at).network  # the contest's has the fine-tuned weights
         best = classifier.Classifier(frozen, contest.backbone.transform, contest.head)
     described = {
         "kind": choice.winner,
         "backbone": contest.backbone.description,
+        "features": {"layer": contest.head.layer, "pooling": contest.head.pooling, "width": contest.backbone.width},
         "classes": contest.classes,
         "temperature": temperature,
         "validation": choice.figures[choice.winner],
@@ -223,7 +225,7 @@ def _write_report(
         validation={**choice.figures, "why": choice.why},
         dataset=contest.summary,
         backbone=contest.backbone.description,
-        params=params.model_dump(mode="json", exclude={"retrain"}),  # which decides after it
+        params=params.model_dump(mode="json", exclude={"retrain", "compare"}),  # no part of it
         timings=measured,
         pictures=pictures,
         mistakes=mistakes,

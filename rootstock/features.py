@@ -7,6 +7,7 @@ metadata spells that out.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rootstock import params, pixels, progress, shards
+from rootstock.architectures import PENULTIMATE
 from rootstock.backbones import Backbone
 from rootstock.errors import ParamsError, SourceError
 from rootstock.files import replacing, sweep
@@ -47,11 +49,15 @@ def key_of(description: dict[str, Any], settings: params.Extract) -> tuple[str, 
         description: the contents of backbone.json.
         settings: the section `extract` of params.yaml.
     """
+    depth = description.get("depths", {}).get(settings.layer)
+    layer = depth["layer"] if depth else settings.layer  # a depth and the module that it means are the same
+    pooled = {"pooling": settings.pooling} if layer != PENULTIMATE else {}  # the penultimate layer has its own
     meaning = {
         "backbone": description["name"],
         "digest": description["digest"],
         "transform": description["transform"],
-        "layer": "penultimate",
+        "layer": layer,
+        **pooled,
         "dtype": settings.dtype,
         "engine": "torch eager",
         "format": FORMAT_VERSION,
@@ -60,14 +66,17 @@ def key_of(description: dict[str, Any], settings: params.Extract) -> tuple[str, 
     return hashlib.sha256(canonical.encode()).hexdigest()[:12], meaning
 
 
-def extract(backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path) -> Extracted:
+def extract(
+    backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, *, else_in: Path | None = None
+) -> Extracted:
     """Compute the features of every shard that has none yet.
 
     Args:
-        backbone: with its weights, in evaluation mode.
+        backbone: with its weights, in evaluation mode, cut at the layer of the settings.
         settings: the section `extract` of params.yaml.
         images_dir: the shards.
         features_dir: gets `<key>/<shard>.parquet`; what is there stays as it is.
+        else_in: a folder like that one; files that it has are copied from there.
 
     Raises:
         ParamsError: float16 is too small for the features of this backbone.
@@ -76,6 +85,8 @@ def extract(backbone: Backbone, settings: params.Extract, images_dir: Path, feat
     folder = features_dir / key
     folder.mkdir(parents=True, exist_ok=True)
     sweep(features_dir)
+    if else_in:
+        _copy(else_in / key, folder)
     contents = {shard: list(shards.members(images_dir, shard)) for shard in shards.names(images_dir)}
     missing = {shard: members for shard, members in contents.items() if not (folder / f"{shard}.parquet").exists()}
     device = pixels.device()
@@ -91,6 +102,13 @@ def extract(backbone: Backbone, settings: params.Extract, images_dir: Path, feat
                 computed = _forward(network, batches, device)
                 _write(temporary, ids, computed, backbone.width, settings.dtype, meaning, advance)
     return Extracted(sum(len(members) for members in contents.values()), total, key)
+
+
+def _copy(source: Path, target: Path) -> None:
+    for path in sorted(source.glob("*.parquet")):
+        if not (target / path.name).exists():
+            with replacing(target / path.name) as temporary:
+                shutil.copy(path, temporary)
 
 
 def _forward(

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rootstock import params, pixels, progress, weights
+from rootstock import fitting, params, pixels, progress
+from rootstock.architectures import Transform
 from rootstock.classifier import Classifier, mixed_precision, predict
 from rootstock.files import replacing
-from rootstock.pixels import Ref, Transform
+from rootstock.pixels import Ref
 from rootstock.shards import Reader
 from rootstock.unfreezing import check_stages, optimiser_of
 
@@ -134,7 +135,7 @@ def fine_tune(
                 done.stage, done.epoch, done.optimiser = index, epoch + 1, optimiser.state_dict()
                 _checkpoint(checkpoint, start_from, done, model)
     if done.best:
-        weights.assign(model, done.best)
+        fitting.assign(model, done.best)
     return done.history
 
 
@@ -252,7 +253,7 @@ def _resume(path: Path, start_from: str, model: Classifier, device: torch.device
     content = torch.load(path, map_location=device, weights_only=True)
     if content["start_from"] != start_from:
         return Progressed()
-    weights.assign(model, content["model"])
+    fitting.assign(model, content["model"])
     history = [Epoch(**epoch) for epoch in content["history"]]
     log.info("Goes on after epoch %d of stage %d, from %s", content["epoch"], content["stage"], path)
     best = {name: value.cpu() for name, value in content["best"].items()}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
 from rootstock import progress
+from rootstock.architectures import PENULTIMATE
+from rootstock.depths import Pooling
 from rootstock.errors import SourceError
 from rootstock.features import Features
 from rootstock.files import replacing_folder, write
@@ -24,13 +26,15 @@ Array = NDArray[np.float64]
 # hymenoptera 0.087 -> 0.090.
 DEVIATION_FLOOR = 0.3
 WEIGHTS, DESCRIPTION = "head.safetensors", "head.json"
+DESCRIBED = ("classes", "l2", "path", "layer", "pooling")
 
 
 @dataclass(frozen=True)
 class Head:
     """A linear classifier on features as they come (standardisation is folded in).
 
-    weight (k, d) float32, bias (k,) float32; `path` has one entry a strength tried.
+    weight (k, d) float32, bias (k,) float32; `path` has one entry a strength tried; `layer` and `pooling` say where in
+    the backbone its features are from.
     """
 
     weight: NDArray[np.float32]
@@ -38,6 +42,8 @@ class Head:
     classes: list[str]
     l2: float
     path: list[dict[str, float]] = field(default_factory=list)
+    layer: str = PENULTIMATE
+    pooling: Pooling = "avg"
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score features (n, d): logits (n, k) float32."""
@@ -90,7 +96,7 @@ def fit_logistic_path(
         if best is None or loss < min(entry["val_log_loss"] for entry in path[:-1]):
             best = candidate
     assert best is not None, "no strength was given"
-    return Head(best.weight, best.bias, classes, best.l2, path)
+    return replace(best, path=path)
 
 
 def _standardisation(features: Features) -> tuple[Array, Array]:
@@ -163,7 +169,7 @@ def save(head: Head, folder: Path, facts: dict[str, Any]) -> None:
     """Write a head: `head.safetensors` (weight, bias) and `head.json` (classes, strength, path, and `facts`)."""
     with replacing_folder(folder) as temporary:
         save_file({"weight": head.weight, "bias": head.bias}, temporary / WEIGHTS)
-        described = {"classes": head.classes, "l2": head.l2, "path": head.path, **facts}
+        described = {name: getattr(head, name) for name in DESCRIBED} | facts
         write(temporary / DESCRIPTION, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -171,4 +177,4 @@ def load(folder: Path) -> Head:
     """Read a head."""
     described = json.loads((folder / DESCRIPTION).read_bytes())
     tensors = load_file(folder / WEIGHTS)
-    return Head(tensors["weight"], tensors["bias"], described["classes"], described["l2"], described["path"])
+    return Head(tensors["weight"], tensors["bias"], **{name: described[name] for name in DESCRIBED})

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rootstock import backbones, classifier
+from rootstock import classifier, depths, networks
+from rootstock.architectures import PENULTIMATE, Transform
 from rootstock.classifier import Classifier
 from rootstock.files import replacing_folder, write
 from rootstock.head import Head
 from rootstock.metrics import softmax
-from rootstock.pixels import Transform, device, prepare
+from rootstock.pixels import device, prepare
 
 DESCRIPTION, CARD = "model.json", "README.md"
 AT_ONCE = 64  # images a forward pass
@@ -73,9 +74,12 @@ def load(folder: Path) -> Model:
     described = json.loads((folder / DESCRIPTION).read_bytes())
     backbone = described["backbone"]
     transform = Transform.from_dict(backbone["transform"])
-    shape = (len(described["classes"]), backbone["feature_width"])
+    at = {"layer": PENULTIMATE, "pooling": "avg", "width": backbone["feature_width"], **described.get("features", {})}
+    shape = (len(described["classes"]), at["width"])
     empty = Head(np.zeros(shape, np.float32), np.zeros(shape[0], np.float32), described["classes"], 0.0)
-    network = Classifier(backbones.build(backbone["name"], transform.size), transform, empty)
+    whole = networks.build(backbone["name"], transform.size, backbone.get("variant"))
+    cut = depths.cut(whole, backbone["name"], at["layer"], at["pooling"])
+    network = Classifier(cut, transform, empty)
     classifier.load(network, folder / classifier.WEIGHTS)
     return Model(network.eval(), transform, described["classes"], described["temperature"])
 

@@ -10,13 +10,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from rootstock.architectures import BackboneName
+from rootstock.architectures import (
+    DEPTHS as LAYERS,
+    GROUPS,
+    NAMES,
+    PENULTIMATE,
+    TIMM,
+    Variant,
+    check_name,
+    check_variant,
+)
 
+Augment = Literal["none", "crop", "crop_flip"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 DEPLOYMENT = r"^(here|[^/]+/[^/]+)$"  # where to fine-tune
 DEPTHS = ("head", "last_block", "last_2_blocks", "last_3_blocks", "all")
+
+
+def _not_nearly(given: str, names: tuple[str, ...], other: str) -> str:
+    """Refuse what is nearly, but not quite, one of some names."""
+    if given not in names and (near := get_close_matches(given, names, n=1, cutoff=0.75)):
+        raise ValueError(f"is {given!r}; expected {', '.join(names)}, or {other}. Did you mean {near[0]}?")
+    return given
 
 
 class Section(BaseModel):
@@ -98,11 +115,20 @@ class Ingest(Section):
 class Backbone(Section):
     """The pretrained network that is kept frozen as a feature extractor."""
 
-    name: BackboneName = Field(default="efficientnet_lite0", description="Architecture, in torchvision's names.")
+    name: str = Field(
+        default="efficientnet_lite0",
+        description="Architecture: torchvision's names, lenet5, plain34, efficientnet_lite0, or timm/<name>.",
+        json_schema_extra={"anyOf": [{"type": "string", "enum": [*NAMES]}, {"type": "string", "pattern": f"^{TIMM}"}]},
+    )
+    variant: Variant | None = Field(
+        default=None,
+        description="lenet5: average_pooling; resnet34: shortcut_a, shortcut_b or shortcut_c, the paper's three; "
+        "null is the usual one.",
+    )
     weights: Annotated[str, Field(min_length=1)] = Field(
         default="pretrained",
-        description="pretrained (from torchvision, or the package that ships them), random, "
-        "or the path of a .safetensors or .pth file.",
+        description="pretrained (from torchvision, timm, or the package that ships them), random, the path of a "
+        ".safetensors or .pth file or of an earlier run's data/model, or package:<name>/<file>.",
     )
     image_size: Annotated[int, Field(ge=16, le=1024)] | None = Field(
         default=None,
@@ -113,14 +139,43 @@ class Backbone(Section):
         description="Share of the resized shorter side that the central crop keeps; null is the network's own.",
     )
 
+    @field_validator("name")
+    @classmethod
+    def _is_there(cls, name: str) -> str:
+        check_name(name)
+        return name
+
+    @field_validator("variant")
+    @classmethod
+    def _is_a_variant_of_it(cls, variant: Variant | None, info: ValidationInfo) -> Variant | None:
+        if "name" in info.data:
+            check_variant(info.data["name"], variant)
+        return variant
+
 
 class Extract(Section):
     """How the frozen features are computed and stored."""
 
+    layer: Annotated[str, Field(min_length=1)] = Field(
+        default=PENULTIMATE,
+        description="Where features are taken: low (edges and textures), mid (parts), high (whole objects), "
+        "penultimate (what the network's own classification layer sees), or the name of one of its modules.",
+    )
+    pooling: Literal["avg", "max", "avgmax", "gem", "cls"] = Field(
+        default="avg",
+        description="How the map of a layer becomes a vector (penultimate has its own); cls: a transformer's class "
+        "token.",
+    )
     dtype: Literal["float32", "float16"] = Field(
         default="float32", description="Type in the Parquet files; float16 is half."
     )
     batch_size: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="Images a forward pass.")
+
+    @field_validator("layer")
+    @classmethod
+    def _is_no_misspelling(cls, layer: str) -> str:
+        """Refuse what looks like a depth at once; whether a module is there only the network knows."""
+        return _not_nearly(layer, (*LAYERS, PENULTIMATE), "the name of a module")
 
 
 class Head(Section):
@@ -150,9 +205,7 @@ class Stage(Section):
     @classmethod
     def _is_no_misspelling(cls, unfreeze: str) -> str:
         """Refuse what looks like a depth at once; whether a layer is there only the network knows."""
-        if unfreeze not in DEPTHS and (near := get_close_matches(unfreeze, DEPTHS, n=1, cutoff=0.8)):
-            raise ValueError(f"is {unfreeze!r}; expected {', '.join(DEPTHS)}, or a layer name. Did you mean {near[0]}?")
-        return unfreeze
+        return _not_nearly(unfreeze, DEPTHS, "a layer name")
 
 
 class Finetune(Section):
@@ -171,7 +224,7 @@ class Finetune(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.1, description="Spread over the other classes."
     )
-    augment: Literal["none", "crop", "crop_flip"] = Field(
+    augment: Augment = Field(
         default="none", description="Random resized crops, and left-right flips where a mirror image keeps its class."
     )
     where: str = Field(
@@ -204,6 +257,40 @@ class Evaluate(Section):
     mistakes: Annotated[int, Field(ge=0, le=500)] = Field(
         default=24, description="Worst mistakes to show in the report."
     )
+
+
+class Compare(Section):
+    """Which backbones are tried on the data set, at which depths; no stage depends on it."""
+
+    backbones: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=("small",), description=f"Frozen, with a linear head: names, or {', '.join(GROUPS)}."
+    )
+    depths: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
+        default=(PENULTIMATE,), description="Each at low, mid, high, penultimate, or at modules by their names."
+    )
+    image_size: Annotated[int, Field(ge=16, le=1024)] | None = Field(
+        default=None, description="What they see, in pixels; null is backbone.image_size, or the network's own."
+    )
+    scratch: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(), description="Trained from random weights, all layers: what transfer is measured against."
+    )
+    epochs: Annotated[int, Field(ge=1)] = Field(default=60, description="Of training from scratch.")
+    lr: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=5e-3, title="Learning rate", description="Peak learning rate of training from scratch."
+    )
+    augment: Augment = Field(default="crop", description="Of training from scratch, as finetune.augment.")
+
+    @field_validator("backbones", "scratch")
+    @classmethod
+    def _are_there(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            check_name(name, GROUPS)
+        return names
+
+    @field_validator("depths")
+    @classmethod
+    def _are_no_misspellings(cls, depths: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_not_nearly(depth, (*LAYERS, PENULTIMATE), "the name of a module") for depth in depths)
 
 
 class Retrain(Section):
@@ -256,4 +343,5 @@ class Params(Section):
     head: Head = Head()
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
+    compare: Compare = Compare()
     retrain: Retrain = Retrain()

@@ -43,7 +43,18 @@ def load(path: Path) -> Params:
     try:
         return Params.model_validate({} if raw is None else raw)
     except ValidationError as error:
-        raise ParamsError("\n".join(_say(path.name, problem) for problem in _causes(error))) from None
+        raise ParamsError(explain(error, path.name)) from None
+
+
+def explain(error: ValidationError, where: str, section: tuple[str, ...] = ()) -> str:
+    """Put what pydantic found into words: the key, what it is, what was expected, the nearest spelling.
+
+    Args:
+        error: of all parameters, or of a section of them.
+        where: the file, say.
+        section: the way to that section.
+    """
+    return "\n".join(_say(where, {**problem, "loc": (*section, *problem["loc"])}) for problem in _causes(error))
 
 
 def save(path: Path, params: Params) -> None:

@@ -1,8 +1,7 @@
 """From shards to batches of pixels: read, decode, resize and crop on threads, in order, in bounded memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +10,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rootstock import images
+from rootstock.architectures import Transform
 from rootstock.parallel import ordered_map
+from rootstock.params import Augment
 from rootstock.shards import Reader
 
 INTERPOLATION = {
@@ -20,36 +21,12 @@ INTERPOLATION = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-Augment = Literal["none", "crop", "crop_flip"]
 # Milder than Inception's 0.08 (Szegedy et al. 2015): a pretrained network needs less, and small objects survive.
 CROP_AREA = (0.6, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 # A strip longer than this times its width loses its ends before it is resized, which would take memory without bound
 # (8 x 1,000,000 pixels at 256: 25 GB); the network sees the middle alone.
 LONGEST = 16
-
-
-@dataclass(frozen=True)
-class Transform:
-    """What a network expects to see: shorter side resized to `resize`, the middle `size` square cut out, normalised.
-
-    `mean` and `std` are those of the RGB channels in 0..1.
-    """
-
-    size: int
-    resize: int
-    interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the transform as JSON has it."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Transform":
-        """Read back what `as_dict` gave."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,11 +136,11 @@ def draw_confusion(labels: Integers, predicted: Integers, classes: Sequence[str]
     strength = np.where(counts > 0, 0.3 + 0.7 * np.sqrt(share), 0)[:, :, None]
     hue = np.where(np.eye(k, dtype=bool)[:, :, None], to_rgb(theme.finetuned), to_rgb(theme.wrong))
     side = float(np.clip(2 + 0.36 * k, 4.5, 16))  # inches: a class of 100 still has a legible name
-    figure, [[axes]] = _figure(theme, side, side)
+    figure, [[axes]] = new_figure(theme, side, side)
     axes.imshow(strength * hue + (1 - strength) * np.array(to_rgb(theme.paper)), interpolation="nearest")
     ticks = range(0, k, -(-k // LABELLED))
     points = float(np.clip(72 * 0.8 * (side - 2) / len(ticks), 4, 10))
-    names = [_short(classes[tick]) for tick in ticks]
+    names = [short(classes[tick]) for tick in ticks]
     upright = k > 4 and max(map(len, names)) > 2
     axes.set_xticks(ticks, names, rotation=90 if upright else 0, fontsize=points, parse_math=False)
     axes.set_yticks(ticks, names, fontsize=points, parse_math=False)
@@ -155,13 +155,13 @@ def draw_confusion(labels: Integers, predicted: Integers, classes: Sequence[str]
             colour = theme.paper if strength[actual, guess, 0] > 0.55 else theme.ink
             count = f"{counts[actual, guess]:,}"
             axes.text(guess, actual, count, ha="center", va="center", color=colour, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def draw_curves(history: pd.DataFrame, l2_path: Sequence[Mapping[str, float]], theme: Theme = LIGHT) -> bytes:
     """Draw loss and validation accuracy along the head's L2 path and, if there was any, along fine-tuning."""
     columns = 1 if history.empty else 2
-    figure, grid = _figure(theme, 5.4 * columns, 5.6, (1, 1), (1, 1.4)[:columns])
+    figure, grid = new_figure(theme, 5.4 * columns, 5.6, (1, 1), (1, 1.4)[:columns])
     _head_curves(l2_path, theme, *grid[:, 0])
     if not history.empty:
         _finetuning_curves(history, l2_path, theme, *grid[:, 1])
@@ -169,7 +169,7 @@ def draw_curves(history: pd.DataFrame, l2_path: Sequence[Mapping[str, float]], t
     grid[1, 0].set_ylabel("validation accuracy")
     for axes in grid[1]:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    return _png(figure)
+    return png(figure)
 
 
 def _head_curves(l2_path: Sequence[Mapping[str, float]], theme: Theme, loss: Axes, accuracy: Axes) -> None:
@@ -184,7 +184,7 @@ def _head_curves(l2_path: Sequence[Mapping[str, float]], theme: Theme, loss: Axe
     accuracy.set_xticks(place[::every], [f"{step['l2']:.2g}" for step in l2_path[::every]])
     accuracy.set_xlabel("L2 strength")
     loss.set_title("head", fontsize=10, color=theme.ink, pad=18)
-    _legend(loss, theme)
+    legend(loss, theme)
 
 
 def _finetuning_curves(
@@ -205,17 +205,17 @@ def _finetuning_curves(
         for axes in (loss, accuracy) if start else ():
             axes.axvline(start + 0.5, color=theme.ink, linewidth=0.8, linestyle=":")
         style = {"fontsize": 8, "color": theme.ink, "parse_math": False}
-        loss.text(start + 0.55, 1.01, _short(stages[start]), transform=loss.get_xaxis_transform(), **style)
+        loss.text(start + 0.55, 1.01, short(stages[start]), transform=loss.get_xaxis_transform(), **style)
     loss.set_title("fine-tuning", fontsize=10, color=theme.ink, pad=18)
     accuracy.set_xlabel("epoch, over all stages")
     accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
     accuracy.set_xlim(0.5, len(steps) + 0.5)
-    _legend(loss, theme)
+    legend(loss, theme)
 
 
 def draw_reliability(labels: Integers, probabilities: Mapping[str, Floats], theme: Theme = LIGHT) -> bytes:
     """Draw accuracy against confidence in 15 bins (calibrated: the diagonal), and the images of each."""
-    figure, [[upper], [lower]] = _figure(theme, 5.4, 5.8, (3, 1))
+    figure, [[upper], [lower]] = new_figure(theme, 5.4, 5.8, (3, 1))
     upper.plot([0, 1], [0, 1], color=theme.ink, linewidth=0.8, linestyle=":", label="as right as it says")
     for shift, (name, model) in zip((-0.005, 0.005), probabilities.items(), strict=True):
         confidence, accuracy, images = reliability(labels, model)
@@ -230,8 +230,8 @@ def draw_reliability(labels: Integers, probabilities: Mapping[str, Floats], them
     lower.set_ylim(bottom=0.7)
     for axis in (upper.xaxis, upper.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
-    _legend(upper, theme, above=True)
-    return _png(figure)
+    legend(upper, theme, above=True)
+    return png(figure)
 
 
 def draw_recall(metrics: Mapping[str, Any], winner: str, theme: Theme = LIGHT, *, worst: int = 20) -> bytes:
@@ -246,31 +246,31 @@ def draw_shares(
     names: Sequence[str], shares: Mapping[str, Sequence[Interval | None]], meaning: str, theme: Theme = LIGHT
 ) -> bytes:
     """Draw two models' shares with their intervals, a row a name; a model may have none of some."""
-    figure, [[axes]] = _figure(theme, 7.6, 1.4 + 0.36 * len(names))
+    figure, [[axes]] = new_figure(theme, 7.6, 1.4 + 0.36 * len(names))
     for shift, (model, intervals) in zip((-0.15, 0.15), shares.items(), strict=True):
         there = [(row + shift, one) for row, one in enumerate(intervals) if one]
         value, low, high = (np.array([one[end] for _, one in there]) for end in ("value", "low", "high"))
         style = {**theme.model(model), "xerr": [value - low, high - value], "linestyle": "none", "elinewidth": 1.6}
         axes.errorbar(value, [row for row, _ in there], **style, markersize=5)
-    axes.set_yticks(range(len(names)), [_short(name) for name in names], parse_math=False)
+    axes.set_yticks(range(len(names)), [short(name) for name in names], parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel(meaning)
-    _legend(axes, theme, above=True)
-    return _png(figure)
+    legend(axes, theme, above=True)
+    return png(figure)
 
 
 def _kept(l2_path: Sequence[Mapping[str, float]]) -> int:
     return min(range(len(l2_path)), key=lambda step: l2_path[step]["val_log_loss"])
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     """Cut the middle out of a long name: what tells it from its neighbours is often at its end."""
     half = NAME_LENGTH // 2
     return name if len(name) <= NAME_LENGTH else f"{name[:half]}…{name[1 - half :]}"
 
 
-def _figure(
+def new_figure(
     theme: Theme, width: float, height: float, rows: Sequence[float] = (1,), columns: Sequence[float] = (1,)
 ) -> tuple[Figure, npt.NDArray[Any]]:
     """Make a figure, in inches, and its axes in rows and columns of these proportions, dressed."""
@@ -288,12 +288,14 @@ def _figure(
     return figure, grid
 
 
-def _legend(axes: Axes, theme: Theme, *, above: bool = False) -> None:
+def legend(axes: Axes, theme: Theme, *, above: bool = False) -> None:
+    """Add a legend, inside or above."""
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3} if above else {}
     axes.legend(fontsize=8, facecolor=theme.paper, edgecolor="none", labelcolor=theme.ink, **place)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Give a figure as the bytes of a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor=figure.get_facecolor())
     return buffer.getvalue()

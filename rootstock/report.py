@@ -67,14 +67,37 @@ class Report:
 
 def render(report: Report) -> str:
     """Make the page; names and paths come from users, so everything is escaped."""
-    environment = Environment(
+    scored, absent = _classes(report)
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            models=MODELS,
+            best=report.metrics[report.winner],
+            wrong=_wrong(report),
+            comparison=_comparison(report.metrics),
+            domains=_domains(report),
+            classes=scored,
+            absent=absent,
+            classes_open=CLASSES_OPEN,
+            backbone=list(_flat(report.backbone)),
+            settings=list(_flat(report.params)),
+            seconds=sum(stage["seconds"] for stage in report.timings),
+        )
+    )
+
+
+def environment() -> Environment:
+    """Give what pages are made with: strict about names, careful about what comes from users."""
+    pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    pages.filters.update(
         data_uri=data_uri,
         duration=duration,
         percent=percent,
@@ -82,21 +105,7 @@ def render(report: Report) -> str:
         figure=figure,
         figures=figures,
     )
-    scored, absent = _classes(report)
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        models=MODELS,
-        best=report.metrics[report.winner],
-        wrong=_wrong(report),
-        comparison=_comparison(report.metrics),
-        domains=_domains(report),
-        classes=scored,
-        absent=absent,
-        classes_open=CLASSES_OPEN,
-        backbone=list(_flat(report.backbone)),
-        settings=list(_flat(report.params)),
-        seconds=sum(stage["seconds"] for stage in report.timings),
-    )
+    return pages
 
 
 def data_uri(picture: bytes) -> str:

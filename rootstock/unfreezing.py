@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from rootstock import params
-from rootstock.backbones import blocks
+from rootstock.blocks import blocks
 from rootstock.classifier import Classifier
+from rootstock.depths import is_below, whole_of
 from rootstock.errors import ParamsError
 
 
@@ -29,7 +30,7 @@ def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> i
     if unfreeze in params.DEPTHS:
         depth = len(names) if unfreeze == "all" else params.DEPTHS.index(unfreeze)
         return max(0, len(names) - depth)
-    layers = dict(network.named_modules())
+    layers = dict(whole_of(network).named_modules())
     inside = {id(parameter) for parameter in layers[unfreeze].parameters()} if unfreeze in layers else set()
     for index, (_, parameters) in enumerate(listed):
         if any(id(parameter) in inside for parameter in parameters):
@@ -54,11 +55,14 @@ def optimiser_of(model: Classifier, stage: params.Stage, settings: params.Finetu
 
 
 def parameters_by_block(network: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
-    """List the parameters of each block; those outside all blocks (a class token) belong to the first."""
-    listed = [(name, [p for module in modules for p in module.parameters()]) for name, modules in blocks(network)]
+    """List the parameters of each block up to where the network is cut.
+
+    Those outside all blocks (a class token) belong to the first.
+    """
+    listed = [(name, [p for part in modules for p in part.parameters()]) for name, modules in blocks(whole_of(network))]
     inside = {id(parameter) for _, parameters in listed for parameter in parameters}
     listed[0][1].extend(parameter for parameter in network.parameters() if id(parameter) not in inside)
-    return listed
+    return [(name, parameters) for name, parameters in listed if is_below(network, name)]
 
 
 def _groups(parameters: list[nn.Parameter], lr: float, settings: params.Finetune) -> list[dict[str, Any]]:

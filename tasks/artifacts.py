@@ -7,17 +7,21 @@ never the end of a run.
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 
 from tasks.versions import Kept
-from tasks.workspace import DATASET, FINETUNED, HEAD, IMAGES, MODEL, REPORT, REPORTS, REPORTS_URL, TO_LABEL
+from tasks.workspace import COMPARE, DATASET, FINETUNED, HEAD, IMAGES, MODEL, REPORT, REPORTS, REPORTS_URL, TO_LABEL
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from rootstock.challenge import Decision
     from rootstock.drift import Drift
 
@@ -59,6 +63,26 @@ def show_decision(decision: "Decision", came: str, kept: str) -> None:
     what = "Champion against challenger, and what was decided"
     if PREFECT_API_URL.value():
         _unless_it_fails(lambda: create_markdown_artifact(draw(), key="decision", description=what))
+
+
+def show_comparison(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str:
+    """Show what each backbone is worth: a table, the pictures, and the page; returns the table as text."""
+    from rootstock import compare_report
+
+    captions = {"size": "Accuracy against size", "depths": "Accuracy by depth", "scratch": "Trained from scratch"}
+    text = compare_report.markdown(table)
+
+    def draw() -> None:
+        shown = [_picture(pictures[name], caption) for name, caption in captions.items() if name in pictures]
+        create_markdown_artifact(
+            "\n\n".join([text, *shown]), key="comparison", description="Backbones on this data set"
+        )
+        if address := _publish_report(flow_run.name, COMPARE / "report.html"):
+            create_link_artifact(link=address, link_text="Report", key="report", description="The comparison as a page")
+
+    if PREFECT_API_URL.value():
+        _unless_it_fails(draw)
+    return text
 
 
 def show_drift(drifts: "Sequence[Drift]") -> None:
@@ -123,7 +147,7 @@ def _picture(png: bytes, caption: str) -> str:
 
 
 def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str) -> None:
-    address = _publish_report(kept.name or run)
+    address = _publish_report(kept.name or run, REPORT / "report.html")
     if address:
         create_link_artifact(link=address, link_text="Report", key="report", description="The whole report of this run")
     why = (MODEL / "README.md").read_text().split("\n\n")[1]
@@ -147,13 +171,13 @@ def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: 
     create_markdown_artifact(text, key="verdict", description="Which model won, and how good it is")
 
 
-def _publish_report(name: str) -> str | None:
+def _publish_report(name: str, page: Path) -> str | None:
     """Keep a copy of the report where it is served, if it is; returns its address."""
     served_at = os.environ.get(REPORTS_URL)
     if not served_at:
         return None
     REPORTS.mkdir(parents=True, exist_ok=True)
-    shutil.copy(REPORT / "report.html", REPORTS / f"{name}.html")
+    shutil.copy(page, REPORTS / f"{name}.html")
     oldest_first = sorted(REPORTS.glob("*.html"), key=lambda path: path.stat().st_mtime)
     for old in oldest_first[:-KEPT_REPORTS]:
         old.unlink()

@@ -5,7 +5,7 @@ python -m tasks.extract
 
 from rootstock.params import Params
 from tasks.stage import Summary, stage
-from tasks.workspace import BACKBONE, FEATURES, IMAGES
+from tasks.workspace import BACKBONE, FEATURES, IMAGES, TRIED
 
 
 @stage
@@ -13,7 +13,8 @@ def extract(params: Params) -> Summary:
     """Push through the frozen backbone what has not been pushed through it before."""
     from rootstock import backbones, features
 
-    done = features.extract(backbones.load(BACKBONE), params.extract, IMAGES, FEATURES)
+    backbone = backbones.load(BACKBONE, params.extract.layer, params.extract.pooling)
+    done = features.extract(backbone, params.extract, IMAGES, FEATURES, else_in=TRIED)
     return Summary(done.images, f"{done.computed} computed of {done.images} images, features/{done.key}")
 
 

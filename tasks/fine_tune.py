@@ -15,8 +15,9 @@ def fine_tune(params: Params) -> Summary:
     from rootstock.files import digest, replacing, replacing_folder
 
     manifest = dataset.load_manifest(DATASET)
-    backbone = backbones.load(BACKBONE)
-    model = classifier.Classifier(backbone.network, backbone.transform, head.load(HEAD))
+    probe = head.load(HEAD)
+    backbone = backbones.load(BACKBONE, probe.layer, probe.pooling)
+    model = classifier.Classifier(backbone.network, backbone.transform, probe)
     train, val = (finetune.Examples(manifest[manifest["split"] == split], IMAGES) for split in ("train", "val"))
     inputs = digest(
         [*dataset.files_of(DATASET / dataset.MANIFEST), BACKBONE / backbones.WEIGHTS, HEAD / head.WEIGHTS],

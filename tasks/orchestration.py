@@ -87,7 +87,7 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
     log.info("Runs because %s", "; ".join(reasons))
     if versions.restore(stage.name):
         return ended("restored", "an earlier run's outputs, from DVC's run-cache")
-    with progress.report_to(stopping.stoppable(_reporter())), _logging_to(log):
+    with reporting():
         summary = None if where == HERE else handoff.run_elsewhere(stage.name, params, where)
         if summary is None:
             summary = stage(params)
@@ -123,6 +123,13 @@ def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
             case OSError() | HTTPException():
                 return True
     return False
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Show what the work of a task logs and how far it is, and let it be stopped where it says so."""
+    with progress.report_to(stopping.stoppable(_reporter())), _logging_to(get_run_logger()):
+        yield
 
 
 @contextmanager

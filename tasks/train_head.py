@@ -3,6 +3,8 @@
 python -m tasks.train_head
 """
 
+from dataclasses import replace
+
 from rootstock.params import Params
 from tasks.stage import Summary, stage
 from tasks.workspace import BACKBONE, DATASET, FEATURES, HEAD
@@ -19,6 +21,7 @@ def train_head(params: Params) -> Summary:
     fitted = head.fit_logistic_path(
         train, val, dataset.classes_of(manifest), params.head.l2, params.head.max_iterations
     )
+    fitted = replace(fitted, layer=params.extract.layer, pooling=params.extract.pooling)
     head.save(fitted, HEAD, {"features": key, "images": {"train": len(train), "val": len(val)}})
     accuracy = next(entry["val_accuracy"] for entry in fitted.path if entry["l2"] == fitted.l2)
     return Summary(len(train) + len(val), f"L2 {fitted.l2:g}, validation {accuracy:.1%}")

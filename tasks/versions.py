@@ -102,6 +102,12 @@ def record_output(stage: str, path: Path) -> None:
         found.dump(update_pipeline=False)
 
 
+def add(path: Path) -> None:
+    """Record files that no stage makes, in `<path>.dvc` and in the cache."""
+    with repository() as repo:
+        repo.add(str(path))
+
+
 def bring_back(lock: str) -> None:
     """Make the data of the workspace those that a dvc.lock names.
 

@@ -24,12 +24,15 @@ HEAD = DATA / "head"
 FINETUNED = DATA / "finetuned"
 MODEL = DATA / "model"
 REPORT = DATA / "report"
+COMPARE = DATA / "compare"
 TO_LABEL = REPORT / "to_label.csv"  # of this machine, too: the inbox is not under version control
 
 LOCAL = Path(".rootstock")  # of this machine: neither git nor DVC sees it
 CHECKPOINT = LOCAL / "finetune.pt"
 RUN_LOG = LOCAL / "runs.jsonl"
 LOCK = LOCAL / "lock"
+TRIED = LOCAL / "features"  # of backbones that were compared, and may be chosen
+TRIED_BACKBONES = LOCAL / "backbones"
 REPORTS = LOCAL / "reports"  # each run's, for the UI to link to
 
 ROOT = "ROOTSTOCK_WORKSPACE"  # environment variables of a worker: which workspace its runs happen in,
@@ -43,7 +46,7 @@ def read_params() -> Params:
         ParamsError: it is at fault, or lacks what dvc.yaml names: DVC could not record the run.
     """
     params = params_file.load(PARAMS)
-    for section in set(Params.model_fields) - {"retrain"}:
+    for section in set(Params.model_fields) - {"retrain", "compare"}:
         if section not in params.model_fields_set:
             raise ParamsError(f"{PARAMS}: {section} is missing, and DVC records it; see docs/params.md.")
     for key, value in params.finetune.recipe().items():

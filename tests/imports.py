@@ -1,9 +1,11 @@
 """Which files of the project a module imports, by reading it: at its top and inside its functions, directly or not.
 
-A template that a module names counts as imported: it decides the output as code does.
+A template that a module names counts as imported, and so does a builder ("rootstock.lenet:LeNet5"): they decide the
+output as any code does.
 """
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +26,7 @@ def imported_by(path: Path) -> set[Path]:
 def direct_imports(path: Path) -> set[Path]:
     found: set[Path] = set()
     if path.suffix != ".py":
-        return found
+        return {path.with_name(name) for name in re.findall(r'{% include "([^"]+)" %}', path.read_text())}
     for node in _run_time_nodes(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {file for alias in node.names if (file := _file(alias.name))}
@@ -33,6 +35,8 @@ def direct_imports(path: Path) -> set[Path]:
             found |= {file for file in [_file(node.module), *below] if file}
         elif isinstance(node, ast.Constant) and str(node.value).endswith(".j2"):
             found.add(path.with_name(str(node.value)))
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"rootstock\.\w+:\w+", str(node.value)):
+            found |= {file for file in [_file(str(node.value).partition(":")[0])] if file}
     return found
 
 

@@ -109,5 +109,5 @@ def test_the_form_has_a_described_field_for_every_parameter():
         return bool(field.get("description") or section.get("description"))
 
     assert all(map(described, schema["properties"].values()))
-    assert "resnet34" in definitions["Backbone"]["properties"]["name"]["enum"]
+    assert "resnet34" in definitions["Backbone"]["properties"]["name"]["anyOf"][0]["enum"]
     assert all(described(field) for model in definitions.values() for field in model["properties"].values())

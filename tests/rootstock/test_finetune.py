@@ -11,12 +11,12 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from rootstock import backbones, classifier, finetune, head, progress, shards
+from rootstock.architectures import Transform
 from rootstock.classifier import Classifier
 from rootstock.errors import ParamsError
 from rootstock.features import Features
 from rootstock.finetune import Epoch, Examples, best_of, fine_tune, one_cycle
 from rootstock.params import Finetune, Stage
-from rootstock.pixels import Transform
 from rootstock.unfreezing import optimiser_of, parameters_by_block, unfrozen_from
 from tests.small_dataset import (
     Small,

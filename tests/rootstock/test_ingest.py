@@ -708,7 +708,9 @@ def test_a_shard_written_just_before_a_kill_is_written_again(store, tmp_path, ph
 
 
 @pytest.mark.parametrize("moved", [0, 1, 3])
-def test_a_run_killed_while_its_ledger_is_put_in_place_makes_no_second_draw(moved, store, tmp_path, photos, monkeypatch):
+def test_a_run_killed_while_its_ledger_is_put_in_place_makes_no_second_draw(
+    moved, store, tmp_path, photos, monkeypatch
+):
     whole = Store(tmp_path / "whole")
     whole.ingest(photos, shard_mb=0.01)
     assert len(list((whole.dataset / "ledger.parquet").iterdir())) > 3

@@ -12,8 +12,9 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rootstock import pixels
+from rootstock.architectures import Transform
 from rootstock.parallel import ordered_map
-from rootstock.pixels import Normalise, Ref, Transform, batches, prepare
+from rootstock.pixels import Normalise, Ref, batches, prepare
 from rootstock.shards import Reader
 from tests.small_dataset import small_dataset
 

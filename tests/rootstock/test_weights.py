@@ -3,11 +3,14 @@
 import hashlib
 import os
 import re
-import threading
+import socket
+import subprocess
+import sys
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -15,9 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.models import SqueezeNet1_1_Weights, get_model
 
-from rootstock import backbones, weights
+from rootstock import backbones, downloads, fitting, model, weights
+from rootstock.classifier import Classifier
 from rootstock.errors import WeightsError
+from rootstock.head import Head
 from rootstock.params import Backbone
+from tests.site import site as opened
 
 NAME = "squeezenet1_1"
 
@@ -189,52 +195,26 @@ def test_weights_from_before_torchvision_renamed_a_layer_fit(name):
     network, other = (backbones.build(name, 64) for _ in range(2))
     older = {OLDER[name](key): value for key, value in network.state_dict().items()}
     assert name == "mnasnet0_5" or older.keys() != network.state_dict().keys()
-    weights.fit(other, {key: value for key, value in older.items() if key}, "file")
+    fitting.fit(other, {key: value for key, value in older.items() if key}, "file")
     assert same(other.state_dict(), network.state_dict())
 
 
 def test_the_auxiliary_classifiers_of_googlenet_are_left_out():
     whole = get_model("googlenet", aux_logits=True, init_weights=False)
     network = backbones.build("googlenet", 64)
-    weights.fit(network, whole.state_dict(), "file")
+    fitting.fit(network, whole.state_dict(), "file")
     assert torch.equal(network.state_dict()["conv1.conv.weight"], whole.state_dict()["conv1.conv.weight"])
 
 
 # From torchvision's address
 
 
-class Site:
-    """A web site on this machine: what it has, what it was asked for, and how much of each file it gives."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder, self.asked, self.share = folder, [], 1.0
-        site = self
-
-        class Handler(SimpleHTTPRequestHandler):
-            def copyfile(self, source, outputfile):
-                content = source.read()
-                outputfile.write(content[: int(len(content) * site.share)])
-
-            def log_request(self, code="-", size="-"):
-                site.asked.append((self.path.lstrip("/"), int(code)))
-
-            def log_message(self, *args):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
 @pytest.fixture
 def named(state, tmp_path, monkeypatch) -> str:
-    """A file as torchvision names it, after the digest of its content; `site` has it."""
+    """A file as torchvision names it, after the digest of its content."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(downloads, "RETRY_AFTER_S", ())
     torch.save(state, tmp_path / "state.pth")
     digest = hashlib.sha256((tmp_path / "state.pth").read_bytes()).hexdigest()
     name = f"{NAME}-{digest[:8]}.pth"
@@ -245,39 +225,50 @@ def named(state, tmp_path, monkeypatch) -> str:
 
 @pytest.fixture
 def site(named, tmp_path, monkeypatch):
-    site = Site(tmp_path / "site")
-    (tmp_path / "state.pth").rename(tmp_path / "site" / named)
-    monkeypatch.setenv(weights.MIRROR, site.address)
-    threading.Thread(target=site.server.serve_forever, args=(0.01,), daemon=True).start()
-    yield site
-    site.close()
+    with opened(**{named: (tmp_path / "state.pth").read_bytes()}) as found:
+        monkeypatch.setenv(weights.MIRROR, found.address)
+        yield found
 
 
 def test_pretrained_weights_are_downloaded_once(site, named, expected, tmp_path):
     assert same(prepared("pretrained", tmp_path / "first"), expected)
     assert same(prepared("pretrained", tmp_path / "second"), expected)
-    assert site.asked == [(named, 200)]
+    assert site.asked == [(named, 0, 200)]
     described = backbones.describe(tmp_path / "first")
     assert described["origin"] == f"torchvision SqueezeNet1_1_Weights.IMAGENET1K_V1 {named}"
     assert described["licence"].startswith("BSD-3-Clause") and "127.0.0.1" not in str(described)
     assert (tmp_path / "first/backbone.json").read_bytes() == (tmp_path / "second/backbone.json").read_bytes()
 
 
+def test_what_is_in_torchs_own_cache_is_taken_from_there_without_a_network(named, expected, tmp_path, monkeypatch):
+    kept = tmp_path / "torch/hub/checkpoints" / named
+    kept.parent.mkdir(parents=True)
+    (tmp_path / "state.pth").rename(kept)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert same(prepared("pretrained", tmp_path / "out"), expected)
+
+
 def test_a_file_that_is_not_what_its_name_says_is_refused_and_not_kept(site, named, expected, tmp_path):
-    good = (site.folder / named).read_bytes()
-    (site.folder / named).write_bytes(good[:-9] + b"different")
-    with pytest.raises(WeightsError, match=r"are damaged: invalid hash value.*\nRemove .* and try again"):
+    good = site.files[named]
+    site.files[named] = good[:-9] + b"different"
+    with pytest.raises(WeightsError, match=r"are damaged: its digest begins with .*\nRemove .* and try again"):
         prepared("pretrained", tmp_path / "out")
-    (site.folder / named).write_bytes(good)
+    site.files[named] = good
     assert same(prepared("pretrained", tmp_path / "out"), expected)
 
 
-def test_a_connection_that_breaks_off_is_an_error_and_the_next_run_starts_afresh(site, expected, tmp_path):
-    site.share = 0.5
-    with pytest.raises(WeightsError, match=r"squeezenet1_1's weights from http.* are damaged"):
+def test_after_a_broken_connection_the_next_run_fetches_the_rest(site, named, expected, tmp_path):
+    half = len(site.files[named]) // 2
+    site.breaks = [half]
+    with pytest.raises(WeightsError, match=rf"cannot be had from http.*: the connection broke off after {half:,} of"):
         prepared("pretrained", tmp_path / "out")
-    site.share = 1.0
     assert same(prepared("pretrained", tmp_path / "out"), expected)
+    assert site.asked == [(named, 0, 200), (named, half, 206)]
 
 
 def test_a_damaged_file_in_torchs_own_cache_is_named(site, named, tmp_path):
@@ -288,12 +279,12 @@ def test_a_damaged_file_in_torchs_own_cache_is_named(site, named, tmp_path):
         prepared("pretrained", tmp_path / "out")
 
 
-def test_an_address_that_has_no_such_file_or_does_not_answer_says_what_to_do(site, named, tmp_path):
-    (site.folder / named).unlink()
+def test_an_address_that_has_no_such_file_or_does_not_answer_says_what_to_do(site, named, tmp_path, monkeypatch):
+    del site.files[named]
     advice = f"Set {weights.MIRROR} to a folder or address that holds {named}, or backbone.weights to a local file"
     with pytest.raises(WeightsError, match=f"(?s)cannot be had from {site.address}/{named}: HTTP Error 404.*{advice}"):
         prepared("pretrained", tmp_path / "out")
-    site.server.server_close()
+    monkeypatch.setenv(weights.MIRROR, "http://127.0.0.1:9")
     with pytest.raises(WeightsError, match=f"(?s)Connection re(?:fused|set).*{advice}"):
         prepared("pretrained", tmp_path / "out")
 
@@ -306,7 +297,17 @@ def test_a_folder_serves_as_a_mirror(named, expected, tmp_path, monkeypatch):
     assert same(prepared("pretrained", tmp_path / "out"), expected)
     monkeypatch.setenv(weights.MIRROR, str(tmp_path / "nowhere"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "another"))
-    with pytest.raises(WeightsError, match=r"cannot be had from file:.*/nowhere/"):
+    with pytest.raises(WeightsError, match=r"cannot be had from .*/nowhere/"):
+        prepared("pretrained", tmp_path / "out")
+
+
+def test_any_store_that_fsspec_reaches_serves_as_a_mirror(named, expected, tmp_path, monkeypatch):
+    fsspec.filesystem("memory").pipe(f"/shelf/{named}", (tmp_path / "state.pth").read_bytes())
+    monkeypatch.setenv(weights.MIRROR, "memory://shelf/")
+    assert same(prepared("pretrained", tmp_path / "out"), expected)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "another"))
+    monkeypatch.setenv(weights.MIRROR, "sfpt://shelf")
+    with pytest.raises(WeightsError, match="cannot be had from sfpt://shelf/"):
         prepared("pretrained", tmp_path / "out")
 
 
@@ -319,5 +320,96 @@ def test_weights_under_a_licence_of_their_own_are_said_to_be(tmp_path, monkeypat
     (tmp_path / "state.pth").rename(tmp_path / f"regnet_y_128gf-{digest[:8]}.pth")
     monkeypatch.setenv(weights.MIRROR, str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    found = weights.find(Backbone(name="regnet_y_128gf"), 0)
+    found = weights.find(Backbone(name="regnet_y_128gf"), 0, 384)
     assert "SWAG" in found.licence and "BSD" not in found.licence
+
+
+# From elsewhere
+
+
+@pytest.mark.parametrize(("name", "variant"), [("lenet5", None), ("plain34", None), ("resnet34", "shortcut_a")])
+def test_where_nobody_publishes_weights_it_is_said(name, variant):
+    with pytest.raises(WeightsError, match=f"nobody publishes weights of {name}.*; expected random, or the path"):
+        weights.find(Backbone(name=name, variant=variant), 0, 32)
+
+
+def test_the_projecting_variant_has_torchvisions_weights(tmp_path):
+    torch.manual_seed(1)
+    state = get_model("resnet34").state_dict()
+    save_file(state, tmp_path / "b.safetensors")
+    asked = Backbone(name="resnet34", variant="shortcut_b", weights=str(tmp_path / "b.safetensors"), image_size=32)
+    described = backbones.prepare(asked, 0, tmp_path / "out")
+    assert described["variant"] == "shortcut_b"
+    assert torch.equal(load_file(tmp_path / "out" / backbones.WEIGHTS)["conv1.weight"], state["conv1.weight"])
+
+
+def test_a_package_that_ships_weights_is_taken_by_its_name(state, expected, tmp_path, monkeypatch):
+    package = tmp_path / "squeezed"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    save_file(state, package / "weights.safetensors")
+    info = tmp_path / "squeezed-2.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: squeezed\nVersion: 2.1\n")
+    (info / "top_level.txt").write_text("squeezed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert same(prepared("package:squeezed/*.safetensors", tmp_path / "out"), expected)
+    assert backbones.describe(tmp_path / "out")["origin"].startswith("package squeezed 2.1")
+    with pytest.raises(WeightsError, match=r"expected one such file in the package, found none"):
+        weights.find(Backbone(name=NAME, weights="package:squeezed/*.pth"), 0, 32)
+    with pytest.raises(WeightsError, match=r"there is no package sqeezed; install the one"):
+        weights.find(Backbone(name=NAME, weights="package:sqeezed/*.pth"), 0, 32)
+
+
+@pytest.fixture
+def earlier(tmp_path) -> tuple[Path, dict[str, Tensor]]:
+    """A model that an earlier run of ours made, and its backbone's weights."""
+    backbones.prepare(Backbone(name=NAME, weights="random", image_size=32), 3, tmp_path / "backbone")
+    backbone = backbones.load(tmp_path / "backbone")
+    head = Head(np.ones((5, 512), np.float32), np.zeros(5, np.float32), list("abcde"), 1.0)
+    network = Classifier(backbone.network, backbone.transform, head)
+    model.save(tmp_path / "model", network, {"backbone": backbone.description}, "a card")
+    return tmp_path / "model", load_file(tmp_path / "backbone" / backbones.WEIGHTS)
+
+
+@pytest.mark.parametrize("file", ["", "model.safetensors"])
+def test_a_model_of_an_earlier_run_gives_its_backbone(file, earlier, tmp_path):
+    folder, backbone = earlier
+    assert same(prepared(folder / file, tmp_path / "out"), backbone)
+
+
+def test_a_backbone_of_an_earlier_run_and_a_checkpoint_of_fine_tuning_do_too(earlier, tmp_path):
+    folder, backbone = earlier
+    assert same(prepared(tmp_path / "backbone", tmp_path / "out"), backbone)
+    content = {"model": {}, "best": load_file(folder / "model.safetensors"), "epoch": 3}
+    torch.save(content, tmp_path / "finetune.pt")
+    assert same(prepared(tmp_path / "finetune.pt", tmp_path / "out"), backbone)
+
+
+def test_a_model_of_another_architecture_is_refused_by_name(earlier, tmp_path):
+    with pytest.raises(WeightsError, match=r"is a squeezenet1_1, and backbone.name is resnet18; set it to that"):
+        weights.find(Backbone(name="resnet18", weights=str(earlier[0])), 0, 32)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightsError, match=r"holds none of model\.safetensors, weights\.safetensors"):
+        weights.find(Backbone(name=NAME, weights=str(tmp_path / "empty")), 0, 32)
+
+
+def test_weights_are_the_file_mapped_into_memory_and_not_a_copy(tmp_path):
+    backbones.prepare(Backbone(name="vgg11", weights="random", image_size=32), 0, tmp_path / "out")
+    code = f"""
+import psutil, torch
+from pathlib import Path
+from rootstock import backbones
+own = psutil.Process()
+before = own.memory_full_info()
+network = backbones.load(Path({str(tmp_path / "out")!r})).network
+after = own.memory_full_info()
+print((after.uss - before.uss) // 2**20, sum(p.numel() for p in network.parameters()) // 2**18)
+with torch.no_grad():
+    next(network.parameters()).add_(1)  # what is trained is this process's alone
+"""
+    digest = hashlib.sha256((tmp_path / "out" / backbones.WEIGHTS).read_bytes()).hexdigest()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    own, size = map(int, done.stdout.split())
+    assert size > 450 and own < 100  # MiB
+    assert hashlib.sha256((tmp_path / "out" / backbones.WEIGHTS).read_bytes()).hexdigest() == digest

@@ -65,7 +65,7 @@ def test_where_it_is_fine_tuned_makes_nothing_stale_and_every_other_setting_does
 
 def test_every_section_of_the_parameters_but_what_decides_on_a_champion_reaches_a_stage():
     watched = {param.split(".")[0] for stage in STAGES.values() for param in stage["params"]}
-    assert watched | {"retrain"} == set(YAML(typ="safe").load(ROOT / "params.yaml"))
+    assert watched | {"retrain", "compare"} == set(YAML(typ="safe").load(ROOT / "params.yaml"))
 
 
 def test_every_output_is_kept_out_of_git():
@@ -74,5 +74,5 @@ def test_every_output_is_kept_out_of_git():
         for folder in ("data", "data/report")
         for line in (ROOT / folder / ".gitignore").read_text().split()
     }
-    of_this_machine = {"data/inbox", "data/report/to_label.csv"}
+    of_this_machine = {"data/inbox", "data/report/to_label.csv", "data/compare"}
     assert {out for stage in STAGES for out in outs(stage)} == ignored - of_this_machine

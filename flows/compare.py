@@ -1,0 +1,120 @@
+"""Backbones in, what each is worth on this data set out: accuracy against size, by depth, against scratch.
+
+    ingest ──> try, one after the other ──> compare.parquet, pictures, report
+
+    python -m flows.compare                                              # as params.yaml says: small ones
+    python -m flows.compare seed --depths low mid high penultimate       # the field's story, at every depth
+    python -m flows.compare --scratch lenet5 resnet34 plain34 --image-size 32 --epochs 20
+
+The features that it extracts are found by the pipeline if one of the backbones is chosen. What fails (no weights, not
+enough memory) is a row with its reason.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow, get_run_logger, task
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from pydantic import ValidationError
+
+from flows import form
+from rootstock import params as parameters, params_file
+from rootstock.errors import ParamsError, RootstockError
+from rootstock.params import Params
+from tasks import artifacts, comparison, stopping, versions, workspace
+from tasks.ingest import ingest
+from tasks.orchestration import failed, reporting
+
+if TYPE_CHECKING:
+    from rootstock.compare import Candidate, Row
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How a comparison ended: its rows, what is best, and the table as text."""
+
+    rows: "tuple[Row, ...]"
+    said: str
+    table: str
+
+
+@task(name="try", task_run_name="{title}")
+def try_out(candidate: "Candidate", params: Params, title: str) -> State["Row"]:
+    """Extract features and train a head on them, or train from scratch."""
+    with reporting():
+        row = comparison.try_out(candidate, params)
+    if row.reason:
+        get_run_logger().warning("%s: %s", title, row.reason)
+        return Completed(name="Not measured", message=row.reason, data=row)
+    return Completed(message=f"test {row.accuracy:.1%}, {row.images_per_second:.0f} images a second", data=row)
+
+
+@flow(name="compare")
+def compare(compare: parameters.Compare = form.DEFAULTS.compare) -> State[Compared]:
+    """Try backbones on the data set, at several depths, and draw accuracy against size.
+
+    Args:
+        compare: Which backbones, at which depths, and what is trained from scratch beside.
+    """
+    log = get_run_logger()
+    try:
+        with stopping.when_cancelled(), workspace.writing(queue=log.info):
+            params = workspace.read_params().model_copy(update={"compare": compare})
+            ingest.submit(params).result()
+            tried = comparison.candidates(params)
+            rows: tuple[Any, ...] = tuple(try_out.submit(one, params, one.title).result() for one in tried)
+            table, pictures = comparison.finish()
+    except RootstockError as error:
+        return failed(error)
+    ended = Compared(rows, _say(rows), artifacts.show_comparison(table, pictures))
+    return Completed(message=ended.said, data=ended)
+
+
+def _say(rows: "tuple[Row, ...]") -> str:
+    measured = [row for row in rows if not row.reason]
+    missing = f"; {len(rows) - len(measured)} of {len(rows)} could not be measured" if len(measured) < len(rows) else ""
+    if not measured:
+        return f"Nothing could be measured{missing}"
+    best = max(measured, key=lambda row: row.val_accuracy or 0.0)
+    return f"Best on validation: {best.backbone}, {best.layer}: {best.accuracy:.1%} of the test images right{missing}"
+
+
+def arguments(settings: parameters.Compare) -> parameters.Compare:
+    """Read what the command line asks for instead of params.yaml.
+
+    Raises:
+        ParamsError: a backbone or a depth is misspelt.
+    """
+    parser = argparse.ArgumentParser(description="Compare backbones on the data set.")
+    parser.add_argument("backbones", nargs="*", help="names, or seed, small, all")
+    parser.add_argument("--depths", nargs="+", help="low, mid, high, penultimate, or names of modules")
+    parser.add_argument("--scratch", nargs="*", help="trained from random weights")
+    parser.add_argument("--image-size", type=int, help="what they see, in pixels")
+    parser.add_argument("--epochs", type=int, help="of training from scratch")
+    parser.add_argument("--augment", help="of training from scratch: none, crop, crop_flip")
+    parser.add_argument("--lr", type=float, help="peak learning rate of training from scratch")
+    given = {name: value for name, value in vars(parser.parse_args()).items() if value not in (None, [])}
+    if "scratch" in given:
+        given.setdefault("backbones", [])  # then only what is named
+    try:
+        return parameters.Compare.model_validate({**settings.model_dump(), **given})
+    except ValidationError as error:
+        raise ParamsError(params_file.explain(error, "command line", ("compare",))) from None
+
+
+def main() -> None:
+    """Compare; an error is one message, and exit status 1."""
+    try:
+        params = workspace.read_params()
+        versions.prepare()
+        compared: Any = compare(arguments(params.compare))
+    except RootstockError as error:
+        sys.exit(f"compare: {error}")
+    print(f"\n{compared.table}\n\n{compared.said}\n\nreport: {comparison.PAGE.resolve().as_uri()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""A comparison of backbones: what is tried, and where its table, curves and page are kept.
+
+data/compare is no stage's output: a row holds images a second, and nobody wants `dvc repro` to try eighty backbones. It
+is added to DVC as it is (data/compare.dvc), so that it can be pushed, pulled and looked back on.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rootstock.errors import RootstockError
+from rootstock.files import write
+from rootstock.params import Params
+from tasks import versions
+from tasks.workspace import COMPARE, DATASET, FEATURES, IMAGES, TRIED, TRIED_BACKBONES
+
+if TYPE_CHECKING:  # torch: only where something is tried
+    import pandas as pd
+
+    from rootstock.compare import Candidate, Row
+    from rootstock.finetune import Epoch
+
+TABLE, CURVES, PAGE = COMPARE / "compare.parquet", COMPARE / "curves.parquet", COMPARE / "report.html"
+
+
+def candidates(params: Params) -> "list[Candidate]":
+    """List what is to be compared.
+
+    Raises:
+        RootstockError: nothing is to be compared.
+    """
+    from rootstock import compare
+
+    found = compare.candidates(params)
+    if not found:
+        raise RootstockError(
+            "params.yaml: compare.backbones and compare.scratch are empty; expected names of backbones"
+        )
+    return found
+
+
+def try_out(candidate: "Candidate", params: Params) -> "Row":
+    """Try a candidate, and put its row, and the page, where they are kept: what is done survives a kill."""
+    from rootstock import compare
+
+    places = compare.Places(IMAGES, DATASET, FEATURES, TRIED, TRIED_BACKBONES)
+    row, epochs = compare.try_out(candidate, params, places)
+    compare.write(TABLE, compare.merge(compare.read(TABLE), row))
+    if epochs:
+        _keep_curve(candidate, epochs)
+    return row
+
+
+def _keep_curve(candidate: "Candidate", epochs: "Sequence[Epoch]") -> None:
+    import pandas as pd
+
+    from rootstock import compare
+
+    backbone = candidate.backbone
+    name = f"{backbone.name} {backbone.variant}" if backbone.variant else backbone.name
+    new = pd.DataFrame(epochs).assign(name=name)
+    before = curves()
+    compare.write(CURVES, pd.concat([before[before["name"] != name], new], ignore_index=True) if len(before) else new)
+
+
+def curves() -> "pd.DataFrame":
+    """Read the epochs of what was trained from scratch."""
+    import pandas as pd
+
+    return pd.read_parquet(CURVES) if CURVES.exists() else pd.DataFrame(columns=["name"])
+
+
+def finish() -> "tuple[pd.DataFrame, dict[str, bytes]]":
+    """Make the page, and have DVC know; returns the table of this version of the data, and its pictures."""
+    from rootstock import compare, compare_report
+
+    table = compare.read(TABLE)
+    table = table[table["data"] == compare.version_of(DATASET)]
+    drawn = compare_report.pictures(table, curves())
+    write(PAGE, compare_report.render(table, drawn))
+    versions.add(COMPARE)
+    return table, drawn

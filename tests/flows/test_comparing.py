@@ -1,0 +1,102 @@
+"""`python -m flows.compare` on a real workspace, and a new backbone that is one entry in one file."""
+
+import json
+import sys
+
+import pandas as pd
+
+from tests.flows.test_two_doors import ONLY_A_LOOK
+from tests.serving import worker
+
+TWO = ("shufflenet_v2_x0_5", "lenet5")
+
+
+def compare(workspace, *arguments: str, check: bool = True):
+    return workspace.run(sys.executable, "-m", "flows.compare", *arguments, check=check)
+
+
+def test_a_comparison_leaves_a_table_and_a_page_and_nothing_stale(after_flow):
+    kept = after_flow.outputs()
+    said = compare(after_flow, *TWO, "--depths", "low", "penultimate").stdout
+    assert "| lenet5 (random) | low |" in said and "Best on validation:" in said
+    table = pd.read_parquet(after_flow.root / "data" / "compare" / "compare.parquet")
+    assert list(zip(table["backbone"], table["layer"], strict=True)) == [
+        (name, layer) for name in TWO for layer in ("low", "penultimate")
+    ]
+    assert (table["reason"] == "").all() and (table["data"] == table["data"][0]).all()
+    assert after_flow.status() == ONLY_A_LOOK
+    assert {name: data for name, data in after_flow.outputs().items() if not name.startswith("data/compare")} == kept
+    assert "Backbones compared" in (after_flow.root / "data" / "compare" / "report.html").read_text()
+
+
+def test_the_pipeline_finds_the_features_of_the_backbone_that_is_chosen(after_flow):
+    compare(after_flow, "lenet5")
+    after_flow.set(backbone={"name": "lenet5", "image_size": None, "crop_fraction": None})
+    assert "0 computed of 45 images" in after_flow.flow()
+
+
+def test_a_misspelt_name_on_the_command_line_is_one_line(after_flow):
+    done = compare(after_flow, "resnet-18", check=False)
+    assert done.returncode == 1
+    assert "compare: command line: compare.backbones is 'resnet-18'" in done.stderr
+    assert "Did you mean resnet18" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_in_the_ui_it_is_a_run_with_a_task_a_candidate_and_the_pictures(deployed, after_flow):
+    with worker(deployed, "cpu", after_flow):
+        run = deployed.start(
+            "compare/cpu",
+            compare={"backbones": ["lenet5", "resnet18"], "depths": ["low"], "scratch": ["lenet5"], "epochs": 2},
+        )
+        state = run.ended()
+    assert state["type"] == "COMPLETED" and "1 of 3 could not be measured" in state["message"]
+    stages = run.stages()
+    assert stages["lenet5, low"] == "Completed" and stages["resnet18, low"] == "Not measured"
+    artifact = run.artifacts()["comparison"]["data"]
+    assert artifact.count("data:image/png;base64") == 2  # accuracy against size, and training from scratch
+    assert "- resnet18, low: backbone.weights: resnet18's weights cannot be had" in artifact
+
+
+NEW = """
+    "tiny": Architecture(
+        builder="tiny_networks:Tiny",
+        depths=("edges", "parts", "parts"),
+        pretrained="package:tiny_networks/*.safetensors",
+        licence="MIT",
+        transform=Transform(24, 24, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ),
+"""
+CODE = """
+from torch import nn
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.edges = nn.Conv2d(3, 8, 3, 2)
+        self.parts = nn.Conv2d(8, 16, 3, 2)
+        self.fc = nn.Linear(16, 1000)
+    def forward(self, images):
+        return self.fc(self.parts(self.edges(images).relu()).relu().mean((2, 3)))
+"""
+
+
+def test_a_new_backbone_is_one_entry_in_one_file(workspace):
+    """As docs/backbones.md says: here a network of a package of one's own, with the weights it ships."""
+    package = workspace.root / "tiny_networks"
+    package.mkdir()
+    (package / "__init__.py").write_text(CODE)
+    save = "import torch; from safetensors.torch import save_file; from tiny_networks import Tiny; torch.manual_seed(0)"
+    workspace.run("python", "-c", f"{save}; save_file(Tiny().state_dict(), 'tiny_networks/tiny.safetensors')")
+    path = workspace.root / "rootstock" / "architectures.py"
+    text = path.read_text()
+    path.write_text(text.replace("OURS: dict[str, Architecture] = {\n", "OURS: dict[str, Architecture] = {" + NEW, 1))
+    workspace.set(backbone={"name": "tiny", "weights": "pretrained", "image_size": None}, extract={"layer": "low"})
+    assert "report:" in workspace.flow()
+    described = json.loads((workspace.root / "data" / "backbone" / "backbone.json").read_text())
+    assert (described["name"], described["licence"], described["feature_width"]) == ("tiny", "MIT", 16)
+    assert described["depths"]["low"]["width"] == 8
+    model = json.loads((workspace.root / "data" / "model" / "model.json").read_text())
+    assert model["features"] == {"layer": "low", "pooling": "avg", "width": 8}
+    ask = "from pathlib import Path; from rootstock.model import load; import sys"
+    photo = "photos/moss/000.png"
+    said = workspace.run("python", "-c", f"{ask}; print(load(Path('data/model')).predict([Path('{photo}')])[0].label)")
+    assert said.stdout.strip() in ("lemon", "moss", "plum")

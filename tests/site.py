@@ -1,0 +1,62 @@
+"""A web site on loopback that has files, and gives them as badly as a test wants."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Site:
+    """What it has, how it behaves, and what it was asked for.
+
+    `breaks` are numbers of bytes after which the next connections break off, `failures` what the next requests are
+    answered with instead; without `ranges`, it always begins at the beginning.
+    """
+
+    address: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    breaks: list[int] = field(default_factory=list)
+    failures: list[int] = field(default_factory=list)
+    ranges: bool = True
+    asked: list[tuple[str, int, int]] = field(default_factory=list)  # name, first byte, status
+
+    def answer(self, name: str, first: int) -> tuple[int, bytes]:
+        """Decide on status and content."""
+        content = self.files.get(name)
+        first = first if self.ranges else 0
+        if self.failures:
+            status, body = self.failures.pop(0), b""
+        elif content is None:
+            status, body = 404, b""
+        elif first and first >= len(content):
+            status, body = 416, b""
+        else:
+            status, body = (206 if first else 200), content[first:]
+        self.asked.append((name, first, status))
+        return status, body
+
+
+@contextmanager
+def site(**files: bytes) -> Iterator[Site]:
+    """Open a site."""
+    opened = Site(files=dict(files))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range", "bytes=0-")
+            status, body = opened.answer(self.path.lstrip("/"), int(wanted.removeprefix("bytes=").rstrip("-")))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: opened.breaks.pop(0) if opened.breaks and body else len(body)])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        opened.address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield opened
+        server.shutdown()
