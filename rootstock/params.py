@@ -118,7 +118,12 @@ class Backbone(Section):
     name: str = Field(
         default="efficientnet_lite0",
         description="Architecture: torchvision's names, lenet5, plain34, efficientnet_lite0, or timm/<name>.",
-        json_schema_extra={"anyOf": [{"type": "string", "enum": [*NAMES]}, {"type": "string", "pattern": f"^{TIMM}"}]},
+        json_schema_extra={
+            "anyOf": [
+                {"type": "string", "title": "Name", "enum": [*NAMES]},
+                {"type": "string", "title": "timm", "pattern": f"^{TIMM}"},
+            ]
+        },
     )
     variant: Variant | None = Field(
         default=None,

@@ -20,6 +20,7 @@ class Site:
     breaks: list[int] = field(default_factory=list)
     failures: list[int] = field(default_factory=list)
     ranges: bool = True
+    headers: dict[str, str] = field(default_factory=dict)  # of every answer, beside its length
     asked: list[tuple[str, int, int]] = field(default_factory=list)  # name, first byte, status
 
     def answer(self, name: str, first: int) -> tuple[int, bytes]:
@@ -45,12 +46,16 @@ def site(**files: bytes) -> Iterator[Site]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range", "bytes=0-")
-            status, body = opened.answer(self.path.lstrip("/"), int(wanted.removeprefix("bytes=").rstrip("-")))
+            wanted = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0]
+            status, body = opened.answer(self.path.lstrip("/"), int(wanted))
             self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            for name, value in {"Content-Length": str(len(body)), **opened.headers}.items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body[: opened.breaks.pop(0) if opened.breaks and body else len(body)])
+            if self.command == "GET":
+                self.wfile.write(body[: opened.breaks.pop(0) if opened.breaks and body else len(body)])
+
+        do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass

@@ -256,7 +256,7 @@ def test_the_form_explains_its_fields_and_refuses_an_impossible_value_by_name(vi
     for explained in (
         "Which images are taken in, how they are checked, split and packed.",
         "The pretrained network that is kept frozen as a feature extractor.",
-        "Architecture, in torchvision's names.",
+        "Architecture: torchvision's names, lenet5, plain34, efficientnet_lite0, or timm/<name>.",
         "Later layers unfrozen in stages, from the head's weights.",
     ):
         expect(page.get_by_text(explained)).to_be_visible()

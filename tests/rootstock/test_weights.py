@@ -12,6 +12,8 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import safetensors.torch
+import timm
 import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
@@ -322,6 +324,58 @@ def test_weights_under_a_licence_of_their_own_are_said_to_be(tmp_path, monkeypat
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     found = weights.find(Backbone(name="regnet_y_128gf"), 0, 384)
     assert "SWAG" in found.licence and "BSD" not in found.licence
+
+
+# From timm
+
+TIMM = "test_efficientnet"  # timm's own, for tests: 0.4 M parameters
+PREPARE = """
+import sys
+from pathlib import Path
+from rootstock import backbones
+from rootstock.params import Backbone
+print(backbones.prepare(Backbone(name=sys.argv[1], image_size=64), 0, Path(sys.argv[2]))["origin"])
+"""
+
+
+def prepared_alone(name: str, folder: Path, **env: str) -> str:
+    """Prepare in a process of its own: the Hugging Face hub reads its settings when it is imported."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and key != weights.MIRROR}
+    quiet = {"no_proxy": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARE, name, str(folder)], env=clean | quiet | env, capture_output=True, text=True
+    )
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def efficient() -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    return dict(timm.create_model(TIMM).state_dict())
+
+
+def test_timms_weights_come_from_the_hub_that_is_set_and_stay_in_its_cache(efficient, tmp_path):
+    hub = f"timm/{timm.get_pretrained_cfg(TIMM).hf_hub_id.removeprefix('timm/')}"
+    with opened(**{f"{hub}/resolve/main/model.safetensors": safetensors.torch.save(efficient)}) as site:
+        site.headers = {"X-Repo-Commit": "0" * 40, "ETag": '"1"'}
+        env = {"HF_ENDPOINT": site.address, "HF_HOME": str(tmp_path / "hub")}
+        assert hub in prepared_alone(f"timm/{TIMM}", tmp_path / "out", **env)
+        assert site.asked
+    got = load_file(tmp_path / "out" / backbones.WEIGHTS)
+    assert got and all(torch.equal(value, efficient[name]) for name, value in got.items())
+    assert hub in prepared_alone(f"timm/{TIMM}", tmp_path / "again", **env, HF_HUB_OFFLINE="1")
+    nowhere = {**env, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
+    assert weights.MIRROR in prepared_alone(f"timm/{TIMM}", tmp_path / "none", **nowhere)
+
+
+def test_a_mirror_has_timms_weights_under_the_models_name(efficient, tmp_path, monkeypatch):
+    save_file(efficient, tmp_path / f"{TIMM}.safetensors")
+    monkeypatch.setenv(weights.MIRROR, str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    described = backbones.prepare(Backbone(name=f"timm/{TIMM}", image_size=64), 0, tmp_path / "out")
+    got = load_file(tmp_path / "out" / backbones.WEIGHTS)
+    assert got and all(torch.equal(value, efficient[name]) for name, value in got.items())
+    assert described["transform"]["size"] == 64 and described["depths"]["high"]["width"] > 0
 
 
 # From elsewhere
