@@ -219,7 +219,7 @@ def check_variant(name: str, variant: str | None) -> None:
     Raises:
         ValueError: it has not, with those that it has.
     """
-    variants = architecture(name).variants
+    variants = architecture(name).variants if name not in GROUPS else {}
     if variant and variant not in variants:
         there = f"{', '.join(variants)}, or empty" if variants else f"empty: {name} has no variants"
         raise ValueError(f"is {variant!r}; expected {there}")

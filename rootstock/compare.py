@@ -100,7 +100,7 @@ def candidates(settings: params.Params) -> list[Candidate]:
     """List what is to be compared: every backbone at every depth, then what is trained from scratch."""
     asked = settings.compare
     frozen = [
-        Candidate(_backbone(name, settings, SCRATCH if _has_no_weights(name) else FROZEN), layer)
+        Candidate(_backbone(name, settings, FROZEN), layer)
         for name in expand(asked.backbones)
         for layer in asked.depths
     ]
@@ -112,17 +112,16 @@ def expand(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(member for name in names for member in GROUPS.get(name, (name,))))
 
 
-def _has_no_weights(name: str) -> bool:
-    return architecture(name).pretrained == NONE
-
-
-def _backbone(name: str, settings: params.Params, trained: str) -> params.Backbone:
-    own = architecture(name)
+def _backbone(entry: str, settings: params.Params, trained: str) -> params.Backbone:
+    name, _, variant = entry.partition(":")
+    own = architecture(name, variant or None)
     size = (settings.compare.image_size or settings.backbone.image_size) if own.takes_any_size else None
     crop = settings.backbone.crop_fraction
     given = settings.backbone.weights if name == settings.backbone.name else "pretrained"
-    weights = "random" if trained == SCRATCH else given
-    return params.Backbone(name=name, weights=weights, image_size=size, crop_fraction=crop)
+    weights = "random" if trained == SCRATCH or own.pretrained == NONE else given
+    return params.Backbone(
+        name=name, variant=cast(Any, variant or None), weights=weights, image_size=size, crop_fraction=crop
+    )
 
 
 def try_out(candidate: Candidate, settings: params.Params, places: Places) -> tuple[Row, list[Epoch]]:

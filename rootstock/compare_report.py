@@ -51,7 +51,7 @@ def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.margins(x=0.14)
-    axes.set_xlabel("multiply-accumulates an image, in thousands of millions; area: parameters")
+    axes.set_xlabel("multiply-accumulates an image, in G; area: parameters")
     _as_accuracy(axes)
     return plots.png(figure)
 

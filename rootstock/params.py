@@ -268,7 +268,7 @@ class Compare(Section):
     """Which backbones are tried on the data set, at which depths; no stage depends on it."""
 
     backbones: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        default=("small",), description=f"Frozen, with a linear head: names, or {', '.join(GROUPS)}."
+        default=("small",), description=f"Frozen, with a linear head: names, <name>:<variant>, or {', '.join(GROUPS)}."
     )
     depths: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
         default=(PENULTIMATE,), description="Each at low, mid, high, penultimate, or at modules by their names."
@@ -288,8 +288,11 @@ class Compare(Section):
     @field_validator("backbones", "scratch")
     @classmethod
     def _are_there(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
+        for entry in names:
+            name, _, variant = entry.partition(":")
             check_name(name, GROUPS)
+            if variant:
+                check_variant(name, variant)
         return names
 
     @field_validator("depths")

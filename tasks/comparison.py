@@ -46,36 +46,36 @@ def try_out(candidate: "Candidate", params: Params) -> "Row":
     row, epochs = compare.try_out(candidate, params, places)
     compare.write(TABLE, compare.merge(compare.read(TABLE), row))
     if epochs:
-        _keep_curve(candidate, epochs)
+        _keep_curve(row, epochs)
     return row
 
 
-def _keep_curve(candidate: "Candidate", epochs: "Sequence[Epoch]") -> None:
+def _keep_curve(row: "Row", epochs: "Sequence[Epoch]") -> None:
     import pandas as pd
 
     from rootstock import compare
 
-    backbone = candidate.backbone
-    name = f"{backbone.name} {backbone.variant}" if backbone.variant else backbone.name
-    new = pd.DataFrame(epochs).assign(name=name)
+    name = f"{row.backbone} {row.variant}" if row.variant else row.backbone
+    new = pd.DataFrame(epochs).assign(name=name, data=row.data)
     before = curves()
-    compare.write(CURVES, pd.concat([before[before["name"] != name], new], ignore_index=True) if len(before) else new)
+    others = before[(before["name"] != name) | (before["data"] != row.data)]
+    compare.write(CURVES, pd.concat([others, new], ignore_index=True) if len(others) else new)
 
 
 def curves() -> "pd.DataFrame":
     """Read the epochs of what was trained from scratch."""
     import pandas as pd
 
-    return pd.read_parquet(CURVES) if CURVES.exists() else pd.DataFrame(columns=["name"])
+    return pd.read_parquet(CURVES) if CURVES.exists() else pd.DataFrame(columns=["name", "data"])
 
 
 def finish() -> "tuple[pd.DataFrame, dict[str, bytes]]":
     """Make the page, and have DVC know; returns the table of this version of the data, and its pictures."""
     from rootstock import compare, compare_report
 
-    table = compare.read(TABLE)
-    table = table[table["data"] == compare.version_of(DATASET)]
-    drawn = compare_report.pictures(table, curves())
+    now = compare.version_of(DATASET)
+    table, epochs = (kept[kept["data"] == now] for kept in (compare.read(TABLE), curves()))
+    drawn = compare_report.pictures(table, epochs)
     write(PAGE, compare_report.render(table, drawn))
     versions.add(COMPARE)
     return table, drawn

@@ -64,9 +64,18 @@ def test_who_has_no_pretrained_weights_is_tried_with_random_ones_at_its_own_size
     assert small.backbone.image_size == 64
 
 
+def test_a_variant_is_named_behind_a_colon():
+    asked = settings(backbones=("resnet34:shortcut_a", "resnet34:shortcut_b", "lenet5:average_pooling"))
+    a, b, pooled = candidates(asked)
+    assert (a.title, a.backbone.weights) == ("resnet34 shortcut_a, penultimate", "random")
+    assert (b.backbone.variant, b.backbone.weights) == ("shortcut_b", "pretrained")
+    assert pooled.backbone.variant == "average_pooling"
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [
+        ("backbones: ['resnet34:shortcut_d']", "compare.backbones is 'shortcut_d'; expected shortcut_a, shortcut_b"),
         (
             "backbones: [resnet43]",
             r"compare.backbones is 'resnet43'; .* timm/<name>, seed, small, all\. Did you mean",
