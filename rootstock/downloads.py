@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from rootstock import files, progress
 
-RETRY_AFTER_S: tuple[float, ...] = (1, 4, 16)
+RETRY_AFTER_S: tuple[float, ...] = (1, 2, 4)
 TIMEOUT_S = 30
 CHUNK_BYTES = 2**20
 PART = ".part"

@@ -144,6 +144,7 @@ def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoin
     assert here.status() == ONLY_A_LOOK
 
 
+@pytest.mark.ui
 def test_cancelling_the_pipeline_cancels_what_it_handed_over(deployed, here, there):
     here.set(finetune={"stages": LONG, "label_smoothing": 0.11})
     with worker(deployed, "cpu", here), worker(deployed, "gpu", there):
@@ -156,6 +157,7 @@ def test_cancelling_the_pipeline_cancels_what_it_handed_over(deployed, here, the
         assert child.ended(15)["name"] == "Cancelled"
 
 
+@pytest.mark.ui
 def test_the_remote_may_be_an_s3_bucket(deployed, here, there, s3):
     for clone in (here, there):
         clone.run("dvc", "remote", "modify", "shelf", "url", f"s3://{s3.bucket}/shelf")

@@ -18,7 +18,7 @@ from tests.flows.test_two_doors import ONLY_A_LOOK, experiments
 from tests.serving import until, worker
 from tests.workspace import CLASSES, Workspace, draw_photos
 
-LONG = [{"unfreeze": "all", "epochs": 60, "lr": 0.0005}]
+LONG = [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}]
 
 
 def deliver(workspace: Workspace, domain: str, each: int, first: int = 500, *, bad: bool = False) -> None:

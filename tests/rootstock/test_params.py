@@ -14,7 +14,7 @@ from rootstock.params import Params, Section
 from rootstock.params_file import load, save, section_in
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
-SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate, retrain"
+SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate, compare, retrain"
 STAGE = "unfreeze: all, epochs: 1, lr: 0.1"
 
 
@@ -58,7 +58,7 @@ def test_a_key_that_is_left_out_has_its_default(file):
         ("ingest: {split: {vall: 0.6}}", "unknown key ingest.split.vall; expected one of val, test. Did you mean val?"),
         (
             "extract: {batch-size: 3}",
-            "unknown key extract.batch-size; expected one of dtype, batch_size. Did you mean batch_size?",
+            "unknown key extract.batch-size; expected one of layer, pooling, dtype, batch_size. Did you mean batch_size?",
         ),
         (
             f"finetune: {{stages: [{{{STAGE}}}, {{{STAGE}, epoch: 3}}]}}",
@@ -75,7 +75,10 @@ def test_a_key_that_is_left_out_has_its_default(file):
             "backbone.name is 'ResNet-34'; expected one of 83 names (see docs/backbones.md) or timm/<name>. "
             "Did you mean resnet34 or resnet50 or resnet18?",
         ),
-        ("backbone: {name: }", "backbone.name is empty; expected text"),
+        (
+            "backbone: {name: }",
+            "backbone.name is empty; expected text (in quotes, if it looks like a number or a date).",
+        ),
         # wrong types
         ("seed: x", "seed is 'x'; expected a whole number."),
         ("seed: true", "seed is true; expected a whole number."),
