@@ -25,7 +25,7 @@ def make_workspace() -> None:
     copy_project(DEMO)
     shorter = {
         "ingest": Ingest(sources=(Source(path="sample:digits", domain="handwritten"),)),
-        "finetune": Finetune(stages=(Stage(unfreeze="all", epochs=3, lr=5e-4),)),
+        "finetune": Finetune(stages=(Stage(unfreeze="all", epochs=2, lr=5e-4),)),
         "retrain": Retrain(settle_seconds=1),
     }
     params_file.save(DEMO / PARAMS, params_file.load(PARAMS).model_copy(update=shorter))

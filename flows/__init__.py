@@ -2,6 +2,7 @@
 
 import os
 
-# A flow without a server starts one for itself; the first time it sets up a database, which takes 20 s on two cores,
-# and by default Prefect gives up after just that.
+# Of the server that a flow without one starts for itself: it sets up a database the first time, which takes 20 s on two
+# cores, after just which Prefect would give up; and its telemetry fills the terminal with stacks where it gets nowhere.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "60")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
