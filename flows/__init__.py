@@ -2,7 +2,7 @@
 
 import os
 
-# Of the server that a flow without one starts for itself: it sets up a database the first time, which takes 20 s on two
-# cores, after just which Prefect would give up; and its telemetry fills the terminal with stacks where it gets nowhere.
+# Of the server that a flow without one starts for itself: the first time it sets up a database, which took 10 to 20 s on
+# two cores, and Prefect gives up after 20; and its telemetry fills the terminal with stacks where it gets nowhere.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "60")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
