@@ -8,7 +8,7 @@ metadata spells that out.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,9 @@ def extract(
     folder = features_dir / key
     folder.mkdir(parents=True, exist_ok=True)
     sweep(features_dir)
-    if else_in:
-        _copy(else_in / key, folder)
     contents = {shard: list(shards.members(images_dir, shard)) for shard in shards.names(images_dir)}
+    if else_in:
+        _copy(else_in / key, folder, contents)
     missing = {shard: members for shard, members in contents.items() if not (folder / f"{shard}.parquet").exists()}
     device = pixels.device()
     network = nn.Sequential(Normalise(backbone.transform), backbone.network).to(device)
@@ -104,11 +104,12 @@ def extract(
     return Extracted(sum(len(members) for members in contents.values()), total, key)
 
 
-def _copy(source: Path, target: Path) -> None:
-    for path in sorted(source.glob("*.parquet")):
-        if not (target / path.name).exists():
-            with replacing(target / path.name) as temporary:
-                shutil.copy(path, temporary)
+def _copy(source: Path, target: Path, wanted: Iterable[str]) -> None:
+    """Copy the features of shards that are here now; a comparison may have seen others, which are gone since."""
+    for name in (f"{shard}.parquet" for shard in wanted):
+        if (source / name).exists() and not (target / name).exists():
+            with replacing(target / name) as temporary:
+                shutil.copy(source / name, temporary)
 
 
 def _forward(

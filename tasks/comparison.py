@@ -39,7 +39,7 @@ def candidates(params: Params) -> "list[Candidate]":
 
 
 def try_out(candidate: "Candidate", params: Params) -> "Row":
-    """Try a candidate, and put its row, and the page, where they are kept: what is done survives a kill."""
+    """Try a candidate, and put its row and its curve where they are kept: what is done survives a kill."""
     from rootstock import compare
 
     places = compare.Places(IMAGES, DATASET, FEATURES, TRIED, TRIED_BACKBONES)

@@ -121,7 +121,12 @@ def test_what_the_pipeline_has_extracted_is_found(row, places, tmp_path):
 def test_and_the_pipeline_finds_what_a_comparison_has_extracted(row, places, tmp_path):
     backbone = backbones.load(next(places.tried_backbones.iterdir()))
     wanted = settings().extract
+    key, _ = features.key_of(backbone.description, wanted)
+    gone = places.tried_features / key / "999999-00000000.parquet"  # of a shard that was here once
+    gone.write_bytes(b"")
     done = features.extract(backbone, wanted, places.images, tmp_path / "out", else_in=places.tried_features)
+    gone.unlink()
+    assert not (tmp_path / "out" / key / gone.name).exists()
     assert (done.computed, done.images) == (0, 120)
     fresh = features.extract(backbone, wanted, places.images, tmp_path / "fresh")
     assert fresh.computed == 120
