@@ -114,8 +114,7 @@ def _from_torchvision(name: str) -> Found:
 def _download(name: str, address: str, sha256: str | None) -> State:
     """Read a file that is in torch's cache, or bring it there, from the mirror if there is one."""
     file = address.rpartition("/")[2]
-    url = f"{mirror.rstrip('/')}/{file}" if (mirror := os.environ.get(MIRROR)) else address
-    kept = Path(torch.hub.get_dir(), "checkpoints", file)
+    url, kept = _on_mirror(file) or address, _kept(file)
     try:
         return read(downloads.fetch(url, kept, sha256))
     except (downloads.DamagedError, WeightsError) as error:
@@ -131,6 +130,17 @@ def _download(name: str, address: str, sha256: str | None) -> State:
         ) from error
 
 
+def _on_mirror(file: str) -> str | None:
+    """Give a file's address on the mirror, if there is one."""
+    mirror = os.environ.get(MIRROR)
+    return f"{mirror.rstrip('/')}/{file}" if mirror else None
+
+
+def _kept(file: str) -> Path:
+    """Give a file's place in torch's own cache, which torchvision's users have filled perhaps."""
+    return Path(torch.hub.get_dir(), "checkpoints", file)
+
+
 def _from_timm(name: str, image_size: int) -> Found:
     """Have timm fetch and convert its weights (from the Hugging Face hub, mostly); the mirror's file goes first.
 
@@ -141,10 +151,9 @@ def _from_timm(name: str, image_size: int) -> Found:
     config, model = config_of_timm(name), name.removeprefix(TIMM)
     overlay: dict[str, str] = {}
     try:
-        if mirror := os.environ.get(MIRROR):
-            file = f"{model}.safetensors"
-            kept = Path(torch.hub.get_dir(), "checkpoints", file)
-            overlay["file"] = str(downloads.fetch(f"{mirror.rstrip('/')}/{file}", kept, None))
+        file = f"{model}.safetensors"
+        if url := _on_mirror(file):
+            overlay["file"] = str(downloads.fetch(url, _kept(file), None))
         network = timm.create_model(
             model, pretrained=True, pretrained_cfg_overlay=overlay or None, **options_of_timm(name, image_size)
         )
