@@ -15,10 +15,9 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from rootstock import backbones, dataset, features, finetune, head, metrics, params, pixels, sizes
+from rootstock import backbones, dataset, extraction, finetune, head, metrics, params, pixels, sizes
 from rootstock.architectures import GROUPS, NONE, PENULTIMATE, architecture
 from rootstock.backbones import Backbone
 from rootstock.classifier import Classifier
@@ -27,11 +26,9 @@ from rootstock.features import Features
 from rootstock.files import digest, replacing
 from rootstock.finetune import Epoch, Examples
 from rootstock.head import Head
-from rootstock.pixels import Normalise
 from rootstock.shards import Reader
 
 FROZEN, SCRATCH = "frozen", "scratch"
-TIMED_IMAGES, TIMED_S = 256, 5.0  # images a second is measured on so many, or for so long
 CANDIDATE = ["backbone", "variant", "trained", "layer", "pooling", "data"]  # columns that say which one a row is of
 Logits = NDArray[np.float32]
 
@@ -150,7 +147,7 @@ def version_of(dataset_dir: Path) -> str:
 
 
 def _measured(candidate: Candidate, settings: params.Params, places: Places) -> tuple[dict[str, Any], list[Epoch]]:
-    extract = settings.extract.model_copy(update={"layer": candidate.layer})
+    extract = settings.extract.model_copy(update={"layer": candidate.layer, "views": 0})
     backbone = backbones.load(_prepared(candidate, settings, places), extract.layer, extract.pooling)
     manifest = dataset.load_manifest(places.dataset)
     ordered = manifest.sort_values(["shard", "offset"])
@@ -163,9 +160,10 @@ def _measured(candidate: Candidate, settings: params.Params, places: Places) -> 
         logits, epochs = _from_scratch(backbone, splits, classes, settings, places)
         own: dict[str, Any] = {}
     else:
-        done = features.extract(backbone, extract, places.images, places.tried_features, else_in=places.features)
+        done = extraction.extract(backbone, extract, places.images, places.tried_features, else_in=places.features)
         fitted, logits = _probe(places.tried_features / done.key, splits, classes, settings)
         own = {"l2": fitted.l2, "computed": done.computed}
+        extract = extract.model_copy(update={"engine": done.engine})
     temperature = metrics.fit_temperature(logits["val"], labels["val"])
     scored = metrics.score(
         labels["test"], metrics.softmax(logits["test"], temperature), splits["test"]["domain"].to_numpy(str), classes,
@@ -177,7 +175,7 @@ def _measured(candidate: Candidate, settings: params.Params, places: Places) -> 
         "width": backbone.width,
         **size,
         "feature_bytes": backbone.width * np.dtype(extract.dtype).itemsize,
-        "images_per_second": speed(backbone, splits["train"], places.images, extract.batch_size),
+        "images_per_second": extraction.speed(backbone, extract, places.images),
         **own,
         "val_accuracy": float((logits["val"].argmax(1) == labels["val"]).mean()),
         "accuracy": scored["accuracy"]["value"],
@@ -247,25 +245,6 @@ def _from_scratch(
         }
     checkpoint.unlink(missing_ok=True)
     return logits, history
-
-
-def speed(backbone: Backbone, rows: pd.DataFrame, images_dir: Path, batch_size: int) -> float:
-    """Measure images a second through decoding and the backbone, after a batch to warm up."""
-    device = pixels.device()
-    network = torch.nn.Sequential(Normalise(backbone.transform), backbone.network).to(device).eval()
-    some = rows.head(TIMED_IMAGES + batch_size)
-    refs = Examples(some, images_dir).refs()
-    seen, start = -1, 0.0
-    with Reader(images_dir) as reader, torch.inference_mode():
-        for batch in pixels.batches(reader, refs, backbone.transform, min(batch_size, max(len(refs) // 4, 1))):
-            network(batch.to(device)).cpu()
-            if seen < 0:
-                seen, start = 0, time.perf_counter()  # that was the batch to warm up
-                continue
-            seen += len(batch)
-            if time.perf_counter() - start > TIMED_S:
-                break
-    return seen / (time.perf_counter() - start) if seen > 0 else float("nan")
 
 
 def merge(before: pd.DataFrame, row: Row) -> pd.DataFrame:

@@ -14,16 +14,27 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from scipy import special
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import nn
 
-from rootstock import backbones, dataset, files, intake, model, params, pixels, progress
+from rootstock import (
+    backbones,
+    dataset,
+    extraction,
+    feature_files,
+    features,
+    files,
+    intake,
+    model,
+    params,
+    pixels,
+    progress,
+)
 from rootstock.duplicates import near_links
-from rootstock.features import Features, key_of
+from rootstock.engines import Engine
+from rootstock.features import Features
 from rootstock.intake import Checks, NewImage, Rejected
 from rootstock.layout import Item, Loader
 from rootstock.metrics import Interval
@@ -98,10 +109,14 @@ def score(
     """
     manifest = dataset.load_manifest(dataset_dir)
     backbone = backbones.load(backbone_dir, settings.extract.layer, settings.extract.pooling)
-    folder = features_dir / key_of(backbone.description, settings.extract)[0]
+    folder, *_ = features.find(backbone.description, settings.extract, features_dir)
     drifts, lines = [], []
     with progress.bar("drift", sum(not item.problem for item in unlabelled.items)) as advance:
-        viewer = _Viewer(unlabelled, backbone, model.load(model_dir), set(manifest["image_id"]), settings, advance)
+        engine = extraction.start(
+            feature_files.meaning_of(next(folder.glob("*.parquet")))["engine"], backbone, settings.extract
+        )
+        ids = set(manifest["image_id"])
+        viewer = _Viewer(unlabelled, backbone, engine, model.load(model_dir), ids, settings, advance)
         for domain in sorted({item.domain for item in unlabelled.items}):
             against, reference = _reference(manifest, domain, folder, settings.seed)
             auc, seen = _compare(domain, viewer, reference, settings)
@@ -191,12 +206,11 @@ class _Viewer:
     """Shows files to the backbone and to the champion; counts those that it passes over, by domain and reason."""
 
     def __init__(
-        self, source: Source, backbone: backbones.Backbone, champion: model.Model, ids: set[str],
+        self, source: Source, backbone: backbones.Backbone, engine: Engine, champion: model.Model, ids: set[str],
         settings: params.Params, advance: progress.Advance,
     ) -> None:  # fmt: skip
         self.source, self.champion, self.ids, self.advance = source, champion, ids, advance
-        self.transform, self.device, self.settings = backbone.transform, pixels.device(), settings.extract
-        self.network = nn.Sequential(pixels.Normalise(backbone.transform), backbone.network).to(self.device).eval()
+        self.transform, self.settings, self.engine = backbone.transform, settings.extract, engine
         own = settings.ingest
         self.checks = Checks(own.min_side, own.max_megapixels, own.max_side, own.accept_wrong_extension)
         self.passed_over = Counter((item.domain, "rejected") for item in source.items if item.problem)
@@ -204,7 +218,7 @@ class _Viewer:
     def look(self, paths: Collection[str]) -> Iterator[tuple[list[_Line], Array]]:
         """Yield a line for each usable image, and their features (n, d), in batches and in the order of the source."""
         usable = self._usable(paths)
-        while batch := list(islice(usable, self.settings.batch_size)):
+        while batch := list(islice(usable, self.engine.batch_size)):
             yield self._ask(batch), self._features(np.stack([view for *_, view in batch]))
 
     def _usable(self, paths: Collection[str]) -> Iterator[Usable]:
@@ -223,7 +237,7 @@ class _Viewer:
             if intake.image_id(data) in self.ids:
                 return item.domain, "known"
             image = intake.check(data, item.path, self.checks)
-            return item, image, pixels.prepare(image.data, self.transform)
+            return item, image, pixels.view(image.data, self.transform, decode=self.settings.decode).numpy()
         except Rejected:
             return item.domain, "rejected"
 
@@ -239,8 +253,6 @@ class _Viewer:
 
     def _features(self, views: NDArray[np.uint8]) -> Array:
         """Compute features (n, d), no finer than the cached ones: a rounding could tell the two apart."""
-        with torch.inference_mode():
-            batch = torch.from_numpy(views).permute(0, 3, 1, 2).to(self.device)
-            seen: Array = self.network(batch).float().cpu().numpy()
+        seen = self.engine.forward(views)
         limit = np.finfo(self.settings.dtype).max
         return np.clip(seen, -limit, limit).astype(self.settings.dtype).astype(np.float32)

@@ -36,6 +36,7 @@ from rootstock.report import Mistake, Report, render
 from rootstock.shards import Reader
 
 Logits = NDArray[np.float32]
+BATCH_SIZE = 64
 MODELS = ("head", "finetuned")
 CALLED = {"head": "the head on frozen features", "finetuned": "the fine-tuned network"}
 THUMBNAIL_PX = 160
@@ -79,14 +80,13 @@ class Contest:
     """The two models, ready to score any split."""
 
     def __init__(self, inputs: Inputs, params: Params) -> None:
-        self.inputs, self.batch_size = inputs, params.extract.batch_size
+        self.inputs = inputs
         self.manifest = dataset.load_manifest(inputs.dataset)
         self.summary = json.loads((inputs.dataset / dataset.SUMMARY).read_bytes())
         self.classes = dataset.classes_of(self.manifest)
         self.head: Head = head.load(inputs.head)
         self.backbone = backbones.load(inputs.backbone, self.head.layer, self.head.pooling)
-        key, _ = features.key_of(self.backbone.description, params.extract)
-        self.features = inputs.features / key
+        self.features, *_ = features.find(self.backbone.description, params.extract, inputs.features)
         self.finetuned = classifier.Classifier(self.backbone.network, self.backbone.transform, self.head)
         classifier.load(self.finetuned, inputs.finetuned / classifier.WEIGHTS)
 
@@ -103,10 +103,8 @@ class Contest:
         network = self.finetuned.to(device)
         with Reader(self.inputs.images) as reader:
             examples = Examples(rows, self.inputs.images)
-            scored = finetune.predict_all(network, reader, examples, self.backbone.transform, self.batch_size, device)
-            from_network = list(
-                progress.track(scored, f"evaluate_{split}", -(-len(rows) // self.batch_size), "batches")
-            )
+            scored = finetune.predict_all(network, reader, examples, self.backbone.transform, BATCH_SIZE, device)
+            from_network = list(progress.track(scored, f"evaluate_{split}", -(-len(rows) // BATCH_SIZE), "batches"))
         return {"head": np.concatenate(from_head), "finetuned": np.concatenate(from_network)}
 
 

@@ -1,172 +1,96 @@
-"""Frozen features of images, cached as Parquet: one file a shard, computed once, read as a stream.
+"""The cache of features: which folder holds which, and what is in it as a stream with labels.
 
 A file depends on image bytes and backbone alone: neither a label nor a split is in it, so that relabelling or
-splitting anew rewrites none. Its folder is a short digest of everything that decides the numbers, and the file's
-metadata spells that out.
+splitting anew rewrites none. Its folder is a short digest of everything that decides the numbers.
 """
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from rootstock import params, pixels, progress, shards
+from rootstock import feature_files, params
 from rootstock.architectures import PENULTIMATE
-from rootstock.backbones import Backbone
-from rootstock.errors import ParamsError, SourceError
-from rootstock.files import replacing, sweep
-from rootstock.pixels import Normalise, Ref
+from rootstock.errors import SourceError
+from rootstock.files import write
 
-FORMAT_VERSION = 1
-ROWS_A_GROUP = 4096  # 20 MB of 1,280 float32: large enough to read fast, small enough to stream
+FORMAT_VERSION = 2
 KEPT_BYTES = 512 * 2**20  # features that fit are read once and kept; more are read again at every pass
+AUTO: Literal["auto"] = "auto"
+Engine = Literal["eager", "compile", "onnxruntime", "openvino"]
 
 
-@dataclass(frozen=True)
-class Extracted:
-    """What an extraction did."""
-
-    images: int
-    computed: int
-    key: str
-
-
-def key_of(description: dict[str, Any], settings: params.Extract) -> tuple[str, dict[str, Any]]:
-    """Name the cache of a backbone's features, and spell out what the name stands for.
+def meaning_of(description: dict[str, Any], settings: params.Extract, engine: str, view: int = 0) -> dict[str, Any]:
+    """Spell out everything that decides the numbers of a backbone's features.
 
     Args:
         description: the contents of backbone.json.
         settings: the section `extract` of params.yaml.
+        engine: that computes them.
+        view: 0 is the image itself, others are augmented.
     """
     depth = description.get("depths", {}).get(settings.layer)
     layer = depth["layer"] if depth else settings.layer  # a depth and the module that it means are the same
-    pooled = {"pooling": settings.pooling} if layer != PENULTIMATE else {}  # the penultimate layer has its own
-    meaning = {
+    return {
         "backbone": description["name"],
         "digest": description["digest"],
         "transform": description["transform"],
         "layer": layer,
-        **pooled,
+        **({"pooling": settings.pooling} if layer != PENULTIMATE else {}),  # the penultimate layer has its own
         "dtype": settings.dtype,
-        "engine": "torch eager",
+        "engine": engine,
+        "precision": settings.precision,
+        **({"view": view, "augment": settings.view_augment} if view else {}),  # it sees all pixels in any case
+        **({"decode": settings.decode} if not view else {}),
         "format": FORMAT_VERSION,
     }
-    canonical = json.dumps(meaning, sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12], meaning
 
 
-def extract(
-    backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, *, else_in: Path | None = None
-) -> Extracted:
-    """Compute the features of every shard that has none yet.
+def key_of(meaning: dict[str, Any]) -> str:
+    """Name the folder of features: a short digest of their meaning."""
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:12]
 
-    Args:
-        backbone: with its weights, in evaluation mode, cut at the layer of the settings.
-        settings: the section `extract` of params.yaml.
-        images_dir: the shards.
-        features_dir: gets `<key>/<shard>.parquet`; what is there stays as it is.
-        else_in: a folder like that one; files that it has are copied from there.
+
+def find(description: dict[str, Any], settings: params.Extract, features_dir: Path) -> list[Path]:
+    """Name the folders that hold a backbone's features: of the images themselves, then of each augmented view.
 
     Raises:
-        ParamsError: float16 is too small for the features of this backbone.
+        SourceError: `extract.engine` is auto, and nothing has been extracted yet.
     """
-    key, meaning = key_of(backbone.description, settings)
-    folder = features_dir / key
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep(features_dir)
-    contents = {shard: list(shards.members(images_dir, shard)) for shard in shards.names(images_dir)}
-    if else_in:
-        _copy(else_in / key, folder, contents)
-    missing = {shard: members for shard, members in contents.items() if not (folder / f"{shard}.parquet").exists()}
-    device = pixels.device()
-    network = nn.Sequential(Normalise(backbone.transform), backbone.network).to(device)
-    network = network.to(memory_format=torch.channels_last).eval()
-    total = sum(len(members) for members in missing.values())
-    with progress.bar("extract", total) as advance, shards.Reader(images_dir) as reader:
-        for shard, members in missing.items():
-            ids = [image_id for image_id, _ in members]
-            refs = [Ref(shard, place.offset, place.size) for _, place in members]
-            batches = pixels.batches(reader, refs, backbone.transform, settings.batch_size)
-            with replacing(folder / f"{shard}.parquet") as temporary:
-                computed = _forward(network, batches, device)
-                _write(temporary, ids, computed, backbone.width, settings.dtype, meaning, advance)
-    return Extracted(sum(len(members) for members in contents.values()), total, key)
+    engine = settings.engine if settings.engine != AUTO else engine_of(description, settings, features_dir)
+    if engine is None:
+        raise SourceError(f"{features_dir} has no features of this backbone: run extract first, or `dvc pull` it")
+    meanings = (meaning_of(description, settings, engine, view) for view in range(settings.views + 1))
+    return [features_dir / key_of(meaning) for meaning in meanings]
 
 
-def _copy(source: Path, target: Path, wanted: Iterable[str]) -> None:
-    """Copy the features of shards that are here now; a comparison may have seen others, which are gone since."""
-    for name in (f"{shard}.parquet" for shard in wanted):
-        if (source / name).exists() and not (target / name).exists():
-            with replacing(target / name) as temporary:
-                shutil.copy(source / name, temporary)
+def engine_of(description: dict[str, Any], settings: params.Extract, features_dir: Path) -> Engine | None:
+    """Say which engine `auto` has been so far for these features; None where it has to be chosen."""
+    path = _note(description, settings, features_dir)
+    if not path.exists():
+        return None
+    engine: Engine = json.loads(path.read_bytes())["engine"]
+    return engine
 
 
-def _forward(
-    network: nn.Module, batches: Iterator[torch.Tensor], device: torch.device
-) -> Iterator[NDArray[np.float32]]:
-    with torch.inference_mode():
-        for batch in batches:
-            features: torch.Tensor = network(batch.to(device, non_blocking=True))
-            yield features.float().cpu().numpy()
+def note_engine(description: dict[str, Any], settings: params.Extract, features_dir: Path, engine: str) -> None:
+    """Record which engine `auto` is for these features: it stays, so that a cache is of one engine.
+
+    The note is `<digest of the meaning without its engine>.json`, with the key of the folder that it stands for.
+    """
+    if engine_of(description, settings, features_dir) != engine:
+        key = key_of(meaning_of(description, settings, engine))
+        content = json.dumps({"engine": engine, "key": key}, indent=2) + "\n"
+        write(_note(description, settings, features_dir), content)
 
 
-def _write(
-    path: Path,
-    ids: list[str],
-    batches: Iterator[NDArray[np.float32]],
-    width: int,
-    dtype: str,
-    meaning: dict[str, Any],
-    advance: progress.Advance,
-) -> None:
-    """Write a shard's rows a row group at a time."""
-    scalar = pa.float16() if dtype == "float16" else pa.float32()
-    schema = pa.schema(
-        [("image_id", pa.string()), pa.field("feature", pa.list_(scalar, width), nullable=False)],
-        metadata={"rootstock": json.dumps(meaning, sort_keys=True)},
-    )
-    waiting: list[NDArray[Any]] = []
-    written = 0
-    # Feature values hardly repeat: a dictionary or a codec costs time and saves next to nothing.
-    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=False) as writer:
-
-        def flush() -> None:
-            nonlocal written, waiting
-            values = np.concatenate(waiting).reshape(-1)
-            feature = pa.FixedSizeListArray.from_arrays(pa.array(values, scalar), width)
-            names = pa.array(ids[written : written + len(feature)])
-            writer.write_table(pa.Table.from_arrays([names, feature], schema=schema))
-            written, waiting = written + len(feature), []
-
-        for batch in batches:
-            waiting.append(_narrowed(batch, dtype))
-            advance(len(batch))
-            if sum(map(len, waiting)) >= ROWS_A_GROUP:
-                flush()
-        if waiting:
-            flush()
-
-
-def _narrowed(batch: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    with np.errstate(over="ignore"):
-        narrow = batch.astype(dtype)
-    if not np.isfinite(narrow).all():
-        raise ParamsError(
-            f"params.yaml: extract.dtype is {dtype!r}, but the features of this backbone go up to "
-            f"{np.abs(batch).max():g}; expected float32, or other backbone.weights."
-        )
-    return narrow
+def _note(description: dict[str, Any], settings: params.Extract, features_dir: Path) -> Path:
+    return features_dir / f"{key_of(meaning_of(description, settings, AUTO))}.json"
 
 
 class Features:
@@ -175,21 +99,22 @@ class Features:
     What fits into KEPT_BYTES is kept after the first walk; more is streamed from the files each time.
 
     Args:
-        folder: of one key.
+        folders: of one key, or of several: each image is then there as often, once a folder.
         rows: of the manifest (image_id, shard, class_index); chunks come in the order of shards.
 
     Raises:
         SourceError: features of a shard or an image are missing.
     """
 
-    def __init__(self, folder: Path, rows: pd.DataFrame) -> None:
-        self.folder, self.rows = folder, rows.sort_values(["shard", "offset"], ignore_index=True)
-        self.labels = self.rows["class_index"].to_numpy(np.int64)
-        self.width = _width(folder, self.rows)
+    def __init__(self, folders: Path | Sequence[Path], rows: pd.DataFrame) -> None:
+        self.folders = [folders] if isinstance(folders, Path) else list(folders)
+        self.rows = rows.sort_values(["shard", "offset"], ignore_index=True)
+        self.labels = np.tile(self.rows["class_index"].to_numpy(np.int64), len(self.folders))
+        self.width = 0 if rows.empty else feature_files.width_of(_file(self.folders[0], self.rows["shard"].iloc[0]))
         self._kept: list[tuple[NDArray[np.float32], NDArray[np.int64]]] | None = None
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.labels)
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """Yield features (n, width) float32 and labels (n,) int64."""
@@ -198,34 +123,26 @@ class Features:
         yield from self._kept if self._kept is not None else self._stream()
 
     def _stream(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        for shard, rows in self.rows.groupby("shard", sort=True):
-            wanted = pd.Series(rows["class_index"].to_numpy(np.int64), index=rows["image_id"].to_numpy())
-            found = 0
-            with pq.ParquetFile(_file(self.folder, str(shard))) as file:
-                for group in range(file.num_row_groups):
-                    table = file.read_row_group(group)
-                    labels = wanted.reindex(table["image_id"].to_numpy())
-                    here = labels.notna().to_numpy()
-                    found += int(here.sum())
-                    if here.any():
-                        yield _matrix(table)[here], labels.to_numpy()[here].astype(np.int64)
-            if found != len(rows):
-                raise SourceError(
-                    f"{_file(self.folder, str(shard))}: holds {found} of the {len(rows)} images wanted; "
-                    "remove the file and run extract again"
-                )
+        for folder in self.folders:
+            for shard, rows in self.rows.groupby("shard", sort=True):
+                yield from _of_shard(_file(folder, str(shard)), rows)
 
 
-def _matrix(table: pa.Table) -> NDArray[np.float32]:
-    column = table["feature"].combine_chunks()
-    values = column.values.to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(values.reshape(len(table), -1), dtype=np.float32)
-
-
-def _width(folder: Path, rows: pd.DataFrame) -> int:
-    if rows.empty:
-        return 0
-    return int(pq.read_schema(_file(folder, rows["shard"].iloc[0])).field("feature").type.list_size)
+def _of_shard(path: Path, rows: pd.DataFrame) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    wanted = pd.Series(rows["class_index"].to_numpy(np.int64), index=rows["image_id"].to_numpy())
+    found = 0
+    for ids, features in feature_files.read(path):
+        labels = wanted.reindex(ids)
+        here = labels.notna().to_numpy()
+        found += int(here.sum())
+        if here.all():
+            yield features, labels.to_numpy(np.int64)
+        elif here.any():
+            yield features[here], labels.to_numpy()[here].astype(np.int64)
+    if found != len(rows):
+        raise SourceError(
+            f"{path}: holds {found} of the {len(rows)} images wanted; remove the file and run extract again"
+        )
 
 
 def _file(folder: Path, shard: str) -> Path:

@@ -16,17 +16,21 @@ def cores() -> int:
 
 
 def ordered_map(
-    function: Callable[[T], R], items: Iterable[T], threads: int | None = None, window: int | None = None
+    function: Callable[[T], R],
+    items: Iterable[T],
+    threads: int | None = None,
+    window: int | None = None,
+    first: Callable[[], None] | None = None,
 ) -> Iterator[R]:
     """Yield `function(item)` in the order of `items`, computed on `threads` (all cores) at once.
 
     At most `window` (four a thread) results are under way or waiting, so that memory stays bounded however
-    slowly the caller takes them. `items` is drawn in the caller's thread.
+    slowly the caller takes them. `items` is drawn in the caller's thread. Each thread calls `first` before all else.
     """
     threads = threads or cores()
     window = window or 4 * threads
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads, initializer=first) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
@@ -36,3 +40,15 @@ def ordered_map(
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Put items together into lists of `size`; the last may be shorter (itertools.batched, from Python 3.12)."""
+    group = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -174,7 +174,32 @@ class Extract(Section):
     dtype: Literal["float32", "float16"] = Field(
         default="float32", description="Type in the Parquet files; float16 is half."
     )
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = Field(default=64, description="Images a forward pass.")
+    engine: Literal["auto", "eager", "compile", "onnxruntime", "openvino"] = Field(
+        default="auto",
+        description="What computes: auto is the fastest here for so many images, its start included, and stays what "
+        "it was.",
+    )
+    precision: Literal["f32", "bf16"] = Field(
+        default="f32",
+        description="bf16 computes in 16 bits: twice as fast where the processor knows it, and not exact.",
+    )
+    decode: Literal["full", "reduced"] = Field(
+        default="full",
+        description="reduced decodes large JPEGs at a half, a quarter or an eighth of their size: faster, not exact.",
+    )
+    views: Annotated[int, Field(ge=0, le=64)] = Field(
+        default=0, description="Augmented views of each image that the head is trained on, beside the image itself."
+    )
+    view_augment: Literal["crop", "crop_flip"] = Field(
+        default="crop", description="What these are: random resized crops, and left-right flips."
+    )
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        default=None, description="Images a forward pass; null is what was fastest for images of that size."
+    )
+
+    def recipe(self) -> dict[str, Any]:
+        """Give what the result depends on: everything but where, and how many at a time, it is computed."""
+        return self.model_dump(mode="json", exclude={"batch_size"})
 
     @field_validator("layer")
     @classmethod

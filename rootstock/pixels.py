@@ -1,6 +1,6 @@
 """From shards to batches of pixels: read, decode, resize and crop on threads, in order, in bounded memory."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from rootstock import images
+from rootstock import decoding, images
 from rootstock.architectures import Transform
-from rootstock.parallel import ordered_map
+from rootstock.decoding import Decode, central
+from rootstock.parallel import grouped, ordered_map
 from rootstock.params import Augment
 from rootstock.shards import Reader
 
@@ -24,9 +25,6 @@ INTERPOLATION = {
 # Milder than Inception's 0.08 (Szegedy et al. 2015): a pretrained network needs less, and small objects survive.
 CROP_AREA = (0.6, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
-# A strip longer than this times its width loses its ends before it is resized, which would take memory without bound
-# (8 x 1,000,000 pixels at 256: 25 GB); the network sees the middle alone.
-LONGEST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,37 +68,36 @@ def batches(
         return prepare(reader.read(ref.shard, ref.offset, ref.size), transform, augment, ref.seed)
 
     window = 2 * batch_size
-    for batch in _grouped(ordered_map(load, refs, threads, window), batch_size):
+    for batch in grouped(ordered_map(load, refs, threads, window), batch_size):
         yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
 
 
 def prepare(data: bytes, transform: Transform, augment: Augment = "none", seed: int | None = None) -> NDArray[np.uint8]:
+    """Decode one image and bring it to the network's size, as `view` does: (size, size, 3) uint8."""
+    seen: NDArray[np.uint8] = view(data, transform, augment, seed).permute(1, 2, 0).contiguous().numpy()
+    return seen
+
+
+def view(
+    data: bytes, transform: Transform, augment: Augment = "none", seed: int | None = None, decode: Decode = "full"
+) -> Tensor:
     """Decode one image and bring it to the network's size.
 
+    Args:
+        data: the file.
+        transform: what the backbone expects.
+        augment: a random part instead of the middle; needs a seed.
+        seed: of the augmentation; None is none.
+        decode: reduced is faster for large JPEGs, and not exact; a random part is always cut out of all pixels.
+
     Returns:
-        (size, size, 3) uint8, equal to what torchvision's resize and centre crop give of the upright image.
+        (3, size, size) uint8, what torchvision's resize and centre crop give of the upright image.
     """
-    image = images.decode(data)
     if augment == "none" or seed is None:
-        return _central(image, transform)
-    return _augmented(image, transform, augment, np.random.default_rng(seed))
-
-
-def _central(image: Image.Image, transform: Transform) -> NDArray[np.uint8]:
-    short = min(image.size)
-    if max(image.size) > LONGEST * short:
-        image = _middle(image, min(image.width, LONGEST * short), min(image.height, LONGEST * short))
-    new = (int(transform.resize * image.width / short), int(transform.resize * image.height / short))  # as torchvision
-    new = (max(new[0], transform.size), max(new[1], transform.size))
-    if new != image.size:
-        image = image.resize(new, INTERPOLATION[transform.interpolation])
-    left, top = round((new[0] - transform.size) / 2), round((new[1] - transform.size) / 2)
-    return np.asarray(image)[top : top + transform.size, left : left + transform.size]
-
-
-def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+        shorter = transform.resize if decode == "reduced" else None
+        return central(decoding.decode(data, shorter), transform)
+    seen = _augmented(images.decode(data), transform, augment, np.random.default_rng(seed))
+    return torch.from_numpy(seen.copy()).permute(2, 0, 1)
 
 
 def _augmented(
@@ -117,17 +114,6 @@ def _augmented(
     if augment == "crop_flip" and rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(image)
-
-
-def _grouped(items: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:
-    group = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def device() -> torch.device:

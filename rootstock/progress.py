@@ -1,14 +1,24 @@
 """Progress of long loops: a bar on a terminal, or what the door in use puts in its place."""
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
-Advance = Callable[[int], None]
+
+
+class Advance(Protocol):
+    """Reports that `n` more are done, and what there is to count beside them: `cached=100`, `rejected=1`."""
+
+    def __call__(self, n: int, **counts: int) -> None:
+        """Add to what is done."""
+
+
 Reporter = Callable[[str, int, str], AbstractContextManager[Advance]]
 
 
@@ -16,11 +26,50 @@ Reporter = Callable[[str, int, str], AbstractContextManager[Advance]]
 def terminal(what: str, total: int, unit: str) -> Iterator[Advance]:
     """Draw a bar on standard error; nothing where that is not a terminal."""
     with tqdm(total=total, desc=what, unit=f" {unit}", disable=None, leave=False) as bar:
+        beside: Counter[str] = Counter()
 
-        def advance(n: int) -> None:
+        def advance(n: int, **counts: int) -> None:
+            if counts:
+                beside.update(counts)
+                bar.set_postfix(beside, refresh=False)
             bar.update(n)
 
         yield advance
+
+
+class Tally:
+    """What a report of progress says in words: how much of how much, how fast, how long still, what beside it."""
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.done, self.beside, self.begin = 0, Counter[str](), time.monotonic()
+
+    def add(self, n: int, **counts: int) -> None:
+        """Add to what is done."""
+        self.done += n
+        self.beside.update(counts)
+
+    @property
+    def percent(self) -> float:
+        """Say how much is done, of 100."""
+        return min(100.0, 100.0 * self.done / self.total) if self.total else 100.0
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        parts = [f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"]
+        seconds = time.monotonic() - self.begin
+        if self.done and seconds > 1:
+            rate = self.done / seconds
+            parts.append(f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.1f} a second")
+            if self.done < self.total:
+                parts.append(f"{_minutes((self.total - self.done) / rate)} left")
+        return ", ".join([*parts, *(f"{count:,} {name}" for name, count in self.beside.items())])
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 _reporter: ContextVar[Reporter] = ContextVar("reporter", default=terminal)

@@ -14,9 +14,11 @@ from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 
+from rootstock.errors import SourceError
 from rootstock.files import TEMPORARY, sync
 
 SUFFIX = ".tar"
+DIGITS = 8  # of the digest in a shard's name
 EXTENSION_OF = {
     "JPEG": "jpg",
     "PNG": "png",
@@ -34,6 +36,25 @@ class Place:
 
     offset: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An image in a shard: its file name there, and where its bytes lie."""
+
+    name: str
+    offset: int
+    size: int
+
+    @property
+    def image_id(self) -> str:
+        """Name the image."""
+        return self.name.partition(".")[0]
+
+
+def record(name: str, data: bytes) -> bytes:
+    """Give an image's part in the content that a shard is named after."""
+    return f"{name} {len(data)} {zlib.crc32(data)}\n".encode()
 
 
 class Writer:
@@ -67,7 +88,7 @@ class Writer:
         member.size = len(data)
         place = Place(self._tar.offset + tarfile.BLOCKSIZE, len(data))
         self._tar.addfile(member, BytesIO(data))
-        self._content.update(f"{member.name} {place.size} {zlib.crc32(data)}\n".encode())
+        self._content.update(record(member.name, data))
         return place
 
     @property
@@ -85,7 +106,7 @@ class Writer:
         assert self._tar is not None, "nothing was added"
         self._tar.close()
         self._tar = None
-        name = f"{self.number:06d}-{self._content.hexdigest()[:8]}"
+        name = f"{self.number:06d}-{self._content.hexdigest()[:DIGITS]}"
         sync(self._temporary)
         self._temporary.replace(path_of(self.folder, name))
         sync(self.folder)
@@ -108,11 +129,48 @@ def number_of(shard: str) -> int:
     return int(shard.partition("-")[0])
 
 
+def walk(folder: Path, shard: str) -> Iterator[Member]:
+    """Walk a shard's headers from end to end, without reading the images.
+
+    Raises:
+        SourceError: it is no tar file, or ends too early.
+    """
+    try:
+        with tarfile.open(path_of(folder, shard), "r:") as tar:
+            while member := tar.next():
+                tar.members = []  # type: ignore[attr-defined]  # it would keep all that it has seen
+                yield Member(member.name, member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise damaged(folder, shard, str(error)) from error
+
+
 def members(folder: Path, shard: str) -> Iterator[tuple[str, Place]]:
-    """Walk a shard's headers from end to end, without reading the images: image id and place of each."""
-    with tarfile.open(path_of(folder, shard), "r:") as tar:
-        for member in tar:
-            yield member.name.partition(".")[0], Place(member.offset_data, member.size)
+    """Walk a shard's headers from end to end: image id and place of each."""
+    for member in walk(folder, shard):
+        yield member.image_id, Place(member.offset, member.size)
+
+
+def check(folder: Path, shard: str, content: str) -> None:
+    """Hold what was read of a shard to its name.
+
+    Args:
+        folder: of the shards.
+        shard: its name, `<number>-<digest>`.
+        content: SHA-256, hexadecimal, of the records of all its images in their order.
+
+    Raises:
+        SourceError: it is not what was written.
+    """
+    if shard.partition("-")[2] != content[:DIGITS]:
+        raise damaged(folder, shard, "its bytes are not those that were packed")
+
+
+def damaged(folder: Path, shard: str, why: str) -> SourceError:
+    """Say what is wrong with a shard, and what to do."""
+    return SourceError(
+        f"{path_of(folder, shard)}: {why}. Remove it, and bring it back by `dvc checkout` or `dvc pull`; nothing was "
+        "written of what it holds."
+    )
 
 
 class Reader:

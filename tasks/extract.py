@@ -11,11 +11,12 @@ from tasks.workspace import BACKBONE, FEATURES, IMAGES, TRIED
 @stage
 def extract(params: Params) -> Summary:
     """Push through the frozen backbone what has not been pushed through it before."""
-    from rootstock import backbones, features
+    from rootstock import backbones, extraction
 
     backbone = backbones.load(BACKBONE, params.extract.layer, params.extract.pooling)
-    done = features.extract(backbone, params.extract, IMAGES, FEATURES, else_in=TRIED)
-    return Summary(done.images, f"{done.computed} computed of {done.images} images, features/{done.key}")
+    done = extraction.extract(backbone, params.extract, IMAGES, FEATURES, else_in=TRIED)
+    images = f"{done.computed} computed of {done.images} images"
+    return Summary(done.images, f"{images}, by {done.engine}, features/{done.key}")
 
 
 if __name__ == "__main__":

@@ -164,19 +164,18 @@ def _artifact(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
     """Report to a progress artifact of the task run, and to the terminal."""
     run = TaskRunContext.get()
     key = "-".join([what.replace("_", "-"), *([run.task_run.id.hex[-8:]] if run else [])])
-    artifact = cast(UUID, create_progress_artifact(0.0, key=key, description=f"{what}: 0 of {total} {unit}"))
-    done, reported = 0, time.monotonic()
+    tally, reported = progress.Tally(what, total, unit), time.monotonic()
+    artifact = cast(UUID, create_progress_artifact(0.0, key=key, description=str(tally)))
 
     def report() -> None:
-        share = 100.0 * done / total if total else 100.0
-        update_progress_artifact(artifact, min(share, 100.0), description=f"{what}: {done} of {total} {unit}")
+        update_progress_artifact(artifact, tally.percent, description=str(tally))
 
     with progress.terminal(what, total, unit) as on_terminal:
 
-        def advance(n: int) -> None:
-            nonlocal done, reported
-            on_terminal(n)
-            done += n
+        def advance(n: int, **counts: int) -> None:
+            nonlocal reported
+            on_terminal(n, **counts)
+            tally.add(n, **counts)
             if time.monotonic() - reported >= REPORT_EVERY_S:
                 report()
                 reported = time.monotonic()

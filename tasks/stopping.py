@@ -112,9 +112,9 @@ def stoppable(reporter: progress.Reporter) -> progress.Reporter:
     def reports(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
         with reporter(what, total, unit) as advance:
 
-            def advance_or_leave(n: int) -> None:
+            def advance_or_leave(n: int, **counts: int) -> None:
                 check()
-                advance(n)
+                advance(n, **counts)
 
             yield advance_or_leave
 

@@ -16,13 +16,14 @@ def train_head(params: Params) -> Summary:
     from rootstock import backbones, dataset, features, head
 
     manifest = dataset.load_manifest(DATASET)
-    key, _ = features.key_of(backbones.describe(BACKBONE), params.extract)
-    train, val = (features.Features(FEATURES / key, manifest[manifest["split"] == split]) for split in ("train", "val"))
+    images, *views = features.find(backbones.describe(BACKBONE), params.extract, FEATURES)
+    train = features.Features([images, *views], manifest[manifest["split"] == "train"])
+    val = features.Features(images, manifest[manifest["split"] == "val"])
     fitted = head.fit_logistic_path(
         train, val, dataset.classes_of(manifest), params.head.l2, params.head.max_iterations
     )
     fitted = replace(fitted, layer=params.extract.layer, pooling=params.extract.pooling)
-    head.save(fitted, HEAD, {"features": key, "images": {"train": len(train), "val": len(val)}})
+    head.save(fitted, HEAD, {"features": images.name, "images": {"train": len(train), "val": len(val)}})
     accuracy = next(entry["val_accuracy"] for entry in fitted.path if entry["l2"] == fitted.l2)
     return Summary(len(train) + len(val), f"L2 {fitted.l2:g}, validation {accuracy:.1%}")
 

@@ -49,9 +49,10 @@ def read_params() -> Params:
     for section in set(Params.model_fields) - {"retrain", "compare"}:
         if section not in params.model_fields_set:
             raise ParamsError(f"{PARAMS}: {section} is missing, and DVC records it; see docs/params.md.")
-    for key, value in params.finetune.recipe().items():
-        if key not in params.finetune.model_fields_set:
-            raise ParamsError(f"{PARAMS}: finetune.{key} is missing, and DVC records it; its default is {value!r}.")
+    for name, part in (("extract", params.extract), ("finetune", params.finetune)):
+        for key, value in part.recipe().items():
+            if key not in part.model_fields_set:
+                raise ParamsError(f"{PARAMS}: {name}.{key} is missing, and DVC records it; its default is {value!r}.")
     return params
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models import get_model
 
-from rootstock import backbones, classifier, dataset, features, finetune, head, params
+from rootstock import backbones, classifier, dataset, extraction, features, finetune, head, params
 from rootstock.ingest import ingest
 
 torch.set_num_threads(1)  # networks this small gain nothing from more, and lose much on a busy machine
@@ -101,7 +101,9 @@ def small_backbone(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32,
 def small_features(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32) -> Path:
     """Extract the features of the data set, once a session; returns the folder of the key."""
     small, settings = small_dataset(base), params.Extract()
-    done = features.extract(backbones.load(small_backbone(base, name, size)), settings, small.images, base / "features")
+    done = extraction.extract(
+        backbones.load(small_backbone(base, name, size)), settings, small.images, base / "features"
+    )
     return base / "features" / done.key
 
 

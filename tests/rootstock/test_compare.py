@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rootstock import backbones, compare, compare_report, features, params
+from rootstock import backbones, compare, compare_report, extraction, features, params
 from rootstock.architectures import GROUPS, NAMES
 from rootstock.compare import Candidate, Places, Row, candidates, expand, merge, try_out
 from rootstock.errors import ParamsError
@@ -121,14 +121,14 @@ def test_what_the_pipeline_has_extracted_is_found(row, places, tmp_path):
 def test_and_the_pipeline_finds_what_a_comparison_has_extracted(row, places, tmp_path):
     backbone = backbones.load(next(places.tried_backbones.iterdir()))
     wanted = settings().extract
-    key, _ = features.key_of(backbone.description, wanted)
+    key = features.find(backbone.description, wanted, places.tried_features)[0].name
     gone = places.tried_features / key / "999999-00000000.parquet"  # of a shard that was here once
     gone.write_bytes(b"")
-    done = features.extract(backbone, wanted, places.images, tmp_path / "out", else_in=places.tried_features)
+    done = extraction.extract(backbone, wanted, places.images, tmp_path / "out", else_in=places.tried_features)
     gone.unlink()
     assert not (tmp_path / "out" / key / gone.name).exists()
     assert (done.computed, done.images) == (0, 120)
-    fresh = features.extract(backbone, wanted, places.images, tmp_path / "fresh")
+    fresh = extraction.extract(backbone, wanted, places.images, tmp_path / "fresh")
     assert fresh.computed == 120
     for path in (tmp_path / "fresh" / fresh.key).iterdir():
         assert (tmp_path / "out" / done.key / path.name).read_bytes() == path.read_bytes()
@@ -159,7 +159,7 @@ def test_one_that_needs_too_much_memory_is_a_row_with_its_reason(places, monkeyp
     def too_much(*_: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:98] DefaultCPUAllocator: can't allocate memory\nstack")
 
-    monkeypatch.setattr(compare, "speed", too_much)
+    monkeypatch.setattr(extraction, "speed", too_much)
     found, _ = try_out(candidates(settings())[0], settings(), places)
     assert found.reason.endswith("can't allocate memory")
 
@@ -250,11 +250,5 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(table):
 
 def test_speed_is_of_decoding_and_the_network_together(places):
     prepared = next(places.tried_backbones.glob(f"{TINY}-*"))
-    rate = compare.speed(backbones.load(prepared), small_rows(places), places.images, 8)
+    rate = extraction.speed(backbones.load(prepared), params.Extract(engine="eager"), places.images)
     assert np.isfinite(rate) and rate > 1
-
-
-def small_rows(places: Places) -> pd.DataFrame:
-    from rootstock import dataset
-
-    return dataset.load_manifest(places.dataset)

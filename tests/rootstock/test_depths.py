@@ -173,7 +173,7 @@ def test_a_depth_and_the_module_it_means_share_a_cache_and_other_depths_do_not(p
     described = backbones.describe(prepared)
 
     def key(**settings: str) -> str:
-        return features.key_of(described, params.Extract(**settings))[0]
+        return features.key_of(features.meaning_of(described, params.Extract(**settings), "eager"))
 
     assert key(layer="mid") == key(layer="layer3") != key(layer="low")
     assert key(layer="mid") != key(layer="mid", pooling="max")

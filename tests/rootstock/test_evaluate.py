@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies as st
 
-from rootstock import backbones, classifier, evaluate, features, finetune, head
+from rootstock import backbones, classifier, evaluate, extraction, features, finetune, head
 from rootstock.evaluate import Contest, Inputs, choose, worst_mistakes
 from rootstock.head import Head
 from rootstock.params import Evaluate, Params
@@ -289,7 +289,7 @@ def test_names_of_users_are_escaped_in_the_report_and_survive_elsewhere(base, tm
     domain = "<img src=x onerror=alert(1)>"
     small = take_in(tmp_path, (tmp_path / "drawn", domain))
     backbone = backbones.load(small_backbone(base))
-    key = features.extract(backbone, PARAMS.extract, small.images, tmp_path / "features").key
+    key = extraction.extract(backbone, PARAMS.extract, small.images, tmp_path / "features").key
     train, val = (features.Features(tmp_path / "features" / key, small.split(split)) for split in ("train", "val"))
     head.save(head.fit_logistic_path(train, val, sorted(odd), (10.0,)), tmp_path / "head", {})
     classifier.save(classifier_from(tmp_path / "head", small_backbone(base)), tmp_path / "finetuned/model.safetensors")

@@ -1,28 +1,20 @@
-"""Frozen features: one Parquet file a shard, computed once whatever happens, and read as a stream."""
+"""The cache of features: which folder holds which, and reading it as a stream with labels."""
 
-import dataclasses
-import json
 import shutil
-import subprocess
-import sys
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import given, settings, strategies as st
-from torch import Tensor, nn
 
-from rootstock import backbones, features, shards
-from rootstock.errors import ParamsError, SourceError
-from rootstock.features import Features, extract, key_of
+from rootstock import backbones, feature_files, features
+from rootstock.errors import SourceError
+from rootstock.extraction import extract
+from rootstock.features import Features, engine_of, find, key_of, meaning_of
 from rootstock.params import Extract
-from rootstock.pixels import Normalise, prepare
-from tests.small_dataset import Small, draw, small_backbone, small_dataset, small_features, take_in
+from tests.small_dataset import Small, small_backbone, small_dataset, small_features
 
 
 @pytest.fixture(scope="module")
@@ -41,106 +33,31 @@ def backbone(tmp_path_factory) -> backbones.Backbone:
     return backbones.load(small_backbone(tmp_path_factory.getbasetemp()))
 
 
-@pytest.fixture
-def seen(backbone) -> list[int]:
-    """The sizes of the batches that the backbone has been shown."""
-    sizes: list[int] = []
-    backbone.network.register_forward_hook(lambda network, given, features: sizes.append(len(features)))
-    return sizes
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def identities(folder: Path) -> dict[str, tuple[int, int]]:
-    """Which files these are: an unchanged one has not even been written again."""
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*.parquet")}
-
-
-# The files
-
-
-def test_a_shards_file_holds_its_images_in_its_order_and_nothing_else(small, folder, backbone):
-    assert sorted(path.stem for path in folder.iterdir()) == shards.names(small.images)
-    for shard in shards.names(small.images):
-        table = pq.read_table(folder / f"{shard}.parquet")
-        assert table.schema.names == ["image_id", "feature"]
-        assert table.schema.field("image_id").type == pa.string()
-        assert table.schema.field("feature").type == pa.list_(pa.float32(), backbone.width)
-        assert table["image_id"].to_pylist() == [name for name, _ in shards.members(small.images, shard)]
-
-
-def test_a_feature_is_what_the_backbone_gives_of_the_image(small, folder, backbone):
-    row = small.manifest.iloc[77]
-    with shards.Reader(small.images) as reader:
-        pixels = prepare(reader.read(row["shard"], row["offset"], row["size"]), backbone.transform)
-    with torch.inference_mode():
-        shown = Normalise(backbone.transform)(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])
-        expected = backbone.network(shown)[0].numpy()
-    table = pd.read_parquet(folder / f"{row['shard']}.parquet").set_index("image_id")
-    np.testing.assert_allclose(table.loc[row["image_id"], "feature"], expected, rtol=1e-3, atol=1e-3)
-    assert expected.std() > 0
-
-
-def test_the_metadata_spells_the_key_out(folder, backbone):
-    key, meaning = key_of(backbone.description, Extract())
-    assert key == folder.name
-    for path in folder.iterdir():
-        assert json.loads(pq.read_schema(path).metadata[b"rootstock"]) == meaning
-    assert meaning == {
-        "backbone": "shufflenet_v2_x0_5",
-        "digest": backbone.digest,
-        "transform": backbone.transform.as_dict(),
-        "layer": "penultimate",
-        "dtype": "float32",
-        "engine": "torch eager",
-        "format": 1,
-    }
-
-
-def test_pandas_reads_a_file_as_it_is(folder):
-    frame = pd.read_parquet(next(folder.iterdir()))
-    assert np.stack(frame["feature"]).shape == (len(frame), 1024)
-
-
-def test_float16_halves_the_file_and_keeps_three_digits(small, folder, backbone, tmp_path):
-    done = extract(backbone, Extract(dtype="float16"), small.images, tmp_path)
-    assert done.key != folder.name
-    for path in folder.iterdir():
-        half = tmp_path / done.key / path.name
-        assert pq.read_schema(half).field("feature").type.value_type == pa.float16()
-        wide, narrow = (np.stack(pd.read_parquet(file)["feature"]).astype(np.float32) for file in (path, half))
-        np.testing.assert_allclose(narrow, wide, rtol=1e-3, atol=1e-6)
-        assert half.stat().st_size < 0.6 * path.stat().st_size
-
-
-class Louder(nn.Module):
-    def forward(self, features: Tensor) -> Tensor:
-        return features * 1e20
-
-
-def test_features_too_large_for_float16_are_an_error_that_names_the_parameter(small, backbone, tmp_path):
-    loud = dataclasses.replace(backbone, network=nn.Sequential(backbone.network, Louder()))
-    with pytest.raises(ParamsError, match=r"params\.yaml: extract\.dtype is 'float16', but .* expected float32"):
-        extract(loud, Extract(dtype="float16"), small.images, tmp_path)
-    assert list(tmp_path.rglob("*.parquet*")) == []
-
-
 # The key
 
 
 def test_the_key_changes_with_what_decides_the_numbers_and_with_nothing_else(backbone):
     described = backbone.description
-    other_transform = described["transform"] | {"resize": 40}
-    keys = [
-        key_of(described, Extract())[0],
-        key_of(described | {"digest": "0" * 64}, Extract())[0],
-        key_of(described | {"transform": other_transform}, Extract())[0],
-        key_of(described, Extract(dtype="float16"))[0],
+
+    def key(engine: str = "eager", view: int = 0, described: dict = described, **changes: object) -> str:
+        return key_of(meaning_of(described, Extract(**changes), engine, view))
+
+    changed = [
+        key(),
+        key("openvino"),
+        key(view=1),
+        key(view=2),
+        key(view=1, view_augment="crop_flip"),
+        key(described=described | {"digest": "0" * 64}),
+        key(described=described | {"transform": described["transform"] | {"resize": 40}}),
+        key(dtype="float16"),
+        key(precision="bf16"),
+        key(decode="reduced"),
     ]
-    assert len(set(keys)) == 4 and all(len(key) == 12 for key in keys)
-    assert key_of(described | {"origin": "elsewhere", "licence": "other"}, Extract(batch_size=7))[0] == keys[0]
+    assert len(set(changed)) == len(changed) and all(len(name) == 12 for name in changed)
+    assert key(described=described | {"origin": "elsewhere", "licence": "other"}, batch_size=7) == changed[0]
+    assert key(views=3) == changed[0] and key(view_augment="crop_flip") == changed[0]
+    assert key(view=1, decode="reduced") == changed[2]  # a random part is cut out of all pixels
 
 
 def test_a_second_backbone_has_its_features_beside_those_of_the_first(small, folder, tmp_path_factory, tmp_path):
@@ -149,94 +66,37 @@ def test_a_second_backbone_has_its_features_beside_those_of_the_first(small, fol
         extract(backbones.load(small_backbone(base, seed=seed)), Extract(), small.images, tmp_path).key
         for seed in (0, 1)
     }
-    assert keys == {path.name for path in tmp_path.iterdir()} and len(keys) == 2 and folder.name in keys
+    assert (
+        keys == {path.name for path in tmp_path.iterdir() if path.is_dir()} and len(keys) == 2 and folder.name in keys
+    )
 
 
-# What is computed
+# Which engine
 
 
-def test_only_the_shards_that_have_no_features_yet_are_computed(small, folder, backbone, seen, tmp_path):
-    shutil.copytree(folder, tmp_path / folder.name)
-    first, *_, last = sorted((tmp_path / folder.name).iterdir())
-    first.unlink(), last.unlink()
-    kept = identities(tmp_path / folder.name)
-    done = extract(backbone, Extract(), small.images, tmp_path)
-    lost = [len(list(shards.members(small.images, path.stem))) for path in (first, last)]
-    assert sum(seen) == sum(lost) == done.computed and done.images == 120
-    assert contents(tmp_path / folder.name) == contents(folder)
-    assert identities(tmp_path / folder.name).items() >= kept.items()
+def test_auto_stays_what_it_was_and_is_found_where_nothing_is_computed(small, backbone, tmp_path):
+    assert engine_of(backbone.description, Extract(), tmp_path) is None
+    first = extract(backbone, Extract(engine="onnxruntime"), small.images, tmp_path)
     again = extract(backbone, Extract(), small.images, tmp_path)
-    assert (again.images, again.computed, sum(seen)) == (120, 0, done.computed)
+    assert (again.engine, again.key, again.computed) == ("onnxruntime", first.key, 0)
+    other = extract(backbone, Extract(engine="eager"), small.images, tmp_path)
+    assert (other.engine, other.computed) == ("eager", 120) and other.key != first.key
+    back = extract(backbone, Extract(), small.images, tmp_path)
+    assert (back.engine, back.key, back.computed) == ("onnxruntime", first.key, 0)
+    assert find(backbone.description, Extract(), tmp_path) == [tmp_path / first.key]
 
 
-def test_new_images_are_computed_and_no_earlier_file_is_touched(backbone, seen, tmp_path):
-    small = take_in(tmp_path, (draw(tmp_path / "source", images=6), "field"))
-    key = extract(backbone, Extract(), small.images, tmp_path / "features").key
-    before, kept = contents(tmp_path / "features" / key), identities(tmp_path / "features" / key)
-    draw(tmp_path / "source", images=3, first=6)
-    take_in(tmp_path, (tmp_path / "source", "field"))
-    seen.clear()
-    extract(backbone, Extract(), small.images, tmp_path / "features")
-    assert sum(seen) == 9 and len(small.manifest) == 27
-    assert contents(tmp_path / "features" / key).items() > before.items()
-    assert identities(tmp_path / "features" / key).items() > kept.items()
+def test_a_view_has_the_engine_of_the_images_and_dtype_one_of_its_own(small, backbone, tmp_path):
+    first = extract(backbone, Extract(engine="onnxruntime"), small.images, tmp_path)
+    assert extract(backbone, Extract(views=1), small.images, tmp_path).engine == first.engine
+    assert engine_of(backbone.description, Extract(dtype="float16"), tmp_path) is None
 
 
-def test_relabelling_and_splitting_anew_touch_no_file(backbone, seen, tmp_path):
-    small = take_in(tmp_path, (draw(tmp_path / "source", images=6), "field"))
-    key = extract(backbone, Extract(), small.images, tmp_path / "features").key
-    kept = identities(tmp_path / "features" / key)
-    before = small.manifest
-    (tmp_path / "source/rings/0000.png").rename(tmp_path / "source/checks/new.png")
-    (tmp_path / "source/stripes").rename(tmp_path / "source/bars")
-    take_in(tmp_path, (tmp_path / "source", "field"))
-    assert not small.manifest.equals(before)
-    seen.clear()
-    assert extract(backbone, Extract(), small.images, tmp_path / "features").computed == 0
-    assert seen == [] and identities(tmp_path / "features" / key) == kept
-
-
-KILLED = """
-import os, random, signal, sys, time
-from contextlib import contextmanager
-from pathlib import Path
-import torch
-from rootstock import backbones, features, params, progress
-
-torch.set_num_threads(1)
-images, folder, out, seed = *map(Path, sys.argv[1:4]), int(sys.argv[4])
-delays = random.Random(seed)
-
-@contextmanager
-def slowly(what, total, unit):
-    yield lambda n: time.sleep(0.01)
-
-backbone = backbones.load(folder)
-for attempt in range(7):
-    child = os.fork()
-    if child == 0:
-        with progress.report_to(slowly):
-            features.extract(backbone, params.Extract(batch_size=4), images, out)
-        os._exit(0)
-    time.sleep(delays.uniform(0.05, 0.4))
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    done = sorted(path for path in out.rglob("*.parquet"))
-    print(attempt, os.WIFSIGNALED(status), *(f"{path.name}:{path.stat().st_ino}" for path in done))
-"""
-
-
-def test_a_killed_extraction_goes_on_where_it_stopped(small, backbone, tmp_path_factory, tmp_path):
-    whole = extract(backbone, Extract(batch_size=4), small.images, tmp_path / "undisturbed")
-    weights = small_backbone(tmp_path_factory.getbasetemp())
-    command = [sys.executable, "-c", KILLED, small.images, weights, tmp_path / "killed", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    killed = [line.split() for line in done.stdout.splitlines()]
-    found = [set(files) for _, signalled, *files in killed]
-    assert killed[0][1] == "True"
-    assert all(earlier <= later for earlier, later in pairwise(found))  # nothing is computed twice
-    extract(backbone, Extract(batch_size=4), small.images, tmp_path / "killed")
-    assert contents(tmp_path / "killed" / whole.key) == contents(tmp_path / "undisturbed" / whole.key)
+def test_before_anything_is_extracted_auto_is_an_error_that_says_so(backbone, tmp_path):
+    with pytest.raises(SourceError, match="has no features of this backbone: run extract first"):
+        find(backbone.description, Extract(), tmp_path)
+    [named] = find(backbone.description, Extract(engine="eager"), tmp_path)
+    assert named == tmp_path / key_of(meaning_of(backbone.description, Extract(), "eager"))
 
 
 # Reading
@@ -279,9 +139,9 @@ def test_what_is_kept_in_memory_and_what_is_streamed_is_the_same(small, folder, 
 
 
 def test_a_file_of_several_row_groups_is_read_a_group_at_a_time(small, folder, backbone, monkeypatch, tmp_path):
-    monkeypatch.setattr(features, "ROWS_A_GROUP", 4)
+    monkeypatch.setattr(feature_files, "GROUP_BYTES", 6 * 4 * 1024)
     monkeypatch.setattr(features, "KEPT_BYTES", 0)
-    done = extract(backbone, Extract(batch_size=3), small.images, tmp_path)
+    done = extract(backbone, Extract(batch_size=4), small.images, tmp_path)
     path = next((tmp_path / done.key).iterdir())
     assert pq.ParquetFile(path).metadata.row_group(0).num_rows == 6 < pq.ParquetFile(path).metadata.num_rows
     chunks = Features(tmp_path / done.key, small.split("train"))

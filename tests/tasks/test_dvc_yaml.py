@@ -6,7 +6,7 @@ import networkx
 import pytest
 from ruamel.yaml import YAML
 
-from rootstock.params import Finetune
+from rootstock.params import Extract, Finetune
 from tests.imports import ROOT, imported_by
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -61,6 +61,13 @@ def test_where_it_is_fine_tuned_makes_nothing_stale_and_every_other_setting_does
     assert {"where", "if_no_worker"} == set(Finetune.model_fields) - set(Finetune().recipe())
     for stage in ("fine_tune", "evaluate"):
         assert [param for param in STAGES[stage]["params"] if param.startswith("finetune")] == recipe
+
+
+def test_how_many_are_extracted_at_once_makes_nothing_stale_and_every_other_setting_does():
+    recipe = [f"extract.{key}" for key in Extract().recipe()]
+    assert {"batch_size"} == set(Extract.model_fields) - set(Extract().recipe())
+    for stage in ("extract", "train_head", "evaluate"):
+        assert [param for param in STAGES[stage]["params"] if param.startswith("extract")] == recipe
 
 
 def test_every_section_of_the_parameters_but_what_decides_on_a_champion_reaches_a_stage():

@@ -1,0 +1,289 @@
+"""Pushing images through the frozen backbone: each once, a file of features a shard, whatever happens on the way.
+
+Shards are read from end to end. A few images at a time are read, decoded and computed on one core
+(rootstock/engines.py says why); they come back in order, and a file is written while they come, under a temporary
+name until it is whole.
+"""
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rootstock import choice, engines, feature_files, features, gpu, params, pixels, progress, shards
+from rootstock.backbones import Backbone
+from rootstock.engines import ENGINES, Engine, Name, Unavailable
+from rootstock.errors import ParamsError
+from rootstock.features import AUTO
+from rootstock.files import replacing, sweep
+from rootstock.parallel import cores, grouped, ordered_map
+from rootstock.shards import Member
+
+log = logging.getLogger(__name__)
+WARM_GROUPS, TIMED_IMAGES, TIMED_S = 4, 256, 5.0  # speed is measured after so many, on so many, or for so long
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What an extraction did: images with features, views of them that were computed now, key and engine."""
+
+    images: int
+    computed: int
+    key: str
+    engine: Name
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of features: of a shard's images themselves (view 0), or of an augmented view of each."""
+
+    path: Path
+    shard: str
+    view: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What computes, which files are missing, and how many rows the others have; `started` where it is running."""
+
+    engine: Name
+    key: str
+    missing: list[File]
+    there: int
+    started: Engine | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """A few images of a file on their way: ids, their records in the shard's content, and what they have become.
+
+    `values` is pixels (n, 3, size, size) uint8, then features (n, width) float32; `last` is the end of the file.
+    """
+
+    file: File
+    last: bool
+    ids: list[str]
+    records: list[bytes]
+    values: NDArray[Any]
+
+
+def extract(
+    backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, *, else_in: Path | None = None
+) -> Extracted:
+    """Compute the features of every shard that has none yet, here.
+
+    Args:
+        backbone: with its weights, in evaluation mode, cut at the layer of the settings.
+        settings: the section `extract` of params.yaml.
+        images_dir: the shards.
+        features_dir: gets `<key>/<shard>.parquet`; what is there stays as it is.
+        else_in: a folder like that one; files that it has are copied from there.
+
+    Raises:
+        ParamsError: the engine cannot compute this, or float16 is too small for the features of this backbone.
+        SourceError: a shard is damaged.
+    """
+    todo = plan(backbone, settings, images_dir, features_dir, else_in)
+    counts = {shard: sum(1 for _ in shards.walk(images_dir, shard)) for shard in {file.shard for file in todo.missing}}
+    total = sum(counts[file.shard] for file in todo.missing)
+    with progress.bar("extract", total) as advance:
+        if todo.there:
+            advance(0, cached=todo.there)
+        if todo.missing:
+            engine = todo.started or start(todo.engine, backbone, settings)
+            compute(todo.missing, engine, backbone, settings, images_dir, advance)
+    return Extracted((todo.there + total) // (1 + settings.views), total, todo.key, todo.engine)
+
+
+def plan(
+    backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, else_in: Path | None = None
+) -> Plan:
+    """Find out what is missing, settle what computes it, and clear away what a killed run left.
+
+    Raises:
+        ParamsError: no engine can compute this.
+    """
+    features_dir.mkdir(parents=True, exist_ok=True)
+    sweep(features_dir)
+    names = shards.names(images_dir)
+    described, started = backbone.description, None
+    engine = settings.engine if settings.engine != AUTO else _earlier_engine(described, settings, features_dir, else_in)
+    if engine is None:
+        images = (1 + settings.views) * sum(1 for name in names for _ in shards.walk(images_dir, name))
+        chosen = choice.choose(backbone, settings.precision, settings.batch_size, images, pixels.device())
+        engine, started = chosen.name, chosen.engine
+        log.info("extract: %s", chosen.why)
+    if settings.engine == AUTO:
+        features.note_engine(described, settings, features_dir, engine)
+    named = settings.model_copy(update={"engine": engine})
+    folders = features.find(described, named, features_dir)
+    if else_in:
+        for folder in folders:
+            _copy(else_in / folder.name, folder, names)
+    wanted = [File(folder / f"{name}.parquet", name, view) for view, folder in enumerate(folders) for name in names]
+    missing = [file for file in wanted if not file.path.exists()]
+    there = sum(pq.read_metadata(file.path).num_rows for file in wanted if file.path.exists())
+    return Plan(engine, folders[0].name, missing, there, started)
+
+
+def _earlier_engine(
+    described: dict[str, Any], settings: params.Extract, features_dir: Path, else_in: Path | None
+) -> Name | None:
+    """Say which engine computed such features before, as `auto` or by its name, here or in a comparison."""
+    for folder in filter(None, (features_dir, else_in)):
+        if noted := features.engine_of(described, settings, folder):
+            return noted
+        for name in ENGINES:
+            if _has_files(folder / features.key_of(features.meaning_of(described, settings, name))):
+                return name
+    return None
+
+
+def _has_files(folder: Path) -> bool:
+    return next(folder.glob("*.parquet"), None) is not None
+
+
+def _copy(source: Path, target: Path, wanted: Iterable[str]) -> None:
+    """Copy the features of shards that are here now; a comparison may have seen others, which are gone since."""
+    for name in (f"{shard}.parquet" for shard in wanted):
+        if (source / name).exists() and not (target / name).exists():
+            with replacing(target / name) as temporary:
+                shutil.copy(source / name, temporary)
+
+
+def start(name: Name, backbone: Backbone, settings: params.Extract) -> Engine:
+    """Start an engine by its name.
+
+    Raises:
+        ParamsError: it cannot do this here.
+    """
+    try:
+        return engines.start(name, backbone, settings.precision, settings.batch_size, pixels.device())
+    except Unavailable as why:
+        raise ParamsError(
+            f"params.yaml: extract.engine is {name!r} and extract.precision {settings.precision!r}, but {why}; "
+            "expected another engine, or auto"
+        ) from None
+
+
+def compute(
+    files: Sequence[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path,
+    advance: progress.Advance,
+) -> None:  # fmt: skip
+    """Compute files of features, one after the other, each on all cores.
+
+    Raises:
+        ParamsError: float16 is too small for the features of this backbone.
+        SourceError: a shard is damaged.
+    """
+    with closing(_groups(files, engine, backbone, settings, images_dir)) as groups:
+        for file in files:
+            meaning = features.meaning_of(backbone.description, settings, engine.name, file.view)
+            rows = _checked(groups, images_dir, file.shard, advance)
+            feature_files.write(file.path, rows, backbone.width, settings.dtype, meaning)
+
+
+def speed(backbone: Backbone, settings: params.Extract, images_dir: Path) -> float:
+    """Measure images a second through decoding and the backbone, on the first images there are, once it is warm."""
+    name = settings.engine
+    if name == AUTO:
+        name = choice.choose(backbone, settings.precision, settings.batch_size, TIMED_IMAGES, pixels.device()).name
+    engine = start(name, backbone, settings)
+    files = [File(Path(), shard, view=0) for shard in shards.names(images_dir)]
+    seen, begin, seconds = -1, 0.0, float("nan")
+    with closing(_groups(files, engine, backbone, settings, images_dir)) as groups:
+        for number, group in enumerate(groups):
+            if seen >= 0:
+                seen += len(group.ids)
+                seconds = time.perf_counter() - begin
+            elif number + 1 >= WARM_GROUPS:
+                seen, begin = 0, time.perf_counter()
+            if seen >= TIMED_IMAGES or seconds > TIMED_S:
+                break
+    return seen / seconds
+
+
+def _groups(
+    files: Sequence[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path
+) -> Generator[Group]:
+    """Yield the features of all images of the files, in order, a few images at a time."""
+    with shards.Reader(images_dir) as reader:
+        decoded = _Decoder(reader, backbone, settings)
+
+        def on_one_core(work: tuple[File, list[Member], bool]) -> Group:
+            group = decoded(*work)
+            return replace(group, values=engine.forward(group.values))
+
+        work = (entry for file in files for entry in _parts(file, images_dir, engine.batch_size))
+        if engine.on_each_core:
+            yield from ordered_map(on_one_core, work, first=engines.alone)
+        else:
+            pixels_of = ordered_map(lambda entry: decoded(*entry), work, window=cores() + gpu.AT_ONCE)
+            yield from gpu.computed(engine, pixels_of)
+
+
+def _parts(file: File, images_dir: Path, size: int) -> Iterator[tuple[File, list[Member], bool]]:
+    """Divide a shard into groups, and say which is its last."""
+    *most, last = grouped(shards.walk(images_dir, file.shard), size)
+    yield from ((file, members, False) for members in most)
+    yield file, last, True
+
+
+class _Decoder:
+    """Reads images from a shard and decodes them to what the backbone sees."""
+
+    def __init__(self, reader: shards.Reader, backbone: Backbone, settings: params.Extract) -> None:
+        self.reader, self.transform, self.settings = reader, backbone.transform, settings
+
+    def __call__(self, file: File, members: list[Member], last: bool) -> Group:
+        size = self.transform.size
+        seen = np.empty((len(members), 3, size, size), np.uint8)
+        records = []
+        for at, member in enumerate(members):
+            data = self.reader.read(file.shard, member.offset, member.size)
+            records.append(shards.record(member.name, data))
+            seen[at] = self._view(data, file, member)
+        return Group(file, last, [member.image_id for member in members], records, seen)
+
+    def _view(self, data: bytes, file: File, member: Member) -> NDArray[np.uint8]:
+        augment = self.settings.view_augment if file.view else "none"
+        seed = seed_of(member.image_id, file.view) if file.view else None
+        try:
+            seen = pixels.view(data, self.transform, augment, seed, self.settings.decode)
+        except Exception as error:  # Pillow's plug-ins raise whatever the parser met; ingest has decoded it once
+            why = f"the image {member.name} in it cannot be decoded ({error})"
+            raise shards.damaged(self.reader.folder, file.shard, why) from error
+        pixels_of: NDArray[np.uint8] = seen.numpy()
+        return pixels_of
+
+
+def seed_of(image_id: str, view: int) -> int:
+    """Give the seed of an image's augmented view: the image's own, so that a view is the same wherever it is."""
+    return int.from_bytes(hashlib.sha256(f"{image_id} {view}".encode()).digest()[:8], "big")
+
+
+def _checked(
+    groups: Iterator[Group], images_dir: Path, shard: str, advance: progress.Advance
+) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+    """Pass a file's ids and features on, and hold the bytes that were read to the shard's name before it is finished.
+
+    No group of the next file is asked for: what is wrong with that is no reason to lose this one.
+    """
+    content = hashlib.sha256()
+    for group in groups:
+        for record in group.records:
+            content.update(record)
+        yield group.ids, group.values
+        advance(len(group.ids))
+        if group.last:
+            break
+    shards.check(images_dir, shard, content.hexdigest())
