@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision import io as torchvision_io
 
 from rootstock import images
 from rootstock.architectures import Transform
@@ -46,9 +46,12 @@ def decode(data: bytes, shorter: int | None = None) -> Tensor:
 
 def _torchvisions(data: bytes) -> Tensor | None:
     """Decode grey and RGB; None for what Pillow knows better (CMYK), or can say better what is wrong with."""
+    decode_jpeg = getattr(torchvision_io, "decode_jpeg", None)  # deprecated in 0.29; when it goes, Pillow is slower
+    if decode_jpeg is None:
+        return None
+    content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
-        content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        found: Tensor = decode_jpeg(content, ImageReadMode.UNCHANGED, apply_exif_orientation=True)
+        found: Tensor = decode_jpeg(content, torchvision_io.ImageReadMode.UNCHANGED, apply_exif_orientation=True)
     except RuntimeError:
         return None
     channels: int = found.shape[0]

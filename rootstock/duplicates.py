@@ -13,7 +13,8 @@ HASH_BITS = 64
 
 def perceptual_hash(image: Image.Image) -> int:
     """Hash how an image looks (pHash: signs of the low frequencies of its 32x32 grey cosine transform)."""
-    return int(str(phash(image)), 16)
+    signs = phash(image).hash  # (8, 8) bool; as text, which imagehash offers, it takes as long as all the rest
+    return int.from_bytes(np.packbits(signs).tobytes(), "big")
 
 
 def near_links(hashes: NDArray[np.uint64], bits: int) -> Links:

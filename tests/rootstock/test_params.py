@@ -58,8 +58,8 @@ def test_a_key_that_is_left_out_has_its_default(file):
         ("ingest: {split: {vall: 0.6}}", "unknown key ingest.split.vall; expected one of val, test. Did you mean val?"),
         (
             "extract: {batch-size: 3}",
-            "unknown key extract.batch-size; expected one of layer, pooling, dtype, batch_size. "
-            "Did you mean batch_size?",
+            "unknown key extract.batch-size; expected one of layer, pooling, dtype, engine, precision, decode, views, "
+            "view_augment, batch_size. Did you mean batch_size?",
         ),
         (
             f"finetune: {{stages: [{{{STAGE}}}, {{{STAGE}, epoch: 3}}]}}",
