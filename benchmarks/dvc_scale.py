@@ -33,11 +33,28 @@ BYTES_AN_IMAGE, COPIES = 12_288, 6  # in blocks of 4 KiB; photos, shards, cache,
 
 PHOTOS, ARRIVING = "photos", "arriving"
 ADD, STATUS, PUSH, PULL = "dvc add", "dvc status", "dvc push", "dvc pull"
-START, INGEST, LOOK, MEMORY = "dvc root (its start alone)", "ingest", "ingest, nothing new", "ingest, peak MiB"
+START, INGEST, LOOK = "dvc root (its start alone)", "ingest", "ingest, nothing new"
+CPU, MEMORY = "ingest, CPU seconds", "ingest, peak MiB"
 THEN = f"{MORE:,} more: "
 MORE_INGEST, MORE_ADD, MORE_PUSH = THEN + INGEST, THEN + ADD, THEN + PUSH
 ALL, MORE_ALL, SENT = "ingest, add, push", THEN + "all three", THEN + "MB pushed"
-ROWS = (START, INGEST, ADD, STATUS, PUSH, PULL, ALL, MORE_INGEST, MORE_ADD, MORE_PUSH, MORE_ALL, SENT, LOOK, MEMORY)
+ROWS = (
+    START,
+    INGEST,
+    ADD,
+    STATUS,
+    PUSH,
+    PULL,
+    ALL,
+    MORE_INGEST,
+    MORE_ADD,
+    MORE_PUSH,
+    MORE_ALL,
+    SENT,
+    LOOK,
+    CPU,
+    MEMORY,
+)
 
 INGEST_CODE = """
 import resource, sys
@@ -46,7 +63,8 @@ from rootstock import ingest, params
 photos, repository, scratch = map(Path, sys.argv[1:])
 settings = params.Ingest(sources=(params.Source(path=str(photos), domain="drawn"),))
 taken = ingest.ingest(settings, 0, repository / "data/images", repository / "data/dataset", scratch)
-print(taken.images, taken.new, taken.rejected, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(taken.images, taken.new, taken.rejected, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**10)
 """
 
 Figures = dict[str, float]  # a row of the table -> seconds, or what the row says
@@ -161,14 +179,17 @@ def send_more(repository: Repository) -> Figures:
     return figures | {SENT: (pushed(repository) - before) / 1e6}
 
 
-def take_in(photos: Path, repository: Repository, scratch: Path, expected: tuple[int, int]) -> tuple[float, float]:
-    """Run ingest in a process of its own; returns seconds and peak memory in MiB."""
+def take_in(photos: Path, repository: Repository, scratch: Path, expected: tuple[int, int]) -> Figures:
+    """Run ingest in a process of its own, which is to end with so many images, so many of them new."""
     command = [sys.executable, "-c", INGEST_CODE, str(photos), str(repository.folder), str(scratch)]
     start = time.perf_counter()
     said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
     seconds = time.perf_counter() - start
-    assert (int(said[0]), int(said[1]), int(said[2])) == (*expected, 0), f"ingest took in {said}, not {expected}"
-    return seconds, float(said[3])
+    images, new, rejected = map(int, said[:3])
+    assert (images, new, rejected) == (*expected, 0), (
+        f"{images} images, {new} new, {rejected} rejected; expected {expected}"
+    )
+    return {INGEST: seconds, CPU: float(said[3]), MEMORY: float(said[4])}
 
 
 def measure_folder(root: Path, images: int) -> Figures:
@@ -195,11 +216,10 @@ def measure_shards(root: Path, images: int) -> Figures:
     repository = Repository(root / "shards", ("data/images", "data/dataset"))
     photos, scratch = root / PHOTOS, root / "scratch"
     repository.make()
-    seconds, memory = take_in(photos, repository, scratch, (images, images))
-    figures = {INGEST: seconds, MEMORY: memory, **transfer(repository)}
-    figures[LOOK] = take_in(photos, repository, scratch, (images, 0))[0]
+    figures = take_in(photos, repository, scratch, (images, images)) | transfer(repository)
+    figures[LOOK] = take_in(photos, repository, scratch, (images, 0))[INGEST]
     move(root / ARRIVING, photos, arrived)
-    figures[MORE_INGEST] = take_in(photos, repository, scratch, (images + MORE, MORE))[0]
+    figures[MORE_INGEST] = take_in(photos, repository, scratch, (images + MORE, MORE))[INGEST]
     figures |= send_more(repository)
     move(photos, root / ARRIVING, arrived)
     repository.remove()
