@@ -5,7 +5,7 @@ metadata `rootstock` spells out what the features are. docs/extraction.md says w
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,17 @@ def write(
     Raises:
         ParamsError: float16 is too small for them.
     """
-    schema = _schema(width, dtype, meaning)
-    feature_type = schema.field("feature").type
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, **LAYOUT) as writer:
+    columns_of = schema(width, dtype, meaning)
+    feature_type = columns_of.field("feature").type
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, columns_of, **LAYOUT) as writer:
         for ids, rows in _groups(batches, width, dtype):
             values = pa.array(rows.reshape(-1), feature_type.value_type)
             columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(values, type=feature_type)]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            writer.write_table(pa.Table.from_arrays(columns, schema=columns_of))
 
 
-def _schema(width: int, dtype: str, meaning: dict[str, Any]) -> pa.Schema:
+def schema(width: int, dtype: str, meaning: dict[str, Any]) -> pa.Schema:
+    """Give the schema of a file, with what its features are in the metadata."""
     # That no value is missing is said at each level: a reader then looks for none, and is a third faster.
     value = pa.field("element", pa.float16() if dtype == "float16" else pa.float32(), nullable=False)
     return pa.schema(
@@ -94,21 +95,24 @@ def _narrowed(batch: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     return narrow
 
 
-def read(path: Path) -> Iterator[tuple[NDArray[np.str_], NDArray[np.float32]]]:
-    """Yield a file's row groups in order, as image ids (n,) and features (n, width) float32.
+def read(paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.str_], NDArray[np.float32]]]:
+    """Yield the row groups of files in order, as path, image ids (n,) and features (n, width) float32.
 
-    Two are read at once: Parquet is decoded at about 1 GB/s a core. Values that are stored as float32 are not copied.
+    The next is read while one is used: Parquet is decoded at about 1 GB/s a core. Values that are stored as float32 are
+    not copied.
     """
 
-    def group(number: int) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
-        with pq.ParquetFile(path, memory_map=True) as file:
+    def group(asked: tuple[Path, pq.FileMetaData, int]) -> tuple[Path, NDArray[np.str_], NDArray[np.float32]]:
+        path, metadata, number = asked
+        with pq.ParquetFile(path, memory_map=True, metadata=metadata) as file:
             table = file.read_row_group(number, use_threads=False)
         column = table["feature"].chunk(0)
         values = torch.utils.dlpack.from_dlpack(column.values).view(-1, column.type.list_size)  # Arrow's memory
-        return table["image_id"].to_numpy(), values.float().numpy()
+        return path, table["image_id"].to_numpy(), values.float().numpy()
 
-    groups = pq.read_metadata(path).num_row_groups
-    yield from ordered_map(group, range(groups), threads=2, window=2)
+    metadata = ((path, pq.read_metadata(path)) for path in paths)
+    groups = ((path, found, number) for path, found in metadata for number in range(found.num_row_groups))
+    yield from ordered_map(group, groups, threads=2, window=3)
 
 
 def meaning_of(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ splitting anew rewrites none. Its folder is a short digest of everything that de
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,7 +109,8 @@ class Features:
 
     def __init__(self, folders: Path | Sequence[Path], rows: pd.DataFrame) -> None:
         self.folders = [folders] if isinstance(folders, Path) else list(folders)
-        self.rows = rows.sort_values(["shard", "offset"], ignore_index=True)
+        columns = ["image_id", "class_index", "shard", "offset"]
+        self.rows = rows[columns].sort_values(["shard", "offset"], ignore_index=True)
         self.labels = np.tile(self.rows["class_index"].to_numpy(np.int64), len(self.folders))
         self.width = 0 if rows.empty else feature_files.width_of(_file(self.folders[0], self.rows["shard"].iloc[0]))
         self._kept: list[tuple[NDArray[np.float32], NDArray[np.int64]]] | None = None
@@ -123,15 +125,20 @@ class Features:
         yield from self._kept if self._kept is not None else self._stream()
 
     def _stream(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        by_shard = {str(shard): rows for shard, rows in self.rows.groupby("shard", sort=True)}
         for folder in self.folders:
-            for shard, rows in self.rows.groupby("shard", sort=True):
-                yield from _of_shard(_file(folder, str(shard)), rows)
+            rows_of = {_file(folder, shard): rows for shard, rows in by_shard.items()}
+            for path, chunks in groupby(feature_files.read(list(rows_of)), key=lambda chunk: chunk[0]):
+                yield from _of_shard(path, rows_of[path], chunks)
 
 
-def _of_shard(path: Path, rows: pd.DataFrame) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+def _of_shard(
+    path: Path, rows: pd.DataFrame, chunks: Iterator[tuple[Path, NDArray[np.str_], NDArray[np.float32]]]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Pick the wanted rows of one file, with their labels."""
     wanted = pd.Series(rows["class_index"].to_numpy(np.int64), index=rows["image_id"].to_numpy())
     found = 0
-    for ids, features in feature_files.read(path):
+    for _, ids, features in chunks:
         labels = wanted.reindex(ids)
         here = labels.notna().to_numpy()
         found += int(here.sum())

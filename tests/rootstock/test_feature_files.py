@@ -104,7 +104,7 @@ def test_what_is_read_is_what_was_written_whatever_the_batches(tmp_path_factory,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feature_files, "GROUP_BYTES", group * width * np.dtype(dtype).itemsize)
         written(path, ids, values, batch, dtype)
-    read = list(feature_files.read(path))
+    read = [entry[1:] for entry in feature_files.read([path])]
     assert [len(found) for found, _ in read] == [group] * (n // group) + [n % group] * bool(n % group)
     assert [name for found, _ in read for name in found] == ids
     assert np.array_equal(np.concatenate([features for _, features in read]), values.astype(dtype).astype(np.float32))
@@ -119,7 +119,7 @@ def test_the_bytes_do_not_depend_on_how_many_came_at_once(tmp_path):
 def test_float32_values_become_tensors_without_a_copy(tmp_path):
     ids, values = drawn(30, 16)
     path = written(tmp_path / "a.parquet", ids, values, 30)
-    [(_, features)] = feature_files.read(path)
+    [(_, _, features)] = feature_files.read([path])
     assert not features.flags.owndata  # Arrow's memory, as its Parquet reader left it
     assert torch.from_numpy(features).data_ptr() == features.ctypes.data
 
@@ -128,7 +128,7 @@ def test_float16_halves_the_file_and_keeps_three_digits(tmp_path):
     ids, values = drawn(200, 256)
     wide, narrow = (written(tmp_path / dtype, ids, values, 64, dtype) for dtype in ("float32", "float16"))
     assert pq.read_schema(narrow).field("feature").type.value_type == pa.float16()
-    [(_, read)] = feature_files.read(narrow)
+    [(_, _, read)] = feature_files.read([narrow])
     np.testing.assert_allclose(read, values, rtol=1e-3, atol=1e-6)
     assert narrow.stat().st_size < 0.6 * wide.stat().st_size
 

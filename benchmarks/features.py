@@ -1,0 +1,202 @@
+"""A million features of 1,280 values: written, indexed, and streamed through training, each in a process of its own.
+
+    python -m benchmarks.features                     # 5 GB on disk, a few minutes
+    python -m benchmarks.features --images 100000 --layouts
+
+Prints seconds, GB a second and the peak memory of each step. `--layouts` writes and reads the same features in other
+layouts of Parquet, which is how the one in rootstock/feature_files.py was chosen.
+"""
+
+import argparse
+import hashlib
+import multiprocessing
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rootstock import dataset, feature_files, head
+from rootstock.features import Features
+
+WIDTH, CLASSES, A_SHARD = 1280, 10, 2600  # 2,600 photos of 100 kB are a shard of 256 MB
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "none": {"compression": "none"},
+    "lz4": {"compression": "lz4"},
+    "zstd": {"compression": "zstd", "compression_level": 1},
+    "zstd, bytes split": {
+        "compression": "zstd",
+        "column_encoding": {"feature.list.element": "BYTE_STREAM_SPLIT", "image_id": "PLAIN"},
+    },
+}
+
+
+def name_of(index: int) -> str:
+    """Name a synthetic image."""
+    return hashlib.sha256(str(index).encode()).hexdigest()
+
+
+def drawn(start: int, stop: int) -> NDArray[np.float32]:
+    """Draw features as a network gives them, a little apart by class: non-negative, many of them small."""
+    rng = np.random.default_rng(start)
+    values: NDArray[np.float32] = np.maximum(
+        rng.standard_normal((stop - start, WIDTH), np.float32) + np.float32(0.3), 0
+    )
+    values[np.arange(stop - start), np.arange(start, stop) % CLASSES] += 1
+    return values
+
+
+def write(folder: Path, images: int) -> str:
+    """Write a file a shard, and the manifest."""
+    seconds = 0.0
+    for number, start in enumerate(range(0, images, A_SHARD)):
+        stop = min(start + A_SHARD, images)
+        batches = [([name_of(index) for index in range(start, stop)], drawn(start, stop))]
+        begin = time.perf_counter()
+        feature_files.write(folder / "key" / f"{number:06d}-00000000.parquet", batches, WIDTH, "float32", {})
+        seconds += time.perf_counter() - begin
+    return f"{size_of(folder) / 1e9 / seconds:.2f} GB/s, synced to disk"
+
+
+def write_manifest(folder: Path, images: int) -> str:
+    """Write a manifest of as many rows, all columns filled."""
+    index = np.arange(images)
+    table = pd.DataFrame({"image_id": [name_of(number) for number in range(images)], "source": "photos"})
+    table["path"] = [f"class{number % CLASSES}/{number:07d}.jpg" for number in range(images)]
+    table["label"] = [f"class{number % CLASSES}" for number in range(images)]
+    table["class_index"] = index % CLASSES
+    table["domain"], table["format"], table["batch"] = "photos", "JPEG", 0
+    table["split"] = np.where(index % 20 < 14, "train", np.where(index % 20 < 17, "val", "test"))
+    table["width"] = table["height"] = 500
+    table["group_id"] = table["image_id"]
+    table["shard"] = [f"{number // A_SHARD:06d}-00000000" for number in range(images)]
+    table["offset"], table["size"] = 102400 * (index % A_SHARD), 100_000
+    empty = dataset.load(folder)
+    dataset.save(folder / "dataset", dataset.Dataset(table, empty.rejected, empty.ledger, {}))
+    return ""
+
+
+def read(folder: Path, images: int) -> str:
+    """Read every file once, as training does, from the page cache."""
+    done = 0
+    begin = time.perf_counter()
+    for _, _, features in feature_files.read(sorted((folder / "key").iterdir())):
+        done += features.nbytes
+    return f"{done / 1e9 / (time.perf_counter() - begin):.2f} GB/s"
+
+
+def index(folder: Path, images: int) -> str:
+    """Read the manifest and find each split's features."""
+    manifest = dataset.load_manifest(folder / "dataset")
+    parts = [Features(folder / "key", manifest[manifest["split"] == split]) for split in ("train", "val", "test")]
+    return f"{sum(map(len, parts)):,} rows"
+
+
+def train(folder: Path, images: int) -> str:
+    """Train a head as the stage does: one strength, ten iterations."""
+    manifest = dataset.load_manifest(folder / "dataset")
+    train, val = (Features(folder / "key", manifest[manifest["split"] == split]) for split in ("train", "val"))
+    names = dataset.classes_of(manifest)
+    del manifest
+    walks = 0
+
+    class Counting(Features):
+        def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+            nonlocal walks
+            walks += 1
+            return super().__iter__()
+
+    train.__class__ = Counting
+    begin = time.perf_counter()
+    fitted = head.fit_logistic_path(train, val, names, (1.0,), max_iterations=10)
+    rate = walks * len(train) * WIDTH * 4 / 1e9 / (time.perf_counter() - begin)
+    return f"{walks} walks at {rate:.2f} GB/s, validation {fitted.path[0]['val_accuracy']:.1%}"
+
+
+def measured(step: Callable[[Path, int], str], folder: Path, images: int) -> None:
+    """Run a step in a process of its own, and print what it took."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        seconds, peak, said = pool.apply(_timed, (step, folder, images))
+    print(f"  {step.__name__:16}{seconds:8.1f} s {peak / 2**30:6.2f} GiB  {said}", flush=True)
+
+
+def _timed(step: Callable[[Path, int], str], folder: Path, images: int) -> tuple[float, int, str]:
+    begin = time.perf_counter()
+    said = step(folder, images)
+    return time.perf_counter() - begin, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, said
+
+
+def compare_layouts(folder: Path, images: int) -> None:
+    """Write and read the same features in several layouts."""
+    values, names = drawn(0, images), [name_of(number) for number in range(images)]
+    print(f"  {'layout':28}{'size':>7}{'write GB/s':>12}{'read GB/s':>11}")
+    for dtype in ("float32", "float16"):
+        for title, layout in LAYOUTS.items():
+            if dtype == "float16" and "split" in title:
+                continue  # Parquet has no such encoding of it here
+            writes, reads = [], []
+            path = folder / "layout.parquet"
+            for _ in range(3):
+                begin = time.perf_counter()
+                _write_as(path, names, values.astype(dtype), layout)
+                writes.append(time.perf_counter() - begin)
+                begin = time.perf_counter()
+                read = sum(features.nbytes for *_, features in feature_files.read([path]))
+                reads.append(time.perf_counter() - begin)
+            stored = values.nbytes if dtype == "float32" else values.nbytes / 2
+            print(
+                f"  {dtype + ', ' + title:28}{path.stat().st_size / stored:7.2f}"
+                f"{stored / 1e9 / statistics.median(writes):12.2f}{read / 1e9 / statistics.median(reads):11.2f}",
+                flush=True,
+            )
+
+
+def _write_as(path: Path, names: list[str], values: NDArray[Any], layout: dict[str, Any]) -> None:
+    schema = feature_files.schema(WIDTH, str(values.dtype), {})
+    with pq.ParquetWriter(path, schema, use_dictionary=False, write_statistics=False, **layout) as writer:
+        rows = feature_files.GROUP_BYTES // (WIDTH * values.itemsize)
+        for start in range(0, len(values), rows):
+            part = values[start : start + rows]
+            flat = pa.array(part.reshape(-1), schema.field("feature").type.value_type)
+            feature = pa.FixedSizeListArray.from_arrays(flat, type=schema.field("feature").type)
+            ids = pa.array(names[start : start + len(part)])
+            writer.write_table(pa.Table.from_arrays([ids, feature], schema=schema))
+
+
+def size_of(folder: Path) -> int:
+    """Add up the sizes of all files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def main() -> None:
+    """Measure each step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="where; by default the system's temporary folder")
+    parser.add_argument("--layouts", action="store_true", help="compare layouts of Parquet instead")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        folder = Path(name)
+        needed = args.images * WIDTH * 4 * 1.1
+        if shutil.disk_usage(folder).free < needed:
+            parser.error(f"{folder} has no {needed / 1e9:.0f} GB free; expected --folder or fewer --images")
+        print(f"{args.images:,} x {WIDTH} float32: {args.images * WIDTH * 4 / 1e9:.1f} GB")
+        if args.layouts:
+            compare_layouts(folder, args.images)
+            return
+        for step in (write, write_manifest, read, index, train):
+            measured(step, folder, args.images)
+
+
+if __name__ == "__main__":
+    main()
