@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd  # pyarrow imports it when a table becomes a frame: a look that finds nothing new never does
 
 MANIFEST, REJECTED, LEDGER, SUMMARY = "manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json"
-NEXT = ".next"  # of a ledger that is complete, and about to take the place of the present one
+NEXT = ".next"  # of a table that is complete, and about to take the place of the present one
+UNPACKED = "unpacked"  # in the ledger, the shard of an image whose bytes were dropped when its shard was compacted
 FILES = (MANIFEST, REJECTED, LEDGER, SUMMARY)
 
 SCHEMAS = {
@@ -78,7 +79,8 @@ class Dataset:
 
 def load(folder: Path) -> Dataset:
     """Read a data set; an empty one where there is none."""
-    _move_in(folder / LEDGER)
+    for table in (LEDGER, MANIFEST):
+        _move_in(folder / table)
     return Dataset(
         manifest=_read(folder / MANIFEST, MANIFEST),
         rejected=_read(folder / REJECTED, REJECTED),
@@ -111,6 +113,12 @@ def load_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a data set is there, and no run was killed while it put one in place."""
+    tables = [folder / name for name in FILES]
+    return all(table.exists() for table in tables) and not any(table.with_suffix(NEXT).exists() for table in tables)
+
+
 def classes_of(manifest: "pd.DataFrame") -> list[str]:
     """Name the classes in the order of `class_index`."""
     return sorted(manifest["label"].unique())
@@ -126,7 +134,7 @@ def files_of(path: Path) -> list[Path]:
 def save(folder: Path, data: Dataset) -> None:
     """Write a data set; a file whose rows would stay the same is left alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_ledger(folder / LEDGER, data.ledger)
+    _write_by_shard(folder / LEDGER, data.ledger)
     _write_by_shard(folder / MANIFEST, data.manifest)
     _write(folder / REJECTED, data.rejected, SCHEMAS[REJECTED])
     text = json.dumps(data.summary, indent=2, ensure_ascii=False) + "\n"
@@ -134,8 +142,8 @@ def save(folder: Path, data: Dataset) -> None:
         write(folder / SUMMARY, text)
 
 
-def _write_ledger(folder: Path, frame: "pd.DataFrame") -> None:
-    """Write all of the ledger, or nothing of it: of half a draw, the next run would make another one.
+def _write_by_shard(folder: Path, frame: "pd.DataFrame") -> None:
+    """Write all of a table, or nothing of it: of half a draw, the next run would make another one.
 
     Files that change are written to a folder beside it, complete from when it has its name, and moved from there.
     """
@@ -143,12 +151,12 @@ def _write_ledger(folder: Path, frame: "pd.DataFrame") -> None:
     gone = {path.name: frame.head(0) for path in files_of(folder) if path.name not in parts}
     with replacing_folder(folder.with_suffix(NEXT)) as temporary:
         for name, rows in {**parts, **gone}.items():
-            _write(temporary / name, rows, SCHEMAS[LEDGER], unless_like=folder / name)
+            _write(temporary / name, rows, SCHEMAS[folder.name], unless_like=folder / name)
     _move_in(folder)
 
 
 def _move_in(folder: Path) -> None:
-    """Move in what `_write_ledger` wrote, perhaps in a run that was killed since; a file without rows removes one."""
+    """Move in what `_write_by_shard` wrote, perhaps in a run that was killed since; a file without rows removes one."""
     new = folder.with_suffix(NEXT)
     if not new.exists():
         return
@@ -163,17 +171,6 @@ def _move_in(folder: Path) -> None:
             path.unlink()
     sync(folder)
     new.rmdir()
-
-
-def _write_by_shard(folder: Path, frame: "pd.DataFrame") -> None:
-    if folder.is_file():  # as earlier versions wrote it
-        folder.unlink()
-    folder.mkdir(exist_ok=True)
-    parts = {folder / f"{shard}.parquet": rows for shard, rows in frame.groupby("shard", sort=True)}
-    for path, rows in parts.items():
-        _write(path, rows, SCHEMAS[folder.name])
-    for path in set(files_of(folder)) - parts.keys():
-        path.unlink()
 
 
 def _write(path: Path, frame: "pd.DataFrame", schema: pa.Schema, unless_like: Path | None = None) -> None:

@@ -62,6 +62,16 @@ def digest(paths: Iterable[Path], also: str = "") -> str:
     return hashlib.sha256(" ".join([*map(sha256, paths), also]).encode()).hexdigest()
 
 
+def mark_used(folder: Path, at: float | None = None) -> None:
+    """Note that a folder is used, now or at a time in seconds; DVC goes by the times of files alone."""
+    os.utime(folder, None if at is None else (at, at))
+
+
+def last_used(folder: Path) -> float:
+    """Recall when a folder was last noted as used, or a file in it came or went, in seconds."""
+    return folder.stat().st_mtime
+
+
 def sweep(folder: Path) -> None:
     """Remove the temporary files that a killed run left under `folder`."""
     for left in folder.rglob(f"*{TEMPORARY}"):

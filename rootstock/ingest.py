@@ -91,8 +91,13 @@ def ingest(
         current = dataset.load(dataset_dir)
         scan.forget_packed_but_in(shards.names(images_dir))
         snapshot.drop_unrecorded(current.ledger, images_dir, scan)
-        known = snapshot.known_images(current.ledger, images_dir, scan)
+        packed = snapshot.known_images(current.ledger, images_dir, scan)
+        unpacked = snapshot.unpacked_images(current.ledger) - packed
+        known = packed | unpacked
         new, unreadable = _take_in(listed, known, settings, images_dir, scan)
+        if unpacked and (back := snapshot.returned(listed, current, scan, unpacked)):
+            again, unreadable = _take_in(listed, known - back, settings, images_dir, scan)
+            new += again
         settled = snapshot.settle(settings, seed, listed, current, images_dir, scan)
         dataset.save(dataset_dir, settled)
         after = _outs(dataset_dir)
@@ -140,10 +145,9 @@ def _fingerprint(settings: params.Ingest, seed: int, listed: list[Listed], image
 
 
 def _outs(dataset_dir: Path) -> str:
-    """Digest the data set's files; nothing where one is missing."""
-    tables = [dataset_dir / name for name in dataset.FILES]
-    paths = [path for table in tables for path in dataset.files_of(table)]
-    return digest(paths, " ".join(path.name for path in paths)) if all(table.exists() for table in tables) else ""
+    """Digest the data set's files; nothing where one is missing, or a run was killed while it wrote them."""
+    paths = [path for name in dataset.FILES for path in dataset.files_of(dataset_dir / name)]
+    return digest(paths, " ".join(path.name for path in paths)) if dataset.is_whole(dataset_dir) else ""
 
 
 def _unchanged(dataset_dir: Path) -> Taken:

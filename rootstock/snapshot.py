@@ -42,6 +42,18 @@ def known_images(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> set[str]
     return known | {packed.image_id for packed in scan.packed(here)}
 
 
+def unpacked_images(ledger: pd.DataFrame) -> set[str]:
+    """Name the images whose bytes were dropped when their shard was compacted."""
+    return set(ledger.loc[ledger["shard"] == dataset.UNPACKED, "image_id"])
+
+
+def returned(listed: "list[Listed]", before: Dataset, scan: Scan, unpacked: set[str]) -> set[str]:
+    """Name the unpacked images that will be in the manifest again: they are to be packed anew."""
+    files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
+    files = listings.reject_ambiguous(listings.settle_owners(files, before))
+    return unpacked & set(files.loc[files["reason"].isna(), "image_id"])
+
+
 def settle(
     settings: params.Ingest,
     seed: int,
@@ -58,13 +70,14 @@ def settle(
     ledger = _ledger(before.ledger, images_dir, scan)
     files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
     _check_shrink(settings, listed, before, files)
-    files = listings.settle_owners(files, before)
-    files = listings.reject_ambiguous(files)
+    files = listings.reject_ambiguous(listings.settle_owners(files, before))
     taken = files[files["reason"].isna()]
     ledger = _split(ledger, taken, settings, seed)
-    placed = ledger.set_index("image_id")
-    homeless = taken.index[placed["split"].reindex(taken["image_id"]).isna().to_numpy()]
-    files.loc[homeless, "reason"] = Reason.STRADDLES_SPLITS.value
+    placed = ledger.set_index("image_id").reindex(taken["image_id"])
+    files.loc[taken.index[placed["split"].isna()], "reason"] = Reason.STRADDLES_SPLITS.value
+    files.loc[taken.index[placed["shard"] == dataset.UNPACKED], "reason"] = (
+        Reason.UNREADABLE.value
+    )  # it was to be packed
     manifest = _manifest(files[files["reason"].isna()], ledger)
     _check_enough(manifest, files)
     _check_shards(manifest, images_dir)
@@ -139,12 +152,17 @@ def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, s
 
 def _manifest(taken: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
     """Join what the sources say of an image with what the ledger does, in the order of the shards."""
-    manifest = taken[["image_id", "source", "path", "label", "domain"]].merge(ledger, on="image_id")
+    manifest = place(taken[["image_id", "source", "path", "label", "domain"]], ledger)
     classes = {label: index for index, label in enumerate(dataset.classes_of(manifest))}
     manifest["class_index"] = manifest["label"].map(classes).astype("int32")
-    return manifest.sort_values(["shard", "offset"], ignore_index=True).reindex(
-        columns=dataset.SCHEMAS[dataset.MANIFEST].names
-    )
+    return manifest
+
+
+def place(images: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+    """Add to images what the ledger says of them, in the order of the shards."""
+    own = [name for name in images.columns if name == "image_id" or name not in ledger.columns]
+    placed = images[own].merge(ledger, on="image_id").sort_values(["shard", "offset"], ignore_index=True)
+    return placed.reindex(columns=dataset.SCHEMAS[dataset.MANIFEST].names)
 
 
 def _check_enough(manifest: pd.DataFrame, files: pd.DataFrame) -> None:
@@ -198,7 +216,6 @@ def _summary(
     groups = manifest["group_id"].value_counts()
     by_class = manifest.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
     notes_before = {source["name"]: source["notes"] for source in before.summary.get("sources", [])}
-    packed = ledger.groupby("shard").size()
     return {
         "images": len(manifest),
         "classes": dataset.classes_of(manifest),
@@ -218,15 +235,17 @@ def _summary(
             }
             for entry in listed
         ],
-        "shards": [
-            {
-                "name": name,
-                "images": int(packed.get(name, 0)),
-                "bytes": shards.path_of(images_dir, name).stat().st_size,
-            }
-            for name in shards.names(images_dir)
-        ],
+        "shards": count_shards(ledger, images_dir, shards.names(images_dir)),
     }
+
+
+def count_shards(ledger: pd.DataFrame, images_dir: Path, names: list[str]) -> list[dict[str, Any]]:
+    """Say of each shard how many images and bytes it holds."""
+    packed = ledger.groupby("shard").size()
+    return [
+        {"name": name, "images": int(packed.get(name, 0)), "bytes": shards.path_of(images_dir, name).stat().st_size}
+        for name in names
+    ]
 
 
 def _notes(entry: "Listed", files: pd.DataFrame, manifest: pd.DataFrame) -> list[str]:

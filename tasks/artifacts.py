@@ -99,6 +99,13 @@ def show_rollback(version: int, changed: Sequence[str]) -> None:
         _unless_it_fails(lambda: create_markdown_artifact(text, key="rollback", description="What is different now"))
 
 
+def show_cache(said: str, shown: str) -> None:
+    """Show what went of the cache, and what is left."""
+    text = f"## {said}\n\n{shown}"
+    if PREFECT_API_URL.value():
+        _unless_it_fails(lambda: create_markdown_artifact(text, key="cache", description="What is cached now"))
+
+
 def _unless_it_fails(draw: Callable[[], object]) -> None:
     try:
         draw()

@@ -102,6 +102,36 @@ def record_output(stage: str, path: Path) -> None:
         found.dump(update_pipeline=False)
 
 
+@contextmanager
+def changing(*paths: Path, alike: bool) -> Iterator[None]:
+    """Have dvc.lock say what outputs are after the block, where it said what they were before.
+
+    What was not as recorded stays so, since a stage has to run in any case; so does all of it where the block fails.
+
+    Args:
+        paths: outputs, changed in the block after their stages.
+        alike: the stages that read them would make the same of what they are now: these stay up to date.
+    """
+    with repository() as repo, repo.lock:
+        recorded = {
+            stage.addressing: [entry.def_path for entry in [*stage.outs, *(stage.deps if alike else ())]
+                               if Path(entry.def_path) in paths and not entry.workspace_status()]
+            for stage in repo.index.stages
+        }  # fmt: skip
+    yield
+    with repository() as repo, repo.lock:
+        for stage in repo.index.stages:
+            changed = recorded[stage.addressing]
+            for entry in [*stage.deps, *stage.outs]:
+                if entry.def_path in changed:
+                    entry.save()
+            for output in stage.outs:
+                if output.def_path in changed:
+                    output.commit()
+            if changed:
+                stage.dump(update_pipeline=False)
+
+
 def add(path: Path) -> None:
     """Record files that no stage makes, in `<path>.dvc` and in the cache."""
     with repository() as repo:
