@@ -41,8 +41,8 @@ WAYS = {
         "then": IMAGE,
     },
     "identified: description and cache key": {
-        "imports": "from rootstock import backbones, features, params",
-        "act": "features.key_of(backbones.describe(folder), params.Extract())",
+        "imports": "from rootstock import backbones, feature_keys, features, params",
+        "act": "feature_keys.key_of(backbones.describe(folder), params.Extract())",
         "then": "",
     },
 }

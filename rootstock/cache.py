@@ -159,7 +159,7 @@ def size_of(folder: Path) -> int:
 
 def table(entries: Sequence[Entry]) -> str:
     """Lay features out as a Markdown table, which a terminal shows well, too."""
-    head = ("key", "backbone", "layer", "dtype", "engine", "files", "images", "size", "last used", "")
+    head = ("key", "backbone", "layer", "dtype", "engine", "also", "files", "images", "size", "last used", "")
     rows = [head, *map(_row, entries)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [
@@ -172,7 +172,25 @@ def _row(entry: Entry) -> tuple[str, ...]:
     spelt = [str(entry.meaning.get(name, "?")) for name in ("layer", "dtype", "engine")]
     age = "today" if entry.days < 1 else f"{entry.days:.0f} days ago"
     note = "in use" if entry.in_use else ""
-    return entry.key, entry.backbone, *spelt, f"{entry.files:,}", f"{entry.images:,}", say(entry.bytes), age, note
+    return (
+        entry.key,
+        entry.backbone,
+        *spelt,
+        _also(entry.meaning),
+        f"{entry.files:,}",
+        f"{entry.images:,}",
+        say(entry.bytes),
+        age,
+        note,
+    )
+
+
+def _also(meaning: dict[str, Any]) -> str:
+    """Say what is not as usual."""
+    parts = [meaning.get("precision", "f32"), meaning.get("decode", "full")]
+    unusual = [part for part, usual in zip(parts, ("f32", "full"), strict=True) if part != usual]
+    view = [f"view {meaning['view']}, {meaning.get('augment')}"] if meaning.get("view") else []
+    return ", ".join([*unusual, *view])
 
 
 def say(size: float) -> str:

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rootstock import dataset, progress, shards, snapshot
+from rootstock import dataset, feature_files, progress, shards, snapshot
 from rootstock.dataset import UNPACKED, Dataset
 from rootstock.errors import ParamsError, SourceError
 from rootstock.files import last_used, mark_used, replacing, sweep
@@ -24,7 +25,6 @@ from rootstock.scan import Scan
 
 log = logging.getLogger(__name__)
 SHARE = 0.5  # of a shard's image bytes: one that has less left costs more than it holds
-ROWS_A_GROUP = 4096  # as in what extraction writes
 
 
 @dataclass(frozen=True)
@@ -221,11 +221,10 @@ def move_features(key: Path, origins: dict[str, list[str]], shard: str) -> None:
             return
     with replacing(key / f"{shard}.parquet") as temporary:
         schema = pq.read_schema(next(iter(sources)))
-        # As extraction writes: a dictionary or a codec costs time and saves next to nothing.
-        with pq.ParquetWriter(
-            temporary, schema, compression="none", use_dictionary=False, write_statistics=False
-        ) as out:
-            for table in _in_groups(rows for path, images in sources.items() for rows in _rows_of(path, images)):
+        feature = schema.field("feature").type
+        size = feature_files.rows_a_group(feature.list_size, np.dtype(feature.value_type.to_pandas_dtype()).name)
+        with pq.ParquetWriter(temporary, schema, **feature_files.LAYOUT) as out:
+            for table in _in_groups((rows for path, names in sources.items() for rows in _rows_of(path, names)), size):
                 out.write_table(table)
 
 
@@ -237,15 +236,15 @@ def _rows_of(path: Path, images: Sequence[str]) -> Iterator[pa.Table]:
             yield table.take(pc.indices_nonzero(pc.is_in(table["image_id"], value_set=wanted)))
 
 
-def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _in_groups(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
     """Join and cut tables to row groups of one size."""
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)
-        while sum(map(len, waiting)) >= ROWS_A_GROUP:
+        while sum(map(len, waiting)) >= size:
             joined = pa.concat_tables(waiting).combine_chunks()
-            yield joined[:ROWS_A_GROUP]
-            waiting = [joined[ROWS_A_GROUP:]]
+            yield joined[:size]
+            waiting = [joined[size:]]
     if sum(map(len, waiting)):
         yield pa.concat_tables(waiting).combine_chunks()
 

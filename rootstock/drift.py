@@ -24,7 +24,7 @@ from rootstock import (
     dataset,
     extraction,
     feature_files,
-    features,
+    feature_keys,
     files,
     intake,
     model,
@@ -109,7 +109,7 @@ def score(
     """
     manifest = dataset.load_manifest(dataset_dir)
     backbone = backbones.load(backbone_dir, settings.extract.layer, settings.extract.pooling)
-    folder, *_ = features.find(backbone.description, settings.extract, features_dir)
+    folder, *_ = feature_keys.find(backbone.description, settings.extract, features_dir)
     drifts, lines = [], []
     with progress.bar("drift", sum(not item.problem for item in unlabelled.items)) as advance:
         engine = extraction.start(

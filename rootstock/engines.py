@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from rootstock import features, gpu
+from rootstock import feature_keys, gpu
 from rootstock.backbones import Backbone
 from rootstock.parallel import cores
 from rootstock.pixels import Normalise
 
-Name = features.Engine
+Name = feature_keys.Engine
 Precision = Literal["f32", "bf16"]
 Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 ENGINES: tuple[Name, ...] = ("eager", "openvino", "onnxruntime", "compile")  # in the order in which auto tries them

@@ -18,6 +18,7 @@ from rootstock import (
     backbones,
     classifier,
     dataset,
+    feature_keys,
     features,
     finetune,
     head,
@@ -86,7 +87,7 @@ class Contest:
         self.classes = dataset.classes_of(self.manifest)
         self.head: Head = head.load(inputs.head)
         self.backbone = backbones.load(inputs.backbone, self.head.layer, self.head.pooling)
-        self.features, *_ = features.find(self.backbone.description, params.extract, inputs.features)
+        self.features, *_ = feature_keys.find(self.backbone.description, params.extract, inputs.features)
         self.finetuned = classifier.Classifier(self.backbone.network, self.backbone.transform, self.head)
         classifier.load(self.finetuned, inputs.finetuned / classifier.WEIGHTS)
 

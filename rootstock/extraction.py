@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rootstock import choice, engines, feature_files, features, gpu, params, pixels, progress, shards
+from rootstock import choice, engines, feature_files, feature_keys, gpu, params, pixels, progress, shards
 from rootstock.backbones import Backbone
 from rootstock.engines import ENGINES, Engine, Name, Unavailable
 from rootstock.errors import ParamsError
-from rootstock.features import AUTO
-from rootstock.files import replacing, sweep
+from rootstock.feature_keys import AUTO
+from rootstock.files import mark_used, replacing, sweep
 from rootstock.parallel import cores, grouped, ordered_map
 from rootstock.shards import Member
 
@@ -123,9 +123,12 @@ def plan(
         engine, started = chosen.name, chosen.engine
         log.info("extract: %s", chosen.why)
     if settings.engine == AUTO:
-        features.note_engine(described, settings, features_dir, engine)
+        feature_keys.note_engine(described, settings, features_dir, engine)
     named = settings.model_copy(update={"engine": engine})
-    folders = features.find(described, named, features_dir)
+    folders = feature_keys.find(described, named, features_dir)
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        mark_used(folder)
     if else_in:
         for folder in folders:
             _copy(else_in / folder.name, folder, names)
@@ -140,10 +143,10 @@ def _earlier_engine(
 ) -> Name | None:
     """Say which engine computed such features before, as `auto` or by its name, here or in a comparison."""
     for folder in filter(None, (features_dir, else_in)):
-        if noted := features.engine_of(described, settings, folder):
+        if noted := feature_keys.engine_of(described, settings, folder):
             return noted
         for name in ENGINES:
-            if _has_files(folder / features.key_of(features.meaning_of(described, settings, name))):
+            if _has_files(folder / feature_keys.key_of(feature_keys.meaning_of(described, settings, name))):
                 return name
     return None
 
@@ -187,7 +190,7 @@ def compute(
     """
     with closing(_groups(files, engine, backbone, settings, images_dir)) as groups:
         for file in files:
-            meaning = features.meaning_of(backbone.description, settings, engine.name, file.view)
+            meaning = feature_keys.meaning_of(backbone.description, settings, engine.name, file.view)
             rows = _checked(groups, images_dir, file.shard, advance)
             feature_files.write(file.path, rows, backbone.width, settings.dtype, meaning)
 

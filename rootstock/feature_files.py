@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch.utils.dlpack
 from numpy.typing import NDArray
 
 from rootstock.errors import ParamsError
@@ -68,9 +67,14 @@ def schema(width: int, dtype: str, meaning: dict[str, Any]) -> pa.Schema:
     )
 
 
+def rows_a_group(width: int, dtype: str) -> int:
+    """Say how many rows go into a row group."""
+    return max(1, GROUP_BYTES // (width * np.dtype(dtype).itemsize))
+
+
 def _groups(batches: Iterable[Batch], width: int, dtype: str) -> Iterator[tuple[list[str], NDArray[Any]]]:
     """Put batches together into row groups of one number of rows, whatever the batches' sizes."""
-    rows = max(1, GROUP_BYTES // (width * np.dtype(dtype).itemsize))
+    rows = rows_a_group(width, dtype)
     ids: list[str] = []
     waiting: list[NDArray[Any]] = []
     for names, batch in batches:
@@ -101,13 +105,14 @@ def read(paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.str_], NDArra
     The next is read while one is used: Parquet is decoded at about 1 GB/s a core. Values that are stored as float32 are
     not copied.
     """
+    from torch.utils import dlpack  # seconds to import, and whoever only writes or moves features does without
 
     def group(asked: tuple[Path, pq.FileMetaData, int]) -> tuple[Path, NDArray[np.str_], NDArray[np.float32]]:
         path, metadata, number = asked
         with pq.ParquetFile(path, memory_map=True, metadata=metadata) as file:
             table = file.read_row_group(number, use_threads=False)
         column = table["feature"].chunk(0)
-        values = torch.utils.dlpack.from_dlpack(column.values).view(-1, column.type.list_size)  # Arrow's memory
+        values = dlpack.from_dlpack(column.values).view(-1, column.type.list_size)  # Arrow's memory
         return path, table["image_id"].to_numpy(), values.float().numpy()
 
     metadata = ((path, pq.read_metadata(path)) for path in paths)

@@ -6,8 +6,9 @@ Nothing is removed from DVC's own cache, whence earlier versions come back: `dvc
 import json
 from dataclasses import dataclass
 
-from rootstock import cache, compaction, dataset
+from rootstock import cache, compaction, dataset, feature_keys
 from rootstock.cache import Entry, Wanted
+from rootstock.feature_keys import AUTO
 from rootstock.ingest import MIB
 from tasks import workspace
 from tasks.workspace import BACKBONE, DATASET, FEATURES, IMAGES, LOCAL, TRIED
@@ -37,9 +38,14 @@ def _in_use() -> set[str]:
     params = workspace.read_params()
     if not (BACKBONE / "backbone.json").exists():
         return set()
-    from rootstock import features  # torch
 
-    return {features.key_of(json.loads((BACKBONE / "backbone.json").read_bytes()), params.extract)[0]}
+    described = json.loads((BACKBONE / "backbone.json").read_bytes())
+    return {
+        folder.name
+        for root in ROOTS
+        if params.extract.engine != AUTO or feature_keys.engine_of(described, params.extract, root)
+        for folder in feature_keys.find(described, params.extract, root)
+    }
 
 
 def show() -> str:

@@ -13,10 +13,10 @@ from tasks.workspace import BACKBONE, DATASET, FEATURES, HEAD
 @stage
 def train_head(params: Params) -> Summary:
     """Fit logistic regression along a path of L2 strengths; the validation split chooses."""
-    from rootstock import backbones, dataset, features, head
+    from rootstock import backbones, dataset, feature_keys, features, head
 
     manifest = dataset.load_manifest(DATASET)
-    images, *views = features.find(backbones.describe(BACKBONE), params.extract, FEATURES)
+    images, *views = feature_keys.find(backbones.describe(BACKBONE), params.extract, FEATURES)
     train = features.Features([images, *views], manifest[manifest["split"] == "train"])
     val = features.Features(images, manifest[manifest["split"] == "val"])
     fitted = head.fit_logistic_path(

@@ -19,7 +19,8 @@ from rootstock import (
     backbones,
     compaction,
     dataset,
-    features,
+    extraction,
+    feature_files,
     files,
     inbox,
     ingest as ingesting,
@@ -160,7 +161,7 @@ def test_images_and_features_stay_as_they_were_and_bytes_are_freed(store):
 
 
 def test_a_new_file_of_features_is_as_extraction_writes_it(store, monkeypatch):
-    monkeypatch.setattr(compaction, "ROWS_A_GROUP", 4)
+    monkeypatch.setattr(feature_files, "GROUP_BYTES", 4 * 8 * 2)  # of four rows
     before = set(shards.names(store.images))
     old = pq.read_schema(next((store.features / NARROW).iterdir()))
     store.compact(share=1)
@@ -174,10 +175,6 @@ def test_a_new_file_of_features_is_as_extraction_writes_it(store, monkeypatch):
         column = file.metadata.row_group(0).column(1)
         assert column.compression == "UNCOMPRESSED" and not column.is_stats_set
         assert column.encodings == ("PLAIN", "RLE") or "PLAIN" in column.encodings
-
-
-def test_groups_of_rows_are_as_large_as_those_of_extraction():
-    assert compaction.ROWS_A_GROUP == features.ROWS_A_GROUP
 
 
 def test_the_next_ingest_finds_nothing_to_do(store):
@@ -288,11 +285,11 @@ def test_a_damaged_file_of_features_is_left_to_extraction(store, caplog):
 
 def test_nothing_goes_through_the_backbone_again(store, tmp_path_factory):
     backbone = backbones.load(small_backbone(tmp_path_factory.getbasetemp()))
-    key = features.extract(backbone, params.Extract(), store.images, store.features).key
+    key = extraction.extract(backbone, params.Extract(), store.images, store.features).key
     rows = store.manifest
     before = dict(zip(*gathered(Features(store.features / key, rows), rows), strict=True))
     store.compact()
-    assert features.extract(backbone, params.Extract(), store.images, store.features).computed == 0
+    assert extraction.extract(backbone, params.Extract(), store.images, store.features).computed == 0
     rows = store.manifest
     assert dict(zip(*gathered(Features(store.features / key, rows), rows), strict=True)) == before
 

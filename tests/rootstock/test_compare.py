@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rootstock import backbones, compare, compare_report, extraction, features, params
+from rootstock import backbones, compare, compare_report, extraction, feature_keys, params
 from rootstock.architectures import GROUPS, NAMES
 from rootstock.compare import Candidate, Places, Row, candidates, expand, merge, try_out
 from rootstock.errors import ParamsError
@@ -121,7 +121,7 @@ def test_what_the_pipeline_has_extracted_is_found(row, places, tmp_path):
 def test_and_the_pipeline_finds_what_a_comparison_has_extracted(row, places, tmp_path):
     backbone = backbones.load(next(places.tried_backbones.iterdir()))
     wanted = settings().extract
-    key = features.find(backbone.description, wanted, places.tried_features)[0].name
+    key = feature_keys.find(backbone.description, wanted, places.tried_features)[0].name
     gone = places.tried_features / key / "999999-00000000.parquet"  # of a shard that was here once
     gone.write_bytes(b"")
     done = extraction.extract(backbone, wanted, places.images, tmp_path / "out", else_in=places.tried_features)

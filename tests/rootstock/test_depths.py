@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from rootstock import backbones, depths, features, params
+from rootstock import backbones, depths, feature_keys, params
 from rootstock.architectures import DEPTHS, NAMES, PENULTIMATE, SHORTCUTS, architecture
 from rootstock.classifier import Classifier
 from rootstock.depths import cut, layer_of, parameters_below, pool
@@ -173,7 +173,7 @@ def test_a_depth_and_the_module_it_means_share_a_cache_and_other_depths_do_not(p
     described = backbones.describe(prepared)
 
     def key(**settings: str) -> str:
-        return features.key_of(features.meaning_of(described, params.Extract(**settings), "eager"))
+        return feature_keys.key_of(feature_keys.meaning_of(described, params.Extract(**settings), "eager"))
 
     assert key(layer="mid") == key(layer="layer3") != key(layer="low")
     assert key(layer="mid") != key(layer="mid", pooling="max")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rootstock import backbones, engines, extraction, features, head, progress, shards
+from rootstock import backbones, engines, extraction, feature_keys, features, head, progress, shards
 from rootstock.engines import Engine
 from rootstock.errors import ParamsError, SourceError
 from rootstock.extraction import extract
@@ -256,7 +256,7 @@ def test_each_view_is_kept_by_itself_and_a_further_one_computes_itself_alone(sma
     more = Extract(engine="eager", views=3)
     assert extract(backbone, more, small.images, tmp_path).computed == sum(seen) == 120
     assert {name: contents(tmp_path / name) for name in kept} == kept
-    paths = features.find(backbone.description, more, tmp_path)
+    paths = feature_keys.find(backbone.description, more, tmp_path)
     assert len({path.name for path in paths} | kept.keys()) == 4
     [plain, *views] = [np.concatenate([x for x, _ in features.Features(path, small.manifest)]) for path in paths]
     for one, other in pairwise([plain, *views]):
@@ -267,7 +267,7 @@ def test_each_view_is_kept_by_itself_and_a_further_one_computes_itself_alone(sma
 def test_a_head_is_trained_on_the_images_and_their_views(small, backbone, tmp_path):
     settings = Extract(engine="eager", views=2)
     extract(backbone, settings, small.images, tmp_path)
-    paths = features.find(backbone.description, settings, tmp_path)
+    paths = feature_keys.find(backbone.description, settings, tmp_path)
     rows = small.split("train")
     train, val = features.Features(paths, rows), features.Features(paths[0], small.split("val"))
     assert len(train) == 3 * len(rows) == sum(len(x) for x, _ in train)

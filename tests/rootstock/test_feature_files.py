@@ -16,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 from rootstock import feature_files
 from rootstock.errors import ParamsError
 from rootstock.extraction import extract
-from rootstock.features import meaning_of
+from rootstock.feature_keys import meaning_of
 from rootstock.params import Extract
 from rootstock.shards import members, names
 from tests.small_dataset import Small, small_dataset, small_features

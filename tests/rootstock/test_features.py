@@ -12,7 +12,8 @@ from hypothesis import given, settings, strategies as st
 from rootstock import backbones, feature_files, features
 from rootstock.errors import SourceError
 from rootstock.extraction import extract
-from rootstock.features import Features, engine_of, find, key_of, meaning_of
+from rootstock.feature_keys import engine_of, find, key_of, meaning_of
+from rootstock.features import Features
 from rootstock.params import Extract
 from tests.small_dataset import Small, small_backbone, small_dataset, small_features
 
