@@ -1,7 +1,8 @@
 # make run   sets up everything and runs the chain on the embedded sample (or on what params.yaml names)
 # make ui    sets up everything and starts the Prefect UI with all that can be run from it, until Ctrl-C
 # make retrain-demo  shows a new domain arrive, and a bad delivery, on the embedded samples (4 minutes)
-# make test  sets up everything and passes the tests; make test-ui  those that need a browser or PostgreSQL
+# make test  sets up everything and passes the tests; make test-ui  those that need a browser or PostgreSQL;
+#            make test-cluster  those on a local Dask and a local Ray, whose packages it installs
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Two processes, each a file at a time: servers are waited for while others compute; the files that take longest lead.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run ui retrain-demo test test-ui lint setup clean
+.PHONY: run ui retrain-demo test test-ui test-cluster lint setup clean
 
 run: setup
 	@$(BIN)/python -m flows.pipeline
@@ -22,10 +23,13 @@ retrain-demo: setup
 	@$(BIN)/python -m benchmarks.retrain_demo
 
 test: setup lint
-	@$(BIN)/python -m pytest -m "not ui" $(SIDE_BY_SIDE)
+	@$(BIN)/python -m pytest -m "not ui and not cluster" $(SIDE_BY_SIDE)
 
 test-ui: setup
 	@$(BIN)/python -m pytest -m ui $(SIDE_BY_SIDE)
+
+test-cluster: setup $(VENV)/.clusters
+	@$(BIN)/python -m pytest -m cluster
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -38,6 +42,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (torch is large; this takes a minute or a few)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.clusters: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dask,ray]'
 	@touch $@
 
 clean:

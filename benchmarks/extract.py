@@ -4,7 +4,7 @@
     python -m benchmarks.extract --backbones resnet18 resnet50 --sets photos
     python -m benchmarks.extract --script extract_onnxruntime.py    # and against a script that prints images a second
 
-The loop is torchvision's ImageFolder, Pillow's transforms, DataLoader(num_workers=2) and model.eval() in fp32, eager.
+The loop is benchmarks/loop.py: ImageFolder, Pillow's transforms, DataLoader(num_workers=2), model.eval(), fp32, eager.
 Forward and decode are each measured alone on all cores, in the same run; the limit is 1 / (1/forward + 1/decode), since
 on a processor the two share the cores. Rates are medians of rounds in which each takes its turn, start-up excluded.
 """
@@ -23,11 +23,7 @@ from itertools import repeat
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import InterpolationMode, v2
 
 from rootstock import backbones, engines, extraction, ingest, params, shards
 from rootstock.engines import Engine, Unavailable
@@ -81,33 +77,6 @@ def prepare(base: Path, name: str, count: int, size: int) -> Pictures:
     return Pictures(name, folder, base / name / "images", size, count)
 
 
-def loop(pictures: Pictures, backbone: backbones.Backbone) -> Callable[[], float]:
-    """Give what a user would write; a round takes as many batches as fit into ENOUGH_S."""
-    expects = backbone.transform
-    transform = v2.Compose(
-        [
-            v2.Resize(expects.resize, InterpolationMode(expects.interpolation)), v2.CenterCrop(expects.size),
-            v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(expects.mean, expects.std),
-        ]
-    )  # fmt: skip
-    data = ImageFolder(pictures.folder, transform)
-    model = backbone.network.to(memory_format=torch.contiguous_format).eval()
-
-    def round_of_it() -> float:
-        loader = DataLoader(data, batch_size=32, num_workers=2)
-        with torch.no_grad():
-            batches = iter(loader)
-            model(next(batches)[0])  # the workers are up
-            seen, begin = 0, time.perf_counter()
-            while time.perf_counter() - begin < ENOUGH_S and (batch := next(batches, None)):
-                seen += len(model(batch[0]))
-            rate = seen / (time.perf_counter() - begin)
-        del batches, loader
-        return rate
-
-    return round_of_it
-
-
 def forward_alone(engine: Engine, size: int) -> Callable[[], float]:
     """Give the rate of a network without decoding, on all cores."""
     batch = np.random.default_rng(0).integers(0, 256, (engine.batch_size, 3, size, size), np.uint8)
@@ -148,12 +117,11 @@ def through(
     return rounds
 
 
-def script(path: Path, pictures: Pictures) -> Callable[[], float]:
-    """Give the rate that a script prints for the same folder."""
+def script(*command: str) -> Callable[[], float]:
+    """Give the rate that a script prints, which runs in a process of its own as a user would start it."""
 
     def rounds() -> float:
-        command = [sys.executable, str(path), str(pictures.folder)]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        said = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True).stdout
         found = re.search(r"([\d.]+) a second", said)
         assert found, said
         return float(found[1])
@@ -169,11 +137,11 @@ def compare(pictures: Pictures, name: str, base: Path, args: argparse.Namespace)
         backbones.prepare(params.Backbone(name=name, weights=weights, image_size=pictures.size), 0, folder)
     backbone = backbones.load(folder)
     runs: dict[str, Callable[[], float]] = {
-        "loop": loop(pictures, backbones.load(folder)),
+        "loop": script("-m", "benchmarks.loop", str(pictures.folder), str(folder), str(ENOUGH_S)),
         "decode": decode_alone(pictures, backbone),
     }
     if args.script and name == "efficientnet_lite0" and pictures.size == 224:
-        runs["script"] = script(args.script, pictures)
+        runs["script"] = script(str(args.script), str(pictures.folder))
     starts = {}
     for entry in args.engines:
         engine_name, _, precision = entry.partition(":")

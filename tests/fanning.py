@@ -1,0 +1,51 @@
+"""A fan-out with work that is seen by its files, started through either door; what is tried of clusters imports it.
+
+python -m tests.fanning dask stage <folder>
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from rootstock.errors import SourceError
+
+SHARDS = [f"{number:06d}" for number in range(8)]
+KILLS, FAILS, IMAGES = SHARDS[3], "fails", 5
+
+
+def work(folder: Path, shard: str) -> int:
+    """Write a small file; the first try of one shard kills its worker, and another one has an error."""
+    with (folder / f"{shard}.tries").open("a") as tries:
+        tries.write(f"{os.getpid()}\n")
+    if shard == KILLS and len((folder / f"{shard}.tries").read_text().split()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if shard == FAILS:
+        raise SourceError(f"{folder / shard}: holds 3 of the 5 images wanted")
+    (folder / f"{shard}.parquet").write_text(shard)
+    return IMAGES
+
+
+def main(runner: str, door: str, folder: Path, *shards: str) -> None:
+    from tasks.fan_out import fan_out
+
+    done = []
+
+    def stage() -> None:
+        fan_out(work, folder, shards or SHARDS, runner, None, 2, done.append)
+
+    if door == "stage":  # as python -m tasks.extract
+        stage()
+    else:
+        from prefect import flow, task
+
+        flow(lambda: task(stage, name="extract").submit().result(), name="pipeline")()
+    print(json.dumps(sum(done)))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])
+    except SourceError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
