@@ -58,7 +58,7 @@ class Engine:
 
 def start(
     name: Name, backbone: Backbone, precision: Precision = "f32", batch_size: int | None = None,
-    device: torch.device | None = None,
+    device: torch.device | None = None, threads: int | None = None,
 ) -> Engine:  # fmt: skip
     """Make a network ready.
 
@@ -68,6 +68,7 @@ def start(
         precision: of what is computed inside; what comes out is float32 in any case.
         batch_size: images a pass at most; None is what was fastest.
         device: the GPU, or the processor (None).
+        threads: that are going to call it at once; None is a core each.
 
     Raises:
         Unavailable: the engine is not installed, or cannot do this.
@@ -87,7 +88,7 @@ def start(
         case "onnxruntime":
             forward = _in_onnxruntime(network, precision, backbone.transform.size)
         case "openvino":
-            forward = _in_openvino(network, precision, backbone.transform.size, batch_size)
+            forward = _in_openvino(network, precision, backbone.transform.size, batch_size, threads or cores())
     return Engine(name, forward, batch_size)
 
 
@@ -146,7 +147,7 @@ def _in_onnxruntime(network: nn.Module, precision: Precision, size: int) -> Forw
     return lambda images: session.run(None, {"images": images})[0]
 
 
-def _in_openvino(network: nn.Module, precision: Precision, size: int, batch_size: int) -> Forward:
+def _in_openvino(network: nn.Module, precision: Precision, size: int, batch_size: int, threads: int) -> Forward:
     _installed("openvino")
     import openvino
 
@@ -158,8 +159,8 @@ def _in_openvino(network: nn.Module, precision: Precision, size: int, batch_size
         model.reshape([batch_size, 3, size, size])  # one shape: faster than any, and the same numbers for each image
         settings = {
             "INFERENCE_PRECISION_HINT": precision,  # said, because the default is bf16 on some processors
-            "INFERENCE_NUM_THREADS": cores(),
-            "NUM_STREAMS": cores(),  # a thread each
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": threads,
         }
         compiled = core.compile_model(model, "CPU", settings)
     requests = threading.local()

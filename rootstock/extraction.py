@@ -9,7 +9,7 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,9 +77,10 @@ class Group:
 
 
 def extract(
-    backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, *, else_in: Path | None = None
-) -> Extracted:
-    """Compute the features of every shard that has none yet, here.
+    backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, *, else_in: Path | None = None,
+    elsewhere: Callable[[Plan, progress.Advance], None] | None = None,
+) -> Extracted:  # fmt: skip
+    """Compute the features of every shard that has none yet.
 
     Args:
         backbone: with its weights, in evaluation mode, cut at the layer of the settings.
@@ -87,6 +88,7 @@ def extract(
         images_dir: the shards.
         features_dir: gets `<key>/<shard>.parquet`; what is there stays as it is.
         else_in: a folder like that one; files that it has are copied from there.
+        elsewhere: has the missing files computed by others; None computes them here.
 
     Raises:
         ParamsError: the engine cannot compute this, or float16 is too small for the features of this backbone.
@@ -98,7 +100,9 @@ def extract(
     with progress.bar("extract", total) as advance:
         if todo.there:
             advance(0, cached=todo.there)
-        if todo.missing:
+        if todo.missing and elsewhere:
+            elsewhere(todo, advance)
+        elif todo.missing:
             engine = todo.started or start(todo.engine, backbone, settings)
             compute(todo.missing, engine, backbone, settings, images_dir, advance)
     return Extracted((todo.there + total) // (1 + settings.views), total, todo.key, todo.engine)
@@ -163,14 +167,14 @@ def _copy(source: Path, target: Path, wanted: Iterable[str]) -> None:
                 shutil.copy(source / name, temporary)
 
 
-def start(name: Name, backbone: Backbone, settings: params.Extract) -> Engine:
-    """Start an engine by its name.
+def start(name: Name, backbone: Backbone, settings: params.Extract, threads: int | None = None) -> Engine:
+    """Start an engine by its name, for so many threads (all cores).
 
     Raises:
         ParamsError: it cannot do this here.
     """
     try:
-        return engines.start(name, backbone, settings.precision, settings.batch_size, pixels.device())
+        return engines.start(name, backbone, settings.precision, settings.batch_size, pixels.device(), threads)
     except Unavailable as why:
         raise ParamsError(
             f"params.yaml: extract.engine is {name!r} and extract.precision {settings.precision!r}, but {why}; "
@@ -180,15 +184,15 @@ def start(name: Name, backbone: Backbone, settings: params.Extract) -> Engine:
 
 def compute(
     files: Sequence[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path,
-    advance: progress.Advance,
+    advance: progress.Advance, threads: int | None = None,
 ) -> None:  # fmt: skip
-    """Compute files of features, one after the other, each on all cores.
+    """Compute files of features, one after the other, each on so many threads (all cores).
 
     Raises:
         ParamsError: float16 is too small for the features of this backbone.
         SourceError: a shard is damaged.
     """
-    with closing(_groups(files, engine, backbone, settings, images_dir)) as groups:
+    with closing(_groups(files, engine, backbone, settings, images_dir, threads)) as groups:
         for file in files:
             meaning = feature_keys.meaning_of(backbone.description, settings, engine.name, file.view)
             rows = _checked(groups, images_dir, file.shard, advance)
@@ -216,8 +220,9 @@ def speed(backbone: Backbone, settings: params.Extract, images_dir: Path) -> flo
 
 
 def _groups(
-    files: Sequence[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path
-) -> Generator[Group]:
+    files: Sequence[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path,
+    threads: int | None = None,
+) -> Generator[Group]:  # fmt: skip
     """Yield the features of all images of the files, in order, a few images at a time."""
     with shards.Reader(images_dir) as reader:
         decoded = _Decoder(reader, backbone, settings)
@@ -228,9 +233,9 @@ def _groups(
 
         work = (entry for file in files for entry in _parts(file, images_dir, engine.batch_size))
         if engine.on_each_core:
-            yield from ordered_map(on_one_core, work, first=engines.alone)
+            yield from ordered_map(on_one_core, work, threads, first=engines.alone)
         else:
-            pixels_of = ordered_map(lambda entry: decoded(*entry), work, window=cores() + gpu.AT_ONCE)
+            pixels_of = ordered_map(lambda entry: decoded(*entry), work, threads, (threads or cores()) + gpu.AT_ONCE)
             yield from gpu.computed(engine, pixels_of)
 
 

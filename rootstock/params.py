@@ -197,9 +197,24 @@ class Extract(Section):
         default=None, description="Images a forward pass; null is what was fastest for images of that size."
     )
 
+    runner: Literal["local", "dask", "ray"] = Field(
+        default="local", description="Who works on shards: this process, or workers of a Dask or Ray (docs/scale.md)."
+    )
+    workers: Annotated[int, Field(ge=1)] = Field(
+        default=2, description="Processes of a Dask or Ray that is started here; a cluster has its own."
+    )
+    cluster: str | None = Field(
+        default=None, description="Address of a Dask or Ray that runs; null starts one on this machine."
+    )
+    store: str | None = Field(
+        default=None,
+        description="URL through which its workers get images and return features; null where they see this folder.",
+    )
+
     def recipe(self) -> dict[str, Any]:
         """Give what the result depends on: everything but where, and how many at a time, it is computed."""
-        return self.model_dump(mode="json", exclude={"batch_size"})
+        where = {"batch_size", "runner", "workers", "cluster", "store"}
+        return self.model_dump(mode="json", exclude=where)
 
     @field_validator("layer")
     @classmethod

@@ -60,6 +60,7 @@ def fan_out(
         RootstockError: the first that a worker raised; or the runner is not installed, the workers have no server to
             report to, or the cluster gave a shard up.
     """
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request to the server
     chosen = _task_runner(runner, cluster, workers)
     failed: list[RootstockError] = []
 

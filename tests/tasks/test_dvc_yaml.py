@@ -63,9 +63,11 @@ def test_where_it_is_fine_tuned_makes_nothing_stale_and_every_other_setting_does
         assert [param for param in STAGES[stage]["params"] if param.startswith("finetune")] == recipe
 
 
-def test_how_many_are_extracted_at_once_makes_nothing_stale_and_every_other_setting_does():
+def test_where_and_how_many_at_once_are_extracted_makes_nothing_stale_and_every_other_setting_does():
     recipe = [f"extract.{key}" for key in Extract().recipe()]
-    assert {"batch_size"} == set(Extract.model_fields) - set(Extract().recipe())
+    assert {"batch_size", "runner", "workers", "cluster", "store"} == set(Extract.model_fields) - set(
+        Extract().recipe()
+    )
     for stage in ("extract", "train_head", "evaluate"):
         assert [param for param in STAGES[stage]["params"] if param.startswith("extract")] == recipe
 

@@ -1,0 +1,97 @@
+"""What the choices that are not exact cost, or bring, in a head's accuracy: on a folder of images, by classes.
+
+    python -m benchmarks.lossy /photos/signs
+    python -m benchmarks.lossy /photos/hymenoptera --size 96
+
+Prints, for each setting of `extract`, images a second, the cosine of its features with the exact ones (mean, least),
+and accuracy and log loss of a head on validation and test images together.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rootstock import backbones, dataset, extraction, feature_keys, head, ingest, params
+from rootstock.errors import RootstockError
+from rootstock.features import Features
+
+L2 = params.Head().l2
+CHOICES: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "dtype: float16": {"dtype": "float16"},
+    "precision: bf16": {"precision": "bf16"},
+    "decode: reduced": {"decode": "reduced"},
+    "views: 4, crop": {"views": 4},
+    "views: 4, crop_flip": {"views": 4, "view_augment": "crop_flip"},
+}
+
+
+def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Compare features (n, d) row by row."""
+    wide, with_it = one.astype(np.float64), other.astype(np.float64)
+    cosine: NDArray[np.float64] = (
+        (wide * with_it).sum(1) / np.linalg.norm(wide, axis=1) / np.linalg.norm(with_it, axis=1)
+    )
+    return cosine
+
+
+def main() -> None:
+    """Try each choice."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, default=224, help="pixels")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the split: the figures are means")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        backbones.prepare(params.Backbone(image_size=args.size), 0, base / "backbone")
+        backbone = backbones.load(base / "backbone")
+        exact: NDArray[np.float32] | None = None
+        for title, choice in CHOICES.items():
+            settings = params.Extract(engine="openvino", **choice)
+            scores, rate, found = [], 0.0, np.empty((0, 0), np.float32)
+            for seed in args.seeds:
+                there = base / str(seed)
+                source = params.Source(path=str(args.folder), domain="photos")
+                ingest.ingest(params.Ingest(sources=(source,)), seed, there / "i", there / "d", there / "s")
+                begin = time.perf_counter()
+                try:
+                    done = extraction.extract(backbone, settings, there / "i", base / "features")
+                except RootstockError as error:
+                    print(f"{title}: {error}")
+                    break
+                rate = done.computed / (time.perf_counter() - begin) if done.computed else rate
+                manifest = dataset.load_manifest(there / "d")
+                folders = feature_keys.find(backbone.description, settings, base / "features")
+                scores.append(score(manifest, folders))
+                found = np.concatenate([x for x, _ in Features(folders[0], manifest)])
+            if not scores:
+                continue
+            exact = found if exact is None else exact
+            alike = cosines(found, exact)
+            accuracy, loss = np.mean(scores, axis=0)
+            print(
+                f"{title:22}{rate:7.0f}/s   cosine {alike.mean():.5f} ({alike.min():.4f})"
+                f"   accuracy {accuracy:.2%}   log loss {loss:.4f}",
+                flush=True,
+            )
+
+
+def score(manifest: pd.DataFrame, folders: list[Path]) -> tuple[float, float]:
+    """Train a head on the train split, a strength by validation; accuracy and log loss on all that is held out."""
+    held_out = manifest[manifest["split"] != "train"]
+    train = Features(folders, manifest[manifest["split"] == "train"])
+    val = Features(folders[0], manifest[manifest["split"] == "val"])
+    fitted = head.fit_logistic_path(train, val, dataset.classes_of(manifest), L2)
+    loss, accuracy = head.evaluate(fitted, Features(folders[0], held_out))
+    return accuracy, loss
+
+
+if __name__ == "__main__":
+    main()
