@@ -59,7 +59,10 @@ def test_a_worker_that_is_killed_loses_nothing_but_time(alone, tmp_path, runner)
             time.sleep(0.01)
         for process in psutil.Process().children(recursive=True):
             command = " ".join(process.cmdline())
-            if "spawn_main" in command or command.startswith("ray::"):
+            worker = (
+                command.startswith("ray::") and "Agent" not in command if runner == "ray" else "spawn_main" in command
+            )
+            if worker:
                 os.kill(process.pid, signal.SIGKILL)
                 killed.append(process.pid)
                 return
