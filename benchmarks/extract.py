@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rootstock import backbones, engines, extraction, ingest, params, shards
+from rootstock import backbones, decoding, engines, extraction, ingest, params, shards
 from rootstock.engines import Engine, Unavailable
 from rootstock.parallel import cores, ordered_map
 
@@ -73,8 +73,21 @@ def prepare(base: Path, name: str, count: int, size: int) -> Pictures:
     for _ in ordered_map(draw, range(count)):
         pass
     settings = params.Ingest(sources=(params.Source(path=str(folder), domain="drawn"),))
+    begin = time.perf_counter()
     ingest.ingest(settings, 0, base / name / "images", base / name / "dataset", base / name / "scratch")
+    rate = count / (time.perf_counter() - begin)
+    whole = decode_files(folder)
+    print(f"\n{count:,} {name}: ingest {rate:.0f} images a second, decoding alone {whole:.0f}: {rate / whole:.0%}")
     return Pictures(name, folder, base / name / "images", size, count)
+
+
+def decode_files(folder: Path) -> float:
+    """Give the rate of reading and decoding files, at full size, on all cores: what ingest cannot do without."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    begin = time.perf_counter()
+    for _ in ordered_map(lambda path: decoding.decode(path.read_bytes()), paths):
+        pass
+    return len(paths) / (time.perf_counter() - begin)
 
 
 def forward_alone(engine: Engine, size: int) -> Callable[[], float]:

@@ -173,6 +173,8 @@ def _take_in(
         shards.Writer(images_dir, number, int(settings.shard_mb * MIB)) as writer,
         progress.bar("ingest", sum(map(len, unread))) as advance,
     ):
+        if cached := sum(len(entry.source.items) for entry in listed if entry.source) - sum(map(len, unread)):
+            advance(0, cached=cached)
         for entry, paths in zip(listed, unread, strict=True):
             if entry.source and paths:
                 journal = _Journal(entry.spec.path, writer, scan)
@@ -181,7 +183,7 @@ def _take_in(
                         unreadable += 1
                     else:
                         packed += journal.add(item, result, known)
-                    advance(1)
+                    advance(1, **({"rejected": 1} if isinstance(result, Reason) else {}))
                 journal.close()
     return packed, unreadable
 

@@ -1,6 +1,7 @@
 """Sources in, shards and a manifest out: only what is new is read, nothing that was given is taken back, a kill loses
 nothing, and the same images give the same bytes."""
 
+import hashlib
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
-from rootstock import dataset, images, intake, params, shards
+from rootstock import dataset, images, intake, params, shards, sources
 from rootstock.duplicates import perceptual_hash
 from rootstock.errors import SourceError
 from rootstock.ingest import Taken, ingest
@@ -728,6 +729,32 @@ def test_a_run_killed_while_its_ledger_is_put_in_place_makes_no_second_draw(
         store.ingest(photos, shard_mb=0.01)
     store.ingest(photos, shard_mb=0.01)
     assert store.bytes() == whole.bytes()
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_file_that_changes_while_it_is_read_is_what_was_read_and_is_looked_at_again(torn, store, photos, monkeypatch):
+    changing, new = photos / "ants" / "00.png", encoded(picture(900))
+    was = changing.read_bytes()
+    read = sources.Files._load
+
+    def written_to_meanwhile(self: sources.Files, path: str) -> bytes:
+        data = read(self, path)
+        if not path.endswith("ants/00.png"):
+            return data
+        changing.write_bytes(new)
+        return data[: len(data) // 2] if torn else data
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(sources.Files, "_load", written_to_meanwhile)
+        store.ingest(photos)
+    ids = {hashlib.sha256(data).hexdigest() for data in (was, new)}
+    assert store.rejected == ({"ants/00.png": "truncated"} if torn else {})
+    assert len(ids & set(store.manifest["image_id"])) == (0 if torn else 1)
+    store.ingest(photos)
+    assert store.rejected == {} and hashlib.sha256(new).hexdigest() in set(store.manifest["image_id"])
+    with shards.Reader(store.images) as reader:
+        for row in store.manifest.itertuples():
+            assert hashlib.sha256(reader.read(row.shard, row.offset, row.size)).hexdigest() == row.image_id
 
 
 def test_a_run_killed_between_two_files_of_the_data_set_is_completed(store, photos):
