@@ -18,7 +18,7 @@ from torchvision import io as torchvision_io
 from rootstock import images
 from rootstock.architectures import Transform
 
-Decode = Literal["full", "reduced"]
+Decode = Literal["full", "reduced", "gpu"]
 JPEG = b"\xff\xd8\xff"
 PILLOWS = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}  # what torch's resize lacks
 # A strip longer than this times its width loses its ends before it is resized, which would take memory without bound
@@ -96,8 +96,11 @@ def central(image: Tensor, transform: Transform) -> Tensor:
 def resized(image: Tensor, new: tuple[int, int], interpolation: str) -> Tensor:
     """Resize (3, h, w) uint8 to a height and width, with antialiasing."""
     if interpolation in PILLOWS:
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        return _tensor(picture.resize(new[::-1], PILLOWS[interpolation]))
+        picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+        return _tensor(picture.resize(new[::-1], PILLOWS[interpolation])).to(image.device)
+    if image.device.type != "cpu":  # a GPU has no antialiased resize of bytes
+        wide = interpolate(image[None].float(), new, mode=interpolation, antialias=True)[0]
+        return wide.round().clamp(0, 255).to(torch.uint8)
     return interpolate(image[None], new, mode=interpolation, antialias=True)[0]
 
 

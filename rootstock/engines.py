@@ -30,7 +30,7 @@ from rootstock.pixels import Normalise
 
 Name = feature_keys.Engine
 Precision = Literal["f32", "bf16"]
-Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Forward = Callable[[Any], NDArray[np.float32]]  # of uint8 images; of a GPU's engine, they may be there already
 ENGINES: tuple[Name, ...] = ("eager", "openvino", "onnxruntime", "compile")  # in the order in which auto tries them
 # Images of 224 pixels a pass on one core: 1 to 8 are within 5 % of each other, 32 is 10 % slower (their maps leave the
 # cache); smaller images make up for it in number, up to where the call itself costs nothing.

@@ -66,7 +66,8 @@ class Plan:
 class Group:
     """A few images of a file on their way: ids, their records in the shard's content, and what they have become.
 
-    `values` is pixels (n, 3, size, size) uint8, then features (n, width) float32; `last` is the end of the file.
+    `values` is pixels (n, 3, size, size) uint8, then features (n, width) float32; where a GPU decodes, `contents` are
+    the files and there are no pixels. `last` is the end of the file.
     """
 
     file: File
@@ -74,6 +75,7 @@ class Group:
     ids: list[str]
     records: list[bytes]
     values: NDArray[Any]
+    contents: tuple[bytes, ...] = ()
 
 
 def extract(
@@ -173,6 +175,8 @@ def start(name: Name, backbone: Backbone, settings: params.Extract, threads: int
     Raises:
         ParamsError: it cannot do this here.
     """
+    if settings.decode == "gpu" and pixels.device().type == "cpu":
+        raise ParamsError("params.yaml: extract.decode is 'gpu', and here is none; expected full or reduced.")
     try:
         return engines.start(name, backbone, settings.precision, settings.batch_size, pixels.device(), threads)
     except Unavailable as why:
@@ -236,7 +240,7 @@ def _groups(
             yield from ordered_map(on_one_core, work, threads, first=engines.alone)
         else:
             pixels_of = ordered_map(lambda entry: decoded(*entry), work, threads, (threads or cores()) + gpu.AT_ONCE)
-            yield from gpu.computed(engine, pixels_of)
+            yield from gpu.computed(engine, pixels_of, backbone.transform, pixels.device())
 
 
 def _parts(file: File, images_dir: Path, size: int) -> Iterator[tuple[File, list[Member], bool]]:
@@ -253,16 +257,15 @@ class _Decoder:
         self.reader, self.transform, self.settings = reader, backbone.transform, settings
 
     def __call__(self, file: File, members: list[Member], last: bool) -> Group:
-        size = self.transform.size
-        seen = np.empty((len(members), 3, size, size), np.uint8)
-        records = []
-        for at, member in enumerate(members):
-            data = self.reader.read(file.shard, member.offset, member.size)
-            records.append(shards.record(member.name, data))
-            seen[at] = self._view(data, file, member)
-        return Group(file, last, [member.image_id for member in members], records, seen)
+        contents = [self.reader.read(file.shard, member.offset, member.size) for member in members]
+        records = [shards.record(member.name, data) for member, data in zip(members, contents, strict=True)]
+        ids = [member.image_id for member in members]
+        if self.settings.decode == "gpu" and not file.view:
+            return Group(file, last, ids, records, np.empty(0, np.uint8), tuple(contents))
+        seen = np.stack([self._view(*entry, file) for entry in zip(contents, members, strict=True)])
+        return Group(file, last, ids, records, seen)
 
-    def _view(self, data: bytes, file: File, member: Member) -> NDArray[np.uint8]:
+    def _view(self, data: bytes, member: Member, file: File) -> NDArray[np.uint8]:
         augment = self.settings.view_augment if file.view else "none"
         seed = seed_of(member.image_id, file.view) if file.view else None
         try:

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rootstock import gpu_decoding
+from rootstock.architectures import Transform
 from rootstock.parallel import ordered_map
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ COMPILE_FROM = 50_000  # images: compiling takes about as long as a fast GPU nee
 
 def forward(
     name: str, network: nn.Module, precision: Literal["f32", "bf16"], device: torch.device
-) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+) -> Callable[[NDArray[np.uint8] | Tensor], NDArray[np.float32]]:
     """Put a network on a GPU; what comes back may be called from several threads, each of which has its stream there.
 
     Args:
@@ -40,14 +42,14 @@ def forward(
         network = torch.compile(network)  # type: ignore[assignment]
     own = threading.local()
 
-    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
         if device.type == "cuda" and not hasattr(own, "stream"):
             own.stream = torch.cuda.Stream(device)
         stream = torch.cuda.stream(own.stream) if device.type == "cuda" else nullcontext()
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         with torch.inference_mode(), stream, autocast:
-            batch = torch.from_numpy(images)
-            if device.type == "cuda":
+            batch = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+            if device.type == "cuda" and not batch.is_cuda:
                 batch = batch.pin_memory()
             batch = batch.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             features: Tensor = network(batch)
@@ -56,14 +58,21 @@ def forward(
     return run
 
 
-def computed(engine: "Engine", groups: "Iterable[Group]") -> "Iterator[Group]":
-    """Compute the features of decoded groups, in order, two at a time.
+def computed(
+    engine: "Engine", groups: "Iterable[Group]", transform: Transform, device: torch.device
+) -> "Iterator[Group]":
+    """Compute the features of groups, in order, two at a time; of undecoded ones, decode the files there.
 
     In f32 convolutions do not round to TF32, as torch has them do by default.
     """
 
     def compute(group: "Group") -> "Group":
-        return replace(group, values=engine.forward(group.values))
+        if not group.contents:
+            return replace(group, values=engine.forward(group.values))
+        seen = gpu_decoding.views(group.contents, transform, device)
+        if seen.is_cuda:
+            torch.cuda.synchronize(device)  # the network's stream is another one
+        return replace(group, values=engine.forward(seen), contents=())
 
     with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
         yield from ordered_map(compute, groups, threads=AT_ONCE, window=AT_ONCE)

@@ -183,9 +183,10 @@ class Extract(Section):
         default="f32",
         description="bf16 computes in 16 bits: twice as fast where the processor knows it, and not exact.",
     )
-    decode: Literal["full", "reduced"] = Field(
+    decode: Literal["full", "reduced", "gpu"] = Field(
         default="full",
-        description="reduced decodes large JPEGs at a half, a quarter or an eighth of their size: faster, not exact.",
+        description="reduced decodes large JPEGs at a half, a quarter or an eighth of their size, gpu on the GPU; "
+        "neither is exact.",
     )
     views: Annotated[int, Field(ge=0, le=64)] = Field(
         default=0, description="Augmented views of each image that the head is trained on, beside the image itself."

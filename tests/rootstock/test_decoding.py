@@ -115,7 +115,7 @@ def test_the_middle_is_torchvisions_resize_and_crop_to_two_levels(width, height,
     mode = {name: v2.InterpolationMode(name) for name in ("nearest", "bilinear", "bicubic", "lanczos")}[interpolation]
     expected = v2.CenterCrop(size)(v2.Resize(size + more, mode)(image))
     difference = np.abs(found.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected).astype(int))
-    assert difference.max() <= 2 and difference.mean() < 0.1
+    assert difference.max() <= 2 and difference.mean() < 0.5
 
 
 def test_a_strip_is_seen_without_taking_memory_without_bound():

@@ -12,14 +12,29 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from rootstock import backbones, engines, extraction, feature_keys, features, head, progress, shards
+from rootstock import (
+    backbones,
+    engines,
+    extraction,
+    feature_keys,
+    features,
+    gpu,
+    gpu_decoding,
+    head,
+    pixels,
+    progress,
+    shards,
+)
+from rootstock.architectures import Transform
 from rootstock.engines import Engine
 from rootstock.errors import ParamsError, SourceError
 from rootstock.extraction import extract
 from rootstock.params import Extract
 from rootstock.pixels import Normalise, prepare
+from tests.images import encoded, picture
 from tests.small_dataset import CLASSES, Small, draw, small_backbone, small_dataset, small_features, take_in
 
 EAGER = Extract(engine="eager")
@@ -282,8 +297,6 @@ def test_a_head_is_trained_on_the_images_and_their_views(small, backbone, tmp_pa
 
 
 def test_where_one_device_computes_for_all_cores_the_features_are_the_same(small, folder, backbone, tmp_path):
-    from rootstock import gpu
-
     network = nn.Sequential(Normalise(backbone.transform), backbone.network).eval()
     forward = gpu.forward("eager", network, "f32", torch.device("cpu"))
     engine = Engine("eager", forward, batch_size=7, on_each_core=False)
@@ -294,6 +307,48 @@ def test_where_one_device_computes_for_all_cores_the_features_are_the_same(small
         for path in (folder, tmp_path / todo.key)
     )
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_device_decodes_gives_nearly_the_same_features(small, folder, backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction.pixels, "device", lambda: torch.device("cpu"))
+    network = nn.Sequential(Normalise(backbone.transform), backbone.network).eval()
+    engine = Engine("eager", gpu.forward("eager", network, "f32", torch.device("cpu")), 7, on_each_core=False)
+    settings = Extract(engine="eager", decode="gpu")
+    todo = extraction.plan(backbone, settings, small.images, tmp_path)
+    assert todo.key != folder.name
+    extraction.compute(todo.missing, engine, backbone, settings, small.images, lambda n, **counts: None)
+    one, other = (
+        np.concatenate([x for x, _ in features.Features(path, small.manifest)])
+        for path in (folder, tmp_path / todo.key)
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_of_all_kinds_is_decoded_on_the_device_where_it_can_be(monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    contents = [
+        encoded(picture(1, 90, 60), "JPEG"),
+        encoded(picture(2, 90, 60, "L"), "JPEG"),
+        encoded(picture(3, 90, 60, "CMYK"), "JPEG"),
+        encoded(picture(4, 90, 60), "JPEG", exif=exif.tobytes()),
+        encoded(picture(5, 90, 60), "PNG"),
+    ]
+    to = Transform(32, 36, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    expected = np.stack([pixels.view(content, to).numpy() for content in contents])
+    device = torch.device("cpu")
+    assert np.array_equal(gpu_decoding.views(contents, to, device).numpy(), expected)
+    monkeypatch.setattr(gpu_decoding.torchvision_io, "decode_jpeg", fails)  # as nvJPEG does where it does not know one
+    assert np.abs(gpu_decoding.views(contents, to, device).numpy().astype(int) - expected).max() <= 2
+
+
+def fails(*_: object, **__: object) -> None:
+    raise RuntimeError("nvjpeg: unsupported")
+
+
+def test_a_gpu_that_is_not_there_decodes_nothing(small, backbone, tmp_path):
+    with pytest.raises(ParamsError, match=r"extract\.decode is 'gpu', and here is none; expected full or reduced"):
+        extract(backbone, Extract(engine="eager", decode="gpu"), small.images, tmp_path)
 
 
 def test_an_engine_that_cannot_is_an_error_that_names_the_parameters(small, backbone, tmp_path, monkeypatch):
