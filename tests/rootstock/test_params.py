@@ -59,7 +59,7 @@ def test_a_key_that_is_left_out_has_its_default(file):
         (
             "extract: {batch-size: 3}",
             "unknown key extract.batch-size; expected one of layer, pooling, dtype, engine, precision, decode, views, "
-            "view_augment, batch_size. Did you mean batch_size?",
+            "view_augment, batch_size, runner, workers, cluster, store. Did you mean batch_size?",
         ),
         (
             f"finetune: {{stages: [{{{STAGE}}}, {{{STAGE}, epoch: 3}}]}}",
