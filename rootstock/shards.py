@@ -18,6 +18,7 @@ from rootstock.errors import SourceError
 from rootstock.files import TEMPORARY, sync
 
 SUFFIX = ".tar"
+AT_ONCE = 2**24  # bytes that are written by one call; tarfile's own 16 kB make ten of a photo
 DIGITS = 8  # of the digest in a shard's name
 EXTENSION_OF = {
     "JPEG": "jpg",
@@ -83,6 +84,7 @@ class Writer:
         """Append an image to the open shard."""
         if self._tar is None:
             self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            self._tar.copybufsize = AT_ONCE  # type: ignore[attr-defined]  # an argument of its own, too, and untyped
             self._content = hashlib.sha256()
         member = tarfile.TarInfo(f"{image_id}.{EXTENSION_OF[format]}")  # mtime, owner and mode: tarfile's constants
         member.size = len(data)

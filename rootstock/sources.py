@@ -146,6 +146,8 @@ class Files:
 
     def _load(self, path: str) -> bytes:
         try:
+            if isinstance(self.store, LocalFileSystem):  # of small files, fsspec's way takes longer than decoding
+                return Path(path).read_bytes()
             data: bytes = self.store.cat_file(path)
         except Exception:  # whatever the driver raises: this file cannot be had, the others can
             raise Rejected(Reason.UNREADABLE) from None

@@ -73,6 +73,7 @@ def test_features_in_f32_are_those_of_plain_torch(name, backbone, images, expect
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.ui  # half a minute of compiling
 def test_compiled_features_in_f32_are_those_of_plain_torch(tmp_path_factory, small):
     backbone = backbones.load(small_backbone(tmp_path_factory.getbasetemp(), "squeezenet1_1"))
     images = images_of(small, backbone, 6)
