@@ -182,7 +182,7 @@ def start(name: Name, backbone: Backbone, settings: params.Extract, threads: int
     except Unavailable as why:
         raise ParamsError(
             f"params.yaml: extract.engine is {name!r} and extract.precision {settings.precision!r}, but {why}; "
-            "expected another engine, or auto"
+            "expected another engine, or auto where nothing has been extracted yet"
         ) from None
 
 
@@ -245,7 +245,10 @@ def _groups(
 
 def _parts(file: File, images_dir: Path, size: int) -> Iterator[tuple[File, list[Member], bool]]:
     """Divide a shard into groups, and say which is its last."""
-    *most, last = grouped(shards.walk(images_dir, file.shard), size)
+    parts = list(grouped(shards.walk(images_dir, file.shard), size))
+    if not parts:
+        raise shards.damaged(images_dir, file.shard, "it holds no image")
+    *most, last = parts
     yield from ((file, members, False) for members in most)
     yield file, last, True
 
@@ -257,7 +260,10 @@ class _Decoder:
         self.reader, self.transform, self.settings = reader, backbone.transform, settings
 
     def __call__(self, file: File, members: list[Member], last: bool) -> Group:
-        contents = [self.reader.read(file.shard, member.offset, member.size) for member in members]
+        try:
+            contents = [self.reader.read(file.shard, member.offset, member.size) for member in members]
+        except OSError as error:  # it ends too early, or the disk does not give it
+            raise shards.damaged(self.reader.folder, file.shard, str(error)) from error
         records = [shards.record(member.name, data) for member, data in zip(members, contents, strict=True)]
         ids = [member.image_id for member in members]
         if self.settings.decode == "gpu" and not file.view:

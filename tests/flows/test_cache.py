@@ -16,7 +16,7 @@ def cache(workspace: Workspace, *arguments: str, check: bool = True):
 
 
 def keys(workspace: Workspace) -> set[str]:
-    return {path.name for path in (workspace.root / "data/features").iterdir()}
+    return {path.name for path in (workspace.root / "data/features").iterdir() if path.is_dir()}
 
 
 def shards(workspace: Workspace) -> set[str]:
