@@ -171,6 +171,9 @@ def _in_openvino(network: nn.Module, precision: Precision, size: int, batch_size
         features: NDArray[np.float32] = requests.own.infer([images], share_inputs=True)[0]
         return features.copy()  # the next call writes over it
 
+    # OpenVINO's first call sets up what its Python part shares. Two threads that make it at once can wait for each
+    # other for ever: one has the lock of that and wants Python's, the other the reverse (seen with 2026.4).
+    forward(np.zeros((batch_size, 3, size, size), np.uint8))
     return _filled_up(forward, batch_size)
 
 

@@ -69,6 +69,7 @@ def test_after_a_prune_nothing_is_stale_and_nothing_is_sent_but_the_list(twice):
     assert "Nothing to prune" in cache(workspace, "--older-than", "0").stdout
 
 
+@pytest.mark.ui  # a minute
 def test_what_was_stale_before_a_prune_is_so_afterwards(after_repro):
     [used] = keys(after_repro)
     folder = after_repro.root / "data/features"
@@ -113,6 +114,7 @@ def test_a_mistake_is_one_line(after_repro):
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.ui
 def test_in_the_ui_it_is_a_run_with_what_is_left_among_its_artifacts(deployed, after_flow):
     [key] = keys(after_flow)
     with worker(deployed, "cpu", after_flow):

@@ -1,5 +1,7 @@
 """Engines: the same features whichever computes them, from as many threads as there are cores."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -124,6 +126,30 @@ def test_a_feature_does_not_depend_on_the_images_beside_it(name, backbone, image
     alone = computed(engine, images[:1])
     assert all(np.array_equal(computed(engine, images[:n])[0], alone[0]) for n in (2, 3, 4)) or name == "eager"
     np.testing.assert_allclose(computed(engine, images[:3])[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+AT_ONCE = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from rootstock import backbones, engines
+from rootstock.parallel import ordered_map
+
+backbone = backbones.load(Path(sys.argv[1]))
+engine = engines.start("openvino", backbone, batch_size=4, threads=8)
+together = threading.Barrier(8)
+images = np.zeros((4, 3, 32, 32), np.uint8)
+list(ordered_map(engine.forward, [images] * 16, threads=8, window=16, first=together.wait))
+print("done")
+"""
+
+
+def test_the_first_calls_of_a_process_may_come_from_many_threads_at_once(tmp_path_factory):
+    weights = small_backbone(tmp_path_factory.getbasetemp())
+    for _ in range(3):  # it hung in one process of a few, before the first call was made alone
+        command = [sys.executable, "-c", AT_ONCE, str(weights)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.strip() == "done"
 
 
 def test_a_thread_of_its_own_leaves_the_others_theirs():
