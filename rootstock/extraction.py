@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -204,14 +205,17 @@ def compute(
 
 
 def speed(backbone: Backbone, settings: params.Extract, images_dir: Path) -> float:
-    """Measure images a second through decoding and the backbone, on the first images there are, once it is warm."""
+    """Measure images a second through decoding and the backbone, on the first images there are, once it is warm.
+
+    Where there are few, they go through it again and again.
+    """
     name = settings.engine
     if name == AUTO:
         name = choice.choose(backbone, settings.precision, settings.batch_size, TIMED_IMAGES, pixels.device()).name
     engine = start(name, backbone, settings)
     files = [File(Path(), shard, view=0) for shard in shards.names(images_dir)]
     seen, begin, seconds = -1, 0.0, float("nan")
-    with closing(_groups(files, engine, backbone, settings, images_dir)) as groups:
+    with closing(_groups(cycle(files), engine, backbone, settings, images_dir)) as groups:
         for number, group in enumerate(groups):
             if seen >= 0:
                 seen += len(group.ids)
@@ -224,7 +228,7 @@ def speed(backbone: Backbone, settings: params.Extract, images_dir: Path) -> flo
 
 
 def _groups(
-    files: Sequence[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path,
+    files: Iterable[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path,
     threads: int | None = None,
 ) -> Generator[Group]:  # fmt: skip
     """Yield the features of all images of the files, in order, a few images at a time."""

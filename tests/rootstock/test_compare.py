@@ -250,5 +250,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(table):
 
 def test_speed_is_of_decoding_and_the_network_together(places):
     prepared = next(places.tried_backbones.glob(f"{TINY}-*"))
-    rate = extraction.speed(backbones.load(prepared), params.Extract(engine="eager"), places.images)
-    assert np.isfinite(rate) and rate > 1
+    for batch_size in (8, 4096):  # of which all images are less than one
+        settings = params.Extract(engine="eager", batch_size=batch_size)
+        rate = extraction.speed(backbones.load(prepared), settings, places.images)
+        assert np.isfinite(rate) and rate > 1
