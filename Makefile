@@ -1,7 +1,7 @@
 # make run   sets up everything and runs the chain on the embedded sample (or on what params.yaml names)
 # make ui    sets up everything and starts the Prefect UI with all that can be run from it, until Ctrl-C
 # make retrain-demo  shows a new domain arrive, and a bad delivery, on the embedded samples (4 minutes)
-# make test  sets up everything and passes the tests; make test-ui  those that need a browser or PostgreSQL;
+# make test  sets up everything and passes the tests; make test-ui  those that need a browser, PostgreSQL, or minutes;
 #            make test-cluster  those on a local Dask and a local Ray, whose packages it installs
 PYTHON ?= python3
 VENV := .venv

@@ -53,6 +53,7 @@ def test_it_shows_what_there_is_without_prefect_or_dvc(after_repro):
     assert after_repro.outputs() == kept and after_repro.status() == ONLY_A_LOOK
 
 
+@pytest.mark.ui  # a minute
 def test_after_a_prune_nothing_is_stale_and_nothing_is_sent_but_the_list(twice):
     workspace, old = twice
     [used] = keys(workspace) - {old}

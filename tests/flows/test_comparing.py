@@ -42,6 +42,7 @@ def test_a_misspelt_name_on_the_command_line_is_one_line(after_flow):
     assert "Did you mean resnet18" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.ui
 def test_in_the_ui_it_is_a_run_with_a_task_a_candidate_and_the_pictures(deployed, after_flow):
     with worker(deployed, "cpu", after_flow):
         run = deployed.start(

@@ -12,6 +12,8 @@ from tests.flows.test_two_doors import ONLY_A_LOOK
 from tests.serving import Api, Run, until, worker
 from tests.workspace import Workspace
 
+pytestmark = pytest.mark.ui  # each waits for servers and workers
+
 ELSEWHERE = {"where": "fine-tune/gpu"}
 LONG = [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}]
 
@@ -144,7 +146,6 @@ def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoin
     assert here.status() == ONLY_A_LOOK
 
 
-@pytest.mark.ui
 def test_cancelling_the_pipeline_cancels_what_it_handed_over(deployed, here, there):
     here.set(finetune={"stages": LONG, "label_smoothing": 0.11})
     with worker(deployed, "cpu", here), worker(deployed, "gpu", there):
@@ -157,7 +158,6 @@ def test_cancelling_the_pipeline_cancels_what_it_handed_over(deployed, here, the
         assert child.ended(15)["name"] == "Cancelled"
 
 
-@pytest.mark.ui
 def test_the_remote_may_be_an_s3_bucket(deployed, here, there, s3):
     for clone in (here, there):
         clone.run("dvc", "remote", "modify", "shelf", "url", f"s3://{s3.bucket}/shelf")
@@ -172,7 +172,6 @@ def test_the_remote_may_be_an_s3_bucket(deployed, here, there, s3):
     assert not any(s3.credentials["AWS_SECRET_ACCESS_KEY"] in text for text in texts)
 
 
-@pytest.mark.ui
 def test_a_machine_that_is_gone_is_noticed_by_its_silence_and_the_next_worker_goes_on(deployed, here, there, tmp_path):
     here.set(finetune={"stages": LONG, "label_smoothing": 0.13})
     shelf = here.root.parent / "shelf" / "rootstock"
