@@ -4,6 +4,7 @@ import json
 import sys
 
 import pandas as pd
+import pytest
 
 from tests.flows.test_two_doors import ONLY_A_LOOK
 from tests.serving import worker
