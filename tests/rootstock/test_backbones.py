@@ -205,7 +205,11 @@ def test_a_network_sees_an_image_as_torchvision_shows_it(preset, size):
     image.save(file, "PNG")
     pixels = torch.from_numpy(see(file.getvalue(), own).copy()).permute(2, 0, 1)[None]
     assert pixels.shape == (1, 3, 224, 224) and pixels.dtype == torch.uint8
-    torch.testing.assert_close(Normalise(own)(pixels)[0], preset.transforms()(image), rtol=0, atol=1e-5)
+    # torch's resize of bytes is within two levels of Pillow's (docs/extraction.md); of noise, which differs most.
+    two_levels = 2 / 255 / min(own.std) + 1e-5
+    expected = preset.transforms()(image)
+    torch.testing.assert_close(Normalise(own)(pixels)[0], expected, rtol=0, atol=two_levels)
+    assert (Normalise(own)(pixels)[0] - expected).abs().mean() < two_levels / 20
 
 
 def test_size_and_crop_can_be_other_than_the_networks_own():
