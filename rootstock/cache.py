@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from rootstock.errors import RootstockError
+from rootstock.feature_files import METADATA
 from rootstock.files import TEMPORARY, last_used
 
 DAY = 24 * 60 * 60  # seconds
-METADATA = b"rootstock"  # of a Parquet file of features: its key, spelt out as JSON
 
 
 @dataclass(frozen=True)

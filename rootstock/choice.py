@@ -127,7 +127,7 @@ def _measure(
     except Unavailable as why:
         return Measured(reason=str(why)), None
     except Exception as error:  # an exporter or a runtime that does not know an operation raises what it likes
-        return Measured(reason=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"), None
+        return Measured(reason=f"{type(error).__name__}: {str(error).strip()[:200].partition(chr(10))[0]}"), None
 
 
 def _rate(pool: ThreadPoolExecutor, engine: Engine, batch: np.ndarray) -> float:

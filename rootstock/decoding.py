@@ -20,7 +20,13 @@ from rootstock.architectures import Transform
 
 Decode = Literal["full", "reduced", "gpu"]
 JPEG = b"\xff\xd8\xff"
-PILLOWS = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}  # what torch's resize lacks
+INTERPOLATION = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+TORCHS = ("bilinear", "bicubic")  # those that torch resizes by as Pillow does; the others are left to Pillow
 # A strip longer than this times its width loses its ends before it is resized, which would take memory without bound
 # (8 x 1,000,000 pixels at 256: 25 GB); the network sees the middle alone.
 LONGEST = 16
@@ -95,9 +101,9 @@ def central(image: Tensor, transform: Transform) -> Tensor:
 
 def resized(image: Tensor, new: tuple[int, int], interpolation: str) -> Tensor:
     """Resize (3, h, w) uint8 to a height and width, with antialiasing."""
-    if interpolation in PILLOWS:
+    if interpolation not in TORCHS:
         picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-        return _tensor(picture.resize(new[::-1], PILLOWS[interpolation])).to(image.device)
+        return _tensor(picture.resize(new[::-1], INTERPOLATION[interpolation])).to(image.device)
     if image.device.type != "cpu":  # a GPU has no antialiased resize of bytes
         wide = interpolate(image[None].float(), new, mode=interpolation, antialias=True)[0]
         return wide.round().clamp(0, 255).to(torch.uint8)

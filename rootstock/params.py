@@ -197,7 +197,6 @@ class Extract(Section):
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None, description="Images a forward pass; null is what was fastest for images of that size."
     )
-
     runner: Literal["local", "dask", "ray"] = Field(
         default="local", description="Who works on shards: this process, or workers of a Dask or Ray (docs/scale.md)."
     )

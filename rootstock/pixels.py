@@ -11,17 +11,11 @@ from torch import Tensor, nn
 
 from rootstock import decoding, images
 from rootstock.architectures import Transform
-from rootstock.decoding import Decode, central
+from rootstock.decoding import INTERPOLATION, Decode, central
 from rootstock.parallel import grouped, ordered_map
 from rootstock.params import Augment
 from rootstock.shards import Reader
 
-INTERPOLATION = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 # Milder than Inception's 0.08 (Szegedy et al. 2015): a pretrained network needs less, and small objects survive.
 CROP_AREA = (0.6, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
