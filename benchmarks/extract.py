@@ -27,7 +27,7 @@ from PIL import Image
 
 from rootstock import backbones, decoding, engines, extraction, ingest, params, shards
 from rootstock.engines import Engine, Unavailable
-from rootstock.parallel import cores, ordered_map
+from rootstock.parallel import cores, grouped, ordered_map
 
 SIDES = [(375, 500), (500, 375), (333, 500), (480, 640), (768, 1024), (1024, 683), (600, 800), (1200, 1600)]
 ENOUGH_S = 4.0  # of the loop and of forward alone, in a round
@@ -89,7 +89,7 @@ def decode_files(folder: Path) -> float:
     """Give the rate of reading and decoding files, at full size, on all cores: what ingest cannot do without."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     begin = time.perf_counter()
-    for _ in ordered_map(lambda path: decoding.decode(path.read_bytes()), paths):
+    for _ in ordered_map(lambda few: [decoding.decode(path.read_bytes()) for path in few], grouped(paths, 8)):
         pass
     return len(paths) / (time.perf_counter() - begin)
 

@@ -32,7 +32,7 @@ from rootstock import (
     pixels,
     progress,
 )
-from rootstock.duplicates import near_links
+from rootstock.duplicates import near_links, perceptual_hashes
 from rootstock.engines import Engine
 from rootstock.features import Features
 from rootstock.intake import Checks, NewImage, Rejected
@@ -245,10 +245,11 @@ class _Viewer:
         """Put what the champion says into lines."""
         lines = []
         predictions = self.champion.predict([image.data for _, image, _ in batch])
-        for (item, image, _), said in zip(batch, predictions, strict=True):
+        hashes = perceptual_hashes([image.thumbnail for _, image, _ in batch])
+        for (item, *_), said, phash in zip(batch, predictions, hashes, strict=True):
             best, second, *_ = sorted(said.probabilities.values(), reverse=True)
             entropy = float(special.entr(list(said.probabilities.values())).sum())
-            lines.append(_Line(item.path, item.domain, said.label, best, entropy, best - second, image.phash))
+            lines.append(_Line(item.path, item.domain, said.label, best, entropy, best - second, phash))
         return lines
 
     def _features(self, views: NDArray[np.uint8]) -> Array:

@@ -1,20 +1,38 @@
 """Which images look alike: a 64-bit perceptual hash of each, and links between those that differ in a few bits."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from imagehash import phash
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.fftpack import dct
 
 Links = NDArray[np.int64]
 HASH_BITS = 64
+SIDE = 32  # pixels that pHash looks at, each way
+LOW = 8  # of their frequencies, each way, it keeps
 
 
-def perceptual_hash(image: Image.Image) -> int:
-    """Hash how an image looks (pHash: signs of the low frequencies of its 32x32 grey cosine transform)."""
-    signs = phash(image).hash  # (8, 8) bool; as text, which imagehash offers, it takes as long as all the rest
-    return int.from_bytes(np.packbits(signs).tobytes(), "big")
+def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
+    """Give what the perceptual hash of an image is of: (32, 32) uint8, grey."""
+    return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+
+
+def perceptual_hashes(thumbnails: Sequence[NDArray[np.uint8]]) -> list[int]:
+    """Hash how images look: pHash (Krawetz 2011), which of the low frequencies are above their median.
+
+    Bit for bit what the package imagehash gives (tested), but for many at once: of a small file its hash took a third
+    of the time that ingest needs to look at it, during which no other thread could work.
+
+    Args:
+        thumbnails: n of (32, 32) uint8.
+    """
+    if not len(thumbnails):
+        return []
+    spectra = dct(dct(np.stack(thumbnails), axis=1), axis=2)[:, :LOW, :LOW].reshape(-1, HASH_BITS)
+    bits = np.packbits(spectra > np.median(spectra, axis=1, keepdims=True), axis=1)
+    return [int.from_bytes(row.tobytes(), "big") for row in bits]
 
 
 def near_links(hashes: NDArray[np.uint64], bits: int) -> Links:

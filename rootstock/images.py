@@ -27,9 +27,9 @@ def decode(data: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn an image as a viewer would show it: EXIF rotation applied, transparency over white, 16 bits to 8."""
+    """Turn an image as a viewer would show it: EXIF rotation applied (to itself, too), transparency over white."""
     image.load()
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies what is upright already
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep_grey(image).convert("RGB")
     if image.has_transparency_data:

@@ -8,21 +8,28 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from rootstock import dataset, inbox, intake, params, progress, shards, sources
+from rootstock.duplicates import perceptual_hashes
 from rootstock.files import digest, sweep
 from rootstock.intake import Checks, NewImage, Reason, Rejected
 from rootstock.layout import Item, Loader
-from rootstock.parallel import ordered_map
+from rootstock.parallel import grouped, ordered_map
 from rootstock.scan import Look, Packed, Scan
 from rootstock.sources import Source, Unreachable
 
 log = logging.getLogger(__name__)
 MIB = 2**20
+# Small files go to a thread together: handing one over, and its hash alone, take as long as looking at it.
+TOGETHER_BYTES = MIB
+TOGETHER = 16
 LOOKS_KEPT = 10_000  # files that need no packing are recorded every so many
+NOT_YET = ""  # the name of a shard that is still open
+Result = NewImage | str | Reason  # of a file: a new image, the id of a known one, or why it is rejected
 
 
 @dataclass(frozen=True)
@@ -178,11 +185,11 @@ def _take_in(
         for entry, paths in zip(listed, unread, strict=True):
             if entry.source and paths:
                 journal = _Journal(entry.spec.path, writer, scan)
-                for item, result in _examine(entry.source.read(paths), known, _checks(settings)):
+                for item, result, phash in _examine(entry.source.read(paths), known, _checks(settings)):
                     if result is Reason.UNREADABLE:
                         unreadable += 1
                     else:
-                        packed += journal.add(item, result, known)
+                        packed += journal.add(item, result, phash, known)
                     advance(1, **({"rejected": 1} if isinstance(result, Reason) else {}))
                 journal.close()
     return packed, unreadable
@@ -204,24 +211,36 @@ def _unread(entry: Listed, known: set[str], scan: Scan) -> set[str]:
 
 def _examine(
     wanted: Iterator[tuple[Item, Loader]], known: set[str], checks: Checks
-) -> Iterator[tuple[Item, NewImage | str | Reason]]:
-    """Read and check files on all cores, in order: a new image, the id of a known one, or why it is rejected."""
+) -> Iterator[tuple[Item, Result, int]]:
+    """Read and check files on all cores, in order; a new image comes with its perceptual hash."""
 
-    def examine(entry: tuple[Item, Loader]) -> tuple[Item, NewImage | str | Reason]:
-        item, load = entry
-        try:
-            data = load()
-            if len(data) > intake.MAX_FILE_BYTES:
-                return item, Reason.TOO_LARGE
-            name = intake.image_id(data)
-            if name not in known:
-                return item, intake.check(data, item.path, checks)
-            intake.check_header(data, item.path, checks)  # the pixels are known, this file's name is not
-            return item, name
-        except Rejected as rejected:
-            return item, rejected.reason
+    def examine(group: list[tuple[Item, Loader]]) -> list[tuple[Item, Result, int]]:
+        results = [_look(item, load, known, checks) for item, load in group]
+        hashes = iter(perceptual_hashes([new.thumbnail for new in results if isinstance(new, NewImage)]))
+        return [
+            (item, result, next(hashes) if isinstance(result, NewImage) else 0)
+            for (item, _), result in zip(group, results, strict=True)
+        ]
 
-    return ordered_map(examine, wanted)
+    def weigh(entry: tuple[Item, Loader]) -> int:
+        return max(entry[0].size or TOGETHER_BYTES, TOGETHER_BYTES // TOGETHER)
+
+    return chain.from_iterable(ordered_map(examine, grouped(wanted, TOGETHER_BYTES, weigh)))
+
+
+def _look(item: Item, load: Loader, known: set[str], checks: Checks) -> Result:
+    """Read and check one file."""
+    try:
+        data = load()
+        if len(data) > intake.MAX_FILE_BYTES:
+            return Reason.TOO_LARGE
+        name = intake.image_id(data)
+        if name not in known:
+            return intake.check(data, item.path, checks)
+        intake.check_header(data, item.path, checks)  # the pixels are known, this file's name is not
+        return name
+    except Rejected as rejected:
+        return rejected.reason
 
 
 class _Journal:
@@ -230,9 +249,9 @@ class _Journal:
     def __init__(self, source: str, writer: shards.Writer, scan: Scan) -> None:
         self.source, self.writer, self.scan = source, writer, scan
         self.looks: list[Look] = []
-        self.open: list[tuple[NewImage, shards.Place]] = []
+        self.open: list[Packed] = []
 
-    def add(self, item: Item, result: NewImage | str | Reason, known: set[str]) -> int:
+    def add(self, item: Item, result: Result, phash: int, known: set[str]) -> int:
         """Take in one file; returns the number of images packed, 1 or 0."""
         if len(self.looks) >= LOOKS_KEPT and not self.open:
             self.close()
@@ -246,8 +265,8 @@ class _Journal:
         known.add(name)
         place = self.writer.add(name, result.format, result.data)
         # The bytes are in the shard now; what stays in memory until it is full is what the ledger will say.
-        bare = NewImage(name, b"", result.format, result.width, result.height, result.phash)
-        self.open.append((bare, place))
+        size = result.width, result.height
+        self.open.append(Packed(name, *size, result.format, phash, NOT_YET, place.offset, place.size))
         if self.writer.full:
             self.close()
         return 1
@@ -255,9 +274,5 @@ class _Journal:
     def close(self) -> None:
         """Finish the open shard, if there is one, and record it."""
         shard = "" if self.writer.empty else self.writer.close()
-        packed = [
-            Packed(new.image_id, new.width, new.height, new.format, new.phash, shard, place.offset, place.size)
-            for new, place in self.open
-        ]
-        self.scan.record(self.source, self.looks, packed)
+        self.scan.record(self.source, self.looks, (replace(packed, shard=shard) for packed in self.open))
         self.looks, self.open = [], []

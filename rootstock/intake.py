@@ -8,9 +8,10 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from rootstock.duplicates import perceptual_hash
+from rootstock.duplicates import thumbnail
 from rootstock.images import EXTENSIONS, FORMAT_OF, to_rgb
 
 ORIENTATION = 0x0112  # EXIF and TIFF
@@ -55,14 +56,17 @@ class Checks:
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """A checked file, ready to be packed; `width` and `height` are those of the upright image."""
+    """A checked file, ready to be packed; `width` and `height` are those of the upright image.
+
+    `thumbnail` (32, 32) uint8 is what its perceptual hash is of; hashes of many are made together.
+    """
 
     image_id: str
     data: bytes
     format: str
     width: int
     height: int
-    phash: int
+    thumbnail: NDArray[np.uint8]
 
 
 def image_id(data: bytes) -> str:
@@ -130,13 +134,14 @@ def _as_it_is(image: Image.Image, data: bytes, kind: str) -> NewImage:
     # The hash looks at 32x32 grey pixels: a JPEG decoded at a fraction of its size shows them as well, and its
     # whole stream is still read, so that a truncated one is found.
     width, height = image.size
+    lies = kind == "JPEG" and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     image.draft("L", (64, 64))
     seen = to_rgb(image)
     if kind != "JPEG":
         width, height = seen.size
-    elif image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8):
+    elif lies:
         width, height = height, width
-    return NewImage(image_id(data), data, kind, width, height, perceptual_hash(seen))
+    return NewImage(image_id(data), data, kind, width, height, thumbnail(seen))
 
 
 def _scaled_down(image: Image.Image, data: bytes, kind: str, max_side: int) -> NewImage:
@@ -150,7 +155,7 @@ def _scaled_down(image: Image.Image, data: bytes, kind: str, max_side: int) -> N
         kind = "PNG"
         small.save(stored, "PNG")
     # The name stays that of the file that came in: it is how the file is known again, here and in another clone.
-    return NewImage(image_id(data), stored.getvalue(), kind, *small.size, perceptual_hash(small))
+    return NewImage(image_id(data), stored.getvalue(), kind, *small.size, thumbnail(small))
 
 
 def _why(error: Exception, data: bytes) -> Reason:

@@ -33,6 +33,12 @@ class Item:
     stamp: str
     problem: Reason | None = None
 
+    @property
+    def size(self) -> int | None:
+        """Read the size in bytes off the stamp, which begins with it; None where the store does not say."""
+        size = self.stamp.partition(":")[0]
+        return int(size) if size.isdecimal() else None
+
 
 def without_huge(items: list[Item], size_of: Callable[[str], int | None]) -> list[Item]:
     """Mark what is too large to be an image, so that it is never read into memory."""

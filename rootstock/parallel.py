@@ -42,13 +42,14 @@ def ordered_map(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Put items together into lists of `size`; the last may be shorter (itertools.batched, from Python 3.12)."""
-    group = []
+def grouped(items: Iterable[T], size: int, weigh: Callable[[T], int] = lambda item: 1) -> Iterator[list[T]]:
+    """Put items together into lists that weigh `size` or, by their last, more; what is left over may weigh less."""
+    group, weight = [], 0
     for item in items:
         group.append(item)
-        if len(group) == size:
+        weight += weigh(item)
+        if weight >= size:
             yield group
-            group = []
+            group, weight = [], 0
     if group:
         yield group

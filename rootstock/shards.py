@@ -9,6 +9,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,7 @@ from rootstock.errors import SourceError
 from rootstock.files import TEMPORARY, sync
 
 SUFFIX = ".tar"
-AT_ONCE = 2**24  # bytes that are written by one call; tarfile's own 16 kB make ten of a photo
+AT_ONCE = 2**22  # bytes that are written by one call: at each, other threads take their turn and have to be waited for
 DIGITS = 8  # of the digest in a shard's name
 EXTENSION_OF = {
     "JPEG": "jpg",
@@ -75,15 +76,17 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._tar:
-            self._tar.close()
-            self._tar = None
-        self._temporary.unlink(missing_ok=True)
+        try:
+            if self._tar:
+                self._finish()
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
     def add(self, image_id: str, format: str, data: bytes) -> Place:
         """Append an image to the open shard."""
         if self._tar is None:
-            self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            file = self._temporary.open("wb", buffering=AT_ONCE)
+            self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self._tar.copybufsize = AT_ONCE  # type: ignore[attr-defined]  # an argument of its own, too, and untyped
             self._content = hashlib.sha256()
         member = tarfile.TarInfo(f"{image_id}.{EXTENSION_OF[format]}")  # mtime, owner and mode: tarfile's constants
@@ -105,15 +108,20 @@ class Writer:
 
     def close(self) -> str:
         """Finish the open shard and return its name, `<number>-<digest of its content>`."""
-        assert self._tar is not None, "nothing was added"
-        self._tar.close()
-        self._tar = None
+        self._finish()
         name = f"{self.number:06d}-{self._content.hexdigest()[:DIGITS]}"
         sync(self._temporary)
         self._temporary.replace(path_of(self.folder, name))
         sync(self.folder)
         self.number += 1
         return name
+
+    def _finish(self) -> None:
+        assert self._tar is not None, "nothing was added"
+        assert self._tar.fileobj is not None
+        tar, self._tar = self._tar, None
+        with closing(tar.fileobj):
+            tar.close()
 
 
 def path_of(folder: Path, shard: str) -> Path:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rootstock import pixels
 from rootstock.architectures import Transform
-from rootstock.parallel import ordered_map
+from rootstock.parallel import grouped, ordered_map
 from rootstock.pixels import Normalise, Ref, batches, prepare
 from rootstock.shards import Reader
 from tests.small_dataset import small_dataset
@@ -108,6 +108,13 @@ def test_an_image_that_cannot_be_read_is_an_error_and_not_a_gap(small):
 @settings(max_examples=50, deadline=None)
 def test_an_ordered_map_is_a_map(items, threads, window):
     assert list(ordered_map(lambda item: item * 2, items, threads, window)) == [item * 2 for item in items]
+
+
+@given(st.lists(st.integers(0, 5)), st.integers(1, 9))
+def test_groups_are_closed_as_soon_as_they_are_heavy_enough(weights, size):
+    groups = list(grouped(weights, size, weigh=lambda weight: weight))
+    assert [weight for group in groups for weight in group] == weights
+    assert all(sum(group[:-1]) < size for group in groups) and all(sum(group) >= size for group in groups[:-1])
 
 
 # Augmentation
