@@ -2,7 +2,7 @@
 # make ui    sets up everything and starts the Prefect UI with all that can be run from it, until Ctrl-C
 # make retrain-demo  shows a new domain arrive, and a bad delivery, on the embedded samples (4 minutes)
 # make test  sets up everything and passes the tests; make test-ui  those that need a browser, PostgreSQL, or minutes;
-#            make test-cluster  those on a local Dask and a local Ray, whose packages it installs
+#            make test-cluster  those on a local Ray, which it installs, and more of a local Dask
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -1,7 +1,8 @@
 """A million features of 1,280 values: written, indexed, and streamed through training, each in a process of its own.
 
     python -m benchmarks.features                     # 5 GB on disk, a few minutes
-    python -m benchmarks.features --images 100000 --layouts
+    python -m benchmarks.features --images 50000 --layouts
+    python -m benchmarks.features --images 50000 --layouts --of data/features/0123456789ab    # of real ones, repeated
 
 Prints seconds, GB a second and the peak memory of each step. `--layouts` writes and reads the same features in other
 layouts of Parquet, which is how the one in rootstock/feature_files.py was chosen.
@@ -136,9 +137,16 @@ def _timed(step: Callable[[Path, int], str], folder: Path, images: int) -> tuple
     return time.perf_counter() - begin, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, said
 
 
-def compare_layouts(folder: Path, images: int) -> None:
-    """Write and read the same features in several layouts."""
-    values, names = drawn(0, images), [name_of(number) for number in range(images)]
+def repeated(key: Path, images: int) -> NDArray[np.float32]:
+    """Give the features under a key as often as it takes to have so many."""
+    values = np.concatenate([features for *_, features in feature_files.read(sorted(key.glob("*.parquet")))])
+    return np.concatenate([values] * -(-images // len(values)))[:images]
+
+
+def compare_layouts(folder: Path, values: NDArray[np.float32]) -> None:
+    """Write and read the same features (n, width) in several layouts."""
+    names = [name_of(number) for number in range(len(values))]
+    print(f"  {(values == 0).mean():.0%} of the values are 0")
     print(f"  {'layout':28}{'size':>7}{'write GB/s':>12}{'read GB/s':>11}")
     for dtype in ("float32", "float16"):
         for title, layout in LAYOUTS.items():
@@ -162,9 +170,9 @@ def compare_layouts(folder: Path, images: int) -> None:
 
 
 def _write_as(path: Path, names: list[str], values: NDArray[Any], layout: dict[str, Any]) -> None:
-    schema = feature_files.schema(WIDTH, str(values.dtype), {})
+    schema = feature_files.schema(values.shape[1], str(values.dtype), {})
     with pq.ParquetWriter(path, schema, use_dictionary=False, write_statistics=False, **layout) as writer:
-        rows = feature_files.GROUP_BYTES // (WIDTH * values.itemsize)
+        rows = feature_files.rows_a_group(values.shape[1], str(values.dtype))
         for start in range(0, len(values), rows):
             part = values[start : start + rows]
             flat = pa.array(part.reshape(-1), schema.field("feature").type.value_type)
@@ -184,6 +192,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, help="where; by default the system's temporary folder")
     parser.add_argument("--layouts", action="store_true", help="compare layouts of Parquet instead")
+    parser.add_argument("--of", type=Path, metavar="KEY", help="of the features in this folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
@@ -192,7 +201,7 @@ def main() -> None:
             parser.error(f"{folder} has no {needed / 1e9:.0f} GB free; expected --folder or fewer --images")
         print(f"{args.images:,} x {WIDTH} float32: {args.images * WIDTH * 4 / 1e9:.1f} GB")
         if args.layouts:
-            compare_layouts(folder, args.images)
+            compare_layouts(folder, repeated(args.of, args.images) if args.of else drawn(0, args.images))
             return
         for step in (write, write_manifest, read, index, train):
             measured(step, folder, args.images)

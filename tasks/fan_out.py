@@ -174,7 +174,8 @@ def _task_runner(runner: Runner, cluster: str | None, workers: int) -> TaskRunne
             made = ray(address=cluster, init_kwargs=quiet) if cluster else ray(address="local", init_kwargs=here)
     except ImportError as error:
         raise RootstockError(
-            f"extract.runner is {runner!r}, and {error.name} is not installed: pip install 'rootstock[{runner}]'"
+            f"extract.runner is {runner!r}, and {error.name} is not installed: "
+            f"pip install -c constraints.txt -e '.[{runner}]'"
         ) from error
     return made  # type: ignore[no-any-return]
 

@@ -26,11 +26,6 @@ HERE = {
 
 
 @pytest.fixture
-def backbone(tmp_path_factory) -> backbones.Backbone:
-    return backbones.load(small_backbone(tmp_path_factory.getbasetemp()))
-
-
-@pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ROOTSTOCK_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "engines"

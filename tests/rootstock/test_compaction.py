@@ -173,7 +173,7 @@ def test_a_new_file_of_features_is_as_extraction_writes_it(store, monkeypatch):
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         assert sizes[:-1] == [4] * (len(sizes) - 1) and 0 < sizes[-1] <= 4
         column = file.metadata.row_group(0).column(1)
-        assert column.compression == "UNCOMPRESSED" and not column.is_stats_set
+        assert column.compression == "LZ4" and not column.is_stats_set
         assert column.encodings == ("PLAIN", "RLE") or "PLAIN" in column.encodings
 
 

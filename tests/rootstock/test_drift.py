@@ -24,11 +24,6 @@ PARAMS = Params(evaluate=Evaluate(resamples=100), retrain=Retrain(drift_auc=0.7)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return tmp_path_factory.getbasetemp()
-
-
-@pytest.fixture(scope="module")
 def champion(base, tmp_path_factory):
     """The folder of a model."""
     small, folder = small_dataset(base), tmp_path_factory.mktemp("champion")

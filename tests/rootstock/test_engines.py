@@ -17,14 +17,9 @@ from rootstock.engines import ENGINES, Unavailable, best_batch_size, start
 from rootstock.parallel import ordered_map
 from rootstock.pixels import Normalise, view
 from rootstock.shards import Reader
-from tests.small_dataset import Small, small_backbone, small_dataset
+from tests.small_dataset import Small, small_backbone
 
 CUT = [("shufflenet_v2_x0_5", "penultimate", "avg"), ("resnet18", "mid", "gem"), ("resnet18", "low", "avgmax")]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Small:
-    return small_dataset(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module", params=CUT, ids=["-".join(entry) for entry in CUT])

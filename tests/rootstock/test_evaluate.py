@@ -44,11 +44,6 @@ def timings(seconds: float = 1.0) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return tmp_path_factory.getbasetemp()
-
-
-@pytest.fixture(scope="module")
 def inputs(base) -> Inputs:
     small = small_dataset(base)
     return Inputs(

@@ -35,25 +35,9 @@ from rootstock.extraction import extract
 from rootstock.params import Extract
 from rootstock.pixels import Normalise, prepare
 from tests.images import encoded, picture
-from tests.small_dataset import CLASSES, Small, draw, small_backbone, small_dataset, small_features, take_in
+from tests.small_dataset import CLASSES, Small, draw, small_backbone, take_in
 
 EAGER = Extract(engine="eager")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Small:
-    return small_dataset(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """The features of the data set; nothing writes to them."""
-    return small_features(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def backbone(tmp_path_factory) -> backbones.Backbone:
-    return backbones.load(small_backbone(tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture

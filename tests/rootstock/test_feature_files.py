@@ -19,20 +19,8 @@ from rootstock.extraction import extract
 from rootstock.feature_keys import meaning_of
 from rootstock.params import Extract
 from rootstock.shards import members, names
-from tests.small_dataset import Small, small_dataset, small_features
 
 MEANING = {"backbone": "some", "format": 2}
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Small:
-    return small_dataset(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """The features of the data set; nothing writes to them."""
-    return small_features(tmp_path_factory.getbasetemp())
 
 
 def drawn(n: int, width: int, seed: int = 0) -> tuple[list[str], np.ndarray]:

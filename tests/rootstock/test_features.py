@@ -1,7 +1,6 @@
 """The cache of features: which folder holds which, and reading it as a stream with labels."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,24 +14,7 @@ from rootstock.extraction import extract
 from rootstock.feature_keys import engine_of, find, key_of, meaning_of
 from rootstock.features import Features
 from rootstock.params import Extract
-from tests.small_dataset import Small, small_backbone, small_dataset, small_features
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Small:
-    return small_dataset(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """The features of the data set; nothing writes to them."""
-    return small_features(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def backbone(tmp_path_factory) -> backbones.Backbone:
-    return backbones.load(small_backbone(tmp_path_factory.getbasetemp()))
-
+from tests.small_dataset import small_backbone
 
 # The key
 

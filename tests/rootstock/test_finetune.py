@@ -19,7 +19,6 @@ from rootstock.finetune import Epoch, Examples, best_of, fine_tune, one_cycle
 from rootstock.params import Finetune, Stage
 from rootstock.unfreezing import optimiser_of, parameters_by_block, unfrozen_from
 from tests.small_dataset import (
-    Small,
     classifier_from,
     small_backbone,
     small_dataset,
@@ -30,16 +29,6 @@ from tests.small_dataset import (
 # One has batch norms, one dropout, one both, and asks what is loaded for its version.
 SHUFFLENET, SQUEEZENET, MNASNET = "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5"
 TRAIN = 72  # images
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return tmp_path_factory.getbasetemp()
-
-
-@pytest.fixture(scope="module")
-def small(base) -> Small:
-    return small_dataset(base)
 
 
 def start(base: Path, name: str = SHUFFLENET) -> Classifier:

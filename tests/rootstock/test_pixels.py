@@ -16,7 +16,6 @@ from rootstock.architectures import Transform
 from rootstock.parallel import grouped, ordered_map
 from rootstock.pixels import Normalise, Ref, batches, prepare
 from rootstock.shards import Reader
-from tests.small_dataset import small_dataset
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 TO_32 = Transform(32, 36, "bilinear", MEAN, STD)
@@ -41,11 +40,6 @@ def refs_of(small, seeded: bool = False) -> list[Ref]:
     rows = small.manifest
     places = zip(rows["shard"], rows["offset"], rows["size"], strict=True)
     return [Ref(*place, seed=index if seeded else None) for index, place in enumerate(places)]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return small_dataset(tmp_path_factory.getbasetemp())
 
 
 class CountingReader(Reader):

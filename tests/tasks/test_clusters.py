@@ -11,8 +11,8 @@ import pytest
 
 from tests.workspace import Workspace, make_workspace
 
-pytestmark = pytest.mark.cluster
 MANY = 8  # shards
+RAY = pytest.param("ray", marks=pytest.mark.cluster)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def without_features(alone: Workspace, root, **extract: object) -> Workspace:
     return copy
 
 
-@pytest.mark.parametrize("runner", ["dask", "ray"])
+@pytest.mark.parametrize("runner", ["dask", RAY])
 def test_on_two_workers_the_bytes_are_those_of_one_process(alone, tmp_path, runner):
     copy = without_features(alone, tmp_path / runner, runner=runner)
     said = copy.run("python", "-m", "tasks.extract", HOME=str(tmp_path)).stderr
@@ -48,7 +48,7 @@ def test_on_two_workers_the_bytes_are_those_of_one_process(alone, tmp_path, runn
     assert features_of(copy) == features_of(alone)
 
 
-@pytest.mark.parametrize("runner", ["dask", "ray"])
+@pytest.mark.parametrize("runner", ["dask", RAY])
 def test_a_worker_that_is_killed_loses_nothing_but_time(alone, tmp_path, runner):
     copy = without_features(alone, tmp_path / runner, runner=runner)
     killed: list[int] = []
@@ -76,6 +76,7 @@ def test_a_worker_that_is_killed_loses_nothing_but_time(alone, tmp_path, runner)
     assert features_of(copy) == features_of(alone)
 
 
+@pytest.mark.cluster
 def test_through_a_store_the_bytes_are_the_same_and_the_next_workspace_finds_them(alone, tmp_path, s3):
     store = f"s3://{s3.bucket}/features"
     env = s3.credentials | {"AWS_ENDPOINT_URL": s3.url}
@@ -87,6 +88,7 @@ def test_through_a_store_the_bytes_are_the_same_and_the_next_workspace_finds_the
     assert features_of(again) == features_of(alone)
 
 
+@pytest.mark.cluster
 def test_the_flow_fans_out_too_and_dvc_has_nothing_left_to_do(alone, tmp_path):
     copy = without_features(alone, tmp_path / "flow", runner="dask")
     copy.flow()
