@@ -161,7 +161,7 @@ def test_the_winner_is_validations_even_where_the_test_split_would_choose_the_ot
     manifest.to_parquet(tmp_path / "dataset/manifest.parquet")
     other = run(dataclasses.replace(inputs, dataset=tmp_path / "dataset"), tmp_path)
     assert other.scores["winner"] == done.scores["winner"]
-    assert other.scores["finetuned"]["accuracy"] != done.scores["finetuned"]["accuracy"]
+    assert other.scores["finetuned"]["log_loss"] != done.scores["finetuned"]["log_loss"]
     for name in ("model.safetensors", "model.json"):
         assert (other.model / name).read_bytes() == (done.model / name).read_bytes()
 
