@@ -27,7 +27,10 @@ def decode(data: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn an image as a viewer would show it: EXIF rotation applied (to itself, too), transparency over white."""
+    """Turn an image as a viewer would show it: EXIF rotation applied, transparency over white, 16 bits to 8.
+
+    What is given is rotated, too.
+    """
     image.load()
     ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies what is upright already
     if image.mode.startswith("I") or image.mode == "F":
