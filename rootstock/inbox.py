@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from rootstock import layout, params, sources
 from rootstock.errors import SourceError
-from rootstock.images import FORMAT_OF
+from rootstock.images import format_by_name
 from rootstock.intake import Reason
 from rootstock.layout import SPLITS, Item
 from rootstock.sources import Files, Info, stamp_of
@@ -89,7 +89,7 @@ def _list(store: Any, root: str, url: str) -> tuple[dict[str, Info], Callable[[s
             continue
         if store.isdir(place):
             found |= sources.find(store, place)
-        elif PurePosixPath(name).suffix.lower() in FORMAT_OF:
+        elif format_by_name(name):
             found[place] = info
     infos, place_of = sources.named(found, root, url)
     # A name that ends in a slash is how consoles of object stores keep an empty folder.

@@ -2,17 +2,17 @@
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from rootstock.duplicates import thumbnail
-from rootstock.images import EXTENSIONS, FORMAT_OF, to_rgb
+from rootstock.duplicates import perceptual_hashes, thumbnail
+from rootstock.images import EXTENSIONS, format_by_name, to_rgb
 
 ORIENTATION = 0x0112  # EXIF and TIFF
 TIFF_PIECES = ((273, 279), (324, 325))  # tags of offsets and sizes: of strips, of tiles
@@ -56,17 +56,16 @@ class Checks:
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """A checked file, ready to be packed; `width` and `height` are those of the upright image.
+    """What there is to know of a checked file; `width` and `height` are those of the upright image.
 
-    `thumbnail` (32, 32) uint8 is what its perceptual hash is of; hashes of many are made together.
+    `smaller` is what is stored in place of a file that is larger than `max_side` allows; None: its own bytes.
     """
 
-    image_id: str
-    data: bytes
     format: str
     width: int
     height: int
-    thumbnail: NDArray[np.uint8]
+    phash: int
+    smaller: bytes | None = None
 
 
 def image_id(data: bytes) -> str:
@@ -74,25 +73,46 @@ def image_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check(data: bytes, path: str, checks: Checks) -> NewImage:
-    """Decode a new file once: is it whole, of a sensible size, what its name says; how does it look.
+def check(files: Sequence[tuple[str, bytes]], checks: Checks) -> list[NewImage | Reason]:
+    """Decode new files once: is each whole, of a sensible size, what its name says; how does it look.
 
     Args:
-        data: the bytes of the file.
-        path: its name, for the extension.
-        checks: what to hold it to.
+        files: name (for the extension) and bytes of each.
+        checks: what to hold them to.
 
-    Raises:
-        Rejected: with the reason.
+    Returns:
+        What there is to know of each, or why it is rejected.
     """
-    with _opened(data, path) as image:
-        kind = _check_header(image, path, checks)
-        try:
-            if not checks.max_side or max(image.size) <= checks.max_side:
-                return _as_it_is(image, data, kind)
-            return _scaled_down(image, data, kind, checks.max_side)
-        except Exception as error:  # Pillow's plug-ins raise whatever the parser met
-            raise Rejected(_why(error, data)) from None
+    decoded = [_decode(path, data, checks) for path, data in files]
+    hashes = iter(perceptual_hashes([one.thumbnail for one in decoded if isinstance(one, _Decoded)]))
+    return [
+        one if isinstance(one, Reason) else NewImage(one.format, *one.size, next(hashes), one.smaller)
+        for one in decoded
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """An image before its look, (32, 32) uint8, is hashed: hashes of many are made together."""
+
+    format: str
+    size: tuple[int, int]
+    thumbnail: NDArray[np.uint8]
+    smaller: bytes | None = None
+
+
+def _decode(path: str, data: bytes, checks: Checks) -> _Decoded | Reason:
+    try:
+        with _opened(data, path) as image:
+            kind = _check_header(image, path, checks)
+            try:
+                if not checks.max_side or max(image.size) <= checks.max_side:
+                    return _as_it_is(image, kind)
+                return _scaled_down(image, kind, checks.max_side)
+            except Exception as error:  # Pillow's plug-ins raise whatever the parser met
+                return _why(error, data)
+    except Rejected as rejected:
+        return rejected.reason
 
 
 def check_header(data: bytes, path: str, checks: Checks) -> None:
@@ -110,7 +130,7 @@ def _opened(data: bytes, path: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=list(EXTENSIONS))
     except UnidentifiedImageError as error:
-        if data and PurePosixPath(path).suffix.lower() in FORMAT_OF:
+        if data and format_by_name(path):
             raise Rejected(_why(error, data)) from None
         raise Rejected(Reason.NOT_AN_IMAGE) from None
     except Exception as error:
@@ -120,8 +140,7 @@ def _opened(data: bytes, path: str) -> Image.Image:
 def _check_header(image: Image.Image, path: str, checks: Checks) -> str:
     """Hold the header to the checks; returns the name of the format."""
     kind = "JPEG" if image.format == "MPO" else str(image.format)
-    suffix = PurePosixPath(path).suffix.lower()
-    if suffix in FORMAT_OF and FORMAT_OF[suffix] != kind and not checks.accept_wrong_extension:
+    if format_by_name(path) not in (None, kind) and not checks.accept_wrong_extension:
         raise Rejected(Reason.WRONG_EXTENSION)
     if image.width * image.height > checks.max_megapixels * 1e6:
         raise Rejected(Reason.TOO_LARGE)
@@ -130,7 +149,7 @@ def _check_header(image: Image.Image, path: str, checks: Checks) -> str:
     return kind
 
 
-def _as_it_is(image: Image.Image, data: bytes, kind: str) -> NewImage:
+def _as_it_is(image: Image.Image, kind: str) -> _Decoded:
     # The hash looks at 32x32 grey pixels: a JPEG decoded at a fraction of its size shows them as well, and its
     # whole stream is still read, so that a truncated one is found.
     width, height = image.size
@@ -141,10 +160,10 @@ def _as_it_is(image: Image.Image, data: bytes, kind: str) -> NewImage:
         width, height = seen.size
     elif lies:
         width, height = height, width
-    return NewImage(image_id(data), data, kind, width, height, thumbnail(seen))
+    return _Decoded(kind, (width, height), thumbnail(seen))
 
 
-def _scaled_down(image: Image.Image, data: bytes, kind: str, max_side: int) -> NewImage:
+def _scaled_down(image: Image.Image, kind: str, max_side: int) -> _Decoded:
     image.draft("RGB", (max_side, max_side))
     small = to_rgb(image)
     small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
@@ -154,8 +173,7 @@ def _scaled_down(image: Image.Image, data: bytes, kind: str, max_side: int) -> N
     else:
         kind = "PNG"
         small.save(stored, "PNG")
-    # The name stays that of the file that came in: it is how the file is known again, here and in another clone.
-    return NewImage(image_id(data), stored.getvalue(), kind, *small.size, thumbnail(small))
+    return _Decoded(kind, small.size, thumbnail(small), stored.getvalue())
 
 
 def _why(error: Exception, data: bytes) -> Reason:

@@ -1,10 +1,11 @@
 """Where a file lies says what it is: paths into labels and splits."""
 
+import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from rootstock.images import FORMAT_OF
+from rootstock.images import format_by_name
 from rootstock.intake import MAX_FILE_BYTES, Reason
 
 Loader = Callable[[], bytes]  # gives the bytes of one file
@@ -50,8 +51,7 @@ def without_huge(items: list[Item], size_of: Callable[[str], int | None]) -> lis
 
 def is_litter(path: str) -> bool:
     """Whether a path is a hidden file, or lies in a hidden folder, or is what a system leaves behind."""
-    parts = PurePosixPath(path).parts
-    return any((part.startswith(".") and part != "..") or part in LITTER for part in parts)
+    return any((part.startswith(".") and part not in (".", "..")) or part in LITTER for part in path.split("/"))
 
 
 def printable(path: str) -> str:
@@ -80,7 +80,7 @@ def arrange(files: dict[str, str], domain: str) -> tuple[list[Item], list[str]]:
     """
     paths = sorted(path for path in files if not is_litter(path))
     # Only images say how a source is laid out: there may be a README, or a folder of annotations beside train/.
-    images = [path.split("/") for path in paths if PurePosixPath(path).suffix.lower() in FORMAT_OF]
+    images = [path.split("/") for path in paths if format_by_name(path)]
     images = images or [path.split("/") for path in paths if is_image_name(path)]
     shared = _shared_depth(images)
     by_split, given = _split_folders([parts[shared:] for parts in images])
@@ -98,8 +98,7 @@ def arrange(files: dict[str, str], domain: str) -> tuple[list[Item], list[str]]:
 
 def is_image_name(path: str) -> bool:
     """Whether a name has the extension of a format that is taken in, or none at all."""
-    suffix = PurePosixPath(path).suffix.lower()
-    return not suffix or suffix in FORMAT_OF
+    return posixpath.splitext(path)[1] in ("", ".") or format_by_name(path) is not None
 
 
 def _shared_depth(paths: list[list[str]]) -> int:

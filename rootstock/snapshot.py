@@ -2,11 +2,13 @@
 
 import logging
 from collections import Counter
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rootstock import dataset, listings, params, shards
 from rootstock.dataset import Dataset
@@ -14,7 +16,7 @@ from rootstock.duplicates import near_links
 from rootstock.errors import SourceError
 from rootstock.intake import Reason
 from rootstock.layout import SPLITS
-from rootstock.scan import Packed, Scan
+from rootstock.scan import Scan
 from rootstock.splits import Candidate, settle as settle_splits
 
 if TYPE_CHECKING:
@@ -93,18 +95,15 @@ def _ledger(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
     fresh = [packed for packed in scan.packed(here) if packed.image_id not in present]
     if not fresh:
         return ledger
-    rows = pd.DataFrame([_row(packed) for packed in fresh], columns=list(NEW_COLUMNS)).drop_duplicates("image_id")
+    row = attrgetter(*NEW_COLUMNS)
+    rows = pd.DataFrame([row(packed) for packed in fresh], columns=list(NEW_COLUMNS)).drop_duplicates("image_id")
     old = ledger.set_index("image_id")[["split", "group_id", "batch"]]
     rows = rows.join(old, on="image_id")
     batch = 0 if ledger.empty else int(ledger["batch"].max())
     rows["batch"] = rows["batch"].fillna(batch + 1).astype("int32")
-    kept = ledger[~ledger["image_id"].isin(rows["image_id"])]
+    kept = ledger[~_among(ledger["image_id"], rows["image_id"])]
     merged = pd.concat([kept, rows[ledger.columns]], ignore_index=True) if len(kept) else rows[ledger.columns]
     return merged.astype({"phash": "uint64", "width": "int32", "height": "int32"})
-
-
-def _row(packed: Packed) -> tuple[Any, ...]:
-    return tuple(getattr(packed, name) for name in NEW_COLUMNS)
 
 
 def _check_shrink(settings: params.Ingest, listed: "list[Listed]", before: Dataset, files: pd.DataFrame) -> None:
@@ -122,7 +121,8 @@ def _check_shrink(settings: params.Ingest, listed: "list[Listed]", before: Datas
 def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, seed: int) -> pd.DataFrame:
     """Give the images of the manifest that have no split yet their split and group."""
     described = taken.set_index("image_id")
-    has_split, current = ledger["split"].notna(), ledger["image_id"].isin(described.index)
+    has_split = ledger["split"].notna()
+    current = _among(ledger["image_id"], described.index)
     if not (current & ~has_split).any():
         return ledger
     rows = pd.concat([ledger[has_split], ledger[current & ~has_split]])
@@ -136,7 +136,8 @@ def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, s
             group if isinstance(group, str) else None,
         )
         for name, split, group, domain, label, splits in zip(
-            rows["image_id"], rows["split"], rows["group_id"], facts["domain"], facts["label"], facts["splits"],
+            *(rows[name].tolist() for name in ("image_id", "split", "group_id")),
+            *(facts[name].tolist() for name in ("domain", "label", "splits")),
             strict=True,
         )
     ]  # fmt: skip
@@ -148,6 +149,12 @@ def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, s
     ledger.loc[rows.index, "split"] = np.array([candidate.split for candidate in candidates], object)
     ledger.loc[rows.index, "group_id"] = np.array([candidate.group_id for candidate in candidates], object)
     return ledger
+
+
+def _among(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") -> NDArray[np.bool_]:
+    """Say which names are among others, each of which is there once; `isin` is slow to make a set of many strings."""
+    among: NDArray[np.bool_] = pd.Index(others).get_indexer(pd.Index(names)) >= 0
+    return among
 
 
 def _manifest(taken: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:

@@ -2,9 +2,11 @@
 
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 from rootstock import shards
 from rootstock.shards import Place, Reader, Writer
@@ -64,6 +66,29 @@ def test_tar_reads_a_shard_too(tmp_path):
     with tarfile.open(shards.path_of(tmp_path, shard)) as tar:
         assert tar.getnames() == [f"{name(number)}.png" for number in range(5)]
         assert [tar.extractfile(member).read() for member in tar] == [content(number) for number in range(5)]
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(shards.EXTENSION_OF)), st.binary(max_size=3000)), min_size=1))
+def test_a_shard_is_what_tarfile_would_write(tmp_path_factory, images):
+    folder, expected = tmp_path_factory.mktemp("shards"), BytesIO()
+    with (
+        Writer(folder, 0, 10**9) as writer,
+        tarfile.open(fileobj=expected, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for number, (format, data) in enumerate(images):
+            place = writer.add(name(number), format, data)
+            assert place == Place(tar.offset + tarfile.BLOCKSIZE, len(data))
+            member = tarfile.TarInfo(f"{name(number)}.{shards.EXTENSION_OF[format]}")
+            member.size = len(data)
+            tar.addfile(member, BytesIO(data))
+        shard = writer.close()
+    assert shards.path_of(folder, shard).read_bytes() == expected.getvalue()
+
+
+@given(st.integers(0, 8**11 - 1))
+def test_a_header_holds_any_size_that_a_tar_can(size):
+    member = tarfile.TarInfo.frombuf(shards.header("a.png", size), "ascii", "strict")  # checks the sum
+    assert (member.name, member.size) == ("a.png", size)
 
 
 def test_the_headers_alone_say_where_everything_is(tmp_path):
