@@ -98,8 +98,7 @@ def extract(
         SourceError: a shard is damaged.
     """
     todo = plan(backbone, settings, images_dir, features_dir, else_in)
-    counts = {shard: sum(1 for _ in shards.walk(images_dir, shard)) for shard in {file.shard for file in todo.missing}}
-    total = sum(counts[file.shard] for file in todo.missing)
+    total = sum(shards.count(images_dir, file.shard) for file in todo.missing)
     with progress.bar("extract", total) as advance:
         if todo.there:
             advance(0, cached=todo.there)
@@ -125,7 +124,7 @@ def plan(
     described, started = backbone.description, None
     engine = settings.engine if settings.engine != AUTO else _earlier_engine(described, settings, features_dir, else_in)
     if engine is None:
-        images = (1 + settings.views) * sum(1 for name in names for _ in shards.walk(images_dir, name))
+        images = (1 + settings.views) * sum(shards.count(images_dir, name) for name in names)
         chosen = choice.choose(backbone, settings.precision, settings.batch_size, images, pixels.device())
         engine, started = chosen.name, chosen.engine
         log.info("extract: %s", chosen.why)

@@ -10,6 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -169,6 +170,16 @@ def members(folder: Path, shard: str) -> Iterator[tuple[str, Place]]:
     """Walk a shard's headers from end to end: image id and place of each."""
     for member in walk(folder, shard):
         yield member.image_id, Place(member.offset, member.size)
+
+
+@cache
+def count(folder: Path, shard: str) -> int:
+    """Count a shard's images; of one name, once a process: it never means two contents.
+
+    Raises:
+        SourceError: it is no tar file, or ends too early.
+    """
+    return sum(1 for _ in walk(folder, shard))
 
 
 def check(folder: Path, shard: str, content: str) -> None:
