@@ -9,7 +9,7 @@ from rootstock.intake import Checks, NewImage, Reason, Rejected
 from rootstock.layout import Item, Loader
 from rootstock.parallel import grouped, ordered_map
 
-# Small files go to a thread, and their looks are hashed, together: their decoding takes less than handing them over.
+# Small files go to a thread, and their looks are hashed, together: for one alone, that takes as long as decoding it.
 TOGETHER_BYTES = 2**20
 TOGETHER = 64
 
