@@ -3,12 +3,18 @@
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import pytest
 
+from tests.serving import free_port, until
 from tests.workspace import Workspace, make_workspace
 
 MANY = 8  # shards
@@ -94,3 +100,53 @@ def test_the_flow_fans_out_too_and_dvc_has_nothing_left_to_do(alone, tmp_path):
     copy.flow()
     assert features_of(copy) == features_of(alone)
     assert json.loads(copy.run("dvc", "status", "--json", "extract").stdout) == {}
+
+
+DASK_SCHEDULER = """
+from distributed import LocalCluster
+cluster = LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0")
+print(cluster.scheduler_address, flush=True)
+input()
+"""
+
+
+@contextmanager
+def running_dask(env: dict[str, str]) -> Iterator[str]:
+    """Start a Dask of two workers; gives its address."""
+    command = [sys.executable, "-c", DASK_SCHEDULER]
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()  # it ends as at the end of a file, and its workers with it
+
+
+@contextmanager
+def running_ray(env: dict[str, str]) -> Iterator[str]:
+    """Start a Ray of two workers; gives its address."""
+    port = next(port for port in iter(free_port, None) if port > 20_000)  # below are its workers' own
+    head = f"--port={port} --ray-client-server-port={port + 1} --node-ip-address=127.0.0.1 --num-cpus=2"
+    command = ["ray", "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=false", *head.split()]
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+
+        def answers() -> bool:
+            with socket.socket() as client:
+                return client.connect_ex(("127.0.0.1", port + 1)) == 0
+
+        try:
+            until(answers, "Ray's head answers")
+            yield f"ray://127.0.0.1:{port + 1}"
+        finally:
+            process.terminate()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("runner", "running"), [("dask", running_dask), ("ray", running_ray)])
+def test_a_cluster_that_runs_already_gives_the_same_bytes_and_stays(alone, tmp_path, server, runner, running):
+    env = alone.env | {"PREFECT_API_URL": server.url, "HOME": str(tmp_path)}
+    with running(env) as address:
+        for turn in ("one", "two"):
+            copy = without_features(alone, tmp_path / turn, runner=runner, cluster=address)
+            said = copy.run("python", "-m", "tasks.extract", **env).stderr
+            assert "45 computed of 45 images, by openvino" in said
+            assert features_of(copy) == features_of(alone)
