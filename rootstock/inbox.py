@@ -15,12 +15,12 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from rootstock import layout, params, sources
+from rootstock import folders, layout, params
 from rootstock.errors import SourceError
+from rootstock.folders import Files, Info, stamp_of
 from rootstock.images import format_by_name
 from rootstock.intake import Reason
 from rootstock.layout import SPLITS, Item
-from rootstock.sources import Files, Info, stamp_of
 
 SPEC = params.Source(path="retrain.inbox", domain="inbox")  # what the data call it
 UNLABELLED, TAKEN, REJECTED = "_unlabelled", "_taken", "_rejected"
@@ -88,10 +88,10 @@ def _list(store: Any, root: str, url: str) -> tuple[dict[str, Info], Callable[[s
         if place == root or name.startswith("_"):
             continue
         if store.isdir(place):
-            found |= sources.find(store, place)
+            found |= folders.find(store, place)
         elif format_by_name(name):
             found[place] = info
-    infos, place_of = sources.named(found, root, url)
+    infos, place_of = folders.named(found, root, url)
     # A name that ends in a slash is how consoles of object stores keep an empty folder.
     return {path: infos[path] for path in infos if not path.endswith("/") and not layout.is_litter(path)}, place_of
 

@@ -1,17 +1,13 @@
 """Where images come from: folders, archives and manifests, on any store that fsspec reaches.
 
-A source lists its items cheaply and reads those that are asked for; archives are in rootstock/archives.py.
+A source lists its items cheaply and reads those that are asked for. Archives are in rootstock/archives.py, files of a
+store in rootstock/folders.py.
 """
 
-import os
 import posixpath
-import stat
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
@@ -22,11 +18,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from rootstock import archives, layout, params
 from rootstock.errors import SourceError
-from rootstock.intake import MAX_FILE_BYTES, Reason, Rejected
+from rootstock.folders import Files, describe, find, named, stamp_of
+from rootstock.intake import MAX_FILE_BYTES, Reason
 from rootstock.layout import SPLITS, Item, Loader
 from rootstock.scan import Scan
 
-Info = dict[str, Any]  # what a store says of a file: fsspec's `info`
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MANIFESTS = (".csv", ".tsv", ".parquet")
 # The extra of pyproject.toml that brings the driver of a protocol.
@@ -34,8 +30,6 @@ EXTRA_OF = {
     "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "abfs": "azure", "abfss": "azure", "az": "azure",
     "http": "http", "https": "http", "sftp": "sftp", "ssh": "sftp",
 }  # fmt: skip
-# Under one of these a store says when a file has changed; the first that is there counts.
-CHANGES = ("ETag", "etag", "md5Hash", "mtime", "Last-Modified", "LastModified", "last_modified", "updated", "created")
 
 
 class Unreachable(SourceError):  # noqa: N818 - it may pass
@@ -123,37 +117,6 @@ def _unreachable(spec: params.Source, error: Exception) -> Unreachable:
     return Unreachable(f"ingest.sources: {spec.path} cannot be reached: {type(error).__name__}: {error}")
 
 
-def stamp_of(info: Info) -> str:
-    """Put together what changes when a file does: size and etag or modification time."""
-    change = next((info[key] for key in CHANGES if info.get(key)), "")
-    return f"{info.get('size')}:{change}"
-
-
-@dataclass
-class Files:
-    """Files of a store, one an item: a folder, or what a manifest names."""
-
-    store: Any
-    items: list[Item]
-    notes: list[str]
-    place: Callable[[str], str]  # path of an item -> path in the store
-
-    def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
-        """Yield the wanted items; their bytes are read in the thread that asks for them."""
-        for item in self.items:
-            if item.path in wanted:
-                yield item, partial(self._load, self.place(item.path))
-
-    def _load(self, path: str) -> bytes:
-        try:
-            if isinstance(self.store, LocalFileSystem):  # of small files, fsspec's way takes longer than decoding
-                return Path(path).read_bytes()
-            data: bytes = self.store.cat_file(path)
-        except Exception:  # whatever the driver raises: this file cannot be had, the others can
-            raise Rejected(Reason.UNREADABLE) from None
-        return data
-
-
 def _folder(spec: params.Source, store: Any, root: str) -> Files:  # noqa: ANN401
     if not store.isdir(root):
         known = ", ".join(ARCHIVES + MANIFESTS)
@@ -164,73 +127,27 @@ def _folder(spec: params.Source, store: Any, root: str) -> Files:  # noqa: ANN40
     return Files(store, items, notes, place_of)
 
 
-def find(store: Any, folder: str) -> dict[str, Info]:  # noqa: ANN401
-    """List all files below a folder: what the store says of each, by where it lies."""
-    return dict(_local_files(folder) if isinstance(store, LocalFileSystem) else store.find(folder, detail=True).items())
-
-
-def named(found: dict[str, Info], root: str, url: str) -> tuple[dict[str, Info], Callable[[str], str]]:
-    """Name files of a store by their printable paths below `root`, and say where in the store such a path lies."""
-    prefix = root.rstrip("/") + "/"
-    infos, odd = {}, {}
-    for place, info in found.items():
-        name = place.removeprefix(prefix)
-        shown = layout.printable(unquote(name) if url.startswith("http") else name)
-        infos[shown] = info
-        if shown != name:
-            odd[shown] = place
-    return infos, lambda path: odd.get(path, prefix + path)
-
-
-def _local_files(root: str) -> Iterator[tuple[str, Info]]:
-    """Walk a folder of this machine; links are followed, but none to a folder above it or one it led to before."""
-    followed: set[Path] = set()
-    for folder, folders, names in os.walk(root, onerror=_raise, followlinks=True):
-        for link in [Path(folder, name) for name in sorted(folders) if Path(folder, name).is_symlink()]:
-            target = link.resolve()
-            if target in followed or link.parent.resolve().is_relative_to(target):
-                folders.remove(link.name)
-            followed.add(target)
-        for name in names:
-            place = f"{folder.rstrip('/')}/{name}"
-            try:
-                about = os.stat(place)  # noqa: PTH116 - making a Path takes longer than looking at the file
-            except OSError:  # a link to nowhere: listed, and rejected when it is read
-                yield place, {}
-                continue
-            if stat.S_ISREG(about.st_mode):  # a pipe would keep its reader waiting
-                yield place, {"size": about.st_size, "mtime": about.st_mtime_ns}
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
 def _manifest(spec: params.Source, store: Any, root: str) -> Files:  # noqa: ANN401
     """List what a CSV or Parquet file names: columns path and label, if it likes domain and split."""
     rows = _read_manifest(spec, store, root).to_pylist()
     folder = root.rpartition("/")[0]
     places = {row["path"]: _place(row["path"], folder, store) for row in rows}
-    look_up = _infos(store, places.values())
-    named = [_split_of(row, spec) for row in rows]
+    infos = describe(store, set(places.values()))
+    asked = [_split_of(row, spec) for row in rows]
     # As with folders: where the rows name no test split, say, the one they do name for validation is it.
-    given = set(named) if all(named) else set()
+    given = set(asked) if all(asked) else set()
     meaning = layout.meaning_of(given)
     items, place_of = [], {}
-    for row, split in zip(rows, named, strict=True):
+    for row, split in zip(rows, asked, strict=True):
         place = places[row["path"]]
         path = posixpath.relpath(place, folder)  # no absolute path gets into the data
         place_of[path] = place
-        stamp, problem = "", None if row["label"] else Reason.NO_LABEL
-        try:
-            info = look_up(place)
-            stamp = stamp_of(info)
-            if info.get("type", "file") != "file":
-                problem = Reason.UNREADABLE
-            elif (info.get("size") or 0) > MAX_FILE_BYTES:
-                problem = Reason.TOO_LARGE
-        except Exception:  # not there, or not for us: said in the table of rejected files, as any other
+        info, problem = infos[place], None if row["label"] else Reason.NO_LABEL
+        if info is None or info.get("type", "file") != "file":
             problem = Reason.UNREADABLE
+        elif (info.get("size") or 0) > MAX_FILE_BYTES:
+            problem = Reason.TOO_LARGE
+        stamp = stamp_of(info) if info else ""
         splits = meaning[split] if split else SPLITS
         items.append(Item(path, row["label"] or "", row.get("domain") or spec.domain, splits, stamp, problem))
     items.sort(key=lambda item: item.path)
@@ -274,15 +191,3 @@ def _place(path: str, folder: str, store: Any) -> str:  # noqa: ANN401
         return place
     place = path if path.startswith("/") else f"{folder}/{path}"
     return place if "://" in place or isinstance(store, LocalFileSystem) else posixpath.normpath(place)
-
-
-def _infos(store: Any, places: Collection[str]) -> Callable[[str], Info]:  # noqa: ANN401
-    """Give a function that describes a file; a remote store is asked once a folder, not once a file."""
-    known: dict[str, Info] = {}
-    if not isinstance(store, LocalFileSystem):
-        for folder in sorted({place.rpartition("/")[0] for place in places}):
-            try:
-                known |= {info["name"]: info for info in store.ls(folder, detail=True) if info.get("size") is not None}
-            except Exception:  # noqa: S112 - cannot be listed: its files are asked for one by one
-                continue
-    return lambda place: known.get(place) or store.info(place)

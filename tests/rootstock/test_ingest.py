@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
-from rootstock import dataset, images, intake, params, shards, sources
+from rootstock import dataset, folders, images, intake, params, shards
 from rootstock.duplicates import perceptual_hashes, thumbnail
 from rootstock.errors import SourceError
 from rootstock.ingest import Taken, ingest
@@ -735,9 +735,9 @@ def test_a_run_killed_while_its_ledger_is_put_in_place_makes_no_second_draw(
 def test_a_file_that_changes_while_it_is_read_is_what_was_read_and_is_looked_at_again(torn, store, photos, monkeypatch):
     changing, new = photos / "ants" / "00.png", encoded(picture(900))
     was = changing.read_bytes()
-    read = sources.Files._load
+    read = folders.Files._load
 
-    def written_to_meanwhile(self: sources.Files, path: str) -> bytes:
+    def written_to_meanwhile(self: folders.Files, path: str) -> bytes:
         data = read(self, path)
         if not path.endswith("ants/00.png"):
             return data
@@ -745,7 +745,7 @@ def test_a_file_that_changes_while_it_is_read_is_what_was_read_and_is_looked_at_
         return data[: len(data) // 2] if torn else data
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(sources.Files, "_load", written_to_meanwhile)
+        meanwhile.setattr(folders.Files, "_load", written_to_meanwhile)
         store.ingest(photos)
     ids = {hashlib.sha256(data).hexdigest() for data in (was, new)}
     assert store.rejected == ({"ants/00.png": "truncated"} if torn else {})

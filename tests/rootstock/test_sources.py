@@ -6,10 +6,12 @@ import stat
 import tarfile
 import threading
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import fsspec
@@ -544,17 +546,29 @@ class Quiet(SimpleHTTPRequestHandler):
             super().copyfile(source, outputfile)
 
 
-@pytest.fixture
-def served(tmp_path):
-    """Serve a folder on the loopback interface; returns the folder and its URL. This server knows no byte ranges."""
-    folder = tmp_path / "served"
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128  # connections that wait
+
+
+@contextmanager
+def web(folder: Path, handler: type[SimpleHTTPRequestHandler] = Quiet) -> Iterator[str]:
+    """Serve a folder on the loopback interface, by a server that knows no byte ranges; gives its URL."""
+    server = Server(("127.0.0.1", 0), partial(handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Serve a folder; gives the folder and its URL."""
+    with web(tmp_path / "served") as url:
+        yield tmp_path / "served", url
 
 
 @pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
@@ -577,3 +591,46 @@ def test_a_web_server_that_does_not_answer_is_unreachable(listed, served):
         listed(f"{url}/photos")
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:9"):
         listed("http://127.0.0.1:9/photos")
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+def test_a_store_is_asked_for_many_files_at_once_and_not_for_all(listed, tmp_path):
+    many, asked = 320, []
+    together = threading.Barrier(32, timeout=20)
+
+    class Patient(Quiet):
+        """Answers when so many ask."""
+
+        def send_head(self):
+            if self.path.endswith(".png"):
+                asked.append(self.path)
+                together.wait()
+            return super().send_head()
+
+    for number in range(many):
+        put(tmp_path / "web" / f"{number}.png", b"%d" % number)
+    manifest(tmp_path / "web" / "list.csv", "path,label\n" + "".join(f"{number}.png,x\n" for number in range(many)))
+    with web(tmp_path / "web", Patient) as url:
+        source = listed(f"{url}/list.csv")
+        (tmp_path / "web" / "99.png").unlink()
+        asked.clear()
+        reading = source.read({item.path for item in source.items})
+        first = next(reading)
+        assert len(asked) <= 4 * 2 * 16
+        found = {item.path: load for item, load in chain([first], reading)}
+    with pytest.raises(Rejected, match="unreadable"):
+        found.pop("99.png")()
+    assert {path: load() for path, load in found.items()} == {
+        f"{number}.png": b"%d" % number for number in range(many) if number != 99
+    }
+
+
+@pytest.mark.parametrize("name", ["a[1].png", "a*.png", "a?.png", "{b,c}.png"])
+def test_a_name_in_a_store_is_no_pattern(listed, name):
+    store = fsspec.filesystem("memory")
+    for path in ("a1.png", "ab.png", "b.png", name):
+        store.pipe_file(f"/patterns/x/{path}", path.encode())
+    try:
+        assert contents(listed("memory://patterns"))[f"x/{name}"] == name.encode()
+    finally:
+        store.rm("/patterns", recursive=True)
