@@ -32,10 +32,10 @@ from rootstock import (
     pixels,
     progress,
 )
-from rootstock.duplicates import near_links
+from rootstock.duplicates import near_links, perceptual_hashes
 from rootstock.engines import Engine
 from rootstock.features import Features
-from rootstock.intake import Checks, NewImage, Reason, Rejected
+from rootstock.intake import Checks, NewImage, Rejected
 from rootstock.layout import Item, Loader
 from rootstock.metrics import Interval
 from rootstock.parallel import ordered_map
@@ -43,7 +43,7 @@ from rootstock.sources import Source
 from rootstock.two_sample import tell_apart
 
 Array = NDArray[np.float32]
-Usable = tuple[Item, NewImage, bytes, NDArray[np.uint8]]  # a file, its image as stored, what the backbone sees of it
+Usable = tuple[Item, NewImage, NDArray[np.uint8]]  # a file, its image, and what the backbone sees of it
 FEWEST = 20  # images, on either side: of 20 new ones an AUC of 0.86 is surely above 0.7; of 5, not even one of 1
 MOST = 2000  # images compared, on either side: an AUC of 0.5 is known to 0.025 then, and no more need be in memory
 COLUMNS = ("path", "domain", "predicted", "confidence", "entropy", "margin", "novelty", "like")
@@ -224,7 +224,7 @@ class _Viewer:
     def _usable(self, paths: Collection[str]) -> Iterator[Usable]:
         for found in ordered_map(self._examine, self.source.read(paths)):
             self.advance(1)
-            if len(found) == 4:
+            if len(found) == 3:
                 yield found
             else:
                 self.passed_over[found] += 1
@@ -236,22 +236,20 @@ class _Viewer:
             data = load()
             if intake.image_id(data) in self.ids:
                 return item.domain, "known"
+            image = intake.check(data, item.path, self.checks)
+            return item, image, pixels.view(image.data, self.transform, decode=self.settings.decode).numpy()
         except Rejected:
             return item.domain, "rejected"
-        [image] = intake.check([(item.path, data)], self.checks)
-        if isinstance(image, Reason):
-            return item.domain, "rejected"
-        stored = image.smaller or data
-        return item, image, stored, pixels.view(stored, self.transform, decode=self.settings.decode).numpy()
 
     def _ask(self, batch: list[Usable]) -> list[_Line]:
         """Put what the champion says into lines."""
         lines = []
-        predictions = self.champion.predict([stored for _, _, stored, _ in batch])
-        for (item, image, *_), said in zip(batch, predictions, strict=True):
+        predictions = self.champion.predict([image.data for _, image, _ in batch])
+        hashes = perceptual_hashes([image.thumbnail for _, image, _ in batch])
+        for (item, *_), said, phash in zip(batch, predictions, hashes, strict=True):
             best, second, *_ = sorted(said.probabilities.values(), reverse=True)
             entropy = float(special.entr(list(said.probabilities.values())).sum())
-            lines.append(_Line(item.path, item.domain, said.label, best, entropy, best - second, image.phash))
+            lines.append(_Line(item.path, item.domain, said.label, best, entropy, best - second, phash))
         return lines
 
     def _features(self, views: NDArray[np.uint8]) -> Array:

@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from rootstock import layout
 from rootstock.intake import Reason, Rejected
 from rootstock.layout import Item, Loader
-from rootstock.parallel import grouped, ordered_map
+from rootstock.parallel import bundled, ordered_map
 
 Info = dict[str, Any]  # what a store says of a file: fsspec's `info`
 # A store is asked for so many files together, or fewer of these bytes, and so many times at once.
@@ -50,14 +50,13 @@ class Files:
         if isinstance(self.store, LocalFileSystem):
             yield from ((item, partial(self._load, self.place(item.path))) for item in items)
             return
-        least = TOGETHER_BYTES // TOGETHER
-        groups = grouped(items, TOGETHER_BYTES, lambda item: max(item.size or UNKNOWN_BYTES, least))
+        groups = bundled(items, TOGETHER, TOGETHER_BYTES, lambda item: item.size or UNKNOWN_BYTES)
         yield from chain.from_iterable(ordered_map(self._fetch, groups, REQUESTS, 2 * REQUESTS))
 
     def _load(self, path: str) -> bytes:
         try:
             return Path(path).read_bytes()  # of small files, fsspec's way takes longer than decoding
-        except OSError:
+        except Exception:  # as of a store: this file cannot be had, the others can
             raise Rejected(Reason.UNREADABLE) from None
 
     def _fetch(self, items: list[Item]) -> list[tuple[Item, Loader]]:

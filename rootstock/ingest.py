@@ -6,22 +6,29 @@ One streaming pass packs the new images; then all that is known, old and new, is
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from rootstock import dataset, inbox, inspection, params, progress, shards, sources
+from rootstock import dataset, inbox, intake, params, progress, shards, sources
+from rootstock.duplicates import perceptual_hashes
 from rootstock.files import digest, sweep
-from rootstock.inspection import Inspected
-from rootstock.intake import Checks, NewImage, Reason
+from rootstock.intake import Checks, NewImage, Reason, Rejected
+from rootstock.layout import Item, Loader
+from rootstock.parallel import bundled, ordered_map
 from rootstock.scan import Look, Packed, Scan
 from rootstock.sources import Source, Unreachable
 
 log = logging.getLogger(__name__)
 MIB = 2**20
+# Small files go to a thread, and are hashed, so many together (docs/extraction.md says what that saves).
+TOGETHER, TOGETHER_BYTES = 64, MIB
 LOOKS_KEPT = 10_000  # files that need no packing are recorded every so many
 NOT_YET = ""  # the name of a shard that is still open
+Result = NewImage | str | Reason  # of a file: a new image, the id of a known one, or why it is rejected
 
 
 @dataclass(frozen=True)
@@ -177,12 +184,12 @@ def _take_in(
         for entry, paths in zip(listed, unread, strict=True):
             if entry.source and paths:
                 journal = _Journal(entry.spec.path, writer, scan)
-                for seen in inspection.inspect(entry.source.read(paths), known, _checks(settings)):
-                    if seen.result is Reason.UNREADABLE:
+                for item, result, phash in _examine(entry.source.read(paths), known, _checks(settings)):
+                    if result is Reason.UNREADABLE:
                         unreadable += 1
                     else:
-                        packed += journal.add(seen, known)
-                    advance(1, **({"rejected": 1} if isinstance(seen.result, Reason) else {}))
+                        packed += journal.add(item, result, phash, known)
+                    advance(1, **({"rejected": 1} if isinstance(result, Reason) else {}))
                 journal.close()
     return packed, unreadable
 
@@ -201,6 +208,38 @@ def _unread(entry: Listed, known: set[str], scan: Scan) -> set[str]:
     return wanted
 
 
+def _examine(
+    wanted: Iterator[tuple[Item, Loader]], known: set[str], checks: Checks
+) -> Iterator[tuple[Item, Result, int]]:
+    """Read and check files on all cores, in order; a new image comes with its perceptual hash."""
+
+    def examine(group: list[tuple[Item, Loader]]) -> list[tuple[Item, Result, int]]:
+        results = [_look(item, load, known, checks) for item, load in group]
+        hashes = iter(perceptual_hashes([new.thumbnail for new in results if isinstance(new, NewImage)]))
+        return [
+            (item, result, next(hashes) if isinstance(result, NewImage) else 0)
+            for (item, _), result in zip(group, results, strict=True)
+        ]
+
+    groups = bundled(wanted, TOGETHER, TOGETHER_BYTES, lambda entry: entry[0].size or TOGETHER_BYTES)
+    return chain.from_iterable(ordered_map(examine, groups))
+
+
+def _look(item: Item, load: Loader, known: set[str], checks: Checks) -> Result:
+    """Read and check one file."""
+    try:
+        data = load()
+        if len(data) > intake.MAX_FILE_BYTES:
+            return Reason.TOO_LARGE
+        name = intake.image_id(data)
+        if name not in known:
+            return intake.check(data, item.path, checks, name)
+        intake.check_header(data, item.path, checks)  # the pixels are known, this file's name is not
+        return name
+    except Rejected as rejected:
+        return rejected.reason
+
+
 class _Journal:
     """Packs images and records files, each shard with all that is in it, so that a kill loses only the open shard."""
 
@@ -209,19 +248,22 @@ class _Journal:
         self.looks: list[Look] = []
         self.open: list[Packed] = []
 
-    def add(self, seen: Inspected, known: set[str]) -> int:
+    def add(self, item: Item, result: Result, phash: int, known: set[str]) -> int:
         """Take in one file; returns the number of images packed, 1 or 0."""
         if len(self.looks) >= LOOKS_KEPT and not self.open:
             self.close()
-        item, name, new = seen.item, seen.image_id, seen.result
-        self.looks.append(Look(item.path, item.stamp, name, new if isinstance(new, Reason) else None))
-        if not isinstance(new, NewImage) or name is None or seen.data is None or name in known:
+        if isinstance(result, Reason):
+            self.looks.append(Look(item.path, item.stamp, None, result))
+            return 0
+        name = result if isinstance(result, str) else result.image_id
+        self.looks.append(Look(item.path, item.stamp, name, None))
+        if isinstance(result, str) or name in known:
             return 0
         known.add(name)
-        place = self.writer.add(name, new.format, seen.data)
+        place = self.writer.add(name, result.format, result.data)
         # The bytes are in the shard now; what stays in memory until it is full is what the ledger will say.
-        size = new.width, new.height
-        self.open.append(Packed(name, *size, new.format, new.phash, NOT_YET, place.offset, place.size))
+        size = result.width, result.height
+        self.open.append(Packed(name, *size, result.format, phash, NOT_YET, place.offset, place.size))
         if self.writer.full:
             self.close()
         return 1

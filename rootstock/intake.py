@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from rootstock.duplicates import perceptual_hashes, thumbnail
+from rootstock.duplicates import thumbnail
 from rootstock.images import EXTENSIONS, format_by_name, to_rgb
 
 ORIENTATION = 0x0112  # EXIF and TIFF
@@ -56,16 +55,17 @@ class Checks:
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """What there is to know of a checked file; `width` and `height` are those of the upright image.
+    """A checked file, ready to be packed; `width` and `height` are those of the upright image.
 
-    `smaller` is what is stored in place of a file that is larger than `max_side` allows; None: its own bytes.
+    `thumbnail` (32, 32) uint8 is what its perceptual hash is of; hashes of many are made together.
     """
 
+    image_id: str
+    data: bytes
     format: str
     width: int
     height: int
-    phash: int
-    smaller: bytes | None = None
+    thumbnail: NDArray[np.uint8]
 
 
 def image_id(data: bytes) -> str:
@@ -73,46 +73,27 @@ def image_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check(files: Sequence[tuple[str, bytes]], checks: Checks) -> list[NewImage | Reason]:
-    """Decode new files once: is each whole, of a sensible size, what its name says; how does it look.
+def check(data: bytes, path: str, checks: Checks, name: str | None = None) -> NewImage:
+    """Decode a new file once: is it whole, of a sensible size, what its name says; how does it look.
 
     Args:
-        files: name (for the extension) and bytes of each.
-        checks: what to hold them to.
+        data: the bytes of the file.
+        path: its name, for the extension.
+        checks: what to hold it to.
+        name: its image id, where the caller has it.
 
-    Returns:
-        What there is to know of each, or why it is rejected.
+    Raises:
+        Rejected: with the reason.
     """
-    decoded = [_decode(path, data, checks) for path, data in files]
-    hashes = iter(perceptual_hashes([one.thumbnail for one in decoded if isinstance(one, _Decoded)]))
-    return [
-        one if isinstance(one, Reason) else NewImage(one.format, *one.size, next(hashes), one.smaller)
-        for one in decoded
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """An image before its look, (32, 32) uint8, is hashed: hashes of many are made together."""
-
-    format: str
-    size: tuple[int, int]
-    thumbnail: NDArray[np.uint8]
-    smaller: bytes | None = None
-
-
-def _decode(path: str, data: bytes, checks: Checks) -> _Decoded | Reason:
-    try:
-        with _opened(data, path) as image:
-            kind = _check_header(image, path, checks)
-            try:
-                if not checks.max_side or max(image.size) <= checks.max_side:
-                    return _as_it_is(image, kind)
-                return _scaled_down(image, kind, checks.max_side)
-            except Exception as error:  # Pillow's plug-ins raise whatever the parser met
-                return _why(error, data)
-    except Rejected as rejected:
-        return rejected.reason
+    name = name or image_id(data)
+    with _opened(data, path) as image:
+        kind = _check_header(image, path, checks)
+        try:
+            if not checks.max_side or max(image.size) <= checks.max_side:
+                return _as_it_is(image, data, kind, name)
+            return _scaled_down(image, kind, name, checks.max_side)
+        except Exception as error:  # Pillow's plug-ins raise whatever the parser met
+            raise Rejected(_why(error, data)) from None
 
 
 def check_header(data: bytes, path: str, checks: Checks) -> None:
@@ -149,7 +130,7 @@ def _check_header(image: Image.Image, path: str, checks: Checks) -> str:
     return kind
 
 
-def _as_it_is(image: Image.Image, kind: str) -> _Decoded:
+def _as_it_is(image: Image.Image, data: bytes, kind: str, name: str) -> NewImage:
     # The hash looks at 32x32 grey pixels: a JPEG decoded at a fraction of its size shows them as well, and its
     # whole stream is still read, so that a truncated one is found.
     width, height = image.size
@@ -160,10 +141,10 @@ def _as_it_is(image: Image.Image, kind: str) -> _Decoded:
         width, height = seen.size
     elif lies:
         width, height = height, width
-    return _Decoded(kind, (width, height), thumbnail(seen))
+    return NewImage(name, data, kind, width, height, thumbnail(seen))
 
 
-def _scaled_down(image: Image.Image, kind: str, max_side: int) -> _Decoded:
+def _scaled_down(image: Image.Image, kind: str, name: str, max_side: int) -> NewImage:
     image.draft("RGB", (max_side, max_side))
     small = to_rgb(image)
     small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
@@ -173,7 +154,8 @@ def _scaled_down(image: Image.Image, kind: str, max_side: int) -> _Decoded:
     else:
         kind = "PNG"
         small.save(stored, "PNG")
-    return _Decoded(kind, small.size, thumbnail(small), stored.getvalue())
+    # The name stays that of the file that came in: it is how the file is known again, here and in another clone.
+    return NewImage(name, stored.getvalue(), kind, *small.size, thumbnail(small))
 
 
 def _why(error: Exception, data: bytes) -> Reason:

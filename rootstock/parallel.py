@@ -42,6 +42,11 @@ def ordered_map(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def bundled(items: Iterable[T], most: int, size: int, size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Put items together into lists that end with their `most`th, or with the one by which they are `size` or more."""
+    return grouped(items, size, lambda item: max(size_of(item), size // most))
+
+
 def grouped(items: Iterable[T], size: int, weigh: Callable[[T], int] = lambda item: 1) -> Iterator[list[T]]:
     """Put items together into lists that weigh `size` or, by their last, more; what is left over may weigh less."""
     group, weight = [], 0

@@ -103,7 +103,6 @@ class Writer:
         """Append an image to the open shard."""
         if self._file is None:
             self._file = self._temporary.open("wb", buffering=AT_ONCE)
-            self._offset, self._content = 0, hashlib.sha256()
         name = f"{image_id}.{EXTENSION_OF[format]}"
         place = Place(self._offset + tarfile.BLOCKSIZE, len(data))
         self._offset += self._file.write(header(name, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
@@ -125,14 +124,14 @@ class Writer:
         assert self._file is not None, "nothing was added"
         file, self._file = self._file, None
         with file:
-            end = self._offset + 2 * tarfile.BLOCKSIZE  # two blocks of zeros, and more to a whole record
-            file.write(bytes(end - self._offset + -end % tarfile.RECORDSIZE))
-        self._offset = 0
+            file.write(bytes(2 * tarfile.BLOCKSIZE))  # the end mark
+            file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
         name = f"{self.number:06d}-{self._content.hexdigest()[:DIGITS]}"
         sync(self._temporary)
         self._temporary.replace(path_of(self.folder, name))
         sync(self.folder)
         self.number += 1
+        self._offset, self._content = 0, hashlib.sha256()
         return name
 
 

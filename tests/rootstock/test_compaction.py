@@ -23,7 +23,7 @@ from rootstock import (
     feature_files,
     files,
     inbox,
-    intake,
+    ingest as ingesting,
     params,
     scan as scans,
     shards,
@@ -32,7 +32,7 @@ from rootstock.compaction import Compacted, compact, waste
 from rootstock.errors import ParamsError, SourceError
 from rootstock.features import Features
 from rootstock.ingest import Taken, ingest
-from rootstock.intake import Reason
+from rootstock.intake import Reason, Rejected
 from tests.imports import ROOT
 from tests.small_dataset import CLASSES, draw, small_backbone
 
@@ -246,11 +246,15 @@ def test_an_image_that_comes_back_and_cannot_be_read_is_tried_again(store, monke
     left = len(store.manifest)
     store.compact(share=1)
     store.bring_back()
+    packed = ingesting.intake.check
     with monkeypatch.context() as unread:
-        # Not reading itself: the first pass has to know the images by their names.
-        unread.setattr(intake, "check", lambda files, checks: [Reason.UNREADABLE] * len(files))
+        unread.setattr(ingesting.intake, "check", refuse)  # the first pass knows the images by their names alone
         assert store.ingest().images == left and set(store.data.rejected["reason"]) == {"unreadable"}
-    assert store.ingest().images == 60
+    assert ingesting.intake.check is packed and store.ingest().images == 60
+
+
+def refuse(*_: object) -> None:
+    raise Rejected(Reason.UNREADABLE)
 
 
 def test_images_that_wait_for_a_split_keep_their_bytes(store):
