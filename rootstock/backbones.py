@@ -60,6 +60,11 @@ def prepare(settings: params.Backbone, seed: int, folder: Path) -> dict[str, Any
             network = build(settings.name, transform.size, settings.variant)
         else:
             network = fitting.filled(settings.name, transform.size, settings.variant, found.state, found.origin)
+            if name := fitting.not_finite(network):
+                raise WeightsError(
+                    f"backbone.weights: {found.origin}: {name} holds values that are not finite, and so gives features "
+                    "that are not finite; name another file"
+                )
         advance(1)
         measured = measure(network, settings, transform.size)
         advance(1)

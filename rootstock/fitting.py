@@ -64,10 +64,33 @@ def fit(network: nn.Module, state: State, origin: str) -> None:
         for name, value in wanted.items()
         if name in state and state[name].shape != value.shape
     ]
+    wrong += wrong_kinds(wanted, state)
     if wrong:
         listed = "\n  ".join(sorted(wrong)[:20]) + (f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else "")
         raise WeightsError(f"backbone.weights: {origin} does not fit the architecture:\n  {listed}")
     adopt(network, {name: value.to(wanted[name].dtype) for name, value in state.items()})
+
+
+def wrong_kinds(wanted: State, state: State) -> list[str]:
+    """Say which tensors are not numbers of the kind that a network's own are: what was cast would be noise.
+
+    Weights are floating point, of whatever width; counters and indices are whole numbers, whatever they are stored as.
+    """
+    wrong = []
+    for name in wanted.keys() & state.keys():
+        given, own = state[name], wanted[name]
+        if given.layout != torch.strided or given.is_meta or given.is_quantized:
+            wrong.append(f"{name} is no plain tensor")
+        elif given.is_complex() or (own.is_floating_point() and not given.is_floating_point()):
+            kind = "floating-point" if own.is_floating_point() else "whole"
+            wrong.append(f"{name} has numbers of type {str(given.dtype).removeprefix('torch.')}, expected {kind} ones")
+    return wrong
+
+
+def not_finite(network: nn.Module) -> str | None:
+    """Name a tensor of a network that holds what is no finite number."""
+    tensors = network.state_dict().items()
+    return next((name for name, t in tensors if t.is_floating_point() and not t.isfinite().all()), None)
 
 
 def adopt(network: nn.Module, state: State) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from rootstock import packages
 from rootstock.architectures import (
     DEPTHS as LAYERS,
     GROUPS,
@@ -149,6 +150,13 @@ class Backbone(Section):
     def _is_there(cls, name: str) -> str:
         check_name(name)
         return name
+
+    @field_validator("weights")
+    @classmethod
+    def _is_a_file_of_a_package(cls, weights: str) -> str:
+        if weights.startswith(packages.PREFIX):
+            packages.check(weights)
+        return weights
 
     @field_validator("variant")
     @classmethod

@@ -6,21 +6,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
-from importlib import metadata, resources
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rootstock import downloads, params
+from rootstock import downloads, fitting, packages, params
 from rootstock.architectures import NONE, TIMM, Architecture, architecture
 from rootstock.errors import WeightsError
 from rootstock.fitting import State
 from rootstock.networks import config_of_timm, options_of_timm, whole
 
 MIRROR = "ROOTSTOCK_WEIGHTS_MIRROR"
-PACKAGE = "package:"
 TORCHVISIONS_LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet-1k"
 # What earlier runs of ours wrote, and how their parts are called: a model, a fine-tuned network, a backbone.
 OWN_FILES = {"model.safetensors": "model.json", "weights.safetensors": "backbone.json"}
@@ -48,7 +46,7 @@ def find(settings: params.Backbone, seed: int, image_size: int) -> Found:
             return Found(None, f"random, seed {seed}", "none")
         case "pretrained":
             return _pretrained(settings, described, image_size)
-        case place if place.startswith(PACKAGE):
+        case place if place.startswith(packages.PREFIX):
             return _from_package(place, "unknown: see the package")
         case path:
             return Found(
@@ -63,8 +61,8 @@ def _pretrained(settings: params.Backbone, described: Architecture, image_size: 
             return _from_torchvision(name)
         case "timm":
             return _from_timm(name, image_size)
-        case place if place.startswith(PACKAGE):
-            found = _from_package(place, described.licence)
+        case place if place.startswith(packages.PREFIX):
+            found = _from_package(place, described.licence, of_ours=True)
             return _in_order(found, name, image_size) if described.in_order else found
         case place if place != NONE:
             return Found(_download(name, place, described.sha256), place.rpartition("/")[2], described.licence)
@@ -75,22 +73,24 @@ def _pretrained(settings: params.Backbone, described: Architecture, image_size: 
     )
 
 
-def _from_package(place: str, licence: str) -> Found:
-    """Take the file that an installed package ships: package:<import name>/<file>, where the file may be a pattern."""
-    package, _, pattern = place.removeprefix(PACKAGE).partition("/")
-    try:
-        with resources.as_file(resources.files(package)) as folder:
-            found = sorted(folder.glob(pattern or "*.safetensors"))
-    except ModuleNotFoundError:
+def _from_package(place: str, licence: str, *, of_ours: bool = False) -> Found:
+    """Take the file that a package ships: package:<import name>/<file>, where the file may be a pattern.
+
+    `of_ours` is what architectures.py names, not a parameter: its package need not be installed.
+    """
+    package, pattern = packages.parts(place)
+    found = packages.find(package, pattern)
+    if found is None and of_ours:
+        found = packages.beside(package, pattern)
+    if found is None:
         raise WeightsError(
             f"backbone.weights is {place!r}, and there is no package {package}; install the one that ships the weights"
-        ) from None
+        )
     if len(found) != 1:
-        there = ", ".join(path.name for path in found) or "none"
+        there = ", ".join(shipped.path.name for shipped in found) or "none"
         raise WeightsError(f"backbone.weights is {place!r}; expected one such file in the package, found {there}")
-    distributions = metadata.packages_distributions().get(package)  # none: a folder on the path, and not installed
-    named = f"{distributions[0]} {metadata.version(distributions[0])}" if distributions else package
-    return Found(read(found[0]), f"package {named}, {found[0].name}", licence)
+    [shipped] = found
+    return Found(read(shipped.path), f"package {shipped.distribution}, {shipped.path.name}", licence)
 
 
 def _in_order(found: Found, name: str, image_size: int) -> Found:
@@ -150,10 +150,12 @@ def _from_timm(name: str, image_size: int) -> Found:
 
     config, model = config_of_timm(name), name.removeprefix(TIMM)
     overlay: dict[str, str] = {}
+    given: State = {}
     try:
         file = f"{model}.safetensors"
         if url := _on_mirror(file):
             overlay["file"] = str(downloads.fetch(url, _kept(file), None))
+            given = read(_kept(file))
         network = timm.create_model(
             model, pretrained=True, pretrained_cfg_overlay=overlay or None, **options_of_timm(name, image_size)
         )
@@ -162,21 +164,30 @@ def _from_timm(name: str, image_size: int) -> Found:
             f"backbone.weights: {name}'s weights cannot be had: {_first_line(error)}.\n"
             f"Set {MIRROR} to a folder or address that holds {model}.safetensors, or backbone.weights to a local file."
         ) from error
+    if wrong := fitting.wrong_kinds(network.state_dict(), given):  # timm has cast them
+        raise WeightsError(f"backbone.weights: {_kept(file)}: {'; '.join(sorted(wrong))}")
     source = config.hf_hub_id or config.url or "a file"
     return Found(network.state_dict(), f"timm {timm.__version__} {source}", config.license or "unknown: see timm")
 
 
 def _from_file(path: Path, name: str) -> State:
     """Read a file of a person's own, or what an earlier run of ours made: a folder, or the file in it."""
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # too long a name, a folder that is not for us
+        raise WeightsError(f"backbone.weights: {path} cannot be read: {error.strerror}") from None
+    if is_folder:
         there = [path / file for file in OWN_FILES if (path / file).exists()]
         if not there:
             raise WeightsError(f"backbone.weights: {path} holds none of {', '.join(OWN_FILES)}; expected a file's path")
         path = there[0]
     about = path.with_name(OWN_FILES.get(path.name, "")) if path.name in OWN_FILES else None
     if about and about.exists():
-        described = json.loads(about.read_bytes())
-        made_of = described.get("backbone", described).get("name")
+        try:
+            described = json.loads(about.read_bytes())
+            made_of = described.get("backbone", described).get("name")
+        except (OSError, ValueError, AttributeError):
+            raise WeightsError(f"backbone.weights: {about} does not say what {path.name} is; take it away") from None
         if made_of != name:
             raise WeightsError(f"backbone.weights: {path} is a {made_of}, and backbone.name is {name}; set it to that")
     state = read(path)
@@ -193,7 +204,7 @@ def read(path: Path) -> State:
     Raises:
         WeightsError: there is no such file, it is neither, or it holds something else.
     """
-    if not path.is_file():
+    if not path.is_file():  # nor a pipe, which would keep its reader waiting
         raise WeightsError(f"backbone.weights: {path} is not there; expected pretrained, random, or a file's path")
     try:
         if path.suffix == ".safetensors":

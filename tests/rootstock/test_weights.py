@@ -22,8 +22,9 @@ from torchvision.models import SqueezeNet1_1_Weights, get_model
 
 from rootstock import backbones, downloads, fitting, model, weights
 from rootstock.classifier import Classifier
-from rootstock.errors import WeightsError
+from rootstock.errors import ParamsError, WeightsError
 from rootstock.head import Head
+from rootstock.networks import config_of_timm
 from rootstock.params import Backbone
 from tests.site import site as opened
 
@@ -184,6 +185,49 @@ def test_weights_that_give_no_finite_features_are_refused(state, tmp_path):
         prepared(tmp_path / "nan.pth", tmp_path / "out")
 
 
+ODD = {
+    "int8": lambda weight: (weight * 100).to(torch.int8),
+    "int64": lambda weight: weight.long(),
+    "bool": lambda weight: weight > 0,
+    "complex64": lambda weight: weight.to(torch.complex64),
+}
+
+
+@pytest.mark.parametrize("kind", [".safetensors", ".pth"])
+@pytest.mark.parametrize("dtype", ODD)
+def test_weights_that_are_no_floating_point_numbers_are_refused_by_name(dtype, kind, state, tmp_path):
+    odd = dict(state) | {"features.0.weight": ODD[dtype](state["features.0.weight"])}
+    (save_file if kind == ".safetensors" else torch.save)(odd, tmp_path / f"odd{kind}")
+    with pytest.raises(WeightsError) as error:
+        prepared(tmp_path / f"odd{kind}", tmp_path / "out")
+    expected = f"features.0.weight has numbers of type {dtype}, expected floating-point ones"
+    assert str(error.value).splitlines()[1:] == [f"  {expected}"]
+
+
+def test_a_sparse_tensor_is_no_weight(state, tmp_path):
+    torch.save(dict(state) | {"features.0.bias": state["features.0.bias"].to_sparse()}, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match=r"features\.0\.bias is no plain tensor"):
+        prepared(tmp_path / "odd.pth", tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floating_point_numbers_of_any_width_and_whole_counters_are_weights(dtype, tmp_path):
+    network = backbones.build("resnet18", 32)
+    given = {
+        name: value.to(dtype) if value.is_floating_point() else value for name, value in network.state_dict().items()
+    }
+    assert {value.dtype for value in given.values()} == {dtype, torch.int64}
+    fitting.fit(network, given, "file")
+    assert network.state_dict()["conv1.weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_tensor_that_is_not_finite_is_named(value, state, tmp_path):
+    torch.save(dict(state) | {"features.0.bias": torch.full((64,), value)}, tmp_path / "nan.pth")
+    with pytest.raises(WeightsError, match=r"features\.0\.bias holds values that are not finite"):
+        prepared(tmp_path / "nan.pth", tmp_path / "out")
+
+
 OLDER = {  # torchvision's files are older than its code: what they call by another name, or do not have
     "resnet18": lambda name: None if name.endswith(".num_batches_tracked") else name,
     "densenet121": lambda name: re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name),
@@ -333,6 +377,7 @@ PREPARE = """
 import sys
 from pathlib import Path
 from rootstock import backbones
+from rootstock.networks import config_of_timm
 from rootstock.params import Backbone
 print(backbones.prepare(Backbone(name=sys.argv[1], image_size=64), 0, Path(sys.argv[2]))["origin"])
 """
@@ -413,6 +458,85 @@ def test_a_package_that_ships_weights_is_taken_by_its_name(state, expected, tmp_
         weights.find(Backbone(name=NAME, weights="package:squeezed/*.pth"), 0, 32)
     with pytest.raises(WeightsError, match=r"there is no package sqeezed; install the one"):
         weights.find(Backbone(name=NAME, weights="package:sqeezed/*.pth"), 0, 32)
+
+
+HOSTILE = "open({marker!r}, 'w').close()\n"
+
+
+@pytest.mark.parametrize("place", ["data.inbox.field.bee.evil/x", "evil/*.pth", "evil", "installed_here/*.pth"])
+def test_what_lies_in_the_workspace_is_no_package_and_is_never_executed(place, state, tmp_path):
+    folder = tmp_path / "data" / "inbox" / "field" / "bee"
+    folder.mkdir(parents=True)
+    marker = tmp_path / "ran"
+    for module in (folder / "evil.py", tmp_path / "evil" / "__init__.py", tmp_path / "installed_here" / "__init__.py"):
+        module.parent.mkdir(exist_ok=True)
+        module.write_text(HOSTILE.format(marker=str(marker)))
+        torch.save(state, module.parent / "weights.pth")
+    info = tmp_path / "installed_here-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: installed_here\nVersion: 1\n")
+    (info / "top_level.txt").write_text("installed_here\n")
+    ask = "import sys; from rootstock import params, weights\ntry: weights.find(params.Backbone(name='squeezenet1_1', "
+    code = (
+        f"{ask}weights='package:' + sys.argv[1]), 0, 32)\nexcept Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, place], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "WeightsError" in done.stdout and "there is no package" in done.stdout
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["package:", "package:/x", "package:os/", "package:x/../../y", "package:x//y", "package:../x/y", "package:x y/z",
+     "package:x/\0", "package:.x/y", "package:x./y"],
+)  # fmt: skip
+def test_a_place_in_a_package_that_is_none_is_refused_before_anything_runs(place):
+    with pytest.raises(ValueError, match=r"expected package:<import name>/<file>"):
+        Backbone(name=NAME, weights=place)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("package:os", "there is no package os"),
+        ("package:no_such.thing/x", "there is no package no_such.thing"),
+        ("package:timm/nothing.pth", "expected one such file in the package, found none"),
+        ("package:timm/models", "expected one such file in the package, found none"),  # a folder
+        ("package:timm/*.py", "expected one such file in the package, found __init__.py, version.py"),
+        ("package:rootstock/report.html.j2", "expected one such file in the package, found none"),  # editable
+        ("package:timm/version.py", "not a file of weights alone"),
+        ("/tmp/" + 300 * "x", "cannot be read"),
+        (".", "holds none of model.safetensors"),
+    ],
+)
+def test_what_a_package_or_a_path_does_not_hold_is_said_in_a_sentence(place, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=re.escape(said)):
+        weights.find(Backbone(name=NAME, weights=place), 0, 32)
+
+
+def test_a_link_out_of_a_package_into_the_workspace_is_not_followed(state, tmp_path, monkeypatch):
+    (tmp_path / "site" / "linked").mkdir(parents=True)
+    (tmp_path / "workspace").mkdir()
+    torch.save(state, tmp_path / "workspace" / "w.pth")
+    (tmp_path / "site" / "linked" / "w.pth").symlink_to(tmp_path / "workspace" / "w.pth")
+    info = tmp_path / "site" / "linked-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: linked\nVersion: 1\n")
+    (info / "RECORD").write_text("linked/w.pth,,\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.chdir(tmp_path / "workspace")
+    with pytest.raises(WeightsError, match="found none"):
+        weights.find(Backbone(name=NAME, weights="package:linked/w.pth"), 0, 32)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:x/resnet18", "local-dir:/tmp", "hf_hub:resnet18", "../resnet18"])
+def test_timms_names_of_places_are_no_architectures(name):
+    with pytest.raises(ParamsError, match="has no model of that name"):
+        config_of_timm(f"timm/{name}")
 
 
 @pytest.fixture
