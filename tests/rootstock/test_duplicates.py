@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from rootstock import duplicates
 from rootstock.duplicates import near_links, perceptual_hashes, thumbnail
 from tests.images import encoded, nearly, picture
 
@@ -54,6 +55,50 @@ def test_near_links_join_what_comparing_all_pairs_joins(hashes, bits):
     assert groups(len(hashes), links) == groups(len(hashes), all_pairs(hashes, bits))
     assert all((hashes[i] ^ hashes[j]).bit_count() <= bits for i, j in links.tolist())
     assert (links[:, 0] < links[:, 1]).all()
+
+
+@given(clustered_hashes(), st.integers(0, 8), st.sampled_from([(0, 4096), (0, 2)]))
+@settings(deadline=None, max_examples=300)
+def test_where_hashes_crowd_the_links_join_the_same(hashes, bits, crowded):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "COMPARED", crowded[0])
+        patch.setattr(duplicates, "LARGE_BUCKET", crowded[1])
+        links = near_links(np.array(hashes, np.uint64), bits)
+    assert groups(len(hashes), links) == groups(len(hashes), all_pairs(hashes, bits))
+    assert all((hashes[i] ^ hashes[j]).bit_count() <= bits for i, j in links.tolist())
+
+
+def look_alikes(n: int, flips: int) -> np.ndarray:
+    """Draw hashes with some bits flipped of one of them."""
+    random = np.random.default_rng(flips)
+    hashes = np.full(n, 2**63 + 12345, np.uint64)
+    for _ in range(flips):
+        hashes ^= np.uint64(1) << random.integers(0, 64, n, dtype=np.uint64)
+    return hashes
+
+
+@pytest.mark.timeout(120)  # 2 to 6 s each; all pairs took minutes, and gigabytes for the links
+@pytest.mark.parametrize(
+    "hashes",
+    [
+        look_alikes(100_000, 4),
+        look_alikes(100_000, 10),
+        np.arange(100_000, dtype=np.uint64),
+        np.random.default_rng(0).integers(0, 2**52, 100_000, dtype=np.uint64),
+    ],
+    ids=["nearly alike", "less alike", "in a row", "alike in one band"],
+)
+def test_a_hundred_thousand_look_alikes_are_linked_in_seconds_and_in_little_memory(hashes):
+    links = near_links(hashes, 4)
+    assert len(links) < 20 * len(hashes)
+    assert (np.bitwise_count(hashes[links[:, 0]] ^ hashes[links[:, 1]]) <= 4).all()
+    some = np.random.default_rng(1).integers(0, len(hashes), 50)
+    component = connected_components(
+        coo_array((np.ones(len(links)), (links[:, 0], links[:, 1])), shape=(len(hashes),) * 2), directed=False
+    )[1]
+    for at in some:
+        near = np.bitwise_count(hashes ^ hashes[at]) <= 4
+        assert (component[near] == component[at]).all()
 
 
 def test_no_hashes_have_no_links():
