@@ -156,18 +156,20 @@ def _train_epoch(
     order = np.random.default_rng(_mix(seed, *at)).permutation(len(train.rows))
     labels = train.labels()[order]
     refs = train.refs(order, seed=_mix(seed, *at))
-    steps = -(-len(order) // settings.batch_size)
+    sizes = pixels.batch_sizes(len(order), settings.batch_size, lone=model.frozen_statistics)
     total = 0.0
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.train()
-    for step, batch in enumerate(pixels.batches(reader, refs, transform, settings.batch_size, settings.augment)):
-        target = labels[step * settings.batch_size :][: len(batch)].to(device)
-        rate = one_cycle((at[1] * steps + step) / (stage.epochs * steps))
+    batches = pixels.batches(
+        reader, refs, transform, settings.batch_size, settings.augment, lone=model.frozen_statistics
+    )
+    for step, (batch, target) in enumerate(zip(batches, labels.split(sizes), strict=True)):
+        rate = one_cycle((at[1] * len(sizes) + step) / (stage.epochs * len(sizes)))
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * rate
         with mixed_precision(device):
             logits = model(batch.to(device, non_blocking=True))
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=settings.label_smoothing)
+        loss = F.cross_entropy(logits.float(), target.to(device), label_smoothing=settings.label_smoothing)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from rootstock import decoding, images
 from rootstock.architectures import Transform
 from rootstock.decoding import INTERPOLATION, Decode, central
-from rootstock.parallel import grouped, ordered_map
+from rootstock.parallel import ordered_map
 from rootstock.params import Augment
 from rootstock.shards import Reader
 
@@ -55,15 +56,34 @@ def batches(
     batch_size: int,
     augment: Augment = "none",
     threads: int | None = None,
+    lone: bool = True,
 ) -> Iterator[Tensor]:
-    """Yield the images in order as uint8 batches (n, 3, size, size), channels last in memory."""
+    """Yield the images in order as uint8 batches (n, 3, size, size), channels last in memory.
+
+    See `batch_sizes` for how many there are in each.
+    """
 
     def load(ref: Ref) -> NDArray[np.uint8]:
         return prepare(reader.read(ref.shard, ref.offset, ref.size), transform, augment, ref.seed)
 
-    window = 2 * batch_size
-    for batch in grouped(ordered_map(load, refs, threads, window), batch_size):
-        yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
+    loaded = ordered_map(load, refs, threads, window=2 * batch_size)
+    for size in batch_sizes(len(refs), batch_size, lone):
+        yield torch.from_numpy(np.stack(list(islice(loaded, size)))).permute(0, 3, 1, 2)
+
+
+def batch_sizes(images: int, batch_size: int, lone: bool = True) -> list[int]:
+    """Say how many images are in each batch.
+
+    Args:
+        images: in all.
+        batch_size: of each batch but the last.
+        lone: whether a last batch may hold a single image; else that joins the batch before. A single image has no
+            statistics that batch norm could learn from.
+    """
+    sizes = [min(batch_size, images - start) for start in range(0, images, batch_size)]
+    if not lone and len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [batch_size + 1]
+    return sizes
 
 
 def prepare(data: bytes, transform: Transform, augment: Augment = "none", seed: int | None = None) -> NDArray[np.uint8]:

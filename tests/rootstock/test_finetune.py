@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
-from rootstock import backbones, classifier, finetune, head, progress, shards
+from rootstock import backbones, classifier, finetune, head, pixels, progress, shards
 from rootstock.architectures import Transform
 from rootstock.classifier import Classifier
 from rootstock.errors import ParamsError
@@ -197,6 +197,23 @@ def test_every_image_is_seen_once_an_epoch_whatever_the_batch_size(base, tmp_pat
     trained = [size for size, training in sizes if training]
     assert sum(trained) == TRAIN and len(trained) == steps and max(trained) <= batch_size
     assert np.isfinite([epoch.train_loss, epoch.val_loss]).all()
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(71, [72]), (40, [40, 32]), (500, [72])])
+def test_from_scratch_no_batch_is_of_one_image_which_has_no_statistics(base, tmp_path, batch_size, expected):
+    model, sizes = start(base), []
+    model.frozen_statistics = False
+    model.register_forward_hook(lambda module, given, logits: sizes.append((len(logits), module.training)))
+    tune(model, base, stages(("all", 1), batch_size=batch_size), tmp_path / "checkpoint")
+    assert [size for size, training in sizes if training] == expected
+
+
+@given(st.integers(0, 500), st.integers(2, 70))
+def test_batches_hold_all_images_and_a_lone_one_joins_the_batch_before(images, batch_size):
+    sizes, joined = pixels.batch_sizes(images, batch_size), pixels.batch_sizes(images, batch_size, lone=False)
+    assert sum(sizes) == sum(joined) == images
+    assert images == 1 or 1 not in joined
+    assert joined[:-1] == sizes[: len(joined) - 1] and max(joined, default=0) <= batch_size + 1
 
 
 # What comes out
