@@ -9,12 +9,11 @@ To show takes no flow, and no Prefect; what changes something is the flow in tid
 """
 
 import argparse
-import sys
 from typing import Any
 
 from rootstock.compaction import SHARE
-from rootstock.errors import RootstockError
 from tasks.cache import check, show
+from tasks.doors import door
 
 
 def arguments() -> dict[str, Any]:
@@ -31,20 +30,24 @@ def arguments() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Show, or tidy; an error is one message, and exit status 1."""
+    """Show, or tidy; an error is one sentence, and exit status 1."""
     asked = arguments()
-    try:
+    with door("cache"):
         if asked:
             check(**asked)
-            from flows.tidy import cache  # Prefect and DVC take seconds to import
-            from tasks import versions
-
-            versions.prepare()
-            done: Any = cache(**asked)
-            print("", done.said, "", sep="\n")
+            tidy(asked)
         print(show())
-    except RootstockError as error:
-        sys.exit(f"cache: {error}")
+
+
+def tidy(asked: dict[str, Any]) -> None:
+    """Run the flow."""
+    from flows.tidy import cache  # Prefect and DVC take seconds to import
+    from tasks import causes, versions
+
+    with causes.door("cache"):
+        versions.prepare()
+        done: Any = cache(**asked)
+        print("", done.said, "", sep="\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ enough memory) is a row with its reason.
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,9 @@ from flows import form
 from rootstock import params as parameters, params_file
 from rootstock.errors import ParamsError, RootstockError
 from rootstock.params import Params
-from tasks import artifacts, comparison, stopping, versions, workspace
+from tasks import artifacts, causes, comparison, stopping, versions, workspace
 from tasks.ingest import ingest
-from tasks.orchestration import failed, reporting
+from tasks.orchestration import failed, reporting, worded
 
 if TYPE_CHECKING:
     from rootstock.compare import Candidate, Row
@@ -42,6 +41,7 @@ class Compared:
 
 
 @task(name="try", task_run_name="{title}")
+@worded
 def try_out(candidate: "Candidate", params: Params, title: str) -> State["Row"]:
     """Extract features and train a head on them, or train from scratch."""
     with reporting():
@@ -61,7 +61,7 @@ def compare(compare: parameters.Compare = form.DEFAULTS.compare) -> State[Compar
     """
     log = get_run_logger()
     try:
-        with stopping.when_cancelled(), workspace.writing(queue=log.info):
+        with causes.in_words(), stopping.when_cancelled(), workspace.writing(queue=log.info):
             params = workspace.read_params().model_copy(update={"compare": compare})
             ingest.submit(params).result()
             tried = comparison.candidates(params)
@@ -106,14 +106,12 @@ def arguments(settings: parameters.Compare) -> parameters.Compare:
 
 
 def main() -> None:
-    """Compare; an error is one message, and exit status 1."""
-    try:
+    """Compare; an error is one sentence, and exit status 1."""
+    with causes.door("compare"):
         params = workspace.read_params()
         versions.prepare()
         compared: Any = compare(arguments(params.compare))
-    except RootstockError as error:
-        sys.exit(f"compare: {error}")
-    print(f"\n{compared.table}\n\n{compared.said}\n\nreport: {comparison.PAGE.resolve().as_uri()}")
+        print(f"\n{compared.table}\n\n{compared.said}\n\nreport: {comparison.PAGE.resolve().as_uri()}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from ruamel.yaml import YAML
 
 from rootstock.errors import RootstockError
-from tasks import workspace
+from tasks import causes, workspace
 
 DEPLOYMENTS = Path("prefect.yaml")
 AUTOMATIONS = Path("automations.yaml")
@@ -124,20 +124,18 @@ def refresh_forms() -> None:
 
 
 def main() -> None:
-    """Deploy; an error is one message, and exit status 1."""
+    """Deploy; an error is one sentence, and exit status 1."""
     parser = argparse.ArgumentParser(description="Put pools, deployments and automations onto a Prefect server.")
     parser.add_argument("--forms", action="store_true", help="only make the forms start from params.yaml as it is now")
     only_forms = parser.parse_args().forms
     if not PREFECT_API_URL.value():
         sys.exit("deploy: PREFECT_API_URL is not set; it names the server, e.g. http://127.0.0.1:4200/api")
-    try:
+    with causes.door("deploy"):
         if only_forms:
             refresh_forms()
         else:
             deploy()
             print(f"{PREFECT_API_URL.value()} has all that {DEPLOYMENTS} and {AUTOMATIONS} name")
-    except RootstockError as error:
-        sys.exit(f"deploy: {error}")
 
 
 if __name__ == "__main__":

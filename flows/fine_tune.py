@@ -9,7 +9,7 @@ from prefect.states import Completed
 
 from rootstock.errors import RootstockError
 from rootstock.params import Params
-from tasks import handoff, stopping
+from tasks import causes, handoff, stopping
 from tasks.fine_tune import fine_tune as stage
 from tasks.orchestration import Outcome, failed
 
@@ -24,7 +24,7 @@ def fine_tune(params: Params, lock: str, code: dict[str, str]) -> State[Outcome]
         code: Digests of its code; this machine's has to be the same.
     """
     try:
-        with stopping.when_cancelled(), handoff.workspace_for(stage.name, params, lock, code):
+        with causes.in_words(), stopping.when_cancelled(), handoff.workspace_for(stage.name, params, lock, code):
             outcome = stage.submit(params).result()
             handoff.give_back(stage.name)
     except RootstockError as error:

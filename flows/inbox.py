@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_API_URL
 from rootstock import inbox, params_file
 from rootstock.errors import RootstockError
 from rootstock.files import write
+from tasks import causes
 from tasks.workspace import LOCAL, PARAMS
 
 log = logging.getLogger("inbox")
@@ -58,15 +59,17 @@ def main() -> None:
     if not PREFECT_API_URL.value():
         sys.exit("inbox: PREFECT_API_URL is not set; it names the server, e.g. http://127.0.0.1:4200/api")
     said = ""
-    while True:
-        try:
-            announce()
-            said = ""
-        except RootstockError as error:
-            if str(error) != said:
-                said = str(error)
-                log.warning("%s", error)
-        time.sleep(every)
+    with causes.door("inbox"):
+        while True:
+            try:
+                with causes.in_words():
+                    announce()
+                said = ""
+            except RootstockError as error:
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("%s", error)
+            time.sleep(every)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ them, and every run is kept as a DVC experiment named after the flow run.
 """
 
 import json
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ from flows import form
 from rootstock import params as parameters
 from rootstock.errors import RootstockError
 from rootstock.params import Params
-from tasks import artifacts, given, stopping, versions, workspace
+from tasks import artifacts, causes, given, stopping, versions, workspace
 from tasks.backbone import backbone
 from tasks.evaluate import evaluate
 from tasks.extract import extract
@@ -87,7 +86,7 @@ def pipeline(
     )  # fmt: skip
     log = get_run_logger()
     try:
-        with stopping.when_cancelled(), workspace.writing(queue=log.info):
+        with causes.in_words(), stopping.when_cancelled(), workspace.writing(queue=log.info):
             if left := versions.save_what_repro_left():
                 log.info("What `dvc repro` left: %s", left.note)
             for change in given.put_into_params_file(params):
@@ -119,15 +118,13 @@ def table(verdict: Verdict) -> str:
 
 
 def main() -> None:
-    """Run with params.yaml; an error is one message, and exit status 1."""
-    try:
+    """Run with params.yaml; an error is one sentence, and exit status 1."""
+    with causes.door("pipeline"):
         params = workspace.read_params()
         versions.prepare()
         sections = Params.model_fields.keys() - {"retrain", "compare"}
         verdict: Any = pipeline(**{name: getattr(params, name) for name in sections})
-    except RootstockError as error:
-        sys.exit(f"pipeline: {error}")
-    print(f"\n{table(verdict)}")
+        print(f"\n{table(verdict)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Only new images are extracted. A challenger that is not better is kept as an exp
 data version, and what was delivered stays out of the data set.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,19 +24,19 @@ from rootstock import inbox, params as parameters
 from rootstock.errors import RootstockError
 from rootstock.inbox import Delivery
 from rootstock.params import Params
-from tasks import artifacts, champion, given, stopping, versions, workspace
+from tasks import artifacts, causes, champion, given, stopping, versions, workspace
 from tasks.champion import Arrived
 from tasks.ingest import ingest, ingest_with
-from tasks.orchestration import failed
+from tasks.orchestration import failed, worded
 
 if TYPE_CHECKING:  # torch and scikit-learn: only for who has something to compare
     from rootstock.challenge import Decision
     from rootstock.drift import Drift
 
 NOTHING_NEW, WAITING, PROMOTED, REJECTED = "Nothing new", "Waiting", "Promoted", "Rejected"
-compare = task(name="compare", task_run_name="compare")(champion.compare)
-promote = task(name="promote", task_run_name="promote")(champion.promote)
-put_back = task(name="put back", task_run_name="put back")(champion.put_back)
+compare = task(name="compare", task_run_name="compare")(worded(champion.compare))
+promote = task(name="promote", task_run_name="promote")(worded(champion.promote))
+put_back = task(name="put back", task_run_name="put back")(worded(champion.put_back))
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def retrain(retrain: parameters.Retrain = form.DEFAULTS.retrain) -> State[Ended]
     """
     log = get_run_logger()
     try:
-        with workspace.writing(queue=log.info), stopping.when_cancelled():
+        with causes.in_words(), workspace.writing(queue=log.info), stopping.when_cancelled():
             versions.save_what_repro_left()
             params = workspace.read_params().model_copy(update={"retrain": retrain})
             for change in given.put_into_params_file(params):
@@ -162,15 +161,13 @@ def tell(event: str, reason: str, **more: Any) -> None:  # noqa: ANN401
 
 
 def main() -> None:
-    """Run with params.yaml; an error is one message, and exit status 1."""
-    try:
+    """Run with params.yaml; an error is one sentence, and exit status 1."""
+    with causes.door("retrain"):
         params = workspace.read_params()
         versions.prepare()
         ended: Any = retrain(params.retrain)
-    except RootstockError as error:
-        sys.exit(f"retrain: {error}")
-    print("\n".join(filter(None, ["", *(drift.say() for drift in ended.drifts), ended.figures])))
-    print(f"{ended.name}: {ended.message}")
+        print("\n".join(filter(None, ["", *(drift.say() for drift in ended.drifts), ended.figures])))
+        print(f"{ended.name}: {ended.message}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ python -m flows.rollback --version 2
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +14,11 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from rootstock.errors import RootstockError
-from tasks import artifacts, champion, stopping, versions, workspace
-from tasks.orchestration import failed
+from tasks import artifacts, causes, champion, stopping, versions, workspace
+from tasks.orchestration import failed, worded
 from tasks.rollback import bring_back as to_bring_back
 
-bring_back = task(name="bring back", task_run_name="bring back")(to_bring_back)
+bring_back = task(name="bring back", task_run_name="bring back")(worded(to_bring_back))
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def rollback(version: int | None = None) -> State[BroughtBack]:
     """
     log = get_run_logger()
     try:
-        with workspace.writing(queue=log.info), stopping.when_cancelled():
+        with causes.in_words(), workspace.writing(queue=log.info), stopping.when_cancelled():
             versions.save_what_repro_left()
             back = BroughtBack(*bring_back.submit(version).result())
             champion.leave_alone(workspace.read_params().retrain)
@@ -58,16 +57,15 @@ def rollback(version: int | None = None) -> State[BroughtBack]:
 
 
 def main() -> None:
-    """Bring one back; an error is one message, and exit status 1."""
+    """Bring one back; an error is one sentence, and exit status 1."""
     parser = argparse.ArgumentParser(description="Bring an earlier champion back.")
     parser.add_argument("--version", type=int, help="as its tag says (champion@v2: 2); the one before, if left out")
-    try:
+    wanted = parser.parse_args().version
+    with causes.door("rollback"):
         versions.prepare()
-        back: Any = rollback(parser.parse_args().version)
-    except RootstockError as error:
-        sys.exit(f"rollback: {error}")
-    print(f"\nChampion v{back.version} is back.")
-    print("\n".join(back.changed))
+        back: Any = rollback(wanted)
+        print(f"\nChampion v{back.version} is back.")
+        print("\n".join(back.changed))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from prefect.states import Completed
 
 from rootstock.cache import Wanted
 from rootstock.errors import RootstockError
-from tasks import artifacts, stopping, versions, workspace
+from tasks import artifacts, causes, stopping, versions, workspace
 from tasks.cache import Tidied, show, tidy as to_tidy
 from tasks.orchestration import failed, reporting
 
@@ -20,7 +20,7 @@ from tasks.orchestration import failed, reporting
 def tidy(wanted: Wanted, share: float | None) -> State[Tidied]:
     """Prune and compact, with progress."""
     try:
-        with reporting():
+        with causes.in_words(), reporting():
             done = to_tidy(wanted, share)
     except RootstockError as error:
         return failed(error)
@@ -47,7 +47,7 @@ def cache(
     log = get_run_logger()
     wanted = Wanted(backbone, older_than, key)
     try:
-        with workspace.writing(queue=log.info), stopping.when_cancelled():
+        with causes.in_words(), workspace.writing(queue=log.info), stopping.when_cancelled():
             done: Any = Tidied(said="Only shown")
             if wanted or compact is not None:
                 versions.save_what_repro_left()

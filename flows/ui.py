@@ -11,7 +11,6 @@ import argparse
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,6 +25,7 @@ from flows import processes, reports
 from flows.processes import Child
 from rootstock.errors import RootstockError
 from tasks import workspace
+from tasks.doors import door
 from tasks.workspace import LOCAL
 
 HOST = "127.0.0.1"  # loopback: who may start a run may read and write as the one who started the server
@@ -239,7 +239,7 @@ def serve(address: Address) -> None:
 
 
 def main() -> None:
-    """Serve until a signal; an error is one message, and exit status 1."""
+    """Serve until a signal; an error is one sentence, and exit status 1."""
     parser = argparse.ArgumentParser(description="Start the Prefect UI, its workers and deployments on this machine.")
     parser.add_argument("--port", type=int, default=int(os.environ.get("PREFECT_SERVER_API_PORT", "4200")))
     address = Address(parser.parse_args().port)
@@ -253,12 +253,11 @@ def main() -> None:
 
     for number in signals:
         signal.signal(number, asked_to_stop)
-    try:
-        serve(address)
-    except KeyboardInterrupt:
-        print("Stopped.")
-    except RootstockError as error:
-        sys.exit(f"ui: {error}")
+    with door("ui"):
+        try:
+            serve(address)
+        except KeyboardInterrupt:
+            print("Stopped.")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """A stage as a Prefect task: skipped when DVC says it is up to date, recorded by DVC when it ran."""
 
 import logging
+import socket
+import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from http import HTTPStatus
 from http.client import HTTPException
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 from urllib.error import HTTPError
 from uuid import UUID
 
@@ -22,11 +24,14 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import Task
 
 from rootstock import progress
+from rootstock.causes import NETWORK
 from rootstock.errors import RootstockError
 from rootstock.params import Params
-from tasks import artifacts, handoff, stopping, versions
+from tasks import artifacts, causes, handoff, stopping, versions
 from tasks.stage import HERE, Stage
 
+P = ParamSpec("P")
+T = TypeVar("T")
 RunLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 REPORT_EVERY_S = 1.0  # an artifact is a row in the server's database
 RETRY_AFTER_S = [10.0, 60.0]
@@ -56,7 +61,8 @@ def as_task(stage: Stage) -> Task[..., Any]:
     )
     def run(params: Params, where: str = HERE) -> State[Any]:
         try:
-            outcome = bring_up_to_date(stage, params, where)
+            with causes.in_words():
+                outcome = bring_up_to_date(stage, params, where)
         except RootstockError as error:
             return failed(error)
         except stopping.Stopped as stopped:
@@ -97,6 +103,20 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
     return ended("ran", summary.note)
 
 
+def worded(function: Callable[P, T]) -> Callable[P, T]:
+    """Have a task end as Failed with the sentence of what ends its function."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            with causes.in_words():
+                return function(*args, **kwargs)
+        except RootstockError as error:
+            return failed(error)  # type: ignore[return-value]  # Prefect takes a state for how the task ended
+
+    return run
+
+
 def failed(error: RootstockError) -> State[Any]:
     """End a task or a flow with the words of an error; a raised one would be shown with the framework's stack."""
     get_run_logger().error("%s", error)
@@ -120,6 +140,10 @@ def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
                 return code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS
             case FileNotFoundError() | PermissionError() | NotADirectoryError() | IsADirectoryError():
                 pass  # final, unless a driver says so of a store that does not answer
+            case socket.gaierror() | ssl.SSLError():
+                return True
+            case OSError(errno=int() as code) if code not in NETWORK:
+                pass  # a full disk, a limit of the system: a person has to see to it
             case OSError() | HTTPException():
                 return True
     return False

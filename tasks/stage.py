@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rootstock.errors import RootstockError
 from rootstock.params import Params
 from tasks import workspace
+from tasks.doors import door
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
@@ -72,14 +72,12 @@ class Stage:
         return future  # type: ignore[no-any-return]
 
     def main(self) -> None:
-        """Run the stage as DVC starts it; an error is one message, and exit status 1."""
+        """Run the stage as DVC starts it; an error is one sentence, and exit status 1."""
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        try:
+        with door(self.name):
             params = workspace.read_params()
             with workspace.writing():
                 self(params)
-        except RootstockError as error:
-            sys.exit(f"{self.name}: {error}")
 
 
 def stage(function: Callable[[Params], Summary]) -> Stage:

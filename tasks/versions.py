@@ -24,6 +24,7 @@ from rootstock.errors import RootstockError
 from rootstock.files import sha256, write
 
 log = logging.getLogger(__name__)
+ERRORS = (DvcException, GitError)  # what DVC and git raise where something outside of them is at fault
 LOCK = Path("dvc.lock")
 ALWAYS = "always changed"
 NAMED = 4  # changed files that a reason names; a first run has all of them

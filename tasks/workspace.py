@@ -66,6 +66,7 @@ def writing(queue: Callable[[str], None] | None = None) -> Iterator[None]:
     Raises:
         RootstockError: another run is at it.
     """
+    _check_folders()
     LOCAL.mkdir(exist_ok=True)
     lock = FileLock(LOCK)
     try:
@@ -79,6 +80,20 @@ def writing(queue: Callable[[str], None] | None = None) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _check_folders() -> None:
+    """Check that git and DVC see what lies in data/; they look behind no link.
+
+    Raises:
+        RootstockError: it is a link.
+    """
+    for folder in (DATA, REPORT):
+        if folder.is_symlink():
+            raise RootstockError(
+                f"{folder} is a link to {folder.readlink()}, and neither git nor DVC looks behind one. Make {folder} a "
+                f"folder, and links of {IMAGES}, {FEATURES} and .dvc/cache: these may lie on another disk."
+            )
 
 
 def log_run(stage: str, seconds: float, images: int, note: str) -> None:

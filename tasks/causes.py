@@ -1,0 +1,113 @@
+"""What DVC, git and Prefect's server can bring about, in a sentence; the rest of it is in rootstock/causes.py.
+
+Prefect logs what ends a run with its stack, in more than one place and more than once. `keep_stacks_off` puts the
+sentence in the stack's place, whoever logs it.
+"""
+
+import logging
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from httpx import HTTPError, HTTPStatusError
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+
+from rootstock import causes
+from rootstock.errors import RootstockError
+from tasks import doors, versions
+
+UNAUTHORIZED = 401
+
+
+def say(error: BaseException) -> str | None:
+    """Say what brought an error about, and what to do; nothing where it can only be a mistake of this program."""
+    match error:
+        case RootstockError():
+            return str(error)
+        case HTTPError():
+            return _of_server(error)
+        case RuntimeError(__cause__=HTTPError() as cause) if "reach API" in str(error):
+            return _of_server(cause)
+        case RuntimeError() if "reach API" in str(error) or "ephemeral Prefect API" in str(error):
+            return _of_server(error)
+        case _ if isinstance(error, versions.ERRORS):
+            return _of_dvc(error)
+    return causes.say(error)
+
+
+in_words = partial(causes.in_words, say)
+
+
+@contextmanager
+def door(name: str) -> Iterator[None]:
+    """Run the command of a flow: what is known to end it is one sentence, wherever in Prefect's engine it is raised."""
+    keep_stacks_off()
+    with doors.door(name, say):
+        check_home()
+        yield
+
+
+def _of_server(error: BaseException) -> str:
+    address = PREFECT_API_URL.value()
+    if not address:
+        return (
+            f"Prefect's temporary server does not answer. Its database is in {PREFECT_HOME.value()}: see that there is "
+            "space, and that this user may write to it, or set PREFECT_HOME to another folder."
+        )
+    address = causes.without_secrets(address)
+    if isinstance(error, HTTPStatusError):
+        if error.response.status_code == UNAUTHORIZED:
+            return f"The Prefect server at {address} asks for a password: set PREFECT_API_AUTH_STRING."
+        status = f"{error.response.status_code} {error.response.reason_phrase}".strip()
+        return f"The Prefect server at {address} answers {status}; see its log."
+    why = causes.first_line(error) or type(error).__name__
+    return (
+        f"The Prefect server at {address} (PREFECT_API_URL) does not answer: {why}. Start it (`make ui`), "
+        "or unset PREFECT_API_URL, and the run goes on without one."
+    )
+
+
+def _of_dvc(error: BaseException) -> str:
+    """Give DVC's words, and the system's where these are behind them."""
+    behind = error.__cause__ or error.__context__
+    system = causes.say(behind) if isinstance(behind, OSError) else None
+    return f"DVC: {causes.first_line(error)}. {system}" if system else f"DVC: {causes.first_line(error)}."
+
+
+def check_home() -> None:
+    """Check that Prefect can keep its database, where a flow starts its own server: that would fill the terminal.
+
+    Raises:
+        RootstockError: it cannot.
+    """
+    if PREFECT_API_URL.value():
+        return
+    home = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home) as file:
+            file.write(bytes(2**20))
+    except OSError as error:
+        error.filename = str(home)
+        raise RootstockError(
+            f"Prefect keeps its database in {home}, and cannot. {say(error)} PREFECT_HOME names another folder."
+        ) from error
+
+
+def keep_stacks_off() -> None:
+    """Have everything in this process that logs a known cause, or dies of it, say so in a sentence without a stack."""
+    factory, in_thread, unraisable = logging.getLogRecordFactory(), threading.excepthook, sys.unraisablehook
+
+    def record(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401
+        made = factory(*args, **kwargs)
+        if made.exc_info and made.exc_info[1] and (sentence := say(made.exc_info[1])):
+            made.msg, made.args, made.exc_info = f"{causes.first_line(made.getMessage())}: {sentence}", None, None
+        return made
+
+    logging.setLogRecordFactory(record)
+    threading.excepthook = lambda args: None if args.exc_value and say(args.exc_value) else in_thread(args)
+    sys.unraisablehook = lambda args: None if args.exc_value and say(args.exc_value) else unraisable(args)
