@@ -6,7 +6,6 @@ The champion is the model in data/model, with the data version that dvc.lock nam
 
 import logging
 import shutil
-import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from rootstock.inbox import Delivery
 from rootstock.intake import Reason
 from rootstock.params import Params, Retrain
 from rootstock.sources import Source
-from tasks import versions
+from tasks import git, versions
 from tasks.versions import LOCK
 from tasks.workspace import BACKBONE, DATASET, FEATURES, IMAGES, LOCAL, MODEL, PARAMS, REPORT, TO_LABEL
 
@@ -176,7 +175,9 @@ def promote(decision: "Decision", came: Arrived, run: str, settings: Retrain) ->
     row = _row(history.PROMOTED, version, decision.reason, came, decision.to_json())
     record([*rows, row])
     kept = versions.save_experiment(run)
-    revision = _commit(f"{tag_of(version)}: {decision.reason}") if settings.git != "none" else kept.revision
+    revision = (
+        git.commit([LOCK, PARAMS], f"{tag_of(version)}: {decision.reason}") if settings.git != "none" else kept.revision
+    )
     tag = versions.tag(tag_of(version), revision, decision.reason)
     shutil.rmtree(ASIDE)
     REJECTED.unlink(missing_ok=True)
@@ -247,25 +248,12 @@ def score_drift(unlabelled: Source, params: Params) -> "list[Drift]":
     return drift.score(unlabelled, BACKBONE, FEATURES, DATASET, MODEL, params, TO_LABEL)
 
 
-def _commit(message: str) -> str:
-    """Commit dvc.lock and params.yaml, and nothing else that may be staged."""
-    _git("add", "--", str(LOCK), str(PARAMS))
-    _git("commit", "--quiet", "--message", message, "--", str(LOCK), str(PARAMS))
-    return "HEAD"
-
-
 def _push(tag: str) -> str:
     """Send data, branch and tag; what cannot be sent now is champion here all the same."""
     try:
         versions.push()
-        _git("push", "--quiet", "origin", "HEAD", tag)
+        git.run("push", "--quiet", "origin", "HEAD", tag, hooks=True)  # Git LFS has one
     except RootstockError as error:
         log.warning("%s", error)
         return f"Not pushed: {error}"
     return "Pushed, data and tag."
-
-
-def _git(*arguments: str) -> None:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RootstockError(f"git {arguments[0]}: {(done.stderr or done.stdout).strip()}")

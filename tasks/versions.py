@@ -16,12 +16,15 @@ from pathlib import Path
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.repo.experiments.executor.base import BaseExecutor
+from dvc.repo.experiments.refs import ExpRefInfo
 from dvc.scm import SCM, SCMError
 from dvc.stage.cache import RunCacheNotFoundError
 from scmrepo.exceptions import SCMError as GitError
 
 from rootstock.errors import RootstockError
 from rootstock.files import sha256, write
+from tasks import git
 
 log = logging.getLogger(__name__)
 ERRORS = (DvcException, GitError)  # what DVC and git raise where something outside of them is at fault
@@ -167,17 +170,30 @@ class Kept:
 
 
 def save_experiment(run: str) -> Kept:
-    """Keep the workspace as an experiment, named after a run as far as git allows."""
+    """Keep the workspace as an experiment, named after a run as far as git allows.
+
+    As `dvc exp save` does, but for the working tree, which that empties and fills again for a moment: what a person
+    has edited there stays where it is. What DVC has recorded is kept, and nothing recorded for it.
+    """
     name = re.sub(r"[^\w-]+", "-", run).strip("-") or "run"
     with repository() as repo:
         if not has_commits(Path(repo.root_dir)):
             return Kept(None, "Not kept as an experiment: the workspace is not a git repository with a commit.")
         try:
-            revision = repo.experiments.save(name=name, force=True)
-        except (DvcException, GitError) as error:  # git's: no name and address to commit with, say
+            message = f"dvc: commit experiment {BaseExecutor.hash_exp(repo.index.stages)}"
+            revision = git.commit_of_working_tree(message, _beside_tracked(repo))
+            git.set_ref(str(ExpRefInfo(git.head(), name)), revision)
+        except (DvcException, RootstockError, OSError) as error:  # no name and address to commit with, say
             return Kept(None, f"Not kept as an experiment: {error}")
     note = f"Kept as experiment {name}: `dvc exp show` compares, `dvc exp apply {name}` brings it back."
     return Kept(name, note, revision)
+
+
+def _beside_tracked(repo: Repo) -> list[Path]:
+    """List what belongs to an experiment though git may not track it: dvc.lock, and what dvc.yaml names to be shown."""
+    shown = (Path(path) for path in BaseExecutor._get_top_level_paths(repo))
+    outputs = [Path(out.def_path) for out in repo.index.outs if out.is_in_repo]
+    return [LOCK, *(path for path in shown if not any(path.is_relative_to(out) for out in outputs))]
 
 
 def save_what_repro_left() -> Kept | None:
@@ -224,9 +240,9 @@ def tag(name: str, revision: str | None, message: str) -> str | None:
         if not has_commits(Path(repo.root_dir)):
             return None
         try:
-            if repo.scm.get_tag(name) is None:
-                repo.scm.tag(name, target=revision, annotated=True, message=message)
-        except GitError as error:  # no name and address to tag with, say
+            if not git.has_tag(name):
+                git.tag(name, revision or git.head(), message)
+        except RootstockError as error:  # no name and address to tag with, say
             log.warning("%s is not tagged: %s", name, error)
             return None
     return name
@@ -262,10 +278,10 @@ def prepare(root: Path = Path()) -> None:
     from dvc.config import Config
 
     config = Config(str(root / ".dvc"), validate=False)
-    git = (root / ".git").exists()
+    in_git = (root / ".git").exists()
     with config.edit("local") as local:
         core = local.setdefault("core", {})
-        if git:
+        if in_git:
             core.pop("no_scm", None)
         else:
             core["no_scm"] = True
