@@ -23,8 +23,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 from pydantic import SecretStr
-from ruamel.yaml import YAML
 
+from rootstock import yaml_file
 from rootstock.errors import RootstockError
 from tasks import causes, workspace
 
@@ -41,8 +41,8 @@ def deploy() -> None:
     Raises:
         RootstockError: prefect.yaml cannot be deployed.
     """
-    deployments = YAML(typ="safe").load(DEPLOYMENTS)["deployments"]
-    automations = YAML(typ="safe").load(AUTOMATIONS)["automations"]
+    deployments = _entries(DEPLOYMENTS, "deployments", "entrypoint", "work_pool")
+    automations = _entries(AUTOMATIONS, "automations", "actions")
     with get_client(sync_client=True) as client:
         for pool in sorted({deployment["work_pool"]["name"] for deployment in deployments}):
             _add_pool(client, pool)
@@ -56,6 +56,22 @@ def deploy() -> None:
         opened = _put_webhook()
         for automation in automations:
             _put_automation(client, automation, opened=opened)
+
+
+def _entries(path: Path, key: str, *needed: str) -> list[dict[str, Any]]:
+    """Read the list that a file holds under a key.
+
+    Raises:
+        RootstockError: it holds none, or an entry lacks its name or another key.
+    """
+    content = yaml_file.read(path)
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise RootstockError(f"{path}: expected a list of entries under the key {key}")
+    for number, entry in enumerate(entries):
+        if missing := [name for name in ("name", *needed) if name not in entry]:
+            raise RootstockError(f"{path}: {key}[{number}].{missing[0]} is missing")
+    return entries
 
 
 def _add_pool(client: SyncPrefectClient, name: str) -> None:
@@ -116,7 +132,7 @@ def _resolved(client: SyncPrefectClient, action: dict[str, Any]) -> dict[str, An
 def refresh_forms() -> None:
     """Make the forms start from params.yaml as it is now; nothing else of the deployments is touched."""
     with get_client(sync_client=True) as client:
-        for deployment in YAML(typ="safe").load(DEPLOYMENTS)["deployments"]:
+        for deployment in _entries(DEPLOYMENTS, "deployments", "entrypoint"):
             flow: Flow[..., Any] = load_flow_from_entrypoint(deployment["entrypoint"])
             there = client.read_deployment_by_name(f"{flow.name}/{deployment['name']}")
             schema = parameter_schema(flow).model_dump_for_openapi()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rootstock.errors import RootstockError
+from rootstock.redaction import redacted
 
 Say = Callable[[BaseException], str | None]
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -96,7 +97,7 @@ def system_error_of(error: BaseException) -> OSError | None:
 def _of_system(error: OSError) -> str:
     """Say what the system did not do: which file, why, and what helps."""
     named: str | bytes | None = error.filename2 or error.filename  # of a copy, the one that is written to
-    path = without_secrets(named.decode(errors="replace") if isinstance(named, bytes) else named) if named else None
+    path = redacted(named.decode(errors="replace") if isinstance(named, bytes) else named) if named else None
     why = first_line(error.strerror or str(error)).strip()
     code = error.errno
     if code in FULL:
@@ -145,9 +146,4 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 def first_line(error: object) -> str:
     """Give the first line of a message, without what an address in it may hold of secrets."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return without_secrets(line)[:500].rstrip(".")
-
-
-def without_secrets(text: str) -> str:
-    """Leave the user, the password and the signature out of each address in a text."""
-    return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1", re.sub(r"://[^/@\s]*@", "://", text))
+    return redacted(line)[:500].rstrip(".")

@@ -2,6 +2,7 @@
 
 import re
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -9,12 +10,13 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
-import fsspec
 from filelock import FileLock
 
 from rootstock import files, progress
+from rootstock.stores import open_store
 
 RETRY_AFTER_S: tuple[float, ...] = (1, 2, 4)
 TIMEOUT_S = 30
@@ -82,17 +84,30 @@ def _append(url: str, part: Path) -> None:
 def _opened(url: str, have: int) -> Iterator[tuple[IO[bytes], int, int]]:
     """Open a file behind what there is of it; gives where that is (0, if it cannot) and its whole size, if known."""
     if url.startswith(("http://", "https://")):
-        request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
+        request = _request(url)
+        if have:
+            request.add_header("Range", f"bytes={have}-")
         with urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
             begins = have if response.status == HTTPStatus.PARTIAL_CONTENT else 0
             yield response, begins, begins + int(response.headers.get("Content-Length", -begins))
         return
-    store, path = fsspec.core.url_to_fs(url)
+    store, path = open_store(url)
     size = int(store.info(path)["size"] or 0)
     begins = have if have <= size else 0
     with store.open(path, "rb") as file:
         file.seek(begins)
         yield file, begins, size
+
+
+def _request(url: str) -> Request:
+    """Ask for a file; a user and a password in the address of a mirror go where a server looks for them."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    request = Request(urlunsplit(parts._replace(netloc=host)))  # noqa: S310
+    if parts.username is not None:
+        known = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", f"Basic {b64encode(known.encode()).decode()}")
+    return request
 
 
 def _check(path: Path, sha256: str | None) -> None:

@@ -1,8 +1,13 @@
 """Errors for the person who reads them: what is at fault, what was expected, what to do."""
 
+from rootstock.redaction import redacted
+
 
 class RootstockError(Exception):
-    """A run cannot go on, and the message says why in words; a door prints it without a traceback."""
+    """A run cannot go on, and the message says why in words, and no secret; a door prints it without a traceback."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class ParamsError(RootstockError):

@@ -12,7 +12,6 @@ from itertools import chain, count
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from rootstock import folders, layout, params
@@ -21,6 +20,7 @@ from rootstock.folders import Files, Info, stamp_of
 from rootstock.images import format_by_name
 from rootstock.intake import Reason
 from rootstock.layout import SPLITS, Item
+from rootstock.stores import open_store
 
 SPEC = params.Source(path="retrain.inbox", domain="inbox")  # what the data call it
 UNLABELLED, TAKEN, REJECTED = "_unlabelled", "_taken", "_rejected"
@@ -49,7 +49,7 @@ def look(url: str, settle_seconds: float) -> Delivery:
         SourceError: its store does not answer, or it is a file.
     """
     try:
-        store, root = fsspec.core.url_to_fs(url)
+        store, root = open_store(url)
         root = root.rstrip("/")
         first, _ = _list(store, root, url)
         if first:

@@ -5,17 +5,15 @@ descriptions, limits and choices are the form in the Prefect UI.
 """
 
 import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rootstock import packages
+from rootstock.addresses import Address
 from rootstock.architectures import (
     DEPTHS as LAYERS,
-    GROUPS,
     NAMES,
     PENULTIMATE,
     TIMM,
@@ -23,30 +21,17 @@ from rootstock.architectures import (
     check_name,
     check_variant,
 )
+from rootstock.params_of_flows import Compare as Compare, Retrain as Retrain
+from rootstock.section import Augment, Section as Section, Share, not_nearly
 
-Augment = Literal["none", "crop", "crop_flip"]
-Share = Annotated[float, Field(gt=0, lt=1)]
 DEPLOYMENT = r"^(here|[^/]+/[^/]+)$"  # where to fine-tune
 DEPTHS = ("head", "last_block", "last_2_blocks", "last_3_blocks", "all")
-
-
-def _not_nearly(given: str, names: tuple[str, ...], other: str) -> str:
-    """Refuse what is nearly, but not quite, one of some names."""
-    if given not in names and (near := get_close_matches(given, names, n=1, cutoff=0.75)):
-        raise ValueError(f"is {given!r}; expected {', '.join(names)}, or {other}. Did you mean {near[0]}?")
-    return given
-
-
-class Section(BaseModel):
-    """A part of params.yaml: no unknown keys, no silent conversion of types, no change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Source(Section):
     """Images to take in: a folder, an archive, a manifest, a torchvision data set or an embedded sample."""
 
-    path: Annotated[str, Field(min_length=1)] = Field(
+    path: Address = Field(
         description="A folder with a sub-folder a class (or train/val/test above those), a zip or tar of one, a CSV or "
         "Parquet manifest, torchvision:Flowers102 or the like, sample:digits or sample:printed; any may be a URL."
     )
@@ -60,12 +45,6 @@ class Source(Section):
         """Name the source in the data: never an absolute path, which would differ between two machines."""
         place = self.path.removeprefix("file://").removeprefix("local://")
         return self.name or (Path(place).name if Path(place).is_absolute() else place)
-
-    @model_validator(mode="after")
-    def _holds_no_secret(self) -> "Source":
-        if "://" in self.path and urlsplit(self.path).password:
-            raise ValueError("a password in a URL would be recorded with every run; set it in the environment")
-        return self
 
 
 class Split(Section):
@@ -85,8 +64,8 @@ class Ingest(Section):
     """Which images are taken in, how they are checked, split and packed."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1, strict=False)] = Field(
-        default=(Source(path="sample:digits", domain="handwritten"),), description="What to take images in from."
-    )
+        default=(), description="What to take images in from."
+    )  # a whole params.yaml has to name some (params_file.check_whole): no code knows whose images these should be
     split: Split = Split()
     shard_mb: Annotated[float, Field(gt=0, le=4096)] = Field(
         default=256, description="Size of a shard, in 2**20 bytes."
@@ -131,7 +110,7 @@ class Backbone(Section):
         description="lenet5: average_pooling; resnet34: shortcut_a, shortcut_b or shortcut_c, the paper's three; "
         "null is the usual one.",
     )
-    weights: Annotated[str, Field(min_length=1)] = Field(
+    weights: Address = Field(
         default="pretrained",
         description="pretrained (from torchvision, timm, or the package that ships them), random, the path of a "
         ".safetensors or .pth file or of an earlier run's data/model, or package:<name>/<file>.",
@@ -211,10 +190,10 @@ class Extract(Section):
     workers: Annotated[int, Field(ge=1)] = Field(
         default=2, description="Processes of a Dask or Ray that is started here; a cluster has its own."
     )
-    cluster: str | None = Field(
+    cluster: Address | None = Field(
         default=None, description="Address of a Dask or Ray that runs; null starts one on this machine."
     )
-    store: str | None = Field(
+    store: Address | None = Field(
         default=None,
         description="URL through which its workers get images and return features; null where they see this folder.",
     )
@@ -228,7 +207,7 @@ class Extract(Section):
     @classmethod
     def _is_no_misspelling(cls, layer: str) -> str:
         """Refuse what looks like a depth at once; whether a module is there only the network knows."""
-        return _not_nearly(layer, (*LAYERS, PENULTIMATE), "the name of a module")
+        return not_nearly(layer, (*LAYERS, PENULTIMATE), "the name of a module")
 
 
 class Head(Section):
@@ -258,7 +237,7 @@ class Stage(Section):
     @classmethod
     def _is_no_misspelling(cls, unfreeze: str) -> str:
         """Refuse what looks like a depth at once; whether a layer is there only the network knows."""
-        return _not_nearly(unfreeze, DEPTHS, "a layer name")
+        return not_nearly(unfreeze, DEPTHS, "a layer name")
 
 
 class Finetune(Section):
@@ -309,83 +288,6 @@ class Evaluate(Section):
     )
     mistakes: Annotated[int, Field(ge=0, le=500)] = Field(
         default=24, description="Worst mistakes to show in the report."
-    )
-
-
-class Compare(Section):
-    """Which backbones are tried on the data set, at which depths; no stage depends on it."""
-
-    backbones: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        default=("small",), description=f"Frozen, with a linear head: names, <name>:<variant>, or {', '.join(GROUPS)}."
-    )
-    depths: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
-        default=(PENULTIMATE,), description="Each at low, mid, high, penultimate, or at modules by their names."
-    )
-    image_size: Annotated[int, Field(ge=16, le=1024)] | None = Field(
-        default=None, description="What they see, in pixels; null is backbone.image_size, or the network's own."
-    )
-    scratch: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        default=(), description="Trained from random weights, all layers: what transfer is measured against."
-    )
-    epochs: Annotated[int, Field(ge=1)] = Field(default=60, description="Of training from scratch.")
-    lr: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=5e-3, title="Learning rate", description="Peak learning rate of training from scratch."
-    )
-    augment: Augment = Field(default="crop", description="Of training from scratch, as finetune.augment.")
-
-    @field_validator("backbones", "scratch")
-    @classmethod
-    def _are_there(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in names:
-            name, _, variant = entry.partition(":")
-            check_name(name, GROUPS)
-            if variant:
-                check_variant(name, variant)
-        return names
-
-    @field_validator("depths")
-    @classmethod
-    def _are_no_misspellings(cls, depths: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_not_nearly(depth, (*LAYERS, PENULTIMATE), "the name of a module") for depth in depths)
-
-
-class Retrain(Section):
-    """What arrives in the inbox, and when a model trained on it takes the champion's place."""
-
-    inbox: Annotated[str, Field(min_length=1)] = Field(
-        default="data/inbox",
-        description="Where deliveries arrive, as domain/class/image (domain/_unlabelled/image for what nobody has "
-        "labelled yet): a folder, or any URL that fsspec reaches.",
-    )
-    after: Literal["keep", "archive", "delete"] = Field(
-        default="keep",
-        description="What becomes of files that were taken in: they stay, go to _taken in the inbox, or are deleted. "
-        "But for keep, rejected ones go to _rejected.",
-    )
-    settle_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
-        default=5, description="A file that changes between two looks so far apart is left for the next time."
-    )
-    min_new: Annotated[int, Field(ge=1)] = Field(
-        default=20, description="Fewer new images than this wait for more; nothing is trained."
-    )
-    max_rejected: Share = Field(
-        default=0.5, description="A delivery of which a larger share cannot be used is rejected whole."
-    )
-    alpha: Share = Field(default=0.05, description="Level of McNemar's test: what counts as significant.")
-    min_gain: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="By how much accuracy has to rise at least, overall or on the new domain (0.01: 1 %)."
-    )
-    new_class_accuracy: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.5, description="Accuracy on classes that the champion does not know, at least, to be promoted."
-    )
-    drift_auc: Annotated[float, Field(ge=0.5, lt=1)] = Field(
-        default=0.7,
-        description="Unlabelled images have drifted where a domain classifier tells them from the training images "
-        "with an AUC surely above this.",
-    )
-    git: Literal["none", "commit", "push"] = Field(
-        default="none",
-        description="Record a promotion in git: commit dvc.lock and params.yaml, and push them and the data, or not.",
     )
 
 

@@ -8,10 +8,10 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, ScalarNode
-from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarfloat import ScalarFloat
 
+from rootstock import yaml_file
 from rootstock.errors import ParamsError
 from rootstock.files import write
 from rootstock.params import Params, Section
@@ -24,6 +24,7 @@ EXPECTED = {  # by pydantic's names of errors, where its own words are not for t
     "string_type": "text (in quotes, if it looks like a number or a date)",
     "tuple_type": "a list",
 }
+SHOWN = 200  # characters of a value
 
 
 def load(path: Path) -> Params:
@@ -32,18 +33,36 @@ def load(path: Path) -> Params:
     Raises:
         ParamsError: the file is missing, is not YAML, or a key is unknown, missing, of the wrong type or impossible.
     """
-    try:
-        raw = YAML(typ="safe").load(path)
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: not found. Start Rootstock in the folder that holds it.") from None
-    except OSError as error:
-        raise ParamsError(f"{path}: cannot be read: {error.strerror}.") from None
-    except YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {error}") from None
+    return checked(yaml_file.read(path, "Start Rootstock in the folder that holds it."), path.name)
+
+
+def checked(raw: Any, where: str) -> Params:  # noqa: ANN401
+    """Make parameters of plain values.
+
+    Args:
+        raw: sections by their names, as YAML or JSON have them.
+        where: they are from, for the errors.
+
+    Raises:
+        ParamsError: a key is unknown, missing, of the wrong type or impossible.
+    """
     try:
         return Params.model_validate({} if raw is None else raw)
     except ValidationError as error:
-        raise ParamsError(explain(error, path.name)) from None
+        raise ParamsError(explain(error, where)) from None
+    except RecursionError:  # an anchor that holds itself
+        raise ParamsError(f"{where}: values in values, without an end") from None
+
+
+def check_whole(params: Params, where: str) -> None:
+    """Check that parameters name what no default can: whose images these are to be.
+
+    Raises:
+        ParamsError: there is no source.
+    """
+    if not params.ingest.sources:
+        expected = type(params.ingest).model_fields["sources"].description
+        raise ParamsError(f"{where}: ingest.sources is missing; expected: {expected}")
 
 
 def explain(error: ValidationError, where: str, section: tuple[str, ...] = ()) -> str:
@@ -163,7 +182,11 @@ def _shown(given: object) -> str:
             return "a list"
         case bool():
             return str(given).lower()
-    return repr(given)
+    try:
+        shown = repr(given)
+    except ValueError:  # more digits than Python writes
+        return "a number of thousands of digits"
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
 
 
 def _section_of(location: tuple[int | str, ...]) -> type[BaseModel]:

@@ -14,7 +14,7 @@ from rootstock import decoding, images
 from rootstock.architectures import Transform
 from rootstock.decoding import INTERPOLATION, Decode, central
 from rootstock.parallel import ordered_map
-from rootstock.params import Augment
+from rootstock.section import Augment
 from rootstock.shards import Reader
 
 # Milder than Inception's 0.08 (Szegedy et al. 2015): a pretrained network needs less, and small objects survive.

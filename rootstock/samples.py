@@ -26,6 +26,20 @@ SEED = 1797  # the jitter belongs to the sample as its pixels do; no parameter c
 SYMBOL_FONTS = ("cmex10", "cmsy10")
 
 
+def check_name(name: str) -> None:
+    """Check that there is a sample of a name.
+
+    Raises:
+        SourceError: there is not, with the nearest that there is.
+    """
+    if name not in SAMPLES:
+        nearest = get_close_matches(name, SAMPLES, n=1, cutoff=0)[0]
+        raise SourceError(
+            f"sample:{name} is not an embedded sample; expected sample:{' or sample:'.join(SAMPLES)}. "
+            f"Did you mean sample:{nearest}?"
+        )
+
+
 def write_sample(name: str, folder: Path) -> None:
     """Write an embedded sample as `folder`/<class>/<nnnn>.png, whole or not at all.
 
@@ -38,17 +52,8 @@ def write_sample(name: str, folder: Path) -> None:
         SourceError: there is no such sample.
 
     """
-    match name:
-        case "digits":
-            images = _handwritten()
-        case "printed":
-            images = _printed()
-        case _:
-            nearest = get_close_matches(name, SAMPLES, n=1, cutoff=0)[0]
-            raise SourceError(
-                f"sample:{name} is not an embedded sample; expected sample:{' or sample:'.join(SAMPLES)}. "
-                f"Did you mean sample:{nearest}?"
-            )
+    check_name(name)
+    images = _handwritten() if name == "digits" else _printed()
     with files.replacing_folder(folder) as temporary:
         for number, (digit, image) in enumerate(images):
             path = temporary / str(digit) / f"{number:04d}.png"

@@ -16,20 +16,18 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from rootstock import archives, layout, params
+from rootstock import archives, layout, params, samples, torchvision_sets
+from rootstock.addresses import EXTRA_OF, check_protocols, links
 from rootstock.errors import SourceError
 from rootstock.folders import Files, describe, find, named, stamp_of
 from rootstock.intake import MAX_FILE_BYTES, Reason
 from rootstock.layout import SPLITS, Item, Loader
 from rootstock.scan import Scan
+from rootstock.stores import open_store
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MANIFESTS = (".csv", ".tsv", ".parquet")
-# The extra of pyproject.toml that brings the driver of a protocol.
-EXTRA_OF = {
-    "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "abfs": "azure", "abfss": "azure", "az": "azure",
-    "http": "http", "https": "http", "sftp": "sftp", "ssh": "sftp",
-}  # fmt: skip
+GENERATED = {"sample": samples.check_name, "torchvision": torchvision_sets.check_name}
 
 
 class Unreachable(SourceError):  # noqa: N818 - it may pass
@@ -58,7 +56,7 @@ def open_source(spec: params.Source, scratch: Path, scan: Scan) -> Source:
         SourceError: what is there is not a source.
     """
     if folder := generated(spec, scratch):
-        _lay_out(spec, folder, scratch)
+        _lay_out(folder, scratch)
         return _folder(spec, fsspec.filesystem("file"), str(folder.resolve()))
     store, root = _reach(spec)
     try:
@@ -74,32 +72,38 @@ def open_source(spec: params.Source, scratch: Path, scan: Scan) -> Source:
 
 
 def generated(spec: params.Source, scratch: Path) -> Path | None:
-    """Name the folder in which a sample or a torchvision set is laid out; None for sources that are somewhere."""
+    """Name the folder in which a sample or a torchvision set is laid out; None for sources that are somewhere.
+
+    Raises:
+        SourceError: there is no such sample or set.
+    """
     kind, _, name = spec.path.partition(":")
-    return scratch / kind / name if kind in ("sample", "torchvision") and not name.startswith("//") else None
+    if kind not in GENERATED or name.startswith("//"):
+        return None
+    GENERATED[kind](name)  # the name becomes a folder's
+    return scratch / kind / name
 
 
-def _lay_out(spec: params.Source, folder: Path, scratch: Path) -> None:
+def _lay_out(folder: Path, scratch: Path) -> None:
     if folder.exists():
         return
-    # These import scikit-learn and torch: only when there is something to write.
     if folder.parent.name == "sample":
-        from rootstock.samples import write_sample
-
-        write_sample(folder.name, folder)
+        samples.write_sample(folder.name, folder)
     else:
-        from rootstock.torchvision_sets import write_torchvision_set
-
-        write_torchvision_set(folder.name, folder, scratch / "downloads")
+        torchvision_sets.write_torchvision_set(folder.name, folder, scratch / "downloads")
 
 
 def _reach(spec: params.Source) -> tuple[Any, str]:
     """Open the store of a source and make sure that the source is there."""
     try:
-        store, root = fsspec.core.url_to_fs(spec.path)
+        check_protocols(spec.path)
+    except ValueError as error:
+        raise SourceError(f"ingest.sources: {spec.path}: expected a path or an fsspec URL; {error}") from None
+    try:
+        store, root = open_store(spec.path)
         there = store.exists(root)
     except (ImportError, ValueError) as error:
-        extra = EXTRA_OF.get(spec.path.partition("://")[0])
+        extra = next((EXTRA_OF[link.protocol] for link in links(spec.path) if link.protocol in EXTRA_OF), None)
         todo = (
             f"its driver is the extra {extra}: pip install -c constraints.txt -e '.[{extra}]'"
             if extra

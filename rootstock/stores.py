@@ -1,11 +1,10 @@
-"""Files of a store: a folder, or any URL that fsspec reaches (s3://, gs://, abfs://, sftp://, memory://, ...).
+"""Files of a store: a folder, or a URL of one of the protocols in addresses.py (s3://, gs://, abfs://, sftp://, ...).
 
 What opens a store comes from the environment (AWS_ACCESS_KEY_ID and the like, or fsspec's own FSSPEC_<STORE>_<OPTION>),
 never from its URL: that is in params.yaml and in logs.
 """
 
 import os
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +14,24 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from rootstock.addresses import check_protocols
 from rootstock.errors import SourceError
 from rootstock.files import TEMPORARY, replacing, sync
 
 # What these put is there whole or not at all, and a rename would be a second copy.
 OBJECTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "memory"}
+
+
+def open_store(url: str) -> tuple[Any, str]:
+    """Open the store of a URL, chained or not; also gives the place in it.
+
+    Raises:
+        ValueError: a protocol in it is none of those that are read, or fsspec does not know it.
+        ImportError: its driver is not installed.
+    """
+    check_protocols(url)
+    store, path = fsspec.core.url_to_fs(url)
+    return store, path
 
 
 def fetch(url: str, name: str, folder: Path) -> Path:
@@ -99,8 +111,7 @@ def exists(url: str) -> bool:
 def _opened(url: str) -> Iterator[tuple[Any, str]]:
     """Open a store; what goes wrong in the block is said of its URL."""
     try:
-        store, path = fsspec.core.url_to_fs(url)
+        store, path = open_store(url)
         yield store, path.rstrip("/")
     except Exception as error:  # every driver has its own errors
-        without_password = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1@", url)
-        raise SourceError(f"{without_password}: {type(error).__name__}: {error}") from error
+        raise SourceError(f"{url}: {type(error).__name__}: {error}") from error

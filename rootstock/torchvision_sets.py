@@ -36,6 +36,21 @@ SPLITS = {"train": ("train", "trainval", "train-standard"), "val": ("val", "vali
 ARCHIVES = (".gz", ".tgz", ".tar", ".zip")
 
 
+def check_name(name: str) -> None:
+    """Check that there is a data set of a name.
+
+    Raises:
+        SourceError: there is not, with the nearest that there are.
+    """
+    if name not in SETS:
+        lowered = {known.lower(): known for known in SETS}
+        nearest = [lowered[match] for match in get_close_matches(name.lower(), lowered)]
+        raise SourceError(
+            f"torchvision:{name} is not an image classification set of torchvision; expected one of "
+            f"{', '.join(SETS)}." + (f" Did you mean {' or '.join(nearest)}?" if nearest else "")
+        )
+
+
 def write_torchvision_set(name: str, folder: Path, download_root: Path) -> None:
     """Download a data set once and lay it out as `folder`/<split>/<class>/<file>, whole or not at all.
 
@@ -53,13 +68,7 @@ def write_torchvision_set(name: str, folder: Path, download_root: Path) -> None:
         SourceError: torchvision has no such set, or it cannot be downloaded, or its files are not whole.
 
     """
-    if name not in SETS:
-        lowered = {known.lower(): known for known in SETS}
-        nearest = [lowered[match] for match in get_close_matches(name.lower(), lowered)]
-        raise SourceError(
-            f"torchvision:{name} is not an image classification set of torchvision; expected one of "
-            f"{', '.join(SETS)}." + (f" Did you mean {' or '.join(nearest)}?" if nearest else "")
-        )
+    check_name(name)
     root = download_root / name
     with _failing_as_source_error(name, root):
         splits = _splits(name)

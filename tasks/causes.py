@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 from rootstock import causes
 from rootstock.errors import RootstockError
+from rootstock.redaction import redacted
 from tasks import doors, versions
 
 UNAUTHORIZED = 401
@@ -58,7 +59,7 @@ def _of_server(error: BaseException) -> str:
             f"Prefect's temporary server does not answer. Its database is in {PREFECT_HOME.value()}: see that there is "
             "space, and that this user may write to it, or set PREFECT_HOME to another folder."
         )
-    address = causes.without_secrets(address)
+    address = redacted(address)
     if isinstance(error, HTTPStatusError):
         if error.response.status_code == UNAUTHORIZED:
             return f"The Prefect server at {address} asks for a password: set PREFECT_API_AUTH_STRING."

@@ -36,6 +36,7 @@ from prefect.states import Cancelling
 
 from rootstock.errors import ParamsError, RootstockError
 from rootstock.params import Params
+from rootstock.redaction import redacted
 from tasks import remote, stopping, versions
 from tasks.stage import Summary
 from tasks.workspace import CHECKPOINT, LOCAL
@@ -207,8 +208,8 @@ def _pushing_checkpoints(key: str) -> Iterator[None]:
             start = time.monotonic()
             try:
                 remote.put_file(CHECKPOINT, key)
-            except Exception:  # the training is well, and the next checkpoint may get through
-                log.warning("The checkpoint could not be pushed", exc_info=True)
+            except Exception as error:  # the training is well, and the next checkpoint may get through
+                log.warning("The checkpoint could not be pushed: %s", redacted(f"{type(error).__name__}: {error}"))
             pushed, pause = written, max(LOOK_S, 10 * (time.monotonic() - start))
 
     thread = threading.Thread(target=push, daemon=True)

@@ -22,6 +22,7 @@ class Site:
     ranges: bool = True
     headers: dict[str, str] = field(default_factory=dict)  # of every answer, beside its length
     asked: list[tuple[str, int, int]] = field(default_factory=list)  # name, first byte, status
+    sent: list[dict[str, str]] = field(default_factory=list)  # headers of each request
 
     def answer(self, name: str, first: int) -> tuple[int, bytes]:
         """Decide on status and content."""
@@ -46,6 +47,7 @@ def site(**files: bytes) -> Iterator[Site]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            opened.sent.append(dict(self.headers))
             wanted = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0]
             status, body = opened.answer(self.path.lstrip("/"), int(wanted))
             self.send_response(status)

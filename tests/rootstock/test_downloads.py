@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from base64 import b64encode
 from collections.abc import Iterator
 
 import fsspec
@@ -39,6 +40,12 @@ def test_a_file_that_is_here_is_asked_of_nobody(site, tmp_path):
     assert get(site, tmp_path) == get(site, tmp_path) == CONTENT
     assert site.asked == [("weights", 0, 200)]
     assert fetch("http://no.such.host.invalid/weights", tmp_path / "kept", DIGEST).read_bytes() == CONTENT
+
+
+def test_a_user_and_a_password_in_an_address_are_sent_where_a_server_looks_for_them(site, tmp_path):
+    fetch(f"{site.address.replace('//', '//me:pass%2Fword@')}/weights", tmp_path / "kept", DIGEST)
+    assert site.sent[-1]["Authorization"] == f"Basic {b64encode(b'me:pass/word').decode()}"
+    assert site.asked == [("weights", 0, 200)]
 
 
 def test_after_a_broken_connection_it_goes_on_where_it_was(site, waits, tmp_path):

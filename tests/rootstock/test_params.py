@@ -1,5 +1,6 @@
 """params.yaml: what is accepted, what is said of the rest, what a form sees, and what is written back."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from hypothesis import given, settings, strategies as st
 from ruamel.yaml import YAML
 
 from rootstock.architectures import NAMES, TORCHVISION
-from rootstock.errors import ParamsError
+from rootstock.errors import ParamsError, RootstockError
 from rootstock.params import Params, Section
 from rootstock.params_file import load, save, section_in
+from rootstock.redaction import kind_of_secret
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate, compare, retrain"
@@ -39,7 +41,8 @@ def test_the_shipped_file_shows_every_key_there_is_in_the_order_of_the_model():
                 shows(shown[name], field.annotation)
 
     shows(YAML(typ="safe").load(SHIPPED), Params)
-    assert load(SHIPPED).model_dump(exclude={"backbone"}) == Params().model_dump(exclude={"backbone"})
+    of_the_sample = {"backbone": True, "ingest": {"sources"}}
+    assert load(SHIPPED).model_dump(exclude=of_the_sample) == Params().model_dump(exclude=of_the_sample)
 
 
 def test_a_key_that_is_left_out_has_its_default(file):
@@ -144,6 +147,70 @@ def test_what_is_not_yaml_is_refused_with_the_place(file, text, part):
     assert message.startswith(f"{file}: not valid YAML: ") and part in message
 
 
+LONG = 5000 * "9"
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (f"seed: {LONG}", "a value cannot be read (Exceeds the limit (4300 digits)"),
+        (f"seed: 0x{LONG}", "seed is a number of thousands of digits; expected"),
+        (f"seed: {4000 * '9'}", "seed is 999"),
+        (f"head: {{l2: [{4000 * '9'}]}}", "head.l2[0] is 999"),
+        (f"seed: '{LONG}'", "expected a whole number"),
+        ("head: " + 5000 * "[", "not valid YAML"),
+        ("head: " + 100_000 * "[" + 100_000 * "]", "values in values, more than 50 deep"),
+        (100_000 * "- " + "x", "values in values, more than 50 deep"),
+        ("seed: !!timestamp 2024-99-99", "not valid YAML"),
+        ("seed: !!int x", "not valid YAML"),
+        ("seed: !!float x", "not valid YAML"),
+        ("seed: !!python/object/apply:os.system [true]", "not valid YAML"),
+        ("seed: 2024-99-99", "not valid YAML: a value cannot be read"),
+        ("seed: 1\0", "not valid YAML"),
+        ("seed: &a [*a]", "seed is a list; expected a whole number"),
+        ("head: &a {l2: *a}", "expected a list"),
+        ("a: &a [1,1]\nb: &b [*a,*a]\n" + "\n".join(f"{chr(c + 1)}: &{chr(c + 1)} [{(9 * f'*{chr(c)},')}]"
+         for c in range(98, 121)), "unknown key a"),
+        ("seed: 1\nseed: 2", "duplicate key"),
+        ("seed: 'a\ud800'".encode("utf-8", "surrogatepass"), "not valid YAML"),
+        ("seed: é".encode("latin-1"), "not valid YAML"),
+        ("seed: x".encode("utf-16"), "seed is 'x'"),
+        ("seed: x".encode("utf-32"), "not valid YAML"),
+        (b"\x89PNG\r\n", "not valid YAML"),
+        ("- a", "the file is a list"),
+        ("seed", "the file is 'seed'"),
+        ("backbone: {weights: \"\\uD800\"}", "not valid YAML"),
+        ("ingest: {sources: [{path: \"a\\0b\", domain: x}]}", "ingest.sources[0].path: holds a control character"),
+    ],
+    ids=itertools.count(),
+)  # fmt: skip
+def test_whatever_the_file_holds_the_answer_is_a_short_sentence(file, content, part):
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ParamsError) as error:
+        load(file)
+    assert part in str(error.value)
+    assert len(str(error.value)) < 8000
+
+
+def test_the_files_of_deployments_are_refused_in_a_sentence_too(tmp_path, monkeypatch):
+    from flows import deploy
+
+    monkeypatch.chdir(tmp_path)
+    for content, said in (
+        ("a: " + LONG, "prefect.yaml: not valid YAML: a value cannot be read"),
+        ("[]", "prefect.yaml: expected a list of entries under the key deployments"),
+        ("deployments: [x]", "prefect.yaml: expected a list of entries under the key deployments"),
+        ("deployments: [{name: x, work_pool: {}}]", r"prefect.yaml: deployments\[0\].entrypoint is missing"),
+    ):
+        Path("prefect.yaml").write_text(content)
+        with pytest.raises(RootstockError, match=said):
+            deploy.deploy()
+    Path("prefect.yaml").unlink()
+    Path("prefect.yaml").mkdir()
+    with pytest.raises(RootstockError, match=r"prefect\.yaml: cannot be read: Is a directory"):
+        deploy.refresh_forms()
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ParamsError, match=r"nowhere\.yaml: not found"):
         load(tmp_path / "nowhere.yaml")
@@ -162,28 +229,31 @@ splits = st.tuples(st.floats(0.01, 0.49), st.floats(0.01, 0.49)).map(lambda pair
 stages = st.fixed_dictionaries(
     {"unfreeze": texts, "epochs": st.integers(1, 10**6), "lr": st.floats(1e-12, 0.999999)},
 )
+addresses = texts.filter(lambda text: ":" not in text and not kind_of_secret(text))
 valid = st.fixed_dictionaries(
-    {},
-    optional={
-        "seed": st.integers(0, 2**32 - 1),
+    {
         "ingest": st.fixed_dictionaries(
-            {},
-            optional={
+            {
                 "sources": st.lists(
-                    st.fixed_dictionaries({"path": texts, "domain": texts, "name": texts}),
+                    st.fixed_dictionaries({"path": addresses, "domain": texts, "name": texts}),
                     min_size=1, max_size=4, unique_by=lambda source: source["name"],
                 ),
+            },
+            optional={
                 "split": splits,
                 "max_side": st.none() | st.integers(32, 10**6),
                 "max_megapixels": numbers,
                 "allow_shrink": st.booleans(),
             },
         ),
+    },
+    optional={
+        "seed": st.integers(0, 2**32 - 1),
         "backbone": st.fixed_dictionaries(
             {},
             optional={
                 "name": st.sampled_from(NAMES),
-                "weights": texts,
+                "weights": addresses,
                 "image_size": st.none() | st.integers(16, 1024),
                 "crop_fraction": st.none() | st.floats(0.01, 1),
             },
@@ -254,6 +324,7 @@ def test_saving_adds_no_key_that_keeps_its_default(file):
 
 def test_saving_a_longer_or_shorter_list_keeps_the_entries_that_stay(file):
     file.write_text(
+        "ingest: {sources: [{path: photos, domain: field}]}\n"
         "finetune:\n  stages:\n    - unfreeze: head  # first\n      epochs: 1\n      lr: 0.1\n"
         "    - unfreeze: all  # then\n      epochs: 2\n      lr: 0.01\n"
     )

@@ -488,7 +488,7 @@ def test_an_unknown_sample_or_set_is_an_error_that_names_the_nearest(listed):
 
 def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path):
     path = put(tmp_path / "params.yaml", b"ingest: {sources: [{path: 'sftp://me:s3cret@host/photos', domain: x}]}")
-    with pytest.raises(ParamsError, match=r"ingest.sources\[0\]: a password in a URL would be recorded") as error:
+    with pytest.raises(ParamsError, match=r"ingest.sources\[0\].path: a password in a URL would be recorded") as error:
         params_file.load(path)
     assert "s3cret" not in str(error.value)
 
