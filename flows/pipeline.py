@@ -9,7 +9,6 @@ A stage that is up to date ends as Cached. Values given to the flow are written 
 them, and every run is kept as a DVC experiment named after the flow run.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from prefect.states import Completed
 from flows import form
 from rootstock import params as parameters
 from rootstock.errors import RootstockError
+from rootstock.files import read_json
 from rootstock.params import Params
 from tasks import artifacts, causes, given, stopping, versions, workspace
 from tasks.backbone import backbone
@@ -34,10 +34,11 @@ from tasks.train_head import train_head
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a run ended: what each stage did, and metrics.json."""
+    """How a run ended: what each stage did, metrics.json, and whether anything was fine-tuned."""
 
     outcomes: list[Outcome]
     metrics: dict[str, Any]
+    tuned: bool = True
 
     @property
     def said(self) -> str:
@@ -56,7 +57,8 @@ def chain(params: Params) -> Verdict:
     network = fine_tune.submit(params, where=params.finetune.where, wait_for=[head])
     verdict = evaluate.submit(params, wait_for=[network])
     outcomes = [stage.result() for stage in (images, weights, features, head, network, verdict)]
-    return Verdict(outcomes, json.loads((workspace.REPORT / "metrics.json").read_text()))
+    metrics = read_json(workspace.REPORT / "metrics.json")
+    return Verdict(outcomes, metrics, tuned=bool(params.finetune.stages))
 
 
 @flow(name="pipeline")
@@ -95,7 +97,7 @@ def pipeline(
             kept = versions.save_experiment(flow_run.name)
     except RootstockError as error:
         return failed(error)
-    artifacts.show_verdict(verdict.outcomes, verdict.metrics, kept, flow_run.name)
+    artifacts.show_verdict(verdict.outcomes, verdict.metrics, kept, flow_run.name, tuned=verdict.tuned)
     log.info(kept.note)
     return Completed(message=f"{verdict.said}. {kept.note}", data=verdict)
 
@@ -108,6 +110,9 @@ def table(verdict: Verdict) -> str:
         lines.append(f"{outcome.stage:<12}{outcome.seconds:>8.1f}  {did}")
     lines.append("")
     for name, called in (("head", "frozen-feature head"), ("finetuned", "fine-tuned model")):
+        if name == "finetuned" and not verdict.tuned:
+            lines.append(f"test accuracy, {called:<20} nothing was fine-tuned (finetune.stages is empty)")
+            continue
         a = verdict.metrics[name]["accuracy"]
         won = "  <- won on validation" if verdict.metrics["winner"] == name else ""
         lines.append(

@@ -17,7 +17,7 @@ from rootstock.architectures import PENULTIMATE, TIMM, Transform, architecture
 from rootstock.blocks import blocks
 from rootstock.depths import Pooling
 from rootstock.errors import WeightsError
-from rootstock.files import replacing_folder, sha256, write
+from rootstock.files import hold, read_json, reading, replacing_folder, sha256, write
 from rootstock.networks import build, check_known, config_of_timm, wrong_size
 from rootstock.papers import PAPERS
 from rootstock.sizes import measure
@@ -96,13 +96,15 @@ def load(folder: Path, layer: str = PENULTIMATE, pooling: Pooling = "avg") -> Ba
         pooling: of a layer that gives maps or tokens.
     """
     description = describe(folder)
-    transform = Transform.from_dict(description["transform"])
-    whole = fitting.filled(
-        description["name"], transform.size, description.get("variant"), load_file(folder / WEIGHTS), str(folder)
-    ).eval()
-    network = depths.cut(whole, description["name"], layer, pooling).eval()
-    width = description["feature_width"] if network is whole else depths.width_of(network, transform.size)
-    return Backbone(network, transform, width, description["digest"], description)
+    with reading(folder / DESCRIPTION):
+        transform, own_width = Transform.from_dict(description["transform"]), description["feature_width"]
+        name, digest, variant = description["name"], description["digest"], description.get("variant")
+    hold(folder / WEIGHTS, digest)
+    with reading(folder / WEIGHTS):
+        whole = fitting.filled(name, transform.size, variant, load_file(folder / WEIGHTS), str(folder)).eval()
+    network = depths.cut(whole, name, layer, pooling).eval()
+    width = own_width if network is whole else depths.width_of(network, transform.size)
+    return Backbone(network, transform, width, digest, description)
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -110,11 +112,15 @@ def describe(folder: Path) -> dict[str, Any]:
 
     Raises:
         WeightsError: there is none.
+        DamagedError: it is not as it was written.
     """
     path = folder / DESCRIPTION
     if not path.exists():
         raise WeightsError(f"{path} is not there: run backbone first, or `dvc pull` it")
-    described: dict[str, Any] = json.loads(path.read_bytes())
+    described = read_json(path)
+    with reading(path):
+        for name in ("name", "digest", "transform", "feature_width"):
+            described[name]
     return described
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from scipy import stats
 
 from rootstock import dataset, model, params, plots, progress
+from rootstock.files import reading
 from rootstock.metrics import CONFIDENCE, Interval
 from rootstock.shards import Reader
 
@@ -107,7 +108,7 @@ def answers(
     manifest = dataset.load_manifest(dataset_dir)
     rows = manifest[manifest["split"] == "test"].sort_values(["shard", "offset"], ignore_index=True)
     labels = rows["label"].astype(object)
-    table = rows[["image_id", "domain", "label"]].assign(known=labels.isin(_described(champion)["classes"]))
+    table = rows[["image_id", "domain", "label"]].assign(known=labels.isin(model.describe(champion)["classes"]))
     models = {"champion": (champion, champions_predictions), "challenger": (challenger, challengers_predictions)}
     for name, (folder, predictions) in models.items():
         answer = rows["image_id"].map(_recalled(folder, predictions)).astype(object)
@@ -117,19 +118,15 @@ def answers(
     return table
 
 
-def _described(folder: Path) -> dict[str, list[str]]:
-    described: dict[str, list[str]] = json.loads((folder / model.DESCRIPTION).read_bytes())
-    return described
-
-
 def _recalled(folder: Path, predictions: Path) -> dict[str, str]:
     """Recall which class a model gave each image of its own evaluation."""
-    described = _described(folder)
-    table = pq.read_table(predictions, columns=["image_id", described["kind"]])
-    return {
-        image_id: described["classes"][int(np.argmax(probabilities.values))]
-        for image_id, probabilities in zip(*table.columns, strict=True)
-    }
+    described = model.describe(folder)
+    with reading(predictions):
+        table = pq.read_table(predictions, columns=["image_id", described["kind"]])
+        return {
+            image_id: described["classes"][int(np.argmax(probabilities.values))]
+            for image_id, probabilities in zip(*table.columns, strict=True)
+        }
 
 
 def _ask(folder: Path, rows: pd.DataFrame, images_dir: Path) -> Iterator[str]:

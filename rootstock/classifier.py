@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rootstock import fitting
 from rootstock.architectures import Transform
 from rootstock.blocks import NORMS
-from rootstock.files import replacing
+from rootstock.files import reading, replacing
 from rootstock.head import Head
 from rootstock.pixels import Normalise
 
@@ -66,8 +66,13 @@ def save(model: Classifier, path: Path) -> None:
 
 
 def load(model: Classifier, path: Path) -> None:
-    """Read a model's weights."""
-    fitting.adopt(model, load_file(path))
+    """Read a model's weights.
+
+    Raises:
+        DamagedError: they are not those of such a model.
+    """
+    with reading(path):
+        fitting.adopt(model, load_file(path))
 
 
 def predict(model: Classifier, batches: Iterator[Tensor], device: torch.device) -> Iterator[NDArray[np.float32]]:

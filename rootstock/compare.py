@@ -23,7 +23,7 @@ from rootstock.backbones import Backbone
 from rootstock.classifier import Classifier
 from rootstock.errors import RootstockError
 from rootstock.features import Features
-from rootstock.files import digest, replacing
+from rootstock.files import digest, reading, replacing
 from rootstock.finetune import Epoch, Examples
 from rootstock.head import Head
 from rootstock.shards import Reader
@@ -264,7 +264,10 @@ def merge(before: pd.DataFrame, row: Row) -> pd.DataFrame:
 
 def read(path: Path) -> pd.DataFrame:
     """Read compare.parquet; no rows where there is none."""
-    return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=[field.name for field in fields(Row)])
+    if not path.exists():
+        return pd.DataFrame(columns=[field.name for field in fields(Row)])
+    with reading(path):
+        return pd.read_parquet(path)[[field.name for field in fields(Row)]]
 
 
 def write(path: Path, table: pd.DataFrame) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rootstock.errors import SourceError
-from rootstock.files import replacing, replacing_folder, sync, write
+from rootstock.files import read_json, reading, replacing, replacing_folder, sync, write
 
 if TYPE_CHECKING:
     import pandas as pd  # pyarrow imports it when a table becomes a frame: a look that finds nothing new never does
@@ -109,8 +109,7 @@ def load_rejected(folder: Path) -> "pd.DataFrame":
 def load_summary(folder: Path) -> dict[str, Any]:
     """Read the summary; an empty one where there is none."""
     path = folder / SUMMARY
-    summary: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
-    return summary
+    return read_json(path) if path.exists() else {}
 
 
 def is_whole(folder: Path) -> bool:
@@ -181,7 +180,12 @@ def _write(path: Path, frame: "pd.DataFrame", schema: pa.Schema, unless_like: Pa
             pq.write_table(table, temporary, compression="zstd")
 
 
+def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
+    with reading(path):
+        return pq.read_table(path).select(schema.names).cast(schema)
+
+
 def _read(path: Path, name: str) -> "pd.DataFrame":
-    tables = [pq.read_table(file) for file in files_of(path)]
+    tables = [_read_file(file, SCHEMAS[name]) for file in files_of(path)]
     frame: pd.DataFrame = pa.concat_tables(tables or [SCHEMAS[name].empty_table()]).to_pandas()
     return frame

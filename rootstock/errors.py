@@ -18,5 +18,9 @@ class SourceError(RootstockError):
     """A source of images cannot be listed or read, or holds too little to train on."""
 
 
+class DamagedError(RootstockError):
+    """A file is not what was written: cut short, emptied, of another kind, or another one under its name."""
+
+
 class WeightsError(RootstockError):
     """Weights cannot be had, or do not fit the architecture."""

@@ -2,8 +2,9 @@
 
 import io
 import json
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from rootstock import (
     plots,
     progress,
 )
+from rootstock.errors import SourceError
 from rootstock.files import replacing, write
 from rootstock.finetune import Examples
 from rootstock.head import Head
@@ -36,11 +38,13 @@ from rootstock.params import Params
 from rootstock.report import Mistake, Report, render
 from rootstock.shards import Reader
 
+log = logging.getLogger(__name__)
 Logits = NDArray[np.float32]
 BATCH_SIZE = 64
 MODELS = ("head", "finetuned")
 CALLED = {"head": "the head on frozen features", "finetuned": "the fine-tuned network"}
 THUMBNAIL_PX = 160
+FEW_IMAGES = 30  # of fewer, a bootstrap draws the same few again and again
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,25 @@ class Contest:
     def __init__(self, inputs: Inputs, params: Params) -> None:
         self.inputs = inputs
         self.manifest = dataset.load_manifest(inputs.dataset)
-        self.summary = json.loads((inputs.dataset / dataset.SUMMARY).read_bytes())
+        self.summary = dataset.load_summary(inputs.dataset)
         self.classes = dataset.classes_of(self.manifest)
         self.head: Head = head.load(inputs.head)
+        if self.head.classes != self.classes:
+            raise SourceError(
+                f"{inputs.head} is of other classes ({', '.join(self.head.classes)}) than {inputs.dataset} "
+                f"({', '.join(self.classes)}); run train_head again"
+            )
         self.backbone = backbones.load(inputs.backbone, self.head.layer, self.head.pooling)
         self.features, *_ = feature_keys.find(self.backbone.description, params.extract, inputs.features)
+        finetune.check(inputs.finetuned)
+        self.epochs = finetune.read_history(inputs.finetuned / finetune.HISTORY)
         self.finetuned = classifier.Classifier(self.backbone.network, self.backbone.transform, self.head)
         classifier.load(self.finetuned, inputs.finetuned / classifier.WEIGHTS)
+
+    @property
+    def tuned(self) -> bool:
+        """Whether anything was fine-tuned; else both models are one, and only rounding could tell them apart."""
+        return bool(self.epochs)
 
     def rows(self, split: str) -> pd.DataFrame:
         """Select a split's images, in the order in which both models score them."""
@@ -97,16 +113,18 @@ class Contest:
         return rows.sort_values(["shard", "offset"], ignore_index=True)
 
     def logits(self, split: str) -> dict[str, Logits]:
-        """Score a split with both models: logits (n, k) each."""
+        """Score a split with both models: logits (n, k) each; the head's for both where nothing was fine-tuned."""
         rows = self.rows(split)
-        from_head = [self.head.logits(x) for x, _ in features.Features(self.features, rows)]
+        from_head = np.concatenate([self.head.logits(x) for x, _ in features.Features(self.features, rows)])
+        if not self.tuned:
+            return dict.fromkeys(MODELS, from_head)
         device = pixels.device()
         network = self.finetuned.to(device)
         with Reader(self.inputs.images) as reader:
             examples = Examples(rows, self.inputs.images)
             scored = finetune.predict_all(network, reader, examples, self.backbone.transform, BATCH_SIZE, device)
             from_network = list(progress.track(scored, f"evaluate_{split}", -(-len(rows) // BATCH_SIZE), "batches"))
-        return {"head": np.concatenate(from_head), "finetuned": np.concatenate(from_network)}
+        return {"head": from_head, "finetuned": np.concatenate(from_network)}
 
 
 def evaluate(
@@ -128,6 +146,9 @@ def evaluate(
     on_val = contest.logits("val")
     labels = contest.rows("val")["class_index"].to_numpy(np.int64)
     choice = choose(on_val, labels)
+    if not contest.tuned:
+        right = f"{choice.figures['head']['accuracy']:.1%} of {len(labels)} validation images right"
+        choice = replace(choice, why=f"Nothing was fine-tuned, so the model is {CALLED['head']}: {right}.")
     temperature = {name: metrics.fit_temperature(logits, labels) for name, logits in on_val.items()}
     on_test = contest.logits("test")  # read only now that the choice is made
     val, test = (_scored(contest, *scored, temperature) for scored in (("val", on_val), ("test", on_test)))
@@ -140,8 +161,12 @@ def evaluate(
     }  # fmt: skip
     counts = contest.manifest["split"].value_counts()
     scores |= {"winner": choice.winner, "images": {split: int(counts[split]) for split in ("train", "val", "test")}}
+    warnings = _warnings(contest, temperature, len(test.rows))
+    for warning in warnings:
+        log.warning("%s", warning)
     _write_model(contest, choice, temperature[choice.winner], scores, model_dir)
-    _write_report(contest, params, choice, val, test, scores, report_dir, timings)
+    told = [*contest.head.warnings, *finetune.warnings(contest.epochs), *warnings]
+    _write_report(contest, params, choice, val, test, scores, told, report_dir, timings)
     return scores
 
 
@@ -161,6 +186,19 @@ def choose(logits: dict[str, Logits], labels: NDArray[np.int64]) -> Choice:
     if better["accuracy"] == worse["accuracy"]:
         reason += f", and a log loss of {better['log_loss']:.3f} against {worse['log_loss']:.3f}"
     return Choice(winner, figures, f"{CALLED[winner][0].upper()}{CALLED[winner][1:]} won: {reason}.")
+
+
+def _warnings(contest: Contest, temperature: dict[str, float], test_images: int) -> list[str]:
+    """Say where calibration ended at a limit, and where there are too few images for an interval to be trusted."""
+    found = [
+        f"The temperature of {CALLED[name]} is {found:.3g}, at an end of what is tried: its probabilities "
+        "on validation are far from the shares they should be."
+        for name, found in temperature.items()
+        if metrics.at_an_end(found) and (contest.tuned or name == "head")
+    ]
+    if test_images < FEW_IMAGES:
+        found.append(f"There are only {test_images} test images: intervals miss the true figure often.")
+    return found
 
 
 def _scored(contest: Contest, split: str, logits: dict[str, Logits], temperature: dict[str, float]) -> Scored:
@@ -194,10 +232,10 @@ def _write_report(
     val: Scored,
     test: Scored,
     scores: dict[str, Any],
+    warnings: list[str],
     report_dir: Path,
     timings: Callable[[], list[dict[str, Any]]],
 ) -> None:
-    history = pd.read_parquet(contest.inputs.finetuned / finetune.HISTORY)
     write(report_dir / "metrics.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
     _write_predictions(report_dir / "predictions.parquet", [val, test])
     shown: dict[str, Any] = {
@@ -205,7 +243,7 @@ def _write_report(
         "winner": choice.winner,
         "classes": contest.classes,
         "metrics": scores,
-        "history": history,
+        "history": finetune.as_table(contest.epochs),
         "l2_path": contest.head.path,
     }
     plots.write_plots(
@@ -214,7 +252,8 @@ def _write_report(
         probabilities=test.probabilities[choice.winner],
         **shown,
     )
-    pictures = plots.pictures(probabilities=test.probabilities, **shown)
+    told = {name: test.probabilities[name] for name in (MODELS if contest.tuned else MODELS[:1])}
+    pictures = plots.pictures(probabilities=told, **shown)
     mistakes = worst_mistakes(contest, test, choice.winner, params.evaluate.mistakes)
     measured = timings()
     write(report_dir / "timings.json", json.dumps(measured, indent=2, ensure_ascii=False) + "\n")
@@ -228,6 +267,8 @@ def _write_report(
         timings=measured,
         pictures=pictures,
         mistakes=mistakes,
+        warnings=warnings,
+        tuned=contest.tuned,
     )
     write(report_dir / "report.html", render(page))
 

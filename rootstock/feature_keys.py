@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rootstock import params
 from rootstock.architectures import PENULTIMATE
 from rootstock.errors import SourceError
-from rootstock.files import write
+from rootstock.files import read_json, reading, write
 
 FORMAT_VERSION = 2
 AUTO: Literal["auto"] = "auto"
@@ -68,7 +68,9 @@ def engine_of(description: dict[str, Any], settings: params.Extract, features_di
     path = _note(description, settings, features_dir)
     if not path.exists():
         return None
-    engine: Engine = json.loads(path.read_bytes())["engine"]
+    noted = read_json(path)
+    with reading(path):
+        engine: Engine = noted["engine"]
     return engine
 
 

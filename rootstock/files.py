@@ -1,11 +1,15 @@
 """Files that are either whole or not there: written under a temporary name, synced, then renamed."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from rootstock.errors import DamagedError, RootstockError
 
 TEMPORARY = ".tmp"  # .dvcignore names it too: what a killed run left never reaches a version
 
@@ -81,6 +85,61 @@ def sweep(folder: Path) -> None:
     """Remove the temporary files that a killed run left under `folder`."""
     for left in folder.rglob(f"*{TEMPORARY}"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say of a file that is not what was written which it is, and what brings it back; for the reading alone.
+
+    Raises:
+        DamagedError: the block fails in any way that the file's content can bring about.
+    """
+    try:
+        yield
+    except (RootstockError, MemoryError):
+        raise
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise damaged(path, "is not there" if missing else "is no file, or lies in what is no folder") from error
+    except OSError as error:
+        if error.errno is not None:  # the disk, or the system: not the file's content
+            raise
+        raise damaged(path, f"cannot be read ({error})") from error
+    except Exception as error:  # each parser has its own errors, and what is missing is one of this language
+        text = f"it lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0][:200]
+        raise damaged(path, f"is damaged ({text or type(error).__name__})") from error
+
+
+def damaged(path: Path, why: str) -> DamagedError:
+    """Say what is wrong with a file, and what to do."""
+    return DamagedError(
+        f"{path} {why}. Remove it, and bring it back by `dvc checkout` or `dvc pull`, or run again what makes it."
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        DamagedError: it is not there, or holds something else.
+    """
+    with reading(path):
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__} where an object is expected")
+    return content
+
+
+def hold(path: Path, expected: str) -> None:
+    """Hold a file to the digest that was written down with it.
+
+    Raises:
+        DamagedError: it is another one.
+    """
+    with reading(path):
+        found = sha256(path)
+    if found != expected:
+        raise damaged(path, "is not the file that was written: its digest is another")
 
 
 def sha256(path: Path) -> str:

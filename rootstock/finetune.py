@@ -6,8 +6,10 @@ one goes on from it to the same bytes that an undisturbed run gives on a CPU.
 """
 
 import hashlib
+import json
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,18 +22,21 @@ from torch.nn import functional as F
 
 from rootstock import fitting, params, pixels, progress
 from rootstock.architectures import Transform
-from rootstock.classifier import Classifier, mixed_precision, predict
-from rootstock.files import replacing
+from rootstock.classifier import WEIGHTS, Classifier, mixed_precision, predict, save as save_classifier
+from rootstock.errors import DamagedError, ParamsError
+from rootstock.files import hold, read_json, reading, replacing, replacing_folder, sha256, write
 from rootstock.pixels import Ref
 from rootstock.shards import Reader
 from rootstock.unfreezing import check_stages, optimiser_of
 
 log = logging.getLogger(__name__)
-HISTORY = "history.parquet"
+HISTORY, DESCRIPTION = "history.parquet", "finetuned.json"
 WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; torch's default)
 # Bounds the first steps after unfreezing: on the digits the norm's median is 11 in the first epoch of all layers, and
 # 0.3 in the last.
 MAX_GRADIENT_NORM = 1.0
+ENOUGH_EPOCHS = 3  # fewer have no first or last to speak of
+STILL_FALLING = 0.1  # of the validation loss, in the last epoch
 START_DIVISOR, END_DIVISOR = 25.0, 1e4
 
 
@@ -106,7 +111,7 @@ def fine_tune(
         One entry an epoch.
 
     Raises:
-        ParamsError: a stage names a layer that is not there.
+        ParamsError: a stage names a layer that is not there, or its learning rate is too high.
     """
     check_stages(model.backbone, settings)
     device = pixels.device()
@@ -136,6 +141,8 @@ def fine_tune(
                 _checkpoint(checkpoint, start_from, done, model)
     if done.best:
         fitting.assign(model, done.best)
+    for warning in warnings(done.history):
+        log.warning("%s", warning)
     return done.history
 
 
@@ -174,7 +181,13 @@ def _train_epoch(
         loss.backward()
         nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
         optimiser.step()
-        total += loss.item() * len(batch)
+        lost = loss.item()
+        if not math.isfinite(lost):
+            raise ParamsError(
+                f"params.yaml: lr is {stage.lr:g} in the stage that unfreezes {stage.unfreeze}, and after {step + 1} "
+                f"batches of epoch {at[1]} the training loss is no number any more; expected a lower lr."
+            )
+        total += lost * len(batch)
         advance(len(batch))
     return total / len(order)
 
@@ -224,10 +237,58 @@ def best_of(history: list[Epoch]) -> Epoch:
     return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
 
 
+def warnings(history: Sequence[Epoch]) -> list[str]:
+    """Say where the best epoch is at an end of all, so that a better one may lie behind it.
+
+    The last one mostly is the best, since the learning rate ends near zero: only if the loss still falls is it news.
+    """
+    if len(history) < ENOUGH_EPOCHS:
+        return []
+    best, before, last = best_of(list(history)), history[-2], history[-1]
+    if best is history[0]:
+        return ["Fine-tuning was at its best after the first of all epochs: a lower lr may be better."]
+    if best is last and before.stage == last.stage and last.val_loss < (1 - STILL_FALLING) * before.val_loss:
+        return ["Fine-tuning was still getting better when it ended: more epochs may be better."]
+    return []
+
+
+def save(model: Classifier, history: list[Epoch], folder: Path) -> None:
+    """Write a network, how it came about, and the digests of both: finetuned.json."""
+    with replacing_folder(folder) as temporary:
+        save_classifier(model, temporary / WEIGHTS)
+        with replacing(temporary / HISTORY) as path:
+            write_history(history, path)
+        digests = {name: sha256(temporary / name) for name in (WEIGHTS, HISTORY)}
+        write(temporary / DESCRIPTION, json.dumps({"digests": digests}, indent=2) + "\n")
+
+
+def check(folder: Path) -> None:
+    """Hold what `save` wrote to its digests.
+
+    Raises:
+        DamagedError: a file is another one.
+    """
+    described = read_json(folder / DESCRIPTION)
+    with reading(folder / DESCRIPTION):
+        digests = {name: described["digests"][name] for name in (WEIGHTS, HISTORY)}
+    for name, digest in digests.items():
+        hold(folder / name, digest)
+
+
 def write_history(history: list[Epoch], path: Path) -> None:
     """Write one row an epoch; the columns are there even where there was none."""
-    columns = [column.name for column in fields(Epoch)]
-    pd.DataFrame(history, columns=columns).to_parquet(path, index=False)
+    as_table(history).to_parquet(path, index=False)
+
+
+def read_history(path: Path) -> list[Epoch]:
+    """Read what `write_history` wrote."""
+    with reading(path):
+        return [Epoch(*row) for row in pd.read_parquet(path).itertuples(index=False)]
+
+
+def as_table(history: list[Epoch]) -> pd.DataFrame:
+    """Give one row an epoch; the columns are there even where there was none."""
+    return pd.DataFrame(history, columns=[column.name for column in fields(Epoch)])
 
 
 def _keep_best(done: Progressed, model: Classifier) -> None:
@@ -252,14 +313,23 @@ def _checkpoint(path: Path, start_from: str, done: Progressed, model: Classifier
 def _resume(path: Path, start_from: str, model: Classifier, device: torch.device) -> Progressed:
     if not path.exists():
         return Progressed()
-    content = torch.load(path, map_location=device, weights_only=True)
-    if content["start_from"] != start_from:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        with reading(path):
+            content = torch.load(path, map_location=device, weights_only=True)
+            if content["start_from"] != start_from:
+                return Progressed()
+            fitting.assign(model, content["model"])
+            history = [Epoch(**epoch) for epoch in content["history"]]
+            best = {name: value.cpu() for name, value in content["best"].items()}
+            optimiser = dict(content["optimiser"])
+            done = Progressed(int(content["stage"]), int(content["epoch"]), history, best, optimiser)
+    except DamagedError as error:
+        fitting.assign(model, before)
+        log.warning("The checkpoint is of no use, and the training starts anew: %s", error)
         return Progressed()
-    fitting.assign(model, content["model"])
-    history = [Epoch(**epoch) for epoch in content["history"]]
-    log.info("Goes on after epoch %d of stage %d, from %s", content["epoch"], content["stage"], path)
-    best = {name: value.cpu() for name, value in content["best"].items()}
-    return Progressed(content["stage"], content["epoch"], history, best, content["optimiser"])
+    log.info("Goes on after epoch %d of stage %d, from %s", done.epoch, done.stage, path)
+    return done
 
 
 def _mix(*parts: int) -> int:

@@ -1,7 +1,8 @@
 """The linear head: multinomial logistic regression on frozen features, along a path of L2 strengths."""
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ from rootstock.architectures import PENULTIMATE
 from rootstock.depths import Pooling
 from rootstock.errors import SourceError
 from rootstock.features import Features
-from rootstock.files import replacing_folder, write
+from rootstock.files import hold, read_json, reading, replacing_folder, sha256, write
 
+log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 # Measured with efficientnet_lite0 (validation log loss, no floor -> 0.3): digits 0.179 -> 0.145, signs 0.320 -> 0.254,
 # hymenoptera 0.087 -> 0.090.
 DEVIATION_FLOOR = 0.3
+CLEARLY = 0.01  # less of a difference in log loss is no reason to look further
 WEIGHTS, DESCRIPTION = "head.safetensors", "head.json"
-DESCRIBED = ("classes", "l2", "path", "layer", "pooling")
+DESCRIBED = ("classes", "l2", "path", "layer", "pooling", "warnings")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Head:
     """A linear classifier on features as they come (standardisation is folded in).
 
     weight (k, d) float32, bias (k,) float32; `path` has one entry a strength tried; `layer` and `pooling` say where in
-    the backbone its features are from.
+    the backbone its features are from; `warnings` are sentences on a search that ended at a limit.
     """
 
     weight: NDArray[np.float32]
@@ -44,6 +47,7 @@ class Head:
     path: list[dict[str, float]] = field(default_factory=list)
     layer: str = PENULTIMATE
     pooling: Pooling = "avg"
+    warnings: list[str] = field(default_factory=list)
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score features (n, d): logits (n, k) float32."""
@@ -92,11 +96,39 @@ def fit_logistic_path(
         weight, bias = _fold(solution, mean, inverse_deviation)
         candidate = Head(weight.astype(np.float32), bias.astype(np.float32), classes, strength)
         loss, accuracy = evaluate(candidate, val)
-        path.append({"l2": strength, "val_log_loss": loss, "val_accuracy": accuracy, "iterations": float(result.nit)})
+        ended = {"iterations": float(result.nit), "converged": bool(result.nit < max_iterations)}
+        path.append({"l2": strength, "val_log_loss": loss, "val_accuracy": accuracy, **ended})
         if best is None or loss < min(entry["val_log_loss"] for entry in path[:-1]):
             best = candidate
     assert best is not None, "no strength was given"
-    return replace(best, path=path)
+    found = warnings(path, best.l2, max_iterations)
+    for warning in found:
+        log.warning("%s", warning)
+    return replace(best, path=path, warnings=found)
+
+
+def warnings(path: Sequence[Mapping[str, float]], l2: float, max_iterations: int) -> list[str]:
+    """Say where the search for a head ended at a limit, so that a better one may lie behind it.
+
+    Args:
+        path: an entry a strength, as in head.json.
+        l2: the strength that was chosen.
+        max_iterations: of L-BFGS, a strength.
+    """
+    found = []
+    short = [entry["l2"] for entry in path if not entry["converged"]]
+    if l2 in short:
+        which = "no L2 strength has" if len(short) == len(path) else f"the chosen L2 strength, {l2:g}, has not"
+        found.append(
+            f"The head is not the best there is: {which} converged within head.max_iterations ({max_iterations}). "
+            "Allow more."
+        )
+    losses = {entry["l2"]: entry["val_log_loss"] for entry in path}
+    for step, word in ((-1, "larger"), (1, "smaller")):
+        ordered = sorted(losses)[::step]
+        if len(ordered) > 1 and l2 == ordered[0] and losses[l2] < (1 - CLEARLY) * losses[ordered[1]]:
+            found.append(f"The best L2 strength, {l2:g}, is at an end of head.l2; a {word} one may be better.")
+    return found
 
 
 def _standardisation(features: Features) -> tuple[Array, Array]:
@@ -169,12 +201,28 @@ def save(head: Head, folder: Path, facts: dict[str, Any]) -> None:
     """Write a head: `head.safetensors` (weight, bias) and `head.json` (classes, strength, path, and `facts`)."""
     with replacing_folder(folder) as temporary:
         save_file({"weight": head.weight, "bias": head.bias}, temporary / WEIGHTS)
-        described = {name: getattr(head, name) for name in DESCRIBED} | facts
+        digest = {"digest": sha256(temporary / WEIGHTS)}
+        described = {name: getattr(head, name) for name in DESCRIBED} | digest | facts
         write(temporary / DESCRIPTION, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
 
 def load(folder: Path) -> Head:
-    """Read a head."""
-    described = json.loads((folder / DESCRIPTION).read_bytes())
-    tensors = load_file(folder / WEIGHTS)
-    return Head(tensors["weight"], tensors["bias"], **{name: described[name] for name in DESCRIBED})
+    """Read a head.
+
+    Raises:
+        DamagedError: it is not as it was written.
+    """
+    described = read_json(folder / DESCRIPTION)
+    with reading(folder / DESCRIPTION):
+        named = {name: described[name] for name in DESCRIBED}
+        digest, classes, _ = (
+            described["digest"],
+            len(described["classes"]),
+            [entry["l2"] for entry in described["path"]],
+        )
+    hold(folder / WEIGHTS, digest)
+    with reading(folder / WEIGHTS):
+        tensors = load_file(folder / WEIGHTS)
+        if len(tensors["weight"]) != classes or tensors["bias"].shape != (classes,):
+            raise ValueError(f"its shape is not that of {classes} classes")
+        return Head(tensors["weight"], tensors["bias"], **named)

@@ -5,6 +5,7 @@ DVC empties the folder before it evaluates again, and may restore it as it once 
 a history only ever grows, and of two the longer one is the later.
 """
 
+import logging
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rootstock.files import replacing
+from rootstock.errors import DamagedError
+from rootstock.files import reading, replacing
+
+log = logging.getLogger(__name__)
 
 HISTORY = "history.parquet"
 SCHEMA = pa.schema(
@@ -55,8 +59,11 @@ class Row:
 def read(*folders: Path) -> list[Row]:
     """Read a history, the longest where there are several; none where there is none."""
     path = max((folder / HISTORY for folder in folders), key=_length)
-    rows = pq.read_table(path).to_pylist() if path.exists() else []
-    return [Row(**{**row, "new_domains": tuple(row["new_domains"])}) for row in rows]
+    if not path.exists():
+        return []
+    with reading(path):
+        rows = pq.read_table(path).to_pylist()
+        return [Row(**{**row, "new_domains": tuple(row["new_domains"])}) for row in rows]
 
 
 def write(folder: Path, rows: list[Row]) -> None:
@@ -74,7 +81,15 @@ def keep(source: Path, target: Path) -> None:
 
 
 def _length(path: Path) -> int:
-    return pq.read_metadata(path).num_rows if path.exists() else 0
+    """Count the rows of a history; one that is damaged is worth less than any, so that its copy counts."""
+    if not path.exists():
+        return 0
+    try:
+        with reading(path):
+            return int(pq.read_metadata(path).num_rows)
+    except DamagedError as error:
+        log.warning("%s", error)
+        return 0
 
 
 def versions(rows: list[Row]) -> dict[int, Row]:

@@ -108,6 +108,11 @@ def fit_temperature(logits: Floats, labels: Integers) -> float:
     return float(np.clip(np.exp(found.x), *TEMPERATURES))
 
 
+def at_an_end(temperature: float) -> bool:
+    """Whether a temperature is as low or as high as it is allowed to be: the search would have gone further."""
+    return any(abs(temperature / end - 1) < 1e-3 for end in TEMPERATURES)
+
+
 def softmax(logits: Floats, temperature: float = 1.0) -> npt.NDArray[np.float32]:
     """Turn logits (n, k), divided by the temperature, into probabilities (n, k) float32."""
     return np.asarray(special.softmax(logits.astype(np.float64) / temperature, axis=-1), dtype=np.float32)

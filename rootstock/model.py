@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rootstock import classifier, depths, networks
 from rootstock.architectures import PENULTIMATE, Transform
 from rootstock.classifier import Classifier
-from rootstock.files import replacing_folder, write
+from rootstock.files import hold, read_json, reading, replacing_folder, sha256, write
 from rootstock.head import Head
 from rootstock.metrics import softmax
 from rootstock.pixels import device, prepare
@@ -65,23 +65,45 @@ def save(folder: Path, network: Classifier, described: dict[str, Any], readme: s
     """Write a model: `model.safetensors`, `model.json` (classes, temperature, backbone) and a card, README.md."""
     with replacing_folder(folder) as temporary:
         classifier.save(network, temporary / classifier.WEIGHTS)
+        described = {**described, "digest": sha256(temporary / classifier.WEIGHTS)}
         write(temporary / DESCRIPTION, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
         write(temporary / CARD, readme)
 
 
 def load(folder: Path) -> Model:
-    """Read a model that `save` wrote."""
-    described = json.loads((folder / DESCRIPTION).read_bytes())
-    backbone = described["backbone"]
-    transform = Transform.from_dict(backbone["transform"])
-    at = {"layer": PENULTIMATE, "pooling": "avg", "width": backbone["feature_width"], **described.get("features", {})}
-    shape = (len(described["classes"]), at["width"])
-    empty = Head(np.zeros(shape, np.float32), np.zeros(shape[0], np.float32), described["classes"], 0.0)
-    whole = networks.build(backbone["name"], transform.size, backbone.get("variant"))
+    """Read a model that `save` wrote.
+
+    Raises:
+        DamagedError: it is not as it was written.
+    """
+    described = describe(folder)
+    with reading(folder / DESCRIPTION):
+        backbone, temperature = described["backbone"], float(described["temperature"])
+        transform = Transform.from_dict(backbone["transform"])
+        own = {"layer": PENULTIMATE, "pooling": "avg", "width": backbone["feature_width"]}
+        at = {**own, **described.get("features", {})}
+        shape = (len(described["classes"]), at["width"])
+        empty = Head(np.zeros(shape, np.float32), np.zeros(shape[0], np.float32), described["classes"], 0.0)
+        whole = networks.build(backbone["name"], transform.size, backbone.get("variant"))
     cut = depths.cut(whole, backbone["name"], at["layer"], at["pooling"])
     network = Classifier(cut, transform, empty)
+    if digest := described.get("digest"):  # earlier versions wrote none
+        hold(folder / classifier.WEIGHTS, digest)
     classifier.load(network, folder / classifier.WEIGHTS)
-    return Model(network.eval(), transform, described["classes"], described["temperature"])
+    return Model(network.eval(), transform, described["classes"], temperature)
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Read what a model is: kind, classes, backbone, temperature.
+
+    Raises:
+        DamagedError: it is not as it was written.
+    """
+    described = read_json(folder / DESCRIPTION)
+    with reading(folder / DESCRIPTION):
+        for name in ("kind", "classes", "backbone", "temperature"):
+            described[name]
+    return described
 
 
 def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: dict[str, Any]) -> str:

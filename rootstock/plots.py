@@ -4,7 +4,7 @@ Figures are made without pyplot: it keeps global state, and flows draw in thread
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -113,7 +113,8 @@ def pictures(
 ) -> dict[str, bytes]:
     """Draw "curves", "confusion", "reliability" and "recall" of a report, and each again with "_dark".
 
-    Arguments as in `write_plots`, but `probabilities` are those of "head" and "finetuned", (n, k) each.
+    Arguments as in `write_plots`, but `probabilities` are those of "head" and "finetuned", (n, k) each; without the
+    latter, where nothing was fine-tuned, the pictures have one model.
     """
     predicted = probabilities[winner].argmax(axis=1)
     drawn = {}
@@ -121,7 +122,7 @@ def pictures(
         drawn["curves" + suffix] = draw_curves(history, l2_path, theme)
         drawn["confusion" + suffix] = draw_confusion(labels, predicted, classes, theme)
         drawn["reliability" + suffix] = draw_reliability(labels, probabilities, theme)
-        drawn["recall" + suffix] = draw_recall(metrics, winner, theme)
+        drawn["recall" + suffix] = draw_recall(metrics, winner, theme, models=probabilities)
     return drawn
 
 
@@ -217,7 +218,7 @@ def draw_reliability(labels: Integers, probabilities: Mapping[str, Floats], them
     """Draw accuracy against confidence in 15 bins (calibrated: the diagonal), and the images of each."""
     figure, [[upper], [lower]] = new_figure(theme, 5.4, 5.8, (3, 1))
     upper.plot([0, 1], [0, 1], color=theme.ink, linewidth=0.8, linestyle=":", label="as right as it says")
-    for shift, (name, model) in zip((-0.005, 0.005), probabilities.items(), strict=True):
+    for shift, (name, model) in zip((-0.005, 0.005), probabilities.items(), strict=False):
         confidence, accuracy, images = reliability(labels, model)
         style = theme.model(name)
         upper.plot(confidence, accuracy, color=style["color"], linewidth=0.9)
@@ -234,11 +235,13 @@ def draw_reliability(labels: Integers, probabilities: Mapping[str, Floats], them
     return png(figure)
 
 
-def draw_recall(metrics: Mapping[str, Any], winner: str, theme: Theme = LIGHT, *, worst: int = 20) -> bytes:
+def draw_recall(
+    metrics: Mapping[str, Any], winner: str, theme: Theme = LIGHT, *, worst: int = 20, models: Iterable[str] = MODELS
+) -> bytes:
     """Draw recall of head and fine-tuned with 95 % intervals, for the classes that the winner knows worst."""
     scored = {name: figures for name, figures in metrics[winner]["classes"].items() if figures["images"]}
     names = sorted(scored, key=lambda name: scored[name]["accuracy"]["value"])[:worst]
-    recall = {model: [metrics[model]["classes"][name]["accuracy"] for name in names] for model in MODELS}
+    recall = {model: [metrics[model]["classes"][name]["accuracy"] for name in names] for model in models}
     return draw_shares(names, recall, "recall, with its 95% interval", theme)
 
 
@@ -247,7 +250,7 @@ def draw_shares(
 ) -> bytes:
     """Draw two models' shares with their intervals, a row a name; a model may have none of some."""
     figure, [[axes]] = new_figure(theme, 7.6, 1.4 + 0.36 * len(names))
-    for shift, (model, intervals) in zip((-0.15, 0.15), shares.items(), strict=True):
+    for shift, (model, intervals) in zip((-0.15, 0.15), shares.items(), strict=False):
         there = [(row + shift, one) for row, one in enumerate(intervals) if one]
         value, low, high = (np.array([one[end] for _, one in there]) for end in ("value", "low", "high"))
         style = {**theme.model(model), "xerr": [value - low, high - value], "linestyle": "none", "elinewidth": 1.6}

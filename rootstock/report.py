@@ -46,6 +46,8 @@ class Report:
         timings: {"stage", "seconds", "images", "note"} of each stage; images and note may be None or absent.
         pictures: what `plots.pictures` returns; a missing one is left out.
         mistakes: of the winner, worst first.
+        warnings: where a search ended at a limit, and the like; a sentence each.
+        tuned: whether anything was fine-tuned.
 
     """
 
@@ -58,6 +60,13 @@ class Report:
     timings: Sequence[Mapping[str, Any]] = ()
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     mistakes: Sequence[Mistake] = ()
+    warnings: Sequence[str] = ()
+    tuned: bool = True
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Name the models that there are: the fine-tuned one is the head's where nothing was tuned."""
+        return MODELS if self.tuned else {"head": MODELS["head"]}
 
     @property
     def winner(self) -> str:
@@ -73,10 +82,10 @@ def render(report: Report) -> str:
         .get_template("report.html.j2")
         .render(
             report=report,
-            models=MODELS,
+            models=report.models,
             best=report.metrics[report.winner],
             wrong=_wrong(report),
-            comparison=_comparison(report.metrics),
+            comparison=_comparison(report),
             domains=_domains(report),
             classes=scored,
             absent=absent,
@@ -162,12 +171,13 @@ def _bar(interval: Mapping[str, float], low: float, high: float) -> dict[str, fl
     return {"left": places["low"], "width": places["high"] - places["low"], "dot": places["value"]}
 
 
-def _comparison(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row a metric, each with both models' figures; all shares are on one scale, up to one."""
-    floor = _floor(metrics[model][metric] for model in MODELS for metric in SHARES)
+def _comparison(report: Report) -> list[dict[str, Any]]:
+    """A row a metric, each with the models' figures; all shares are on one scale, up to one."""
+    metrics, models = report.metrics, report.models
+    floor = _floor(metrics[model][metric] for model in models for metric in SHARES)
     rows = []
     for metric, name in (SHARES | LOSSES).items():
-        both = [metrics[model][metric] for model in MODELS]
+        both = [metrics[model][metric] for model in models]
         # A loss has a scale of its own, from zero, with a tenth to spare.
         scale = (floor, 1.0) if metric in SHARES else (0.0, 1.1 * max(one["high"] for one in both))
         value, ends = (figure, figures) if metric == "log_loss" else (percent, percents)
@@ -177,7 +187,7 @@ def _comparison(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "better": "higher is better" if metric in SHARES else "lower is better",
                 "models": [
                     {"key": model, "value": value(one["value"]), "ends": ends(one), "bar": _bar(one, *scale)}
-                    for model, one in zip(MODELS, both, strict=True)
+                    for model, one in zip(models, both, strict=True)
                 ],
             }
         )
@@ -191,14 +201,16 @@ def _floor(intervals: Iterable[Mapping[str, float]]) -> float:
 
 def _domains(report: Report) -> list[dict[str, Any]]:
     """A row a domain with test images, the winner's worst first."""
-    best = report.metrics[report.winner]["domains"]
-    low = _floor(report.metrics[model]["domains"][name]["accuracy"] for model in MODELS for name in best)
+    best, models = report.metrics[report.winner]["domains"], report.models
+    low = _floor(report.metrics[model]["domains"][name]["accuracy"] for model in report.models for name in best)
     return [
         {
             "name": name,
             "images": best[name]["images"],
-            "models": {model: report.metrics[model]["domains"][name] for model in MODELS},
-            "bars": {model: _bar(report.metrics[model]["domains"][name]["accuracy"], low, 1.0) for model in MODELS},
+            "models": {model: report.metrics[model]["domains"][name] for model in models},
+            "bars": {
+                model: _bar(report.metrics[model]["domains"][name]["accuracy"], low, 1.0) for model in report.models
+            },
         }
         for name in sorted(best, key=lambda domain: best[domain]["accuracy"]["value"])
     ]
@@ -214,7 +226,7 @@ def _classes(report: Report) -> tuple[list[dict[str, Any]], list[str]]:
         {
             "name": name,
             "images": best[name]["images"],
-            "models": {model: report.metrics[model]["classes"][name] for model in MODELS},
+            "models": {model: report.metrics[model]["classes"][name] for model in report.models},
             "bar": _bar(best[name]["accuracy"], low, 1.0),
         }
         for name in scored

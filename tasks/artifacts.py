@@ -41,10 +41,10 @@ def show(stage: str) -> None:
         _unless_it_fails(lambda: create_markdown_artifact(draw(), key=key, description=what))
 
 
-def show_verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str) -> None:
+def show_verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str, *, tuned: bool = True) -> None:
     """Show how a run ended: which model won and why, how good it is, and what each stage did."""
     if PREFECT_API_URL.value():
-        _unless_it_fails(lambda: _verdict(outcomes, metrics, kept, run))
+        _unless_it_fails(lambda: _verdict(outcomes, metrics, kept, run, tuned=tuned))
 
 
 def show_decision(decision: "Decision", came: str, kept: str) -> None:
@@ -153,7 +153,7 @@ def _picture(png: bytes, caption: str) -> str:
     return f"{caption}\n\n![{caption}]({data_uri(png)})"
 
 
-def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str) -> None:
+def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str, *, tuned: bool) -> None:
     address = _publish_report(kept.name or run, REPORT / "report.html")
     if address:
         create_link_artifact(link=address, link_text="Report", key="report", description="The whole report of this run")
@@ -165,6 +165,9 @@ def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: 
     ]
     lines.append("|---|---|---|---|---|---|")
     for name, called in MODELS.items():
+        if name == "finetuned" and not tuned:
+            lines.append(f"| {called} | nothing was tuned | | | | |")
+            continue
         own = metrics[name]
         accuracy = own["accuracy"]
         lines.append(

@@ -3,12 +3,12 @@
 Nothing is removed from DVC's own cache, whence earlier versions come back: `dvc gc` does that.
 """
 
-import json
 from dataclasses import dataclass
 
 from rootstock import cache, compaction, dataset, feature_keys
 from rootstock.cache import Entry, Wanted
 from rootstock.feature_keys import AUTO
+from rootstock.files import read_json
 from rootstock.ingest import MIB
 from tasks import workspace
 from tasks.workspace import BACKBONE, DATASET, FEATURES, IMAGES, LOCAL, TRIED
@@ -39,7 +39,7 @@ def _in_use() -> set[str]:
     if not (BACKBONE / "backbone.json").exists():
         return set()
 
-    described = json.loads((BACKBONE / "backbone.json").read_bytes())
+    described = read_json(BACKBONE / "backbone.json")
     return {
         folder.name
         for root in ROOTS

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rootstock.errors import RootstockError
-from rootstock.files import write
+from rootstock.files import reading, write
 from rootstock.params import Params
 from tasks import versions
 from tasks.workspace import COMPARE, DATASET, FEATURES, IMAGES, TRIED, TRIED_BACKBONES
@@ -66,7 +66,10 @@ def curves() -> "pd.DataFrame":
     """Read the epochs of what was trained from scratch."""
     import pandas as pd
 
-    return pd.read_parquet(CURVES) if CURVES.exists() else pd.DataFrame(columns=["name", "data"])
+    if not CURVES.exists():
+        return pd.DataFrame(columns=["name", "data"])
+    with reading(CURVES):
+        return pd.read_parquet(CURVES)
 
 
 def finish() -> "tuple[pd.DataFrame, dict[str, bytes]]":

@@ -12,7 +12,7 @@ from tasks.workspace import BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEAD, IMAG
 def fine_tune(params: Params) -> Summary:
     """Unfreeze in stages, from the head's weights; the best epoch on validation is kept."""
     from rootstock import backbones, classifier, dataset, finetune, head
-    from rootstock.files import digest, replacing, replacing_folder
+    from rootstock.files import digest
 
     manifest = dataset.load_manifest(DATASET)
     probe = head.load(HEAD)
@@ -26,10 +26,7 @@ def fine_tune(params: Params) -> Summary:
     history = finetune.fine_tune(
         model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs
     )
-    with replacing_folder(FINETUNED) as folder:
-        classifier.save(model, folder / classifier.WEIGHTS)
-        with replacing(folder / finetune.HISTORY) as path:
-            finetune.write_history(history, path)
+    finetune.save(model, history, FINETUNED)
     CHECKPOINT.unlink(missing_ok=True)
     if not history:
         return Summary(0, "no stages: the backbone stays as it is")

@@ -1,11 +1,10 @@
 """An earlier champion brought back: its model, its data version, its parameters."""
 
-import json
 from collections import Counter
 
 from rootstock import dataset, history, params_file
 from rootstock.errors import RootstockError
-from rootstock.files import write
+from rootstock.files import read_json, write
 from rootstock.history import Row
 from tasks import champion, given, versions
 from tasks.workspace import DATASET, LOCAL, MODEL, PARAMS, REPORT
@@ -49,12 +48,12 @@ def bring_back(version: int | None) -> tuple[int, tuple[str, ...]]:
 def _facts() -> dict[str, str]:
     """Say what a person would look at first in a version."""
     manifest = dataset.load_manifest(DATASET)
-    metrics = json.loads((REPORT / "metrics.json").read_bytes())
+    metrics = read_json(REPORT / "metrics.json")
     domains = Counter(manifest["domain"])
     return {
         "images": f"{len(manifest):,}",
         "domains": ", ".join(f"{domain} {count:,}" for domain, count in sorted(domains.items())),
         "classes": str(manifest["label"].nunique()),
-        "backbone": json.loads((MODEL / "model.json").read_bytes())["backbone"]["name"],
+        "backbone": read_json(MODEL / "model.json")["backbone"]["name"],
         "test accuracy": f"{metrics[metrics['winner']]['accuracy']['value']:.1%} ({metrics['winner']})",
     }

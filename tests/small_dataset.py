@@ -136,7 +136,5 @@ def small_finetuned(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32
     transform = backbones.load(backbone).transform
     history = finetune.fine_tune(model, transform, train, val, settings, 0, base / "checkpoint", "")
     (base / "checkpoint").unlink()
-    folder.mkdir(parents=True)
-    classifier.save(model, folder / classifier.WEIGHTS)
-    finetune.write_history(history, folder / finetune.HISTORY)
+    finetune.save(model, history, folder)
     return folder

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies as st
 
-from rootstock import backbones, classifier, evaluate, extraction, features, finetune, head
+from rootstock import backbones, evaluate, extraction, features, finetune, head, metrics
+from rootstock.errors import SourceError
 from rootstock.evaluate import Contest, Inputs, choose, worst_mistakes
 from rootstock.head import Head
 from rootstock.params import Evaluate, Params
@@ -287,8 +288,8 @@ def test_names_of_users_are_escaped_in_the_report_and_survive_elsewhere(base, tm
     key = extraction.extract(backbone, PARAMS.extract, small.images, tmp_path / "features").key
     train, val = (features.Features(tmp_path / "features" / key, small.split(split)) for split in ("train", "val"))
     head.save(head.fit_logistic_path(train, val, sorted(odd), (10.0,)), tmp_path / "head", {})
-    classifier.save(classifier_from(tmp_path / "head", small_backbone(base)), tmp_path / "finetuned/model.safetensors")
-    finetune.write_history([], tmp_path / "finetuned/history.parquet")  # and no stage of fine-tuning
+    network = classifier_from(tmp_path / "head", small_backbone(base))
+    finetune.save(network, [], tmp_path / "finetuned")  # and no stage of fine-tuning
     folders = (tmp_path / name for name in ("features", "head", "finetuned"))
     done = run(Inputs(small.images, small.dataset, small_backbone(base), *folders), tmp_path)
     page = (done.report / "report.html").read_text()
@@ -302,6 +303,50 @@ def test_names_of_users_are_escaped_in_the_report_and_survive_elsewhere(base, tm
 def test_a_head_of_another_data_set_is_not_scored(inputs, tmp_path):
     fitted = head.load(inputs.head)
     head.save(Head(fitted.weight[:2], fitted.bias[:2], CLASSES[:2], 1.0), tmp_path / "head", {})
-    with pytest.raises((RuntimeError, ValueError)):
+    with pytest.raises(SourceError, match="is of other classes"):
         run(dataclasses.replace(inputs, head=tmp_path / "head"), tmp_path)
     assert not (tmp_path / "report").exists() and not (tmp_path / "model").exists()
+
+
+# Nothing tuned, and limits
+
+
+@pytest.fixture(scope="module")
+def untuned(inputs, base, tmp_path_factory) -> Done:
+    """An evaluation of what `finetune.stages: []` leaves."""
+    folder = tmp_path_factory.mktemp("untuned")
+    network = classifier_from(small_head(base), small_backbone(base))
+    finetune.save(network, [], folder / "finetuned")
+    return run(dataclasses.replace(inputs, finetuned=folder / "finetuned"), folder)
+
+
+def test_where_nothing_was_tuned_the_model_is_the_head_and_every_word_says_so(untuned):
+    scores = untuned.scores
+    assert scores["winner"] == "head"
+    assert scores["finetuned"] == scores["head"]
+    card, page = (untuned.model / "README.md").read_text(), (untuned.report / "report.html").read_text()
+    for text in (card, page):
+        assert "Nothing was fine-tuned, so the model is the head on frozen features" in text
+        assert not re.search("fine-tuned (network|model)", text, re.IGNORECASE)
+    assert "Fine-tuned" not in page
+    predictions = pd.read_parquet(untuned.report / "predictions.parquet")
+    assert all((one == other).all() for one, other in zip(predictions["head"], predictions["finetuned"], strict=True))
+
+
+def test_a_temperature_at_an_end_and_too_few_test_images_are_in_the_log_and_in_the_report(
+    done, inputs, tmp_path, caplog
+):
+    page = (done.report / "report.html").read_text()
+    assert "There are only 24 test images" in page
+    assert "temperature" not in page.split("Mind:")[1].split("</p>")[0]
+    assert metrics.at_an_end(metrics.TEMPERATURES[0]) and metrics.at_an_end(metrics.TEMPERATURES[1])
+    assert not any(metrics.at_an_end(temperature) for temperature in (0.06, 1.0, 19.0))
+    run(inputs, tmp_path)
+    assert "There are only 24 test images" in caplog.text
+
+
+def test_what_head_and_fine_tuning_warn_of_is_in_the_report(inputs, base, tmp_path):
+    warned = dataclasses.replace(head.load(small_head(base)), warnings=["The head has not converged."])
+    head.save(warned, tmp_path / "head", {})
+    done = run(dataclasses.replace(inputs, head=tmp_path / "head"), tmp_path)
+    assert "The head has not converged." in (done.report / "report.html").read_text()

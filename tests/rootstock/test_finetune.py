@@ -379,3 +379,37 @@ def test_progress_is_counted_in_images_and_goes_on_where_the_run_does(base, tmp_
         tune(start(base), base, stages(("last_block", 2)), tmp_path / "checkpoint")
     assert reported[:2] == [("fine_tune", 2 * TRAIN, "images"), TRAIN]
     assert sum(reported[1:]) == 2 * TRAIN
+
+
+# Where training ends at a limit
+
+
+def epochs_with(*losses: float) -> list[Epoch]:
+    """Give epochs of one stage, of which the one with the least loss is the most accurate."""
+    return [Epoch(0, "all", number, loss, loss, 1 - loss) for number, loss in enumerate(losses)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "says"),
+    [
+        ((0.2, 0.3, 0.4), "a lower lr may be better"),
+        ((0.4, 0.3, 0.2), "more epochs may be better"),
+        ((0.4, 0.21, 0.2), None),  # the rate has run out, and the loss stands
+        ((0.4, 0.2, 0.3), None),
+        ((0.2, 0.3), None),
+        ((), None),
+    ],
+)
+def test_a_best_epoch_at_an_end_is_said_where_another_may_lie_behind_it(losses, says):
+    found = finetune.warnings(epochs_with(*losses))
+    assert len(found) == (says is not None)
+    assert all(says in warning for warning in found)
+
+
+def test_a_loss_that_is_no_number_any_more_stops_the_training_and_names_the_rate(base, tmp_path):
+    model = start(base)
+    with torch.no_grad():
+        model.head.bias[0] = float("inf")
+    with pytest.raises(ParamsError, match=r"params.yaml: lr is 0.001 in the stage that unfreezes all.*a lower lr"):
+        tune(model, base, stages(("all", 1)), tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()

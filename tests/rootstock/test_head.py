@@ -200,8 +200,48 @@ def test_a_head_is_read_as_it_was_written(tmp_path):
     assert np.array_equal(read.weight, fitted.weight) and np.array_equal(read.bias, fitted.bias)
     assert read.weight.dtype == read.bias.dtype == np.float32
     described = json.loads((tmp_path / "head" / head.DESCRIPTION).read_text(encoding="utf-8"))
-    assert list(described) == ["classes", "l2", "path", "layer", "pooling", "images"]
+    assert list(described) == ["classes", "l2", "path", "layer", "pooling", "warnings", "digest", "images"]
     before = {path.name: path.read_bytes() for path in (tmp_path / "head").iterdir()}
     again = fit_logistic_path(simulated(50), simulated(50, seed=1), ["Äpfel", "b", "c"], (1.0, 0.1))
     head.save(again, tmp_path / "head", {"images": {"train": 50}})
     assert {path.name: path.read_bytes() for path in (tmp_path / "head").iterdir()} == before
+
+
+# Where the search ends at a limit
+
+
+def path(*losses: float, converged: tuple[float, ...] = (10.0, 1.0, 0.1)) -> list[dict[str, float]]:
+    """Give a path over the strengths 10, 1, 0.1 with these losses."""
+    strengths = (10.0, 1.0, 0.1)
+    return [
+        {"l2": l2, "val_log_loss": loss, "converged": l2 in converged}
+        for l2, loss in zip(strengths, losses, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("losses", "converged", "chosen", "says"),
+    [
+        ((0.5, 0.3, 0.4), (10.0, 1.0, 0.1), 1.0, None),
+        ((0.5, 0.3, 0.4), (1.0,), 1.0, None),  # what was not chosen need not be exact
+        ((0.5, 0.3, 0.4), (), 1.0, "no L2 strength has converged within head.max_iterations (7)"),
+        ((0.5, 0.3, 0.4), (10.0, 0.1), 1.0, "the chosen L2 strength, 1, has not converged"),
+        ((0.3, 0.4, 0.5), (10.0, 1.0, 0.1), 10.0, "a larger one may be better"),
+        ((0.5, 0.4, 0.3), (10.0, 1.0, 0.1), 0.1, "a smaller one may be better"),
+        ((0.5, 0.301, 0.3), (10.0, 1.0, 0.1), 0.1, None),  # as good as its neighbour
+    ],
+)
+def test_a_search_that_ends_at_a_limit_is_said_and_no_other(losses, converged, chosen, says):
+    found = head.warnings(path(*losses, converged=converged), chosen, 7)
+    assert len(found) == (says is not None)
+    assert all(says in warning for warning in found)
+
+
+def test_a_head_that_has_not_converged_says_so_in_the_log_and_in_its_description(tmp_path, caplog):
+    fitted = fit_logistic_path(simulated(60), simulated(60, seed=1), ["a", "b", "c"], (1.0, 0.1), max_iterations=1)
+    assert "head.max_iterations" in caplog.text
+    head.save(fitted, tmp_path / "head", {})
+    assert "converged" in " ".join(head.load(tmp_path / "head").warnings)
+    caplog.clear()
+    fit_logistic_path(simulated(60), simulated(60, seed=1), ["a", "b", "c"], (1.0, 0.1))
+    assert "head.max_iterations" not in caplog.text

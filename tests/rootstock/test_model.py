@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rootstock import classifier, evaluate, head, model
+from rootstock import evaluate, finetune, head, model
 from rootstock.evaluate import Inputs
 from rootstock.head import Head
 from rootstock.params import Evaluate, Params
@@ -35,8 +35,7 @@ def inputs_where(winner: str, base: Path, folder: Path) -> Inputs:
     if winner == "head":
         useless = classifier_from(small_head(base), small_backbone(base))
         torch.nn.init.zeros_(useless.head.weight)
-        classifier.save(useless, folder / "finetuned" / classifier.WEIGHTS)
-        shutil.copy(inputs.finetuned / "history.parquet", folder / "finetuned")
+        finetune.save(useless, finetune.read_history(inputs.finetuned / finetune.HISTORY), folder / "finetuned")
         return dataclasses.replace(inputs, finetuned=folder / "finetuned")
     fitted = head.load(inputs.head)
     head.save(Head(0 * fitted.weight, fitted.bias, CLASSES, 1.0, fitted.path), folder / "head", {})
