@@ -2,8 +2,9 @@
 
     PREFECT_API_URL=http://server:4200/api python -m flows.deploy
 
-Done again, it brings up to date what is there; a work pool that is there, of whatever type, is left alone. With
-ROOTSTOCK_WEBHOOK set, notifications are posted to that address.
+Done again, it brings up to date what is there. A work pool of ours takes nothing from whoever starts a run: neither
+command nor environment. One that is there with a template of its own, of whatever type, is left alone, and told of
+where it takes more (docs/deployment.md). With ROOTSTOCK_WEBHOOK set, notifications are posted to that address.
 """
 
 import argparse
@@ -15,12 +16,13 @@ from typing import Any
 
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.templating import find_placeholders
 from prefect.workers.process import ProcessWorker
 from pydantic import SecretStr
 
@@ -33,6 +35,12 @@ AUTOMATIONS = Path("automations.yaml")
 WEBHOOK = "ROOTSTOCK_WEBHOOK"  # environment variable: where notifications are posted to, as {"text": ...}
 BLOCK = "rootstock-notifications"
 NOWHERE = "https://set-me.invalid/"  # the address of the block until somebody gives it one
+# How a worker starts a run. Values for a run (job_variables) fill placeholders, and are merged into an `env` that is
+# there: Prefect's own template has `command`, a shell's, and `env` among them. Here is nothing to fill.
+TEMPLATE = {
+    "job_configuration": {"stream_output": True},
+    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+}
 
 
 def deploy() -> None:
@@ -45,7 +53,7 @@ def deploy() -> None:
     automations = _entries(AUTOMATIONS, "automations", "actions")
     with get_client(sync_client=True) as client:
         for pool in sorted({deployment["work_pool"]["name"] for deployment in deployments}):
-            _add_pool(client, pool)
+            _put_pool(client, pool)
     # Its options in prefect.yaml are many, and this command is what knows them.
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     env = {name: value for name, value in os.environ.items() if name != workspace.ROOT}  # the worker's, not this one's
@@ -74,12 +82,35 @@ def _entries(path: Path, key: str, *needed: str) -> list[dict[str, Any]]:
     return entries
 
 
-def _add_pool(client: SyncPrefectClient, name: str) -> None:
+def _put_pool(client: SyncPrefectClient, name: str) -> None:
+    """Make a work pool that takes nothing from whoever starts a run, also of one that has Prefect's own template."""
     try:
-        client.read_work_pool(name)
+        pool = client.read_work_pool(name)
     except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template()
-        client.create_work_pool(WorkPoolCreate(name=name, type=ProcessWorker.type, base_job_template=template))
+        client.create_work_pool(WorkPoolCreate(name=name, type=ProcessWorker.type, base_job_template=TEMPLATE))
+        return
+    template = pool.base_job_template
+    if pool.type == ProcessWorker.type and (not template or _is_prefects_own(template)):
+        client.update_work_pool(name, WorkPoolUpdate(base_job_template=TEMPLATE))
+    elif taken := taken_by(template):
+        print(
+            f"The work pool {name}, of type {pool.type}, takes from whoever starts a run: {', '.join(taken)}. Whoever "
+            "may start one may run commands on its workers; docs/deployment.md has templates that take nothing."
+        )
+
+
+def _is_prefects_own(template: dict[str, Any]) -> bool:
+    """Whether a pool's template is that of Prefect, of whatever version, and nobody has set anything in it."""
+    configuration, variables = template["job_configuration"], template["variables"].get("properties", {})
+    untouched = not any(variable.get("default") for name, variable in variables.items() if name != "stream_output")
+    return untouched and all(value == f"{{{{ {name} }}}}" for name, value in configuration.items())
+
+
+def taken_by(template: dict[str, Any]) -> list[str]:
+    """Name what a pool's template lets whoever starts a run choose."""
+    configuration = template.get("job_configuration", {})
+    merged = {"env"} if isinstance(configuration.get("env"), dict) else set()
+    return sorted(merged | {placeholder.name for placeholder in find_placeholders(configuration)})
 
 
 def _put_webhook() -> bool | None:

@@ -4,7 +4,7 @@
 
 `make ui` starts it. Where a store notifies of new files itself, it may post the same event to the server instead:
 
-    curl -X POST "$PREFECT_API_URL/events" -H 'Content-Type: application/json' -d '[{
+    curl -X POST "$PREFECT_API_URL/events" -u "$PREFECT_API_AUTH_STRING" -H 'Content-Type: application/json' -d '[{
       "id": "'$(uuidgen)'", "occurred": "'$(date -u +%FT%TZ)'", "event": "rootstock.inbox.arrived",
       "resource": {"prefect.resource.id": "rootstock.inbox"}, "payload": {}}]'
 """

@@ -1,14 +1,15 @@
-"""Processes that `make ui` starts, and stops again with all that they started."""
+"""Processes that `make ui` starts, and stops again with all that they started; killed, it leaves none behind."""
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from tasks import connection, watched
 
 STARTED = "started.json"
 STOP_S = 15
@@ -35,13 +36,13 @@ class Child:
 def start(name: str, module: list[str], env: Mapping[str, str], logs: Path) -> Child:
     """Start a Python module in a session of its own, so that Ctrl-C reaches it through this process alone.
 
-    It is written down in the folder of the logs, for the case that this process is killed.
+    It ends with this process. That takes it a moment, for which it is written down in the folder of the logs.
     """
-    logs.mkdir(parents=True, exist_ok=True)
+    connection.private_folder(logs)
     path = logs / f"{name}.log"
     with path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *module],
+            watched.command(*module),
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -1,31 +1,25 @@
-"""Prefect's server, for a workspace's SQLite file: nobody's click is refused because somebody else is writing.
+"""Prefect's server as Rootstock starts it, with a door and for SQLite (tasks/server.py says what that means).
 
-    python -m flows.server --port 4200    # else as `prefect server start`
-
-Prefect begins a transaction as a reader. One that comes to write after another has written in between is refused by
-SQLite at once, whatever the timeout (SQLITE_BUSY_SNAPSHOT, https://www.sqlite.org/rescode.html), and the page says
-"Unknown error while creating flow run": so it was for 3 of 40 runs that were started while another one was going.
-Transactions that begin as writers queue instead. PostgreSQL needs none of this, and its configuration is another class.
+python -m flows.server --port 4200    # else as `prefect server start`
 """
 
 import sys
-from contextlib import AbstractAsyncContextManager
+from typing import Any
 
+import uvicorn
 from prefect.cli import app
-from prefect.server.database.configurations import AioSqliteConfiguration
-from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
-begin = AioSqliteConfiguration.begin_transaction
+from tasks.server import behind_door
+
+serve = uvicorn.run
 
 
-def begin_as_writer(
-    self: AioSqliteConfiguration, session: AsyncSession, with_for_update: bool = False
-) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
-    """Begin a transaction that may write, and wait for others that do."""
-    return begin(self, session, with_for_update=True)
+def serve_behind_door(app: Any, **options: Any) -> None:  # noqa: ANN401
+    """Serve as Prefect's command means to, with a door before its app."""
+    serve(behind_door(app), **options)
 
 
 if __name__ == "__main__":
-    AioSqliteConfiguration.begin_transaction = begin_as_writer  # type: ignore[assignment,method-assign]
+    uvicorn.run = serve_behind_door
     sys.argv[1:1] = ["server", "start"]
     app()

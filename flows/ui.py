@@ -2,21 +2,26 @@
 
     make ui                     # http://127.0.0.1:4200, until Ctrl-C
     make ui PORT=4300
+    eval "$(python -m flows.ui --env)"    # lets a terminal in beside it, e.g. for `prefect deployment run`
 
-The server's database is under .rootstock/ unless PREFECT_SERVER_DATABASE_CONNECTION_URL names another; with
-PREFECT_SERVER_API_AUTH_STRING set, it asks for that. docs/deployment.md has the same on several machines.
+Who may start a run may run code, so the server asks for a secret: a new one each time, which is in the address that is
+printed, or what PREFECT_SERVER_API_AUTH_STRING says. The server's database is under .rootstock/ unless
+PREFECT_SERVER_DATABASE_CONNECTION_URL names another. docs/deployment.md has the same on several machines.
 """
 
 import argparse
+import json
 import os
+import shlex
 import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from urllib.parse import quote
 from urllib.request import urlopen
 
 from filelock import FileLock, Timeout
@@ -24,25 +29,27 @@ from filelock import FileLock, Timeout
 from flows import processes, reports
 from flows.processes import Child
 from rootstock.errors import RootstockError
-from tasks import workspace
+from tasks import connection, workspace
+from tasks.connection import API_SECRET, API_URL, SERVER_SECRET, UI, UI_LOCK, UI_SETTINGS
 from tasks.doors import door
 from tasks.workspace import LOCAL
 
 HOST = "127.0.0.1"  # loopback: who may start a run may read and write as the one who started the server
 INBOX = "inbox"
 HELPERS = ("worker-cpu", "worker-gpu", INBOX)
-LOCK = LOCAL / "ui.lock"
-UP = LOCAL / "ui.address"  # for whoever finds the lock held
-LOGS = LOCAL / "ui"
 START_S, CANCEL_S = 120, 15
+LOOK_S = 2  # for which a run beside may hold the lock, to see whether this is up
+BESIDE = (API_URL, API_SECRET, workspace.REPORTS_URL, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY",
+          "PREFECT_LOGGING_TO_API_BATCH_INTERVAL")  # fmt: skip  # what a run beside it needs
 WATCHED = (workspace.PARAMS, Path("prefect.yaml"), Path("automations.yaml"))
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the UI is; reports are served one port further."""
+    """Where the UI is; reports are served one port further, under a key."""
 
     port: int
+    reports_key: str = ""
 
     @property
     def ui(self) -> str:
@@ -57,12 +64,17 @@ class Address:
     @property
     def reports(self) -> str:
         """Address under which each run's report is."""
-        return f"http://{HOST}:{self.port + 1}"
+        return f"http://{HOST}:{self.port + 1}/{self.reports_key}"
+
+    def entrance(self, secret: str) -> str:
+        """Address that lets a browser in: it sends nowhere what stands behind the #, and the page keeps it."""
+        return f"{self.ui}/enter#{quote(secret, safe=':')}"
 
 
 def environment(address: Address) -> dict[str, str]:
     """Give server, workers and their runs what they need to find each other; what is set already wins."""
-    home = LOCAL.resolve() / "prefect"
+    home = connection.private_folder(LOCAL.resolve() / "prefect")  # parameters, logs and pictures of all runs
+    secret = os.environ.get(SERVER_SECRET) or connection.new_secret()
     ours = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -71,36 +83,39 @@ def environment(address: Address) -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; automations.yaml counts on it
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # the server is next door: ask often, start soon
         "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1.0",  # seconds: a person is watching
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address.ui,  # Prefect's default is every site
     }
     found = {
-        "PREFECT_API_URL": address.api,
+        API_URL: address.api,
+        API_SECRET: secret,
+        SERVER_SECRET: secret,
         "PREFECT_SERVER_UI_API_URL": address.api,  # else the page calls port 4200
         "PREFECT_UI_URL": address.ui,  # for links in notifications
         workspace.ROOT: str(Path.cwd()),
         workspace.REPORTS_URL: address.reports,
     }
-    if secret := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
-        found["PREFECT_API_AUTH_STRING"] = secret
     return ours | os.environ | found
 
 
 @contextmanager
-def only_one(address: Address) -> Iterator[None]:
+def only_one() -> Iterator[None]:
     """Hold this workspace's UI.
 
     Raises:
         RootstockError: it is up already.
     """
     LOCAL.mkdir(exist_ok=True)
-    lock = FileLock(LOCK, timeout=0)
+    lock = FileLock(UI_LOCK, timeout=LOOK_S)
     try:
         lock.acquire()
     except Timeout:
-        raise RootstockError(f"The UI of this workspace is up already: {UP.read_text()}") from None
-    UP.write_text(address.ui)
+        where = connection.of_ui().get(API_URL, "it is starting").removesuffix("/api")
+        raise RootstockError(f"The UI of this workspace is up already: {where}") from None
+    UI_SETTINGS.unlink(missing_ok=True)  # a killed one's
     try:
         yield
     finally:
+        UI_SETTINGS.unlink(missing_ok=True)
         lock.release()
 
 
@@ -125,7 +140,7 @@ def start_server(address: Address, env: Mapping[str, str]) -> Child:
         RootstockError: it ended, or did not answer in time.
     """
     command = ["flows.server", "--host", HOST, "--port", str(address.port)]
-    server = processes.start("server", command, env, LOGS)
+    server = processes.start("server", command, env, UI)
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if server.has_ended:
@@ -145,10 +160,10 @@ def start_helper(name: str, env: Mapping[str, str]) -> Child:
     A worker takes one run at a time: a workspace has one writer, a GPU one training.
     """
     if name == INBOX:
-        return processes.start(name, ["flows.inbox"], env, LOGS)
+        return processes.start(name, ["flows.inbox"], env, UI)
     pool = name.removeprefix("worker-")
     command = ["prefect", "worker", "start", "--pool", pool, "--name", f"{pool}-here", "--limit", "1"]
-    return processes.start(name, command, env, LOGS)
+    return processes.start(name, command, env, UI)
 
 
 def deploy(env: Mapping[str, str], *options: str) -> None:
@@ -157,10 +172,12 @@ def deploy(env: Mapping[str, str], *options: str) -> None:
     Raises:
         RootstockError: prefect.yaml or params.yaml is at fault.
     """
-    deploying = processes.start("deploy", ["flows.deploy", *options], env, LOGS)
+    deploying = processes.start("deploy", ["flows.deploy", *options], env, UI)
     try:
         if deploying.process.wait():
             raise RootstockError(deploying.last_words())
+        if told := [line for line in deploying.last_words().splitlines() if line.startswith("The work pool ")]:
+            print("\n".join(told), flush=True)
     finally:
         processes.stop(deploying)
 
@@ -206,7 +223,7 @@ def end_runs(address: Address, env: Mapping[str, str], state: str, message: str)
     )
     asked = set()
     deadline = time.monotonic() + CANCEL_S
-    with SyncPrefectClient(address.api, auth_string=env.get("PREFECT_API_AUTH_STRING")) as client:
+    with SyncPrefectClient(address.api, auth_string=env[API_SECRET]) as client:
         while (runs := client.read_flow_runs(flow_run_filter=wanted)) and time.monotonic() < deadline:
             for run in runs:
                 if run.id not in asked:
@@ -217,16 +234,18 @@ def end_runs(address: Address, env: Mapping[str, str], state: str, message: str)
 
 def serve(address: Address) -> None:
     """Start everything, say where it is, and stop everything when asked to."""
-    env = environment(address)
+    secret_is_theirs = bool(os.environ.get(SERVER_SECRET))
     helpers: list[Child] = []
     with ExitStack() as running:
-        running.enter_context(only_one(address))
-        if processes.stop_left_behind(LOGS):
+        running.enter_context(only_one())
+        if processes.stop_left_behind(UI):
             print("Stopped what an earlier UI, which was killed, had left behind")
         for port in (address.port, address.port + 1):
             check_free(port)
-        running.enter_context(reports.serving(HOST, address.port + 1, workspace.REPORTS))
-        print(f"Starting the Prefect server (its first start takes half a minute; log in {LOGS})", flush=True)
+        address = replace(address, reports_key=reports.key_of(UI))
+        env = environment(address)
+        running.enter_context(reports.serving(HOST, address.port + 1, workspace.REPORTS, address.reports_key))
+        print(f"Starting the Prefect server (its first start takes half a minute; log in {UI})", flush=True)
         server = start_server(address, env)
         running.callback(processes.stop, server)
         end_runs(address, env, "CRASHED", "The UI was killed, and this run with it.")
@@ -234,15 +253,32 @@ def serve(address: Address) -> None:
         running.callback(lambda: processes.stop(*helpers))
         running.callback(end_runs, address, env, "CANCELLING", "The UI is being stopped.")
         helpers += [start_helper(name, env) for name in HELPERS]
-        print(f"{address.ui}  (Ctrl-C stops it)", flush=True)
+        connection.write_private(UI_SETTINGS, json.dumps({name: env[name] for name in BESIDE}))
+        if secret_is_theirs:  # whoever has set it knows it, and it is not for a terminal or a log
+            print(f"{address.ui}  (asks for {SERVER_SECRET}; Ctrl-C stops it)", flush=True)
+        else:
+            print(f"{address.entrance(env[API_SECRET])}  (for you alone; Ctrl-C stops it)", flush=True)
         watch(server, helpers, env)
+
+
+def exports() -> str:
+    """Give what a shell evaluates to get in beside the UI.
+
+    Raises:
+        RootstockError: it is not up.
+    """
+    if not (found := connection.of_ui()):
+        raise RootstockError("The UI of this workspace is not up; start it: make ui")
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in found.items())
 
 
 def main() -> None:
     """Serve until a signal; an error is one sentence, and exit status 1."""
     parser = argparse.ArgumentParser(description="Start the Prefect UI, its workers and deployments on this machine.")
     parser.add_argument("--port", type=int, default=int(os.environ.get("PREFECT_SERVER_API_PORT", "4200")))
-    address = Address(parser.parse_args().port)
+    parser.add_argument("--env", action="store_true", help="print what lets a shell in beside the one that is up")
+    asked = parser.parse_args()
+    address = Address(asked.port)
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -255,7 +291,10 @@ def main() -> None:
         signal.signal(number, asked_to_stop)
     with door("ui"):
         try:
-            serve(address)
+            if asked.env:
+                print(exports())
+            else:
+                serve(address)
         except KeyboardInterrupt:
             print("Stopped.")
 

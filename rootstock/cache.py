@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from rootstock import escape
 from rootstock.errors import RootstockError
 from rootstock.feature_files import METADATA
 from rootstock.files import TEMPORARY, last_used
@@ -160,7 +161,7 @@ def size_of(folder: Path) -> int:
 def table(entries: Sequence[Entry]) -> str:
     """Lay features out as a Markdown table, which a terminal shows well, too."""
     head = ("key", "backbone", "layer", "dtype", "engine", "also", "files", "images", "size", "last used", "")
-    rows = [head, *map(_row, entries)]
+    rows = [head, *(tuple(map(escape.markdown, _row(entry))) for entry in entries)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

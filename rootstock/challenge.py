@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from scipy import stats
 
-from rootstock import dataset, model, params, plots, progress
+from rootstock import dataset, escape, model, params, plots, progress
 from rootstock.files import reading
 from rootstock.metrics import CONFIDENCE, Interval
 from rootstock.shards import Reader
@@ -228,7 +228,7 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def _row(line: Line) -> str:
-    what = " ".join(line.what.replace("|", "\\|").split())
+    what = escape.markdown(line.what)
     champion, gain, p = "", "", ""
     if line.champion and line.gain and line.p is not None:
         champion = f"{line.champion['value']:.1%}"

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from rootstock import plots
+from rootstock import escape, plots
 from rootstock.architectures import DEPTHS, PENULTIMATE
 from rootstock.compare import FROZEN, SCRATCH
 from rootstock.plots import DARK, LIGHT, Theme
@@ -119,14 +119,15 @@ def markdown(table: pd.DataFrame) -> str:
         "|---|---|--:|---|--:|--:|--:|--:|",
     ]
     lines = [
-        f"| {name_of(row)} | {row['layer']} | **{row['accuracy']:.1%}** "
+        f"| {escape.markdown(name_of(row))} | {escape.markdown(row['layer'])} | **{row['accuracy']:.1%}** "
         f"| {row['accuracy_low']:.1%} to {row['accuracy_high']:.1%} "
         f"| {row['parameters'] / 1e6:.2f} | {row['macs'] / 1e9:.3f} | {row['images_per_second']:.0f} "
         f"| {int(row['feature_bytes']):,} |"
         for _, row in _sorted(table).iterrows()
     ]
     failed = [
-        f"- {row['backbone']}, {row['layer']}: {row['reason']}" for _, row in table[table["reason"] != ""].iterrows()
+        "- " + escape.markdown(f"{row['backbone']}, {row['layer']}: {row['reason']}")
+        for _, row in table[table["reason"] != ""].iterrows()
     ]
     return "\n".join([*head, *lines, *(["", "Not measured:", "", *failed] if failed else [])])
 

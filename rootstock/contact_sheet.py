@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from rootstock import escape
 from rootstock.images import decode
 from rootstock.shards import Reader
 
@@ -44,7 +45,7 @@ def sheet(pictures: Sequence[tuple[Image.Image, str]]) -> bytes:
         small = ImageOps.contain(picture.convert("RGB"), (SIDE, SIDE))
         paper.paste(small, (left + (SIDE - small.width) // 2, top + (SIDE - small.height) // 2))
         caption = label if len(label) <= LETTERS else f"{label[: LETTERS - 1]}…"
-        draw_on.text((left + SIDE / 2, top + SIDE), caption, INK, font, anchor="ma")
+        draw_on.text((left + SIDE / 2, top + SIDE), escape.printable(caption), INK, font, anchor="ma")
     file = io.BytesIO()
     paper.save(file, "PNG")
     return file.getvalue()

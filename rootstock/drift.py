@@ -22,6 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from rootstock import (
     backbones,
     dataset,
+    escape,
     extraction,
     feature_files,
     feature_keys,
@@ -125,7 +126,7 @@ def score(
             drifts.append(Drift(domain, len(seen), rejected, known, against, auc, drifted))
             lines += seen
     table = pd.DataFrame(_in_order(lines, settings.ingest.near_duplicate_bits), columns=list(COLUMNS))
-    files.write(to_label, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    files.write(to_label, escape.as_csv(table))
     return drifts
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rootstock import classifier, depths, networks
 from rootstock.architectures import PENULTIMATE, Transform
 from rootstock.classifier import Classifier
+from rootstock.escape import markdown
 from rootstock.files import hold, read_json, reading, replacing_folder, sha256, write
 from rootstock.head import Head
 from rootstock.metrics import softmax
@@ -118,18 +119,18 @@ def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: d
         )
     )  # fmt: skip
     domains = "\n".join(
-        f"| {name} | {score['images']} | {score['accuracy']['value']:.4f} | "
+        f"| {markdown(name)} | {score['images']} | {score['accuracy']['value']:.4f} | "
         f"{score['accuracy']['low']:.4f} to {score['accuracy']['high']:.4f} |"
         for name, score in own["domains"].items()
     )
-    return f"""# {backbone["name"]}: {len(described["classes"])} classes
+    return f"""# {markdown(backbone["name"])}: {len(described["classes"])} classes
 
-{why}
+{markdown(why)}
 
-- **Backbone**: {backbone["name"]}, {backbone["parameters"]:,} parameters, {backbone["origin"]}
-- **Licence of its weights**: {backbone["licence"]}
+- **Backbone**: {markdown(backbone["name"])}, {backbone["parameters"]:,} parameters, {markdown(backbone["origin"])}
+- **Licence of its weights**: {markdown(backbone["licence"])}
 - **Trained on** {splits["train"]:,} images, chosen on {splits["val"]:,}, tested on {splits["test"]:,}
-- **Classes**: {", ".join(described["classes"])}
+- **Classes**: {", ".join(map(markdown, described["classes"]))}
 - **Probabilities** are calibrated on the validation split (temperature {described["temperature"]:.3f})
 
 | on the test split | | 95 % interval |

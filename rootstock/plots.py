@@ -18,7 +18,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rootstock import files
+from rootstock import escape, files
 from rootstock.metrics import Floats, Integers, Interval, reliability
 
 DPI = 110
@@ -87,7 +87,7 @@ def write_plots(
         "reliability": pd.DataFrame({"confidence": confidence, "accuracy": accuracy, "images": images}),
     }
     for name, table in tables.items():
-        files.write(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        files.write(folder / f"{name}.csv", escape.as_csv(table))
 
 
 def _class_row(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,7 +294,9 @@ def new_figure(
 def legend(axes: Axes, theme: Theme, *, above: bool = False) -> None:
     """Add a legend, inside or above."""
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3} if above else {}
-    axes.legend(fontsize=8, facecolor=theme.paper, edgecolor="none", labelcolor=theme.ink, **place)
+    shown = axes.legend(fontsize=8, facecolor=theme.paper, edgecolor="none", labelcolor=theme.ink, **place)
+    for text in shown.get_texts():
+        text.set_parse_math(False)  # names come from users
 
 
 def png(figure: Figure) -> bytes:

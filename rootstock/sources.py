@@ -5,7 +5,7 @@ store in rootstock/folders.py.
 """
 
 import posixpath
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from rootstock import archives, layout, params, samples, torchvision_sets
+from rootstock import archives, escape, layout, params, samples, torchvision_sets
 from rootstock.addresses import EXTRA_OF, check_protocols, links
 from rootstock.errors import SourceError
 from rootstock.folders import Files, describe, find, named, stamp_of
@@ -169,7 +169,7 @@ def _read_manifest(spec: params.Source, store: Any, root: str) -> pa.Table:  # n
             else:  # labels such as 007 are names, not numbers
                 convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
                 parse = pyarrow.csv.ParseOptions(delimiter="\t" if root.lower().endswith(".tsv") else ",")
-                table = pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse)
+                table = _from_cells(pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse), columns)
                 there = table.column_names
     except pa.ArrowInvalid as error:
         raise SourceError(f"{spec.path}: not a readable manifest: {error}") from None
@@ -178,6 +178,16 @@ def _read_manifest(spec: params.Source, store: Any, root: str) -> pa.Table:  # n
     table = table.select([name for name in columns if name in there])
     table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
     return table.filter(pc.greater(pc.utf8_length(table["path"]), 0))
+
+
+def _from_cells(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Give the names for which a table that was made for spreadsheets stands (escape.csv)."""
+    for number, name in enumerate(table.column_names):
+        values = table[name]
+        if name in columns and pc.any(pc.starts_with(values, "'")).as_py():
+            true = [value and escape.from_cell(value) for value in values.to_pylist()]
+            table = table.set_column(number, name, pa.array(true, pa.string()))
+    return table
 
 
 def _split_of(row: dict[str, str | None], spec: params.Source) -> str:

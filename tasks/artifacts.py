@@ -6,7 +6,7 @@ never the end of a run.
 
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 
+from rootstock.escape import file_name, markdown
+from rootstock.files import write
 from tasks.versions import Kept
 from tasks.workspace import COMPARE, DATASET, FINETUNED, HEAD, IMAGES, MODEL, REPORT, REPORTS, REPORTS_URL, TO_LABEL
 
@@ -53,12 +55,12 @@ def show_decision(decision: "Decision", came: str, kept: str) -> None:
     def draw() -> str:
         from rootstock import challenge
 
-        said = f"## {'Promoted' if decision.promote else 'Rejected'}: {decision.reason}"
+        said = f"## {'Promoted' if decision.promote else 'Rejected'}: {markdown(decision.reason)}"
         shown = [
             challenge.table(decision.lines),
             _picture(challenge.draw(decision.lines), "Test accuracy before, after"),
         ]
-        return "\n\n".join([said, f"{came}. {kept}", *(shown if decision.lines else ())])
+        return "\n\n".join([said, f"{markdown(came)}. {_note(kept)}", *(shown if decision.lines else ())])
 
     what = "Champion against challenger, and what was decided"
     if PREFECT_API_URL.value():
@@ -87,21 +89,21 @@ def show_comparison(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str
 
 def show_drift(drifts: "Sequence[Drift]") -> None:
     """Show how far unlabelled images are from those that the champion was trained on."""
-    text = "\n\n".join([*(drift.say() for drift in drifts), f"Most informative first: {TO_LABEL}"])
+    text = "\n\n".join([*(markdown(drift.say()) for drift in drifts), f"Most informative first: {TO_LABEL}"])
     if PREFECT_API_URL.value():
         _unless_it_fails(lambda: create_markdown_artifact(text, key="drift", description="Unlabelled images"))
 
 
 def show_rollback(version: int, changed: Sequence[str]) -> None:
     """Show what is different since an earlier champion is back."""
-    text = "\n".join([f"## Champion v{version} is back", "", *(f"- {line}" for line in changed)])
+    text = "\n".join([f"## Champion v{version} is back", "", *(f"- {markdown(line)}" for line in changed)])
     if PREFECT_API_URL.value():
         _unless_it_fails(lambda: create_markdown_artifact(text, key="rollback", description="What is different now"))
 
 
 def show_cache(said: str, shown: str) -> None:
     """Show what went of the cache, and what is left."""
-    text = f"## {said}\n\n{shown}"
+    text = f"## {markdown(said)}\n\n{shown}"
     if PREFECT_API_URL.value():
         _unless_it_fails(lambda: create_markdown_artifact(text, key="cache", description="What is cached now"))
 
@@ -175,20 +177,32 @@ def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: 
             f"| {own['macro_f1']['value']:.3f} | {own['log_loss']['value']:.3f} | {own['ece']['value']:.3f} |"
         )
     where = f"[The report of this run]({address})" if address else f"The report is {(REPORT / 'report.html').resolve()}"
-    lines += ["", f"{where}. {kept.note}", "", "| stage | seconds | |", "|---|---|---|"]
-    lines += [f"| {one.stage} | {one.seconds:.1f} | {one.did}: {one.note.replace('|', '/')} |" for one in outcomes]
+    lines += ["", f"{where}. {_note(kept.note)}", "", "| stage | seconds | |", "|---|---|---|"]
+    lines += [f"| {one.stage} | {one.seconds:.1f} | {one.did}: {markdown(one.note)} |" for one in outcomes]
     text = "\n\n".join(["\n".join(lines), _confusion(), _curves()])
     create_markdown_artifact(text, key="verdict", description="Which model won, and how good it is")
 
 
 def _publish_report(name: str, page: Path) -> str | None:
-    """Keep a copy of the report where it is served, if it is; returns its address."""
+    """Keep a copy of the report where it is served, if it is; returns its address.
+
+    A run's name is whatever somebody has called it, so that it names no file before it is made into such a name. A link
+    that has this name is replaced, and not followed.
+    """
     served_at = os.environ.get(REPORTS_URL)
     if not served_at:
         return None
     REPORTS.mkdir(parents=True, exist_ok=True)
-    shutil.copy(page, REPORTS / f"{name}.html")
-    oldest_first = sorted(REPORTS.glob("*.html"), key=lambda path: path.stat().st_mtime)
+    published = REPORTS / f"{file_name(name)}.html"
+    write(published, page.read_bytes())
+    oldest_first = sorted(REPORTS.glob("*.html"), key=lambda path: path.lstat().st_mtime)
     for old in oldest_first[:-KEPT_REPORTS]:
         old.unlink()
-    return f"{served_at}/{name}.html"
+    return f"{served_at}/{published.name}"
+
+
+def _note(text: str) -> str:
+    """Give a sentence in Markdown with what stands between backquotes as code, and the rest as it is."""
+    parts = re.split(r"`([\w .-]+)`", text)
+    shown = [f"`{part}`" if index % 2 else markdown(part) for index, part in enumerate(parts)]
+    return " ".join(filter(None, shown))

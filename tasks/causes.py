@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from rootstock import causes
 from rootstock.errors import RootstockError
 from rootstock.redaction import redacted
-from tasks import doors, versions
+from tasks import connection, doors, versions
 
 UNAUTHORIZED = 401
 
@@ -49,6 +49,7 @@ def door(name: str) -> Iterator[None]:
     keep_stacks_off()
     with doors.door(name, say):
         check_home()
+        connection.guard_own_server()
         yield
 
 

@@ -26,6 +26,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner
 
 from rootstock.errors import RootstockError, SourceError
+from tasks import connection
 
 Job = TypeVar("Job")
 Runner = Literal["dask", "ray"]
@@ -209,5 +210,6 @@ def _server_for_workers(cluster: str | None) -> Iterator[None]:
             "extract.cluster is set, and its workers report to a Prefect server: set PREFECT_API_URL to one that they "
             "reach; see docs/scale.md."
         )
+    connection.guard_own_server()
     with get_client(sync_client=True) as client, temporary_settings({PREFECT_API_URL: str(client.api_url)}):
         yield

@@ -1,6 +1,7 @@
 """A stage as a Prefect task: skipped when DVC says it is up to date, recorded by DVC when it ran."""
 
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -187,7 +188,7 @@ def _reporter() -> progress.Reporter:
 def _artifact(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
     """Report to a progress artifact of the task run, and to the terminal."""
     run = TaskRunContext.get()
-    key = "-".join([what.replace("_", "-"), *([run.task_run.id.hex[-8:]] if run else [])])
+    key = "-".join([re.sub("[^a-z0-9]+", "-", what.lower()), *([run.task_run.id.hex[-8:]] if run else [])])
     tally, reported = progress.Tally(what, total, unit), time.monotonic()
     artifact = cast(UUID, create_progress_artifact(0.0, key=key, description=str(tally)))
 

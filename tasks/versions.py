@@ -7,7 +7,6 @@ this module imports it.
 """
 
 import logging
-import re
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from dvc.scm import SCM, SCMError
 from dvc.stage.cache import RunCacheNotFoundError
 from scmrepo.exceptions import SCMError as GitError
 
+from rootstock import escape
 from rootstock.errors import RootstockError
 from rootstock.files import sha256, write
 from tasks import git
@@ -175,7 +175,7 @@ def save_experiment(run: str) -> Kept:
     As `dvc exp save` does, but for the working tree, which that empties and fills again for a moment: what a person
     has edited there stays where it is. What DVC has recorded is kept, and nothing recorded for it.
     """
-    name = re.sub(r"[^\w-]+", "-", run).strip("-") or "run"
+    name = escape.file_name(run)
     with repository() as repo:
         if not has_commits(Path(repo.root_dir)):
             return Kept(None, "Not kept as an experiment: the workspace is not a git repository with a commit.")

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,11 +48,23 @@ class Api:
     """A server's API: what the pages of the UI call."""
 
     url: str
+    secret: str = ""
+
+    @property
+    def known(self) -> dict[str, str]:
+        """Headers of a request from who knows the secret."""
+        return {"Authorization": f"Basic {b64encode(self.secret.encode()).decode()}"} if self.secret else {}
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a program needs to get in."""
+        return {"PREFECT_API_URL": self.url} | ({"PREFECT_API_AUTH_STRING": self.secret} if self.secret else {})
 
     def ask(self, path: str, body: dict | None = None, method: str | None = None) -> Any:
         """Get a page of the API, or post to it."""
         data = None if body is None else json.dumps(body).encode()
-        asked = Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method)
+        headers = {"Content-Type": "application/json", **self.known}
+        asked = Request(f"{self.url}/{path}", data, headers, method=method)
         with urlopen(asked, timeout=30) as answer:
             text = answer.read()
         return json.loads(text) if text else None

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,10 +19,11 @@ from typing import Any
 import prefect.settings
 import pytest
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.utilities.templating import apply_values, find_placeholders
 from ruamel.yaml import YAML
 
+from flows.deploy import TEMPLATE, taken_by
 from rootstock.params import Finetune
+from tests.serving import free_port, process, until
 
 SAFE = YAML(typ="safe")
 ROOT = Path(__file__).parents[1]
@@ -189,17 +192,84 @@ def test_a_gpu_worker_sees_the_gpu_of_its_instance_and_is_named_after_it():
 # nginx
 
 
-def test_nginx_accepts_both_files(tmp_path):
+def test_nginx_accepts_all_files(tmp_path):
     nginx, openssl = tool("nginx"), tool("openssl")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    made = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
-    run(openssl, "req", "-x509", *made)
+    run(nginx, "-t", "-c", str(nginx_files(tmp_path, openssl)), "-e", f"{tmp_path}/log")
+
+
+def nginx_files(folder: Path, openssl: str) -> Path:
+    """Write one configuration of the files of both hosts, with a certificate."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    made = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=prefect.example.org", "-keyout", str(key)]
+    run(openssl, "req", "-x509", *made, "-out", str(certificate))
     servers = "".join(path.read_text() for path in sorted((EXAMPLES / "nginx").iterdir()))
     servers = re.sub(r"(ssl_certificate_key\s+)\S+;", rf"\1{key};", servers)
     servers = re.sub(r"(ssl_certificate\s+)\S+;", rf"\1{certificate};", servers)
-    whole = tmp_path / "nginx.conf"
-    whole.write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{servers}\n}}\n")
-    run(nginx, "-t", "-c", str(whole), "-g", f"error_log {tmp_path}/log;")
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    folders = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
+    whole = folder / "nginx.conf"
+    main = f"daemon off;\npid {folder}/pid;\nerror_log {folder}/log;\nevents {{}}\n"
+    whole.write_text(f"{main}http {{\naccess_log off;\n{folders}{servers}\n}}\n")
+    return whole
+
+
+def test_a_server_asks_for_a_secret_and_answers_its_own_pages_alone():
+    env = (EXAMPLES / "env" / "server.env").read_text()
+    proxy = (EXAMPLES / "nginx" / "prefect.conf").read_text()
+    [own] = named(r"^PREFECT_UI_URL=(\S+)", EXAMPLES / "env" / "server.env")
+    for text in (env, COMPOSE, (EXAMPLES / "docker" / "example.env").read_text()):
+        assert "PREFECT_SERVER_API_AUTH_STRING" in text
+        assert "PREFECT_SERVER_CORS_ALLOWED_ORIGINS" in text
+    assert f"PREFECT_SERVER_CORS_ALLOWED_ORIGINS={own}\n" in env
+    assert f"    {own}   0;\n" in proxy
+    assert "--host 127.0.0.1 " in (EXAMPLES / "systemd" / "rootstock-server.service").read_text()
+    assert SAFE.load(COMPOSE)["services"]["server"]["ports"] == ["127.0.0.1:4200:4200"]
+    for worker in (EXAMPLES / "env" / "worker.env", EXAMPLES / "kubernetes" / "worker.yaml"):
+        assert "PREFECT_API_AUTH_STRING" in worker.read_text()
+
+
+@pytest.fixture
+def nginx(tmp_path) -> Iterator[int]:
+    """Run nginx with the files of both hosts, with a stub behind it, on ports of its own; gives that of https."""
+    program, openssl = tool("nginx"), tool("openssl")
+    port = free_port()
+    whole = nginx_files(tmp_path, openssl)
+    here = whole.read_text().replace("listen 443", f"listen 127.0.0.1:{port}")
+    here = here.replace("listen 80", f"listen 127.0.0.1:{port + 1}")
+    whole.write_text(re.sub(r"proxy_pass \S+;", "return 200 answered;", here))
+    with process([program, "-c", str(whole), "-e", f"{tmp_path}/log"], dict(os.environ)):
+        until(lambda: answered_by_nginx(port, "prefect.example.org", "prefect.example.org"), "nginx", 20)
+        yield port
+
+
+def answered_by_nginx(port: int, called: str, host: str, **headers: str) -> str:
+    """Ask over TLS by one name, and in the request by another; gives the status, or nothing where it hangs up."""
+    context = ssl._create_unverified_context()
+    asked = "".join(f"{name}: {value}\r\n" for name, value in {"Host": host, **headers}.items())
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), 5) as plain,
+            context.wrap_socket(plain, server_hostname=called) as connection,
+        ):
+            connection.sendall(f"GET /api/flows HTTP/1.1\r\n{asked}Connection: close\r\n\r\n".encode())
+            return connection.recv(4096).decode().split(" ")[1] if called else ""
+    except (OSError, IndexError):
+        return ""
+
+
+def test_nginx_answers_who_calls_it_by_its_name_and_no_page_of_another_site(nginx):
+    own = "prefect.example.org"
+    assert answered_by_nginx(nginx, own, own) == "200"
+    assert answered_by_nginx(nginx, own, own, Origin=f"https://{own}") == "200"
+    for origin in ("https://evil.example", "null", f"http://{own}", f"https://{own}.evil.example", f"https://{own}:1"):
+        assert answered_by_nginx(nginx, own, own, Origin=origin) == "403", origin
+    for called, host in (
+        ("evil.example", "evil.example"),
+        (own, "evil.example"),
+        (own, "127.0.0.1"),
+        (own, "localhost"),
+    ):
+        assert answered_by_nginx(nginx, called, host) == "", host
 
 
 def test_nginx_leads_to_the_server_and_to_the_reports():
@@ -257,9 +327,7 @@ def test_runs_in_the_image_happen_where_its_code_is():
     stage = stages_of_dockerfile()["rootstock"]
     [workspace] = re.findall(r"ROOTSTOCK_WORKSPACE=(\S+)", stage)
     assert re.findall(r"^WORKDIR (.*)", stage, re.MULTILINE) == [workspace]
-    volumes = json.loads((EXAMPLES / "docker" / "pool-cpu.json").read_text())["variables"]["properties"]["volumes"][
-        "default"
-    ]
+    volumes = configuration(EXAMPLES / "docker" / "pool-cpu.json")["volumes"]
     assert f"/srv/rootstock:{workspace}" in volumes
 
 
@@ -277,16 +345,15 @@ def test_the_parts_of_the_compose_file_refer_to_each_other():
         assert {volume for volume in volumes if not volume.startswith("/")} <= set(compose["volumes"]), name
     variables = set(re.findall(r"\$\{(\w+)", COMPOSE))
     assert variables == named(r"^#?([A-Z][A-Z_]+)=", EXAMPLES / "docker" / "example.env")
-    cpu = json.loads((EXAMPLES / "docker" / "pool-cpu.json").read_text())["variables"]["properties"]
-    assert cpu["networks"]["default"] == [compose["networks"]["default"]["name"]]
+    cpu = configuration(EXAMPLES / "docker" / "pool-cpu.json")
+    assert cpu["networks"] == [compose["networks"]["default"]["name"]]
 
 
 # Work pools
 
 
-def defaults(pool: Path) -> dict[str, Any]:
-    variables = json.loads(pool.read_text())["variables"]["properties"]
-    return {name: variable["default"] for name, variable in variables.items() if "default" in variable}
+def configuration(pool: Path) -> dict[str, Any]:
+    return json.loads(pool.read_text())["job_configuration"]
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=name_of)
@@ -295,16 +362,15 @@ def test_prefect_accepts_the_template_of_a_pool(pool):
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=name_of)
-def test_placeholders_and_variables_of_a_pool_are_the_same(pool):
+def test_a_pool_takes_nothing_from_whoever_starts_a_run(pool):
     template = json.loads(pool.read_text())
-    used = {placeholder.name for placeholder in find_placeholders(template["job_configuration"])}
-    assert used == set(template["variables"]["properties"])
-    assert {"name", "command", "env", "labels"} <= used  # what Prefect fills in for each run
+    assert taken_by(template) == []
+    assert template["variables"] == TEMPLATE["variables"]
+    assert not {"command", "env", "args"} & set(re.findall(r'"(\w+)":', pool.read_text()))
 
 
 def test_a_run_in_docker_gets_the_gpus_of_its_pool_as_a_device_request():
-    pool = EXAMPLES / "docker" / "pool-gpu.json"
-    made = apply_values(json.loads(pool.read_text())["job_configuration"], defaults(pool))
+    made = configuration(EXAMPLES / "docker" / "pool-gpu.json")
     requested = {"driver": "nvidia", "device_ids": ["0"], "capabilities": [["gpu"]]}
     assert made["container_create_kwargs"]["device_requests"] == [requested]
 
@@ -314,9 +380,10 @@ def test_a_run_in_docker_gets_the_gpus_of_its_pool_as_a_device_request():
 
 def job() -> dict[str, Any]:
     """Give the Job that the pool makes of a run."""
-    pool = EXAMPLES / "kubernetes" / "pool-gpu.json"
-    run_s = {"name": "wise-goat", "command": ["prefect", "flow-run", "execute"], "env": [], "labels": {}}
-    made = apply_values(json.loads(pool.read_text())["job_configuration"]["job_manifest"], defaults(pool) | run_s)
+    made = configuration(EXAMPLES / "kubernetes" / "pool-gpu.json")["job_manifest"]
+    # What prefect-kubernetes puts where a template has nothing.
+    made["metadata"] |= {"generateName": "wise-goat-", "labels": {}, "annotations": {}}
+    made["spec"]["template"]["spec"]["containers"][0] |= {"args": ["prefect", "flow-run", "execute"], "env": []}
     for stray in ("parallelism", "completions"):  # prefect-kubernetes asks for them there, and Kubernetes ignores them
         del made["spec"]["template"]["spec"][stray]
     return made
@@ -346,7 +413,9 @@ def test_the_parts_in_the_cluster_refer_to_each_other():
     secret = environment["PREFECT_API_AUTH_STRING"]["valueFrom"]["secretKeyRef"]
     prefix = "PREFECT_INTEGRATIONS_KUBERNETES_WORKER_API_AUTH_STRING_SECRET"
     assert {"name": environment[f"{prefix}_NAME"]["value"], "key": environment[f"{prefix}_KEY"]["value"]} == secret
-    pool = defaults(EXAMPLES / "kubernetes" / "pool-gpu.json")
+    pool = configuration(EXAMPLES / "kubernetes" / "pool-gpu.json")
+    [container] = pool["job_manifest"]["spec"]["template"]["spec"]["containers"]
+    [source] = container["envFrom"]
     assert environment["PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES"]["value"] == pool["namespace"]
     assert named(r"create namespace (\S+)", PAGE) == {pool["namespace"]}
-    assert named(r"create secret generic (\S+)", PAGE) == {secret["name"], pool["remote_secret"]}
+    assert named(r"create secret generic (\S+)", PAGE) == {secret["name"], source["secretRef"]["name"]}

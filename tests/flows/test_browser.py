@@ -66,7 +66,8 @@ class Visit:
     """Somebody in front of the UI: what is on the page, and what was started."""
 
     page: Page
-    port: int
+    address: str  # that `make ui` prints
+    api: Api
     workspace: Workspace
     server: Any  # the process that `make ui` starts
     pictures: Path
@@ -89,7 +90,7 @@ class Visit:
 
     def arrive(self) -> None:
         """Open the address that `make ui` prints."""
-        self.page.goto(f"http://127.0.0.1:{self.port}")
+        self.page.goto(self.address)
         expect(self.page).to_have_url(re.compile(r"/dashboard\?"))  # where the redirects end
 
     def open_deployment(self) -> None:
@@ -190,7 +191,7 @@ class Visit:
 
     def started(self) -> list[str]:
         """Ask the server which runs there are."""
-        return [run.page()["name"] for run in Api(f"http://127.0.0.1:{self.port}/api").runs()]
+        return [run.page()["name"] for run in self.api.runs()]
 
     def picture(self, name: str, clip: FloatRect | None = None) -> None:
         """Keep a picture of the page."""
@@ -216,13 +217,15 @@ def visit(tmp_path_factory) -> Iterator[Visit]:
 
         def printed_its_address() -> bool:
             assert server.poll() is None, log.read_text()
-            return f"http://127.0.0.1:{port}  " in log.read_text()
+            return "Ctrl-C stops it" in log.read_text()
 
         until(printed_its_address, "the UI's address", 150)
+        [address] = re.findall(r"http://127.0.0.1:\d+/enter#(?:\S+)", log.read_text())
+        api = Api(f"http://127.0.0.1:{port}/api", address.partition("#")[2])
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=BROWSER)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(PAGE_S * 1000)
-        yield Visit(page, port, workspace, server, pictures)
+        yield Visit(page, address, api, workspace, server, pictures)
         browser.close()
 
 
@@ -339,7 +342,7 @@ def test_the_verdict_says_which_model_won_and_leads_to_the_report(visit):
     visit.picture("verdict", visit.part(page.locator("nav[data-slot=breadcrumb]"), confusion))
 
     visit.tab.get_by_role("link", name="The report of this run").click()
-    expect(page).to_have_url(f"http://127.0.0.1:{visit.port + 1}/{visit.run}.html")
+    expect(page).to_have_url(re.compile(rf"http://127.0.0.1:\d+/[\w-]+/{visit.run}\.html"))
     expect(page.get_by_role("heading", level=1)).to_contain_text("efficientnet_lite0")
     expect(page.locator("body")).to_contain_text(f"{metrics[metrics['winner']]['accuracy']['value']:.1%}")
 

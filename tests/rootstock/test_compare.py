@@ -237,8 +237,8 @@ def test_pictures_are_drawn_of_what_there_is(table):
 def test_the_table_names_accuracy_and_cost_and_what_failed(table):
     text = compare_report.markdown(table)
     lines = text.splitlines()
-    assert lines[2].startswith("| a <b> (random) | penultimate | **96.0%** |")
-    assert "- vgg19, low: no weights <here>" in text
+    assert lines[2].startswith("| a &lt;b&gt; (random) | penultimate | **96.0%** |")
+    assert "- vgg19, low: no weights &lt;here&gt;" in text
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_it_shows(table):

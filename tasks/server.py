@@ -1,0 +1,116 @@
+"""Prefect's server with a door: it answers who calls it by its own name, and no page of another site.
+
+Any page in a browser of this machine may send requests to a server on loopback. What it may read is for the browser to
+say (CORS), and whose name is in the request for the server: a site whose name leads to 127.0.0.1 all of a sudden (DNS
+rebinding) is its own origin to a browser, but `Host` still has its name. Who is let in needs the secret, too. Other
+names of the server, and origins, are those of PREFECT_SERVER_CORS_ALLOWED_ORIGINS.
+
+On SQLite, transactions that may write queue. Prefect begins a transaction as a reader. One that comes to write after
+another has written in between is refused by SQLite at once, whatever the timeout (SQLITE_BUSY_SNAPSHOT,
+https://www.sqlite.org/rescode.html), and the page says "Unknown error while creating flow run": so it was for 3 of 40
+runs that were started while another one was going. Transactions that begin as writers wait instead. PostgreSQL needs
+none of this, and its configuration is another class.
+"""
+
+import base64
+import hashlib
+from contextlib import AbstractAsyncContextManager
+from urllib.parse import urlsplit
+
+from prefect.server.api import server
+from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.settings import PREFECT_SERVER_CORS_ALLOWED_ORIGINS
+from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK, ALIAS = "127.0.0.1", "localhost"
+ENTRANCE = "/enter"  # followed by # and the secret, which a browser sends nowhere
+# Where Prefect's pages look for the secret; a wrong one takes no right one's place.
+KEEP = """
+const secret = btoa(decodeURIComponent(location.hash.slice(1)));
+fetch("/api/admin/version", {headers: {Authorization: `Basic ${secret}`}})
+  .then(answer => { if (answer.ok) localStorage.setItem("prefect-password", secret); })
+  .finally(() => location.replace("/"));
+"""
+KEEP_DIGEST = base64.b64encode(hashlib.sha256(KEEP.encode()).digest()).decode()
+PAGE = f'<!doctype html><html lang="en"><title>Rootstock</title><script>{KEEP}</script></html>'
+PAGE_HEADERS = {
+    "Content-Security-Policy": f"default-src 'none'; script-src 'sha256-{KEEP_DIGEST}'; connect-src 'self'; "
+    "frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+# No page of another site shows this one in a frame of its own, or takes a file of it for a picture or a script.
+EVERYWHERE = {
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+begin = AioSqliteConfiguration.begin_transaction
+
+
+class Door:
+    """Turns away pages of other sites, websockets included, and lets in who has the address with the secret."""
+
+    def __init__(self, app: ASGIApp, origins: frozenset[str]) -> None:
+        self.app = app
+        self.origins = origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or open a websocket."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        answer = self._answer(scope, headers)
+        await (answer or self.app)(scope, receive, _with_headers(send))
+
+    def _answer(self, scope: Scope, headers: Headers) -> ASGIApp | None:
+        host = headers.get("host", "")
+        origin = headers.get("origin")
+        if origin is not None and origin not in self.origins and urlsplit(origin).netloc.lower() != host.lower():
+            return PlainTextResponse("This server answers no page of another site.", status_code=403)
+        if scope["type"] == "websocket" or scope["method"] != "GET":
+            return None
+        if host.partition(":")[0].lower() == ALIAS and "text/html" in headers.get("accept", ""):
+            # The page calls the API by one name alone.
+            query = f"?{scope['query_string'].decode()}" if scope["query_string"] else ""
+            return RedirectResponse(f"http://{LOOPBACK}{host[len(ALIAS) :]}{scope['path']}{query}")
+        if scope["path"] == ENTRANCE:
+            return HTMLResponse(PAGE, headers=PAGE_HEADERS)
+        return None
+
+
+def _with_headers(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in EVERYWHERE.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return sending
+
+
+def create_app() -> ASGIApp:
+    """Make what uvicorn serves."""
+    return behind_door(server.create_app())
+
+
+def behind_door(app: ASGIApp) -> ASGIApp:
+    """Put Prefect's app behind the door; its own services go on calling it from within."""
+    AioSqliteConfiguration.begin_transaction = _begin_as_writer  # type: ignore[assignment,method-assign]
+    origins = frozenset(PREFECT_SERVER_CORS_ALLOWED_ORIGINS.value().split(",")) - {"*"}
+    names = {LOOPBACK, ALIAS, *(urlsplit(origin).hostname or LOOPBACK for origin in origins)}
+    return TrustedHostMiddleware(Door(app, origins), sorted(names), www_redirect=False)
+
+
+def _begin_as_writer(
+    self: AioSqliteConfiguration, session: AsyncSession, with_for_update: bool = False
+) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+    """Begin a transaction that may write, and wait for others that do."""
+    return begin(self, session, with_for_update=True)

@@ -1,0 +1,77 @@
+"""What a run is called by somebody, and what files are called, in the places where a person meets them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks import artifacts, doors
+from tests.rootstock.test_escape import NASTY
+
+SERVED = "http://127.0.0.1:1/key"
+
+
+@pytest.fixture
+def reports(tmp_path, monkeypatch) -> Path:
+    """The folder of reports in a workspace, and where it is served."""
+    inside = tmp_path / "a" / "workspace"
+    inside.mkdir(parents=True)
+    (inside / "page.html").write_text("mine")
+    monkeypatch.chdir(inside)
+    monkeypatch.setenv("ROOTSTOCK_REPORTS_URL", SERVED)
+    return inside / ".rootstock" / "reports"
+
+
+def test_a_report_is_among_the_reports_whatever_its_run_is_called(reports, tmp_path):
+    (tmp_path / "out").mkdir()
+    before = everything(tmp_path) - everything(reports)
+    addresses = {artifacts._publish_report(name, Path("page.html")) for name in NASTY}
+    assert len(addresses) == len(NASTY)
+    assert everything(tmp_path) - everything(reports) == before
+    published = {path.name for path in reports.iterdir()}
+    assert addresses == {f"{SERVED}/{name}" for name in published}
+
+
+def everything(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_link_in_the_place_of_a_report_is_replaced_and_not_followed(reports, tmp_path):
+    target = tmp_path / "target.html"
+    target.write_text("not to be touched")
+    reports.mkdir(parents=True)
+    (reports / "wise-goat.html").symlink_to(target)
+    (reports / "nowhere.html").symlink_to(tmp_path / "nowhere")
+    artifacts._publish_report("wise-goat", Path("page.html"))
+    assert target.read_text() == "not to be touched"
+    assert not (reports / "wise-goat.html").is_symlink()
+    assert (reports / "wise-goat.html").read_text() == "mine"
+
+
+def test_code_in_a_note_stays_code_and_names_in_it_stay_names():
+    said = artifacts._note("Kept as experiment a: `dvc exp apply a` brings <b>back</b> `it|`.")
+    assert said == r"Kept as experiment a: `dvc exp apply a` brings &lt;b&gt;back&lt;/b&gt; \`it\|\`."
+
+
+def test_a_terminal_is_sent_nothing_that_it_obeys():
+    command = (
+        "import logging, sys\n"
+        "from rootstock.errors import RootstockError\n"
+        "from tasks.doors import door\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "with door('try'):\n"
+        "    name = chr(27) + '[2J' + chr(0x202e) + chr(0x9b) + '.png'\n"
+        "    print('printed', name, 'é', sep='\\t')\n"
+        "    logging.getLogger('rootstock').info('logged %s', name)\n"
+        "    raise RootstockError('raised ' + name + '\\nand more')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+    shown = r"\x1b[2J\u202e\x9b.png"
+    assert done.returncode == 1
+    assert done.stdout == f"printed\t{shown}\té\n"
+    assert done.stderr == f"INFO:rootstock:logged {shown}\ntry: raised {shown}\nand more\n"
+
+
+def test_a_message_that_does_not_fit_its_values_is_logged_as_before():
+    assert doors._record("a", 20, "f", 1, "%d", ("x",), None).msg == "%d"
