@@ -147,6 +147,8 @@ def prune(entries: Iterable[Entry]) -> None:
         for pointer, key in _pointers(entry.folder.parent):
             if key == entry.key:
                 pointer.unlink()
+        for digest in entry.folder.parent.glob(f"{entry.key}.*.sha256"):
+            digest.unlink()
         doomed = entry.folder.with_name(entry.key + TEMPORARY)
         shutil.rmtree(doomed, ignore_errors=True)
         entry.folder.rename(doomed)

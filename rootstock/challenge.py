@@ -136,8 +136,8 @@ def _ask(folder: Path, rows: pd.DataFrame, images_dir: Path) -> Iterator[str]:
     with Reader(images_dir) as reader, progress.bar("compare", len(rows)) as advance:
         for start in range(0, len(rows), AT_ONCE):
             some = rows.iloc[start : start + AT_ONCE]
-            places = zip(some["shard"], some["offset"], some["size"], strict=True)
-            images = [reader.read(shard, int(offset), int(size)) for shard, offset, size in places]
+            places = zip(*(some[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
+            images = [reader.image(shard, int(offset), int(size), name) for shard, offset, size, name in places]
             yield from (prediction.label for prediction in asked.predict(images))
             advance(len(some))
 

@@ -155,7 +155,7 @@ def _sweep_features(keys: Sequence[Path], known: set[str]) -> None:
     """Remove the features of shards that are gone; shards that are not here but in the ledger are elsewhere."""
     for path in (path for key in keys for path in sorted(key.glob("*.parquet"))):
         if path.stem not in known:
-            path.unlink()
+            feature_files.remove(path)
 
 
 def _pack(rows: pd.DataFrame, keys: Sequence[Path], images_dir: Path, shard_bytes: int) -> pd.DataFrame:
@@ -173,7 +173,7 @@ def _pack(rows: pd.DataFrame, keys: Sequence[Path], images_dir: Path, shard_byte
             ] = []  # image, the shard it comes from, its place in the open one
             columns = (group[name] for name in ("image_id", "format", "shard", "offset", "size"))
             for count, (image, kind, shard, offset, size) in enumerate(zip(*columns, strict=True), start=1):
-                waiting.append((image, shard, writer.add(image, kind, reader.read(shard, offset, size))))
+                waiting.append((image, shard, writer.add(image, kind, reader.image(shard, offset, size, image))))
                 if writer.full or count == len(group):
                     moved.append(_close(writer, waiting, holders))
                     waiting = []
@@ -214,12 +214,16 @@ def move_features(key: Path, origins: dict[str, list[str]], shard: str) -> None:
     """
     sources = {key / f"{old}.parquet": images for old, images in origins.items()}
     for path, images in sources.items():
+        if not feature_files.is_whole(path):
+            log.warning("%s: is not what extract wrote; its images will be extracted again", path)
+            return
         there = pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
         wanted = set(images)
         if list(dict.fromkeys(name for name in there if name in wanted)) != images:
             log.warning("%s: lacks images of its shard; they will be extracted again", path)
             return
-    with replacing(key / f"{shard}.parquet") as temporary:
+    writing = feature_files.sealing if feature_files.is_sealed(key) else replacing
+    with writing(key / f"{shard}.parquet") as temporary:
         schema = pq.read_schema(next(iter(sources)))
         feature = schema.field("feature").type
         size = feature_files.rows_a_group(feature.list_size, np.dtype(feature.value_type.to_pandas_dtype()).name)
@@ -267,7 +271,7 @@ def _remove(old: Iterable[str], images_dir: Path, keys: Sequence[Path]) -> None:
     """Remove old shards, each after its features: those of a shard that is gone are harder to come by."""
     for shard in old:
         for key in keys:
-            (key / f"{shard}.parquet").unlink(missing_ok=True)
+            feature_files.remove(key / f"{shard}.parquet")
         shards.path_of(images_dir, shard).unlink()
 
 

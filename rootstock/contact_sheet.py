@@ -29,8 +29,8 @@ def draw(manifest: pd.DataFrame, images_dir: Path) -> bytes:
     """Draw a contact sheet of some images of a manifest, as a PNG."""
     rows = choose(manifest)
     with Reader(images_dir) as reader:
-        places = zip(rows["shard"], rows["offset"], rows["size"], rows["label"], strict=True)
-        pictures = [(decode(reader.read(shard, offset, size)), str(label)) for shard, offset, size, label in places]
+        places = zip(*(rows[name] for name in ("shard", "offset", "size", "image_id", "label")), strict=True)
+        pictures = [(decode(reader.image(*place)), str(label)) for *place, label in places]
     return sheet(pictures)
 
 

@@ -299,7 +299,7 @@ def worst_mistakes(contest: Contest, test: Scored, winner: str, count: int) -> l
     with Reader(contest.inputs.images) as reader:
         for index in worst:
             row = test.rows.iloc[index]
-            picture = images.decode(reader.read(row["shard"], int(row["offset"]), int(row["size"])))
+            picture = images.decode(reader.image(row["shard"], int(row["offset"]), int(row["size"]), row["image_id"]))
             mistakes.append(
                 Mistake(
                     thumbnail=_thumbnail(picture),

@@ -7,7 +7,6 @@ name until it is whole.
 
 import hashlib
 import logging
-import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rootstock import choice, engines, feature_files, feature_keys, gpu, params, pixels, progress, shards
@@ -25,11 +23,12 @@ from rootstock.backbones import Backbone
 from rootstock.engines import ENGINES, Engine, Name, Unavailable
 from rootstock.errors import ParamsError
 from rootstock.feature_keys import AUTO
-from rootstock.files import mark_used, replacing, sweep
+from rootstock.files import mark_used, sweep
 from rootstock.parallel import cores, grouped, ordered_map
 from rootstock.shards import Member
 
 log = logging.getLogger(__name__)
+NAMED = 3  # files that a warning names
 WARM_GROUPS, TIMED_IMAGES, TIMED_S = 4, 256, 5.0  # speed is measured after so many, on so many, or for so long
 
 
@@ -89,7 +88,7 @@ def extract(
         backbone: with its weights, in evaluation mode, cut at the layer of the settings.
         settings: the section `extract` of params.yaml.
         images_dir: the shards.
-        features_dir: gets `<key>/<shard>.parquet`; what is there stays as it is.
+        features_dir: gets `<key>/<shard>.parquet`; what is there, and is what was written, stays as it is.
         else_in: a folder like that one; files that it has are copied from there.
         elsewhere: has the missing files computed by others; None computes them here.
 
@@ -135,12 +134,21 @@ def plan(
     for folder in folders:
         folder.mkdir(exist_ok=True)
         mark_used(folder)
+        if _has_files(folder) and not feature_files.is_sealed(folder):
+            log.warning("extract: %s has no digests, as earlier versions wrote it: taken as it is", folder)
+            feature_files.seal(folder)
     if else_in:
         for folder in folders:
             _copy(else_in / folder.name, folder, names)
     wanted = [File(folder / f"{name}.parquet", name, view) for view, folder in enumerate(folders) for name in names]
-    missing = [file for file in wanted if not file.path.exists()]
-    there = sum(pq.read_metadata(file.path).num_rows for file in wanted if file.path.exists())
+    whole = dict(zip(wanted, ordered_map(lambda file: feature_files.is_whole(file.path), wanted), strict=True))
+    missing = [file for file in wanted if not whole[file]]
+    if foreign := [file.path for file in missing if file.path.exists()]:
+        log.warning(
+            "extract: %d files of features are not what was written, and are computed again: %s",
+            len(foreign), ", ".join(map(str, foreign[:NAMED])) + (", ..." if foreign[NAMED:] else ""),
+        )  # fmt: skip
+    there = sum(feature_files.rows_of(file.path) for file in wanted if whole[file])
     return Plan(engine, folders[0].name, missing, there, started)
 
 
@@ -164,9 +172,8 @@ def _has_files(folder: Path) -> bool:
 def _copy(source: Path, target: Path, wanted: Iterable[str]) -> None:
     """Copy the features of shards that are here now; a comparison may have seen others, which are gone since."""
     for name in (f"{shard}.parquet" for shard in wanted):
-        if (source / name).exists() and not (target / name).exists():
-            with replacing(target / name) as temporary:
-                shutil.copy(source / name, temporary)
+        if not feature_files.is_whole(target / name) and feature_files.is_whole(source / name):
+            feature_files.copy(source / name, target / name)
 
 
 def start(name: Name, backbone: Backbone, settings: params.Extract, threads: int | None = None) -> Engine:

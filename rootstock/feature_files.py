@@ -2,10 +2,16 @@
 
 Columns are `image_id` and `feature`, a fixed-size list of float32 or float16; rows are in the shard's order. The
 metadata `rootstock` spells out what the features are. docs/extraction.md says what was measured to choose the layout.
+
+The digest of `<key>/<shard>.parquet` is in `<key>.<shard>.sha256`, as `sha256sum -c` reads it: a file that is not what
+was written counts as none.
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rootstock.errors import ParamsError
-from rootstock.files import replacing
+from rootstock.files import damaged, reading, replacing, sha256, write as write_file
 from rootstock.parallel import ordered_map
 
 Batch = tuple[list[str], NDArray[np.float32]]  # ids of images, and their features (n, width)
@@ -47,11 +53,79 @@ def write(
     """
     columns_of = schema(width, dtype, meaning)
     feature_type = columns_of.field("feature").type
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, columns_of, **LAYOUT) as writer:
+    with sealing(path) as temporary, pq.ParquetWriter(temporary, columns_of, **LAYOUT) as writer:
         for ids, rows in _groups(batches, width, dtype):
             values = pa.array(rows.reshape(-1), feature_type.value_type)
             columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(values, type=feature_type)]
             writer.write_table(pa.Table.from_arrays(columns, schema=columns_of))
+
+
+def seal_of(path: Path) -> Path:
+    """Name the file that holds the digest of a file of features."""
+    return path.parent.with_name(f"{path.parent.name}.{path.stem}.sha256")
+
+
+@contextmanager
+def sealing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write a file of features to; when the block ends well, it is there, after its digest."""
+    with replacing(path) as temporary:
+        yield temporary
+        write_file(seal_of(path), _line(path, sha256(temporary)))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there, and is the one that was written; of a key without digests, whether it is there."""
+    try:
+        if not is_sealed(path.parent):
+            return path.is_file()
+        status, expected = path.stat(), seal_of(path).read_bytes().split()
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return path.is_file() and _digest(path, stamp).encode() in expected[:1]
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return False
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether the files of a key have digests: earlier versions wrote none."""
+    return next(folder.parent.glob(f"{folder.name}.*.sha256"), None) is not None
+
+
+def seal(folder: Path) -> None:
+    """Write down the digests of all files of a key, as they are."""
+    for path in sorted(folder.glob("*.parquet")):
+        write_file(seal_of(path), _line(path, sha256(path)))
+
+
+def _line(path: Path, digest: str) -> str:
+    return f"{digest}  {path.parent.name}/{path.name}\n"
+
+
+@lru_cache(maxsize=100_000)
+def _digest(path: Path, stamp: tuple[int, ...]) -> str:
+    """Digest a file, once a process for as long as it stays the same."""
+    return sha256(path)
+
+
+def check(path: Path) -> None:
+    """Hold a file of features to its digest.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    if not is_whole(path):
+        raise damaged(path, f"is not what extract wrote: its digest is not that in {seal_of(path)}")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file of features with its digest."""
+    with sealing(target) as temporary:
+        shutil.copy(source, temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file of features and its digest."""
+    for one in (path, seal_of(path)):
+        one.unlink(missing_ok=True)
 
 
 def schema(width: int, dtype: str, meaning: dict[str, Any]) -> pa.Schema:
@@ -92,6 +166,11 @@ def _narrowed(batch: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         narrow = batch.astype(dtype)
     if not np.isfinite(narrow).all():
+        if not np.isfinite(batch).all():
+            raise ParamsError(
+                "params.yaml: with backbone.weights as they are, some features are no numbers (NaN or infinite); "
+                "expected other weights, or extract.precision f32."
+            )
         raise ParamsError(
             f"params.yaml: extract.dtype is {dtype!r}, but the features of this backbone go up to "
             f"{np.abs(batch).max():g}; expected float32, or other backbone.weights."
@@ -122,10 +201,18 @@ def read(paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.str_], NDArra
 
 def meaning_of(path: Path) -> dict[str, Any]:
     """Read what the features of a file are."""
-    meaning: dict[str, Any] = json.loads(pq.read_schema(path).metadata[METADATA])
+    with reading(path):
+        meaning: dict[str, Any] = json.loads(pq.read_schema(path).metadata[METADATA])
     return meaning
 
 
 def width_of(path: Path) -> int:
     """Read the width of a file's features."""
-    return int(pq.read_schema(path).field("feature").type.list_size)
+    with reading(path):
+        return int(pq.read_schema(path).field("feature").type.list_size)
+
+
+def rows_of(path: Path) -> int:
+    """Count the rows of a file."""
+    with reading(path):
+        return int(pq.read_metadata(path).num_rows)

@@ -25,6 +25,7 @@ class Features:
 
     Raises:
         SourceError: features of a shard or an image are missing.
+        DamagedError: a file of features is not what extract wrote.
     """
 
     def __init__(self, folders: Path | Sequence[Path], rows: pd.DataFrame) -> None:
@@ -57,18 +58,19 @@ def _of_shard(
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     """Pick the wanted rows of one file, with their labels."""
     wanted = pd.Series(rows["class_index"].to_numpy(np.int64), index=rows["image_id"].to_numpy())
-    found = 0
+    found, unique = 0, set[str]()
     for _, ids, features in chunks:
         labels = wanted.reindex(ids)
         here = labels.notna().to_numpy()
         found += int(here.sum())
+        unique.update(ids[here])
         if here.all():
             yield features, labels.to_numpy(np.int64)
         elif here.any():
             yield features[here], labels.to_numpy()[here].astype(np.int64)
-    if found != len(rows):
+    if found != len(rows) or len(unique) != found:
         raise SourceError(
-            f"{path}: holds {found} of the {len(rows)} images wanted; remove the file and run extract again"
+            f"{path}: holds {len(unique)} of the {len(rows)} images wanted; remove the file and run extract again"
         )
 
 
@@ -76,4 +78,5 @@ def _file(folder: Path, shard: str) -> Path:
     path = folder / f"{shard}.parquet"
     if not path.exists():
         raise SourceError(f"{path} is not there: run extract first, or `dvc pull` it")
+    feature_files.check(path)
     return path

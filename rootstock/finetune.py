@@ -50,11 +50,11 @@ class Examples:
     def refs(self, order: np.ndarray[Any, Any] | None = None, seed: int | None = None) -> list[Ref]:
         """Give the places of the images, in an order, each with a seed of its own for augmentation."""
         order = np.arange(len(self.rows)) if order is None else order
-        columns = (self.rows[name].to_numpy()[order] for name in ("shard", "offset", "size"))
+        columns = (self.rows[name].to_numpy()[order] for name in ("shard", "offset", "size", "image_id"))
         places = zip(*columns, strict=True)
         return [
-            Ref(str(shard), int(offset), int(size), None if seed is None else _mix(seed, int(index)))
-            for index, (shard, offset, size) in zip(order, places, strict=True)
+            Ref(str(shard), int(offset), int(size), None if seed is None else _mix(seed, int(index)), str(image_id))
+            for index, (shard, offset, size, image_id) in zip(order, places, strict=True)
         ]
 
     def labels(self) -> Tensor:

@@ -30,6 +30,7 @@ class Ref:
     offset: int
     size: int
     seed: int | None = None
+    image_id: str = ""  # whose bytes these have to be; empty: not held to it
 
 
 class Normalise(nn.Module):
@@ -63,8 +64,12 @@ def batches(
     See `batch_sizes` for how many there are in each.
     """
 
+    def read(ref: Ref) -> bytes:
+        place = (ref.shard, ref.offset, ref.size)
+        return reader.image(*place, ref.image_id) if ref.image_id else reader.read(*place)
+
     def load(ref: Ref) -> NDArray[np.uint8]:
-        return prepare(reader.read(ref.shard, ref.offset, ref.size), transform, augment, ref.seed)
+        return prepare(read(ref), transform, augment, ref.seed)
 
     loaded = ordered_map(load, refs, threads, window=2 * batch_size)
     for size in batch_sizes(len(refs), batch_size, lone):

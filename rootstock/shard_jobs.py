@@ -4,7 +4,6 @@ Workers read images and backbone from a store, and write features to it: the fol
 these, or a URL that fsspec reaches. A shard may be done twice: its file is the same, and is there whole or not at all.
 """
 
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-import pyarrow.parquet as pq
-
-from rootstock import backbones, extraction, feature_keys, params, shards, stores
+from rootstock import backbones, extraction, feature_files, feature_keys, params, shards, stores
 from rootstock.backbones import Backbone
 from rootstock.engines import Engine, Name
+from rootstock.errors import SourceError
 from rootstock.extraction import File, Plan
-from rootstock.files import replacing
 from rootstock.parallel import cores, ordered_map
+from rootstock.redaction import redacted
 
 T = TypeVar("T")
 BACKBONE_FILES = (backbones.WEIGHTS, backbones.DESCRIPTION)
@@ -82,11 +80,10 @@ def extract_shard(job: Job, name: str) -> int:
     backbone, engine = _ready(job)
     folder = feature_keys.find(backbone.description, job.settings, Path())[int(view or 0)].name
     with tempfile.TemporaryDirectory(prefix="rootstock-") as scratch:
-        url = f"{job.features}/{folder}"
-        if stores.exists(f"{url}/{shard}.parquet"):
-            return int(pq.read_metadata(stores.fetch(url, f"{shard}.parquet", Path(scratch))).num_rows)
+        if there := _fetched(job, folder, f"{shard}.parquet", Path(scratch) / "there"):
+            return feature_files.rows_of(there)
         tar = stores.fetch(job.images, f"{shard}{shards.SUFFIX}", Path(scratch))
-        made = File(Path(scratch) / f"{shard}.parquet", shard, int(view or 0))
+        made = File(Path(scratch) / folder / f"{shard}.parquet", shard, int(view or 0))
         done = 0
 
         def advance(n: int, **_: int) -> None:
@@ -97,8 +94,18 @@ def extract_shard(job: Job, name: str) -> int:
         extraction.compute(
             [made], engine, backbone, job.settings, tar.parent, advance, 1 if engine.on_each_core else cores()
         )
-        stores.put(made.path, f"{url}/{shard}.parquet")
+        for path in (feature_files.seal_of(made.path), made.path):
+            stores.put(path, f"{job.features}/{path.relative_to(scratch).as_posix()}")
         return done
+
+
+def _fetched(job: Job, key: str, name: str, scratch: Path) -> Path | None:
+    """Fetch a file of features with its digest; nothing where it is not there, or is not what was written."""
+    wanted = (feature_files.seal_of(Path(key, name)).as_posix(), f"{key}/{name}")
+    if not all(stores.exists(f"{job.features}/{one}") for one in wanted):
+        return None
+    _, path = [stores.fetch(job.features, one, scratch) for one in wanted]
+    return path if feature_files.is_whole(path) else None
 
 
 @lru_cache(maxsize=1)
@@ -118,11 +125,17 @@ def bring_back(todo: Plan, job: Job) -> None:
     """
 
     def bring(file: File) -> None:
-        url = f"{job.features}/{file.path.parent.name}"
-        with replacing(file.path) as temporary, tempfile.TemporaryDirectory(prefix="rootstock-") as scratch:
-            shutil.copy(stores.fetch(url, file.path.name, Path(scratch)), temporary)
+        key, name = file.path.parent.name, file.path.name
+        with tempfile.TemporaryDirectory(prefix="rootstock-") as scratch:
+            there = _fetched(job, key, name, Path(scratch))
+            if not there:
+                where = redacted(f"{job.features}/{key}/{name}")
+                raise SourceError(
+                    f"{where} is not there, or is not what a worker wrote; remove it, and run extract again"
+                )
+            feature_files.copy(there, file.path)
 
-    _each(bring, [file for file in todo.missing if not file.path.exists()])
+    _each(bring, [file for file in todo.missing if not feature_files.is_whole(file.path)])
 
 
 def _each(move: Callable[[T], None], items: Sequence[T]) -> None:

@@ -231,6 +231,20 @@ class Reader:
             )
         return data
 
+    def image(self, shard: str, offset: int, size: int, image_id: str) -> bytes:
+        """Read the bytes of one image, and hold them to its id, which is their digest.
+
+        Raises:
+            SourceError: they are not those that were packed.
+        """
+        try:
+            data = self.read(shard, offset, size)
+        except OSError as error:
+            raise damaged(self.folder, shard, str(error)) from error
+        if hashlib.sha256(data).hexdigest() != image_id:
+            raise damaged(self.folder, shard, f"the bytes at {offset:,} are not those of image {image_id[:12]}")
+        return data
+
     def close(self) -> None:
         """Close all files."""
         while self._open:

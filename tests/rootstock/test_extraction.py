@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +21,7 @@ from rootstock import (
     backbones,
     engines,
     extraction,
+    feature_files,
     feature_keys,
     features,
     gpu,
@@ -30,7 +33,7 @@ from rootstock import (
 )
 from rootstock.architectures import Transform
 from rootstock.engines import Engine
-from rootstock.errors import ParamsError, SourceError
+from rootstock.errors import DamagedError, ParamsError, SourceError
 from rootstock.extraction import extract
 from rootstock.params import Extract
 from rootstock.pixels import Normalise, prepare
@@ -352,3 +355,79 @@ def test_an_engine_that_cannot_is_an_error_that_names_the_parameters(small, back
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ParamsError, match=r"but openvino is not installed; expected another engine"):
         extract(backbone, Extract(engine="openvino"), small.images, tmp_path)
+
+
+# What is there is held to what was written
+
+
+def zeros(path: Path) -> None:
+    """Write a file of the same images and schema whose features are all zero."""
+    table = pq.read_table(path)
+    kind = table.schema.field("feature").type
+    none = pa.array(np.zeros(kind.list_size * len(table), np.float32))
+    columns = [table["image_id"], pa.FixedSizeListArray.from_arrays(none, type=kind)]
+    pq.write_table(pa.Table.from_arrays(columns, schema=table.schema), path)
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def blank(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def of_another_shard(path: Path) -> None:
+    path.write_bytes(next(other for other in sorted(path.parent.iterdir()) if other != path).read_bytes())
+
+
+def one_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def without_digest(path: Path) -> None:
+    feature_files.seal_of(path).unlink()
+
+
+DAMAGE = [zeros, half, empty, blank, of_another_shard, one_bit, without_digest]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_features_that_are_not_what_was_written_are_named_and_computed_again(
+    backbone, small, folder, tmp_path, damage, caplog
+):
+    whole = shutil.copytree(folder.parent, tmp_path / "features") / folder.name
+    path = sorted(whole.iterdir())[1]
+    before = path.read_bytes()
+    damage(path)
+    rows = small.manifest[small.manifest["shard"] == path.stem]
+    with pytest.raises(DamagedError, match=f"{path} is not what extract wrote.*dvc checkout"):
+        features.Features(whole, rows)
+    done = extraction.extract(backbone, Extract(), small.images, whole.parent)
+    assert done.computed == len(pq.read_table(path))
+    assert str(path) in caplog.text and "not what was written" in caplog.text
+    assert path.read_bytes() == before
+    assert len(features.Features(whole, rows)) == len(rows)
+
+
+def test_the_digests_are_read_by_sha256sum(folder):
+    listed = [path.name for path in sorted(folder.parent.glob(f"{folder.name}.*.sha256"))]
+    assert len(listed) == len(list(folder.iterdir()))
+    command = ["sha256sum", "--check", *listed]
+    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_features_of_an_earlier_version_have_no_digests_and_are_taken_as_they_are(
+    backbone, small, folder, tmp_path, caplog
+):
+    shutil.copytree(folder, tmp_path / folder.name)
+    assert extraction.extract(backbone, Extract(), small.images, tmp_path).computed == 0
+    assert "as earlier versions wrote it" in caplog.text
+    assert feature_files.is_sealed(tmp_path / folder.name)
