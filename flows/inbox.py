@@ -34,8 +34,9 @@ def announce() -> int:
     Raises:
         RootstockError: params.yaml is at fault, or the inbox's store does not answer.
     """
-    settings = params_file.load(PARAMS).retrain
-    delivery = inbox.look(settings.inbox, settings.settle_seconds)
+    params = params_file.load(PARAMS)
+    settings = params.retrain
+    delivery = inbox.look(settings.inbox, settings.settle_seconds, params.ingest.sources)
     items = (*delivery.labelled.items, *delivery.unlabelled.items)
     there = {f"{item.path}\t{item.stamp}" for item in items}
     before = set(ANNOUNCED.read_text().splitlines()) if ANNOUNCED.exists() else set()

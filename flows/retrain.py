@@ -64,7 +64,7 @@ def retrain(retrain: parameters.Retrain = form.DEFAULTS.retrain) -> State[Ended]
             for change in given.put_into_params_file(params):
                 log.info("%s: %s", workspace.PARAMS, change)
             champion.check()
-            delivery = look(params.retrain)
+            delivery = look(params.retrain, params.ingest.sources)
             drifts = drifted(delivery, params)
             ended = replace(challenged(delivery, params), drifts=drifts)
     except RootstockError as error:
@@ -80,21 +80,21 @@ def challenged(delivery: Delivery, params: Params) -> Ended:
         if champion.was_rejected(delivery):
             return Ended(NOTHING_NEW, "Nothing has arrived since the last delivery was rejected.")
     champion.set_aside()
-    came, refusal = take_in(delivery, params)
+    came, taken, refusal = take_in(delivery, params)
     if refusal:
-        return settle(champion.refuse(refusal), came, came.say(), delivery, params)
+        return settle(champion.refuse(refusal), came, came.say(), delivery, params, taken)
     if came.images < params.retrain.min_new:
-        return left_alone(came, delivery, params)
+        return left_alone(came, delivery, params, taken)
     verdict = chain(params)
     extracted = next(outcome.note for outcome in verdict.outcomes if outcome.stage == "extract")
     said = f"{came.say()}; {extracted}"
     get_run_logger().info("%s. The challenger: %s", said, verdict.said)
-    return settle(compare.submit(params, came.new_domains).result(), came, said, delivery, params)
+    return settle(compare.submit(params, came.new_domains).result(), came, said, delivery, params, taken)
 
 
-def look(settings: parameters.Retrain) -> Delivery:
+def look(settings: parameters.Retrain, sources: tuple[parameters.Source, ...]) -> Delivery:
     """List what lies in the inbox and is not being written any more."""
-    delivery = inbox.look(settings.inbox, settings.settle_seconds)
+    delivery = inbox.look(settings.inbox, settings.settle_seconds, sources)
     counts = f"{len(delivery.labelled.items)} files in classes, {len(delivery.unlabelled.items)} unlabelled"
     get_run_logger().info("%s: %s, %d still being written", settings.inbox, counts, delivery.unsettled)
     return delivery
@@ -114,24 +114,23 @@ def drifted(delivery: Delivery, params: Params) -> "tuple[Drift, ...]":
     return tuple(drifts)
 
 
-def take_in(delivery: Delivery, params: Params) -> tuple[Arrived, str]:
-    """Pack what is new; says what arrived and, if the delivery cannot be used, why."""
+def take_in(delivery: Delivery, params: Params) -> tuple[Arrived, set[str], str]:
+    """Pack what is new; says what arrived, which files were taken in and, if the delivery cannot be used, why."""
     try:
         ingest_with(delivery.labelled).submit(params).result()
     except RootstockError as error:
         ingest.submit(params).result()  # it raises, too, where the delivery is not at fault
-        return Arrived(), f"The delivery cannot be taken in: {error}"
-    came = champion.arrived()
+        return Arrived(), set(), f"The delivery cannot be taken in: {error}"
+    came, taken = champion.arrived(), champion.taken(delivery)
     share = came.unusable / max(came.unusable + came.images, 1)
     if share > params.retrain.max_rejected:
         limit = f"retrain.max_rejected is {params.retrain.max_rejected:.0%}"
-        return came, f"{share:.0%} of the new files cannot be used, and {limit}: {', '.join(came.examples)}."
-    return came, ""
+        return came, taken, f"{share:.0%} of the new files cannot be used, and {limit}: {', '.join(came.examples)}."
+    return came, taken, ""
 
 
-def left_alone(came: Arrived, delivery: Delivery, params: Params) -> Ended:
+def left_alone(came: Arrived, delivery: Delivery, params: Params, taken: set[str]) -> Ended:
     """Bring everything back to how it was: there is nothing new, or too little of it."""
-    taken = champion.taken(delivery)
     champion.undo()
     if came.images:
         fewer = f"fewer than retrain.min_new ({params.retrain.min_new}): they wait for more."
@@ -140,16 +139,17 @@ def left_alone(came: Arrived, delivery: Delivery, params: Params) -> Ended:
     return Ended(NOTHING_NEW, "All images in the inbox have been taken in before.")
 
 
-def settle(decision: "Decision", came: Arrived, said: str, delivery: Delivery, params: Params) -> Ended:
-    """Do what was decided, tell whoever wants to know, and tidy the inbox."""
-    taken = champion.taken(delivery) if decision.promote else set()
+def settle(
+    decision: "Decision", came: Arrived, said: str, delivery: Delivery, params: Params, taken: set[str]
+) -> Ended:
+    """Do what was decided, tell whoever wants to know, and tidy the inbox of the files that were taken in."""
     act = promote if decision.promote else put_back
     kept = act.submit(decision, came, flow_run.name, params.retrain).result()
     artifacts.show_decision(decision, said, kept.note)
     tell(f"rootstock.champion.{'promoted' if decision.promote else 'kept'}", decision.reason, version=kept.version)
     if not decision.promote:
         champion.remember_rejected(delivery)
-    champion.tidy(delivery, taken, params.retrain)
+    champion.tidy(delivery, taken, params.retrain, promoted=decision.promote)
     name = PROMOTED if decision.promote else REJECTED
     return Ended(name, f"{decision.reason} {said}. {kept.note}", figures=champion.figures(decision))
 

@@ -47,7 +47,7 @@ def rollback(version: int | None = None) -> State[BroughtBack]:
         with causes.in_words(), workspace.writing(queue=log.info), stopping.when_cancelled():
             versions.save_what_repro_left()
             back = BroughtBack(*bring_back.submit(version).result())
-            champion.leave_alone(workspace.read_params().retrain)
+            champion.leave_alone(workspace.read_params())
             kept = versions.save_experiment(flow_run.name)
     except RootstockError as error:
         return failed(error)

@@ -15,10 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-from rootstock import layout, params
+from rootstock import layout, layouts, params
 from rootstock.errors import SourceError
 from rootstock.intake import Reason, Rejected
 from rootstock.layout import SPLITS, Item, Loader
+from rootstock.layouts import Known
+from rootstock.litter import is_litter
+from rootstock.reach import is_away
 from rootstock.scan import Members, Scan
 
 
@@ -30,6 +33,8 @@ class Archive:
     root: str
     items: list[Item]
     notes: list[str] = field(default_factory=list)
+    layout: dict[str, Any] = field(default_factory=dict)  # how it was read, as the summary keeps it
+    empty: tuple[str, ...] = ()  # class folders that hold nothing
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
         """Yield the wanted members; their bytes are read here, in one pass, as the archive allows no other way."""
@@ -130,18 +135,24 @@ def _tar_members(file: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:  # noq
 
 
 def _tar_files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Walk the members that are not folders, in bounded memory."""
+    """Walk the members, in bounded memory."""
     while member := archive.next():
         archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-        if not member.isdir():
-            yield member
+        yield member
 
 
 def _name(member: str) -> str:
     return layout.printable(member).removeprefix("./")
 
 
-def list_archive(spec: params.Source, store: Any, root: str, stamp: str, scan: Scan) -> Archive:  # noqa: ANN401
+def list_archive(
+    spec: params.Source,
+    store: Any,  # noqa: ANN401
+    root: str,
+    stamp: str,
+    scan: Scan,
+    known: Known,
+) -> Archive:
     """List an archive, from memory where its stamp is still the same.
 
     Raises:
@@ -153,24 +164,31 @@ def list_archive(spec: params.Source, store: Any, root: str, stamp: str, scan: S
         try:
             with _opened(store, root, is_zip) as file:
                 members = _zip_listing(file) if is_zip else _tar_listing(file, stamp)
-        except OSError:  # of the store, not of the archive
-            raise
         except Exception as error:  # zipfile and tarfile let through whatever a damaged byte led to
+            if isinstance(error, PermissionError) or is_away(error):  # of the store, not of the archive
+                raise
             raise SourceError(f"ingest.sources: {spec.path} is not a readable archive: {error}") from None
         scan.remember_listing(spec.path, stamp, members)
     safe = {path: member for path, member in members.items() if member and not layout.is_unsafe(path)}
-    items, notes = layout.arrange({path: f"{size}:{change}" for path, (size, change) in safe.items()}, spec.domain)
-    items = layout.without_huge(items, lambda path: safe[path][0])
+    stamps = {path: f"{size}:{change}" for path, (size, change) in safe.items()}
+    read = layouts.read(stamps, spec, known)
+    items = layout.without_huge(read.arranged.items, lambda path: safe[path][0])
     for path in members.keys() - safe.keys():
-        if not layout.is_litter(path):
+        if not is_litter(path) and not path.endswith("/"):
             items.append(Item(path, "", spec.domain, SPLITS, stamp, Reason.UNSAFE_PATH))
-    return Archive(store, root, sorted(items, key=lambda item: item.path), notes)
+    items.sort(key=lambda item: item.path)
+    return Archive(store, root, items, read.arranged.notes, read.layout, read.arranged.empty)
 
 
 def _zip_listing(file: Any) -> Members:  # noqa: ANN401
-    """List the members with size and checksum; None marks what is not a plain file (a link stored in a zip)."""
+    """List the members with size and checksum; None marks what is not a plain file (a link stored in a zip).
+
+    Folders are there, too, by names that end in a slash: a class may hold nothing.
+    """
     with zipfile.ZipFile(file) as archive:
-        return {
+        names = (_name(member.filename.replace("\\", "/")) for member in archive.infolist())
+        folders: Members = {name: (0, "") for name in names if name.endswith("/")}
+        return folders | {
             path: None if stat.S_ISLNK(member.external_attr >> 16) else (member.file_size, str(member.CRC))
             for path, member in _zip_files(archive).items()
         }
@@ -181,5 +199,8 @@ def _tar_listing(file: Any, stamp: str) -> Members:  # noqa: ANN401
     members: Members = {}
     with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
         for member in _tar_files(archive):  # of two with one name the earlier counts: a stream is not read twice
-            members.setdefault(_name(member.name), (member.size, stamp) if member.isfile() else None)
+            if member.isdir():
+                members.setdefault(f"{_name(member.name)}/", (0, ""))
+            else:
+                members.setdefault(_name(member.name), (member.size, stamp) if member.isfile() else None)
     return members

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd  # pyarrow imports it when a table becomes a frame: a look that finds nothing new never does
 
 MANIFEST, REJECTED, LEDGER, SUMMARY = "manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json"
+NAMED = 5  # classes that a sentence names
 NEXT = ".next"  # of a table that is complete, and about to take the place of the present one
 UNPACKED = "unpacked"  # in the ledger, the shard of an image whose bytes were dropped when its shard was compacted
 FILES = (MANIFEST, REJECTED, LEDGER, SUMMARY)
@@ -110,6 +111,31 @@ def load_summary(folder: Path) -> dict[str, Any]:
     """Read the summary; an empty one where there is none."""
     path = folder / SUMMARY
     return read_json(path) if path.exists() else {}
+
+
+def say_without(summary: dict[str, Any]) -> str:
+    """Say which classes have no image in test or in validation: figures and choice are of the others; "" for none."""
+    by_class = summary.get("by_class", {})
+    found = {
+        "test": [label for label, counts in by_class.items() if not counts["test"]],
+        "validation": [label for label, counts in by_class.items() if not counts["val"]],
+    }
+    return ", ".join(f"no {split} images of {_few(labels)}" for split, labels in found.items() if labels)
+
+
+def _few(labels: list[str]) -> str:
+    return " and ".join(labels) if len(labels) < NAMED else f"{', '.join(labels[:NAMED])} and others ({len(labels)})"
+
+
+def labels_of(folder: Path, source: str) -> dict[str, str]:
+    """Read the labels of a source's images, by path."""
+    found: dict[str, str] = {}
+    for path in files_of(folder / MANIFEST):
+        with pq.ParquetFile(path) as file:  # pq.read_table would import pandas
+            columns = file.read(columns=["source", "path", "label"]).to_pydict()
+        rows = zip(columns["source"], columns["path"], columns["label"], strict=True)
+        found |= {place: label for name, place, label in rows if name == source}
+    return found
 
 
 def is_whole(folder: Path) -> bool:

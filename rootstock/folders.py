@@ -2,8 +2,9 @@
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,13 +14,16 @@ from urllib.parse import unquote
 from fsspec.implementations.local import LocalFileSystem
 
 from rootstock import layout
+from rootstock.errors import SourceError
 from rootstock.intake import Reason, Rejected
 from rootstock.layout import Item, Loader
+from rootstock.litter import is_litter_name
 from rootstock.parallel import bundled, ordered_map
 
 Info = dict[str, Any]  # what a store says of a file: fsspec's `info`
 # A store is asked for so many files together, or fewer of these bytes, and so many times at once.
 TOGETHER, TOGETHER_BYTES, REQUESTS = 16, 2**22, 4
+WAYS = 1000  # by so many links a folder is reached at most: fewer than a data set has classes
 UNKNOWN_BYTES = 2**20  # what a file is taken to have where the store does not say
 # Under one of these a store says when a file has changed; the first that is there counts.
 CHANGES = ("ETag", "etag", "md5Hash", "mtime", "Last-Modified", "LastModified", "last_modified", "updated", "created")
@@ -39,6 +43,8 @@ class Files:
     items: list[Item]
     notes: list[str]
     place: Callable[[str], str]  # path of an item -> path in the store
+    layout: dict[str, Any] = field(default_factory=dict)  # how it was read, as the summary keeps it
+    empty: tuple[str, ...] = ()  # class folders that hold nothing
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
         """Yield the wanted items.
@@ -74,9 +80,22 @@ def _given(data: bytes | BaseException) -> bytes:
     return data
 
 
-def find(store: Any, folder: str) -> dict[str, Info]:  # noqa: ANN401
-    """List all files below a folder: what the store says of each, by where it lies."""
-    return dict(_local_files(folder) if isinstance(store, LocalFileSystem) else store.find(folder, detail=True).items())
+def find(store: Any, folder: str, *, follow: bool = True) -> dict[str, Info]:  # noqa: ANN401
+    """List all files below a folder: what the store says of each, by where it lies.
+
+    A folder that holds nothing is a place that ends in a slash. On this machine, litter is not looked into, and links
+    are followed, or, without `follow`, listed as what they are: {"type": "link"}.
+
+    Raises:
+        SourceError: links lead to one folder by too many ways.
+    """
+    return dict(_local_files(folder, follow=follow) if isinstance(store, LocalFileSystem) else _found(store, folder))
+
+
+def _found(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noqa: ANN401
+    for place, info in store.find(folder, detail=True).items():
+        if info.get("type") != "directory" or place.endswith("/"):
+            yield place, info
 
 
 def named(found: dict[str, Info], root: str, url: str) -> tuple[dict[str, Info], Callable[[str], str]]:
@@ -92,28 +111,55 @@ def named(found: dict[str, Info], root: str, url: str) -> tuple[dict[str, Info],
     return infos, lambda path: odd.get(path, prefix + path)
 
 
-def _local_files(root: str) -> Iterator[tuple[str, Info]]:
-    """Walk a folder of this machine; links are followed, but none to a folder above it or one it led to before."""
-    followed: set[Path] = set()
-    for folder, folders, names in os.walk(root, onerror=_raise, followlinks=True):
-        for link in [Path(folder, name) for name in sorted(folders) if Path(folder, name).is_symlink()]:
-            target = link.resolve()
-            if target in followed or link.parent.resolve().is_relative_to(target):
-                folders.remove(link.name)
-            followed.add(target)
-        for name in names:
-            place = f"{folder.rstrip('/')}/{name}"
-            try:
-                about = os.stat(place)  # noqa: PTH116 - making a Path takes longer than looking at the file
-            except OSError:  # a link to nowhere: listed, and rejected when it is read
-                yield place, {}
-                continue
-            if stat.S_ISREG(about.st_mode):  # a pipe would keep its reader waiting
-                yield place, {"size": about.st_size, "mtime": about.st_mtime_ns}
+def _local_files(root: str, *, follow: bool) -> Iterator[tuple[str, Info]]:
+    """Walk a folder of this machine, in no order.
+
+    A link is followed wherever it stands, so that a second one to the same folder brings its files under its own name,
+    too; but none to a folder that the way there has come through.
+    """
+    ways: Counter[str] = Counter()  # to a folder behind a link
+    waiting: list[tuple[str, str, tuple[str, ...]]] = [(root.rstrip("/") or "/", os.path.realpath(root), ())]
+    while waiting:
+        shown, real, behind = waiting.pop()
+        is_empty = True
+        with os.scandir(shown) as entries:
+            for entry in entries:
+                if is_litter_name(entry.name):
+                    continue
+                is_empty = False
+                place = f"{shown.rstrip('/')}/{entry.name}"
+                is_link = entry.is_symlink()
+                if is_link and not follow:
+                    yield place, {"type": "link"}
+                elif not entry.is_dir():
+                    yield from _local_file(place, entry)
+                elif not is_link:
+                    waiting.append((place, f"{real.rstrip('/')}/{entry.name}", behind))
+                elif not _leads_back(target := os.path.realpath(place), (real, *behind)):
+                    ways[target] += 1
+                    if ways[target] > WAYS:
+                        raise SourceError(
+                            f"{root}: more than {WAYS} links lead to {target}, one of them {place}: they seem to go in "
+                            "circles. Take some of them away."
+                        )
+                    waiting.append((place, target, (real, *behind)))
+        if is_empty and shown != root:
+            yield f"{shown}/", {"type": "directory"}
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _local_file(place: str, entry: "os.DirEntry[str]") -> Iterator[tuple[str, Info]]:
+    try:
+        about = entry.stat()
+    except OSError:  # a link to nowhere: listed, and rejected when it is read
+        yield place, {}
+        return
+    if stat.S_ISREG(about.st_mode):  # a pipe would keep its reader waiting
+        yield place, {"size": about.st_size, "mtime": about.st_mtime_ns}
+
+
+def _leads_back(target: str, came_through: tuple[str, ...]) -> bool:
+    """Whether a link leads to, or above, a folder that the way to it has come through."""
+    return any(f"{real}/".startswith(target.rstrip("/") + "/") for real in came_through)
 
 
 def describe(store: Any, places: Collection[str]) -> dict[str, Info | None]:  # noqa: ANN401

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from rootstock import dataset, inbox, intake, params, progress, shards, sources
+from rootstock import dataset, inbox, intake, labels, layouts, params, progress, shards, sources
 from rootstock.duplicates import perceptual_hashes
 from rootstock.files import digest, sweep
 from rootstock.intake import Checks, NewImage, Reason, Rejected
 from rootstock.layout import Item, Loader
+from rootstock.layouts import Known
 from rootstock.parallel import bundled, ordered_map
 from rootstock.scan import Look, Packed, Scan
 from rootstock.sources import Source, Unreachable
@@ -80,14 +81,18 @@ def ingest(
         sweep(folder)
     with Scan(scratch / "scan.sqlite") as scan:
         brought = _images_before(dataset_dir)
-        listed = [_list(spec, brought.get(spec.title(), 0), scratch, scan) for spec in settings.sources]
+        listed = [_list(spec, brought.get(spec.title(), 0), dataset_dir, scratch, scan) for spec in settings.sources]
         if delivery or inbox.SPEC.title() in brought:
             listed.append(Listed(inbox.SPEC, delivery, stays=True))
+        _say_layouts(listed)
         look = _fingerprint(settings, seed, listed, images_dir)
         before = _outs(dataset_dir)
         if before and scan.note("look") == look + before:
             return _unchanged(dataset_dir)
 
+        labels.check_alike(_labels(listed))
+        if delivery:
+            inbox.check_classes(delivery.items, dataset.load_summary(dataset_dir).get("classes", []))
         from rootstock import snapshot  # pandas: only when there is something to put together
 
         rules = repr(replace(_checks(settings), max_side=None))  # which files are taken in
@@ -116,18 +121,48 @@ def _checks(settings: params.Ingest) -> Checks:
     return Checks(settings.min_side, settings.max_megapixels, settings.max_side, settings.accept_wrong_extension)
 
 
-def _list(spec: params.Source, before: int, scratch: Path, scan: Scan) -> Listed:
+def _list(spec: params.Source, before: int, dataset_dir: Path, scratch: Path, scan: Scan) -> Listed:
     """List a source; one that is away keeps the images it brought before, with a warning."""
     folder = sources.generated(spec, scratch)
     if before and folder and not folder.exists():
         return Listed(spec, None)  # what Rootstock generates or downloads itself does not change
     try:
-        return Listed(spec, sources.open_source(spec, scratch, scan))
+        return Listed(spec, sources.open_source(spec, scratch, scan, _known(spec, dataset_dir)))
     except Unreachable as error:
         if not before:
             raise
         log.warning("%s Its %d images of before stay.", error, before)
         return Listed(spec, None)
+
+
+def _say_layouts(listed: list[Listed]) -> None:
+    """Log how each source is read: what its classes are, and what a person should know of that."""
+    for entry in listed:
+        if entry.source and entry.source.layout:
+            log.info("%s", layouts.say(entry.source.layout, entry.spec.title()))
+            for note in entry.source.notes:
+                log.info("%s: %s", entry.spec.title(), note)
+
+
+def _known(spec: params.Source, dataset_dir: Path) -> Known:
+    """Recall how a source was laid out, or, of a data set that did not keep that, which labels its paths have."""
+    entries = dataset.load_summary(dataset_dir).get("sources", [])
+    before = next((entry for entry in entries if entry["name"] == spec.title()), None)
+    if before is None:
+        return Known()
+    if before.get("layout"):
+        return Known(before["layout"])
+    return Known(labels=lambda: dataset.labels_of(dataset_dir, spec.title()))
+
+
+def _labels(listed: list[Listed]) -> dict[str, str]:
+    """Name every label that is offered now, and where it is from."""
+    found: dict[str, str] = {}
+    for entry in listed:
+        for item in entry.source.items if entry.source else ():
+            if item.label and item.label not in found:
+                found[item.label] = f"{entry.spec.title()}: {item.path}"
+    return found
 
 
 def _images_before(dataset_dir: Path) -> dict[str, int]:
@@ -145,6 +180,8 @@ def _fingerprint(settings: params.Ingest, seed: int, listed: list[Listed], image
     digest = hashlib.sha256(f"{seed} {settings.model_dump_json()} {shards.names(images_dir)}".encode())
     for entry in listed:
         digest.update(f"{entry.spec.path} {entry.source is None}\n".encode())
+        if entry.source:
+            digest.update(f"{entry.source.layout} {entry.source.empty}\n".encode())
         for item in entry.source.items if entry.source else ():
             digest.update(f"{item.path}\t{item.label}\t{item.domain}\t{item.splits}\t{item.stamp}\n".encode())
     return digest.hexdigest()

@@ -1,22 +1,29 @@
-"""Where a file lies says what it is: paths into labels and splits."""
+"""Where a file lies says what it is: paths into labels and splits, by a layout.
+
+Which folders of a source are classes is decided once (rootstock/deciding.py), or by a person, and then kept; here it is
+applied.
+"""
 
 import posixpath
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import PurePosixPath
+from typing import Any
 
+from rootstock.folder_names import is_unlabelled
 from rootstock.images import format_by_name
 from rootstock.intake import MAX_FILE_BYTES, Reason
+from rootstock.labels import clean
+from rootstock.litter import is_litter_name
+from rootstock.params import SPLITS as SPLITS
 
 Loader = Callable[[], bytes]  # gives the bytes of one file
-SPLITS = ("train", "val", "test")
-FOLDER_OF_SPLIT = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-# What systems and archivers leave behind; nobody means these as images.
-LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
+Parts = tuple[str, ...]  # the folders in which a file lies
+CLASS_FOLDERS, SPLIT_FOLDERS = "class_folders", "split_folders"
+ANY = "*"  # in a layout, any one folder
+NAMED = 3  # files that a note names
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +48,67 @@ class Item:
         return int(size) if size.isdecimal() else None
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Which folders are classes: the sub-folders of `classes_at`, or of each folder of `splits`.
+
+    Folders are given by their paths in the source, "" for the source itself; `*` stands for any one folder.
+    """
+
+    classes_at: str = ""
+    splits: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def roots(self) -> dict[Parts, str]:
+        """Name the folders that hold the class folders, each with its split, or "" where that is drawn."""
+        folders = self.splits or {self.classes_at: ""}
+        return {parts_of(folder): split for folder, split in folders.items()}
+
+    def root_of(self, parts: Parts) -> tuple[int, str] | None:
+        """Find the root in which a folder lies: how deep that is, and its split; None where it lies in none."""
+        for root, split in self.roots.items():
+            if len(parts) >= len(root) and all(name in (ANY, part) for name, part in zip(root, parts, strict=False)):
+                return len(root), split
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what the summary of the data set keeps, under the names of the parameters."""
+        if self.splits:
+            return {"layout": SPLIT_FOLDERS, "splits": dict(sorted(self.splits.items()))}
+        return {"layout": CLASS_FOLDERS, "classes_at": self.classes_at}
+
+    def say(self) -> str:
+        """Say in words how folders are read."""
+        if self.splits:
+            named = ", ".join(f"{folder}/ is {split}" for folder, split in self.splits.items())
+            return f"split folders ({named})"
+        return f"class folders under {self.classes_at}/" if self.classes_at else "class folders"
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """What was made of a listing: its items by path, notes for the summary, class folders that hold nothing.
+
+    `misfits` are images that lie where the layout has no class folder: what they mean it does not say.
+    """
+
+    items: list[Item]
+    notes: list[str]
+    empty: tuple[str, ...] = ()
+    misfits: tuple[str, ...] = ()
+
+
+def parts_of(folder: str) -> Parts:
+    """Take the path of a folder apart; `.` is the source itself."""
+    return tuple(part for part in folder.split("/") if part not in ("", "."))
+
+
 def without_huge(items: list[Item], size_of: Callable[[str], int | None]) -> list[Item]:
     """Mark what is too large to be an image, so that it is never read into memory."""
     return [
         item if item.problem or (size_of(item.path) or 0) <= MAX_FILE_BYTES else replace(item, problem=Reason.TOO_LARGE)
         for item in items
     ]
-
-
-def is_litter(path: str) -> bool:
-    """Whether a path is a hidden file, or lies in a hidden folder, or is what a system leaves behind."""
-    return any((part.startswith(".") and part not in (".", "..")) or part in LITTER for part in path.split("/"))
 
 
 def printable(path: str) -> str:
@@ -65,63 +122,130 @@ def is_unsafe(path: str) -> bool:
     return pure.is_absolute() or ".." in pure.parts or (pure.parts[:1] != () and pure.parts[0].endswith(":"))
 
 
-def arrange(files: dict[str, str], domain: str) -> tuple[list[Item], list[str]]:
-    """Read labels and splits off the paths of a source.
-
-    The layouts are `<class>/<file>` and `<split>/<class>/<file>`, below any folders that all files share; deeper
-    folders belong to their class.
-
-    Args:
-        files: path (relative, with forward slashes) and stamp of each.
-        domain: of the source.
-
-    Returns:
-        The items, sorted by path, and notes for the summary on what was made of the layout.
-    """
-    paths = sorted(path for path in files if not is_litter(path))
-    # Only images say how a source is laid out: there may be a README, or a folder of annotations beside train/.
-    images = [path.split("/") for path in paths if format_by_name(path)]
-    images = images or [path.split("/") for path in paths if is_image_name(path)]
-    shared = _shared_depth(images)
-    by_split, given = _split_folders([parts[shared:] for parts in images])
-    items = []
-    for path in paths:
-        parts = path.split("/")[shared:]
-        splits: tuple[str, ...] = SPLITS
-        if by_split and parts:
-            splits, parts = by_split.get(parts[0], SPLITS), parts[1:] if parts[0] in by_split else []
-        label = parts[0] if len(parts) > 1 else ""
-        problem = None if is_image_name(path) else Reason.NOT_AN_IMAGE
-        items.append(Item(path, label, domain, splits, files[path], problem or (None if label else Reason.NO_LABEL)))
-    return items, note_on(given, "folder")
-
-
 def is_image_name(path: str) -> bool:
     """Whether a name has the extension of a format that is taken in, or none at all."""
     return posixpath.splitext(path)[1] in ("", ".") or format_by_name(path) is not None
 
 
-def _shared_depth(paths: list[list[str]]) -> int:
-    """Count the leading folders that all images share, leaving at least a class and a file below."""
-    depth = 0
-    while paths and all(len(parts) >= depth + 3 and parts[depth] == paths[0][depth] for parts in paths):
-        if paths[0][depth].lower() in FOLDER_OF_SPLIT:
-            break
-        depth += 1
-    return depth
+@dataclass(frozen=True)
+class Listing:
+    """The paths of a source without litter: files by folder, and folders that hold nothing.
 
-
-def _split_folders(images: list[list[str]]) -> tuple[dict[str, tuple[str, ...]], set[str]]:
-    """Say which splits the images of each top folder may go to, and which splits there are; nothing for classes.
-
-    A class may well be called train, but not beside one called test: then other folders have no meaning.
+    Paths have forward slashes; a folder that holds nothing is a path that ends in one.
     """
-    named = {parts[0]: FOLDER_OF_SPLIT.get(parts[0].lower(), "") for parts in images if len(parts) > 1}
-    given = {named[parts[0]] for parts in images if len(parts) > 2} - {""}  # with classes below
-    if "train" not in given or set(named.values()) == {"train", ""}:
-        return {}, set()
-    meaning = meaning_of(given)
-    return {folder: meaning[split] for folder, split in named.items() if split}, given
+
+    files: dict[str, list[str]]  # folder -> paths of files in it
+    empty: list[str]
+
+    @classmethod
+    def of(cls, paths: Iterable[str]) -> "Listing":
+        """Sort paths by folder, and leave out litter."""
+        files: dict[str, list[str]] = {}
+        bare: set[str] = set()
+        for path in paths:
+            folder, _, name = path.rpartition("/")
+            if name == "" or is_litter_name(name):
+                bare.add(folder)
+            else:
+                files.setdefault(folder, []).append(path)
+        bare |= {within for folder in [*files, *bare] if (within := _without_litter(folder)) != folder}
+        files = {folder: files[folder] for folder in files if _without_litter(folder) == folder}
+        above = {"/".join(parts[:n]) for parts in (folder.split("/") for folder in files) for n in range(len(parts))}
+        empty = {folder for folder in bare if _without_litter(folder) == folder} - files.keys() - above
+        return cls(files, sorted(empty))
+
+    def images(self) -> Counter[Parts]:
+        """Count the images in each folder; only they say how a source is laid out, not a README or an annotation.
+
+        Where no file has the extension of an image, those without any count.
+        """
+        for test in (format_by_name, is_image_name):
+            counts = {folder: sum(map(bool, map(test, paths))) for folder, paths in self.files.items()}
+            if any(counts.values()):
+                break
+        return Counter({parts_of(folder): count for folder, count in counts.items() if count})
+
+
+def _without_litter(folder: str) -> str:
+    """Cut a folder's path where litter begins: a folder of nothing else holds nothing."""
+    parts = folder.split("/")
+    return "/".join(takewhile(lambda part: not is_litter_name(part), parts))
+
+
+def arrange(listing: Listing, stamps: dict[str, str], domain: str, layout: Layout) -> Arranged:
+    """Read labels and splits off the paths of a source.
+
+    Args:
+        listing: its paths.
+        stamps: of each file.
+        domain: of the source.
+        layout: which folders are classes.
+    """
+    labels = {folder: _label(parts_of(folder), layout) for folder in listing.files}
+    documents = _documents(listing, labels)
+    labels = {
+        folder: ("", split) if label in documents else (label, split) for folder, (label, split) in labels.items()
+    }
+    given = {split for label, split in labels.values() if label and split}
+    meaning = meaning_of(given) | {"": SPLITS}
+    items, misfits = [], []
+    for folder, paths in listing.files.items():
+        label, split = labels[folder]
+        splits = meaning[split or ""] if label else SPLITS
+        for path in paths:
+            problem = (None if label else Reason.NO_LABEL) if is_image_name(path) else Reason.NOT_AN_IMAGE
+            items.append(Item(path, label, domain, splits, stamps[path], problem))
+            if split is None and problem is Reason.NO_LABEL:
+                misfits.append(path)
+    items.sort(key=lambda item: item.path)
+    empty = {label for folder in listing.empty for label, _ in [_label(parts_of(folder), layout)] if label}
+    notes = [*note_on(given, "folder"), *_notes_on_rest(items, documents)]
+    full = {label for label, _ in labels.values()}
+    return Arranged(items, notes, tuple(sorted(empty - full)), tuple(sorted(misfits)))
+
+
+def _label(parts: Parts, layout: Layout) -> tuple[str, str | None]:
+    """Say the label and the split of a folder's files; no label where it is no class folder, no split (None) where it
+    lies where the layout says nothing.
+    """
+    found = layout.root_of(parts)
+    if found is None:
+        return "", "" if not parts or any(map(is_unlabelled, parts)) else None
+    depth, split = found
+    return (clean(parts[depth]) if len(parts) > depth else ""), split
+
+
+def _documents(listing: Listing, labels: dict[str, tuple[str, str | None]]) -> set[str]:
+    """Name the class folders that hold nothing that is, or might be, a picture: they are no classes."""
+    pictures = {label for folder, (label, _) in labels.items() if any(map(_might_be_a_picture, listing.files[folder]))}
+    return {label for label, _ in labels.values() if label} - pictures
+
+
+def _might_be_a_picture(path: str) -> bool:
+    """Whether a name is not plainly that of a text, a table, a program and the like."""
+    return posixpath.splitext(path)[1].lower() not in DOCUMENTS
+
+
+DOCUMENTS = frozenset(
+    {
+        ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".htm",
+        ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ods", ".odt", ".py", ".ipynb", ".m", ".r", ".sh", ".bat",
+        ".log", ".cfg", ".ini", ".toml", ".npy", ".npz", ".mat", ".pkl", ".h5", ".hdf5", ".parquet", ".db",
+        ".sqlite", ".zip", ".tar", ".gz", ".7z", ".tex", ".bib", ".cache", ".names", ".data", ".sql", ".js",
+        ".css"
+    }
+)  # fmt: skip
+
+
+def _notes_on_rest(items: list[Item], documents: set[str]) -> list[str]:
+    """Say which images have no label and which folders are no classes: they are not trained on."""
+    notes = []
+    if lost := [item.path for item in items if item.problem is Reason.NO_LABEL and format_by_name(item.path)]:
+        named = ", ".join(lost[:NAMED])
+        notes.append(f"{len(lost)} images lie in no class folder ({named}{', ...' if len(lost) > NAMED else ''})")
+    if documents:
+        notes.append(f"no classes, as they hold no pictures: {', '.join(sorted(documents))}")
+    return notes
 
 
 def meaning_of(given: set[str]) -> dict[str, tuple[str, ...]]:

@@ -25,6 +25,7 @@ from rootstock.params_of_flows import Compare as Compare, Retrain as Retrain
 from rootstock.section import Augment, Section as Section, Share, not_nearly
 
 DEPLOYMENT = r"^(here|[^/]+/[^/]+)$"  # where to fine-tune
+SPLITS = ("train", "val", "test")
 DEPTHS = ("head", "last_block", "last_2_blocks", "last_3_blocks", "all")
 
 
@@ -40,11 +41,37 @@ class Source(Section):
         default=None,
         description="What the data call this source; by default its path, or the last part of an absolute one.",
     )
+    layout: Literal["auto", "class_folders", "split_folders"] = Field(
+        default="auto",
+        description="How its folders are read: a sub-folder a class, or splits above those. auto decides once, says "
+        "how in the log, and keeps it; it stops where it cannot tell.",
+    )
+    classes_at: str | None = Field(
+        default=None,
+        description="The folder whose sub-folders are the classes, e.g. photos/2023; `.` is the source itself, `*` "
+        "stands for any one folder (`*`: in each of its folders).",
+    )
+    splits: dict[str, str] | None = Field(
+        default=None,
+        description="Which folders are splits, with classes below them, e.g. {training_set: train, test_set: test}.",
+    )
 
     def title(self) -> str:
         """Name the source in the data: never an absolute path, which would differ between two machines."""
         place = self.path.removeprefix("file://").removeprefix("local://")
         return self.name or (Path(place).name if Path(place).is_absolute() else place)
+
+    def layout_given(self) -> dict[str, Any]:
+        """Give what a person says of its layout; nothing where that is left to be decided."""
+        return self.model_dump(include={"layout", "classes_at", "splits"}, exclude_defaults=True)
+
+    @field_validator("splits")
+    @classmethod
+    def _are_splits(cls, splits: dict[str, str] | None) -> dict[str, str] | None:
+        for folder, split in (splits or {}).items():
+            if split not in SPLITS:
+                raise ValueError(f"is {split!r} for {folder!r}; expected {', '.join(SPLITS)}")
+        return splits or None
 
 
 class Split(Section):
@@ -83,6 +110,9 @@ class Ingest(Section):
         default=4, description="Images whose 64-bit perceptual hashes differ in at most so many bits share a split."
     )
     allow_shrink: bool = Field(default=False, description="Go on where a source lost more than half of its images.")
+    allow_relabel: bool = Field(
+        default=False, description="Go on where many known images of a source, or all of a class, get another label."
+    )
 
     @model_validator(mode="after")
     def _has_distinct_sources(self) -> "Ingest":

@@ -111,8 +111,10 @@ def _merge(old: Any, before: Any, new: Any) -> Any:  # noqa: ANN401
         return old
     if isinstance(old, dict) and isinstance(new, dict):
         for key, value in new.items():
-            if value != before[key]:
-                old[key] = _merge(old.get(key), before[key], value)
+            if key not in before or value != before[key]:
+                old[key] = _merge(old.get(key), before.get(key), value)
+        for key in before.keys() - new.keys():  # of a mapping whose keys are a person's own
+            old.pop(key, None)
         return old
     if isinstance(old, list) and isinstance(new, list) and new:
         while len(old) > len(new):

@@ -57,7 +57,7 @@ class Retrain(Section):
     after: Literal["keep", "archive", "delete"] = Field(
         default="keep",
         description="What becomes of files that were taken in: they stay, go to _taken in the inbox, or are deleted. "
-        "But for keep, rejected ones go to _rejected.",
+        "But for keep, images of a rejected delivery go to _rejected.",
     )
     settle_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         default=5, description="A file that changes between two looks so far apart is left for the next time."

@@ -1,7 +1,6 @@
 """From what is known of every file to the data set: one place an image, a split for each, counts of everything."""
 
 import logging
-from collections import Counter
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rootstock import dataset, listings, params, shards
+from rootstock import checks, dataset, listings, params, shards
 from rootstock.dataset import Dataset
 from rootstock.duplicates import near_links
 from rootstock.errors import SourceError
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MIN_IMAGES_A_CLASS = 3  # one each to train on, to choose by, to test on
 NEW_COLUMNS = ("image_id", "width", "height", "format", "phash", "shard", "offset", "size")
 
 
@@ -71,7 +69,8 @@ def settle(
     """
     ledger = _ledger(before.ledger, images_dir, scan)
     files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
-    _check_shrink(settings, listed, before, files)
+    checks.check_shrink(settings, listed, before, files)
+    checks.check_relabelled(settings, listed, before, files)
     files = listings.reject_ambiguous(listings.settle_owners(files, before))
     taken = files[files["reason"].isna()]
     ledger = _split(ledger, taken, settings, seed)
@@ -81,7 +80,8 @@ def settle(
         Reason.UNREADABLE.value
     )  # it was to be packed
     manifest = _manifest(files[files["reason"].isna()], ledger)
-    _check_enough(manifest, files)
+    checks.check_labels(files)
+    checks.check_enough(manifest, files, listed)
     _check_shards(manifest, images_dir)
     rejected = files.loc[files["reason"].notna(), ["source", "path", "domain", "label", "reason"]]
     summary = _summary(manifest, rejected, files, ledger, listed, before, images_dir)
@@ -104,18 +104,6 @@ def _ledger(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
     kept = ledger[~_among(ledger["image_id"], rows["image_id"])]
     merged = pd.concat([kept, rows[ledger.columns]], ignore_index=True) if len(kept) else rows[ledger.columns]
     return merged.astype({"phash": "uint64", "width": "int32", "height": "int32"})
-
-
-def _check_shrink(settings: params.Ingest, listed: "list[Listed]", before: Dataset, files: pd.DataFrame) -> None:
-    then = before.manifest["source"].value_counts()
-    now = files.loc[files["reason"].isna(), "source"].value_counts()
-    for entry in listed:
-        had, has = int(then.get(entry.spec.title(), 0)), int(now.get(entry.spec.title(), 0))
-        if has * 2 < had and not settings.allow_shrink:
-            raise SourceError(
-                f"ingest.sources: {entry.spec.path} held {had} images and now holds {has}. If that is meant, "
-                "set ingest.allow_shrink to true; the data set was left as it is."
-            )
 
 
 def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, seed: int) -> pd.DataFrame:
@@ -172,35 +160,6 @@ def place(images: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
     return placed.reindex(columns=dataset.SCHEMAS[dataset.MANIFEST].names)
 
 
-def _check_enough(manifest: pd.DataFrame, files: pd.DataFrame) -> None:
-    turned_away = Counter(files["reason"].dropna())
-    why = ", ".join(f"{count} {reason}" for reason, count in turned_away.most_common()) or "none rejected"
-    if manifest.empty:
-        raise SourceError(f"ingest.sources: no usable image in {len(files)} files ({why}).")
-    counts = manifest["label"].value_counts()
-    if len(counts) == 1:
-        raise SourceError(
-            f"ingest.sources: a single class, {counts.index[0]!r} ({counts.iloc[0]} images); a classifier needs two. "
-            "Expected a sub-folder a class."
-        )
-    if (few := counts[counts < MIN_IMAGES_A_CLASS]).size:
-        named = ", ".join(f"{label!r} has {count}" for label, count in sorted(few.items()))
-        raise SourceError(
-            f"ingest.sources: {named}; a class needs at least {MIN_IMAGES_A_CLASS} usable images, one each to train "
-            f"on, to choose by and to test on. Add images or leave the class out ({why})."
-        )
-    if untaught := sorted(set(counts.index) - set(manifest.loc[manifest["split"] == "train", "label"])):
-        raise SourceError(
-            f"ingest.sources: no image of {', '.join(map(repr, untaught))} is in the train split: the folders say so, "
-            "or near duplicates are held out. Add images to train on or leave the class out."
-        )
-    if empty := [split for split in SPLITS if not (manifest["split"] == split).any()]:
-        raise SourceError(
-            f"ingest.sources: no image is in the {empty[0]} split: there are too few that are not near duplicates of "
-            "each other. Add images, or lower ingest.near_duplicate_bits."
-        )
-
-
 def _check_shards(manifest: pd.DataFrame, images_dir: Path) -> None:
     missing = set(manifest["shard"]) - set(shards.names(images_dir))
     if missing:
@@ -222,13 +181,14 @@ def _summary(
     """Count everything; of the snapshot alone, so that looking again writes the same."""
     groups = manifest["group_id"].value_counts()
     by_class = manifest.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
-    notes_before = {source["name"]: source["notes"] for source in before.summary.get("sources", [])}
+    were = {source["name"]: source for source in before.summary.get("sources", [])}
     return {
         "images": len(manifest),
         "classes": dataset.classes_of(manifest),
         "splits": {split: int((manifest["split"] == split).sum()) for split in SPLITS},
         "domains": _counts(manifest["domain"]),
         "by_class": {str(label): {split: int(row[split]) for split in SPLITS} for label, row in by_class.iterrows()},
+        "without": {split: [str(label) for label in by_class.index[by_class[split] == 0]] for split in SPLITS},
         "near_duplicates": {"groups": int((groups > 1).sum()), "images": int(groups[groups > 1].sum())},
         "batches": _counts(manifest["batch"].astype(str)),
         "rejected": _counts(rejected["reason"]),
@@ -238,7 +198,8 @@ def _summary(
                 "domain": entry.spec.domain,
                 "images": int((manifest["source"] == title).sum()),
                 "rejected": int((rejected["source"] == title).sum()),
-                "notes": _notes(entry, files, manifest) if entry.source else notes_before.get(title, []),
+                "notes": _notes(entry, files, manifest) if entry.source else were.get(title, {}).get("notes", []),
+                **({"layout": layout} if (layout := _layout(entry, were.get(title, {}))) else {}),
             }
             for entry in listed
         ],
@@ -268,6 +229,12 @@ def _notes(entry: "Listed", files: pd.DataFrame, manifest: pd.DataFrame) -> list
             "or share one with a near duplicate"
         )
     return notes
+
+
+def _layout(entry: "Listed", was: dict[str, Any]) -> dict[str, Any]:
+    """Say how a source is laid out: what was decided is kept."""
+    layout: dict[str, Any] = entry.source.layout if entry.source else was.get("layout", {})
+    return layout
 
 
 def _counts(column: "pd.Series[Any]") -> dict[str, int]:

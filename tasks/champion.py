@@ -215,30 +215,41 @@ def was_rejected(delivery: Delivery) -> bool:
     return REJECTED.exists() and REJECTED.read_text() == delivery.signature()
 
 
-def leave_alone(settings: Retrain) -> None:
+def leave_alone(params: Params) -> None:
     """Forget a retraining under way, and what lies in the inbox: a person has decided against the champion it made."""
     shutil.rmtree(ASIDE, ignore_errors=True)
     try:
-        remember_rejected(inbox.look(settings.inbox, 0))
+        remember_rejected(inbox.look(params.retrain.inbox, 0, params.ingest.sources))
     except RootstockError as error:
         log.warning("%s", error)
 
 
 def taken(delivery: Delivery) -> set[str]:
-    """Name the files of a delivery whose images the data set has, from there or from elsewhere."""
-    return {item.path for item in delivery.labelled.items} - _unusable(DATASET).keys()
+    """Name the files of a delivery whose images this run has taken in, or had from elsewhere."""
+    manifest = dataset.labels_of(DATASET, inbox.SPEC.title())
+    rejected = dataset.load_rejected(DATASET)
+    copies = (rejected["source"] == inbox.SPEC.title()) & (rejected["reason"] == DUPLICATE)
+    known = manifest.keys() | set(rejected.loc[copies, "path"])
+    return {item.path for item in delivery.labelled.items if item.problem is None and item.path in known}
 
 
-def tidy(delivery: Delivery, taken: set[str], settings: Retrain) -> None:
-    """Do with delivered files what the settings say; what was not taken in is never deleted."""
-    paths = {item.path for item in delivery.labelled.items}
+def tidy(delivery: Delivery, taken: set[str], settings: Retrain, *, promoted: bool = True) -> None:
+    """Do with files that this run took in what the settings say; whatever else is there lies where it is.
+
+    Images of a delivery that was rejected are put away, never deleted.
+    """
     match settings.after:
+        case "keep":
+            return
+        case "archive" | "delete" if not promoted:
+            inbox.put_away(delivery, sorted(taken), inbox.REJECTED)
         case "archive":
             inbox.put_away(delivery, sorted(taken), inbox.TAKEN)
         case "delete":
             inbox.delete(delivery, sorted(taken))
-    if settings.after != "keep":
-        inbox.put_away(delivery, sorted(paths - taken), inbox.REJECTED)
+    if left := [item.path for item in delivery.labelled.items if item.path not in taken]:
+        named = ", ".join(left[:NAMED]) + (", ..." if len(left) > NAMED else "")
+        log.warning("%s: %d files were not taken in, and lie where they are: %s", settings.inbox, len(left), named)
 
 
 def score_drift(unlabelled: Source, params: Params) -> "list[Drift]":

@@ -189,7 +189,7 @@ def test_a_delivery_that_cannot_be_used_is_rejected_with_the_files_named(before)
     shutil.copy(before.root / "photos" / "moss" / "000.png", rare / "one.png")
     Image.open(rare / "one.png").rotate(90).save(rare / "one.png")
     shutil.rmtree(before.root / "data" / "inbox" / "shed" / "lemon")
-    assert "'rare' has 1; a class needs at least 3 usable images" in retrain(before)
+    assert "'rare' has 1. A class needs at least 3 usable images" in retrain(before)
     changed = {name for name, data in before.outputs().items() if data != kept.get(name)}
     assert changed == {"data/model/history.parquet", "dvc.lock"}
 

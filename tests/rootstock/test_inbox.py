@@ -50,7 +50,9 @@ def test_files_without_a_class_are_delivered_and_will_be_rejected(tmp_path):
     for name in ("alone.png", "shed/1.png", "shed/_odd/2.png"):
         put(tmp_path / name, 1)
     put(tmp_path / "shed" / "ant" / "notes.txt", b"text")
-    problems = {item.path: item.problem for item in look(tmp_path).labelled.items}
+    for number in range(4):
+        put(tmp_path / "shed" / "ant" / f"{number}.png", number)
+    problems = {item.path: item.problem for item in look(tmp_path).labelled.items if item.problem}
     assert problems == {
         "alone.png": Reason.NO_LABEL, "shed/1.png": Reason.NO_LABEL, "shed/_odd/2.png": Reason.NO_LABEL,
         "shed/ant/notes.txt": Reason.NOT_AN_IMAGE,

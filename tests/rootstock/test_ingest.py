@@ -135,7 +135,9 @@ def test_the_summary_counts_what_there_is(store, photos):
     assert {label: sum(counts.values()) for label, counts in summary["by_class"].items()} == CLASSES
     assert summary["domains"] == {"garden": 15}
     assert summary["rejected"] == {"not_an_image": 1, "truncated": 1, "undecodable": 1}
-    assert summary["sources"] == [{"name": "photos", "domain": "garden", "images": 15, "rejected": 3, "notes": []}]
+    layout = {"layout": "class_folders", "classes_at": "", "classes": ["ants", "bees", "wasps"]}
+    source = {"name": "photos", "domain": "garden", "images": 15, "rejected": 3, "notes": [], "layout": layout}
+    assert summary["sources"] == [source]
     (shard,) = shards.names(store.images)
     size = shards.path_of(store.images, shard).stat().st_size
     assert summary["shards"] == [{"name": shard, "images": 15, "bytes": size}]
@@ -454,7 +456,9 @@ def test_a_source_that_is_no_longer_named_takes_its_images_along(store, tmp_path
 def test_a_class_of_two_images_is_an_error_that_counts_them(store, photos):
     put_classes(photos, {"hornets": 2}, first=300)
     put(photos / "hornets" / "broken.png", b"x")
-    with pytest.raises(SourceError, match=r"'hornets' has 2; a class needs at least 3 usable images.*1 undecodable"):
+    with pytest.raises(
+        SourceError, match=r"'hornets' has 2 \(1 undecodable, e.g. hornets/b.*\). A class needs at least 3"
+    ):
         store.ingest(photos)
     assert not (store.dataset / "manifest.parquet").exists()
 
@@ -468,7 +472,7 @@ def test_nothing_usable_is_an_error_that_counts_the_reasons(store, tmp_path):
     put(tmp_path / "photos" / "ants" / "1.png", b"x")
     put(tmp_path / "photos" / "ants" / "2.txt", b"x")
     put(tmp_path / "photos" / "bees" / "3.png", b"x")
-    with pytest.raises(SourceError, match=r"no usable image in 3 files \(2 undecodable, 1 not_an_image\)"):
+    with pytest.raises(SourceError, match=r"3 files \(2 undecodable, e.g. ants/1.png, 1 not_an_image, e.g. ants/2"):
         store.ingest(tmp_path / "photos")
 
 
@@ -583,8 +587,7 @@ def test_a_source_that_lost_more_than_half_is_an_error_unless_that_is_meant(stor
     for label in ("ants", "bees"):
         for path in sorted((photos / label).iterdir())[3:]:
             path.unlink()
-    for path in (photos / "wasps").iterdir():
-        path.unlink()
+    shutil.rmtree(photos / "wasps")
     with pytest.raises(SourceError, match=r"photos held 15 images and now holds 6.*ingest.allow_shrink to true"):
         store.ingest(photos)
     assert store.bytes() == before

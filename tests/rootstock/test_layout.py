@@ -1,19 +1,46 @@
-"""What paths say: class folders, split folders, litter, names that point outside."""
+"""What paths say: class folders, split folders, litter, names that point outside; and what they do not say."""
 
 import pytest
 
+from rootstock import layouts, params
+from rootstock.errors import SourceError
 from rootstock.intake import Reason
-from rootstock.layout import SPLITS, arrange, is_litter, is_unsafe, printable
+from rootstock.layout import SPLITS, Arranged, is_unsafe, printable
+from rootstock.layouts import Known
+from rootstock.litter import is_litter
+
+
+def read(*paths: str, known: Known | None = None, **given) -> layouts.Read:
+    source = params.Source(path="photos", domain="garden", **given)
+    return layouts.read(dict.fromkeys(paths, "stamp"), source, known or Known())
+
+
+def arrange(*paths: str, **given) -> Arranged:
+    return read(*paths, **given).arranged
 
 
 def arranged(*paths: str):
     """Read a layout; returns label and allowed splits by path for what may be taken in, and the notes."""
-    items, notes = arrange(dict.fromkeys(paths, "stamp"), "garden")
-    return {item.path: (item.label, item.splits) for item in items if not item.problem}, notes
+    found = arrange(*paths)
+    return {item.path: (item.label, item.splits) for item in found.items if not item.problem}, found.notes
 
 
 def problems(*paths: str) -> dict[str, Reason]:
-    return {item.path: item.problem for item in arrange(dict.fromkeys(paths, "s"), "garden")[0] if item.problem}
+    return {item.path: item.problem for item in arrange(*paths).items if item.problem}
+
+
+def images(*folders: str, each: int = 4) -> list[str]:
+    """Name some images in each folder."""
+    return [f"{folder}/{number}.jpg" for folder in folders for number in range(each)]
+
+
+def labels(*paths: str, **given) -> set[str]:
+    return {item.label for item in arrange(*paths, **given).items if not item.problem}
+
+
+def splits(*paths: str, **given) -> dict[str, tuple[str, ...]]:
+    """Read which splits the images below each top folder may go to."""
+    return {item.path.split("/")[0]: item.splits for item in arrange(*paths, **given).items if not item.problem}
 
 
 def test_a_sub_folder_is_a_class_and_may_go_to_any_split():
@@ -23,8 +50,9 @@ def test_a_sub_folder_is_a_class_and_may_go_to_any_split():
 
 
 def test_items_carry_domain_and_stamp_and_are_sorted_by_path():
-    items, _ = arrange({"b/1.jpg": "one", "a/2.jpg": "two"}, "garden")
-    assert [(item.path, item.domain, item.stamp) for item in items] == [
+    source = params.Source(path="photos", domain="garden")
+    found = layouts.read({"b/1.jpg": "one", "a/2.jpg": "two"}, source, Known()).arranged
+    assert [(item.path, item.domain, item.stamp) for item in found.items] == [
         ("a/2.jpg", "garden", "two"),
         ("b/1.jpg", "garden", "one"),
     ]
@@ -125,7 +153,7 @@ def test_other_files_are_not_images_and_a_name_without_extension_may_be_one():
 )
 def test_litter_is_ignored(path):
     assert is_litter(path)
-    assert path not in {item.path for item in arrange({path: "", "ants/1.jpg": ""}, "garden")[0]}
+    assert path not in {item.path for item in arrange(path, "ants/1.jpg").items}
 
 
 @pytest.mark.parametrize("path", ["ants/1.jpg", "./ants/1.jpg", "ants/a.b.jpg", "a/../../1.jpg"])
@@ -148,3 +176,249 @@ def test_other_names_are_safe(path):
 def test_names_that_are_not_utf_8_become_text_that_any_file_can_hold():
     assert printable("käfer/1.jpg") == "käfer/1.jpg"
     assert printable(b"k\xe4fer/1.jpg".decode("utf-8", "surrogateescape")) == r"k\xe4fer/1.jpg"
+
+
+# Splits by other names
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (["training_set", "test_set"], {"train", "test"}),
+        (["Train", "Dev"], {"train", "val"}),
+        (["train", "holdout"], {"train", "test"}),
+        (["train", "hold-out"], {"train", "test"}),
+        (["train2017", "val2017"], {"train", "val"}),
+        (["TrainImages", "TestImages"], {"train", "test"}),
+        (["trainset", "valset", "testset"], {"train", "val", "test"}),
+        (["train_256x256", "eval_256x256"], {"train", "val"}),
+        (["01-training", "02-validation", "03-testing"], {"train", "val", "test"}),
+        (["\uff34\uff32\uff21\uff29\uff2e", "test"], {"train", "test"}),
+    ],
+)
+def test_splits_by_other_names_are_splits(folders, expected):
+    paths = images(*(f"set/{folder}/{label}" for folder in folders for label in ("ants", "bees")))
+    assert labels(*paths) == {"ants", "bees"}
+    assert set(read(*paths).layout["splits"].values()) == expected
+    assert set(read(*paths).layout["splits"]) == {f"set/{folder}" for folder in folders}
+
+
+def test_of_two_validation_folders_the_one_called_eval_is_tested_on():
+    paths = images(*(f"{split}/{label}" for split in ("train", "dev", "eval") for label in ("ants", "bees")))
+    assert splits(*paths) == {"train": ("train",), "dev": ("val",), "eval": ("test",)}
+
+
+@pytest.mark.parametrize("inner", [("seg_train", "seg_test"), ("images", "images"), ("train", "test")])
+def test_a_folder_between_a_split_and_its_classes_is_looked_through(inner):
+    outer = ("seg_train", "seg_test")
+    paths = images(*(f"{o}/{i}/{label}" for o, i in zip(outer, inner, strict=True) for label in ("sea", "street")))
+    assert labels(*paths, *images("seg_pred/seg_pred", each=20)) == {"sea", "street"}
+
+
+STOPS = {
+    "splits without classes": (images("train", "test"), "test/, train/ are named as splits and hold no folders"),
+    "one split without classes": (images("training_images"), "is named as splits and holds no folders"),
+    "nothing to train on": (images("val/a", "val/b", "test/a", "test/b"), "named as test, val, and nothing is there"),
+    "a split beside classes": (images("ants", "bees", "test"), "test/ is named as a split, ants/, bees/ beside it"),
+    "a split beside its like": (images("train/a", "train/b", "new/a", "new/b"), "train/ is named as a split, new/"),
+    "splits of two sets": (images("intel_train/a", "intel_test/a"), "the folders intel_test/, intel_train/ speak of"),
+    "splits below classes": (images("a/train", "a/test", "b/train", "b/test"), "each hold test/, train/, splits by"),
+    "a split among classes of splits": (images("train/a", "train/dev", "test/a", "test/b"), "dev/ would be a class"),
+    "images and masks": (images("images", "masks"), "masks/ would be a class beside images/"),
+    "images and labels, of splits": (images("train/images", "train/labels", "val/images", "val/labels"), "labels/ "),
+    "Pascal VOC": (images("VOC/JPEGImages", "VOC/SegmentationClass"), "SegmentationClass/ would be a class beside"),
+    "an image and its mask": (images("image", "mask"), "mask/ would be a class beside image/"),
+    "annotations beside classes": (images("ants", "bees", "Annotations"), "Annotations/ would be a class beside ants/"),
+    "the same folders in each": (images("left/a", "left/b", "right/a", "right/b"), "left/, right/ hold the same"),
+    "cameras of one class": (images("bees/cam1", "bees/cam2"), "all images lie in bees/, in the folders cam1/, cam2/"),
+    "years of one class": (images("photos/2023", "photos/2024"), "in the folders 2023/, 2024/, which are hardly"),
+    "classes in a class": (images("ants", "bees", "misc/ants", "misc/bees"), "misc/ holds ants/, bees/, which are"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_what_could_be_read_in_two_ways_stops_says_what_is_seen_and_how_to_decide(name):
+    paths, seen = STOPS[name]
+    with pytest.raises(SourceError) as error:
+        read(*paths)
+    assert str(error.value).startswith("ingest.sources: photos: ")
+    assert seen in str(error.value)
+    assert "ingest.sources[].layout, classes_at or splits: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (images("cam1/ants", "cam1/bees", "cam2/ants", "cam2/wasps"), {"ants", "bees", "wasps"}),
+        (images("2023/ants", "2024/bees"), {"ants", "bees"}),
+        (images("site a/2023/ants", "site b/2023/bees", "site b/2024/ants"), {"ants", "bees"}),
+        (images("ants/cam1", "ants/cam2", "bees/cam1", "bees/cam2"), {"ants", "bees"}),
+        (images("train/cam1/ants", "train/cam2/bees", "test/cam1/ants", "test/cam2/bees"), {"ants", "bees"}),
+        (images("spring", "summer"), {"spring", "summer"}),
+        (images("0", "1", "2"), {"0", "1", "2"}),
+        (images("with_mask", "without_mask"), {"with_mask", "without_mask"}),
+        (images("train_station", "test_tube", "labelled bottle"), {"train_station", "test_tube", "labelled bottle"}),
+        ([*images("photos/ants", "photos/bees", each=20), "photos/cover.jpg", "title.jpg"], {"ants", "bees"}),
+    ],
+)
+def test_what_is_certain_is_read_without_asking(paths, expected):
+    assert labels(*paths) == expected
+
+
+def test_a_person_may_say_which_folders_are_classes():
+    both = images("left/a", "left/b", "right/a", "right/b")
+    assert labels(*both, classes_at=".") == {"left", "right"}
+    assert labels(*both, classes_at="*") == {"a", "b"}
+    assert labels(*both, classes_at="left") == {"a", "b"}
+    assert labels(*both, layout="class_folders") == {"left", "right"}
+    assert labels(*images("train", "test"), layout="class_folders") == {"train", "test"}
+    assert labels(*images("images", "masks"), layout="class_folders") == {"images", "masks"}
+    cameras = images("bees/cam1", "bees/cam2", "bees/cam3")
+    assert labels(*cameras, classes_at=".") == {"bees"}
+    assert labels(*cameras, classes_at="bees") == {"cam1", "cam2", "cam3"}
+
+
+def test_a_person_may_say_which_folders_are_splits():
+    paths = images("a/ants", "a/bees", "b/ants", "b/bees", "c/ants")
+    given = {"splits": {"a": "train", "b": "test"}}
+    assert splits(*paths, **given) == {"a": ("train", "val"), "b": ("test",)}
+    assert labels(*(f"set/{path}" for path in paths), classes_at="set", **given) == {"ants", "bees"}
+    assert splits(*paths, splits={"*": "train"}) == dict.fromkeys("abc", SPLITS)
+    named = images("train/a", "new/a", "test/a")
+    assert splits(*named, layout="split_folders") == {"train": ("train", "val"), "test": ("test",)}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"classes_at": "2025"},
+            r"no image lies in a class folder by the layout .* \(class folders under 2025/",
+        ),
+        ({"splits": {"2025": "train"}}, r"no image lies in a class folder .* images lie in ants/, bees/"),
+        ({"layout": "split_folders"}, "no folder is named as a split"),
+    ],
+)
+def test_a_layout_that_fits_nothing_is_an_error(given, said):
+    with pytest.raises(SourceError, match=said):
+        read(*images("ants", "bees"), **given)
+
+
+# Decided once
+
+
+def kept(*paths: str, **given) -> Known:
+    return Known(read(*paths, **given).layout)
+
+
+def test_a_layout_that_was_decided_is_kept_whatever_comes_or_goes():
+    known = kept(*images("2023/ants", "2023/bees", each=40))
+    found = read(*images("2023/ants", each=40), *images("2024/ants", each=3), "2023/wasps/1.jpg", known=known)
+    assert {item.label for item in found.arranged.items if not item.problem} == {"ants", "wasps"}
+    assert {item.path.split("/")[0] for item in found.arranged.items if item.problem is Reason.NO_LABEL} == {"2024"}
+    assert found.arranged.notes == [
+        "3 images lie in no class folder (2024/ants/0.jpg, 2024/ants/1.jpg, 2024/ants/2.jpg)"
+    ]
+    assert found.layout["classes_at"] == "2023"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "remedy"),
+    [
+        (["2023/ants", "2023/bees"], ["2024/ants", "2024/wasps"], 'classes_at: "*"'),
+        (["photos/ants", "photos/bees"], ["cover"], 'classes_at: "*"'),
+        (["set/photos/ants", "set/photos/bees"], ["set/extra/ants"], 'classes_at: "set/*"'),
+        (["train/ants", "train/bees"], ["new/ants", "new/bees"], "splits: {train: train, new: train}"),
+        (["train/ants", "train/bees", "test/ants"], ["more/ants"], "splits: {test: test, train: train, more: train}"),
+    ],
+)
+def test_many_images_outside_the_layout_stop_and_the_parameter_that_decides_is_named(first, second, remedy):
+    known = kept(*images(*first))
+    with pytest.raises(SourceError, match=r"\d+ of \d+ images lie outside its") as error:
+        read(*images(*first, *second, each=6), known=known)
+    assert f"by ingest.sources[].{remedy}" in str(error.value)
+
+
+@pytest.mark.parametrize("second", ["test", "masks", "Validation", "old/ants"])
+def test_a_folder_that_comes_later_and_is_hardly_a_class_stops(second):
+    known = kept(*images("ants", "bees"))
+    with pytest.raises(SourceError, match=r"a class|classes beside it"):
+        read(*images("ants", "bees", second), known=known)
+    assert labels(*images("ants", "bees", second), known=known, classes_at=".") > {"ants", "bees"}
+
+
+def test_a_class_that_was_accepted_stays_accepted():
+    paths = images("images", "masks")
+    layout = read(*paths, layout="class_folders").layout
+    assert layout["given"] == {"layout": "class_folders"}
+    train = images("train", "bus", "car")
+    assert labels(*train, known=kept(*train)) == {"train", "bus", "car"}
+
+
+def test_a_parameter_that_is_taken_back_decides_anew():
+    paths = images("left/a", "left/b")
+    known = kept(*paths, classes_at=".", layout="class_folders")
+    assert read(*paths, known=known).layout["classes_at"] == "left"
+
+
+def test_a_source_whose_images_have_all_moved_is_decided_anew():
+    known = kept(*images("2023/ants", "2023/bees"))
+    assert read(*images("photos/ants", "photos/bees"), known=known).layout["classes_at"] == "photos"
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (images("bees/cam1", "bees/cam2"), {"cam1", "cam2"}),
+        (images("train/a", "dev/a"), {"train", "dev"}),
+        (images("2023/ants", "2023/bees"), {"ants", "bees"}),
+        (images("train/ants", "val/ants"), {"ants"}),
+    ],
+)
+def test_a_data_set_that_kept_no_layout_goes_on_by_the_one_it_was_made_by(paths, expected):
+    depth = 1 if expected & {path.split("/")[1] for path in paths} else 0
+    known = Known(labels=lambda: {path: path.split("/")[depth] for path in paths})
+    assert {item.label for item in read(*paths, known=known).arranged.items} == expected
+    if paths[0].startswith("2023"):
+        more = [*paths, *images("2024/ants", "2024/bees")]
+        assert {item.label for item in read(*more, known=known).arranged.items} == expected
+
+
+def test_the_layout_is_said_in_a_line():
+    layout = read(*images("2023/ants", "2023/bees")).layout
+    assert layouts.say(layout, "field") == "field: class folders under 2023/; 2 classes: ants, bees"
+    layout = read(*images("train/ants", "test/ants")).layout
+    assert layouts.say(layout, "f") == "f: split folders (test/ is test, train/ is train); 1 class: ants"
+
+
+# Folders without images
+
+
+def test_a_class_folder_that_holds_nothing_but_litter_is_a_class_of_no_image():
+    paths = [*images("ants", "bees"), "wasps/", "hornets/.DS_Store", "ants/2024/"]
+    assert arrange(*paths).empty == ("hornets", "wasps")
+
+
+def test_pictures_that_cannot_be_read_make_a_class_and_texts_do_not():
+    found = arrange(*images("ants", "bees"), "wasps/1.heic", "flies/1.cr2", "scripts/run.py", "lists/a.csv")
+    assert {item.path: item.label for item in found.items if item.problem is Reason.NOT_AN_IMAGE} == {
+        "wasps/1.heic": "wasps", "flies/1.cr2": "flies", "scripts/run.py": "", "lists/a.csv": "",
+    }  # fmt: skip
+    assert found.notes == ["no classes, as they hold no pictures: lists, scripts"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "ants/._1.jpg", "@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "ants/@eaDir/1.jpg", "#recycle/ants/1.jpg",
+        "$RECYCLE.BIN/S-1-5/1.jpg", "System Volume Information/x.jpg", "lost+found/1.jpg", ".Trash-1000/files/1.jpg",
+        "@Recycle/1.jpg", ".@__thumb/default1.jpg", ".AppleDouble/1.jpg", "ants/Picasa.ini", "ants/1.jpg.tmp",
+        "ants/1.jpg~", "ants/~$1.jpg", "ants/.ipynb_checkpoints/1-checkpoint.jpg", "Previews.lrdata/a/1.jpg",
+        "ants/Icon\r", "ants/ehthumbs.db", "ants/THUMBS.DB", "ants/1.jpg.crdownload", "LOST.DIR/1.jpg", "ants/1.xmp",
+        "CaptureOne/Cache/Thumbnails/1.jpg", "ants/AlbumArt_{7C2}_Large.jpg", "#snapshot/ants/1.jpg",
+    ],
+)  # fmt: skip
+def test_litter_of_desktops_drives_and_programs_is_no_class_and_not_listed(path):
+    found = arrange(path, *images("ants", "bees"))
+    assert {item.path for item in found.items} == set(images("ants", "bees"))
+    assert found.empty == ()

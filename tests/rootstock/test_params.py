@@ -90,7 +90,10 @@ def test_a_key_that_is_left_out_has_its_default(file):
         ("head: {l2: [1, two]}", "head.l2[1] is 'two'; expected a number."),
         ("head:", "head is empty; expected the keys l2, max_iterations."),
         ("head: []", "head is a list; expected the keys l2, max_iterations."),
-        ("ingest: {sources: [photos]}", "ingest.sources[0] is 'photos'; expected the keys path, domain, name."),
+        (
+            "ingest: {sources: [photos]}",
+            "ingest.sources[0] is 'photos'; expected the keys path, domain, name, layout, classes_at, splits.",
+        ),
         ("ingest: {allow_shrink: yes}", "ingest.allow_shrink is 'yes'; expected true or false."),
         (
             "ingest: {sources: [{path: a, domain: 2024}]}",
@@ -295,6 +298,16 @@ def changed(file: Path, **sections: dict) -> dict[str, str]:
     after = file.read_text().splitlines()
     assert len(after) == len(before)
     return {old.strip(): new.strip() for old, new in zip(before, after, strict=True) if old != new}
+
+
+def test_the_folders_of_a_mapping_come_and_go_when_it_is_saved(file):
+    file.write_text("ingest:\n  sources:\n    - path: p  # mine\n      domain: d\n      splits: {a: train, b: test}\n")
+    params = load(file)
+    source = params.ingest.sources[0].model_copy(update={"splits": {"b": "test", "c": "train"}})
+    changed = params.model_copy(update={"ingest": params.ingest.model_copy(update={"sources": (source,)})})
+    save(file, changed)
+    assert load(file) == changed
+    assert "path: p  # mine" in file.read_text()
 
 
 def test_saving_changes_the_lines_of_what_changed_alone_and_keeps_their_comments(file):

@@ -426,8 +426,8 @@ def test_a_missing_column_is_an_error_that_names_what_is_there(listed, photos):
 
 
 def test_a_wrong_split_is_an_error_that_names_the_row(listed, photos):
-    manifest(photos / "list.csv", "path,label,split\nants/00.png,ants,hold-out\n")
-    with pytest.raises(SourceError, match=r"split of ants/00.png is 'hold-out'; expected train, val or test"):
+    manifest(photos / "list.csv", "path,label,split\nants/00.png,ants,both\n")
+    with pytest.raises(SourceError, match=r"split of ants/00.png is 'both'; expected train, val or test"):
         listed(photos / "list.csv")
 
 

@@ -1,0 +1,108 @@
+"""What the name of a folder gives away: a split, masks, a camera or a year that is no class, files without labels."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+
+SPLIT_OF = {
+    "train": ("train", "training", "trn", "trainval"),
+    "val": ("val", "valid", "validation", "validate", "dev", "devel", "development", "eval", "evaluation"),
+    "test": ("test", "testing", "tst", "tests", "holdout", "heldout"),
+}
+SPLIT_WORDS = {word: split for split, words in SPLIT_OF.items() for word in words}
+# What is said beside a split, as in training_set, seg_train, train_images or TrainData.
+AFFIXES = frozenset(
+    {
+        "set", "sets", "image", "images", "img", "imgs", "data", "dataset", "split", "seg", "folder", "files",
+        "file", "photo", "photos", "picture", "pictures", "jpg", "jpeg", "png", "raw", "full", "subset",
+        "samples", "the", "of", "px"
+    }
+)  # fmt: skip
+UNLABELLED = frozenset(
+    {
+        "pred", "predict", "prediction", "predictions", "unlabelled", "unlabeled", "inference", "submission"
+    }
+)  # fmt: skip
+# Pictures, or files, that say something about the images: no classes.
+MASKS = frozenset(
+    {
+        "masks", "annotations", "annotation", "groundtruth", "segmentation", "segmentations",
+        "segmentationclass", "segmentationobject", "segmentationmasks", "segmentationmask", "trimaps", "trimap",
+        "bboxes", "boundingboxes", "labels", "heatmaps", "imagesets"
+    }
+)  # fmt: skip
+MAYBE_MASKS = frozenset(
+    {  # beside a folder of images
+        "mask", "gt", "label", "seg", "truth", "bbox", "depth", "overlay", "overlays"
+    }
+)  # fmt: skip
+CONTAINERS = frozenset(
+    {
+        "image", "images", "img", "imgs", "jpegimages", "pngimages", "photo", "photos", "picture", "pictures",
+        "pics", "rgb", "raw", "input", "inputs", "original", "originals", "data", "frames", "jpg", "jpeg", "png"
+    }
+)  # fmt: skip
+# When, where, by what, or in which lot images were taken: collections of them, seldom their class.
+COLLECTION = re.compile(
+    r"""
+    (19|20)\d\d([-_. ]?(0?[1-9]|1[0-2]|q[1-4])([-_. ]?\d{1,2})?)?     # 2024, 2024-05, 2024_05_17
+    | \d{1,2}[-_. ]\d{1,2}[-_. ](19|20)?\d\d                            # 17.05.2024
+    | (jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?
+       |dec(ember)?|spring|summer|autumn|fall|winter)[-_. ]?(19|20)\d\d
+    | (cam|camera|cctv|site|batch|part|fold|session|day|week|month|year|season|run|vid|video|seq|sequence|device|trip
+       |visit|loc|location|station|lot|chunk|disk|disc|sd|card|delivery|upload|scan|shoot|roll|take|trap|hive|drone
+       |flight|sensor|rig|clip|frames?|patient|subject)[-_. ]?(\d+|[a-z])
+    | \d{3}[-_]?(canon|eos\w\w|nikon|apple|media|olymp|_pana|msdcf|gopro|andro|_fuji) | dcim   # a camera's own
+    """,
+    re.VERBOSE,
+)
+
+
+@lru_cache(maxsize=100_000)
+def words_of(name: str) -> tuple[str, ...]:
+    """Take a name apart into its words, in lower case: Train_Set2 is train, set."""
+    plain = re.sub(r"\d+x\d+", " ", unicodedata.normalize("NFKC", name))
+    return tuple(word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+", plain))
+
+
+@lru_cache(maxsize=100_000)
+def split_of(name: str) -> str:
+    """Say which split a folder is by its name: training_set, seg_train, train2017, Dev, hold-out; else nothing."""
+    words = [_bare(word) for word in words_of(name)]
+    telling = [word for word in words if word not in AFFIXES] or words
+    return SPLIT_WORDS.get("".join(telling), "")
+
+
+def _bare(word: str) -> str:
+    """Take `set` and the like off the end of a word: trainset, testimages."""
+    return next((rest for affix in AFFIXES if (rest := word.removesuffix(affix)) in SPLIT_WORDS), word)
+
+
+def mentioned_split(name: str) -> str:
+    """Say which split a name speaks of beside other things: intel_train, dogs-test; else nothing."""
+    found = {SPLIT_WORDS[word] for word in map(_bare, words_of(name)) if word in SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else ""
+
+
+def is_unlabelled(name: str) -> bool:
+    """Whether a folder holds, by its name, what is to be predicted."""
+    return any(word in UNLABELLED for word in words_of(name))
+
+
+def is_container(name: str) -> bool:
+    """Whether a folder holds, by its name, images of any kind."""
+    return "".join(words_of(name)) in CONTAINERS
+
+
+def is_collection(name: str) -> bool:
+    """Whether a name is that of a camera, a year, a lot and the like."""
+    return COLLECTION.fullmatch(unicodedata.normalize("NFKC", name).casefold().strip()) is not None
+
+
+def masks_among(names: Iterable[str]) -> list[str]:
+    """Name those of some folders, side by side, that hold masks or annotations by their names."""
+    all_names = list(names)
+    images_beside = any(map(is_container, all_names))
+    words = MASKS | MAYBE_MASKS if images_beside else MASKS
+    return [name for name in all_names if words & {*words_of(name), "".join(words_of(name))}]

@@ -1,0 +1,87 @@
+"""What a class is called: one spelling for each name, and which names a person would read as one and the same.
+
+A label is in Unicode's composed form (NFC), without blanks at its ends and with single ones inside. Two labels that
+still differ, but only by case, by characters that look alike or cannot be seen, by blank, underscore or hyphen, or as
+numbers not at all (1 and 1.0), are one class spelt in two ways: a run stops and names both.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from functools import lru_cache
+
+from rootstock.errors import SourceError
+
+SHOWN = 5  # pairs that an error names
+NUMBER = re.compile(r"([+-]?)0*(\d+)(?:\.(\d*?)0*)?")
+# Letters of other alphabets that are drawn like Latin ones, after case folding (of Unicode's confusables).
+LIKE_LATIN = str.maketrans("авеікмнорстухјѕԁһαβεζηικμνορτυχ", "abeikmhopctyxjsdhabezhikmnoptux")
+QUOTES = re.compile("[\u2018\u2019\u00b4\u0060]")
+COPY = r"(?:copy|kopie|copie|copia|cópia|kopia|kopio|kopi|másolat)"
+COPIED = re.compile(
+    rf"(?:{COPY}(?: of| von| de| af| van)? (?P<behind>.+)"
+    rf"|(?P<before>.+?)[ _-]+{COPY}(?:[ _-]*\(?\d+\)?)?|(?P<numbered>.+?)[ _]*\(\d+\))"
+)
+
+
+@lru_cache(maxsize=100_000)
+def clean(label: str) -> str:
+    """Spell a label as the data do."""
+    return " ".join(unicodedata.normalize("NFC", label).split())
+
+
+@lru_cache(maxsize=100_000)
+def look(label: str) -> str:
+    """Say how a label looks to a person: two that look alike give the same."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", clean(label)).casefold())
+    seen = "".join(letter for letter in folded if unicodedata.category(letter) not in ("Cf", "Cc"))
+    seen = "".join(letter for letter in seen if not "\ufe00" <= letter <= "\ufe0f").strip()  # variation selectors
+    if number := NUMBER.fullmatch(seen):
+        sign, whole, fraction = number.groups(default="")
+        return f"{sign.replace('+', '')}{whole}{'.' if fraction else ''}{fraction}"
+    if sum(letter.isalpha() for letter in seen) > 1:  # a single letter may well be a Greek one
+        seen = QUOTES.sub("'", seen.translate(LIKE_LATIN))
+    spaced = re.sub(r"(?<=\w) ?[-\u2010-\u2015] ?(?=\w)", " ", seen)
+    return re.sub(r"[_\s]+", " ", spaced).strip(" .") or seen
+
+
+def copied_from(label: str) -> str | None:
+    """Say how the label looks of which another is a copy by its name: `ants (1)`, `ants - Copy`, `Kopie von ants`."""
+    match = COPIED.fullmatch(unicodedata.normalize("NFKC", clean(label)).casefold())
+    return look(next(filter(None, match.groups()))) if match else None
+
+
+def alike(labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List the pairs of labels that a person would read as one."""
+    first: dict[str, str] = {}
+    return [(other, label) for label in sorted(labels) if (other := first.setdefault(look(label), label)) != label]
+
+
+def copies(labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List the labels that are, by their names, copies of other ones: pairs of the original and the copy."""
+    by_look = {look(label): label for label in labels}
+    pairs = ((by_look.get(copied_from(label) or ""), label) for label in sorted(labels))
+    return [(original, label) for original, label in pairs if original and original != label]
+
+
+def check_alike(labels: Mapping[str, str]) -> None:
+    """Stop where two labels are one class spelt in two ways.
+
+    Args:
+        labels: every label, and where it is from, for the error.
+
+    Raises:
+        SourceError: two of them differ by case or by look alone.
+    """
+    if pairs := alike(labels):
+        named = "; ".join(f"{_shown(a)} ({labels[a]}) and {_shown(b)} ({labels[b]})" for a, b in pairs[:SHOWN])
+        more = f"; and {len(pairs) - SHOWN} more pairs" if len(pairs) > SHOWN else ""
+        raise SourceError(
+            f"Labels that a person reads as one class: {named}{more}. Give both one name (rename the folder, or "
+            "correct the table), or two that differ by more than that."
+        )
+
+
+def _shown(label: str) -> str:
+    """Write a label so that what cannot be seen, or looks like something else, is seen."""
+    return repr(label) if label.isascii() else f"{label!r} ({ascii(label)[1:-1]})"
