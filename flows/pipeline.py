@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows import form
-from rootstock import params as parameters
+from rootstock import dataset, params as parameters
 from rootstock.errors import RootstockError
 from rootstock.files import read_json
 from rootstock.params import Params
@@ -39,13 +39,15 @@ class Verdict:
     outcomes: list[Outcome]
     metrics: dict[str, Any]
     tuned: bool = True
+    without: str = ""  # classes that no figure is of
 
     @property
     def said(self) -> str:
-        """Say which model won and how good it is."""
+        """Say which model won and how good it is, and on which classes that was not tested."""
         winner = self.metrics["winner"]
         accuracy = self.metrics[winner]["accuracy"]
-        return f"{artifacts.MODELS[winner]}: {accuracy['value']:.1%} of the test images right"
+        without = f" ({self.without})" if self.without else ""
+        return f"{artifacts.MODELS[winner]}: {accuracy['value']:.1%} of the test images right{without}"
 
 
 def chain(params: Params) -> Verdict:
@@ -58,7 +60,8 @@ def chain(params: Params) -> Verdict:
     verdict = evaluate.submit(params, wait_for=[network])
     outcomes = [stage.result() for stage in (images, weights, features, head, network, verdict)]
     metrics = read_json(workspace.REPORT / "metrics.json")
-    return Verdict(outcomes, metrics, tuned=bool(params.finetune.stages))
+    without = dataset.say_without(dataset.load_summary(workspace.DATASET))
+    return Verdict(outcomes, metrics, tuned=bool(params.finetune.stages), without=without)
 
 
 @flow(name="pipeline")
@@ -118,6 +121,8 @@ def table(verdict: Verdict) -> str:
         lines.append(
             f"test accuracy, {called:<20} {a['value']:6.1%}  (95 % interval {a['low']:.1%} to {a['high']:.1%}){won}"
         )
+    if verdict.without:
+        lines.append(f"mind: {verdict.without}; these figures say nothing of them")
     lines += ["", f"report: {(workspace.REPORT / 'report.html').resolve().as_uri()}"]
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rootstock import classifier, depths, networks
+from rootstock import classifier, dataset, depths, networks
 from rootstock.architectures import PENULTIMATE, Transform
 from rootstock.classifier import Classifier
 from rootstock.escape import markdown
@@ -123,10 +123,12 @@ def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: d
         f"{score['accuracy']['low']:.4f} to {score['accuracy']['high']:.4f} |"
         for name, score in own["domains"].items()
     )
+    without = dataset.say_without(summary)
+    mind = f"\n**Mind: {markdown(without)}.** What follows says nothing of them.\n" if without else ""
     return f"""# {markdown(backbone["name"])}: {len(described["classes"])} classes
 
 {markdown(why)}
-
+{mind}
 - **Backbone**: {markdown(backbone["name"])}, {backbone["parameters"]:,} parameters, {markdown(backbone["origin"])}
 - **Licence of its weights**: {markdown(backbone["licence"])}
 - **Trained on** {splits["train"]:,} images, chosen on {splits["val"]:,}, tested on {splits["test"]:,}

@@ -16,7 +16,7 @@ STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 @stage
 def evaluate(params: Params) -> Summary:
     """Let validation choose between head and fine-tuned model, then read the test split once and report."""
-    from rootstock import history
+    from rootstock import dataset, history
     from rootstock.evaluate import Inputs, evaluate as compare
 
     start = time.perf_counter()
@@ -38,6 +38,8 @@ def evaluate(params: Params) -> Summary:
     accuracy = metrics[metrics["winner"]]["accuracy"]
     interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
     note = f"winner {metrics['winner']}, test {accuracy['value']:.1%} ({interval})"
+    if without := dataset.say_without(dataset.load_summary(DATASET)):
+        note += f"; {without}"
     return Summary(metrics["images"]["test"], note)
 
 

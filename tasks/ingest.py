@@ -30,14 +30,15 @@ def ingest_with(delivery: "Source") -> Stage:
 
 
 def _take_in(params: Params, delivery: "Source | None" = None) -> Summary:
-    from rootstock import history
+    from rootstock import dataset, history
     from rootstock.ingest import ingest as take_in
 
     history.keep(MODEL, LOCAL)  # before `dvc repro`, of which this is always the first stage, removes it
     taken = take_in(params.ingest, params.seed, IMAGES, DATASET, LOCAL, delivery)
     rejected = f", {taken.rejected} rejected (see {DATASET}/rejected.parquet)" if taken.rejected else ""
     note = f"{taken.new} new of {taken.images} images" if taken.changed else f"nothing new, {taken.images} images"
-    return Summary(taken.images, note + rejected, taken.changed)
+    without = dataset.say_without(dataset.load_summary(DATASET))
+    return Summary(taken.images, f"{note}{rejected}{'; ' if without else ''}{without}", taken.changed)
 
 
 if __name__ == "__main__":
