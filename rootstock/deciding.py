@@ -228,7 +228,8 @@ def _levels(base: Folder, shared: str, where: str) -> int:
 
 def _check_names(base: Folder, known: set[str], where: str) -> None:
     """Stop where folders have names of splits or of masks, or hold folders that are classes themselves."""
-    new = {name: folder for name, folder in base.folders.items() if look(name) not in {look(label) for label in known}}
+    accepted = set(map(look, known))
+    new = {name: folder for name, folder in base.folders.items() if look(name) not in accepted}
     decide_so = "layout: class_folders (with classes_at, if need be), if all of these are classes"
     vehicle = [name for name in base.folders if name.casefold() == "train"] if len(base.folders) > TWO else []
     if splits := [name for name in new if split_of(name) and name not in vehicle]:
@@ -239,7 +240,7 @@ def _check_names(base: Folder, known: set[str], where: str) -> None:
         raise _undecided(
             where, f"{seen}, and holds masks or annotations by its name", "Leave these out of the source", decide_so
         )
-    looks = {look(name) for name in base.folders}
+    looks = accepted | set(map(look, base.folders))
     for name, folder in new.items():
         inside = [inner for inner in folder.folders if look(inner) in looks - {look(name)}]
         if folder.is_divided and len(inside) == len(folder.folders):

@@ -206,6 +206,37 @@ def test_a_class_that_the_champion_does_not_know_may_come_with_a_delivery(after)
     assert champions(after)[-1].version == 3
 
 
+def test_a_class_that_is_only_spelt_in_another_way_is_refused_and_both_names_are_said(before):
+    kept = before.outputs()
+    deliver(before, "shed", 6)
+    inbox = before.root / "data" / "inbox" / "shed"
+    (inbox / "lemon").rename(inbox / "Lemon")
+    said = retrain(before)
+    assert said.startswith("Rejected: The delivery cannot be taken in: ")
+    assert "'Lemon'" in said and "'lemon'" in said
+    changed = {name for name, data in before.outputs().items() if data != kept.get(name)}
+    assert changed == {"data/model/history.parquet", "dvc.lock"}
+    assert len(list(inbox.rglob("*.png"))) == 18
+
+
+def test_a_folder_that_is_no_inbox_is_refused_and_nothing_in_it_is_touched(before, tmp_path):
+    home = tmp_path / "somebody"
+    for name in ("thesis/chapter.tex", "taxes/2025/return.pdf", "code/app/main.py"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(b"mine")
+    (home / "photos" / "summer").mkdir(parents=True)
+    shutil.copy(before.root / "photos" / "moss" / "000.png", home / "photos" / "summer" / "1.png")
+    files = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    photos = {path: path.read_bytes() for path in (before.root / "photos").rglob("*.png")}
+    for inbox, why in ((home, "holds 3 files that are no images"), ("photos", "lies in the workspace"), (".", "holds")):
+        before.set(retrain={"inbox": str(inbox), "after": "delete", "min_new": 1})
+        done = before.run(sys.executable, "-m", "flows.retrain", check=False)
+        assert done.returncode == 1
+        assert f"retrain.inbox: {inbox} {why}" in done.stderr
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == files
+    assert {path: path.read_bytes() for path in (before.root / "photos").rglob("*.png")} == photos
+
+
 def test_a_killed_retraining_goes_on_and_is_judged_against_the_same_champion(before):
     deliver(before, "shed", 20)
     before.set(finetune={"stages": LONG})
@@ -230,11 +261,11 @@ def test_what_was_taken_in_is_archived_or_deleted_and_stays_in_the_data_set(befo
     before.set(retrain={"after": "archive"})
     assert retrain(before).startswith("Promoted")
     assert len(list((inbox / "_taken" / "shed").rglob("*.png"))) == 60
-    assert [path.name for path in (inbox / "_rejected" / "shed" / "moss").iterdir()] == ["broken.png"]
-    assert not list((inbox / "shed").rglob("*.png"))
+    assert [path.name for path in (inbox / "shed").rglob("*.png")] == ["broken.png"]  # it was not taken in
+    assert not (inbox / "_rejected").exists()
     deliver(before, "shed", 1)  # again, as after a crash before it was tidied
     assert retrain(before).startswith("Nothing new: All images in the inbox have been taken in before.")
-    assert not list((inbox / "shed").rglob("*.png"))
+    assert [path.name for path in (inbox / "shed").rglob("*.png")] == ["broken.png"]
     assert "105 images" in before.flow()
     assert before.status() == ONLY_A_LOOK
 

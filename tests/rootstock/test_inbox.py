@@ -120,6 +120,102 @@ def test_a_store_that_is_no_folder_serves_as_well(memory, tmp_path):
     ]  # fmt: skip
 
 
+# What is no delivery, and what is never touched
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_links_are_listed_as_what_they_are_and_nothing_behind_them_is(tmp_path):
+    outside = put(tmp_path / "photos" / "bee" / "1.png", 1).parent
+    for number in range(4):
+        put(tmp_path / "inbox" / "shed" / "ant" / f"{number}.png", number + 10)
+    (tmp_path / "inbox" / "linked").symlink_to(tmp_path / "photos")
+    (tmp_path / "inbox" / "shed" / "bee").symlink_to(outside)
+    (tmp_path / "inbox" / "shed" / "ant" / "link.png").symlink_to(outside / "1.png")
+    delivery = look(tmp_path / "inbox")
+    problems = {item.path: item.problem for item in delivery.labelled.items if item.problem}
+    assert problems == dict.fromkeys(["linked", "shed/ant/link.png", "shed/bee"], Reason.UNSAFE_PATH)
+    inbox.delete(delivery, [item.path for item in delivery.labelled.items])
+    assert list(everything(tmp_path / "photos")) == ["bee/1.png"]
+    assert (tmp_path / "inbox" / "linked").is_symlink() and (tmp_path / "inbox" / "shed" / "bee").is_symlink()
+    assert not (tmp_path / "inbox" / "shed" / "ant" / "0.png").exists()
+
+
+@pytest.mark.parametrize("act", [inbox.delete, lambda delivery, paths: inbox.put_away(delivery, paths, inbox.TAKEN)])
+@pytest.mark.parametrize("swapped", ["shed", "shed/ant", "_taken", "_taken/shed"])
+def test_a_folder_that_became_a_link_since_leads_nowhere(tmp_path, act, swapped):
+    put(tmp_path / "inbox" / "shed" / "ant" / "1.png", 1)
+    delivery = look(tmp_path / "inbox")
+    other = tmp_path / "other" / "ant"
+    shutil.copytree(tmp_path / "inbox" / "shed" / "ant", other)  # the same size and time, at a place of the same name
+    shutil.copytree(tmp_path / "inbox" / "shed" / "ant", tmp_path / "other" / "x")
+    shutil.rmtree(tmp_path / "inbox" / swapped, ignore_errors=True)
+    (tmp_path / "inbox" / swapped).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "inbox" / swapped).symlink_to(other if swapped.endswith("ant") else other.parent)
+    before = everything(tmp_path / "other")
+    try:
+        act(delivery, ["shed/ant/1.png"])
+    except SourceError as error:
+        assert "retrain.after" in str(error)
+    assert everything(tmp_path / "other") == before
+
+
+def test_only_images_of_the_delivery_are_moved_or_removed(tmp_path):
+    for number in range(4):
+        put(tmp_path / "shed" / "ant" / f"{number}.png", number)
+    put(tmp_path / "shed" / "ant" / "notes.txt", b"mine")
+    put(tmp_path / "shed" / "loose.png", 9)
+    before = everything(tmp_path)
+    delivery = look(tmp_path)
+    later = put(tmp_path / "shed" / "ant" / "later.png", 10)
+    paths = ["shed/ant/notes.txt", "shed/loose.png", "shed/ant/later.png", "../x", "shed/ant", "nowhere/1.png"]
+    inbox.delete(delivery, paths)
+    inbox.put_away(delivery, paths, inbox.REJECTED)
+    assert everything(tmp_path) == before | {"shed/ant/later.png": later.read_bytes()}
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("/", "is the root of the file system"), ("~", "is a home folder, or holds one"), ("~/..", "or holds one"),
+        ("/etc", "belongs to the system"), ("/usr/share", "belongs to the system"), ("/proc/self", "to the system"),
+        ("workspace", "holds the workspace"), ("workspace/..", "holds one"),
+        ("workspace/photos", "lies in the workspace elsewhere than data/inbox"), ("workspace/data", "in the workspace"),
+        ("workspace/.rootstock/x", "lies in the workspace"), ("workspace/data/inbox2", "lies in the workspace"),
+        ("source", "shares its files with the source"), ("source/deep", "shares its files"), ("linked", "shares"),
+        ("file", "is a file"), ("workspace/data/inbox", ""), ("workspace/data/inbox/late", ""), ("elsewhere", ""),
+    ],
+)  # fmt: skip
+def test_a_folder_that_cannot_be_an_inbox_is_refused_before_it_is_looked_into(tmp_path, monkeypatch, place, why):
+    for name in ("home/me", "workspace/data/inbox/late", "workspace/photos", "source/deep", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    put(tmp_path / "file", b"x")
+    (tmp_path / "linked").symlink_to(tmp_path / "source")
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "me"))
+    monkeypatch.chdir(tmp_path / "workspace")
+    url = str(tmp_path / place) if place[0] not in "/~" else place.replace("~", str(tmp_path / "home" / "me"))
+    source = params.Source(path=str(tmp_path / "source"), domain="garden")
+    for spelt in (url, f"file://{url}"):
+        if why:
+            with pytest.raises(SourceError, match=why):
+                inbox.look(spelt, 0, [source])
+        else:
+            assert items(inbox.look(spelt, 0, [source]).labelled) == {}
+
+
+@pytest.mark.parametrize("others", [["a/notes.txt", "b/c/d.pdf"], ["1.png", "shed/2.png"], ["shed/_old/1.png"] * 2])
+def test_a_folder_that_holds_mostly_other_things_is_no_inbox(tmp_path, others):
+    for name in others:
+        put(tmp_path / name, 1 if name.endswith("png") else b"mine")
+    with pytest.raises(SourceError, match=r"files that are no images in <domain>/<class>/ \(.*, and 0 that are"):
+        look(tmp_path)
+    for number in range(3):
+        put(tmp_path / "shed" / "ant" / f"{number}.png", number)
+    assert len(look(tmp_path).labelled.items) == 3 + len(set(others))
+
+
 # What is taken in stays
 
 
@@ -193,6 +289,28 @@ def test_an_image_that_is_delivered_again_under_another_label_takes_that(taking)
     manifest = taking.take()
     assert manifest.loc[manifest["domain"] == "shed", "label"].value_counts().to_dict() == {"ant": 4, "bee": 2}
     assert len({row.shard for row in manifest.itertuples()}) == 2  # nothing was packed again
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [("Ant", "'Ant'.*'ant'"), ("ant (1)", "by its name a copy of 'ant'"), ("train", "named as a split"),
+     ("masks", "holds masks or annotations"), ("new/ant", "new/ holds ant/, which are classes beside it")],
+)  # fmt: skip
+def test_a_delivered_class_that_is_hardly_a_new_one_is_refused(taking, label, said):
+    taking.take()
+    before = taking.files()
+    taking.deliver(label, *range(100, 106))
+    with pytest.raises(SourceError, match=said):
+        taking.take()
+    assert {name for name in taking.files() if not name.startswith("images/")} == {
+        name for name in before if not name.startswith("images/")
+    }
+
+
+def test_a_really_new_class_may_come_and_its_label_is_spelt_as_all_are(taking):
+    taking.take()
+    taking.deliver("  red   wasp ", *range(100, 106))
+    assert set(taking.take()["label"]) == {"ant", "bee", "red wasp"}
 
 
 def test_after_a_delivery_was_put_back_the_next_one_is_taken_in_whole(taking):

@@ -413,6 +413,140 @@ def test_a_changed_rule_is_held_to_old_images_too(store, photos):
     assert store.splits == before
 
 
+# What a layout is, stays so
+
+
+def test_the_layout_is_said_and_kept_and_travels_with_the_data_set(store, tmp_path, caplog):
+    photos = put_classes(tmp_path / "field" / "2023", {"ants": 6, "bees": 6}).parent
+    caplog.set_level("INFO")
+    store.ingest(photos)
+    assert "field: class folders under 2023/; 2 classes: ants, bees" in caplog.messages
+    assert store.summary["sources"][0]["layout"]["classes_at"] == "2023"
+    before = store.bytes()
+    put_classes(photos / "2024", {"ants": 6, "bees": 6}, first=100)
+    shutil.rmtree(store.scratch)  # as in another clone
+    with pytest.raises(SourceError, match=r"12 of 24 images lie outside its class folders under 2023/"):
+        store.ingest(photos)
+    assert store.bytes() == before
+    source = params.Source(path=str(photos), domain="garden", classes_at="*")
+    assert store.ingest(source).images == 24
+    assert store.summary["classes"] == ["ants", "bees"]
+    content = store.bytes()
+    assert store.ingest(source) == Taken(images=24, new=0, rejected=0, changed=False)
+    shutil.rmtree(photos)
+    assert store.ingest(source).changed is False
+    assert store.bytes() == content
+
+
+def test_a_data_set_that_kept_no_layout_keeps_its_labels_and_has_one_from_then_on(store, tmp_path):
+    photos = put_classes(tmp_path / "photos" / "2023", {"ants": 6, "bees": 6}).parent
+    store.ingest(photos)
+    labels, splits = store.labels, store.splits
+    summary = store.summary
+    del summary["sources"][0]["layout"]
+    (store.dataset / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    put_classes(photos / "2024", {"ants": 3}, first=100)
+    store.ingest(photos)
+    assert labels.items() <= store.labels.items()
+    assert splits.items() <= store.splits.items()
+    assert store.summary["sources"][0]["layout"]["layout"] == "class_folders"
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_class_that_is_renamed_or_many_images_with_another_label_stop_unless_that_is_meant(store, tmp_path, kind):
+    photos = put_classes(tmp_path / "photos", {"ants": 30, "bees": 30})
+
+    def source() -> Path:
+        return Path(shutil.make_archive(str(tmp_path / "p"), "zip", photos)) if kind == "zip" else photos
+
+    store.ingest(source())
+    before = store.bytes()
+    (photos / "ants").rename(photos / "emmets")
+    with pytest.raises(
+        SourceError, match=r"30 of 60 known images get another label \(ants -> emmets: 30; e.g. emmets/"
+    ):
+        store.ingest(source())
+    assert {name: data for name, data in store.bytes().items() if name.startswith("dataset")} == {
+        name: data for name, data in before.items() if name.startswith("dataset")
+    }
+    assert store.ingest(source(), allow_relabel=True) == Taken(images=60, new=0, rejected=0, changed=True)
+    for path in sorted((photos / "emmets").iterdir())[:7]:
+        path.rename(photos / "bees" / f"ant {path.name}")
+    with pytest.raises(SourceError, match=r"7 of 60 known images get another label.*ingest.allow_relabel to true"):
+        store.ingest(source())
+    for path in sorted((photos / "bees").glob("ant *"))[3:]:
+        path.rename(photos / "emmets" / path.name.removeprefix("ant "))
+    assert store.ingest(source()).images == 60  # three are a correction
+    assert Counter(store.manifest["label"]) == {"bees": 33, "emmets": 27}
+
+
+def test_a_better_spelling_of_a_label_is_no_other_label(store, photos):
+    store.ingest(photos)
+    (photos / "ants").rename(photos / "Ants ")
+    assert store.ingest(photos).images == 15
+    assert set(store.manifest["label"]) == {"Ants", "bees", "wasps"}
+
+
+def test_rows_of_a_table_are_corrected_without_asking_but_not_most_of_them(store, photos):
+    def table(**new: str) -> Path:
+        rows = [(path, new.get(path.parent.name, path.parent.name)) for path in sorted(photos.rglob("*.png"))]
+        text = "".join(f"{path.relative_to(photos)},{label}\n" for path, label in rows)
+        return put(photos / "list.csv", ("path,label\n" + text).encode())
+
+    store.ingest(table())
+    store.ingest(table(ants="emmets"))
+    assert set(store.manifest["label"]) == {"emmets", "bees", "wasps"}
+    with pytest.raises(SourceError, match=r"list.csv: 11 of 15 known images get another label"):
+        store.ingest(table(ants="0", bees="1"))
+    assert store.ingest(table(ants="0", bees="1"), allow_relabel=True).images == 15
+
+
+def test_a_layout_that_a_person_gives_may_change_labels(store, tmp_path):
+    photos = tmp_path / "photos"
+    for number, place in enumerate(("left/a", "left/b", "right/a", "right/b")):
+        put_classes(photos / place, {"": 5}, first=10 * number)
+    with pytest.raises(SourceError, match="hold the same folders"):
+        store.ingest(photos)
+    for at, classes in ((".", ["left", "right"]), ("*", ["a", "b"])):
+        store.ingest(params.Source(path=str(photos), domain="garden", classes_at=at))
+        assert store.summary["classes"] == classes
+
+
+@pytest.mark.parametrize("other", ["Ants", "ants ", "a\u00adnts"])
+def test_labels_of_two_sources_that_a_person_reads_as_one_stop(store, tmp_path, photos, other):
+    more = put_classes(tmp_path / "more", {other: 5, "flies": 5}, first=100)
+    if other == "ants ":
+        assert store.ingest(photos, more).images == 25
+        assert store.summary["classes"] == ["ants", "bees", "flies", "wasps"]
+        return
+    with pytest.raises(
+        SourceError, match=r"Labels that a person reads as one class: .*\((more|photos): .*\((more|photos): "
+    ):
+        store.ingest(photos, more)
+    store.ingest(photos)
+    with pytest.raises(SourceError, match="Labels that a person reads as one class"):
+        store.ingest(photos, more)
+
+
+def test_one_folder_under_two_labels_is_rejected_under_both(store, tmp_path, photos):
+    put_classes(tmp_path / "pool", {"x": 4}, first=200)
+    for label in ("bees", "wasps"):
+        (photos / label / "linked").symlink_to(tmp_path / "pool" / "x")
+    assert store.ingest(photos).images == 15
+    assert store.rejected == {
+        f"{label}/linked/{number:02d}.png": "conflicting_label" for label in ("bees", "wasps") for number in range(4)
+    }
+
+
+def test_a_class_that_is_in_one_split_alone_is_said(store, tmp_path):
+    photos = put_classes(tmp_path / "photos", {"other": 20})
+    for copy in range(6):
+        put(photos / "frames" / f"{copy}.png", nearly(picture(50), copy))
+    store.ingest(photos)
+    assert store.summary["without"] == {"train": [], "val": ["frames"], "test": ["frames"]}
+    assert dataset.say_without(store.summary) == "no test images of frames, no validation images of frames"
+
+
 # Several sources
 
 
@@ -461,6 +595,44 @@ def test_a_class_of_two_images_is_an_error_that_counts_them(store, photos):
     ):
         store.ingest(photos)
     assert not (store.dataset / "manifest.parquet").exists()
+
+
+SPOILT = {
+    "of a kind that is not read": (lambda path: path.rename(path.with_suffix(".heic")), "an_image, e.g. wasps/00.heic"),
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:200]), "truncated, e.g. wasps/00.png"),
+    "misnamed": (lambda path: path.rename(path.with_suffix(".jpg")), "wrong_extension, e.g. wasps/00.jpg"),
+    "too small": (lambda path: put(path, picture(1, 6, 6)), "too_small, e.g. wasps/00.png"),
+    "gone": (Path.unlink, "its folder is empty"),
+    "litter": (lambda path: path.rename(path.with_name(f"._{path.name}")), "its folder is empty"),
+    "another class's": (lambda path: put(path, picture(int(path.stem))), "conflicting_label, e.g. wasps/00.png"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_class_of_no_usable_image_is_an_error_that_names_the_reasons_and_a_file(store, photos, how):
+    store.ingest(photos)
+    before = store.bytes()
+    spoil, said = SPOILT[how]
+    for path in sorted((photos / "wasps").iterdir()):
+        spoil(path)
+    with pytest.raises(SourceError, match=rf"'wasps' has 0 \(.*{said}.*leave the class out"):
+        store.ingest(photos)
+    assert store.bytes() == before
+    shutil.rmtree(photos / "wasps")
+    assert set(store.ingest(photos) and store.summary["classes"]) == {"ants", "bees"}
+
+
+@pytest.mark.parametrize("name", ["bees copy", "bees - Copy", "Copy of bees", "bees (1)", "Kopie von bees"])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_copied_class_folder_is_named_with_its_original(store, photos, name, same):
+    if same:
+        shutil.copytree(photos / "bees", photos / name)
+    else:
+        put_classes(photos, {name: 5}, first=400)
+    with pytest.raises(SourceError) as error:
+        store.ingest(photos)
+    assert f"The class {name!r} (photos: {name}/00.png) is by its name a copy of 'bees'" in str(error.value)
+    assert ("5 of its images are under two labels (conflicting_label)" in str(error.value)) == same
 
 
 def test_a_single_class_is_an_error(store, tmp_path):

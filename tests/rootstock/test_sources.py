@@ -1,5 +1,6 @@
 """Folders, archives and manifests on this machine, in memory and on the network: what they list, and what is read."""
 
+import gzip
 import io
 import os
 import stat
@@ -41,8 +42,8 @@ def scan(tmp_path):
 @pytest.fixture
 def listed(tmp_path, scan):
     """List a source by its path or URL."""
-    return lambda path, domain="garden": sources.open_source(
-        params.Source(path=str(path), domain=domain), tmp_path / "scratch", scan
+    return lambda path, domain="garden", **given: sources.open_source(
+        params.Source(path=str(path), domain=domain, **given), tmp_path / "scratch", scan
     )
 
 
@@ -125,6 +126,39 @@ def test_links_in_a_circle_end(listed, photos):
     (photos / "ants" / "up").symlink_to(photos)
     (photos / "bees" / "across").symlink_to(photos / "ants")
     assert set(PATHS) <= set(labels(listed(photos)))
+
+
+def test_the_second_of_two_links_to_one_folder_brings_its_files_under_its_own_name(listed, tmp_path):
+    pool = put_classes(tmp_path / "pool", CLASSES)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("ants", "emmets"):
+        (photos / name).symlink_to(pool / "ants")
+    assert labels(listed(photos)) == {f"{name}/{n:02d}.png": name for name in ("ants", "emmets") for n in range(3)}
+    (tmp_path / "linked").symlink_to(photos)
+    assert labels(listed(tmp_path / "linked")) == labels(listed(photos))
+
+
+def test_links_among_folders_end_and_too_many_ways_are_an_error(listed, tmp_path):
+    photos = put_classes(tmp_path / "photos", {"ants": 1, "bees": 1})
+    for name in ("ants", "bees"):
+        for other in ("ants", "bees"):
+            (photos / name / f"to {other}").symlink_to(photos / other)
+        (photos / name / "up").symlink_to(tmp_path)
+    found = labels(listed(photos, classes_at="."))
+    assert found == {
+        "ants/00.png": "ants", "ants/to bees/00.png": "ants", "bees/00.png": "bees", "bees/to ants/00.png": "bees"
+    }  # fmt: skip
+    ring = tmp_path / "ring"
+    for name in "abcdefgh":
+        put(ring / name / "1.png", ord(name))
+    for name in "abcdefgh":
+        for other in "abcdefgh":
+            (ring / name / f"to {other}").symlink_to(ring / other)
+    with pytest.raises(
+        SourceError, match=r"more than 1000 links lead to .*/ring/., one of them .*: they seem to go in"
+    ):
+        listed(ring, classes_at=".")
 
 
 def test_a_link_to_nowhere_and_a_pipe_cost_nothing_else(listed, photos):
@@ -251,6 +285,22 @@ def test_members_that_point_outside_are_rejected_and_the_rest_is_taken_in(listed
     assert problems(source) == dict.fromkeys(unsafe, Reason.UNSAFE_PATH)
     assert contents(source) == {"ants/1.png": drawn(2)}
     assert [item.path for item in source.items] == sorted([*unsafe, "ants/1.png"])
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz"])
+def test_an_empty_folder_in_an_archive_is_a_class_of_no_image(listed, tmp_path, name):
+    folder = put_classes(tmp_path / "photos", CLASSES)
+    (folder / "wasps").mkdir()
+    (folder / "ants" / "deep").mkdir()
+    if name.endswith("zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for path in sorted(folder.rglob("*")):
+                archive.write(path, path.relative_to(folder))
+    else:
+        with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
+            archive.add(folder, ".")
+    assert listed(tmp_path / name).empty == listed(folder).empty == ("wasps",)
+    assert labels(listed(tmp_path / name)) == labels(listed(folder))
 
 
 def test_links_and_devices_in_a_tar_are_rejected(listed, tmp_path):
@@ -453,6 +503,94 @@ def test_a_row_without_a_file_or_without_a_label_is_rejected(listed, photos):
         "ants/gone.png": Reason.UNREADABLE,
         "bees/00.png": Reason.NO_LABEL,
     }
+
+
+WRONG_TABLES = {
+    "a column twice": (b"path,label,label\na.png,a,b\n", "the column 'label' is there twice"),
+    "no rows": (b"path,label\n", "names no image"),
+    "rows without paths": (b"path,label\n,a\n,b\n", "names no image"),
+    "nothing": (b"", "not a readable manifest"),
+    "UTF-16": ("path,label\na.png,a\n".encode("utf-16"), "not a readable manifest|no column"),
+    "semicolons": (b"path;label\na.png;a\n", "no column 'path'; it has path;label"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_TABLES)
+def test_a_table_that_is_there_and_wrong_is_an_error_and_never_taken_for_away(listed, photos, name):
+    content, said = WRONG_TABLES[name]
+    with pytest.raises(SourceError, match=said) as error:
+        listed(put(photos / "list.csv", content))
+    assert not isinstance(error.value, Unreachable)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"path": ["a.png"], "label": [["a"]]}, r"the column 'label' holds list<.*expected text"),
+        ({"path": ["a.png"], "label": [{"x": 1}]}, r"the column 'label' holds struct<"),
+        ({"path": [["a.png"]], "label": ["a"]}, r"the column 'path' holds list<"),
+        ({"path": pa.array([], pa.string()), "label": pa.array([], pa.string())}, "names no image"),
+        ({"file": ["a.png"]}, "no column 'path'; it has file"),
+    ],
+)
+def test_a_parquet_table_of_other_things_is_an_error_and_never_taken_for_away(listed, photos, columns, said):
+    pq.write_table(pa.table(columns), photos / "list.parquet")
+    whole = (photos / "list.parquet").read_bytes()
+    with pytest.raises(SourceError, match=said) as error:
+        listed(photos / "list.parquet")
+    assert not isinstance(error.value, Unreachable)
+    for cut in (1, len(whole) // 2, len(whole) - 1):
+        with pytest.raises(SourceError, match="not a readable manifest") as error:
+            listed(put(photos / "list.parquet", whole[:cut]))
+        assert not isinstance(error.value, Unreachable)
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet", "photos.zip", "photos.tar.gz"])
+def test_a_folder_that_is_named_as_a_file_is_an_error_and_never_taken_for_away(listed, tmp_path, name):
+    put_classes(tmp_path / name, CLASSES)
+    with pytest.raises(SourceError, match=f"{name} is a folder, and is named as a") as error:
+        listed(tmp_path / name)
+    assert not isinstance(error.value, Unreachable)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_away"),
+    [
+        (FileNotFoundError(2, "gone"), True), (ConnectionResetError(), True), (TimeoutError(), True),
+        (OSError(5, "input/output error"), True), (OSError(116, "stale file handle"), True),
+        (OSError(107, "transport endpoint is not connected"), True), (PermissionError(13, "denied"), False),
+        (OSError(22, "invalid argument"), False), (ValueError("x"), False), (KeyError("label"), False),
+        (gzip.BadGzipFile("not gzipped"), False), (NotADirectoryError(20, "no folder"), False),
+        (pa.ArrowNotImplementedError("cast"), False), (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), False),
+    ],
+)  # fmt: skip
+def test_only_a_missing_path_or_a_network_is_taken_for_away(listed, photos, monkeypatch, error, is_away):
+    def fails(*_, **__):
+        raise error
+
+    manifest(photos / "list.csv", "path,label\nants/00.png,a\n")
+    monkeypatch.setattr(sources, "_content", fails)
+    with pytest.raises(SourceError) as raised:
+        listed(photos / "list.csv")
+    assert isinstance(raised.value, Unreachable) == is_away
+    assert "cannot be reached" in str(raised.value) if is_away else "is there and cannot be read" in str(raised.value)
+
+
+def test_paths_with_backslashes_are_read_with_slashes_where_that_is_what_is_there(listed, photos):
+    put(photos / "odd\\name.png", 70)
+    rows = "ants\\00.png,a\n.\\bees\\01.png,b\nodd\\name.png,c\nants\\gone.png,a\n"
+    source = listed(manifest(photos / "list.csv", "path,label\n" + rows))
+    assert labels(source) == {"ants/00.png": "a", "bees/01.png": "b", "odd\\name.png": "c"}
+    assert problems(source) == {"ants\\gone.png": Reason.UNREADABLE}
+    assert source.notes == ["2 paths have backslashes, and were read with slashes (e.g. ants\\00.png)"]
+
+
+def test_splits_of_rows_may_have_other_names_and_labels_have_one_spelling(listed, photos):
+    rows = 'ants/00.png," ants",Training\nants/01.png,ants ,dev\nants/02.png,"fire  ants",hold-out\n'
+    source = listed(manifest(photos / "list.csv", "path,label,split\n" + rows))
+    assert [(item.label, item.splits) for item in source.items] == [
+        ("ants", ("train",)), ("ants", ("val",)), ("fire ants", ("test",))
+    ]  # fmt: skip
 
 
 def test_no_absolute_path_gets_into_the_data(listed, tmp_path, photos):
