@@ -110,7 +110,7 @@ def _parse(root: str, file: pa.BufferReader) -> tuple[pa.Table, list[str]]:
 def _from_cells(table: pa.Table) -> pa.Table:
     """Give the names for which a table that was made for spreadsheets stands (escape.csv)."""
     for number, name in enumerate(table.column_names):
-        values = table[name]
+        values = table.column(number)  # two may have one name
         if name in COLUMNS and pc.any(pc.starts_with(values, "'")).as_py():
             true = [value and escape.from_cell(value) for value in values.to_pylist()]
             table = table.set_column(number, name, pa.array(true, pa.string()))
