@@ -58,12 +58,20 @@ def of_ui() -> dict[str, str]:
     try:
         lock.acquire()
     except Timeout:
-        found: dict[str, str] = json.loads(UI_SETTINGS.read_text())
-        return found
+        return _settings()
     except OSError:  # another user's
         return {}
     lock.release()
     return {}
+
+
+def _settings() -> dict[str, str]:
+    try:
+        found = json.loads(UI_SETTINGS.read_text())
+    except (OSError, ValueError):  # another user's, or cut off by a full disk: as if it was not there
+        return {}
+    is_ours = isinstance(found, dict) and API_URL in found and all(isinstance(value, str) for value in found.values())
+    return found if is_ours else {}
 
 
 def join_ui() -> None:

@@ -1,0 +1,151 @@
+"""Nothing outlives what started it: temporary servers, workers' runs, whoever a kill reaches."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.serving import until
+from tests.workspace import ROOT, environment
+
+# A process that starts a watched one, which starts one of its own that obeys no SIGTERM.
+STARTED = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(flush=True)
+time.sleep(600)
+"""
+WATCHED = f"""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {STARTED!r}], start_new_session=True, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+STARTS = """
+import subprocess, sys, threading, time
+from tasks import watched
+def start():  # of a thread that ends: the kernel's own signal would come then
+    global process
+    process = subprocess.Popen(watched.command("watched_by_the_test"), stdout=subprocess.PIPE, start_new_session=True)
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+print(process.pid, int(process.stdout.readline()), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_what_a_process_started_ends_with_it_however_it_ends(tmp_path, how):
+    (tmp_path / "watched_by_the_test.py").write_text(WATCHED)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    with subprocess.Popen([sys.executable, "-c", STARTS], env=env, stdout=subprocess.PIPE) as process:
+        family = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+        time.sleep(1.5)  # a few looks: nobody ends while its parent is there
+        assert all(one.is_running() for one in family)
+        process.send_signal(how)
+    until(lambda: not [one for one in family if alive(one)], "their end", 20)
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+# Each starts a server for itself, as a flow without one does.
+FLOW = """
+import sys
+import flows
+from tasks import connection
+connection.guard_own_server()
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_AUTH_STRING
+@flow
+def running():
+    with get_client(sync_client=True) as client:
+        print(client.api_url, PREFECT_API_AUTH_STRING.value(), flush=True)
+    sys.stdin.read()
+running()
+"""
+
+
+def test_the_server_of_a_run_without_one_asks_for_a_secret_and_ends_with_a_killed_run(prefect_home, tmp_path):
+    from tests.flows.test_door import ask
+
+    log = tmp_path / "log"
+    with (
+        log.open("w") as said,
+        subprocess.Popen(
+            [sys.executable, "-c", FLOW], env=environment(prefect_home), cwd=ROOT, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=said, text=True,
+        ) as process,
+    ):  # fmt: skip
+        line = process.stdout.readline()
+        assert line, log.read_text()
+        url, secret = line.split()
+        port = int(url.split(":")[2].partition("/")[0])
+        known = {"Content_Type": "application/json", "Authorization": basic(secret)}
+        assert ask(port, "POST", "/api/flow_runs/filter", "{}")[0] == 401
+        assert ask(port, "POST", "/api/flow_runs/filter", "{}", **known)[0] == 200
+        assert ask(port, "POST", "/api/flow_runs/filter", "{}", Origin="http://evil.example", **known)[0] == 403
+        assert ask(port, "POST", "/api/flow_runs/filter", "{}", Host="evil.example", **known)[0] == 400
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert family
+        assert not [one for one in family if secret in " ".join(one.cmdline())]
+        process.kill()
+    until(lambda: not [one for one in family if alive(one)], "the server's end", 20)
+
+
+def basic(secret: str) -> str:
+    from base64 import b64encode
+
+    return f"Basic {b64encode(secret.encode()).decode()}"
+
+
+def test_a_server_that_is_named_is_left_as_it_is(prefect_home):
+    look = (
+        "from tasks import connection\nconnection.guard_own_server()\n"
+        "from prefect.settings import PREFECT_API_AUTH_STRING\nprint(PREFECT_API_AUTH_STRING.value())"
+    )
+    named = environment(prefect_home) | {"PREFECT_API_URL": "http://127.0.0.1:1/api", "PREFECT_API_AUTH_STRING": "a:b"}
+    done = subprocess.run([sys.executable, "-c", look], env=named, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "a:b"
+
+
+def test_a_file_of_settings_without_its_ui_counts_for_nothing(tmp_path):
+    folder = tmp_path / ".rootstock" / "ui"
+    folder.mkdir(parents=True)
+    settings = folder / "settings.json"
+    settings.write_text('{"PREFECT_API_URL": "http://127.0.0.1:1/api"}')
+    look = "from tasks import connection\nprint(connection.of_ui())"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def found() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", look], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    assert found() == "{}"
+    hold = (
+        "import fcntl, sys\nf = open('.rootstock/ui.lock', 'w')\nfcntl.flock(f, fcntl.LOCK_EX)\n"
+        "print(flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        holder.stdout.readline()
+        assert "http://127.0.0.1:1/api" in found()
+        for damaged in ("", "{", "[]", "7", '{"PREFECT_API_URL": 3}'):
+            settings.write_text(damaged)
+            assert found() == "{}"
+        settings.unlink()
+        Path(settings).mkdir()
+        assert found() == "{}"
+        holder.kill()
+    assert found() == "{}"
