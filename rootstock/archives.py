@@ -24,6 +24,18 @@ from rootstock.litter import is_litter
 from rootstock.reach import is_away
 from rootstock.scan import Members, Scan
 
+READS_IN_VAIN = 100  # behind the end of a tar
+HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+MOST_HEADER_BYTES = 2**20  # of names, times and the like of one member
+# An archive may unpack to so many bytes, or so many times what packs them: bitmaps of one colour reach 1,000 each.
+MOST_UNPACKED_BYTES, MOST_TIMES = 2**32, 100
+
 
 @dataclass
 class Archive:
@@ -110,7 +122,19 @@ def _zip_files(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is damaged or cut is an error anywhere; tarfile takes it for the end of the archive."""
+    """A header that is damaged or cut is an error anywhere; tarfile takes it for the end of the archive.
+
+    One that says that further headers, of names and times, take megabytes is one, too: they would be read into memory.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in HEADERS and not 0 <= header.size <= MOST_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {header.size:,} bytes")
+        if header.size < 0:
+            raise tarfile.ReadError("a member of less than no bytes")
+        return header
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
@@ -123,7 +147,7 @@ class _Header(tarfile.TarInfo):
 
 
 def _tar_members(file: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:  # noqa: ANN401
-    with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
+    with _opened_tar(file) as archive:
         for member in _tar_files(archive):
 
             def load(member: tarfile.TarInfo = member) -> bytes:
@@ -134,11 +158,50 @@ def _tar_members(file: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:  # noq
             yield _name(member.name), load
 
 
+class _Bounded:
+    """A tar that is read from front to back, no further than it goes and than it packs.
+
+    tarfile skips a member by reading on, and would do so for as long as a header says, up to 2**63 bytes.
+    """
+
+    def __init__(self, file: Any) -> None:  # noqa: ANN401
+        self.file, self.in_vain, self.taken = file, 0, 0
+        self.archive: Any = None
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self.file.read(size)
+        self.taken += len(data)
+        self.in_vain = 0 if data else self.in_vain + 1
+        if self.in_vain > READS_IN_VAIN:
+            raise tarfile.ReadError("it ends before a member does")
+        if self.archive:
+            _check_expansion(self.archive.fileobj.pos, self.taken)
+        return data
+
+
+@contextmanager
+def _opened_tar(file: Any) -> Iterator[tarfile.TarFile]:  # noqa: ANN401
+    bounded: Any = _Bounded(file)
+    with tarfile.open(fileobj=bounded, mode="r|*", tarinfo=_Header) as archive:
+        bounded.archive = archive
+        yield archive
+
+
 def _tar_files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Walk the members, in bounded memory."""
     while member := archive.next():
         archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
         yield member
+
+
+def _check_expansion(unpacked: int, packed: int) -> None:
+    """Refuse an archive that unpacks to many times its size, which no pictures do.
+
+    Raises:
+        ValueError: it does.
+    """
+    if unpacked > max(MOST_UNPACKED_BYTES, MOST_TIMES * packed):
+        raise ValueError(f"it unpacks to {unpacked:,} bytes and more from {packed:,}")
 
 
 def _name(member: str) -> str:
@@ -186,6 +249,8 @@ def _zip_listing(file: Any) -> Members:  # noqa: ANN401
     Folders are there, too, by names that end in a slash: a class may hold nothing.
     """
     with zipfile.ZipFile(file) as archive:
+        packed = {member.header_offset: member.compress_size for member in archive.infolist()}
+        _check_expansion(sum(member.file_size for member in archive.infolist()), sum(packed.values()))
         names = (_name(member.filename.replace("\\", "/")) for member in archive.infolist())
         folders: Members = {name: (0, "") for name in names if name.endswith("/")}
         return folders | {
@@ -197,7 +262,7 @@ def _zip_listing(file: Any) -> Members:  # noqa: ANN401
 def _tar_listing(file: Any, stamp: str) -> Members:  # noqa: ANN401
     """List the members with size and the archive's stamp, there being no checksum; None marks links and devices."""
     members: Members = {}
-    with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
+    with _opened_tar(file) as archive:
         for member in _tar_files(archive):  # of two with one name the earlier counts: a stream is not read twice
             if member.isdir():
                 members.setdefault(f"{_name(member.name)}/", (0, ""))

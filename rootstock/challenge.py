@@ -138,7 +138,7 @@ def _ask(folder: Path, rows: pd.DataFrame, images_dir: Path) -> Iterator[str]:
             some = rows.iloc[start : start + AT_ONCE]
             places = zip(*(some[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
             images = [reader.image(shard, int(offset), int(size), name) for shard, offset, size, name in places]
-            yield from (prediction.label for prediction in asked.predict(images))
+            yield from (prediction.label for prediction in asked.classify(images))
             advance(len(some))
 
 

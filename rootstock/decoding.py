@@ -5,7 +5,6 @@ differs from Pillow's by at most two levels of 255, in one value of a hundred. T
 (docs/extraction.md), and hold no lock that other threads wait for.
 """
 
-import io
 from typing import Literal
 
 import numpy as np
@@ -17,9 +16,10 @@ from torchvision import io as torchvision_io
 
 from rootstock import images
 from rootstock.architectures import Transform
+from rootstock.images import Opened
+from rootstock.orientation import UPRIGHT, upright_pixels
 
 Decode = Literal["full", "reduced", "gpu"]
-JPEG = b"\xff\xd8\xff"
 INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -40,37 +40,41 @@ def decode(data: bytes, shorter: int | None = None) -> Tensor:
         shorter: pixels of the shorter side that are enough: a JPEG of twice that or more is decoded at a half, a
             quarter or an eighth of its size, which is faster and not exact.
     """
-    if data.startswith(JPEG):
-        if shorter and (reduced := _reduced(data, shorter)) is not None:
-            return reduced
-        if b"tiff:Orientation" not in data:  # torchvision reads the orientation from EXIF, Pillow from XMP as well
-            exact = _torchvisions(data)
-            if exact is not None:
-                return exact
-    return _tensor(images.decode(data))
+    return decoded(images.opened(data), shorter)
+
+
+def decoded(file: Opened, shorter: int | None = None) -> Tensor:
+    """Decode a file that has been opened; see `decode`."""
+    if file.jpeg:
+        if shorter and min(file.size) >= 2 * shorter:
+            return _tensor(file.reduced("RGB", shorter))
+        exact = _torchvisions(file.data)
+        if exact is not None:
+            return turned(exact, file.orientation)
+    return _tensor(file.rgb().convert("RGB"))
+
+
+def turned(image: Tensor, held: int) -> Tensor:
+    """Turn (3, h, w) upright, by the one reading of how it was held (rootstock/orientation.py)."""
+    if held == UPRIGHT:
+        return image
+    if image.device.type != "cpu":
+        return turned(image.cpu(), held).to(image.device)
+    return torch.from_numpy(np.ascontiguousarray(upright_pixels(image.numpy(), held)))
 
 
 def _torchvisions(data: bytes) -> Tensor | None:
-    """Decode grey and RGB; None for what Pillow knows better (CMYK), or can say better what is wrong with."""
+    """Decode grey and RGB as stored; None for what Pillow knows better (CMYK), or can say better what is wrong with."""
     decode_jpeg = getattr(torchvision_io, "decode_jpeg", None)  # deprecated in 0.29; when it goes, Pillow is slower
     if decode_jpeg is None:
         return None
     content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
-        found: Tensor = decode_jpeg(content, torchvision_io.ImageReadMode.UNCHANGED, apply_exif_orientation=True)
+        found: Tensor = decode_jpeg(content, torchvision_io.ImageReadMode.UNCHANGED, apply_exif_orientation=False)
     except RuntimeError:
         return None
     channels: int = found.shape[0]
     return found.expand(3, -1, -1) if channels == 1 else found if channels == 3 else None
-
-
-def _reduced(data: bytes, shorter: int) -> Tensor | None:
-    """Decode a large JPEG at a fraction of its size, by its discrete cosine transform; None if it is not large."""
-    with Image.open(io.BytesIO(data)) as image:
-        if min(image.size) < 2 * shorter:
-            return None
-        image.draft("RGB", (shorter, shorter))
-        return _tensor(images.to_rgb(image))
 
 
 def _tensor(image: Image.Image) -> Tensor:

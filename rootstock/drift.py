@@ -213,7 +213,15 @@ class _Viewer:
         self.source, self.champion, self.ids, self.advance = source, champion, ids, advance
         self.transform, self.settings, self.engine = backbone.transform, settings.extract, engine
         own = settings.ingest
-        self.checks = Checks(own.min_side, own.max_megapixels, own.max_side, own.accept_wrong_extension)
+        self.checks = Checks(
+            own.min_side,
+            own.max_megapixels,
+            own.max_side,
+            own.accept_wrong_extension,
+            own.damaged,
+            own.seconds_a_file,
+            champion.value_range,
+        )
         self.passed_over = Counter((item.domain, "rejected") for item in source.items if item.problem)
 
     def look(self, paths: Collection[str]) -> Iterator[tuple[list[_Line], Array]]:
@@ -245,7 +253,7 @@ class _Viewer:
     def _ask(self, batch: list[Usable]) -> list[_Line]:
         """Put what the champion says into lines."""
         lines = []
-        predictions = self.champion.predict([image.data for _, image, _ in batch])
+        predictions = self.champion.classify([image.data for _, image, _ in batch])
         hashes = perceptual_hashes([image.thumbnail for _, image, _ in batch])
         for (item, *_), said, phash in zip(batch, predictions, hashes, strict=True):
             best, second, *_ = sorted(said.probabilities.values(), reverse=True)

@@ -29,6 +29,7 @@ from rootstock import (
     pixels,
     plots,
     progress,
+    value_ranges,
 )
 from rootstock.errors import SourceError
 from rootstock.files import replacing, write
@@ -221,6 +222,8 @@ def _write_model(contest: Contest, choice: Choice, temperature: float, scores: d
         "temperature": temperature,
         "validation": choice.figures[choice.winner],
     }
+    if values_of := value_ranges.common(value_ranges.recorded(contest.summary).values()):
+        described[value_ranges.KEY] = list(values_of)
     card = model.card(described, choice.why, scores, contest.summary)
     model.save(model_dir, best, described, card)
 

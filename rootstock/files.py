@@ -1,9 +1,11 @@
 """Files that are either whole or not there: written under a temporary name, synced, then renamed."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,6 +142,22 @@ def hold(path: Path, expected: str) -> None:
         found = sha256(path)
     if found != expected:
         raise damaged(path, "is not the file that was written: its digest is another")
+
+
+def read(path: Path | str, most: int) -> bytes:
+    """Read a plain file, and no more of it than one byte above `most`, however it grows.
+
+    Raises:
+        OSError: it cannot be read, or is none: a pipe that took its place would keep its reader waiting.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(most + 1)
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

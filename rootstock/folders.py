@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,7 +14,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from rootstock import layout
 from rootstock.errors import SourceError
-from rootstock.intake import Reason, Rejected
+from rootstock.files import read
+from rootstock.intake import MAX_FILE_BYTES, Reason, Rejected
 from rootstock.layout import Item, Loader
 from rootstock.litter import is_litter_name
 from rootstock.parallel import bundled, ordered_map
@@ -61,7 +61,7 @@ class Files:
 
     def _load(self, path: str) -> bytes:
         try:
-            return Path(path).read_bytes()  # of small files, fsspec's way takes longer than decoding
+            return read(path, MAX_FILE_BYTES)  # of small files, fsspec's way takes longer than decoding
         except Exception:  # as of a store: this file cannot be had, the others can
             raise Rejected(Reason.UNREADABLE) from None
 

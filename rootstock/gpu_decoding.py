@@ -3,17 +3,16 @@
 Not measured yet: no GPU was at hand (docs/extraction.md). The tests go the same way on the processor.
 """
 
-import io
 import logging
 from collections.abc import Sequence
 
 import torch
-from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision import io as torchvision_io
 
-from rootstock import decoding
+from rootstock import decoding, images
 from rootstock.architectures import Transform
+from rootstock.images import Opened
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +20,8 @@ log = logging.getLogger(__name__)
 def views(contents: Sequence[bytes], transform: Transform, device: torch.device) -> Tensor:
     """Decode files and bring them to the network's size, on a device.
 
-    nvJPEG takes JPEGs in RGB or grey that stand upright; the processor decodes the others, and all of a batch of which
-    nvJPEG does not know one.
+    nvJPEG takes JPEGs in RGB or grey; the processor decodes the others, and all of a batch of which nvJPEG does not
+    know one.
 
     Args:
         contents: n files, as they were taken in.
@@ -33,12 +32,13 @@ def views(contents: Sequence[bytes], transform: Transform, device: torch.device)
         (n, 3, size, size) uint8.
     """
     with torch.inference_mode():
-        there = _decoded_there([content if _is_simple(content) else None for content in contents], device)
-        images = [
-            decoding.decode(content).to(device) if image is None else image
-            for content, image in zip(contents, there, strict=True)
+        files = [images.opened(content) for content in contents]
+        there = _decoded_there([file.data if _is_simple(file) else None for file in files], device)
+        upright = [
+            decoding.decoded(file).to(device) if image is None else decoding.turned(image, file.orientation)
+            for file, image in zip(files, there, strict=True)
         ]
-        return torch.stack([decoding.central(image, transform) for image in images])
+        return torch.stack([decoding.central(image, transform) for image in upright])
 
 
 def _decoded_there(contents: Sequence[bytes | None], device: torch.device) -> list[Tensor | None]:
@@ -54,8 +54,5 @@ def _decoded_there(contents: Sequence[bytes | None], device: torch.device) -> li
     return [next(decoded) if content else None for content in contents]
 
 
-def _is_simple(content: bytes) -> bool:
-    if not content.startswith(decoding.JPEG):
-        return False
-    with Image.open(io.BytesIO(content)) as image:
-        return image.mode in ("RGB", "L") and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+def _is_simple(file: Opened) -> bool:
+    return file.jpeg is not None and file.jpeg.components in (1, 3)

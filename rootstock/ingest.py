@@ -8,15 +8,18 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import chain
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from rootstock import dataset, inbox, intake, labels, layouts, params, progress, shards, sources
+from rootstock import dataset, inbox, intake, labels, layouts, params, progress, shards, sources, value_ranges
+from rootstock.dataset import Dataset
+from rootstock.deep import Found, Range
 from rootstock.duplicates import perceptual_hashes
 from rootstock.files import digest, sweep
-from rootstock.intake import Checks, NewImage, Reason, Rejected
+from rootstock.intake import Checks, NewImage, RangeUnknown, Reason, Rejected
 from rootstock.layout import Item, Loader
 from rootstock.layouts import Known
 from rootstock.parallel import bundled, ordered_map
@@ -27,9 +30,12 @@ log = logging.getLogger(__name__)
 MIB = 2**20
 # Small files go to a thread, and are hashed, so many together (docs/extraction.md says what that saves).
 TOGETHER, TOGETHER_BYTES = 64, MIB
+# Of files that have been read and not yet packed: no more is read before that, but for a single file that is larger.
+READ_BYTES, UNKNOWN_BYTES = 256 * MIB, 16 * MIB
 LOOKS_KEPT = 10_000  # files that need no packing are recorded every so many
 NOT_YET = ""  # the name of a shard that is still open
-Result = NewImage | str | Reason  # of a file: a new image, the id of a known one, or why it is rejected
+NAMED = 5  # files that a warning names
+Result = NewImage | str | Rejected  # of a file: a new image, the id of a known one, or why it is rejected
 
 
 @dataclass(frozen=True)
@@ -100,16 +106,20 @@ def ingest(
             scan.forget_looks()
             scan.remember("rules", rules)
         current = dataset.load(dataset_dir)
+        ranges = value_ranges.of_sources(
+            settings.sources, value_ranges.recorded(current.summary), heir=inbox.SPEC.title()
+        )
         scan.forget_packed_but_in(shards.names(images_dir))
         snapshot.drop_unrecorded(current.ledger, images_dir, scan)
         packed = snapshot.known_images(current.ledger, images_dir, scan)
         unpacked = snapshot.unpacked_images(current.ledger) - packed
         known = packed | unpacked
-        new, unreadable = _take_in(listed, known, settings, images_dir, scan)
+        new, unreadable = _take_in(listed, known, settings, images_dir, scan, ranges)
         if unpacked and (back := snapshot.returned(listed, current, scan, unpacked)):
-            again, unreadable = _take_in(listed, known - back, settings, images_dir, scan)
+            again, unreadable = _take_in(listed, known - back, settings, images_dir, scan, ranges)
             new += again
-        settled = snapshot.settle(settings, seed, listed, current, images_dir, scan)
+        _ask_for_ranges(listed, ranges, current, scan)
+        settled = snapshot.settle(settings, seed, listed, current, images_dir, scan, ranges)
         dataset.save(dataset_dir, settled)
         after = _outs(dataset_dir)
         if not unreadable:  # what could not be read now is tried again next time
@@ -118,7 +128,10 @@ def ingest(
 
 
 def _checks(settings: params.Ingest) -> Checks:
-    return Checks(settings.min_side, settings.max_megapixels, settings.max_side, settings.accept_wrong_extension)
+    return Checks(
+        settings.min_side, settings.max_megapixels, settings.max_side, settings.accept_wrong_extension,
+        settings.damaged, settings.seconds_a_file,
+    )  # fmt: skip
 
 
 def _list(spec: params.Source, before: int, dataset_dir: Path, scratch: Path, scan: Scan) -> Listed:
@@ -202,12 +215,16 @@ def _unchanged(dataset_dir: Path) -> Taken:
 
 
 def _take_in(
-    listed: list[Listed], known: set[str], settings: params.Ingest, images_dir: Path, scan: Scan
-) -> tuple[int, int]:
+    listed: list[Listed], known: set[str], settings: params.Ingest, images_dir: Path, scan: Scan,
+    ranges: dict[str, Range],
+) -> tuple[int, int]:  # fmt: skip
     """Read what the scan cache does not know, pack what the ledger does not know.
 
     Returns:
         How many images were packed, and how many files could not be read.
+
+    Raises:
+        SourceError: a source holds images of which nobody knows which values are black and white.
     """
     unread = [_unread(entry, known, scan) for entry in listed]
     number = max((shards.number_of(name) for name in shards.names(images_dir)), default=-1) + 1
@@ -221,14 +238,41 @@ def _take_in(
         for entry, paths in zip(listed, unread, strict=True):
             if entry.source and paths:
                 journal = _Journal(entry.spec.path, writer, scan)
-                for item, result, phash in _examine(entry.source.read(paths), known, _checks(settings)):
-                    if result is Reason.UNREADABLE:
+                checks = replace(_checks(settings), value_range=ranges.get(entry.spec.title()))
+                for item, result, phash in _examine(entry.source.read(paths), known, checks, scan.damaged()):
+                    if isinstance(result, Rejected) and result.reason is Reason.UNREADABLE:
                         unreadable += 1
                     else:
                         packed += journal.add(item, result, phash, known)
-                    advance(1, **({"rejected": 1} if isinstance(result, Reason) else {}))
+                    advance(1, **({"rejected": 1} if isinstance(result, Rejected) else {}))
                 journal.close()
+                _warn_of_damage(entry.spec, journal.damaged, settings.damaged)
+                if journal.unclear:
+                    found = reduce(Found.merged, journal.unclear.values())
+                    raise value_ranges.ask(entry.spec, found, list(journal.unclear), heir=entry.stays)
     return packed, unreadable
+
+
+def _warn_of_damage(spec: params.Source, damaged: list[str], what: str) -> None:
+    if not damaged:
+        return
+    more = ", ..." if len(damaged) > NAMED else ""
+    done = "kept" if what == "keep" else "rejected (ingest.damaged: keep takes them in)"
+    log.warning("%s: %d damaged images are %s: %s%s", spec.path, len(damaged), done, ", ".join(damaged[:NAMED]), more)
+
+
+def _ask_for_ranges(listed: list[Listed], ranges: dict[str, Range], current: Dataset, scan: Scan) -> None:
+    """Hold the 16-bit images of each source to filling 16 bits, all together; a dark one among them may well be.
+
+    Raises:
+        SourceError: they do not; what was packed of them is dropped, as their range is not known.
+    """
+    for entry in listed:
+        found = scan.deep(entry.spec.path)
+        if found and found.unclear and entry.spec.title() not in ranges:
+            scan.forget_packed_but_in(current.ledger["shard"].unique())
+            scan.forget_deep(entry.spec.path)
+            raise value_ranges.ask(entry.spec, found, [], heir=entry.stays)
 
 
 def _unread(entry: Listed, known: set[str], scan: Scan) -> set[str]:
@@ -246,44 +290,50 @@ def _unread(entry: Listed, known: set[str], scan: Scan) -> set[str]:
 
 
 def _examine(
-    wanted: Iterator[tuple[Item, Loader]], known: set[str], checks: Checks
+    wanted: Iterator[tuple[Item, Loader]], known: set[str], checks: Checks, damaged: set[str]
 ) -> Iterator[tuple[Item, Result, int]]:
     """Read and check files on all cores, in order; a new image comes with its perceptual hash."""
 
     def examine(group: list[tuple[Item, Loader]]) -> list[tuple[Item, Result, int]]:
         contents = [_load(load) for _, load in group]  # reading between the checks takes a tenth longer
-        results = [_look(item, data, known, checks) for (item, _), data in zip(group, contents, strict=True)]
+        results = [_look(item, data, known, checks, damaged) for (item, _), data in zip(group, contents, strict=True)]
         hashes = iter(perceptual_hashes([new.thumbnail for new in results if isinstance(new, NewImage)]))
         return [
             (item, result, next(hashes) if isinstance(result, NewImage) else 0)
             for (item, _), result in zip(group, results, strict=True)
         ]
 
+    def weight(group: list[tuple[Item, Loader]]) -> int:
+        return sum(item.size or UNKNOWN_BYTES for item, _ in group)
+
     groups = bundled(wanted, TOGETHER, TOGETHER_BYTES, lambda entry: entry[0].size or TOGETHER_BYTES)
-    return chain.from_iterable(ordered_map(examine, groups))
+    return chain.from_iterable(ordered_map(examine, groups, weigh=weight, most=READ_BYTES))
 
 
-def _load(load: Loader) -> bytes | Reason:
+def _load(load: Loader) -> bytes | Rejected:
     try:
         return load()
     except Rejected as rejected:
-        return rejected.reason
+        return rejected
 
 
-def _look(item: Item, data: bytes | Reason, known: set[str], checks: Checks) -> Result:
+def _look(item: Item, data: bytes | Rejected, known: set[str], checks: Checks, damaged: set[str]) -> Result:
     """Check what was read of a file."""
-    if isinstance(data, Reason):
+    if isinstance(data, Rejected):
         return data
     if len(data) > intake.MAX_FILE_BYTES:
-        return Reason.TOO_LARGE
+        return Rejected(Reason.TOO_LARGE)
     try:
         name = intake.image_id(data)
         if name not in known:
             return intake.check(data, item.path, checks, name)
         intake.check_header(data, item.path, checks)  # the pixels are known, this file's name is not
+        if name in damaged and checks.damaged == "reject":
+            return Rejected(Reason.DAMAGED)
         return name
     except Rejected as rejected:
-        return rejected.reason
+        rejected.__context__ = None  # with the traceback it would keep the file's bytes
+        return rejected.with_traceback(None)
 
 
 class _Journal:
@@ -293,19 +343,33 @@ class _Journal:
         self.source, self.writer, self.scan = source, writer, scan
         self.looks: list[Look] = []
         self.open: list[Packed] = []
+        self.deep: Found | None = None
+        self.unclear: dict[str, Found] = {}  # files whose values nobody knows how to read
+        self.damaged: list[str] = []  # in words
+        self._damaged: dict[str, str] = {}
 
     def add(self, item: Item, result: Result, phash: int, known: set[str]) -> int:
         """Take in one file; returns the number of images packed, 1 or 0."""
         if len(self.looks) >= LOOKS_KEPT and not self.open:
             self.close()
-        if isinstance(result, Reason):
-            self.looks.append(Look(item.path, item.stamp, None, result))
+        if isinstance(result, RangeUnknown):
+            self.unclear[item.path] = result.found
+            return 0
+        if isinstance(result, Rejected):
+            self.looks.append(Look(item.path, item.stamp, None, result.reason))
+            if result.reason is Reason.DAMAGED:
+                self.damaged.append(f"{item.path} ({result.said})")
             return 0
         name = result if isinstance(result, str) else result.image_id
         self.looks.append(Look(item.path, item.stamp, name, None))
         if isinstance(result, str) or name in known:
             return 0
         known.add(name)
+        if result.deep:
+            self.deep = result.deep.merged(self.deep)
+        if result.said:
+            self.damaged.append(f"{item.path} ({result.said})")
+            self._damaged[name] = result.said
         place = self.writer.add(name, result.format, result.data)
         # The bytes are in the shard now; what stays in memory until it is full is what the ledger will say.
         size = result.width, result.height
@@ -317,5 +381,6 @@ class _Journal:
     def close(self) -> None:
         """Finish the open shard, if there is one, and record it."""
         shard = "" if self.writer.empty else self.writer.close()
-        self.scan.record(self.source, self.looks, (replace(packed, shard=shard) for packed in self.open))
-        self.looks, self.open = [], []
+        packed = (replace(packed, shard=shard) for packed in self.open)
+        self.scan.record(self.source, self.looks, packed, self.deep, self._damaged)
+        self.looks, self.open, self.deep, self._damaged = [], [], None, {}

@@ -1,63 +1,61 @@
-"""What a new file has to be to be taken in: whole, an image of a sensible size, what its name says."""
+"""What a new file has to be to be taken in: whole, an image of a sensible size, what its name says.
+
+The same checks hold for what a model is asked about (rootstock/model.py). They are bounded by what a file is: memory by
+a room that all threads share (rootstock/memory.py), time by what decoding is known to cost.
+"""
 
 import hashlib
 import io
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from rootstock import images, jpeg, wholeness
+from rootstock.deep import FULL, UINT16, Found, Range
 from rootstock.duplicates import thumbnail
-from rootstock.images import EXTENSIONS, format_by_name, to_rgb
+from rootstock.images import Opened, format_by_name
+from rootstock.memory import DECODING
+from rootstock.orientation import upright
+from rootstock.reasons import Reason, Rejected
 
-ORIENTATION = 0x0112  # EXIF and TIFF
-TIFF_PIECES = ((273, 279), (324, 325))  # tags of offsets and sizes: of strips, of tiles
+__all__ = ["MAX_FILE_BYTES", "Checks", "NewImage", "Reason", "Rejected", "check", "check_header", "image_id"]
+
+Damaged = Literal["reject", "keep"]
 MAX_FILE_BYTES = 512 * 2**20  # no photograph is larger; an archive member that says so is not read
-
-
-class Reason(StrEnum):
-    """Why a file is not in the manifest: the closed list of rejected.parquet."""
-
-    UNDECODABLE = "undecodable"
-    TRUNCATED = "truncated"
-    TOO_LARGE = "too_large"
-    TOO_SMALL = "too_small"
-    NOT_AN_IMAGE = "not_an_image"
-    WRONG_EXTENSION = "wrong_extension"
-    UNREADABLE = "unreadable"
-    UNSAFE_PATH = "unsafe_path"
-    NO_LABEL = "no_label"
-    CONFLICTING_LABEL = "conflicting_label"
-    DUPLICATE = "duplicate"
-    STRADDLES_SPLITS = "straddles_splits"
-
-
-class Rejected(Exception):  # noqa: N818 - it is a verdict on a file, not a fault of the program
-    """A file that is not taken in, and why."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
+SECONDS_A_FILE = 20.0
+HASH_SIDE = 64  # pixels: a JPEG is decoded for its perceptual hash at a fraction of its size that is no less
+# Pixels that a scan of a JPEG goes over in a second of a core, at the least that was measured (0.3 to 1.5 billion).
+SCAN_PIXELS_A_SECOND = 2 * 10**8
+ENDS_EARLY, UNKNOWN = "Premature end of JPEG file", "nsupported"  # in libjpeg's words
 
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """What a new file has to satisfy, and the size it is stored at."""
+    """What a new file has to satisfy, and the size it is stored at.
+
+    `damaged` says what becomes of files whose pixels can be had though something is wrong with them, `seconds` what
+    decoding one may take of a core, and `value_range` which values of a deep image are black and white.
+    """
 
     min_side: int
     max_megapixels: float
     max_side: int | None
     accept_wrong_extension: bool
+    damaged: Damaged = "reject"
+    seconds: float = SECONDS_A_FILE
+    value_range: Range | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
     """A checked file, ready to be packed; `width` and `height` are those of the upright image.
 
-    `thumbnail` (32, 32) uint8 is what its perceptual hash is of; hashes of many are made together.
+    `thumbnail` (32, 32) uint8 is what its perceptual hash is of; hashes of many are made together. `deep` is what an
+    image of more than eight bits held, where its file alone does not tell black and white; `said` what is wrong with a
+    damaged one that is kept.
     """
 
     image_id: str
@@ -66,6 +64,16 @@ class NewImage:
     width: int
     height: int
     thumbnail: NDArray[np.uint8]
+    deep: Found | None = None
+    said: str = ""
+
+
+class RangeUnknown(Rejected):
+    """A deep image whose file does not tell which of its values are black and white."""
+
+    def __init__(self, found: Found) -> None:
+        super().__init__(Reason.VALUE_RANGE, f"{found.kind} from {found.low:g} to {found.high:g}")
+        self.found = found
 
 
 def image_id(data: bytes) -> str:
@@ -86,115 +94,117 @@ def check(data: bytes, path: str, checks: Checks, name: str | None = None) -> Ne
         Rejected: with the reason.
     """
     name = name or image_id(data)
-    with _opened(data, path) as image:
-        kind = _check_header(image, path, checks)
+    found = check_header(data, path, checks)
+    with DECODING.take(found.cost):
         try:
-            if not checks.max_side or max(image.size) <= checks.max_side:
-                return _as_it_is(image, data, kind, name)
-            return _scaled_down(image, kind, name, checks.max_side)
+            if found.jpeg:
+                return _jpeg(found, data, checks, name)
+            said = _accepted(wholeness.check(found.format, data), checks)
+            return _deep(found, checks, name, said) if found.deep else _plain(found, data, checks, name, said)
         except Exception as error:  # Pillow's plug-ins raise whatever the parser met
-            raise Rejected(_why(error, data)) from None
+            raise wholeness.why(error, data) from None
 
 
-def check_header(data: bytes, path: str, checks: Checks) -> None:
-    """Check a file whose bytes are known already: its size, and what its name says.
+def check_header(data: bytes, path: str, checks: Checks) -> Opened:
+    """Check a file as far as its header goes: its size, what its name says, what decoding it would cost.
 
     Raises:
         Rejected: with the reason.
     """
-    with _opened(data, path) as image:
-        _check_header(image, path, checks)
-
-
-def _opened(data: bytes, path: str) -> Image.Image:
-    """Read the header of a file; no pixel is decoded."""
     try:
-        return Image.open(io.BytesIO(data), formats=list(EXTENSIONS))
-    except UnidentifiedImageError as error:
-        if data and format_by_name(path):
-            raise Rejected(_why(error, data)) from None
-        raise Rejected(Reason.NOT_AN_IMAGE) from None
-    except Exception as error:
-        raise Rejected(_why(error, data)) from None
-
-
-def _check_header(image: Image.Image, path: str, checks: Checks) -> str:
-    """Hold the header to the checks; returns the name of the format."""
-    kind = "JPEG" if image.format == "MPO" else str(image.format)
-    if format_by_name(path) not in (None, kind) and not checks.accept_wrong_extension:
+        found = images.opened(data, checks.seconds)
+    except Rejected as rejected:
+        if rejected.reason is Reason.NOT_AN_IMAGE and data and format_by_name(path):
+            raise wholeness.why(OSError("no image"), data) from None
+        raise
+    if format_by_name(path) not in (None, found.format) and not checks.accept_wrong_extension:
         raise Rejected(Reason.WRONG_EXTENSION)
-    if image.width * image.height > checks.max_megapixels * 1e6:
+    width, height = found.size
+    if width * height > checks.max_megapixels * 1e6:
         raise Rejected(Reason.TOO_LARGE)
-    if min(image.size) < checks.min_side:
+    if min(width, height) < checks.min_side:
         raise Rejected(Reason.TOO_SMALL)
-    return kind
+    if found.jpeg:
+        allowed = int(checks.seconds * SCAN_PIXELS_A_SECOND / (width * height)) + 1
+        if jpeg.scans(data, found.jpeg, allowed) >= allowed:
+            raise Rejected(Reason.TOO_COSTLY, f"{allowed:,} scans or more of {width} x {height} pixels")
+    return found
 
 
-def _as_it_is(image: Image.Image, data: bytes, kind: str, name: str) -> NewImage:
+def _accepted(said: str, checks: Checks) -> str:
+    """Pass on what is wrong with a file whose pixels can be had, if such files are kept.
+
+    Raises:
+        Rejected: damaged, and it is not.
+    """
+    if said and checks.damaged == "reject":
+        raise Rejected(Reason.DAMAGED, said)
+    return said
+
+
+def _jpeg(found: Opened, data: bytes, checks: Checks, name: str) -> NewImage:
     # The hash looks at 32x32 grey pixels: a JPEG decoded at a fraction of its size shows them as well, and its
-    # whole stream is still read, so that a truncated one is found.
-    width, height = image.size
-    lies = kind == "JPEG" and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-    image.draft("L", (64, 64))
-    seen = to_rgb(image)
-    if kind != "JPEG":
-        width, height = seen.size
-    elif lies:
-        width, height = height, width
-    return NewImage(name, data, kind, width, height, thumbnail(seen))
+    # whole stream is still read, so that what is wrong with it is found.
+    grey, said = _grey(found, data, checks)
+    width, height = found.size
+    if checks.max_side and max(width, height) > checks.max_side:
+        return _stored(_smaller(found, checks.max_side), "JPEG", name, said=said)
+    return NewImage(name, data, "JPEG", width, height, thumbnail(grey), said=said)
 
 
-def _scaled_down(image: Image.Image, kind: str, name: str, max_side: int) -> NewImage:
-    image.draft("RGB", (max_side, max_side))
-    small = to_rgb(image)
+def _grey(found: Opened, data: bytes, checks: Checks) -> tuple[Image.Image, str]:
+    """Decode a JPEG small, upright, and in grey, and say what libjpeg warned of.
+
+    Raises:
+        Rejected: it lacks its end, or is damaged, where such files are not kept.
+    """
+    assert found.jpeg is not None
+    said = ""
+    try:
+        if found.jpeg.components in (1, 3):
+            grey = Image.fromarray(jpeg.thumbnail(data, found.jpeg, HASH_SIDE))
+            return upright(grey, found.orientation), ""
+        jpeg.check(data)
+    except ValueError as warning:
+        said = str(warning)
+    if said.startswith(ENDS_EARLY):
+        raise Rejected(Reason.TRUNCATED, said)
+    small = found.reduced("L", HASH_SIDE)  # raises where Pillow could not give the pixels later
+    return small, "" if UNKNOWN in said else _accepted(said, checks)
+
+
+def _plain(found: Opened, data: bytes, checks: Checks, name: str, said: str) -> NewImage:
+    if checks.max_side and max(found.size) > checks.max_side:
+        return _stored(_smaller(found, checks.max_side), "PNG", name, said=said)
+    seen = found.rgb()
+    return NewImage(name, data, found.format, *seen.size, thumbnail(seen), said=said)
+
+
+def _deep(found: Opened, checks: Checks, name: str, said: str) -> NewImage:
+    """Bring a deep image to eight bits: what reads it later need not know what its values meant."""
+    assert found.deep is not None
+    holds = None if found.deep.told else found.deep.found()
+    values_of = found.deep.told or checks.value_range or (FULL if holds and holds.kind == UINT16 else None)
+    if values_of is None:
+        assert holds is not None
+        raise RangeUnknown(holds)
+    seen = found.rgb(values_of)
+    if checks.max_side:
+        seen.thumbnail((checks.max_side, checks.max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return _stored(seen, "PNG", name, holds, said)
+
+
+def _smaller(found: Opened, max_side: int) -> Image.Image:
+    small = found.reduced("RGB", max_side)
     small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return small
+
+
+def _stored(seen: Image.Image, kind: str, name: str, deep: Found | None = None, said: str = "") -> NewImage:
     stored = io.BytesIO()
     if kind == "JPEG":
-        small.save(stored, "JPEG", quality=95)
+        seen.save(stored, "JPEG", quality=95)
     else:
-        kind = "PNG"
-        small.save(stored, "PNG")
+        seen.save(stored, "PNG", compress_level=6 if deep is None else 1)
     # The name stays that of the file that came in: it is how the file is known again, here and in another clone.
-    return NewImage(name, stored.getvalue(), kind, *small.size, thumbnail(small))
-
-
-def _why(error: Exception, data: bytes) -> Reason:
-    """Tell a file that lacks its end from one that is wrong in itself, by what Pillow says or by the format's marks."""
-    said = str(error).lower()
-    cut = (
-        "truncated",
-        "eof",
-        "unexpected end",
-        "not processed",
-        "broken png",
-        "unrecognized data stream",
-        "not enough",
-    )
-    if isinstance(error, EOFError) or any(word in said for word in cut) or _lacks_its_end(data):
-        return Reason.TRUNCATED
-    return Reason.UNDECODABLE
-
-
-def _lacks_its_end(data: bytes) -> bool:
-    match data[:4]:
-        case b"\x89PNG":
-            return b"IEND" not in data[-16:]
-        case b"GIF8":
-            return not data.endswith(b";")
-        case b"RIFF":  # WebP: the size of the rest follows
-            return len(data) < 8 + int.from_bytes(data[4:8], "little")
-        case b"II*\0" | b"MM\0*":  # TIFF
-            return _tiff_lacks_its_end(data)
-    return False
-
-
-def _tiff_lacks_its_end(data: bytes) -> bool:
-    """Whether a TIFF's directory, or a strip or tile that it lists, lies behind the end of the file."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
-            tags = image.getexif()
-    except Exception:
-        order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
-        return int.from_bytes(data[4:8], order) + 2 > len(data)
-    pieces = [(tags.get(offsets, ()), tags.get(sizes, ())) for offsets, sizes in TIFF_PIECES]
-    return any(np.any(np.add(offsets, sizes) > len(data)) for offsets, sizes in pieces)
+    return NewImage(name, stored.getvalue(), kind, *seen.size, thumbnail(seen), deep, said)

@@ -5,8 +5,8 @@ load(Path("data/model")).predict([Path("photo.jpg")])
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,52 +14,127 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rootstock import classifier, dataset, depths, networks
-from rootstock.architectures import PENULTIMATE, Transform
+from rootstock import classifier, dataset, depths, files, intake, networks, value_ranges
+from rootstock.architectures import PENULTIMATE, Transform, check_name
 from rootstock.classifier import Classifier
+from rootstock.deep import Range
 from rootstock.escape import markdown
 from rootstock.files import hold, read_json, reading, replacing_folder, sha256, write
 from rootstock.head import Head
+from rootstock.intake import Checks, Reason, Rejected
 from rootstock.metrics import softmax
 from rootstock.pixels import device, prepare
 
+Image = Path | str | bytes  # a path, or the bytes of a file
+
 DESCRIPTION, CARD = "model.json", "README.md"
 AT_ONCE = 64  # images a forward pass
+CHECKS = Checks(min_side=1, max_megapixels=100, max_side=None, accept_wrong_extension=True)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class and the calibrated probabilities of all of them, by name."""
+    """A class and the calibrated probabilities of all of them, by name; or why there is no answer.
+
+    `name` is the path that was given, or which of the images it was. Of a file that cannot be used, `label` is empty,
+    there are no probabilities, and `reason` is one of ingest's (rootstock/reasons.py), with what was `said` of it.
+    """
 
     label: str
     probabilities: dict[str, float]
+    name: str = ""
+    reason: Reason | None = None
+    said: str = ""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained classifier with everything it needs: classes, transform, temperature."""
+    """A trained classifier with everything it needs: classes, transform, temperature.
+
+    `value_range` is black and white of deep images, where those that it was trained on had one range.
+    """
 
     network: Classifier
     transform: Transform
     classes: list[str]
     temperature: float
+    value_range: Range | None = None
 
-    def predict(self, images: Sequence[Path | bytes]) -> list[Prediction]:
-        """Classify image files, or their bytes, in order."""
+    def predict(
+        self,
+        images: Image | Sequence[Image],
+        checks: Checks = CHECKS,
+        value_range: Range | None = None,
+    ) -> list[Prediction]:
+        """Classify image files, or their bytes, in order; whoever sent them, each is held to what ingest checks.
+
+        Args:
+            images: paths, or the bytes of files.
+            checks: what they are held to; a name is no matter here.
+            value_range: black and white of images of more than 8 bits or of floats, where the model does not say.
+
+        Returns:
+            One for each image. One that cannot be used costs its own answer only, and says why.
+        """
+        given = [images] if isinstance(images, (str, bytes, Path)) else images
+        checks = replace(checks, value_range=value_range or checks.value_range or self.value_range)
         predictions: list[Prediction] = []
-        for start in range(0, len(images), AT_ONCE):
-            for row in self._probabilities(images[start : start + AT_ONCE]):
-                named = dict(zip(self.classes, map(float, row), strict=True))
-                predictions.append(Prediction(max(named, key=named.__getitem__), named))
+        for start in range(0, len(given), AT_ONCE):
+            named = [
+                (_name(image, start + number), image) for number, image in enumerate(given[start : start + AT_ONCE])
+            ]
+            predictions += self._predict(named, checks)
         return predictions
 
-    def _probabilities(self, images: Sequence[Path | bytes]) -> NDArray[np.float32]:
+    def _predict(self, named: Sequence[tuple[str, Image]], checks: Checks) -> list[Prediction]:
+        seen = [_seen(name, image, self.transform, checks) for name, image in named]
+        views = [view for view in seen if not isinstance(view, Rejected)]
+        answers = iter(self._answers(views))
+        return [
+            Prediction("", {}, name, view.reason, view.said)
+            if isinstance(view, Rejected)
+            else replace(next(answers), name=name)
+            for (name, _), view in zip(named, seen, strict=True)
+        ]
+
+    def classify(self, contents: Sequence[bytes]) -> list[Prediction]:
+        """Classify files that ingest has packed: they have been checked."""
+        predictions: list[Prediction] = []
+        for start in range(0, len(contents), AT_ONCE):
+            some = contents[start : start + AT_ONCE]
+            predictions += self._answers([prepare(content, self.transform) for content in some])
+        return predictions
+
+    def _answers(self, views: Sequence[NDArray[np.uint8]]) -> Iterator[Prediction]:
+        if not len(views):
+            return
         where = device()
-        contents = (image if isinstance(image, bytes) else image.read_bytes() for image in images)
-        pixels = np.stack([prepare(content, self.transform) for content in contents])
-        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        batch = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
         [logits] = classifier.predict(self.network.to(where), iter([batch]), where)
-        return softmax(logits, self.temperature)
+        for row in softmax(logits, self.temperature):
+            named = dict(zip(self.classes, map(float, row), strict=True))
+            yield Prediction(max(named, key=named.__getitem__), named)
+
+
+def _name(image: Image, number: int) -> str:
+    return f"image {number}" if isinstance(image, bytes) else str(image)
+
+
+def _seen(name: str, image: Image, transform: Transform, checks: Checks) -> NDArray[np.uint8] | Rejected:
+    """Read a file, check it, and bring it to what the network sees."""
+    try:
+        if not isinstance(image, bytes):
+            image = files.read(Path(image), intake.MAX_FILE_BYTES)
+        if len(image) > intake.MAX_FILE_BYTES:
+            raise Rejected(Reason.TOO_LARGE)
+        new = intake.check(image, name, checks)
+        if new.deep and new.deep.unclear and not checks.value_range:
+            raise intake.RangeUnknown(new.deep)
+        return prepare(new.data, transform)
+    except Rejected as rejected:
+        return Rejected(rejected.reason, rejected.said)
+    except OSError as error:
+        return Rejected(Reason.UNREADABLE, error.strerror or str(error))
 
 
 def save(folder: Path, network: Classifier, described: dict[str, Any], readme: str) -> None:
@@ -71,15 +146,18 @@ def save(folder: Path, network: Classifier, described: dict[str, Any], readme: s
         write(temporary / CARD, readme)
 
 
-def load(folder: Path) -> Model:
+def load(folder: Path | str) -> Model:
     """Read a model that `save` wrote.
 
     Raises:
         DamagedError: it is not as it was written.
     """
+    folder = Path(folder)
     described = describe(folder)
     with reading(folder / DESCRIPTION):
         backbone, temperature = described["backbone"], float(described["temperature"])
+        check_name(backbone["name"])
+        values_of = value_ranges.range_in(described)
         transform = Transform.from_dict(backbone["transform"])
         own = {"layer": PENULTIMATE, "pooling": "avg", "width": backbone["feature_width"]}
         at = {**own, **described.get("features", {})}
@@ -91,7 +169,7 @@ def load(folder: Path) -> Model:
     if digest := described.get("digest"):  # earlier versions wrote none
         hold(folder / classifier.WEIGHTS, digest)
     classifier.load(network, folder / classifier.WEIGHTS)
-    return Model(network.eval(), transform, described["classes"], temperature)
+    return Model(network.eval(), transform, described["classes"], temperature, values_of)
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -21,23 +21,30 @@ def ordered_map(
     threads: int | None = None,
     window: int | None = None,
     first: Callable[[], None] | None = None,
+    weigh: Callable[[T], int] = lambda item: 0,
+    most: int = 0,
 ) -> Iterator[R]:
     """Yield `function(item)` in the order of `items`, computed on `threads` (all cores) at once.
 
     At most `window` (four a thread) results are under way or waiting, so that memory stays bounded however
-    slowly the caller takes them. `items` is drawn in the caller's thread. Each thread calls `first` before all else.
+    slowly the caller takes them; nor more than weigh `most` together, but for a single one that weighs more. `items` is
+    drawn in the caller's thread. Each thread calls `first` before all else.
     """
     threads = threads or cores()
     window = window or 4 * threads
-    waiting: deque[Future[R]] = deque()
+    waiting: deque[tuple[Future[R], int]] = deque()
+    weight = 0
     with ThreadPoolExecutor(threads, initializer=first) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= window:
-                    yield waiting.popleft().result()
+                own = weigh(item)
+                while waiting and (len(waiting) >= window or weight + own > most > 0):
+                    weight -= waiting[0][1]
+                    yield waiting.popleft()[0].result()
+                waiting.append((pool.submit(function, item), own))
+                weight += own
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -56,6 +56,21 @@ class Source(Section):
         description="Which folders are splits, with classes below them, e.g. {training_set: train, test_set: test}.",
     )
 
+    value_range: Annotated[tuple[float, ...], Field(min_length=2, max_length=2, strict=False)] | None = Field(
+        default=None,
+        description="Black and white of its images of more than 8 bits or of floats, e.g. [0, 4095]; null where these "
+        "fill 16 bits.",
+    )
+
+    @field_validator("value_range")
+    @classmethod
+    def _rises(cls, value_range: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value_range and not value_range[0] < value_range[1]:
+            raise ValueError(
+                f"is {list(value_range)}; expected two numbers, black and white, the first below the second"
+            )
+        return value_range
+
     def title(self) -> str:
         """Name the source in the data: never an absolute path, which would differ between two machines."""
         place = self.path.removeprefix("file://").removeprefix("local://")
@@ -105,6 +120,13 @@ class Ingest(Section):
         default=8, description="Reject images with a side below this, in pixels."
     )
     max_megapixels: Annotated[float, Field(gt=0)] = Field(default=100, description="Reject larger images unread.")
+    damaged: Literal["reject", "keep"] = Field(
+        default="reject",
+        description="What becomes of images whose pixels can be had though something is wrong with their files.",
+    )
+    seconds_a_file: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=20, description="Reject what takes longer to decode, in seconds of a core."
+    )
     accept_wrong_extension: bool = Field(default=False, description="Take in a PNG that is named .jpg, say.")
     near_duplicate_bits: Annotated[int, Field(ge=0, le=8)] = Field(
         default=4, description="Images whose 64-bit perceptual hashes differ in at most so many bits share a split."

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rootstock import decoding, images
 from rootstock.architectures import Transform
 from rootstock.decoding import INTERPOLATION, Decode, central
+from rootstock.memory import DECODING
 from rootstock.parallel import ordered_map
 from rootstock.section import Augment
 from rootstock.shards import Reader
@@ -112,11 +113,14 @@ def view(
     Returns:
         (3, size, size) uint8, what torchvision's resize and centre crop give of the upright image.
     """
-    if augment == "none" or seed is None:
-        shorter = transform.resize if decode == "reduced" else None
-        return central(decoding.decode(data, shorter), transform)
-    seen = _augmented(images.decode(data), transform, augment, np.random.default_rng(seed))
-    return torch.from_numpy(seen.copy()).permute(2, 0, 1)
+    file = images.opened(data)
+    with DECODING.take(file.cost):
+        if augment == "none" or seed is None:
+            shorter = transform.resize if decode == "reduced" else None
+            return central(decoding.decoded(file, shorter), transform).clone()  # else it would keep the whole image
+        image = Image.fromarray(decoding.decoded(file).permute(1, 2, 0).contiguous().numpy())
+        seen = _augmented(image, transform, augment, np.random.default_rng(seed))
+        return torch.from_numpy(seen.copy()).permute(2, 0, 1)
 
 
 def _augmented(

@@ -7,12 +7,13 @@ that a killed run goes on behind its last whole shard.
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from rootstock.intake import Reason
+from rootstock.deep import Found
+from rootstock.reasons import Reason
 
 # Of an archive: path -> size and what changes with the content; None where it is not a plain file.
 Members = dict[str, tuple[int, str] | None]
@@ -26,6 +27,8 @@ create table if not exists packed (
 ) without rowid;
 create index if not exists packed_by_shard on packed (shard);
 create table if not exists archives (source text primary key, stamp text, members text);
+create table if not exists deep (source text primary key, kind text, low real, high real);
+create table if not exists damaged (image_id text primary key, said text);
 create table if not exists notes (key text primary key, value text);
 """
 
@@ -78,9 +81,29 @@ class Scan:
         rows = self._db.execute("select path, stamp, image_id, reason from looked where source = ?", (source,))
         return {path: Look(path, stamp, name, Reason(why) if why else None) for path, stamp, name, why in rows}
 
-    def record(self, source: str, looks: Iterable[Look], packed: Iterable[Packed] = ()) -> None:
-        """Remember files, and the images of a finished shard, all or none."""
+    def record(
+        self,
+        source: str,
+        looks: Iterable[Look],
+        packed: Iterable[Packed] = (),
+        deep: Found | None = None,
+        damaged: Mapping[str, str] | None = None,
+    ) -> None:
+        """Remember files, and the images of a finished shard, all or none.
+
+        Args:
+            source: its path.
+            looks: its files.
+            packed: images of a shard that is finished.
+            deep: what deep images among them hold, if there are any.
+            damaged: image ids among them, with what is wrong.
+        """
         with self._db:
+            if deep:
+                deep = deep.merged(self.deep(source))
+                row = (source, deep.kind, deep.low, deep.high)
+                self._db.execute("insert or replace into deep values (?, ?, ?, ?)", row)
+            self._db.executemany("insert or replace into damaged values (?, ?)", (damaged or {}).items())
             self._db.executemany(
                 "insert or replace into looked values (?, ?, ?, ?, ?)",
                 ((source, look.path, look.stamp, look.image_id, look.reason) for look in looks),
@@ -93,6 +116,20 @@ class Scan:
                     for p in packed
                 ),
             )
+
+    def deep(self, source: str) -> Found | None:
+        """Recall what the deep images of a source hold, all together."""
+        row = self._db.execute("select kind, low, high from deep where source = ?", (source,)).fetchone()
+        return Found(*row) if row else None
+
+    def forget_deep(self, source: str) -> None:
+        """Forget what the deep images of a source hold: they are not packed after all."""
+        with self._db:
+            self._db.execute("delete from deep where source = ?", (source,))
+
+    def damaged(self) -> set[str]:
+        """Recall the images that were taken in though something is wrong with their files."""
+        return {name for (name,) in self._db.execute("select image_id from damaged")}
 
     def packed(self, shards: Iterable[str]) -> list[Packed]:
         """Recall the images of these shards, in the order of shards and places."""

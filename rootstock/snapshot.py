@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rootstock import checks, dataset, listings, params, shards
+from rootstock import checks, dataset, listings, params, shards, value_ranges
 from rootstock.dataset import Dataset
+from rootstock.deep import FULL, Range
 from rootstock.duplicates import near_links
 from rootstock.errors import SourceError
 from rootstock.intake import Reason
@@ -61,6 +62,7 @@ def settle(
     before: Dataset,
     images_dir: Path,
     scan: Scan,
+    ranges: dict[str, Range],
 ) -> Dataset:
     """Put the data set together, from what it was before and what the sources and the journal say now.
 
@@ -85,6 +87,12 @@ def settle(
     _check_shards(manifest, images_dir)
     rejected = files.loc[files["reason"].notna(), ["source", "path", "domain", "label", "reason"]]
     summary = _summary(manifest, rejected, files, ledger, listed, before, images_dir)
+    damaged = int(manifest["image_id"].isin(scan.damaged()).sum()) if settings.damaged == "keep" else 0
+    if damaged := max(damaged, before.summary.get("damaged", 0) if settings.damaged == "keep" else 0):
+        summary["damaged"] = damaged  # kept; in another clone nobody looks again
+    for entry, source in zip(listed, summary["sources"], strict=True):
+        if scan.deep(entry.spec.path) or source["name"] in value_ranges.recorded(before.summary):
+            source[value_ranges.KEY] = list(ranges.get(source["name"], FULL))
     return Dataset(manifest, rejected, ledger, summary)
 
 

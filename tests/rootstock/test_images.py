@@ -11,6 +11,7 @@ from PIL import Image, ImageCms
 from rootstock import images, intake
 from rootstock.duplicates import perceptual_hashes, thumbnail
 from rootstock.intake import Checks, Reason, Rejected
+from rootstock.orientation import TAG
 from tests.images import encoded, picture
 
 CHECKS = Checks(min_side=8, max_megapixels=100, max_side=None, accept_wrong_extension=False)
@@ -134,7 +135,7 @@ def test_sixteen_bits_of_grey_become_the_eight_that_a_viewer_shows(format):
     grey = np.asarray(picture(5, mode="L"))
     data = encoded(Image.fromarray(grey.astype(np.uint16) * 257), format)
     assert (pixels_of(data) == grey[..., None]).all()
-    assert check(data, "a").format == format
+    assert (pixels_of(check(data, "a").data) == grey[..., None]).all()
 
 
 def test_a_sixteen_bit_tiff_may_have_its_bytes_in_either_order():
@@ -158,31 +159,6 @@ def png_by_hand(width: int, height: int, bits: int, colour_type: int, compressed
 
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compressed) + chunk(b"IEND", b"")
-
-
-def test_floats_from_0_to_1_are_black_to_white():
-    grey = np.asarray(picture(7, mode="L"))
-    assert_alike(pixels_of(encoded(Image.fromarray((grey / 255).astype(np.float32)), "TIFF")), grey[..., None], 0.5)
-
-
-def test_other_floats_are_stretched_over_their_own_range():
-    values = np.linspace(-3, 1000, 32 * 32, dtype=np.float32).reshape(32, 32)
-    pixels = pixels_of(encoded(Image.fromarray(values), "TIFF"))
-    assert (pixels[0, 0] == 0).all()
-    assert (pixels[-1, -1] == 255).all()
-    assert (np.diff(pixels[..., 0].ravel()) >= 0).all()
-
-
-def test_a_float_that_is_not_a_number_is_black_and_spoils_no_other():
-    values = np.linspace(0, 1000, 32 * 32, dtype=np.float32).reshape(32, 32)
-    values[0, 5] = np.nan
-    pixels = pixels_of(encoded(Image.fromarray(values), "TIFF"))
-    assert (pixels[0, 5] == 0).all()
-    assert (pixels[-1, -1] == 255).all()
-
-
-def test_an_image_of_one_float_alone_is_taken_in():
-    assert check(encoded(Image.new("F", (16, 16), 7.5), "TIFF"), "a.tif").width == 16
 
 
 def test_a_lab_tiff_shows_its_colours():
@@ -228,7 +204,7 @@ def test_a_turned_photo_stands_upright_and_so_do_its_width_and_height(format, op
     seen = picture(10, 48, 32)
     stored = Image.fromarray(np.ascontiguousarray(TURNED_BACK[orientation](np.asarray(seen))))
     exif = Image.Exif()
-    exif[intake.ORIENTATION] = orientation
+    exif[TAG] = orientation
     data = encoded(stored, format, exif=exif, **options)
     assert_alike(pixels_of(data), seen, 3 if format == "JPEG" else 0)
     new = check(data, "a")
@@ -296,7 +272,7 @@ def test_an_empty_file_is_not_an_image():
 def test_an_image_with_damage_inside_is_undecodable():
     data = bytearray(encoded(picture(14, 90, 60)))
     data[60:90] = bytes(30)
-    assert why_not(bytes(data), "a.png") in (Reason.UNDECODABLE, Reason.TRUNCATED)
+    assert why_not(bytes(data), "a.png") is Reason.DAMAGED
 
 
 def test_a_png_named_jpg_is_rejected_unless_that_is_allowed():
@@ -372,7 +348,7 @@ def test_larger_photos_are_stored_with_the_longer_side_asked_for(format, size, s
 def test_a_turned_photo_is_stored_upright_when_it_is_stored_smaller(format):
     seen = picture(20, 300, 200)
     exif = Image.Exif()
-    exif[intake.ORIENTATION] = 6
+    exif[TAG] = 6
     new = check(encoded(seen.rotate(90, expand=True), format, exif=exif), "a", max_side=150)
     assert (new.width, new.height) == images.decode(new.data).size == (150, 100)
     assert_alike(pixels_of(new.data), seen.resize((150, 100), Image.Resampling.LANCZOS), 4)

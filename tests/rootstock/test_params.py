@@ -92,7 +92,8 @@ def test_a_key_that_is_left_out_has_its_default(file):
         ("head: []", "head is a list; expected the keys l2, max_iterations."),
         (
             "ingest: {sources: [photos]}",
-            "ingest.sources[0] is 'photos'; expected the keys path, domain, name, layout, classes_at, splits.",
+            "ingest.sources[0] is 'photos'; expected the keys path, domain, name, layout, classes_at, splits, "
+            "value_range.",
         ),
         ("ingest: {allow_shrink: yes}", "ingest.allow_shrink is 'yes'; expected true or false."),
         (

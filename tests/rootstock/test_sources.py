@@ -1,7 +1,9 @@
 """Folders, archives and manifests on this machine, in memory and on the network: what they list, and what is read."""
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import stat
 import tarfile
@@ -21,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rootstock import params, params_file, sources
+from rootstock import archives, files, params, params_file, sources
 from rootstock.errors import ParamsError, SourceError
 from rootstock.intake import MAX_FILE_BYTES, Reason, Rejected
 from rootstock.layout import SPLITS
@@ -772,3 +774,87 @@ def test_a_name_in_a_store_is_no_pattern(listed, name):
         assert contents(listed("memory://patterns"))[f"x/{name}"] == name.encode()
     finally:
         store.rm("/patterns", recursive=True)
+
+
+# Bounded by what they are
+
+
+def tar_with(sizes: dict[str, bytes], compressed: str = "") -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=f"w:{compressed}") as archive:
+        for name, content in sizes.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+    return file.getvalue()
+
+
+def header_that_claims(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Write a header whose size is in the base-256 form, in which it may be up to 2**63."""
+    header = bytearray(tarfile.TarInfo("ants/huge.png").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\x80" + size.to_bytes(11, "big")
+    header[156:157] = kind
+    header[148:156] = b" " * 8
+    header[148:155] = b"%06o\0" % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress], ids=["tar", "gz", "bz2", "xz"])
+@pytest.mark.parametrize(
+    "last",
+    [
+        header_that_claims(2**63),
+        header_that_claims(2**40),
+        header_that_claims(2**87),
+        header_that_claims(2**33, tarfile.XHDTYPE),
+        header_that_claims(2**33, tarfile.GNUTYPE_LONGNAME),
+    ],
+)
+def test_a_tar_whose_header_claims_what_is_not_there_is_an_error_at_once(listed, tmp_path, pack, last):
+    images = {f"{'ab'[number % 2]}/{number}.png": encoded(picture(number)) for number in range(4)}
+    content = tar_with(images).rstrip(b"\0")
+    content = content.ljust(-(-len(content) // 512) * 512, b"\0") + last + bytes(1024)
+    name = {bytes: "a.tar", gzip.compress: "a.tar.gz", bz2.compress: "a.tar.bz2", lzma.compress: "a.tar.xz"}[pack]
+    put(tmp_path / name, pack(content))
+    with pytest.raises(SourceError, match=r"is not a readable archive"):
+        listed(tmp_path / name)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
+def test_an_archive_that_unpacks_to_hundreds_of_times_its_size_is_refused(listed, tmp_path, name, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_UNPACKED_BYTES", 2**24)
+    members = {f"ants/{number}.bmp": bytes(2**21) for number in range(20)}
+    if name.endswith("zip"):
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            for member, content in members.items():
+                archive.writestr(member, content)
+    else:
+        put(tmp_path / name, tar_with(members, "gz"))
+    with pytest.raises(SourceError, match=r"it unpacks to [\d,]+ bytes and more from [\d,]+"):
+        listed(tmp_path / name)
+
+
+@pytest.mark.timeout(60)
+def test_a_file_that_has_become_a_pipe_is_unreadable_and_nobody_waits_for_it(listed, photos):
+    source = listed(photos)
+    (photos / "ants/00.png").unlink()
+    os.mkfifo(photos / "ants/00.png")
+    (photos / "ants/01.png").unlink()
+    (photos / "ants/01.png").symlink_to("/dev/zero")
+    found = {}
+    for item, load in source.read({"ants/00.png", "ants/01.png", "ants/02.png"}):
+        try:
+            found[item.path] = len(load())
+        except Rejected as rejected:
+            found[item.path] = rejected.reason
+    assert found.pop("ants/02.png") > 100
+    assert found == {"ants/00.png": Reason.UNREADABLE, "ants/01.png": Reason.UNREADABLE}
+
+
+def test_no_more_is_read_of_a_file_that_grows_than_an_image_may_have(tmp_path, monkeypatch):
+    put(tmp_path / "a", bytes(1000))
+    assert len(files.read(tmp_path / "a", 500)) == 501
+    with pytest.raises(OSError, match="it is no plain file"):
+        files.read(tmp_path, 500)

@@ -1,0 +1,291 @@
+"""Image files of every kind, written byte by byte where Pillow does not write them; each beside the pixels it shows."""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from tests.images import encoded, picture
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A file, the upright RGB pixels that it shows, and the value range it needs, if it needs one to be told."""
+
+    name: str
+    data: bytes
+    shows: np.ndarray
+    extension: str
+    value_range: Range | None = None
+    tolerance: float = 0
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(values: np.ndarray, bits: int, colour: int, *extra: bytes, interlaced: bool = False) -> bytes:
+    """Write values (h, w, n), or (h, w), as a PNG."""
+    height, width = values.shape[:2]
+
+    def rows(part: np.ndarray) -> bytes:
+        part = part.reshape(len(part), -1)
+        if bits == 16:
+            lines = [row.astype(">u2").tobytes() for row in part]
+        else:
+            each = np.unpackbits(part.astype(np.uint8)[..., None], axis=-1)[..., 8 - bits :]
+            lines = [np.packbits(row.ravel()).tobytes() for row in each]
+        return b"".join(b"\0" + line for line in lines)
+
+    adam7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    parts = [values[y::dy, x::dx] for y, x, dy, dx in adam7] if interlaced else [values]
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced)
+    data = zlib.compress(b"".join(rows(part) for part in parts if part.size))
+    middle = b"".join(extra)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + middle + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def tiff(
+    values: np.ndarray, bits: int, format: int = 1, photometric: int = 1, order: str = "<", planar: int = 1,
+    rows: int | None = None, tile: int | None = None, compression: int = 1, predictor: int = 1,
+    extra: tuple[int, ...] = (), more: tuple[tuple[int, int, tuple[int, ...]], ...] = (),
+) -> bytes:  # fmt: skip
+    """Write values (h, w, n), or (h, w), as a TIFF, in strips or tiles, chunky or in planes."""
+    values = values.reshape(*values.shape[:2], -1)
+    height, width, samples = values.shape
+
+    def piece(part: np.ndarray) -> bytes:
+        if bits < 8 or bits % 8:
+            each = [np.unpackbits(row.astype(">u2").view(np.uint8)).reshape(-1, 16)[:, 16 - bits :] for row in part]
+            packed = b"".join(np.packbits(row.ravel()).tobytes() for row in each)
+        else:
+            typed = part.astype(np.dtype(f"{order}{ {1: 'u', 2: 'i', 3: 'f', 4: 'u'}[format] }{bits // 8}"))
+            if predictor == 2:
+                whole = typed.view(f"{order}u{bits // 8}")
+                typed = np.concatenate([whole[:, :1], np.diff(whole, axis=1)], axis=1).astype(whole.dtype)
+            packed = np.ascontiguousarray(typed).tobytes()
+            if predictor == 3:
+                planes = np.ascontiguousarray(part.astype(f">f{bits // 8}")).view(np.uint8)
+                planes = planes.reshape(len(part), -1, bits // 8).swapaxes(1, 2).reshape(len(part), -1)
+                flat = planes.reshape(len(part), -1, part.shape[2])
+                packed = np.concatenate([flat[:, :1], np.diff(flat, axis=1)], axis=1).tobytes()
+        return zlib.compress(packed) if compression == 8 else packed
+
+    planes = [values[..., [n]] for n in range(samples)] if planar == 2 else [values]
+    pieces = []
+    for plane in planes:
+        if tile:
+            full = np.pad(plane, ((0, -height % tile), (0, -width % tile), (0, 0)))
+            for y in range(0, height, tile):
+                pieces += [piece(full[y : y + tile, x : x + tile]) for x in range(0, width, tile)]
+        else:
+            pieces += [piece(plane[y : y + (rows or height)]) for y in range(0, height, rows or height)]
+    tags = [
+        (256, 4, (width,)), (257, 4, (height,)), (258, 3, (bits,) * samples), (259, 3, (compression,)),
+        (262, 3, (photometric,)), (277, 3, (samples,)), (284, 3, (planar,)), (339, 3, (format,) * samples), *more,
+    ]  # fmt: skip
+    tags += [(317, 3, (predictor,))] * (predictor > 1) + [(338, 3, extra)] * bool(extra)
+    where = [8 + sum(len(one) for one in pieces[:n]) for n in range(len(pieces))]
+    sizes = tuple(map(len, pieces))
+    if tile:
+        tags += [(322, 4, (tile,)), (323, 4, (tile,)), (324, 4, tuple(where)), (325, 4, sizes)]
+    else:
+        tags += [(273, 4, tuple(where)), (278, 4, (rows or height,)), (279, 4, sizes)]
+    body = b"".join(pieces)
+    body += bytes(len(body) % 2)
+    entries, tail, base = b"", b"", 8 + len(body) + 2 + 12 * len(tags) + 4
+    for tag, kind, given in sorted(tags):
+        raw = struct.pack(f"{order}{len(given)}{ {1: 'B', 3: 'H', 4: 'I'}[kind] }", *given)
+        if len(raw) > 4:
+            raw, tail = struct.pack(f"{order}I", base + len(tail)), tail + raw + bytes(len(raw) % 2)
+        entries += struct.pack(f"{order}HHI", tag, kind, len(given)) + raw.ljust(4, b"\0")
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(body))
+    return head + body + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + tail
+
+
+RGB = np.asarray(picture(1, 37, 29))
+GREY = np.asarray(picture(2, 37, 29, "L"))
+ALPHA = np.asarray(picture(3, 37, 29, "L"))
+PALETTE = np.random.default_rng(0).integers(0, 256, (256, 3)).astype(np.uint8)
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(np.asarray(values, np.uint8)[..., None], 3, axis=2)
+
+
+def over_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    share = alpha[..., None] / 255
+    return (colours * share + 255 * (1 - share)).round().astype(np.uint8)
+
+
+def quantised(bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give grey of so many bits, and the eight that it shows as."""
+    most = 2**bits - 1
+    values = (GREY.astype(float) * most / 255).round().astype(np.uint16)
+    return values, grey((values * 255.0 / most).round())
+
+
+def pngs() -> list[Kind]:
+    kinds = []
+    for bits in (1, 2, 4, 8):
+        values, shows = quantised(bits)
+        kinds.append(Kind(f"png grey {bits}", png(values, bits, 0), shows, "png"))
+        plte = chunk(b"PLTE", PALETTE[: 2**bits].tobytes())
+        kinds.append(Kind(f"png palette {bits}", png(values, bits, 3, plte), PALETTE[values], "png"))
+    deep = [
+        ("grey", GREY, 0, grey(GREY)), ("rgb", RGB, 2, RGB),
+        ("grey and alpha", np.dstack([GREY, ALPHA]), 4, over_white(grey(GREY), ALPHA)),
+        ("rgba", np.dstack([RGB, ALPHA]), 6, over_white(RGB, ALPHA)),
+    ]  # fmt: skip
+    for name, values, colour, shows in deep:
+        for interlaced in (False, True):
+            how = f"{name}{' interlaced' if interlaced else ''}"
+            data = png(values.astype(np.uint16) * 257, 16, colour, interlaced=interlaced)
+            kinds.append(Kind(f"png {how} 16", data, shows, "png", tolerance=1 if "a" in name.split(" ")[-1] else 0))
+            kinds.append(Kind(f"png {how} 8", png(values, 8, colour, interlaced=interlaced), shows, "png", tolerance=1))
+        twelve = png(values.astype(np.uint16) * 16, 16, colour)
+        if colour in (0, 2):  # alpha is of 16 bits, whatever the colours are
+            kinds.append(Kind(f"png {name} 12 in 16", twelve, shows, "png", (0, 255 * 16)))
+    clear = int(GREY[3, 3])
+    holed = np.where(GREY[..., None] == clear, 255, grey(GREY)).astype(np.uint8)
+    trns = chunk(b"tRNS", struct.pack(">H", clear * 257))
+    kinds.append(Kind("png grey 16, one value clear", png(GREY.astype(np.uint16) * 257, 16, 0, trns), holed, "png"))
+    return kinds
+
+
+def tiffs() -> list[Kind]:
+    kinds = []
+    for order in "<>":
+        big = " big-endian" if order == ">" else ""
+        for bits in (1, 2, 4, 8, 10, 12, 14, 16):
+            values, shows = quantised(bits)
+            if bits == 16:
+                values, shows = GREY.astype(np.uint16) * 257, grey(GREY)
+            kinds.append(Kind(f"tiff grey {bits}{big}", tiff(values, bits, order=order), shows, "tif"))
+            white = tiff(2**bits - 1 - values, bits, photometric=0, order=order)
+            kinds.append(Kind(f"tiff white is zero {bits}{big}", white, shows, "tif"))
+        for bits in (8, 16):
+            times = 257 if bits == 16 else 1
+            chunky, planes = (tiff(RGB.astype(np.uint16) * times, bits, 1, 2, order, planar) for planar in (1, 2))
+            kinds += [
+                Kind(f"tiff rgb {bits}{big}", chunky, RGB, "tif"),
+                Kind(f"tiff planes {bits}{big}", planes, RGB, "tif"),
+            ]
+            four = np.dstack([RGB, ALPHA]).astype(np.uint16) * times
+            clear = tiff(four, bits, 1, 2, order, extra=(2,))
+            kinds.append(Kind(f"tiff rgba {bits}{big}", clear, over_white(RGB, ALPHA), "tif", tolerance=1))
+            inks = np.dstack([255 - RGB, np.zeros_like(GREY)]).astype(np.uint16) * times
+            kinds.append(Kind(f"tiff cmyk {bits}{big}", tiff(inks, bits, 1, 5, order), RGB, "tif"))
+        for name, bits, format, values, values_of in (
+            ("signed", 8, 2, GREY.astype(int) - 128, (-128, 127)),
+            ("signed", 16, 2, GREY.astype(int) * 100 - 9000, (-9000, 16500)),
+            ("signed", 32, 2, GREY.astype(int) * 1000 - 9000, (-9000, 246_000)),
+            ("unsigned", 32, 1, GREY.astype(np.uint32) * 16843009, (0, 2**32 - 1)),
+            ("float", 16, 3, GREY / 255, (0, 1)),
+            ("float", 32, 3, GREY.astype(float), (0, 255)),
+            ("float", 64, 3, GREY * 1e6 - 5, (-5, 255e6 - 5)),
+        ):
+            data = tiff(values, bits, format, order=order)
+            kinds.append(Kind(f"tiff {name} {bits}{big}", data, grey(GREY), "tif", values_of, 0.5 if bits == 16 else 0))
+        for name, options in {
+            "strips": {"rows": 7}, "tiles": {"tile": 16}, "deflated": {"rows": 7, "compression": 8},
+            "deflated tiles": {"tile": 16, "compression": 8},
+            "differences": {"rows": 7, "compression": 8, "predictor": 2},
+        }.items():  # fmt: skip
+            for planar in (1, 2):
+                data = tiff(RGB.astype(np.uint16) * 257, 16, 1, 2, order, planar, **options)
+                kinds.append(Kind(f"tiff rgb 16 {name} {planar}{big}", data, RGB, "tif"))
+        data = tiff(GREY.astype(float), 32, 3, order=order, rows=7, compression=8, predictor=3)
+        kinds.append(Kind(f"tiff float differences{big}", data, grey(GREY), "tif", (0, 255)))
+    values, _ = quantised(8)
+    colours = tuple(int(value) * 257 for value in PALETTE.T.ravel())
+    kinds.append(
+        Kind("tiff palette", tiff(values, 8, photometric=3, more=((320, 3, colours),)), PALETTE[values], "tif")
+    )
+    sixteen = Image.fromarray(GREY.astype(np.uint16) * 257)
+    for compression in ("tiff_lzw", "packbits", "tiff_adobe_deflate"):
+        data = encoded(sixteen, "TIFF", compression=compression)
+        kinds.append(Kind(f"tiff grey 16 {compression}", data, grey(GREY), "tif"))
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    lab = ImageCms.applyTransform(Image.fromarray(RGB), to_lab)
+    kinds.append(Kind("tiff lab", encoded(lab, "TIFF"), RGB, "tif", tolerance=4))
+    return kinds
+
+
+def maps() -> list[Kind]:
+    kinds = []
+    head = f"{GREY.shape[1]} {GREY.shape[0]}\n".encode()
+    for most in (100, 255, 1023, 4095, 65535):
+        values = (GREY.astype(float) * most / 255).round().astype(int)
+        kind = ">u2" if most > 255 else "u1"
+        shows = grey((values * 255.0 / most).round())
+        number = f"# a comment\n{most}\n".encode()
+        kinds.append(Kind(f"pgm {most}", b"P5\n" + head + number + values.astype(kind).tobytes(), shows, "pgm"))
+        text = "\n".join(" ".join(map(str, row)) for row in values).encode()
+        kinds.append(Kind(f"plain pgm {most}", b"P2\n" + head + number + b"# more\n" + text, shows, "pgm"))
+        colours = (RGB.astype(float) * most / 255).round().astype(int)
+        seen = (colours * 255.0 / most).round().astype(np.uint8)
+        kinds.append(Kind(f"ppm {most}", b"P6\n" + head + number + colours.astype(kind).tobytes(), seen, "ppm"))
+        text = "\n".join(" ".join(map(str, row)) for row in colours.reshape(len(colours), -1)).encode()
+        kinds.append(Kind(f"plain ppm {most}", b"P3\n" + head + number + text, seen, "ppm"))
+    black = GREY < 128
+    kinds.append(Kind("pbm", b"P4\n" + head + np.packbits(black, axis=1).tobytes(), grey(~black * 255), "pbm"))
+    digits = "\n".join("".join(str(int(dot)) for dot in row) for row in black).encode()
+    kinds.append(Kind("plain pbm", b"P1\n" + head + digits, grey(~black * 255), "pbm"))
+    for scale, kind in (("-1.0", "<f4"), ("1.0", ">f4")):
+        data = b"Pf\n" + head + f"{scale}\n".encode() + (GREY[::-1] / 255).astype(kind).tobytes()
+        kinds.append(Kind(f"pfm {scale}", data, grey(GREY), "pnm", (0, 1)))
+    return kinds
+
+
+def plain() -> list[Kind]:
+    """Files of eight bits, as Pillow writes them."""
+    seen, dark = Image.fromarray(RGB), Image.fromarray(GREY)
+    palette = seen.quantize(64)
+    clear = Image.fromarray(np.dstack([RGB, ALPHA]))
+    shown = np.asarray(palette.convert("RGB"))
+    best = {"quality": 95, "subsampling": 0}
+    return [
+        Kind("jpeg", encoded(seen, "JPEG", **best), RGB, "jpg", tolerance=3),
+        Kind("jpeg progressive", encoded(seen, "JPEG", progressive=True, **best), RGB, "jpg", tolerance=3),
+        Kind("jpeg grey", encoded(dark, "JPEG", quality=95), grey(GREY), "jpg", tolerance=3),
+        Kind("jpeg cmyk", encoded(seen.convert("CMYK"), "JPEG", quality=95), RGB, "jpg", tolerance=6),
+        Kind("jpeg rgb", encoded(seen, "JPEG", keep_rgb=True, quality=95), RGB, "jpg", tolerance=3),
+        Kind("mpo", encoded(seen, "MPO", save_all=True, append_images=[dark], **best), RGB, "jpg", tolerance=3),
+        Kind("webp", encoded(seen, "WEBP", quality=98), RGB, "webp", tolerance=8),
+        Kind("webp lossless", encoded(seen, "WEBP", lossless=True), RGB, "webp"),
+        Kind("webp rgba", encoded(clear, "WEBP", lossless=True, exact=True), over_white(RGB, ALPHA), "webp", None, 1),
+        Kind("webp animated", encoded(seen, "WEBP", save_all=True, append_images=[dark.convert("RGB")], lossless=True),
+             RGB, "webp"),
+        Kind("gif", encoded(palette, "GIF"), shown, "gif"),
+        Kind("gif animated", encoded(palette, "GIF", save_all=True, append_images=[dark]), shown, "gif"),
+        Kind("bmp", encoded(seen, "BMP"), RGB, "bmp"),
+        Kind("bmp rgba", encoded(clear, "BMP"), RGB, "bmp", tolerance=60),  # Pillow takes no alpha of one without masks
+        Kind("bmp grey", encoded(dark, "BMP"), grey(GREY), "bmp"),
+        Kind("bmp palette", encoded(palette, "BMP"), shown, "bmp"),
+        Kind("bmp 1", encoded(dark.convert("1"), "BMP"), np.asarray(dark.convert("1").convert("RGB")), "bmp"),
+        Kind("tiff jpeg", encoded(seen, "TIFF", compression="jpeg", quality=95), RGB, "tif", tolerance=4),
+    ]  # fmt: skip
+
+
+def every_kind() -> list[Kind]:
+    """Give a file of each kind that is taken in."""
+    return [*plain(), *pngs(), *tiffs(), *maps()]
+
+
+def with_exif(jpeg: bytes, *blocks: bytes) -> bytes:
+    """Put EXIF segments behind the start of a JPEG."""
+    segments = b"".join(b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block for block in blocks)
+    return jpeg[:2] + segments + jpeg[2:]
+
+
+def saved(image: Image.Image, **options: object) -> bytes:
+    """Save as the options say."""
+    file = io.BytesIO()
+    image.save(file, **options)
+    return file.getvalue()
