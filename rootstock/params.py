@@ -80,6 +80,11 @@ class Source(Section):
         """Give what a person says of its layout; nothing where that is left to be decided."""
         return self.model_dump(include={"layout", "classes_at", "splits"}, exclude_defaults=True)
 
+    @field_validator("classes_at")
+    @classmethod
+    def _is_named(cls, folder: str | None) -> str | None:
+        return folder or None  # a form's empty field says nothing
+
     @field_validator("splits")
     @classmethod
     def _are_splits(cls, splits: dict[str, str] | None) -> dict[str, str] | None:

@@ -278,6 +278,11 @@ def test_a_person_may_say_which_folders_are_classes():
     assert labels(*cameras, classes_at="bees") == {"cam1", "cam2", "cam3"}
 
 
+def test_a_form_that_was_left_empty_says_nothing_of_a_layout():
+    for empty in ({"classes_at": ""}, {"splits": {}}, {"classes_at": None, "splits": None, "layout": "auto"}):
+        assert params.Source(path="photos", domain="garden", **empty).layout_given() == {}
+
+
 def test_a_person_may_say_which_folders_are_splits():
     paths = images("a/ants", "a/bees", "b/ants", "b/bees", "c/ants")
     given = {"splits": {"a": "train", "b": "test"}}
