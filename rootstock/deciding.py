@@ -160,7 +160,8 @@ def _resolved(named: dict[str, str]) -> dict[str, str]:
 
 def _split_folders(shared: Parts, base: Folder, named: dict[str, str], where: str) -> dict[Parts, tuple[Folder, str]]:
     """Find the folders that hold the classes of each split."""
-    with_classes = {name for name in named if base.folders[name].folders}
+    inner = _inner(base, named)
+    with_classes = {parts[0] for parts, (at, _) in inner.items() if at.folders}
     others = [name for name in base.folders if name not in named and not is_unlabelled(name)]
     given = {named[name] for name in with_classes}
     if others and not ("train" in given and len(given) > 1):
@@ -174,18 +175,19 @@ def _split_folders(shared: Parts, base: Folder, named: dict[str, str], where: st
     if "train" not in given:
         seen = f"{_names(named)} {_is(named)} named as {_names(sorted(given), '')}, and nothing is there to train on"
         raise _undecided(where, seen, "splits: {" + f"{next(iter(named))}: train" + "} to train on it")
-    return {(*shared, *parts): found for parts, found in _inner(base, named).items()}
+    return {(*shared, *parts): found for parts, found in inner.items()}
 
 
 def _inner(base: Folder, named: Mapping[str, str]) -> dict[Parts, tuple[Folder, str]]:
     """Look through a folder within a split that repeats its name, or is called images: seg_train/seg_train."""
+    beside = {inner for name in named for inner in base.folders[name].folders if len(base.folders[name].folders) > 1}
     roots: dict[Parts, tuple[Folder, str]] = {}
     for name, split in named.items():
         parts: Parts = (name,)
         at = base.folders[name]
         while len(at.folders) == 1:
             [(only, inner)] = at.folders.items()
-            if not (inner.is_divided and (split_of(only) == split or is_container(only))):
+            if not ((inner.is_divided and split_of(only) == split) or (is_container(only) and only not in beside)):
                 break
             parts, at = (*parts, only), inner
         roots[parts] = at, split
@@ -209,6 +211,8 @@ def _levels(base: Folder, shared: str, where: str) -> int:
         below = merged(tops.values())
         if collections and not (inner_collections and any(not at.is_divided for at in below.folders.values())):
             return 1 + _levels(below, "", where)
+        if all(map(is_container, subs)):  # ants/images/1.jpg
+            return 0
         repeated = sum(count > 1 for count in subs.values()) * 2 >= len(subs)
         if repeated and all(map(split_of, subs)):
             seen = f"{_names(tops)} each hold {_names(subs)}, splits by their names"
@@ -217,12 +221,12 @@ def _levels(base: Folder, shared: str, where: str) -> int:
         if repeated and (collections or not inner_collections):
             seen = f"{_names(tops)} hold the same folders ({_names(subs)})"
             raise _undecided(where, seen, _say_levels(tops, subs, shared))
-    if collections and shared:
-        seen = f"all images lie in {shared}/, in the folders {_names(tops)}, which are hardly classes"
-        raise _undecided(
-            where, seen, f'classes_at: "{_parent(shared)}", if {shared.rpartition("/")[2]} is a class (a second one is '
-            f'to come), classes_at: "{shared}", if {_names(tops)} are the classes'
-        )  # fmt: skip
+    if collections:
+        place = f"in {shared}/, " if shared else ""
+        seen = f"all images lie {place}in the folders {_names(tops)}, which are hardly classes"
+        above = f'classes_at: "{_parent(shared)}", if {shared.rpartition("/")[2]} is one (others are to come)'
+        here = f'classes_at: "{shared or "."}", if {_names(tops)} are the classes'
+        raise _undecided(where, seen, *([above] if shared else []), here)
     return 0
 
 

@@ -195,7 +195,7 @@ def arrange(listing: Listing, stamps: dict[str, str], domain: str, layout: Layou
         for path in paths:
             problem = (None if label else Reason.NO_LABEL) if is_image_name(path) else Reason.NOT_AN_IMAGE
             items.append(Item(path, label, domain, splits, stamps[path], problem))
-            if split is None and problem is Reason.NO_LABEL:
+            if split is None and format_by_name(path):  # without an extension, it may be an annotation
                 misfits.append(path)
     items.sort(key=lambda item: item.path)
     empty = {label for folder in listing.empty for label, _ in [_label(parts_of(folder), layout)] if label}

@@ -224,6 +224,8 @@ STOPS = {
     "splits of two sets": (images("intel_train/a", "intel_test/a"), "the folders intel_test/, intel_train/ speak of"),
     "splits below classes": (images("a/train", "a/test", "b/train", "b/test"), "each hold test/, train/, splits by"),
     "a split among classes of splits": (images("train/a", "train/dev", "test/a", "test/b"), "dev/ would be a class"),
+    "splits of images alone": (images("train/images", "test/images"), "test/, train/ are named as splits and hold no"),
+    "pictures and their copies": (images("color/a", "color/b", "grey/a", "grey/b"), "color/, grey/ hold the same"),
     "images and masks": (images("images", "masks"), "masks/ would be a class beside images/"),
     "images and labels, of splits": (images("train/images", "train/labels", "val/images", "val/labels"), "labels/ "),
     "Pascal VOC": (images("VOC/JPEGImages", "VOC/SegmentationClass"), "SegmentationClass/ would be a class beside"),
@@ -232,6 +234,7 @@ STOPS = {
     "the same folders in each": (images("left/a", "left/b", "right/a", "right/b"), "left/, right/ hold the same"),
     "cameras of one class": (images("bees/cam1", "bees/cam2"), "all images lie in bees/, in the folders cam1/, cam2/"),
     "years of one class": (images("photos/2023", "photos/2024"), "in the folders 2023/, 2024/, which are hardly"),
+    "cameras": (images("cam1", "cam2"), "all images lie in the folders cam1/, cam2/, which are hardly classes"),
     "classes in a class": (images("ants", "bees", "misc/ants", "misc/bees"), "misc/ holds ants/, bees/, which are"),
 }  # fmt: skip
 
@@ -255,6 +258,12 @@ def test_what_could_be_read_in_two_ways_stops_says_what_is_seen_and_how_to_decid
         (images("ants/cam1", "ants/cam2", "bees/cam1", "bees/cam2"), {"ants", "bees"}),
         (images("train/cam1/ants", "train/cam2/bees", "test/cam1/ants", "test/cam2/bees"), {"ants", "bees"}),
         (images("spring", "summer"), {"spring", "summer"}),
+        (images("ants/images", "bees/images"), {"ants", "bees"}),
+        (images("train/n01/images", "train/n02/images", "val/images", "test/images"), {"n01", "n02"}),
+        (
+            [*images("Images/n01-ant", "Images/n02-bee"), *(f"Annotation/n01-ant/{n}" for n in range(40))],
+            {"n01-ant", "n02-bee"},
+        ),
         (images("0", "1", "2"), {"0", "1", "2"}),
         (images("with_mask", "without_mask"), {"with_mask", "without_mask"}),
         (images("train_station", "test_tube", "labelled bottle"), {"train_station", "test_tube", "labelled bottle"}),
@@ -375,6 +384,7 @@ def test_a_source_whose_images_have_all_moved_is_decided_anew():
     ("paths", "expected"),
     [
         (images("bees/cam1", "bees/cam2"), {"cam1", "cam2"}),
+        (images("cam1", "cam2"), {"cam1", "cam2"}),
         (images("train/a", "dev/a"), {"train", "dev"}),
         (images("2023/ants", "2023/bees"), {"ants", "bees"}),
         (images("train/ants", "val/ants"), {"ants"}),
