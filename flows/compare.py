@@ -23,7 +23,7 @@ from flows import form
 from rootstock import params as parameters, params_file
 from rootstock.errors import ParamsError, RootstockError
 from rootstock.params import Params
-from tasks import artifacts, causes, comparison, stopping, versions, workspace
+from tasks import artifacts, causes, comparison, given, stopping, versions, workspace
 from tasks.ingest import ingest
 from tasks.orchestration import failed, reporting, worded
 
@@ -52,8 +52,8 @@ def try_out(candidate: "Candidate", params: Params, title: str) -> State["Row"]:
     return Completed(message=f"test {row.accuracy:.1%}, {row.images_per_second:.0f} images a second", data=row)
 
 
-@flow(name="compare")
-def compare(compare: parameters.Compare = form.DEFAULTS.compare) -> State[Compared]:
+@flow(name="compare", validate_parameters=False)  # form.py says why
+def compare(compare: form.Compare = form.SHOWN["compare"]) -> State[Compared]:
     """Try backbones on the data set, at several depths, and draw accuracy against size.
 
     Args:
@@ -61,8 +61,12 @@ def compare(compare: parameters.Compare = form.DEFAULTS.compare) -> State[Compar
     """
     log = get_run_logger()
     try:
-        with causes.in_words(), stopping.when_cancelled(), workspace.writing(queue=log.info):
-            params = workspace.read_params().model_copy(update={"compare": compare})
+        with (
+            causes.in_words(),
+            stopping.when_cancelled(),
+            given.writing(log.info),
+            given.merged(form.given(compare=compare), log.info) as params,
+        ):
             ingest.submit(params).result()
             tried = comparison.candidates(params)
             rows: tuple[Any, ...] = tuple(try_out.submit(one, params, one.title).result() for one in tried)
@@ -96,11 +100,11 @@ def arguments(settings: parameters.Compare) -> parameters.Compare:
     parser.add_argument("--epochs", type=int, help="of training from scratch")
     parser.add_argument("--augment", help="of training from scratch: none, crop, crop_flip")
     parser.add_argument("--lr", type=float, help="peak learning rate of training from scratch")
-    given = {name: value for name, value in vars(parser.parse_args()).items() if value not in (None, [])}
-    if "scratch" in given:
-        given.setdefault("backbones", [])  # then only what is named
+    asked = {name: value for name, value in vars(parser.parse_args()).items() if value not in (None, [])}
+    if "scratch" in asked:
+        asked.setdefault("backbones", [])  # then only what is named
     try:
-        return parameters.Compare.model_validate({**settings.model_dump(), **given})
+        return parameters.Compare.model_validate({**settings.model_dump(), **asked})
     except ValidationError as error:
         raise ParamsError(params_file.explain(error, "command line", ("compare",))) from None
 
@@ -110,7 +114,7 @@ def main() -> None:
     with causes.door("compare"):
         params = workspace.read_params()
         versions.prepare()
-        compared: Any = compare(arguments(params.compare))
+        compared: Any = compare(arguments(params.compare).model_dump(mode="json"))
         print(f"\n{compared.table}\n\n{compared.said}\n\nreport: {comparison.PAGE.resolve().as_uri()}")
 
 

@@ -7,26 +7,28 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows import form
 from rootstock.errors import RootstockError
-from rootstock.params import Params
-from tasks import causes, handoff, stopping
+from tasks import causes, given, handoff, stopping
 from tasks.fine_tune import fine_tune as stage
 from tasks.orchestration import Outcome, failed
 
 
-@flow(name="fine-tune")
-def fine_tune(params: Params, lock: str, code: dict[str, str]) -> State[Outcome]:
+@flow(name="fine-tune", validate_parameters=False)  # form.py says why
+def fine_tune(params: form.Everything, lock: str, code: dict[str, str]) -> State[Outcome]:
     """Fine-tune what a pipeline hands over, and give the network back.
 
     Args:
-        params: All parameters of the pipeline.
+        params: What the stage reads of the pipeline's parameters.
         lock: Text of its dvc.lock: which data to pull.
         code: Digests of its code; this machine's has to be the same.
     """
     try:
-        with causes.in_words(), stopping.when_cancelled(), handoff.workspace_for(stage.name, params, lock, code):
-            outcome = stage.submit(params).result()
-            handoff.give_back(stage.name)
+        with causes.in_words(), stopping.when_cancelled():
+            handed = given.handed(params)
+            with handoff.workspace_for(stage.name, handed, lock, code):
+                outcome = stage.submit(handed).result()
+                handoff.give_back(stage.name)
     except RootstockError as error:
         return failed(error)
     return Completed(message=outcome.note, data=outcome)

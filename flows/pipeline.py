@@ -5,8 +5,9 @@
 
     python -m flows.pipeline    # here, now, with params.yaml; PREFECT_API_URL set: a server shows it
 
-A stage that is up to date ends as Cached. Values given to the flow are written to params.yaml, so that DVC records
-them, and every run is kept as a DVC experiment named after the flow run.
+A stage that is up to date ends as Cached. Values given to the flow go over those of params.yaml, key by key, and are
+written there, so that DVC records them; they are put back where the run does not end well. Every run is kept as a DVC
+experiment named after the flow run.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows import form
-from rootstock import dataset, params as parameters
+from rootstock import dataset
 from rootstock.errors import RootstockError
 from rootstock.files import read_json
 from rootstock.params import Params
@@ -64,15 +65,15 @@ def chain(params: Params) -> Verdict:
     return Verdict(outcomes, metrics, tuned=bool(params.finetune.stages), without=without)
 
 
-@flow(name="pipeline")
+@flow(name="pipeline", validate_parameters=False)  # form.py says why
 def pipeline(
-    seed: int = form.DEFAULTS.seed,
-    ingest: parameters.Ingest = form.DEFAULTS.ingest,
-    backbone: parameters.Backbone = form.DEFAULTS.backbone,
-    extract: parameters.Extract = form.DEFAULTS.extract,
-    head: parameters.Head = form.DEFAULTS.head,
-    finetune: parameters.Finetune = form.DEFAULTS.finetune,
-    evaluate: parameters.Evaluate = form.DEFAULTS.evaluate,
+    seed: int = form.SHOWN["seed"],
+    ingest: form.Ingest = form.SHOWN["ingest"],
+    backbone: form.Backbone = form.SHOWN["backbone"],
+    extract: form.Extract = form.SHOWN["extract"],
+    head: form.Head = form.SHOWN["head"],
+    finetune: form.Finetune = form.SHOWN["finetune"],
+    evaluate: form.Evaluate = form.SHOWN["evaluate"],
 ) -> State[Verdict]:
     """Take in images, extract frozen features, train a head, fine-tune, and let validation choose.
 
@@ -85,19 +86,17 @@ def pipeline(
         finetune: Later layers unfrozen in stages, from the head's weights.
         evaluate: How the two models are compared and reported.
     """
-    params = Params(
-        seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate,
-        retrain=form.DEFAULTS.retrain, compare=form.DEFAULTS.compare,
-    )  # fmt: skip
+    asked = form.given(
+        seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate
+    )
     log = get_run_logger()
     try:
-        with causes.in_words(), stopping.when_cancelled(), workspace.writing(queue=log.info):
+        with causes.in_words(), stopping.when_cancelled(), given.writing(log.info):
             if left := versions.save_what_repro_left():
                 log.info("What `dvc repro` left: %s", left.note)
-            for change in given.put_into_params_file(params):
-                log.info("%s: %s", workspace.PARAMS, change)
-            verdict = chain(params)
-            kept = versions.save_experiment(flow_run.name)
+            with given.in_params_file(asked, log.info) as params:
+                verdict = chain(params)
+                kept = versions.save_experiment(flow_run.name)
     except RootstockError as error:
         return failed(error)
     artifacts.show_verdict(verdict.outcomes, verdict.metrics, kept, flow_run.name, tuned=verdict.tuned)
@@ -130,10 +129,9 @@ def table(verdict: Verdict) -> str:
 def main() -> None:
     """Run with params.yaml; an error is one sentence, and exit status 1."""
     with causes.door("pipeline"):
-        params = workspace.read_params()
+        workspace.read_params()  # a mistake is said at once
         versions.prepare()
-        sections = Params.model_fields.keys() - {"retrain", "compare"}
-        verdict: Any = pipeline(**{name: getattr(params, name) for name in sections})
+        verdict: Any = pipeline()
         print(f"\n{table(verdict)}")
 
 

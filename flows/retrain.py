@@ -49,8 +49,8 @@ class Ended:
     figures: str = ""
 
 
-@flow(name="retrain")
-def retrain(retrain: parameters.Retrain = form.DEFAULTS.retrain) -> State[Ended]:
+@flow(name="retrain", validate_parameters=False)  # form.py says why
+def retrain(retrain: form.Retrain = form.SHOWN["retrain"]) -> State[Ended]:
     """Take in what has arrived, train a challenger on it, and promote that only where it is truly better.
 
     Args:
@@ -58,15 +58,13 @@ def retrain(retrain: parameters.Retrain = form.DEFAULTS.retrain) -> State[Ended]
     """
     log = get_run_logger()
     try:
-        with causes.in_words(), workspace.writing(queue=log.info), stopping.when_cancelled():
+        with causes.in_words(), given.writing(log.info), stopping.when_cancelled():
             versions.save_what_repro_left()
-            params = workspace.read_params().model_copy(update={"retrain": retrain})
-            for change in given.put_into_params_file(params):
-                log.info("%s: %s", workspace.PARAMS, change)
-            champion.check()
-            delivery = look(params.retrain, params.ingest.sources)
-            drifts = drifted(delivery, params)
-            ended = replace(challenged(delivery, params), drifts=drifts)
+            with given.in_params_file(form.given(retrain=retrain), log.info) as params:
+                champion.check()
+                delivery = look(params.retrain, params.ingest.sources)
+                drifts = drifted(delivery, params)
+                ended = replace(challenged(delivery, params), drifts=drifts)
     except RootstockError as error:
         return failed(error)
     return Completed(name=ended.name, message=ended.message, data=ended)
@@ -163,9 +161,9 @@ def tell(event: str, reason: str, **more: Any) -> None:  # noqa: ANN401
 def main() -> None:
     """Run with params.yaml; an error is one sentence, and exit status 1."""
     with causes.door("retrain"):
-        params = workspace.read_params()
+        workspace.read_params()  # a mistake is said at once
         versions.prepare()
-        ended: Any = retrain(params.retrain)
+        ended: Any = retrain()
         print("\n".join(filter(None, ["", *(drift.say() for drift in ended.drifts), ended.figures])))
         print(f"{ended.name}: {ended.message}")
 

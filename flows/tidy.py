@@ -11,7 +11,7 @@ from prefect.states import Completed
 
 from rootstock.cache import Wanted
 from rootstock.errors import RootstockError
-from tasks import artifacts, causes, stopping, versions, workspace
+from tasks import artifacts, causes, given, stopping, versions
 from tasks.cache import Tidied, show, tidy as to_tidy
 from tasks.orchestration import failed, reporting
 
@@ -47,7 +47,7 @@ def cache(
     log = get_run_logger()
     wanted = Wanted(backbone, older_than, key)
     try:
-        with causes.in_words(), workspace.writing(queue=log.info), stopping.when_cancelled():
+        with causes.in_words(), given.writing(log.info), stopping.when_cancelled():
             done: Any = Tidied(said="Only shown")
             if wanted or compact is not None:
                 versions.save_what_repro_left()

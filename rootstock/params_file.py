@@ -77,9 +77,14 @@ def explain(error: ValidationError, where: str, section: tuple[str, ...] = ()) -
 
 
 def save(path: Path, params: Params) -> None:
-    """Write `params` to a parameter file, keeping the comments and the order of what is there.
+    """Write `params` to a parameter file, keeping the comments and the order of what is there."""
+    write(path, text_with(path, params))
 
-    Only what differs is written: a key that is left to its default stays away, and DVC sees no change in it.
+
+def text_with(path: Path, params: Params) -> str:
+    """Give the text of a parameter file with `params` in it.
+
+    Only what differs is changed: a key that is left to its default stays away, and DVC sees no change in it.
     """
     yaml = YAML()  # round trip: YAML 1.2, as DVC reads it
     yaml.Representer = _ExactFloats
@@ -91,7 +96,7 @@ def save(path: Path, params: Params) -> None:
     document = _merge(document, before, params.model_dump(mode="json"))
     text = StringIO()
     yaml.dump(document, text)
-    write(path, text.getvalue())
+    return text.getvalue()
 
 
 class _ExactFloats(RoundTripRepresenter):

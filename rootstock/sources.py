@@ -6,15 +6,17 @@ rootstock/manifests.py, files of a store in rootstock/folders.py.
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
 
-from rootstock import archives, layout, layouts, manifests, params, samples, torchvision_sets
+from rootstock import archives, layout, layouts, manifests, params, roots, samples, torchvision_sets
 from rootstock.addresses import EXTRA_OF, links
 from rootstock.errors import SourceError
 from rootstock.folders import Files, find, named, stamp_of
+from rootstock.intake import Reason
 from rootstock.layout import Item, Loader
 from rootstock.layouts import Known
 from rootstock.reach import is_away
@@ -69,11 +71,22 @@ def open_source(spec: params.Source, scratch: Path, scan: Scan, known: Known | N
     store, root = _reach(spec)
     with _reaching(spec):
         if spec.path.lower().endswith(MANIFESTS):
-            return manifests.list_manifest(spec, store, root, _content(spec, store, root))
+            return _within_roots(manifests.list_manifest(spec, store, root, _content(spec, store, root)))
         if spec.path.lower().endswith(ARCHIVES):
             _expect_a_file(spec, store, root)
             return archives.list_archive(spec, store, root, stamp_of(store.info(root)), scan, known)
-        return _folder(spec, store, root, known)
+        return _within_roots(_folder(spec, store, root, known))
+
+
+def _within_roots(files: Files) -> Files:
+    """Turn away what lies elsewhere than this run may reach: a table names it, or a link leads there."""
+    protocols = files.store.protocol
+    protocol = protocols if isinstance(protocols, str) else protocols[0]
+    files.items = [
+        replace(item, problem=Reason.UNSAFE_PATH) if roots.forbids(files.place(item.path), protocol) else item
+        for item in files.items
+    ]
+    return files
 
 
 @contextmanager

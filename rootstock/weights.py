@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rootstock import downloads, fitting, packages, params
+from rootstock import downloads, fitting, packages, params, roots
 from rootstock.architectures import NONE, TIMM, Architecture, architecture
 from rootstock.errors import WeightsError
 from rootstock.fitting import State
@@ -190,6 +190,8 @@ def _from_file(path: Path, name: str) -> State:
             raise WeightsError(f"backbone.weights: {about} does not say what {path.name} is; take it away") from None
         if made_of != name:
             raise WeightsError(f"backbone.weights: {path} is a {made_of}, and backbone.name is {name}; set it to that")
+    if roots.forbids(str(path), "file"):
+        raise WeightsError(f"backbone.weights: {path} lies, links followed, out of the reach of this run; see docs")
     state = read(path)
     if all(OWN_PARTS.match(entry) for entry in state):
         state = {OWN_PARTS.sub("", entry): value for entry, value in state.items() if not entry.startswith("head.")}

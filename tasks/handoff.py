@@ -69,7 +69,7 @@ def run_elsewhere(stage: str, params: Params, where: str) -> Summary | None:
                 return None
         remote.push_inputs(stage)
         handed = {
-            "params": params.model_dump(mode="json"),
+            "params": params.model_dump(mode="json", include=remote.sections_of(stage)),
             "lock": versions.LOCK.read_text(),
             "code": remote.code_of(stage),
         }

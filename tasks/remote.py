@@ -13,6 +13,7 @@ from typing import Any
 
 from dvc.config import Config, NoRemoteError
 from dvc.data_cloud import Remote
+from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import dump_yaml, load_yaml
@@ -48,6 +49,14 @@ def code_of(stage: str) -> dict[str, str]:
     with repository() as repo:
         paths = {Path(dep.def_path) for dep in repo.stage.load_one(name=stage).deps} - {PARAMS}
     return {str(path): files.sha256(path) for path in sorted(paths) if not path.is_relative_to(DATA)}
+
+
+def sections_of(stage: str) -> set[str]:
+    """Name the sections of params.yaml that a stage depends on: nothing else of it goes to another machine."""
+    with repository() as repo:
+        deps = repo.stage.load_one(name=stage).deps
+    names = (name for dep in deps if isinstance(dep, ParamsDependency) for name in dep.params)
+    return {name.partition(".")[0] for name in names}
 
 
 def key_of(stage: str) -> str:

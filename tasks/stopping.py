@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from uuid import UUID
 
@@ -24,7 +24,7 @@ from prefect.states import Cancelled, Cancelling, Crashed
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from rootstock import progress
-from tasks import versions
+from tasks import given, versions
 
 SAY_S, RECORD_S = 1.5, 1.0  # together less than the three seconds after which a worker looks
 EXIT_STATUS = 128 + signal.SIGTERM
@@ -68,6 +68,8 @@ def _end_process(run: UUID) -> None:
     saying.start()
     saying.join(SAY_S)
     with versions.at_rest(timeout_s=RECORD_S):
+        with suppress(OSError):  # then the next run does it
+            given.put_back()
         os._exit(EXIT_STATUS)
 
 

@@ -3,30 +3,47 @@
 import json
 
 import pytest
+from ruamel.yaml import YAML
 
 from rootstock.params_file import load
 from tests.workspace import Workspace
 
 GIVE = """
-import json, sys
-from rootstock.errors import ParamsError
-from rootstock.params import Params
-from tasks import given, versions, workspace
-params = json.loads(workspace.read_params().model_dump_json())
-for key, value in json.loads(sys.argv[1]).items():
-    section, name = key.split(".")
-    params[section][name] = value
+import json, os, sys
+from rootstock.errors import RootstockError
+from tasks import given, workspace
+said, asked, ending = [], json.loads(sys.argv[1]), sys.argv[2]
 try:
-    print(json.dumps(given.put_into_params_file(Params.model_validate_json(json.dumps(params)))))
-except ParamsError as error:
-    print(json.dumps(str(error)))
+    with given.writing(said.append), given.in_params_file(asked, said.append) as params:
+        assert workspace.read_params() == params
+        if ending == "killed":
+            print(json.dumps(said), flush=True)
+            os._exit(9)
+        if ending == "failed":
+            raise RootstockError("it failed")
+        if ending == "edited":
+            workspace.PARAMS.write_text(workspace.PARAMS.read_text() + "# mine\\n")
+            raise KeyboardInterrupt
+    print(json.dumps(said))
+except RootstockError as error:
+    print(json.dumps(said if str(error) == "it failed" else str(error)))
+except KeyboardInterrupt:
+    print(json.dumps(said))
 """
 
 
-def give(workspace: Workspace, **values: object) -> list[str] | str:
-    """Start a run with some values: the changes it logs, or the error that ends it."""
-    asked = json.dumps({key.replace("__", "."): value for key, value in values.items()})
-    return json.loads(workspace.run("python", "-c", GIVE, asked).stdout)
+def give(workspace: Workspace, ending: str = "well", env: dict | None = None, /, **values: object) -> list[str] | str:
+    """Start a run with some values: what it logs, or the error that ends it."""
+    asked: dict = {}
+    for key, value in values.items():
+        section, _, name = key.partition("__")
+        if name:
+            asked.setdefault(section, {})[name] = value
+        else:
+            asked[section] = value
+    done = workspace.run("python", "-c", GIVE, json.dumps(asked), ending, check=False, **(env or {}))
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)
 
 
 def batch_size(workspace: Workspace) -> int:
@@ -34,7 +51,7 @@ def batch_size(workspace: Workspace) -> int:
 
 
 def test_over_a_committed_file_given_values_win_and_the_log_says_what_changed(workspace):
-    assert give(workspace, finetune__batch_size=16) == ["finetune.batch_size was 32, is 16"]
+    assert give(workspace, finetune__batch_size=16) == ["params.yaml: finetune.batch_size was 32, is 16"]
     assert batch_size(workspace) == 16
 
 
@@ -50,34 +67,120 @@ def test_an_edit_that_nobody_committed_wins_over_another_value_and_the_run_is_re
 
 def test_an_edit_stays_where_the_run_agrees_with_it(workspace):
     workspace.set(finetune={"batch_size": 8})
-    assert give(workspace, finetune__batch_size=8, evaluate__mistakes=3) == ["evaluate.mistakes was 24, is 3"]
+    assert give(workspace, finetune__batch_size=8, evaluate__mistakes=3) == [
+        "params.yaml: evaluate.mistakes was 24, is 3"
+    ]
     assert batch_size(workspace) == 8
 
 
 def test_once_committed_it_gives_way(workspace):
     workspace.set(finetune={"batch_size": 8})
     workspace.run("git", "commit", "-qam", "smaller batches")
-    assert give(workspace, finetune__batch_size=16) == ["finetune.batch_size was 8, is 16"]
+    assert give(workspace, finetune__batch_size=16) == ["params.yaml: finetune.batch_size was 8, is 16"]
 
 
 def test_another_runs_values_give_way_but_an_edit_among_them_does_not(workspace):
     give(workspace, finetune__batch_size=16)
-    assert give(workspace, finetune__batch_size=64) == ["finetune.batch_size was 16, is 64"]
+    assert give(workspace, finetune__batch_size=64) == ["params.yaml: finetune.batch_size was 16, is 64"]
     workspace.set(evaluate={"mistakes": 5})
-    assert give(workspace, finetune__batch_size=16) == ["finetune.batch_size was 64, is 16"]
+    assert give(workspace, finetune__batch_size=16) == ["params.yaml: finetune.batch_size was 64, is 16"]
     assert "evaluate.mistakes was edited to 5" in give(workspace, evaluate__mistakes=6)
 
 
 def test_what_an_experiment_keeps_gives_way(after_flow):
     after_flow.set(finetune={"batch_size": 8})
     after_flow.flow()
-    assert give(after_flow, finetune__batch_size=16) == ["finetune.batch_size was 8, is 16"]
+    assert give(after_flow, finetune__batch_size=16) == ["params.yaml: finetune.batch_size was 8, is 16"]
 
 
 def test_the_file_as_it_was_is_kept_beside(workspace):
     before = (workspace.root / "params.yaml").read_bytes()
     give(workspace, finetune__batch_size=16)
     assert (workspace.root / ".rootstock" / "params.before.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("ending", ["failed", "killed"])
+def test_values_of_a_run_that_does_not_end_well_are_put_back(workspace, ending):
+    before = (workspace.root / "params.yaml").read_bytes()
+    said = give(workspace, ending, finetune__batch_size=16)
+    assert said[0] == "params.yaml: finetune.batch_size was 32, is 16"
+    if ending == "killed":
+        assert batch_size(workspace) == 16
+        assert "before the last run, which was killed" in give(workspace)[0]
+    assert (workspace.root / "params.yaml").read_bytes() == before
+    workspace.set(finetune={"batch_size": 16})  # by a person, now: no run's value any more
+    assert "was edited to 16" in give(workspace, finetune__batch_size=8)
+
+
+def test_what_a_person_has_edited_since_stays_as_it_is(workspace):
+    give(workspace, "edited", finetune__batch_size=16)
+    assert batch_size(workspace) == 16 and "# mine" in (workspace.root / "params.yaml").read_text()
+    give(workspace, "killed", finetune__batch_size=8)
+    workspace.set(evaluate={"mistakes": 3})
+    assert give(workspace) == []
+    assert batch_size(workspace) == 8
+
+
+def test_a_null_changes_nothing_and_the_log_says_so(workspace):
+    before = (workspace.root / "params.yaml").read_bytes()
+    said = give(workspace, backbone={"image_size": None, "variant": None}, seed=None, head=None, finetune__where=None)
+    assert [line.partition(":")[0] for line in said] == ["backbone.image_size", "seed", "head", "finetune.where"]
+    assert "null given, params.yaml's 32 stays" in said[0]
+    assert (workspace.root / "params.yaml").read_bytes() == before
+
+
+def test_what_a_schedule_made_in_the_ui_sends_changes_nothing(workspace):
+    workspace.set(ingest={"max_side": 512})
+    workspace.run("git", "commit", "-qam", "smaller")
+    before = (workspace.root / "params.yaml").read_bytes()
+    give(
+        workspace, ingest={"max_side": None}, backbone={"variant": None, "image_size": None, "crop_fraction": None},
+        extract={"batch_size": None, "cluster": None, "store": None},
+    )  # fmt: skip
+    assert (workspace.root / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"finetune__batch_sise": 3}, "unknown key finetune.batch_sise"),
+        ({"finetune__batch_sise": None}, "Did you mean batch_size?"),
+        ({"fintune": {}}, "Did you mean finetune?"),
+        ({"finetune__batch_size": "16"}, "finetune.batch_size is '16'; expected a whole number"),
+        ({"finetune__batch_size": 1.5}, "finetune.batch_size is 1.5"),
+        ({"finetune": [1]}, "finetune is a list; expected the keys"),
+        ({"seed": {"a": 1}}, "seed is a mapping; expected a whole number"),
+        ({"ingest__sources": []}, "ingest.sources is empty"),
+        ({"ingest__sources": [{"path": "photos"}]}, "ingest.sources[0].domain is missing"),
+        ({"ingest__split": {"val": 0.9}}, "val + test is 1.1"),
+        ({"ingest__sources": [{"path": "http://u:SECRET@h/x", "domain": "d"}]}, "a password in a URL"),
+    ],
+)
+def test_a_value_that_is_at_fault_is_refused_by_name_and_changes_nothing(workspace, values, error):
+    before = (workspace.root / "params.yaml").read_bytes()
+    said = give(workspace, **values)
+    assert said.startswith("the parameters of this run: ") and error in said
+    assert "SECRET" not in said
+    assert (workspace.root / "params.yaml").read_bytes() == before
+
+
+def test_a_whole_number_is_a_number_and_a_nested_section_goes_key_by_key(workspace):
+    said = give(workspace, ingest={"split": {"val": 0.3}}, finetune__label_smoothing=0)
+    assert said == [
+        "params.yaml: ingest.split.val was 0.2, is 0.3",
+        "params.yaml: finetune.label_smoothing was 0.1, is 0.0",
+    ]
+
+
+def test_a_file_that_names_no_source_is_refused(workspace):
+    path = workspace.root / "params.yaml"
+    document = YAML(typ="safe").load(path)
+    del document["ingest"]["sources"]
+    path.write_text(json.dumps(document))
+    for door in (["dvc", "repro"], ["python", "-m", "flows.pipeline"]):
+        done = workspace.run(*door, check=False)
+        assert done.returncode != 0
+        assert "params.yaml: ingest.sources is missing; expected: What to take images in from." in done.stderr
 
 
 @pytest.mark.parametrize(
