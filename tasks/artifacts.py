@@ -176,7 +176,8 @@ def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: 
             f"| {called} | **{accuracy['value']:.1%}** | {accuracy['low']:.1%} to {accuracy['high']:.1%} "
             f"| {own['macro_f1']['value']:.3f} | {own['log_loss']['value']:.3f} | {own['ece']['value']:.3f} |"
         )
-    where = f"[The report of this run]({address})" if address else f"The report is {(REPORT / 'report.html').resolve()}"
+    page = REPORT / "report.html"
+    where = f"[The report of this run]({address})" if address else f"The report is {markdown(page.resolve())}"
     lines += ["", f"{where}. {_note(kept.note)}", "", "| stage | seconds | |", "|---|---|---|"]
     lines += [f"| {one.stage} | {one.seconds:.1f} | {one.did}: {markdown(one.note)} |" for one in outcomes]
     text = "\n\n".join(["\n".join(lines), _confusion(), _curves()])

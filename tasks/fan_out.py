@@ -163,7 +163,8 @@ def _task_runner(runner: Runner, cluster: str | None, workers: int) -> TaskRunne
             dask: Any = import_module("prefect_dask").DaskTaskRunner
             logging.getLogger("distributed").setLevel(logging.WARNING)  # else it tells of every connection
             # A thread each: a worker has one backbone, and a shard that kills its process kills no other's.
-            here = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
+            private = "127.0.0.1:0"  # the dashboard asks nobody who he is
+            here = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": private}
             made = dask(address=cluster) if cluster else dask(cluster_kwargs=here)
         else:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray starts
