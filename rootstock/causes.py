@@ -116,7 +116,7 @@ def _of_system(error: OSError) -> str:
     remedies = {
         errno.EROFS: "It is on a disk that can only be read; make that writable, or work in another folder.",
         errno.ENOENT: "It is not there; bring it back, by `dvc checkout` if it is an output.",
-        errno.EISDIR: "It is a folder where a file is expected; move it away.",
+        errno.EISDIR: "It is a folder where a file is expected; move it away, then `dvc checkout`.",
         errno.ENOTDIR: "It, or what is above it, is a file where a folder is expected; move it away.",
         errno.EEXIST: "There is something else under that name; move it away.",
         errno.ELOOP: "It is a link that leads to itself; remove it.",

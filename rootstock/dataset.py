@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rootstock.digests import DIGEST, digest_in, digest_of
 from rootstock.errors import SourceError
-from rootstock.files import read_json, reading, replacing, replacing_folder, sync, write
+from rootstock.files import damaged, read_json, reading, replacing, replacing_folder, sync, write
 
 if TYPE_CHECKING:
     import pandas as pd  # pyarrow imports it when a table becomes a frame: a look that finds nothing new never does
@@ -82,6 +83,7 @@ def load(folder: Path) -> Dataset:
     """Read a data set; an empty one where there is none."""
     for table in (LEDGER, MANIFEST):
         _move_in(folder / table)
+    _check_written(folder)
     return Dataset(
         manifest=_read(folder / MANIFEST, MANIFEST),
         rejected=_read(folder / REJECTED, REJECTED),
@@ -131,11 +133,29 @@ def labels_of(folder: Path, source: str) -> dict[str, str]:
     """Read the labels of a source's images, by path."""
     found: dict[str, str] = {}
     for path in files_of(folder / MANIFEST):
-        with pq.ParquetFile(path) as file:  # pq.read_table would import pandas
+        with reading(path), pq.ParquetFile(path) as file:  # pq.read_table would import pandas
             columns = file.read(columns=["source", "path", "label"]).to_pydict()
         rows = zip(columns["source"], columns["path"], columns["label"], strict=True)
         found |= {place: label for name, place, label in rows if name == source}
     return found
+
+
+def load_summary_of(folder: Path, manifest: "pd.DataFrame") -> dict[str, Any]:
+    """Read the summary, and hold it to the manifest.
+
+    Raises:
+        DamagedError: it is not as it was written, or is of another manifest.
+    """
+    path = folder / SUMMARY
+    summary = read_json(path)
+    with reading(path):
+        for name in ("by_class", "domains", "rejected"):
+            dict(summary[name])
+        said = dict(summary["splits"])
+        found = {split: int((manifest["split"] == split).sum()) for split in said}
+        if said != found or summary["images"] != len(manifest):
+            raise ValueError(f"it counts {summary['images']} images, and {MANIFEST} has {len(manifest)}")
+    return summary
 
 
 def is_whole(folder: Path) -> bool:
@@ -199,16 +219,36 @@ def _move_in(folder: Path) -> None:
 
 
 def _write(path: Path, frame: "pd.DataFrame", schema: pa.Schema, unless_like: Path | None = None) -> None:
-    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata()
+    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+    table = table.replace_schema_metadata({DIGEST: digest_of(table)})
     there = unless_like or path
-    if not there.is_file() or not pq.read_table(there).equals(table):
+    if not there.is_file() or not pq.read_table(there).equals(table, check_metadata=True):
         with replacing(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     with reading(path):
-        return pq.read_table(path).select(schema.names).cast(schema)
+        table = pq.read_table(path)
+        written, rows = digest_in(table.schema), table.select(schema.names).cast(schema)
+        if written and written != digest_of(rows):
+            raise ValueError("its rows are not those that were written")
+    return rows
+
+
+def _check_written(folder: Path) -> None:
+    """Hold all tables to be of one hand: those of earlier versions have no digests, none of them.
+
+    Raises:
+        DamagedError: one was written by somebody else.
+    """
+    schemas = {}
+    for path in (file for name in (LEDGER, MANIFEST, REJECTED) for file in files_of(folder / name)):
+        with reading(path):
+            schemas[path] = pq.read_schema(path)
+    strangers = [path for path, schema in schemas.items() if not digest_in(schema)]
+    if strangers and len(strangers) < len(schemas):
+        raise damaged(strangers[0], "was not written by ingest: it has no digest, and other tables have one")
 
 
 def _read(path: Path, name: str) -> "pd.DataFrame":

@@ -88,7 +88,7 @@ class Contest:
     def __init__(self, inputs: Inputs, params: Params) -> None:
         self.inputs = inputs
         self.manifest = dataset.load_manifest(inputs.dataset)
-        self.summary = dataset.load_summary(inputs.dataset)
+        self.summary = dataset.load_summary_of(inputs.dataset, self.manifest)
         self.classes = dataset.classes_of(self.manifest)
         self.head: Head = head.load(inputs.head)
         if self.head.classes != self.classes:

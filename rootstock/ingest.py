@@ -18,7 +18,7 @@ from rootstock import dataset, inbox, intake, labels, layouts, params, progress,
 from rootstock.dataset import Dataset
 from rootstock.deep import Found, Range
 from rootstock.duplicates import perceptual_hashes
-from rootstock.files import digest, sweep
+from rootstock.files import digest, reading, sweep
 from rootstock.intake import Checks, NewImage, RangeUnknown, Reason, Rejected
 from rootstock.layout import Item, Loader
 from rootstock.layouts import Known
@@ -180,9 +180,11 @@ def _labels(listed: list[Listed]) -> dict[str, str]:
 
 def _images_before(dataset_dir: Path) -> dict[str, int]:
     """Count the images in the manifest by source; sources of which there are rejected files alone have none."""
-    counts = dict.fromkeys((source["name"] for source in dataset.load_summary(dataset_dir).get("sources", [])), 0)
+    summary = dataset.load_summary(dataset_dir)
+    with reading(dataset_dir / dataset.SUMMARY):
+        counts = dict.fromkeys((source["name"] for source in summary.get("sources", [])), 0)
     for path in dataset.files_of(dataset_dir / dataset.MANIFEST):
-        with pq.ParquetFile(path) as file:  # pq.read_table would import pandas
+        with reading(path), pq.ParquetFile(path) as file:  # pq.read_table would import pandas
             for entry in file.read(columns=["source"])["source"].value_counts().to_pylist():
                 counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
     return counts
