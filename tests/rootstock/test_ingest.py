@@ -7,13 +7,16 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +27,7 @@ from rootstock import dataset, folders, images, intake, params, shards
 from rootstock.duplicates import perceptual_hashes, thumbnail
 from rootstock.errors import SourceError
 from rootstock.ingest import Taken, ingest
+from tests.image_files import chunk
 from tests.images import encoded, nearly, picture, put, put_classes
 
 CLASSES = {"ants": 6, "bees": 5, "wasps": 4}
@@ -962,3 +966,136 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         peak[count] = int(alone(Store(tmp_path / f"store{count}"), photos, shard_mb=8).communicate()[0].split()[-1])
     assert sum(path.stat().st_size for path in photos.rglob("*.bmp")) > 100 * 2**20
     assert peak[300] < peak[30] + 30  # MiB
+
+
+# Values that a file does not tell
+
+
+def deep_source(folder: Path, dims: dict[str, float], times: int = 257, kind: type = np.uint16, first: int = 0) -> Path:
+    """Write a folder of deep grey TIFFs, `<class>/<nn>.tif`; a class is as bright as it says."""
+    for label, dim in dims.items():
+        for number in range(first, first + 6):
+            grey = np.asarray(picture(number + 100 * len(label), 40, 40, "L")).astype(float) * dim
+            put(folder / label / f"{number:02d}.tif", encoded(Image.fromarray((grey * times).astype(kind)), "TIFF"))
+    return folder
+
+
+def brightness(store: Store) -> dict[str, float]:
+    """Mean value of a class, of 255, as the pixels in the shards are."""
+    manifest = store.manifest
+    places = zip(*(manifest[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
+    with shards.Reader(store.images) as reader:
+        seen = [np.asarray(images.decode(reader.image(*place))).mean() for place in places]
+    return manifest.assign(mean=seen).groupby("label")["mean"].mean().to_dict()
+
+
+def source_with(folder: Path, value_range: tuple[float, float] | None) -> params.Source:
+    return params.Source(path=str(folder), domain="garden", value_range=value_range)
+
+
+@pytest.mark.parametrize(("times", "kind"), [(4, np.uint16), (16, np.uint16), (1, np.float32), (100, np.int32)])
+def test_what_files_do_not_tell_of_their_values_is_asked_for_and_then_the_same_for_all(store, tmp_path, times, kind):
+    folder = deep_source(tmp_path / "xray", {"dark": 0.3, "bright": 1.0}, times, kind)
+    for _ in range(2):  # nothing of a run that asked is taken for an answer
+        with pytest.raises(SourceError, match=r"xray: .* hold values \(\w+\) from [\d.]+ to [\d.]+; .*Set value_range"):
+            store.ingest(folder)
+    assert store.ingest(source_with(folder, (0, 255 * times))).new == 12
+    seen = brightness(store)
+    assert 0.25 < seen["dark"] / seen["bright"] < 0.35
+    assert store.summary["sources"][0]["value_range"] == [0, 255 * times]
+    before = store.bytes()
+    assert not store.ingest(source_with(folder, (0, 255 * times))).changed and store.bytes() == before
+
+
+def test_sixteen_bits_that_are_used_are_not_asked_for_however_dark_one_class_is(store, tmp_path):
+    folder = deep_source(tmp_path / "xray", {"dark": 0.05, "bright": 1.0})
+    assert store.ingest(folder).new == 12
+    seen = brightness(store)
+    assert seen["dark"] / seen["bright"] < 0.06
+    assert store.summary["sources"][0]["value_range"] == [0, 65535]
+    deep_source(folder, {"dark": 0.05}, first=6)  # and dark ones that come later are held to what came before
+    shutil.rmtree(store.scratch)
+    assert store.ingest(folder).new == 6
+    assert brightness(store)["dark"] < 10
+
+
+def test_a_value_range_cannot_be_changed_for_images_that_are_packed(store, tmp_path):
+    folder = deep_source(tmp_path / "xray", {"dark": 0.3, "bright": 1.0}, times=16)
+    store.ingest(source_with(folder, (0, 4095)))
+    with pytest.raises(SourceError, match=r"value_range .* is \[0, 1023\], and its images are packed with \[0, 4095\]"):
+        store.ingest(source_with(folder, (0, 1023)))
+    assert store.ingest(folder).images == 12  # left out, it is what it was
+
+
+def test_images_of_eight_bits_have_no_value_range(store, photos):
+    store.ingest(source_with(photos, (0, 4095)))
+    assert "value_range" not in store.summary["sources"][0]
+    assert store.ingest(source_with(photos, (0, 1023))).images == 15
+
+
+# Damaged files
+
+
+def test_damaged_files_are_named_and_are_kept_where_that_is_asked_for(store, photos, caplog):
+    whole = encoded(picture(999, 200, 200), "JPEG", quality=95)
+    put(photos / "ants/hurt.jpg", whole[: len(whole) // 2] + b"\xff\xd9")
+    assert store.ingest(photos).images == 15
+    assert store.rejected == {"ants/hurt.jpg": "damaged"}
+    assert "1 damaged images are rejected" in caplog.text and "ants/hurt.jpg (Corrupt JPEG data" in caplog.text
+    assert "damaged" not in store.summary
+    assert store.ingest(photos, damaged="keep").images == 16
+    assert store.summary["damaged"] == 1 and "1 damaged images are kept: ants/hurt.jpg" in caplog.text
+    assert store.ingest(photos).images == 15
+    assert store.rejected == {"ants/hurt.jpg": "damaged"}
+
+
+# Bounded by what they are
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from rootstock import dataset, params
+from rootstock.ingest import ingest
+root, source = Path(sys.argv[1]), params.Source(path=sys.argv[2], domain="garden")
+ingest(params.Ingest(sources=(source,)), 0, root / "images", root / "dataset", root / "scratch")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def of_one_colour(width: int, height: int, bits: int, colour: int, value: bytes) -> bytes:
+    """Write a PNG of a few hundred kilobytes, however large it is."""
+    line = b"\0" + value * (width * bits * {0: 1, 2: 3, 4: 2, 6: 4}[colour] // 8 // len(value))
+    packer = zlib.compressobj(9)
+    packed = b"".join([packer.compress(line) for _ in range(height)] + [packer.flush()])
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+@pytest.mark.timeout(300)
+def test_the_largest_images_of_every_depth_stay_within_the_memory_that_is_promised(store, photos):
+    for name, (bits, colour) in {"grey": (16, 0), "rgba": (8, 6), "deep": (16, 6)}.items():
+        put(photos / f"ants/{name}.png", of_one_colour(10_000, 10_000, bits, colour, b"\x80\x01"))
+        put(photos / f"ants/{name}2.png", of_one_colour(10_000, 9_999, bits, colour, b"\x80\x01"))
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(store.root), str(photos)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 2048 + 400  # MiB: 2 GiB, and 4 bytes for each of 100 megapixels
+
+
+@pytest.mark.timeout(120)
+def test_a_file_that_would_keep_a_core_busy_for_minutes_is_a_row_with_a_reason(store, photos):
+    large = encoded(Image.new("L", (6000, 6000), 128), "JPEG", progressive=True)
+    end = large.rfind(b"\xff\xd9")
+    scan = large[large.rfind(b"\xff\xda", 0, end) : end]
+    put(photos / "ants/scans.jpg", large[:end] + scan * 2000 + large[end:])
+    put(photos / "ants/segments.jpg", large[:2] + b"\xff\xe5\0\2" * 100_000 + large[2:])
+    put(photos / "ants/chunks.png", encoded(picture(1))[:33] + chunk(b"tEXt", b"") * 300_000 + encoded(picture(1))[33:])
+    put(photos / "bees/comment.ppm", b"P6\n" + b"#\n" * 40_000_000 + b"20 20\n255\n" + bytes(1200))
+    put(photos / "bees/gif.gif", encoded(picture(3), "GIF")[:13] + b"\x21\xfe\x01a\0" * 20_000_000)
+    begin = time.monotonic()
+    store.ingest(photos, seconds_a_file=3)
+    assert time.monotonic() - begin < 90
+    assert {"ants/scans.jpg", "ants/segments.jpg", "ants/chunks.png"} <= {
+        path for path, reason in store.rejected.items() if reason == "too_costly"
+    }
+    assert {"bees/comment.ppm", "bees/gif.gif"} <= store.rejected.keys()

@@ -2,18 +2,24 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from rootstock import evaluate, finetune, head, model
 from rootstock.evaluate import Inputs
 from rootstock.head import Head
 from rootstock.params import Evaluate, Params
+from tests.image_files import GREY, RGB, png, tiff
+from tests.images import encoded, picture
 from tests.small_dataset import (
     CLASSES,
     classifier_from,
@@ -112,3 +118,69 @@ def test_the_card_says_what_it_is_how_good_it_is_and_how_to_use_it(evaluated):
         and "Licence of its weights**: unknown: a file of your" in card
     )
     assert 'load(Path("data/model")).predict([Path("photo.jpg")])' in card
+
+
+# What strangers send
+
+
+def test_a_bad_file_among_many_costs_its_own_answer_alone_and_says_why(evaluated, tmp_path_factory, tmp_path):
+    _, folder = evaluated
+    read = model.load(str(folder / "model"))
+    good = shown(tmp_path_factory.getbasetemp(), small_dataset(tmp_path_factory.getbasetemp()).manifest.iloc[:3])
+    sound = good[0].read_bytes()
+    photo = encoded(picture(1, 300, 200), "JPEG", quality=95)
+    eps = encoded(picture(1), "EPS")
+    bad = {
+        "cut.png": (sound[: len(sound) // 2], "truncated"),
+        "empty.jpg": (b"", "not_an_image"),
+        "page.jpg": (b"<html>404</html>", "undecodable"),
+        "page": (b"<html>404</html>", "not_an_image"),
+        "program.eps": (eps, "not_an_image"),
+        "program.png": (eps, "undecodable"),
+        "hurt.jpg": (photo[: len(photo) // 2] + b"\xff\xd9", "damaged"),
+        "large.png": (png(RGB, 8, 2).replace(RGB.shape[1].to_bytes(4, "big") + RGB.shape[0].to_bytes(4, "big"),
+                                             (2**30).to_bytes(4, "big") * 2), "too_large"),
+        "float.tif": (tiff(GREY / 255, 32, 3), "value_range"),
+        "twelve.tif": (tiff(GREY.astype(int) * 16, 16), "value_range"),
+    }  # fmt: skip
+    for name, (data, _) in bad.items():
+        (tmp_path / name).write_bytes(data)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    wrong = [*(tmp_path / name for name in bad), *(tmp_path / f"{name}.png" for name in ("pipe", "folder", "missing"))]
+    got = read.predict([good[0], *wrong, str(good[1]), sound])
+    assert [said.label for said in (got[0], *got[-2:])] == [said.label for said in read.predict([*good[:2], good[0]])]
+    assert [said.name for said in got] == [*map(str, (good[0], *wrong, good[1])), f"image {len(got) - 1}"]
+    expected = [*(reason for _, reason in bad.values()), *["unreadable"] * 3]
+    assert [said.reason for said in got[1:-2]] == expected
+    assert not any(said.label or said.probabilities for said in got[1:-2])
+    assert got[-3].said == "No such file or directory"
+    assert read.predict([tmp_path / "empty.jpg"])[0].reason == "not_an_image"  # and of nothing else
+
+
+def test_one_image_may_be_given_by_itself(evaluated, tmp_path_factory):
+    _, folder = evaluated
+    base = tmp_path_factory.getbasetemp()
+    [path] = shown(base, small_dataset(base).manifest.iloc[:1])
+    read = model.load(folder / "model")
+    [expected] = read.predict([path])
+    for given in (path, str(path), path.read_bytes()):
+        assert read.predict(given)[0].label == expected.label
+
+
+def test_deep_images_are_read_by_the_range_of_the_model_or_as_they_are_told(evaluated):
+    _, folder = evaluated
+    read = model.load(folder / "model")
+    seen, deep = encoded(Image.fromarray(GREY)), tiff(GREY.astype(int) * 16, 16)
+    [expected] = read.predict(seen)
+    told = read.predict(deep, value_range=(0, 4080))[0]
+    known = dataclasses.replace(read, value_range=(0, 4080)).predict(deep)[0]
+    full = read.predict(tiff(GREY.astype(int) * 257, 16))[0]
+    for said in (told, known, full):
+        assert said.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+
+
+def test_loading_leaves_pillows_limits_as_they_were():
+    code = "from PIL import Image; was = Image.MAX_IMAGE_PIXELS; import rootstock.model; "
+    code += "print(was == Image.MAX_IMAGE_PIXELS)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
