@@ -18,6 +18,9 @@ from rootstock.layout import SPLITS, Item
 
 EXTENSIONS = (".csv", ".tsv", ".parquet")
 TABLE = "table"  # the layout of such a source, in the summary
+# A Parquet table may unpack to so many bytes, or so many times what packs them; a row counts with some more, for what
+# becomes of it.
+MOST_UNPACKED_BYTES, MOST_TIMES, ROW_BYTES, ROWS_AT_ONCE = 2**26, 20, 32, 1024
 COLUMNS = ("path", "label", "domain", "split")
 
 
@@ -99,12 +102,38 @@ def _parse(root: str, file: pa.BufferReader) -> tuple[pa.Table, list[str]]:
     if root.lower().endswith(".parquet"):
         parquet = pq.ParquetFile(file)  # pq.read_table would import pandas
         there = parquet.schema_arrow.names
-        return parquet.read(columns=[name for name in COLUMNS if there.count(name) == 1]), there
+        return _unpacked(parquet, [name for name in COLUMNS if there.count(name) == 1], file.size()), there
     # Labels such as 007 are names, not numbers.
     convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
     parse = pyarrow.csv.ParseOptions(delimiter="\t" if root.lower().endswith(".tsv") else ",")
     table = _from_cells(pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse))
     return table, table.column_names
+
+
+def _unpacked(parquet: pq.ParquetFile, names: list[str], packed: int) -> pa.Table:
+    """Read columns, a few rows at a time: a few bytes may stand for billions of rows, or of letters.
+
+    Raises:
+        ValueError: they are many times what packs them.
+    """
+    most, taken, batches = max(MOST_UNPACKED_BYTES, MOST_TIMES * packed), 0, []
+    groups = (parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups))
+    if sum(group.num_rows * ROW_BYTES for group in groups) > most:
+        raise ValueError(f"{parquet.metadata.num_rows:,} rows in {packed:,} bytes")
+    for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=names):
+        taken += ROW_BYTES * len(batch) + sum(_bytes(column) for column in batch.columns)
+        if taken > most:
+            raise ValueError(f"it unpacks to {taken:,} bytes and more from {packed:,}")
+        batches.append(batch)
+    schema = pa.schema([parquet.schema_arrow.field(name) for name in names])
+    return pa.Table.from_batches(batches, batches[0].schema if batches else schema)
+
+
+def _bytes(column: pa.Array) -> int:
+    """Say what a column takes as text, of which a dictionary may name one a thousand times."""
+    if isinstance(column, pa.DictionaryArray) and pa.types.is_string(column.type.value_type):
+        return pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
+    return int(column.nbytes)
 
 
 def _from_cells(table: pa.Table) -> pa.Table:

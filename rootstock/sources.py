@@ -16,7 +16,7 @@ from rootstock import archives, layout, layouts, manifests, params, roots, sampl
 from rootstock.addresses import EXTRA_OF, links
 from rootstock.errors import SourceError
 from rootstock.folders import Files, find, named, stamp_of
-from rootstock.intake import Reason
+from rootstock.intake import MAX_FILE_BYTES, Reason
 from rootstock.layout import Item, Loader
 from rootstock.layouts import Known
 from rootstock.reach import is_away
@@ -106,7 +106,13 @@ def _reaching(spec: params.Source) -> Iterator[None]:
 def _content(spec: params.Source, store: Any, root: str) -> bytes:  # noqa: ANN401
     _expect_a_file(spec, store, root)
     with store.open(root, "rb") as file:
-        content: bytes = file.read()
+        content: bytes = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        size = store.info(root).get("size") or len(content)
+        raise SourceError(
+            f"ingest.sources: {spec.path} holds {size:,} bytes; expected a table of {MAX_FILE_BYTES:,} at most. "
+            "Divide it into several sources."
+        )
     return content
 
 
@@ -117,6 +123,8 @@ def _expect_a_file(spec: params.Source, store: Any, root: str) -> None:  # noqa:
             f"ingest.sources: {spec.path} is a folder, and is named as {'an' if kind == 'archive' else 'a'} {kind}. "
             "Rename the folder, or name the file."
         )
+    if store.info(root).get("type") == "other":
+        raise SourceError(f"ingest.sources: {spec.path} is a pipe or a device; expected a file.")
 
 
 def generated(spec: params.Source, scratch: Path) -> Path | None:

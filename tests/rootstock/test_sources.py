@@ -858,3 +858,34 @@ def test_no_more_is_read_of_a_file_that_grows_than_an_image_may_have(tmp_path, m
     assert len(files.read(tmp_path / "a", 500)) == 501
     with pytest.raises(OSError, match="it is no plain file"):
         files.read(tmp_path, 500)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"path": pa.repeat("ants/00.png", 20_000_000), "label": pa.repeat("ants", 20_000_000)}),
+        pa.table({"path": pa.repeat("a" * 2_000_000, 200).dictionary_encode(), "label": pa.repeat("ants", 200)}),
+    ],
+    ids=["millions of rows", "names of megabytes"],
+)
+def test_a_table_that_unpacks_to_hundreds_of_times_its_size_is_refused(listed, photos, table):
+    pq.write_table(table, photos / "labels.parquet", compression="zstd")
+    assert (photos / "labels.parquet").stat().st_size < 2_000_000
+    with pytest.raises(SourceError, match=r"labels.parquet: not a readable manifest: .* (rows|bytes and more)"):
+        listed(photos / "labels.parquet")
+
+
+def test_a_table_larger_than_any_is_refused_unread(listed, photos):
+    with (photos / "labels.csv").open("w") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(SourceError, match=r"labels.csv holds [\d,]+ bytes; expected a table of 536,870,912 at most"):
+        listed(photos / "labels.csv")
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.parquet", "photos.zip", "photos.tar.gz"])
+@pytest.mark.timeout(60)
+def test_a_pipe_in_the_place_of_a_table_or_an_archive_is_refused(listed, tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(SourceError, match="is a pipe or a device; expected a file"):
+        listed(tmp_path / name)
