@@ -23,7 +23,7 @@ from flows import form
 from rootstock import params as parameters, params_file
 from rootstock.errors import ParamsError, RootstockError
 from rootstock.params import Params
-from tasks import artifacts, causes, comparison, given, stopping, versions, workspace
+from tasks import artifacts, causes, comparison, given, stopping, unfinished, versions, workspace
 from tasks.ingest import ingest
 from tasks.orchestration import failed, reporting, worded
 
@@ -61,16 +61,13 @@ def compare(compare: form.Compare = form.SHOWN["compare"]) -> State[Compared]:
     """
     log = get_run_logger()
     try:
-        with (
-            causes.in_words(),
-            stopping.when_cancelled(),
-            given.writing(log.info),
-            given.merged(form.given(compare=compare), log.info) as params,
-        ):
-            ingest.submit(params).result()
-            tried = comparison.candidates(params)
-            rows: tuple[Any, ...] = tuple(try_out.submit(one, params, one.title).result() for one in tried)
-            table, pictures = comparison.finish()
+        with causes.in_words(), stopping.when_cancelled(), given.writing(log.info):
+            unfinished.finish(log.info)
+            with given.merged(form.given(compare=compare), log.info) as params:
+                ingest.submit(params).result()
+                tried = comparison.candidates(params)
+                rows: tuple[Any, ...] = tuple(try_out.submit(one, params, one.title).result() for one in tried)
+                table, pictures = comparison.finish()
     except RootstockError as error:
         return failed(error)
     ended = Compared(rows, _say(rows), artifacts.show_comparison(table, pictures))

@@ -23,7 +23,7 @@ from rootstock import dataset
 from rootstock.errors import RootstockError
 from rootstock.files import read_json
 from rootstock.params import Params
-from tasks import artifacts, causes, given, stopping, versions, workspace
+from tasks import artifacts, causes, given, stopping, unfinished, versions, workspace
 from tasks.backbone import backbone
 from tasks.evaluate import evaluate
 from tasks.extract import extract
@@ -92,6 +92,7 @@ def pipeline(
     log = get_run_logger()
     try:
         with causes.in_words(), stopping.when_cancelled(), given.writing(log.info):
+            unfinished.finish(log.info)
             if left := versions.save_what_repro_left():
                 log.info("What `dvc repro` left: %s", left.note)
             with given.in_params_file(asked, log.info) as params:

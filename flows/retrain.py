@@ -24,7 +24,7 @@ from rootstock import inbox, params as parameters
 from rootstock.errors import RootstockError
 from rootstock.inbox import Delivery
 from rootstock.params import Params
-from tasks import artifacts, causes, champion, given, stopping, versions, workspace
+from tasks import artifacts, causes, champion, given, settling, stopping, unfinished, versions, workspace
 from tasks.champion import Arrived
 from tasks.ingest import ingest, ingest_with
 from tasks.orchestration import failed, worded
@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # torch and scikit-learn: only for who has something to compa
 
 NOTHING_NEW, WAITING, PROMOTED, REJECTED = "Nothing new", "Waiting", "Promoted", "Rejected"
 compare = task(name="compare", task_run_name="compare")(worded(champion.compare))
-promote = task(name="promote", task_run_name="promote")(worded(champion.promote))
-put_back = task(name="put back", task_run_name="put back")(worded(champion.put_back))
+promote = task(name="promote", task_run_name="promote")(worded(settling.promote))
+put_back = task(name="put back", task_run_name="put back")(worded(settling.put_back))
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,12 @@ def retrain(retrain: form.Retrain = form.SHOWN["retrain"]) -> State[Ended]:
     log = get_run_logger()
     try:
         with causes.in_words(), given.writing(log.info), stopping.when_cancelled():
+            unfinished.finish(log.info)
             versions.save_what_repro_left()
             with given.in_params_file(form.given(retrain=retrain), log.info) as params:
                 champion.check()
+                if params.retrain.git == "push" and (pushed := settling.publish()):
+                    log.info("%s", pushed)
                 delivery = look(params.retrain, params.ingest.sources)
                 drifts = drifted(delivery, params)
                 ended = replace(challenged(delivery, params), drifts=drifts)
@@ -129,7 +132,7 @@ def take_in(delivery: Delivery, params: Params) -> tuple[Arrived, set[str], str]
 
 def left_alone(came: Arrived, delivery: Delivery, params: Params, taken: set[str]) -> Ended:
     """Bring everything back to how it was: there is nothing new, or too little of it."""
-    champion.undo()
+    settling.undo()
     if came.images:
         fewer = f"fewer than retrain.min_new ({params.retrain.min_new}): they wait for more."
         return Ended(WAITING, f"{came.say()}, {fewer}")
@@ -141,12 +144,12 @@ def settle(
     decision: "Decision", came: Arrived, said: str, delivery: Delivery, params: Params, taken: set[str]
 ) -> Ended:
     """Do what was decided, tell whoever wants to know, and tidy the inbox of the files that were taken in."""
-    act = promote if decision.promote else put_back
-    kept = act.submit(decision, came, flow_run.name, params.retrain).result()
+    if decision.promote:
+        kept = promote.submit(decision, came, flow_run.name, params.retrain).result()
+    else:
+        kept = put_back.submit(decision, came, flow_run.name, delivery).result()
     artifacts.show_decision(decision, said, kept.note)
     tell(f"rootstock.champion.{'promoted' if decision.promote else 'kept'}", decision.reason, version=kept.version)
-    if not decision.promote:
-        champion.remember_rejected(delivery)
     champion.tidy(delivery, taken, params.retrain, promoted=decision.promote)
     name = PROMOTED if decision.promote else REJECTED
     return Ended(name, f"{decision.reason} {said}. {kept.note}", figures=champion.figures(decision))

@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from rootstock.errors import RootstockError
-from tasks import artifacts, causes, champion, given, stopping, versions, workspace
+from tasks import artifacts, causes, given, settling, stopping, versions
 from tasks.orchestration import failed, worded
 from tasks.rollback import bring_back as to_bring_back
 
@@ -45,9 +45,9 @@ def rollback(version: int | None = None) -> State[BroughtBack]:
     log = get_run_logger()
     try:
         with causes.in_words(), given.writing(log.info), stopping.when_cancelled():
+            settling.finish()
             versions.save_what_repro_left()
             back = BroughtBack(*bring_back.submit(version).result())
-            champion.leave_alone(workspace.read_params())
             kept = versions.save_experiment(flow_run.name)
     except RootstockError as error:
         return failed(error)

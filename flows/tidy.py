@@ -11,7 +11,7 @@ from prefect.states import Completed
 
 from rootstock.cache import Wanted
 from rootstock.errors import RootstockError
-from tasks import artifacts, causes, given, stopping, versions
+from tasks import artifacts, causes, given, stopping, unfinished, versions
 from tasks.cache import Tidied, show, tidy as to_tidy
 from tasks.orchestration import failed, reporting
 
@@ -48,6 +48,7 @@ def cache(
     wanted = Wanted(backbone, older_than, key)
     try:
         with causes.in_words(), given.writing(log.info), stopping.when_cancelled():
+            unfinished.finish(log.info)
             done: Any = Tidied(said="Only shown")
             if wanted or compact is not None:
                 versions.save_what_repro_left()

@@ -86,7 +86,15 @@ def last_used(folder: Path) -> float:
 def sweep(folder: Path) -> None:
     """Remove the temporary files that a killed run left under `folder`."""
     for left in folder.rglob(f"*{TEMPORARY}"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from rootstock import dataset, history, inbox
 from rootstock.errors import RootstockError
-from rootstock.files import digest, replacing_folder, write
+from rootstock.files import TEMPORARY, digest, remove, replacing_folder, write
 from rootstock.history import Row
 from rootstock.inbox import Delivery
 from rootstock.intake import Reason
 from rootstock.params import Params, Retrain
 from rootstock.sources import Source
-from tasks import git, versions
+from tasks import versions
 from tasks.versions import LOCK
 from tasks.workspace import BACKBONE, DATASET, FEATURES, IMAGES, LOCAL, MODEL, PARAMS, REPORT, TO_LABEL
 
@@ -51,14 +51,6 @@ class Arrived:
         return f"{self.images} new images ({named})" if self.images else "No new images"
 
 
-@dataclass(frozen=True)
-class Settled:
-    """What a decision led to: the champion's version, and how the challenger is kept."""
-
-    version: int
-    note: str
-
-
 def check() -> None:
     """Check that there is a champion.
 
@@ -79,11 +71,11 @@ def set_aside() -> None:
     if is_aside():
         return
     rows = history.read(MODEL, LOCAL)
-    model = _digest()
+    model = digest_of_model()
     if not rows or model != history.versions(rows)[rows[-1].version].model:
         reason = "Made by a pipeline run, without a contest." if rows else "The first one."
         version = max(history.versions(rows), default=0) + 1
-        rows.append(_row(history.FIRST, version, reason))
+        rows.append(row_of(history.FIRST, version, reason))
         versions.tag(tag_of(version), versions.revision_with(LOCK), reason)
     with replacing_folder(ASIDE) as temporary:
         shutil.copytree(MODEL, temporary / MODEL.name)
@@ -93,12 +85,13 @@ def set_aside() -> None:
             shutil.copy(path, temporary)
 
 
-def _digest() -> str:
+def digest_of_model() -> str:
     """Name a model by all of its files but the history."""
     return digest(path for path in sorted(MODEL.iterdir()) if path.name != history.HISTORY)
 
 
-def _row(decision: str, version: int, reason: str, arrived: Arrived | None = None, comparison: str = "[]") -> Row:
+def row_of(decision: str, version: int, reason: str, arrived: Arrived | None = None, comparison: str = "[]") -> Row:
+    """Describe the model in place, as a decision makes it champion."""
     return Row(
         decision=decision,
         version=version,
@@ -107,7 +100,7 @@ def _row(decision: str, version: int, reason: str, arrived: Arrived | None = Non
         new_images=arrived.images if arrived else 0,
         new_domains=arrived.new_domains if arrived else (),
         comparison=comparison,
-        model=_digest(),
+        model=digest_of_model(),
         lock=LOCK.read_text(),
         params=PARAMS.read_text(),
     )
@@ -168,43 +161,6 @@ def figures(decision: "Decision") -> str:
     return challenge.table(decision.lines) if decision.lines else ""
 
 
-def promote(decision: "Decision", came: Arrived, run: str, settings: Retrain) -> Settled:
-    """Let the challenger be the champion: a version of its own, tagged, committed and pushed as the settings say."""
-    rows = history.read(ASIDE / MODEL.name)
-    version = max(history.versions(rows)) + 1
-    row = _row(history.PROMOTED, version, decision.reason, came, decision.to_json())
-    record([*rows, row])
-    kept = versions.save_experiment(run)
-    revision = (
-        git.commit([LOCK, PARAMS], f"{tag_of(version)}: {decision.reason}") if settings.git != "none" else kept.revision
-    )
-    tag = versions.tag(tag_of(version), revision, decision.reason)
-    shutil.rmtree(ASIDE)
-    REJECTED.unlink(missing_ok=True)
-    notes = [f"It is champion v{version}{', tagged ' + tag if tag else ''}.", kept.note]
-    if settings.git == "push":
-        notes.append(_push(tag_of(version)))
-    return Settled(version, " ".join(notes))
-
-
-def put_back(decision: "Decision", came: Arrived, run: str, settings: Retrain) -> Settled:
-    """Keep the challenger as an experiment, and bring back the champion with its data version."""
-    kept = versions.save_experiment(run)
-    rows = history.read(ASIDE / MODEL.name)
-    version, images = rows[-1].version, len(dataset.load_manifest(DATASET))
-    row = Row(history.REJECTED, version, decision.reason, images, came.images, came.new_domains, decision.to_json())
-    undo([*rows, row])
-    return Settled(version, f"v{version} stays champion. {kept.note}")
-
-
-def undo(rows: list[Row] | None = None) -> None:
-    """Bring back the champion with its data version, and with a longer history if something was decided."""
-    versions.bring_back((ASIDE / LOCK.name).read_text())
-    if rows:
-        record(rows)
-    shutil.rmtree(ASIDE)
-
-
 def remember_rejected(delivery: Delivery) -> None:
     """Have what lies in the inbox wait for something new."""
     write(REJECTED, delivery.signature())
@@ -215,9 +171,18 @@ def was_rejected(delivery: Delivery) -> bool:
     return REJECTED.exists() and REJECTED.read_text() == delivery.signature()
 
 
+def no_longer_aside() -> None:
+    """End a retraining: from one moment to the next, no champion is aside."""
+    if is_aside():
+        gone = ASIDE.with_name(ASIDE.name + TEMPORARY)  # else swept by the next run
+        remove(gone)
+        ASIDE.rename(gone)
+        remove(gone)
+
+
 def leave_alone(params: Params) -> None:
     """Forget a retraining under way, and what lies in the inbox: a person has decided against the champion it made."""
-    shutil.rmtree(ASIDE, ignore_errors=True)
+    no_longer_aside()
     try:
         remember_rejected(inbox.look(params.retrain.inbox, 0, params.ingest.sources))
     except RootstockError as error:
@@ -257,14 +222,3 @@ def score_drift(unlabelled: Source, params: Params) -> "list[Drift]":
     from rootstock import drift  # torch: only when there are any
 
     return drift.score(unlabelled, BACKBONE, FEATURES, DATASET, MODEL, params, TO_LABEL)
-
-
-def _push(tag: str) -> str:
-    """Send data, branch and tag; what cannot be sent now is champion here all the same."""
-    try:
-        versions.push()
-        git.run("push", "--quiet", "origin", "HEAD", tag, hooks=True)  # Git LFS has one
-    except RootstockError as error:
-        log.warning("%s", error)
-        return f"Not pushed: {error}"
-    return "Pushed, data and tag."

@@ -129,6 +129,38 @@ def has_tag(name: str) -> bool:
     return bool(run("for-each-ref", f"refs/tags/{name}"))
 
 
+def is_on_remote(remote: str, tag: str) -> bool:
+    """Whether a remote has a tag, and the branch that is checked out has its commit there; asks the remote.
+
+    Raises:
+        GitError: it does not answer.
+    """
+    branches = _branch()
+    names = run("ls-remote", remote, f"refs/tags/{tag}", *branches).splitlines()
+    there = {name: revision for revision, name in (line.split("\t") for line in names)}
+    if f"refs/tags/{tag}" not in there:
+        return False
+    tagged = run("rev-parse", f"refs/tags/{tag}^{{commit}}")
+    if not branches or not _is_ancestor(tagged, "HEAD"):  # an experiment is tagged, and no branch has it
+        return True
+    tip = there.get(branches[0])
+    return tip is not None and (_is_ancestor(tagged, tip) or _is_ancestor(tagged, _fetched(remote, branches[0])))
+
+
+def _is_ancestor(one: str, other: str) -> bool:
+    try:
+        run("merge-base", "--is-ancestor", one, other)
+    except GitError:
+        return False
+    return True
+
+
+def _fetched(remote: str, branch: str) -> str:
+    """Get the commits of a branch that others have pushed; no ref of ours changes."""
+    run("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", remote, branch)
+    return run("ls-remote", remote, branch).split("\t")[0]
+
+
 def heal() -> list[str]:
     """Remove the locks that killed processes of ours have left in git; says which."""
     said = []
@@ -213,7 +245,8 @@ def _wait_for(locks: list[Path]) -> None:
 def _lives(pid: int, started: float) -> bool:
     """Whether a process lives, and is not another one that was given its number."""
     try:
-        return abs(psutil.Process(pid).create_time() - started) < 1
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 1
     except psutil.NoSuchProcess:
         return False
 

@@ -38,7 +38,7 @@ def writing(say: Say) -> Iterator[None]:
     Raises:
         RootstockError: the workspace cannot be written to.
     """
-    with workspace.writing(queue=say):
+    with versions.turn(say):
         if put_back(unless=versions.committed(PARAMS)):
             say(f"{PARAMS} is as it was before the last run, which was killed: that run's values were put back")
         yield

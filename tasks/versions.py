@@ -2,18 +2,21 @@
 
     python -m tasks.versions    # make the workspace ready for DVC
 
-DVC's Python API beyond `dvc.api` is not promised to be stable: pyproject.toml pins the range, and nothing outside
-this module imports it.
+DVC's Python API beyond `dvc.api` is not promised to be stable: pyproject.toml pins the range, and nothing but
+this module, mending.py and remote.py imports it.
 """
 
 import logging
+import sqlite3
 import threading
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dvc.exceptions import DvcException
+import dvc.rwlock
+from dvc.exceptions import ConfirmRemoveError, DvcException
 from dvc.repo import Repo
 from dvc.repo.experiments.executor.base import BaseExecutor
 from dvc.repo.experiments.refs import ExpRefInfo
@@ -24,22 +27,102 @@ from scmrepo.exceptions import SCMError as GitError
 from rootstock import escape
 from rootstock.errors import RootstockError
 from rootstock.files import sha256, write
-from tasks import git
+from tasks import git, mending, workspace
+from tasks.mending import LOCK as LOCK  # where others look for it
 
 log = logging.getLogger(__name__)
 ERRORS = (DvcException, GitError)  # what DVC and git raise where something outside of them is at fault
-LOCK = Path("dvc.lock")
 ALWAYS = "always changed"
 NAMED = 4  # changed files that a reason names; a first run has all of them
 # One at a time: DVC's lock is for processes, and stages of a flow are threads.
 _one_at_a_time = threading.RLock()
+_opened: list[Repo] = []
 
 
 @contextmanager
 def repository() -> Iterator[Repo]:
-    """Open the workspace's DVC repository, one thread at a time."""
-    with _one_at_a_time, _quiet(), Repo() as repo:
-        yield repo
+    """Open the workspace's DVC repository alone: one thread at a time, and no other DVC command at work.
+
+    Raises:
+        RootstockError: another DVC command has been at work for an hour, or left what only a person can mend.
+    """
+    with _one_at_a_time, _quiet():
+        if _opened:
+            yield _opened[-1]
+            return
+        with _open() as repo:
+            mending.take(repo.lock)
+            repo._lock_depth += 1  # what DVC's own functions go by: they need not take it
+            _opened.append(repo)
+            try:
+                for said in mending.mend():
+                    log.warning("%s", said)
+                yield repo
+            finally:
+                _opened.pop()
+                repo._lock_depth -= 1
+                repo.lock.unlock()
+
+
+def _open() -> Repo:
+    try:
+        return Repo()
+    except sqlite3.DatabaseError:
+        log.warning("%s", mending.mend_state())
+        return Repo()
+
+
+@contextmanager
+def _free(tmp_dir: str, fs: object, cmd: str, read: list[str], write: list[str], hardlink: bool) -> Iterator[None]:
+    """Wait until no other DVC command reads or writes some paths: in the place of dvc.rwlock.rwlock.
+
+    That writes a file in place, which a kill cuts, and gives up at once. Whoever is here holds DVC's lock, so there is
+    nobody to tell; to let the other command end, the lock is lent to it while waiting.
+    """
+    if not _opened:  # DVC's own program, in tasks/dvc_door.py
+        with _of_dvc(tmp_dir, fs, cmd, read, write, hardlink):
+            yield
+        return
+    lock = _opened[-1].lock
+
+    def free() -> bool:
+        if not mending.blockers(read, write):
+            return True
+        lock.unlock()
+        time.sleep(workspace.LOOK_S)
+        mending.take(lock)
+        return False
+
+    mending.wait_until(
+        free, lambda: f"What this run is about to write or read is used by {_who(read, write)}", log.warning
+    )
+    yield
+
+
+def _who(read: list[str], write: list[str]) -> str:
+    return ", ".join(mending.blockers(read, write)) or "another DVC command"
+
+
+_of_dvc = dvc.rwlock.rwlock
+dvc.rwlock.rwlock = _free
+
+
+@contextmanager
+def turn(say: Callable[[str], None]) -> Iterator[None]:
+    """Be the only run that writes in this workspace, after what a killed one left is mended.
+
+    Args:
+        say: called with a sentence for what is waited for, and for what is mended.
+
+    Raises:
+        RootstockError: another one has been at it for long, or left what only a person can mend.
+    """
+    with workspace.writing(queue=say):
+        for said in [*git.heal(), git.left_by_dvc()]:
+            if said:
+                say(said)
+        mending.before_dvc(say)
+        yield
 
 
 @contextmanager
@@ -81,9 +164,14 @@ def _say(kind: str, paths: Collection[str]) -> str:
 
 def restore(stage: str) -> bool:
     """Bring back the outputs of an earlier run of a stage with the same parameters and inputs, if DVC has them."""
-    with repository() as repo, repo.lock:
+    with repository() as repo:
         try:
-            repo.stage_cache.restore(repo.stage.load_one(name=stage))
+            try:
+                repo.stage_cache.restore(repo.stage.load_one(name=stage))
+            except ConfirmRemoveError:
+                # What lies there is this stage's, but not recorded: its run was killed, and gives way.
+                repo.stage.load_one(name=stage).remove_outs(force=True)
+                repo.stage_cache.restore(repo.stage.load_one(name=stage))
         except RunCacheNotFoundError:
             return False
     commit(stage)
@@ -94,11 +182,12 @@ def commit(stage: str) -> None:
     """Record a stage's parameters, inputs and outputs in dvc.lock, and its outputs in the cache."""
     with repository() as repo:
         repo.commit(stage, force=True)
+        mending.note_lock()
 
 
 def record_output(stage: str, path: Path) -> None:
     """Record an output that was changed after its stage; what the stage read stays recorded as it was."""
-    with repository() as repo, repo.lock:
+    with repository() as repo:
         found = repo.stage.load_one(name=stage)
         [output] = [output for output in found.outs if Path(output.def_path) == path]
         output.save()
@@ -116,14 +205,14 @@ def changing(*paths: Path, alike: bool) -> Iterator[None]:
         paths: outputs, changed in the block after their stages.
         alike: the stages that read them would make the same of what they are now: these stay up to date.
     """
-    with repository() as repo, repo.lock:
+    with repository() as repo:
         recorded = {
             stage.addressing: [entry.def_path for entry in [*stage.outs, *(stage.deps if alike else ())]
                                if Path(entry.def_path) in paths and not entry.workspace_status()]
             for stage in repo.index.stages
         }  # fmt: skip
     yield
-    with repository() as repo, repo.lock:
+    with repository() as repo:
         for stage in repo.index.stages:
             changed = recorded[stage.addressing]
             for entry in [*stage.deps, *stage.outs]:
@@ -149,6 +238,7 @@ def bring_back(lock: str) -> None:
         RootstockError: neither the cache nor the remote has them.
     """
     with repository() as repo:
+        before = LOCK.read_bytes() if LOCK.exists() else None
         write(LOCK, lock)
         try:
             try:
@@ -157,7 +247,12 @@ def bring_back(lock: str) -> None:
                 repo.fetch()
                 repo.checkout(force=True)
         except DvcException as error:
+            if before is not None:  # another one: it has read this lock
+                write(LOCK, before)
+                with suppress(DvcException):
+                    Repo().checkout(force=True, allow_missing=True)
             raise RootstockError(f"The data of this version cannot be brought back: {error}") from error
+        mending.note_lock()
 
 
 @dataclass(frozen=True)

@@ -186,11 +186,3 @@ def test_a_class_of_two_images_stops_a_run_and_says_so(workspace):
     done = workspace.run("python", "-m", "flows.pipeline", check=False)
     assert done.returncode != 0
     assert "'rare' has 2; a class needs at least 3 usable images" in done.stderr
-
-
-def test_two_runs_at_once_do_not_mix(after_flow):
-    hold = "from tasks.workspace import writing\nimport subprocess, sys\nwith writing():\n"
-    hold += "    sys.exit(subprocess.run([sys.executable, '-m', 'tasks.ingest']).returncode)"
-    done = after_flow.run("python", "-c", hold, check=False)
-    assert done.returncode == 1
-    assert "Another run is writing" in done.stderr

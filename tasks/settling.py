@@ -1,0 +1,135 @@
+"""What a decision leads to, carried out to its end by whoever comes next, should a run be killed on the way.
+
+A decision is written down, beside the champion that is aside, before anything is done about it. Every step can be done
+again: files and experiments become what they are, git has a commit and a tag or gets them, and what is to be pushed is
+what the remote does not have.
+"""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from rootstock import dataset, history
+from rootstock.errors import RootstockError
+from rootstock.files import read_json, write
+from rootstock.history import Row
+from rootstock.inbox import Delivery
+from rootstock.params import Retrain
+from tasks import champion, git, versions
+from tasks.champion import ASIDE, Arrived
+from tasks.versions import LOCK
+from tasks.workspace import DATASET, LOCAL, MODEL, PARAMS
+
+if TYPE_CHECKING:  # torch and scikit-learn
+    from rootstock.challenge import Decision
+
+log = logging.getLogger(__name__)
+DECIDED = ASIDE / "decided.json"
+CHALLENGER = ASIDE / "challenger.txt"  # how it was kept, before the champion took its place again
+REMOTE = "origin"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a decision led to: the champion's version, and how the challenger is kept."""
+
+    version: int
+    note: str
+
+
+def promote(decision: "Decision", came: Arrived, run: str, settings: Retrain) -> Settled:
+    """Let the challenger be the champion: a version of its own, tagged, committed and pushed as the settings say."""
+    version = max(history.versions(history.read(ASIDE / MODEL.name))) + 1
+    row = champion.row_of(history.PROMOTED, version, decision.reason, came, decision.to_json())
+    settled = _settle(row, run, settings.git)
+    pushed = publish() if settings.git == "push" else ""
+    return Settled(settled.version, " ".join(filter(None, [settled.note, pushed])))
+
+
+def put_back(decision: "Decision", came: Arrived, run: str, delivery: Delivery) -> Settled:
+    """Keep the challenger as an experiment, and bring back the champion with its data version."""
+    version, images = history.read(ASIDE / MODEL.name)[-1].version, len(dataset.load_manifest(DATASET))
+    row = Row(history.REJECTED, version, decision.reason, images, came.images, came.new_domains, decision.to_json())
+    return _settle(row, run, rejected=delivery.signature())
+
+
+def undo() -> None:
+    """Bring back the champion with its data version; nothing was decided."""
+    _settle(None, "")
+
+
+def finish() -> str | None:
+    """Carry out what a run that was killed had decided; says so."""
+    if not DECIDED.exists():
+        return None
+    return f"What a run that was killed had decided is carried out. {_carry_out().note}".strip()
+
+
+def _settle(row: Row | None, run: str, with_git: str = "none", rejected: str = "") -> Settled:
+    decided = {"row": asdict(row) if row else None, "run": run, "git": with_git, "rejected": rejected}
+    write(DECIDED, json.dumps(decided))
+    return _carry_out()
+
+
+def _carry_out() -> Settled:
+    decided = read_json(DECIDED)
+    row = Row(**{**decided["row"], "new_domains": tuple(decided["row"]["new_domains"])}) if decided["row"] else None
+    rows = history.read(ASIDE / MODEL.name)
+    if row and row.decision == history.PROMOTED:
+        champion.record([*rows, row])
+        note = _keep(row, decided["run"], decided["git"] != "none")
+        champion.REJECTED.unlink(missing_ok=True)
+    else:
+        try:
+            note = _bring_back([*rows, row] if row else rows, decided["run"])
+        except RootstockError:  # its data are gone: nobody else is to be kept from going on
+            DECIDED.unlink()
+            raise
+        if decided["rejected"]:
+            write(champion.REJECTED, decided["rejected"])
+    champion.no_longer_aside()
+    return Settled((row or rows[-1]).version, note)
+
+
+def _keep(row: Row, run: str, with_git: bool) -> str:
+    """Keep a new champion as an experiment, a commit and a tag; says how."""
+    kept = versions.save_experiment(run)
+    revision, name = kept.revision, champion.tag_of(row.version)
+    notes = [kept.note]
+    if with_git:
+        try:
+            revision = git.commit([LOCK, PARAMS], f"{name}: {row.reason}")
+        except RootstockError as error:  # it is champion all the same
+            log.warning("%s", error)
+            notes.append(f"Not committed: {error}.")
+    tag = versions.tag(name, revision, row.reason)
+    return " ".join([f"It is champion v{row.version}{', tagged ' + tag if tag else ''}.", *notes])
+
+
+def _bring_back(rows: list[Row], run: str) -> str:
+    """Put the champion that is aside into its place, and keep the challenger that is there; says how."""
+    if run and not CHALLENGER.exists():
+        write(CHALLENGER, versions.save_experiment(run).note)
+    versions.bring_back((ASIDE / LOCK.name).read_text())
+    if not run:
+        return ""
+    champion.record(rows)
+    return f"v{rows[-1].version} stays champion. {CHALLENGER.read_text()}"
+
+
+def publish() -> str:
+    """Send data, branch and tag of the last promotion, where the remote lacks them; says so, or why not."""
+    promoted = [row for row in history.read(MODEL, LOCAL) if row.decision == history.PROMOTED]
+    if not promoted:
+        return ""
+    tag = champion.tag_of(promoted[-1].version)
+    try:
+        if not git.has_tag(tag) or git.is_on_remote(REMOTE, tag):
+            return ""
+        versions.push()
+        git.run("push", "--quiet", REMOTE, "HEAD", tag, hooks=True)  # Git LFS has one
+    except RootstockError as error:  # what cannot be sent now is champion here all the same, and sent by a later run
+        log.warning("%s", error)
+        return f"Not pushed: {error}"
+    return "Pushed, data and tag."

@@ -1,0 +1,205 @@
+"""What a kill leaves half written, of DVC's and of ours, is mended by whoever comes next, and said."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rootstock.errors import RootstockError
+from tasks import mending, workspace as places
+from tests.flows.test_two_doors import ONLY_A_LOOK
+from tests.workspace import Workspace
+
+LOCK = """schema: '2.0'
+stages:
+  backbone:
+    cmd: python -m tasks.backbone
+    deps:
+    - path: rootstock/blocks.py
+      hash: md5
+      md5: 0123456789abcdef0123456789abcdef
+      size: 12
+    outs:
+    - path: data/backbone
+      hash: md5
+      md5: 0123456789abcdef0123456789abcdef.dir
+      size: 12
+      nfiles: 2
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for folder in (".rootstock", ".dvc/tmp"):
+        (tmp_path / folder).mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.fixture
+def dead() -> int:
+    """The number of a process that has ended."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
+
+
+def of(pid: int, cmd: str = "dvc repro") -> dict:
+    return {"pid": pid, "cmd": cmd}
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"write": {"/a": {"pid": 1', "[]", '{"write": {"/a": 3}}', "\0\0\0\0"])
+def test_a_list_of_busy_files_that_was_cut_is_removed_and_that_is_said(here, text):
+    mending.BUSY.write_text(text)
+    assert mending.blockers(["/a"], ["/a"]) == []
+    assert "it was cut when a DVC command was killed" in mending.mend_busy()
+    assert not mending.BUSY.exists()
+
+
+def test_who_is_dead_keeps_nothing_busy_and_who_lives_does(here, dead):
+    with subprocess.Popen(["sleep", "60"]) as living:
+        for pid, blocks in ((dead, False), (living.pid, True)):
+            mending.BUSY.write_text(
+                json.dumps({"write": {"/w/data/head": of(pid)}, "read": {"/w/data/images": [of(pid)]}})
+            )
+            assert bool(mending.blockers(["/w/data/head"], [])) is blocks
+            assert bool(mending.blockers([], ["/w/data"])) is blocks
+            assert not mending.blockers(["/w/data/images"], ["/w/data/model"])
+            assert mending.mend_busy() is None
+            assert mending.BUSY.exists() is blocks
+        longer_ago = time.time() - 1000  # the number has been given to another process since
+        os.utime(mending.BUSY, (longer_ago, longer_ago))
+        assert not mending.blockers(["/w/data/head"], [])
+        living.kill()
+
+
+@pytest.mark.parametrize("end", range(0, len(LOCK), 7))
+def test_dvc_lock_cut_anywhere_is_as_it_was_before_or_says_less_but_nothing_wrong(here, end):
+    mending.LOCK.write_text(LOCK)
+    assert mending.mend_lock() is None
+    mending.LOCK.write_text(LOCK[:end])
+    said = mending.mend_lock()
+    if LOCK[:end].endswith("\n"):  # whole lines, each right; what is missing is made
+        assert mending.LOCK.read_text() == LOCK[:end]
+    else:
+        assert mending.LOCK.read_text() == LOCK
+        assert "it is as it was before that" in said
+
+
+def test_dvc_lock_that_cannot_be_mended_is_named_with_what_to_do(here):
+    mending.LOCK.write_text(LOCK[:100])
+    with pytest.raises(RootstockError, match=r"dvc\.lock was cut when it was written.*git checkout dvc\.lock"):
+        mending.mend_lock()
+    merging = f"<<<<<<< HEAD\n{LOCK}=======\n{LOCK}>>>>>>> theirs\n"
+    mending.LOCK.write_text(merging)
+    with pytest.raises(RootstockError, match=r"dvc\.lock has the marks of a merge: keep one side"):
+        mending.mend_lock()
+    assert mending.LOCK.read_text() == merging
+
+
+def test_a_run_log_that_was_cut_loses_that_line_and_no_other(here):
+    places.log_run("ingest", 1.0, 5, "first")
+    cut = places.RUN_LOG.read_bytes()
+    for end in range(len(cut)):
+        places.RUN_LOG.write_bytes(cut + cut[:end])
+        places.log_run("extract", 2.0, 5, "next")
+        last = places.last_runs()
+        assert (last["ingest"]["note"], last["extract"]["note"]) == ("first", "next")
+    places.RUN_LOG.write_bytes(b'\0\xff\n3\n{"stage": "ingest"}\n' + cut)
+    assert list(places.last_runs()) == ["ingest"]
+
+
+def cut_everything(workspace: Workspace) -> list[Path]:
+    """Leave all that killed runs have been seen to leave; returns the files that are to be gone."""
+    root = workspace.root
+    workspace.status()  # a copy is another workspace to DVC: now it remembers files here
+    code = "from tasks import mending; print(mending.state_folder())"
+    known = list(Path(workspace.run("python", "-c", code).stdout.strip()).rglob("cache.db"))
+    assert known
+    for damaged in known:
+        for journal in damaged.parent.glob("cache.db-*"):
+            journal.unlink()
+        damaged.write_bytes(damaged.read_bytes()[:5000])
+    (root / ".dvc" / "tmp" / "rwlock").write_text("")
+    (root / ".rootstock" / "runs.jsonl").open("a").write('{"stage": "ing')
+    (root / "dvc.lock").write_bytes((root / "dvc.lock").read_bytes()[:8192])
+    cache = next(path for path in (root / ".dvc" / "cache" / "files" / "md5").iterdir() if path.is_dir())
+    left = [cache / ".0bq3VxcP6Qm2Zr4Yt5Uw.tmp", root / ".dvc" / "cache" / "files" / "md5" / ".aaaaaaaaaaaaaaaa.tmp",
+            root / "data" / ".1bq3VxcP6Qm2Zr4Yt5Uw.tmp", root / "data" / "model" / ".2bq3VxcP6Qm2Zr4Yt5Uw.tmp",
+            root / "data" / "head" / "head.json.tmp", root / ".rootstock" / "inbox.rejected.tmp"]  # fmt: skip
+    for path in left:
+        path.write_bytes(b"half")
+    for folder in (root / "data" / "dataset.tmp", root / ".rootstock" / "champion.tmp"):
+        folder.mkdir()
+        (folder / "half").write_bytes(b"half")
+        left.append(folder)
+    return left
+
+
+@pytest.mark.parametrize("door", [("dvc", "repro"), (sys.executable, "-m", "flows.pipeline")], ids=["repro", "flow"])
+def test_whichever_door_comes_next_mends_everything_and_has_nothing_else_to_do(after_flow, door):
+    before = after_flow.outputs()
+    delivered = after_flow.root / "data" / "inbox" / "shed" / "moss" / "mine.tmp"
+    delivered.parent.mkdir(parents=True)
+    delivered.write_bytes(b"a person's")
+    left = cut_everything(after_flow)
+    said = after_flow.run(*door)
+    assert not [path for path in left if path.exists()]
+    assert delivered.exists()
+    after_flow.run("rm", "-r", "data/inbox")
+    assert after_flow.outputs() == before
+    assert after_flow.status() == ONLY_A_LOOK
+    for sentence in ("rwlock: removed; it was cut", "dvc.lock: it was cut", "was damaged, and is gathered anew"):
+        assert sentence in said.stdout + said.stderr
+    assert "Traceback" not in said.stdout + said.stderr
+
+
+def test_a_temporary_file_that_a_process_is_writing_is_left_to_it(here):
+    cache = here / "cache" / "files" / "md5" / "0a"
+    cache.mkdir(parents=True)
+    left, written = cache / ".left.tmp", cache / ".written.tmp"
+    left.write_bytes(b"half")
+    code = f"import time; file = open({str(written)!r}, 'wb'); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        mending.sweep_cache(here / "cache")
+        assert (left.exists(), written.exists()) == (False, True)
+        writer.kill()
+    mending.sweep_cache(here / "cache")
+    assert not written.exists()
+
+
+def test_folders_of_the_cache_in_which_nothing_changed_are_not_looked_into_again(here, monkeypatch):
+    folders = [here / "cache" / "files" / "md5" / f"{number:02x}" for number in range(256)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    mending.sweep_cache(here / "cache")
+    (folders[7] / ".left.tmp").write_bytes(b"half")
+    time.sleep(mending.UNTOUCHED_S)
+    mending.sweep_cache(here / "cache")
+    assert not (folders[7] / ".left.tmp").exists()
+    time.sleep(mending.UNTOUCHED_S)
+    mending.sweep_cache(here / "cache")
+    looked = []
+    changed = mending._changed
+    monkeypatch.setattr(
+        mending, "_changed", lambda *given: [looked.append(found) or found for found in changed(*given)]
+    )
+    time.sleep(mending.UNTOUCHED_S)
+    mending.sweep_cache(here / "cache")
+    assert not looked
+
+
+def test_a_stage_that_was_killed_before_it_was_recorded_gives_way_to_an_earlier_run_that_dvc_has(after_flow):
+    before = after_flow.outputs()
+    for stage, section, value in (("train_head", "head", {"l2": [3.0]}), ("backbone", "backbone", {"image_size": 33})):
+        kept = (after_flow.root / "params.yaml").read_bytes()
+        after_flow.set(**{section: value})
+        after_flow.run(sys.executable, "-m", f"tasks.{stage}")  # and no more: killed
+        (after_flow.root / "params.yaml").write_bytes(kept)
+    assert "restored" in after_flow.flow() or after_flow.status() == ONLY_A_LOOK
+    assert after_flow.outputs() == before
