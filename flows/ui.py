@@ -115,7 +115,6 @@ def only_one() -> Iterator[None]:
     try:
         yield
     finally:
-        UI_SETTINGS.unlink(missing_ok=True)
         lock.release()
 
 
@@ -254,6 +253,7 @@ def serve(address: Address) -> None:
         running.callback(end_runs, address, env, "CANCELLING", "The UI is being stopped.")
         helpers += [start_helper(name, env) for name in HELPERS]
         connection.write_private(UI_SETTINGS, json.dumps({name: env[name] for name in BESIDE}))
+        running.callback(UI_SETTINGS.unlink, missing_ok=True)  # before all else: nobody new is to come
         if secret_is_theirs:  # whoever has set it knows it, and it is not for a terminal or a log
             print(f"{address.ui}  (asks for {SERVER_SECRET}; Ctrl-C stops it)", flush=True)
         else:

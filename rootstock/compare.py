@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rootstock import backbones, dataset, extraction, finetune, head, metrics, params, pixels, sizes
+from rootstock import backbones, dataset, escape, extraction, finetune, head, metrics, params, pixels, sizes
 from rootstock.architectures import GROUPS, NONE, PENULTIMATE, architecture
 from rootstock.backbones import Backbone
 from rootstock.classifier import Classifier
@@ -191,7 +191,7 @@ def _measured(candidate: Candidate, settings: params.Params, places: Places) -> 
 def _prepared(candidate: Candidate, settings: params.Params, places: Places) -> Path:
     """Have the backbone's weights and description in a folder of its own; what an earlier comparison left is taken."""
     name = hashlib.sha256(f"{candidate.backbone.model_dump_json()} {settings.seed}".encode()).hexdigest()[:12]
-    folder = places.tried_backbones / f"{candidate.backbone.name.replace('/', '-')}-{name}"
+    folder = places.tried_backbones / f"{candidate.backbone.name.replace('/', '-')[: escape.LONGEST]}-{name}"
     if not (folder / backbones.DESCRIPTION).exists():
         backbones.prepare(candidate.backbone, settings.seed, folder)
     return folder
