@@ -123,9 +123,10 @@ def put_back(unless: bytes | None = None) -> bool:
         return False
     try:
         note = json.loads(UNDER_WAY.read_text())
-        ours = PARAMS.exists() and PARAMS.read_text() == note["after"] and PARAMS.read_bytes() != unless
+        now = PARAMS.read_bytes() if PARAMS.exists() else None
+        ours = now == note["after"].encode() and now != unless
         if ours:
-            write(PARAMS, note["before"])
+            write(PARAMS, note["before"].encode(errors="surrogateescape"))
             write(WRITTEN, json.dumps(note["written"]))
     except (ValueError, KeyError):  # half a note: it was written before params.yaml, which is as it was
         ours = False
@@ -140,9 +141,10 @@ def changes(one: Params, other: Params) -> list[str]:
 
 def _write(params: Params, changed: dict[str, tuple[Any, Any]]) -> None:
     """Write a run's values into params.yaml, and before that, what is to be put back."""
-    before, after = PARAMS.read_text(), params_file.text_with(PARAMS, params)
+    before, after = PARAMS.read_bytes(), params_file.text_with(PARAMS, params)
     write(BEFORE, before)
-    write(UNDER_WAY, json.dumps({"before": before, "after": after, "written": _written()}))
+    note = {"before": before.decode(errors="surrogateescape"), "after": after, "written": _written()}
+    write(UNDER_WAY, json.dumps(note))
     write(PARAMS, after)
     write(WRITTEN, json.dumps(_written() | {key: new for key, (_, new) in changed.items()}))
 

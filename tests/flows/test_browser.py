@@ -359,6 +359,28 @@ def test_started_again_unchanged_every_stage_is_cached(visit):
     visit.picture("cached")
 
 
+def test_a_schedule_whose_fields_nobody_touched_runs_with_params_yaml_as_it_is(visit):
+    visit.arrive()
+    visit.open_deployment()
+    visit.page.get_by_role("button", name=re.compile("Schedule")).first.click()  # with a capital, unlike others
+    visit.page.get_by_role("button", name="Save").click()
+
+    def schedules() -> list[dict[str, Any]]:
+        return visit.api.ask("deployments/name/pipeline/cpu")["schedules"]
+
+    [made] = until(schedules, "the schedule", PAGE_S)
+    found = visit.api.ask("deployments/name/pipeline/cpu")["id"]
+    visit.api.ask(f"deployments/{found}/schedules/{made['id']}", method="DELETE")  # it would run every hour
+    assert made["parameters"]["backbone"]["image_size"] is None  # what the page sends for a field nobody touched
+    path = visit.workspace.root / "params.yaml"
+    before = path.read_bytes()
+    run = visit.api.start(**made["parameters"])
+    assert run.ended(START_S)["name"] == "Completed"
+    assert any("backbone.image_size: null given, params.yaml's 96 stays" in line for line in run.logs())
+    assert set(run.stages().values()) == {"Cached"}
+    assert path.read_bytes() == before
+
+
 def test_a_source_that_is_not_there_fails_with_a_persons_message(visit):
     page = visit.page
     visit.open_form()

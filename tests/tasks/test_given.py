@@ -101,7 +101,10 @@ def test_the_file_as_it_was_is_kept_beside(workspace):
 
 @pytest.mark.parametrize("ending", ["failed", "killed"])
 def test_values_of_a_run_that_does_not_end_well_are_put_back(workspace, ending):
-    before = (workspace.root / "params.yaml").read_bytes()
+    path = workspace.root / "params.yaml"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + "# é\r\n".encode())  # byte for byte
+    workspace.run("git", "commit", "-qam", "as another system writes it")
+    before = path.read_bytes()
     said = give(workspace, ending, finetune__batch_size=16)
     assert said[0] == "params.yaml: finetune.batch_size was 32, is 16"
     if ending == "killed":
