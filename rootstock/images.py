@@ -43,6 +43,7 @@ TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"MM*\0", b"II\0*")  # the last
 PORTABLE = (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"Pf", b"PF")
 # Bytes that decoding takes for each pixel, at its widest: the image, its copy in RGB, and its copy upright.
 BYTES_A_PIXEL, WEBP_BYTES_A_PIXEL, JPEG_BYTES_A_PIXEL = 12, 24, 8
+CLOCKED_BYTES = 2**20  # no program takes long to read less, a byte at a time
 STRIP_PIXELS = 2**20  # that are laid on white at a time
 
 
@@ -74,7 +75,7 @@ class _Clocked(io.BytesIO):
     until = float("inf")
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if self.until < float("inf") and time.thread_time() > self.until:
+        if time.thread_time() > self.until:
             raise Rejected(Reason.TOO_COSTLY, "it takes too long to read")
         return super().read(size)
 
@@ -135,8 +136,10 @@ class Opened:
         Raises:
             Rejected: the header is damaged.
         """
-        file = _Clocked(jpeg.without_metadata(self.data, self.jpeg) if self.jpeg else self.data)
-        if self.seconds is not None:
+        data = jpeg.without_metadata(self.data, self.jpeg) if self.jpeg else self.data
+        file = io.BytesIO(data)
+        if self.seconds is not None and len(data) >= CLOCKED_BYTES:
+            file = _Clocked(data)
             file.until = time.thread_time() + self.seconds
         try:
             image: ImageFile.ImageFile = PLUGINS[self.format](file)
