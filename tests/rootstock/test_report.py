@@ -119,6 +119,15 @@ def test_the_page_opens_with_the_winner_and_its_test_accuracy(winner):
     assert "87.7%" in rest and "94.3%" in rest and "0.432" in rest and "0.211" in rest
 
 
+def test_a_class_that_nothing_tests_is_said_beside_the_accuracy_and_only_then():
+    given = report()
+    untested = given.dataset["by_class"] | {"ants": {"train": 300, "val": 60, "test": 0}}
+    words = Page(render(replace(given, dataset={**given.dataset, "by_class": untested}))).words()
+    assert "Mind: no test images of ants. These figures say nothing of them." in words
+    assert words.index("Mind:") < words.index("Trained on")
+    assert "Mind:" not in Page(render(given)).words()
+
+
 def test_the_page_needs_nothing_but_itself():
     page = Page(render(report()))
     for tag, attributes in page.tags:
