@@ -39,19 +39,18 @@ NETWORK_LIBRARIES = {
 
 
 @contextmanager
-def in_words(say: Say | None = None) -> Iterator[None]:
+def in_words(known: Say | None = None) -> Iterator[None]:
     """Raise what a sentence is known for as a RootstockError with that sentence.
 
     Args:
-        say: knows the sentences; those of `say` below where it is left out.
+        known: knows the sentences; those of `say` where it is left out.
     """
-    known = say or globals()["say"]
     try:
         yield
     except RootstockError:
         raise
     except Exception as error:
-        if sentence := known(error):
+        if sentence := (known or say)(error):
             raise RootstockError(sentence) from error
         raise
 

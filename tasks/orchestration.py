@@ -15,6 +15,7 @@ from http.client import HTTPException
 from typing import Any, ParamSpec, TypeVar, cast
 from urllib.error import HTTPError
 from uuid import UUID
+from weakref import WeakSet
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -26,13 +27,14 @@ from prefect.tasks import Task
 
 from rootstock import progress
 from rootstock.causes import NETWORK
-from rootstock.errors import RootstockError
+from rootstock.errors import DamagedError, RootstockError
 from rootstock.params import Params
 from tasks import artifacts, causes, handoff, stopping, versions
 from tasks.stage import HERE, Stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_said: WeakSet[RootstockError] = WeakSet()
 RunLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 REPORT_EVERY_S = 1.0  # an artifact is a row in the server's database
 RETRY_AFTER_S = [10.0, 60.0]
@@ -120,7 +122,9 @@ def worded(function: Callable[P, T]) -> Callable[P, T]:
 
 def failed(error: RootstockError) -> State[Any]:
     """End a task or a flow with the words of an error; a raised one would be shown with the framework's stack."""
-    get_run_logger().error("%s", error)
+    if error not in _said:  # of a task's error, the flow's log has a line already
+        get_run_logger().error("%s", error)
+        _said.add(error)
     # Prefect says it again when the process ends, with a stack, and as an error of every later stage.
     for name in ("prefect.flow_runs", "prefect.engine", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_is_news)
@@ -135,6 +139,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether a network, rather than a person, is at fault: trying again may help."""
     cause = state.data
+    if isinstance(cause, DamagedError):
+        return False
     while cause := getattr(cause, "__cause__", None):
         match cause:
             case HTTPError(code=code):

@@ -1,0 +1,80 @@
+"""What others bring about ends a flow in one sentence and exit status 1, wherever in the engine it is raised."""
+
+import os
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tests.workspace import Workspace
+
+FLOWS = ("flows.pipeline", "flows.compare", "flows.retrain", "flows.rollback")
+
+
+def last_line(workspace: Workspace, flow: str, **env: str) -> str:
+    """Run a flow that has to end badly; returns the sentence that it ends with."""
+    done = workspace.run(sys.executable, "-m", flow, check=False, **env)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr[-4000:]
+    name = flow.removeprefix("flows.")
+    said = [line for line in done.stderr.splitlines() if line.startswith(f"{name}: ")]
+    assert len(said) == 1, done.stderr[-2000:]
+    return said[0]
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_server_that_is_away_is_said_before_any_work(workspace, flow):
+    said = last_line(workspace, flow, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert "The Prefect server at http://127.0.0.1:9/api" in said
+    assert "make ui" in said and "PREFECT_API_URL" in said
+    assert not (workspace.root / "data" / "dataset").exists()
+
+
+def test_a_server_that_answers_nonsense_is_said(workspace):
+    class Nonsense(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>")
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Nonsense) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/api"
+        assert address in last_line(workspace, "flows.pipeline", PREFECT_API_URL=address)
+        server.shutdown()
+
+
+def test_a_home_of_prefects_that_cannot_be_written_is_said_before_any_work(workspace, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = last_line(workspace, "flows.pipeline", PREFECT_HOME=str(tmp_path / "file"))
+    assert str(tmp_path / "file") in said and "PREFECT_HOME" in said
+
+
+def test_data_as_a_link_is_said_before_any_work(workspace, tmp_path):
+    (workspace.root / "data").rename(tmp_path / "disk")
+    (workspace.root / "data").symlink_to(tmp_path / "disk")
+    assert "data is a link to" in last_line(workspace, "flows.pipeline")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give up the right to write everywhere")
+def test_a_cache_that_cannot_be_written_is_named(workspace):
+    cache = Path(workspace.root / ".dvc/cache")
+    cache.mkdir()
+    cache.chmod(0o555)
+    drop = "-dac_override,-dac_read_search"
+    command = ("setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}", sys.executable, "-m", "flows.pipeline")
+    done = workspace.run(*command, check=False)
+    cache.chmod(0o755)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert str(cache) in done.stderr and "This user may not" in done.stderr
+    errors = [line.partition(" - ")[2] for line in done.stderr.splitlines() if "| ERROR" in line]
+    said = [sentence for sentence in errors if not sentence.startswith("Finished in state")]
+    assert len(said) == len(set(said))  # each once, whether a task or the flow says it
