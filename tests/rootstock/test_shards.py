@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from rootstock import shards
+from rootstock.errors import SourceError
 from rootstock.shards import Place, Reader, Writer
 
 
@@ -157,3 +158,17 @@ def test_a_shard_that_was_cut_says_how_to_restore_it(tmp_path):
 def test_a_shard_that_is_not_there_is_named(tmp_path):
     with Reader(tmp_path) as reader, pytest.raises(FileNotFoundError, match="000003-abc"):
         reader.read("000003-abc", 0, 10)
+
+
+def test_what_was_stored_smaller_than_it_came_is_held_to_the_name_of_its_shard(tmp_path):
+    came, data = "0" * 64, b"smaller" * 100  # the id is the digest of the file that came in
+    with shards.Writer(tmp_path, 0, 2**20) as writer:
+        place = writer.add(came, "PNG", data)
+        name = writer.close()
+    with shards.Reader(tmp_path) as reader:
+        assert reader.image(name, place.offset, place.size, came) == data
+    path = shards.path_of(tmp_path, name)
+    path.write_bytes(path.read_bytes().replace(b"smaller", b"SMALLER", 1))
+    shards.is_intact.cache_clear()
+    with shards.Reader(tmp_path) as reader, pytest.raises(SourceError, match="are not those of image 000000000000"):
+        reader.image(name, place.offset, place.size, came)
