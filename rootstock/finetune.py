@@ -36,7 +36,7 @@ WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; 
 # 0.3 in the last.
 MAX_GRADIENT_NORM = 1.0
 ENOUGH_EPOCHS = 3  # fewer have no first or last to speak of
-STILL_FALLING = 0.1  # of the validation loss, in the last epoch
+STILL_FALLING = 0.2  # of the validation loss, in the last epoch, when the rate has nearly run out
 START_DIVISOR, END_DIVISOR = 25.0, 1e4
 
 
