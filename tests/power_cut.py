@@ -23,6 +23,7 @@ for line in sys.stdin:
     child = os.fork()
     if not child:
         os.setpgid(0, 0)
+        os.dup2(2, 1)  # what the work prints is no answer
         os.chdir(task["root"])
         with open(task["tally"], "wb") as file:
             file.write(bytes(8))
