@@ -31,13 +31,14 @@ def read(path: Path, hint: str = "") -> Any:  # noqa: ANN401
     return parse(content, str(path))
 
 
-def _depth(content: bytes) -> int:
-    """Say how deep values are in values."""
-    deepest = depth = 0
+def _is_too_deep(content: bytes) -> bool:
+    """Whether values stand in values deeper than anybody writes them: the composer, in C, would end the process."""
+    depth = 0
     for event in YAML(typ="safe").parse(content):
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        deepest = max(deepest, depth)
-    return deepest
+        if depth > DEEPEST:
+            return True
+    return False
 
 
 def parse(content: bytes, name: str) -> Any:  # noqa: ANN401
@@ -47,9 +48,7 @@ def parse(content: bytes, name: str) -> Any:  # noqa: ANN401
         ParamsError: it is not YAML.
     """
     try:
-        if (
-            _depth(content) > DEEPEST
-        ):  # the composer of the library in C would run out of its stack, and end the process
+        if _is_too_deep(content):
             raise ParamsError(f"{name}: not valid YAML: values in values, more than {DEEPEST} deep")
         return YAML(typ="safe").load(content)
     except YAMLError as error:

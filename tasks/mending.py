@@ -169,7 +169,8 @@ def mend_lock() -> str | None:
             f"{LOCK} has the marks of a merge: keep one side (`git checkout --ours {LOCK}`, or --theirs), "
             "and run again: what is missing is made."
         )
-    if _is_whole(there):
+    begins_it = whole is not None and whole.startswith(there)  # cut at the end of a line, it can be read as well
+    if _is_whole(there) and not begins_it:
         write(WHOLE, there)
         return None
     if whole is None or not _is_whole(whole):

@@ -62,10 +62,11 @@ def draw(folder: Path, images: int = IMAGES, first: int = 0) -> Path:
     return folder
 
 
-def take_in(folder: Path, *sources: tuple[Path, str], shard_mb: float = 0.05) -> Small:
+def take_in(folder: Path, *sources: tuple[Path, str], shard_mb: float = 0.05, allow_relabel: bool = False) -> Small:
     """Ingest sources, each a folder and its domain, into `folder`; shards of about ten images."""
     listed = tuple(params.Source(path=str(path), domain=domain) for path, domain in sources)
-    settings = params.Ingest(sources=listed, shard_mb=shard_mb, split=params.Split(val=0.2, test=0.2))
+    split = params.Split(val=0.2, test=0.2)
+    settings = params.Ingest(sources=listed, shard_mb=shard_mb, split=split, allow_relabel=allow_relabel)
     ingest(settings, 0, folder / "images", folder / "dataset", folder / "scratch")
     return Small(sources[0][0], folder / "images", folder / "dataset")
 

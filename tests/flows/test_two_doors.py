@@ -185,4 +185,4 @@ def test_a_class_of_two_images_stops_a_run_and_says_so(workspace):
         draw_photo(workspace.root / "photos" / "rare" / f"{number}.png", next(iter(CLASSES)), 900 + number)
     done = workspace.run("python", "-m", "flows.pipeline", check=False)
     assert done.returncode != 0
-    assert "'rare' has 2; a class needs at least 3 usable images" in done.stderr
+    assert "'rare' has 2. A class needs at least 3 usable images" in done.stderr

@@ -36,6 +36,7 @@ SPREADSHEET = (
 )  # fmt: skip
 NASTY = (*PATHS, *MARKDOWN, *TERMINAL, *SPREADSHEET)
 SIGNS = "=+-@'\t\r\n|_*`[]()<>!#.\\/&;~$1 a\x1b\u202e\uff1d"
+NO_TEXT = "\ud800"  # half a character, of a file's bytes that are no UTF-8: printed, in no table
 names = st.text(max_size=120) | st.text(alphabet=SIGNS, max_size=12) | st.sampled_from(NASTY)
 PAGE = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
@@ -77,10 +78,10 @@ def test_a_terminal_obeys_no_name(name):
     assert escape.printable(said) == said
 
 
-@given(st.lists(names, max_size=4))
+@given(st.lists(names.filter(lambda name: NO_TEXT not in name), max_size=4))
 def test_a_spreadsheet_computes_nothing_of_a_name_and_the_name_can_be_had_back(found):
     table = pd.DataFrame({"class": found, "images": range(len(found))})
-    rows = list(csv.reader(io.StringIO(escape.as_csv(table).replace("\ud800", "?"), newline="")))
+    rows = list(csv.reader(io.StringIO(escape.as_csv(table), newline="")))
     for name, (cell, count) in zip(found, rows[1:], strict=True):
         assert not re.match(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]", cell)
         assert escape.from_cell(escape.cell(name)) == name

@@ -110,7 +110,7 @@ def test_relabelling_removing_and_splitting_anew_touch_no_file(backbone, seen, t
     (tmp_path / "source/rings/0000.png").rename(tmp_path / "source/checks/new.png")
     (tmp_path / "source/rings/0001.png").unlink()
     (tmp_path / "source/stripes").rename(tmp_path / "source/bars")
-    take_in(tmp_path, (tmp_path / "source", "field"))
+    take_in(tmp_path, (tmp_path / "source", "field"), allow_relabel=True)
     assert not small.manifest.equals(before) and len(small.manifest) == len(before) - 1
     seen.clear()
     assert extract(backbone, EAGER, small.images, tmp_path / "features").computed == 0

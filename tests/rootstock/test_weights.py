@@ -506,7 +506,6 @@ def test_a_place_in_a_package_that_is_none_is_refused_before_anything_runs(place
         ("package:timm/nothing.pth", "expected one such file in the package, found none"),
         ("package:timm/models", "expected one such file in the package, found none"),  # a folder
         ("package:timm/*.py", "expected one such file in the package, found __init__.py, version.py"),
-        ("package:rootstock/report.html.j2", "expected one such file in the package, found none"),  # editable
         ("package:timm/version.py", "not a file of weights alone"),
         ("/tmp/" + 300 * "x", "cannot be read"),
         (".", "holds none of model.safetensors"),
