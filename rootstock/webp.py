@@ -7,7 +7,6 @@ from rootstock import orientation
 from rootstock.reasons import Reason, Rejected
 
 MOST_CHUNKS = 2**16  # an hour of film has fewer frames
-HAS_EXIF_OR_XMP = 0x08 | 0x04  # flags of the extended header
 PIXELS = (b"VP8 ", b"VP8L", b"ANMF")  # chunks that hold an image, or a frame
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rootstock import downloads, fitting, packages, params, roots
 from rootstock.architectures import NONE, TIMM, Architecture, architecture
+from rootstock.causes import first_line
 from rootstock.errors import WeightsError
 from rootstock.fitting import State
 from rootstock.networks import config_of_timm, options_of_timm, whole
@@ -161,7 +162,7 @@ def _from_timm(name: str, image_size: int) -> Found:
         )
     except (OSError, HTTPException, RuntimeError, ImportError, ValueError) as error:
         raise WeightsError(
-            f"backbone.weights: {name}'s weights cannot be had: {_first_line(error)}.\n"
+            f"backbone.weights: {name}'s weights cannot be had: {first_line(error) or type(error).__name__}.\n"
             f"Set {MIRROR} to a folder or address that holds {model}.safetensors, or backbone.weights to a local file."
         ) from error
     if wrong := fitting.wrong_kinds(network.state_dict(), given):  # timm has cast them
@@ -214,7 +215,7 @@ def read(path: Path) -> State:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise whatever the parser met: KeyError, UnicodeDecodeError, ...
         raise WeightsError(
-            f"{path}: not a file of weights alone, or damaged ({_first_line(error)}). "
+            f"{path}: not a file of weights alone, or damaged ({first_line(error) or type(error).__name__}). "
             "Save the state dict: torch.save(model.state_dict(), path)."
         ) from None
     for key in ("state_dict", "model_state_dict", "best", "model"):  # best: fine-tuning's checkpoint of our own
@@ -227,7 +228,3 @@ def read(path: Path) -> State:
             "state_dict, model_state_dict or model"
         )
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
