@@ -24,6 +24,7 @@ FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last fou
 ACTIVE = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside of a word is none
 ENTITY = re.compile(r"&(?=#?\w+;)")
 BLOCK = re.compile(r"^(\d*)([-+=#]|(?<=\d)[.)](?=\s|$))")  # a list's item, a heading, the line below one
+CLOSING = re.compile(r"(?<=\s)#+$")  # of a heading: `# a #` reads "a"
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, direction, halves of characters, ends of lines
 JOINERS = "\u200c\u200d"  # which Persian and family pictures are written with
 
@@ -52,7 +53,7 @@ def markdown(text: object) -> str:
     line = printable(" ".join(str(text).split()))
     line = ACTIVE.sub(lambda found: f"\\{found[0]}", line)
     line = ENTITY.sub("&amp;", line).replace("<", "&lt;").replace(">", "&gt;")
-    return BLOCK.sub(r"\1\\\2", line)
+    return CLOSING.sub(r"\\\g<0>", BLOCK.sub(r"\1\\\2", line))
 
 
 def cell(text: str) -> str:

@@ -22,8 +22,8 @@ PATHS = (
 )  # fmt: skip
 MARKDOWN = (
     "<script>alert(1)</script>", "[a](javascript:alert(1))", "![a](http://evil.example/x.png)", "a|b", "|", "`",
-    "``a``", "**a**", "_a_", "a_b", "__init__", "~~a~~", "# a", "- a", "1. a", "1) a", "1.5", "+ a", "> a", "=", "===",
-    "---", "    a", "&lt;", "&#60;", "&amp", "$a$", "\\", "a\\", "\\|", "<!-- a", "https://evil.example",
+    "``a``", "**a**", "_a_", "a_b", "__init__", "~~a~~", "# a", "a #", "a ##", "- a", "1. a", "1) a", "1.5", "+ a",
+    "> a", "=", "===", "---", "    a", "&lt;", "&#60;", "&amp", "$a$", "\\", "a\\", "\\|", "<!-- a", "https://evil.example",
     "<a@b.example>", "[a]: b", "***",
 )  # fmt: skip
 TERMINAL = (
@@ -60,6 +60,9 @@ def read(markdown: str) -> str:
 @given(names)
 @example("a\\")
 @example("1.")
+@example("0 #")
+@example("a ##")
+@example("# #")
 def test_markdown_shows_a_name_as_it_is(name):
     assert read(f"# {escape.markdown(name)}") == shown(name)
     assert read(f"Before:{escape.markdown(name)}, after") == f"Before:{shown(name)}, after"
