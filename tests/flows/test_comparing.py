@@ -30,6 +30,7 @@ def test_a_comparison_leaves_a_table_and_a_page_and_nothing_stale(after_flow):
     assert "Backbones compared" in (after_flow.root / "data" / "compare" / "report.html").read_text()
 
 
+@pytest.mark.ui  # half a minute
 def test_the_pipeline_finds_the_features_of_the_backbone_that_is_chosen(after_flow):
     compare(after_flow, "lenet5")
     after_flow.set(backbone={"name": "lenet5", "image_size": None, "crop_fraction": None})
@@ -82,6 +83,7 @@ class Tiny(nn.Module):
 """
 
 
+@pytest.mark.ui  # half a minute
 def test_a_new_backbone_is_one_entry_in_one_file(workspace):
     """As docs/backbones.md says: here a network of a package of one's own, with the weights it ships."""
     package = workspace.root / "tiny_networks"

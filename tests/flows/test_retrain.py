@@ -60,12 +60,23 @@ def in_use(flow_ran_in, tmp_path_factory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def promoted(in_use, tmp_path_factory) -> Workspace:
-    """A workspace in which a new domain has arrived and the challenger was promoted; do not change it, copy it."""
-    workspace = in_use.copy(tmp_path_factory.mktemp("promoted") / "workspace")
-    deliver(workspace, "shed", 20)
+def waiting(in_use, tmp_path_factory) -> Workspace:
+    """A workspace in which too few images of a new domain have arrived; do not change it, copy it."""
+    workspace = in_use.copy(tmp_path_factory.mktemp("waiting") / "workspace")
+    deliver(workspace, "shed", 2)
+    said = retrain(workspace)
+    assert said.startswith("Waiting: 6 new images (6 of shed), fewer than retrain.min_new (10)"), said
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def promoted(waiting, tmp_path_factory) -> Workspace:
+    """A workspace in which enough of it has arrived, and the challenger was promoted; do not change it, copy it."""
+    workspace = waiting.copy(tmp_path_factory.mktemp("promoted") / "workspace")
+    deliver(workspace, "shed", 18, first=600)
     said = retrain(workspace)
     assert said.startswith("Promoted: The challenger is better"), said
+    assert "60 new images (60 of shed); 60 computed of 105 images" in said
     return workspace
 
 
@@ -106,6 +117,7 @@ def test_a_promotion_is_a_version_with_its_reason_its_figures_and_its_data(in_us
     assert promoted.run("git", "log", "--oneline", "HEAD").stdout.count("\n") == 2  # nothing was committed
 
 
+@pytest.mark.ui  # twenty seconds; `promoted` has read that 60 of 105 were computed
 def test_only_new_images_go_through_the_backbone(before):
     deliver(before, "shed", 20)
     counting = """
@@ -154,6 +166,7 @@ def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_untouched(aft
     assert retrain(after) == "Nothing new: Nothing has arrived since the last delivery was rejected."
 
 
+@pytest.mark.ui  # twenty seconds
 def test_images_that_come_again_under_other_labels_have_to_prove_themselves_too(after):
     kept = after.outputs()
     shutil.rmtree(after.root / "data" / "inbox")
@@ -165,14 +178,9 @@ def test_images_that_come_again_under_other_labels_have_to_prove_themselves_too(
     }
 
 
-def test_too_few_new_images_wait_for_more(before):
-    kept = before.outputs()
-    deliver(before, "shed", 2)
-    assert retrain(before).startswith("Waiting: 6 new images (6 of shed), fewer than retrain.min_new (10)")
-    assert before.outputs() == kept
-    deliver(before, "shed", 18, first=600)
-    assert retrain(before).startswith("Promoted")
-    assert champions(before)[-1].new_images == 60
+def test_too_few_new_images_wait_for_more(in_use, waiting, promoted):
+    assert waiting.outputs() == in_use.outputs()
+    assert champions(promoted)[-1].new_images == 60
 
 
 def test_a_delivery_that_cannot_be_used_is_rejected_with_the_files_named(before):
@@ -194,6 +202,7 @@ def test_a_delivery_that_cannot_be_used_is_rejected_with_the_files_named(before)
     assert changed == {"data/model/history.parquet", "dvc.lock"}
 
 
+@pytest.mark.ui  # twenty seconds
 def test_a_class_that_the_champion_does_not_know_may_come_with_a_delivery(after):
     for number in range(20):
         path = after.root / "data" / "inbox" / "shed" / "brick" / f"{number}.png"
@@ -228,7 +237,7 @@ def test_a_folder_that_is_no_inbox_is_refused_and_nothing_in_it_is_touched(befor
     shutil.copy(before.root / "photos" / "moss" / "000.png", home / "photos" / "summer" / "1.png")
     files = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
     photos = {path: path.read_bytes() for path in (before.root / "photos").rglob("*.png")}
-    for inbox, why in ((home, "holds 3 files that are no images"), ("photos", "lies in the workspace"), (".", "holds")):
+    for inbox, why in ((home, "holds 3 files that are no images"), ("photos", "lies in the workspace")):
         before.set(retrain={"inbox": str(inbox), "after": "delete", "min_new": 1})
         done = before.run(sys.executable, "-m", "flows.retrain", check=False)
         assert done.returncode == 1
@@ -237,6 +246,7 @@ def test_a_folder_that_is_no_inbox_is_refused_and_nothing_in_it_is_touched(befor
     assert {path: path.read_bytes() for path in (before.root / "photos").rglob("*.png")} == photos
 
 
+@pytest.mark.ui  # half a minute
 def test_a_killed_retraining_goes_on_and_is_judged_against_the_same_champion(before):
     deliver(before, "shed", 20)
     before.set(finetune={"stages": LONG})
@@ -254,6 +264,7 @@ def test_a_killed_retraining_goes_on_and_is_judged_against_the_same_champion(bef
     assert before.status() == ONLY_A_LOOK
 
 
+@pytest.mark.ui  # a minute; test_inbox.py has what is moved and what is not
 def test_what_was_taken_in_is_archived_or_deleted_and_stays_in_the_data_set(before):
     inbox = before.root / "data" / "inbox"
     deliver(before, "shed", 20)
@@ -280,9 +291,15 @@ def test_an_earlier_champion_comes_back_with_its_data_and_says_what_changed(in_u
     assert "Champion v1 is back.\nimages: 105 -> 45\ndomains: garden 45, shed 60 -> garden 45" in said
     assert model_of(after) == model_of(in_use)
     assert after.status() == ONLY_A_LOOK
-    assert retrain(after).startswith("Nothing new")  # what is in the inbox has had its chance
     unknown = after.run(sys.executable, "-m", "flows.rollback", "--version", "7", check=False)
     assert "There is no champion v7 in data/model/history.parquet; there is v1, v2." in unknown.stderr
+    assert [row.decision for row in champions(after)] == ["first", "promoted", "brought back"]
+
+
+@pytest.mark.ui  # half a minute
+def test_after_a_rollback_what_was_taken_in_has_had_its_chance_and_the_later_champion_can_come_back(after):
+    after.run(sys.executable, "-m", "flows.rollback")
+    assert retrain(after).startswith("Nothing new")
     assert "Champion v2 is back." in after.run(sys.executable, "-m", "flows.rollback", "--version", "2").stdout
     assert [row.decision for row in champions(after)] == ["first", "promoted", "brought back", "brought back"]
 
@@ -309,6 +326,7 @@ def test_without_a_model_it_says_what_to_do_first(workspace):
     assert "There is no champion yet: data/model holds no model. Run the pipeline once." in done.stderr
 
 
+@pytest.mark.ui  # half a minute
 def test_it_runs_on_a_schedule_and_shows_the_decision_and_the_drift_in_the_ui(deployed, before):
     deliver(before, "shed", 20)
     unlabelled = before.root / "data" / "inbox" / "attic" / "_unlabelled"

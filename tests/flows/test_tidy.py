@@ -82,6 +82,7 @@ def test_what_was_stale_before_a_prune_is_so_afterwards(after_repro):
     assert keys(after_repro) == {used} and after_repro.status() == ONLY_A_LOOK
 
 
+@pytest.mark.ui  # half a minute
 def test_after_a_compaction_nothing_is_extracted_again_and_the_old_bytes_are_gone(after_repro):
     for photo in (after_repro.root / "photos").rglob("00*.png"):
         photo.unlink()

@@ -238,6 +238,7 @@ def test_ctrl_c_stops_all_that_it_started_and_the_next_start_finds_its_run_cance
         assert again.api.ask(f"flow_runs/{run.id}")["state"]["name"] == "Cancelled"
 
 
+@pytest.mark.ui  # most of a minute
 def test_a_killed_ui_leaves_nothing_behind_and_the_next_start_goes_on(ui):
     ui.workspace.run("git", "checkout", "-q", "params.yaml")
     with started(ui.workspace) as killed:
@@ -266,6 +267,7 @@ def test_a_taken_port_is_a_clear_error(workspace):
     assert f"ui: Port {busy} is taken by another program; name another: make ui PORT=" in done.stderr
 
 
+@pytest.mark.ui  # twenty seconds
 def test_a_secret_of_ones_own_is_asked_for_and_printed_nowhere(workspace):
     secret = "admin:a-secret-of-this-test"
     with started(workspace, PREFECT_SERVER_API_AUTH_STRING=secret) as asking:

@@ -1075,9 +1075,9 @@ def of_one_colour(width: int, height: int, bits: int, colour: int, value: bytes)
 
 @pytest.mark.timeout(300)
 def test_the_largest_images_of_every_depth_stay_within_the_memory_that_is_promised(store, photos):
-    for name, (bits, colour) in {"grey": (16, 0), "rgba": (8, 6), "deep": (16, 6)}.items():
-        put(photos / f"ants/{name}.png", of_one_colour(10_000, 10_000, bits, colour, b"\x80\x01"))
-        put(photos / f"ants/{name}2.png", of_one_colour(10_000, 9_999, bits, colour, b"\x80\x01"))
+    deepest = {"deep": (16, 6, 10_000), "deep2": (16, 6, 9_999)}  # two cores may be at one each
+    for name, (bits, colour, height) in {"grey": (16, 0, 10_000), "rgba": (8, 6, 10_000), **deepest}.items():
+        put(photos / f"ants/{name}.png", of_one_colour(10_000, height, bits, colour, b"\x80\x01"))
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(store.root), str(photos)], capture_output=True, text=True, check=True
     )

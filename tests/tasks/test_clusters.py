@@ -54,7 +54,8 @@ def test_on_two_workers_the_bytes_are_those_of_one_process(alone, tmp_path, runn
     assert features_of(copy) == features_of(alone)
 
 
-@pytest.mark.parametrize("runner", ["dask", RAY])
+@pytest.mark.cluster
+@pytest.mark.parametrize("runner", ["dask", "ray"])
 def test_a_worker_that_is_killed_loses_nothing_but_time(alone, tmp_path, runner):
     copy = without_features(alone, tmp_path / runner, runner=runner)
     killed: list[int] = []
