@@ -21,6 +21,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
+from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import Task
@@ -173,8 +174,12 @@ def _logging_to(run: RunLogger) -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             if record.thread == here:
                 run.log(record.levelno, record.getMessage())
+                record.in_run = True
 
     handler = ToRun(logging.INFO)
+    for other in logging.getLogger().handlers:
+        if isinstance(other, PrefectConsoleHandler):  # Prefect prints the run's log as well
+            other.addFilter(_not_in_run)
     for logger in ours:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
@@ -183,6 +188,10 @@ def _logging_to(run: RunLogger) -> Iterator[None]:
     finally:
         for logger in ours:
             logger.removeHandler(handler)
+
+
+def _not_in_run(record: logging.LogRecord) -> bool:
+    return not getattr(record, "in_run", False)
 
 
 def _reporter() -> progress.Reporter:

@@ -32,9 +32,12 @@ def test_a_server_boots_and_shows_states_and_progress_of_a_run(server, workspace
     assert {"sample", "curves", "confusion", "verdict"} <= set(again.artifacts())  # the same to see
 
 
-def test_what_a_stage_logs_is_among_the_logs_of_the_run(server, after_flow):
+def test_what_a_stage_logs_is_among_the_logs_of_the_run_and_once_on_the_terminal(server, after_flow):
     (after_flow.root / "photos").rename(after_flow.root / "elsewhere")
-    logged = server.run_of(lambda: after_flow.flow(PREFECT_API_URL=server.url)).logs()
+    command, printed = [sys.executable, "-m", "flows.pipeline"], []
+    run = server.run_of(lambda: printed.append(after_flow.run(*command, PREFECT_API_URL=server.url).stderr))
+    logged = run.logs()
+    assert printed[0].count("Its 45 images of before stay") == 1
     assert sum("Its 45 images of before stay" in message for message in logged) == 1
     assert any(message.startswith("ingest: nothing new, 45 images") for message in logged)
 
