@@ -1,4 +1,4 @@
-"""Files below a folder of this machine, moved and removed there and nowhere else, whatever links are put in the way.
+"""Files below a folder of this machine: read, moved and removed there and nowhere else, whatever links come in the way.
 
 Every folder on the way is opened from the one above it, and none through a link: a path that was checked and is then
 gone through again could have become another's meanwhile.
@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from types import TracebackType
+
+from rootstock.files import read
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 IN_THE_WAY = (errno.ELOOP, errno.ENOTDIR, errno.ENOENT)  # a link, another file, nothing where a folder was
@@ -28,6 +30,15 @@ class Beneath:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         os.close(self._root)
+
+    def read(self, path: str, most: int) -> bytes:
+        """Read a plain file, and no more of it than one byte above `most`.
+
+        Raises:
+            OSError: it cannot be read, is no plain file, or lies behind a link.
+        """
+        with self._folder(path) as folder:
+            return read(PurePosixPath(path).name, most, folder=folder)
 
     def remove(self, path: str, size: int, mtime_ns: int) -> bool:
         """Remove a file that still is what it was; whether it was."""

@@ -152,13 +152,19 @@ def hold(path: Path, expected: str) -> None:
         raise damaged(path, "is not the file that was written: its digest is another")
 
 
-def read(path: Path | str, most: int) -> bytes:
+def read(path: Path | str, most: int, *, folder: int | None = None) -> bytes:
     """Read a plain file, and no more of it than one byte above `most`, however it grows.
+
+    Args:
+        path: of the file.
+        most: bytes.
+        folder: a descriptor of the folder in which it lies under that name; then it is no link.
 
     Raises:
         OSError: it cannot be read, or is none: a pipe that took its place would keep its reader waiting.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if folder is None else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, dir_fd=folder)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is no plain file", str(path))

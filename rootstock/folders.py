@@ -15,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from rootstock import layout
 from rootstock.errors import SourceError
 from rootstock.files import read
+from rootstock.images import format_by_name
 from rootstock.intake import MAX_FILE_BYTES, Reason, Rejected
 from rootstock.layout import Item, Loader
 from rootstock.litter import is_litter_name
@@ -35,6 +36,10 @@ def stamp_of(info: Info) -> str:
     return f"{info.get('size')}:{change}"
 
 
+def _read_here(place: str) -> bytes:
+    return read(place, MAX_FILE_BYTES)
+
+
 @dataclass
 class Files:
     """Files of a store, one an item: a folder, or what a manifest names."""
@@ -45,6 +50,7 @@ class Files:
     place: Callable[[str], str]  # path of an item -> path in the store
     layout: dict[str, Any] = field(default_factory=dict)  # how it was read, as the summary keeps it
     empty: tuple[str, ...] = ()  # class folders that hold nothing
+    read_here: Callable[[str], bytes] = _read_here  # a file of this machine, by its place
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
         """Yield the wanted items.
@@ -61,7 +67,7 @@ class Files:
 
     def _load(self, path: str) -> bytes:
         try:
-            return read(path, MAX_FILE_BYTES)  # of small files, fsspec's way takes longer than decoding
+            return self.read_here(path)  # of small files, fsspec's way takes longer than decoding
         except Exception:  # as of a store: this file cannot be had, the others can
             raise Rejected(Reason.UNREADABLE) from None
 
@@ -99,12 +105,12 @@ def _found(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noqa: ANN4
 
 
 def named(found: dict[str, Info], root: str, url: str) -> tuple[dict[str, Info], Callable[[str], str]]:
-    """Name files of a store by their printable paths below `root`, and say where in the store such a path lies."""
+    """Name files of a store by their paths below `root`, and say where in the store such a path lies."""
     prefix = root.rstrip("/") + "/"
     infos, odd = {}, {}
     for place, info in found.items():
         name = place.removeprefix(prefix)
-        shown = layout.printable(unquote(name) if url.startswith("http") else name)
+        shown = layout.storable(unquote(name) if url.startswith("http") else name)
         infos[shown] = info
         if shown != name:
             odd[shown] = place
@@ -152,6 +158,8 @@ def _local_file(place: str, entry: "os.DirEntry[str]") -> Iterator[tuple[str, In
         about = entry.stat()
     except OSError:  # a link to nowhere: listed, and rejected when it is read
         yield place, {}
+        if layout.is_image_name(entry.name) and not format_by_name(entry.name):  # of a class folder, perhaps
+            yield f"{place}/", {"type": "directory"}
         return
     if stat.S_ISREG(about.st_mode):  # a pipe would keep its reader waiting
         yield place, {"size": about.st_size, "mtime": about.st_mtime_ns}

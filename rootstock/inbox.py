@@ -23,11 +23,12 @@ from rootstock.beneath import Beneath
 from rootstock.errors import SourceError
 from rootstock.folders import Files, Info, stamp_of
 from rootstock.images import format_by_name
-from rootstock.intake import Reason
+from rootstock.intake import MAX_FILE_BYTES, Reason
 from rootstock.labels import clean
 from rootstock.layout import SPLITS, Item, Layout
 from rootstock.litter import is_litter, is_litter_name
 from rootstock.stores import open_store
+from rootstock.undecided import Undecided
 
 SPEC = params.Source(path="retrain.inbox", domain="inbox")  # what the data call it
 UNLABELLED, TAKEN, REJECTED = "_unlabelled", "_taken", "_rejected"
@@ -85,8 +86,13 @@ def look(url: str, settle_seconds: float, sources: Iterable[params.Source] = ())
     items = layout.without_huge(items, lambda path: settled[path].get("size"))
     _refuse_by_content(items, url)
 
+    def read_here(place: str) -> bytes:
+        with Beneath(Path(root)) as inbox:
+            return inbox.read(place.removeprefix(f"{root.rstrip('/')}/"), MAX_FILE_BYTES)
+
     def files(*, labelled: bool) -> Files:
-        return Files(store, [item for item in items if (item.label != UNLABELLED) == labelled], [], place_of)
+        chosen = [item for item in items if (item.label != UNLABELLED) == labelled]
+        return Files(store, chosen, [], place_of, read_here=read_here)
 
     return Delivery(url, store, root, files(labelled=True), files(labelled=False), len(second) - len(settled))
 
@@ -191,7 +197,7 @@ def check_classes(items: Iterable[Item], known: Collection[str]) -> None:
     folders_of = Counter(layout.parts_of(item.path.rpartition("/")[0]) for item in items if not item.problem)
     try:
         deciding.check_new_classes(folders_of, Layout(layout.ANY), known, SPEC.path)
-    except deciding.Undecided as error:
+    except Undecided as error:
         raise SourceError(
             f"{SPEC.path}: {error.seen}; {EXPECTED}. A class of such a name can be taken in from ingest.sources, where "
             "its layout can be said."

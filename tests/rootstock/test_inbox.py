@@ -11,7 +11,7 @@ import pytest
 from rootstock import dataset, inbox, params
 from rootstock.errors import SourceError
 from rootstock.ingest import ingest
-from rootstock.intake import Reason
+from rootstock.intake import Reason, Rejected
 from rootstock.shards import Reader
 from tests.images import picture, put
 
@@ -162,6 +162,26 @@ def test_a_folder_that_became_a_link_since_leads_nowhere(tmp_path, act, swapped)
     assert everything(tmp_path / "other") == before
 
 
+@pytest.mark.parametrize("swapped", ["shed", "shed/ant", "shed/ant/1.png"])
+def test_what_became_a_link_since_is_not_read_through(tmp_path, swapped):
+    put(tmp_path / "inbox" / "shed" / "ant" / "1.png", 1)
+    put(tmp_path / "inbox" / "shed" / "_unlabelled" / "2.png", 2)
+    delivery = look(tmp_path / "inbox")
+    [(_, load)] = delivery.labelled.read({"shed/ant/1.png"})
+    assert load() == (tmp_path / "inbox" / "shed" / "ant" / "1.png").read_bytes()
+    (tmp_path / "inbox" / "shed").rename(tmp_path / "other")
+    if swapped != "shed":
+        (tmp_path / "inbox" / swapped).parent.mkdir(parents=True)
+    (tmp_path / "inbox" / swapped).symlink_to(tmp_path / swapped.replace("shed", "other"))
+    assert (tmp_path / "inbox" / "shed" / "ant" / "1.png").exists()
+    with pytest.raises(Rejected, match="unreadable"):
+        load()
+    if swapped == "shed":
+        [(_, load)] = delivery.unlabelled.read({"shed/_unlabelled/2.png"})
+        with pytest.raises(Rejected, match="unreadable"):
+            load()
+
+
 def test_only_images_of_the_delivery_are_moved_or_removed(tmp_path):
     for number in range(4):
         put(tmp_path / "shed" / "ant" / f"{number}.png", number)
@@ -294,7 +314,7 @@ def test_an_image_that_is_delivered_again_under_another_label_takes_that(taking)
 @pytest.mark.parametrize(
     ("label", "said"),
     [("Ant", "'Ant'.*'ant'"), ("ant (1)", "by its name a copy of 'ant'"), ("train", "named as a split"),
-     ("masks", "holds masks or annotations"), ("new/ant", "new/ holds ant/, which are classes beside it")],
+     ("masks", "named as masks or annotations"), ("new/ant", "new/ holds ant/, which is a class beside it")],
 )  # fmt: skip
 def test_a_delivered_class_that_is_hardly_a_new_one_is_refused(taking, label, said):
     taking.take()
