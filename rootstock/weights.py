@@ -1,6 +1,5 @@
 """Pretrained weights: from an address, a package that ships them, or a file; checked before their use."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rootstock import downloads, fitting, packages, params, roots
+from rootstock import downloads, files, fitting, packages, params, roots
 from rootstock.architectures import NONE, TIMM, Architecture, architecture
 from rootstock.causes import first_line
 from rootstock.errors import WeightsError
@@ -184,11 +183,9 @@ def _from_file(path: Path, name: str) -> State:
         path = there[0]
     about = path.with_name(OWN_FILES.get(path.name, "")) if path.name in OWN_FILES else None
     if about and about.exists():
-        try:
-            described = json.loads(about.read_bytes())
-            made_of = described.get("backbone", described).get("name")
-        except (OSError, ValueError, AttributeError):
-            raise WeightsError(f"backbone.weights: {about} does not say what {path.name} is; take it away") from None
+        described = files.read_json(about)
+        with files.reading(about):
+            made_of = described.get("backbone", described)["name"]
         if made_of != name:
             raise WeightsError(f"backbone.weights: {path} is a {made_of}, and backbone.name is {name}; set it to that")
     if roots.forbids(str(path), "file"):

@@ -22,7 +22,7 @@ from torchvision.models import SqueezeNet1_1_Weights, get_model
 
 from rootstock import backbones, downloads, fitting, model, weights
 from rootstock.classifier import Classifier
-from rootstock.errors import ParamsError, WeightsError
+from rootstock.errors import DamagedError, ParamsError, WeightsError
 from rootstock.head import Head
 from rootstock.networks import config_of_timm
 from rootstock.params import Backbone
@@ -250,6 +250,14 @@ def test_the_auxiliary_classifiers_of_googlenet_are_left_out():
     network = backbones.build("googlenet", 64)
     fitting.fit(network, whole.state_dict(), "file")
     assert torch.equal(network.state_dict()["conv1.conv.weight"], whole.state_dict()["conv1.conv.weight"])
+
+
+@pytest.mark.parametrize("said", [b"", b"[]", b'{"backbone": {}}', b'{"backbone": "resnet"}', b'{"name": "resn'])
+def test_an_earlier_model_whose_description_is_damaged_is_named_and_never_guessed(state, tmp_path, said):
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "model.json").write_bytes(said)
+    with pytest.raises(DamagedError, match=re.escape(str(tmp_path / "model.json"))):
+        prepared(str(tmp_path), tmp_path / "out")
 
 
 # From torchvision's address
