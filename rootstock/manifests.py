@@ -1,5 +1,6 @@
 """Tables as sources: a CSV, TSV or Parquet file with a row an image."""
 
+import codecs
 import posixpath
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from rootstock import escape, folder_names, layout, params
+from rootstock.causes import first_line
 from rootstock.errors import SourceError
 from rootstock.folders import Files, Info, describe, stamp_of
 from rootstock.intake import MAX_FILE_BYTES, Reason
@@ -79,9 +81,14 @@ def _read(spec: params.Source, root: str, data: bytes) -> pa.Table:
     try:
         table, there = _parse(root, pa.BufferReader(data))
     except Exception as error:  # whatever a damaged byte led to
-        raise SourceError(f"{spec.path}: not a readable manifest: {error}") from None
+        is_text = not root.lower().endswith(".parquet")
+        if is_text and ("UTF8" in str(error) or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))):
+            raise SourceError(
+                f"{spec.path}: not a readable manifest: it is text in another encoding than UTF-8; save it in that."
+            ) from None
+        raise SourceError(f"{spec.path}: not a readable manifest: {first_line(error)}") from None
     if missing := [name for name in ("path", "label") if name not in there]:
-        raise SourceError(f"{spec.path}: no column {missing[0]!r}; it has {', '.join(there)}")
+        raise SourceError(f"{spec.path}: no column {missing[0]!r}; it has {', '.join(there)}.{_hint(root, there)}")
     if twice := [name for name in COLUMNS if there.count(name) > 1]:
         raise SourceError(f"{spec.path}: the column {twice[0]!r} is there twice; expected one of them.")
     table = table.select([name for name in COLUMNS if name in there])
@@ -95,6 +102,14 @@ def _read(spec: params.Source, root: str, data: bytes) -> pa.Table:
     if not len(table):
         raise SourceError(f"{spec.path}: names no image; expected a row for each, with its path and its label.")
     return table
+
+
+def _hint(root: str, there: list[str]) -> str:
+    """Say what may be wrong with a table's first row."""
+    expected = "tabs" if root.lower().endswith(".tsv") else "commas"
+    if len(there) == 1 and (other := next((mark for mark in ";,\t|" if mark in there[0]), "")):
+        return f" Its cells have {other!r} between them; expected {expected}."
+    return " Its first row names the columns: path and label, and if you like domain and split."
 
 
 def _parse(root: str, file: pa.BufferReader) -> tuple[pa.Table, list[str]]:

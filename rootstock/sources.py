@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from rootstock import archives, layout, layouts, manifests, params, roots, samples, torchvision_sets
 from rootstock.addresses import EXTRA_OF, links
@@ -19,7 +20,7 @@ from rootstock.folders import Files, find, named, stamp_of
 from rootstock.intake import MAX_FILE_BYTES, Reason
 from rootstock.layout import Item, Loader
 from rootstock.layouts import Known
-from rootstock.reach import is_away
+from rootstock.reach import is_away, is_missing
 from rootstock.scan import Scan
 from rootstock.stores import open_store
 
@@ -90,14 +91,16 @@ def _within_roots(files: Files) -> Files:
 
 
 @contextmanager
-def _reaching(spec: params.Source) -> Iterator[None]:
-    """Tell a store that does not answer from what is wrong with what is there."""
+def _reaching(spec: params.Source, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Tell a store that does not answer from what is wrong with what is there; some errors are left as they are."""
     try:
         yield
-    except SourceError:
-        raise
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, (SourceError, *but)):
+            raise
+        # fsspec says of every answer of a web server that nothing is there; what caused that says more.
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+        said = f"{type(cause).__name__}: {cause}"
         if is_away(error):
             raise Unreachable(f"ingest.sources: {spec.path} cannot be reached: {said}") from error
         raise SourceError(f"ingest.sources: {spec.path} is there and cannot be read: {said}") from error
@@ -152,20 +155,32 @@ def _lay_out(folder: Path, scratch: Path) -> None:
 def _reach(spec: params.Source) -> tuple[Any, str]:
     """Open the store of a source and make sure that the source is there."""
     try:
-        store, root = open_store(spec.path)
+        with _reaching(spec, but=(ImportError, ValueError)):
+            store, root = open_store(spec.path)
     except ImportError as error:
         extra = next((EXTRA_OF[link.protocol] for link in links(spec.path) if link.protocol in EXTRA_OF), None)
         todo = f"the extra {extra}: pip install -c constraints.txt -e '.[{extra}]'" if extra else "not installed"
         raise Unreachable(f"ingest.sources: {spec.path}: its driver is {todo} ({error})") from None
     except ValueError as error:
         raise SourceError(f"ingest.sources: {spec.path}: expected a path or an fsspec URL; {error}") from None
-    except Exception as error:  # every driver has its own errors
-        raise Unreachable(f"ingest.sources: {spec.path} cannot be reached: {type(error).__name__}: {error}") from error
     with _reaching(spec):
-        there = store.exists(root)
-    if not there:
-        raise Unreachable(f"ingest.sources: {spec.path} is not there. Name a folder, an archive or a manifest.")
+        try:
+            _look(store, root)
+        except FileNotFoundError as error:
+            if not is_missing(error):
+                raise
+            raise Unreachable(
+                f"ingest.sources: {spec.path} is not there. Name a folder, an archive or a manifest."
+            ) from None
     return store, root
+
+
+def _look(store: Any, root: str) -> None:  # noqa: ANN401
+    """Raise what keeps a source from being seen; `exists` says of all that it is not there."""
+    if isinstance(store, LocalFileSystem):
+        Path(root).stat()
+    elif not store.exists(root):
+        store.info(root)
 
 
 def _folder(spec: params.Source, store: Any, root: str, known: Known, *, certain: bool = False) -> Files:  # noqa: ANN401

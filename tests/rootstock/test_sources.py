@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import os
+import socket
 import stat
 import tarfile
 import threading
@@ -555,6 +556,18 @@ def test_a_folder_that_is_named_as_a_file_is_an_error_and_never_taken_for_away(l
     assert not isinstance(error.value, Unreachable)
 
 
+def answered(status: int) -> dict:
+    """Make what botocore keeps of a server's answer."""
+    return {"ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+def of_driver(module: str, name: str, **said) -> Exception:
+    """Make an error as the driver of a store raises it."""
+    error = type(name, (Exception,), {"__module__": module})("refused")
+    vars(error).update(said)
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "is_away"),
     [
@@ -564,6 +577,20 @@ def test_a_folder_that_is_named_as_a_file_is_an_error_and_never_taken_for_away(l
         (OSError(22, "invalid argument"), False), (ValueError("x"), False), (KeyError("label"), False),
         (gzip.BadGzipFile("not gzipped"), False), (NotADirectoryError(20, "no folder"), False),
         (pa.ArrowNotImplementedError("cast"), False), (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), False),
+        (of_driver("botocore.exceptions", "EndpointConnectionError"), True), (OSError(16, "server is busy"), True),
+        (of_driver("botocore.exceptions", "NoCredentialsError"), False),
+        (of_driver("botocore.exceptions", "ClientError", response=answered(503)), True),
+        (of_driver("botocore.exceptions", "ClientError", response=answered(400)), False),
+        (of_driver("aiohttp.client_exceptions", "ClientResponseError", status=429), True),
+        (of_driver("aiohttp.client_exceptions", "ClientResponseError", status=401), False),
+        (of_driver("gcsfs.retry", "HttpError", code="403"), False),
+        (of_driver("gcsfs.retry", "HttpError", code=502), True),
+        (of_driver("google.auth.exceptions", "TransportError"), True),
+        (of_driver("google.auth.exceptions", "DefaultCredentialsError"), False),
+        (of_driver("azure.core.exceptions", "ClientAuthenticationError", status_code=401), False),
+        (of_driver("azure.core.exceptions", "ServiceRequestError"), True),
+        (of_driver("paramiko.ssh_exception", "AuthenticationException"), False),
+        (of_driver("paramiko.ssh_exception", "SSHException"), True), (socket.gaierror(-2, "unknown host"), True),
     ],
 )  # fmt: skip
 def test_only_a_missing_path_or_a_network_is_taken_for_away(listed, photos, monkeypatch, error, is_away):
@@ -731,6 +758,30 @@ def test_a_web_server_that_does_not_answer_is_unreachable(listed, served):
         listed(f"{url}/photos")
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:9"):
         listed("http://127.0.0.1:9/photos")
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (400, "Bad Request"),
+        (401, "Unauthorized"),
+        (403, "Forbidden"),
+        (404, "is not there"),
+        (503, "cannot be reached"),
+    ],
+)
+def test_a_web_server_that_refuses_is_an_error_and_one_that_fails_is_away(listed, tmp_path, status, said):
+    class Refusing(Quiet):
+        def send_head(self):
+            self.send_error(status)
+
+    (tmp_path / "web").mkdir()
+    with web(tmp_path / "web", Refusing) as url:
+        for name in ("photos", "photos.zip", "list.csv"):
+            with pytest.raises(SourceError, match=said) as raised:
+                listed(f"{url}/{name}")
+            assert isinstance(raised.value, Unreachable) == (status in (404, 503))
 
 
 @pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
