@@ -205,7 +205,7 @@ def _check_expansion(unpacked: int, packed: int) -> None:
 
 
 def _name(member: str) -> str:
-    return layout.printable(member).removeprefix("./")
+    return layout.storable(member).removeprefix("./")
 
 
 def list_archive(

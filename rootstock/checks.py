@@ -8,8 +8,8 @@ import pandas as pd
 
 from rootstock import labels, manifests, params
 from rootstock.dataset import Dataset
-from rootstock.deciding import FEW
 from rootstock.errors import SourceError
+from rootstock.folder_tree import FEW
 from rootstock.intake import Reason
 from rootstock.labels import look
 from rootstock.layout import SPLITS
@@ -67,10 +67,10 @@ def check_relabelled(settings: params.Ingest, listed: "list[Listed]", before: Da
         is_meant = entry.source.layout.get("given") != kept.get(title, {}).get("given")
         is_table = entry.source.layout.get("layout") == manifests.TABLE
         if not (settings.allow_relabel or is_meant) and _are_many(old, changed, is_table=is_table):
+            how = "which folders are classes is said by ingest.sources[].layout, classes_at and splits. "
             raise SourceError(
-                f"ingest.sources: {entry.spec.path}: {said}. If that is meant, set ingest.allow_relabel to true; which "
-                "folders are classes is said by ingest.sources[].layout, classes_at and splits. The data set was left "
-                "as it is."
+                f"ingest.sources: {entry.spec.path}: {said}. If that is meant, set ingest.allow_relabel to true; "
+                f"{'' if is_table else how}the data set was left as it is."
             )
         log.info("%s: %s", title, said)
 
@@ -122,7 +122,10 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: "list[List
         SourceError: there is.
     """
     if manifest.empty:
-        raise SourceError(f"ingest.sources: no usable image in {len(files)} files ({_why(files) or 'none rejected'}).")
+        unlabelled = bool((files["reason"] == Reason.NO_LABEL.value).any())
+        expected = " Expected a sub-folder for each class, or a label for each image of a table." if unlabelled else ""
+        why = f" ({_why(files)})" if len(files) else ""
+        raise SourceError(f"ingest.sources: no usable image in {len(files)} files{why}.{expected}")
     counts = _counts(manifest, files, listed)
     if few := {label: count for label, count in counts.items() if count < MIN_IMAGES_A_CLASS}:
         said = [_say_class(label, count, files) for label, count in sorted(few.items())]
@@ -134,8 +137,8 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: "list[List
     if len(counts) == 1:
         [(label, count)] = counts.items()
         raise SourceError(
-            f"ingest.sources: a single class, {label!r} ({count} images); a classifier needs two. "
-            "Expected a sub-folder a class."
+            f"ingest.sources: a single class, {label!r} ({count} images{_and_not(files)}); a classifier needs two. "
+            "Expected a sub-folder for each class, or a label for each image of a table."
         )
     if untaught := sorted(set(counts) - set(manifest.loc[manifest["split"] == "train", "label"])):
         raise SourceError(
@@ -144,8 +147,9 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: "list[List
         )
     if empty := [split for split in SPLITS if not (manifest["split"] == split).any()]:
         raise SourceError(
-            f"ingest.sources: no image is in the {empty[0]} split: there are too few that are not near duplicates of "
-            "each other. Add images, or lower ingest.near_duplicate_bits."
+            f"ingest.sources: no image is in the {empty[0]} split: there are too few that are not duplicates, or near "
+            f"duplicates, of each other ({len(manifest)} images{_and_not(files)}). Add images, or lower "
+            "ingest.near_duplicate_bits."
         )
 
 
@@ -160,8 +164,14 @@ def _counts(manifest: pd.DataFrame, files: pd.DataFrame, listed: "list[Listed]")
 
 def _say_class(label: str, count: int, files: pd.DataFrame) -> str:
     mine = files[files["label"] == label]
-    why = _why(mine) or ("" if len(mine) else "its folder is empty")
+    why = _why(mine) or ("" if len(mine) else "its folder is empty, or a link to nowhere")
     return f"{label!r} has {count}{f' ({why})' if why else ''}"
+
+
+def _and_not(files: pd.DataFrame) -> str:
+    """Say what else there is, and why it does not count."""
+    why = _why(files)
+    return f"; rejected: {why}" if why else ""
 
 
 def _why(files: pd.DataFrame) -> str:

@@ -6,71 +6,22 @@ stops, says what it sees, and names the parameter that decides. What was decided
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 
-from rootstock.errors import SourceError
 from rootstock.folder_names import (
     is_collection,
     is_container,
+    is_named_unlabelled,
     is_unlabelled,
     masks_among,
     mentioned_split,
     split_of,
 )
+from rootstock.folder_tree import Folder, merged, tree
 from rootstock.labels import look
-from rootstock.layout import ANY, SPLITS, Layout, Parts
+from rootstock.layout import ANY, Layout, Parts
+from rootstock.undecided import Undecided, all_classes, are, classes, names, which_level
 
-FEW = 0.1  # a share of images that says nothing: a cover picture beside the class folders
-SHOWN = 5  # names that an error gives
 TWO = 2
-
-
-@dataclass
-class Folder:
-    """A folder of a listing: how many images lie right in it, how many in it at all, its sub-folders that hold some."""
-
-    images: int = 0
-    total: int = 0
-    folders: "dict[str, Folder]" = field(default_factory=dict)
-
-    @property
-    def is_divided(self) -> bool:
-        """Whether, but for a few, its images lie in sub-folders."""
-        return bool(self.folders) and self.images <= FEW * self.total
-
-
-class Undecided(SourceError):  # noqa: N818 - a person decides
-    """A layout that could mean two things; `seen` says what is there."""
-
-    def __init__(self, message: str, seen: str) -> None:
-        super().__init__(message)
-        self.seen = seen
-
-
-def tree(images: Mapping[Parts, int]) -> Folder:
-    """Build the tree of folders from how many images lie in each."""
-    top = Folder()
-    for parts, count in images.items():
-        at = top
-        at.total += count
-        for part in parts:
-            at = at.folders.setdefault(part, Folder())
-            at.total += count
-        at.images += count
-    return top
-
-
-def merged(folders: Iterable[Folder]) -> Folder:
-    """Lay folders over each other."""
-    both = Folder()
-    below: dict[str, list[Folder]] = {}
-    for one in folders:
-        both.images += one.images
-        both.total += one.total
-        for name, inner in one.folders.items():
-            below.setdefault(name, []).append(inner)
-    both.folders = {name: merged(inner) if len(inner) > 1 else inner[0] for name, inner in below.items()}
-    return both
 
 
 def decide(images: Mapping[Parts, int], where: str) -> Layout:
@@ -87,12 +38,11 @@ def decide(images: Mapping[Parts, int], where: str) -> Layout:
     named = {name: split for name in base.folders if (split := split_of(name))}
     if named and not _is_a_vehicle(named, base):
         roots = _split_folders(shared, base, _resolved(named), where)
-        deeper = _levels(merged(at for at, _ in roots.values()), "", where)
-        return Layout(splits={_joined((*parts, *[ANY] * deeper)): split for parts, (_, split) in roots.items()})
-    if "" not in (spoken := {mentioned_split(name) for name in base.folders}) and len(spoken) > 1:
-        raise _undecided(where, f"the folders {_names(base.folders)} speak of splits", _say_splits(base.folders))
-    deeper = _levels(base, "/".join(shared), where)
-    return Layout(classes_at=_joined((*shared, *[ANY] * deeper)))
+        splits = {_joined(parts): split for parts, (_, split) in roots.items()}
+        return _settled(merged(at for at, _ in roots.values()), Layout(splits=splits), where)
+    layout = Layout(_joined(shared))
+    _check_spoken(base, layout, where)
+    return _settled(base, layout, where)
 
 
 def below_shared(top: Folder) -> tuple[Parts, Folder]:
@@ -130,7 +80,7 @@ def check_new_classes(images: Mapping[Parts, int], layout: Layout, known: Collec
             for name, folder in at.folders.items():
                 found.setdefault(name, []).append(folder)
     classes = Folder(folders={name: merged(folders) for name, folders in found.items()})
-    _check_names(classes, set(known), where)
+    _check_names(classes, set(known), layout, where)
 
 
 def _at(top: Folder, root: Parts) -> list[Folder]:
@@ -159,22 +109,29 @@ def _resolved(named: dict[str, str]) -> dict[str, str]:
 
 
 def _split_folders(shared: Parts, base: Folder, named: dict[str, str], where: str) -> dict[Parts, tuple[Folder, str]]:
-    """Find the folders that hold the classes of each split."""
+    """Find the folders that hold the classes of each split.
+
+    Raises:
+        Undecided: other folders lie beside them, none of them holds classes, or there is nothing to train on.
+    """
     inner = _inner(base, named)
-    with_classes = {parts[0] for parts, (at, _) in inner.items() if at.folders}
+    roots = {_joined((*shared, *parts)): split for parts, (at, split) in inner.items() if at.folders}
     others = [name for name in base.folders if name not in named and not is_unlabelled(name)]
-    given = {named[name] for name in with_classes}
-    if others and not ("train" in given and len(given) > 1):
-        seen = f"{_names(named)} {_is(named)} named as a split, {_names(others)} beside {_it(named)} {_is(others)} not"
-        raise _undecided(where, seen, _say_splits(named), "layout: class_folders, if all of these are classes")
-    if not with_classes:
-        seen = f"{_names(named)} {_is(named)} named as splits and {'hold' if len(named) > 1 else 'holds'} no folders"
-        raise _undecided(
-            where, seen, "Expected class folders in each", "layout: class_folders, if these are the classes"
+    if others and not ("train" in roots.values() and len(set(roots.values())) > 1):
+        kind, them = ("a split", "it") if len(named) == 1 else ("splits", "them")
+        seen = f"{names(named)} {are(named)} named as {kind}, {names(others)} beside {them} {are(others)} not"
+        raise Undecided(where, seen, *_ways_beside(shared, base, roots, others), all_classes(Layout(_joined(shared))))
+    if not roots:
+        seen = f"{names(named)} {are(named)} named as splits and {'hold' if len(named) > 1 else 'holds'} no folders"
+        expected = "expected class folders in each, or a table that says what each image shows"
+        raise Undecided(where, f"{seen}; {expected}", f"layout: class_folders, if {names(named)} are the classes")
+    if "train" not in roots.values():
+        seen = (
+            f"{names(named)} {are(named)} named as {names(set(roots.values()), '')}, and nothing is there to train on"
         )
-    if "train" not in given:
-        seen = f"{_names(named)} {_is(named)} named as {_names(sorted(given), '')}, and nothing is there to train on"
-        raise _undecided(where, seen, "splits: {" + f"{next(iter(named))}: train" + "} to train on it")
+        largest, _ = max(inner.items(), key=lambda root: root[1][0].total if root[1][0].folders else 0)
+        way = Layout(splits=roots | {(at := _joined((*shared, *largest))): "train"})
+        raise Undecided(where, seen, f"{way.as_parameter()}, to train on {at}/")
     return {(*shared, *parts): found for parts, found in inner.items()}
 
 
@@ -194,94 +151,127 @@ def _inner(base: Folder, named: Mapping[str, str]) -> dict[Parts, tuple[Folder, 
     return roots
 
 
-def _levels(base: Folder, shared: str, where: str) -> int:
-    """Say how many levels of collections (cameras, years) lie above the classes.
+def _check_spoken(base: Folder, layout: Layout, where: str) -> None:
+    """Stop where the name of each folder speaks of a split beside other things: intel_train, intel_test."""
+    spoken = {name: mentioned_split(name) for name in base.folders}
+    if all(spoken.values()) and len(set(spoken.values())) > 1:
+        roots = {layout.below(name).classes_at: split for name, split in spoken.items() if base.folders[name].folders}
+        ways = [f"{Layout(splits=roots).as_parameter()}, if these are splits"] if "train" in roots.values() else []
+        raise Undecided(where, f"the folders {names(spoken)} speak of splits", *ways, all_classes(layout))
+
+
+def _settled(base: Folder, layout: Layout, where: str) -> Layout:
+    """Look through levels of collections (cameras, years) above the classes.
+
+    Args:
+        base: the folders that are classes by the layout, of all its roots.
+        layout: as it is decided so far.
+        where: the source, for an error.
 
     Raises:
         Undecided: the folders may be classes, or collections of them, or splits, or masks.
     """
+    _check_names(base, set(), layout, where)
     tops = base.folders
-    _check_names(base, set(), where)
     if len(tops) < TWO:
-        return 0
+        return layout
     collections = all(map(is_collection, tops))
-    if all(folder.is_divided for folder in tops.values()):
-        subs = Counter(name for folder in tops.values() for name in folder.folders)
+    step, inner = _within_containers(tops)
+    if all(folder.is_divided for folder in inner.values()):
+        below = merged(inner.values())
+        subs = Counter(name for folder in inner.values() for name in folder.folders)
+        deeper = layout.below(ANY, *step)
         inner_collections = all(map(is_collection, subs))
-        below = merged(tops.values())
         if collections and not (inner_collections and any(not at.is_divided for at in below.folders.values())):
-            return 1 + _levels(below, "", where)
+            return _settled(below, deeper, where)
         if all(map(is_container, subs)):  # ants/images/1.jpg
-            return 0
+            return layout
         repeated = sum(count > 1 for count in subs.values()) * 2 >= len(subs)
         if repeated and all(map(split_of, subs)):
-            seen = f"{_names(tops)} each hold {_names(subs)}, splits by their names"
-            raise _undecided(where, seen, "Expected the splits above the classes", "layout: class_folders to have "
-                             "splits drawn")  # fmt: skip
+            seen = (
+                f"{names(tops)} each hold {names(subs)}, splits by their names; expected the splits above the classes"
+            )
+            raise Undecided(where, seen, f"{layout.as_parameter()}, to have splits drawn")
         if repeated and (collections or not inner_collections):
-            seen = f"{_names(tops)} hold the same folders ({_names(subs)})"
-            raise _undecided(where, seen, _say_levels(tops, subs, shared))
+            seen = f"{names(tops)} hold the same folders ({names(subs)})"
+            raise Undecided(where, seen, *which_level(layout, step, tops, subs))
     if collections:
-        place = f"in {shared}/, " if shared else ""
-        seen = f"all images lie {place}in the folders {_names(tops)}, which are hardly classes"
-        above = f'classes_at: "{_parent(shared)}", if {shared.rpartition("/")[2]} is one (others are to come)'
-        here = f'classes_at: "{shared or "."}", if {_names(tops)} are the classes'
-        raise _undecided(where, seen, *([above] if shared else []), here)
-    return 0
+        place, ways = "", [f"{layout.as_parameter()}, if {names(tops)} are the classes"]
+        if layout.classes_at:
+            outer, _, last = layout.classes_at.rpartition("/")
+            place = f"in {layout.classes_at}/, "
+            what = "the folders above these are" if last == ANY else f"{last}/ is one (others are to come)"
+            ways.insert(0, f"{Layout(outer).as_parameter()}, if {what}")
+        raise Undecided(where, f"all images lie {place}in the folders {names(tops)}, which are hardly classes", *ways)
+    return layout
 
 
-def _check_names(base: Folder, known: set[str], where: str) -> None:
-    """Stop where folders have names of splits or of masks, or hold folders that are classes themselves."""
+def _within_containers(tops: Mapping[str, Folder]) -> tuple[Parts, dict[str, Folder]]:
+    """Look through one folder of images within each: amazon/images/mug; says what it is called, `*` if variously."""
+    only = {name: next(iter(folder.folders)) for name, folder in tops.items() if len(folder.folders) == 1}
+    inner = {name: tops[name].folders[within] for name, within in only.items() if is_container(within)}
+    if len(inner) < len(tops) or not all(folder.is_divided for folder in inner.values()):
+        return (), dict(tops)
+    called = set(only.values())
+    return (called.pop() if len(called) == 1 else ANY,), inner
+
+
+def _check_names(base: Folder, known: set[str], layout: Layout, where: str) -> None:
+    """Stop where folders have names of splits, masks or what has no label, or hold folders that are classes themselves.
+
+    Args:
+        base: the folders that are classes by the layout.
+        known: the classes that are accepted.
+        layout: as it is so far.
+        where: the source, for an error.
+
+    Raises:
+        Undecided: one of them has, or does.
+    """
     accepted = set(map(look, known))
     new = {name: folder for name, folder in base.folders.items() if look(name) not in accepted}
-    decide_so = "layout: class_folders (with classes_at, if need be), if all of these are classes"
-    vehicle = [name for name in base.folders if name.casefold() == "train"] if len(base.folders) > TWO else []
-    if splits := [name for name in new if split_of(name) and name not in vehicle]:
-        seen = f"beside {_names(set(base.folders) - set(splits)) or 'nothing else'}, {_names(splits)} would be a class"
-        raise _undecided(where, f"{seen}, and is named as a split", _say_splits(splits), decide_so)
-    if masks := [name for name in masks_among(base.folders) if name in new]:
-        seen = f"{_names(masks)} would be a class beside {_names(set(base.folders) - set(masks)) or 'nothing else'}"
-        raise _undecided(
-            where, f"{seen}, and holds masks or annotations by its name", "Leave these out of the source", decide_so
-        )
+    all_names = {*base.folders, *known}
+    vehicle = {name for name in base.folders if name.casefold() == "train"} if len(base.folders) > TWO else set()
+    kinds = {
+        "a split": set(filter(split_of, new)) - vehicle,
+        "masks or annotations": set(masks_among(all_names)),
+        "what has no label": set(filter(is_named_unlabelled, new)),
+    }
+    for kind, named in kinds.items():
+        others = all_names - named
+        if (found := named & new.keys()) and (others or kind == "a split"):
+            beside = f" beside {names(others)}" if others else ""
+            seen = f"{names(found)}, named as {kind}, would be {classes(found)}{beside}"
+            alone = _ways_without(base, others, layout) if others else []
+            raise Undecided(where, seen, *alone, all_classes(layout), f"or take {names(found)} away")
     looks = accepted | set(map(look, base.folders))
     for name, folder in new.items():
         inside = [inner for inner in folder.folders if look(inner) in looks - {look(name)}]
-        if folder.is_divided and len(inside) == len(folder.folders):
-            seen = f"{name}/ holds {_names(inside)}, which are classes beside it"
-            raise _undecided(where, seen, f"Move these out of {name}/", decide_so)
+        if folder.is_divided and inside and (len(inside) * TWO >= len(folder.folders) or is_collection(name)):
+            seen = f"{name}/ holds {names(inside)}, which {are(inside)} {classes(inside)} beside it"
+            alone = [] if layout.splits else [f"{layout.below(name).as_parameter()}, to read {name}/ alone"]
+            raise Undecided(where, seen, *alone, all_classes(layout), f"or move what it holds out of {name}/")
 
 
-def _undecided(where: str, seen: str, *remedies: str) -> Undecided:
-    how = f"Say which is meant by ingest.sources[].layout, classes_at or splits: {'; '.join(remedies)}"
-    return Undecided(f"ingest.sources: {where}: {seen}. {how}.", seen)
+def _ways_beside(shared: Parts, base: Folder, roots: dict[str, str], others: list[str]) -> list[str]:
+    """Say how splits and what lies beside them can both be read, or the splits alone."""
+    if not roots:
+        return []
+    ways = []
+    if "train" in roots.values():
+        ways.append(f"{Layout(splits=roots).as_parameter()}, to leave {names(others)} out")
+        more = {_joined((*shared, name)): "train" for name in others if base.folders[name].folders}
+    else:
+        more = {_joined(shared): "train"}
+    if more:
+        ways.append(f"{Layout(splits=more | roots).as_parameter()}, to train on {names(others)}")
+    return ways
 
 
-def _say_splits(names: Iterable[str]) -> str:
-    shown = {name: split_of(name) or mentioned_split(name) or "train" for name in sorted(names)[:SHOWN]}
-    return "splits: {" + ", ".join(f"{name}: {split}" for name, split in shown.items()) + "}, each " + "/".join(SPLITS)
-
-
-def _say_levels(tops: Iterable[str], subs: Iterable[str], shared: str) -> str:
-    own, below = shared or ".", f"{shared}/*" if shared else "*"
-    return f'classes_at: "{own}", if {_names(tops)} are the classes; classes_at: "{below}", if {_names(subs)} are'
-
-
-def _names(names: Iterable[str], mark: str = "/") -> str:
-    listed = sorted(names)
-    return ", ".join(f"{name}{mark}" for name in listed[:SHOWN]) + (", ..." if len(listed) > SHOWN else "")
-
-
-def _is(names: Collection[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-def _it(names: Collection[str]) -> str:
-    return "it" if len(names) == 1 else "them"
-
-
-def _parent(folder: str) -> str:
-    return folder.rpartition("/")[0] or "."
+def _ways_without(base: Folder, others: set[str], layout: Layout) -> list[str]:
+    """Say how masks are left out, where the images beside them are divided into classes: by reading these alone."""
+    images = [name for name in others & base.folders.keys() if is_container(name) and base.folders[name].is_divided]
+    return [f"{layout.below(name).as_parameter()}, to read {name}/ alone" for name in images[:1]]
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ MASKS = frozenset(
     {
         "masks", "annotations", "annotation", "groundtruth", "segmentation", "segmentations",
         "segmentationclass", "segmentationobject", "segmentationmasks", "segmentationmask", "trimaps", "trimap",
-        "bboxes", "boundingboxes", "labels", "heatmaps", "imagesets"
+        "bboxes", "boundingboxes", "labels", "heatmaps", "imagesets", "thumbnails", "thumbnail"
     }
 )  # fmt: skip
 MAYBE_MASKS = frozenset(
@@ -44,17 +44,21 @@ CONTAINERS = frozenset(
     }
 )  # fmt: skip
 # When, where, by what, or in which lot images were taken: collections of them, seldom their class.
+LOT = (
+    "cam|camera|cctv|site|batch|part|fold|session|day|week|month|year|season|run|vid|video|seq|sequence|device|trip|"
+    "visit|loc|location|station|lot|chunk|disk|disc|sd|card|delivery|upload|scan|shoot|roll|take|trap|hive|drone|"
+    "flight|sensor|rig|clip|frames?|patient|subject"
+)
 COLLECTION = re.compile(
     r"""
     (19|20)\d\d([-_. ]?(0?[1-9]|1[0-2]|q[1-4])([-_. ]?\d{1,2})?)?     # 2024, 2024-05, 2024_05_17
     | \d{1,2}[-_. ]\d{1,2}[-_. ](19|20)?\d\d                            # 17.05.2024
     | (jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?
        |dec(ember)?|spring|summer|autumn|fall|winter)[-_. ]?(19|20)\d\d
-    | (cam|camera|cctv|site|batch|part|fold|session|day|week|month|year|season|run|vid|video|seq|sequence|device|trip
-       |visit|loc|location|station|lot|chunk|disk|disc|sd|card|delivery|upload|scan|shoot|roll|take|trap|hive|drone
-       |flight|sensor|rig|clip|frames?|patient|subject)[-_. ]?(\d+|[a-z])
+    | (.*[-_. ])?(LOT|images?|imgs?|photos?|pictures?|data|dataset|folder|dir|directory|set|subset|split)[-_. ]?\d+
+    | (LOT)[-_. ]?[a-z]
     | \d{3}[-_]?(canon|eos\w\w|nikon|apple|media|olymp|_pana|msdcf|gopro|andro|_fuji) | dcim   # a camera's own
-    """,
+    """.replace("LOT", LOT),
     re.VERBOSE,
 )
 
@@ -88,6 +92,12 @@ def mentioned_split(name: str) -> str:
 def is_unlabelled(name: str) -> bool:
     """Whether a folder holds, by its name, what is to be predicted."""
     return any(word in UNLABELLED for word in words_of(name))
+
+
+def is_named_unlabelled(name: str) -> bool:
+    """Whether a name says nothing but that: `unlabelled` does, `unlabelled bottles` may be a class."""
+    words = words_of(name)
+    return any(word in UNLABELLED for word in words) and all(word in UNLABELLED | AFFIXES for word in words)
 
 
 def is_container(name: str) -> bool:

@@ -13,9 +13,23 @@ from functools import lru_cache
 from rootstock.errors import SourceError
 
 SHOWN = 5  # pairs that an error names
-NUMBER = re.compile(r"([+-]?)0*(\d+)(?:\.(\d*?)0*)?")
-# Letters of other alphabets that are drawn like Latin ones, after case folding (of Unicode's confusables).
-LIKE_LATIN = str.maketrans("авеікмнорстухјѕԁһαβεζηικμνορτυχ", "abeikmhopctyxjsdhabezhikmnoptux")
+NUMBER = re.compile(r"([+-]?)0*(\d*)(?:\.(\d*?)0*)?")
+DASHES = re.compile("[\u2010-\u2015\u2212]")
+# Letters of other alphabets that are drawn like Latin ones, after case folding (of Unicode's confusables): in either
+# case, so that a single one is taken for the other, too; and as capitals alone.
+LIKE_LATIN = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0445\u0458\u0455\u0456\u0501\u04bb\u03bf\u0131", "aeopcxjsidhoi"
+)
+CAPITALS_LIKE_LATIN = str.maketrans(
+    "\u0432\u043a\u043c\u043d\u0442\u0443\u03b1\u03b2\u03b5\u03b6\u03b7\u03b9\u03ba\u03bc\u03bd\u03c1\u03c4\u03c5\u03c7",
+    "bkmhtyabezhikmnptux",
+)  # fmt: skip
+# What is not drawn, beside control and format characters: fillers, variation selectors (Unicode's Default_Ignorable).
+UNDRAWN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uffa0\ufe00-\ufe0f\U000e0000-\U000e0fff]"
+)
+FLAG, TAGS = "\U0001f3f4", re.compile("[\U000e0020-\U000e007f]")  # of England, Scotland, Wales: told apart by tags
+JOINER = "\u200d"
 QUOTES = re.compile("[\u2018\u2019\u00b4\u0060]")
 COPY = r"(?:copy|kopie|copie|copia|cópia|kopia|kopio|kopi|másolat)"
 COPIED = re.compile(
@@ -34,15 +48,26 @@ def clean(label: str) -> str:
 def look(label: str) -> str:
     """Say how a label looks to a person: two that look alike give the same."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", clean(label)).casefold())
-    seen = "".join(letter for letter in folded if unicodedata.category(letter) not in ("Cf", "Cc"))
-    seen = "".join(letter for letter in seen if not "\ufe00" <= letter <= "\ufe0f").strip()  # variation selectors
-    if number := NUMBER.fullmatch(seen):
+    folded = folded.replace("i\u0307", "i")  # of a Turkish capital
+    drawn = "".join(letter for before, letter in zip(f" {folded}", folded, strict=False) if _is_drawn(letter, before))
+    seen = DASHES.sub("-", drawn).strip()
+    if (number := NUMBER.fullmatch(seen)) and any(map(str.isdecimal, seen)):
         sign, whole, fraction = number.groups(default="")
-        return f"{sign.replace('+', '')}{whole}{'.' if fraction else ''}{fraction}"
-    if sum(letter.isalpha() for letter in seen) > 1:  # a single letter may well be a Greek one
-        seen = QUOTES.sub("'", seen.translate(LIKE_LATIN))
-    spaced = re.sub(r"(?<=\w) ?[-\u2010-\u2015] ?(?=\w)", " ", seen)
-    return re.sub(r"[_\s]+", " ", spaced).strip(" .") or seen
+        return f"{sign.replace('+', '')}{whole or '0'}{'.' if fraction else ''}{fraction}"
+    seen = seen.translate(LIKE_LATIN)
+    if sum(map(str.isalpha, seen)) > 1:  # a single letter may well be a Greek one
+        seen = QUOTES.sub("'", seen.translate(CAPITALS_LIKE_LATIN))
+    spaced = re.sub(r"(?<=\w) ?- ?(?=\w)", " ", seen)
+    return re.sub(r"[_\s]+", " ", re.sub(r"\.(?=\s|$)", "", spaced)).strip(" .") or seen
+
+
+def _is_drawn(letter: str, before: str) -> bool:
+    """Whether a character is seen, by itself or since it makes another picture of an emoji."""
+    if letter == JOINER:
+        return unicodedata.category(before) in ("So", "Sk", "Mn")
+    if TAGS.match(letter):
+        return before == FLAG or bool(TAGS.match(before))
+    return unicodedata.category(letter) not in ("Cf", "Cc") and not UNDRAWN.match(letter)
 
 
 def copied_from(label: str) -> str | None:

@@ -4,7 +4,9 @@ Which folders of a source are classes is decided once (rootstock/deciding.py), o
 applied.
 """
 
+import json
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -64,12 +66,20 @@ class Layout:
         folders = self.splits or {self.classes_at: ""}
         return {parts_of(folder): split for folder, split in folders.items()}
 
-    def root_of(self, parts: Parts) -> tuple[int, str] | None:
-        """Find the root in which a folder lies: how deep that is, and its split; None where it lies in none."""
-        for root, split in self.roots.items():
-            if len(parts) >= len(root) and all(name in (ANY, part) for name, part in zip(root, parts, strict=False)):
-                return len(root), split
-        return None
+    def root_of(self, parts: Parts) -> tuple[Parts, str] | None:
+        """Find the root in which a folder lies, the deepest of several, and its split; None where it lies in none."""
+        found = [
+            (root, split)
+            for root, split in self.roots.items()
+            if len(parts) >= len(root) and all(name in (ANY, part) for name, part in zip(root, parts, strict=False))
+        ]
+        return max(found, key=lambda entry: len(entry[0])) if found else None
+
+    def below(self, *parts: str) -> "Layout":
+        """Give the layout whose class folders lie so much deeper."""
+        if self.splits:
+            return Layout(splits={_joined(folder, *parts): split for folder, split in self.splits.items()})
+        return Layout(_joined(self.classes_at, *parts))
 
     def to_json(self) -> dict[str, Any]:
         """Give what the summary of the data set keeps, under the names of the parameters."""
@@ -80,9 +90,26 @@ class Layout:
     def say(self) -> str:
         """Say in words how folders are read."""
         if self.splits:
-            named = ", ".join(f"{folder}/ is {split}" for folder, split in self.splits.items())
+            named = ", ".join(f"{folder or '.'}/ is {split}" for folder, split in self.splits.items())
             return f"split folders ({named})"
         return f"class folders under {self.classes_at}/" if self.classes_at else "class folders"
+
+    def as_parameter(self) -> str:
+        """Spell out what sets it in params.yaml."""
+        if self.splits:
+            named = ", ".join(f"{_yaml_key(folder or '.')}: {split}" for folder, split in self.splits.items())
+            return f"splits: {{{named}}}"
+        return f"classes_at: {json.dumps(self.classes_at or '.', ensure_ascii=False)}"
+
+
+def _joined(*folders: str) -> str:
+    return "/".join(filter(None, folders))
+
+
+def _yaml_key(folder: str) -> str:
+    """Write a folder as a key in YAML: in quotes, unless it is plainly a word."""
+    plain = re.fullmatch(r"[^\W\d_]([\w./ -]*\w)?", folder) and folder.lower() not in ("null", "true", "false")
+    return folder if plain else json.dumps(folder, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -111,7 +138,7 @@ def without_huge(items: list[Item], size_of: Callable[[str], int | None]) -> lis
     ]
 
 
-def printable(path: str) -> str:
+def storable(path: str) -> str:
     """Spell a path so that any file can hold it: bytes that are not UTF-8 become their hexadecimal escapes."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
@@ -206,13 +233,14 @@ def arrange(listing: Listing, stamps: dict[str, str], domain: str, layout: Layou
 
 def _label(parts: Parts, layout: Layout) -> tuple[str, str | None]:
     """Say the label and the split of a folder's files; no label where it is no class folder, no split (None) where it
-    lies where the layout says nothing.
+    lies where the layout says nothing, or is one of a kind (`*`) that should hold class folders.
     """
-    found = layout.root_of(parts)
-    if found is None:
-        return "", "" if not parts or any(map(is_unlabelled, parts)) else None
-    depth, split = found
-    return (clean(parts[depth]) if len(parts) > depth else ""), split
+    root, split = layout.root_of(parts) or ((), None)
+    if split is not None and len(parts) > len(root):
+        return clean(parts[len(root)]), split
+    if not parts or any(map(is_unlabelled, parts)):
+        return "", ""
+    return "", None if root[-1:] == (ANY,) else split
 
 
 def _documents(listing: Listing, labels: dict[str, tuple[str, str | None]]) -> set[str]:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rootstock import deciding, params
-from rootstock.deciding import FEW, Undecided
 from rootstock.errors import SourceError
-from rootstock.labels import clean
+from rootstock.folder_names import masks_among
+from rootstock.folder_tree import FEW, tree
+from rootstock.labels import clean, look
 from rootstock.layout import (
+    ANY,
     CLASS_FOLDERS,
     NAMED,
     SPLIT_FOLDERS,
@@ -20,6 +22,7 @@ from rootstock.layout import (
     arrange,
     parts_of,
 )
+from rootstock.undecided import Undecided
 
 log = logging.getLogger(__name__)
 MISFITS = 5  # so many images that lie elsewhere, and more than a few of all, are no oversight
@@ -131,9 +134,9 @@ def _given(images: Mapping[Parts, int], spec: params.Source) -> Layout:
     elif spec.classes_at is not None:
         layout = Layout("/".join(within))
     else:
-        shared, _ = deciding.below_shared(deciding.tree(images))
+        shared, _ = deciding.below_shared(tree(images))
         layout = Layout("/".join(shared))
-    if images and not any((found := layout.root_of(parts)) and len(parts) > found[0] for parts in images):
+    if images and not any((found := layout.root_of(parts)) and len(parts) > len(found[0]) for parts in images):
         raise SourceError(
             f"ingest.sources: {spec.path}: no image lies in a class folder by the layout that is given "
             f"({layout.say()}); images lie in {_folders(images)}."
@@ -185,23 +188,34 @@ def _once(images: Mapping[Parts, int]) -> Layout:
 
 def _many_misfits(arranged: Arranged, layout: Layout, images: int, spec: params.Source) -> SourceError:
     lost = arranged.misfits
-    tops = _folders({parts_of(path.rpartition("/")[0]): 1 for path in lost})
-    if layout.splits:
-        new = sorted({parts_of(path)[0] for path in lost})[:NAMED]
-        splits = ", ".join(
-            f"{folder}: {split}" for folder, split in [*layout.splits.items(), *((at, "train") for at in new)]
-        )
-        remedy = f"splits: {{{splits}}}, say, to take them in, or splits without them to leave them out"
-    else:
-        at = layout.classes_at
-        outer = "/".join((*parts_of(at)[:-1], "*"))
-        remedy = (
-            f'classes_at: "{outer}" to look for classes in each folder beside it, too, or "{at}" to leave these out'
-        )
+    folders = sorted({parts_of(path.rpartition("/")[0]) for path in lost})
+    taken_in = _with_misfits(layout, folders, {look(item.label) for item in arranged.items if item.label})
+    ways = [f"{taken_in.as_parameter()}, to take them in"] if taken_in else []
     return SourceError(
-        f"ingest.sources: {spec.path}: {len(lost)} of {images} images lie outside its {layout.say()}: in {tops} "
-        f"(e.g. {lost[0]}). Say what they are by ingest.sources[].{remedy}."
+        f"ingest.sources: {spec.path}: {len(lost)} of {images} images lie outside its {layout.say()}: in "
+        f"{_folders(dict.fromkeys(folders, 1))} (e.g. {lost[0]}). Say what they are by ingest.sources[].layout, "
+        f"classes_at or splits: {'; '.join([*ways, f'{layout.as_parameter()}, to leave them out'])}."
     )
+
+
+def _with_misfits(layout: Layout, lost: list[Parts], classes: set[str]) -> Layout | None:
+    """Find the layout that takes in what lies outside of one, too: folders beside its roots, with classes in them."""
+    roots = list(layout.roots)
+    if not layout.splits:
+        [root] = roots
+        levels = len(root)
+        beside = all(len(parts) > levels for parts in lost)
+        same = beside and all(parts[: levels - 1] == root[:-1] for parts in lost)
+        return Layout("/".join((*root[:-1], ANY) if same else (ANY,) * levels)) if beside else None
+    above = min((len(root) for root in roots), default=1) - 1
+    while above and len({root[:above] for root in roots}) > 1:
+        above -= 1
+    new = {parts[: above + 1] for parts in lost}
+    fits = all(parts[:above] == roots[0][:above] and look(parts[above + 1]) in classes for parts in lost
+               if len(parts) > above + 1)  # fmt: skip
+    if not fits or any(len(parts) < above + 2 for parts in lost) or masks_among(parts[-1] for parts in new):
+        return None
+    return Layout(splits=layout.splits | {"/".join(parts): "train" for parts in sorted(new)[:NAMED]})
 
 
 def _folders(images: Mapping[Parts, int]) -> str:

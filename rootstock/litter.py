@@ -5,6 +5,7 @@ Global/ of github/gitignore (macOS, Windows, Linux, Synology, Dropbox, Lightroom
 """
 
 import posixpath
+import re
 
 # Anything whose name begins with a dot is hidden: .DS_Store, ._1.jpg, .Trash-1000, .@__thumb, .ipynb_checkpoints, ...
 NAMES = frozenset(
@@ -15,8 +16,8 @@ NAMES = frozenset(
         "TheFindByContentFolder",
         # Windows, its file systems, its programs
         "Thumbs.db", "Thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "IconCache.db",
-        "$RECYCLE.BIN", "System Volume Information", "FOUND.000", "Picasa.ini", "ZbThumbnail.info", "pspbrwse.jbf",
-        "AlbumArtSmall.jpg",
+        "$RECYCLE.BIN", "RECYCLER", "RECYCLED", "System Volume Information", "Picasa.ini", "ZbThumbnail.info",
+        "pspbrwse.jbf", "AlbumArtSmall.jpg",
         # Linux, Android
         "lost+found", "LOST.DIR", "aquota.user", "aquota.group",
         # Synology, QNAP and other network drives
@@ -25,6 +26,7 @@ NAMES = frozenset(
         "CaptureOne", "__pycache__",
     )
 )  # fmt: skip
+FOUND = re.compile(r"found\.\d{3}")  # by Windows, on a disk that it has mended
 # Half-written files, backups, links of Windows; previews and edits that photo programs keep beside the photos.
 EXTENSIONS = frozenset(
     {
@@ -41,7 +43,7 @@ def is_litter_name(name: str) -> bool:
     lower = name.casefold()
     if lower.endswith("~") or lower.startswith(("~$", "albumart_{")):  # editors, office programs, Windows Media Player
         return True
-    return lower in NAMES or posixpath.splitext(lower)[1] in EXTENSIONS
+    return lower in NAMES or FOUND.fullmatch(lower) is not None or posixpath.splitext(lower)[1] in EXTENSIONS
 
 
 def is_litter(path: str) -> bool:

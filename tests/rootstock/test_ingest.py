@@ -23,7 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
-from rootstock import dataset, folders, images, intake, params, shards
+from rootstock import dataset, files, folders, images, intake, params, shards
 from rootstock.duplicates import perceptual_hashes, thumbnail
 from rootstock.errors import SourceError
 from rootstock.ingest import Taken, ingest
@@ -603,6 +603,11 @@ def test_a_class_of_two_images_is_an_error_that_counts_them(store, photos):
     assert not (store.dataset / "manifest.parquet").exists()
 
 
+def linked_to_nowhere(folder: Path) -> None:
+    files.remove(folder)
+    folder.symlink_to("a/disk/that/is/not/mounted")
+
+
 SPOILT = {
     "of a kind that is not read": (lambda path: path.rename(path.with_suffix(".heic")), "an_image, e.g. wasps/00.heic"),
     "cut off": (lambda path: path.write_bytes(path.read_bytes()[:200]), "truncated, e.g. wasps/00.png"),
@@ -610,6 +615,7 @@ SPOILT = {
     "too small": (lambda path: put(path, picture(1, 6, 6)), "too_small, e.g. wasps/00.png"),
     "gone": (Path.unlink, "its folder is empty"),
     "litter": (lambda path: path.rename(path.with_name(f"._{path.name}")), "its folder is empty"),
+    "behind a link to nowhere": (lambda path: linked_to_nowhere(path.parent), "or a link to nowhere"),
     "another class's": (lambda path: put(path, picture(int(path.stem))), "conflicting_label, e.g. wasps/00.png"),
 }  # fmt: skip
 
@@ -624,7 +630,7 @@ def test_a_class_of_no_usable_image_is_an_error_that_names_the_reasons_and_a_fil
     with pytest.raises(SourceError, match=rf"'wasps' has 0 \(.*{said}.*leave the class out"):
         store.ingest(photos)
     assert store.bytes() == before
-    shutil.rmtree(photos / "wasps")
+    files.remove(photos / "wasps")
     assert set(store.ingest(photos) and store.summary["classes"]) == {"ants", "bees"}
 
 

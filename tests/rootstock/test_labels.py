@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from rootstock.errors import SourceError
-from rootstock.labels import alike, check_alike, clean, copies, look
+from rootstock.labels import FLAG, alike, check_alike, clean, copies, look
 
 
 @given(st.text(max_size=12), st.sampled_from(["", " ", "\t", "\u00a0", "  "]), st.sampled_from(["NFC", "NFD"]))
@@ -21,11 +21,15 @@ ONE_CLASS = [
     ("cat", "cat\u200b"), ("cat", "\ufeffcat"), ("1", "1.0"), ("01", "1"), ("2", "+2.00"), ("cat", "cat."),
     ("dog house", "dog_house"), ("dog-house", "dog house"), ("dog house", "dog  house"), ("doghouse", "doghouse."),
     ("cat", "\u0441\u0430t"), ("Opel", "\u041epel"), ("ﬁre", "fire"), ("don't", "don\u2019t"), ("_cat", "cat"),
+    ("A", "\u0410"), ("o", "\u03bf"), ("A1", "\u04101"), ("-1", "\u22121"), (".5", "0.50"), ("cat", "cat\u3164"),
+    ("\u0130zmir", "izmir"), ("KIZ", "k\u0131z"), ("St. Bernard", "St Bernard"), ("\u2764\ufe0f", "\u2764"),
 ]  # fmt: skip
 TWO_CLASSES = [
     ("cat", "cats"), ("A+", "A-"), ("1", "-1"), ("1", "10"), ("1.5", "15"), ("+", "-"), ("_", "-"), ("café", "cafe"),
     ("a", "\u03b1"), ("C", "C++"), ("3-5", "35"), ("0", "O"), ("1", "l"), (f"{'1' * 30}2", f"{'1' * 30}3"),
     ("carport", "car port"), ("猫", "犬"), ("🐱", "🐶"), ("", "x"),
+    (".5", "5"), ("\u03b11", "a1"), ("\U0001f468\u200d\U0001f467", "\U0001f468\U0001f467"),  # a family, two people
+    (f"{FLAG}\U000e0067\U000e0065\U000e007f", f"{FLAG}\U000e0067\U000e0073\U000e007f"),  # England, Scotland
 ]  # fmt: skip
 
 

@@ -1,11 +1,14 @@
 """What paths say: class folders, split folders, litter, names that point outside; and what they do not say."""
 
+import re
+
 import pytest
+from ruamel.yaml import YAML
 
 from rootstock import layouts, params
 from rootstock.errors import SourceError
 from rootstock.intake import Reason
-from rootstock.layout import SPLITS, Arranged, is_unsafe, printable
+from rootstock.layout import SPLITS, Arranged, is_unsafe, storable
 from rootstock.layouts import Known
 from rootstock.litter import is_litter
 
@@ -174,8 +177,8 @@ def test_other_names_are_safe(path):
 
 
 def test_names_that_are_not_utf_8_become_text_that_any_file_can_hold():
-    assert printable("käfer/1.jpg") == "käfer/1.jpg"
-    assert printable(b"k\xe4fer/1.jpg".decode("utf-8", "surrogateescape")) == r"k\xe4fer/1.jpg"
+    assert storable("käfer/1.jpg") == "käfer/1.jpg"
+    assert storable(b"k\xe4fer/1.jpg".decode("utf-8", "surrogateescape")) == r"k\xe4fer/1.jpg"
 
 
 # Splits by other names
@@ -218,24 +221,38 @@ def test_a_folder_between_a_split_and_its_classes_is_looked_through(inner):
 STOPS = {
     "splits without classes": (images("train", "test"), "test/, train/ are named as splits and hold no folders"),
     "one split without classes": (images("training_images"), "is named as splits and holds no folders"),
-    "nothing to train on": (images("val/a", "val/b", "test/a", "test/b"), "named as test, val, and nothing is there"),
-    "a split beside classes": (images("ants", "bees", "test"), "test/ is named as a split, ants/, bees/ beside it"),
+    "nothing to train on": (images("val/a", "val/b", "test/a", "test/b"), "as test, val, and nothing is there to"),
+    "a split beside classes": (images("ants", "bees", "test"), "test/ is named as a split, ants/, bees/ beside it are"),
+    "a vehicle beside one other": (images("train", "bus"), "train/ is named as a split, bus/ beside it is not"),
+    "valid and invalid things": (images("valid", "invalid"), "valid/ is named as a split, invalid/ beside it is not"),
+    "classes beside a split of them": (images("a", "b", "test/a", "test/b"), "a/, b/ beside it are not"),
     "a split beside its like": (images("train/a", "train/b", "new/a", "new/b"), "train/ is named as a split, new/"),
     "splits of two sets": (images("intel_train/a", "intel_test/a"), "the folders intel_test/, intel_train/ speak of"),
+    "people called Test and Train": (images("Anna Test", "Bob Train"), "Anna Test/, Bob Train/ speak of splits"),
     "splits below classes": (images("a/train", "a/test", "b/train", "b/test"), "each hold test/, train/, splits by"),
-    "a split among classes of splits": (images("train/a", "train/dev", "test/a", "test/b"), "dev/ would be a class"),
+    "a split among classes of splits": (images("train/a", "train/dev", "test/a", "test/b"), "dev/, named as a split, "),
     "splits of images alone": (images("train/images", "test/images"), "test/, train/ are named as splits and hold no"),
     "pictures and their copies": (images("color/a", "color/b", "grey/a", "grey/b"), "color/, grey/ hold the same"),
-    "images and masks": (images("images", "masks"), "masks/ would be a class beside images/"),
-    "images and labels, of splits": (images("train/images", "train/labels", "val/images", "val/labels"), "labels/ "),
-    "Pascal VOC": (images("VOC/JPEGImages", "VOC/SegmentationClass"), "SegmentationClass/ would be a class beside"),
-    "an image and its mask": (images("image", "mask"), "mask/ would be a class beside image/"),
-    "annotations beside classes": (images("ants", "bees", "Annotations"), "Annotations/ would be a class beside ants/"),
+    "images and masks": (images("images", "masks"), "masks/, named as masks or annotations, would be a class beside"),
+    "images in classes and masks": (images("x/images/a", "x/images/b", "x/masks/a", each=20), "masks/, named as masks"),
+    "images and labels, of splits": (images("train/images", "train/labels", "val/images", "val/labels"), "labels/, "),
+    "Pascal VOC": (images("VOC/JPEGImages", "VOC/SegmentationClass"), "SegmentationClass/, named as masks"),
+    "an image and its mask": (images("image", "mask"), "mask/, named as masks or annotations, would be a class"),
+    "annotations beside classes": (images("ants", "bees", "Annotations"), "would be a class beside ants/, bees/"),
     "the same folders in each": (images("left/a", "left/b", "right/a", "right/b"), "left/, right/ hold the same"),
+    "the same in each split": (images("train/l/a", "train/l/b", "train/r/a", "train/r/b", "test/l/a"), "l/, r/ hold"),
+    "domains with images": (images("dslr/images/a", "dslr/images/b", "web/images/a", "web/images/b"), "hold the same"),
     "cameras of one class": (images("bees/cam1", "bees/cam2"), "all images lie in bees/, in the folders cam1/, cam2/"),
     "years of one class": (images("photos/2023", "photos/2024"), "in the folders 2023/, 2024/, which are hardly"),
     "cameras": (images("cam1", "cam2"), "all images lie in the folders cam1/, cam2/, which are hardly classes"),
+    "parts of a set": (images("HAM_images_part_1", "HAM_images_part_2"), "HAM_images_part_2/, which are hardly"),
+    "lots of images": (images("images_001", "images_002"), "images_001/, images_002/, which are hardly classes"),
     "classes in a class": (images("ants", "bees", "misc/ants", "misc/bees"), "misc/ holds ants/, bees/, which are"),
+    "a set in itself": (images("yes", "no", "tumours/yes", "tumours/no"), "tumours/ holds no/, yes/, which are"),
+    "thumbnails beside classes": (images("ants", "bees", "thumbnails"), "thumbnails/, named as masks or annotations,"),
+    "what has no label beside classes": (images("ants", "bees", "unlabelled"), "unlabelled/, named as what has no la"),
+    "a year beside classes": (images("ants", "bees", "2024/ants", "2024/wasps", "2024/flies"), "2024/ holds ants/, wh"),
+    "odd names": (images("2023: a, b/x", "2023: a, b/y", "*/x", "*/y"), "hold the same folders (x/, y/)"),
 }  # fmt: skip
 
 
@@ -247,6 +264,32 @@ def test_what_could_be_read_in_two_ways_stops_says_what_is_seen_and_how_to_decid
     assert str(error.value).startswith("ingest.sources: photos: ")
     assert seen in str(error.value)
     assert "ingest.sources[].layout, classes_at or splits: " in str(error.value)
+
+
+LATER = {
+    "another year": (["2023/ants", "2023/bees"], ["2024/ants", "2024/wasps"]),
+    "a cover": (["photos/ants", "photos/bees"], ["cover"]),
+    "a split of another name": (["train/ants", "train/bees"], ["new/ants", "new/bees"]),
+    "masks": (["train/good", "test/good", "test/scratched"], ["ground_truth/scratched"]),
+    "a copy of all": (["x/train/a", "x/test/a"], ["x/x/train/a", "x/x/test/a"]),
+    "a class beside cameras": (["cam1/ants", "cam1/bees", "cam2/ants"], ["wasps"]),
+    "a folder of a class": (["ants", "bees"], ["masks"]),
+}
+
+
+@pytest.mark.parametrize("name", [*STOPS, *LATER])
+def test_every_remedy_that_a_stop_names_works_when_it_is_followed_to_the_letter(name):
+    first, later = LATER.get(name, ([], []))
+    paths = images(*first, *later, each=20) if first else STOPS[name][0]
+    known = kept(*images(*first)) if first else Known()
+    with pytest.raises(SourceError) as error:
+        read(*paths, known=known)
+    remedies = re.findall(r'classes_at: "[^"]*"|layout: \w+|splits: {.*?: \w+}', str(error.value))
+    assert remedies
+    for remedy in remedies:
+        found = read(*paths, known=known, **YAML(typ="safe").load(f"{{{remedy}}}")).arranged
+        taken = [item for item in found.items if not item.problem]
+        assert any("train" in item.splits for item in taken), remedy
 
 
 @pytest.mark.parametrize(
@@ -266,6 +309,15 @@ def test_what_could_be_read_in_two_ways_stops_says_what_is_seen_and_how_to_decid
         ),
         (images("0", "1", "2"), {"0", "1", "2"}),
         (images("with_mask", "without_mask"), {"with_mask", "without_mask"}),
+        (images("masks", "no masks"), {"masks", "no masks"}),
+        (images("unlabelled bottle", "labelled bottle"), {"unlabelled bottle", "labelled bottle"}),
+        (images("with labels", "without labels"), {"with labels", "without labels"}),
+        (images("train", "train/steam", "bus", "car"), {"train", "bus", "car"}),
+        (images("data_part_1/ants", "data_part_2/bees"), {"ants", "bees"}),
+        (images("set 1/ok", "set 1/not ok", "set 2/ok"), {"ok", "not ok"}),
+        (images("\U0001f431", "\U0001f436"), {"\U0001f431", "\U0001f436"}),
+        (images("Hund", "Katze", "dog", "cat"), {"Hund", "Katze", "dog", "cat"}),
+        (images("negative test", "positive test"), {"negative test", "positive test"}),
         (images("train_station", "test_tube", "labelled bottle"), {"train_station", "test_tube", "labelled bottle"}),
         ([*images("photos/ants", "photos/bees", each=20), "photos/cover.jpg", "title.jpg"], {"ants", "bees"}),
     ],
@@ -340,7 +392,10 @@ def test_a_layout_that_was_decided_is_kept_whatever_comes_or_goes():
     ("first", "second", "remedy"),
     [
         (["2023/ants", "2023/bees"], ["2024/ants", "2024/wasps"], 'classes_at: "*"'),
-        (["photos/ants", "photos/bees"], ["cover"], 'classes_at: "*"'),
+        (["photos/ants", "photos/bees"], ["cover"], 'classes_at: "photos", to leave them out'),
+        (["photos/ants", "photos/bees"], ["a/b/ants"], 'classes_at: "*", to take them in'),
+        (["cam1/ants", "cam2/bees"], ["wasps"], 'classes_at: "*", to leave them out'),
+        (["x/train/a", "x/test/a"], ["x/x/train/a", "x/x/test/a"], "splits: {x/test: test, x/train: train}, to leave"),
         (["set/photos/ants", "set/photos/bees"], ["set/extra/ants"], 'classes_at: "set/*"'),
         (["train/ants", "train/bees"], ["new/ants", "new/bees"], "splits: {train: train, new: train}"),
         (["train/ants", "train/bees", "test/ants"], ["more/ants"], "splits: {test: test, train: train, more: train}"),
@@ -350,7 +405,7 @@ def test_many_images_outside_the_layout_stop_and_the_parameter_that_decides_is_n
     known = kept(*images(*first))
     with pytest.raises(SourceError, match=r"\d+ of \d+ images lie outside its") as error:
         read(*images(*first, *second, each=6), known=known)
-    assert f"by ingest.sources[].{remedy}" in str(error.value)
+    assert f"by ingest.sources[].layout, classes_at or splits: {remedy}" in str(error.value)
 
 
 @pytest.mark.parametrize("second", ["test", "masks", "Validation", "old/ants"])
@@ -430,6 +485,7 @@ def test_pictures_that_cannot_be_read_make_a_class_and_texts_do_not():
         "@Recycle/1.jpg", ".@__thumb/default1.jpg", ".AppleDouble/1.jpg", "ants/Picasa.ini", "ants/1.jpg.tmp",
         "ants/1.jpg~", "ants/~$1.jpg", "ants/.ipynb_checkpoints/1-checkpoint.jpg", "Previews.lrdata/a/1.jpg",
         "ants/Icon\r", "ants/ehthumbs.db", "ants/THUMBS.DB", "ants/1.jpg.crdownload", "LOST.DIR/1.jpg", "ants/1.xmp",
+        "RECYCLER/S-1-5/1.jpg", "found.001/1.jpg",
         "CaptureOne/Cache/Thumbnails/1.jpg", "ants/AlbumArt_{7C2}_Large.jpg", "#snapshot/ants/1.jpg",
     ],
 )  # fmt: skip
