@@ -50,7 +50,7 @@ class Deep:
 
     width: int
     height: int
-    layout: str  # L, LA, La, RGB, RGBA, RGBa, CMYK: what the samples of a pixel are; a for premultiplied
+    layout: str  # L, RGB or CMYK, and A for alpha or a for a premultiplied one: what the samples of a pixel are
     blocks: Callable[[], Iterator[Block]]
     kind: str
     told: Range | None
@@ -94,7 +94,7 @@ class Deep:
                 height, width = part.shape[:2]
                 at = pixels[top + start : top + start + height, left : left + width]
                 at[...] = part[..., 0] if self.colours == 1 else part
-        return Image.fromarray(pixels, "CMYK").convert("RGB") if self.layout == "CMYK" else Image.fromarray(pixels)
+        return Image.fromarray(pixels, "CMYK").convert("RGB") if self.colours == 4 else Image.fromarray(pixels)
 
     def _bytes(self, values: NDArray[np.generic], values_of: Range) -> NDArray[np.uint8]:
         colours = self.colours
@@ -107,7 +107,8 @@ class Deep:
         if len(self.layout) > colours:
             full = np.iinfo(self.kind).max if self.kind.startswith(("u", "i")) else 1.0
             alpha = np.clip(values[..., colours:].astype(np.float64) / full, 0, 1)
-            scaled = np.clip(scaled * (alpha if self.layout[-1] == "A" else 1) + (1 - alpha), 0, 1)
+            paper = 0 if colours == 4 else 1  # white: no ink
+            scaled = np.clip(scaled * (alpha if self.layout[-1] == "A" else 1) + (1 - alpha) * paper, 0, 1)
         if self.clear is not None:
             scaled[(values[..., :colours] == np.array(self.clear)).all(axis=-1)] = 1
         seen: NDArray[np.uint8] = (scaled * 255).round().astype(np.uint8)

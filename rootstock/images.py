@@ -16,6 +16,7 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageFile,
+    ImagePalette,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -90,6 +91,12 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
 
     def load_end(self) -> None:
         self._size = self._tile_size
+
+    def _setup(self) -> None:
+        super()._setup()
+        colours = self.tag_v2.get(TiffImagePlugin.COLORMAP, ())
+        if self.palette and max(colours) < 256:  # of 16 bits by the standard; some programs write eight
+            self.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
 # Opened directly: Image.open would try all plug-ins it has, and has one limit of pixels for the whole process.
@@ -204,7 +211,7 @@ def opened(data: bytes, seconds: float | None = None) -> Opened:
             found.deep = png.deep(header) if header.bits == 16 else None
         case "TIFF":
             says = tiff.read(data)
-            found.stored, found.orientation = (says.width, says.height), orientation.known(says.orientation)
+            found.stored, found.orientation = (says.width, says.height), says.orientation
             if says.is_deep:
                 found.deep = tiff.deep(data, says)
             else:
@@ -221,13 +228,28 @@ def opened(data: bytes, seconds: float | None = None) -> Opened:
 
 def _on_white(image: ImageFile.ImageFile) -> Image.Image:
     """Decode, and lay what is transparent on white, a strip at a time."""
+    shown = image.tile[0].extents if image.format == "GIF" and image.tile else None
     image.load()
-    if not image.has_transparency_data:
-        return image.convert("RGB")
+    if not image.has_transparency_data or _lacks_alpha(image):
+        return _only(image.convert("RGB"), shown)
     width, height = image.size
     rows = max(1, STRIP_PIXELS // width)
     flat = Image.new("RGB", image.size)
     for top in range(0, height, rows):
         strip = image.crop((0, top, width, min(top + rows, height))).convert("RGBA")
         flat.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+    return flat
+
+
+def _lacks_alpha(image: Image.Image) -> bool:
+    """Whether nothing of a BMP can be seen: then it is a program's that leaves the bytes for alpha empty."""
+    return image.format == "BMP" and image.getchannel("A").getextrema() == (0, 0)
+
+
+def _only(image: Image.Image, shown: tuple[int, int, int, int] | None) -> Image.Image:
+    """Leave white what the first picture of a GIF does not cover."""
+    if shown in (None, (0, 0, *image.size)):
+        return image
+    flat = Image.new("RGB", image.size, "white")
+    flat.paste(image.crop(shown), shown)
     return flat

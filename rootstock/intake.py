@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rootstock import images, jpeg, wholeness
+from rootstock import images, jpeg, tiff_pieces, transfers, wholeness
 from rootstock.deep import FULL, UINT16, Found, Range
 from rootstock.duplicates import thumbnail
 from rootstock.images import Opened, format_by_name
@@ -29,7 +29,7 @@ SECONDS_A_FILE = 20.0
 HASH_SIDE = 64  # pixels: a JPEG is decoded for its perceptual hash at a fraction of its size that is no less
 # Pixels that a scan of a JPEG goes over in a second of a core, at the least that was measured (0.3 to 1.5 billion).
 SCAN_PIXELS_A_SECOND = 2 * 10**8
-ENDS_EARLY, UNKNOWN = "Premature end of JPEG file", "nsupported"  # in libjpeg's words
+ENDS_EARLY = "Premature end of JPEG file"  # in libjpeg's words
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def check(data: bytes, path: str, checks: Checks, name: str | None = None) -> Ne
         try:
             if found.jpeg:
                 return _jpeg(found, data, checks, name)
-            said = _accepted(wholeness.check(found.format, data), checks)
+            said = _accepted(wholeness.check(found.format, data, checks.seconds), checks)
             return _deep(found, checks, name, said) if found.deep else _plain(found, data, checks, name, said)
         except Exception as error:  # Pillow's plug-ins raise whatever the parser met
             raise wholeness.why(error, data) from None
@@ -124,11 +124,15 @@ def check_header(data: bytes, path: str, checks: Checks) -> Opened:
         raise Rejected(Reason.TOO_LARGE)
     if min(width, height) < checks.min_side:
         raise Rejected(Reason.TOO_SMALL)
-    if found.jpeg:
+    if found.jpeg or found.format == "TIFF":
         allowed = int(checks.seconds * SCAN_PIXELS_A_SECOND / (width * height)) + 1
-        if jpeg.scans(data, found.jpeg, allowed) >= allowed:
+        if _scans(found, allowed) >= allowed:
             raise Rejected(Reason.TOO_COSTLY, f"{allowed:,} scans or more of {width} x {height} pixels")
     return found
+
+
+def _scans(found: Opened, most: int) -> int:
+    return jpeg.scans(found.data, found.jpeg, most) if found.jpeg else tiff_pieces.scans(found.data, most)
 
 
 def _accepted(said: str, checks: Checks) -> str:
@@ -159,18 +163,21 @@ def _grey(found: Opened, data: bytes, checks: Checks) -> tuple[Image.Image, str]
         Rejected: it lacks its end, or is damaged, where such files are not kept.
     """
     assert found.jpeg is not None
-    said = ""
+    grey, said = None, ""
     try:
         if found.jpeg.components in (1, 3):
-            grey = Image.fromarray(jpeg.thumbnail(data, found.jpeg, HASH_SIDE))
-            return upright(grey, found.orientation), ""
-        jpeg.check(data)
+            grey = upright(Image.fromarray(jpeg.thumbnail(data, found.jpeg, HASH_SIDE)), found.orientation)
+        else:
+            jpeg.check(data)
     except ValueError as warning:
         said = str(warning)
     if said.startswith(ENDS_EARLY):
         raise Rejected(Reason.TRUNCATED, said)
-    small = found.reduced("L", HASH_SIDE)  # raises where Pillow could not give the pixels later
-    return small, "" if UNKNOWN in said else _accepted(said, checks)
+    if grey is None:
+        grey = found.reduced("L", HASH_SIDE)  # raises where Pillow could not give the pixels later
+    if not said or jpeg.is_unknown(said):
+        said = jpeg.hole(data, found.jpeg) or transfers.as_text(data, found.jpeg.scans_at)
+    return grey, _accepted(said, checks)
 
 
 def _plain(found: Opened, data: bytes, checks: Checks, name: str, said: str) -> NewImage:

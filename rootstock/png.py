@@ -57,11 +57,13 @@ def read(data: bytes) -> Header:
     """Read the chunks, but for the pixels.
 
     Raises:
-        Rejected: there is no header, or there are more chunks than any program writes.
+        Rejected: there is no header, it is Apple's own kind, or there are more chunks than any program writes.
     """
     width = height = bits = colour = 0
     kept, dropped, exif, xmp = [], False, b"", b""
     for kind, start, end in _chunks(data):
+        if kind == b"CgBI":
+            raise Rejected(Reason.UNSUPPORTED, "a PNG for iPhones, which is none by the standard")
         if kind == b"IHDR" and end - start == 13:
             width, height, bits, colour = struct.unpack_from(">IIBB", data, start)
         if kind[:1].isupper() or kind == b"tRNS":

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rootstock import orientation
 from rootstock.deep import Block, Deep
 from rootstock.reasons import Reason, Rejected
 
@@ -35,7 +36,10 @@ ROWS, SIZES, PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_SIZE
     325,
 )
 EXTRA, FORMAT, SUBSAMPLING, ORIENTATION = 338, 339, 530, 274
-RAW, JPEGS, LOSSLESS = 1, (6, 7), (5, 8, 32773, 32946, 34925, 50000)  # LZW, deflate, PackBits, LZMA, Zstandard
+XMP, JPEG_TABLES = 700, 347
+RAW, LZW, PACKBITS, LZMA, ZSTANDARD, DEFLATE, FAXES = 1, 5, 32773, 34925, 50000, (8, 32946), (2, 3, 4)
+OLD_JPEG, JPEG = 6, 7
+JPEGS, LOSSLESS = (OLD_JPEG, JPEG), (LZW, *DEFLATE, PACKBITS, LZMA, ZSTANDARD)
 WHOLE = (8, 16, 32, 64)  # bits of a type of its own
 FORMATS = {1: "uint", 2: "int", 3: "float"}
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # by photometric interpretation
@@ -47,6 +51,7 @@ class Directory:
     """What the first directory says; `bits` and `format` are those of every sample."""
 
     order: str  # <, >
+    big: bool  # BigTIFF
     width: int
     height: int
     bits: int
@@ -58,17 +63,45 @@ class Directory:
     predictor: int
     extra: tuple[int, ...]
     fill_order: int
-    orientation: int
+    orientation: int  # 1 to 8
     subsampled: bool
     tiled: bool
     piece: tuple[int, int]  # width and height of a strip or tile; the last strip may be short
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
+    jpeg_tables: bytes  # what the JPEGs in the pieces have in common
 
     @property
     def is_deep(self) -> bool:
-        """Whether it is read here: other values than unsigned ones of up to eight bits."""
-        return self.bits > 8 or self.format != 1
+        """Whether it is read here: other values than unsigned ones of up to eight bits, or samples Pillow cannot place.
+
+        Pillow knows no alpha beside inks or where white is zero, none in a plane of its own, and none in premultiplied
+        grey; nor does it open a BigTIFF whose numbers begin with the highest byte.
+        """
+        if self.bits > 8 or self.format != 1:
+            return True
+        if self.bits < 8 or self.photometric not in LAYOUTS or self.compression not in (RAW, *LOSSLESS):
+            return False
+        more = self.samples - COLOURS[self.photometric]
+        known = self.photometric == 2 or (self.photometric == 1 and self.extra != (1,))
+        return (self.big and self.order == ">") or more > 1 or (more == 1 and not (known and self.planar == 1))
+
+    @property
+    def planes(self) -> int:
+        """Count the planes that samples are kept in."""
+        return self.samples if self.planar == 2 else 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Say how many bytes a row of a piece has when it is unpacked."""
+        return -(-self.piece[0] * (self.samples // self.planes) * self.bits // 8)
+
+    def rows(self, number: int) -> int:
+        """Count the rows of a strip or tile; the last strip of a plane may be short."""
+        if self.tiled:
+            return self.piece[1]
+        number %= -(-self.height // self.piece[1])
+        return min(self.piece[1], self.height - number * self.piece[1])
 
     @property
     def ends(self) -> int:
@@ -83,7 +116,8 @@ def read(data: bytes) -> Directory:
         Rejected: there is none that can be read, samples differ in bits or format, or it holds too much.
     """
     order = "<" if data[:2] == b"II" else ">"
-    tags = _entries(data, order, big=data[2:4] in (b"+\0", b"\0+"))
+    big = data[2:4] in (b"+\0", b"\0+")
+    tags = _entries(data, order, big=big)
     for tag in (OFFSETS, SIZES, TILE_OFFSETS, TILE_SIZES):
         if tag in tags and tags[tag][1] > MOST_PIECES:
             raise Rejected(Reason.TOO_COSTLY, f"more than {MOST_PIECES:,} strips or tiles")
@@ -99,6 +133,10 @@ def read(data: bytes) -> Directory:
     def one(tag: int, default: int) -> int:
         return several(tag, (default,))[0]
 
+    def content(tag: int) -> bytes:
+        _, count, at = tags.get(tag, (0, 0, 0))
+        return data[at : at + count]
+
     width, height = one(WIDTH, 0), one(HEIGHT, 0)
     photometric, compression = one(PHOTOMETRIC, 0), one(COMPRESSION, RAW)
     samples = one(SAMPLES, 3 if compression in JPEGS and photometric in (2, 6) else 1)
@@ -110,10 +148,14 @@ def read(data: bytes) -> Directory:
     if min(width, height, samples, *piece) < 1:
         raise Rejected(Reason.UNDECODABLE, "no size")
     offsets, sizes = several(TILE_OFFSETS if tiles else OFFSETS, ()), several(TILE_SIZES if tiles else SIZES, ())
+    held = orientation.known(one(ORIENTATION, 0)) if ORIENTATION in tags else orientation.read(b"", content(XMP))
+    if compression != RAW and sum(sizes) > 2 * len(data):  # each is unpacked, also where many lie at one place
+        raise Rejected(Reason.TOO_COSTLY, "strips or tiles of more than the file holds")
     return Directory(
-        order, width, height, bits.pop(), formats.pop(), samples, photometric, compression, one(PLANAR, 1),
-        one(PREDICTOR, 1), several(EXTRA, ()), one(FILL_ORDER, 1), one(ORIENTATION, 1),
+        order, big, width, height, bits.pop(), formats.pop(), samples, photometric, compression, one(PLANAR, 1),
+        one(PREDICTOR, 1), several(EXTRA, ()), one(FILL_ORDER, 1), held,
         several(SUBSAMPLING, (2, 2)) != (1, 1), tiles, piece, offsets, sizes,
+        content(JPEG_TABLES),
     )  # fmt: skip
 
 
@@ -152,6 +194,10 @@ def check_pillow(says: Directory) -> None:
     """
     if says.photometric == 6 and says.compression == RAW and says.subsampled:
         raise Rejected(Reason.UNSUPPORTED, "a TIFF of YCbCr with fewer colours than pixels, not compressed")
+    if says.compression not in (RAW, *JPEGS, *LOSSLESS, *FAXES):
+        raise Rejected(Reason.UNSUPPORTED, f"a TIFF of compression {says.compression}")
+    if says.big and says.order == ">":
+        raise Rejected(Reason.UNSUPPORTED, "a BigTIFF of this kind whose numbers begin with the highest byte")
 
 
 def deep(data: bytes, says: Directory) -> Deep:
@@ -171,7 +217,7 @@ def deep(data: bytes, says: Directory) -> Deep:
             f"a TIFF of {says.samples} samples of {says.bits} bits (format {says.format}), photometric "
             f"interpretation {says.photometric}, compression {says.compression}",
         )
-    told = None if whole else (0.0, 2.0**says.bits - 1)
+    told = None if whole and kind != "uint8" else (0.0, 2.0**says.bits - 1)
     blocks = partial(_blocks, data, says)
     return Deep(says.width, says.height, layout, blocks, kind if whole else "uint16", told, says.photometric == 0)
 
@@ -180,8 +226,8 @@ def _layout(says: Directory) -> str:
     """Say what the samples of a pixel are; nothing where that is not known."""
     layout = LAYOUTS.get(says.photometric, "")
     more = says.samples - COLOURS.get(says.photometric, 0)
-    if more and layout in ("L", "RGB"):
-        # A fourth sample of which nothing is said is alpha; further ones that are 0 mean nothing.
+    if more and layout:
+        # A fourth sample of which nothing is said is alpha; a further one that is 0 means nothing.
         layout += {(): "A" if (layout, more) == ("RGB", 1) else "?", 1: "a", 2: "A", 0: ""}.get(
             says.extra[0] if says.extra else (), "?"
         )
@@ -190,20 +236,18 @@ def _layout(says: Directory) -> str:
 
 def _blocks(data: bytes, says: Directory) -> Iterator[Block]:
     """Yield the pieces as values (h, w, n) at their places; of planes, all that lie at one place together."""
-    planes = says.samples if says.planar == 2 else 1
+    planes = says.planes
     wide, high = says.piece
     across, down = -(-says.width // wide), -(-says.height // high)
     each = across * down
     if len(says.offsets) != len(says.sizes) or len(says.offsets) < planes * each:
         raise Rejected(Reason.TRUNCATED, "strips or tiles are missing")
     samples = says.samples // planes
-    row_bytes = -(-wide * samples * says.bits // 8)
-    together = max(1, TOGETHER_BYTES // (row_bytes * high))
+    together = max(1, TOGETHER_BYTES // (says.row_bytes * high))
     for start in range(0, each, together):
         numbers = range(start, min(start + together, each))
-        rows = [high if says.tiled else min(high, says.height - number * high) for number in numbers]
         found = [
-            _unpacked(data, says, range(plane * each + numbers.start, plane * each + numbers.stop), rows, row_bytes)
+            _unpacked(data, says, range(plane * each + numbers.start, plane * each + numbers.stop))
             for plane in range(planes)
         ]
         for parts, number in zip(zip(*found, strict=True), numbers, strict=True):
@@ -212,8 +256,9 @@ def _blocks(data: bytes, says: Directory) -> Iterator[Block]:
             yield top, left, values[: says.height - top, : says.width - left]
 
 
-def _unpacked(data: bytes, says: Directory, numbers: range, rows: list[int], row_bytes: int) -> list[NDArray[np.uint8]]:
+def _unpacked(data: bytes, says: Directory, numbers: range) -> list[NDArray[np.uint8]]:
     """Unpack pieces to their bytes, (h, row_bytes) uint8 each."""
+    rows, row_bytes = [says.rows(number) for number in numbers], says.row_bytes
     packed = [data[says.offsets[number] : says.offsets[number] + says.sizes[number]] for number in numbers]
     needed = [
         high * row_bytes if says.compression == RAW else says.sizes[n] for high, n in zip(rows, numbers, strict=True)

@@ -7,7 +7,8 @@ from rootstock import orientation
 from rootstock.reasons import Reason, Rejected
 
 MOST_CHUNKS = 2**16  # an hour of film has fewer frames
-PIXELS = (b"VP8 ", b"VP8L", b"ANMF")  # chunks that hold an image, or a frame
+PIXELS, FRAME = (b"VP8 ", b"VP8L"), b"ANMF"  # chunks that hold an image, lossy or not, or a frame
+FRAME_HEADER_BYTES = 16
 
 
 def read(data: bytes) -> tuple[tuple[int, int], int]:
@@ -35,13 +36,18 @@ def read(data: bytes) -> tuple[tuple[int, int], int]:
 
 
 def first_image(data: bytes) -> bytes:
-    """Give the chunk of the image, or of the first frame."""
-    return next((data[start:end] for name, start, end in _chunks(data) if name in PIXELS), b"")
+    """Give the compressed pixels of the image, or of the first frame; their alpha apart, which may not be packed."""
+    for name, start, end in _chunks(data):
+        if name == FRAME:
+            inside = _chunks(data[:end], start + FRAME_HEADER_BYTES)
+            return next((data[first:last] for kind, first, last in inside if kind in PIXELS), b"")
+        if name in PIXELS:
+            return data[start:end]
+    return b""
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, start and end of each chunk's content."""
-    at = 12
+def _chunks(data: bytes, at: int = 12) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and end of the content of each chunk from a place on."""
     for _ in range(MOST_CHUNKS):
         if at + 8 > len(data):
             return

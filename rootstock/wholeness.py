@@ -1,12 +1,11 @@
 """Whether a file is whole: what a decoder's complaint means, and what each format can be checked for beyond that."""
 
-from rootstock import png, tiff, webp
+from rootstock import png, tiff, tiff_pieces, transfers, webp
 from rootstock.reasons import Reason, Rejected
 
 CUT = ("truncated", "eof", "unexpected end", "not processed", "broken png", "unrecognized data", "not enough")
 UNKNOWN = ("unsupported", "cannot handle", "not supported", "unknown pixel mode", "unknown compression")
-# A run of zeros this long at the end of what is compressed: an interrupted copy, of which the disk had the place alone.
-ZEROS = 512
+ZEROS = 512  # so many at the end of what is compressed: an interrupted copy, of which the disk had the place alone
 GIF_AFTER = b"\x21\x2c\x3b"  # what may follow an image: an extension, another image, the end mark
 
 
@@ -40,11 +39,16 @@ def lacks_its_end(data: bytes) -> bool:
     return False
 
 
-def check(kind: str, data: bytes) -> str:
+def check(kind: str, data: bytes, seconds: float) -> str:
     """Check what decoding does not, of all formats but JPEG; returns what is wrong where there are pixels even so.
 
+    Args:
+        kind: the format.
+        data: the file.
+        seconds: of a core, after which it is given up.
+
     Raises:
-        Rejected: the end is missing.
+        Rejected: the end is missing, or it takes longer.
     """
     match kind:
         case "PNG":
@@ -52,17 +56,16 @@ def check(kind: str, data: bytes) -> str:
         case "TIFF":
             if lacks_its_end(data):
                 raise Rejected(Reason.TRUNCATED)
+            return tiff_pieces.check(data, seconds)
         case "WEBP":
             if lacks_its_end(data):
                 raise Rejected(Reason.TRUNCATED)
-            return _zeros(webp.first_image(data))
+            if webp.first_image(data).endswith(bytes(ZEROS)):  # inside it, a flat area may have many
+                return "it ends in zeros"
+            return transfers.as_text(data)
         case "GIF":
             return _gif(data)
     return ""
-
-
-def _zeros(packed: bytes) -> str:
-    return "it ends in zeros" if packed.endswith(bytes(ZEROS)) else ""
 
 
 def _gif(data: bytes) -> str:

@@ -53,9 +53,9 @@ def png(values: np.ndarray, bits: int, colour: int, *extra: bytes, interlaced: b
 def tiff(
     values: np.ndarray, bits: int, format: int = 1, photometric: int = 1, order: str = "<", planar: int = 1,
     rows: int | None = None, tile: int | None = None, compression: int = 1, predictor: int = 1,
-    extra: tuple[int, ...] = (), more: tuple[tuple[int, int, tuple[int, ...]], ...] = (),
+    extra: tuple[int, ...] = (), more: tuple[tuple[int, int, tuple[int, ...]], ...] = (), big: bool = False,
 ) -> bytes:  # fmt: skip
-    """Write values (h, w, n), or (h, w), as a TIFF, in strips or tiles, chunky or in planes."""
+    """Write values (h, w, n), or (h, w), as a TIFF, or BigTIFF, in strips or tiles, chunky or in planes."""
     values = values.reshape(*values.shape[:2], -1)
     height, width, samples = values.shape
 
@@ -90,7 +90,8 @@ def tiff(
         (262, 3, (photometric,)), (277, 3, (samples,)), (284, 3, (planar,)), (339, 3, (format,) * samples), *more,
     ]  # fmt: skip
     tags += [(317, 3, (predictor,))] * (predictor > 1) + [(338, 3, extra)] * bool(extra)
-    where = [8 + sum(len(one) for one in pieces[:n]) for n in range(len(pieces))]
+    number, inline, start = ("Q", 8, 16) if big else ("I", 4, 8)
+    where = [start + sum(len(one) for one in pieces[:n]) for n in range(len(pieces))]
     sizes = tuple(map(len, pieces))
     if tile:
         tags += [(322, 4, (tile,)), (323, 4, (tile,)), (324, 4, tuple(where)), (325, 4, sizes)]
@@ -98,14 +99,16 @@ def tiff(
         tags += [(273, 4, tuple(where)), (278, 4, (rows or height,)), (279, 4, sizes)]
     body = b"".join(pieces)
     body += bytes(len(body) % 2)
-    entries, tail, base = b"", b"", 8 + len(body) + 2 + 12 * len(tags) + 4
+    count = struct.pack(f"{order}{'Q' if big else 'H'}", len(tags))
+    entries, tail, base = b"", b"", start + len(body) + len(count) + (4 + 2 * inline) * len(tags) + inline
     for tag, kind, given in sorted(tags):
         raw = struct.pack(f"{order}{len(given)}{ {1: 'B', 3: 'H', 4: 'I'}[kind] }", *given)
-        if len(raw) > 4:
-            raw, tail = struct.pack(f"{order}I", base + len(tail)), tail + raw + bytes(len(raw) % 2)
-        entries += struct.pack(f"{order}HHI", tag, kind, len(given)) + raw.ljust(4, b"\0")
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(body))
-    return head + body + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + tail
+        if len(raw) > inline:
+            raw, tail = struct.pack(f"{order}{number}", base + len(tail)), tail + raw + bytes(len(raw) % 2)
+        entries += struct.pack(f"{order}HH{number}", tag, kind, len(given)) + raw.ljust(inline, b"\0")
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}H", 43 if big else 42)
+    head += struct.pack(f"{order}HH", 8, 0) if big else b""
+    return head + struct.pack(f"{order}{number}", start + len(body)) + body + count + entries + bytes(inline) + tail
 
 
 RGB = np.asarray(picture(1, 37, 29))
@@ -202,10 +205,15 @@ def tiffs() -> list[Kind]:
                 kinds.append(Kind(f"tiff rgb 16 {name} {planar}{big}", data, RGB, "tif"))
         data = tiff(GREY.astype(float), 32, 3, order=order, rows=7, compression=8, predictor=3)
         kinds.append(Kind(f"tiff float differences{big}", data, grey(GREY), "tif", (0, 255)))
+    kinds += odd_tiffs()
     values, _ = quantised(8)
     colours = tuple(int(value) * 257 for value in PALETTE.T.ravel())
     kinds.append(
         Kind("tiff palette", tiff(values, 8, photometric=3, more=((320, 3, colours),)), PALETTE[values], "tif")
+    )
+    eight = tuple(map(int, PALETTE.T.ravel()))
+    kinds.append(
+        Kind("tiff palette of 8 bits", tiff(values, 8, photometric=3, more=((320, 3, eight),)), PALETTE[values], "tif")
     )
     sixteen = Image.fromarray(GREY.astype(np.uint16) * 257)
     for compression in ("tiff_lzw", "packbits", "tiff_adobe_deflate"):
@@ -215,6 +223,51 @@ def tiffs() -> list[Kind]:
     lab = ImageCms.applyTransform(Image.fromarray(RGB), to_lab)
     kinds.append(Kind("tiff lab", encoded(lab, "TIFF"), RGB, "tif", tolerance=4))
     return kinds
+
+
+def odd_tiffs() -> list[Kind]:
+    """Give alpha in all places, and BigTIFF: Pillow opens some of these."""
+    kinds = []
+    inks = np.dstack([255 - RGB, np.zeros_like(GREY)])
+    share = ALPHA[..., None] / 255
+    for name, colours, photometric, shows in (
+        ("grey", GREY[..., None], 1, grey(GREY)), ("white is zero", 255 - GREY[..., None], 0, grey(GREY)),
+        ("rgb", RGB, 2, RGB), ("cmyk", inks, 5, RGB),
+    ):  # fmt: skip
+        premultiplied = (colours * share).round()
+        for planar in (1, 2):
+            where = f"{name}{' in planes' if planar == 2 else ''}"
+            more = {"alpha": (colours, 2, over_white(shows, ALPHA)), "an unknown sample": (colours, 0, shows)}
+            if photometric in (1, 2):
+                more["premultiplied alpha"] = (premultiplied, 1, over_white(shows, ALPHA))
+            for what, (first, kind, seen) in more.items():
+                values = np.dstack([first, ALPHA]).astype(np.uint8)
+                data = tiff(values, 8, 1, photometric, planar=planar, extra=(kind,))
+                kinds.append(Kind(f"tiff {where} and {what}", data, seen, "tif", tolerance=1))
+    for order in "<>":
+        for compression in (1, 8):
+            data = tiff(RGB, 8, 1, 2, order, rows=7, compression=compression, big=True)
+            kinds.append(Kind(f"bigtiff {order}{compression}", data, RGB, "tif"))
+            data = tiff(GREY.astype(np.uint16) * 257, 16, 1, 1, order, rows=7, compression=compression, big=True)
+            kinds.append(Kind(f"bigtiff 16 {order}{compression}", data, grey(GREY), "tif"))
+    return kinds
+
+
+def unusual() -> list[Kind]:
+    """Give files that Pillow shows otherwise than a viewer does."""
+    shown = Image.fromarray(RGB).quantize(64)
+    small = bytearray(encoded(shown, "GIF"))
+    small[6:10] = struct.pack("<HH", 50, 40)
+    canvas = np.full((40, 50, 3), 255, np.uint8)
+    canvas[: RGB.shape[0], : RGB.shape[1]] = np.asarray(shown.convert("RGB"))
+    rows = np.dstack([RGB[::-1, :, ::-1], np.zeros_like(GREY)]).tobytes()
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
+    head = struct.pack("<IiiHHIIiiII", 108, RGB.shape[1], RGB.shape[0], 1, 32, 3, len(rows), 0, 0, 0, 0) + masks
+    bmp = b"BM" + struct.pack("<IHHI", 14 + len(head) + len(rows), 0, 0, 14 + len(head)) + head + rows
+    return [
+        Kind("gif whose picture is smaller than it", bytes(small), canvas, "gif"),
+        Kind("bmp of no alpha at all", bmp, RGB, "bmp"),
+    ]
 
 
 def maps() -> list[Kind]:
@@ -275,7 +328,7 @@ def plain() -> list[Kind]:
 
 def every_kind() -> list[Kind]:
     """Give a file of each kind that is taken in."""
-    return [*plain(), *pngs(), *tiffs(), *maps()]
+    return [*plain(), *unusual(), *pngs(), *tiffs(), *maps()]
 
 
 def with_exif(jpeg: bytes, *blocks: bytes) -> bytes:

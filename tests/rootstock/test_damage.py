@@ -47,8 +47,7 @@ def why_not(data: bytes, path: str, checks: Checks = CHECKS) -> Reason | None:
     return None
 
 
-# Zeros inside four inks are the one harm of these of which libjpeg has no word: the stream happens to fit again.
-HARMED = [(kind, harm) for kind in JPEGS for harm in HARMS if (kind, harm) != ("cmyk", "zeros inside")]
+HARMED = [(kind, harm) for kind in JPEGS for harm in HARMS]
 
 
 @pytest.mark.parametrize(("kind", "harm"), HARMED)
@@ -104,6 +103,11 @@ TEXT = chunk(b"tEXt", b"a\0b")
 GIF = encoded(PHOTO.quantize(64), "GIF")
 WEBP = encoded(PHOTO, "WEBP", quality=90)
 TIFF = {name: encoded(PHOTO, "TIFF", **({"compression": name} if name else {})) for name in ("", "tiff_lzw", "jpeg")}
+QUIET = Image.fromarray((np.asarray(picture(1, 300, 200)) + GRAIN / 4).clip(0, 255).astype("uint8"))
+PACKED_TIFFS = {
+    name: encoded(QUIET, "TIFF", compression=name)
+    for name in ("tiff_adobe_deflate", "tiff_lzw", "packbits", "jpeg", "zstd", "lzma")
+}
 DEEP = tiff(RGB.astype(np.uint16) * 257, 16, photometric=2, rows=4, compression=8)
 OTHERS = {
     "png: checksum of the pixels": ("a.png", with_wrong_checksum(WHOLE_PNG, b"IDAT")),
@@ -143,6 +147,74 @@ def test_a_damaged_file_of_every_other_format_is_not_taken_for_whole(name):
         return
     assert new.said
     assert images.decode(new.data).size == (new.width, new.height)
+
+
+INSIDE = {
+    "zeros": lambda data, half: data[:half] + bytes(1024) + data[half + 1024 :],
+    "ones": lambda data, half: data[:half] + b"\xff" * 1024 + data[half + 1024 :],
+    "others": lambda data, half: data[:half] + np.random.default_rng(0).bytes(1024) + data[half + 1024 :],
+    "zeros to the end": lambda data, half: data[:half] + bytes(len(data) - half),
+}
+
+
+# A piece in Zstandard has no checksum: other bytes that it unpacks cannot be told.
+HOLES = [(kind, harm) for kind in PACKED_TIFFS for harm in INSIDE if (kind, harm) != ("zstd", "others")]
+
+
+@pytest.mark.parametrize(("compression", "harm"), HOLES)
+def test_a_tiff_with_a_hole_is_not_taken_for_whole_however_it_is_compressed(compression, harm):
+    data = PACKED_TIFFS[compression]
+    assert why_not(data, "a.tif") is None
+    reason = why_not(INSIDE[harm](data, len(data) // 2), "a.tif")
+    assert reason in (Reason.DAMAGED, Reason.TRUNCATED, Reason.UNDECODABLE)
+
+
+LARGE = Image.fromarray(np.random.default_rng(2).normal(128, 30, (900, 1200, 3)).clip(0, 255).astype(np.uint8))
+AS_TEXT = {
+    "line feeds became pairs": (b"\n", b"\r\n"),
+    "pairs became line feeds": (b"\r\n", b"\n"),
+    "carriage returns became line feeds": (b"\r", b"\n"),
+    "line feeds became carriage returns": (b"\n", b"\r"),
+}
+
+
+@pytest.mark.parametrize("change", AS_TEXT)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.jpg", {"format": "JPEG", "quality": 98, "subsampling": 0}),
+        ("a.webp", {"format": "WEBP", "quality": 100}),
+        ("a.tif", {"format": "TIFF", "compression": "tiff_lzw"}),
+        ("a.tif", {"format": "TIFF", "compression": "jpeg", "quality": 98}),
+    ],
+)
+def test_a_file_that_was_transferred_as_text_is_not_taken_for_whole(name, options, change):
+    data = encoded(LARGE, **options)
+    assert why_not(data, name) is None
+    assert why_not(data.replace(*AS_TEXT[change]), name) is not None
+
+
+PATTERN = np.tile(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8), (40, 56, 1))
+CHECKED = np.repeat((np.indices((700, 900)).sum(0) // 8 % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
+REGULAR = {
+    "white": Image.new("RGB", (2500, 1800), "white"),
+    "a pattern": Image.fromarray(PATTERN),
+    "a chess board": Image.fromarray(CHECKED),
+    "a gradient": Image.fromarray(np.linspace(0, 255, 2500)[None].repeat(900, 0).astype(np.uint8)),
+}
+
+
+@pytest.mark.parametrize("name", REGULAR)
+def test_a_drawing_whose_bytes_repeat_is_not_taken_for_damaged(name):
+    for options in (
+        {"format": "JPEG", "quality": 95, "optimize": True},
+        {"format": "JPEG", "quality": 95, "progressive": True},
+        {"format": "WEBP", "quality": 80, "method": 0},
+        {"format": "TIFF", "compression": "tiff_lzw"},
+        {"format": "TIFF", "compression": "packbits"},
+    ):
+        for mode in ("RGB", "CMYK") if options["format"] != "WEBP" else ("RGB",):
+            assert why_not(encoded(REGULAR[name].convert(mode), **options), "a") is None, options
 
 
 def test_where_damage_is_kept_a_text_with_a_wrong_checksum_costs_no_pixel():

@@ -56,11 +56,14 @@ def test_what_a_file_does_not_tell_of_its_values_is_asked_for(kind):
         tiff(np.zeros((16, 16)), 16, photometric=3),
         tiff(np.zeros((16, 16, 3)), 8, photometric=6),  # colours of fewer pixels, by default
         tiff(np.zeros((16, 16)), 8, format=4),
+        tiff(np.zeros((16, 16, 3)), 8, photometric=2, compression=50002),  # JPEG XL
+        tiff(np.zeros((16, 16)), 4, order=">", big=True),
+        png(RGB, 8, 2).replace(b"\x1a\n", b"\x1a\n" + chunk(b"CgBI", b"P\0 \6"), 1),
     ],
 )
 def test_what_nobody_can_read_is_unsupported_and_not_garbled(data):
     with pytest.raises(Rejected) as rejected:
-        intake.check(data, "a.tif", CHECKS)
+        intake.check(data, "a", CHECKS)
     assert rejected.value.reason is Reason.UNSUPPORTED
 
 
@@ -124,6 +127,7 @@ TURNED = {
     "webp": encoded(Image.fromarray(RGB), "WEBP", lossless=True, exif=EXIF + block(6)),
     "webp, xmp": encoded(Image.fromarray(RGB), "WEBP", lossless=True, xmp=XMP),
     "tiff": tiff(RGB, 8, photometric=2, more=((274, 3, (6,)),)),
+    "tiff, xmp": tiff(RGB, 8, photometric=2, more=((700, 1, tuple(XMP)),)),
     "tiff, deflated": encoded(Image.fromarray(RGB), "TIFF", compression="tiff_adobe_deflate", tiffinfo={274: 6}),
     "tiff of 16 bits": tiff(RGB.astype(np.uint16) * 257, 16, photometric=2, more=((274, 3, (6,)),)),
 }
