@@ -164,8 +164,15 @@ def _counts(manifest: pd.DataFrame, files: pd.DataFrame, listed: "list[Listed]")
 
 def _say_class(label: str, count: int, files: pd.DataFrame) -> str:
     mine = files[files["label"] == label]
-    why = _why(mine) or ("" if len(mine) else "its folder is empty, or a link to nowhere")
+    why = _why(mine) + _also_at(mine, files) or ("" if len(mine) else "its folder is empty, or a link to nowhere")
     return f"{label!r} has {count}{f' ({why})' if why else ''}"
+
+
+def _also_at(mine: pd.DataFrame, files: pd.DataFrame) -> str:
+    """Say where an image of a class is found under another label, too."""
+    twice = mine[mine["reason"] == Reason.CONFLICTING_LABEL.value].head(1)
+    others = files[files["image_id"].isin(twice["image_id"]) & ~files["label"].isin(twice["label"])]
+    return f", which is {others['path'].iloc[0]}, too" if len(others) else ""
 
 
 def _and_not(files: pd.DataFrame) -> str:

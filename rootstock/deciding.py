@@ -250,7 +250,7 @@ def _check_names(base: Folder, known: set[str], layout: Layout, where: str) -> N
         if folder.is_divided and inside and (len(inside) * TWO >= len(folder.folders) or is_collection(name)):
             seen = f"{name}/ holds {names(inside)}, which {are(inside)} {classes(inside)} beside it"
             alone = [] if layout.splits else [f"{layout.below(name).as_parameter()}, to read {name}/ alone"]
-            raise Undecided(where, seen, *alone, all_classes(layout), f"or move what it holds out of {name}/")
+            raise Undecided(where, seen, *alone, all_classes(layout), f"or take {name}/ away")
 
 
 def _ways_beside(shared: Parts, base: Folder, roots: dict[str, str], others: list[str]) -> list[str]:

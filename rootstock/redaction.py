@@ -14,7 +14,7 @@ SHORTEST_CHARACTERS = 4, 6  # of a password in a URL, of another secret: shorter
 _COLON, _AT = "(?::|%3[aA])", "(?:@|%40)"
 _NO_PORT = r"(?!\d*(?:[/?#'\"\s)\]]|$))"  # host:8080/me@home.jpg has no password
 _NAMED = (
-    "[sS]ignature|SIGNATURE|[cC]redential|CREDENTIAL|[tT]oken|TOKEN|[sS]ecret|SECRET|[pP]ass[wW](?:or)?d|PASSW(?:OR)?D|"
+    "[sS]ignature|SIGNATURE|[cC]redential|CREDENTIAL|[tT]oken(?!iz)|TOKEN|[sS]ecret|SECRET|[pP]ass[wW](?:or)?d|PASSW(?:OR)?D|"
     "[pP]assphrase|[pP]wd|[aA][pP][iI][-_]?[kK][eE][yY]|[aA]ccess[-_]?[kK]ey|ACCESS[-_]?KEY|[aA]ccount[-_]?[kK]ey|"
     "[pP]rivate[-_]?[kK]ey|[sS]ubscription[-_]?[kK]ey|[cC]onnection[-_]?[sS]tring|[bB]earer|[jJ][wW][tT]"
 )

@@ -48,7 +48,7 @@ def _resolved(address: str) -> list[Path]:
     spellings = dict.fromkeys([path, os.path.expanduser(path)])  # noqa: PTH111 - as fsspec does it
     try:
         return [Path(spelling).resolve() for spelling in spellings]
-    except (OSError, RuntimeError):  # a link to itself
+    except (OSError, RuntimeError, ValueError):  # a link to itself, no path at all
         return []
 
 

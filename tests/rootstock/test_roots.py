@@ -55,7 +55,7 @@ def test_what_lies_under_a_root_is_reached(home, address):
      "https://h:8080.evil/data", "https://h:8080@evil/data", "https://evil/https://h:8080/data", "https://h:8080/data/../x",
      "zip://a::/etc/x.zip", "zip://x", "simplecache::file://{home}/elsewhere", "simplecache::s3://other/x",
      "zip://photos::file:///etc/x.zip", "file://{home}/allowed::s3://other/x", "s3://bucket/photos::file:///etc",
-     "tcp://scheduler:87860", "tcp://other:8786", "memory://x", "zip://{home}/workspace/photos"],
+     "photos/\0/x", "tcp://scheduler:87860", "tcp://other:8786", "memory://x", "zip://{home}/workspace/photos"],
 )  # fmt: skip
 def test_what_does_not_is_not(home, address):
     assert not judged(home, address)

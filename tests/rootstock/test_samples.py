@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rootstock import params
+from rootstock.dataset import load_summary
 from rootstock.errors import SourceError
+from rootstock.ingest import ingest
 from rootstock.samples import SAMPLES, SIDE, write_sample
 
 
@@ -42,6 +45,21 @@ def near_duplicates(pixels: np.ndarray) -> tuple[int, int]:
     distances = bits.sum(1)[:, None] + bits.sum(1)[None] - 2 * bits @ bits.T
     near = np.triu(distances <= 4, 1)
     return int(near.sum()), Counter(connected_components(near)[1]).most_common(1)[0][1]
+
+
+def test_samples_are_taken_in_whole_and_nothing_is_warned_of(samples, tmp_path, caplog):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "sample").symlink_to(samples)
+    caplog.set_level("INFO")
+    for domains, images in ((["digits"], 1797), (["digits", "printed"], 2677), (["digits", "printed"], 2677)):
+        sources = tuple(params.Source(path=f"sample:{name}", domain=name) for name in domains)
+        folders = (tmp_path / name for name in ("images", "dataset", "scratch"))
+        taken = ingest(params.Ingest(sources=sources), 0, *folders)
+        assert (taken.images, taken.rejected) == (images, 0)
+        lines = [f"sample:{name}: class folders; 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" for name in domains]
+        assert [record.message for record in caplog.records] == lines
+        caplog.clear()
+    assert load_summary(tmp_path / "dataset")["without"] == {"train": [], "val": [], "test": []}
 
 
 def test_digits_are_the_handwriting_of_scikit_learn_in_order(samples):

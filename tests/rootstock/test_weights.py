@@ -260,6 +260,11 @@ def test_an_earlier_model_whose_description_is_damaged_is_named_and_never_guesse
         prepared(str(tmp_path), tmp_path / "out")
 
 
+def test_an_address_that_is_no_file_of_this_machine_is_said_to_be_one(tmp_path):
+    with pytest.raises(WeightsError, match=r"backbone.weights is 'https://h/x.pth', a URL; expected pretrained"):
+        prepared("https://h/x.pth", tmp_path / "out")
+
+
 # From torchvision's address
 
 
