@@ -80,7 +80,7 @@ class Files:
 
 
 def _given(data: bytes | BaseException) -> bytes:
-    """Give what a store sent; whatever its driver raised instead: this file cannot be had, the others can."""
+    """Return what a store sent; whatever its driver raised instead: this file cannot be had, the others can."""
     if isinstance(data, BaseException):
         raise Rejected(Reason.UNREADABLE) from None
     return data

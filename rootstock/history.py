@@ -93,5 +93,5 @@ def _length(path: Path) -> int:
 
 
 def versions(rows: list[Row]) -> dict[int, Row]:
-    """Give each champion's own row, by version."""
+    """Return each champion's own row, by version."""
     return {row.version: row for row in rows if row.lock}

@@ -76,13 +76,13 @@ class Layout:
         return max(found, key=lambda entry: len(entry[0])) if found else None
 
     def below(self, *parts: str) -> "Layout":
-        """Give the layout whose class folders lie so much deeper."""
+        """Return the layout whose class folders lie below `parts` in each root of this one."""
         if self.splits:
             return Layout(splits={_joined(folder, *parts): split for folder, split in self.splits.items()})
         return Layout(_joined(self.classes_at, *parts))
 
     def to_json(self) -> dict[str, Any]:
-        """Give what the summary of the data set keeps, under the names of the parameters."""
+        """Return what the summary of the data set keeps, under the names of the parameters."""
         if self.splits:
             return {"layout": SPLIT_FOLDERS, "splits": dict(sorted(self.splits.items()))}
         return {"layout": CLASS_FOLDERS, "classes_at": self.classes_at}

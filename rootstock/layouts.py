@@ -120,7 +120,7 @@ def _layout(
 
 
 def _given(images: Mapping[Parts, int], spec: params.Source) -> Layout:
-    """Give the layout that a person names."""
+    """Return the layout that a person names."""
     within = parts_of(spec.classes_at or "")
     if spec.splits:
         layout = Layout(splits={"/".join((*within, *parts_of(at))): split for at, split in sorted(spec.splits.items())})

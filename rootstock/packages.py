@@ -71,7 +71,7 @@ def beside(package: str, pattern: str) -> list[Shipped] | None:
 
 
 def _trusted_path() -> Iterator[Path]:
-    """Give the folders in which Python looks for packages, but those in the workspace."""
+    """Yield the folders in which Python looks for packages, but those in the workspace."""
     import sysconfig
 
     environment = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")}

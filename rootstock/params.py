@@ -77,7 +77,7 @@ class Source(Section):
         return self.name or (Path(place).name if Path(place).is_absolute() else place)
 
     def layout_given(self) -> dict[str, Any]:
-        """Give what a person says of its layout; nothing where that is left to be decided."""
+        """Return what a person says of its layout; nothing where that is left to be decided."""
         return self.model_dump(include={"layout", "classes_at", "splits"}, exclude_defaults=True)
 
     @field_validator("classes_at")
@@ -256,7 +256,7 @@ class Extract(Section):
     )
 
     def recipe(self) -> dict[str, Any]:
-        """Give what the result depends on: everything but where, and how many at a time, it is computed."""
+        """Return what the result depends on: everything but where, and how many at a time, it is computed."""
         where = {"batch_size", "runner", "workers", "cluster", "store"}
         return self.model_dump(mode="json", exclude=where)
 
@@ -304,7 +304,7 @@ class Finetune(Section):
         default=(Stage(unfreeze="last_block", epochs=1, lr=3e-4), Stage(unfreeze="all", epochs=5, lr=5e-4)),
         description="In order; none leaves the backbone as it is.",
     )
-    batch_size: Annotated[int, Field(ge=2, le=4096)] = Field(default=32, description="Images a step.")
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = Field(default=32, description="Mini-batch size.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.01, description="AdamW's; none on biases and norms.")
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0,
@@ -333,7 +333,7 @@ class Finetune(Section):
         return where
 
     def recipe(self) -> dict[str, Any]:
-        """Give what the result depends on: everything but where it is computed."""
+        """Return what the result depends on: everything but where it is computed."""
         return self.model_dump(mode="json", exclude={"where", "if_no_worker"})
 
 

@@ -82,7 +82,7 @@ def save(path: Path, params: Params) -> None:
 
 
 def text_with(path: Path, params: Params) -> str:
-    """Give the text of a parameter file with `params` in it.
+    """Return the text of a parameter file with `params` in it.
 
     Only what differs is changed: a key that is left to its default stays away, and DVC sees no change in it.
     """

@@ -50,7 +50,7 @@ def kind_of_secret(address: str) -> str | None:
 
 
 def _spellings(address: str) -> list[str]:
-    """Give an address as it stands and with its percent-encoding undone, as often as there is some."""
+    """Return an address as it stands, and with its percent-encoding undone as often as there is some."""
     spellings = [address]
     while len(spellings) < 5 and (plain := unquote(spellings[-1])) != spellings[-1]:
         spellings.append(plain)

@@ -38,7 +38,7 @@ def _lies_under(link: Link, root: str) -> bool:
 
 
 def _resolved(address: str) -> list[Path]:
-    """Give the places that a path may mean, links resolved: ~ is a home to some readers, and a name to others.
+    """Return the places that a path may mean, links resolved: ~ is a home to some readers, and a name to others.
 
     Where it cannot be followed, there are none.
     """

@@ -115,7 +115,7 @@ def _ledger(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
 
 
 def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, seed: int) -> pd.DataFrame:
-    """Give the images of the manifest that have no split yet their split and group."""
+    """Assign split and group to the images of the manifest that have none yet."""
     described = taken.set_index("image_id")
     has_split = ledger["split"].notna()
     current = _among(ledger["image_id"], described.index)

@@ -32,7 +32,7 @@ class Candidate:
 
 
 def settle(images: Sequence[Candidate], links: Links, shares: dict[str, float], seed: int) -> None:
-    """Give every new image a split and a group, in place; images that have them keep them.
+    """Assign a split and a group to every new image, in place; images that have them keep them.
 
     A new image joins the split of those it is near to. Groups of new images alone are drawn, large ones first, then
     in an order that the seed and their names decide, each to the split that its stratum and its class lack most; the
@@ -153,7 +153,7 @@ def _lacks(allowed: tuple[str, ...], have: Counter[str], left: int, shares: dict
 
 
 def _lot(seed: int, image_id: str) -> bytes:
-    """Give an image its place in the draw, whatever other images there are."""
+    """Return an image's place in the draw, whatever other images there are."""
     return hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
 
 

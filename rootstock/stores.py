@@ -35,7 +35,7 @@ def open_store(url: str) -> tuple[Any, str]:
 
 
 def fetch(url: str, name: str, folder: Path) -> Path:
-    """Give a local path of a file: its own where the store is a folder of this machine, else a copy.
+    """Return a local path of a file: its own where the store is a folder of this machine, else a copy.
 
     Args:
         url: of the store.

@@ -56,10 +56,10 @@ def names(folders: Iterable[str], mark: str = "/") -> str:
 
 
 def are(folders: Collection[str]) -> str:
-    """Give the verb for so many folders."""
+    """Return the verb that goes with so many folders."""
     return "is" if len(folders) == 1 else "are"
 
 
 def classes(folders: Collection[str]) -> str:
-    """Give the noun for so many folders."""
+    """Return the noun that goes with so many folders."""
     return "a class" if len(folders) == 1 else "classes"

@@ -100,7 +100,7 @@ def _from_package(place: str, licence: str, *, of_ours: bool = False) -> Found:
 
 
 def _in_order(found: Found, name: str, image_size: int) -> Found:
-    """Give entries the network's names, one after the other: the file has other names, in its order."""
+    """Rename entries to the network's names, one after the other: the file has other names, in its order."""
     assert found.state is not None
     with torch.device("meta"):  # its names are wanted, not its weights
         names = whole(name, image_size).state_dict().keys()
@@ -137,13 +137,13 @@ def _download(name: str, address: str, sha256: str | None) -> State:
 
 
 def _on_mirror(file: str) -> str | None:
-    """Give a file's address on the mirror, if there is one."""
+    """Return a file's address on the mirror, if there is one."""
     mirror = os.environ.get(MIRROR)
     return f"{mirror.rstrip('/')}/{file}" if mirror else None
 
 
 def _kept(file: str) -> Path:
-    """Give a file's place in torch's own cache, which torchvision's users have filled perhaps."""
+    """Return a file's place in torch's own cache, which torchvision's users may have filled."""
     return Path(torch.hub.get_dir(), "checkpoints", file)
 
 
@@ -234,5 +234,5 @@ def read(path: Path) -> State:
 
 
 def _said(error: Exception) -> str:
-    """Give what a reader said, but not torch's advice to read the file in a way in which it runs code."""
+    """Return what a reader said, without torch's advice to read the file in a way that runs code."""
     return first_line(error).partition(". In PyTorch")[0] or type(error).__name__

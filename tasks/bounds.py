@@ -21,7 +21,7 @@ def roots(committed: Params | None) -> Roots:
 
 
 def addresses(params: Params) -> dict[str, str]:
-    """Give every address in the parameters that is somewhere, by its key."""
+    """Return every address in the parameters that is a place, by its key."""
     found = {f"ingest.sources[{n}].path": source.path for n, source in enumerate(params.ingest.sources)}
     found |= {"backbone.weights": params.backbone.weights, "retrain.inbox": params.retrain.inbox}
     found |= {"extract.cluster": params.extract.cluster or "", "extract.store": params.extract.store or ""}

@@ -62,7 +62,8 @@ FREE = [
     "sftp://me@host/photos", "sftp://me@host:22/a@b", "abfs://container@account.dfs.core.windows.net/x",
     "zip://a.csv::s3://bucket/b.zip", "simplecache::https://h/x.zip", "memory://x", "https://h/x?version=3&page=2",
     "sample:digits", "torchvision:Flowers102", "pretrained", "random", "package:x/y.pth", "tcp://scheduler:8786",
-    "ray://head:10001", "scheduler:8786", "auto", "http://h/x?tokenizer=bert", "s3://bucket/tokens/keys/x", "/a/b?token", "C:\\photos",
+    "ray://head:10001", "scheduler:8786", "auto", "http://h/x?tokenizer=bert", "s3://bucket/tokens/keys/x",
+    "/a/b?token", "C:\\photos",
 ]  # fmt: skip
 FIELDS = {
     "ingest.sources[0].path": lambda address: {"ingest": {"sources": [{"path": address, "domain": "d"}]}},
