@@ -22,6 +22,7 @@ from rootstock.layout import ANY, Layout, Parts
 from rootstock.undecided import Undecided, all_classes, are, classes, names, which_level
 
 TWO = 2
+PLURAL = {"a split": "splits", "a year, a camera or a lot": "years, cameras or lots"}
 
 
 def decide(images: Mapping[Parts, int], where: str) -> Layout:
@@ -231,26 +232,49 @@ def _check_names(base: Folder, known: set[str], layout: Layout, where: str) -> N
     accepted = set(map(look, known))
     new = {name: folder for name, folder in base.folders.items() if look(name) not in accepted}
     all_names = {*base.folders, *known}
-    vehicle = {name for name in base.folders if name.casefold() == "train"} if len(base.folders) > TWO else set()
-    kinds = {
-        "a split": set(filter(split_of, new)) - vehicle,
-        "masks or annotations": set(masks_among(all_names)),
-        "what has no label": set(filter(is_named_unlabelled, new)),
-    }
-    for kind, named in kinds.items():
+    for kind, named in _misnamed(new, all_names, is_first=not known).items():
         others = all_names - named
-        if (found := named & new.keys()) and (others or kind == "a split"):
+        if found := named & new.keys():
             beside = f" beside {names(others)}" if others else ""
-            seen = f"{names(found)}, named as {kind}, would be {classes(found)}{beside}"
-            alone = _ways_without(base, others, layout) if others else []
-            raise Undecided(where, seen, *alone, all_classes(layout), f"or take {names(found)} away")
+            called = kind if len(found) == 1 else PLURAL.get(kind, kind)
+            seen = f"{names(found)}, named as {called}, would be {classes(found)}{beside}"
+            ways = [*_ways_with(base, found, layout), *_ways_without(base, others, layout), all_classes(layout)]
+            raise Undecided(where, seen, *ways, f"or take {names(found)} away")
     looks = accepted | set(map(look, base.folders))
     for name, folder in new.items():
         inside = [inner for inner in folder.folders if look(inner) in looks - {look(name)}]
-        if folder.is_divided and inside and (len(inside) * TWO >= len(folder.folders) or is_collection(name)):
+        if folder.is_divided and inside and len(inside) * TWO >= len(folder.folders):
             seen = f"{name}/ holds {names(inside)}, which {are(inside)} {classes(inside)} beside it"
             alone = [] if layout.splits else [f"{layout.below(name).as_parameter()}, to read {name}/ alone"]
             raise Undecided(where, seen, *alone, all_classes(layout), f"or take {name}/ away")
+
+
+def _misnamed(new: Collection[str], all_names: set[str], *, is_first: bool) -> dict[str, set[str]]:
+    """Say which names of folders are hardly those of classes, by what they are named as.
+
+    Args:
+        new: those that are looked at.
+        all_names: these, and the classes that are there.
+        is_first: whether no class is known yet; then `train` among others is taken for a vehicle.
+    """
+    vehicles = {name for name in new if name.casefold() == "train"} if is_first and len(new) > TWO else set()
+    collections = set(filter(is_collection, all_names))
+    found = {
+        "a split": set(filter(split_of, new)) - vehicles,
+        "masks or annotations": set(masks_among(all_names)),
+        "what has no label": set(filter(is_named_unlabelled, new)),
+        # 1984 among numbers is one of them.
+        "a year, a camera or a lot": set() if any(map(str.isdecimal, all_names - collections)) else collections,
+    }
+    return {kind: named for kind, named in found.items() if kind == "a split" or named != all_names}
+
+
+def _ways_with(base: Folder, found: Collection[str], layout: Layout) -> list[str]:
+    """Say how folders that are named as splits, and hold folders, are read as that."""
+    roots = {layout.below(name).classes_at: split_of(name) for name in found if base.folders[name].folders}
+    if layout.splits or "train" not in roots.values():
+        return []
+    return [f"{Layout(splits=roots).as_parameter()}, if these are splits"]
 
 
 def _ways_beside(shared: Parts, base: Folder, roots: dict[str, str], others: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rootstock import deciding, params
 from rootstock.errors import SourceError
-from rootstock.folder_names import masks_among
+from rootstock.folder_names import masks_among, split_of
 from rootstock.folder_tree import FEW, tree
 from rootstock.labels import clean, look
 from rootstock.layout import (
@@ -201,6 +201,8 @@ def _many_misfits(arranged: Arranged, layout: Layout, images: int, spec: params.
 def _with_misfits(layout: Layout, lost: list[Parts], classes: set[str]) -> Layout | None:
     """Find the layout that takes in what lies outside of one, too: folders beside its roots, with classes in them."""
     roots = list(layout.roots)
+    if masks_among({part for parts in lost for part in parts} - {part for root in roots for part in root}):
+        return None
     if not layout.splits:
         [root] = roots
         levels = len(root)
@@ -213,9 +215,9 @@ def _with_misfits(layout: Layout, lost: list[Parts], classes: set[str]) -> Layou
     new = {parts[: above + 1] for parts in lost}
     fits = all(parts[:above] == roots[0][:above] and look(parts[above + 1]) in classes for parts in lost
                if len(parts) > above + 1)  # fmt: skip
-    if not fits or any(len(parts) < above + 2 for parts in lost) or masks_among(parts[-1] for parts in new):
+    if not fits or any(len(parts) < above + 2 for parts in lost):
         return None
-    return Layout(splits=layout.splits | {"/".join(parts): "train" for parts in sorted(new)[:NAMED]})
+    return Layout(splits=layout.splits | {"/".join(at): split_of(at[-1]) or "train" for at in sorted(new)[:NAMED]})
 
 
 def _folders(images: Mapping[Parts, int]) -> str:

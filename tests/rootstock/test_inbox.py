@@ -314,7 +314,8 @@ def test_an_image_that_is_delivered_again_under_another_label_takes_that(taking)
 @pytest.mark.parametrize(
     ("label", "said"),
     [("Ant", "'Ant'.*'ant'"), ("ant (1)", "by its name a copy of 'ant'"), ("train", "named as a split"),
-     ("masks", "named as masks or annotations"), ("new/ant", "new/ holds ant/, which is a class beside it")],
+     ("masks", "named as masks or annotations"), ("new/ant", "new/ holds ant/, which is a class beside it"),
+     ("2024-05-01", "2024-05-01/, named as a year, a camera or a lot")],
 )  # fmt: skip
 def test_a_delivered_class_that_is_hardly_a_new_one_is_refused(taking, label, said):
     taking.take()

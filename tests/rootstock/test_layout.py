@@ -251,7 +251,8 @@ STOPS = {
     "a set in itself": (images("yes", "no", "tumours/yes", "tumours/no"), "tumours/ holds no/, yes/, which are"),
     "thumbnails beside classes": (images("ants", "bees", "thumbnails"), "thumbnails/, named as masks or annotations,"),
     "what has no label beside classes": (images("ants", "bees", "unlabelled"), "unlabelled/, named as what has no la"),
-    "a year beside classes": (images("ants", "bees", "2024/ants", "2024/wasps", "2024/flies"), "2024/ holds ants/, wh"),
+    "a year beside classes": (images("ants", "bees", "2024/ants", "2024/wasps", "2024/flies"), "2024/, named as a ye"),
+    "half a set within a class": (images("ants", "bees", "x/ants", "x/wasps"), "x/ holds ants/, which is a class"),
     "odd names": (images("2023: a, b/x", "2023: a, b/y", "*/x", "*/y"), "hold the same folders (x/, y/)"),
 }  # fmt: skip
 
@@ -273,7 +274,13 @@ LATER = {
     "masks": (["train/good", "test/good", "test/scratched"], ["ground_truth/scratched"]),
     "a copy of all": (["x/train/a", "x/test/a"], ["x/x/train/a", "x/x/test/a"]),
     "a class beside cameras": (["cam1/ants", "cam1/bees", "cam2/ants"], ["wasps"]),
-    "a folder of a class": (["ants", "bees"], ["masks"]),
+    "masks beside classes": (["ants", "bees"], ["masks"]),
+    "masks of images in classes": (["images/ants", "images/bees"], ["masks/ants"]),
+    "a camera beside classes": (["ants", "bees"], ["cam1"]),
+    "a year with classes": (["ants", "bees"], ["2024/ants", "2024/wasps"]),
+    "a vehicle, perhaps": (["ants", "bees"], ["train"]),
+    "splits of the same classes": (["ants", "bees"], ["train/ants", "train/bees", "test/ants"]),
+    "a further split": (["train/ants", "test/ants"], ["validation/ants"]),
 }
 
 
@@ -308,6 +315,7 @@ def test_every_remedy_that_a_stop_names_works_when_it_is_followed_to_the_letter(
             {"n01-ant", "n02-bee"},
         ),
         (images("0", "1", "2"), {"0", "1", "2"}),
+        (images("1001", "1984", "2500"), {"1001", "1984", "2500"}),
         (images("with_mask", "without_mask"), {"with_mask", "without_mask"}),
         (images("masks", "no masks"), {"masks", "no masks"}),
         (images("unlabelled bottle", "labelled bottle"), {"unlabelled bottle", "labelled bottle"}),
@@ -398,6 +406,8 @@ def test_a_layout_that_was_decided_is_kept_whatever_comes_or_goes():
         (["x/train/a", "x/test/a"], ["x/x/train/a", "x/x/test/a"], "splits: {x/test: test, x/train: train}, to leave"),
         (["set/photos/ants", "set/photos/bees"], ["set/extra/ants"], 'classes_at: "set/*"'),
         (["train/ants", "train/bees"], ["new/ants", "new/bees"], "splits: {train: train, new: train}"),
+        (["train/ants", "test/ants"], ["dev/ants"], "splits: {test: test, train: train, dev: val}, to take them in"),
+        (["images/ants", "images/bees"], ["masks/ants"], 'classes_at: "images", to leave them out'),
         (["train/ants", "train/bees", "test/ants"], ["more/ants"], "splits: {test: test, train: train, more: train}"),
     ],
 )
@@ -408,7 +418,7 @@ def test_many_images_outside_the_layout_stop_and_the_parameter_that_decides_is_n
     assert f"by ingest.sources[].layout, classes_at or splits: {remedy}" in str(error.value)
 
 
-@pytest.mark.parametrize("second", ["test", "masks", "Validation", "old/ants"])
+@pytest.mark.parametrize("second", ["test", "masks", "Validation", "old/ants", "train", "2024", "cam 3", "unlabelled"])
 def test_a_folder_that_comes_later_and_is_hardly_a_class_stops(second):
     known = kept(*images("ants", "bees"))
     with pytest.raises(SourceError, match=r"a class|classes beside it"):
