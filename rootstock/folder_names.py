@@ -56,7 +56,7 @@ COLLECTION = re.compile(
     | (jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?
        |dec(ember)?|spring|summer|autumn|fall|winter)[-_. ]?(19|20)\d\d
     | (.*[-_. ])?(LOT|images?|imgs?|photos?|pictures?|data|dataset|folder|dir|directory|set|subset|split)[-_. ]?\d+
-    | (LOT)[-_. ]?[a-z]
+    | (LOT)[-_. ][a-z]
     | \d{3}[-_]?(canon|eos\w\w|nikon|apple|media|olymp|_pana|msdcf|gopro|andro|_fuji) | dcim   # a camera's own
     """.replace("LOT", LOT),
     re.VERBOSE,
@@ -107,7 +107,8 @@ def is_container(name: str) -> bool:
 
 def is_collection(name: str) -> bool:
     """Whether a name is that of a camera, a year, a lot and the like."""
-    return COLLECTION.fullmatch(unicodedata.normalize("NFKC", name).casefold().strip()) is not None
+    plain = re.sub("(?<=[a-z])(?=[A-Z]$)", " ", unicodedata.normalize("NFKC", name).strip())  # CamA; `cams` is none
+    return COLLECTION.fullmatch(plain.casefold()) is not None
 
 
 def masks_among(names: Iterable[str]) -> list[str]:

@@ -315,6 +315,8 @@ def test_every_remedy_that_a_stop_names_works_when_it_is_followed_to_the_letter(
             {"n01-ant", "n02-bee"},
         ),
         (images("0", "1", "2"), {"0", "1", "2"}),
+        (images("frames", "parts", "party", "disco", "camp"), {"frames", "parts", "party", "disco", "camp"}),
+        (images("CamA/ants", "CamB/bees"), {"ants", "bees"}),
         (images("1001", "1984", "2500"), {"1001", "1984", "2500"}),
         (images("with_mask", "without_mask"), {"with_mask", "without_mask"}),
         (images("masks", "no masks"), {"masks", "no masks"}),
