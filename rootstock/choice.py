@@ -8,6 +8,7 @@ answer the next time: engines differ in the last digits, and a run is repeatable
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import time
@@ -180,12 +181,23 @@ def _cache() -> Path:
 
 
 def _recall(path: Path) -> dict[Name, Measured]:
-    """Read what was measured; nothing where the file is another version's."""
+    """Read what was measured; nothing where the file is damaged, or another version's."""
     try:
         entries = json.loads(path.read_bytes())["engines"]
-        return {name: Measured(**entries[name]) for name in ENGINES if name in entries}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {name: _checked(Measured(**entries[name])) for name in ENGINES if name in entries}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # the last of what is nested without end
         return {}
+
+
+def _checked(entry: Measured) -> Measured:
+    """Hold an entry to what can have been measured.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not (isinstance(entry.reason, str) and 0 <= entry.start_s < math.inf and 0 <= entry.rate < math.inf):
+        raise ValueError(f"{entry} is no measurement")
+    return entry
 
 
 def _remember(path: Path, backbone: Backbone, measured: dict[Name, Measured]) -> None:

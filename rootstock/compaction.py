@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from rootstock import dataset, feature_files, progress, shards, snapshot
 from rootstock.dataset import UNPACKED, Dataset
 from rootstock.errors import ParamsError, SourceError
 from rootstock.files import last_used, mark_used, replacing, sweep
-from rootstock.scan import Scan
+from rootstock.scan import Scan, use
 
 log = logging.getLogger(__name__)
 SHARE = 0.5  # of a shard's image bytes: one that has less left costs more than it holds
@@ -107,13 +108,19 @@ def compact(
         ParamsError: `share` is no share.
         SourceError: there is no data set, or a shard is not there.
     """
+    for folder in (images_dir, dataset_dir, *features):
+        sweep(folder)
+    return use(scratch, partial(_compact, images_dir, dataset_dir, features, shard_bytes, share))
+
+
+def _compact(
+    images_dir: Path, dataset_dir: Path, features: Sequence[Path], shard_bytes: int, share: float, scan: Scan
+) -> Compacted:
     data = dataset.load(dataset_dir)
     if data.ledger.empty:
         raise SourceError(f"{dataset_dir} has no data set to go by: run ingest first, or `dvc pull` it")
-    for folder in (images_dir, dataset_dir, *features):
-        sweep(folder)
     keys = [key for folder in features for key in _keys(folder)]
-    with Scan(scratch / "scan.sqlite") as scan, _ages_kept(keys):
+    with _ages_kept(keys):
         scan.forget_packed_but_in(shards.names(images_dir))
         snapshot.drop_unrecorded(data.ledger, images_dir, scan)
         _sweep_features(keys, {*data.ledger["shard"], *shards.names(images_dir)})

@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from rootstock.intake import Checks, NewImage, RangeUnknown, Reason, Rejected
 from rootstock.layout import Item, Loader
 from rootstock.layouts import Known
 from rootstock.parallel import bundled, ordered_map
-from rootstock.scan import Look, Packed, Scan
+from rootstock.scan import Look, Packed, Scan, use
 from rootstock.sources import Source, Unreachable
 
 log = logging.getLogger(__name__)
@@ -85,46 +85,50 @@ def ingest(
     for folder in (images_dir, dataset_dir):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-    with Scan(scratch / "scan.sqlite") as scan:
-        brought = _images_before(dataset_dir)
-        listed = [_list(spec, brought.get(spec.title(), 0), dataset_dir, scratch, scan) for spec in settings.sources]
-        if delivery or inbox.SPEC.title() in brought:
-            listed.append(Listed(inbox.SPEC, delivery, stays=True))
-        _say_layouts(listed)
-        look = _fingerprint(settings, seed, listed, images_dir)
-        before = _outs(dataset_dir)
-        if before and scan.note("look") == look + before:
-            return _unchanged(dataset_dir)
+    return use(scratch, partial(_ingest, settings, seed, images_dir, dataset_dir, scratch, delivery))
 
-        labels.check_alike(_labels(listed))
-        if delivery:
-            inbox.check_classes(delivery.items, dataset.load_summary(dataset_dir).get("classes", []))
-        from rootstock import snapshot  # pandas: only when there is something to put together
 
-        rules = repr(replace(_checks(settings), max_side=None))  # which files are taken in
-        if scan.note("rules") != rules:
-            scan.forget_looks()
-            scan.remember("rules", rules)
-        current = dataset.load(dataset_dir)
-        ranges = value_ranges.of_sources(
-            settings.sources, value_ranges.recorded(current.summary), heir=inbox.SPEC.title()
-        )
-        scan.forget_packed_but_in(shards.names(images_dir))
-        snapshot.drop_unrecorded(current.ledger, images_dir, scan)
-        packed = snapshot.known_images(current.ledger, images_dir, scan)
-        unpacked = snapshot.unpacked_images(current.ledger) - packed
-        known = packed | unpacked
-        new, unreadable = _take_in(listed, known, settings, images_dir, scan, ranges)
-        if unpacked and (back := snapshot.returned(listed, current, scan, unpacked)):
-            again, unreadable = _take_in(listed, known - back, settings, images_dir, scan, ranges)
-            new += again
-        _ask_for_ranges(listed, ranges, current, scan)
-        settled = snapshot.settle(settings, seed, listed, current, images_dir, scan, ranges)
-        dataset.save(dataset_dir, settled)
-        after = _outs(dataset_dir)
-        if not unreadable:  # what could not be read now is tried again next time
-            scan.remember("look", _fingerprint(settings, seed, listed, images_dir) + after)
-        return Taken(len(settled.manifest), new, len(settled.rejected), before != after)
+def _ingest(
+    settings: params.Ingest, seed: int, images_dir: Path, dataset_dir: Path, scratch: Path, delivery: Source | None,
+    scan: Scan,
+) -> Taken:  # fmt: skip
+    brought = _images_before(dataset_dir)
+    listed = [_list(spec, brought.get(spec.title(), 0), dataset_dir, scratch, scan) for spec in settings.sources]
+    if delivery or inbox.SPEC.title() in brought:
+        listed.append(Listed(inbox.SPEC, delivery, stays=True))
+    _say_layouts(listed)
+    seen = _fingerprint(settings, seed, listed, images_dir)
+    before = _outs(dataset_dir)
+    if before and scan.note("look") == seen + before:
+        return _unchanged(dataset_dir)
+
+    labels.check_alike(_labels(listed))
+    if delivery:
+        inbox.check_classes(delivery.items, dataset.load_summary(dataset_dir).get("classes", []))
+    from rootstock import snapshot  # pandas: only when there is something to put together
+
+    rules = repr(replace(_checks(settings), max_side=None))  # which files are taken in
+    if scan.note("rules") != rules:
+        scan.forget_looks()
+        scan.remember("rules", rules)
+    current = dataset.load(dataset_dir)
+    ranges = value_ranges.of_sources(settings.sources, value_ranges.recorded(current.summary), heir=inbox.SPEC.title())
+    scan.forget_packed_but_in(shards.names(images_dir))
+    snapshot.drop_unrecorded(current.ledger, images_dir, scan)
+    packed = snapshot.known_images(current.ledger, images_dir, scan)
+    unpacked = snapshot.unpacked_images(current.ledger) - packed
+    known = packed | unpacked
+    new, unreadable = _take_in(listed, known, settings, images_dir, scan, ranges)
+    if unpacked and (back := snapshot.returned(listed, current, scan, unpacked)):
+        again, unreadable = _take_in(listed, known - back, settings, images_dir, scan, ranges)
+        new += again
+    _ask_for_ranges(listed, ranges, current, scan)
+    settled = snapshot.settle(settings, seed, listed, current, images_dir, scan, ranges)
+    dataset.save(dataset_dir, settled)
+    after = _outs(dataset_dir)
+    if not unreadable:  # what could not be read now is tried again next time
+        scan.remember("look", _fingerprint(settings, seed, listed, images_dir) + after)
+    return Taken(len(settled.manifest), new, len(settled.rejected), before != after)
 
 
 def _checks(settings: params.Ingest) -> Checks:

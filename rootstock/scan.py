@@ -6,14 +6,22 @@ that a killed run goes on behind its last whole shard.
 """
 
 import json
+import logging
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from rootstock.deep import Found
+from rootstock.files import remove
 from rootstock.reasons import Reason
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+NAME = "scan.sqlite"
 
 # Of an archive: path -> size and what changes with the content; None where it is not a plain file.
 Members = dict[str, tuple[int, str] | None]
@@ -57,18 +65,41 @@ class Packed:
     size: int
 
 
+class DamagedScanError(Exception):
+    """A scan cache is not what was written."""
+
+
+def use(folder: Path, work: Callable[["Scan"], T]) -> T:
+    """Do some work with the scan cache of a folder; where that turns out to be damaged, again, with an empty one.
+
+    Args:
+        folder: that holds it, or is to.
+        work: leaves what a killed run may leave, wherever it is interrupted.
+    """
+    path = folder / NAME
+    try:
+        with Scan(path) as scan:
+            return work(scan)
+    except DamagedScanError as error:
+        log.warning("%s was damaged (%s), and is made anew: every file is read again", path, error)
+    for left in folder.glob(f"{NAME}*"):  # with its journal, which is of the damaged one
+        remove(left)
+    with Scan(path) as scan:
+        return work(scan)
+
+
 class Scan:
-    """The scan cache; use as a context manager."""
+    """The scan cache; use as a context manager.
+
+    Raises:
+        DamagedScanError: by every method, where the file is not what was written.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._db = _open(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # in use, or a full disk: not the file's fault
-                raise
-            path.unlink()  # damaged: it is a cache
-            self._db = _open(path)
+        with _reading():
+            self._db = sqlite3.connect(path)
+            self._db.executescript(f"begin; {SCHEMA} commit;")  # one wait for the disk, not one a table
 
     def __enter__(self) -> "Scan":
         return self
@@ -78,8 +109,9 @@ class Scan:
 
     def looks(self, source: str) -> dict[str, Look]:
         """Recall the files of a source, by path."""
-        rows = self._db.execute("select path, stamp, image_id, reason from looked where source = ?", (source,))
-        return {path: Look(path, stamp, name, Reason(why) if why else None) for path, stamp, name, why in rows}
+        with _reading():
+            rows = self._db.execute("select path, stamp, image_id, reason from looked where source = ?", (source,))
+            return {path: Look(path, stamp, name, Reason(why) if why else None) for path, stamp, name, why in rows}
 
     def record(
         self,
@@ -98,7 +130,7 @@ class Scan:
             deep: what deep images among them hold, if there are any.
             damaged: image ids among them, with what is wrong.
         """
-        with self._db:
+        with _reading(), self._db:
             if deep:
                 deep = deep.merged(self.deep(source))
                 row = (source, deep.kind, deep.low, deep.high)
@@ -119,62 +151,75 @@ class Scan:
 
     def deep(self, source: str) -> Found | None:
         """Recall what the deep images of a source hold, all together."""
-        row = self._db.execute("select kind, low, high from deep where source = ?", (source,)).fetchone()
-        return Found(*row) if row else None
+        with _reading():
+            row = self._db.execute("select kind, low, high from deep where source = ?", (source,)).fetchone()
+            return Found(*row) if row else None
 
     def forget_deep(self, source: str) -> None:
         """Forget what the deep images of a source hold: they are not packed after all."""
-        with self._db:
+        with _reading(), self._db:
             self._db.execute("delete from deep where source = ?", (source,))
 
     def damaged(self) -> set[str]:
         """Recall the images that were taken in though something is wrong with their files."""
-        return {name for (name,) in self._db.execute("select image_id from damaged")}
+        with _reading():
+            return {name for (name,) in self._db.execute("select image_id from damaged")}
 
     def packed(self, shards: Iterable[str]) -> list[Packed]:
         """Recall the images of these shards, in the order of shards and places."""
         found = []
-        for shard in sorted(shards):
-            rows = self._db.execute("select * from packed where shard = ? order by offset", (shard,))
-            found += [Packed(name, w, h, kind, int(hash_, 16), *place) for name, w, h, kind, hash_, *place in rows]
+        with _reading():
+            for shard in sorted(shards):
+                rows = self._db.execute("select * from packed where shard = ? order by offset", (shard,))
+                found += [Packed(name, w, h, kind, int(hash_, 16), *place) for name, w, h, kind, hash_, *place in rows]
         return found
 
     def forget_packed_but_in(self, shards: Iterable[str]) -> None:
         """Forget images of shards that are gone: another shard may be given the name."""
-        with self._db:
+        with _reading(), self._db:
             self._db.execute(
                 "delete from packed where shard not in (select value from json_each(?))", (json.dumps(list(shards)),)
             )
 
     def forget_looks(self) -> None:
         """Look again at every file: the rules have changed. Images that are packed stay so."""
-        with self._db:
+        with _reading(), self._db:
             self._db.execute("delete from looked")
 
     def listing(self, source: str, stamp: str) -> Members | None:
         """Recall the members of an archive, if it still has this stamp."""
-        row = self._db.execute(
-            "select members from archives where source = ? and stamp = ?", (source, stamp)
-        ).fetchone()
-        return json.loads(row[0]) if row else None
+        with _reading():
+            row = self._db.execute(
+                "select members from archives where source = ? and stamp = ?", (source, stamp)
+            ).fetchone()
+            return json.loads(row[0]) if row else None
 
     def remember_listing(self, source: str, stamp: str, members: Members) -> None:
         """Remember the members of an archive."""
-        with self._db:
+        with _reading(), self._db:
             self._db.execute("insert or replace into archives values (?, ?, ?)", (source, stamp, json.dumps(members)))
 
     def note(self, key: str) -> str | None:
         """Recall a single value."""
-        row = self._db.execute("select value from notes where key = ?", (key,)).fetchone()
-        return row[0] if row else None
+        with _reading():
+            row = self._db.execute("select value from notes where key = ?", (key,)).fetchone()
+            return row[0] if row else None
 
     def remember(self, key: str, value: str) -> None:
         """Remember a single value."""
-        with self._db:
+        with _reading(), self._db:
             self._db.execute("insert or replace into notes values (?, ?)", (key, value))
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path)
-    db.executescript(f"begin; {SCHEMA} commit;")  # one wait for the disk, not one a table
-    return db
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        # In use, a full disk, a folder that cannot be written to: not the file's fault. But our statements are sound,
+        # so one that SQLite does not understand is of other tables than ours; and a text that is none has no code.
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) != sqlite3.SQLITE_ERROR:
+            raise
+        raise DamagedScanError(str(error)) from error
+    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+        raise DamagedScanError(str(error)) from error

@@ -102,10 +102,23 @@ def test_another_network_another_size_or_precision_is_another_question(backbone,
     assert len(list(cache.iterdir())) == 5
 
 
+DAMAGED = [
+    "", "{", "[]", "7", "null", "\0" * 100, "[" * 100_000, '{"engines": []}', '{"engines": {"eager": 3}}',
+    '{"engines": {"eager": {"rate": "fast"}}}', '{"engines": {"eager": {"rate": null}}}',
+    '{"engines": {"eager": {"rate": NaN}}}', '{"engines": {"eager": {"rate": 80, "start_s": -1}}}',
+    '{"engines": {"eager": {"rate": 80, "reason": 5}}}', '{"engines": {"eager": {"rate": [80]}}}',
+]  # fmt: skip
+
+
 def test_a_damaged_note_is_measured_anew(backbone, cache):
     choose(backbone, "f32", None, 1, CPU)
     [kept] = cache.iterdir()
-    kept.write_text("{")
+    for text in DAMAGED:
+        kept.write_text(text)
+        assert choice._recall(kept) == {}, text[:60]
+    assert choose(backbone, "f32", None, 1, CPU).engine is not None
+    kept.unlink()
+    kept.mkdir()  # cannot be replaced: it is measured again each time
     assert choose(backbone, "f32", None, 1, CPU).engine is not None
 
 
