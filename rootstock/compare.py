@@ -15,9 +15,11 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rootstock import backbones, dataset, escape, extraction, finetune, head, metrics, params, pixels, sizes
+from rootstock import backbones, dataset, digests, escape, extraction, finetune, head, metrics, params, pixels, sizes
 from rootstock.architectures import GROUPS, NONE, PENULTIMATE, architecture
 from rootstock.backbones import Backbone
 from rootstock.classifier import Classifier
@@ -266,11 +268,13 @@ def read(path: Path) -> pd.DataFrame:
     """Read compare.parquet; no rows where there is none."""
     if not path.exists():
         return pd.DataFrame(columns=[field.name for field in fields(Row)])
+    table = digests.read(path)
     with reading(path):
-        return pd.read_parquet(path)[[field.name for field in fields(Row)]]
+        frame: pd.DataFrame = table.to_pandas()[[field.name for field in fields(Row)]]
+    return frame
 
 
 def write(path: Path, table: pd.DataFrame) -> None:
-    """Replace compare.parquet."""
+    """Replace compare.parquet, or the table of the curves."""
     with replacing(path) as temporary:
-        cast(Any, table).to_parquet(temporary, index=False)
+        pq.write_table(digests.sealed(pa.Table.from_pandas(table, preserve_index=False)), temporary)

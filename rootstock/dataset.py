@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rootstock.digests import DIGEST, digest_in, digest_of
+from rootstock import digests
+from rootstock.digests import digest_in, sealed
 from rootstock.errors import SourceError
 from rootstock.files import damaged, read_json, reading, replacing, replacing_folder, sync, write
 
@@ -219,21 +220,11 @@ def _move_in(folder: Path) -> None:
 
 
 def _write(path: Path, frame: "pd.DataFrame", schema: pa.Schema, unless_like: Path | None = None) -> None:
-    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-    table = table.replace_schema_metadata({DIGEST: digest_of(table)})
+    table = sealed(pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata())
     there = unless_like or path
     if not there.is_file() or not pq.read_table(there).equals(table, check_metadata=True):
         with replacing(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
-
-
-def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
-    with reading(path):
-        table = pq.read_table(path)
-        written, rows = digest_in(table.schema), table.select(schema.names).cast(schema)
-        if written and written != digest_of(rows):
-            raise ValueError("its rows are not those that were written")
-    return rows
 
 
 def _check_written(folder: Path) -> None:
@@ -252,6 +243,6 @@ def _check_written(folder: Path) -> None:
 
 
 def _read(path: Path, name: str) -> "pd.DataFrame":
-    tables = [_read_file(file, SCHEMAS[name]) for file in files_of(path)]
+    tables = [digests.read(file, SCHEMAS[name]) for file in files_of(path)]
     frame: pd.DataFrame = pa.concat_tables(tables or [SCHEMAS[name].empty_table()]).to_pandas()
     return frame

@@ -7,8 +7,9 @@ is added to DVC as it is (data/compare.dvc), so that it can be pushed, pulled an
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rootstock import digests
 from rootstock.errors import RootstockError
-from rootstock.files import reading, write
+from rootstock.files import write
 from rootstock.params import Params
 from tasks import versions
 from tasks.workspace import COMPARE, DATASET, FEATURES, IMAGES, TRIED, TRIED_BACKBONES
@@ -68,8 +69,8 @@ def curves() -> "pd.DataFrame":
 
     if not CURVES.exists():
         return pd.DataFrame(columns=["name", "data"])
-    with reading(CURVES):
-        return pd.read_parquet(CURVES)
+    found: pd.DataFrame = digests.read(CURVES).to_pandas()
+    return found
 
 
 def finish() -> "tuple[pd.DataFrame, dict[str, bytes]]":

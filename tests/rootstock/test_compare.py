@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rootstock import backbones, compare, compare_report, extraction, feature_keys, params
 from rootstock.architectures import GROUPS, NAMES
 from rootstock.compare import Candidate, Places, Row, candidates, expand, merge, try_out
-from rootstock.errors import ParamsError
+from rootstock.errors import DamagedError, ParamsError
 from rootstock.params_file import load
 from tests.small_dataset import small_dataset
 
@@ -202,6 +204,19 @@ def test_the_table_is_read_as_it_was_written(row, tmp_path):
 
 
 # What is shown
+
+
+def test_a_table_that_is_not_what_was_written_is_named(row, tmp_path):
+    path = tmp_path / "compare.parquet"
+    compare.write(path, pd.DataFrame([row, replace(row, backbone="alexnet", variant="x", accuracy=None)]))
+    whole = pq.read_table(path)
+    better = whole.set_column(whole.column_names.index("accuracy"), "accuracy", pa.array([1.0, 1.0]))
+    for changed in (better, whole.slice(1), whole.take([1, 0])):
+        pq.write_table(changed, path)
+        with pytest.raises(DamagedError, match=r"compare\.parquet is damaged \(its rows are not those"):
+            compare.read(path)
+    pq.write_table(better.replace_schema_metadata(), path)  # an earlier version's has no digest
+    assert compare.read(path)["accuracy"].tolist() == [1.0, 1.0]
 
 
 @pytest.fixture
