@@ -24,10 +24,11 @@ from rootstock import inbox, params as parameters
 from rootstock.errors import RootstockError
 from rootstock.inbox import Delivery
 from rootstock.params import Params
-from tasks import artifacts, causes, champion, given, settling, stopping, unfinished, versions, workspace
+from tasks import artifacts, causes, champion, given, settling, versions, workspace
 from tasks.champion import Arrived
 from tasks.ingest import ingest, ingest_with
 from tasks.orchestration import failed, worded
+from tasks.turn import turn
 
 if TYPE_CHECKING:  # torch and scikit-learn: only for who has something to compare
     from rootstock.challenge import Decision
@@ -56,13 +57,13 @@ def retrain(retrain: form.Retrain = form.SHOWN["retrain"]) -> State[Ended]:
     Args:
         retrain: Where images arrive, and when a challenger takes the champion's place.
     """
-    log = get_run_logger()
     try:
-        with causes.in_words(), given.writing(log.info), stopping.when_cancelled():
-            unfinished.finish(log.info)
+        with turn() as log:
             versions.save_what_repro_left()
             with given.in_params_file(form.given(retrain=retrain), log.info) as params:
                 champion.check()
+                for said in champion.check_files():
+                    log.warning("%s", said)
                 if params.retrain.git == "push" and (pushed := settling.publish()):
                     log.info("%s", pushed)
                 delivery = look(params.retrain, params.ingest.sources)

@@ -13,6 +13,7 @@ from typing import Any
 
 from rootstock.errors import DamagedError, RootstockError
 
+SUMS = "sha256sums"
 TEMPORARY = ".tmp"  # .dvcignore names it too: what a killed run left never reaches a version
 
 
@@ -150,6 +151,27 @@ def hold(path: Path, expected: str) -> None:
         found = sha256(path)
     if found != expected:
         raise damaged(path, "is not the file that was written: its digest is another")
+
+
+def write_sums(folder: Path) -> None:
+    """Write down the digests of all files of a folder in it, as `sha256sum -c` reads them."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    write(folder / SUMS, "".join(f"{sha256(path)}  {path.relative_to(folder)}\n" for path in paths))
+
+
+def hold_sums(folder: Path) -> None:
+    """Hold the files of a folder to the digests that were written down; earlier versions wrote none.
+
+    Raises:
+        DamagedError: one is another one.
+    """
+    if not (folder / SUMS).exists():
+        return
+    with reading(folder / SUMS):
+        expected = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
+        pairs = [(digest, folder / name) for digest, name in expected]
+    for digest, path in pairs:
+        hold(path, digest)
 
 
 def read(path: Path | str, most: int, *, folder: int | None = None) -> bytes:

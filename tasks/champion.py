@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rootstock import dataset, history, inbox
-from rootstock.errors import RootstockError
+from rootstock import dataset, files, history, inbox
+from rootstock.errors import DamagedError, RootstockError
 from rootstock.files import TEMPORARY, digest, remove, replacing_folder, write
 from rootstock.history import Row
 from rootstock.inbox import Delivery
@@ -61,6 +61,27 @@ def check() -> None:
         raise RootstockError(f"There is no champion yet: {MODEL} holds no model. Run the pipeline once.")
 
 
+def check_files() -> list[str]:
+    """Have the champion be the one that was recorded, or set aside; says which of its files were brought back.
+
+    Raises:
+        RootstockError: it cannot be had.
+    """
+    if not is_aside():
+        history.keep(MODEL, LOCAL)
+        return versions.bring_back_as_recorded(MODEL, REPORT / PREDICTIONS)
+    try:
+        files.hold_sums(ASIDE)
+    except DamagedError as error:
+        rows = history.read(LOCAL)
+        remedy = f"`python -m flows.rollback --version {rows[-1].version}` brings the champion back" if rows else None
+        raise RootstockError(
+            f"{str(error).partition('. ')[0]}. It is the champion's, set aside while a challenger is made. "
+            f"{remedy or f'Remove {ASIDE}, and run the pipeline'}."
+        ) from error
+    return []
+
+
 def is_aside() -> bool:
     """Whether a retraining is under way, or was when it was killed."""
     return ASIDE.exists()
@@ -83,6 +104,8 @@ def set_aside() -> None:
         shutil.copytree(DATASET, temporary / DATASET.name)
         for path in (REPORT / PREDICTIONS, LOCK):
             shutil.copy(path, temporary)
+        files.write_sums(temporary)
+    history.keep(ASIDE / MODEL.name, LOCAL)
 
 
 def digest_of_model() -> str:

@@ -67,7 +67,7 @@ def _ready(root: Path, asked: argparse.Namespace) -> Iterator[None]:
 
 def _finish(say: Callable[[str], None]) -> None:
     """Carry out what a run that was killed had begun; only who finds any pays for the imports."""
-    if (LOCAL / "rollback.json").exists() or (LOCAL / "champion" / "decided.json").exists():
+    if any((LOCAL / name).exists() for name in ("rollback.json", "champion/decided.json", "uncommitted.json")):
         from tasks import unfinished
 
         unfinished.finish(say)

@@ -8,11 +8,12 @@ what the remote does not have.
 import json
 import logging
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rootstock import dataset, history
 from rootstock.errors import RootstockError
-from rootstock.files import read_json, write
+from rootstock.files import read_json, sha256, write
 from rootstock.history import Row
 from rootstock.inbox import Delivery
 from rootstock.params import Retrain
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # torch and scikit-learn
 log = logging.getLogger(__name__)
 DECIDED = ASIDE / "decided.json"
 CHALLENGER = ASIDE / "challenger.txt"  # how it was kept, before the champion took its place again
+UNCOMMITTED = LOCAL / "uncommitted.json"  # a promotion that git is to have, and has not yet
 REMOTE = "origin"
 
 
@@ -95,16 +97,41 @@ def _carry_out() -> Settled:
 def _keep(row: Row, run: str, with_git: bool) -> str:
     """Keep a new champion as an experiment, a commit and a tag; says how."""
     kept = versions.save_experiment(run)
-    revision, name = kept.revision, champion.tag_of(row.version)
-    notes = [kept.note]
-    if with_git:
+    name = champion.tag_of(row.version)
+    if not with_git or not versions.has_commits(Path()):
+        tag = versions.tag(name, kept.revision, row.reason)
+        return f"It is champion v{row.version}{', tagged ' + tag if tag else ''}. {kept.note}"
+    of_earlier = commit_what_waits()
+    now = {str(path): sha256(path) for path in (LOCK, PARAMS)}
+    write(UNCOMMITTED, json.dumps({"name": name, "reason": row.reason, "revision": kept.revision, "files": now}))
+    notes = [f"It is champion v{row.version}.", commit_what_waits(), kept.note, of_earlier]
+    return " ".join(filter(None, notes))
+
+
+def commit_what_waits() -> str:
+    """Commit and tag the last promotion, if that was asked for and not done; says what became of it.
+
+    A person's merge or another git program keeps it from being done, or git has no name to use: then the next run
+    tries. What has changed since then is not committed: the tag names the promotion's experiment instead.
+    """
+    if not UNCOMMITTED.exists():
+        return ""
+    waits = read_json(UNCOMMITTED)
+    name, revision, did = waits["name"], waits["revision"], "Committed and tagged"
+    if all(Path(path).exists() and sha256(Path(path)) == digest for path, digest in waits["files"].items()):
         try:
-            revision = git.commit([LOCK, PARAMS], f"{name}: {row.reason}")
+            revision = git.commit([LOCK, PARAMS], f"{name}: {waits['reason']}")
         except RootstockError as error:  # it is champion all the same
-            log.warning("%s", error)
-            notes.append(f"Not committed: {error}.")
-    tag = versions.tag(name, revision, row.reason)
-    return " ".join([f"It is champion v{row.version}{', tagged ' + tag if tag else ''}.", *notes])
+            return f"{name} is not committed yet, nor tagged: {error}. The next run tries again."
+    else:
+        did = f"{LOCK} or {PARAMS} changed before {name} was committed. Its experiment is tagged"
+        if not revision:
+            UNCOMMITTED.unlink()
+            return f"{LOCK} or {PARAMS} changed before {name} was committed; git has it nowhere."
+    if not versions.tag(name, revision, waits["reason"]):
+        return f"{name} is not tagged yet; the next run tries again."
+    UNCOMMITTED.unlink()
+    return f"{did} {name}."
 
 
 def _bring_back(rows: list[Row], run: str) -> str:

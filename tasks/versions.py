@@ -9,7 +9,6 @@ this module, mending.py and remote.py imports it.
 import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from scmrepo.exceptions import SCMError as GitError
 from rootstock import escape
 from rootstock.errors import RootstockError
 from rootstock.files import sha256, write
-from tasks import git, mending, workspace
+from tasks import ending, git, mending, workspace
 from tasks.mending import LOCK as LOCK  # where others look for it
 
 log = logging.getLogger(__name__)
@@ -61,7 +60,8 @@ def repository() -> Iterator[Repo]:
             finally:
                 _opened.pop()
                 repo._lock_depth -= 1
-                repo.lock.unlock()
+                if repo.lock.is_locked:  # else it was lent to another command (`_free`), and the run ends meanwhile
+                    repo.lock.unlock()
 
 
 def _open() -> Repo:
@@ -89,7 +89,7 @@ def _free(tmp_dir: str, fs: object, cmd: str, read: list[str], write: list[str],
         if not mending.blockers(read, write):
             return True
         lock.unlock()
-        time.sleep(workspace.LOOK_S)
+        ending.pause(workspace.LOOK_S)
         mending.take(lock)
         return False
 
@@ -223,6 +223,30 @@ def changing(*paths: Path, alike: bool) -> Iterator[None]:
                     output.commit()
             if changed:
                 stage.dump(update_pipeline=False)
+
+
+def bring_back_as_recorded(*paths: Path) -> list[str]:
+    """Bring back outputs that are not what dvc.lock records: damaged, another's, or of a run that was killed.
+
+    Returns:
+        Which, in words.
+
+    Raises:
+        RootstockError: the cache does not have them.
+    """
+    said = []
+    with repository() as repo:
+        for out in (out for stage in repo.index.stages for out in stage.outs if Path(out.def_path) in paths):
+            if not (out.hash_info and out.workspace_status()):
+                continue
+            if out.changed_cache():  # else DVC would remove the output before it finds that out
+                raise RootstockError(
+                    f"{out.def_path} is not what {LOCK} records, and DVC's cache does not have that, or not whole. "
+                    "Fetch it (`dvc fetch`), or run the pipeline."
+                )
+            out.checkout(force=True)
+            said.append(f"{out.def_path} was not what {LOCK} records; it was brought back from DVC's cache.")
+    return said
 
 
 def add(path: Path) -> None:

@@ -1,11 +1,16 @@
 """What was decided is carried out once, whatever is killed on the way: by whoever comes next."""
 
 import json
+import shutil
 import sys
+from contextlib import chdir
+from pathlib import Path
 
 import pytest
 
 from rootstock import history
+from rootstock.errors import RootstockError
+from tasks import champion
 from tests.flows.test_retrain import deliver
 from tests.flows.test_two_doors import ONLY_A_LOOK, experiments
 from tests.power_cut import power_cut
@@ -33,7 +38,7 @@ def promote():
 def put_back():
     settling.put_back(worse, Arrived(), "run", Nothing())
 """
-SAMPLES = 8  # kills of each; all of them with the mark ui
+KILLS = pytest.mark.parametrize("kills", [2, pytest.param(40, marks=[pytest.mark.ui, pytest.mark.timeout(1800)])])
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +73,20 @@ def own_remotes(contested: Workspace, root) -> Workspace:
     return workspace
 
 
-def points(operations: int, request) -> list[int]:
-    """Choose where to kill: everywhere when asked for, else evenly spread."""
-    every = "ui" in (request.config.getoption("-m") or "").replace("not ui", "")
-    return list(range(1, operations + 1, 1 if every else max(operations // SAMPLES, 1)))
+def points(operations: int, kills: int) -> list[int]:
+    """Choose where to kill: evenly spread, with the middle."""
+    return sorted({max(1, (2 * number + 1) * operations // (2 * kills)) for number in range(kills)})
 
 
 def champions(workspace: Workspace) -> list[tuple[str, int]]:
     return [(row.decision, row.version) for row in history.read(workspace.root / "data" / "model")]
 
 
-def test_a_promotion_killed_anywhere_is_carried_out_and_pushed_once_by_the_next_run(contested, tmp_path, request):
+@KILLS
+def test_a_promotion_killed_anywhere_is_carried_out_and_pushed_once_by_the_next_run(contested, tmp_path, kills):
     with power_cut(tmp_path, PREPARE, contested.env, contested.root) as cut:
         _, operations = cut.run("promote()", own_remotes(contested, tmp_path / "whole").root)
-        for at in points(operations, request):
+        for at in points(operations, kills):
             trial = own_remotes(contested, tmp_path / f"at-{at}")
             cut.run("promote()", trial.root, at)
             when = f"killed at operation {at} of {operations}"
@@ -99,12 +104,13 @@ def test_a_promotion_killed_anywhere_is_carried_out_and_pushed_once_by_the_next_
         assert trial.run("dvc", "status", "--cloud", "--json").stdout.strip() == "{}"
 
 
-def test_a_champion_put_back_is_whole_whatever_was_killed(contested, tmp_path, request):
+@KILLS
+def test_a_champion_put_back_is_whole_whatever_was_killed(contested, tmp_path, kills):
     model = history.read(contested.root / ".rootstock" / "champion" / "model")[-1].model
     digest = "from tasks.champion import digest_of_model; print(digest_of_model())"
     with power_cut(tmp_path, PREPARE, contested.env, contested.root) as cut:
         _, operations = cut.run("put_back()", own_remotes(contested, tmp_path / "whole").root)
-        for at in points(operations, request):
+        for at in points(operations, kills):
             trial = own_remotes(contested, tmp_path / f"at-{at}")
             cut.run("put_back()", trial.root, at)
             when = f"killed at operation {at} of {operations}"
@@ -116,13 +122,14 @@ def test_a_champion_put_back_is_whole_whatever_was_killed(contested, tmp_path, r
         assert "run" in experiments(trial)
 
 
-def test_a_rollback_killed_anywhere_is_carried_out_by_the_next_run_of_any_kind(contested, tmp_path, request):
+@KILLS
+def test_a_rollback_killed_anywhere_is_carried_out_by_the_next_run_of_any_kind(contested, tmp_path, kills):
     promoted = own_remotes(contested, tmp_path / "promoted")
     promoted.run("python", "-c", PREPARE + "promote()")
     with power_cut(tmp_path, PREPARE, promoted.env, promoted.root) as cut:
         back = "rollback.bring_back(None)"
         _, operations = cut.run(back, promoted.copy(tmp_path / "whole").root)
-        for number, at in enumerate(points(operations, request)):
+        for number, at in enumerate(points(operations, kills)):
             trial = promoted.copy(tmp_path / f"at-{at}")
             cut.run(back, trial.root, at)
             when = f"killed at operation {at} of {operations}"
@@ -155,7 +162,86 @@ def test_a_push_that_failed_is_tried_again_and_one_that_succeeded_is_not(contest
     assert workspace.run("python", "-c", publish).stdout == "\n"
 
 
+DAMAGE = {
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "another's": lambda path: path.write_bytes(b"another's"),
+    "gone": lambda path: path.unlink(),
+}
+CHAMPIONS = ("data/model/model.json", "data/model/model.safetensors", "data/report/predictions.parquet")
+
+
+def test_a_champion_that_something_happened_to_is_brought_back_before_it_is_compared(flow_ran_in, tmp_path):
+    workspace = flow_ran_in.copy(tmp_path / "workspace")
+    kept = workspace.outputs()
+    with chdir(workspace.root):
+        assert champion.check_files() == []
+        for name in CHAMPIONS:
+            for damage in DAMAGE.values():
+                damage(Path(name))
+                [said] = champion.check_files()
+                assert "was not what dvc.lock records; it was brought back" in said
+                assert workspace.outputs() == kept
+        shutil.rmtree(".dvc/cache")
+        Path("data/model/model.json").unlink()
+        with pytest.raises(RootstockError, match=r"data/model is not what dvc\.lock records.*dvc fetch"):
+            champion.check_files()
+
+
+def test_a_champion_that_something_happened_to_while_it_was_aside_is_named_with_what_brings_it_back(
+    contested, tmp_path
+):
+    workspace = contested.copy(tmp_path / "workspace")
+    with chdir(workspace.root):
+        assert champion.check_files() == []
+        aside = sorted(path for path in Path(".rootstock/champion").rglob("*") if path.is_file())
+        for path in aside:
+            content = path.read_bytes()
+            for damage in DAMAGE.values():
+                damage(path)
+                if path.exists() or path.name != "sha256sums":
+                    with pytest.raises(RootstockError, match=r"rollback --version 1` brings the champion back") as said:
+                        champion.check_files()
+                    assert str(path) in str(said.value) or path.name == "sha256sums"
+                path.write_bytes(content)
+
+
+def test_a_promotion_in_the_middle_of_a_persons_merge_is_committed_tagged_and_pushed_by_a_run_after_it(
+    contested, tmp_path
+):
+    workspace = own_remotes(contested, tmp_path)
+    merging = workspace.root / ".git" / "MERGE_HEAD"
+    merging.write_text(workspace.run("git", "rev-parse", "HEAD").stdout)
+    waits = "champion@v2 is not committed yet, nor tagged: a merge is under way; finish it first."
+    promote = "print(settling.promote(better, Arrived(), 'run', Retrain(git='push')).note)"
+    assert waits in workspace.run("python", "-c", PREPARE + promote).stdout
+    finish = "from tasks import unfinished, settling; unfinished.finish(print); print(settling.publish())"
+    assert waits in workspace.run("python", "-c", finish).stdout
+    assert "champion@v2" not in workspace.run("git", "ls-remote", "origin").stdout
+    merging.unlink()
+    assert workspace.run("dvc", "repro").stderr.count("dvc: Committed and tagged champion@v2.") == 1
+    assert workspace.run("git", "log", "-1", "--format=%s").stdout == "champion@v2: Better.\n"
+    assert workspace.run("git", "show", "champion@v2:dvc.lock").stdout == (workspace.root / "dvc.lock").read_text()
+    assert workspace.run("git", "diff", "--cached", "--name-only").stdout == "staged.md\n"
+    assert workspace.run("python", "-c", finish).stdout == "Pushed, data and tag.\n"
+    assert "champion@v2" in workspace.run("git", "ls-remote", "origin").stdout
+
+
+def test_of_a_promotion_that_was_not_committed_before_params_changed_the_experiment_is_tagged(contested, tmp_path):
+    workspace = own_remotes(contested, tmp_path)
+    (workspace.root / ".git" / "MERGE_HEAD").write_text(workspace.run("git", "rev-parse", "HEAD").stdout)
+    workspace.run("python", "-c", PREPARE + "promote()")
+    (workspace.root / ".git" / "MERGE_HEAD").unlink()
+    workspace.set(evaluate={"resamples": 130})
+    said = workspace.run("python", "-c", "from tasks import unfinished; unfinished.finish(print)").stdout
+    assert said.startswith("dvc.lock or params.yaml changed before champion@v2 was committed. Its experiment is tagged")
+    assert workspace.run("git", "log", "-1", "--format=%s").stdout == "in use\n"
+    assert workspace.run("git", "show", "champion@v2:dvc.lock").stdout == (workspace.root / "dvc.lock").read_text()
+    assert not (workspace.root / ".rootstock" / "uncommitted.json").exists()
+
+
 @pytest.mark.ui
+@pytest.mark.timeout(1800)
 def test_a_retraining_killed_anywhere_leaves_one_champion_and_loses_no_delivery(contested, tmp_path):
     start = own_remotes(contested, tmp_path / "start")
     start.run("rm", "-r", ".rootstock/champion")
@@ -175,7 +261,7 @@ def test_a_retraining_killed_anywhere_leaves_one_champion_and_loses_no_delivery(
         return trial, int.from_bytes(tally.read_bytes(), sys.byteorder)
 
     _, operations = killed_at(0)
-    for at in range(operations // 13, operations, operations // 13):
+    for at in points(operations, kills=7):
         trial, _ = killed_at(at)
         for _ in range(2):
             done = trial.run(*retrain)
