@@ -23,9 +23,10 @@ from flows import form
 from rootstock import params as parameters, params_file
 from rootstock.errors import ParamsError, RootstockError
 from rootstock.params import Params
-from tasks import artifacts, causes, comparison, given, stopping, unfinished, versions, workspace
+from tasks import artifacts, causes, comparison, given, versions, workspace
 from tasks.ingest import ingest
-from tasks.orchestration import failed, reporting, worded
+from tasks.orchestration import failed, worded
+from tasks.turn import turn
 
 if TYPE_CHECKING:
     from rootstock.compare import Candidate, Row
@@ -44,8 +45,7 @@ class Compared:
 @worded
 def try_out(candidate: "Candidate", params: Params, title: str) -> State["Row"]:
     """Extract features and train a head on them, or train from scratch."""
-    with reporting():
-        row = comparison.try_out(candidate, params)
+    row = comparison.try_out(candidate, params)
     if row.reason:
         get_run_logger().warning("%s: %s", title, row.reason)
         return Completed(name="Not measured", message=row.reason, data=row)
@@ -59,15 +59,12 @@ def compare(compare: form.Compare = form.SHOWN["compare"]) -> State[Compared]:
     Args:
         compare: Which backbones, at which depths, and what is trained from scratch beside.
     """
-    log = get_run_logger()
     try:
-        with causes.in_words(), stopping.when_cancelled(), given.writing(log.info):
-            unfinished.finish(log.info)
-            with given.merged(form.given(compare=compare), log.info) as params:
-                ingest.submit(params).result()
-                tried = comparison.candidates(params)
-                rows: tuple[Any, ...] = tuple(try_out.submit(one, params, one.title).result() for one in tried)
-                table, pictures = comparison.finish()
+        with turn() as log, given.merged(form.given(compare=compare), log.info) as params:
+            ingest.submit(params).result()
+            tried = comparison.candidates(params)
+            rows: tuple[Any, ...] = tuple(try_out.submit(one, params, one.title).result() for one in tried)
+            table, pictures = comparison.finish()
     except RootstockError as error:
         return failed(error)
     ended = Compared(rows, _say(rows), artifacts.show_comparison(table, pictures))

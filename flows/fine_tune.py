@@ -9,9 +9,9 @@ from prefect.states import Completed
 
 from flows import form
 from rootstock.errors import RootstockError
-from tasks import causes, given, handoff, stopping
+from tasks import given, handoff
 from tasks.fine_tune import fine_tune as stage
-from tasks.orchestration import Outcome, failed
+from tasks.orchestration import Outcome, failed, flow_in_words
 
 
 @flow(name="fine-tune", validate_parameters=False)  # form.py says why
@@ -24,7 +24,7 @@ def fine_tune(params: form.Everything, lock: str, code: dict[str, str]) -> State
         code: Digests of its code; this machine's has to be the same.
     """
     try:
-        with causes.in_words(), stopping.when_cancelled():
+        with flow_in_words():
             handed = given.handed(params)
             with handoff.workspace_for(stage.name, handed, lock, code):
                 outcome = stage.submit(handed).result()

@@ -13,7 +13,7 @@ experiment named after the flow run.
 from dataclasses import dataclass
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
@@ -23,7 +23,7 @@ from rootstock import dataset
 from rootstock.errors import RootstockError
 from rootstock.files import read_json
 from rootstock.params import Params
-from tasks import artifacts, causes, given, stopping, unfinished, versions, workspace
+from tasks import artifacts, causes, given, versions, workspace
 from tasks.backbone import backbone
 from tasks.evaluate import evaluate
 from tasks.extract import extract
@@ -31,6 +31,7 @@ from tasks.fine_tune import fine_tune
 from tasks.ingest import ingest
 from tasks.orchestration import Outcome, failed
 from tasks.train_head import train_head
+from tasks.turn import turn
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,8 @@ def pipeline(
     asked = form.given(
         seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate
     )
-    log = get_run_logger()
     try:
-        with causes.in_words(), stopping.when_cancelled(), given.writing(log.info):
-            unfinished.finish(log.info)
+        with turn() as log:
             if left := versions.save_what_repro_left():
                 log.info("What `dvc repro` left: %s", left.note)
             with given.in_params_file(asked, log.info) as params:

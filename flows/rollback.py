@@ -8,15 +8,16 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from rootstock.errors import RootstockError
-from tasks import artifacts, causes, given, settling, stopping, versions
+from tasks import artifacts, causes, versions
 from tasks.orchestration import failed, worded
 from tasks.rollback import bring_back as to_bring_back
+from tasks.turn import turn
 
 bring_back = task(name="bring back", task_run_name="bring back")(worded(to_bring_back))
 
@@ -42,10 +43,8 @@ def rollback(version: int | None = None) -> State[BroughtBack]:
     Args:
         version: Of the champion, as its tag says (champion@v2: 2); empty is the one before the present one.
     """
-    log = get_run_logger()
     try:
-        with causes.in_words(), given.writing(log.info), stopping.when_cancelled():
-            settling.finish()
+        with turn(to_roll_back=True) as log:
             versions.save_what_repro_left()
             back = BroughtBack(*bring_back.submit(version).result())
             kept = versions.save_experiment(flow_run.name)

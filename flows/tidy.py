@@ -5,25 +5,23 @@ prefect deployment run cache/cpu -p older_than=30
 
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from rootstock.cache import Wanted
 from rootstock.errors import RootstockError
-from tasks import artifacts, causes, given, stopping, unfinished, versions
+from tasks import artifacts, versions
 from tasks.cache import Tidied, show, tidy as to_tidy
-from tasks.orchestration import failed, reporting
+from tasks.orchestration import failed, worded
+from tasks.turn import turn
 
 
 @task(name="tidy", task_run_name="tidy")
+@worded
 def tidy(wanted: Wanted, share: float | None) -> State[Tidied]:
     """Prune and compact, with progress."""
-    try:
-        with causes.in_words(), reporting():
-            done = to_tidy(wanted, share)
-    except RootstockError as error:
-        return failed(error)
+    done = to_tidy(wanted, share)
     return Completed(message=done.said, data=done)
 
 
@@ -44,11 +42,9 @@ def cache(
         key: Prune the features under this key.
         compact: Write shards anew of which less than this share is left (0.5, say); what is trained on them is stale.
     """
-    log = get_run_logger()
     wanted = Wanted(backbone, older_than, key)
     try:
-        with causes.in_words(), given.writing(log.info), stopping.when_cancelled():
-            unfinished.finish(log.info)
+        with turn() as log:
             done: Any = Tidied(said="Only shown")
             if wanted or compact is not None:
                 versions.save_what_repro_left()

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from httpx import HTTPError, HTTPStatusError
@@ -100,6 +100,7 @@ def check_home() -> None:
         ) from error
 
 
+@cache
 def keep_stacks_off() -> None:
     """Have everything in this process that logs a known cause, or dies of it, say so in a sentence without a stack."""
     factory, in_thread, unraisable = logging.getLogRecordFactory(), threading.excepthook, sys.unraisablehook

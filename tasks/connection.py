@@ -108,4 +108,5 @@ def _start_own_server(server: Any) -> "subprocess.Popen[bytes]":  # noqa: ANN401
     ours = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     where = ["--host", "127.0.0.1", "--port", str(server.port), "--log-level", "error"]
     command = watched.command("uvicorn", "--factory", "tasks.server:create_app", *where)
-    return subprocess.Popen(command, env={**os.environ, **settings, **ours})
+    # Of Ctrl-C the run alone is to hear: it asks its server how it has ended, and would wait minutes for an answer.
+    return subprocess.Popen(command, env={**os.environ, **settings, **ours}, start_new_session=True)

@@ -37,7 +37,7 @@ from prefect.states import Cancelling
 from rootstock.errors import ParamsError, RootstockError
 from rootstock.params import Params
 from rootstock.redaction import redacted
-from tasks import remote, stopping, versions
+from tasks import ending, remote, versions
 from tasks.stage import Summary
 from tasks.workspace import CHECKPOINT, LOCAL
 
@@ -127,8 +127,8 @@ def _wait(run: UUID) -> FlowRun:
     with get_client(sync_client=True) as client:
         try:
             while not ((found := client.read_flow_run(run)).state and found.state.is_final()):
-                stopping.pause(LOOK_S)
-        except stopping.Stopped:
+                ending.pause(LOOK_S)
+        except ending.Stopped:
             client.set_flow_run_state(run, Cancelling(message="The run that started it was cancelled."))
             raise
     return found

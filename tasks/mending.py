@@ -27,6 +27,7 @@ from voluptuous import Invalid
 
 from rootstock.errors import RootstockError
 from rootstock.files import TEMPORARY, remove, write
+from tasks import ending, workspace
 from tasks.workspace import LOCAL, SAY_EVERY_S
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ def take(lock: LockBase, say: Callable[[str], None] = log.warning) -> None:
     """
 
     def taken() -> bool:
+        if workspace.dvc_is_at_work():  # DVC itself would try for three seconds, and cannot be stopped meanwhile
+            return False
         try:
             lock.lock()
         except LockError:
@@ -62,6 +65,7 @@ def wait_until(ready: Callable[[], bool], why: Callable[[], str], say: Callable[
 
     Raises:
         RootstockError: it is not ready.
+        Stopped: the run is to end.
     """
     began, said = time.monotonic(), -SAY_EVERY_S
     while not ready():
@@ -71,15 +75,15 @@ def wait_until(ready: Callable[[], bool], why: Callable[[], str], say: Callable[
         if waited - said >= SAY_EVERY_S:
             say(f"{why()}; this run goes on when that has ended")
             said = waited
-        time.sleep(0.2)
+        ending.pause(0.2)
 
 
 def _holder() -> str:
-    """Say which process holds DVC's lock."""
+    """Say which process holds DVC's lock; that of `core.hardlink_lock` names none, and outlives the process."""
     with suppress(OSError, ValueError, psutil.Error):
         process = psutil.Process(int(HELD.read_text()))
         return f"process {process.pid} ({' '.join(process.cmdline()[-3:])})"
-    return "another process"
+    return f"another process (if no DVC command is at work, one was killed, and {HELD} can be removed)"
 
 
 def blockers(read: Iterable[str], write_to: Iterable[str]) -> list[str]:

@@ -21,7 +21,6 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
-from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import Task
@@ -30,13 +29,15 @@ from rootstock import progress
 from rootstock.causes import NETWORK
 from rootstock.errors import DamagedError, RootstockError
 from rootstock.params import Params
-from tasks import artifacts, causes, handoff, stopping, versions
+from tasks import artifacts, causes, ending, handoff, stopping, versions
 from tasks.stage import HERE, Stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _said: WeakSet[RootstockError] = WeakSet()
 RunLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+_run_of: dict[int, RunLogger] = {}  # by thread, the flow's first
+_changing_runs = threading.Lock()
 REPORT_EVERY_S = 1.0  # an artifact is a row in the server's database
 RETRY_AFTER_S = [10.0, 60.0]
 
@@ -63,14 +64,9 @@ def as_task(stage: Stage) -> Task[..., Any]:
         retry_delay_seconds=RETRY_AFTER_S,
         retry_condition_fn=_may_pass,
     )
+    @worded
     def run(params: Params, where: str = HERE) -> State[Any]:
-        try:
-            with causes.in_words():
-                outcome = bring_up_to_date(stage, params, where)
-        except RootstockError as error:
-            return failed(error)
-        except stopping.Stopped as stopped:
-            return Cancelled(message=str(stopped))
+        outcome = bring_up_to_date(stage, params, where)
         artifacts.show(stage.name)
         return Completed(name="Completed" if outcome.did == "ran" else "Cached", message=outcome.note, data=outcome)
 
@@ -97,10 +93,9 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
     log.info("Runs because %s", "; ".join(reasons))
     if versions.restore(stage.name):
         return ended("restored", "an earlier run's outputs, from DVC's run-cache")
-    with reporting():
-        summary = None if where == HERE else handoff.run_elsewhere(stage.name, params, where)
-        if summary is None:
-            summary = stage(params)
+    summary = None if where == HERE else handoff.run_elsewhere(stage.name, params, where)
+    if summary is None:
+        summary = stage(params)
     if reasons == [versions.ALWAYS] and not summary.changed:
         return ended("cached", summary.note)
     versions.commit(stage.name)
@@ -108,17 +103,37 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
 
 
 def worded(function: Callable[P, T]) -> Callable[P, T]:
-    """Have a task end as Failed with the sentence of what ends its function."""
+    """Have the work of a task seen in the UI, and end as Failed with a sentence, or as Cancelled."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        ended: State[Any]  # Prefect takes a state for how the task ended
         try:
-            with causes.in_words():
+            with causes.in_words(), _reporting():
                 return function(*args, **kwargs)
         except RootstockError as error:
-            return failed(error)  # type: ignore[return-value]  # Prefect takes a state for how the task ended
+            ended = failed(error)
+        except ending.Stopped as stopped:
+            ended = Cancelled(message=str(stopped))
+        return ended  # type: ignore[return-value]
 
     return run
+
+
+@contextmanager
+def flow_in_words() -> Iterator[RunLogger]:
+    """Have a flow end at once when it is cancelled, and with a sentence where others end it; gives the run's log.
+
+    Raises:
+        RootstockError: whatever others bring about in the block, in words.
+    """
+    causes.keep_stacks_off()
+    # Prefect says an error again when the process ends, with a stack, and as one of every later stage.
+    for name in ("prefect.flow_runs", "prefect.engine", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_is_news)
+    log = get_run_logger()
+    with causes.in_words(), logging_to(log), stopping.when_cancelled():
+        yield log
 
 
 def failed(error: RootstockError) -> State[Any]:
@@ -126,9 +141,6 @@ def failed(error: RootstockError) -> State[Any]:
     if error not in _said:  # of a task's error, the flow's log has a line already
         get_run_logger().error("%s", error)
         _said.add(error)
-    # Prefect says it again when the process ends, with a stack, and as an error of every later stage.
-    for name in ("prefect.flow_runs", "prefect.engine", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_is_news)
     return Failed(message=str(error), data=error)
 
 
@@ -158,40 +170,51 @@ def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 @contextmanager
-def reporting() -> Iterator[None]:
+def _reporting() -> Iterator[None]:
     """Show what the work of a task logs and how far it is, and let it be stopped where it says so."""
-    with progress.report_to(stopping.stoppable(_reporter())), _logging_to(get_run_logger()):
+    with progress.report_to(stopping.stoppable(_reporter())), logging_to(get_run_logger()):
         yield
 
 
 @contextmanager
-def _logging_to(run: RunLogger) -> Iterator[None]:
-    """Show what the work logs among the logs of the run."""
-    ours = [logging.getLogger(name) for name in ("rootstock", "tasks")]
-    here = threading.get_ident()  # stages run side by side, each in a thread of its own
-
-    class ToRun(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.thread == here:
-                run.log(record.levelno, record.getMessage())
-                record.in_run = True
-
-    handler = ToRun(logging.INFO)
-    for other in logging.getLogger().handlers:
-        if isinstance(other, PrefectConsoleHandler):  # Prefect prints the run's log as well
-            other.addFilter(_not_in_run)
-    for logger in ours:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+def logging_to(run: RunLogger) -> Iterator[None]:
+    """Show what the work in this thread logs among the logs of a run; of threads that have none, among the flow's."""
+    thread = threading.get_ident()  # stages run side by side, each in a thread of its own
+    with _changing_runs:
+        before = _run_of.get(thread)
+        _run_of[thread] = run
+        _tell_runs(True)
     try:
         yield
     finally:
-        for logger in ours:
-            logger.removeHandler(handler)
+        with _changing_runs:
+            if before:
+                _run_of[thread] = before
+            else:
+                del _run_of[thread]
+            _tell_runs(bool(_run_of))
 
 
-def _not_in_run(record: logging.LogRecord) -> bool:
-    return not getattr(record, "in_run", False)
+class _ToRun(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        runs = _run_of.copy()
+        if run := runs.get(record.thread or 0) or next(iter(runs.values()), None):
+            run.log(record.levelno, record.getMessage())
+
+
+_to_run = _ToRun(logging.INFO)
+
+
+def _tell_runs(whether: bool) -> None:
+    """Have our loggers write to runs, or to whatever else the process has."""
+    for name in ("rootstock", "tasks"):
+        logger = logging.getLogger(name)
+        if whether:
+            logger.addHandler(_to_run)
+            logger.setLevel(logging.INFO)
+        else:
+            logger.removeHandler(_to_run)
+        logger.propagate = not whether  # Prefect shows what is of no run on the terminal: it would be there twice
 
 
 def _reporter() -> progress.Reporter:

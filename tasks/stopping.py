@@ -24,27 +24,22 @@ from prefect.states import Cancelled, Cancelling, Crashed
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from rootstock import progress
-from tasks import given, versions
+from tasks import ending, given, versions, workspace
 
 SAY_S, RECORD_S = 1.5, 1.0  # together less than the three seconds after which a worker looks
 EXIT_STATUS = 128 + signal.SIGTERM
-_asked = threading.Event()
-
-
-class Stopped(BaseException):
-    """The run is to end; no `except Exception` of a loop that survives bad images may survive this."""
 
 
 @contextmanager
 def when_cancelled() -> Iterator[None]:
     """End the work of a flow, which goes on in threads of its own, with the flow."""
-    _asked.clear()
+    ending.forget()
     run = flow_run.id
     with _on_sigterm(run) if run and PREFECT_API_URL.value() else nullcontext():
         try:
             yield
         except (TerminationSignal, KeyboardInterrupt):
-            _asked.set()
+            ending.ask()
             raise
 
 
@@ -68,8 +63,9 @@ def _end_process(run: UUID) -> None:
     saying.start()
     saying.join(SAY_S)
     with versions.at_rest(timeout_s=RECORD_S):
-        with suppress(OSError):  # then the next run does it
-            given.put_back()
+        if workspace.has_turn():  # else params.yaml holds the values of the run that this one waits for
+            with suppress(OSError):  # then the next run does it
+                given.put_back()
         os._exit(EXIT_STATUS)
 
 
@@ -78,7 +74,7 @@ def _say_how(run: UUID) -> None:
     with get_client(sync_client=True) as client:
         found = client.read_flow_run(run).state
         cancelled = found is not None and found.is_cancelling()
-        ending: State[None] = (
+        ended: State[None] = (
             Cancelled(message="The run was cancelled.")
             if cancelled
             else Crashed(message="Its process was told to end; the worker was stopped.")
@@ -89,22 +85,10 @@ def _say_how(run: UUID) -> None:
                 client.set_flow_run_state(each.id, Cancelling(message="The run that started it has ended."))
         for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run]))):
             if task.state and not task.state.is_final():
-                client.set_task_run_state(task.id, ending, force=True)
+                client.set_task_run_state(task.id, ended, force=True)
         if not cancelled:
-            client.set_flow_run_state(run, ending, force=True)
+            client.set_flow_run_state(run, ended, force=True)
     run_coro_as_sync(APILogHandler.aflush())
-
-
-def check() -> None:
-    """Leave a loop whose run is to end."""
-    if _asked.is_set():
-        raise Stopped("the run was cancelled")
-
-
-def pause(seconds: float) -> None:
-    """Wait, but not for longer than the run is to last."""
-    _asked.wait(seconds)
-    check()
 
 
 def stoppable(reporter: progress.Reporter) -> progress.Reporter:
@@ -115,7 +99,7 @@ def stoppable(reporter: progress.Reporter) -> progress.Reporter:
         with reporter(what, total, unit) as advance:
 
             def advance_or_leave(n: int, **counts: int) -> None:
-                check()
+                ending.check()
                 advance(n, **counts)
 
             yield advance_or_leave

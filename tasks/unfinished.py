@@ -9,8 +9,8 @@ from collections.abc import Callable
 from tasks import rollback, settling
 
 
-def finish(say: Callable[[str], None]) -> None:
-    """Carry it out, and say so."""
-    for said in (rollback.finish(), settling.finish()):
+def finish(say: Callable[[str], None], *, rollbacks: bool = True) -> None:
+    """Carry it out, rollbacks too or not, and say so."""
+    for said in (rollback.finish() if rollbacks else None, settling.finish(), settling.commit_what_waits()):
         if said:
             say(said)

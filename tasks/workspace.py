@@ -116,6 +116,11 @@ def _turn(queue: Callable[[str], None] | None) -> Iterator[None]:
         lock.release()
 
 
+def has_turn() -> bool:
+    """Whether this process is the one that writes in this workspace."""
+    return os.environ.get(TURN) == str(os.getpid())
+
+
 def _in_turn_of_a_parent() -> bool:
     """Whether a process that started this one, and still waits for it, has the turn."""
     holder = os.environ.get(TURN, "")
@@ -133,7 +138,7 @@ def _other() -> str:
 
 def sweep() -> None:
     """Remove the temporary files that killed runs left here, DVC's too; for who has the turn."""
-    if _dvc_is_at_work():
+    if dvc_is_at_work():
         return
     for folder in (DATA, REPORT, LOCAL, *OUTPUTS):
         for left in folder.glob(f"*{TEMPORARY}"):
@@ -142,7 +147,7 @@ def sweep() -> None:
         files.sweep(folder)
 
 
-def _dvc_is_at_work() -> bool:
+def dvc_is_at_work() -> bool:
     """Whether a DVC command, which knows of no turns, has its lock: it may be writing in data/."""
     try:
         with DVC_LOCK.open("r+") as file:

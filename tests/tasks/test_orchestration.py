@@ -1,0 +1,148 @@
+"""What a task of a flow shows and how it ends; what a run that waits for its turn, or for DVC, leaves to others."""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import zc.lockfile
+
+from rootstock import progress
+from rootstock.errors import RootstockError
+from tasks import ending, mending, orchestration
+from tests.flows.test_turns import DVC_LOCK, busy
+from tests.serving import until
+
+
+class Run(logging.Logger):
+    """The log of a run, kept."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.said: list[str] = []
+
+    def log(self, level: int, message: object, *args: object, **more: object) -> None:
+        self.said.append(str(message) % args)
+
+
+@pytest.fixture
+def runs(monkeypatch) -> dict[int, Run]:
+    """The log of each thread's run; the flow's is that of the main thread."""
+    found = {}
+    monkeypatch.setattr(
+        orchestration, "get_run_logger", lambda: found.setdefault(threading.get_ident(), Run(str(len(found))))
+    )
+    return found
+
+
+def in_a_thread(work) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_what_the_work_says_is_in_the_log_of_its_own_run_once_and_a_helpers_in_the_flows(runs, caplog):
+    log, own = logging.getLogger("tasks.mending"), {}
+
+    @orchestration.worded
+    def task() -> None:
+        own["run"] = orchestration.get_run_logger()
+        log.warning("DVC's lock is held by %s", "another")
+        in_a_thread(lambda: log.warning("from a helper")).join()
+
+    with orchestration.logging_to(orchestration.get_run_logger()) as _:
+        log.info("of the flow")
+        in_a_thread(task).join()
+        log.info("of the flow, after it")
+        assert not log.parent.propagate  # else Prefect shows it a second time
+    assert own["run"].said == ["DVC's lock is held by another"]
+    assert runs[threading.get_ident()].said == ["of the flow", "from a helper", "of the flow, after it"]
+    caplog.clear()
+    log.warning("of no run")
+    assert caplog.messages == ["of no run"]
+
+
+@pytest.mark.parametrize(
+    ("ends_it", "state"), [(RootstockError("it failed"), "Failed"), (ending.Stopped("cancelled"), "Cancelled")]
+)
+def test_a_task_ends_in_a_state_with_the_words_of_what_ended_it(runs, ends_it, state):
+    @orchestration.worded
+    def task() -> None:
+        raise ends_it
+
+    ended = task()
+    assert (ended.name, ended.message) == (state, str(ends_it))
+
+
+def test_every_task_can_be_stopped_where_it_reports_progress(runs):
+    @orchestration.worded
+    def task() -> None:
+        with progress.bar("compare", 3) as advance:
+            ending.ask()
+            advance(1)
+
+    try:
+        assert task().name == "Cancelled"
+    finally:
+        ending.forget()
+
+
+def test_a_wait_for_dvc_ends_at_once_when_the_run_is_to_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mending.TMP.mkdir(parents=True)
+    said, ended = [], []
+
+    def wait() -> None:
+        try:
+            mending.take(mending.make_lock(str(mending.HELD)), said.append)
+        except ending.Stopped:
+            ended.append(time.monotonic())
+
+    with contextlib.closing(zc.lockfile.LockFile(str(mending.HELD))):
+        waiting = in_a_thread(wait)
+        until(lambda: said, "that it waits")
+        asked = time.monotonic()
+        ending.ask()
+        waiting.join()
+    ending.forget()
+    assert f"DVC's lock is held by process {os.getpid()}" in said[0]
+    assert ended[0] - asked < 1
+
+
+def test_a_run_that_is_cancelled_while_it_waits_puts_back_nothing_of_the_run_that_it_waits_for(workspace):
+    given = "from tasks import given\nwith given.writing(str), given.in_params_file({'seed': %d}, str)"
+    end = "import uuid; from tasks import stopping; stopping._say_how = lambda run: None; "
+    end += "stopping._end_process(uuid.uuid4())"
+    path = workspace.root / "params.yaml"
+    before = path.read_text()
+    with busy(workspace, given % 7):
+        with_seven = path.read_text()
+        assert with_seven != before
+        assert workspace.run(sys.executable, "-c", end, check=False).returncode == 128 + signal.SIGTERM
+        assert path.read_text() == with_seven
+    cancelled_in_its_turn = f"{given % 8}:\n    {end}"
+    assert workspace.run(sys.executable, "-c", cancelled_in_its_turn, check=False).returncode == 128 + signal.SIGTERM
+    assert path.read_text() == with_seven
+
+
+@pytest.mark.ui
+def test_ctrl_c_ends_a_run_that_waits_for_dvc_within_seconds(after_flow):
+    flow = subprocess.Popen(
+        [sys.executable, "-m", "flows.pipeline"], cwd=after_flow.root, env=after_flow.env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    assert "Starting temporary server" in flow.stdout.readline()
+    with busy(after_flow, DVC_LOCK):
+        while "DVC's lock is held" not in flow.stdout.readline():
+            assert flow.poll() is None
+        asked = time.monotonic()
+        os.killpg(flow.pid, signal.SIGINT)  # as a terminal does: all that is in the foreground hears of it
+        said = flow.communicate()[0]
+        assert time.monotonic() - asked < 10
+    assert "pipeline: stopped" in said
+    assert "Traceback" not in said
