@@ -66,10 +66,11 @@ def head() -> str:
     return run("rev-parse", "--verify", "HEAD^{commit}")
 
 
-def commit_of_working_tree(message: str, also: Iterable[Path]) -> str:
-    """Commit every tracked file as it is in the working tree, and some more, as a child of the last; on no branch.
+def commit_of_working_tree(parent: str, message: str, also: Iterable[Path]) -> str:
+    """Commit every tracked file as it is in the working tree, and some more, on no branch.
 
     Args:
+        parent: the commit that is checked out, though a person may make another one meanwhile.
         message: of the commit.
         also: files that belong to it although git may not track them, or be told to ignore them.
     """
@@ -78,12 +79,12 @@ def commit_of_working_tree(message: str, also: Iterable[Path]) -> str:
         if theirs.exists():  # with what is staged, and the times of files: only what changed is read
             shutil.copyfile(theirs, index)
         else:
-            run("read-tree", "HEAD", index=index)
+            run("read-tree", parent, index=index)
         run("add", "--update", "--", ":/", index=index)
         there = [str(path) for path in also if path.is_file()]
         if there:
             run("add", "--force", "--", *there, index=index)
-        return _commit(run("write-tree", index=index), message)
+        return _commit(run("write-tree", index=index), parent, message)
 
 
 def commit(paths: Iterable[Path], message: str) -> str:
@@ -99,12 +100,12 @@ def commit(paths: Iterable[Path], message: str) -> str:
             raise GitError(f"a {what} is under way; finish it first")
     last = head()
     with _own_index() as index:
-        run("read-tree", "HEAD", index=index)
+        run("read-tree", last, index=index)
         run("add", "--force", "--", *names, index=index)
         tree = run("write-tree", index=index)
-    if tree == run("rev-parse", "HEAD^{tree}"):
+    if tree == run("rev-parse", f"{last}^{{tree}}"):
         return last
-    made = _commit(tree, message)
+    made = _commit(tree, last, message)
     # The index first: killed between the two, the files are staged, and committed the next time.
     with _locking("index", "HEAD", *_branch()):
         run("update-index", "--add", "--", *names)
@@ -195,8 +196,8 @@ def left_by_dvc() -> str | None:
     )
 
 
-def _commit(tree: str, message: str) -> str:
-    return run("commit-tree", tree, "-p", "HEAD", "-m", message)
+def _commit(tree: str, parent: str, message: str) -> str:
+    return run("commit-tree", tree, "-p", parent, "-m", message)
 
 
 def _branch() -> list[str]:

@@ -23,7 +23,7 @@ from dvc.scm import SCM, SCMError
 from dvc.stage.cache import RunCacheNotFoundError
 from scmrepo.exceptions import SCMError as GitError
 
-from rootstock import escape
+from rootstock import causes, escape
 from rootstock.errors import RootstockError
 from rootstock.files import sha256, write
 from tasks import ending, git, mending, workspace
@@ -265,18 +265,23 @@ def bring_back(lock: str) -> None:
         before = LOCK.read_bytes() if LOCK.exists() else None
         write(LOCK, lock)
         try:
-            try:
-                repo.checkout(force=True)
-            except DvcException:  # the cache was emptied, perhaps
-                repo.fetch()
-                repo.checkout(force=True)
-        except DvcException as error:
+            with causes.in_words():
+                _check_out(repo)
+        except (DvcException, RootstockError) as error:
             if before is not None:  # another one: it has read this lock
                 write(LOCK, before)
                 with suppress(DvcException):
                     Repo().checkout(force=True, allow_missing=True)
             raise RootstockError(f"The data of this version cannot be brought back: {error}") from error
         mending.note_lock()
+
+
+def _check_out(repo: Repo) -> None:
+    try:
+        repo.checkout(force=True)
+    except DvcException:  # the cache was emptied, perhaps
+        repo.fetch()
+        repo.checkout(force=True)
 
 
 @dataclass(frozen=True)
@@ -300,8 +305,9 @@ def save_experiment(run: str) -> Kept:
             return Kept(None, "Not kept as an experiment: the workspace is not a git repository with a commit.")
         try:
             message = f"dvc: commit experiment {BaseExecutor.hash_exp(repo.index.stages)}"
-            revision = git.commit_of_working_tree(message, _beside_tracked(repo))
-            git.set_ref(str(ExpRefInfo(git.head(), name)), revision)
+            head = git.head()
+            revision = git.commit_of_working_tree(head, message, _beside_tracked(repo))
+            git.set_ref(str(ExpRefInfo(head, name)), revision)
         except (DvcException, RootstockError, OSError) as error:  # no name and address to commit with, say
             return Kept(None, f"Not kept as an experiment: {error}")
     note = f"Kept as experiment {name}: `dvc exp show` compares, `dvc exp apply {name}` brings it back."
@@ -375,8 +381,9 @@ def push() -> None:
     """
     with repository() as repo:
         try:
-            repo.push()
-        except DvcException as error:
+            with causes.in_words():
+                repo.push()
+        except (DvcException, RootstockError) as error:
             raise RootstockError(f"The data cannot be pushed: {error}") from error
 
 

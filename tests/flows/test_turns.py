@@ -119,6 +119,7 @@ def test_waiting_ends_in_a_sentence(after_flow):
     assert "end it, and run again" in said
 
 
+@pytest.mark.ui
 def test_a_repro_that_knows_of_no_turns_is_refused_and_harms_no_flow(after_flow):
     after_flow.set(evaluate={"resamples": 110})
     flow, refused = start(after_flow, *FLOW), []
