@@ -18,7 +18,8 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from rootstock import deciding, folders, layout, params
+from rootstock import deciding, folders, layout, params, roots
+from rootstock.addresses import WRAPPERS, links
 from rootstock.beneath import Beneath
 from rootstock.errors import SourceError
 from rootstock.folders import Files, Info, stamp_of
@@ -68,11 +69,13 @@ def look(url: str, settle_seconds: float, sources: Iterable[params.Source] = ())
         SourceError: its store does not answer, it is a file, or it is no inbox, but a folder of other things.
     """
     try:
+        _refuse_wrapped(url)
         store, root = open_store(url)
         root = root.rstrip("/")
         if isinstance(store, LocalFileSystem):
             root = os.path.realpath(root or "/")
-            _refuse_by_place(Path(root), url, sources)
+            _refuse_by_place(Path(root), url)
+        _refuse_shared(url, sources)
         first, _ = _list(store, root, url)
         if first:
             time.sleep(settle_seconds)
@@ -97,16 +100,38 @@ def look(url: str, settle_seconds: float, sources: Iterable[params.Source] = ())
     return Delivery(url, store, root, files(labelled=True), files(labelled=False), len(second) - len(settled))
 
 
-def _refuse_by_place(root: Path, url: str, sources: Iterable[params.Source]) -> None:
+def _refuse_wrapped(url: str) -> None:
+    """Refuse what is seen through a cache or an archive: which files that would move or remove nobody sees.
+
+    Raises:
+        SourceError: it is.
+    """
+    if wrapped := [link.protocol for link in links(url) if link.protocol in WRAPPERS]:
+        raise SourceError(f"retrain.inbox: {url} lies behind {wrapped[0]}: {EXPECTED}.")
+
+
+def _refuse_shared(url: str, sources: Iterable[params.Source]) -> None:
+    """Refuse what holds files of a source, or lies in one.
+
+    Raises:
+        SourceError: it does.
+    """
+    here = os.path.expanduser(url)  # noqa: PTH111 - or a URL
+    for source in sources:
+        there = os.path.expanduser(source.path)  # noqa: PTH111 - or a URL
+        if roots.allows(here, [there]) or roots.allows(there, [here]):
+            raise SourceError(f"retrain.inbox: {url} shares its files with the source {source.path}: {EXPECTED}.")
+
+
+def _refuse_by_place(root: Path, url: str) -> None:
     """Refuse a folder of this machine that cannot be an inbox, so that nothing in it is ever moved or removed.
 
     Raises:
         SourceError: it is, or holds, the workspace, a home or a part of the system; it is in the workspace elsewhere
-            than data/inbox; it shares files with a source.
+            than data/inbox.
     """
     workspace = Path.cwd().resolve()
     homes = {Path.home().resolve(), *(Path(user.pw_dir) for user in pwd.getpwall() if user.pw_uid in PEOPLE)}
-    places = [Path(source.path.removeprefix("file://").removeprefix("local://")).resolve() for source in sources]
     if root == Path(root.anchor):
         why = "is the root of the file system"
     elif any(root == home or root in home.parents for home in homes):
@@ -117,8 +142,6 @@ def _refuse_by_place(root: Path, url: str, sources: Iterable[params.Source]) -> 
         why = "holds the workspace"
     elif root.is_relative_to(workspace) and not root.is_relative_to(workspace / DEFAULT):
         why = f"lies in the workspace elsewhere than {DEFAULT}"
-    elif shared := [place for place in places if root.is_relative_to(place) or place.is_relative_to(root)]:
-        why = f"shares its files with the source {shared[0]}"
     else:
         return
     raise SourceError(f"retrain.inbox: {url} {why}: {EXPECTED}.")
@@ -133,7 +156,12 @@ def _refuse_by_content(items: list[Item], url: str) -> None:
     filed = [item.path for item in items if item.problem in (None, Reason.TOO_LARGE)]
     named_so = [path for path in filed if format_by_name(path)]
     images = len(named_so or filed)  # without extensions, any file may be one
-    others = sorted({item.path for item in items} - set(named_so or filed))
+    stems = {PurePosixPath(path).with_suffix("") for path in named_so}
+    others = sorted(  # 17.json beside 17.jpg is about it
+        path
+        for path in {item.path for item in items} - set(named_so or filed)
+        if PurePosixPath(path).with_suffix("") not in stems
+    )
     if len(others) > images:
         named = ", ".join(others[:NAMED]) + (", ..." if len(others) > NAMED else "")
         raise SourceError(

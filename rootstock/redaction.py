@@ -19,8 +19,9 @@ _NAMED = (
     "[pP]rivate[-_]?[kK]ey|[sS]ubscription[-_]?[kK]ey|[cC]onnection[-_]?[sS]tring|[bB]earer|[jJ][wW][tT]"
 )
 _SHORT = "sig|Sig|SIG|sas|key|Key|KEY|pass|auth|Auth|authorization|Authorization"
+_NO_CHAIN = r"(?!(?::|%3[aA])[a-z][\w+.-]*(?::|%3[aA]))"  # zip://a.csv::sftp://me@host has none either
 _QUERY = rf"[?&;#](?:[\w.%-]*(?:{_NAMED})[\w.%-]*|{_SHORT})(?:=|%3[dD])"
-_PASSWORD = rf"//[^/@:?#]*{_COLON}{_NO_PORT}[\s\S]*?{_AT}"
+_PASSWORD = rf"//[^/@:?#]*{_COLON}{_NO_PORT}{_NO_CHAIN}[\s\S]*?{_AT}"
 # For http and object stores a user alone is a token; for SSH it is a name, for Azure a container.
 _ALONE = rf"(?:https?|s3a?|gs|gcs)://[^\s/@:?#'\"]+{_AT}"
 _NO_PROTOCOL = rf"(?:\w+:/)?[^/]*{_COLON}[^/]*{_AT}"
@@ -29,7 +30,7 @@ NO_SECRET = rf"^(?![\s\S]*(?:{_PASSWORD}|{_QUERY}|{_ALONE}))(?!{_NO_PROTOCOL})(?
 _query = re.compile(rf"({_QUERY})([^\s&;#'\"]+)")
 _alone = re.compile(rf"({_ALONE.partition('[')[0]})[^\s/@:?#'\"]+{_AT}")
 _password = re.compile(  # of a text, an address ends at a blank or a quote; an @ may be in the password
-    rf"(//[^\s/@:?#'\"%]*){_COLON}{_NO_PORT}(?:[^\s/'\"?#]*{_AT}|[^\s'\"]*?{_AT}(?:[^\s/'\"?#]*{_AT})?)"
+    rf"(//[^\s/@:?#'\"%]*){_COLON}{_NO_PORT}{_NO_CHAIN}(?:[^\s/'\"?#]*{_AT}|[^\s'\"]*?{_AT}(?:[^\s/'\"?#]*{_AT})?)"
 )
 _value = re.compile(rf"(\b[\w.-]*(?:{_NAMED})[\w.-]*(?:=|['\"]:\s?['\"]))([^\s&;,#'\"<>]+)")
 _header = re.compile(r"\b((?:Basic|Bearer)\s+)([\w+/=.~-]{6,})")

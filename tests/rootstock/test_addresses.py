@@ -33,6 +33,8 @@ HOLDING = [
     f"filecache::s3://u:{SECRET}@b/k",
     f"zip://a.csv::simplecache::sftp://me:{SECRET}@host/x.zip",
     f"simplecache::u:{SECRET}@h/x",
+    f"sftp://u::{SECRET}@h/x",
+    f"zip://a.csv::sftp://u:{SECRET}@h/x.zip",
     f"http://u%3A{SECRET}%40h/x",
     f"http://u:{quote(SECRET + '/@:', safe='')}@h/x",
     f"http%3A//u:{SECRET}%40h/x",
@@ -62,7 +64,8 @@ FREE = [
     "sftp://me@host/photos", "sftp://me@host:22/a@b", "abfs://container@account.dfs.core.windows.net/x",
     "zip://a.csv::s3://bucket/b.zip", "simplecache::https://h/x.zip", "memory://x", "https://h/x?version=3&page=2",
     "sample:digits", "torchvision:Flowers102", "pretrained", "random", "package:x/y.pth", "tcp://scheduler:8786",
-    "ray://head:10001", "scheduler:8786", "auto", "http://h/x?tokenizer=bert", "s3://bucket/tokens/keys/x",
+    "ray://head:10001", "scheduler:8786", "auto", "http://h/x?tokenizer=bert",
+    "zip://a.csv::sftp://me@host/b.zip", "zip://a.csv::simplecache::sftp://me@host:22/b.zip", "s3://bucket/tokens/keys/x",
     "/a/b?token", "C:\\photos",
 ]  # fmt: skip
 FIELDS = {

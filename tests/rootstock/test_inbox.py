@@ -225,6 +225,36 @@ def test_a_folder_that_cannot_be_an_inbox_is_refused_before_it_is_looked_into(tm
             assert items(inbox.look(spelt, 0, [source]).labelled) == {}
 
 
+@pytest.mark.parametrize(
+    ("url", "source"),
+    [
+        ("s3://bucket/photos", "s3://bucket/photos"), ("s3://bucket/photos/new", "s3a://bucket/photos"),
+        ("s3://bucket", "s3://bucket/photos/set.zip"), ("sftp://me@host/x", "zip://a.csv::sftp://me@host/x/a.zip"),
+        ("~/x", "{home}/x"), ("{home}/x", "~/x/y"), ("{home}/x", "simplecache::file://{home}"),
+    ],
+)  # fmt: skip
+def test_an_inbox_that_shares_files_with_a_source_is_refused_wherever_it_is(tmp_path, monkeypatch, url, source):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sources = [params.Source(path=source.format(home=tmp_path), domain="garden")]
+    with pytest.raises(SourceError, match="shares its files with the source"):
+        inbox.look(url.format(home=tmp_path), 0, sources)
+
+
+@pytest.mark.parametrize("url", ["simplecache::/", "filecache::file://{folder}", "zip://::{folder}/x.zip", "tar://"])
+def test_an_inbox_behind_a_cache_or_an_archive_is_refused_unseen(tmp_path, url):
+    put(tmp_path / "shed" / "ant" / "1.png", 1)
+    with pytest.raises(SourceError, match=r"lies behind (simplecache|filecache|zip|tar): expected a folder of its own"):
+        look(url.format(folder=tmp_path))
+
+
+def test_a_file_that_is_about_an_image_does_not_count_against_an_inbox(tmp_path):
+    for number in range(3):
+        put(tmp_path / "shed" / "ant" / f"{number}.png", number)
+        for ending in ("json", "txt", "xml"):
+            put(tmp_path / "shed" / "ant" / f"{number}.{ending}", b"about it")
+    assert sum(item.problem is None for item in look(tmp_path).labelled.items) == 3
+
+
 @pytest.mark.parametrize("others", [["a/notes.txt", "b/c/d.pdf"], ["1.png", "shed/2.png"], ["shed/_old/1.png"] * 2])
 def test_a_folder_that_holds_mostly_other_things_is_no_inbox(tmp_path, others):
     for name in others:
