@@ -229,7 +229,7 @@ def test_a_folder_that_cannot_be_an_inbox_is_refused_before_it_is_looked_into(tm
     ("url", "source"),
     [
         ("s3://bucket/photos", "s3://bucket/photos"), ("s3://bucket/photos/new", "s3a://bucket/photos"),
-        ("s3://bucket", "s3://bucket/photos/set.zip"), ("sftp://me@host/x", "zip://a.csv::sftp://me@host/x/a.zip"),
+        ("s3://bucket", "s3://bucket/photos/set.zip"), ("s3://bucket/x", "zip://a.csv::s3://bucket/x/a.zip"),
         ("~/x", "{home}/x"), ("{home}/x", "~/x/y"), ("{home}/x", "simplecache::file://{home}"),
     ],
 )  # fmt: skip
