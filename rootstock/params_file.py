@@ -18,6 +18,7 @@ from rootstock.params import Params, Section
 
 EXPECTED = {  # by pydantic's names of errors, where its own words are not for the person who writes YAML
     "bool_type": "true or false",
+    "dict_type": "a mapping",
     "float_type": "a number",
     "int_type": "a whole number",
     "string_too_short": "text",
@@ -159,11 +160,15 @@ def _say(file: str, problem: ErrorDetails) -> str:
             said = problem["msg"].removeprefix("Value error, ")
             return f"{file}: {key} {said}" if said.startswith("is ") else f"{file}: {key}: {said}."
         case "too_short":
-            return f"{file}: {key} is empty; expected at least {problem['ctx']['min_length']} entry."
+            least, found = problem["ctx"]["min_length"], problem["ctx"]["actual_length"]
+            has = f"has {found} {'entry' if found == 1 else 'entries'}" if found else "is empty"
+            return f"{file}: {key} {has}; expected at least {least} {'entry' if least == 1 else 'entries'}."
         case "model_type":
             expected = f"the keys {', '.join(_section_of((*location, '')).model_fields)}"
         case kind:
-            expected = EXPECTED.get(kind) or problem["msg"].removeprefix("Input should be ")
+            said = problem["msg"].removeprefix("Input should be ")
+            said = said.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+            expected = EXPECTED.get(kind) or said
     return f"{file}: {key} is {_shown(given)}; expected {expected}."
 
 

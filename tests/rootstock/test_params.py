@@ -102,15 +102,23 @@ def test_a_key_that_is_left_out_has_its_default(file):
         ),
         ("[1, 2]", f"the file is a list; expected the keys {SECTIONS}."),
         # impossible values
-        ("backbone: {image_size: 8}", "backbone.image_size is 8; expected greater than or equal to 16."),
-        ("backbone: {image_size: 4000}", "backbone.image_size is 4000; expected less than or equal to 1024."),
+        ("backbone: {image_size: 8}", "backbone.image_size is 8; expected at least 16."),
+        ("backbone: {image_size: 4000}", "backbone.image_size is 4000; expected at most 1024."),
         ("backbone: {weights: ''}", "backbone.weights is ''; expected text."),
         ("ingest: {split: {val: 1}}", "ingest.split.val is 1; expected less than 1."),
         ("ingest: {split: {val: 0.6, test: 0.5}}", "ingest.split: val + test is 1.1; expected less than 1."),
         ("ingest: {sources: []}", "ingest.sources is empty; expected at least 1 entry."),
+        (
+            "ingest: {sources: [{path: a, domain: d, value_range: [1]}]}",
+            "ingest.sources[0].value_range has 1 entry; expected at least 2 entries.",
+        ),
+        (
+            "ingest: {sources: [{path: a, domain: d, splits: [train]}]}",
+            "ingest.sources[0].splits is a list; expected a mapping.",
+        ),
         ("head: {l2: [.inf]}", "head.l2[0] is inf; expected a finite number."),
         ("finetune: {weight_decay: .nan}", "finetune.weight_decay is nan; expected a finite number."),
-        ("finetune: {batch_size: 1}", "finetune.batch_size is 1; expected greater than or equal to 2."),
+        ("finetune: {batch_size: 1}", "finetune.batch_size is 1; expected at least 2."),
         (
             "ingest: {sources: [{path: a, domain: b}, {path: a, domain: c}]}",
             "ingest: two sources are called 'a'; give one of them a `name`.",
@@ -132,7 +140,7 @@ def test_an_error_names_the_key_what_is_allowed_and_the_nearest_spelling(file, t
 
 def test_all_errors_of_a_file_are_said_at_once(file):
     assert said(file, "finetune: {stages: [{unfreeze: all, epochs: 0, lr: 2}]}\nsed: 1").splitlines() == [
-        "params.yaml: finetune.stages[0].epochs is 0; expected greater than or equal to 1.",
+        "params.yaml: finetune.stages[0].epochs is 0; expected at least 1.",
         "params.yaml: finetune.stages[0].lr is 2; expected less than 1.",
         f"params.yaml: unknown key sed; expected one of {SECTIONS}. Did you mean seed?",
     ]
