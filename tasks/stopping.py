@@ -1,7 +1,8 @@
 """Ending a run at once when it is cancelled, or when the worker that runs it is stopped.
 
 Whatever is under way when a process ends is lost and nothing else, since every file is written elsewhere and renamed.
-So a worker's process says how it ends and is gone, before Prefect's worker looks for it three seconds later; on a
+So a worker's process says how it ends and is gone. Prefect's worker looks for it every three seconds, and then starts
+a process for the flow's hooks before it says that the run is cancelled: too late for who waits at a busy machine. On a
 terminal, the stages' threads stop at their next image.
 """
 
@@ -26,7 +27,7 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from rootstock import progress
 from tasks import ending, given, versions, workspace
 
-SAY_S, RECORD_S = 1.5, 1.0  # together less than the three seconds after which a worker looks
+RECORD_S, SAY_S = 1.0, 4.0  # together less than the six seconds after which a worker looks a second time
 EXIT_STATUS = 128 + signal.SIGTERM
 
 
@@ -59,18 +60,18 @@ def _on_sigterm(run: str) -> Iterator[None]:
 
 
 def _end_process(run: UUID) -> None:
-    saying = threading.Thread(target=_say_how, args=(run,), daemon=True)
-    saying.start()
-    saying.join(SAY_S)
     with versions.at_rest(timeout_s=RECORD_S):
         if workspace.has_turn():  # else params.yaml holds the values of the run that this one waits for
             with suppress(OSError):  # then the next run does it
                 given.put_back()
+        saying = threading.Thread(target=_say_how, args=(run,), daemon=True)
+        saying.start()
+        saying.join(SAY_S)
         os._exit(EXIT_STATUS)
 
 
 def _say_how(run: UUID) -> None:
-    """Bring a run's stages, and the runs that it started, into the state that they are left in."""
+    """Bring a run, its stages, and the runs that it started, into the state that they are left in."""
     with get_client(sync_client=True) as client:
         found = client.read_flow_run(run).state
         cancelled = found is not None and found.is_cancelling()
@@ -86,8 +87,7 @@ def _say_how(run: UUID) -> None:
         for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run]))):
             if task.state and not task.state.is_final():
                 client.set_task_run_state(task.id, ended, force=True)
-        if not cancelled:
-            client.set_flow_run_state(run, ended, force=True)
+        client.set_flow_run_state(run, ended, force=True)
     run_coro_as_sync(APILogHandler.aflush())
 
 

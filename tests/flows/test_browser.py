@@ -52,7 +52,7 @@ SAMPLE = {
     },
 }
 IMAGES = 1797
-PAGE_S, ANSWER_S, START_S, RUN_S, CANCELLED_S = 20, 8, 60, 300, 10
+PAGE_S, SETTLED_S, ANSWER_S, START_S, RUN_S, CANCELLED_S = 20, 2, 8, 60, 300, 10
 # Prefect's pages ask for a second press at times: the first one after a refusal only takes the red words away, and
 # where SQLite is busy the server answers 503, which the page calls "Unknown error while creating flow run."
 TRIES = 5
@@ -175,11 +175,17 @@ class Visit:
                 return
         expect(what().first).to_be_visible()
 
-    def end_of_log(self) -> Locator:
-        """Scroll to the end of the open log: a page draws only what is in sight."""
+    def reads_in_log(self, *texts: str) -> None:
+        """Read the open log from its start until each text has been seen in turn: a page draws only what is in sight."""
         log = self.page.get_by_role("log")
-        log.evaluate("log => log.scrollTo(0, log.scrollHeight)")
-        return log
+        log.evaluate("log => log.scrollTo(0, 0)")
+        for text in texts:
+            until(lambda text=text: text in log.inner_text() or self._scrolls(log), text, PAGE_S)
+
+    def _scrolls(self, log: Locator) -> bool:
+        """Go on by half of what is in sight, without losing a line; says that nothing has been found by that."""
+        log.evaluate("log => log.scrollBy(0, log.clientHeight / 2)")
+        return False
 
     def part(self, first: Locator, last: Locator) -> FloatRect:
         """Give the part of the page from one thing on it to another further down, whatever is scrolled to."""
@@ -311,10 +317,11 @@ def test_the_stages_of_the_corrected_run_go_by_until_it_is_completed(visit):
 
     visit.ends_as("Completed")
     visit.open_tab("Logs")
-    log = page.get_by_role("log")
-    expect(log).to_contain_text('params.yaml: backbone.name was "shufflenet_v2_x0_5", is "efficientnet_lite0"')
-    expect(log).to_contain_text(f"ingest: {IMAGES} new of {IMAGES} images")
-    visit.sees(lambda: visit.end_of_log().get_by_text(f"Kept as experiment {visit.run}"))
+    visit.reads_in_log(
+        'params.yaml: backbone.name was "shufflenet_v2_x0_5", is "efficientnet_lite0"',
+        f"ingest: {IMAGES} new of {IMAGES} images",
+        f"Kept as experiment {visit.run}",
+    )
     visit.open_tab("Task Runs")
     expect(visit.tab).to_contain_text("6 Completed")
 
@@ -363,6 +370,8 @@ def test_a_schedule_whose_fields_nobody_touched_runs_with_params_yaml_as_it_is(v
     visit.arrive()
     visit.open_deployment()
     visit.page.get_by_role("button", name=re.compile("Schedule")).first.click()  # with a capital, unlike others
+    expect(visit.page.get_by_text('Property is type "None"').first).to_be_visible()
+    visit.page.wait_for_timeout(SETTLED_S * 1000)  # its fields fill in one after the other, and nothing says when
     visit.page.get_by_role("button", name="Save").click()
 
     def schedules() -> list[dict[str, Any]]:

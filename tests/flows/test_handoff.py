@@ -60,7 +60,16 @@ def handed(run: Run, nth: int = 1) -> Run:
 
 def said(run: Run, start: str) -> None:
     """Find a line in a run's log; logs arrive after states."""
-    until(lambda: any(line.startswith(start) for line in run.logs()), start, 20)
+    try:
+        until(lambda: any(line.startswith(start) for line in run.logs()), start, 20)
+    except AssertionError as error:
+        raise AssertionError("\n".join([f"{error}, but:", *run.logs()])) from None
+
+
+def has_checkpoint(workspace: Workspace) -> bool:
+    """Whether a checkpoint has arrived on the remote; while it is copied there its name begins with a dot."""
+    shelf = workspace.root.parent / "shelf" / "rootstock"
+    return any(not path.name.startswith(".") for path in shelf.glob("*"))
 
 
 def test_it_gives_what_the_same_machine_gives_and_the_first_clone_goes_on_from_it(deployed, here, there, flow_ran_in):
@@ -132,10 +141,9 @@ def test_without_a_remote_or_a_deployment_or_a_server_it_says_what_is_missing(de
 
 def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoint(deployed, here, there):
     here.set(finetune={"stages": LONG})
-    shelf = here.root.parent / "shelf" / "rootstock"
     with worker(deployed, "gpu", there) as running, pipeline(here, deployed) as (process, run):
         first = handed(run)
-        until(lambda: list(shelf.glob("*")), "a checkpoint on the remote")
+        until(lambda: has_checkpoint(here), "a checkpoint on the remote")
         for child in psutil.Process(running.pid).children(recursive=True):
             child.kill()
         assert first.ended()["name"] == "Crashed"
@@ -174,10 +182,9 @@ def test_the_remote_may_be_an_s3_bucket(deployed, here, there, s3):
 
 def test_a_machine_that_is_gone_is_noticed_by_its_silence_and_the_next_worker_goes_on(deployed, here, there, tmp_path):
     here.set(finetune={"stages": LONG, "label_smoothing": 0.13})
-    shelf = here.root.parent / "shelf" / "rootstock"
     with worker(deployed, "gpu", there) as running, pipeline(here, deployed) as (process, run):
         first = handed(run)
-        until(lambda: list(shelf.glob("*")), "a checkpoint on the remote")
+        until(lambda: has_checkpoint(here), "a checkpoint on the remote")
         machine = psutil.Process(running.pid)
         for gone in [machine, *machine.children(recursive=True)]:
             gone.kill()
