@@ -11,6 +11,7 @@ To show takes no flow, and no Prefect; what changes something is the flow in tid
 import argparse
 from typing import Any
 
+from rootstock import escape
 from rootstock.compaction import SHARE
 from tasks.cache import check, show
 from tasks.doors import door
@@ -36,7 +37,7 @@ def main() -> None:
         if asked:
             check(**asked)
             tidy(asked)
-        print(show())
+        print(escape.plain(show()))
 
 
 def tidy(asked: dict[str, Any]) -> None:

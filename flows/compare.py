@@ -20,7 +20,7 @@ from prefect.states import Completed
 from pydantic import ValidationError
 
 from flows import form
-from rootstock import params as parameters, params_file
+from rootstock import escape, params as parameters, params_file
 from rootstock.errors import ParamsError, RootstockError
 from rootstock.params import Params
 from tasks import artifacts, causes, comparison, given, versions, workspace
@@ -109,7 +109,7 @@ def main() -> None:
         params = workspace.read_params()
         versions.prepare()
         compared: Any = compare(arguments(params.compare).model_dump(mode="json"))
-        print(f"\n{compared.table}\n\n{compared.said}\n\nreport: {comparison.PAGE.resolve().as_uri()}")
+        print(f"\n{escape.plain(compared.table)}\n\n{compared.said}\n\nreport: {comparison.PAGE.resolve().as_uri()}")
 
 
 if __name__ == "__main__":

@@ -175,9 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Put pools, deployments and automations onto a Prefect server.")
     parser.add_argument("--forms", action="store_true", help="only make the forms start from params.yaml as it is now")
     only_forms = parser.parse_args().forms
-    if not PREFECT_API_URL.value():
-        sys.exit("deploy: PREFECT_API_URL is not set; it names the server, e.g. http://127.0.0.1:4200/api")
-    with causes.door("deploy"):
+    with causes.door("deploy", needs_server=True):
         if only_forms:
             refresh_forms()
         else:

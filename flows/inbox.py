@@ -11,11 +11,9 @@
 
 import argparse
 import logging
-import sys
 import time
 
 from prefect.events import emit_event
-from prefect.settings import PREFECT_API_URL
 
 from rootstock import inbox, params_file
 from rootstock.errors import RootstockError
@@ -57,10 +55,8 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=15, help="seconds between two looks")
     every = parser.parse_args().every
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if not PREFECT_API_URL.value():
-        sys.exit("inbox: PREFECT_API_URL is not set; it names the server, e.g. http://127.0.0.1:4200/api")
     said = ""
-    with causes.door("inbox"):
+    with causes.door("inbox", needs_server=True):
         while True:
             try:
                 with causes.in_words():

@@ -20,7 +20,7 @@ from prefect.states import Completed
 
 from flows import form
 from flows.pipeline import chain
-from rootstock import inbox, params as parameters
+from rootstock import escape, inbox, params as parameters
 from rootstock.errors import RootstockError
 from rootstock.inbox import Delivery
 from rootstock.params import Params
@@ -168,7 +168,7 @@ def main() -> None:
         workspace.read_params()  # a mistake is said at once
         versions.prepare()
         ended: Any = retrain()
-        print("\n".join(filter(None, ["", *(drift.say() for drift in ended.drifts), ended.figures])))
+        print("\n".join(filter(None, ["", *(drift.say() for drift in ended.drifts), escape.plain(ended.figures)])))
         print(f"{ended.name}: {ended.message}")
 
 

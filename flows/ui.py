@@ -38,6 +38,7 @@ HOST = "127.0.0.1"  # loopback: who may start a run may read and write as the on
 INBOX = "inbox"
 HELPERS = ("worker-cpu", "worker-gpu", INBOX)
 START_S, CANCEL_S = 120, 15
+PORTS = 2**16
 LOOK_S = 2  # for which a run beside may hold the lock, to see whether this is up
 BESIDE = (API_URL, API_SECRET, workspace.REPORTS_URL, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY",
           "PREFECT_LOGGING_TO_API_BATCH_INTERVAL")  # fmt: skip  # what a run beside it needs
@@ -122,14 +123,19 @@ def check_free(port: int) -> None:
     """Check that nobody listens on a port of loopback.
 
     Raises:
-        RootstockError: somebody does.
+        RootstockError: somebody does, or this user may not, or there is no such port.
     """
+    another = "name another: make ui PORT=4300"
+    if not 0 < port < PORTS:
+        raise RootstockError(f"There is no port {port}: they go from 1 to {PORTS - 1}; {another}")
     with socket.socket() as attempt:
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port just left is free
         try:
             attempt.bind((HOST, port))
+        except PermissionError:
+            raise RootstockError(f"Port {port} is for the system's own programs; {another}") from None
         except OSError:
-            raise RootstockError(f"Port {port} is taken by another program; name another: make ui PORT=4300") from None
+            raise RootstockError(f"Port {port} is taken by another program; {another}") from None
 
 
 def start_server(address: Address, env: Mapping[str, str]) -> Child:
@@ -275,7 +281,7 @@ def exports() -> str:
 def main() -> None:
     """Serve until a signal; an error is one sentence, and exit status 1."""
     parser = argparse.ArgumentParser(description="Start the Prefect UI, its workers and deployments on this machine.")
-    parser.add_argument("--port", type=int, default=int(os.environ.get("PREFECT_SERVER_API_PORT", "4200")))
+    parser.add_argument("--port", type=int, default=os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
     parser.add_argument("--env", action="store_true", help="print what lets a shell in beside the one that is up")
     asked = parser.parse_args()
     address = Address(asked.port)

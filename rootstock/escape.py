@@ -25,6 +25,8 @@ ACTIVE = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore 
 ENTITY = re.compile(r"&(?=#?\w+;)")
 BLOCK = re.compile(r"^(\d*)([-+=#]|(?<=\d)[.)](?=\s|$))")  # a list's item, a heading, the line below one
 CLOSING = re.compile(r"(?<=\s)#+$")  # of a heading: `# a #` reads "a"
+REFERENCES = {"&amp;": "&", "&lt;": "<", "&gt;": ">"}
+ESCAPED = re.compile(rf"\\([!-/:-@\[-`{{-~])|{'|'.join(REFERENCES)}")
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, direction, halves of characters, ends of lines
 JOINERS = "\u200c\u200d"  # which Persian and family pictures are written with
 
@@ -54,6 +56,11 @@ def markdown(text: object) -> str:
     line = ACTIVE.sub(lambda found: f"\\{found[0]}", line)
     line = ENTITY.sub("&amp;", line).replace("<", "&lt;").replace(">", "&gt;")
     return CLOSING.sub(r"\\\g<0>", BLOCK.sub(r"\1\\\2", line))
+
+
+def plain(shown: str) -> str:
+    """Give lines of Markdown with the names that `markdown` was given, for a terminal, which shows what is sent."""
+    return ESCAPED.sub(lambda found: found[1] or REFERENCES[found[0]], shown)
 
 
 def cell(text: str) -> str:

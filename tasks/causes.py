@@ -44,10 +44,18 @@ in_words = partial(causes.in_words, say)
 
 
 @contextmanager
-def door(name: str) -> Iterator[None]:
-    """Run the command of a flow: what is known to end it is one sentence, wherever in Prefect's engine it is raised."""
+def door(name: str, *, needs_server: bool = False) -> Iterator[None]:
+    """Run a command that takes Prefect: what is known to end it is one sentence, wherever in the engine it is raised.
+
+    Args:
+        name: of the command, which its sentence begins with.
+        needs_server: whether it is of no use with a server that ends with it.
+    """
     keep_stacks_off()
     with doors.door(name, say):
+        connection.join_ui()
+        if needs_server and not PREFECT_API_URL.value():
+            raise RootstockError("PREFECT_API_URL is not set; it names the server, e.g. http://127.0.0.1:4200/api")
         check_home()
         connection.guard_own_server()
         yield

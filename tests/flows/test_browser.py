@@ -176,7 +176,7 @@ class Visit:
         expect(what().first).to_be_visible()
 
     def reads_in_log(self, *texts: str) -> None:
-        """Read the open log from its start until each text has been seen in turn: a page draws only what is in sight."""
+        """Read the open log from its start until each text was seen in turn: a page draws only what is in sight."""
         log = self.page.get_by_role("log")
         log.evaluate("log => log.scrollTo(0, 0)")
         for text in texts:

@@ -185,9 +185,9 @@ def test_a_cancelled_run_stops_within_ten_seconds_and_the_next_one_goes_on_while
     assert queued.page()["state"]["type"] in ("SCHEDULED", "PENDING")
     start = time.monotonic()
     run.cancel()
-    ended = run.ended(20)
-    assert (ended["name"], ended["message"]) == ("Cancelled", "The run was cancelled.")  # its own: a worker's comes late
+    assert run.ended(20)["name"] == "Cancelled"
     assert time.monotonic() - start < 10
+    assert run.page()["state"]["message"] == "The run was cancelled."  # by itself: its worker says so seconds later
     assert run.stages() == dict.fromkeys(STAGES[:4], "Cached") | {"fine_tune": "Cancelled", "evaluate": "Cancelled"}
     until(lambda: queued.stages().get("fine_tune") == "Running", "the queued run's turn")
     until(lambda: any(line.startswith("Goes on after epoch") for line in queued.logs()), "its going on")

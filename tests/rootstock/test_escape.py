@@ -74,6 +74,12 @@ def test_markdown_shows_a_name_as_it_is(name):
 
 
 @given(names)
+def test_a_terminal_shows_a_name_in_a_table_as_it_is(name):
+    assert escape.plain(escape.markdown(name)) == shown(name)
+    assert escape.plain(f"| {escape.markdown(name)} | **1** |") == f"| {shown(name)} | **1** |"
+
+
+@given(names)
 def test_a_terminal_obeys_no_name(name):
     said = escape.printable(name)
     assert not [char for char in said if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]
