@@ -237,6 +237,12 @@ def end_runs(address: Address, env: Mapping[str, str], state: str, message: str)
             time.sleep(0.5)
 
 
+def cancel_runs(server: Child, address: Address, env: Mapping[str, str]) -> None:
+    """Cancel what is under way; where the server has died, there is nobody to tell."""
+    if not server.has_ended:
+        end_runs(address, env, "CANCELLING", "The UI is being stopped.")
+
+
 def serve(address: Address) -> None:
     """Start everything, say where it is, and stop everything when asked to."""
     secret_is_theirs = bool(os.environ.get(SERVER_SECRET))
@@ -256,7 +262,7 @@ def serve(address: Address) -> None:
         end_runs(address, env, "CRASHED", "The UI was killed, and this run with it.")
         deploy(env)
         running.callback(lambda: processes.stop(*helpers))
-        running.callback(end_runs, address, env, "CANCELLING", "The UI is being stopped.")
+        running.callback(cancel_runs, server, address, env)
         helpers += [start_helper(name, env) for name in HELPERS]
         connection.write_private(UI_SETTINGS, json.dumps({name: env[name] for name in BESIDE}))
         running.callback(UI_SETTINGS.unlink, missing_ok=True)  # before all else: nobody new is to come

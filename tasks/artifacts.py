@@ -40,13 +40,13 @@ def show(stage: str) -> None:
     }
     if stage in made and PREFECT_API_URL.value():
         key, what, draw = made[stage]
-        _unless_it_fails(lambda: create_markdown_artifact(draw(), key=key, description=what))
+        unless_it_fails(lambda: create_markdown_artifact(draw(), key=key, description=what))
 
 
 def show_verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str, *, tuned: bool = True) -> None:
     """Show how a run ended: which model won and why, how good it is, and what each stage did."""
     if PREFECT_API_URL.value():
-        _unless_it_fails(lambda: _verdict(outcomes, metrics, kept, run, tuned=tuned))
+        unless_it_fails(lambda: _verdict(outcomes, metrics, kept, run, tuned=tuned))
 
 
 def show_decision(decision: "Decision", came: str, kept: str) -> None:
@@ -64,7 +64,7 @@ def show_decision(decision: "Decision", came: str, kept: str) -> None:
 
     what = "Champion against challenger, and what was decided"
     if PREFECT_API_URL.value():
-        _unless_it_fails(lambda: create_markdown_artifact(draw(), key="decision", description=what))
+        unless_it_fails(lambda: create_markdown_artifact(draw(), key="decision", description=what))
 
 
 def show_comparison(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str:
@@ -83,7 +83,7 @@ def show_comparison(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str
             create_link_artifact(link=address, link_text="Report", key="report", description="The comparison as a page")
 
     if PREFECT_API_URL.value():
-        _unless_it_fails(draw)
+        unless_it_fails(draw)
     return text
 
 
@@ -91,28 +91,31 @@ def show_drift(drifts: "Sequence[Drift]") -> None:
     """Show how far unlabelled images are from those that the champion was trained on."""
     text = "\n\n".join([*(markdown(drift.say()) for drift in drifts), f"Most informative first: {TO_LABEL}"])
     if PREFECT_API_URL.value():
-        _unless_it_fails(lambda: create_markdown_artifact(text, key="drift", description="Unlabelled images"))
+        unless_it_fails(lambda: create_markdown_artifact(text, key="drift", description="Unlabelled images"))
 
 
 def show_rollback(version: int, changed: Sequence[str]) -> None:
     """Show what is different since an earlier champion is back."""
     text = "\n".join([f"## Champion v{version} is back", "", *(f"- {markdown(line)}" for line in changed)])
     if PREFECT_API_URL.value():
-        _unless_it_fails(lambda: create_markdown_artifact(text, key="rollback", description="What is different now"))
+        unless_it_fails(lambda: create_markdown_artifact(text, key="rollback", description="What is different now"))
 
 
 def show_cache(said: str, shown: str) -> None:
     """Show what went of the cache, and what is left."""
     text = f"## {markdown(said)}\n\n{shown}"
     if PREFECT_API_URL.value():
-        _unless_it_fails(lambda: create_markdown_artifact(text, key="cache", description="What is cached now"))
+        unless_it_fails(lambda: create_markdown_artifact(text, key="cache", description="What is cached now"))
 
 
-def _unless_it_fails(draw: Callable[[], object]) -> None:
+def unless_it_fails(draw: Callable[[], object]) -> bool:
+    """Show something, and return whether that went well; else it is a warning, and the run goes on."""
     try:
         draw()
-    except Exception:  # what is shown is not what was asked for: the run itself is well
+    except Exception:
         get_run_logger().warning("This cannot be shown in the UI", exc_info=True)
+        return False
+    return True
 
 
 def _sample() -> str:

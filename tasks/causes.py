@@ -7,6 +7,7 @@ sentence in the stack's place, whoever logs it.
 import logging
 import sys
 import tempfile
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from rootstock.redaction import redacted
 from tasks import connection, doors, versions
 
 UNAUTHORIZED = 401
+ABOUT = 80  # characters of a message that a sentence follows: some have a whole event in them
+# What Prefect does beside a run, again and again: of a server that is away it says so each time.
+BESIDE_THE_RUN = ("prefect.events.clients", "prefect._internal.concurrency")
 
 
 def say(error: BaseException) -> str | None:
@@ -76,8 +80,8 @@ def _of_server(error: BaseException) -> str:
         return f"The Prefect server at {address} answers {status}; see its log."
     why = causes.first_line(error) or type(error).__name__
     return (
-        f"The Prefect server at {address} (PREFECT_API_URL) does not answer: {why}. Start it (`make ui`), "
-        "or unset PREFECT_API_URL, and the run goes on without one."
+        f"The Prefect server at {address} (PREFECT_API_URL, or `make ui` here) does not answer: {why}. Start it, or "
+        "unset PREFECT_API_URL, and run again: what has been finished is kept."
     )
 
 
@@ -108,6 +112,20 @@ def check_home() -> None:
         ) from error
 
 
+class _Once(logging.Filter):
+    """Lets a message through that begins unlike all before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        begins = record.getMessage()[: ABOUT // 2]
+        is_news = begins not in self.said
+        self.said.add(begins)
+        return is_news
+
+
 @cache
 def keep_stacks_off() -> None:
     """Have everything in this process that logs a known cause, or dies of it, say so in a sentence without a stack."""
@@ -116,9 +134,12 @@ def keep_stacks_off() -> None:
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401
         made = factory(*args, **kwargs)
         if made.exc_info and made.exc_info[1] and (sentence := say(made.exc_info[1])):
-            made.msg, made.args, made.exc_info = f"{causes.first_line(made.getMessage())}: {sentence}", None, None
+            about = textwrap.shorten(causes.first_line(made.getMessage()), ABOUT, placeholder=" ...")
+            made.msg, made.args, made.exc_info = f"{about}: {sentence}", None, None
         return made
 
     logging.setLogRecordFactory(record)
+    for name in BESIDE_THE_RUN:
+        logging.getLogger(name).addFilter(_Once())
     threading.excepthook = lambda args: None if args.exc_value and say(args.exc_value) else in_thread(args)
     sys.unraisablehook = lambda args: None if args.exc_value and say(args.exc_value) else unraisable(args)

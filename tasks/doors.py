@@ -8,8 +8,9 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from typing import Any
 
 from rootstock import causes, escape
@@ -25,7 +26,7 @@ def door(name: str, say: causes.Say = causes.say) -> Iterator[None]:
         say: knows the sentences for what others bring about.
     """
     try:
-        logging.setLogRecordFactory(_record)
+        logging.setLogRecordFactory(partial(_record, logging.getLogRecordFactory()))
         with causes.in_words(say), redirect_stdout(_Shown(sys.stdout)):
             yield
             sys.stdout.flush()
@@ -57,8 +58,8 @@ class _Shown:
         return getattr(self.stream, name)
 
 
-def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401
-    record = logging.LogRecord(*args, **kwargs)
+def _record(make: Callable[..., logging.LogRecord], *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401
+    record = make(*args, **kwargs)
     with suppress(TypeError, ValueError):  # a message that does not fit its values is for the handlers to complain of
         said = record.getMessage()
         if (shown := _shown(said)) != said:

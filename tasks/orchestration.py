@@ -39,6 +39,7 @@ RunLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 _run_of: dict[int, RunLogger] = {}  # by thread, the flow's first
 _changing_runs = threading.Lock()
 REPORT_EVERY_S = 1.0  # an artifact is a row in the server's database
+REPORT_AGAIN_S = 600.0  # where the server did not answer, for which the client waits a minute
 RETRY_AFTER_S = [10.0, 60.0]
 
 
@@ -227,21 +228,38 @@ def _artifact(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
     """Report to a progress artifact of the task run, and to the terminal."""
     run = TaskRunContext.get()
     key = "-".join([re.sub("[^a-z0-9]+", "-", what.lower()), *([run.task_run.id.hex[-8:]] if run else [])])
-    tally, reported = progress.Tally(what, total, unit), time.monotonic()
-    artifact = cast(UUID, create_progress_artifact(0.0, key=key, description=str(tally)))
-
-    def report() -> None:
-        update_progress_artifact(artifact, tally.percent, description=str(tally))
-
+    tally = progress.Tally(what, total, unit)
+    shown = _Shown(key, tally)
+    shown.report()
     with progress.terminal(what, total, unit) as on_terminal:
 
         def advance(n: int, **counts: int) -> None:
-            nonlocal reported
             on_terminal(n, **counts)
             tally.add(n, **counts)
-            if time.monotonic() - reported >= REPORT_EVERY_S:
-                report()
-                reported = time.monotonic()
+            if time.monotonic() >= shown.due:
+                shown.report()
 
         yield advance
-    report()
+    if shown.is_seen:
+        shown.report()
+
+
+class _Shown:
+    """A progress artifact, as long as the server answers: no training ends because nobody can look at it."""
+
+    def __init__(self, key: str, tally: progress.Tally) -> None:
+        self.key, self.tally = key, tally
+        self.artifact: UUID | None = None
+        self.is_seen, self.due = True, 0.0
+
+    def report(self) -> None:
+        """Show how far it is; says when to do so again."""
+        self.is_seen = artifacts.unless_it_fails(self._put)
+        self.due = time.monotonic() + (REPORT_EVERY_S if self.is_seen else REPORT_AGAIN_S)
+
+    def _put(self) -> None:
+        if self.artifact:
+            update_progress_artifact(self.artifact, self.tally.percent, description=str(self.tally))
+        else:
+            made = create_progress_artifact(self.tally.percent, key=self.key, description=str(self.tally))
+            self.artifact = cast(UUID, made)

@@ -8,7 +8,9 @@ from threading import Thread
 
 import pytest
 
-from tests.workspace import Workspace
+from tests.flows.test_two_doors import ONLY_A_LOOK, experiments
+from tests.serving import server, until
+from tests.workspace import Workspace, environment
 
 FLOWS = ("flows.pipeline", "flows.compare", "flows.retrain", "flows.rollback")
 
@@ -30,6 +32,21 @@ def test_a_server_that_is_away_is_said_before_any_work(workspace, flow):
     assert "The Prefect server at http://127.0.0.1:9/api" in said
     assert "make ui" in said and "PREFECT_API_URL" in said
     assert not (workspace.root / "data" / "dataset").exists()
+
+
+@pytest.mark.ui  # half a minute for a server of its own
+def test_a_server_that_dies_under_a_run_ends_it_when_its_work_is_done_and_kept(workspace, tmp_path):
+    with server(environment(tmp_path / "home")) as api:
+        workspace.set(finetune={"stages": [{"unfreeze": "all", "epochs": 40, "lr": 0.0005}]})
+        known = {"PREFECT_API_URL": api.url, "PREFECT_CLIENT_MAX_RETRIES": "1"}
+        ended: list[str] = []
+        running = Thread(target=lambda: ended.append(last_line(workspace, "flows.pipeline", **known)))
+        running.start()
+        until(lambda: any(run.stages().get("fine_tune") == "Running" for run in api.runs()), "training", 120)
+    running.join()
+    assert f"The Prefect server at {api.url}" in ended[0] and "is kept" in ended[0]
+    assert workspace.status() == ONLY_A_LOOK
+    assert len(experiments(workspace)) == 1
 
 
 def test_a_server_that_answers_nonsense_is_said(workspace):

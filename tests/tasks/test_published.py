@@ -1,5 +1,6 @@
 """What a run is called by somebody, and what files are called, in the places where a person meets them."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -74,4 +75,4 @@ def test_a_terminal_is_sent_nothing_that_it_obeys():
 
 
 def test_a_message_that_does_not_fit_its_values_is_logged_as_before():
-    assert doors._record("a", 20, "f", 1, "%d", ("x",), None).msg == "%d"
+    assert doors._record(logging.LogRecord, "a", 20, "f", 1, "%d", ("x",), None).msg == "%d"
