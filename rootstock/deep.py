@@ -56,6 +56,7 @@ class Deep:
     told: Range | None
     inverted: bool = False  # white is zero
     clear: tuple[int, ...] | None = None  # the value that is transparent
+    beside: int = 0  # bytes that reading takes beside those of the pixels
 
     def found(self) -> Found:
         """Find the least and greatest value that are numbers; alpha is none of them."""
@@ -88,12 +89,10 @@ class Deep:
         shape = (self.height, self.width, self.colours) if self.colours > 1 else (self.height, self.width)
         pixels: NDArray[np.uint8] = np.empty(shape, np.uint8)
         for top, left, values in self.blocks():
-            rows = max(1, CHUNK_BYTES // max(1, 8 * values[0].size))
-            for start in range(0, len(values), rows):
-                part = self._bytes(values[start : start + rows], values_of)
-                height, width = part.shape[:2]
-                at = pixels[top + start : top + start + height, left : left + width]
-                at[...] = part[..., 0] if self.colours == 1 else part
+            at = pixels[top : top + values.shape[0], left : left + values.shape[1]]
+            for rows, columns in _chunks(values.shape):
+                part = self._bytes(values[rows, columns], values_of)
+                at[rows, columns] = part[..., 0] if self.colours == 1 else part
         return Image.fromarray(pixels, "CMYK").convert("RGB") if self.colours == 4 else Image.fromarray(pixels)
 
     def _bytes(self, values: NDArray[np.generic], values_of: Range) -> NDArray[np.uint8]:
@@ -113,3 +112,13 @@ class Deep:
             scaled[(values[..., :colours] == np.array(self.clear)).all(axis=-1)] = 1
         seen: NDArray[np.uint8] = (scaled * 255).round().astype(np.uint8)
         return seen
+
+
+def _chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Cut values (h, w, n) into pieces of which a few copies in float64 are small."""
+    height, width, samples = shape
+    wide = min(width, max(1, CHUNK_BYTES // (8 * samples)))
+    high = max(1, CHUNK_BYTES // (8 * samples * wide))
+    for top in range(0, height, high):
+        for left in range(0, width, wide):
+            yield slice(top, top + high), slice(left, left + wide)

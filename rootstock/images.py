@@ -16,15 +16,13 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageFile,
-    ImagePalette,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 
-from rootstock import jpeg, orientation, png, pnm, tiff, webp
+from rootstock import jpeg, orientation, png, pnm, tiff, tiff_values, webp
 from rootstock.deep import Deep, Range
 from rootstock.jpeg import Header
 from rootstock.reasons import Reason, Rejected
@@ -81,28 +79,10 @@ class _Clocked(io.BytesIO):
         return super().read(size)
 
 
-class _Tiff(TiffImagePlugin.TiffImageFile):
-    """A TIFF that is neither turned by Pillow nor held to its limit of pixels: both are decided here."""
-
-    def load_prepare(self) -> None:
-        if self._im is None:
-            self.im = Image.new(self.mode, self._tile_size).im
-        ImageFile.ImageFile.load_prepare(self)
-
-    def load_end(self) -> None:
-        self._size = self._tile_size
-
-    def _setup(self) -> None:
-        super()._setup()
-        colours = self.tag_v2.get(TiffImagePlugin.COLORMAP, ())
-        if self.palette and max(colours) < 256:  # of 16 bits by the standard; some programs write eight
-            self.palette = ImagePalette.raw("RGB;L", bytes(colours))
-
-
 # Opened directly: Image.open would try all plug-ins it has, and has one limit of pixels for the whole process.
 PLUGINS: dict[str, Any] = {
     "JPEG": JpegImagePlugin.JpegImageFile, "PNG": PngImagePlugin.PngImageFile, "WEBP": WebPImagePlugin.WebPImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile, "TIFF": _Tiff, "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile, "TIFF": tiff_values.Plugin, "GIF": GifImagePlugin.GifImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,
 }  # fmt: skip
 
@@ -134,7 +114,7 @@ class Opened:
         each = {"WEBP": WEBP_BYTES_A_PIXEL, "JPEG": JPEG_BYTES_A_PIXEL}.get(self.format, BYTES_A_PIXEL)
         if self.jpeg and self.jpeg.whole_first:
             each += 2 * self.jpeg.components  # a progressive JPEG keeps the coefficients of all pixels, two bytes each
-        return self.stored[0] * self.stored[1] * each
+        return self.stored[0] * self.stored[1] * each + (self.deep.beside if self.deep else 0)
 
     @cached_property
     def pillow(self) -> ImageFile.ImageFile:
@@ -213,7 +193,7 @@ def opened(data: bytes, seconds: float | None = None) -> Opened:
             says = tiff.read(data)
             found.stored, found.orientation = (says.width, says.height), says.orientation
             if says.is_deep:
-                found.deep = tiff.deep(data, says)
+                found.deep = tiff_values.deep(data, says)
             else:
                 tiff.check_pillow(says)
         case "WEBP":

@@ -13,6 +13,7 @@ from rootstock.reasons import Reason, Rejected
 HEADER_BYTES = 2**16  # with its comments
 PIECE_BYTES = 2**20  # of text at a time
 KINDS = {b"P1": 1, b"P2": 1, b"P3": 3, b"P5": 1, b"P6": 3, b"Pf": 1, b"PF": 3}
+BLANK, LINE_END = re.compile(rb"\s"), re.compile(rb"[\r\n]")
 COMMENT = re.compile(rb"#[^\r\n]*")
 TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*([^\s#]+)")
 
@@ -75,7 +76,7 @@ def _plain(data: bytes, at: int, count: int, *, single: bool) -> NDArray[np.uint
     """Read numbers that are written out, a piece of the text at a time; of black and white, every digit is one."""
     values, done = np.empty(count, np.uint16), 0
     while done < count and at < len(data):
-        end = _line_end(data, at + PIECE_BYTES)
+        end = _piece_end(data, at, single=single)
         text, at = COMMENT.sub(b" ", data[at:end]), end
         if single:
             digits = np.frombuffer(text, np.uint8)
@@ -94,7 +95,14 @@ def _plain(data: bytes, at: int, count: int, *, single: bool) -> NDArray[np.uint
     return values[:done]
 
 
-def _line_end(data: bytes, at: int) -> int:
-    """Find where a piece of text may end: behind a line, for a comment ends with it."""
-    newline = data.find(b"\n", at)
-    return len(data) if newline < 0 else newline + 1
+def _piece_end(data: bytes, at: int, *, single: bool) -> int:
+    """Find where a piece of text may end: not inside a number, and behind the line of a comment."""
+    end = at + PIECE_BYTES
+    if not single:
+        blank = BLANK.search(data, end)
+        end = blank.end() if blank else len(data)
+    comment = data.rfind(b"#", at, end)
+    if comment >= 0 and not LINE_END.search(data, comment, end):
+        closed = LINE_END.search(data, end)
+        end = closed.end() if closed else len(data)
+    return end

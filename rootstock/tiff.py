@@ -1,26 +1,17 @@
-"""TIFF files: what their directory says, and the values of those that Pillow opens as something else than they are.
+"""TIFF files: what their first directory says, and which of them Pillow shows as they are.
 
-Pillow (13) inverts no 16-bit image whose white is zero, takes signed bytes for unsigned, keeps eight of sixteen bits
-of colour, and garbles them where they lie in planes. Such files are read here: each strip or tile is unpacked by
-libtiff, as bytes of which nothing is made, and put together by what the directory says of them.
+Those that it does not are read by rootstock/tiff_values.py; rootstock/tiff_pieces.py says what is damaged.
 """
 
-import io
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from rootstock import orientation
-from rootstock.deep import Block, Deep
 from rootstock.reasons import Reason, Rejected
 
 MOST_PIECES = 2**20  # strips or tiles; of 100 megapixels, a row a strip, there are some 10,000
-TOGETHER_BYTES = 2**22  # of unpacked pieces at a time
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, OFFSETS, SAMPLES = 256, 257, 258, 259, 262, 266, 273, 277
 MOST_ENTRIES = 2**16
 TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -40,8 +31,6 @@ XMP, JPEG_TABLES = 700, 347
 RAW, LZW, PACKBITS, LZMA, ZSTANDARD, DEFLATE, FAXES = 1, 5, 32773, 34925, 50000, (8, 32946), (2, 3, 4)
 OLD_JPEG, JPEG = 6, 7
 JPEGS, LOSSLESS = (OLD_JPEG, JPEG), (LZW, *DEFLATE, PACKBITS, LZMA, ZSTANDARD)
-WHOLE = (8, 16, 32, 64)  # bits of a type of its own
-FORMATS = {1: "uint", 2: "int", 3: "float"}
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # by photometric interpretation
 LAYOUTS = {0: "L", 1: "L", 2: "RGB", 5: "CMYK"}
 
@@ -73,7 +62,7 @@ class Directory:
 
     @property
     def is_deep(self) -> bool:
-        """Whether it is read here: other values than unsigned ones of up to eight bits, or samples Pillow cannot place.
+        """Whether it is not left to Pillow: it holds other values than unsigned ones of eight bits, or odd samples.
 
         Pillow knows no alpha beside inks or where white is zero, none in a plane of its own, and none in premultiplied
         grey; nor does it open a BigTIFF whose numbers begin with the highest byte.
@@ -198,116 +187,3 @@ def check_pillow(says: Directory) -> None:
         raise Rejected(Reason.UNSUPPORTED, f"a TIFF of compression {says.compression}")
     if says.big and says.order == ">":
         raise Rejected(Reason.UNSUPPORTED, "a BigTIFF of this kind whose numbers begin with the highest byte")
-
-
-def deep(data: bytes, says: Directory) -> Deep:
-    """Read the values of a deep TIFF.
-
-    Raises:
-        Rejected: it is of a kind that nobody reads here.
-    """
-    layout, whole = _layout(says), says.bits in WHOLE
-    kind = f"{FORMATS.get(says.format, '')}{says.bits}"
-    readable = (whole and kind[:1].isalpha() and kind != "float8") or (says.format == 1 and 8 < says.bits < 16)
-    unpacked = says.compression == RAW or says.compression in LOSSLESS
-    predicted = says.predictor == 1 or (whole and says.predictor in (2, 3))
-    if not (layout and readable and unpacked and predicted and says.fill_order == 1):
-        raise Rejected(
-            Reason.UNSUPPORTED,
-            f"a TIFF of {says.samples} samples of {says.bits} bits (format {says.format}), photometric "
-            f"interpretation {says.photometric}, compression {says.compression}",
-        )
-    told = None if whole and kind != "uint8" else (0.0, 2.0**says.bits - 1)
-    blocks = partial(_blocks, data, says)
-    return Deep(says.width, says.height, layout, blocks, kind if whole else "uint16", told, says.photometric == 0)
-
-
-def _layout(says: Directory) -> str:
-    """Say what the samples of a pixel are; nothing where that is not known."""
-    layout = LAYOUTS.get(says.photometric, "")
-    more = says.samples - COLOURS.get(says.photometric, 0)
-    if more and layout:
-        # A fourth sample of which nothing is said is alpha; a further one that is 0 means nothing.
-        layout += {(): "A" if (layout, more) == ("RGB", 1) else "?", 1: "a", 2: "A", 0: ""}.get(
-            says.extra[0] if says.extra else (), "?"
-        )
-    return "" if more < 0 or "?" in layout else layout
-
-
-def _blocks(data: bytes, says: Directory) -> Iterator[Block]:
-    """Yield the pieces as values (h, w, n) at their places; of planes, all that lie at one place together."""
-    planes = says.planes
-    wide, high = says.piece
-    across, down = -(-says.width // wide), -(-says.height // high)
-    each = across * down
-    if len(says.offsets) != len(says.sizes) or len(says.offsets) < planes * each:
-        raise Rejected(Reason.TRUNCATED, "strips or tiles are missing")
-    samples = says.samples // planes
-    together = max(1, TOGETHER_BYTES // (says.row_bytes * high))
-    for start in range(0, each, together):
-        numbers = range(start, min(start + together, each))
-        found = [
-            _unpacked(data, says, range(plane * each + numbers.start, plane * each + numbers.stop))
-            for plane in range(planes)
-        ]
-        for parts, number in zip(zip(*found, strict=True), numbers, strict=True):
-            top, left = number // across * high, number % across * wide
-            values = np.concatenate([_values(part, says, wide, samples) for part in parts], axis=2)
-            yield top, left, values[: says.height - top, : says.width - left]
-
-
-def _unpacked(data: bytes, says: Directory, numbers: range) -> list[NDArray[np.uint8]]:
-    """Unpack pieces to their bytes, (h, row_bytes) uint8 each."""
-    rows, row_bytes = [says.rows(number) for number in numbers], says.row_bytes
-    packed = [data[says.offsets[number] : says.offsets[number] + says.sizes[number]] for number in numbers]
-    needed = [
-        high * row_bytes if says.compression == RAW else says.sizes[n] for high, n in zip(rows, numbers, strict=True)
-    ]
-    if any(len(part) < least for part, least in zip(packed, needed, strict=True)):
-        raise Rejected(Reason.TRUNCATED)
-    if says.compression == RAW:
-        pairs = zip(packed, rows, strict=True)
-        return [np.frombuffer(part, np.uint8, high * row_bytes).reshape(high, row_bytes) for part, high in pairs]
-    with Image.open(io.BytesIO(_as_bytes(packed, row_bytes, says, sum(rows))), formats=["TIFF"]) as image:
-        unpacked = np.asarray(image)
-    return np.split(unpacked, np.cumsum(rows)[:-1])
-
-
-def _as_bytes(packed: list[bytes], row_bytes: int, says: Directory, height: int) -> bytes:
-    """Write a TIFF of 8-bit grey whose strips are these: what libtiff unpacks then are their bytes."""
-    count, start = len(packed), 8
-    offsets = [start + sum(map(len, packed[:number])) for number in range(count)]
-    content = b"".join(packed)
-    content += bytes(len(content) % 2)
-    lists = start + len(content)
-    directory = lists + 8 * count
-
-    def entry(tag: int, *values: int, at: int = 0) -> bytes:
-        return struct.pack("<HHII", tag, 4, len(values), values[0] if len(values) == 1 else at)
-
-    entries = [
-        entry(WIDTH, row_bytes), entry(HEIGHT, height), entry(BITS, 8), entry(COMPRESSION, says.compression),
-        entry(PHOTOMETRIC, 1), entry(OFFSETS, *offsets, at=lists), entry(SAMPLES, 1), entry(ROWS, says.piece[1]),
-        entry(SIZES, *map(len, packed), at=lists + 4 * count),
-    ]  # fmt: skip
-    tables = struct.pack(f"<{2 * count}I", *offsets, *map(len, packed))
-    end = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
-    return b"II*\0" + struct.pack("<I", directory) + content + tables + end
-
-
-def _values(rows: NDArray[np.uint8], says: Directory, wide: int, samples: int) -> NDArray[np.generic]:
-    """Turn rows of bytes into values (h, wide, samples)."""
-    height = len(rows)
-    if says.bits not in WHOLE:
-        bits = np.unpackbits(rows, axis=1)[:, : wide * samples * says.bits].reshape(height, wide, samples, says.bits)
-        return bits @ (1 << np.arange(says.bits, dtype=np.uint16)[::-1])
-    kind = np.dtype(f"{says.order}{FORMATS[says.format][0]}{says.bits // 8}")
-    if says.predictor == 3:  # differences of bytes, the highest of all values first
-        flat = np.cumsum(rows.reshape(height, -1, samples), axis=1, dtype=np.uint8).reshape(height, says.bits // 8, -1)
-        return np.ascontiguousarray(flat.swapaxes(1, 2)).view(kind.newbyteorder(">")).reshape(height, wide, samples)
-    values = np.ascontiguousarray(rows).view(kind).reshape(height, wide, samples)
-    if says.predictor == 2:
-        whole = values.view(np.dtype(f"{says.order}u{says.bits // 8}"))
-        summed = np.cumsum(whole, axis=1, dtype=f"u{says.bits // 8}")
-        return summed.view(np.dtype(f"{FORMATS[says.format][0]}{says.bits // 8}"))
-    return values

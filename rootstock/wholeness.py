@@ -6,6 +6,7 @@ from rootstock.reasons import Reason, Rejected
 CUT = ("truncated", "eof", "unexpected end", "not processed", "broken png", "unrecognized data", "not enough")
 UNKNOWN = ("unsupported", "cannot handle", "not supported", "unknown pixel mode", "unknown compression")
 ZEROS = 512  # so many at the end of what is compressed: an interrupted copy, of which the disk had the place alone
+MOST_BLOCKS = 2**21  # of a GIF before its first image's end: of 255 bytes each, 512 MiB have so many
 GIF_AFTER = b"\x21\x2c\x3b"  # what may follow an image: an extension, another image, the end mark
 
 
@@ -70,13 +71,13 @@ def check(kind: str, data: bytes, seconds: float) -> str:
 
 def _gif(data: bytes) -> str:
     """Walk the blocks of a GIF to the end of its first image."""
-    at = 13 + _gif_table(data[10:11])
+    at, left = 13 + _gif_table(data[10:11]), MOST_BLOCKS
     while at < len(data):
         kind = data[at : at + 1]
         if kind == b"\x21":
-            at = _gif_blocks(data, at + 2)
+            at, left = _gif_blocks(data, at + 2, left)
         elif kind == b"\x2c":
-            at = _gif_blocks(data, at + 11 + _gif_table(data[at + 9 : at + 10]))
+            at, _ = _gif_blocks(data, at + 11 + _gif_table(data[at + 9 : at + 10]), left)
             if at >= len(data):
                 raise Rejected(Reason.TRUNCATED)
             return "" if data[at : at + 1] in (bytes([mark]) for mark in GIF_AFTER) else "what follows it is no GIF"
@@ -90,8 +91,15 @@ def _gif_table(flags: bytes) -> int:
     return 3 * 2 ** ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
-def _gif_blocks(data: bytes, at: int) -> int:
-    """Walk a chain of blocks; returns where it ends, behind its block of no bytes."""
+def _gif_blocks(data: bytes, at: int, left: int) -> tuple[int, int]:
+    """Walk a chain of blocks; returns where it ends, behind its block of no bytes, and how many more there may be.
+
+    Raises:
+        Rejected: there are more than any program writes.
+    """
     while at < len(data) and data[at]:
         at += 1 + data[at]
-    return at + 1
+        left -= 1
+        if left < 0:
+            raise Rejected(Reason.TOO_COSTLY, f"more than {MOST_BLOCKS:,} blocks")
+    return at + 1, left - 1

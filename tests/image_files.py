@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -91,7 +92,7 @@ def tiff(
     ]  # fmt: skip
     tags += [(317, 3, (predictor,))] * (predictor > 1) + [(338, 3, extra)] * bool(extra)
     number, inline, start = ("Q", 8, 16) if big else ("I", 4, 8)
-    where = [start + sum(len(one) for one in pieces[:n]) for n in range(len(pieces))]
+    where = list(accumulate(map(len, pieces[:-1]), initial=start))
     sizes = tuple(map(len, pieces))
     if tile:
         tags += [(322, 4, (tile,)), (323, 4, (tile,)), (324, 4, tuple(where)), (325, 4, sizes)]
