@@ -19,7 +19,17 @@ from rootstock.folder_names import (
 from rootstock.folder_tree import Folder, merged, tree
 from rootstock.labels import look
 from rootstock.layout import ANY, Layout, Parts
-from rootstock.undecided import Undecided, all_classes, are, classes, names, which_level
+from rootstock.undecided import (
+    Undecided,
+    all_classes,
+    are,
+    as_splits,
+    classes,
+    images_alone,
+    names,
+    splits_and_others,
+    which_level,
+)
 
 TWO = 2
 PLURAL = {"a split": "splits", "a year, a camera or a lot": "years, cameras or lots"}
@@ -121,7 +131,12 @@ def _split_folders(shared: Parts, base: Folder, named: dict[str, str], where: st
     if others and not ("train" in roots.values() and len(set(roots.values())) > 1):
         kind, them = ("a split", "it") if len(named) == 1 else ("splits", "them")
         seen = f"{names(named)} {are(named)} named as {kind}, {names(others)} beside {them} {are(others)} not"
-        raise Undecided(where, seen, *_ways_beside(shared, base, roots, others), all_classes(Layout(_joined(shared))))
+        raise Undecided(
+            where,
+            seen,
+            *splits_and_others(base, roots, others, Layout(_joined(shared))),
+            all_classes(Layout(_joined(shared))),
+        )
     if not roots:
         seen = f"{names(named)} {are(named)} named as splits and {'hold' if len(named) > 1 else 'holds'} no folders"
         expected = "expected class folders in each, or a table that says what each image shows"
@@ -176,35 +191,49 @@ def _settled(base: Folder, layout: Layout, where: str) -> Layout:
     tops = base.folders
     if len(tops) < TWO:
         return layout
-    collections = all(map(is_collection, tops))
+    lots = _lots(set(tops))
     step, inner = _within_containers(tops)
     if all(folder.is_divided for folder in inner.values()):
         below = merged(inner.values())
         subs = Counter(name for folder in inner.values() for name in folder.folders)
-        deeper = layout.below(ANY, *step)
-        inner_collections = all(map(is_collection, subs))
-        if collections and not (inner_collections and any(not at.is_divided for at in below.folders.values())):
-            return _settled(below, deeper, where)
+        of_lots = all(map(is_collection, subs))
+        if lots == tops.keys() and not (of_lots and any(not at.is_divided for at in below.folders.values())):
+            return _settled(below, layout.below(ANY, *step), where)
         if all(map(is_container, subs)):  # ants/images/1.jpg
             return layout
         repeated = sum(count > 1 for count in subs.values()) * 2 >= len(subs)
         if repeated and all(map(split_of, subs)):
-            seen = (
-                f"{names(tops)} each hold {names(subs)}, splits by their names; expected the splits above the classes"
-            )
+            seen = f"{names(tops)} each hold {names(subs)}, splits by their names; expected these above the classes"
             raise Undecided(where, seen, f"{layout.as_parameter()}, to have splits drawn")
-        if repeated and (collections or not inner_collections):
-            seen = f"{names(tops)} hold the same folders ({names(subs)})"
-            raise Undecided(where, seen, *which_level(layout, step, tops, subs))
-    if collections:
-        place, ways = "", [f"{layout.as_parameter()}, if {names(tops)} are the classes"]
-        if layout.classes_at:
-            outer, _, last = layout.classes_at.rpartition("/")
-            place = f"in {layout.classes_at}/, "
-            what = "the folders above these are" if last == ANY else f"{last}/ is one (others are to come)"
-            ways.insert(0, f"{Layout(outer).as_parameter()}, if {what}")
-        raise Undecided(where, f"all images lie {place}in the folders {names(tops)}, which are hardly classes", *ways)
+        if lots or (repeated and not of_lots):
+            same = f"hold {'the same ' if repeated else ''}folders ({names(subs)})"
+            raise Undecided(where, f"{names(tops)} {same}", *which_level(layout, step, tops, subs))
+    if lots:
+        raise _hardly_classes(lots, tops, layout, where)
     return layout
+
+
+def _lots(tops: set[str]) -> set[str]:
+    """Name the folders that are named as a year, a camera or a lot; 1984 among other numbers is one of them."""
+    lots = set(filter(is_collection, tops))
+    return set() if any(map(str.isdecimal, tops - lots)) else lots
+
+
+def _hardly_classes(lots: set[str], tops: Collection[str], layout: Layout, where: str) -> Undecided:
+    if others := set(tops) - lots:
+        seen = f"{names(lots)}, named as {_kind('a year, a camera or a lot', lots)}, would be {classes(lots)}"
+        return Undecided(where, f"{seen} beside {names(others)}", all_classes(layout), f"or take {names(lots)} away")
+    place, ways = "", [f"{layout.as_parameter()}, if {names(tops)} are the classes"]
+    if layout.classes_at:
+        outer, _, last = layout.classes_at.rpartition("/")
+        place = f"in {layout.classes_at}/, "
+        what = "the folders above these are" if last == ANY else f"{last}/ is one (others are to come)"
+        ways.insert(0, f"{Layout(outer).as_parameter()}, if {what}")
+    return Undecided(where, f"all images lie {place}in the folders {names(tops)}, which are hardly classes", *ways)
+
+
+def _kind(kind: str, found: Collection[str]) -> str:
+    return kind if len(found) == 1 else PLURAL.get(kind, kind)
 
 
 def _within_containers(tops: Mapping[str, Folder]) -> tuple[Parts, dict[str, Folder]]:
@@ -236,9 +265,8 @@ def _check_names(base: Folder, known: set[str], layout: Layout, where: str) -> N
         others = all_names - named
         if found := named & new.keys():
             beside = f" beside {names(others)}" if others else ""
-            called = kind if len(found) == 1 else PLURAL.get(kind, kind)
-            seen = f"{names(found)}, named as {called}, would be {classes(found)}{beside}"
-            ways = [*_ways_with(base, found, layout), *_ways_without(base, others, layout), all_classes(layout)]
+            seen = f"{names(found)}, named as {_kind(kind, found)}, would be {classes(found)}{beside}"
+            ways = [*as_splits(base, found, layout), *images_alone(base, others, layout), all_classes(layout)]
             raise Undecided(where, seen, *ways, f"or take {names(found)} away")
     looks = accepted | set(map(look, base.folders))
     for name, folder in new.items():
@@ -258,44 +286,13 @@ def _misnamed(new: Collection[str], all_names: set[str], *, is_first: bool) -> d
         is_first: whether no class is known yet; then `train` among others is taken for a vehicle.
     """
     vehicles = {name for name in new if name.casefold() == "train"} if is_first and len(new) > TWO else set()
-    collections = set(filter(is_collection, all_names))
     found = {
         "a split": set(filter(split_of, new)) - vehicles,
         "masks or annotations": set(masks_among(all_names)),
         "what has no label": set(filter(is_named_unlabelled, new)),
-        # 1984 among numbers is one of them.
-        "a year, a camera or a lot": set() if any(map(str.isdecimal, all_names - collections)) else collections,
+        "a year, a camera or a lot": set() if is_first else _lots(all_names),  # else what they hold tells more
     }
     return {kind: named for kind, named in found.items() if kind == "a split" or named != all_names}
-
-
-def _ways_with(base: Folder, found: Collection[str], layout: Layout) -> list[str]:
-    """Say how folders that are named as splits, and hold folders, are read as that."""
-    roots = {layout.below(name).classes_at: split_of(name) for name in found if base.folders[name].folders}
-    if layout.splits or "train" not in roots.values():
-        return []
-    return [f"{Layout(splits=roots).as_parameter()}, if these are splits"]
-
-
-def _ways_beside(shared: Parts, base: Folder, roots: dict[str, str], others: list[str]) -> list[str]:
-    """Say how splits and what lies beside them can both be read, or the splits alone."""
-    if not roots:
-        return []
-    ways = []
-    if "train" in roots.values():
-        ways.append(f"{Layout(splits=roots).as_parameter()}, to leave {names(others)} out")
-        more = {_joined((*shared, name)): "train" for name in others if base.folders[name].folders}
-    else:
-        more = {_joined(shared): "train"}
-    if more:
-        ways.append(f"{Layout(splits=more | roots).as_parameter()}, to train on {names(others)}")
-    return ways
-
-
-def _ways_without(base: Folder, others: set[str], layout: Layout) -> list[str]:
-    """Say how masks are left out, where the images beside them are divided into classes: by reading these alone."""
-    images = [name for name in others & base.folders.keys() if is_container(name) and base.folders[name].is_divided]
-    return [f"{layout.below(name).as_parameter()}, to read {name}/ alone" for name in images[:1]]
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -6,6 +6,8 @@ Each value that is named can be put into params.yaml as it stands.
 from collections.abc import Collection, Iterable
 
 from rootstock.errors import SourceError
+from rootstock.folder_names import is_container, split_of
+from rootstock.folder_tree import Folder
 from rootstock.layout import ANY, SPLITS, Layout, Parts
 
 SHOWN = 5  # names that an error gives
@@ -47,6 +49,36 @@ def which_level(layout: Layout, step: Parts, tops: Collection[str], below: Colle
         splits = Layout(splits={at: "test" if name == last else "train" for name, at in roots.items()})
         ways.append(f"{splits.as_parameter()}, if these are splits, each {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
     return ways
+
+
+def as_splits(base: Folder, found: Collection[str], layout: Layout) -> list[str]:
+    """Say how folders that are named as splits, and hold folders, are read as that."""
+    roots = {layout.below(name).classes_at: split_of(name) for name in found if base.folders[name].folders}
+    if layout.splits or "train" not in roots.values():
+        return []
+    return [f"{Layout(splits=roots).as_parameter()}, if these are splits"]
+
+
+def splits_and_others(base: Folder, roots: dict[str, str], others: list[str], layout: Layout) -> list[str]:
+    """Say how splits and what lies beside them can both be read, or the splits alone."""
+    if not roots:
+        return []
+    ways = []
+    if "train" in roots.values():
+        ways.append(f"{Layout(splits=roots).as_parameter()}, to leave {names(others)} out")
+        more = {layout.below(name).classes_at: "train" for name in others if base.folders[name].folders}
+    else:
+        more = {layout.classes_at: "train"}
+    if more:
+        ways.append(f"{Layout(splits=more | roots).as_parameter()}, to train on {names(others)}")
+    return ways
+
+
+def images_alone(base: Folder, others: set[str], layout: Layout) -> list[str]:
+    """Say how masks are left out, where the images beside them are divided into classes: by reading these alone."""
+    there = sorted(others & base.folders.keys())
+    images = [name for name in there if is_container(name) and base.folders[name].is_divided]
+    return [f"{layout.below(name).as_parameter()}, to read {name}/ alone" for name in images[:1]]
 
 
 def names(folders: Iterable[str], mark: str = "/") -> str:

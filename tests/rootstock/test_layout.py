@@ -252,6 +252,8 @@ STOPS = {
     "thumbnails beside classes": (images("ants", "bees", "thumbnails"), "thumbnails/, named as masks or annotations,"),
     "what has no label beside classes": (images("ants", "bees", "unlabelled"), "unlabelled/, named as what has no la"),
     "a year beside classes": (images("ants", "bees", "2024/ants", "2024/wasps", "2024/flies"), "2024/, named as a ye"),
+    "years and others": (images("2023/a", "2023/b", "2024/a", "old/b"), "2023/, 2024/, old/ hold the same folders"),
+    "years and others, in each another": (images("2023/a", "2024/b", "old/c"), "old/ hold folders (a/, b/, c/)"),
     "half a set within a class": (images("ants", "bees", "x/ants", "x/wasps"), "x/ holds ants/, which is a class"),
     "odd names": (images("2023: a, b/x", "2023: a, b/y", "*/x", "*/y"), "hold the same folders (x/, y/)"),
 }  # fmt: skip
