@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from posixpath import commonpath
 from typing import Any
 
 from rootstock import deciding, params
@@ -199,25 +200,28 @@ def _many_misfits(arranged: Arranged, layout: Layout, images: int, spec: params.
 
 
 def _with_misfits(layout: Layout, lost: list[Parts], classes: set[str]) -> Layout | None:
-    """Find the layout that takes in what lies outside of one, too: folders beside its roots, with classes in them."""
+    """Find the layout that takes in what lies outside of one, too: folders beside its roots, with classes in them.
+
+    Args:
+        layout: the one.
+        lost: folders outside of it.
+        classes: how its labels look.
+    """
     roots = list(layout.roots)
     if masks_among({part for parts in lost for part in parts} - {part for root in roots for part in root}):
         return None
-    if not layout.splits:
-        [root] = roots
-        levels = len(root)
-        beside = all(len(parts) > levels for parts in lost)
-        same = beside and all(parts[: levels - 1] == root[:-1] for parts in lost)
-        return Layout("/".join((*root[:-1], ANY) if same else (ANY,) * levels)) if beside else None
-    above = min((len(root) for root in roots), default=1) - 1
-    while above and len({root[:above] for root in roots}) > 1:
-        above -= 1
-    new = {parts[: above + 1] for parts in lost}
-    fits = all(parts[:above] == roots[0][:above] and look(parts[above + 1]) in classes for parts in lost
-               if len(parts) > above + 1)  # fmt: skip
-    if not fits or any(len(parts) < above + 2 for parts in lost):
+    if layout.splits:
+        above = parts_of(commonpath(["/".join(root[:-1]) for root in roots]))
+        n = len(above)
+        if not all(parts[:n] == above and len(parts) > n + 1 and look(parts[n + 1]) in classes for parts in lost):
+            return None
+        new = {"/".join(parts[: n + 1]): split_of(parts[n]) or "train" for parts in lost}
+        return Layout(splits=layout.splits | new)
+    [root] = roots
+    if any(len(parts) <= len(root) for parts in lost):
         return None
-    return Layout(splits=layout.splits | {"/".join(at): split_of(at[-1]) or "train" for at in sorted(new)[:NAMED]})
+    same = all(parts[: len(root) - 1] == root[:-1] for parts in lost)
+    return Layout("/".join((*root[:-1], ANY) if same else (ANY,) * len(root)))
 
 
 def _folders(images: Mapping[Parts, int]) -> str:
