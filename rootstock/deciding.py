@@ -247,7 +247,7 @@ def _within_containers(tops: Mapping[str, Folder]) -> tuple[Parts, dict[str, Fol
 
 
 def _check_names(base: Folder, known: set[str], layout: Layout, where: str) -> None:
-    """Stop where folders have names of splits, masks or what has no label, or hold folders that are classes themselves.
+    """Stop where what would be a class has the name of splits, masks or the like, or holds splits or classes.
 
     Args:
         base: the folders that are classes by the layout.
@@ -268,7 +268,32 @@ def _check_names(base: Folder, known: set[str], layout: Layout, where: str) -> N
             seen = f"{names(found)}, named as {_kind(kind, found)}, would be {classes(found)}{beside}"
             ways = [*as_splits(base, found, layout), *images_alone(base, others, layout), all_classes(layout)]
             raise Undecided(where, seen, *ways, f"or take {names(found)} away")
-    looks = accepted | set(map(look, base.folders))
+    _check_held(new, all_names, layout, where)
+
+
+def _check_held(new: Mapping[str, Folder], all_names: set[str], layout: Layout, where: str) -> None:
+    """Stop where what would be a class holds splits, or what is a class beside it.
+
+    Args:
+        new: the folders that are looked at.
+        all_names: these, and the classes that are there.
+        layout: as it is so far.
+        where: the source, for an error.
+
+    Raises:
+        Undecided: one does.
+    """
+    in_splits = {name: folder for name, folder in new.items() if folder.folders and all(map(split_of, folder.folders))}
+    if in_splits and len(in_splits) < len(all_names):
+        name, folder = next(iter(in_splits.items()))
+        seen = (
+            f"{name}/ holds {names(folder.folders)}, splits by their names, and {names(all_names - {name})} beside it"
+        )
+        alone = as_splits(folder, folder.folders, layout.below(name))
+        raise Undecided(
+            where, f"{seen} would be classes", *alone, all_classes(layout), "or make it a source of its own"
+        )
+    looks = set(map(look, all_names))
     for name, folder in new.items():
         inside = [inner for inner in folder.folders if look(inner) in looks - {look(name)}]
         if folder.is_divided and inside and len(inside) * TWO >= len(folder.folders):

@@ -254,6 +254,7 @@ STOPS = {
     "a year beside classes": (images("ants", "bees", "2024/ants", "2024/wasps", "2024/flies"), "2024/, named as a ye"),
     "years and others": (images("2023/a", "2023/b", "2024/a", "old/b"), "2023/, 2024/, old/ hold the same folders"),
     "years and others, in each another": (images("2023/a", "2024/b", "old/c"), "old/ hold folders (a/, b/, c/)"),
+    "two sets in one folder": (images("x/train/a", "x/val/a", "signs/0", "signs/1"), "x/ holds train/, val/, splits b"),
     "half a set within a class": (images("ants", "bees", "x/ants", "x/wasps"), "x/ holds ants/, which is a class"),
     "odd names": (images("2023: a, b/x", "2023: a, b/y", "*/x", "*/y"), "hold the same folders (x/, y/)"),
 }  # fmt: skip
@@ -276,6 +277,7 @@ LATER = {
     "masks": (["train/good", "test/good", "test/scratched"], ["ground_truth/scratched"]),
     "a copy of all": (["x/train/a", "x/test/a"], ["x/x/train/a", "x/x/test/a"]),
     "a class beside cameras": (["cam1/ants", "cam1/bees", "cam2/ants"], ["wasps"]),
+    "a set with splits beside classes": (["ants", "bees"], ["set/train/ants", "set/test/ants"]),
     "masks beside classes": (["ants", "bees"], ["masks"]),
     "masks of images in classes": (["images/ants", "images/bees"], ["masks/ants"]),
     "a camera beside classes": (["ants", "bees"], ["cam1"]),
