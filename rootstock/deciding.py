@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from rootstock.folder_names import (
+    LOT_OR_YEAR,
+    called,
     is_collection,
     is_container,
-    is_named_unlabelled,
     is_unlabelled,
-    masks_among,
+    lots_among,
     mentioned_split,
+    misnamed,
     split_of,
 )
 from rootstock.folder_tree import Folder, merged, tree
@@ -32,7 +34,6 @@ from rootstock.undecided import (
 )
 
 TWO = 2
-PLURAL = {"a split": "splits", "a year, a camera or a lot": "years, cameras or lots"}
 
 
 def decide(images: Mapping[Parts, int], where: str) -> Layout:
@@ -191,7 +192,7 @@ def _settled(base: Folder, layout: Layout, where: str) -> Layout:
     tops = base.folders
     if len(tops) < TWO:
         return layout
-    lots = _lots(set(tops))
+    lots = lots_among(set(tops))
     step, inner = _within_containers(tops)
     if all(folder.is_divided for folder in inner.values()):
         below = merged(inner.values())
@@ -213,15 +214,9 @@ def _settled(base: Folder, layout: Layout, where: str) -> Layout:
     return layout
 
 
-def _lots(tops: set[str]) -> set[str]:
-    """Name the folders that are named as a year, a camera or a lot; 1984 among other numbers is one of them."""
-    lots = set(filter(is_collection, tops))
-    return set() if any(map(str.isdecimal, tops - lots)) else lots
-
-
 def _hardly_classes(lots: set[str], tops: Collection[str], layout: Layout, where: str) -> Undecided:
     if others := set(tops) - lots:
-        seen = f"{names(lots)}, named as {_kind('a year, a camera or a lot', lots)}, would be {classes(lots)}"
+        seen = f"{names(lots)}, named as {called(LOT_OR_YEAR, lots)}, would be {classes(lots)}"
         return Undecided(where, f"{seen} beside {names(others)}", all_classes(layout), f"or take {names(lots)} away")
     place, ways = "", [f"{layout.as_parameter()}, if {names(tops)} are the classes"]
     if layout.classes_at:
@@ -230,10 +225,6 @@ def _hardly_classes(lots: set[str], tops: Collection[str], layout: Layout, where
         what = "the folders above these are" if last == ANY else f"{last}/ is one (others are to come)"
         ways.insert(0, f"{Layout(outer).as_parameter()}, if {what}")
     return Undecided(where, f"all images lie {place}in the folders {names(tops)}, which are hardly classes", *ways)
-
-
-def _kind(kind: str, found: Collection[str]) -> str:
-    return kind if len(found) == 1 else PLURAL.get(kind, kind)
 
 
 def _within_containers(tops: Mapping[str, Folder]) -> tuple[Parts, dict[str, Folder]]:
@@ -261,11 +252,11 @@ def _check_names(base: Folder, known: set[str], layout: Layout, where: str) -> N
     accepted = set(map(look, known))
     new = {name: folder for name, folder in base.folders.items() if look(name) not in accepted}
     all_names = {*base.folders, *known}
-    for kind, named in _misnamed(new, all_names, is_first=not known).items():
+    for kind, named in misnamed(new, all_names, is_first=not known).items():
         others = all_names - named
         if found := named & new.keys():
             beside = f" beside {names(others)}" if others else ""
-            seen = f"{names(found)}, named as {_kind(kind, found)}, would be {classes(found)}{beside}"
+            seen = f"{names(found)}, named as {called(kind, found)}, would be {classes(found)}{beside}"
             ways = [*as_splits(base, found, layout), *images_alone(base, others, layout), all_classes(layout)]
             raise Undecided(where, seen, *ways, f"or take {names(found)} away")
     _check_held(new, all_names, layout, where)
@@ -300,24 +291,6 @@ def _check_held(new: Mapping[str, Folder], all_names: set[str], layout: Layout, 
             seen = f"{name}/ holds {names(inside)}, which {are(inside)} {classes(inside)} beside it"
             alone = [] if layout.splits else [f"{layout.below(name).as_parameter()}, to read {name}/ alone"]
             raise Undecided(where, seen, *alone, all_classes(layout), f"or take {name}/ away")
-
-
-def _misnamed(new: Collection[str], all_names: set[str], *, is_first: bool) -> dict[str, set[str]]:
-    """Say which names of folders are hardly those of classes, by what they are named as.
-
-    Args:
-        new: those that are looked at.
-        all_names: these, and the classes that are there.
-        is_first: whether no class is known yet; then `train` among others is taken for a vehicle.
-    """
-    vehicles = {name for name in new if name.casefold() == "train"} if is_first and len(new) > TWO else set()
-    found = {
-        "a split": set(filter(split_of, new)) - vehicles,
-        "masks or annotations": set(masks_among(all_names)),
-        "what has no label": set(filter(is_named_unlabelled, new)),
-        "a year, a camera or a lot": set() if is_first else _lots(all_names),  # else what they hold tells more
-    }
-    return {kind: named for kind, named in found.items() if kind == "a split" or named != all_names}
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -2,9 +2,11 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 
+SPLIT, LOT_OR_YEAR = "a split", "a year, a camera or a lot"  # what a folder may be named as
+PLURAL = {SPLIT: "splits", LOT_OR_YEAR: "years, cameras or lots"}
 SPLIT_OF = {
     "train": ("train", "training", "trn", "trainval"),
     "val": ("val", "valid", "validation", "validate", "dev", "devel", "development", "eval", "evaluation"),
@@ -117,3 +119,32 @@ def masks_among(names: Iterable[str]) -> list[str]:
     images_beside = any(map(is_container, all_names))
     words = MASKS | MAYBE_MASKS if images_beside else MASKS
     return [name for name in all_names if words & {*words_of(name), "".join(words_of(name))}]
+
+
+def lots_among(tops: set[str]) -> set[str]:
+    """Name the folders that are named as a year, a camera or a lot; 1984 among other numbers is one of them."""
+    lots = set(filter(is_collection, tops))
+    return set() if any(map(str.isdecimal, tops - lots)) else lots
+
+
+def misnamed(new: Collection[str], all_names: set[str], *, is_first: bool) -> dict[str, set[str]]:
+    """Say which names of folders are hardly those of classes, by what they are named as.
+
+    Args:
+        new: those that are looked at.
+        all_names: these, and the classes that are there.
+        is_first: whether no class is known yet; then `train` among others is taken for a vehicle.
+    """
+    vehicles = {name for name in new if name.casefold() == "train"} if is_first and len(new) > 2 else set()
+    found = {
+        SPLIT: set(filter(split_of, new)) - vehicles,
+        "masks or annotations": set(masks_among(all_names)),
+        "what has no label": set(filter(is_named_unlabelled, new)),
+        LOT_OR_YEAR: set() if is_first else lots_among(all_names),  # else what they hold tells more
+    }
+    return {kind: named for kind, named in found.items() if kind == SPLIT or named != all_names}
+
+
+def called(kind: str, found: Collection[str]) -> str:
+    """Return what one folder, or several, are named as."""
+    return kind if len(found) == 1 else PLURAL.get(kind, kind)
