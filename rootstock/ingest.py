@@ -148,7 +148,7 @@ def _list(spec: params.Source, before: int, dataset_dir: Path, scratch: Path, sc
     except Unreachable as error:
         if not before:
             raise
-        log.warning("%s Its %d images of before stay.", error, before)
+        log.warning("%s Its %d earlier images stay.", error, before)
         return Listed(spec, None)
 
 

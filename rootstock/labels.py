@@ -31,10 +31,13 @@ UNDRAWN = re.compile(
 FLAG, TAGS = "\U0001f3f4", re.compile("[\U000e0020-\U000e007f]")  # of England, Scotland, Wales: told apart by tags
 JOINER = "\u200d"
 QUOTES = re.compile("[\u2018\u2019\u00b4\u0060]")
-COPY = r"(?:copy|kopie|copie|copia|cópia|kopia|kopio|kopi|másolat)"
+# As file managers name a copy: Windows, macOS, GNOME, KDE, in some languages.
+COPY = r"(?:copy|kopie|copie|copia|cópia|kopia|kopio|kopi|kopya|másolat|\u043a\u043e\u043f\u0438\u044f)"
+COPY_BEHIND = "(?:\u306e?\u30b3\u30d4\u30fc|\u526f\u672c|\u62f7\u8d1d|\ubcf5\uc0ac\ubcf8)"  # Japanese, Chinese, Korean
 COPIED = re.compile(
-    rf"(?:{COPY}(?: of| von| de| af| van)? (?P<behind>.+)"
-    rf"|(?P<before>.+?)[ _-]+{COPY}(?:[ _-]*\(?\d+\)?)?|(?P<numbered>.+?)[ _]*\(\d+\))"
+    rf"{COPY}(?: of| von| de| di| af| van)? (?P<behind>.+)"
+    rf"|(?P<before>.+?)(?:[ _\u2013\u2014-]+{COPY}|[ _\u2013\u2014-]*{COPY_BEHIND})(?:[ _-]*\(?\d+\)?)?"
+    r"|(?P<numbered>.+?)[ _]*\(\d{1,2}\)"
 )
 
 

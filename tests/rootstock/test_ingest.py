@@ -710,7 +710,7 @@ def test_a_source_that_is_away_later_is_a_warning_and_nothing_changes(store, pho
         caplog.clear()
         assert store.ingest(photos) == Taken(images=15, new=0, rejected=2, changed=False)
         assert "photos is not there" in caplog.text
-        assert "Its 15 images of before stay." in caplog.text
+        assert "Its 15 earlier images stay." in caplog.text
         assert (store.bytes(), store.times()) == (before, times)
 
 

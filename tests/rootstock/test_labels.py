@@ -49,7 +49,8 @@ def test_labels_that_a_person_tells_apart_are_two(pair):
 @pytest.mark.parametrize(
     "copy",
     ["ants (1)", "ants - Copy", "ants - Copy (2)", "ants copy", "ants copy 2", "Copy of ants", "Kopie von ants",
-     "ants - Kopie", "Copie de ants", "ants_copy", "Ants (12)"],
+     "ants - Kopie", "Copie de ants", "ants_copy", "Ants (12)", "Copia di ants", "ants \u2013 kopia",
+     "ants - \u526f\u672c", "ants\u306e\u30b3\u30d4\u30fc 2", "ants \u2014 \u043a\u043e\u043f\u0438\u044f"],
 )  # fmt: skip
 def test_a_label_that_is_a_copy_by_its_name_is_one_where_the_other_is_there(copy):
     assert copies(dict.fromkeys(["ants", copy, "bees"], "")) == [("ants", copy)]
@@ -57,4 +58,5 @@ def test_a_label_that_is_a_copy_by_its_name_is_one_where_the_other_is_there(copy
 
 
 def test_numbered_classes_are_no_copies_of_each_other():
+    assert copies(dict.fromkeys(["Mustang", "Mustang (1969)"], "")) == []
     assert copies(dict.fromkeys(["type (1)", "type (2)", "photocopy", "copy"], "")) == []
