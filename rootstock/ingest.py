@@ -270,12 +270,16 @@ def _warn_of_damage(spec: params.Source, damaged: list[str], what: str) -> None:
 def _ask_for_ranges(listed: list[Listed], ranges: dict[str, Range], current: Dataset, scan: Scan) -> None:
     """Hold the 16-bit images of each source to filling 16 bits, all together; a dark one among them may well be.
 
+    Of a source whose range is known, values that lie beyond it are said.
+
     Raises:
         SourceError: they do not; what was packed of them is dropped, as their range is not known.
     """
     for entry in listed:
-        found = scan.deep(entry.spec.path)
-        if found and found.unclear and entry.spec.title() not in ranges:
+        found, title = scan.deep(entry.spec.path), entry.spec.title()
+        if found and title in ranges and (said := value_ranges.beyond(title, found, ranges[title])):
+            log.warning("%s", said)
+        if found and found.unclear and title not in ranges:
             scan.forget_packed_but_in(current.ledger["shard"].unique())
             scan.forget_deep(entry.spec.path)
             raise value_ranges.ask(entry.spec, found, [], heir=entry.stays)

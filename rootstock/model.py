@@ -5,8 +5,11 @@ load(Path("data/model")).predict([Path("photo.jpg")])
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,8 @@ from rootstock.intake import Checks, Reason, Rejected
 from rootstock.metrics import softmax
 from rootstock.pixels import device, prepare
 
-Image = Path | str | bytes  # a path, or the bytes of a file
+Content = bytes | bytearray | memoryview
+Image = str | os.PathLike[str] | Content  # a path, or the bytes of a file
 
 DESCRIPTION, CARD = "model.json", "README.md"
 AT_ONCE = 64  # images a forward pass
@@ -62,7 +66,7 @@ class Model:
 
     def predict(
         self,
-        images: Image | Sequence[Image],
+        images: Image | Iterable[Image],
         checks: Checks = CHECKS,
         value_range: Range | None = None,
     ) -> list[Prediction]:
@@ -75,15 +79,19 @@ class Model:
 
         Returns:
             One for each image. One that cannot be used costs its own answer only, and says why.
+
+        Raises:
+            TypeError: something is neither a path nor bytes.
+            ValueError: the value range has no black below its white.
         """
-        given = [images] if isinstance(images, (str, bytes, Path)) else images
+        if value_range is not None and not -math.inf < value_range[0] < value_range[1] < math.inf:
+            raise ValueError(f"value_range is {value_range}; expected two numbers, black and, above it, white")
         checks = replace(checks, value_range=value_range or checks.value_range or self.value_range)
+        given = [images] if isinstance(images, (str, os.PathLike, Content)) else images
+        numbered = enumerate(given)
         predictions: list[Prediction] = []
-        for start in range(0, len(given), AT_ONCE):
-            named = [
-                (_name(image, start + number), image) for number, image in enumerate(given[start : start + AT_ONCE])
-            ]
-            predictions += self._predict(named, checks)
+        while some := list(islice(numbered, AT_ONCE)):
+            predictions += self._predict([(_name(image, number), image) for number, image in some], checks)
         return predictions
 
     def _predict(self, named: Sequence[tuple[str, Image]], checks: Checks) -> list[Prediction]:
@@ -117,24 +125,34 @@ class Model:
 
 
 def _name(image: Image, number: int) -> str:
-    return f"image {number}" if isinstance(image, bytes) else str(image)
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image)
+    if isinstance(image, Content):
+        return f"image {number}"
+    raise TypeError(f"image {number} is of type {type(image).__name__}; expected a path, or the bytes of a file")
 
 
 def _seen(name: str, image: Image, transform: Transform, checks: Checks) -> NDArray[np.uint8] | Rejected:
     """Read a file, check it, and bring it to what the network sees."""
     try:
-        if not isinstance(image, bytes):
-            image = files.read(Path(image), intake.MAX_FILE_BYTES)
-        if len(image) > intake.MAX_FILE_BYTES:
+        data = bytes(image) if isinstance(image, Content) else _read(image)
+        if len(data) > intake.MAX_FILE_BYTES:
             raise Rejected(Reason.TOO_LARGE)
-        new = intake.check(image, name, checks)
+        new = intake.check(data, name, checks)
         if new.deep and new.deep.unclear and not checks.value_range:
             raise intake.RangeUnknown(new.deep)
         return prepare(new.data, transform)
     except Rejected as rejected:
         return Rejected(rejected.reason, rejected.said)
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return files.read(Path(path), intake.MAX_FILE_BYTES)
     except OSError as error:
-        return Rejected(Reason.UNREADABLE, error.strerror or str(error))
+        raise Rejected(Reason.UNREADABLE, error.strerror or str(error)) from None
+    except ValueError as error:  # a name that no file can have
+        raise Rejected(Reason.UNREADABLE, str(error)) from None
 
 
 def save(folder: Path, network: Classifier, described: dict[str, Any], readme: str) -> None:

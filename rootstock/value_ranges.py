@@ -80,5 +80,21 @@ def ask(spec: params.Source, found: Found, examples: list[str], *, heir: bool) -
     )
 
 
+def beyond(title: str, found: Found, values_of: Range) -> str:
+    """Say that a source's values lie beyond its range; nothing where they do not.
+
+    Args:
+        title: of the source.
+        found: what its images hold, all together.
+        values_of: which of these are black and white.
+    """
+    if values_of[0] <= found.low and found.high <= values_of[1]:
+        return ""
+    return (
+        f"{title}: its deep images hold values ({found.kind}) from {found.low:g} to {found.high:g}, and value_range is "
+        f"{_words(values_of)}: what lies beyond is black, or white."
+    )
+
+
 def _words(values_of: Range) -> str:
     return f"[{values_of[0]:g}, {values_of[1]:g}]"

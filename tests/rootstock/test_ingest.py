@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -1074,6 +1075,18 @@ def test_sixteen_bits_that_are_used_are_not_asked_for_however_dark_one_class_is(
     shutil.rmtree(store.scratch)
     assert store.ingest(folder).new == 6
     assert brightness(store)["dark"] < 10
+
+
+def test_values_beyond_the_range_that_was_given_are_said(store, tmp_path, caplog):
+    folder = deep_source(tmp_path / "xray", {"dark": 0.3, "bright": 1.0}, times=16)
+    deep_source(folder, {"dark": 1 / 255}, 1, np.float32, first=6)  # of another kind, for which no range is the same
+    store.ingest(source_with(folder, (0, 1)))
+    [said] = [record.getMessage() for record in caplog.records if "value_range" in record.getMessage()]
+    assert re.search(r"xray: .*\(float32, uint16\) from 0\.\d+ to 4016, and value_range is \[0, 1\]", said)
+    caplog.clear()
+    shutil.rmtree(store.root)
+    store.ingest(source_with(folder, (0, 4095)))
+    assert "value_range" not in caplog.text
 
 
 def test_a_value_range_cannot_be_changed_for_images_that_are_packed(store, tmp_path):

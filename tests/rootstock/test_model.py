@@ -147,14 +147,15 @@ def test_a_bad_file_among_many_costs_its_own_answer_alone_and_says_why(evaluated
         (tmp_path / name).write_bytes(data)
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
-    wrong = [*(tmp_path / name for name in bad), *(tmp_path / f"{name}.png" for name in ("pipe", "folder", "missing"))]
+    others = [tmp_path / f"{name}.png" for name in ("pipe", "folder", "missing", "no\0name")]
+    wrong = [*(tmp_path / name for name in bad), *others]
     got = read.predict([good[0], *wrong, str(good[1]), sound])
     assert [said.label for said in (got[0], *got[-2:])] == [said.label for said in read.predict([*good[:2], good[0]])]
     assert [said.name for said in got] == [*map(str, (good[0], *wrong, good[1])), f"image {len(got) - 1}"]
-    expected = [*(reason for _, reason in bad.values()), *["unreadable"] * 3]
+    expected = [*(reason for _, reason in bad.values()), *["unreadable"] * len(others)]
     assert [said.reason for said in got[1:-2]] == expected
     assert not any(said.label or said.probabilities for said in got[1:-2])
-    assert got[-3].said == "No such file or directory"
+    assert [said.said for said in got[-4:-2]] == ["No such file or directory", "embedded null byte"]
     assert read.predict([tmp_path / "empty.jpg"])[0].reason == "not_an_image"  # and of nothing else
 
 
@@ -164,8 +165,20 @@ def test_one_image_may_be_given_by_itself(evaluated, tmp_path_factory):
     [path] = shown(base, small_dataset(base).manifest.iloc[:1])
     read = model.load(folder / "model")
     [expected] = read.predict([path])
-    for given in (path, str(path), path.read_bytes()):
+    content = path.read_bytes()
+    for given in (path, str(path), content, bytearray(content), memoryview(content), iter([path])):
         assert read.predict(given)[0].label == expected.label
+
+
+def test_what_is_no_image_and_no_range_is_refused_by_name(evaluated):
+    _, folder = evaluated
+    read = model.load(folder / "model")
+    for wrong in (None, 3, Image.fromarray(GREY), GREY):
+        with pytest.raises(TypeError, match=r"image 1 is of type \w+; expected a path, or the bytes of a file"):
+            read.predict([b"", wrong])
+    for low, high in ((0, 0), (5, 1), (0, float("nan")), (0, float("inf"))):
+        with pytest.raises(ValueError, match="expected two numbers, black and, above it, white"):
+            read.predict(b"", value_range=(low, high))
 
 
 def test_deep_images_are_read_by_the_range_of_the_model_or_as_they_are_told(evaluated):

@@ -113,6 +113,11 @@ def test_a_key_that_is_left_out_has_its_default(file):
             "ingest.sources[0].value_range has 1 entry; expected at least 2 entries.",
         ),
         (
+            "ingest: {sources: [{path: a, domain: d, value_range: [0, .inf]}]}",
+            "ingest.sources[0].value_range is [0.0, inf]; expected two numbers, black and white, the first below the "
+            "second.",
+        ),
+        (
             "ingest: {sources: [{path: a, domain: d, splits: [train]}]}",
             "ingest.sources[0].splits is a list; expected a mapping.",
         ),
