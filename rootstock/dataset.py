@@ -81,16 +81,19 @@ class Dataset:
 
 
 def load(folder: Path) -> Dataset:
-    """Read a data set; an empty one where there is none."""
+    """Read a data set; an empty one where there is none.
+
+    Raises:
+        DamagedError: a table is not what was written, or they are not of one data set.
+    """
     for table in (LEDGER, MANIFEST):
         _move_in(folder / table)
     _check_written(folder)
-    return Dataset(
-        manifest=_read(folder / MANIFEST, MANIFEST),
-        rejected=_read(folder / REJECTED, REJECTED),
-        ledger=_read(folder / LEDGER, LEDGER),
-        summary=load_summary(folder),
-    )
+    manifest, ledger = _read(folder / MANIFEST, MANIFEST), _read(folder / LEDGER, LEDGER)
+    splits = manifest["image_id"].map(ledger.drop_duplicates("image_id").set_index("image_id")["split"])
+    if moved := int((splits.notna() & (splits != manifest["split"])).sum()):  # a killed run leaves some without one
+        raise damaged(folder / LEDGER, f"is not of the data set of {MANIFEST}: {moved} images have other splits")
+    return Dataset(manifest, _read(folder / REJECTED, REJECTED), ledger, load_summary(folder))
 
 
 def load_manifest(folder: Path) -> "pd.DataFrame":
@@ -244,5 +247,8 @@ def _check_written(folder: Path) -> None:
 
 def _read(path: Path, name: str) -> "pd.DataFrame":
     tables = [digests.read(file, SCHEMAS[name]) for file in files_of(path)]
+    for file, table in zip(files_of(path), tables, strict=True):
+        if path.is_dir() and table["shard"].unique().to_pylist() not in ([], [file.stem]):
+            raise damaged(file, "is another data set's: its rows are of another shard")
     frame: pd.DataFrame = pa.concat_tables(tables or [SCHEMAS[name].empty_table()]).to_pandas()
     return frame

@@ -92,6 +92,7 @@ def _ingest(
     settings: params.Ingest, seed: int, images_dir: Path, dataset_dir: Path, scratch: Path, delivery: Source | None,
     scan: Scan,
 ) -> Taken:  # fmt: skip
+    _hold_shards(images_dir, scan)
     brought = _images_before(dataset_dir)
     listed = [_list(spec, brought.get(spec.title(), 0), dataset_dir, scratch, scan) for spec in settings.sources]
     if delivery or inbox.SPEC.title() in brought:
@@ -123,12 +124,35 @@ def _ingest(
         again, unreadable = _take_in(listed, known - back, settings, images_dir, scan, ranges)
         new += again
     _ask_for_ranges(listed, ranges, current, scan)
+    scan.hold(_stamps(images_dir))  # the new ones have just been written
     settled = snapshot.settle(settings, seed, listed, current, images_dir, scan, ranges)
     dataset.save(dataset_dir, settled)
     after = _outs(dataset_dir)
     if not unreadable:  # what could not be read now is tried again next time
         scan.remember("look", _fingerprint(settings, seed, listed, images_dir) + after)
     return Taken(len(settled.manifest), new, len(settled.rejected), before != after)
+
+
+def _hold_shards(images_dir: Path, scan: Scan) -> None:
+    """Hold shards to their names, which digest what was packed; one that has not changed since is not read again.
+
+    Raises:
+        SourceError: one is another: once DVC has recorded that, it brings back the damaged one.
+    """
+    held, stamps = scan.held(), _stamps(images_dir)
+    unknown = [shard for shard, stamp in stamps.items() if held.get(shard) != stamp]
+    intact = ordered_map(lambda shard: shards.is_intact(images_dir, shard), unknown)
+    for shard, whole in zip(unknown, intact, strict=True):
+        if not whole:
+            raise shards.damaged(images_dir, shard, "it does not hold what was packed")
+    if held != stamps:
+        scan.hold(stamps)
+
+
+def _stamps(images_dir: Path) -> dict[str, str]:
+    """Give what of each shard's file changes with the content."""
+    found = ((shard, shards.path_of(images_dir, shard).stat()) for shard in shards.names(images_dir))
+    return {shard: f"{status.st_size} {status.st_mtime_ns}" for shard, status in found}
 
 
 def _checks(settings: params.Ingest) -> Checks:

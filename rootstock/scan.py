@@ -37,6 +37,7 @@ create index if not exists packed_by_shard on packed (shard);
 create table if not exists archives (source text primary key, stamp text, members text);
 create table if not exists deep (source text primary key, kind text, low real, high real);
 create table if not exists damaged (image_id text primary key, said text);
+create table if not exists held (shard text primary key, stamp text);
 create table if not exists notes (key text primary key, value text);
 """
 
@@ -180,6 +181,17 @@ class Scan:
             self._db.execute(
                 "delete from packed where shard not in (select value from json_each(?))", (json.dumps(list(shards)),)
             )
+
+    def held(self) -> dict[str, str]:
+        """Recall the shards that were held to their names, and what of their files changes with the content."""
+        with _reading():
+            return dict(self._db.execute("select shard, stamp from held"))
+
+    def hold(self, stamps: Mapping[str, str]) -> None:
+        """Remember shards that were held to their names."""
+        with _reading(), self._db:
+            self._db.execute("delete from held")
+            self._db.executemany("insert into held values (?, ?)", stamps.items())
 
     def forget_looks(self) -> None:
         """Look again at every file: the rules have changed. Images that are packed stay so."""

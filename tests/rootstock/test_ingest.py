@@ -28,7 +28,7 @@ from PIL import Image
 
 from rootstock import dataset, files, folders, images, intake, params, shards
 from rootstock.duplicates import perceptual_hashes, thumbnail
-from rootstock.errors import SourceError
+from rootstock.errors import DamagedError, SourceError
 from rootstock.ingest import Taken, ingest
 from tests.image_files import chunk
 from tests.images import encoded, nearly, picture, put, put_classes
@@ -1010,6 +1010,45 @@ def test_a_run_killed_between_two_files_of_the_data_set_is_completed(store, phot
             (store.dataset.parent / name).write_bytes(before[name])
         store.ingest(photos)
         assert store.bytes() == after
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("table", ["ledger.parquet", "manifest.parquet"])
+def test_a_table_of_another_data_set_is_refused_or_made_anew(store, photos, tmp_path, seed, table):
+    """Of other images, or of the same with another seed, whose splits differ."""
+    store.ingest(photos)
+    before = store.bytes()
+    other, theirs = Store(tmp_path / "other"), photos
+    if not seed:
+        theirs = put_classes(tmp_path / "theirs", CLASSES, first=500)
+    other.ingest(theirs, seed=seed)
+    [mine], [foreign] = ((one.dataset / table).iterdir() for one in (store, other))
+    mine.write_bytes(foreign.read_bytes())
+    try:
+        store.ingest(photos)
+    except DamagedError as error:
+        assert f"{store.dataset}" in str(error)
+    else:
+        assert store.bytes() == before
+
+
+def test_a_shard_that_is_not_what_was_packed_stops_the_look_and_whole_ones_are_read_once(store, photos, monkeypatch):
+    store.ingest(photos)
+    read = []
+    real = shards.is_intact
+    monkeypatch.setattr(shards, "is_intact", lambda folder, shard: read.append(shard) or real(folder, shard))
+    store.ingest(photos)
+    assert not read
+    [shard] = store.images.iterdir()
+    kept = shard.read_bytes()
+    shard.write_bytes(kept[:1000] + bytes([kept[1000] ^ 1]) + kept[1001:])
+    with pytest.raises(SourceError, match=rf"{shard.name}: it does not hold what was packed.*dvc checkout"):
+        store.ingest(photos)
+    shard.write_bytes(kept)
+    real.cache_clear()
+    for _ in range(2):
+        assert store.ingest(photos) == Taken(images=15, new=0, rejected=0, changed=False)
+    assert len(read) == 2
 
 
 # Memory

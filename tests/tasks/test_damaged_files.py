@@ -95,7 +95,12 @@ def without_a_key(path: Path) -> None:
 
 DAMAGE: list[Callable[[Path], None]] = [half, empty, zeros, folder, another_type, without_a_key]
 READ = {
-    "ingest": ["data/dataset/manifest.parquet/*", "data/dataset/ledger.parquet/*", "data/dataset/rejected.parquet"],
+    "ingest": [
+        "data/images/*.tar",
+        "data/dataset/manifest.parquet/*",
+        "data/dataset/ledger.parquet/*",
+        "data/dataset/rejected.parquet",
+    ],
     "extract": ["data/backbone/backbone.json", "data/backbone/weights.safetensors"],
     "train_head": [
         "data/dataset/manifest.parquet/*",

@@ -55,13 +55,17 @@ def edited(tmp_path_factory, prefect_home) -> Workspace:
     return workspace
 
 
-def test_an_edit_survives_a_kill_at_every_file_operation_of_saving_an_experiment(edited, tmp_path):
+EVERY = pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.ui)])  # operation, of make test-ui
+
+
+@EVERY
+def test_an_edit_survives_a_kill_at_every_file_operation_of_saving_an_experiment(edited, tmp_path, every):
     persons = what_is_a_persons(edited)
     with power_cut(tmp_path, "import sys; from tasks import versions", edited.env, edited.root) as cut:
         status, operations = cut.run(SAVE, edited.copy(tmp_path / "whole").root)
         assert status == 0
         assert operations > 30
-        for at in range(1, operations + 1):
+        for at in range(1, operations + 1, every):
             trial = edited.copy(tmp_path / "trial")
             cut.run(SAVE, trial.root, at)
             when = f"killed at operation {at} of {operations}"
@@ -188,12 +192,13 @@ def test_a_promotion_is_committed_alone_beside_what_a_person_has_staged(edited, 
     assert workspace.run("python", "-c", code).stdout.strip() == made  # nothing new, no other commit
 
 
-def test_a_commit_of_ours_that_was_killed_anywhere_is_made_once_by_the_next(edited, tmp_path):
+@EVERY
+def test_a_commit_of_ours_that_was_killed_anywhere_is_made_once_by_the_next(edited, tmp_path, every):
     work = "git.commit([Path('dvc.lock'), Path('params.yaml')], 'champion@v2')"
     prepare = "from pathlib import Path; from tasks import git"
     with power_cut(tmp_path, prepare, edited.env, edited.root) as cut:
         _, operations = cut.run(work, edited.copy(tmp_path / "whole").root)
-        for at in range(2, operations + 1, 3):
+        for at in range(2, operations + 1, every):
             trial = edited.copy(tmp_path / "trial")
             cut.run(work, trial.root, at)
             assert cut.run(work, trial.root)[0] == 0, f"killed at operation {at} of {operations}"
