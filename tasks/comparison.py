@@ -28,9 +28,11 @@ def candidates(params: Params) -> "list[Candidate]":
 
     Raises:
         RootstockError: nothing is to be compared.
+        DamagedError: the rows of before, which new ones are put to, are not what was written.
     """
     from rootstock import compare
 
+    compare.read(TABLE), curves()  # now, rather than when something has been tried for hours
     found = compare.candidates(params)
     if not found:
         raise RootstockError(
