@@ -4,7 +4,6 @@ params.yaml is read into it (rootstock/params_file.py), and it is the parameter 
 descriptions, limits and choices are the form in the Prefect UI.
 """
 
-import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,7 +65,7 @@ class Source(Section):
     @field_validator("value_range")
     @classmethod
     def _rises(cls, value_range: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value_range and not -math.inf < value_range[0] < value_range[1] < math.inf:
+        if value_range and not value_range[0] < value_range[1]:
             raise ValueError(
                 f"is {list(value_range)}; expected two numbers, black and white, the first below the second"
             )

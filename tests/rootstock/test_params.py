@@ -114,8 +114,7 @@ def test_a_key_that_is_left_out_has_its_default(file):
         ),
         (
             "ingest: {sources: [{path: a, domain: d, value_range: [0, .inf]}]}",
-            "ingest.sources[0].value_range is [0.0, inf]; expected two numbers, black and white, the first below the "
-            "second.",
+            "ingest.sources[0].value_range[1] is inf; expected a finite number.",
         ),
         (
             "ingest: {sources: [{path: a, domain: d, splits: [train]}]}",
