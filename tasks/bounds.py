@@ -1,6 +1,7 @@
 """What the addresses that a run is given may reach: the roots of this machine (rootstock/roots.py)."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from rootstock.params import Params
 from rootstock.roots import Roots, allows
 
 ROOTS = "ROOTSTOCK_ROOTS"  # environment variable of a worker: folders and prefixes of URLs, with ; between them
+
+HOST = re.compile(r"[^/\\:]+:\d+")  # without a protocol
 
 
 def roots(committed: Params | None) -> Roots:
@@ -56,13 +59,21 @@ def check(given: Params, before: Params, roots: Callable[[], Roots]) -> None:
             _check(key, address, under)
 
 
+def _of_host(address: str) -> str:
+    """Write host:port as Dask and Ray mean it."""
+    return address if "://" in address else f"tcp://{address}"
+
+
 def _check(key: str, address: str, roots: Roots) -> None:
     try:
         if key != "extract.cluster":
             check_protocols(address)
     except ValueError as error:
         raise ParamsError(f"{key} is {address!r}; {error}") from None
-    if not allows(address, roots):
+    place = address
+    if key == "extract.cluster":  # whose workers get the images: a host, never a folder
+        place, roots = _of_host(address), [_of_host(root) if HOST.fullmatch(root) else root for root in roots]
+    if not allows(place, roots):
         raise ParamsError(
             f"{key} is {address!r}, which this run was given and which lies under none of {', '.join(roots)}; name a "
             f"place there, put it into params.yaml yourself, or have the worker's {ROOTS} name it"
