@@ -37,6 +37,11 @@ MOST_HEADER_BYTES = 2**20  # of names, times and the like of one member
 MOST_UNPACKED_BYTES, MOST_TIMES = 2**32, 100
 
 
+MOST_MEMBERS = 2**21  # each takes a kilobyte while it is listed, and more later
+MOST_INDEX_BYTES = 2**28  # of a zip, which is read as a whole: 128 a member
+ZIP64_BYTES = 76  # that may stand between the index and the end record
+
+
 @dataclass
 class Archive:
     """The members of a zip or tar, read in their order."""
@@ -248,6 +253,7 @@ def _zip_listing(file: Any) -> Members:  # noqa: ANN401
 
     Folders are there, too, by names that end in a slash: a class may hold nothing.
     """
+    _check_index(file)
     with zipfile.ZipFile(file) as archive:
         packed = {member.header_offset: member.compress_size for member in archive.infolist()}
         _check_expansion(sum(member.file_size for member in archive.infolist()), sum(packed.values()))
@@ -259,11 +265,34 @@ def _zip_listing(file: Any) -> Members:  # noqa: ANN401
         }
 
 
+def _check_index(file: Any) -> None:  # noqa: ANN401
+    """Refuse a zip of more members than can be listed, before zipfile reads its index.
+
+    Raises:
+        ValueError: it is such a zip.
+    """
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # size and place of the index, as zipfile reads them
+    if end is None:
+        return  # zipfile says so
+    size = end[zipfile._ECD_SIZE]  # type: ignore[attr-defined]
+    if size > MOST_INDEX_BYTES:
+        raise ValueError(f"its index takes {size:,} bytes; expected at most {MOST_INDEX_BYTES:,}. Make several of it")
+    file.seek(max(0, end[zipfile._ECD_LOCATION] - size - ZIP64_BYTES))  # type: ignore[attr-defined]
+    _check_members(file.read(size + ZIP64_BYTES).count(zipfile.stringCentralDir))  # type: ignore[attr-defined]
+    file.seek(0)
+
+
+def _check_members(count: int) -> None:
+    if count > MOST_MEMBERS:
+        raise ValueError(f"it has more than {MOST_MEMBERS:,} members. Make several of it")
+
+
 def _tar_listing(file: Any, stamp: str) -> Members:  # noqa: ANN401
     """List the members with size and the archive's stamp, there being no checksum; None marks links and devices."""
     members: Members = {}
     with _opened_tar(file) as archive:
         for member in _tar_files(archive):  # of two with one name the earlier counts: a stream is not read twice
+            _check_members(len(members))
             if member.isdir():
                 members.setdefault(f"{_name(member.name)}/", (0, ""))
             else:

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from fsspec.implementations.local import LocalFileSystem
 
-from rootstock import layout
+from rootstock import layout, stores
 from rootstock.errors import SourceError
 from rootstock.files import read
 from rootstock.images import format_by_name
@@ -72,11 +72,22 @@ class Files:
             raise Rejected(Reason.UNREADABLE) from None
 
     def _fetch(self, items: list[Item]) -> list[tuple[Item, Loader]]:
+        if "https" in self.store.protocol:
+            contents = ordered_map(self._stream, [self.place(item.path) for item in items], TOGETHER)
+            return [(item, partial(_given, data)) for item, data in zip(items, contents, strict=True)]
         try:  # not `cat`, to which a name with brackets is a pattern
             found = self.store.cat_ranges([self.place(item.path) for item in items], None, None)
         except Exception as error:
             found = [error] * len(items)
         return [(item, partial(_given, data)) for item, data in zip(items, found, strict=True)]
+
+    def _stream(self, place: str) -> bytes | BaseException:
+        """Read a file of a web server, which need not say how large it is: no more than may be taken in."""
+        try:
+            with self.store.open(place, "rb", block_size=0, size=UNKNOWN_BYTES) as file:  # asks for no size then
+                return stores.read(file, MAX_FILE_BYTES + 1)
+        except Exception as error:
+            return error
 
 
 def _given(data: bytes | BaseException) -> bytes:

@@ -23,6 +23,7 @@ TABLE = "table"  # the layout of such a source, in the summary
 # A Parquet table may unpack to so many bytes, or so many times what packs them; a row counts with some more, for what
 # becomes of it.
 MOST_UNPACKED_BYTES, MOST_TIMES, ROW_BYTES, ROWS_AT_ONCE = 2**26, 20, 32, 1024
+MOST_ROWS, MOST_COLUMNS, HEADER_BYTES = 2**21, 10_000, 2**16  # of a CSV
 COLUMNS = ("path", "label", "domain", "split")
 
 
@@ -118,11 +119,31 @@ def _parse(root: str, file: pa.BufferReader) -> tuple[pa.Table, list[str]]:
         parquet = pq.ParquetFile(file)  # pq.read_table would import pandas
         there = parquet.schema_arrow.names
         return _unpacked(parquet, [name for name in COLUMNS if there.count(name) == 1], file.size()), there
+    delimiter = "\t" if root.lower().endswith(".tsv") else ","
+    _check_lines(file, delimiter)
     # Labels such as 007 are names, not numbers.
     convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
-    parse = pyarrow.csv.ParseOptions(delimiter="\t" if root.lower().endswith(".tsv") else ",")
+    parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
     table = _from_cells(pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse))
     return table, table.column_names
+
+
+def _check_lines(file: pa.BufferReader, delimiter: str) -> None:
+    """Refuse a CSV whose rows or columns would take many times its size.
+
+    Raises:
+        ValueError: it has more than any data set.
+    """
+    header = file.read(HEADER_BYTES).lstrip().splitlines()[:1]
+    if header and header[0].count(delimiter.encode()) >= MOST_COLUMNS:
+        raise ValueError(f"its first row has more than {MOST_COLUMNS:,} columns")
+    file.seek(0)
+    lines, returns = 0, 0
+    while some := file.read(2**20):
+        lines, returns = lines + some.count(b"\n"), returns + some.count(b"\r")
+    if max(lines, returns) > MOST_ROWS + 1:
+        raise ValueError(f"it has more than {MOST_ROWS:,} rows; make several of it")
+    file.seek(0)
 
 
 def _unpacked(parquet: pq.ParquetFile, names: list[str], packed: int) -> pa.Table:

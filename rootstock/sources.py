@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from rootstock import archives, layout, layouts, manifests, params, roots, samples, torchvision_sets
+from rootstock import archives, layout, layouts, manifests, params, roots, samples, stores, torchvision_sets
 from rootstock.addresses import EXTRA_OF, links
 from rootstock.errors import SourceError
 from rootstock.folders import Files, find, named, stamp_of
@@ -109,7 +109,7 @@ def _reaching(spec: params.Source, but: tuple[type[Exception], ...] = ()) -> Ite
 def _content(spec: params.Source, store: Any, root: str) -> bytes:  # noqa: ANN401
     _expect_a_file(spec, store, root)
     with store.open(root, "rb") as file:
-        content: bytes = file.read(MAX_FILE_BYTES + 1)
+        content = stores.read(file, MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
         size = store.info(root).get("size") or len(content)
         raise SourceError(

@@ -19,6 +19,7 @@ from rootstock.errors import SourceError
 from rootstock.files import TEMPORARY, replacing, sync
 
 # What these put is there whole or not at all, and a rename would be a second copy.
+PIECE_BYTES = 2**20  # that are read at once
 OBJECTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "memory"}
 
 
@@ -32,6 +33,15 @@ def open_store(url: str) -> tuple[Any, str]:
     check_protocols(url)
     store, path = fsspec.core.url_to_fs(url)
     return store, path
+
+
+def read(file: Any, most: int) -> bytes:  # noqa: ANN401
+    """Read an open file to its end, or so many bytes; what comes by a network comes in pieces."""
+    parts, left = [], most
+    while left > 0 and (part := file.read(min(left, PIECE_BYTES))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
 
 
 def fetch(url: str, name: str, folder: Path) -> Path:

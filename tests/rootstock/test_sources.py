@@ -9,6 +9,7 @@ import socket
 import stat
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rootstock import archives, files, params, params_file, sources
+from rootstock import archives, files, folders, manifests, params, params_file, sources
 from rootstock.errors import ParamsError, SourceError
 from rootstock.intake import MAX_FILE_BYTES, Reason, Rejected
 from rootstock.layout import SPLITS
@@ -940,3 +941,90 @@ def test_a_pipe_in_the_place_of_a_table_or_an_archive_is_refused(listed, tmp_pat
     os.mkfifo(tmp_path / name)
     with pytest.raises(SourceError, match="is a pipe or a device; expected a file"):
         listed(tmp_path / name)
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+def test_a_file_of_a_web_server_is_read_no_further_than_it_may_be_large(listed, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MAX_FILE_BYTES", 2**22)
+    sent = []
+
+    class Endless(Quiet):
+        """Sends what it has without saying how much that is; of one file there is no end."""
+
+        def do_GET(self):
+            if not self.path.endswith("x.png"):
+                return super().do_GET()
+            self.send_response(200)
+            self.end_headers()
+            with suppress(ConnectionError):
+                while len(sent) < 4000:
+                    self.wfile.write(bytes(2**18))
+                    sent.append(2**18)
+            return None
+
+    for name in ("a/endx.png", "a/1.png", "b/2.png"):
+        put(tmp_path / "web/photos" / name, drawn(1))
+    with web(tmp_path / "web", Endless) as url:
+        source = listed(f"{url}/photos")
+        found = {item.path: load() for item, load in source.read({item.path for item in source.items})}
+    assert found["a/1.png"] == found["b/2.png"] == drawn(1)
+    assert len(found["a/endx.png"]) == 2**22 + 1  # which is too large
+    assert sum(sent) < 2**27
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+def test_a_table_of_a_web_server_that_says_no_size_is_read_to_its_end(listed, tmp_path):
+    class Slowly(Quiet):
+        def do_GET(self):
+            if not self.path.endswith(".csv"):
+                return super().do_GET()
+            self.send_response(200)
+            self.end_headers()
+            for line in (tmp_path / "web/list.csv").read_bytes().splitlines(keepends=True):
+                self.wfile.write(line)
+                self.wfile.flush()
+                time.sleep(0.01)
+            return None
+
+        def do_HEAD(self):
+            self.send_response(200)
+            self.end_headers()
+
+    put(tmp_path / "web/1.png", drawn(1))
+    manifest(tmp_path / "web/list.csv", "path,label\n" + "".join(f"1.png?{number},x\n" for number in range(50)))
+    with web(tmp_path / "web", Slowly) as url:
+        assert len(listed(f"{url}/list.csv").items) == 50
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar.gz", "list.csv", "list.tsv"])
+def test_what_lists_more_files_than_a_data_set_has_is_refused_before_it_takes_memory(
+    listed, tmp_path, monkeypatch, name
+):
+    monkeypatch.setattr(archives, "MOST_MEMBERS", 20)
+    monkeypatch.setattr(manifests, "MOST_ROWS", 20)
+
+    def with_files(count: int) -> Path:
+        images = {f"{'ab'[number % 2]}/{number}.png": drawn(number) for number in range(count)}
+        if name.startswith("photos"):
+            return archived(tmp_path / name, images)
+        for path, data in images.items():
+            put(tmp_path / path, data)
+        rows = [("path", "label"), *((path, path[0]) for path in images)]
+        tab = "\t" if name.endswith("tsv") else ","
+        return manifest(tmp_path / name, "".join(f"{tab.join(row)}\n" for row in rows))
+
+    assert len(listed(with_files(20)).items) == 20
+    with pytest.raises(SourceError, match=r"more than 20 (members|rows)"):
+        listed(with_files(23))
+
+
+def test_an_index_of_a_zip_is_not_read_if_it_is_too_large(listed, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_INDEX_BYTES", 100)
+    path = archived(tmp_path / "photos.zip", {f"a/{number}.png": drawn(number) for number in range(3)})
+    with pytest.raises(SourceError, match=r"its index takes [0-9]+ bytes; expected at most 100"):
+        listed(path)
+
+
+def test_a_table_of_very_many_columns_is_refused(listed, tmp_path):
+    with pytest.raises(SourceError, match="more than 10,000 columns"):
+        listed(manifest(tmp_path / "list.csv", "path,label" + ",x" * 20_000 + "\n"))
