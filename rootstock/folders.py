@@ -148,7 +148,7 @@ def _local_files(root: str, *, follow: bool) -> Iterator[tuple[str, Info]]:
                 is_link = entry.is_symlink()
                 if is_link and not follow:
                     yield place, {"type": "link"}
-                elif not entry.is_dir():
+                elif not _is_folder(entry):
                     yield from _local_file(place, entry)
                 elif not is_link:
                     waiting.append((place, f"{real.rstrip('/')}/{entry.name}", behind))
@@ -162,6 +162,13 @@ def _local_files(root: str, *, follow: bool) -> Iterator[tuple[str, Info]]:
                     waiting.append((place, target, (real, *behind)))
         if is_empty and shown != root:
             yield f"{shown}/", {"type": "directory"}
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _local_file(place: str, entry: "os.DirEntry[str]") -> Iterator[tuple[str, Info]]:

@@ -132,6 +132,18 @@ def test_links_in_a_circle_end(listed, photos):
     assert set(PATHS) <= set(labels(listed(photos)))
 
 
+@pytest.mark.parametrize("target", ["{name}", "other", "/no/such/place", "{name}/x", "ants/00.png/x"])
+@pytest.mark.parametrize("name", ["wasps", "ants/99.png"])
+def test_a_link_that_leads_nowhere_or_to_itself_costs_nothing_else(listed, photos, target, name):
+    (photos / "other").symlink_to("other")
+    (photos / name).symlink_to(target.format(name=Path(name).name))
+    source = listed(photos)
+    assert {path: label for path, label in labels(source).items() if path in PATHS} == {
+        path: path.split("/")[0] for path in PATHS
+    }
+    assert set(source.empty) == {"other"} | ({"wasps"} if name == "wasps" else set())
+
+
 def test_the_second_of_two_links_to_one_folder_brings_its_files_under_its_own_name(listed, tmp_path):
     pool = put_classes(tmp_path / "pool", CLASSES)
     photos = tmp_path / "photos"
