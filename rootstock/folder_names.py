@@ -39,6 +39,9 @@ MAYBE_MASKS = frozenset(
         "mask", "gt", "label", "seg", "truth", "bbox", "depth", "overlay", "overlays"
     }
 )  # fmt: skip
+BESIDE_MASKS = AFFIXES | SPLIT_WORDS.keys() | {  # what masks are called beside that
+    "instance", "semantic", "binary", "pixel", "object", "class", "color", "colour", "ground", "lesion", "panoptic"
+}  # fmt: skip
 CONTAINERS = frozenset(
     {
         "image", "images", "img", "imgs", "jpegimages", "pngimages", "photo", "photos", "picture", "pictures",
@@ -113,12 +116,29 @@ def is_collection(name: str) -> bool:
     return COLLECTION.fullmatch(plain.casefold()) is not None
 
 
-def masks_among(names: Iterable[str]) -> list[str]:
-    """Name those of some folders, side by side, that hold masks or annotations by their names."""
-    all_names = list(names)
-    images_beside = any(map(is_container, all_names))
-    words = MASKS | MAYBE_MASKS if images_beside else MASKS
-    return [name for name in all_names if words & {*words_of(name), "".join(words_of(name))}]
+def masks_among(names: Iterable[str]) -> set[str]:
+    """Name those of some folders, side by side, that hold masks or annotations by their names.
+
+    Beside a folder of images one word is enough (`masks_png`, `gt`). Elsewhere the name says nothing else, or is that
+    of another folder with such a word (`ants`, `ant masks`): `gas masks` beside `helmets` are a class, and so are
+    `masks` beside `no masks`.
+    """
+    words = {name: words_of(name) for name in names}
+    if any(map(is_container, words)):
+        return {name for name, own in words.items() if (MASKS | MAYBE_MASKS) & {*own, "".join(own)}}
+    rest = {name: tuple(word for word in own if word not in MASKS | MAYBE_MASKS) for name, own in words.items()}
+    alone = {
+        name
+        for name, own in words.items()
+        if "".join(own) in MASKS or (MASKS & {*own} and all(word in BESIDE_MASKS for word in rest[name]))
+    }
+    stems = {"".join(own).removesuffix("s") for own in words.values()}
+    of_others = {
+        name for name, own in words.items()
+        if rest[name] and own != rest[name] and "".join(rest[name]).removesuffix("s") in stems
+    }  # fmt: skip
+    about = {name for name, own in words.items() if MASKS & {*own}} - alone - of_others
+    return set() if about else alone | of_others
 
 
 def lots_among(tops: set[str]) -> set[str]:
@@ -138,7 +158,7 @@ def misnamed(new: Collection[str], all_names: set[str], *, is_first: bool) -> di
     vehicles = {name for name in new if name.casefold() == "train"} if is_first and len(new) > 2 else set()
     found = {
         SPLIT: set(filter(split_of, new)) - vehicles,
-        "masks or annotations": set(masks_among(all_names)),
+        "masks or annotations": masks_among(all_names),
         "what has no label": set(filter(is_named_unlabelled, new)),
         LOT_OR_YEAR: set() if is_first else lots_among(all_names),  # else what they hold tells more
     }
