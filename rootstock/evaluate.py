@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 Logits = NDArray[np.float32]
 BATCH_SIZE = 64
 MODELS = ("head", "finetuned")
+SAME_LOSS = 5e-4  # log losses that are nearer are a tie: the engines that score head and network differ by as much
 CALLED = {"head": "the head on frozen features", "finetuned": "the fine-tuned network"}
 THUMBNAIL_PX = 160
 FEW_IMAGES = 30  # of fewer, a bootstrap draws the same few again and again
@@ -180,11 +181,14 @@ def choose(logits: dict[str, Logits], labels: NDArray[np.int64]) -> Choice:
         accuracy = float((logits[name].argmax(1) == labels).mean())
         figures[name] = {"accuracy": accuracy, "log_loss": float(-np.log(np.maximum(right, 1e-12)).mean())}
     first, second = (figures[name] for name in MODELS)
-    tuned_is_better = (second["accuracy"], -second["log_loss"]) > (first["accuracy"], -first["log_loss"])
-    winner, loser = ("finetuned", "head") if tuned_is_better else ("head", "finetuned")
+    gained, spared = second["accuracy"] - first["accuracy"], first["log_loss"] - second["log_loss"]
+    is_tie = gained == 0 and abs(spared) < SAME_LOSS
+    winner, loser = ("finetuned", "head") if not is_tie and (gained, spared) > (0, 0) else ("head", "finetuned")
     better, worse = figures[winner], figures[loser]
     reason = f"{better['accuracy']:.1%} of {len(labels)} validation images right, against {worse['accuracy']:.1%}"
-    if better["accuracy"] == worse["accuracy"]:
+    if is_tie:
+        reason += f", and a log loss of {better['log_loss']:.3f} each; it is the simpler one"
+    elif gained == 0:
         reason += f", and a log loss of {better['log_loss']:.3f} against {worse['log_loss']:.3f}"
     return Choice(winner, figures, f"{CALLED[winner][0].upper()}{CALLED[winner][1:]} won: {reason}.")
 
