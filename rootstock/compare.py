@@ -7,6 +7,7 @@ A row is a measurement, not a stage's output: it holds images a second.
 """
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -23,13 +24,14 @@ from rootstock import backbones, dataset, digests, escape, extraction, finetune,
 from rootstock.architectures import GROUPS, NONE, PENULTIMATE, architecture
 from rootstock.backbones import Backbone
 from rootstock.classifier import Classifier
-from rootstock.errors import RootstockError
+from rootstock.errors import DamagedError, RootstockError
 from rootstock.features import Features
-from rootstock.files import digest, reading, replacing
+from rootstock.files import digest, hold, reading, replacing
 from rootstock.finetune import Epoch, Examples
 from rootstock.head import Head
 from rootstock.shards import Reader
 
+log = logging.getLogger(__name__)
 FROZEN, SCRATCH = "frozen", "scratch"
 CANDIDATE = ["backbone", "variant", "trained", "layer", "pooling", "data"]  # columns that say which one a row is of
 Logits = NDArray[np.float32]
@@ -194,9 +196,20 @@ def _prepared(candidate: Candidate, settings: params.Params, places: Places) -> 
     """Have the backbone's weights and description in a folder of its own; what an earlier comparison left is taken."""
     name = hashlib.sha256(f"{candidate.backbone.model_dump_json()} {settings.seed}".encode()).hexdigest()[:12]
     folder = places.tried_backbones / f"{candidate.backbone.name.replace('/', '-')[: escape.LONGEST]}-{name}"
-    if not (folder / backbones.DESCRIPTION).exists():
+    if not _is_whole(folder):
         backbones.prepare(candidate.backbone, settings.seed, folder)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    if not (folder / backbones.DESCRIPTION).exists():
+        return False
+    try:
+        hold(folder / backbones.WEIGHTS, backbones.describe(folder)["digest"])
+    except DamagedError as error:
+        log.warning("%s: what a comparison kept of it was damaged, and is made anew (%s)", folder, error)
+        return False
+    return True
 
 
 def cost(backbone: Backbone, extract: params.Extract) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Only for a server that somebody looks at: without one, nothing is drawn. A pictu
 never the end of a run.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 
 from rootstock.escape import file_name, markdown
-from rootstock.files import write
+from rootstock.files import read_json, write
 from tasks.versions import Kept
 from tasks.workspace import COMPARE, DATASET, FINETUNED, HEAD, IMAGES, MODEL, REPORT, REPORTS, REPORTS_URL, TO_LABEL
 
@@ -131,7 +130,7 @@ def _curves() -> str:
     from rootstock import plots
 
     history = pd.read_parquet(FINETUNED / "history.parquet")
-    path = json.loads((HEAD / "head.json").read_bytes())["path"]
+    path = read_json(HEAD / "head.json")["path"]
     return _picture(plots.draw_curves(history, path), "Loss and validation accuracy: the head, then fine-tuning")
 
 
@@ -141,8 +140,8 @@ def _confusion() -> str:
 
     from rootstock import plots
 
-    winner = json.loads((REPORT / "metrics.json").read_bytes())["winner"]
-    classes = json.loads((MODEL / "model.json").read_bytes())["classes"]
+    winner = read_json(REPORT / "metrics.json")["winner"]
+    classes = read_json(MODEL / "model.json")["classes"]
     predictions = pd.read_parquet(REPORT / "predictions.parquet", columns=["split", "label", winner])
     test = predictions[predictions["split"] == "test"]
     labels = pd.Categorical(test["label"], categories=classes).codes.astype(np.int64)

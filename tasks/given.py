@@ -128,7 +128,7 @@ def put_back(unless: bytes | None = None) -> bool:
         if ours:
             write(PARAMS, note["before"].encode(errors="surrogateescape"))
             write(WRITTEN, json.dumps(note["written"]))
-    except (ValueError, KeyError):  # half a note: it was written before params.yaml, which is as it was
+    except (ValueError, KeyError, TypeError, AttributeError):  # damaged: params.before.yaml has what it would put back
         ours = False
     UNDER_WAY.unlink(missing_ok=True)
     return ours
@@ -184,8 +184,12 @@ def _only_copies(keys: dict[str, Any]) -> list[str]:
 
 
 def _written() -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(WRITTEN.read_text()) if WRITTEN.exists() else {}
-    return values
+    """Recall which values flows wrote; of a damaged note none, so that all that git does not have is an edit."""
+    try:
+        values = json.loads(WRITTEN.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _refusal(key: str, here: object, given: object) -> str:

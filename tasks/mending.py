@@ -117,7 +117,7 @@ def mend() -> list[str]:
     Raises:
         RootstockError: only a person can.
     """
-    return [said for said in (mend_busy(), mend_lock()) if said]
+    return [said for said in (mend_busy(), mend_lock(), *map(mend_added, _added())) if said]
 
 
 def before_dvc(say: Callable[[str], None]) -> None:
@@ -184,6 +184,35 @@ def mend_lock() -> str | None:
         )
     write(LOCK, whole)
     return f"{LOCK}: it was cut when it was written; it is as it was before that."
+
+
+def _added() -> list[Path]:
+    return [path for folder in (Path(), workspace.DATA) for path in folder.glob("*.dvc") if path.is_file()]
+
+
+def mend_added(path: Path) -> str | None:
+    """Remove what records a comparison's files, where that was cut: the next comparison writes it again.
+
+    Raises:
+        RootstockError: it records files of somebody else's.
+    """
+    text = path.read_bytes()
+    try:
+        whole = all(out["path"] for out in YAML(typ="safe").load(text)["outs"]) and text.endswith(b"\n")
+    except (YAMLError, KeyError, TypeError, ValueError):
+        whole = False
+    if whole:
+        return None
+    what = path.with_suffix("")
+    if what != workspace.COMPARE:
+        raise RootstockError(
+            f"{path} cannot be read, perhaps since `dvc add` was killed: bring it back (`git checkout {path}`), or "
+            f"remove it, and add {what} again."
+        )
+    path.unlink()
+    return (
+        f"{path}: removed; it was cut when it was written. The next comparison writes it again (or `dvc add {what}`)."
+    )
 
 
 def note_lock() -> None:

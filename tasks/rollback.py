@@ -10,7 +10,7 @@ from rootstock.errors import DamagedError, RootstockError
 from rootstock.files import read_json, write
 from rootstock.history import Row
 from tasks import champion, given, versions
-from tasks.workspace import DATASET, LOCAL, MODEL, PARAMS, REPORT
+from tasks.workspace import DATASET, LOCAL, MODEL, PARAMS, REPORT, read_note
 
 BEGUN = LOCAL / "rollback.json"  # which version is being brought back, and what was there before
 
@@ -54,7 +54,7 @@ def finish() -> str | None:
 
 
 def _begun() -> dict[str, Any]:
-    return read_json(BEGUN) if BEGUN.exists() else {}
+    return read_note(BEGUN, "version", "facts", "params", "rows", "now") if BEGUN.exists() else {}
 
 
 def _carry_out() -> tuple[int, tuple[str, ...]]:
@@ -62,8 +62,10 @@ def _carry_out() -> tuple[int, tuple[str, ...]]:
     begun = _begun()
     rows = history.read(LOCAL)[: begun["rows"]]
     wanted: int = begun["version"]
-    target = history.versions(rows)[wanted]
+    target = history.versions(rows).get(wanted)
     try:
+        if target is None:
+            raise RootstockError(f"{LOCAL / history.HISTORY} has no champion v{wanted} any more.")
         versions.bring_back(target.lock)
     except RootstockError:
         BEGUN.unlink()

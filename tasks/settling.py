@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from rootstock import dataset, history
 from rootstock.errors import RootstockError
-from rootstock.files import read_json, sha256, write
+from rootstock.files import sha256, write
 from rootstock.history import Row
 from rootstock.inbox import Delivery
 from rootstock.params import Retrain
 from tasks import champion, git, versions
 from tasks.champion import ASIDE, Arrived
 from tasks.versions import LOCK
-from tasks.workspace import DATASET, LOCAL, MODEL, PARAMS
+from tasks.workspace import DATASET, LOCAL, MODEL, PARAMS, read_note
 
 if TYPE_CHECKING:  # torch and scikit-learn
     from rootstock.challenge import Decision
@@ -75,7 +75,7 @@ def _settle(row: Row | None, run: str, with_git: str = "none", rejected: str = "
 
 
 def _carry_out() -> Settled:
-    decided = read_json(DECIDED)
+    decided = read_note(DECIDED, "row", "run", "git", "rejected")
     row = Row(**{**decided["row"], "new_domains": tuple(decided["row"]["new_domains"])}) if decided["row"] else None
     rows = history.read(ASIDE / MODEL.name)
     if row and row.decision == history.PROMOTED:
@@ -116,7 +116,7 @@ def commit_what_waits() -> str:
     """
     if not UNCOMMITTED.exists():
         return ""
-    waits = read_json(UNCOMMITTED)
+    waits = read_note(UNCOMMITTED, "name", "reason", "revision", "files")
     name, revision, did = waits["name"], waits["revision"], "Committed and tagged"
     if all(Path(path).exists() and sha256(Path(path)) == digest for path, digest in waits["files"].items()):
         try:

@@ -14,7 +14,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from rootstock import files, params_file
-from rootstock.errors import ParamsError, RootstockError
+from rootstock.errors import DamagedError, ParamsError, RootstockError
 from rootstock.files import TEMPORARY, write
 from rootstock.params import Params
 
@@ -171,6 +171,24 @@ def _check_folders() -> None:
                 f"{folder} is a link to {folder.readlink()}, and neither git nor DVC looks behind one. Make {folder} a "
                 f"folder, and links of {IMAGES}, {FEATURES} and .dvc/cache: these may lie on another disk."
             )
+
+
+def read_note(path: Path, *keys: str) -> dict[str, Any]:
+    """Read what a run noted of what it was about to do, for whoever comes after it.
+
+    Raises:
+        RootstockError: it is not what was written.
+    """
+    try:
+        note = files.read_json(path)
+        for key in keys:
+            note[key]
+    except (DamagedError, KeyError) as error:
+        raise RootstockError(
+            f"{path} is damaged. A run that was killed noted there what it was about to do: remove the file, and that "
+            "is not done."
+        ) from error
+    return note
 
 
 def log_run(stage: str, seconds: float, images: int, note: str) -> None:

@@ -112,6 +112,16 @@ def test_what_was_extracted_is_not_extracted_again(row, places):
     assert (again.accuracy, again.l2, again.log_loss) == (row.accuracy, row.l2, row.log_loss)
 
 
+@pytest.mark.parametrize("name", [backbones.WEIGHTS, backbones.DESCRIPTION])
+def test_a_backbone_that_was_kept_and_is_damaged_is_made_anew(row, places, name):
+    [folder] = {path.parent for path in places.tried_backbones.glob(f"{row.backbone}-*/{name}")}
+    kept = {path: path.read_bytes() for path in folder.iterdir()}
+    for harmed in (b"", kept[folder / name][:50], None):
+        (folder / name).write_bytes(harmed) if harmed is not None else (folder / name).unlink()
+        compare._prepared(candidates(settings())[0], settings(), places)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == kept
+
+
 def test_what_the_pipeline_has_extracted_is_found(row, places, tmp_path):
     [folder] = {path for path in places.tried_features.iterdir() if path.is_dir()}
     elsewhere = replace(places, features=places.tried_features, tried_features=tmp_path / "features")

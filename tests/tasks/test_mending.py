@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rootstock.errors import RootstockError
-from tasks import mending, workspace as places
+from tasks import given, mending, rollback, settling, workspace as places
 from tests.flows.test_two_doors import ONLY_A_LOOK
 from tests.workspace import Workspace
 
@@ -97,6 +98,30 @@ def test_dvc_lock_that_cannot_be_mended_is_named_with_what_to_do(here):
     assert mending.LOCK.read_text() == merging
 
 
+ADDED = """outs:
+- md5: 0123456789abcdef0123456789abcdef.dir
+  size: 12
+  nfiles: 3
+  hash: md5
+  path: compare
+"""
+
+
+@pytest.mark.parametrize("end", [*range(0, len(ADDED), 9), len(ADDED) - 1])
+def test_what_records_a_comparison_is_written_again_where_it_was_cut_and_somebody_elses_is_named(here, end):
+    (here / "data").mkdir()
+    ours, theirs = Path("data/compare.dvc"), Path("photos.dvc")
+    ours.write_text(ADDED)
+    assert mending.mend() == []
+    ours.write_text(ADDED[:end])
+    assert "data/compare.dvc: removed; it was cut" in mending.mend()[0]
+    assert not ours.exists()
+    theirs.write_text(ADDED[:end])
+    with pytest.raises(RootstockError, match=r"photos\.dvc cannot be read.*git checkout photos\.dvc.*add photos again"):
+        mending.mend()
+    assert theirs.read_text() == ADDED[:end]
+
+
 def test_a_run_log_that_was_cut_loses_that_line_and_no_other(here):
     places.log_run("ingest", 1.0, 5, "first")
     cut = places.RUN_LOG.read_bytes()
@@ -107,6 +132,32 @@ def test_a_run_log_that_was_cut_loses_that_line_and_no_other(here):
         assert (last["ingest"]["note"], last["extract"]["note"]) == ("first", "next")
     places.RUN_LOG.write_bytes(b'\0\xff\n3\n{"stage": "ingest"}\n' + cut)
     assert list(places.last_runs()) == ["ingest"]
+
+
+NOTES = ["", "{", "[1]", "7", "{}", "\0\0", '{"before": 1, "after": 2, "written": 3}', '{"version": 9}']
+
+
+@pytest.mark.parametrize("text", NOTES)
+def test_a_note_of_what_was_begun_that_is_damaged_is_named_with_what_removing_it_means(here, text):
+    for note, carry_out in (
+        (rollback.BEGUN, rollback.finish), (settling.DECIDED, settling.finish),
+        (settling.UNCOMMITTED, settling.commit_what_waits),
+    ):  # fmt: skip
+        note.parent.mkdir(exist_ok=True)
+        note.write_text(text)
+        with pytest.raises(RootstockError, match=rf"^{re.escape(str(note))} is damaged.*remove the file"):
+            carry_out()
+        assert note.read_text() == text
+
+
+@pytest.mark.parametrize("text", NOTES)
+def test_a_note_of_the_values_of_a_run_that_is_damaged_changes_nothing(here, text):
+    places.PARAMS.write_text("a person's\n")
+    for note in (given.UNDER_WAY, given.WRITTEN):
+        note.write_text(text)
+    assert not given.put_back()
+    assert places.PARAMS.read_text() == "a person's\n"
+    assert isinstance(given._written(), dict)
 
 
 def cut_everything(workspace: Workspace) -> list[Path]:
