@@ -73,9 +73,15 @@ class Address:
 
 
 def environment(address: Address) -> dict[str, str]:
-    """Give server, workers and their runs what they need to find each other; what is set already wins."""
+    """Give server, workers and their runs what they need to find each other; what is set already wins.
+
+    Raises:
+        RootstockError: the secret that is set is none that Prefect can compare.
+    """
     home = connection.private_folder(LOCAL.resolve() / "prefect")  # parameters, logs and pictures of all runs
     secret = os.environ.get(SERVER_SECRET) or connection.new_secret()
+    if not secret.isascii():
+        raise RootstockError(f"{SERVER_SECRET} is not plain ASCII, and Prefect lets nobody in with such a one")
     ours = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -70,15 +70,15 @@ class Door:
         await (answer or self.app)(scope, receive, _with_headers(send))
 
     def _answer(self, scope: Scope, headers: Headers) -> ASGIApp | None:
-        host = headers.get("host", "")
-        origin = headers.get("origin")
-        if origin is not None and origin not in self.origins and urlsplit(origin).netloc.lower() != host.lower():
+        host = headers.get("host", "").lower()
+        own = {f"http://{host}", f"https://{host}"}  # the latter where something before this server speaks TLS
+        if not self.origins | own >= {origin.lower() for origin in headers.getlist("origin")}:
             return PlainTextResponse("This server answers no page of another site.", status_code=403)
         if scope["type"] == "websocket" or scope["method"] != "GET":
             return None
-        if host.partition(":")[0].lower() == ALIAS and "text/html" in headers.get("accept", ""):
+        if host.partition(":")[0] == ALIAS and "text/html" in headers.get("accept", ""):
             # The page calls the API by one name alone.
-            query = f"?{scope['query_string'].decode()}" if scope["query_string"] else ""
+            query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
             return RedirectResponse(f"http://{LOOPBACK}{host[len(ALIAS) :]}{scope['path']}{query}")
         if scope["path"] == ENTRANCE:
             return HTMLResponse(PAGE, headers=PAGE_HEADERS)
@@ -104,7 +104,8 @@ def create_app() -> ASGIApp:
 def behind_door(app: ASGIApp) -> ASGIApp:
     """Put Prefect's app behind the door; its own services go on calling it from within."""
     AioSqliteConfiguration.begin_transaction = _begin_as_writer  # type: ignore[assignment,method-assign]
-    origins = frozenset(PREFECT_SERVER_CORS_ALLOWED_ORIGINS.value().split(",")) - {"*"}
+    named = PREFECT_SERVER_CORS_ALLOWED_ORIGINS.value().split(",")
+    origins = frozenset(origin.strip().lower() for origin in named) - {"*"}
     names = {LOOPBACK, ALIAS, *(urlsplit(origin).hostname or LOOPBACK for origin in origins)}
     return TrustedHostMiddleware(Door(app, origins), sorted(names), www_redirect=False)
 

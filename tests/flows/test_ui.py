@@ -269,6 +269,23 @@ def test_a_taken_port_is_a_clear_error(workspace):
 
 
 @pytest.mark.ui  # twenty seconds
+@pytest.mark.parametrize(
+    ("options", "env", "said"),
+    [
+        (["--port", "0"], {}, "ui: There is no port 0: they go from 1 to 65535"),
+        (["--port", "65535"], {}, "ui: There is no port 65536"),
+        (["--port", "4x"], {}, "invalid int value: '4x'"),
+        (None, {"PREFECT_SERVER_API_PORT": "4x"}, "invalid int value: '4x'"),
+        ([], {"PREFECT_SERVER_API_AUTH_STRING": "admin:pässword"}, "PREFECT_SERVER_API_AUTH_STRING is not plain ASCII"),
+    ],
+)
+def test_what_it_cannot_be_started_with_is_said(workspace, options, env, said):
+    port = [] if options is None else ["--port", str(free_port())]
+    done = workspace.run(sys.executable, "-m", "flows.ui", *port, *(options or ()), check=False, **env)
+    assert done.returncode != 0
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_secret_of_ones_own_is_asked_for_and_printed_nowhere(workspace):
     secret = "admin:a-secret-of-this-test"
     with started(workspace, PREFECT_SERVER_API_AUTH_STRING=secret) as asking:
