@@ -158,7 +158,7 @@ def _picture(png: bytes, caption: str) -> str:
 
 
 def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str, *, tuned: bool) -> None:
-    address = _publish_report(kept.name or run, REPORT / "report.html")
+    address = _publish_report(run, REPORT / "report.html")
     if address:
         create_link_artifact(link=address, link_text="Report", key="report", description="The whole report of this run")
     why = (MODEL / "README.md").read_text().split("\n\n")[1]
