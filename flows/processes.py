@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from rootstock import files
 from tasks import connection, watched
 
 STARTED = "started.json"
@@ -50,7 +51,7 @@ def start(name: str, module: list[str], env: Mapping[str, str], logs: Path) -> C
             start_new_session=True,
         )
     born = {child.pid: child.create_time() for child in psutil.Process().children()}
-    (logs / STARTED).write_text(json.dumps(born))
+    files.write(logs / STARTED, json.dumps(born))
     return Child(name, process, path)
 
 
@@ -63,17 +64,17 @@ def stop(*children: Child) -> None:
 
 def stop_left_behind(logs: Path) -> bool:
     """Stop what a killed process had started and written down; says whether there was any."""
-    path = logs / STARTED
-    if not path.exists():
+    try:
+        born = {int(pid): float(at) for pid, at in json.loads((logs / STARTED).read_text()).items()}
+    except (FileNotFoundError, ValueError, AttributeError, TypeError):  # or no list of ours: nobody is ended by guess
         return False
-    born = json.loads(path.read_text())
-    left = [process for pid, at in born.items() if (process := _find(int(pid))) and process.create_time() == at]
+    left = [process for pid, at in born.items() if (process := _find(pid)) and process.create_time() == at]
     _end(left)
     return bool(left)
 
 
 def _find(pid: int) -> psutil.Process | None:
-    with suppress(psutil.NoSuchProcess):
+    with suppress(psutil.NoSuchProcess, ValueError, OverflowError):  # the latter of what cannot be a number of one
         return psutil.Process(pid)
     return None
 

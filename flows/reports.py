@@ -5,6 +5,7 @@ can guess: it begins with a key, which the workspace keeps. Pages of other sites
 """
 
 import os
+import re
 import secrets
 import stat
 import threading
@@ -21,6 +22,7 @@ from tasks import connection
 
 LOOPBACK = ("127.0.0.1", "localhost")
 SUFFIX = ".html"
+KEY_BYTES, KEY = 18, re.compile(r"[\w-]{24}", re.ASCII)
 HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Content-Security-Policy": "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -41,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Send a report, to who has its address and asks this machine for it."""
-        if (self.headers.get("Host") or "").rpartition(":")[0] not in LOOPBACK:
+        if (self.headers.get("Host") or "").lower().rpartition(":")[0] not in LOOPBACK:
             self.send_error(HTTPStatus.FORBIDDEN)
         elif (page := self._page()) is None:
             self.send_error(HTTPStatus.NOT_FOUND)
@@ -84,9 +86,11 @@ def read_without_links(path: Path) -> bytes | None:
 def key_of(folder: Path) -> str:
     """Give the key of a workspace's reports; it lasts, and so do links to them."""
     path = connection.private_folder(folder) / "reports.key"
-    if not path.exists():
-        connection.write_private(path, secrets.token_urlsafe(18))
-    return path.read_text()
+    key = path.read_text(errors="replace") if path.exists() else ""
+    if not KEY.fullmatch(key):  # none yet, or a file that a power cut has emptied: an empty key is no key
+        key = secrets.token_urlsafe(KEY_BYTES)
+        connection.write_private(path, key)
+    return key
 
 
 @contextmanager

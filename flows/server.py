@@ -12,6 +12,7 @@ from prefect.cli import app
 from tasks.server import behind_door
 
 serve = uvicorn.run
+OTHER_PROCESSES = ("--background", "-b", "--workers")  # in which Prefect would start its server without the door
 
 
 def serve_behind_door(app: Any, **options: Any) -> None:  # noqa: ANN401
@@ -20,6 +21,9 @@ def serve_behind_door(app: Any, **options: Any) -> None:  # noqa: ANN401
 
 
 if __name__ == "__main__":
+    for option in sys.argv[1:]:
+        if option.partition("=")[0] in OTHER_PROCESSES:
+            sys.exit(f"server: {option} is not for this one, which is one process with a door; see docs/deployment.md")
     uvicorn.run = serve_behind_door
     sys.argv[1:1] = ["server", "start"]
     app()

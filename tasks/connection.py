@@ -52,16 +52,14 @@ def of_ui() -> dict[str, str]:
 
     What a killed one left behind counts for nothing: it holds no lock any more.
     """
-    if not UI_SETTINGS.exists():
-        return {}
-    lock = FileLock(UI_LOCK, timeout=0)
     try:
-        lock.acquire()
+        if UI_SETTINGS.exists():
+            with FileLock(UI_LOCK, timeout=0):
+                return {}
     except Timeout:
         return _settings()
     except OSError:  # another user's
-        return {}
-    lock.release()
+        pass
     return {}
 
 

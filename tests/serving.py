@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+from tasks import watched
 from tests.workspace import Workspace
 
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
@@ -165,7 +165,7 @@ def server(env: dict[str, str]) -> Iterator[Api]:
     """Boot a server."""
     port = free_port()
     api = Api(f"http://127.0.0.1:{port}/api")
-    command = [sys.executable, "-m", "flows.server", "--host", "127.0.0.1", "--port", str(port)]
+    command = watched.command("flows.server", "--host", "127.0.0.1", "--port", str(port))  # a killed test leaves none
     with process(command, env) as running:
 
         def answers() -> bool:
@@ -187,7 +187,7 @@ def worker(api: Api, pool: str, workspace: Workspace, name: str = "", **env: str
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "ROOTSTOCK_WORKSPACE": str(workspace.root),
     }
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "1"]
+    command = watched.command("prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "1")
     log = workspace.root.parent / f"worker-{name}.log"
     with process(command, workspace.env | settings | env, workspace.root, log) as running:
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import processes, reports as reports_server
 from tasks import artifacts, doors
 from tests.rootstock.test_escape import NASTY
 
@@ -76,3 +77,33 @@ def test_a_terminal_is_sent_nothing_that_it_obeys():
 
 def test_a_message_that_does_not_fit_its_values_is_logged_as_before():
     assert doors._record(logging.LogRecord, "a", 20, "f", 1, "%d", ("x",), None).msg == "%d"
+
+
+@pytest.mark.parametrize("content", [None, "", "\n", "short", "a/b" * 8, "é" * 24, "x" * 23, "x" * 24 + "\n"])
+def test_reports_have_a_key_that_nobody_can_guess_whatever_became_of_its_file(tmp_path, content):
+    if content is not None:
+        (tmp_path / "reports.key").write_text(content)
+    key = reports_server.key_of(tmp_path)
+    assert len(set(key)) > 8
+    assert reports_server.key_of(tmp_path) == key
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        '{"a": 1}',
+        '{"1": "b"}',
+        '{"1": null}',
+        '{"-1": 1}',
+        '{"9e9": 1}',
+        f'{{"{10**30}": 1}}',
+        '{"1": 0.5}',
+    ],
+)
+def test_nothing_is_stopped_by_a_damaged_list_of_what_was_started(tmp_path, content):
+    (tmp_path / processes.STARTED).write_text(content)
+    assert not processes.stop_left_behind(tmp_path)

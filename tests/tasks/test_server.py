@@ -1,12 +1,15 @@
 """The door before Prefect's server, request by request; tests/flows/test_door.py has it in place."""
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from tasks import server
+from tests.workspace import ROOT, environment
 
 IN, ORIGIN = 299, "http://127.0.0.1:4200"
 OWN = ("127.0.0.1:4200", "127.0.0.1", "localhost:4200", "LOCALHOST:4200")
@@ -73,3 +76,11 @@ def test_its_other_name_leads_to_its_own_address_and_nowhere_else(door, path):
     status, headers = door(("host", "localhost:4200"), ("accept", "text/html"), path=path, query=b"a=\xff\r\nb")
     assert status == 307
     assert headers["location"].startswith(f"{ORIGIN}/") and not {"\r", "\n"} & set(headers["location"])
+
+
+@pytest.mark.parametrize("option", ["--background", "-b", "--workers=2"])
+def test_no_server_without_the_door_is_started_in_its_place(option, tmp_path):
+    command = [sys.executable, "-m", "flows.server", option]
+    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"server: {option} is not for this one")

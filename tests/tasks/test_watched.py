@@ -118,6 +118,20 @@ def test_a_server_that_is_named_is_left_as_it_is(prefect_home):
     assert done.stdout.strip() == "a:b"
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give up the right to read everything")
+def test_the_ui_of_another_user_is_none_of_this_ones(tmp_path):
+    folder = tmp_path / ".rootstock" / "ui"
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text('{"PREFECT_API_URL": "http://127.0.0.1:1/api"}')
+    folder.chmod(0)
+    drop = "-dac_override,-dac_read_search"
+    command = ("setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}", sys.executable, "-c")
+    look = "from tasks import connection\nprint(connection.of_ui())"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, look], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{}"
+
+
 def test_a_file_of_settings_without_its_ui_counts_for_nothing(tmp_path):
     folder = tmp_path / ".rootstock" / "ui"
     folder.mkdir(parents=True)
