@@ -28,6 +28,7 @@ from prefect.tasks import Task
 from rootstock import progress
 from rootstock.causes import NETWORK
 from rootstock.errors import DamagedError, RootstockError
+from rootstock.escape import markdown
 from rootstock.params import Params
 from tasks import artifacts, causes, ending, handoff, stopping, versions
 from tasks.stage import HERE, Stage
@@ -258,8 +259,8 @@ class _Shown:
         self.due = time.monotonic() + (REPORT_EVERY_S if self.is_seen else REPORT_AGAIN_S)
 
     def _put(self) -> None:
+        said = markdown(self.tally)
         if self.artifact:
-            update_progress_artifact(self.artifact, self.tally.percent, description=str(self.tally))
+            update_progress_artifact(self.artifact, self.tally.percent, description=said)
         else:
-            made = create_progress_artifact(self.tally.percent, key=self.key, description=str(self.tally))
-            self.artifact = cast(UUID, made)
+            self.artifact = cast(UUID, create_progress_artifact(self.tally.percent, key=self.key, description=said))

@@ -174,10 +174,13 @@ def test_a_run_takes_neither_command_nor_environment_from_whoever_starts_it(ui, 
 
 def test_a_pool_of_an_earlier_version_is_closed_and_one_of_the_users_own_is_told_of(ui):
     known = ui.workspace.env | ui.api.env
+    refused = ui.api.ask("deployments/name/pipeline/cpu")["id"]  # starts nothing with variables that its pool refuses
+    ui.api.ask(f"deployments/{refused}", {"job_variables": {"command": "touch x", "env": {"A": "b"}}}, method="PATCH")
     before = ProcessWorker.get_default_base_job_template()
     ui.api.ask("work_pools/cpu", {"base_job_template": before}, method="PATCH")
     ui.workspace.run(sys.executable, "-m", "flows.deploy", **known)
     assert ui.api.ask("work_pools/cpu")["base_job_template"] == deploy.TEMPLATE
+    assert ui.api.ask(f"deployments/{refused}")["job_variables"] == {}  # deployed again, as by the next `make ui`
     before["variables"]["properties"]["env"]["default"] = {"OMP_NUM_THREADS": "2"}
     ui.api.ask("work_pools/cpu", {"base_job_template": before}, method="PATCH")
     said = ui.workspace.run(sys.executable, "-m", "flows.deploy", **known).stdout
