@@ -240,18 +240,17 @@ def test_ctrl_c_stops_all_that_it_started_and_the_next_start_finds_its_run_cance
 
 
 @pytest.mark.ui  # most of a minute
-def test_a_killed_ui_leaves_nothing_behind_and_the_next_start_goes_on(ui):
-    ui.workspace.run("git", "checkout", "-q", "params.yaml")
-    with started(ui.workspace) as killed:
+def test_a_killed_ui_leaves_nothing_behind_and_the_next_start_goes_on(after_flow):
+    with started(after_flow) as killed:
         run = killed.api.start(finetune=SLOW)
         until(lambda: run.stages().get("fine_tune") == "Running", "training")
         family = psutil.Process(killed.process.pid).children(recursive=True)
         killed.process.kill()
     until(lambda: not [process for process in family if process.is_running()], "their end", 10)
-    ui.workspace.run("git", "checkout", "-q", "params.yaml")
-    done = ui.workspace.run(sys.executable, "-m", "flows.ui", "--env", check=False)
+    after_flow.run("git", "checkout", "-q", "params.yaml")
+    done = after_flow.run(sys.executable, "-m", "flows.ui", "--env", check=False)
     assert done.stderr.strip() == "ui: The UI of this workspace is not up; start it: make ui"
-    with started(ui.workspace) as again:
+    with started(after_flow) as again:
         assert again.api.secret != killed.api.secret
         assert again.api.ask(f"flow_runs/{run.id}")["state"]["name"] == "Crashed"
         assert again.api.start().ended()["name"] == "Completed"
