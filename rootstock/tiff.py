@@ -138,7 +138,8 @@ def read(data: bytes) -> Directory:
         raise Rejected(Reason.UNDECODABLE, "no size")
     offsets, sizes = several(TILE_OFFSETS if tiles else OFFSETS, ()), several(TILE_SIZES if tiles else SIZES, ())
     held = orientation.known(one(ORIENTATION, 0)) if ORIENTATION in tags else orientation.read(b"", content(XMP))
-    if compression != RAW and sum(sizes) > 2 * len(data):  # each is unpacked, also where many lie at one place
+    whole = max((at + size for at, size in zip(offsets, sizes, strict=False)), default=0) <= len(data)
+    if whole and compression != RAW and sum(sizes) > 2 * len(data):  # many lie at one place, and each is unpacked
         raise Rejected(Reason.TOO_COSTLY, "strips or tiles of more than the file holds")
     return Directory(
         order, big, width, height, bits.pop(), formats.pop(), samples, photometric, compression, one(PLANAR, 1),

@@ -12,6 +12,7 @@ from PIL import Image
 
 from rootstock import intake, pnm, wholeness
 from rootstock.intake import Checks, Reason, Rejected
+from rootstock.tiff import read as directory
 from tests.image_files import tiff
 from tests.images import encoded, picture
 
@@ -66,8 +67,31 @@ def saying(data: bytes, **numbers: int) -> bytes:
 
 
 def test_strips_that_share_their_bytes_are_not_unpacked_each():
-    data = tiff(np.zeros((8, 8)), 16, compression=8)
-    assert why_not(saying(data, size=3 * len(data))) is Reason.TOO_COSTLY
+    data = tiff(np.random.default_rng(0).integers(0, 9999, (8, 400)), 16, rows=1, compression=8)
+    says = directory(data)
+    first, most = says.offsets[0], says.ends - says.offsets[0]
+    for before, after in ((says.offsets, [first] * 8), (says.sizes, [most] * 8)):
+        data = data.replace(struct.pack("<8I", *before), struct.pack("<8I", *after))
+    assert why_not(data) is Reason.TOO_COSTLY
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+def test_a_tiff_that_is_cut_behind_its_directory_is_truncated_however_little_is_left(compression):
+    whole = tiff(np.random.default_rng(0).integers(0, 9999, (80, 400)), 16, rows=8, compression=compression)
+    says = directory(whole)
+    body = struct.unpack_from("<I", whole, 4)[0]
+    pixels, rest = whole[8:body], whole[body:]
+    behind = [at + len(rest) for at in says.offsets]
+    shifted = rest.replace(struct.pack("<10I", *says.offsets), struct.pack("<10I", *behind))
+    entries = struct.unpack_from("<H", shifted, 0)[0]
+    for at in range(2, 2 + 12 * entries, 12):  # what lies elsewhere lies so much before where it lay
+        kind, count, place = struct.unpack_from("<HII", shifted, at + 2)
+        if {3: 2, 4: 4}[kind] * count > 4:
+            shifted = shifted[: at + 8] + struct.pack("<I", place - body + 8) + shifted[at + 12 :]
+    data = whole[:4] + struct.pack("<I", 8) + shifted + pixels
+    assert why_not(data) is None
+    for share in (0.9, 0.5, 0.2):
+        assert why_not(data[: int(len(data) * share)]) is Reason.TRUNCATED
 
 
 @pytest.mark.parametrize(("bits", "format", "samples"), [(64, 3, 1), (16, 1, 4), (32, 1, 3)])
