@@ -17,6 +17,7 @@ from rootstock.tiff import Directory
 
 WITHOUT_CHECKSUM = (tiff.LZW, tiff.LZMA, tiff.ZSTANDARD)
 YCBCR = 6  # photometric interpretation: of colours there are fewer than pixels
+PADDING = 3  # bytes behind what is packed: some programs begin each piece at an even place
 AT_ONCE = 2**20  # bytes that are unpacked at a time
 LZMA_BYTES = 2**28  # that its dictionary may take: its strongest preset takes 65 MiB
 
@@ -62,23 +63,22 @@ def _wrong(piece: bytes, says: Directory, number: int) -> str:
         return _warning(_with_tables(piece, says), says)
     if says.compression in WITHOUT_CHECKSUM and (said := transfers.hole(piece)):
         return said
-    expected = says.rows(number) * says.row_bytes if says.photometric != YCBCR else None
+    most = says.rows(number) * says.row_bytes
+    least = most if says.photometric != YCBCR else 1
     if says.compression in UNPACKERS:
-        return _unpacks(UNPACKERS[says.compression](piece), expected)
-    if says.compression == tiff.PACKBITS and expected is not None and not _packs(piece, expected):
+        return _unpacks(UNPACKERS[says.compression](piece), least, most)
+    if says.compression == tiff.PACKBITS and least == most and not _packs(piece, most):
         return "its runs are not those of its rows"
     return ""
 
 
 def _with_tables(piece: bytes, says: Directory) -> bytes:
-    """Put together the JPEG that stands in a piece: tables that all have in common are kept apart."""
-    return (
-        says.jpeg_tables[:-2] + piece[2:] if says.jpeg_tables else piece
-    )  # without the end of one, the start of other
+    """Put together the JPEG of a piece: tables that all have in common stand apart, between marks of their own."""
+    return says.jpeg_tables[:-2] + piece[2:] if says.jpeg_tables else piece
 
 
 def _warning(stream: bytes, says: Directory) -> str:
-    """Say what libjpeg warns of; nothing where it would not be asked."""
+    """Say what libjpeg warns of, or what else is wrong."""
     try:
         header = jpeg.read(stream)
     except Rejected as rejected:
@@ -117,21 +117,21 @@ UNPACKERS: dict[int, Callable[[bytes], Iterator[bytes]]] = {
 }  # fmt: skip
 
 
-def _unpacks(unpacked: Iterator[bytes], expected: int | None) -> str:
-    """Unpack as much as is needed, and to the checksum if there is no more; returns what is wrong."""
+def _unpacks(unpacked: Iterator[bytes], least: int, most: int) -> str:
+    """Unpack no more than `most` bytes, and to the checksum if there are no more; returns what is wrong."""
     found = 0
     try:
         for some in unpacked:
             found += len(some)
-            if expected is not None and found > expected:
+            if found > most:
                 return ""
     except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
         return str(error)
-    return "it is cut" if found < (expected or 0) else ""
+    return "it is cut" if found < least else ""
 
 
 def _packs(piece: bytes, expected: int) -> bool:
-    """Walk runs and literals: whether they are so many bytes, or more only by what fills up the last."""
+    """Walk runs and literals: whether they stand for so many bytes, and fill the piece but for its padding."""
     found, at, end = 0, 0, len(piece)
     while at < end and found < expected:
         head = piece[at]
@@ -141,4 +141,4 @@ def _packs(piece: bytes, expected: int) -> bool:
         else:
             found += 257 - head if head > 128 else 0
             at += 2 if head > 128 else 1
-    return found == expected and end - 1 <= at <= end
+    return found == expected and end - PADDING <= at <= end
