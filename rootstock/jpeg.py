@@ -127,20 +127,14 @@ def hole(data: bytes, header: Header) -> str:
     if data.find(bytes(LEAST_HOLE), header.scans_at) < 0:
         return ""
     zero_codes: dict[int, int] = {}  # class and number of a table -> what the code of zeros stands for
-    used: list[int] = []
+    would_be_noise = False
     for marker, start, end in islice(_segments(data, 2), MOST_MARKERS):
         if marker == DHT:
             zero_codes |= _zero_codes(data[start:end])
         elif marker == SOS:
-            used = _tables(data[start:end], header)
-        elif (
-            marker == SCAN
-            and data.find(bytes(LEAST_HOLE), start, end) >= 0
-            and any(
-                zero_codes.get(table, 0) & 15
-                for table in used  # bits of a coefficient, which follow the code
-            )
-        ):
+            # The low half is how many bits of a coefficient follow the code.
+            would_be_noise = any(zero_codes.get(table, 0) & 15 for table in _tables(data[start:end], header))
+        elif marker == SCAN and would_be_noise and data.find(bytes(LEAST_HOLE), start, end) >= 0:
             return "a hole of zeros"
     return ""
 
