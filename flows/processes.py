@@ -30,8 +30,12 @@ class Child:
         return self.process.poll() is not None
 
     def last_words(self) -> str:
-        """Give the end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+        """Give the end of its log; of a stack, the error that it ends with."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        stacks = [number for number, line in enumerate(lines) if "Traceback (most recent call last)" in line]
+        if stacks and (raised := [line for line in lines[stacks[-1] + 1 :] if line and not line.startswith(" ")]):
+            return raised[0]
+        return "\n".join(lines[-20:])
 
 
 def start(name: str, module: list[str], env: Mapping[str, str], logs: Path) -> Child:

@@ -155,7 +155,11 @@ def start_server(address: Address, env: Mapping[str, str]) -> Child:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if server.has_ended:
-            raise RootstockError(f"The Prefect server did not start:\n{server.last_words()}")
+            home = env["PREFECT_HOME"]
+            raise RootstockError(
+                f"The Prefect server did not start (log: {server.log}; its files are in {home}, which needs space, and "
+                f"to be writable by this user):\n{server.last_words()}"
+            )
         try:
             with urlopen(f"{address.api}/health", timeout=2):  # noqa: S310  our own address
                 return server

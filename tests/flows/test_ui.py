@@ -267,6 +267,15 @@ def test_a_server_that_dies_is_said_and_nothing_is_left_behind(workspace):
     until(lambda: not [one for one in family if one.is_running()], "their end", 10)
 
 
+def test_a_database_that_does_not_answer_is_said_in_words(workspace):
+    nobody = f"postgresql+asyncpg://me:my-password@127.0.0.1:{free_port()}/prefect"
+    command = [sys.executable, "-m", "flows.ui", "--port", str(free_port())]
+    done = workspace.run(*command, check=False, PREFECT_SERVER_DATABASE_CONNECTION_URL=nobody)
+    assert done.returncode == 1
+    assert "ui: The Prefect server did not start" in done.stderr and "ConnectionRefusedError" in done.stderr
+    assert not any(word in done.stderr for word in ("Traceback", "  File ", "my-password"))
+
+
 def test_a_taken_port_is_a_clear_error(workspace):
     busy = free_port()
     hold = f"import socket, time; s = socket.create_server(('127.0.0.1', {busy})); print(flush=True); time.sleep(60)"
