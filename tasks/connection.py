@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ API_URL, API_SECRET, SERVER_SECRET = (
 def new_secret() -> str:
     """Make a name and a password that nobody can guess, as Prefect and HTTP take them."""
     return f"rootstock:{secrets.token_urlsafe(24)}"
+
+
+@cache
+def _own_secret() -> str:
+    """Make the secret of this process's server: whatever in it comes to need the server, there is one."""
+    return new_secret()
 
 
 def private_folder(folder: Path) -> Path:
@@ -95,7 +102,7 @@ def guard_own_server() -> None:
     from prefect.server.api.server import SubprocessASGIServer
 
     settings = get_current_settings()
-    settings.api.auth_string = settings.server.api.auth_string = SecretStr(new_secret())
+    settings.api.auth_string = settings.server.api.auth_string = SecretStr(_own_secret())
     SubprocessASGIServer._run_uvicorn_command = _start_own_server  # type: ignore[assignment,method-assign]
 
 

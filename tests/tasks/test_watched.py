@@ -68,7 +68,9 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_AUTH_STRING
 @flow
 def running():
+    connection.guard_own_server()  # once more, as a stage that fans out does
     with get_client(sync_client=True) as client:
+        client.read_flow_runs(limit=1)
         print(client.api_url, PREFECT_API_AUTH_STRING.value(), flush=True)
     sys.stdin.read()
 running()
