@@ -10,7 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rootstock import backbones, params
+from rootstock.backbones import backbones
+from rootstock.config import params
 
 MEASURE = """
 import sys, time, psutil, torch
@@ -30,18 +31,20 @@ print(seconds, (after.uss - before.uss) / 2**20, (after.rss - before.rss) / 2**2
 IMAGE = "\nwith torch.inference_mode(): network(torch.zeros(1, 3, 224, 224))"
 WAYS = {
     "ours: mapped into memory": {
-        "imports": "from rootstock import backbones\nfrom torchvision.models import get_model",
+        "imports": "from rootstock.backbones import backbones\nfrom torchvision.models import get_model",
         "act": "network = backbones.load(folder).network",
         "then": IMAGE,
     },
     "torchvision and load_state_dict": {
-        "imports": "import json\nfrom safetensors.torch import load_file\nfrom rootstock.networks import build",
+        "imports": "import json\nfrom safetensors.torch import load_file\n"
+        "from rootstock.backbones.networks import build",
         "act": "network = build(json.loads((folder / 'backbone.json').read_text())['name'], 224).eval()\n"
         "network.load_state_dict(load_file(folder / 'weights.safetensors'))",
         "then": IMAGE,
     },
     "identified: description and cache key": {
-        "imports": "from rootstock import backbones, feature_keys, features, params",
+        "imports": "from rootstock.backbones import backbones\nfrom rootstock.features import feature_keys\n"
+        "from rootstock.config import params",
         "act": "feature_keys.key_of(backbones.describe(folder), params.Extract())",
         "then": "",
     },

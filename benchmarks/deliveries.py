@@ -14,13 +14,13 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.project import copy_project
-from rootstock import inbox
-from rootstock.samples import write_sample
-from tasks import versions, workspace
+from rootstock.ingest import inbox
+from rootstock.ingest.samples import write_sample
 from tasks.backbone import backbone
+from tasks.bridge import versions, workspace
+from tasks.bridge.stage import Stage
 from tasks.extract import extract
 from tasks.ingest import ingest, ingest_with
-from tasks.stage import Stage
 
 ROOT = workspace.LOCAL / "deliveries"
 INBOX, REMOTE, DRAWN = Path("data/inbox"), Path("shelf"), Path("drawn")

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rootstock.parallel import cores
+from rootstock.system.parallel import cores
 
 CLASSES, MORE = 10, 1000
 # A field of 40 by 40 random colours, blown up: 10.0 kB as JPEG, no two near duplicates, 0.4 ms to draw.
@@ -59,7 +59,8 @@ ROWS = (
 INGEST_CODE = """
 import resource, sys
 from pathlib import Path
-from rootstock import ingest, params
+from rootstock.ingest import ingest
+from rootstock.config import params
 photos, repository, scratch = map(Path, sys.argv[1:])
 settings = params.Ingest(sources=(params.Source(path=str(photos), domain="drawn"),))
 taken = ingest.ingest(settings, 0, repository / "data/images", repository / "data/dataset", scratch)

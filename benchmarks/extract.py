@@ -25,9 +25,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rootstock import backbones, decoding, engines, extraction, ingest, params, shards
-from rootstock.engines import Engine, Unavailable
-from rootstock.parallel import cores, grouped, ordered_map
+from rootstock.backbones import backbones
+from rootstock.config import params
+from rootstock.dataset import shards
+from rootstock.features import engines, extraction
+from rootstock.features.engines import Engine, Unavailable
+from rootstock.images import decoding
+from rootstock.ingest import ingest
+from rootstock.system.parallel import cores, grouped, ordered_map
 
 SIDES = [(375, 500), (500, 375), (333, 500), (480, 640), (768, 1024), (1024, 683), (600, 800), (1200, 1600)]
 ENOUGH_S = 4.0  # of the loop and of forward alone, in a round

@@ -5,7 +5,7 @@
     python -m benchmarks.features --images 50000 --layouts --of data/features/0123456789ab    # of real ones, repeated
 
 Prints seconds, GB a second and the peak memory of each step. `--layouts` writes and reads the same features in other
-layouts of Parquet, which is how the one in rootstock/feature_files.py was chosen.
+layouts of Parquet, which is how the one in rootstock/features/feature_files.py was chosen.
 """
 
 import argparse
@@ -26,8 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rootstock import dataset, feature_files, head
-from rootstock.features import Features
+from rootstock.dataset import tables
+from rootstock.features import feature_files
+from rootstock.features.reader import Features
+from rootstock.training import head
 
 WIDTH, CLASSES, A_SHARD = 1280, 10, 2600  # 2,600 photos of 100 kB are a shard of 256 MB
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -81,8 +83,8 @@ def write_manifest(folder: Path, images: int) -> str:
     table["group_id"] = table["image_id"]
     table["shard"] = [f"{number // A_SHARD:06d}-00000000" for number in range(images)]
     table["offset"], table["size"] = 102400 * (index % A_SHARD), 100_000
-    empty = dataset.load(folder)
-    dataset.save(folder / "dataset", dataset.Dataset(table, empty.rejected, empty.ledger, {}))
+    empty = tables.load(folder)
+    tables.save(folder / "dataset", tables.Dataset(table, empty.rejected, empty.ledger, {}))
     return ""
 
 
@@ -97,16 +99,16 @@ def read(folder: Path, images: int) -> str:
 
 def index(folder: Path, images: int) -> str:
     """Read the manifest and find each split's features."""
-    manifest = dataset.load_manifest(folder / "dataset")
+    manifest = tables.load_manifest(folder / "dataset")
     parts = [Features(folder / "key", manifest[manifest["split"] == split]) for split in ("train", "val", "test")]
     return f"{sum(map(len, parts)):,} rows"
 
 
 def train(folder: Path, images: int) -> str:
     """Train a head as the stage does: one strength, ten iterations."""
-    manifest = dataset.load_manifest(folder / "dataset")
+    manifest = tables.load_manifest(folder / "dataset")
     train, val = (Features(folder / "key", manifest[manifest["split"] == split]) for split in ("train", "val"))
-    names = dataset.classes_of(manifest)
+    names = tables.classes_of(manifest)
     del manifest
     walks = 0
 

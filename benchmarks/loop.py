@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
-from rootstock import backbones
+from rootstock.backbones import backbones
 
 
 def main(folder: str, backbone_dir: str, seconds: str = "6") -> None:

@@ -17,9 +17,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rootstock import backbones, dataset, extraction, feature_keys, head, ingest, params
-from rootstock.errors import RootstockError
-from rootstock.features import Features
+from rootstock.backbones import backbones
+from rootstock.config import params
+from rootstock.dataset import tables
+from rootstock.features import extraction, feature_keys
+from rootstock.features.reader import Features
+from rootstock.ingest import ingest
+from rootstock.system.errors import RootstockError
+from rootstock.training import head
 
 L2 = params.Head().l2
 CHOICES: dict[str, dict[str, Any]] = {
@@ -67,7 +72,7 @@ def main() -> None:
                     print(f"{title}: {error}")
                     break
                 rate = done.computed / (time.perf_counter() - begin) if done.computed else rate
-                manifest = dataset.load_manifest(there / "d")
+                manifest = tables.load_manifest(there / "d")
                 folders = feature_keys.find(backbone.description, settings, base / "features")
                 scores.append(score(manifest, folders))
                 found = np.concatenate([x for x, _ in Features(folders[0], manifest)])
@@ -88,7 +93,7 @@ def score(manifest: pd.DataFrame, folders: list[Path]) -> tuple[float, float]:
     held_out = manifest[manifest["split"] != "train"]
     train = Features(folders, manifest[manifest["split"] == "train"])
     val = Features(folders[0], manifest[manifest["split"] == "val"])
-    fitted = head.fit_logistic_path(train, val, dataset.classes_of(manifest), L2)
+    fitted = head.fit_logistic_path(train, val, tables.classes_of(manifest), L2)
     loss, accuracy = head.evaluate(fitted, Features(folders[0], held_out))
     return accuracy, loss
 

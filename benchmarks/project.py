@@ -4,7 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tasks import versions
+from tasks.bridge import versions
 
 FILES = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "data/.gitignore",
          "data/report/.gitignore", "dvc.yaml", "params.yaml", "pyproject.toml")  # fmt: skip

@@ -11,10 +11,11 @@ import sys
 import time
 
 from benchmarks.project import copy_project
-from rootstock import history, params_file
-from rootstock.params import Finetune, Ingest, Retrain, Source, Stage
-from rootstock.samples import write_sample
-from tasks.workspace import LOCAL, MODEL, PARAMS
+from rootstock.config import params_file
+from rootstock.config.params import Finetune, Ingest, Retrain, Source, Stage
+from rootstock.ingest.samples import write_sample
+from rootstock.model import history
+from tasks.bridge.workspace import LOCAL, MODEL, PARAMS
 
 DEMO = LOCAL / "demo"
 BAD = 3  # every third printed digit comes last, under a wrong label

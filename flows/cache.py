@@ -11,10 +11,10 @@ To show takes no flow, and no Prefect; what changes something is the flow in tid
 import argparse
 from typing import Any
 
-from rootstock import escape
-from rootstock.compaction import SHARE
-from tasks.cache import check, show
-from tasks.doors import door
+from rootstock.features.compaction import SHARE
+from rootstock.system import escape
+from rootstock.system.entry_point import door
+from tasks.bridge.cache import check, show
 
 
 def arguments() -> dict[str, Any]:
@@ -43,7 +43,7 @@ def main() -> None:
 def tidy(asked: dict[str, Any]) -> None:
     """Run the flow."""
     from flows.tidy import cache  # Prefect and DVC take seconds to import
-    from tasks import causes, versions
+    from tasks.bridge import causes, versions
 
     with causes.door("cache"):
         versions.prepare()

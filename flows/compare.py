@@ -19,17 +19,18 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import ValidationError
 
-from flows import form
-from rootstock import escape, params as parameters, params_file
-from rootstock.errors import ParamsError, RootstockError
-from rootstock.params import Params
-from tasks import artifacts, causes, comparison, given, versions, workspace
+from flows.ui import form
+from rootstock.config import params as parameters, params_file
+from rootstock.config.params import Params
+from rootstock.system import escape
+from rootstock.system.errors import ParamsError, RootstockError
+from tasks.bridge import artifacts, causes, comparison, given, versions, workspace
+from tasks.bridge.orchestration import failed, submit, worded
+from tasks.bridge.turn import turn
 from tasks.ingest import ingest
-from tasks.orchestration import failed, worded
-from tasks.turn import turn
 
 if TYPE_CHECKING:
-    from rootstock.compare import Candidate, Row
+    from rootstock.evaluation.compare import Candidate, Row
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def compare(compare: form.Compare = form.SHOWN["compare"]) -> State[Compared]:
     """
     try:
         with turn() as log, given.merged(form.given(compare=compare), log.info) as params:
-            ingest.submit(params).result()
+            submit(ingest, params).result()
             tried = comparison.candidates(params)
             rows: tuple[Any, ...] = tuple(try_out.submit(one, params, one.title).result() for one in tried)
             table, pictures = comparison.finish()

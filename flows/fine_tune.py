@@ -1,17 +1,17 @@
 """Fine-tuning for a pipeline that runs on another machine.
 
-The pipeline starts it where `finetune.where` is fine-tune/gpu; data come and go by the DVC remote (tasks/handoff.py).
+The pipeline starts it where `finetune.where` is fine-tune/gpu; data come and go by the DVC remote (bridge/handoff.py).
 """
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows import form
-from rootstock.errors import RootstockError
-from tasks import given, handoff
+from flows.ui import form
+from rootstock.system.errors import RootstockError
+from tasks.bridge import given, handoff
+from tasks.bridge.orchestration import Outcome, failed, flow_in_words, submit
 from tasks.fine_tune import fine_tune as stage
-from tasks.orchestration import Outcome, failed, flow_in_words
 
 
 @flow(name="fine-tune", validate_parameters=False)  # form.py says why
@@ -27,7 +27,7 @@ def fine_tune(params: form.Everything, lock: str, code: dict[str, str]) -> State
         with flow_in_words():
             handed = given.handed(params)
             with handoff.workspace_for(stage.name, handed, lock, code):
-                outcome = stage.submit(handed).result()
+                outcome = submit(stage, handed).result()
                 handoff.give_back(stage.name)
     except RootstockError as error:
         return failed(error)

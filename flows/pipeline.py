@@ -18,20 +18,20 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows import form
-from rootstock import dataset
-from rootstock.errors import RootstockError
-from rootstock.files import read_json
-from rootstock.params import Params
-from tasks import artifacts, causes, given, versions, workspace
+from flows.ui import form
+from rootstock.config.params import Params
+from rootstock.dataset import tables
+from rootstock.system.errors import RootstockError
+from rootstock.system.files import read_json
 from tasks.backbone import backbone
+from tasks.bridge import artifacts, causes, given, versions, workspace
+from tasks.bridge.orchestration import Outcome, failed, submit
+from tasks.bridge.turn import turn
 from tasks.evaluate import evaluate
 from tasks.extract import extract
 from tasks.fine_tune import fine_tune
 from tasks.ingest import ingest
-from tasks.orchestration import Outcome, failed
 from tasks.train_head import train_head
-from tasks.turn import turn
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class Verdict:
 
 def chain(params: Params) -> Verdict:
     """Run every stale stage; a stage that is up to date ends as Cached."""
-    images = ingest.submit(params)
-    weights = backbone.submit(params)
-    features = extract.submit(params, wait_for=[images, weights])
-    head = train_head.submit(params, wait_for=[features])
-    network = fine_tune.submit(params, where=params.finetune.where, wait_for=[head])
-    verdict = evaluate.submit(params, wait_for=[network])
+    images = submit(ingest, params)
+    weights = submit(backbone, params)
+    features = submit(extract, params, wait_for=[images, weights])
+    head = submit(train_head, params, wait_for=[features])
+    network = submit(fine_tune, params, where=params.finetune.where, wait_for=[head])
+    verdict = submit(evaluate, params, wait_for=[network])
     outcomes = [stage.result() for stage in (images, weights, features, head, network, verdict)]
     metrics = read_json(workspace.REPORT / "metrics.json")
-    without = dataset.say_without(dataset.load_summary(workspace.DATASET))
+    without = tables.say_without(tables.load_summary(workspace.DATASET))
     return Verdict(outcomes, metrics, tuned=bool(params.finetune.stages), without=without)
 
 

@@ -18,26 +18,28 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows import form
 from flows.pipeline import chain
-from rootstock import escape, inbox, params as parameters
-from rootstock.errors import RootstockError
-from rootstock.inbox import Delivery
-from rootstock.params import Params
-from tasks import artifacts, causes, champion, given, settling, versions, workspace
-from tasks.champion import Arrived
+from flows.ui import form
+from rootstock.config import params as parameters
+from rootstock.config.params import Params
+from rootstock.ingest import inbox
+from rootstock.ingest.inbox import Delivery
+from rootstock.system import escape
+from rootstock.system.errors import RootstockError
+from tasks.bridge import artifacts, causes, champion, given, promotion, versions, workspace
+from tasks.bridge.champion import Arrived
+from tasks.bridge.orchestration import failed, submit, worded
+from tasks.bridge.turn import turn
 from tasks.ingest import ingest, ingest_with
-from tasks.orchestration import failed, worded
-from tasks.turn import turn
 
 if TYPE_CHECKING:  # torch and scikit-learn: only for who has something to compare
-    from rootstock.challenge import Decision
-    from rootstock.drift import Drift
+    from rootstock.evaluation.challenge import Decision
+    from rootstock.evaluation.drift import Drift
 
 NOTHING_NEW, WAITING, PROMOTED, REJECTED = "Nothing new", "Waiting", "Promoted", "Rejected"
 compare = task(name="compare", task_run_name="compare")(worded(champion.compare))
-promote = task(name="promote", task_run_name="promote")(worded(settling.promote))
-put_back = task(name="put back", task_run_name="put back")(worded(settling.put_back))
+promote = task(name="promote", task_run_name="promote")(worded(promotion.promote))
+put_back = task(name="put back", task_run_name="put back")(worded(promotion.put_back))
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def retrain(retrain: form.Retrain = form.SHOWN["retrain"]) -> State[Ended]:
                 champion.check()
                 for said in champion.check_files():
                     log.warning("%s", said)
-                if params.retrain.git == "push" and (pushed := settling.publish()):
+                if params.retrain.git == "push" and (pushed := promotion.publish()):
                     log.info("%s", pushed)
                 delivery = look(params.retrain, params.ingest.sources)
                 drifts = drifted(delivery, params)
@@ -119,9 +121,9 @@ def drifted(delivery: Delivery, params: Params) -> "tuple[Drift, ...]":
 def take_in(delivery: Delivery, params: Params) -> tuple[Arrived, set[str], str]:
     """Pack what is new; says what arrived, which files were taken in and, if the delivery cannot be used, why."""
     try:
-        ingest_with(delivery.labelled).submit(params).result()
+        submit(ingest_with(delivery.labelled), params).result()
     except RootstockError as error:
-        ingest.submit(params).result()  # it raises, too, where the delivery is not at fault
+        submit(ingest, params).result()  # it raises, too, where the delivery is not at fault
         return Arrived(), set(), f"The delivery cannot be taken in: {error}"
     came, taken = champion.arrived(), champion.taken(delivery)
     share = came.unusable / max(came.unusable + came.images, 1)
@@ -133,7 +135,7 @@ def take_in(delivery: Delivery, params: Params) -> tuple[Arrived, set[str], str]
 
 def left_alone(came: Arrived, delivery: Delivery, params: Params, taken: set[str]) -> Ended:
     """Bring everything back to how it was: there is nothing new, or too little of it."""
-    settling.undo()
+    promotion.undo()
     if came.images:
         fewer = f"fewer than retrain.min_new ({params.retrain.min_new}): they wait for more."
         return Ended(WAITING, f"{came.say()}, {fewer}")

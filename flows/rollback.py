@@ -13,11 +13,11 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from rootstock.errors import RootstockError
-from tasks import artifacts, causes, versions
-from tasks.orchestration import failed, worded
-from tasks.rollback import bring_back as to_bring_back
-from tasks.turn import turn
+from rootstock.system.errors import RootstockError
+from tasks.bridge import artifacts, causes, versions
+from tasks.bridge.orchestration import failed, worded
+from tasks.bridge.rollback import bring_back as to_bring_back
+from tasks.bridge.turn import turn
 
 bring_back = task(name="bring back", task_run_name="bring back")(worded(to_bring_back))
 

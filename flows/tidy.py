@@ -9,12 +9,12 @@ from prefect import flow, task
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from rootstock.cache import Wanted
-from rootstock.errors import RootstockError
-from tasks import artifacts, versions
-from tasks.cache import Tidied, show, tidy as to_tidy
-from tasks.orchestration import failed, worded
-from tasks.turn import turn
+from rootstock.features.cache import Wanted
+from rootstock.system.errors import RootstockError
+from tasks.bridge import artifacts, versions
+from tasks.bridge.cache import Tidied, show, tidy as to_tidy
+from tasks.bridge.orchestration import failed, worded
+from tasks.bridge.turn import turn
 
 
 @task(name="tidy", task_run_name="tidy")

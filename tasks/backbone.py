@@ -3,15 +3,15 @@
 python -m tasks.backbone
 """
 
-from rootstock.params import Params
-from tasks.stage import Summary, stage
-from tasks.workspace import BACKBONE
+from rootstock.config.params import Params
+from tasks.bridge.stage import Summary, stage
+from tasks.bridge.workspace import BACKBONE
 
 
 @stage
 def backbone(params: Params) -> Summary:
     """Fetch the backbone's weights, check them, and say what the network is."""
-    from rootstock.backbones import prepare
+    from rootstock.backbones.backbones import prepare
 
     described = prepare(params.backbone, params.seed, BACKBONE)
     size, millions = described["transform"]["size"], described["parameters"] / 1e6

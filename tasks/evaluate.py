@@ -5,10 +5,10 @@ python -m tasks.evaluate
 
 import time
 
-from rootstock.params import Params
-from tasks import workspace
-from tasks.stage import Summary, stage
-from tasks.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, LOCAL, MODEL, REPORT
+from rootstock.config.params import Params
+from tasks.bridge import workspace
+from tasks.bridge.stage import Summary, stage
+from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, LOCAL, MODEL, REPORT
 
 STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 
@@ -16,8 +16,9 @@ STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 @stage
 def evaluate(params: Params) -> Summary:
     """Let validation choose between head and fine-tuned model, then read the test split once and report."""
-    from rootstock import dataset, history
-    from rootstock.evaluate import Inputs, evaluate as compare
+    from rootstock.dataset import tables
+    from rootstock.evaluation.evaluate import Inputs, evaluate as compare
+    from rootstock.model import history
 
     start = time.perf_counter()
     history.keep(MODEL, LOCAL)
@@ -38,7 +39,7 @@ def evaluate(params: Params) -> Summary:
     accuracy = metrics[metrics["winner"]]["accuracy"]
     interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
     note = f"winner {metrics['winner']}, test {accuracy['value']:.1%} ({interval})"
-    if without := dataset.say_without(dataset.load_summary(DATASET)):
+    if without := tables.say_without(tables.load_summary(DATASET)):
         note += f"; {without}"
     return Summary(metrics["images"]["test"], note)
 

@@ -3,23 +3,23 @@
 python -m tasks.extract
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from rootstock.params import Params
-from tasks.stage import Summary, stage
-from tasks.workspace import BACKBONE, FEATURES, IMAGES, TRIED
+from rootstock.config.params import Params
+from tasks.bridge.stage import Summary, stage
+from tasks.bridge.workspace import BACKBONE, FEATURES, IMAGES, TRIED
 
 if TYPE_CHECKING:
-    from rootstock import params
-    from rootstock.extraction import Plan
-    from rootstock.progress import Advance
+    from rootstock.config import params
+    from rootstock.features.extraction import Plan
+    from rootstock.system.progress import Advance
 
 
 @stage
 def extract(params: Params) -> Summary:
     """Push through the frozen backbone what has not been pushed through it before."""
-    from rootstock import backbones, extraction
+    from rootstock.backbones import backbones
+    from rootstock.features import extraction
 
     settings = params.extract
 
@@ -35,13 +35,13 @@ def extract(params: Params) -> Summary:
 
 def _fan_out(todo: "Plan", settings: "params.Extract", advance: "Advance") -> None:
     """Have the workers of a Dask or a Ray make the files that are missing."""
-    from rootstock import shard_jobs
+    from rootstock.features import shard_jobs
+    from tasks.bridge.fan_out import fan_out
 
-    # By name: Prefect starts workers, and is no part of what they make (see tasks/stage.py).
-    fan_out = import_module("tasks.fan_out")
+    assert settings.runner != "local"
     job = shard_jobs.job_of(todo, settings, IMAGES, BACKBONE, FEATURES)
     names = [shard_jobs.name_of(file) for file in todo.missing]
-    fan_out.fan_out(shard_jobs.extract_shard, job, names, settings.runner, settings.cluster, settings.workers, advance)
+    fan_out(shard_jobs.extract_shard, job, names, settings.runner, settings.cluster, settings.workers, advance)
     shard_jobs.bring_back(todo, job)
 
 

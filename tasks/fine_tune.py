@@ -3,24 +3,26 @@
 python -m tasks.fine_tune
 """
 
-from rootstock.params import Params
-from tasks.stage import Summary, stage
-from tasks.workspace import BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEAD, IMAGES
+from rootstock.config.params import Params
+from tasks.bridge.stage import Summary, stage
+from tasks.bridge.workspace import BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEAD, IMAGES
 
 
 @stage
 def fine_tune(params: Params) -> Summary:
     """Unfreeze in stages, from the head's weights; the best epoch on validation is kept."""
-    from rootstock import backbones, classifier, dataset, finetune, head
-    from rootstock.files import digest
+    from rootstock.backbones import backbones
+    from rootstock.dataset import tables
+    from rootstock.system.files import digest
+    from rootstock.training import classifier, finetune, head
 
-    manifest = dataset.load_manifest(DATASET)
+    manifest = tables.load_manifest(DATASET)
     probe = head.load(HEAD)
     backbone = backbones.load(BACKBONE, probe.layer, probe.pooling)
     model = classifier.Classifier(backbone.network, backbone.transform, probe)
     train, val = (finetune.Examples(manifest[manifest["split"] == split], IMAGES) for split in ("train", "val"))
     inputs = digest(
-        [*dataset.files_of(DATASET / dataset.MANIFEST), BACKBONE / backbones.WEIGHTS, HEAD / head.WEIGHTS],
+        [*tables.files_of(DATASET / tables.MANIFEST), BACKBONE / backbones.WEIGHTS, HEAD / head.WEIGHTS],
         f"{params.seed} {params.finetune.recipe()}",
     )
     history = finetune.fine_tune(

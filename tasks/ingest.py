@@ -5,12 +5,12 @@ python -m tasks.ingest
 
 from typing import TYPE_CHECKING
 
-from rootstock.params import Params
-from tasks.stage import Stage, Summary, stage
-from tasks.workspace import DATASET, IMAGES, LOCAL, MODEL
+from rootstock.config.params import Params
+from tasks.bridge.stage import Stage, Summary, stage
+from tasks.bridge.workspace import DATASET, IMAGES, LOCAL, MODEL
 
 if TYPE_CHECKING:
-    from rootstock.sources import Source
+    from rootstock.ingest.sources import Source
 
 
 @stage
@@ -30,14 +30,15 @@ def ingest_with(delivery: "Source") -> Stage:
 
 
 def _take_in(params: Params, delivery: "Source | None" = None) -> Summary:
-    from rootstock import dataset, history
-    from rootstock.ingest import ingest as take_in
+    from rootstock.dataset import tables
+    from rootstock.ingest.ingest import ingest as take_in
+    from rootstock.model import history
 
     history.keep(MODEL, LOCAL)  # before `dvc repro`, of which this is always the first stage, removes it
     taken = take_in(params.ingest, params.seed, IMAGES, DATASET, LOCAL, delivery)
     rejected = f", {taken.rejected} rejected (see {DATASET}/rejected.parquet)" if taken.rejected else ""
     note = f"{taken.new} new of {taken.images} images" if taken.changed else f"nothing new, {taken.images} images"
-    without = dataset.say_without(dataset.load_summary(DATASET))
+    without = tables.say_without(tables.load_summary(DATASET))
     return Summary(taken.images, f"{note}{rejected}{'; ' if without else ''}{without}", taken.changed)
 
 

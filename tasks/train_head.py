@@ -5,23 +5,25 @@ python -m tasks.train_head
 
 from dataclasses import replace
 
-from rootstock.params import Params
-from tasks.stage import Summary, stage
-from tasks.workspace import BACKBONE, DATASET, FEATURES, HEAD
+from rootstock.config.params import Params
+from tasks.bridge.stage import Summary, stage
+from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HEAD
 
 
 @stage
 def train_head(params: Params) -> Summary:
     """Fit logistic regression along a path of L2 strengths; the validation split chooses."""
-    from rootstock import backbones, dataset, feature_keys, features, head
+    from rootstock.backbones import backbones
+    from rootstock.dataset import tables
+    from rootstock.features import feature_keys
+    from rootstock.features.reader import Features
+    from rootstock.training import head
 
-    manifest = dataset.load_manifest(DATASET)
+    manifest = tables.load_manifest(DATASET)
     images, *views = feature_keys.find(backbones.describe(BACKBONE), params.extract, FEATURES)
-    train = features.Features([images, *views], manifest[manifest["split"] == "train"])
-    val = features.Features(images, manifest[manifest["split"] == "val"])
-    fitted = head.fit_logistic_path(
-        train, val, dataset.classes_of(manifest), params.head.l2, params.head.max_iterations
-    )
+    train = Features([images, *views], manifest[manifest["split"] == "train"])
+    val = Features(images, manifest[manifest["split"] == "val"])
+    fitted = head.fit_logistic_path(train, val, tables.classes_of(manifest), params.head.l2, params.head.max_iterations)
     fitted = replace(fitted, layer=params.extract.layer, pooling=params.extract.pooling)
     head.save(fitted, HEAD, {"features": images.name, "images": {"train": len(train), "val": len(val)}})
     accuracy = next(entry["val_accuracy"] for entry in fitted.path if entry["l2"] == fitted.l2)

@@ -38,7 +38,7 @@ def server(prefect_home) -> Iterator[Api]:
 @pytest.fixture(scope="session")
 def deployed(server, flow_ran_in) -> Api:
     """The server with everything that prefect.yaml and automations.yaml name."""
-    flow_ran_in.run(sys.executable, "-m", "flows.deploy", PREFECT_API_URL=server.url)
+    flow_ran_in.run(sys.executable, "-m", "flows.ui.deploy", PREFECT_API_URL=server.url)
     return server
 
 

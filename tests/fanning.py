@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from rootstock.errors import SourceError
+from rootstock.system.errors import SourceError
 
 SHARDS = [f"{number:06d}" for number in range(8)]
 KILLS, FAILS, IMAGES = SHARDS[3], "fails", 5
@@ -28,7 +28,7 @@ def work(folder: Path, shard: str) -> int:
 
 
 def main(runner: str, door: str, folder: Path, *shards: str) -> None:
-    from tasks.fan_out import fan_out
+    from tasks.bridge.fan_out import fan_out
 
     done = []
 

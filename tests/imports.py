@@ -1,33 +1,53 @@
 """Which files of the project a module imports, by reading it: at its top and inside its functions, directly or not.
 
-A template that a module names counts as imported, and so does a builder ("rootstock.lenet:LeNet5"): they decide the
-output as any code does.
+A template that a module names counts as imported: it decides the output as any code does.
 """
 
 import ast
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("flows", "tasks", "rootstock")
+# Of rootstock/: each imports from itself and those before it.
+ORDER = (
+    "system", "config", "dataset", "images", "ingest", "backbones", "features", "training", "model", "evaluation",
+)  # fmt: skip
 
 
-def imported_by(path: Path) -> set[Path]:
-    """Follow the imports of a file through the project; imports for type checkers alone do not count."""
+def imported_by(path: Path, but_in: Path | None = None) -> set[Path]:
+    """Follow the imports of a file through the project; imports for type checkers alone do not count.
+
+    Args:
+        path: the file.
+        but_in: a folder whose files are left out, with what only they import.
+    """
     seen: set[Path] = set()
     waiting = [path]
     while waiting:
-        for found in direct_imports(waiting.pop()) - seen - {path}:
+        imported = {found for found in direct_imports(waiting.pop()) if not (but_in and but_in in found.parents)}
+        for found in imported - seen - {path}:
             seen.add(found)
             waiting.append(found)
     return seen
 
 
+def every_import(path: Path) -> set[Path]:
+    """Which files of the project a module imports itself, those for type checkers among them."""
+    return _imports(ast.walk(ast.parse(path.read_text())), path)
+
+
 def direct_imports(path: Path) -> set[Path]:
-    found: set[Path] = set()
+    """Which files of the project a module imports itself when it runs."""
     if path.suffix != ".py":
         return {path.with_name(name) for name in re.findall(r'{% include "([^"]+)" %}', path.read_text())}
-    for node in _run_time_nodes(ast.parse(path.read_text())):
+    return _imports(_run_time_nodes(ast.parse(path.read_text())), path)
+
+
+def _imports(nodes: Iterable[ast.AST], path: Path) -> set[Path]:
+    found: set[Path] = set()
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {file for alias in node.names if (file := _file(alias.name))}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -35,8 +55,6 @@ def direct_imports(path: Path) -> set[Path]:
             found |= {file for file in [_file(node.module), *below] if file}
         elif isinstance(node, ast.Constant) and str(node.value).endswith(".j2"):
             found.add(path.with_name(str(node.value)))
-        elif isinstance(node, ast.Constant) and re.fullmatch(r"rootstock\.\w+:\w+", str(node.value)):
-            found |= {file for file in [_file(str(node.value).partition(":")[0])] if file}
     return found
 
 

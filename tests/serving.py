@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from tasks import watched
+from tasks.bridge import watched
 from tests.workspace import Workspace
 
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
@@ -165,7 +165,7 @@ def server(env: dict[str, str]) -> Iterator[Api]:
     """Boot a server."""
     port = free_port()
     api = Api(f"http://127.0.0.1:{port}/api")
-    command = watched.command("flows.server", "--host", "127.0.0.1", "--port", str(port))  # a killed test leaves none
+    command = watched.command("flows.ui.server", "--host", "127.0.0.1", "--port", str(port))
     with process(command, env) as running:
 
         def answers() -> bool:

@@ -1,4 +1,4 @@
-"""A small real data set: drawn images of three classes, taken in by `rootstock.ingest`, and what is made of them."""
+"""A small real data set: drawn images of three classes, taken in by ingest, and what is made of them."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -11,8 +11,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models import get_model
 
-from rootstock import backbones, classifier, dataset, extraction, features, finetune, head, params
-from rootstock.ingest import ingest
+from rootstock.backbones import backbones
+from rootstock.config import params
+from rootstock.dataset import tables
+from rootstock.features import extraction, reader
+from rootstock.ingest.ingest import ingest
+from rootstock.training import classifier, finetune, head
 
 torch.set_num_threads(1)  # networks this small gain nothing from more, and lose much on a busy machine
 CLASSES = ["checks", "rings", "stripes"]
@@ -30,7 +34,7 @@ class Small:
 
     @property
     def manifest(self) -> pd.DataFrame:
-        return dataset.load_manifest(self.dataset)
+        return tables.load_manifest(self.dataset)
 
     def split(self, name: str) -> pd.DataFrame:
         return self.manifest[self.manifest["split"] == name]
@@ -112,7 +116,7 @@ def small_features(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32)
 def small_head(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32) -> Path:
     """Fit a head on the features, once a session."""
     small, folder = small_dataset(base), small_features(base, name, size)
-    train, val = (features.Features(folder, small.split(split)) for split in ("train", "val"))
+    train, val = (reader.Features(folder, small.split(split)) for split in ("train", "val"))
     head.save(head.fit_logistic_path(train, val, CLASSES, (10.0, 1.0)), base / "heads" / folder.name, {})
     return base / "heads" / folder.name
 

@@ -21,8 +21,8 @@ import pytest
 from prefect.client.schemas.actions import WorkPoolCreate
 from ruamel.yaml import YAML
 
-from flows.deploy import TEMPLATE, taken_by
-from rootstock.params import Finetune
+from flows.ui.deploy import TEMPLATE, taken_by
+from rootstock.config.params import Finetune
 from tests.serving import free_port, process, until
 
 SAFE = YAML(typ="safe")

@@ -1,20 +1,49 @@
 """Dependencies point one way, flows -> tasks -> rootstock, and the work knows neither Prefect nor DVC."""
 
+import ast
+import re
 import subprocess
 import sys
 
+import networkx
 import pytest
 
-from tests.imports import ROOT, top_packages
+from tests.imports import ORDER, ROOT, every_import, top_packages
 
 MAY_IMPORT = {"flows": {"flows", "tasks", "rootstock"}, "tasks": {"tasks", "rootstock"}, "rootstock": {"rootstock"}}
-MODULES = [path.relative_to(ROOT) for package in MAY_IMPORT for path in sorted((ROOT / package).glob("*.py"))]
+MODULES = [path.relative_to(ROOT) for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_a_module_imports_only_its_own_layer_and_those_below(module):
     ours = top_packages(ROOT / module) & MAY_IMPORT.keys()
     assert ours <= MAY_IMPORT[module.parts[0]]
+
+
+def test_rootstocks_packages_are_those_in_order_and_each_says_what_it_is_for():
+    packages = {path.parent for path in MODULES if len(path.parts) == 3 and path.parts[0] == "rootstock"}
+    assert {package.name for package in packages} == set(ORDER)
+    for package in packages:
+        assert ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text()))
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_a_package_imports_only_itself_and_those_before_it(package):
+    allowed = ORDER[: ORDER.index(package) + 1]
+    files = (path for path in MODULES if path.parts[:2] == ("rootstock", package))
+    found = {(path.name, other.relative_to(ROOT).parts[1]) for path in files for other in every_import(ROOT / path)}
+    assert not [(name, other) for name, other in found if other not in allowed]
+
+
+def test_no_module_of_ours_imports_one_that_imports_it():
+    graph = networkx.DiGraph((ROOT / path, other) for path in MODULES for other in every_import(ROOT / path))
+    assert [[path.name for path in circle] for circle in networkx.simple_cycles(graph)] == []
+
+
+def test_nothing_of_ours_is_imported_by_its_name():
+    for path in MODULES:
+        for call in re.findall(r"import_module\((.*?)\)", (ROOT / path).read_text()):
+            assert not call.strip("\"'f").startswith(tuple(MAY_IMPORT)), path
 
 
 @pytest.mark.parametrize("module", [path for path in MODULES if path.parts[0] == "rootstock"], ids=str)
@@ -24,7 +53,7 @@ def test_the_work_imports_neither_prefect_nor_dvc(module):
 
 def test_only_four_modules_call_dvc():
     callers = [str(path) for path in MODULES if "dvc" in top_packages(ROOT / path)]
-    assert callers == ["tasks/dvc_door.py", "tasks/mending.py", "tasks/remote.py", "tasks/versions.py"]
+    assert callers == [f"tasks/bridge/{name}.py" for name in ("dvc_program", "remote", "repair", "versions")]
 
 
 @pytest.mark.parametrize("stage", ["ingest", "backbone", "extract", "train_head", "fine_tune", "evaluate"])

@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import FloatRect, Locator, Page, expect, sync_playwright
 
-from rootstock.params_file import load
+from rootstock.config.params_file import load
 from tests.flows.test_two_doors import STAGES
 from tests.serving import FINAL, Api, free_port, process, until
 from tests.workspace import ROOT, Workspace, make_workspace
@@ -432,7 +432,9 @@ def test_a_long_run_is_cancelled_within_ten_seconds_and_leaves_everything_in_ord
     print(f"Cancelled {seconds:.1f} s after the click")
     assert workspace.status().keys() == {"ingest"}  # the run's values were put back, and its stages with them
     assert load(workspace.root / "params.yaml").finetune.stages[1].epochs == 2
-    workspace.run(sys.executable, "-c", "from tasks.workspace import writing\nwith writing(): pass")  # nobody else is
+    workspace.run(
+        sys.executable, "-c", "from tasks.bridge.workspace import writing\nwith writing(): pass"
+    )  # nobody else is
     assert seconds <= CANCELLED_S
 
 

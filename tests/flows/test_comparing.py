@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -63,7 +64,7 @@ def test_in_the_ui_it_is_a_run_with_a_task_a_candidate_and_the_pictures(deployed
 
 NEW = """
     "tiny": Architecture(
-        builder="tiny_networks:Tiny",
+        library="rootstock",
         depths=("edges", "parts", "parts"),
         pretrained="package:tiny_networks/*.safetensors",
         licence="MIT",
@@ -83,17 +84,24 @@ class Tiny(nn.Module):
 """
 
 
+def insert(path: Path, after: str, code: str) -> None:
+    text = path.read_text()
+    assert text.count(after) == 1
+    path.write_text(text.replace(after, after + code))
+
+
 @pytest.mark.ui  # half a minute
-def test_a_new_backbone_is_one_entry_in_one_file(workspace):
+def test_a_new_backbone_is_one_entry_and_its_builder(workspace):
     """As docs/backbones.md says: here a network of a package of one's own, with the weights it ships."""
     package = workspace.root / "tiny_networks"
     package.mkdir()
     (package / "__init__.py").write_text(CODE)
     save = "import torch; from safetensors.torch import save_file; from tiny_networks import Tiny; torch.manual_seed(0)"
     workspace.run("python", "-c", f"{save}; save_file(Tiny().state_dict(), 'tiny_networks/tiny.safetensors')")
-    path = workspace.root / "rootstock" / "architectures.py"
-    text = path.read_text()
-    path.write_text(text.replace("OURS: dict[str, Architecture] = {\n", "OURS: dict[str, Architecture] = {" + NEW, 1))
+    insert(workspace.root / "rootstock/config/architectures.py", "OURS: dict[str, Architecture] = {", NEW)
+    networks = workspace.root / "rootstock/backbones/networks.py"
+    insert(networks, "    from rootstock.backbones.lenet import LeNet5", "\n    from tiny_networks import Tiny")
+    insert(networks, '"plain34": plain34, ', '"tiny": Tiny, ')
     workspace.set(backbone={"name": "tiny", "weights": "pretrained", "image_size": None}, extract={"layer": "low"})
     assert "report:" in workspace.flow()
     described = json.loads((workspace.root / "data" / "backbone" / "backbone.json").read_text())
@@ -101,7 +109,7 @@ def test_a_new_backbone_is_one_entry_in_one_file(workspace):
     assert described["depths"]["low"]["width"] == 8
     model = json.loads((workspace.root / "data" / "model" / "model.json").read_text())
     assert model["features"] == {"layer": "low", "pooling": "avg", "width": 8}
-    ask = "from pathlib import Path; from rootstock.model import load; import sys"
+    ask = "from pathlib import Path; from rootstock.model.model import load; import sys"
     photo = "photos/moss/000.png"
     said = workspace.run("python", "-c", f"{ask}; print(load(Path('data/model')).predict([Path('{photo}')])[0].label)")
     assert said.stdout.strip() in ("lemon", "moss", "plum")

@@ -16,7 +16,7 @@ from prefect.workers.process import ProcessWorker
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from flows import deploy
+from flows.ui import deploy
 from tests.flows.test_ui import Ui, started, workers
 from tests.serving import until
 
@@ -178,12 +178,12 @@ def test_a_pool_of_an_earlier_version_is_closed_and_one_of_the_users_own_is_told
     ui.api.ask(f"deployments/{refused}", {"job_variables": {"command": "touch x", "env": {"A": "b"}}}, method="PATCH")
     before = ProcessWorker.get_default_base_job_template()
     ui.api.ask("work_pools/cpu", {"base_job_template": before}, method="PATCH")
-    ui.workspace.run(sys.executable, "-m", "flows.deploy", **known)
+    ui.workspace.run(sys.executable, "-m", "flows.ui.deploy", **known)
     assert ui.api.ask("work_pools/cpu")["base_job_template"] == deploy.TEMPLATE
     assert ui.api.ask(f"deployments/{refused}")["job_variables"] == {}  # deployed again, as by the next `make ui`
     before["variables"]["properties"]["env"]["default"] = {"OMP_NUM_THREADS": "2"}
     ui.api.ask("work_pools/cpu", {"base_job_template": before}, method="PATCH")
-    said = ui.workspace.run(sys.executable, "-m", "flows.deploy", **known).stdout
+    said = ui.workspace.run(sys.executable, "-m", "flows.ui.deploy", **known).stdout
     assert ui.api.ask("work_pools/cpu")["base_job_template"] == before
     assert "The work pool cpu, of type process, takes from whoever starts a run: command, env" in said
     ui.api.ask("work_pools/cpu", {"base_job_template": deploy.TEMPLATE}, method="PATCH")
@@ -217,7 +217,7 @@ def test_a_run_that_is_started_on_a_terminal_is_seen_in_the_ui(ui):
 
 
 def test_a_server_that_is_named_wins_over_the_ui_wherever_it_is_named(ui):
-    look = "from tasks import causes\nwith causes.door('look'):\n    print(causes.PREFECT_API_URL.value())"
+    look = "from tasks.bridge import causes\nwith causes.door('look'):\n    print(causes.PREFECT_API_URL.value())"
 
     def seen_on(**env: str) -> str:
         return ui.workspace.run(sys.executable, "-c", look, **env).stdout.strip()

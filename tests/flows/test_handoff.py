@@ -96,11 +96,14 @@ def test_it_gives_what_the_same_machine_gives_and_the_first_clone_goes_on_from_i
 
 def test_a_worker_whose_code_is_another_says_which_files(deployed, here, there):
     here.set(finetune={"label_smoothing": 0.06})
-    (there.root / "rootstock" / "finetune.py").open("a").write("# a line more\n")
+    (there.root / "rootstock" / "training" / "finetune.py").open("a").write("# a line more\n")
     with worker(deployed, "gpu", there):
         done = here.run(sys.executable, "-m", "flows.pipeline", check=False, PREFECT_API_URL=deployed.url)
     assert done.returncode == 1
-    assert "is not the pipeline's: rootstock/finetune.py. Bring the clone to the pipeline's commit." in done.stderr
+    assert (
+        "is not the pipeline's: rootstock/training/finetune.py. Bring the clone to the pipeline's commit."
+        in done.stderr
+    )
 
 
 def test_without_a_worker_it_says_so_at_once_and_falls_back_or_gives_up_as_told(deployed, here):
@@ -132,7 +135,7 @@ def test_without_a_remote_or_a_deployment_or_a_server_it_says_what_is_missing(de
     here.set(finetune={"label_smoothing": 0.09})
     assert error() == "pipeline: finetune.where is 'fine-tune/gpu', which needs a Prefect server; set PREFECT_API_URL"
     here.set(finetune={"where": "fine-tune/tpu"})
-    assert "has no such deployment. Put it there (python -m flows.deploy), or use here." in error(
+    assert "has no such deployment. Put it there (python -m flows.ui.deploy), or use here." in error(
         PREFECT_API_URL=deployed.url
     )
     here.run("dvc", "remote", "remove", "shelf")

@@ -48,7 +48,7 @@ def hook() -> Iterator[tuple[str, list[str]]]:
 
 
 def deploy(workspace: Workspace, api: Api, **env: str) -> str:
-    done = workspace.run(sys.executable, "-m", "flows.deploy", PREFECT_API_URL=api.url, **env)
+    done = workspace.run(sys.executable, "-m", "flows.ui.deploy", PREFECT_API_URL=api.url, **env)
     return done.stdout + done.stderr
 
 
@@ -57,7 +57,7 @@ def enabled(api: Api) -> dict[str, bool]:
 
 
 def emit(api: Api, event: str, **payload: object) -> None:
-    """Post an event as the docstring of flows/inbox.py says."""
+    """Post an event as the docstring of flows/ui/inbox.py says."""
     one = {"id": str(uuid.uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": event,
            "resource": {"prefect.resource.id": "rootstock.test"}, "payload": payload}  # fmt: skip
     api.ask("events", [one])
@@ -112,7 +112,10 @@ def test_files_that_arrive_start_a_retraining_once(api, flow_ran_in, tmp_path):
         return api.ask("flow_runs/filter", {"deployments": deployment})
 
     put(workspace.root / "data" / "inbox" / "shed" / "moss" / "1.png", 1)
-    command, env = [sys.executable, "-m", "flows.inbox", "--every", "0.3"], workspace.env | {"PREFECT_API_URL": api.url}
+    command, env = (
+        [sys.executable, "-m", "flows.ui.inbox", "--every", "0.3"],
+        workspace.env | {"PREFECT_API_URL": api.url},
+    )
     for _ in range(2):  # a watcher that starts again does not announce again
         with subprocess.Popen(command, cwd=workspace.root, env=env, stderr=subprocess.PIPE, text=True) as watching:
             until((workspace.root / ".rootstock" / "inbox.announced").exists, "its look")
@@ -132,6 +135,6 @@ def test_an_automation_of_an_unknown_deployment_is_an_error_that_names_it(api, f
     workspace = flow_ran_in.copy(tmp_path / "workspace")
     path = workspace.root / "automations.yaml"
     path.write_text(path.read_text().replace("retrain/cpu", "retrain/tpu"))
-    done = workspace.run(sys.executable, "-m", "flows.deploy", check=False, PREFECT_API_URL=api.url)
+    done = workspace.run(sys.executable, "-m", "flows.ui.deploy", check=False, PREFECT_API_URL=api.url)
     assert done.returncode == 1
     assert "deploy: automations.yaml: retrain/tpu is no deployment of prefect.yaml" in done.stderr

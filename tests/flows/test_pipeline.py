@@ -8,9 +8,9 @@ from urllib.error import HTTPError, URLError
 import pytest
 from prefect.states import Failed
 
-from rootstock.errors import RootstockError
-from tasks.orchestration import as_task
-from tasks.stage import Stage, Summary
+from rootstock.system.errors import RootstockError
+from tasks.bridge.orchestration import as_task
+from tasks.bridge.stage import Stage, Summary
 from tests.flows.test_two_doors import STAGES
 from tests.serving import free_port
 from tests.workspace import ROOT
@@ -56,7 +56,7 @@ def test_an_error_of_a_stage_fails_the_run_with_the_persons_message(server, work
 
 def test_what_a_network_did_not_give_is_asked_for_three_times(server, workspace):
     workspace.set(backbone={"weights": "pretrained"})
-    soon = "from tasks import orchestration\norchestration.RETRY_AFTER_S[:] = [0.1, 0.1]\n"
+    soon = "from tasks.bridge import orchestration\norchestration.RETRY_AFTER_S[:] = [0.1, 0.1]\n"
     command = [sys.executable, "-c", f"{soon}from flows.pipeline import main\nmain()"]
     nobody = f"http://127.0.0.1:{free_port()}"
     env = {

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from rootstock import history
-from rootstock.history import Row
+from rootstock.model import history
+from rootstock.model.history import Row
 from tests.flows.test_two_doors import ONLY_A_LOOK, experiments
 from tests.serving import until, worker
 from tests.workspace import CLASSES, Workspace, draw_photos
@@ -121,7 +121,7 @@ def test_a_promotion_is_a_version_with_its_reason_its_figures_and_its_data(in_us
 def test_only_new_images_go_through_the_backbone(before):
     deliver(before, "shed", 20)
     counting = """
-from rootstock import extraction
+from rootstock.features import extraction
 seen, decoded = [], extraction._Decoder.__call__
 def counted(self, file, members, last):
     seen.append(len(members))

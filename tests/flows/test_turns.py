@@ -39,7 +39,7 @@ def busy(workspace: Workspace, with_what: str):
             other.communicate("\n")
 
 
-TURN = "from tasks.workspace import writing\nwith writing()"
+TURN = "from tasks.bridge.workspace import writing\nwith writing()"
 DVC_LOCK = "import zc.lockfile, contextlib\nwith contextlib.closing(zc.lockfile.LockFile('.dvc/tmp/lock'))"
 
 
@@ -97,21 +97,21 @@ def test_a_dvc_command_waits_until_dvcs_lock_is_free_longer_than_dvc_itself_does
 
 
 def test_a_flow_waits_for_a_dvc_command_at_every_call_and_says_for_which(after_flow):
-    code = "from tasks import versions; print(versions.stale('ingest'))"
+    code = "from tasks.bridge import versions; print(versions.stale('ingest'))"
     said = until_it_waits(after_flow, ("python", "-c", code), "DVC's lock is held by process", DVC_LOCK)
     assert said.endswith("['always changed']\n")
     reserved = '{"write": {"%s": {"pid": %d, "cmd": "dvc repro --mine"}}, "read": {}}'
     with busy(after_flow, "import contextlib\nwith contextlib.nullcontext()") as other:
         path = after_flow.root / "data" / "head"
         (after_flow.root / ".dvc" / "tmp" / "rwlock").write_text(reserved % (path, other.pid))
-        waiting = start(after_flow, "python", "-c", "from tasks import versions; versions.commit('train_head')")
+        waiting = start(after_flow, "python", "-c", "from tasks.bridge import versions; versions.commit('train_head')")
         read_until(waiting, f"used by process {other.pid} (dvc repro --mine)")
     waiting.communicate()
     assert waiting.returncode == 0
 
 
 def test_waiting_ends_in_a_sentence(after_flow):
-    code = "from tasks import versions, mending; mending.DVC_WAIT_S = 1.0\n"
+    code = "from tasks.bridge import repair, versions; repair.DVC_WAIT_S = 1.0\n"
     code += "try: versions.stale('ingest')\nexcept versions.RootstockError as error: print(error)"
     with busy(after_flow, DVC_LOCK):
         said = after_flow.run("python", "-c", code).stdout
@@ -141,7 +141,7 @@ def test_two_repros_at_once_run_one_after_the_other(after_flow):
 
 
 def test_a_stage_of_a_run_has_its_turn_and_what_outlives_the_run_has_not(after_flow):
-    of_a_run = "import subprocess, sys\nfrom tasks.workspace import writing\nwith writing():\n"
+    of_a_run = "import subprocess, sys\nfrom tasks.bridge.workspace import writing\nwith writing():\n"
     of_a_run += "    sys.exit(subprocess.run([sys.executable, '-m', 'tasks.ingest']).returncode)"
     assert after_flow.run("python", "-c", of_a_run).returncode == 0
     with busy(after_flow, TURN):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rootstock.params_file import load
+from rootstock.config.params_file import load
 from tests.workspace import CLASSES, draw_photo, draw_photos, make_workspace
 
 STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune", "evaluate")
@@ -94,7 +94,7 @@ def test_a_look_that_finds_a_rejected_file_changes_the_table_of_rejected_ones_al
 
 def test_an_unpacked_archive_without_git_works_through_both_doors(tmp_path, prefect_home):
     workspace = make_workspace(tmp_path / "unpacked", prefect_home, git=False)
-    workspace.run("python", "-m", "tasks.versions")
+    workspace.run("python", "-m", "tasks.bridge.versions")
     assert ran(workspace.repro()) == list(STAGES)
     assert set(did(workspace.flow()).values()) == {"cached"}
 
@@ -118,7 +118,9 @@ def test_a_pulled_clone_runs_nothing_but_ingests_look_without_the_source(after_f
 
 
 def test_values_given_to_the_flow_are_what_dvc_records_and_keeps_as_an_experiment(after_flow):
-    given = "from flows.pipeline import pipeline; from rootstock.params import Head; pipeline(head=Head(l2=(7.0,)))"
+    given = (
+        "from flows.pipeline import pipeline; from rootstock.config.params import Head; pipeline(head=Head(l2=(7.0,)))"
+    )
     after_flow.run("python", "-c", given)
     assert load(after_flow.root / "params.yaml").head.l2 == (7.0,)
     assert after_flow.status() == ONLY_A_LOOK
@@ -143,7 +145,9 @@ def experiments(workspace) -> dict[str, dict]:
 
 def test_what_repro_left_is_kept_as_an_experiment_before_a_flow_takes_its_place(after_repro):
     assert not experiments(after_repro)
-    given = "from flows.pipeline import pipeline; from rootstock.params import Head; pipeline(head=Head(l2=(7.0,)))"
+    given = (
+        "from flows.pipeline import pipeline; from rootstock.config.params import Head; pipeline(head=Head(l2=(7.0,)))"
+    )
     after_repro.run("python", "-c", given)
     kept = experiments(after_repro)
     assert sorted(name.startswith("repro-") for name in kept) == [False, True]

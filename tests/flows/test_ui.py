@@ -16,7 +16,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from rootstock.params_file import load
+from rootstock.config.params_file import load
 from tests.flows.test_two_doors import ONLY_A_LOOK, STAGES
 from tests.serving import Api, Run, free_port, until
 from tests.workspace import Workspace
@@ -111,7 +111,7 @@ def test_it_listens_on_loopback_alone(ui):
 def test_started_again_it_says_where_it_is_and_harms_nothing(ui):
     def all_that_runs() -> list[int]:
         children = psutil.Process(ui.process.pid).children()
-        return sorted(child.pid for child in children if "flows.deploy" not in child.cmdline())  # for a form, at times
+        return sorted(child.pid for child in children if "flows.ui.deploy" not in child.cmdline())
 
     before = {found["id"]: found["created"] for found in ui.api.ask("deployments/filter", {})}
     running = all_that_runs()
@@ -195,7 +195,7 @@ def test_a_cancelled_run_stops_within_ten_seconds_and_the_next_one_goes_on_while
     assert queued.ended(20)["message"] == "Its process was told to end; the worker was stopped."
     assert queued.stages()["fine_tune"] == "Crashed"
     ui.workspace.run("dvc", "status")
-    ui.workspace.run("python", "-c", "from tasks.workspace import writing\nwith writing(): pass")
+    ui.workspace.run("python", "-c", "from tasks.bridge.workspace import writing\nwith writing(): pass")
 
 
 def process_of(ui: Ui, run: Run) -> psutil.Process:
@@ -205,7 +205,7 @@ def process_of(ui: Ui, run: Run) -> psutil.Process:
 
 
 def test_a_run_waits_for_one_that_was_started_on_a_terminal(ui):
-    hold = "import time\nfrom tasks.workspace import writing\nwith writing():\n    print(flush=True); time.sleep(60)"
+    hold = "import time\nfrom tasks.bridge import workspace\nwith workspace.writing(): print(flush=True); time.sleep(9)"
     with subprocess.Popen(
         [sys.executable, "-c", hold], cwd=ui.workspace.root, env=ui.workspace.env, stdout=subprocess.PIPE
     ) as holder:
@@ -260,7 +260,7 @@ def test_a_killed_ui_leaves_nothing_behind_and_the_next_start_goes_on(after_flow
 def test_a_server_that_dies_is_said_and_nothing_is_left_behind(workspace):
     with started(workspace) as ui:
         family = psutil.Process(ui.process.pid).children(recursive=True)
-        next(one for one in family if "flows.server" in one.cmdline()).kill()
+        next(one for one in family if "flows.ui.server" in one.cmdline()).kill()
         said = ui.process.communicate(timeout=60)[0]
     assert ui.process.returncode == 1
     assert "ui: The Prefect server ended; see" in said and "Traceback" not in said

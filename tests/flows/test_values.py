@@ -7,7 +7,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from rootstock.params_file import load
+from rootstock.config.params_file import load
 from tests.serving import worker
 from tests.workspace import Workspace
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rootstock import backbones
+from rootstock.backbones import backbones
 from tests.small_dataset import Small, small_backbone, small_dataset, small_features
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from rootstock.errors import ParamsError
-from rootstock.params import Params
-from rootstock.params_file import checked
-from tasks import bounds
+from rootstock.config.params import Params
+from rootstock.config.params_file import checked
+from rootstock.system.errors import ParamsError
+from tasks.bridge import bounds
 
 COMMITTED = {
     "ingest": {

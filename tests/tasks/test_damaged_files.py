@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rootstock import causes
-from rootstock.errors import RootstockError
-from tasks import workspace
+from rootstock.system import causes
+from rootstock.system.errors import RootstockError
+from tasks.bridge import workspace
 from tests.workspace import Workspace, make_workspace
 
 QUICK = {

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rootstock.errors import RootstockError
+from rootstock.system.errors import RootstockError
 from tests import fanning
 from tests.workspace import ROOT, environment
 
@@ -69,7 +69,7 @@ def test_what_a_worker_says_is_wrong_ends_the_call_in_its_words(runner, fan_out,
 
 @pytest.mark.parametrize(("runner", "package"), [("dask", "prefect_dask"), ("ray", "ray")])
 def test_a_runner_that_is_not_installed_is_named_with_what_installs_it(runner, package, monkeypatch):
-    from tasks.fan_out import fan_out
+    from tasks.bridge.fan_out import fan_out
 
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(RootstockError, match=rf"{package} is not installed: pip install .* '\.\[{runner}\]'"):

@@ -17,7 +17,7 @@ def git(workspace: Workspace, *arguments: str) -> str:
 
 def saved(workspace: Workspace, name: str = "mine") -> str:
     """Save the workspace as an experiment; returns what was said."""
-    code = f"from tasks import versions; print(versions.save_experiment({name!r}).note)"
+    code = f"from tasks.bridge import versions; print(versions.save_experiment({name!r}).note)"
     return workspace.run("python", "-c", code).stdout.strip()
 
 
@@ -61,7 +61,7 @@ EVERY = pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.
 @EVERY
 def test_an_edit_survives_a_kill_at_every_file_operation_of_saving_an_experiment(edited, tmp_path, every):
     persons = what_is_a_persons(edited)
-    with power_cut(tmp_path, "import sys; from tasks import versions", edited.env, edited.root) as cut:
+    with power_cut(tmp_path, "import sys; from tasks.bridge import versions", edited.env, edited.root) as cut:
         status, operations = cut.run(SAVE, edited.copy(tmp_path / "whole").root)
         assert status == 0
         assert operations > 30
@@ -157,7 +157,7 @@ def test_an_experiment_is_kept_in_a_worktree_of_its_own(edited, tmp_path):
 
 def test_what_a_hook_sets_leads_to_no_other_repository(edited, tmp_path):
     workspace = edited.copy(tmp_path / "workspace")
-    code = "from tasks import versions; print(versions.save_experiment('mine').note)"
+    code = "from tasks.bridge import versions; print(versions.save_experiment('mine').note)"
     elsewhere = {"GIT_DIR": str(tmp_path), "GIT_INDEX_FILE": str(tmp_path / "index"), "GIT_WORK_TREE": str(tmp_path)}
     assert workspace.run("python", "-c", code, **elsewhere).stdout.startswith("Kept as experiment mine")
     assert git(workspace, "rev-parse", ref_of(workspace))
@@ -180,7 +180,7 @@ def test_a_promotion_is_committed_alone_beside_what_a_person_has_staged(edited, 
     workspace = edited.copy(tmp_path / "workspace")
     hooked(workspace)
     git(workspace, "config", "commit.gpgSign", "true")
-    code = "from pathlib import Path; from tasks import git; "
+    code = "from pathlib import Path; from tasks.bridge import git; "
     code += "print(git.commit([Path('dvc.lock'), Path('params.yaml')], 'champion@v2: better'))"
     made = workspace.run("python", "-c", code).stdout.strip()
     assert git(workspace, "rev-parse", "HEAD") == made
@@ -195,7 +195,7 @@ def test_a_promotion_is_committed_alone_beside_what_a_person_has_staged(edited, 
 @EVERY
 def test_a_commit_of_ours_that_was_killed_anywhere_is_made_once_by_the_next(edited, tmp_path, every):
     work = "git.commit([Path('dvc.lock'), Path('params.yaml')], 'champion@v2')"
-    prepare = "from pathlib import Path; from tasks import git"
+    prepare = "from pathlib import Path; from tasks.bridge import git"
     with power_cut(tmp_path, prepare, edited.env, edited.root) as cut:
         _, operations = cut.run(work, edited.copy(tmp_path / "whole").root)
         for at in range(2, operations + 1, every):
@@ -211,7 +211,7 @@ def test_a_commit_of_ours_that_was_killed_anywhere_is_made_once_by_the_next(edit
 def test_a_lock_that_another_git_program_holds_is_waited_for_and_then_named(edited, tmp_path):
     workspace = edited.copy(tmp_path / "workspace")
     (workspace.root / ".git" / "index.lock").touch()
-    code = "from pathlib import Path; from tasks import git\ngit.LOCK_WAIT_S = 0.3\n"
+    code = "from pathlib import Path; from tasks.bridge import git\ngit.LOCK_WAIT_S = 0.3\n"
     code += "try: git.commit([Path('dvc.lock')], 'ours')\nexcept git.GitError as error: print(error)"
     said = workspace.run("python", "-c", code).stdout
     assert "index.lock has been there for" in said
@@ -221,7 +221,7 @@ def test_a_lock_that_another_git_program_holds_is_waited_for_and_then_named(edit
 
 def test_what_an_earlier_way_of_saving_had_moved_aside_is_named_with_the_way_back(edited, tmp_path):
     workspace = edited.copy(tmp_path / "workspace")
-    code = "from tasks import git; print(git.left_by_dvc())"
+    code = "from tasks.bridge import git; print(git.left_by_dvc())"
     assert workspace.run("python", "-c", code).stdout.strip() == "None"
     git(workspace, "update-ref", "refs/exps/stash", "refs/stash")
     said = workspace.run("python", "-c", code).stdout

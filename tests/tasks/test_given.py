@@ -5,13 +5,13 @@ import json
 import pytest
 from ruamel.yaml import YAML
 
-from rootstock.params_file import load
+from rootstock.config.params_file import load
 from tests.workspace import Workspace
 
 GIVE = """
 import json, os, sys
-from rootstock.errors import RootstockError
-from tasks import given, workspace
+from rootstock.system.errors import RootstockError
+from tasks.bridge import given, workspace
 said, asked, ending = [], json.loads(sys.argv[1]), sys.argv[2]
 try:
     with given.writing(said.append), given.in_params_file(asked, said.append) as params:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rootstock.errors import RootstockError
-from tasks import given, mending, rollback, settling, workspace as places
+from rootstock.system.errors import RootstockError
+from tasks.bridge import given, promotion, repair, rollback, workspace as places
 from tests.flows.test_two_doors import ONLY_A_LOOK
 from tests.workspace import Workspace
 
@@ -20,7 +20,7 @@ stages:
   backbone:
     cmd: python -m tasks.backbone
     deps:
-    - path: rootstock/blocks.py
+    - path: rootstock/backbones/blocks.py
       hash: md5
       md5: 0123456789abcdef0123456789abcdef
       size: 12
@@ -55,47 +55,47 @@ def of(pid: int, cmd: str = "dvc repro") -> dict:
 
 @pytest.mark.parametrize("text", ["", "{", '{"write": {"/a": {"pid": 1', "[]", '{"write": {"/a": 3}}', "\0\0\0\0"])
 def test_a_list_of_busy_files_that_was_cut_is_removed_and_that_is_said(here, text):
-    mending.BUSY.write_text(text)
-    assert mending.blockers(["/a"], ["/a"]) == []
-    assert "it was cut when a DVC command was killed" in mending.mend_busy()
-    assert not mending.BUSY.exists()
+    repair.BUSY.write_text(text)
+    assert repair.blockers(["/a"], ["/a"]) == []
+    assert "it was cut when a DVC command was killed" in repair.mend_busy()
+    assert not repair.BUSY.exists()
 
 
 def test_who_is_dead_keeps_nothing_busy_and_who_lives_does(here, dead):
     with subprocess.Popen(["sleep", "60"]) as living:
         for pid, blocks in ((dead, False), (living.pid, True)):
-            mending.BUSY.write_text(
+            repair.BUSY.write_text(
                 json.dumps({"write": {"/w/data/head": of(pid)}, "read": {"/w/data/images": [of(pid)]}})
             )
-            assert bool(mending.blockers(["/w/data/head"], [])) is blocks
-            assert bool(mending.blockers([], ["/w/data"])) is blocks
-            assert not mending.blockers(["/w/data/images"], ["/w/data/model"])
-            assert mending.mend_busy() is None
-            assert mending.BUSY.exists() is blocks
+            assert bool(repair.blockers(["/w/data/head"], [])) is blocks
+            assert bool(repair.blockers([], ["/w/data"])) is blocks
+            assert not repair.blockers(["/w/data/images"], ["/w/data/model"])
+            assert repair.mend_busy() is None
+            assert repair.BUSY.exists() is blocks
         longer_ago = time.time() - 1000  # the number has been given to another process since
-        os.utime(mending.BUSY, (longer_ago, longer_ago))
-        assert not mending.blockers(["/w/data/head"], [])
+        os.utime(repair.BUSY, (longer_ago, longer_ago))
+        assert not repair.blockers(["/w/data/head"], [])
         living.kill()
 
 
 @pytest.mark.parametrize("end", range(0, len(LOCK), 7))
 def test_dvc_lock_cut_anywhere_is_as_it_was_before(here, end):
-    mending.LOCK.write_text(LOCK)
-    assert mending.mend_lock() is None
-    mending.LOCK.write_text(LOCK[:end])
-    assert "it is as it was before that" in mending.mend_lock()
-    assert mending.LOCK.read_text() == LOCK
+    repair.LOCK.write_text(LOCK)
+    assert repair.mend_lock() is None
+    repair.LOCK.write_text(LOCK[:end])
+    assert "it is as it was before that" in repair.mend_lock()
+    assert repair.LOCK.read_text() == LOCK
 
 
 def test_dvc_lock_that_cannot_be_mended_is_named_with_what_to_do(here):
-    mending.LOCK.write_text(LOCK[:100])
+    repair.LOCK.write_text(LOCK[:100])
     with pytest.raises(RootstockError, match=r"dvc\.lock was cut when it was written.*git checkout dvc\.lock"):
-        mending.mend_lock()
+        repair.mend_lock()
     merging = f"<<<<<<< HEAD\n{LOCK}=======\n{LOCK}>>>>>>> theirs\n"
-    mending.LOCK.write_text(merging)
+    repair.LOCK.write_text(merging)
     with pytest.raises(RootstockError, match=r"dvc\.lock has the marks of a merge: keep one side"):
-        mending.mend_lock()
-    assert mending.LOCK.read_text() == merging
+        repair.mend_lock()
+    assert repair.LOCK.read_text() == merging
 
 
 ADDED = """outs:
@@ -112,13 +112,13 @@ def test_what_records_a_comparison_is_written_again_where_it_was_cut_and_somebod
     (here / "data").mkdir()
     ours, theirs = Path("data/compare.dvc"), Path("photos.dvc")
     ours.write_text(ADDED)
-    assert mending.mend() == []
+    assert repair.mend() == []
     ours.write_text(ADDED[:end])
-    assert "data/compare.dvc: removed; it was cut" in mending.mend()[0]
+    assert "data/compare.dvc: removed; it was cut" in repair.mend()[0]
     assert not ours.exists()
     theirs.write_text(ADDED[:end])
     with pytest.raises(RootstockError, match=r"photos\.dvc cannot be read.*git checkout photos\.dvc.*add photos again"):
-        mending.mend()
+        repair.mend()
     assert theirs.read_text() == ADDED[:end]
 
 
@@ -140,8 +140,8 @@ NOTES = ["", "{", "[1]", "7", "{}", "\0\0", '{"before": 1, "after": 2, "written"
 @pytest.mark.parametrize("text", NOTES)
 def test_a_note_of_what_was_begun_that_is_damaged_is_named_with_what_removing_it_means(here, text):
     for note, carry_out in (
-        (rollback.BEGUN, rollback.finish), (settling.DECIDED, settling.finish),
-        (settling.UNCOMMITTED, settling.commit_what_waits),
+        (rollback.BEGUN, rollback.finish), (promotion.DECIDED, promotion.finish),
+        (promotion.UNCOMMITTED, promotion.commit_what_waits),
     ):  # fmt: skip
         note.parent.mkdir(exist_ok=True)
         note.write_text(text)
@@ -164,7 +164,7 @@ def cut_everything(workspace: Workspace) -> list[Path]:
     """Leave all that killed runs have been seen to leave; returns the files that are to be gone."""
     root = workspace.root
     workspace.status()  # a copy is another workspace to DVC: now it remembers files here
-    code = "from tasks import mending; print(mending.state_folder())"
+    code = "from tasks.bridge import repair; print(repair.state_folder())"
     known = list(Path(workspace.run("python", "-c", code).stdout.strip()).rglob("cache.db"))
     assert known
     for damaged in known:
@@ -213,10 +213,10 @@ def test_a_temporary_file_that_a_process_is_writing_is_left_to_it(here):
     code = f"import time; file = open({str(written)!r}, 'wb'); print(flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
         writer.stdout.readline()
-        mending.sweep_cache(here / "cache")
+        repair.sweep_cache(here / "cache")
         assert (left.exists(), written.exists()) == (False, True)
         writer.kill()
-    mending.sweep_cache(here / "cache")
+    repair.sweep_cache(here / "cache")
     assert not written.exists()
 
 
@@ -224,20 +224,18 @@ def test_folders_of_the_cache_in_which_nothing_changed_are_not_looked_into_again
     folders = [here / "cache" / "files" / "md5" / f"{number:02x}" for number in range(256)]
     for folder in folders:
         folder.mkdir(parents=True)
-    mending.sweep_cache(here / "cache")
+    repair.sweep_cache(here / "cache")
     (folders[7] / ".left.tmp").write_bytes(b"half")
-    time.sleep(mending.UNTOUCHED_S)
-    mending.sweep_cache(here / "cache")
+    time.sleep(repair.UNTOUCHED_S)
+    repair.sweep_cache(here / "cache")
     assert not (folders[7] / ".left.tmp").exists()
-    time.sleep(mending.UNTOUCHED_S)
-    mending.sweep_cache(here / "cache")
+    time.sleep(repair.UNTOUCHED_S)
+    repair.sweep_cache(here / "cache")
     looked = []
-    changed = mending._changed
-    monkeypatch.setattr(
-        mending, "_changed", lambda *given: [looked.append(found) or found for found in changed(*given)]
-    )
-    time.sleep(mending.UNTOUCHED_S)
-    mending.sweep_cache(here / "cache")
+    changed = repair._changed
+    monkeypatch.setattr(repair, "_changed", lambda *given: [looked.append(found) or found for found in changed(*given)])
+    time.sleep(repair.UNTOUCHED_S)
+    repair.sweep_cache(here / "cache")
     assert not looked
 
 

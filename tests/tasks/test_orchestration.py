@@ -12,9 +12,9 @@ import time
 import pytest
 import zc.lockfile
 
-from rootstock import progress
-from rootstock.errors import RootstockError
-from tasks import ending, mending, orchestration
+from rootstock.system import progress
+from rootstock.system.errors import RootstockError
+from tasks.bridge import cancellation, orchestration, repair
 from tests.flows.test_turns import DVC_LOCK, busy
 from tests.serving import until
 
@@ -47,7 +47,7 @@ def in_a_thread(work) -> threading.Thread:
 
 
 def test_what_the_work_says_is_in_the_log_of_its_own_run_once_and_a_helpers_in_the_flows(runs, caplog):
-    log, own = logging.getLogger("tasks.mending"), {}
+    log, own = logging.getLogger("tasks.bridge.repair"), {}
 
     @orchestration.worded
     def task() -> None:
@@ -68,7 +68,7 @@ def test_what_the_work_says_is_in_the_log_of_its_own_run_once_and_a_helpers_in_t
 
 
 @pytest.mark.parametrize(
-    ("ends_it", "state"), [(RootstockError("it failed"), "Failed"), (ending.Stopped("cancelled"), "Cancelled")]
+    ("ends_it", "state"), [(RootstockError("it failed"), "Failed"), (cancellation.Stopped("cancelled"), "Cancelled")]
 )
 def test_a_task_ends_in_a_state_with_the_words_of_what_ended_it(runs, ends_it, state):
     @orchestration.worded
@@ -83,40 +83,40 @@ def test_every_task_can_be_stopped_where_it_reports_progress(runs):
     @orchestration.worded
     def task() -> None:
         with progress.bar("compare", 3) as advance:
-            ending.ask()
+            cancellation.ask()
             advance(1)
 
     try:
         assert task().name == "Cancelled"
     finally:
-        ending.forget()
+        cancellation.forget()
 
 
 def test_a_wait_for_dvc_ends_at_once_when_the_run_is_to_end(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    mending.TMP.mkdir(parents=True)
+    repair.TMP.mkdir(parents=True)
     said, ended = [], []
 
     def wait() -> None:
         try:
-            mending.take(mending.make_lock(str(mending.HELD)), said.append)
-        except ending.Stopped:
+            repair.take(repair.make_lock(str(repair.HELD)), said.append)
+        except cancellation.Stopped:
             ended.append(time.monotonic())
 
-    with contextlib.closing(zc.lockfile.LockFile(str(mending.HELD))):
+    with contextlib.closing(zc.lockfile.LockFile(str(repair.HELD))):
         waiting = in_a_thread(wait)
         until(lambda: said, "that it waits")
         asked = time.monotonic()
-        ending.ask()
+        cancellation.ask()
         waiting.join()
-    ending.forget()
+    cancellation.forget()
     assert f"DVC's lock is held by process {os.getpid()}" in said[0]
     assert ended[0] - asked < 1
 
 
 def test_a_run_that_is_cancelled_while_it_waits_puts_back_nothing_of_the_run_that_it_waits_for(workspace):
-    given = "from tasks import given\nwith given.writing(str), given.in_params_file({'seed': %d}, str)"
-    end = "import uuid; from tasks import stopping; stopping._say_how = lambda run: None; "
+    given = "from tasks.bridge import given\nwith given.writing(str), given.in_params_file({'seed': %d}, str)"
+    end = "import uuid; from tasks.bridge import stopping; stopping._say_how = lambda run: None; "
     end += "stopping._end_process(uuid.uuid4())"
     path = workspace.root / "params.yaml"
     before = path.read_text()

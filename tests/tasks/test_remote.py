@@ -9,7 +9,7 @@ from tests.workspace import Workspace
 ROUND = """
 import json, sys
 from pathlib import Path
-from tasks import remote
+from tasks.bridge import remote
 there = [remote.get_file("key", Path("back"))]
 for text in ("one", "two"):
     Path("file").write_text(text)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tasks import server
+from tasks.bridge import server
 from tests.workspace import ROOT, environment
 
 IN, ORIGIN = 299, "http://127.0.0.1:4200"
@@ -80,7 +80,7 @@ def test_its_other_name_leads_to_its_own_address_and_nowhere_else(door, path):
 
 @pytest.mark.parametrize("option", ["--background", "-b", "--workers=2"])
 def test_no_server_without_the_door_is_started_in_its_place(option, tmp_path):
-    command = [sys.executable, "-m", "flows.server", option]
+    command = [sys.executable, "-m", "flows.ui.server", option]
     done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"server: {option} is not for this one")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rootstock import history
-from rootstock.errors import RootstockError
-from tasks import champion
+from rootstock.model import history
+from rootstock.system.errors import RootstockError
+from tasks.bridge import champion
 from tests.flows.test_retrain import deliver
 from tests.flows.test_two_doors import ONLY_A_LOOK, experiments
 from tests.power_cut import power_cut
@@ -19,11 +19,11 @@ from tests.workspace import Workspace
 PREPARE = """
 import sys
 from pathlib import Path
-from rootstock.challenge import Decision
-from rootstock.inbox import Delivery
-from rootstock.params import Retrain
-from tasks import champion, rollback, settling, unfinished
-from tasks.champion import Arrived
+from rootstock.evaluation.challenge import Decision
+from rootstock.ingest.inbox import Delivery
+from rootstock.config.params import Retrain
+from tasks.bridge import champion, promotion, rollback, unfinished
+from tasks.bridge.champion import Arrived
 better, worse = Decision(promote=True, reason="Better."), Decision(promote=False, reason="Worse.")
 class Nothing:
     def signature(self):
@@ -32,11 +32,11 @@ def next_run(work):
     unfinished.finish(lambda said: None)
     if champion.is_aside():  # killed before it was decided: that is decided again
         work()
-    settling.publish()
+    promotion.publish()
 def promote():
-    settling.promote(better, Arrived(), "run", Retrain(git="push"))
+    promotion.promote(better, Arrived(), "run", Retrain(git="push"))
 def put_back():
-    settling.put_back(worse, Arrived(), "run", Nothing())
+    promotion.put_back(worse, Arrived(), "run", Nothing())
 """
 RUNS = 3  # of a retraining that was killed: after them there is nothing left to do
 KILLS = pytest.mark.parametrize("kills", [2, pytest.param(40, marks=[pytest.mark.ui, pytest.mark.timeout(1800)])])
@@ -53,7 +53,7 @@ def contested(flow_ran_in, tmp_path_factory) -> Workspace:
     workspace.run("git", "add", ".dvc/config", "dvc.lock", "params.yaml")
     workspace.run("git", "commit", "-qm", "in use")
     workspace.run("git", "push", "-q", "origin", "main")
-    workspace.run("python", "-c", "from tasks import champion; champion.set_aside()")
+    workspace.run("python", "-c", "from tasks.bridge import champion; champion.set_aside()")
     workspace.set(evaluate={"resamples": 120})  # makes another model's card and another dvc.lock
     workspace.set(head={"l2": [5.0]})
     workspace.run("dvc", "repro")
@@ -108,7 +108,7 @@ def test_a_promotion_killed_anywhere_is_carried_out_and_pushed_once_by_the_next_
 @KILLS
 def test_a_champion_put_back_is_whole_whatever_was_killed(contested, tmp_path, kills):
     model = history.read(contested.root / ".rootstock" / "champion" / "model")[-1].model
-    digest = "from tasks.champion import digest_of_model; print(digest_of_model())"
+    digest = "from tasks.bridge.champion import digest_of_model; print(digest_of_model())"
     with power_cut(tmp_path, PREPARE, contested.env, contested.root) as cut:
         _, operations = cut.run("put_back()", own_remotes(contested, tmp_path / "whole").root)
         for at in points(operations, kills):
@@ -151,9 +151,9 @@ def champions_if_there(workspace: Workspace) -> list[tuple[str, int]]:
 def test_a_push_that_failed_is_tried_again_and_one_that_succeeded_is_not(contested, tmp_path):
     workspace = own_remotes(contested, tmp_path)
     (tmp_path / "origin").rename(tmp_path / "away")
-    assert "Not pushed" in workspace.run("python", "-c", PREPARE + "promote(); print(settling.publish())").stdout
+    assert "Not pushed" in workspace.run("python", "-c", PREPARE + "promote(); print(promotion.publish())").stdout
     (tmp_path / "away").rename(tmp_path / "origin")
-    publish = "from tasks import settling; print(settling.publish())"
+    publish = "from tasks.bridge import promotion; print(promotion.publish())"
     assert workspace.run("python", "-c", publish).stdout == "Pushed, data and tag.\n"
     assert workspace.run("python", "-c", publish).stdout == "\n"
     workspace.run("git", "clone", "-q", str(tmp_path / "origin"), str(tmp_path / "clone"))
@@ -214,9 +214,9 @@ def test_a_promotion_in_the_middle_of_a_persons_merge_is_committed_tagged_and_pu
     merging = workspace.root / ".git" / "MERGE_HEAD"
     merging.write_text(workspace.run("git", "rev-parse", "HEAD").stdout)
     waits = "champion@v2 is not committed yet, nor tagged: a merge is under way; finish it first."
-    promote = "print(settling.promote(better, Arrived(), 'run', Retrain(git='push')).note)"
+    promote = "print(promotion.promote(better, Arrived(), 'run', Retrain(git='push')).note)"
     assert waits in workspace.run("python", "-c", PREPARE + promote).stdout
-    finish = "from tasks import unfinished, settling; unfinished.finish(print); print(settling.publish())"
+    finish = "from tasks.bridge import promotion, unfinished; unfinished.finish(print); print(promotion.publish())"
     assert waits in workspace.run("python", "-c", finish).stdout
     assert "champion@v2" not in workspace.run("git", "ls-remote", "origin").stdout
     merging.unlink()
@@ -234,7 +234,7 @@ def test_of_a_promotion_that_was_not_committed_before_params_changed_the_experim
     workspace.run("python", "-c", PREPARE + "promote()")
     (workspace.root / ".git" / "MERGE_HEAD").unlink()
     workspace.set(evaluate={"resamples": 130})
-    said = workspace.run("python", "-c", "from tasks import unfinished; unfinished.finish(print)").stdout
+    said = workspace.run("python", "-c", "from tasks.bridge import unfinished; unfinished.finish(print)").stdout
     assert said.startswith("dvc.lock or params.yaml changed before champion@v2 was committed. Its experiment is tagged")
     assert workspace.run("git", "log", "-1", "--format=%s").stdout == "in use\n"
     assert workspace.run("git", "show", "champion@v2:dvc.lock").stdout == (workspace.root / "dvc.lock").read_text()

@@ -29,7 +29,7 @@ time.sleep(600)
 """
 STARTS = """
 import subprocess, sys, threading, time
-from tasks import watched
+from tasks.bridge import watched
 def start():  # of a thread that ends: the kernel's own signal would come then
     global process
     process = subprocess.Popen(watched.command("watched_by_the_test"), stdout=subprocess.PIPE, start_new_session=True)
@@ -61,7 +61,7 @@ def alive(process: psutil.Process) -> bool:
 FLOW = """
 import sys
 import flows
-from tasks import connection
+from tasks.bridge import connection
 connection.guard_own_server()
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -112,7 +112,7 @@ def basic(secret: str) -> str:
 
 def test_a_server_that_is_named_is_left_as_it_is(prefect_home):
     look = (
-        "from tasks import connection\nconnection.guard_own_server()\n"
+        "from tasks.bridge import connection\nconnection.guard_own_server()\n"
         "from prefect.settings import PREFECT_API_AUTH_STRING\nprint(PREFECT_API_AUTH_STRING.value())"
     )
     named = environment(prefect_home) | {"PREFECT_API_URL": "http://127.0.0.1:1/api", "PREFECT_API_AUTH_STRING": "a:b"}
@@ -128,7 +128,7 @@ def test_the_ui_of_another_user_is_none_of_this_ones(tmp_path):
     folder.chmod(0)
     drop = "-dac_override,-dac_read_search"
     command = ("setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}", sys.executable, "-c")
-    look = "from tasks import connection\nprint(connection.of_ui())"
+    look = "from tasks.bridge import connection\nprint(connection.of_ui())"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, look], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{}"
@@ -139,7 +139,7 @@ def test_a_file_of_settings_without_its_ui_counts_for_nothing(tmp_path):
     folder.mkdir(parents=True)
     settings = folder / "settings.json"
     settings.write_text('{"PREFECT_API_URL": "http://127.0.0.1:1/api"}')
-    look = "from tasks import connection\nprint(connection.of_ui())"
+    look = "from tasks.bridge import connection\nprint(connection.of_ui())"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def found() -> str:

@@ -1,0 +1,80 @@
+"""What the form in the Prefect UI shows, and what a flow is given: some keys of some sections.
+
+The form starts from the workspace's params.yaml, as it was when the flow was loaded. What is given is merged over
+params.yaml as it is when the run starts (bridge/given.py), so a flow has to tell what it was given from what a form
+only shows: the values that are shown are of types of their own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from rootstock.config import params, params_file
+from rootstock.config.section import Section
+from rootstock.system.errors import ParamsError
+from tasks.bridge.workspace import PARAMS
+
+
+class Shown:
+    """Marks a value that nobody gave to the run."""
+
+
+class _ShownSection(dict[str, Any], Shown):
+    pass
+
+
+class _ShownNumber(int, Shown):
+    pass
+
+
+@dataclass(frozen=True)
+class Form:
+    """Describes a parameter of a flow by a section, for the form and for the server, which refuses what does not fit.
+
+    In a run nothing is checked by itself: a part of a section is checked when it is merged with the rest, and a value
+    that is at fault is said in our words, which hold no secret.
+    """
+
+    section: type[Section]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
+        """Show the section, and take anything."""
+        shown = handler.generate_schema(self.section)
+        return core_schema.no_info_wrap_validator_function(lambda value, _: value, shown)
+
+
+Values = Mapping[str, Any]
+Ingest = Annotated[Values, Form(params.Ingest)]
+Backbone = Annotated[Values, Form(params.Backbone)]
+Extract = Annotated[Values, Form(params.Extract)]
+Head = Annotated[Values, Form(params.Head)]
+Finetune = Annotated[Values, Form(params.Finetune)]
+Evaluate = Annotated[Values, Form(params.Evaluate)]
+Compare = Annotated[Values, Form(params.Compare)]
+Retrain = Annotated[Values, Form(params.Retrain)]
+Everything = Annotated[Values, Form(params.Params)]
+
+
+def _read() -> dict[str, Any]:
+    """Read params.yaml; where it is at fault the form shows nothing, and the run itself will say how."""
+    try:
+        return params_file.load(PARAMS).model_dump(mode="json")
+    except ParamsError:
+        return {name: {} for name in params.Params.model_fields} | {"seed": 0}
+
+
+SHOWN: dict[str, Any] = {
+    name: _ShownNumber(value) if isinstance(value, int) else _ShownSection(value) for name, value in _read().items()
+}
+
+
+def given(**sections: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Keep what was given to a run, as plain values."""
+    return {
+        name: value.model_dump(mode="json", exclude_unset=True) if isinstance(value, BaseModel) else value
+        for name, value in sections.items()
+        if not isinstance(value, Shown)
+    }

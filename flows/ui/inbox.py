@@ -1,0 +1,74 @@
+"""Watches the inbox, and tells the server when files have arrived: an event that starts a retraining.
+
+    PREFECT_API_URL=http://server:4200/api python -m flows.ui.inbox [--every 15]
+
+`make ui` starts it. Where a store notifies of new files itself, it may post the same event to the server instead:
+
+    curl -X POST "$PREFECT_API_URL/events" -u "$PREFECT_API_AUTH_STRING" -H 'Content-Type: application/json' -d '[{
+      "id": "'$(uuidgen)'", "occurred": "'$(date -u +%FT%TZ)'", "event": "rootstock.inbox.arrived",
+      "resource": {"prefect.resource.id": "rootstock.ingest.inbox"}, "payload": {}}]'
+"""
+
+import argparse
+import logging
+import time
+
+from prefect.events import emit_event
+
+from rootstock.config import params_file
+from rootstock.ingest import inbox
+from rootstock.system.errors import RootstockError
+from rootstock.system.files import write
+from tasks.bridge import causes
+from tasks.bridge.workspace import LOCAL, PARAMS
+
+log = logging.getLogger("inbox")
+ARRIVED = "rootstock.inbox.arrived"
+ANNOUNCED = LOCAL / "inbox.announced"  # what lay there when it was looked into last
+
+
+def announce() -> int:
+    """Emit an event if there are files that were not there the last time; returns their number.
+
+    Raises:
+        RootstockError: params.yaml is at fault, or the inbox's store does not answer.
+    """
+    params = params_file.load(PARAMS)
+    settings = params.retrain
+    delivery = inbox.look(settings.inbox, settings.settle_seconds, params.ingest.sources)
+    items = (*delivery.labelled.items, *delivery.unlabelled.items)
+    there = {f"{item.path}\t{item.stamp}" for item in items}
+    before = set(ANNOUNCED.read_text().splitlines()) if ANNOUNCED.exists() else set()
+    if there != before:
+        LOCAL.mkdir(exist_ok=True)
+        write(ANNOUNCED, "\n".join(sorted(there)))
+    if new := len(there - before):
+        counts = {"new": new, "labelled": len(delivery.labelled.items), "unlabelled": len(delivery.unlabelled.items)}
+        resource = {"prefect.resource.id": "rootstock.ingest.inbox", "prefect.resource.name": settings.inbox}
+        emit_event(ARRIVED, resource, payload=counts)
+        log.info("%d new files in %s", new, settings.inbox)
+    return new
+
+
+def main() -> None:
+    """Watch until a signal; a store that does not answer is said once, and asked again."""
+    parser = argparse.ArgumentParser(description="Watch the inbox, and announce what arrives.")
+    parser.add_argument("--every", type=float, default=15, help="seconds between two looks")
+    every = parser.parse_args().every
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    said = ""
+    with causes.door("inbox", needs_server=True):
+        while True:
+            try:
+                with causes.in_words():
+                    announce()
+                said = ""
+            except RootstockError as error:
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("%s", error)
+            time.sleep(every)
+
+
+if __name__ == "__main__":
+    main()

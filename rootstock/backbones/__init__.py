@@ -1,0 +1,1 @@
+"""Pretrained networks by name: how each is built, loaded, cut, and measured."""

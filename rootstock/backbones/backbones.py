@@ -1,0 +1,161 @@
+"""A backbone by name: the network without its classification layer, its weights, and what it is.
+
+Adding one: an entry in rootstock/config/architectures.py (docs/backbones.md).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rootstock.backbones import depths, fitting, weights
+from rootstock.backbones.blocks import blocks
+from rootstock.backbones.depths import Pooling
+from rootstock.backbones.networks import build, check_known, config_of_timm, wrong_size
+from rootstock.backbones.papers import PAPERS
+from rootstock.backbones.sizes import measure
+from rootstock.config import params
+from rootstock.config.architectures import PENULTIMATE, TIMM, Transform, architecture
+from rootstock.system import progress
+from rootstock.system.errors import WeightsError
+from rootstock.system.files import hold, read_json, reading, replacing_folder, sha256, write
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "backbone.json"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network that turns images (n, 3, size, size) into features (n, width), and its description."""
+
+    network: nn.Module
+    transform: Transform
+    width: int
+    digest: str
+    description: dict[str, Any]
+
+
+def prepare(settings: params.Backbone, seed: int, folder: Path) -> dict[str, Any]:
+    """Fetch the weights of a backbone and write them with their description.
+
+    Args:
+        settings: the section `backbone` of params.yaml.
+        seed: of random weights.
+        folder: replaced by one with `weights.safetensors` and `backbone.json`.
+
+    Returns:
+        The description.
+
+    Raises:
+        WeightsError: the weights cannot be had or do not fit.
+        ParamsError: there is no such architecture, or it does not take images of that size.
+    """
+    transform = transform_of(settings)
+    torch.manual_seed(seed)
+    with progress.bar("backbone", 3, "steps") as advance:
+        found = weights.find(settings, seed, transform.size)
+        advance(1)
+        if found.state is None:
+            network = build(settings.name, transform.size, settings.variant)
+        else:
+            network = fitting.filled(settings.name, transform.size, settings.variant, found.state, found.origin)
+            if name := fitting.not_finite(network):
+                raise WeightsError(
+                    f"backbone.weights: {found.origin}: {name} holds values that are not finite, and so gives features "
+                    "that are not finite; name another file"
+                )
+        advance(1)
+        measured = measure(network, settings, transform.size)
+        advance(1)
+    with replacing_folder(folder) as temporary:
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, temporary / WEIGHTS)
+        description = {
+            "name": settings.name,
+            **({"variant": settings.variant} if settings.variant else {}),
+            "digest": sha256(temporary / WEIGHTS),
+            "origin": found.origin,
+            "licence": found.licence,
+            "transform": transform.as_dict(),
+            **measured,
+            **({"paper": PAPERS[settings.name].as_dict()} if settings.name in PAPERS else {}),
+            "blocks": [name for name, _ in blocks(network)],
+        }
+        write(temporary / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    return description
+
+
+def load(folder: Path, layer: str = PENULTIMATE, pooling: Pooling = "avg") -> Backbone:
+    """Build the network that `prepare` described and give it its weights, in evaluation mode.
+
+    The weights are the file, mapped into memory: they are read as they are used, and there is no second copy.
+
+    Args:
+        folder: what `prepare` wrote.
+        layer: where features are taken: low, mid, high, penultimate, or the name of a module.
+        pooling: of a layer that gives maps or tokens.
+    """
+    description = describe(folder)
+    with reading(folder / DESCRIPTION):
+        transform, own_width = Transform.from_dict(description["transform"]), description["feature_width"]
+        name, digest, variant = description["name"], description["digest"], description.get("variant")
+    hold(folder / WEIGHTS, digest)
+    with reading(folder / WEIGHTS):
+        whole = fitting.filled(name, transform.size, variant, load_file(folder / WEIGHTS), str(folder)).eval()
+    network = depths.cut(whole, name, layer, pooling).eval()
+    width = own_width if network is whole else depths.width_of(network, transform.size)
+    return Backbone(network, transform, width, digest, description)
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Read the description alone: quick, and without torch's weights.
+
+    Raises:
+        WeightsError: there is none.
+        DamagedError: it is not as it was written.
+    """
+    path = folder / DESCRIPTION
+    if not path.exists():
+        raise WeightsError(f"{path} is not there: run backbone first, or `dvc pull` it")
+    described = read_json(path)
+    with reading(path):
+        for name in ("name", "digest", "transform", "feature_width"):
+            described[name]
+    return described
+
+
+def transform_of(settings: params.Backbone) -> Transform:
+    """Say what the backbone expects to see: its own transform, or the size and crop of the parameters.
+
+    Raises:
+        ParamsError: it is another size than the only one it takes.
+    """
+    described = architecture(settings.name, settings.variant)
+    if described.transform:
+        own = described.transform
+    elif settings.name.startswith(TIMM):
+        own = _transform_of_timm(settings.name)
+    else:
+        own = _transform_of_torchvision(settings.name)
+    size = settings.image_size or own.size
+    if size != own.size and not described.takes_any_size:
+        raise wrong_size(size, settings.name, f"it was made for {own.size} pixels")
+    fraction = settings.crop_fraction or own.size / own.resize
+    return Transform(size, max(size, round(size / fraction)), own.interpolation, own.mean, own.std)
+
+
+def _transform_of_torchvision(name: str) -> Transform:
+    from torchvision.models import get_model_weights
+
+    check_known(name)
+    preset = get_model_weights(name).DEFAULT.transforms()
+    mean, std = tuple(preset.mean), tuple(preset.std)
+    return Transform(preset.crop_size[0], preset.resize_size[0], preset.interpolation.value, mean, std)
+
+
+def _transform_of_timm(name: str) -> Transform:
+    config = config_of_timm(name)
+    size = config.input_size[1]
+    return Transform(size, int(size / config.crop_pct), config.interpolation, tuple(config.mean), tuple(config.std))

@@ -1,0 +1,1 @@
+"""params.yaml as a typed model, and which backbones it may name."""

@@ -1,0 +1,254 @@
+"""The data set in four tables under one folder: what there is, what was turned away, and how much of each.
+
+manifest.parquet/  one row an image that is trained or tested on
+rejected.parquet   one row a file that is not, with the reason
+ledger.parquet/    one row an image ever packed, with its split: it keeps it even while its file is away
+summary.json       counts
+
+Manifest and ledger are folders with a file a shard, so that a delivery adds files and DVC sends no more than these;
+whatever reads Parquet takes such a folder for one table.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rootstock.system import digests
+from rootstock.system.digests import digest_in, sealed
+from rootstock.system.errors import SourceError
+from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sync, write
+
+if TYPE_CHECKING:
+    import pandas as pd  # pyarrow imports it when a table becomes a frame: a look that finds nothing new never does
+
+MANIFEST, REJECTED, LEDGER, SUMMARY = "manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json"
+NAMED = 5  # classes that a sentence names
+NEXT = ".next"  # of a table that is complete, and about to take the place of the present one
+UNPACKED = "unpacked"  # in the ledger, the shard of an image whose bytes were dropped when its shard was compacted
+FILES = (MANIFEST, REJECTED, LEDGER, SUMMARY)
+
+SCHEMAS = {
+    MANIFEST: pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("source", pa.string()),
+            ("path", pa.string()),
+            ("label", pa.string()),
+            ("class_index", pa.int32()),
+            ("domain", pa.string()),
+            ("split", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("format", pa.string()),
+            ("group_id", pa.string()),
+            ("batch", pa.int32()),
+            ("shard", pa.string()),
+            ("offset", pa.int64()),
+            ("size", pa.int64()),
+        ]
+    ),
+    REJECTED: pa.schema([(name, pa.string()) for name in ("source", "path", "domain", "label", "reason")]),
+    LEDGER: pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("format", pa.string()),
+            ("phash", pa.uint64()),
+            ("split", pa.string()),
+            ("group_id", pa.string()),
+            ("batch", pa.int32()),
+            ("shard", pa.string()),
+            ("offset", pa.int64()),
+            ("size", pa.int64()),
+        ]
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The four files, read."""
+
+    manifest: "pd.DataFrame"
+    rejected: "pd.DataFrame"
+    ledger: "pd.DataFrame"
+    summary: dict[str, Any]
+
+
+def load(folder: Path) -> Dataset:
+    """Read a data set; an empty one where there is none.
+
+    Raises:
+        DamagedError: a table is not what was written, or they are not of one data set.
+    """
+    for table in (LEDGER, MANIFEST):
+        _move_in(folder / table)
+    _check_written(folder)
+    manifest, ledger = _read(folder / MANIFEST, MANIFEST), _read(folder / LEDGER, LEDGER)
+    splits = manifest["image_id"].map(ledger.drop_duplicates("image_id").set_index("image_id")["split"])
+    if moved := int((splits.notna() & (splits != manifest["split"])).sum()):  # a killed run leaves some without one
+        raise damaged(folder / LEDGER, f"is not of the data set of {MANIFEST}: {moved} images have other splits")
+    return Dataset(manifest, _read(folder / REJECTED, REJECTED), ledger, load_summary(folder))
+
+
+def load_manifest(folder: Path) -> "pd.DataFrame":
+    """Read the manifest.
+
+    Raises:
+        SourceError: there is none.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise SourceError(f"{path} is not there: run ingest first, or `dvc pull` it")
+    return _read(path, MANIFEST)
+
+
+def load_rejected(folder: Path) -> "pd.DataFrame":
+    """Read the table of rejected files; an empty one where there is none."""
+    return _read(folder / REJECTED, REJECTED)
+
+
+def load_summary(folder: Path) -> dict[str, Any]:
+    """Read the summary; an empty one where there is none."""
+    path = folder / SUMMARY
+    return read_json(path) if path.exists() else {}
+
+
+def say_without(summary: dict[str, Any]) -> str:
+    """Say which classes have no image in test or in validation: figures and choice are of the others; "" for none."""
+    by_class = summary.get("by_class", {})
+    found = {
+        "test": [label for label, counts in by_class.items() if not counts["test"]],
+        "validation": [label for label, counts in by_class.items() if not counts["val"]],
+    }
+    return ", ".join(f"no {split} images of {_few(labels)}" for split, labels in found.items() if labels)
+
+
+def _few(labels: list[str]) -> str:
+    return " and ".join(labels) if len(labels) < NAMED else f"{', '.join(labels[:NAMED])} and others ({len(labels)})"
+
+
+def labels_of(folder: Path, source: str) -> dict[str, str]:
+    """Read the labels of a source's images, by path."""
+    found: dict[str, str] = {}
+    for path in files_of(folder / MANIFEST):
+        with reading(path), pq.ParquetFile(path) as file:  # pq.read_table would import pandas
+            columns = file.read(columns=["source", "path", "label"]).to_pydict()
+        rows = zip(columns["source"], columns["path"], columns["label"], strict=True)
+        found |= {place: label for name, place, label in rows if name == source}
+    return found
+
+
+def load_summary_of(folder: Path, manifest: "pd.DataFrame") -> dict[str, Any]:
+    """Read the summary, and hold it to the manifest.
+
+    Raises:
+        DamagedError: it is not as it was written, or is of another manifest.
+    """
+    path = folder / SUMMARY
+    summary = read_json(path)
+    with reading(path):
+        for name in ("by_class", "domains", "rejected"):
+            dict(summary[name])
+        said = dict(summary["splits"])
+        found = {split: int((manifest["split"] == split).sum()) for split in said}
+        if said != found or summary["images"] != len(manifest):
+            raise ValueError(f"it counts {summary['images']} images, and {MANIFEST} has {len(manifest)}")
+    return summary
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a data set is there, and no run was killed while it put one in place."""
+    tables = [folder / name for name in FILES]
+    return all(table.exists() for table in tables) and not any(table.with_suffix(NEXT).exists() for table in tables)
+
+
+def classes_of(manifest: "pd.DataFrame") -> list[str]:
+    """Name the classes in the order of `class_index`."""
+    return sorted(manifest["label"].unique())
+
+
+def files_of(path: Path) -> list[Path]:
+    """Name the files of a table, in the order of their rows; none where it is not there."""
+    if path.is_dir():
+        return sorted(path.glob("*.parquet"))
+    return [path] if path.exists() else []
+
+
+def save(folder: Path, data: Dataset) -> None:
+    """Write a data set; a file whose rows would stay the same is left alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_by_shard(folder / LEDGER, data.ledger)
+    _write_by_shard(folder / MANIFEST, data.manifest)
+    _write(folder / REJECTED, data.rejected, SCHEMAS[REJECTED])
+    text = json.dumps(data.summary, indent=2, ensure_ascii=False) + "\n"
+    if not (folder / SUMMARY).exists() or (folder / SUMMARY).read_bytes() != text.encode():
+        write(folder / SUMMARY, text)
+
+
+def _write_by_shard(folder: Path, frame: "pd.DataFrame") -> None:
+    """Write all of a table, or nothing of it: of half a draw, the next run would make another one.
+
+    Files that change are written to a folder beside it, complete from when it has its name, and moved from there.
+    """
+    parts = {f"{shard}.parquet": rows for shard, rows in frame.groupby("shard", sort=True)}
+    gone = {path.name: frame.head(0) for path in files_of(folder) if path.name not in parts}
+    with replacing_folder(folder.with_suffix(NEXT)) as temporary:
+        for name, rows in {**parts, **gone}.items():
+            _write(temporary / name, rows, SCHEMAS[folder.name], unless_like=folder / name)
+    _move_in(folder)
+
+
+def _move_in(folder: Path) -> None:
+    """Move in what `_write_by_shard` wrote, perhaps in a run that was killed since; a file without rows removes one."""
+    new = folder.with_suffix(NEXT)
+    if not new.exists():
+        return
+    if folder.is_file():  # as earlier versions wrote it
+        folder.unlink()
+    folder.mkdir(exist_ok=True)
+    for path in files_of(new):
+        if pq.read_metadata(path).num_rows:
+            path.replace(folder / path.name)
+        else:
+            (folder / path.name).unlink(missing_ok=True)
+            path.unlink()
+    sync(folder)
+    new.rmdir()
+
+
+def _write(path: Path, frame: "pd.DataFrame", schema: pa.Schema, unless_like: Path | None = None) -> None:
+    table = sealed(pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata())
+    there = unless_like or path
+    if not there.is_file() or not pq.read_table(there).equals(table, check_metadata=True):
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+
+def _check_written(folder: Path) -> None:
+    """Hold all tables to be of one hand: those of earlier versions have no digests, none of them.
+
+    Raises:
+        DamagedError: one was written by somebody else.
+    """
+    schemas = {}
+    for path in (file for name in (LEDGER, MANIFEST, REJECTED) for file in files_of(folder / name)):
+        with reading(path):
+            schemas[path] = pq.read_schema(path)
+    strangers = [path for path, schema in schemas.items() if not digest_in(schema)]
+    if strangers and len(strangers) < len(schemas):
+        raise damaged(strangers[0], "was not written by ingest: it has no digest, and other tables have one")
+
+
+def _read(path: Path, name: str) -> "pd.DataFrame":
+    tables = [digests.read(file, SCHEMAS[name]) for file in files_of(path)]
+    for file, table in zip(files_of(path), tables, strict=True):
+        if path.is_dir() and table["shard"].unique().to_pylist() not in ([], [file.stem]):
+            raise damaged(file, "is another data set's: its rows are of another shard")
+    frame: pd.DataFrame = pa.concat_tables(tables or [SCHEMAS[name].empty_table()]).to_pandas()
+    return frame

@@ -1,0 +1,145 @@
+"""What a comparison shows: accuracy against size, by depth, training from scratch; as pictures, table and page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from rootstock.config.architectures import DEPTHS, PENULTIMATE
+from rootstock.evaluation import plots
+from rootstock.evaluation.compare import FROZEN, SCRATCH
+from rootstock.evaluation.plots import DARK, LIGHT, Theme
+from rootstock.evaluation.report import environment
+from rootstock.system import escape
+
+AREA_A_MILLION = 9.0  # square points a million parameters
+LEAST_AREA = 14.0
+
+
+def name_of(row: Any) -> str:  # noqa: ANN401  a row of a frame, or a mapping
+    """Name a row's backbone: its variant, and that its weights are random, if that is so."""
+    variant = row["variant"]
+    named = f"{row['backbone']} {variant}" if isinstance(variant, str) else str(row["backbone"])
+    random = str(row["origin"]).startswith("random")
+    return f"{named} (scratch)" if row["trained"] == SCRATCH else f"{named} (random)" if random else named
+
+
+def best_of_each(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep the layer of each backbone that validation likes best, the most accurate backbone first."""
+    measured = table[table["reason"] == ""].sort_values("val_accuracy", kind="stable")
+    same = ["backbone", "variant", "trained", "origin"]
+    return measured.drop_duplicates(same, keep="last").sort_values("accuracy", ascending=False, kind="stable")
+
+
+def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
+    """Draw test accuracy against multiply-accumulates; the area of a mark is the number of parameters."""
+    rows = best_of_each(table)
+    figure, [[axes]] = plots.new_figure(theme, 9, 5.6)
+    for _, row in rows.iterrows():
+        colour = theme.finetuned if row["trained"] == SCRATCH else theme.head
+        hollow = str(row["origin"]).startswith("random") and row["trained"] == FROZEN
+        x, y = row["macs"] / 1e9, row["accuracy"]
+        ends = [[y - row["accuracy_low"]], [row["accuracy_high"] - y]]
+        axes.errorbar(x, y, yerr=ends, color=colour, alpha=0.35, linewidth=1)
+        area = max(AREA_A_MILLION * row["parameters"] / 1e6, LEAST_AREA)
+        face = "none" if hollow else colour
+        axes.scatter(x, y, s=area, facecolor=face, edgecolor=colour, alpha=0.75, zorder=3)
+        place = {"xytext": (4 + area**0.5 / 2, 3), "textcoords": "offset points", "fontsize": 8, "color": theme.ink}
+        axes.annotate(name_of(row), (x, y), **place, parse_math=False)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.margins(x=0.14)
+    axes.set_xlabel("multiply-accumulates an image, in G; area: parameters")
+    _as_accuracy(axes)
+    return plots.png(figure)
+
+
+def draw_depths(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
+    """Draw test accuracy by depth, a line a backbone; nothing where there is only one depth."""
+    order = [*DEPTHS, PENULTIMATE]
+    rows = table[(table["reason"] == "") & (table["trained"] == FROZEN) & table["layer"].isin(order)]
+    if rows["layer"].nunique() < 2:
+        return None
+    figure, [[axes]] = plots.new_figure(theme, 7.6, 4.6)
+    markers = "oDs^vP*Xdp"
+    for number, (_, line) in enumerate(rows.groupby(["backbone", "origin"], sort=False)):
+        line = line.drop_duplicates("layer", keep="last").set_index("layer").reindex(order).dropna(subset="accuracy")
+        x, y = [order.index(layer) for layer in line.index], line["accuracy"].to_numpy(float)
+        ends = [y - line["accuracy_low"].to_numpy(float), line["accuracy_high"].to_numpy(float) - y]
+        style = {"marker": markers[number % len(markers)], "markersize": 5, "elinewidth": 0.8}
+        axes.errorbar(x, y, yerr=ends, label=name_of(line.iloc[0]), color=_shade(number), **style)
+    axes.set_xticks(range(len(order)), ["low\nedges, textures", "mid\nparts", "high\nwhole objects", PENULTIMATE])
+    _as_accuracy(axes)
+    plots.legend(axes, theme)
+    return plots.png(figure)
+
+
+def draw_scratch(curves: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
+    """Draw training loss and validation accuracy of what was trained from scratch, by epoch."""
+    if curves.empty:
+        return None
+    figure, grid = plots.new_figure(theme, 7.6, 5.6, (1, 1))
+    for number, (name, line) in enumerate(curves.groupby("name", sort=False)):
+        epochs = np.arange(1, len(line) + 1)
+        style = {"color": _shade(number), "label": str(name)}
+        grid[0, 0].plot(epochs, line["train_loss"].to_numpy(), **style)
+        grid[1, 0].plot(epochs, line["val_accuracy"].to_numpy(), **style)
+    grid[0, 0].set_ylabel("training loss")
+    grid[1, 0].set_xlabel("epoch")
+    _as_accuracy(grid[1, 0], "validation accuracy")
+    plots.legend(grid[0, 0], theme)
+    return plots.png(figure)
+
+
+def _shade(number: int) -> str:
+    return f"C{number % 10}"
+
+
+def _as_accuracy(axes: Axes, label: str = "test accuracy") -> None:
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_ylabel(label)
+
+
+def pictures(table: pd.DataFrame, curves: pd.DataFrame) -> dict[str, bytes]:
+    """Draw "size", "depths" and "scratch", as far as there is something to draw, and each again with "_dark"."""
+    drawn: dict[str, bytes | None] = {}
+    for suffix, theme in (("", LIGHT), ("_dark", DARK)):
+        drawn[f"size{suffix}"] = draw_size(table, theme) if (table["reason"] == "").any() else None
+        drawn[f"depths{suffix}"] = draw_depths(table, theme)
+        drawn[f"scratch{suffix}"] = draw_scratch(curves, theme)
+    return {name: picture for name, picture in drawn.items() if picture}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Lay a comparison out as a table in Markdown, the most accurate first, then what failed and why."""
+    head = [
+        "| backbone | layer | test accuracy | 95 % interval | M parameters | G MACs | images/s | bytes an image |",
+        "|---|---|--:|---|--:|--:|--:|--:|",
+    ]
+    lines = [
+        f"| {escape.markdown(name_of(row))} | {escape.markdown(row['layer'])} | **{row['accuracy']:.1%}** "
+        f"| {row['accuracy_low']:.1%} to {row['accuracy_high']:.1%} "
+        f"| {row['parameters'] / 1e6:.2f} | {row['macs'] / 1e9:.3f} | {row['images_per_second']:.0f} "
+        f"| {int(row['feature_bytes']):,} |"
+        for _, row in _sorted(table).iterrows()
+    ]
+    failed = [
+        "- " + escape.markdown(f"{row['backbone']}, {row['layer']}: {row['reason']}")
+        for _, row in table[table["reason"] != ""].iterrows()
+    ]
+    return "\n".join([*head, *lines, *(["", "Not measured:", "", *failed] if failed else [])])
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["reason"] == ""].sort_values("accuracy", ascending=False, kind="stable")
+
+
+def render(table: pd.DataFrame, drawn: Mapping[str, bytes]) -> str:
+    """Make the page; names come from users, so everything is escaped."""
+    rows = [{**row, "name": name_of(row)} for row in _sorted(table).to_dict("records")]
+    failed = table[table["reason"] != ""].to_dict("records")
+    page: str = environment().get_template("compare.html.j2").render(rows=rows, failed=failed, pictures=drawn)
+    return page

@@ -1,0 +1,144 @@
+"""From shards to batches of pixels: read, decode, resize and crop on threads, in order, in bounded memory."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from rootstock.config.architectures import Transform
+from rootstock.config.section import Augment
+from rootstock.dataset.shards import Reader
+from rootstock.images import decoding, pixels
+from rootstock.images.decoding import INTERPOLATION, Decode, central
+from rootstock.system.memory import DECODING
+from rootstock.system.parallel import ordered_map
+
+# Milder than Inception's 0.08 (Szegedy et al. 2015): a pretrained network needs less, and small objects survive.
+CROP_AREA = (0.6, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Where an image is, and the seed of its augmentation (None: none)."""
+
+    shard: str
+    offset: int
+    size: int
+    seed: int | None = None
+    image_id: str = ""  # whose bytes these have to be; empty: not held to it
+
+
+class Normalise(nn.Module):
+    """uint8 pixels (n, 3, h, w) to normalised floats, on whatever device they are."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        mean, std = torch.tensor(transform.mean), torch.tensor(transform.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalise a batch."""
+        return pixels.float() * self.scale + self.shift
+
+
+def batches(
+    reader: Reader,
+    refs: Sequence[Ref],
+    transform: Transform,
+    batch_size: int,
+    augment: Augment = "none",
+    threads: int | None = None,
+    lone: bool = True,
+) -> Iterator[Tensor]:
+    """Yield the images in order as uint8 batches (n, 3, size, size), channels last in memory.
+
+    See `batch_sizes` for how many there are in each.
+    """
+
+    def read(ref: Ref) -> bytes:
+        place = (ref.shard, ref.offset, ref.size)
+        return reader.image(*place, ref.image_id) if ref.image_id else reader.read(*place)
+
+    def load(ref: Ref) -> NDArray[np.uint8]:
+        return prepare(read(ref), transform, augment, ref.seed)
+
+    loaded = ordered_map(load, refs, threads, window=2 * batch_size)
+    for size in batch_sizes(len(refs), batch_size, lone):
+        yield torch.from_numpy(np.stack(list(islice(loaded, size)))).permute(0, 3, 1, 2)
+
+
+def batch_sizes(images: int, batch_size: int, lone: bool = True) -> list[int]:
+    """Say how many images are in each batch.
+
+    Args:
+        images: in all.
+        batch_size: of each batch but the last.
+        lone: whether a last batch may hold a single image; else that joins the batch before. A single image has no
+            statistics that batch norm could learn from.
+    """
+    sizes = [min(batch_size, images - start) for start in range(0, images, batch_size)]
+    if not lone and len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [batch_size + 1]
+    return sizes
+
+
+def prepare(data: bytes, transform: Transform, augment: Augment = "none", seed: int | None = None) -> NDArray[np.uint8]:
+    """Decode one image and bring it to the network's size, as `view` does: (size, size, 3) uint8."""
+    seen: NDArray[np.uint8] = view(data, transform, augment, seed).permute(1, 2, 0).contiguous().numpy()
+    return seen
+
+
+def view(
+    data: bytes, transform: Transform, augment: Augment = "none", seed: int | None = None, decode: Decode = "full"
+) -> Tensor:
+    """Decode one image and bring it to the network's size.
+
+    Args:
+        data: the file.
+        transform: what the backbone expects.
+        augment: a random part instead of the middle; needs a seed.
+        seed: of the augmentation; None is none.
+        decode: reduced is faster for large JPEGs, and not exact; a random part is always cut out of all pixels.
+
+    Returns:
+        (3, size, size) uint8, what torchvision's resize and centre crop give of the upright image.
+    """
+    file = pixels.opened(data)
+    with DECODING.take(file.cost):
+        if augment == "none" or seed is None:
+            shorter = transform.resize if decode == "reduced" else None
+            return central(decoding.decoded(file, shorter), transform).clone()  # else it would keep the whole image
+        image = Image.fromarray(decoding.decoded(file).permute(1, 2, 0).contiguous().numpy())
+        seen = _augmented(image, transform, augment, np.random.default_rng(seed))
+        return torch.from_numpy(seen.copy()).permute(2, 0, 1)
+
+
+def _augmented(
+    image: Image.Image, transform: Transform, augment: Augment, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Cut out a random part of random shape, and mirror it half of the time where that is asked for."""
+    width, height = image.size
+    area = width * height * rng.uniform(*CROP_AREA)
+    ratio = np.exp(rng.uniform(*np.log(CROP_RATIO)))
+    w, h = min(width, (area * ratio) ** 0.5), min(height, (area / ratio) ** 0.5)
+    left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+    side = (transform.size, transform.size)
+    image = image.resize(side, INTERPOLATION[transform.interpolation], box=(left, top, left + w, top + h))
+    if augment == "crop_flip" and rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(image)
+
+
+def device() -> torch.device:
+    """Choose the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,48 @@
+"""The folders of a listing as a tree, with how many images lie in each."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from rootstock.ingest.layout import Parts
+
+FEW = 0.1  # a share of images that says nothing: a cover picture beside the class folders
+
+
+@dataclass
+class Folder:
+    """A folder of a listing: how many images lie right in it, how many in it at all, its sub-folders that hold some."""
+
+    images: int = 0
+    total: int = 0
+    folders: "dict[str, Folder]" = field(default_factory=dict)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether, but for a few, its images lie in sub-folders."""
+        return bool(self.folders) and self.images <= FEW * self.total
+
+
+def tree(images: Mapping[Parts, int]) -> Folder:
+    """Build the tree of folders from how many images lie in each."""
+    top = Folder()
+    for parts, count in images.items():
+        at = top
+        at.total += count
+        for part in parts:
+            at = at.folders.setdefault(part, Folder())
+            at.total += count
+        at.images += count
+    return top
+
+
+def merged(folders: Iterable[Folder]) -> Folder:
+    """Lay folders over each other."""
+    both = Folder()
+    below: dict[str, list[Folder]] = {}
+    for one in folders:
+        both.images += one.images
+        both.total += one.total
+        for name, inner in one.folders.items():
+            below.setdefault(name, []).append(inner)
+    both.folders = {name: merged(inner) if len(inner) > 1 else inner[0] for name, inner in below.items()}
+    return both

@@ -1,0 +1,250 @@
+"""From what is known of every file to the data set: one place an image, a split for each, counts of everything."""
+
+import logging
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rootstock.config import params
+from rootstock.dataset import shards, tables
+from rootstock.dataset.tables import Dataset
+from rootstock.images import value_ranges
+from rootstock.images.deep import FULL, Range
+from rootstock.images.inspection import Reason
+from rootstock.ingest import listings, requirements
+from rootstock.ingest.layout import SPLITS
+from rootstock.ingest.near_duplicates import near_links
+from rootstock.ingest.scan import Scan
+from rootstock.ingest.sources import SourceListing
+from rootstock.ingest.splits import Candidate, settle as settle_splits
+from rootstock.system.errors import SourceError
+
+log = logging.getLogger(__name__)
+
+NEW_COLUMNS = ("image_id", "width", "height", "format", "phash", "shard", "offset", "size")
+
+
+def drop_unrecorded(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> None:
+    """Remove shards that neither ledger nor journal knows: a run was killed between writing and recording one."""
+    unknown = set(shards.names(images_dir)) - set(ledger["shard"])
+    for shard in sorted(unknown - {packed.shard for packed in scan.packed(unknown)}):
+        path = shards.path_of(images_dir, shard)
+        log.warning("%s: left by a killed run before it was recorded; removed", path)
+        path.unlink()
+
+
+def known_images(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> set[str]:
+    """Name the images whose bytes lie in a shard here, by the ledger or by the journal of a run that was killed."""
+    here = set(shards.names(images_dir))
+    known = set(ledger.loc[ledger["shard"].isin(here), "image_id"])
+    return known | {packed.image_id for packed in scan.packed(here)}
+
+
+def unpacked_images(ledger: pd.DataFrame) -> set[str]:
+    """Name the images whose bytes were dropped when their shard was compacted."""
+    return set(ledger.loc[ledger["shard"] == tables.UNPACKED, "image_id"])
+
+
+def returned(listed: list[SourceListing], before: Dataset, scan: Scan, unpacked: set[str]) -> set[str]:
+    """Name the unpacked images that will be in the manifest again: they are to be packed anew."""
+    files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
+    files = listings.reject_ambiguous(listings.settle_owners(files, before))
+    return unpacked & set(files.loc[files["reason"].isna(), "image_id"])
+
+
+def settle(
+    settings: params.Ingest,
+    seed: int,
+    listed: list[SourceListing],
+    before: Dataset,
+    images_dir: Path,
+    scan: Scan,
+    ranges: dict[str, Range],
+) -> Dataset:
+    """Put the data set together, from what it was before and what the sources and the journal say now.
+
+    Raises:
+        SourceError: a source lost more than half of its images, or too little is left to train on.
+    """
+    ledger = _ledger(before.ledger, images_dir, scan)
+    files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
+    requirements.check_shrink(settings, listed, before, files)
+    requirements.check_relabelled(settings, listed, before, files)
+    files = listings.reject_ambiguous(listings.settle_owners(files, before))
+    taken = files[files["reason"].isna()]
+    ledger = _split(ledger, taken, settings, seed)
+    placed = ledger.set_index("image_id").reindex(taken["image_id"])
+    files.loc[taken.index[placed["split"].isna()], "reason"] = Reason.STRADDLES_SPLITS.value
+    files.loc[taken.index[placed["shard"] == tables.UNPACKED], "reason"] = (
+        Reason.UNREADABLE.value
+    )  # it was to be packed
+    manifest = _manifest(files[files["reason"].isna()], ledger)
+    requirements.check_labels(files)
+    requirements.check_enough(manifest, files, listed)
+    _check_shards(manifest, images_dir)
+    rejected = files.loc[files["reason"].notna(), ["source", "path", "domain", "label", "reason"]]
+    summary = _summary(manifest, rejected, files, ledger, listed, before, images_dir)
+    damaged = int(manifest["image_id"].isin(scan.damaged()).sum()) if settings.damaged == "keep" else 0
+    if damaged := max(damaged, before.summary.get("damaged", 0) if settings.damaged == "keep" else 0):
+        summary["damaged"] = damaged  # kept; in another clone nobody looks again
+    for entry, source in zip(listed, summary["sources"], strict=True):
+        if scan.deep(entry.spec.path) or source["name"] in value_ranges.recorded(before.summary):
+            source[value_ranges.KEY] = list(ranges.get(source["name"], FULL))
+    return Dataset(manifest, rejected, ledger, summary)
+
+
+def _ledger(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
+    """Add what was packed since the ledger was written; images keep their split when packed a second time."""
+    here = set(shards.names(images_dir))
+    present = set(ledger.loc[ledger["shard"].isin(here), "image_id"])
+    fresh = [packed for packed in scan.packed(here) if packed.image_id not in present]
+    if not fresh:
+        return ledger
+    row = attrgetter(*NEW_COLUMNS)
+    rows = pd.DataFrame([row(packed) for packed in fresh], columns=list(NEW_COLUMNS)).drop_duplicates("image_id")
+    old = ledger.set_index("image_id")[["split", "group_id", "batch"]]
+    rows = rows.join(old, on="image_id")
+    batch = 0 if ledger.empty else int(ledger["batch"].max())
+    rows["batch"] = rows["batch"].fillna(batch + 1).astype("int32")
+    kept = ledger[~_among(ledger["image_id"], rows["image_id"])]
+    merged = pd.concat([kept, rows[ledger.columns]], ignore_index=True) if len(kept) else rows[ledger.columns]
+    return merged.astype({"phash": "uint64", "width": "int32", "height": "int32"})
+
+
+def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, seed: int) -> pd.DataFrame:
+    """Assign split and group to the images of the manifest that have none yet."""
+    described = taken.set_index("image_id")
+    has_split = ledger["split"].notna()
+    current = _among(ledger["image_id"], described.index)
+    if not (current & ~has_split).any():
+        return ledger
+    rows = pd.concat([ledger[has_split], ledger[current & ~has_split]])
+    facts = described.reindex(rows["image_id"])
+    candidates = [
+        Candidate(
+            name,
+            (domain, label) if isinstance(label, str) else None,  # an image whose file is away has no listing
+            splits if isinstance(splits, tuple) else SPLITS,
+            split if isinstance(split, str) else None,
+            group if isinstance(group, str) else None,
+        )
+        for name, split, group, domain, label, splits in zip(
+            *(rows[name].tolist() for name in ("image_id", "split", "group_id")),
+            *(facts[name].tolist() for name in ("domain", "label", "splits")),
+            strict=True,
+        )
+    ]  # fmt: skip
+    shares = {"val": settings.split.val, "test": settings.split.test}
+    shares["train"] = 1 - sum(shares.values())
+    links = near_links(rows["phash"].to_numpy(np.uint64), settings.near_duplicate_bits)
+    settle_splits(candidates, links, shares, seed)
+    ledger = ledger.copy()
+    ledger.loc[rows.index, "split"] = np.array([candidate.split for candidate in candidates], object)
+    ledger.loc[rows.index, "group_id"] = np.array([candidate.group_id for candidate in candidates], object)
+    return ledger
+
+
+def _among(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") -> NDArray[np.bool_]:
+    """Say which names are among others, each of which is there once; `isin` is slow to make a set of many strings."""
+    among: NDArray[np.bool_] = pd.Index(others).get_indexer(pd.Index(names)) >= 0
+    return among
+
+
+def _manifest(taken: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+    """Join what the sources say of an image with what the ledger does, in the order of the shards."""
+    manifest = place(taken[["image_id", "source", "path", "label", "domain"]], ledger)
+    classes = {label: index for index, label in enumerate(tables.classes_of(manifest))}
+    manifest["class_index"] = manifest["label"].map(classes).astype("int32")
+    return manifest
+
+
+def place(images: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+    """Add to images what the ledger says of them, in the order of the shards."""
+    own = [name for name in images.columns if name == "image_id" or name not in ledger.columns]
+    placed = images[own].merge(ledger, on="image_id").sort_values(["shard", "offset"], ignore_index=True)
+    return placed.reindex(columns=tables.SCHEMAS[tables.MANIFEST].names)
+
+
+def _check_shards(manifest: pd.DataFrame, images_dir: Path) -> None:
+    missing = set(manifest["shard"]) - set(shards.names(images_dir))
+    if missing:
+        path = shards.path_of(images_dir, min(missing))
+        raise SourceError(
+            f"{path} is not there, nor are the source images: restore it by `dvc pull` or `dvc checkout`."
+        )
+
+
+def _summary(
+    manifest: pd.DataFrame,
+    rejected: pd.DataFrame,
+    files: pd.DataFrame,
+    ledger: pd.DataFrame,
+    listed: list[SourceListing],
+    before: Dataset,
+    images_dir: Path,
+) -> dict[str, Any]:
+    """Count everything; of the snapshot alone, so that looking again writes the same."""
+    groups = manifest["group_id"].value_counts()
+    by_class = manifest.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
+    were = {source["name"]: source for source in before.summary.get("sources", [])}
+    return {
+        "images": len(manifest),
+        "classes": tables.classes_of(manifest),
+        "splits": {split: int((manifest["split"] == split).sum()) for split in SPLITS},
+        "domains": _counts(manifest["domain"]),
+        "by_class": {str(label): {split: int(row[split]) for split in SPLITS} for label, row in by_class.iterrows()},
+        "without": {split: [str(label) for label in by_class.index[by_class[split] == 0]] for split in SPLITS},
+        "near_duplicates": {"groups": int((groups > 1).sum()), "images": int(groups[groups > 1].sum())},
+        "batches": _counts(manifest["batch"].astype(str)),
+        "rejected": _counts(rejected["reason"]),
+        "sources": [
+            {
+                "name": (title := entry.spec.title()),
+                "domain": entry.spec.domain,
+                "images": int((manifest["source"] == title).sum()),
+                "rejected": int((rejected["source"] == title).sum()),
+                "notes": _notes(entry, files, manifest) if entry.source else were.get(title, {}).get("notes", []),
+                **({"layout": layout} if (layout := _layout(entry, were.get(title, {}))) else {}),
+            }
+            for entry in listed
+        ],
+        "shards": count_shards(ledger, images_dir, shards.names(images_dir)),
+    }
+
+
+def count_shards(ledger: pd.DataFrame, images_dir: Path, names: list[str]) -> list[dict[str, Any]]:
+    """Say of each shard how many images and bytes it holds."""
+    packed = ledger.groupby("shard").size()
+    return [
+        {"name": name, "images": int(packed.get(name, 0)), "bytes": shards.path_of(images_dir, name).stat().st_size}
+        for name in names
+    ]
+
+
+def _notes(entry: SourceListing, files: pd.DataFrame, manifest: pd.DataFrame) -> list[str]:
+    """Say what a person should know of a source: how its folders were read, which images went elsewhere."""
+    assert entry.source is not None
+    mine = files[(files["source"] == entry.spec.title()) & files["reason"].isna()]
+    split = manifest.set_index("image_id")["split"].reindex(mine["image_id"])
+    moved = sum(split not in allowed for split, allowed in zip(split, mine["splits"], strict=True))
+    notes = list(entry.source.notes)
+    if moved:
+        notes.append(
+            f"{moved} images are in another split than their folder says: they keep the one they were first given, "
+            "or share one with a near duplicate"
+        )
+    return notes
+
+
+def _layout(entry: SourceListing, was: dict[str, Any]) -> dict[str, Any]:
+    """Say how a source is laid out: what was decided is kept."""
+    layout: dict[str, Any] = entry.source.layout if entry.source else was.get("layout", {})
+    return layout
+
+
+def _counts(column: "pd.Series[Any]") -> dict[str, int]:
+    return {str(key): int(count) for key, count in sorted(column.value_counts().items())}

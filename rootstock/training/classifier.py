@@ -1,0 +1,89 @@
+"""A backbone with a linear head on it: the model that is fine-tuned, stored, and used to predict."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rootstock.backbones import fitting
+from rootstock.backbones.blocks import NORMS
+from rootstock.config.architectures import Transform
+from rootstock.images.loader import Normalise
+from rootstock.system.files import reading, replacing
+from rootstock.training.head import Head
+
+WEIGHTS = "model.safetensors"
+
+
+class Classifier(nn.Module):
+    """uint8 pixels (n, 3, size, size) to logits (n, k) float32.
+
+    Args:
+        backbone: images to features.
+        transform: what it expects to see.
+        head: what the last layer begins with.
+        frozen_statistics: whether batch norm keeps its statistics in training; random weights have none to keep.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, transform: Transform, head: Head, *, frozen_statistics: bool = True
+    ) -> None:
+        super().__init__()
+        self.frozen_statistics = frozen_statistics
+        self.normalise = Normalise(transform)
+        self.backbone = backbone
+        classes, width = head.weight.shape
+        self.head = nn.Linear(width, classes)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(head.weight))
+            self.head.bias.copy_(torch.from_numpy(head.bias))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Compute the logits of a batch."""
+        logits: Tensor = self.head(self.backbone(self.normalise(pixels)))
+        return logits
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Switch dropout on, but not batch norm.
+
+        On small data its batch statistics ruin what the probe was fitted to (measured: 79 % against 99.6 %).
+        """
+        super().train(mode)
+        for module in self.modules():
+            if self.frozen_statistics and isinstance(module, NORMS):
+                module.eval()
+        return self
+
+
+def save(model: Classifier, path: Path) -> None:
+    """Write a model's weights as safetensors."""
+    with replacing(path) as temporary:
+        save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+
+
+def load(model: Classifier, path: Path) -> None:
+    """Read a model's weights.
+
+    Raises:
+        DamagedError: they are not those of such a model.
+    """
+    with reading(path):
+        fitting.adopt(model, load_file(path))
+
+
+def predict(model: Classifier, batches: Iterator[Tensor], device: torch.device) -> Iterator[NDArray[np.float32]]:
+    """Yield the logits (n, k) float32 of each batch, in evaluation mode."""
+    model.eval()
+    with torch.inference_mode(), mixed_precision(device):
+        for batch in batches:
+            logits: Tensor = model(batch.to(device, non_blocking=True))
+            yield logits.float().cpu().numpy()
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Compute in bfloat16 where that is a GPU's native speed; in float32 on a CPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")

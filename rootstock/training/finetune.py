@@ -1,0 +1,340 @@
+"""Fine-tuning in stages: the linear probe's weights are the start (LP-FT, Kumar et al. 2022), then blocks unfreeze.
+
+Each stage trains the head and the blocks above a depth with AdamW on a one-cycle schedule; batch-norm statistics
+stay those of the pretrained network. After each epoch everything is written to a checkpoint, and a run that finds
+one goes on from it to the same bytes that an undisturbed run gives on a CPU.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rootstock.backbones import fitting
+from rootstock.config import params
+from rootstock.config.architectures import Transform
+from rootstock.dataset.shards import Reader
+from rootstock.images import loader
+from rootstock.images.loader import Ref
+from rootstock.system import progress
+from rootstock.system.errors import DamagedError, ParamsError
+from rootstock.system.files import hold, read_json, reading, replacing, replacing_folder, sha256, write
+from rootstock.training.classifier import WEIGHTS, Classifier, mixed_precision, predict, save as save_classifier
+from rootstock.training.unfreezing import check_stages, optimiser_of
+
+log = logging.getLogger(__name__)
+HISTORY, DESCRIPTION = "history.parquet", "finetuned.json"
+WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; torch's default)
+# Bounds the first steps after unfreezing: on the digits the norm's median is 11 in the first epoch of all layers, and
+# 0.3 in the last.
+MAX_GRADIENT_NORM = 1.0
+ENOUGH_EPOCHS = 3  # fewer have no first or last to speak of
+STILL_FALLING = 0.2  # of the validation loss, in the last epoch, when the rate has nearly run out
+START_DIVISOR, END_DIVISOR = 25.0, 1e4
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images of a split: manifest rows (shard, offset, size, class_index) and where their shards are."""
+
+    rows: pd.DataFrame
+    images_dir: Path
+
+    def refs(self, order: np.ndarray[Any, Any] | None = None, seed: int | None = None) -> list[Ref]:
+        """Give the places of the images, in an order, each with a seed of its own for augmentation."""
+        order = np.arange(len(self.rows)) if order is None else order
+        columns = (self.rows[name].to_numpy()[order] for name in ("shard", "offset", "size", "image_id"))
+        places = zip(*columns, strict=True)
+        return [
+            Ref(str(shard), int(offset), int(size), None if seed is None else _mix(seed, int(index)), str(image_id))
+            for index, (shard, offset, size, image_id) in zip(order, places, strict=True)
+        ]
+
+    def labels(self) -> Tensor:
+        """Give the class indices (n,) int64."""
+        return torch.from_numpy(self.rows["class_index"].to_numpy(np.int64))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of history.parquet."""
+
+    stage: int
+    unfrozen: str
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+
+
+@dataclass
+class Progressed:
+    """Where a run stands: what is done, the best weights so far, and what the optimiser remembers."""
+
+    stage: int = 0
+    epoch: int = 0
+    history: list[Epoch] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+    optimiser: dict[str, Any] | None = None
+
+
+def fine_tune(
+    model: Classifier,
+    transform: Transform,
+    train: Examples,
+    val: Examples,
+    settings: params.Finetune,
+    seed: int,
+    checkpoint: Path,
+    start_from: str,
+) -> list[Epoch]:
+    """Train `model` in place through all stages, leaving it with the weights of its best epoch on `val`.
+
+    Args:
+        model: backbone and probe.
+        transform: of the backbone.
+        train: to learn from.
+        val: to choose the epoch by (accuracy, then log loss).
+        settings: the section `finetune` of params.yaml.
+        seed: of order, augmentation and dropout.
+        checkpoint: a file that is written after each epoch, and resumed from where it is there.
+        start_from: a digest of all that goes in; a checkpoint of anything else is not resumed from.
+
+    Returns:
+        One entry an epoch.
+
+    Raises:
+        ParamsError: a stage names a layer that is not there, or its learning rate is too high.
+    """
+    check_stages(model.backbone, settings)
+    device = loader.device()
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    done = _resume(checkpoint, start_from, model, device)
+    epochs = sum(stage.epochs for stage in settings.stages)
+    with (
+        Reader(train.images_dir) as reader,
+        progress.bar("fine_tune", epochs * len(train.rows)) as advance,
+    ):
+        advance(len(done.history) * len(train.rows))
+        for index, stage in enumerate(settings.stages):
+            if index < done.stage:
+                continue
+            optimiser = optimiser_of(model, stage, settings)
+            if index == done.stage and done.optimiser:
+                optimiser.load_state_dict(done.optimiser)
+            for epoch in range(done.epoch if index == done.stage else 0, stage.epochs):
+                torch.manual_seed(_mix(seed, index, epoch))
+                loss = _train_epoch(
+                    model, optimiser, reader, train, transform, settings, stage, (index, epoch), seed, advance
+                )
+                val_loss, val_accuracy = _validate(model, reader, val, transform, settings.batch_size, device)
+                done.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
+                _keep_best(done, model)
+                done.stage, done.epoch, done.optimiser = index, epoch + 1, optimiser.state_dict()
+                _checkpoint(checkpoint, start_from, done, model)
+    if done.best:
+        fitting.assign(model, done.best)
+    for warning in warnings(done.history):
+        log.warning("%s", warning)
+    return done.history
+
+
+def _train_epoch(
+    model: Classifier,
+    optimiser: torch.optim.Optimizer,
+    reader: Reader,
+    train: Examples,
+    transform: Transform,
+    settings: params.Finetune,
+    stage: params.Stage,
+    at: tuple[int, int],
+    seed: int,
+    advance: progress.Advance,
+) -> float:
+    """Train for one pass in a fresh order; returns the mean training loss."""
+    device = model.head.weight.device
+    order = np.random.default_rng(_mix(seed, *at)).permutation(len(train.rows))
+    labels = train.labels()[order]
+    refs = train.refs(order, seed=_mix(seed, *at))
+    sizes = loader.batch_sizes(len(order), settings.batch_size, lone=model.frozen_statistics)
+    total = 0.0
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.train()
+    batches = loader.batches(
+        reader, refs, transform, settings.batch_size, settings.augment, lone=model.frozen_statistics
+    )
+    for step, (batch, target) in enumerate(zip(batches, labels.split(sizes), strict=True)):
+        rate = one_cycle((at[1] * len(sizes) + step) / (stage.epochs * len(sizes)))
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * rate
+        with mixed_precision(device):
+            logits = model(batch.to(device, non_blocking=True))
+        loss = F.cross_entropy(logits.float(), target.to(device), label_smoothing=settings.label_smoothing)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
+        optimiser.step()
+        lost = loss.item()
+        if not math.isfinite(lost):
+            raise ParamsError(
+                f"params.yaml: lr is {stage.lr:g} in the stage that unfreezes {stage.unfreeze}, and after {step + 1} "
+                f"batches of epoch {at[1]} the training loss is no number any more; expected a lower lr."
+            )
+        total += lost * len(batch)
+        advance(len(batch))
+    return total / len(order)
+
+
+def one_cycle(position: float) -> float:
+    """Scale the peak learning rate at a point 0..1 of a stage: cosine up, then cosine down (Smith 2018)."""
+    if position < WARM_UP:
+        low, high, share = 1 / START_DIVISOR, 1.0, position / WARM_UP
+    else:
+        low, high, share = 1.0, 1 / END_DIVISOR, (position - WARM_UP) / (1 - WARM_UP)
+    return float(low + (high - low) * (1 - np.cos(np.pi * share)) / 2)
+
+
+def _validate(
+    model: Classifier,
+    reader: Reader,
+    val: Examples,
+    transform: Transform,
+    batch_size: int,
+    device: torch.device,
+) -> tuple[float, float]:
+    """Measure mean log loss and accuracy."""
+    labels = val.labels()
+    loss, right = 0.0, 0
+    batches = predict_all(model, reader, val, transform, batch_size, device)
+    for batch, wanted in zip(batches, labels.split(batch_size), strict=True):
+        logits = torch.from_numpy(batch)
+        loss += F.cross_entropy(logits, wanted, reduction="sum").item()
+        right += int((logits.argmax(1) == wanted).sum())
+    return loss / len(labels), right / len(labels)
+
+
+def predict_all(
+    model: Classifier,
+    reader: Reader,
+    examples: Examples,
+    transform: Transform,
+    batch_size: int,
+    device: torch.device,
+) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the logits of a split's images, in the order of its rows, a batch at a time."""
+    yield from predict(model, loader.batches(reader, examples.refs(), transform, batch_size), device)
+
+
+def best_of(history: list[Epoch]) -> Epoch:
+    """Choose the epoch that validation likes best: by accuracy, then log loss."""
+    return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
+
+
+def warnings(history: Sequence[Epoch]) -> list[str]:
+    """Say where the best epoch is at an end of all, so that a better one may lie behind it.
+
+    The last one mostly is the best, since the learning rate ends near zero: only if the loss still falls is it news.
+    """
+    if len(history) < ENOUGH_EPOCHS:
+        return []
+    best, before, last = best_of(list(history)), history[-2], history[-1]
+    if best is history[0]:
+        return ["Fine-tuning was at its best after the first of all epochs: a lower lr may be better."]
+    if best is last and before.stage == last.stage and last.val_loss < (1 - STILL_FALLING) * before.val_loss:
+        return ["Fine-tuning was still getting better when it ended: more epochs may be better."]
+    return []
+
+
+def save(model: Classifier, history: list[Epoch], folder: Path) -> None:
+    """Write a network, how it came about, and the digests of both: finetuned.json."""
+    with replacing_folder(folder) as temporary:
+        save_classifier(model, temporary / WEIGHTS)
+        with replacing(temporary / HISTORY) as path:
+            write_history(history, path)
+        digests = {name: sha256(temporary / name) for name in (WEIGHTS, HISTORY)}
+        write(temporary / DESCRIPTION, json.dumps({"digests": digests}, indent=2) + "\n")
+
+
+def check(folder: Path) -> None:
+    """Hold what `save` wrote to its digests.
+
+    Raises:
+        DamagedError: a file is another one.
+    """
+    described = read_json(folder / DESCRIPTION)
+    with reading(folder / DESCRIPTION):
+        digests = {name: described["digests"][name] for name in (WEIGHTS, HISTORY)}
+    for name, digest in digests.items():
+        hold(folder / name, digest)
+
+
+def write_history(history: list[Epoch], path: Path) -> None:
+    """Write one row an epoch; the columns are there even where there was none."""
+    as_table(history).to_parquet(path, index=False)
+
+
+def read_history(path: Path) -> list[Epoch]:
+    """Read what `write_history` wrote."""
+    with reading(path):
+        return [Epoch(*row) for row in pd.read_parquet(path).itertuples(index=False)]
+
+
+def as_table(history: list[Epoch]) -> pd.DataFrame:
+    """Give one row an epoch; the columns are there even where there was none."""
+    return pd.DataFrame(history, columns=[column.name for column in fields(Epoch)])
+
+
+def _keep_best(done: Progressed, model: Classifier) -> None:
+    if best_of(done.history) is done.history[-1]:
+        done.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def _checkpoint(path: Path, start_from: str, done: Progressed, model: Classifier) -> None:
+    content = {
+        "start_from": start_from,
+        "model": model.state_dict(),
+        "stage": done.stage,
+        "epoch": done.epoch,
+        "history": [asdict(epoch) for epoch in done.history],
+        "best": done.best,
+        "optimiser": done.optimiser,
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def _resume(path: Path, start_from: str, model: Classifier, device: torch.device) -> Progressed:
+    if not path.exists():
+        return Progressed()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        with reading(path):
+            content = torch.load(path, map_location=device, weights_only=True)
+            if content["start_from"] != start_from:
+                return Progressed()
+            fitting.assign(model, content["model"])
+            history = [Epoch(**epoch) for epoch in content["history"]]
+            best = {name: value.cpu() for name, value in content["best"].items()}
+            optimiser = dict(content["optimiser"])
+            done = Progressed(int(content["stage"]), int(content["epoch"]), history, best, optimiser)
+    except DamagedError as error:
+        fitting.assign(model, before)
+        log.warning("The checkpoint is of no use, and the training starts anew: %s", error)
+        return Progressed()
+    log.info("Goes on after epoch %d of stage %d, from %s", done.epoch, done.stage, path)
+    return done
+
+
+def _mix(*parts: int) -> int:
+    """Make one seed out of several numbers."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "little")

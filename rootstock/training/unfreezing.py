@@ -1,0 +1,72 @@
+"""What a stage of fine-tuning trains, and at which rate: from a name in params.yaml to groups of parameters."""
+
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import nn
+
+from rootstock.backbones.blocks import blocks
+from rootstock.backbones.depths import is_below, whole_of
+from rootstock.config import params
+from rootstock.system.errors import ParamsError
+from rootstock.training.classifier import Classifier
+
+
+def check_stages(network: nn.Module, settings: params.Finetune) -> None:
+    """Make sure that every stage names something the network has.
+
+    Raises:
+        ParamsError: naming the key, what is allowed and the nearest spelling.
+    """
+    for index, stage in enumerate(settings.stages):
+        unfrozen_from(network, stage.unfreeze, f"finetune.stages[{index}].unfreeze")
+
+
+def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> int:
+    """Translate `unfreeze` into the index of the first block that is trained (their number: only the head is)."""
+    listed = parameters_by_block(network)
+    names = [name for name, _ in listed]
+    if unfreeze in params.DEPTHS:
+        depth = len(names) if unfreeze == "all" else params.DEPTHS.index(unfreeze)
+        return max(0, len(names) - depth)
+    layers = dict(whole_of(network).named_modules())
+    inside = {id(parameter) for parameter in layers[unfreeze].parameters()} if unfreeze in layers else set()
+    for index, (_, parameters) in enumerate(listed):
+        if any(id(parameter) in inside for parameter in parameters):
+            return index
+    near = get_close_matches(unfreeze, [*params.DEPTHS, *names, *layers], n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    allowed = f"{', '.join(params.DEPTHS)}, or a layer: {', '.join(names)}"
+    raise ParamsError(f"params.yaml: {key} is {unfreeze!r}; expected {allowed}.{hint}")
+
+
+def optimiser_of(model: Classifier, stage: params.Stage, settings: params.Finetune) -> torch.optim.AdamW:
+    """Unfreeze what the stage trains, and group it: rates fall with depth, biases and norms do not decay."""
+    model.requires_grad_(False)
+    model.head.requires_grad_(True)
+    layers = [parameters for _, parameters in parameters_by_block(model.backbone)]
+    groups = _groups(list(model.head.parameters()), stage.lr, settings)
+    for depth, parameters in enumerate(reversed(layers[unfrozen_from(model.backbone, stage.unfreeze) :]), start=1):
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        groups += _groups(parameters, stage.lr * settings.layer_decay**depth, settings)
+    return torch.optim.AdamW(groups)
+
+
+def parameters_by_block(network: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
+    """List the parameters of each block up to where the network is cut.
+
+    Those outside all blocks (a class token) belong to the first.
+    """
+    listed = [(name, [p for part in modules for p in part.parameters()]) for name, modules in blocks(whole_of(network))]
+    inside = {id(parameter) for _, parameters in listed for parameter in parameters}
+    listed[0][1].extend(parameter for parameter in network.parameters() if id(parameter) not in inside)
+    return [(name, parameters) for name, parameters in listed if is_below(network, name)]
+
+
+def _groups(parameters: list[nn.Parameter], lr: float, settings: params.Finetune) -> list[dict[str, Any]]:
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    groups = [(matrices, settings.weight_decay), (vectors, 0.0)]
+    return [{"params": some, "peak": lr, "lr": lr, "weight_decay": decay} for some, decay in groups if some]

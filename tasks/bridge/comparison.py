@@ -1,0 +1,87 @@
+"""A comparison of backbones: what is tried, and where its table, curves and page are kept.
+
+data/compare is no stage's output: a row holds images a second, and nobody wants `dvc repro` to try eighty backbones. It
+is added to DVC as it is (data/compare.dvc), so that it can be pushed, pulled and looked back on.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rootstock.config.params import Params
+from rootstock.system import digests
+from rootstock.system.errors import RootstockError
+from rootstock.system.files import write
+from tasks.bridge import versions
+from tasks.bridge.workspace import COMPARE, DATASET, FEATURES, IMAGES, TRIED, TRIED_BACKBONES
+
+if TYPE_CHECKING:  # torch: only where something is tried
+    import pandas as pd
+
+    from rootstock.evaluation.compare import Candidate, Row
+    from rootstock.training.finetune import Epoch
+
+TABLE, CURVES, PAGE = COMPARE / "compare.parquet", COMPARE / "curves.parquet", COMPARE / "report.html"
+
+
+def candidates(params: Params) -> "list[Candidate]":
+    """List what is to be compared.
+
+    Raises:
+        RootstockError: nothing is to be compared.
+        DamagedError: the rows of before, which new ones are put to, are not what was written.
+    """
+    from rootstock.evaluation import compare
+
+    compare.read(TABLE), curves()  # now, rather than when something has been tried for hours
+    found = compare.candidates(params)
+    if not found:
+        raise RootstockError(
+            "params.yaml: compare.backbones and compare.scratch are empty; expected names of backbones"
+        )
+    return found
+
+
+def try_out(candidate: "Candidate", params: Params) -> "Row":
+    """Try a candidate, and put its row and its curve where they are kept: what is done survives a kill."""
+    from rootstock.evaluation import compare
+
+    places = compare.Places(IMAGES, DATASET, FEATURES, TRIED, TRIED_BACKBONES)
+    row, epochs = compare.try_out(candidate, params, places)
+    compare.write(TABLE, compare.merge(compare.read(TABLE), row))
+    if epochs:
+        _keep_curve(row, epochs)
+    return row
+
+
+def _keep_curve(row: "Row", epochs: "Sequence[Epoch]") -> None:
+    import pandas as pd
+
+    from rootstock.evaluation import compare
+
+    name = f"{row.backbone} {row.variant}" if row.variant else row.backbone
+    new = pd.DataFrame(epochs).assign(name=name, data=row.data)
+    before = curves()
+    others = before[(before["name"] != name) | (before["data"] != row.data)]
+    compare.write(CURVES, pd.concat([others, new], ignore_index=True) if len(others) else new)
+
+
+def curves() -> "pd.DataFrame":
+    """Read the epochs of what was trained from scratch."""
+    import pandas as pd
+
+    if not CURVES.exists():
+        return pd.DataFrame(columns=["name", "data"])
+    found: pd.DataFrame = digests.read(CURVES).to_pandas()
+    return found
+
+
+def finish() -> "tuple[pd.DataFrame, dict[str, bytes]]":
+    """Make the page, and have DVC know; returns the table of this version of the data, and its pictures."""
+    from rootstock.evaluation import compare, compare_report
+
+    now = compare.version_of(DATASET)
+    table, epochs = (kept[kept["data"] == now] for kept in (compare.read(TABLE), curves()))
+    drawn = compare_report.pictures(table, epochs)
+    write(PAGE, compare_report.render(table, drawn))
+    versions.add(COMPARE)
+    return table, drawn

@@ -1,0 +1,216 @@
+"""Shards side by side: on a Dask or a Ray of this machine, or on a cluster, by Prefect's own task runners.
+
+Every shard is a task run of the flow run `extract shards`. A worker that dies loses only its shard, which the
+scheduler gives to another one; what was asked of a worker twice has to be harmless. Workers report to a Prefect
+server: to the one that PREFECT_API_URL names, else to a temporary one, which only workers of this machine reach.
+Workers import this module, so it imports neither DVC nor torch.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from importlib import import_module
+from itertools import islice
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, TypeVar
+
+from prefect import Flow, Task, get_client
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Failed
+from prefect.task_runners import TaskRunner
+
+from rootstock.system.errors import RootstockError, SourceError
+from tasks.bridge import connection
+
+Job = TypeVar("Job")
+Runner = Literal["dask", "ray"]
+Advance = Callable[[int], None]
+AHEAD = 1000  # shards that a scheduler knows and has not finished: keeps hundreds of workers busy, and floods none
+LOOK_EVERY_S = 1.0  # whether the run is to stop, while no shard ends
+RETRY_AFTER_S = [10.0, 60.0]
+
+
+def fan_out(
+    function: Callable[[Job, str], int],
+    job: Job,
+    shards: Sequence[str],
+    runner: Runner,
+    cluster: str | None,
+    workers: int,
+    advance: Advance,
+) -> None:
+    """Run a function for each shard, and report what it returns as shards end.
+
+    Args:
+        function: what workers call as `function(job, shard)`; of an installed module. A shard that was done, or half
+            done, may be asked for again.
+        job: the same for every shard; has to pickle.
+        shards: their names.
+        runner: dask or ray.
+        cluster: the address of one that runs; None starts one on this machine, which ends with the call.
+        workers: processes of that one; a cluster that runs has its own.
+        advance: called with each result, and with 0 every second; what it raises ends the call.
+
+    Raises:
+        RootstockError: the first that a worker raised; or the runner is not installed, the workers have no server to
+            report to, or the cluster gave a shard up.
+    """
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request to the server
+    chosen = _task_runner(runner, cluster, workers)
+    failed: list[RootstockError] = []
+
+    def walk() -> State[None]:
+        try:
+            with _no_task_above(), _a_gpu_each(runner):
+                _walk(function, job, shards, advance)
+        except RootstockError as error:  # raised below: from here it would be shown with the framework's stack
+            failed.append(error)
+            return Failed(message=str(error))
+        return Completed(message=f"{len(shards)} shards")
+
+    flow = Flow(_flow, name="extract shards", task_runner=chosen, persist_result=False)
+    token = _walking.set(walk)
+    try:
+        with _server_for_workers(cluster):
+            flow(len(shards), runner, return_state=True).result(raise_on_failure=not failed)
+    finally:
+        _walking.reset(token)
+    if failed:
+        raise failed[0]
+
+
+# Neither closes over anything, and each is found by its name: they are pickled for every shard. What the flow has to
+# do cannot be pickled, so it is not among its parameters.
+_walking: ContextVar[Callable[[], State[None]]] = ContextVar("walking")
+
+
+def _flow(shards: int, runner: str) -> State[None]:
+    return _walking.get()()
+
+
+def _shard(function: Callable[[Job, str], int], job: Job, shard: str) -> int:
+    return function(job, shard)
+
+
+def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a store, rather than a person or the code, is at fault: trying again may help."""
+    final = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, ImportError, ValueError)
+    match state.data:
+        case SourceError(__cause__=cause):  # every driver has its own errors for a store that does not answer
+            return cause is not None and not isinstance(cause, final)
+        case OSError() as error:
+            return not isinstance(error, final)
+    return False
+
+
+SHARD = Task(
+    _shard,
+    name="extract shard",
+    task_run_name="{shard}",
+    retries=len(RETRY_AFTER_S),
+    retry_delay_seconds=RETRY_AFTER_S,
+    retry_condition_fn=_may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+
+
+def _walk(function: Callable[[Job, str], int], job: Job, shards: Sequence[str], advance: Advance) -> None:
+    """Keep AHEAD shards with the scheduler until all are done."""
+    ended: SimpleQueue[PrefectFuture[int]] = SimpleQueue()
+    under_way: dict[PrefectFuture[int], str] = {}  # Dask forgets the work of a future that nobody holds
+    waiting = iter(shards)
+
+    def submit(number: int) -> None:
+        for shard in islice(waiting, number):
+            future: PrefectFuture[int] = SHARD.submit(function, job, shard)
+            under_way[future] = shard
+            future.add_done_callback(ended.put)
+
+    submit(AHEAD)
+    while under_way:
+        try:
+            future = ended.get(timeout=LOOK_EVERY_S)
+        except Empty:
+            advance(0)
+            continue
+        advance(_result(future, under_way.pop(future)))
+        submit(1)
+
+
+def _result(future: PrefectFuture[int], shard: str) -> int:
+    try:
+        return future.result()
+    except Exception as error:
+        by = type(error).__module__.partition(".")[0]
+        if by in ("distributed", "ray"):  # of the cluster, not of the work: KilledWorker, WorkerCrashedError, ...
+            raise RootstockError(
+                f"Shard {shard}: {by} gave it up after several tries ({type(error).__name__}). Most often a worker's "
+                "memory is too small: try a smaller extract.batch_size, or fewer workers a machine; see docs/scale.md."
+            ) from error
+        raise
+
+
+def _task_runner(runner: Runner, cluster: str | None, workers: int) -> TaskRunner[Any]:
+    try:
+        if runner == "dask":
+            dask: Any = import_module("prefect_dask").DaskTaskRunner
+            logging.getLogger("distributed").setLevel(logging.WARNING)  # else it tells of every connection
+            # A thread each: a worker has one backbone, and a shard that kills its process kills no other's.
+            private = "127.0.0.1:0"  # the dashboard asks nobody who he is
+            here = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": private}
+            made = dask(address=cluster) if cluster else dask(cluster_kwargs=here)
+        else:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray starts
+            import_module("ray")  # Prefect's module does so only later
+            ray: Any = import_module("prefect_ray").RayTaskRunner
+            quiet = {"log_to_driver": False}
+            here = {"num_cpus": workers, "include_dashboard": False, **quiet}
+            # local: without an address Ray takes any that somebody has left running on this machine.
+            made = ray(address=cluster, init_kwargs=quiet) if cluster else ray(address="local", init_kwargs=here)
+    except ImportError as error:
+        raise RootstockError(
+            f"extract.runner is {runner!r}, and {error.name} is not installed: "
+            f"pip install -c constraints.txt -e '.[{runner}]'"
+        ) from error
+    return made  # type: ignore[no-any-return]
+
+
+def _a_gpu_each(runner: Runner) -> AbstractContextManager[Any]:
+    """Ask Ray for a GPU a shard where it has some: it hides them from work that asks for none."""
+    if runner == "ray" and import_module("ray").cluster_resources().get("GPU"):
+        return import_module("prefect_ray.context").remote_options(num_gpus=1)  # type: ignore[no-any-return]
+    return nullcontext()
+
+
+@contextmanager
+def _no_task_above() -> Iterator[None]:
+    """Hide the task run of the stage: it would be sent along with every shard, with all that it refers to."""
+    var: ContextVar[Any] = TaskRunContext.__var__
+    token = var.set(None)
+    try:
+        yield
+    finally:
+        var.reset(token)
+
+
+@contextmanager
+def _server_for_workers(cluster: str | None) -> Iterator[None]:
+    """Have all workers report to one server; left to itself, each would start its own."""
+    if PREFECT_API_URL.value():
+        yield
+        return
+    if cluster:
+        raise RootstockError(
+            "extract.cluster is set, and its workers report to a Prefect server: set PREFECT_API_URL to one that they "
+            "reach; see docs/scale.md."
+        )
+    connection.guard_own_server()
+    with get_client(sync_client=True) as client, temporary_settings({PREFECT_API_URL: str(client.api_url)}):
+        yield

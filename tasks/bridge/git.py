@@ -1,0 +1,256 @@
+"""Every write to git: made beside a person's work, never in it.
+
+Trees and commits are built in an index of their own and put in place by one update of a ref, so HEAD's checkout, the
+working tree, what is staged and the stash are the same before, after, and at every moment between. No hook runs and
+no key is asked for: these commits are a program's.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from rootstock.system.errors import RootstockError
+from rootstock.system.files import TEMPORARY
+from tasks.bridge.workspace import LOCAL
+
+WRITING = "git-*.json"  # which of git's lock files a process of ours may leave, should it be killed
+LOCK_WAIT_S = 30.0  # for another git program; it holds a lock for moments, or for as long as an editor is open
+SECONDS_TO_LOCK = 60.0  # a lock that came later than this after a note is somebody else's
+# What a hook or a wrapper may have set, and would send us to another repository.
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
+             "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE")  # fmt: skip
+UNDER_WAY = {"MERGE_HEAD": "merge", "CHERRY_PICK_HEAD": "cherry-pick", "REVERT_HEAD": "revert",
+             "rebase-merge": "rebase", "rebase-apply": "rebase"}  # fmt: skip
+STASH, EXECUTING = "refs/exps/stash", "refs/exps/exec"  # DVC's, while it runs or saves an experiment in the workspace
+NAMELESS = "Git user name and email must be configured"
+
+
+class GitError(RootstockError):
+    """Git does not do it; its words, or ours for what it says at length."""
+
+
+def run(*arguments: str, index: Path | None = None, hooks: bool = False) -> str:
+    """Run git in the workspace.
+
+    Raises:
+        GitError: it fails.
+    """
+    settings = ["core.fsmonitor=false", "core.splitIndex=false", "user.useConfigOnly=true"]
+    settings += [f"safe.directory={Path.cwd()}"]  # whose code runs here anyway; DVC does not ask for it either
+    settings += [] if hooks else [f"core.hooksPath={os.devnull}"]
+    env = {key: value for key, value in os.environ.items() if key not in ELSEWHERE}
+    env |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
+    env |= {"GIT_INDEX_FILE": str(index)} if index else {}
+    command = ["git", *(part for setting in settings for part in ("-c", setting)), *arguments]
+    try:
+        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise GitError("the program git is not installed") from None
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()
+        nameless = "auto-detection is disabled" in said or "empty ident" in said
+        raise GitError(NAMELESS if nameless else f"git {arguments[0]}: {said}")
+    return done.stdout.rstrip("\n")
+
+
+def head() -> str:
+    """Name the last commit."""
+    return run("rev-parse", "--verify", "HEAD^{commit}")
+
+
+def commit_of_working_tree(parent: str, message: str, also: Iterable[Path]) -> str:
+    """Commit every tracked file as it is in the working tree, and some more, on no branch.
+
+    Args:
+        parent: the commit that is checked out, though a person may make another one meanwhile.
+        message: of the commit.
+        also: files that belong to it although git may not track them, or be told to ignore them.
+    """
+    with _own_index() as index:
+        theirs = Path(run("rev-parse", "--git-path", "index"))
+        if theirs.exists():  # with what is staged, and the times of files: only what changed is read
+            shutil.copyfile(theirs, index)
+        else:
+            run("read-tree", parent, index=index)
+        run("add", "--update", "--", ":/", index=index)
+        there = [str(path) for path in also if path.is_file()]
+        if there:
+            run("add", "--force", "--", *there, index=index)
+        return _commit(run("write-tree", index=index), parent, message)
+
+
+def commit(paths: Iterable[Path], message: str) -> str:
+    """Commit files as they are now, and nothing else that may be staged; the commit there is where they are the same.
+
+    Raises:
+        GitError: a person's merge or rebase is under way, another git program is at work, or git has no name to use.
+    """
+    heal()
+    names = [str(path) for path in paths]
+    for name, what in UNDER_WAY.items():
+        if Path(run("rev-parse", "--git-path", name)).exists():
+            raise GitError(f"a {what} is under way; finish it first")
+    last = head()
+    with _own_index() as index:
+        run("read-tree", last, index=index)
+        run("add", "--force", "--", *names, index=index)
+        tree = run("write-tree", index=index)
+    if tree == run("rev-parse", f"{last}^{{tree}}"):
+        return last
+    made = _commit(tree, last, message)
+    # The index first: killed between the two, the files are staged, and committed the next time.
+    with _locking("index", "HEAD", *_branch()):
+        run("update-index", "--add", "--", *names)
+        run("update-ref", "-m", message.splitlines()[0], "HEAD", made, last)
+    return made
+
+
+def set_ref(ref: str, revision: str) -> None:
+    """Have a ref of ours name a revision, whatever it named before."""
+    with _locking(ref):
+        run("update-ref", ref, revision)
+
+
+def tag(name: str, revision: str, message: str) -> None:
+    """Tag a revision."""
+    with _locking(f"refs/tags/{name}"):
+        run("tag", "--annotate", "--no-sign", "--message", message, name, revision)
+
+
+def has_tag(name: str) -> bool:
+    """Whether there is a tag."""
+    return bool(run("for-each-ref", f"refs/tags/{name}"))
+
+
+def is_on_remote(remote: str, tag: str) -> bool:
+    """Whether a remote has a tag, and the branch that is checked out has its commit there; asks the remote.
+
+    Raises:
+        GitError: it does not answer.
+    """
+    branches = _branch()
+    names = run("ls-remote", remote, f"refs/tags/{tag}", *branches).splitlines()
+    there = {name: revision for revision, name in (line.split("\t") for line in names)}
+    if f"refs/tags/{tag}" not in there:
+        return False
+    tagged = run("rev-parse", f"refs/tags/{tag}^{{commit}}")
+    if not branches or not _is_ancestor(tagged, "HEAD"):  # an experiment is tagged, and no branch has it
+        return True
+    tip = there.get(branches[0])
+    return tip is not None and (_is_ancestor(tagged, tip) or _is_ancestor(tagged, _fetched(remote, branches[0])))
+
+
+def _is_ancestor(one: str, other: str) -> bool:
+    try:
+        run("merge-base", "--is-ancestor", one, other)
+    except GitError:
+        return False
+    return True
+
+
+def _fetched(remote: str, branch: str) -> str:
+    """Get the commits of a branch that others have pushed; no ref of ours changes."""
+    run("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", remote, branch)
+    return run("ls-remote", remote, branch).split("\t")[0]
+
+
+def heal() -> list[str]:
+    """Remove the locks that killed processes of ours have left in git; says which."""
+    said = []
+    for note in LOCAL.glob(WRITING):
+        try:
+            written = json.loads(note.read_bytes())
+            if _lives(written["pid"], written["started"]):
+                continue
+            left = [Path(path) for path in written["locks"] if _came_after(Path(path), note)]
+        except (ValueError, KeyError, TypeError):  # killed while the note was written: before there was a lock
+            left = []
+        for path in left:
+            path.unlink(missing_ok=True)
+            said.append(f"{path}: removed; a run of ours was killed while it wrote to git.")
+        note.unlink(missing_ok=True)
+    return said
+
+
+def left_by_dvc() -> str | None:
+    """Say what a person has to do after a `dvc exp` command that was killed: it had moved their work aside."""
+    try:
+        found = run("for-each-ref", "--format=%(refname)", STASH, f"{EXECUTING}/EXEC_BASELINE").split()
+    except GitError:  # no repository
+        return None
+    if not found:
+        return None
+    edits = f"your edits of then may be in {STASH} (`git stash apply {STASH}`), " if STASH in found else ""
+    gone = " && ".join(f"git update-ref -d {ref}" for ref in found)
+    return (
+        f"A `dvc exp` command was killed here: {edits}HEAD may be on no branch (`git switch -`); then `{gone}` "
+        "ends this message."
+    )
+
+
+def _commit(tree: str, parent: str, message: str) -> str:
+    return run("commit-tree", tree, "-p", parent, "-m", message)
+
+
+def _branch() -> list[str]:
+    """Name the branch that is checked out; none on a detached HEAD."""
+    try:
+        return [run("symbolic-ref", "--quiet", "HEAD")]
+    except GitError:
+        return []
+
+
+@contextmanager
+def _own_index() -> Iterator[Path]:
+    """Give the path of an index that is nobody else's."""
+    LOCAL.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=LOCAL, prefix="index.", suffix=TEMPORARY) as folder:
+        yield Path(folder).resolve() / "index"
+
+
+@contextmanager
+def _locking(*names: str) -> Iterator[None]:
+    """Wait for other git programs, and note which lock files git makes in the block, so that `heal` can tell ours."""
+    heal()
+    locks = [Path(run("rev-parse", "--git-path", f"{name}.lock")).resolve() for name in names]
+    _wait_for(locks)
+    LOCAL.mkdir(exist_ok=True)
+    note = LOCAL / WRITING.replace("*", str(os.getpid()))
+    started = psutil.Process().create_time()
+    note.write_text(json.dumps({"pid": os.getpid(), "started": started, "locks": [str(path) for path in locks]}))
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def _wait_for(locks: list[Path]) -> None:
+    patience = time.monotonic() + LOCK_WAIT_S
+    while there := [path for path in locks if path.exists()]:
+        if time.monotonic() > patience:
+            raise GitError(
+                f"{there[0]} has been there for {LOCK_WAIT_S:.0f} s: another git program is at work; if none is, "
+                "one was killed, and the file can be removed"
+            )
+        time.sleep(0.2)
+
+
+def _lives(pid: int, started: float) -> bool:
+    """Whether a process lives, and is not another one that was given its number."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _came_after(lock: Path, note: Path) -> bool:
+    return lock.exists() and -1 < lock.stat().st_mtime - note.stat().st_mtime < SECONDS_TO_LOCK

@@ -1,0 +1,282 @@
+"""A stage as a Prefect task: skipped when DVC says it is up to date, recorded by DVC when it ran."""
+
+import logging
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, wraps
+from http import HTTPStatus
+from http.client import HTTPException
+from typing import Any, ParamSpec, TypeVar, cast
+from urllib.error import HTTPError
+from uuid import UUID
+from weakref import WeakSet
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelled, Completed, Failed
+from prefect.tasks import Task
+
+from rootstock.config.params import Params
+from rootstock.system import progress
+from rootstock.system.causes import NETWORK
+from rootstock.system.errors import DamagedError, RootstockError
+from rootstock.system.escape import markdown
+from tasks.bridge import artifacts, cancellation, causes, handoff, stopping, versions
+from tasks.bridge.stage import HERE, Stage
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_said: WeakSet[RootstockError] = WeakSet()
+RunLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+_run_of: dict[int, RunLogger] = {}  # by thread, the flow's first
+_changing_runs = threading.Lock()
+REPORT_EVERY_S = 1.0  # an artifact is a row in the server's database
+REPORT_AGAIN_S = 600.0  # where the server did not answer, for which the client waits a minute
+RETRY_AFTER_S = [10.0, 60.0]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage of a flow ended: `did` is ran, restored or cached."""
+
+    stage: str
+    did: str
+    seconds: float
+    note: str
+
+
+@cache
+def as_task(stage: Stage) -> Task[..., Any]:
+    """Make the Prefect task of a stage; what a network did not give is asked for again, other errors are final."""
+
+    @task(
+        name=stage.name,
+        description=stage.function.__doc__,
+        task_run_name=stage.name,
+        retries=len(RETRY_AFTER_S),
+        retry_delay_seconds=RETRY_AFTER_S,
+        retry_condition_fn=_may_pass,
+    )
+    @worded
+    def run(params: Params, where: str = HERE) -> State[Any]:
+        outcome = bring_up_to_date(stage, params, where)
+        artifacts.show(stage.name)
+        return Completed(name="Completed" if outcome.did == "ran" else "Cached", message=outcome.note, data=outcome)
+
+    return run
+
+
+def submit(
+    stage: Stage, params: Params, *, wait_for: Sequence[PrefectFuture[Outcome]] = (), where: str = HERE
+) -> PrefectFuture[Outcome]:
+    """Start a stage as a Prefect task of the flow that runs; what is up to date ends as Cached.
+
+    Args:
+        stage: of dvc.yaml.
+        params: all parameters.
+        wait_for: the stages whose outputs it reads.
+        where: here, or the deployment that does the work on another machine.
+    """
+    future: Any = as_task(stage).submit(params, where, wait_for=list(wait_for))
+    return future  # type: ignore[no-any-return]
+
+
+def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome:
+    """Do what `dvc repro` would: nothing, restore an earlier run, or do the work and record it.
+
+    Args:
+        stage: of dvc.yaml.
+        params: all parameters.
+        where: here, or the deployment that does the work on another machine.
+    """
+    log = get_run_logger()
+    start = time.perf_counter()
+
+    def ended(did: str, note: str) -> Outcome:
+        return Outcome(stage.name, did, time.perf_counter() - start, note)
+
+    reasons = versions.stale(stage.name)
+    if not reasons:
+        return ended("cached", "up to date")
+    log.info("Runs because %s", "; ".join(reasons))
+    if versions.restore(stage.name):
+        return ended("restored", "an earlier run's outputs, from DVC's run-cache")
+    summary = None if where == HERE else handoff.run_elsewhere(stage.name, params, where)
+    if summary is None:
+        summary = stage(params)
+    if reasons == [versions.ALWAYS] and not summary.changed:
+        return ended("cached", summary.note)
+    versions.commit(stage.name)
+    return ended("ran", summary.note)
+
+
+def worded(function: Callable[P, T]) -> Callable[P, T]:
+    """Have the work of a task seen in the UI, and end as Failed with a sentence, or as Cancelled."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        ended: State[Any]  # Prefect takes a state for how the task ended
+        try:
+            with causes.in_words(), _reporting():
+                return function(*args, **kwargs)
+        except RootstockError as error:
+            ended = failed(error)
+        except cancellation.Stopped as stopped:
+            ended = Cancelled(message=str(stopped))
+        return ended  # type: ignore[return-value]
+
+    return run
+
+
+@contextmanager
+def flow_in_words() -> Iterator[RunLogger]:
+    """Have a flow end at once when it is cancelled, and with a sentence where others end it; gives the run's log.
+
+    Raises:
+        RootstockError: whatever others bring about in the block, in words.
+    """
+    causes.keep_stacks_off()
+    # Prefect says an error again when the process ends, with a stack, and as one of every later stage.
+    for name in ("prefect.flow_runs", "prefect.engine", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_is_news)
+    log = get_run_logger()
+    with causes.in_words(), logging_to(log), stopping.when_cancelled():
+        yield log
+
+
+def failed(error: RootstockError) -> State[Any]:
+    """End a task or a flow with the words of an error; a raised one would be shown with the framework's stack."""
+    if error not in _said:  # of a task's error, the flow's log has a line already
+        get_run_logger().error("%s", error)
+        _said.add(error)
+    return Failed(message=str(error), data=error)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    known = record.exc_info and isinstance(record.exc_info[1], RootstockError)
+    return not known and "in state NotReady" not in record.getMessage()
+
+
+def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a network, rather than a person, is at fault: trying again may help."""
+    cause = state.data
+    if isinstance(cause, DamagedError):
+        return False
+    while cause := getattr(cause, "__cause__", None):
+        match cause:
+            case HTTPError(code=code):
+                return code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS
+            case FileNotFoundError() | PermissionError() | NotADirectoryError() | IsADirectoryError():
+                pass  # final, unless a driver says so of a store that does not answer
+            case socket.gaierror() | ssl.SSLError():
+                return True
+            case OSError(errno=int() as code) if code not in NETWORK:
+                pass  # a full disk, a limit of the system: a person has to see to it
+            case OSError() | HTTPException():
+                return True
+    return False
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    """Show what the work of a task logs and how far it is, and let it be stopped where it says so."""
+    with progress.report_to(stopping.stoppable(_reporter())), logging_to(get_run_logger()):
+        yield
+
+
+@contextmanager
+def logging_to(run: RunLogger) -> Iterator[None]:
+    """Show what the work in this thread logs among the logs of a run; of threads that have none, among the flow's."""
+    thread = threading.get_ident()  # stages run side by side, each in a thread of its own
+    with _changing_runs:
+        before = _run_of.get(thread)
+        _run_of[thread] = run
+        _tell_runs(True)
+    try:
+        yield
+    finally:
+        with _changing_runs:
+            if before:
+                _run_of[thread] = before
+            else:
+                del _run_of[thread]
+            _tell_runs(bool(_run_of))
+
+
+class _ToRun(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        runs = _run_of.copy()
+        if run := runs.get(record.thread or 0) or next(iter(runs.values()), None):
+            run.log(record.levelno, record.getMessage())
+
+
+_to_run = _ToRun(logging.INFO)
+
+
+def _tell_runs(whether: bool) -> None:
+    """Have our loggers write to runs, or to whatever else the process has."""
+    for name in ("rootstock", "tasks"):
+        logger = logging.getLogger(name)
+        if whether:
+            logger.addHandler(_to_run)
+            logger.setLevel(logging.INFO)
+        else:
+            logger.removeHandler(_to_run)
+        logger.propagate = not whether  # Prefect shows what is of no run on the terminal: it would be there twice
+
+
+def _reporter() -> progress.Reporter:
+    """Show progress where the run is watched: in the UI of a server, else on the terminal."""
+    return _artifact if PREFECT_API_URL.value() else progress.terminal
+
+
+@contextmanager
+def _artifact(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
+    """Report to a progress artifact of the task run, and to the terminal."""
+    run = TaskRunContext.get()
+    key = "-".join([re.sub("[^a-z0-9]+", "-", what.lower()), *([run.task_run.id.hex[-8:]] if run else [])])
+    tally = progress.Tally(what, total, unit)
+    shown = _Shown(key, tally)
+    shown.report()
+    with progress.terminal(what, total, unit) as on_terminal:
+
+        def advance(n: int, **counts: int) -> None:
+            on_terminal(n, **counts)
+            tally.add(n, **counts)
+            if time.monotonic() >= shown.due:
+                shown.report()
+
+        yield advance
+    if shown.is_seen:
+        shown.report()
+
+
+class _Shown:
+    """A progress artifact, as long as the server answers: no training ends because nobody can look at it."""
+
+    def __init__(self, key: str, tally: progress.Tally) -> None:
+        self.key, self.tally = key, tally
+        self.artifact: UUID | None = None
+        self.is_seen, self.due = True, 0.0
+
+    def report(self) -> None:
+        """Show how far it is; says when to do so again."""
+        self.is_seen = artifacts.unless_it_fails(self._put)
+        self.due = time.monotonic() + (REPORT_EVERY_S if self.is_seen else REPORT_AGAIN_S)
+
+    def _put(self) -> None:
+        said = markdown(self.tally)
+        if self.artifact:
+            update_progress_artifact(self.artifact, self.tally.percent, description=said)
+        else:
+            self.artifact = cast(UUID, create_progress_artifact(self.tally.percent, key=self.key, description=said))

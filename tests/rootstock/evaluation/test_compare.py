@@ -1,0 +1,284 @@
+"""Backbones compared on one data set: which are tried, what a row says, what is kept, what is shown."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rootstock.backbones import backbones
+from rootstock.config import params
+from rootstock.config.architectures import GROUPS, NAMES
+from rootstock.config.params_file import load
+from rootstock.evaluation import compare, compare_report
+from rootstock.evaluation.compare import Candidate, Places, Row, candidates, expand, merge, try_out
+from rootstock.features import extraction, feature_keys
+from rootstock.system.errors import DamagedError, ParamsError
+from tests.small_dataset import small_dataset
+
+TINY = "shufflenet_v2_x0_5"
+
+
+def settings(**asked) -> params.Params:
+    return params.Params(
+        backbone=params.Backbone(name=TINY, weights="random", image_size=32),
+        extract=params.Extract(batch_size=16),
+        head=params.Head(l2=(1.0, 0.1)),
+        finetune=params.Finetune(batch_size=8),
+        evaluate=params.Evaluate(resamples=100),
+        compare=params.Compare(**{"backbones": (TINY,), **asked}),
+    )
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> Places:
+    small, own = small_dataset(tmp_path_factory.getbasetemp()), tmp_path_factory.mktemp("compare")
+    return Places(small.images, small.dataset, own / "pipeline", own / "features", own / "backbones")
+
+
+@pytest.fixture(scope="module")
+def row(places) -> Row:
+    found, _ = try_out(candidates(settings())[0], settings(), places)
+    return found
+
+
+# Which are tried
+
+
+def test_groups_stand_for_their_members_each_once():
+    assert expand(["seed", "resnet34", "resnet18"]) == [*GROUPS["seed"], "resnet18"]
+    assert expand(["all"]) == list(NAMES)
+    assert set(GROUPS["small"]) < set(NAMES)
+
+
+def test_every_backbone_is_tried_at_every_depth_and_then_from_scratch():
+    asked = settings(backbones=("resnet18", "lenet5"), depths=("low", "penultimate"), scratch=("lenet5",))
+    titles = [candidate.title for candidate in candidates(asked)]
+    assert titles == [
+        "resnet18, low", "resnet18, penultimate", "lenet5, low", "lenet5, penultimate", "lenet5, from scratch"
+    ]  # fmt: skip
+
+
+def test_who_has_no_pretrained_weights_is_tried_with_random_ones_at_its_own_size():
+    residual, first = candidates(settings(backbones=("resnet34", "lenet5")))
+    assert (residual.backbone.weights, residual.backbone.image_size) == ("pretrained", 32)
+    assert (first.backbone.weights, first.backbone.image_size) == ("random", None)
+    [small] = candidates(settings(backbones=("resnet34",), image_size=64))
+    assert small.backbone.image_size == 64
+
+
+def test_a_variant_is_named_behind_a_colon():
+    asked = settings(backbones=("resnet34:shortcut_a", "resnet34:shortcut_b", "lenet5:average_pooling"))
+    a, b, pooled = candidates(asked)
+    assert (a.title, a.backbone.weights) == ("resnet34 shortcut_a, penultimate", "random")
+    assert (b.backbone.variant, b.backbone.weights) == ("shortcut_b", "pretrained")
+    assert pooled.backbone.variant == "average_pooling"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("backbones: ['resnet34:shortcut_d']", "compare.backbones is 'shortcut_d'; expected shortcut_a, shortcut_b"),
+        (
+            "backbones: [resnet43]",
+            r"compare.backbones is 'resnet43'; .* timm/<name>, seed, small, all\. Did you mean",
+        ),
+        ("backbones: [sed]", "Did you mean seed"),
+        ("scratch: [lenet]", "compare.scratch is 'lenet'; .*Did you mean lenet5"),
+        ("depths: [hihg]", "compare.depths is 'hihg'; expected low, mid, high, penultimate, or the name of a module"),
+    ],
+)
+def test_a_misspelt_one_is_refused_with_the_nearest(written, said, tmp_path):
+    (tmp_path / "params.yaml").write_text(f"compare: {{{written}}}")
+    with pytest.raises(ParamsError, match=said):
+        load(tmp_path / "params.yaml")
+
+
+# What a row says
+
+
+def test_a_row_has_accuracy_size_and_speed(row, places):
+    described = backbones.describe(next(places.tried_backbones.iterdir()))
+    assert (row.backbone, row.trained, row.layer, row.reason) == (TINY, "frozen", "penultimate", "")
+    assert (row.width, row.parameters, row.macs) == (1024, described["parameters"], described["macs"])
+    assert row.feature_bytes == 4 * 1024 and row.image_size == 32
+    assert row.accuracy_low <= row.accuracy <= row.accuracy_high
+    assert row.images_per_second > 10 and row.seconds > 0
+    assert row.train_images + row.test_images < row.computed == 120
+
+
+def test_what_was_extracted_is_not_extracted_again(row, places):
+    again, _ = try_out(candidates(settings())[0], settings(), places)
+    assert again.computed == 0
+    assert (again.accuracy, again.l2, again.log_loss) == (row.accuracy, row.l2, row.log_loss)
+
+
+@pytest.mark.parametrize("name", [backbones.WEIGHTS, backbones.DESCRIPTION])
+def test_a_backbone_that_was_kept_and_is_damaged_is_made_anew(row, places, name):
+    [folder] = {path.parent for path in places.tried_backbones.glob(f"{row.backbone}-*/{name}")}
+    kept = {path: path.read_bytes() for path in folder.iterdir()}
+    for harmed in (b"", kept[folder / name][:50], None):
+        (folder / name).write_bytes(harmed) if harmed is not None else (folder / name).unlink()
+        compare._prepared(candidates(settings())[0], settings(), places)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == kept
+
+
+def test_what_the_pipeline_has_extracted_is_found(row, places, tmp_path):
+    [folder] = {path for path in places.tried_features.iterdir() if path.is_dir()}
+    elsewhere = replace(places, features=places.tried_features, tried_features=tmp_path / "features")
+    found, _ = try_out(candidates(settings())[0], settings(), elsewhere)
+    assert found.computed == 0
+    assert {path.name for path in (tmp_path / "features" / folder.name).iterdir()} == {p.name for p in folder.iterdir()}
+
+
+def test_and_the_pipeline_finds_what_a_comparison_has_extracted(row, places, tmp_path):
+    backbone = backbones.load(next(places.tried_backbones.iterdir()))
+    wanted = settings().extract
+    key = feature_keys.find(backbone.description, wanted, places.tried_features)[0].name
+    gone = places.tried_features / key / "999999-00000000.parquet"  # of a shard that was here once
+    gone.write_bytes(b"")
+    done = extraction.extract(backbone, wanted, places.images, tmp_path / "out", else_in=places.tried_features)
+    gone.unlink()
+    assert not (tmp_path / "out" / key / gone.name).exists()
+    assert (done.computed, done.images) == (0, 120)
+    fresh = extraction.extract(backbone, wanted, places.images, tmp_path / "fresh")
+    assert fresh.computed == 120
+    for path in (tmp_path / "fresh" / fresh.key).iterdir():
+        assert (tmp_path / "out" / done.key / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_lower_depth_costs_less(row, places):
+    asked = settings(depths=("low", "stage2.0"))
+    low, module = (try_out(candidate, asked, places)[0] for candidate in candidates(asked))
+    assert (low.reason, module.reason) == ("", "")
+    assert low.macs < module.macs < row.macs and low.parameters < module.parameters < row.parameters
+    assert (low.width, low.pooling, row.pooling) == (24, "avg", "")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layer", "reason"),
+    [
+        (params.Backbone(name="resnet18", weights="gone.pth"), "penultimate", "gone.pth is not there"),
+        (params.Backbone(name=TINY, weights="random", image_size=32), "stage9", "extract.layer is 'stage9'"),
+        (params.Backbone(name="timm/resnet_18"), "low", "has no model of that name. Did you mean timm/resnet18"),
+    ],
+)
+def test_one_that_fails_is_a_row_with_its_reason(backbone, layer, reason, places):
+    found, _ = try_out(Candidate(backbone, layer), settings(), places)
+    assert reason in found.reason and found.accuracy is None and found.backbone == backbone.name
+
+
+def test_one_that_needs_too_much_memory_is_a_row_with_its_reason(places, monkeypatch):
+    def too_much(*_: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:98] DefaultCPUAllocator: can't allocate memory\nstack")
+
+    monkeypatch.setattr(extraction, "speed", too_much)
+    found, _ = try_out(candidates(settings())[0], settings(), places)
+    assert found.reason.endswith("can't allocate memory")
+
+
+def test_from_scratch_everything_is_trained_and_its_epochs_are_kept(places):
+    asked = settings(backbones=(), scratch=(TINY,), epochs=8, lr=0.003)
+    [candidate] = candidates(asked)
+    found, epochs = try_out(candidate, asked, places)
+    assert (found.reason, found.trained, found.layer) == ("", "scratch", "penultimate")
+    assert [epoch.epoch for epoch in epochs] == list(range(8))
+    assert epochs[-1].train_loss < 0.9 * epochs[0].train_loss
+    again, _ = try_out(candidate, asked, places)
+    assert (again.accuracy, again.log_loss) == (found.accuracy, found.log_loss)  # seeded
+
+
+# What is kept
+
+
+def test_one_tried_again_takes_its_own_place_and_nobody_elses(row):
+    table = merge(merge(pd.DataFrame(), row), replace(row, layer="low", accuracy=0.5))
+    table = merge(table, replace(row, accuracy=0.9))
+    assert sorted(zip(table["layer"], table["accuracy"], strict=True)) == [("low", 0.5), ("penultimate", 0.9)]
+    assert len(merge(table, replace(row, data="another version"))) == 3
+    assert len(merge(table, replace(row, image_size=64))) == 3
+
+
+def test_a_failure_takes_the_place_of_a_failure_and_what_was_measured_stays(row):
+    failed = replace(row, accuracy=None, image_size=None, origin=None, reason="no network")
+    table = merge(merge(merge(pd.DataFrame(), row), failed), replace(failed, reason="still none"))
+    assert list(table["reason"]) == ["", "still none"]
+    assert list(merge(table, row)["reason"]) == [""]
+
+
+def test_the_table_is_read_as_it_was_written(row, tmp_path):
+    assert compare.read(tmp_path / "compare.parquet").empty
+    table = merge(pd.DataFrame(), row)
+    compare.write(tmp_path / "compare.parquet", table)
+    again = merge(compare.read(tmp_path / "compare.parquet"), replace(row, layer="low"))
+    assert list(again["layer"]) == ["penultimate", "low"]
+
+
+# What is shown
+
+
+def test_a_table_that_is_not_what_was_written_is_named(row, tmp_path):
+    path = tmp_path / "compare.parquet"
+    compare.write(path, pd.DataFrame([row, replace(row, backbone="alexnet", variant="x", accuracy=None)]))
+    whole = pq.read_table(path)
+    better = whole.set_column(whole.column_names.index("accuracy"), "accuracy", pa.array([1.0, 1.0]))
+    for changed in (better, whole.slice(1), whole.take([1, 0])):
+        pq.write_table(changed, path)
+        with pytest.raises(DamagedError, match=r"compare\.parquet is damaged \(its rows are not those"):
+            compare.read(path)
+    pq.write_table(better.replace_schema_metadata(), path)  # an earlier version's has no digest
+    assert compare.read(path)["accuracy"].tolist() == [1.0, 1.0]
+
+
+@pytest.fixture
+def table(row) -> pd.DataFrame:
+    rows = pd.DataFrame()
+    for name, share in (("alexnet", 0.8), ("a <b>", 0.9)):
+        for number, layer in enumerate(("low", "mid", "high", "penultimate")):
+            value = share + 0.02 * number
+            own = {"accuracy": value, "val_accuracy": value, "accuracy_low": value - 0.05, "accuracy_high": 0.99}
+            rows = merge(rows, replace(row, backbone=name, layer=layer, macs=10**8 * (1 + number), **own))
+    failed = Row("vgg19", None, "frozen", "low", "avg", data=row.data, reason="no weights <here>")
+    return merge(rows, failed)
+
+
+def test_the_picture_has_each_backbone_at_the_layer_that_validation_likes(table):
+    best = compare_report.best_of_each(table)
+    assert list(zip(best["backbone"], best["layer"], strict=True)) == [
+        ("a <b>", "penultimate"),
+        ("alexnet", "penultimate"),
+    ]
+
+
+def test_pictures_are_drawn_of_what_there_is(table):
+    curves = pd.DataFrame({"name": ["lenet5"] * 2, "train_loss": [2.0, 1.0], "val_accuracy": [0.2, 0.6]})
+    drawn = compare_report.pictures(table, curves)
+    assert set(drawn) == {f"{name}{dark}" for name in ("size", "depths", "scratch") for dark in ("", "_dark")}
+    assert all(picture.startswith(b"\x89PNG") for picture in drawn.values())
+    one = compare_report.pictures(table[table["layer"] == "low"], pd.DataFrame(columns=["name"]))
+    assert set(one) == {"size", "size_dark"}
+    assert compare_report.pictures(table[table["reason"] != ""], pd.DataFrame(columns=["name"])) == {}
+
+
+def test_the_table_names_accuracy_and_cost_and_what_failed(table):
+    text = compare_report.markdown(table)
+    lines = text.splitlines()
+    assert lines[2].startswith("| a &lt;b&gt; (random) | penultimate | **96.0%** |")
+    assert "- vgg19, low: no weights &lt;here&gt;" in text
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_it_shows(table):
+    page = compare_report.render(table, compare_report.pictures(table, pd.DataFrame(columns=["name"])))
+    assert "a &lt;b&gt;" in page and "no weights &lt;here&gt;" in page and "<here>" not in page
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+    assert page.count("data:image/png") == 4
+
+
+def test_speed_is_of_decoding_and_the_network_together(places):
+    prepared = next(places.tried_backbones.glob(f"{TINY}-*"))
+    for batch_size in (8, 4096):  # of which all images are less than one
+        settings = params.Extract(engine="eager", batch_size=batch_size)
+        rate = extraction.speed(backbones.load(prepared), settings, places.images)
+        assert np.isfinite(rate) and rate > 1

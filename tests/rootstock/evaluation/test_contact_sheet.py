@@ -1,0 +1,46 @@
+"""A picture of a data set: every class is seen, and the same images every time."""
+
+import io
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from rootstock.evaluation.contact_sheet import COLUMNS, MOST, choose, draw, sheet
+from tests.small_dataset import CLASSES, small_dataset
+
+
+def manifest(**images_of: int) -> pd.DataFrame:
+    labels = [label for label, count in images_of.items() for _ in range(count)]
+    classes = list(images_of)
+    return pd.DataFrame({"label": labels, "class_index": [classes.index(label) for label in labels], "domain": "field"})
+
+
+def test_every_class_is_there_however_unequal_they_are():
+    chosen = choose(manifest(common=1000, rare=1, scarce=2))["label"].value_counts()
+    assert dict(chosen) == {"common": MOST - 3, "scarce": 2, "rare": 1}
+
+
+def test_equal_classes_get_equal_room():
+    assert set(choose(manifest(a=50, b=50, c=50, d=50))["label"].value_counts()) == {MOST // 4}
+
+
+def test_of_more_classes_than_fit_the_first_images_are_shown():
+    assert len(choose(manifest(**{f"c{number}": 2 for number in range(3 * MOST)}))) == MOST
+
+
+@pytest.mark.parametrize("count", [1, COLUMNS, COLUMNS + 1])
+def test_it_is_as_large_as_its_images_need(count):
+    picture = Image.open(
+        io.BytesIO(sheet([(Image.new("RGB", (300, 100), "red"), "a name that is much too long")] * count))
+    )
+    assert picture.width == pytest.approx(8 + 104 * min(count, COLUMNS))
+    assert picture.height == 8 + 122 * (1 if count <= COLUMNS else 2)
+    assert picture.convert("RGB").getpixel((8 + 48, 8 + 48)) == (255, 0, 0)
+
+
+def test_it_is_drawn_from_the_shards_and_the_same_every_time(tmp_path_factory):
+    data = small_dataset(tmp_path_factory.getbasetemp())
+    one = draw(data.manifest, data.images)
+    assert one == draw(data.manifest, data.images)
+    assert set(choose(data.manifest)["label"]) == set(CLASSES)

@@ -1,0 +1,149 @@
+"""Unlabelled images: whether they have drifted, which to label first, and that nothing else is done to them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings as options, strategies as st
+from PIL import ImageOps
+
+from rootstock.config.params import Evaluate, Params, Retrain
+from rootstock.evaluation import drift, evaluate
+from rootstock.evaluation.evaluate import Inputs
+from rootstock.evaluation.two_sample import interval, tell_apart
+from rootstock.ingest import inbox
+from tests.small_dataset import (
+    CLASSES,
+    picture,
+    small_backbone,
+    small_dataset,
+    small_features,
+    small_finetuned,
+    small_head,
+)
+
+PARAMS = Params(evaluate=Evaluate(resamples=100), retrain=Retrain(drift_auc=0.7))
+
+
+@pytest.fixture(scope="module")
+def champion(base, tmp_path_factory):
+    """The folder of a model."""
+    small, folder = small_dataset(base), tmp_path_factory.mktemp("champion")
+    folders = (small_backbone(base), small_features(base).parent, small_head(base), small_finetuned(base))
+    evaluate.evaluate(Inputs(small.images, small.dataset, *folders), PARAMS, folder / "m", folder / "r", list)
+    return folder / "m"
+
+
+@pytest.fixture
+def score(base, champion, tmp_path):
+    """Score what lies in an inbox; gives a Drift a domain, and the list."""
+
+    def scored() -> tuple[dict[str, drift.Drift], pd.DataFrame]:
+        small, to_label = small_dataset(base), tmp_path / "to_label.csv"
+        unlabelled = inbox.look(str(tmp_path / "inbox"), 0).unlabelled
+        found = drift.score(
+            unlabelled, small_backbone(base), small_features(base).parent, small.dataset, champion, PARAMS, to_label
+        )
+        return {one.domain: one for one in found}, pd.read_csv(to_label, keep_default_na=False)
+
+    return scored
+
+
+def arrive(tmp_path, domain: str, images: int, change=lambda image: image, first: int = 1000) -> None:
+    folder = tmp_path / "inbox" / domain / "_unlabelled"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(images):
+        change(picture(CLASSES[number % 3], first + number)).save(folder / f"{number:03d}.png")
+
+
+def test_images_like_the_training_images_have_not_drifted_and_others_have(score, tmp_path):
+    arrive(tmp_path, "studio", 40)
+    arrive(tmp_path, "night", 40, lambda image: image.point(lambda value: value // 6))
+    found, table = score()
+    same, other = found["studio"], found["night"]
+    assert same.auc["low"] <= 0.5 + 0.1 and not same.drifted
+    assert same.against == "studio"
+    assert other.auc["low"] > 0.7 and other.drifted
+    assert other.against == "all domains"
+    assert "night: 40 unlabelled; drifted: told from the training images of all domains with an AUC of" in other.say()
+    novelty = table.groupby("domain")["novelty"].mean()
+    assert novelty["night"] > novelty["studio"]
+
+
+def test_every_usable_image_is_listed_the_least_sure_first(score, tmp_path):
+    arrive(tmp_path, "studio", 30)
+    folder = tmp_path / "inbox" / "studio" / "_unlabelled"
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    picture(CLASSES[0], 0).save(folder / "known.png")  # a training image's or another split's very bytes
+    (folder / "notes.txt").write_text("no image")
+    found, table = score()
+    assert (found["studio"].images, found["studio"].rejected, found["studio"].known) == (30, 2, 1)
+    assert len(table) == 30
+    alone = table[table["like"] == ""]
+    assert alone["entropy"].is_monotonic_decreasing
+    assert table["path"].str.fullmatch(r"studio/_unlabelled/\d{3}\.png").all()
+    assert set(table["predicted"]) <= set(CLASSES)
+    assert table["confidence"].between(1 / 3, 1).all()
+
+
+def test_of_images_that_look_alike_one_goes_first_and_the_others_last(score, tmp_path):
+    arrive(tmp_path, "studio", 24)
+    folder = tmp_path / "inbox" / "studio" / "_unlabelled"
+    for copy in range(3):
+        picture(CLASSES[0], 1000).point(lambda value, copy=copy: min(255, value + copy + 1)).save(
+            folder / f"like{copy}.png"
+        )
+    _, table = score()
+    last = table.tail(3)
+    assert (last["like"] != "").all()
+    assert (table.head(len(table) - 3)["like"] == "").all()
+    assert set(last["path"].str[-7:]) | set(last["like"].str[-7:]) == {"000.png", "ke0.png", "ke1.png", "ke2.png"}
+
+
+def test_too_few_say_so_and_none_is_no_error(score, tmp_path):
+    arrive(tmp_path, "few", 5)
+    (tmp_path / "inbox" / "none" / "_unlabelled").mkdir(parents=True)
+    (tmp_path / "inbox" / "none" / "_unlabelled" / "broken.png").write_bytes(b"x")
+    found, table = score()
+    assert found["few"].auc is None and not found["few"].drifted
+    assert "too few that differ to say whether they have drifted (it takes 20)" in found["few"].say()
+    assert (found["none"].images, found["none"].rejected) == (0, 1)
+    assert len(table) == 5
+
+
+def test_the_same_images_give_the_same_list_and_leave_nothing_else(score, base, tmp_path):
+    arrive(tmp_path, "studio", 25, ImageOps.invert)
+    small = small_dataset(base)
+    folders = (small.images, small_features(base))
+    kept = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+    score()
+    first = (tmp_path / "to_label.csv").read_bytes()
+    score()
+    assert (tmp_path / "to_label.csv").read_bytes() == first
+    assert {
+        path: path.read_bytes() for folder in (small.images, small_features(base)) for path in folder.iterdir()
+    } == kept
+
+
+@given(auc=st.floats(0, 1), m=st.integers(5, 3000), n=st.integers(5, 3000))
+def test_an_interval_holds_its_auc_and_mirrors(auc, m, n):
+    ends, mirrored = interval(auc, m, n), interval(1 - auc, m, n)
+    assert 0 <= ends["low"] <= ends["value"] + 1e-6 <= ends["high"] + 2e-6 <= 1 + 2e-6
+    assert ends["low"] == pytest.approx(1 - mirrored["high"], abs=2e-6)
+
+
+@options(max_examples=5)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_two_samples_of_one_kind_are_seldom_told_apart_and_of_two_kinds_always(seed):
+    random = np.random.default_rng(seed)
+    one, other = random.normal(size=(2, 60, 200)).astype(np.float32)
+    assert tell_apart(one, other, 0)[0]["low"] < 0.62
+    assert tell_apart(one + 1, other, 0)[0]["low"] > 0.8
+
+
+def test_without_drift_the_interval_holds_one_half_about_as_often_as_it_says():
+    random, held = np.random.default_rng(0), 0
+    for _ in range(60):
+        one, other = random.normal(size=(40, 30)), random.normal(size=(60, 30))
+        ends = tell_apart(one.astype(np.float32), other.astype(np.float32), 0)[0]
+        held += ends["low"] <= 0.5 <= ends["high"]
+    assert held >= 52  # 95 % of 60 are 57; below 52 once in 100 times

@@ -1,0 +1,364 @@
+"""Evaluation: validation chooses, only then is the test split read, and every file but two is the same each time."""
+
+import dataclasses
+import html
+import json
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, strategies as st
+
+from rootstock.backbones import backbones
+from rootstock.config.params import Evaluate, Params
+from rootstock.evaluation import evaluate
+from rootstock.evaluation.evaluate import Contest, Inputs, choose, worst_mistakes
+from rootstock.features import extraction, reader
+from rootstock.system.errors import SourceError
+from rootstock.training import calibration, finetune, head
+from rootstock.training.head import Head
+from tests.small_dataset import (
+    CLASSES,
+    classifier_from,
+    draw,
+    small_backbone,
+    small_dataset,
+    small_features,
+    small_finetuned,
+    small_head,
+    take_in,
+)
+
+PARAMS = Params(evaluate=Evaluate(resamples=100, mistakes=5))
+TIMED = {"timings.json", "report.html"}
+FILES = {
+    "metrics.json", "predictions.parquet", "timings.json", "report.html", "plots/confusion.csv", "plots/history.csv",
+    "plots/l2_path.csv", "plots/per_class.csv", "plots/reliability.csv",
+}  # fmt: skip
+
+
+def timings(seconds: float = 1.0) -> list[dict]:
+    return [{"stage": "evaluate", "seconds": seconds, "images": 24, "note": "on a machine"}]
+
+
+@pytest.fixture(scope="module")
+def inputs(base) -> Inputs:
+    small = small_dataset(base)
+    return Inputs(
+        small.images, small.dataset, small_backbone(base), small_features(base).parent, small_head(base),
+        small_finetuned(base),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """An evaluation, and what it wrote."""
+
+    scores: dict
+    model: Path
+    report: Path
+
+    def files(self, folder: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def run(inputs: Inputs, folder: Path, params: Params = PARAMS, seconds: float = 1.0) -> Done:
+    scores = evaluate.evaluate(inputs, params, folder / "model", folder / "report", lambda: timings(seconds))
+    return Done(scores, folder / "model", folder / "report")
+
+
+@pytest.fixture(scope="module")
+def done(inputs, tmp_path_factory) -> Done:
+    """One evaluation that the tests look at."""
+    return run(inputs, tmp_path_factory.mktemp("evaluated"))
+
+
+@pytest.fixture(scope="module")
+def predictions(done) -> pd.DataFrame:
+    return pd.read_parquet(done.report / "predictions.parquet")
+
+
+# The choice
+
+
+def logits(*right: float) -> np.ndarray:
+    """Logits of images of class 0 of two, by the margin with which they are right."""
+    return np.array([[margin, 0.0] for margin in right], np.float32)
+
+
+LABELS = np.zeros(4, np.int64)
+
+
+def test_the_model_that_is_right_more_often_on_validation_wins():
+    choice = choose({"head": logits(1, 1, 1, -1), "finetuned": logits(0.1, 0.1, 0.1, 0.1)}, LABELS)
+    assert choice.winner == "finetuned"
+    assert choice.why == "The fine-tuned network won: 100.0% of 4 validation images right, against 75.0%."
+    assert [figures["accuracy"] for figures in choice.figures.values()] == [0.75, 1.0]
+
+
+def test_of_models_that_are_right_as_often_the_surer_wins():
+    choice = choose({"head": logits(1, 1, 1, -1), "finetuned": logits(2, 2, 2, -1)}, LABELS)
+    assert choice.winner == "finetuned"
+    assert choice.why == (
+        "The fine-tuned network won: 75.0% of 4 validation images right, against 75.0%, "
+        "and a log loss of 0.424 against 0.563."
+    )
+
+
+def test_of_equal_models_the_head_which_is_simpler_wins():
+    choice = choose({"head": logits(1, 2, 3, 4), "finetuned": logits(1, 2, 3, 4)}, LABELS)
+    assert choice.winner == "head" and choice.why.endswith(", and a log loss of 0.127 each; it is the simpler one.")
+
+
+@given(st.floats(-1e-4, 1e-4))
+def test_what_rounding_alone_tells_apart_is_a_tie(much):
+    choice = choose({"head": logits(1, 2, 3, -4), "finetuned": logits(1, 2, 3, -4 + much)}, LABELS)
+    assert (
+        choice.winner == "head" or choice.figures["head"]["log_loss"] - choice.figures["finetuned"]["log_loss"] > 1e-5
+    )
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(2, 5))
+def test_no_other_model_is_better_on_validation_than_the_winner(seed, n, k):
+    rng = np.random.default_rng(seed)
+    choice = choose(
+        {name: rng.normal(size=(n, k)).astype(np.float32) for name in evaluate.MODELS}, rng.integers(0, k, n)
+    )
+    best = max(choice.figures.values(), key=lambda figures: (figures["accuracy"], -figures["log_loss"]))
+    assert choice.figures[choice.winner]["accuracy"] == best["accuracy"]
+    assert choice.figures[choice.winner]["log_loss"] == pytest.approx(best["log_loss"], abs=1e-3)
+
+
+def test_the_test_split_is_not_read_before_the_choice(inputs, base, tmp_path, monkeypatch):
+    small = small_dataset(base)
+    split_of = small.manifest.set_index(["shard", "offset"])["split"]
+    events = []
+
+    class NotingReader(evaluate.Reader):
+        def read(self, shard: str, offset: int, size: int) -> bytes:
+            events.append(split_of[shard, offset])
+            return super().read(shard, offset, size)
+
+    class NotingFeatures(reader.Features):
+        def _stream(self):
+            events.extend(split_of[place] for place in zip(self.rows["shard"], self.rows["offset"], strict=True))
+            return super()._stream()
+
+    def noting(*given):
+        events.append("the choice")
+        return choose(*given)
+
+    monkeypatch.setattr(evaluate, "Reader", NotingReader)
+    monkeypatch.setattr(reader, "Features", NotingFeatures)
+    monkeypatch.setattr(evaluate, "choose", noting)
+    run(inputs, tmp_path)
+    chosen = events.index("the choice")
+    assert set(events[:chosen]) == {"val"} and events.count("val") == 2 * 24
+    assert set(events[chosen + 1 :]) == {"test"} and events.count("test") >= 2 * 24
+
+
+def test_the_winner_is_validations_even_where_the_test_split_would_choose_the_other(inputs, done, base, tmp_path):
+    """Whatever the labels of the test images are, the choice and the model stay."""
+    shutil.copytree(inputs.dataset, tmp_path / "dataset")
+    manifest = pd.read_parquet(tmp_path / "dataset/manifest.parquet")
+    test = manifest["split"] == "test"
+    manifest.loc[test, "class_index"] = (manifest.loc[test, "class_index"] + 1) % 3
+    manifest.loc[test, "label"] = [CLASSES[index] for index in manifest.loc[test, "class_index"]]
+    shutil.rmtree(tmp_path / "dataset/manifest.parquet")
+    manifest.to_parquet(tmp_path / "dataset/manifest.parquet")
+    other = run(dataclasses.replace(inputs, dataset=tmp_path / "dataset"), tmp_path)
+    assert other.scores["winner"] == done.scores["winner"]
+    assert other.scores["finetuned"]["log_loss"] != done.scores["finetuned"]["log_loss"]
+    for name in ("model.safetensors", "model.json"):
+        assert (other.model / name).read_bytes() == (done.model / name).read_bytes()
+
+
+# The files
+
+
+def test_these_files_are_written_and_no_others(done):
+    assert set(done.files(done.report)) == FILES
+    assert set(done.files(done.model)) == {"model.safetensors", "model.json", "README.md"}
+
+
+def test_metrics_json_has_both_models_the_winner_and_the_numbers_of_images(done):
+    scores = json.loads((done.report / "metrics.json").read_text())
+    assert scores == done.scores
+    assert list(scores) == ["head", "finetuned", "winner", "images"]
+    assert scores["winner"] in ("head", "finetuned") and scores["images"] == {"train": 72, "val": 24, "test": 24}
+    for model in evaluate.MODELS:
+        assert list(scores[model]) == ["accuracy", "macro_f1", "top5", "log_loss", "ece", "domains", "classes"]
+        assert list(scores[model]["domains"]) == ["field", "studio"] and list(scores[model]["classes"]) == CLASSES
+        for figure in ("accuracy", "macro_f1", "top5", "log_loss", "ece"):
+            interval = scores[model][figure]
+            assert interval["low"] <= interval["value"] <= interval["high"]
+
+
+def test_predictions_have_a_row_an_image_of_validation_and_test(done, base):
+    schema = pq.read_schema(done.report / "predictions.parquet")
+    assert schema.names == ["image_id", "domain", "split", "label", "head", "finetuned"]
+    assert [schema.field(name).type for name in schema.names] == [pa.string()] * 4 + [pa.list_(pa.float32())] * 2
+    frame = pd.read_parquet(done.report / "predictions.parquet").set_index("image_id").sort_index()
+    manifest = small_dataset(base).manifest.set_index("image_id").sort_index()
+    expected = manifest[manifest["split"].isin(["val", "test"])]
+    assert len(frame) == 48 and frame[["domain", "split", "label"]].equals(expected[["domain", "split", "label"]])
+
+
+def test_probabilities_sum_to_one_and_are_those_of_the_metrics(done, predictions):
+    test = predictions[predictions["split"] == "test"]
+    for model in evaluate.MODELS:
+        probabilities = np.stack(predictions[model])
+        assert probabilities.shape == (48, 3)
+        np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
+        right = [CLASSES[row.argmax()] == label for row, label in zip(test[model], test["label"], strict=True)]
+        assert np.mean(right) == pytest.approx(done.scores[model]["accuracy"]["value"], abs=1e-6)
+
+
+def test_the_heads_probabilities_are_those_of_its_logits_at_a_temperature_that_validation_chose(
+    done, predictions, base
+):
+    small, fitted = small_dataset(base), head.load(small_head(base))
+    rows = small.split("test").sort_values(["shard", "offset"])
+    logits = np.concatenate([fitted.logits(x) for x, _ in reader.Features(small_features(base), rows)])
+    stored = np.stack(predictions.set_index("image_id").loc[rows["image_id"], "head"])
+    # log p = logit / T + a constant of the image
+    slopes = [np.polyfit(given, np.log(p), 1)[0] for given, p in zip(logits, stored, strict=True)]
+    np.testing.assert_allclose(slopes, np.median(slopes), rtol=1e-2)
+    if done.scores["winner"] == "head":
+        temperature = json.loads((done.model / "model.json").read_text())["temperature"]
+        assert np.median(slopes) == pytest.approx(1 / temperature, rel=1e-2)
+
+
+def test_two_runs_give_the_same_bytes_but_in_the_two_files_that_show_seconds(inputs, done, tmp_path):
+    again = run(inputs, tmp_path, seconds=2.0)
+    for one, other in ((done.report, again.report), (done.model, again.model)):
+        first, second = done.files(one), done.files(other)
+        differ = {name for name in first if first[name] != second[name]}
+        assert differ == TIMED & first.keys()
+
+
+def test_no_file_but_those_two_names_a_time_a_machine_or_a_place(done, base):
+    for folder in (done.report, done.model):
+        for name, content in done.files(folder).items():
+            if name not in TIMED:
+                for secret in (str(base), str(Path.home() / "x")[:-1], "on a machine"):
+                    assert secret.encode() not in content, f"{name}: {secret}"
+                if not name.endswith((".safetensors", ".parquet")):
+                    assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", content.decode())
+
+
+def test_timings_are_what_the_caller_says(done):
+    assert json.loads((done.report / "timings.json").read_text()) == timings()
+
+
+# Mistakes
+
+
+def test_the_mistakes_shown_are_test_images_the_winner_got_wrong_worst_first(inputs, done, predictions, base):
+    contest = Contest(inputs, PARAMS)
+    rows = contest.rows("test")
+    stored = predictions.set_index("image_id").loc[rows["image_id"]]
+    scored = evaluate.Scored(rows, {model: np.stack(stored[model]) for model in evaluate.MODELS})
+    manifest = small_dataset(base).manifest.set_index(["source", "path"])
+    for model in evaluate.MODELS:
+        wrong = (scored.probabilities[model].argmax(1) != scored.labels).sum()
+        shown = worst_mistakes(contest, scored, model, 1000)
+        assert len(shown) == wrong > 1
+        assert worst_mistakes(contest, scored, model, 2) == shown[:2]
+        assert [mistake.confidence for mistake in shown] == sorted((m.confidence for m in shown), reverse=True)
+        for mistake in shown:
+            row = manifest.loc[tuple(mistake.path.split("/", 1))]
+            probabilities = stored.loc[row["image_id"], model]
+            assert row["split"] == "test" and mistake.actual == row["label"] != mistake.predicted
+            assert mistake.predicted == CLASSES[probabilities.argmax()]
+            assert mistake.confidence == probabilities.max() and mistake.domain == row["domain"]
+            assert mistake.thumbnail.startswith(b"\x89PNG")
+    assert worst_mistakes(contest, scored, "head", 0) == []
+
+
+def test_the_report_shows_the_worst_mistakes_and_is_one_file(done):
+    page = (done.report / "report.html").read_text()
+    assert page.count("data:image/png") >= 5 and "shufflenet_v2_x0_5 on field, studio" in page
+    assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
+
+
+def test_names_of_users_are_escaped_in_the_report_and_survive_elsewhere(base, tmp_path):
+    odd = ['<b>"&', "<script>alert(1)", "Ünïcode"]
+    for label, name in zip(CLASSES, odd, strict=True):
+        (draw(tmp_path / "drawn", images=8) / label).rename(tmp_path / "drawn" / name)
+        for other in CLASSES:
+            shutil.rmtree(tmp_path / "drawn" / other, ignore_errors=True)
+    domain = "<img src=x onerror=alert(1)>"
+    small = take_in(tmp_path, (tmp_path / "drawn", domain))
+    backbone = backbones.load(small_backbone(base))
+    key = extraction.extract(backbone, PARAMS.extract, small.images, tmp_path / "features").key
+    train, val = (reader.Features(tmp_path / "features" / key, small.split(split)) for split in ("train", "val"))
+    head.save(head.fit_logistic_path(train, val, sorted(odd), (10.0,)), tmp_path / "head", {})
+    network = classifier_from(tmp_path / "head", small_backbone(base))
+    finetune.save(network, [], tmp_path / "finetuned")  # and no stage of fine-tuning
+    folders = (tmp_path / name for name in ("features", "head", "finetuned"))
+    done = run(Inputs(small.images, small.dataset, small_backbone(base), *folders), tmp_path)
+    page = (done.report / "report.html").read_text()
+    assert "<script" not in page and "<img src=x" not in page and "<b>&quot;" not in page and '<b>"&' not in page
+    assert html.escape(domain) in page and html.escape(odd[1]) in page
+    assert done.scores["winner"] == "head"  # the other is the same
+    assert set(done.scores["head"]["classes"]) == set(odd) and list(done.scores["head"]["domains"]) == [domain]
+    assert json.loads((done.model / "model.json").read_text(encoding="utf-8"))["classes"] == sorted(odd)
+
+
+def test_a_head_of_another_data_set_is_not_scored(inputs, tmp_path):
+    fitted = head.load(inputs.head)
+    head.save(Head(fitted.weight[:2], fitted.bias[:2], CLASSES[:2], 1.0), tmp_path / "head", {})
+    with pytest.raises(SourceError, match="is of other classes"):
+        run(dataclasses.replace(inputs, head=tmp_path / "head"), tmp_path)
+    assert not (tmp_path / "report").exists() and not (tmp_path / "model").exists()
+
+
+# Nothing tuned, and limits
+
+
+@pytest.fixture(scope="module")
+def untuned(inputs, base, tmp_path_factory) -> Done:
+    """An evaluation of what `finetune.stages: []` leaves."""
+    folder = tmp_path_factory.mktemp("untuned")
+    network = classifier_from(small_head(base), small_backbone(base))
+    finetune.save(network, [], folder / "finetuned")
+    return run(dataclasses.replace(inputs, finetuned=folder / "finetuned"), folder)
+
+
+def test_where_nothing_was_tuned_the_model_is_the_head_and_every_word_says_so(untuned):
+    scores = untuned.scores
+    assert scores["winner"] == "head"
+    assert scores["finetuned"] == scores["head"]
+    card, page = (untuned.model / "README.md").read_text(), (untuned.report / "report.html").read_text()
+    for text in (card, page):
+        assert "Nothing was fine-tuned, so the model is the head on frozen features" in text
+        assert not re.search("fine-tuned (network|model)", text, re.IGNORECASE)
+    assert "Fine-tuned" not in page
+    predictions = pd.read_parquet(untuned.report / "predictions.parquet")
+    assert all((one == other).all() for one, other in zip(predictions["head"], predictions["finetuned"], strict=True))
+
+
+def test_a_temperature_at_an_end_and_too_few_test_images_are_in_the_log_and_in_the_report(
+    done, inputs, tmp_path, caplog
+):
+    page = (done.report / "report.html").read_text()
+    assert "There are only 24 test images" in page
+    assert "temperature" not in page.split("Mind:")[1].split("</p>")[0]
+    assert calibration.at_an_end(calibration.TEMPERATURES[0]) and calibration.at_an_end(calibration.TEMPERATURES[1])
+    assert not any(calibration.at_an_end(temperature) for temperature in (0.06, 1.0, 19.0))
+    run(inputs, tmp_path)
+    assert "There are only 24 test images" in caplog.text
+
+
+def test_what_head_and_fine_tuning_warn_of_is_in_the_report(inputs, base, tmp_path):
+    warned = dataclasses.replace(head.load(small_head(base)), warnings=["The head has not converged."])
+    head.save(warned, tmp_path / "head", {})
+    done = run(dataclasses.replace(inputs, head=tmp_path / "head"), tmp_path)
+    assert "The head has not converged." in (done.report / "report.html").read_text()

@@ -1,0 +1,294 @@
+"""The figures of a test: equal to scikit-learn's, with intervals that hold what they should."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from scipy import stats
+from scipy.special import log_softmax
+from sklearn import metrics as sklearn_metrics
+
+from rootstock.evaluation.metrics import BINS, reliability, score
+from rootstock.training.calibration import fit_temperature, softmax
+
+FIVE = ("accuracy", "macro_f1", "top5", "log_loss", "ece")
+
+
+def simulated(n: int, k: int, *, skill: float = 2.0, seed: int = 0):
+    """Labels, logits and domains; calibrated by construction: a label is drawn from its own softmax."""
+    draw = np.random.default_rng(seed)
+    logits = skill * draw.normal(size=(n, k)).astype(np.float32)
+    cumulated = softmax(logits).cumsum(axis=1)
+    labels = (draw.random((n, 1)) * cumulated[:, -1:] > cumulated).sum(axis=1).astype(np.int64)
+    return labels, logits, np.array(["field", "studio"])[draw.integers(0, 2, n)]
+
+
+def names(k: int) -> list[str]:
+    return [f"class {c}" for c in range(k)]
+
+
+def intervals(result: dict) -> list[dict]:
+    """Every {"value", "low", "high"} anywhere in a result."""
+    if "value" in result:
+        return [result]
+    return [found for inner in result.values() if isinstance(inner, dict) for found in intervals(inner)]
+
+
+@st.composite
+def predictions(draw):
+    n, k = draw(st.integers(1, 40)), draw(st.integers(2, 8))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    # Rounded logits make ties, sharp ones probabilities of exactly 0 and 1.
+    logits = (generator.normal(size=(n, k)) * draw(st.sampled_from([0, 1, 200]))).round(1).astype(np.float32)
+    domains = np.array(["a", "b", "c"])[generator.integers(0, draw(st.integers(1, 3)), n)]
+    return generator.integers(0, k, n), softmax(logits), domains, names(k)
+
+
+@given(predictions())
+@settings(max_examples=60, deadline=None)
+def test_every_interval_holds_its_value_and_the_result_is_plain_json(prediction):
+    labels, probabilities, domains, classes = prediction
+    result = score(labels, probabilities, domains, classes, resamples=30)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    for interval in intervals(result):
+        assert list(interval) == ["value", "low", "high"]
+        assert 0 <= interval["low"] <= interval["value"] <= interval["high"]
+        assert all(round(end, 6) == end for end in interval.values())
+    for figures in [result, *result["domains"].values()]:
+        assert figures["accuracy"]["value"] <= figures["top5"]["value"] <= 1
+        assert figures["macro_f1"]["high"] <= 1 and figures["accuracy"]["high"] <= 1
+    assert sum(domain["images"] for domain in result["domains"].values()) == len(labels)
+    assert sum(one["images"] for one in result["classes"].values()) == len(labels)
+
+
+@given(predictions())
+@settings(max_examples=60, deadline=None)
+def test_values_are_those_of_scikit_learn(prediction):
+    labels, probabilities, domains, classes = prediction
+    k = len(classes)
+    result = score(labels, probabilities, domains, classes, resamples=2)
+    for place, figures in [(None, result), *result["domains"].items()]:
+        among = np.ones(len(labels), bool) if place is None else domains == place
+        truth, chances = labels[among], probabilities[among]
+        guess = chances.argmax(axis=1)
+        assert figures["accuracy"]["value"] == pytest.approx((truth == guess).mean(), abs=1e-6)
+        f1 = sklearn_metrics.f1_score(truth, guess, average="macro")
+        assert figures["macro_f1"]["value"] == pytest.approx(f1, abs=1e-6)
+        loss = sklearn_metrics.log_loss(truth, chances, labels=range(k))
+        assert figures["log_loss"]["value"] == pytest.approx(loss, abs=1e-4)
+    guess = probabilities.argmax(axis=1)
+    precision, recall, f1, images = sklearn_metrics.precision_recall_fscore_support(
+        labels, guess, labels=range(k), zero_division=0
+    )
+    for c, name in enumerate(classes):
+        figures = result["classes"][name]
+        assert figures["images"] == images[c]
+        if images[c]:
+            values = [figures[metric]["value"] for metric in ("precision", "accuracy", "f1")]
+            assert values == pytest.approx([precision[c], recall[c], f1[c]], abs=1e-6)
+
+
+def test_top5_is_that_of_scikit_learn():
+    labels, logits, domains = simulated(500, 12)
+    result = score(labels, softmax(logits), domains, names(12), resamples=2)
+    expected = sklearn_metrics.top_k_accuracy_score(labels, logits, k=5, labels=range(12))
+    assert result["top5"]["value"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_top5_of_three_classes_is_one():
+    labels, logits, domains = simulated(50, 3)
+    assert score(labels, softmax(logits), domains, names(3), resamples=2)["top5"]["value"] == 1.0
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy_in_15_bins():
+    confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.62, 0.62], dtype=np.float32)
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    labels = np.array([0, 0, 0, 1, 0, 1])  # 3 of 4 right at 0.95, 1 of 2 right at 0.62
+    result = score(labels, probabilities, np.full(6, "field"), names(2), resamples=2)
+    assert result["ece"]["value"] == pytest.approx((4 * 0.20 + 2 * 0.12) / 6, abs=1e-6)
+    assert [list(np.round(row, 3)) for row in reliability(labels, probabilities)] == [
+        [0.62, 0.95],
+        [0.5, 0.75],
+        [2, 4],
+    ]
+
+
+@given(predictions())
+@settings(max_examples=30, deadline=None)
+def test_reliability_bins_add_up_to_the_calibration_error(prediction):
+    labels, probabilities, domains, classes = prediction
+    confidence, accuracy, images = reliability(labels, probabilities)
+    assert images.sum() == len(labels) and 1 <= len(images) <= BINS and (images > 0).all()
+    expected = (images * np.abs(confidence - accuracy)).sum() / len(labels)
+    assert score(labels, probabilities, domains, classes, resamples=2)["ece"]["value"] == pytest.approx(
+        expected, abs=1e-6
+    )
+
+
+def test_shares_have_wilson_intervals():
+    labels = np.zeros(10, dtype=np.int64)
+    probabilities = np.tile(np.float32([0.9, 0.1]), (10, 1))
+    probabilities[:2] = [0.1, 0.9]
+    result = score(labels, probabilities, np.full(10, "field"), names(2), resamples=2)
+    expected = stats.binomtest(8, 10).proportion_ci(0.95, method="wilson")
+    for interval in (result["accuracy"], result["classes"]["class 0"]["accuracy"]):
+        assert interval == {"value": 0.8, "low": round(expected.low, 6), "high": round(expected.high, 6)}
+
+
+def test_intervals_shrink_with_the_number_of_images():
+    def widths(n: int) -> dict[str, float]:
+        labels, logits, domains = simulated(n, 6, seed=n)
+        result = score(labels, softmax(3 * logits), domains, names(6), resamples=300)
+        return {metric: result[metric]["high"] - result[metric]["low"] for metric in FIVE}
+
+    few, many = widths(100), widths(1600)
+    for metric in FIVE:
+        # Sixteen times the images: about a quarter of the width.
+        assert 0.12 * few[metric] < many[metric] < 0.5 * few[metric], metric
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "metric", "at_least"),
+    [(1.0, "macro_f1", 0.85), (1.0, "log_loss", 0.88), (2.0, "log_loss", 0.88), (2.0, "ece", 0.85)],
+)
+def test_bootstrap_intervals_hold_the_truth_about_as_often_as_they_say(sharpness, metric, at_least):
+    def figures(n: int, resamples: int, seed: int) -> dict[str, float]:
+        labels, logits, domains = simulated(n, 4, seed=seed)
+        return score(labels, softmax(sharpness * logits), domains, names(4), resamples=resamples)[metric]
+
+    truth = figures(300_000, 1, 1)["value"]
+    trials = [figures(250, 200, seed) for seed in range(2, 102)]
+    held = np.mean([trial["low"] <= truth <= trial["high"] for trial in trials])
+    assert at_least <= held <= 1.0
+
+
+def test_calibration_interval_of_a_calibrated_model_reaches_down_towards_zero():
+    lows = []
+    for seed in range(20):
+        labels, logits, domains = simulated(300, 4, seed=seed)
+        ece = score(labels, softmax(logits), domains, names(4), resamples=200)["ece"]
+        assert ece["value"] > 0.01  # noise alone: the true error is zero
+        lows.append(ece["low"])
+    assert np.median(lows) < 0.005
+
+
+def test_equal_arguments_give_equal_bytes_and_another_seed_only_other_bootstrap_ends():
+    labels, logits, domains = simulated(200, 5)
+    first, again, other = (
+        score(labels, softmax(logits), domains, names(5), resamples=100, seed=seed) for seed in (3, 3, 4)
+    )
+    assert json.dumps(first) == json.dumps(again) != json.dumps(other)
+    assert first["accuracy"] == other["accuracy"]
+    assert first["log_loss"]["value"] == other["log_loss"]["value"]
+
+
+def test_chunks_of_resamples_do_not_show_in_the_result(monkeypatch):
+    labels, logits, domains = simulated(200, 5)
+    whole = score(labels, softmax(logits), domains, names(5), resamples=50)
+    monkeypatch.setattr("rootstock.evaluation.metrics.FLOATS_AT_ONCE", 1000)
+    assert score(labels, softmax(logits), domains, names(5), resamples=50) == whole
+
+
+def test_a_class_without_test_images_has_no_figures_but_its_false_alarms_count():
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.eye(3, dtype=np.float32)[[0, 2, 1, 1]]
+    result = score(labels, probabilities, np.full(4, "field"), names(3), resamples=50)
+    assert result["classes"]["class 2"] == {"images": 0}
+    assert result["macro_f1"]["value"] == pytest.approx((2 / 3 + 1 + 0) / 3, abs=1e-6)
+
+
+def test_a_class_that_is_never_predicted_has_precision_0_of_which_nothing_is_known():
+    probabilities = np.eye(2, dtype=np.float32)[[0, 0, 0]]
+    result = score(np.array([0, 0, 1]), probabilities, np.full(3, "field"), names(2), resamples=50)
+    assert result["classes"]["class 1"]["precision"] == {"value": 0.0, "low": 0.0, "high": 1.0}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_f1_without_a_mistake_or_without_a_hit_claims_no_certainty(right):
+    labels = np.repeat([0, 1], 20)
+    probabilities = np.eye(2, dtype=np.float32)[labels if right else 1 - labels]
+    result = score(labels, probabilities, np.full(40, "field"), names(2), resamples=50)
+    assert result["macro_f1"] == result["accuracy"] and result["macro_f1"]["value"] == float(right)
+    assert result["classes"]["class 0"]["f1"] == result["classes"]["class 0"]["accuracy"]
+    assert result["macro_f1"]["high"] - result["macro_f1"]["low"] > 0.05
+
+
+def test_a_domain_of_one_image_is_scored():
+    labels, logits, _ = simulated(50, 4)
+    domains = np.array(["field"] * 49 + ["studio"])
+    result = score(labels, softmax(logits), domains, names(4), resamples=20)
+    assert result["domains"]["studio"]["images"] == 1
+    assert list(result["domains"]["studio"]) == [*FIVE, "images"]
+
+
+def test_domains_may_come_from_pandas():
+    pandas = pytest.importorskip("pandas")
+    labels, logits, domains = simulated(20, 3)
+    frame = pandas.DataFrame({"domain": domains, "label": labels})
+    got = score(frame["label"].to_numpy(), softmax(logits), frame["domain"].to_numpy(), names(3), resamples=5)
+    assert got == score(labels, softmax(logits), domains, names(3), resamples=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.array([], dtype=np.int64)}, "no images"),
+        ({"labels": np.array([0, 1, 5])}, "labels 0 to 1"),
+        ({"labels": np.array([0, 1])}, "expected shapes"),
+        ({"probabilities": np.float32([[0.5, 0.5], [np.nan, 1], [1, 0]])}, "1 of 3 images"),
+    ],
+)
+def test_wrong_input_is_named(change, message):
+    good = {
+        "labels": np.array([0, 1, 1]),
+        "probabilities": np.full((3, 2), 0.5, dtype=np.float32),
+        "domains": np.array(["field"] * 3),
+    }
+    with pytest.raises(ValueError, match=message):
+        score(**(good | change), classes=names(2))
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 10))
+@settings(max_examples=30, deadline=None)
+def test_probabilities_sum_to_one_and_a_temperature_keeps_their_order(seed, temperature):
+    logits = np.random.default_rng(seed).normal(size=(5, 7)).astype(np.float32) * 30
+    probabilities = softmax(logits, temperature)
+    assert probabilities.dtype == np.float32
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert (probabilities.argmax(axis=1) == logits.argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize("sharpness", [0.2, 1.0, 5.0])
+def test_temperature_scaling_finds_the_temperature_that_was_put_in(sharpness):
+    labels, logits, _ = simulated(20_000, 5)
+    assert fit_temperature(sharpness * logits, labels) == pytest.approx(sharpness, rel=0.05)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+@settings(max_examples=30, deadline=None)
+def test_temperature_scaling_stays_in_bounds_is_repeatable_and_never_harms(seed, n):
+    draw = np.random.default_rng(seed)
+    logits, labels = draw.normal(size=(n, 4)).astype(np.float32), draw.integers(0, 4, n)
+    temperature = fit_temperature(logits, labels)
+    assert 0.05 <= temperature <= 20 and temperature == fit_temperature(logits, labels)
+
+    targets = np.full((n, 4), 1 / (n + 2) / 3)  # Platt (1999): one in n + 2 goes to another class
+    targets[np.arange(n), labels] = 1 - 1 / (n + 2)
+
+    def loss(at: float) -> float:
+        return -(targets * log_softmax(logits.astype(np.float64) / at, axis=1)).sum(axis=1).mean()
+
+    assert all(loss(temperature) <= loss(other) + 1e-4 for other in (0.06, 0.5, 1.0, 3.0, 19.0))
+
+
+def test_a_model_without_a_mistake_on_validation_is_not_taken_to_be_infallible():
+    labels, logits, _ = simulated(300, 5)
+    logits[np.arange(300), labels] = logits.max(axis=1) + 0.5
+    confidence = softmax(logits, fit_temperature(logits, labels))[np.arange(300), labels]
+    assert 0.97 < confidence.mean() < 1 - 0.5 / 302
+
+
+def test_temperature_of_no_images_is_refused():
+    with pytest.raises(ValueError, match="expected logits"):
+        fit_temperature(np.zeros((0, 3), dtype=np.float32), np.zeros(0, dtype=np.int64))

@@ -1,0 +1,274 @@
+"""The report is one page that holds everything, escapes what users wrote, and can be made of any outcome."""
+
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rootstock.evaluation.metrics import score
+from rootstock.evaluation.report import Mistake, Report, data_uri, duration, percent, percents, render
+from rootstock.training.calibration import softmax
+
+VOID = {"meta", "link", "img", "source", "br"}
+
+
+class Page(HTMLParser):
+    """Tags and visible text of a page; fails on a tag that is not closed."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, (tag, self.getpos())
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data + " "
+
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def picture(kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "green").save(buffer, kind)
+    return buffer.getvalue()
+
+
+def report(
+    *,
+    winner: str = "finetuned",
+    classes: tuple[str, ...] = ("ants", "bees", "wasps"),
+    domains: tuple[str, ...] = ("field", "studio"),
+    perfect: bool = False,
+    mistakes: int = 2,
+) -> Report:
+    draw = np.random.default_rng(0)
+    n, k = 60 * len(classes), len(classes)
+    labels = np.arange(n) % k
+    places = np.array(domains)[draw.integers(0, len(domains), n)]
+    metrics: dict = {"winner": winner, "images": {"train": 5 * n, "val": n, "test": n}}
+    for model in ("head", "finetuned"):
+        logits = draw.normal(size=(n, k)) * (0 if perfect else 1)
+        logits[np.arange(n), labels] += 3 if model == winner else 2
+        metrics[model] = score(labels, softmax(logits), places, list(classes), resamples=20)
+    return Report(
+        name="insects, resnet34",
+        metrics=metrics,
+        validation={
+            "head": {"accuracy": 0.877, "log_loss": 0.4321},
+            "finetuned": {"accuracy": 0.943, "log_loss": 0.2109},
+            "why": "It has the lower log loss on validation.",
+        },
+        dataset={
+            "splits": {"train": 5 * n, "val": n, "test": n},
+            "domains": dict.fromkeys(domains, 7 * n),
+            "by_class": {name: {"train": 300, "val": 60, "test": 60} for name in classes},
+            "rejected": {"conflicting_label": 3, "truncated": 1},
+            "sources": [{"name": "photos/insects", "images": 7 * n, "rejected": 4, "notes": ["read as folders"]}],
+            "near_duplicates": {"groups": 5, "images": 12},
+        },
+        backbone={
+            "name": "resnet34",
+            "licence": "BSD-3-Clause",
+            "parameters": 21_284_672,
+            "transform": {"size": 96},
+        },
+        params={
+            "seed": 0,
+            "head": {"l2": [10.0, 0.1]},
+            "finetune": {"stages": [{"unfreeze": "last_block", "lr": 0.0002}, {"unfreeze": "all", "lr": 1e-4}]},
+            "ingest": {"allow_shrink": False, "max_side": None},
+        },
+        timings=[
+            {"stage": "ingest", "seconds": 0.41, "images": 7 * n, "note": "4 rejected"},
+            {"stage": "fine_tune", "seconds": 67.2},
+        ],
+        pictures={name: picture() for name in ("curves", "curves_dark", "confusion", "reliability", "recall")},
+        mistakes=[
+            Mistake(picture("JPEG"), "ants", "bees", 0.987, "field", f"photos/insects/ants/{i}.jpg")
+            for i in range(mistakes)
+        ],
+    )
+
+
+@pytest.mark.parametrize("winner", ["head", "finetuned"])
+def test_the_page_opens_with_the_winner_and_its_test_accuracy(winner):
+    given = report(winner=winner)
+    page = Page(render(given))
+    accuracy = given.metrics[winner]["accuracy"]
+    verdict = "The head alone wins" if winner == "head" else "The fine-tuned model wins"
+    start = page.words().index(verdict)
+    rest = page.words()[start:]
+    assert rest.startswith(f"{verdict} {percent(accuracy['value'])} of the test images")
+    assert f"95% interval {percents(accuracy)}" in rest
+    assert "It has the lower log loss on validation." in rest
+    assert "87.7%" in rest and "94.3%" in rest and "0.432" in rest and "0.211" in rest
+
+
+def test_a_class_that_nothing_tests_is_said_beside_the_accuracy_and_only_then():
+    given = report()
+    untested = given.dataset["by_class"] | {"ants": {"train": 300, "val": 60, "test": 0}}
+    words = Page(render(replace(given, dataset={**given.dataset, "by_class": untested}))).words()
+    assert "Mind: no test images of ants. These figures say nothing of them." in words
+    assert words.index("Mind:") < words.index("Trained on")
+    assert "Mind:" not in Page(render(given)).words()
+
+
+def test_the_page_needs_nothing_but_itself():
+    page = Page(render(report()))
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "iframe", "object", "form"}
+        for name in ("src", "srcset", "href"):
+            if name in attributes:
+                assert re.match(r"data:|#", attributes[name]), attributes[name]
+    assert "@import" not in render(report()) and "url(" not in render(report())
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+
+
+def test_every_link_within_the_page_leads_somewhere():
+    page = Page(render(report()))
+    places = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    links = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"}
+    assert links <= places and len(links) == 9
+
+
+def test_what_users_wrote_is_escaped_everywhere():
+    evil = "<script>alert('&')</script>\"onload=x"
+    given = report(classes=("ants", evil, "wasps"), domains=("field", evil))
+    given = replace(
+        given,
+        name=evil,
+        mistakes=[Mistake(picture(), evil, evil, 0.5, evil, f"photos/{evil}.jpg")],
+        validation={**given.validation, "why": evil},
+        dataset={
+            **given.dataset,
+            "rejected": {evil: 1},
+            "sources": [{"name": evil, "images": 1, "rejected": 1, "notes": [evil]}],
+        },
+        backbone={evil: evil},
+        params={evil: {evil: [evil]}},
+        timings=[{"stage": evil, "seconds": 1.0, "images": 1, "note": evil}],
+    )
+    html = render(given)
+    page = Page(html)
+    assert "<script" not in html.lower()
+    assert all(tag != "script" and "onload" not in attributes for tag, attributes in page.tags)
+    assert page.words().count("<script>alert('&')</script>") > 10
+
+
+def test_dark_and_light_pictures_are_chosen_by_the_readers_system():
+    page = Page(render(report()))
+    dark = [attributes for tag, attributes in page.tags if tag == "source"]
+    assert [one["media"] for one in dark] == ["(prefers-color-scheme: dark)"]  # the one picture that has one
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 4 + 2 and all(one["alt"] for one in images)
+
+
+def test_mistakes_show_what_was_taken_for_what_and_where_the_file_is():
+    words = Page(render(report())).words()
+    assert "ants → bees 98.7% field: photos/insects/ants/1.jpg" in words
+    assert "here are 2" in words
+
+
+def test_no_mistakes_is_said_in_words():
+    assert "None: every test image is named right." in Page(render(report(perfect=True, mistakes=0))).words()
+    words = Page(render(report(mistakes=0))).words()
+    assert "named wrong; none is shown." in words
+
+
+def test_a_report_without_pictures_timings_and_rejected_files_is_whole():
+    given = report()
+    bare = {key: given.dataset[key] for key in ("splits", "domains", "by_class")} | {"rejected": {}}
+    page = Page(render(replace(given, pictures={}, timings=[], mistakes=[], dataset=bare)))
+    assert all(tag not in {"img", "picture"} for tag, _ in page.tags)
+    assert "No stage of this report ran on this machine." in page.words()
+
+
+def test_domains_and_classes_are_listed_worst_first():
+    given = report(classes=tuple(f"species {c}" for c in range(12)))
+    html = render(given)
+    for section, key in (("domains", "domains"), ("classes", "classes")):
+        part = html[html.index(f'<section id="{section}"') :]
+        part = part[: part.index("</section>")]
+        figures = given.metrics["finetuned"][key]
+        listed = [name for name in re.findall(r"<th [^>]*>([^<]+)</th>", part) if name in figures]
+        values = [figures[name]["accuracy"]["value"] for name in listed]
+        assert len(listed) == len(figures) and values == sorted(values)
+
+
+def test_one_domain_and_two_classes_make_a_report():
+    words = Page(render(report(classes=("ants", "bees"), domains=("field",)))).words()
+    assert "Domain Domain Test images" in words and "studio" not in words
+
+
+def test_of_many_classes_the_worst_are_open_and_the_rest_is_behind_a_click():
+    words = Page(render(report(classes=tuple(f"species {c}" for c in range(120))))).words()
+    assert "100 more classes" in words
+    assert all(f"species {c} " in words for c in range(120))
+
+
+def test_a_class_without_test_images_is_named():
+    given = report()
+    for model in ("head", "finetuned"):
+        given.metrics[model]["classes"]["hornets"] = {"images": 0}
+    assert "so without figures: hornets." in Page(render(given)).words()
+
+
+def test_data_and_settings_are_told():
+    words = Page(render(report())).words()
+    assert "conflicting label 3 truncated 1" in words
+    assert "photos/insects read as folders 1,260 4" in words
+    assert "12 images have near duplicates, in 5 groups" in words
+    assert "finetune.stages[1].unfreeze all" in words
+    assert "head.l2 10, 0.1" in words and "ingest.allow_shrink no ingest.max_side none" in words
+    assert "licence BSD-3-Clause parameters 21,284,672 transform.size 96" in words
+
+
+def test_times_are_told_a_stage_and_in_all():
+    words = Page(render(report())).words()
+    assert "ingest 0.4 s 1,260 3,073 4 rejected" in words
+    assert "fine_tune 1 min 07 s" in words and "1 min 08 s in all" in words
+
+
+def test_a_pictures_address_names_its_kind():
+    assert data_uri(picture()).startswith("data:image/png;base64,iVBOR")
+    assert data_uri(picture("JPEG")).startswith("data:image/jpeg;base64,")
+    assert data_uri(picture("WEBP")).startswith("data:image/webp;base64,")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0.0 s"),
+        (0.44, "0.4 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 00 s"),
+        (247, "4 min 07 s"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations_read_as_a_person_says_them(seconds, words):
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("share", "words"), [(1, "100%"), (0.99999, "99.9%"), (0.9876, "98.8%"), (0.00001, "0.1%"), (0, "0%")]
+)
+def test_only_all_is_a_hundred_per_cent_and_only_nothing_is_none(share, words):
+    assert percent(share) == words

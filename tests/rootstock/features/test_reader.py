@@ -1,0 +1,156 @@
+"""The cache of features: which folder holds which, and reading it as a stream with labels."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from rootstock.backbones import backbones
+from rootstock.config.params import Extract
+from rootstock.features import feature_files, reader
+from rootstock.features.extraction import extract
+from rootstock.features.feature_keys import engine_of, find, key_of, meaning_of
+from rootstock.features.reader import Features
+from rootstock.system.errors import SourceError
+from tests.small_dataset import small_backbone
+
+# The key
+
+
+def test_the_key_changes_with_what_decides_the_numbers_and_with_nothing_else(backbone):
+    described = backbone.description
+
+    def key(engine: str = "eager", view: int = 0, described: dict = described, **changes: object) -> str:
+        return key_of(meaning_of(described, Extract(**changes), engine, view))
+
+    changed = [
+        key(),
+        key("openvino"),
+        key(view=1),
+        key(view=2),
+        key(view=1, view_augment="crop_flip"),
+        key(described=described | {"digest": "0" * 64}),
+        key(described=described | {"transform": described["transform"] | {"resize": 40}}),
+        key(dtype="float16"),
+        key(precision="bf16"),
+        key(decode="reduced"),
+    ]
+    assert len(set(changed)) == len(changed) and all(len(name) == 12 for name in changed)
+    assert key(described=described | {"origin": "elsewhere", "licence": "other"}, batch_size=7) == changed[0]
+    assert key(views=3) == changed[0] and key(view_augment="crop_flip") == changed[0]
+    assert key(view=1, decode="reduced") == changed[2]  # a random part is cut out of all pixels
+
+
+def test_a_second_backbone_has_its_features_beside_those_of_the_first(small, folder, tmp_path_factory, tmp_path):
+    base = tmp_path_factory.getbasetemp()
+    keys = {
+        extract(backbones.load(small_backbone(base, seed=seed)), Extract(), small.images, tmp_path).key
+        for seed in (0, 1)
+    }
+    assert (
+        keys == {path.name for path in tmp_path.iterdir() if path.is_dir()} and len(keys) == 2 and folder.name in keys
+    )
+
+
+# Which engine
+
+
+def test_auto_stays_what_it_was_and_is_found_where_nothing_is_computed(small, backbone, tmp_path):
+    assert engine_of(backbone.description, Extract(), tmp_path) is None
+    first = extract(backbone, Extract(engine="onnxruntime"), small.images, tmp_path)
+    again = extract(backbone, Extract(), small.images, tmp_path)
+    assert (again.engine, again.key, again.computed) == ("onnxruntime", first.key, 0)
+    other = extract(backbone, Extract(engine="eager"), small.images, tmp_path)
+    assert (other.engine, other.computed) == ("eager", 120) and other.key != first.key
+    back = extract(backbone, Extract(), small.images, tmp_path)
+    assert (back.engine, back.key, back.computed) == ("onnxruntime", first.key, 0)
+    assert find(backbone.description, Extract(), tmp_path) == [tmp_path / first.key]
+
+
+def test_a_view_has_the_engine_of_the_images_and_dtype_one_of_its_own(small, backbone, tmp_path):
+    first = extract(backbone, Extract(engine="onnxruntime"), small.images, tmp_path)
+    assert extract(backbone, Extract(views=1), small.images, tmp_path).engine == first.engine
+    assert engine_of(backbone.description, Extract(dtype="float16"), tmp_path) is None
+
+
+def test_before_anything_is_extracted_auto_is_an_error_that_says_so(backbone, tmp_path):
+    with pytest.raises(SourceError, match="has no features of this backbone: run extract first"):
+        find(backbone.description, Extract(), tmp_path)
+    [named] = find(backbone.description, Extract(engine="eager"), tmp_path)
+    assert named == tmp_path / key_of(meaning_of(backbone.description, Extract(), "eager"))
+
+
+# Reading
+
+
+def gathered(chunks: Features) -> tuple[np.ndarray, np.ndarray]:
+    features, labels = zip(*chunks, strict=True)
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def test_features_come_with_their_labels_in_the_order_of_the_shards(small, folder):
+    rows = small.split("train").sample(frac=1, random_state=0)  # in no order
+    chunks = Features(folder, rows)
+    x, labels = gathered(chunks)
+    assert x.shape == (len(rows), 1024) == (len(chunks), chunks.width) and x.dtype == np.float32
+    assert np.array_equal(labels, chunks.labels) and labels.dtype == np.int64
+    by_id = pd.concat(pd.read_parquet(path) for path in folder.iterdir()).set_index("image_id")["feature"]
+    expected = rows.sort_values(["shard", "offset"])
+    assert np.array_equal(x, np.stack(by_id[expected["image_id"]]))
+    assert np.array_equal(labels, expected["class_index"])
+
+
+@given(chosen=st.sets(st.integers(0, 119), min_size=1))
+@settings(max_examples=30, deadline=None)
+def test_any_choice_of_images_is_found_in_its_order(small, folder, chosen):
+    rows = small.manifest.iloc[sorted(chosen)]
+    chunks = Features(folder, rows)
+    x, labels = gathered(chunks)
+    assert len(x) == len(chunks) == len(chosen) and np.array_equal(labels, chunks.labels)
+
+
+def test_what_is_kept_in_memory_and_what_is_streamed_is_the_same(small, folder, monkeypatch):
+    kept, streamed = (Features(folder, small.split("train")) for _ in range(2))
+    expected = gathered(kept)
+    assert kept._kept is not None
+    monkeypatch.setattr(reader, "KEPT_BYTES", 1000)
+    for _ in range(2):
+        assert all(map(np.array_equal, gathered(streamed), expected))
+    assert streamed._kept is None
+
+
+def test_a_file_of_several_row_groups_is_read_a_group_at_a_time(small, folder, backbone, monkeypatch, tmp_path):
+    monkeypatch.setattr(feature_files, "GROUP_BYTES", 6 * 4 * 1024)
+    monkeypatch.setattr(reader, "KEPT_BYTES", 0)
+    done = extract(backbone, Extract(batch_size=4), small.images, tmp_path)
+    path = next((tmp_path / done.key).iterdir())
+    assert pq.ParquetFile(path).metadata.row_group(0).num_rows == 6 < pq.ParquetFile(path).metadata.num_rows
+    chunks = Features(tmp_path / done.key, small.split("train"))
+    assert max(len(x) for x, _ in chunks) <= 6
+    expected, labels = gathered(Features(folder, small.split("train")))
+    np.testing.assert_allclose(gathered(chunks)[0], expected, rtol=1e-3, atol=1e-3)
+    assert np.array_equal(gathered(chunks)[1], labels)
+
+
+def test_features_that_have_not_been_extracted_are_an_error_that_says_so(small, folder, tmp_path):
+    with pytest.raises(SourceError, match=r"\.parquet is not there: run extract first, or `dvc pull` it"):
+        Features(tmp_path, small.manifest)
+    shutil.copytree(folder, tmp_path / "some")
+    sorted((tmp_path / "some").iterdir())[-1].unlink()
+    with pytest.raises(SourceError, match="run extract first"):
+        list(Features(tmp_path / "some", small.manifest))
+
+
+def test_an_image_that_its_shards_file_does_not_hold_is_an_error_that_says_so(small, folder):
+    rows = small.split("val").copy()
+    rows.loc[rows.index[0], "image_id"] = "f" * 64
+    with pytest.raises(SourceError, match=r"holds \d+ of the \d+ images wanted; remove the file and run extract again"):
+        list(Features(folder, rows))
+
+
+def test_of_no_images_there_are_no_features(small, folder):
+    chunks = Features(folder, small.manifest.iloc[:0])
+    assert (len(chunks), list(chunks)) == (0, [])

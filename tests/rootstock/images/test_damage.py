@@ -1,0 +1,233 @@
+"""Files that something happened to: each is named, with what is wrong, and kept only where that is asked for; sound
+files that look odd are not among them."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from rootstock.images import decoding, inspection, pixels
+from rootstock.images.inspection import Checks, Reason, Rejected
+from tests.image_files import RGB, chunk, png, tiff
+from tests.images import encoded, picture
+
+CHECKS, KEEP = Checks(8, 100, None, False), Checks(8, 100, None, False, damaged="keep")
+GRAIN = np.random.default_rng(0).normal(0, 20, (200, 300, 3))
+PHOTO = Image.fromarray((np.asarray(picture(1, 300, 200)) + GRAIN).clip(0, 255).astype("uint8"))
+JPEGS = {
+    "baseline": encoded(PHOTO, "JPEG", quality=90),
+    "progressive": encoded(PHOTO, "JPEG", quality=90, progressive=True),
+    "grey": encoded(PHOTO.convert("L"), "JPEG", quality=90),
+    "cmyk": encoded(PHOTO.convert("CMYK"), "JPEG", quality=90),
+    "with restarts": encoded(PHOTO, "JPEG", quality=90, restart_marker_rows=1),
+}
+HARMS = {
+    "cut": lambda data, half: data[:half],
+    "cut, and zeros behind": lambda data, half: data[:half] + bytes(len(data) - half),
+    "cut, and the end mark behind": lambda data, half: data[:half] + b"\xff\xd9",
+    "cut, zeros and the end mark behind": lambda data, half: data[:half] + bytes(len(data) - half) + b"\xff\xd9",
+    "zeros inside": lambda data, half: data[:half] + bytes(1024) + data[half + 1024 :],
+    "ones inside": lambda data, half: data[:half] + b"\xff" * 1024 + data[half + 1024 :],
+    "a piece missing": lambda data, half: data[:half] + data[half + 1024 :],
+    "a piece twice": lambda data, half: data[:half] + data[half - 1024 :],
+    "text mode": lambda data, half: data.replace(b"\n", b"\r\n"),
+    "text mode, backwards": lambda data, half: data[:half] + data[half:].replace(b"\r", b"\n").replace(b"\n", b"\r\n"),
+    "seven bits": lambda data, half: data[:half] + bytes(byte & 127 for byte in data[half:]),
+}
+
+
+def why_not(data: bytes, path: str, checks: Checks = CHECKS) -> Reason | None:
+    try:
+        inspection.check(data, path, checks)
+    except Rejected as rejected:
+        return rejected.reason
+    return None
+
+
+HARMED = [(kind, harm) for kind in JPEGS for harm in HARMS]
+
+
+@pytest.mark.parametrize(("kind", "harm"), HARMED)
+def test_a_jpeg_that_something_happened_to_is_not_taken_for_whole(kind, harm):
+    data = JPEGS[kind]
+    assert why_not(data, "a.jpg") is None
+    reason = why_not(HARMS[harm](data, len(data) // 2), "a.jpg")
+    assert reason in (Reason.DAMAGED, Reason.TRUNCATED, Reason.UNDECODABLE)
+
+
+@pytest.mark.parametrize(("kind", "harm"), HARMED)
+def test_what_is_kept_though_it_is_damaged_says_so_and_can_always_be_decoded(kind, harm):
+    data = HARMS[harm](JPEGS[kind], len(JPEGS[kind]) // 2)
+    try:
+        new = inspection.check(data, "a.jpg", KEEP)
+    except Rejected as rejected:
+        assert rejected.reason in (Reason.TRUNCATED, Reason.UNDECODABLE)
+        return
+    assert new.said and new.data == data
+    seen = np.asarray(pixels.decode(new.data))
+    assert np.array_equal(decoding.decode(new.data).permute(1, 2, 0).numpy(), seen)
+
+
+EXIF_THUMBNAIL = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + encoded(PHOTO.resize((80, 60)), "JPEG")
+SOUND = {
+    "zeros behind the end": JPEGS["baseline"] + bytes(5000),
+    "a film behind the end": JPEGS["baseline"] + b"\0\0\0\x18ftypmp42" + np.random.default_rng(1).bytes(50_000),
+    "a second picture behind the end": JPEGS["baseline"] + JPEGS["progressive"],
+    "a second picture in its index": encoded(PHOTO, "MPO", save_all=True, append_images=[PHOTO.resize((80, 60))]),
+    "a small picture inside": encoded(PHOTO, "JPEG", exif=EXIF_THUMBNAIL),
+    "a comment and a profile": encoded(PHOTO, "JPEG", comment=b"x" * 60_000, icc_profile=bytes(200_000)),
+    "padding before the end": JPEGS["baseline"][:-2] + b"\xff" * 9 + b"\xff\xd9",
+    "one colour": encoded(Image.new("RGB", (500, 400), "white"), "JPEG", optimize=True),
+}
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_a_sound_photo_with_more_than_a_photo_in_it_is_taken_in(kind):
+    assert why_not(SOUND[kind], "a.jpg") is None
+
+
+WHOLE_PNG = encoded(PHOTO)
+AT = WHOLE_PNG.index(b"IDAT")
+
+
+def with_wrong_checksum(data: bytes, kind: bytes) -> bytes:
+    at = data.index(kind)
+    end = at + 4 + struct.unpack(">I", data[at - 4 : at])[0]
+    return data[:end] + bytes([data[end] ^ 1]) + data[end + 1 :]
+
+
+TEXT = chunk(b"tEXt", b"a\0b")
+GIF = encoded(PHOTO.quantize(64), "GIF")
+WEBP = encoded(PHOTO, "WEBP", quality=90)
+TIFF = {name: encoded(PHOTO, "TIFF", **({"compression": name} if name else {})) for name in ("", "tiff_lzw", "jpeg")}
+QUIET = Image.fromarray((np.asarray(picture(1, 300, 200)) + GRAIN / 4).clip(0, 255).astype("uint8"))
+PACKED_TIFFS = {
+    name: encoded(QUIET, "TIFF", compression=name)
+    for name in ("tiff_adobe_deflate", "tiff_lzw", "packbits", "jpeg", "zstd", "lzma")
+}
+DEEP = tiff(RGB.astype(np.uint16) * 257, 16, photometric=2, rows=4, compression=8)
+OTHERS = {
+    "png: checksum of the pixels": ("a.png", with_wrong_checksum(WHOLE_PNG, b"IDAT")),
+    "png: checksum of a text": ("a.png", with_wrong_checksum(WHOLE_PNG[:33] + TEXT + WHOLE_PNG[33:], b"tEXt")),
+    "png: checksum of the header": ("a.png", with_wrong_checksum(WHOLE_PNG, b"IHDR")),
+    "png: checksum of the end": ("a.png", WHOLE_PNG[:-1] + b"\0"),
+    "png: no end": ("a.png", WHOLE_PNG[:-12]),
+    "png: a byte of the pixels": ("a.png", WHOLE_PNG[: AT + 5000] + b"\x55" + WHOLE_PNG[AT + 5001 :]),
+    "png: zeros behind the middle": ("a.png", WHOLE_PNG[: AT + 5000] + bytes(len(WHOLE_PNG) - AT - 5000)),
+    "png: pixels too few": (
+        "a.png", WHOLE_PNG[:33] + chunk(b"IDAT", zlib.compress(bytes(20_000))) + WHOLE_PNG[-12:]
+    ),
+    "png of 16 bits: pixels too few": ("a.png", png(RGB.astype(np.uint16), 16, 2)[:33]
+                                       + chunk(b"IDAT", zlib.compress(bytes(900))) + WHOLE_PNG[-12:]),
+    "webp: cut": ("a.webp", WEBP[: len(WEBP) // 2]),
+    "webp: zeros behind the middle": ("a.webp", WEBP[: len(WEBP) // 2] + bytes(len(WEBP) - len(WEBP) // 2)),
+    "gif: cut": ("a.gif", GIF[: len(GIF) // 2]),
+    "gif: no end": ("a.gif", GIF[:-2]),
+    "gif: zeros behind the middle": ("a.gif", GIF[: len(GIF) // 2] + bytes(len(GIF) - len(GIF) // 2)),
+    "bmp: cut": ("a.bmp", encoded(PHOTO, "BMP")[:-1]),
+    "ppm: cut": ("a.ppm", encoded(PHOTO, "PPM")[:-1]),
+    "pgm of 12 bits: cut": ("a.pgm", b"P5 20 20 4095\n" + bytes(799)),
+    "plain ppm: cut": ("a.ppm", b"P3 20 20 255\n" + b"1 " * 1199),
+    "tiff: cut": ("a.tif", TIFF[""][: len(TIFF[""]) // 2]),
+    "tiff, lzw: cut": ("a.tif", TIFF["tiff_lzw"][: len(TIFF["tiff_lzw"]) // 2]),
+    "tiff of 16 bits: zeros inside": ("a.tif", DEEP[:2000] + bytes(900) + DEEP[2900:]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_damaged_file_of_every_other_format_is_not_taken_for_whole(name):
+    path, data = OTHERS[name]
+    assert why_not(data, path) in (Reason.DAMAGED, Reason.TRUNCATED, Reason.UNDECODABLE)
+    try:
+        new = inspection.check(data, path, KEEP)
+    except Rejected:
+        return
+    assert new.said
+    assert pixels.decode(new.data).size == (new.width, new.height)
+
+
+INSIDE = {
+    "zeros": lambda data, half: data[:half] + bytes(1024) + data[half + 1024 :],
+    "ones": lambda data, half: data[:half] + b"\xff" * 1024 + data[half + 1024 :],
+    "others": lambda data, half: data[:half] + np.random.default_rng(0).bytes(1024) + data[half + 1024 :],
+    "zeros to the end": lambda data, half: data[:half] + bytes(len(data) - half),
+}
+
+
+# A piece in Zstandard has no checksum: other bytes that it unpacks cannot be told.
+HOLES = [(kind, harm) for kind in PACKED_TIFFS for harm in INSIDE if (kind, harm) != ("zstd", "others")]
+
+
+@pytest.mark.parametrize(("compression", "harm"), HOLES)
+def test_a_tiff_with_a_hole_is_not_taken_for_whole_however_it_is_compressed(compression, harm):
+    data = PACKED_TIFFS[compression]
+    assert why_not(data, "a.tif") is None
+    reason = why_not(INSIDE[harm](data, len(data) // 2), "a.tif")
+    assert reason in (Reason.DAMAGED, Reason.TRUNCATED, Reason.UNDECODABLE)
+
+
+LARGE = Image.fromarray(np.random.default_rng(2).normal(128, 30, (900, 1200, 3)).clip(0, 255).astype(np.uint8))
+AS_TEXT = {
+    "line feeds became pairs": (b"\n", b"\r\n"),
+    "pairs became line feeds": (b"\r\n", b"\n"),
+    "carriage returns became line feeds": (b"\r", b"\n"),
+    "line feeds became carriage returns": (b"\n", b"\r"),
+}
+
+
+@pytest.mark.parametrize("change", AS_TEXT)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.jpg", {"format": "JPEG", "quality": 98, "subsampling": 0}),
+        ("a.webp", {"format": "WEBP", "quality": 100}),
+        ("a.tif", {"format": "TIFF", "compression": "tiff_lzw"}),
+        ("a.tif", {"format": "TIFF", "compression": "jpeg", "quality": 98}),
+    ],
+)
+def test_a_file_that_was_transferred_as_text_is_not_taken_for_whole(name, options, change):
+    data = encoded(LARGE, **options)
+    assert why_not(data, name) is None
+    assert why_not(data.replace(*AS_TEXT[change]), name) is not None
+
+
+PATTERN = np.tile(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8), (40, 56, 1))
+CHECKED = np.repeat((np.indices((700, 900)).sum(0) // 8 % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
+REGULAR = {
+    "white": Image.new("RGB", (2500, 1800), "white"),
+    "a pattern": Image.fromarray(PATTERN),
+    "a chess board": Image.fromarray(CHECKED),
+    "a gradient": Image.fromarray(np.linspace(0, 255, 2500)[None].repeat(900, 0).astype(np.uint8)),
+}
+
+
+@pytest.mark.parametrize("name", REGULAR)
+def test_a_drawing_whose_bytes_repeat_is_not_taken_for_damaged(name):
+    for options in (
+        {"format": "JPEG", "quality": 95, "optimize": True},
+        {"format": "JPEG", "quality": 95, "progressive": True},
+        {"format": "WEBP", "quality": 80, "method": 0},
+        {"format": "TIFF", "compression": "tiff_lzw"},
+        {"format": "TIFF", "compression": "packbits"},
+    ):
+        for mode in ("RGB", "CMYK") if options["format"] != "WEBP" else ("RGB",):
+            assert why_not(encoded(REGULAR[name].convert(mode), **options), "a") is None, options
+
+
+def test_where_damage_is_kept_a_text_with_a_wrong_checksum_costs_no_pixel():
+    data = OTHERS["png: checksum of a text"][1]
+    new = inspection.check(data, "a.png", KEEP)
+    assert new.said == "the checksum of a chunk tEXt is wrong"
+    assert np.array_equal(np.asarray(pixels.decode(new.data)), np.asarray(PHOTO))
+
+
+@given(st.sampled_from(sorted(JPEGS)), st.floats(0.05, 0.98))
+@settings(max_examples=60, deadline=None)
+def test_a_jpeg_cut_anywhere_is_not_taken_for_whole_whatever_is_put_behind(kind, where):
+    data = JPEGS[kind]
+    at = int(len(data) * where)
+    for tail in (b"", bytes(len(data) - at), b"\xff\xd9"):
+        assert why_not(data[:at] + tail, "a.jpg") in (Reason.DAMAGED, Reason.TRUNCATED, Reason.UNDECODABLE)

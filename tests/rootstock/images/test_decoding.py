@@ -1,0 +1,124 @@
+"""Decoding for a network: torchvision's where it gives the same pixels, Pillow's for everything else."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+from torchvision.transforms import v2
+
+from rootstock.config.architectures import Transform
+from rootstock.images import decoding, pixels
+from rootstock.images.decoding import central, decode
+from tests.images import encoded, picture
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Draw smooth colours with some detail, as a camera sees them."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    grain = rng.normal(0, 6, (height, width, 3))
+    return Image.fromarray((np.asarray(small) + grain).clip(0, 255).astype(np.uint8))
+
+
+def jpeg(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", **{"quality": 90} | options)
+    return file.getvalue()
+
+
+def seen(data: bytes, shorter: int | None = None) -> np.ndarray:
+    return decode(data, shorter).permute(1, 2, 0).numpy().astype(int)
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    return np.asarray(pixels.decode(data)).astype(int)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 30}]
+)
+def test_a_jpeg_has_the_pixels_that_pillow_sees(options):
+    data = jpeg(photo(97, 61), **options)
+    assert np.array_equal(seen(data), by_pillow(data))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "YCbCr"])
+def test_a_jpeg_of_any_kind_is_rgb(mode):
+    data = jpeg(photo(60, 40).convert(mode))
+    assert seen(data).shape == (40, 60, 3)
+    assert np.array_equal(seen(data), by_pillow(data))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_camera_held_sideways_is_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = jpeg(photo(60, 40), exif=exif.tobytes())
+    assert np.array_equal(seen(data), by_pillow(data))
+
+
+def test_an_orientation_that_only_xmp_knows_is_followed():
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    data = jpeg(photo(60, 40), xmp=xmp)
+    assert seen(data).shape == (60, 40, 3)
+    assert np.array_equal(seen(data), by_pillow(data))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
+def test_every_other_format_is_pillows(format):
+    data = encoded(picture(0), format=format)
+    assert np.array_equal(seen(data), by_pillow(data))
+
+
+def test_what_is_no_whole_jpeg_is_an_error():
+    with pytest.raises(OSError, match=r"truncated|broken"):
+        decode(jpeg(photo(200, 200))[:2000])
+
+
+# Decoded at a fraction of its size
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size_and_looks_the_same():
+    data = jpeg(photo(1600, 1200))
+    whole, reduced = decode(data), decode(data, shorter=256)
+    assert whole.shape == (3, 1200, 1600) and reduced.shape == (3, 300, 400)
+    to = Transform(224, 256, "bilinear", MEAN, STD)
+    difference = (central(whole, to).int() - central(reduced, to).int()).abs().float()
+    assert 0 < difference.mean() < 3 and difference.max() < 40
+
+
+def test_a_jpeg_that_is_not_twice_as_large_is_decoded_in_full():
+    data = jpeg(photo(500, 400))
+    assert np.array_equal(seen(data, shorter=256), seen(data))
+
+
+def test_what_is_no_jpeg_is_decoded_in_full():
+    data = encoded(photo(1200, 1000), format="PNG")
+    assert np.array_equal(seen(data, shorter=256), by_pillow(data))
+
+
+# To the network's size
+
+
+@given(
+    width=st.integers(19, 300), height=st.integers(19, 300), size=st.integers(16, 64), more=st.integers(0, 30),
+    interpolation=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
+)  # fmt: skip
+@settings(max_examples=100, deadline=None)
+def test_the_middle_is_torchvisions_resize_and_crop_to_two_levels(width, height, size, more, interpolation):
+    image = photo(width, height, width)
+    found = central(decode(encoded(image, format="PNG")), Transform(size, size + more, interpolation, MEAN, STD))
+    mode = {name: v2.InterpolationMode(name) for name in ("nearest", "bilinear", "bicubic", "lanczos")}[interpolation]
+    expected = v2.CenterCrop(size)(v2.Resize(size + more, mode)(image))
+    difference = np.abs(found.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected).astype(int))
+    assert difference.max() <= 2 and difference.mean() < 0.5
+
+
+def test_a_strip_is_seen_without_taking_memory_without_bound():
+    strip = decode(encoded(Image.new("RGB", (30_000, 8), "red"), format="PNG"))
+    assert central(strip, Transform(224, 256, "bilinear", MEAN, STD)).shape == (3, 224, 224)
+    assert decoding.LONGEST * 256 == 4096

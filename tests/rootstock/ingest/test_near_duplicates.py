@@ -1,0 +1,151 @@
+"""Perceptual hashes and the links between near ones."""
+
+import io
+
+import imagehash
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from rootstock.images.perceptual_hash import perceptual_hashes, thumbnail
+from rootstock.ingest import near_duplicates
+from rootstock.ingest.near_duplicates import near_links
+from tests.images import encoded, nearly, picture
+
+
+def hashes_of(*images: Image.Image) -> list[int]:
+    return perceptual_hashes([thumbnail(image) for image in images])
+
+
+def groups(n: int, links: np.ndarray) -> set[frozenset[int]]:
+    """Collect what hangs together."""
+    graph = coo_array((np.ones(len(links)), (links[:, 0], links[:, 1])), shape=(n, n))
+    component = connected_components(graph, directed=False)[1]
+    return {frozenset(np.flatnonzero(component == number).tolist()) for number in set(component)}
+
+
+def all_pairs(hashes: list[int], bits: int) -> np.ndarray:
+    pairs = [
+        (i, j)
+        for i in range(len(hashes))
+        for j in range(i + 1, len(hashes))
+        if (hashes[i] ^ hashes[j]).bit_count() <= bits
+    ]
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+@st.composite
+def clustered_hashes(draw):
+    """Draw hashes around a few centres, so that many are near each other and chains form."""
+    centres = draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=3))
+    flips = st.lists(st.integers(0, 63), max_size=9)
+    return [
+        centre ^ sum(1 << bit for bit in set(bits))
+        for centre, bits in draw(st.lists(st.tuples(st.sampled_from(centres), flips), min_size=1, max_size=30))
+    ]
+
+
+@given(clustered_hashes(), st.integers(0, 8))
+@settings(deadline=None, max_examples=300)
+def test_near_links_join_what_comparing_all_pairs_joins(hashes, bits):
+    links = near_links(np.array(hashes, np.uint64), bits)
+    assert groups(len(hashes), links) == groups(len(hashes), all_pairs(hashes, bits))
+    assert all((hashes[i] ^ hashes[j]).bit_count() <= bits for i, j in links.tolist())
+    assert (links[:, 0] < links[:, 1]).all()
+
+
+@given(clustered_hashes(), st.integers(0, 8), st.sampled_from([(0, 4096), (0, 2)]))
+@settings(deadline=None, max_examples=300)
+def test_where_hashes_crowd_the_links_join_the_same(hashes, bits, crowded):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_duplicates, "COMPARED", crowded[0])
+        patch.setattr(near_duplicates, "LARGE_BUCKET", crowded[1])
+        links = near_links(np.array(hashes, np.uint64), bits)
+    assert groups(len(hashes), links) == groups(len(hashes), all_pairs(hashes, bits))
+    assert all((hashes[i] ^ hashes[j]).bit_count() <= bits for i, j in links.tolist())
+
+
+def look_alikes(n: int, flips: int) -> np.ndarray:
+    """Draw hashes with some bits flipped of one of them."""
+    random = np.random.default_rng(flips)
+    hashes = np.full(n, 2**63 + 12345, np.uint64)
+    for _ in range(flips):
+        hashes ^= np.uint64(1) << random.integers(0, 64, n, dtype=np.uint64)
+    return hashes
+
+
+@pytest.mark.timeout(120)  # 2 to 6 s each; all pairs took minutes, and gigabytes for the links
+@pytest.mark.parametrize(
+    "hashes",
+    [
+        look_alikes(100_000, 4),
+        look_alikes(100_000, 10),
+        np.arange(100_000, dtype=np.uint64),
+        np.random.default_rng(0).integers(0, 2**52, 100_000, dtype=np.uint64),
+    ],
+    ids=["nearly alike", "less alike", "in a row", "alike in one band"],
+)
+def test_a_hundred_thousand_look_alikes_are_linked_in_seconds_and_in_little_memory(hashes):
+    links = near_links(hashes, 4)
+    assert len(links) < 20 * len(hashes)
+    assert (np.bitwise_count(hashes[links[:, 0]] ^ hashes[links[:, 1]]) <= 4).all()
+    some = np.random.default_rng(1).integers(0, len(hashes), 50)
+    component = connected_components(
+        coo_array((np.ones(len(links)), (links[:, 0], links[:, 1])), shape=(len(hashes),) * 2), directed=False
+    )[1]
+    for at in some:
+        near = np.bitwise_count(hashes ^ hashes[at]) <= 4
+        assert (component[near] == component[at]).all()
+
+
+def test_no_hashes_have_no_links():
+    assert near_links(np.array([], np.uint64), 4).shape == (0, 2)
+    assert near_links(np.array([7], np.uint64), 4).shape == (0, 2)
+
+
+def test_a_thousand_equal_hashes_make_a_thousand_links():
+    assert len(near_links(np.full(1000, 2**63 + 5, np.uint64), 4)) == 999
+
+
+@pytest.mark.timeout(60)  # a second or two; all pairs would be 20 billion
+def test_hundreds_of_thousands_of_hashes_are_linked_in_seconds():
+    hashes = np.random.default_rng(0).integers(0, 2**64, 200_000, dtype=np.uint64)
+    hashes[1::1000] = hashes[::1000] ^ np.uint64(0b1001)
+    links = near_links(hashes, 4)
+    assert links.tolist() == [[at, at + 1] for at in range(0, 200_000, 1000)]
+
+
+def test_hashes_made_together_are_those_that_imagehash_gives_of_each():
+    blank, ruled = Image.new("RGB", (40, 30), "white"), Image.new("L", (64, 64))
+    ruled.paste(255, (0, 0, 64, 32))
+    shown = [*(picture(number, 30 + number, 90 - number) for number in range(60)), blank, ruled, blank.convert("1")]
+    expected = [int(str(imagehash.phash(image)), 16) for image in shown]
+    assert perceptual_hashes([thumbnail(image) for image in shown]) == expected
+    assert [perceptual_hashes([thumbnail(image)])[0] for image in shown] == expected
+    assert perceptual_hashes([]) == []
+
+
+@given(arrays(np.uint8, (7, 32, 32)))
+def test_a_hash_does_not_depend_on_what_else_is_hashed(thumbnails):
+    assert perceptual_hashes(thumbnails) == [perceptual_hashes([one])[0] for one in thumbnails]
+
+
+def test_a_photo_stays_near_itself_when_it_is_edited_lightly():
+    photo = picture(1, 320, 240)
+    was, *hashes = hashes_of(
+        photo,
+        nearly(photo),
+        photo.resize((160, 120), Image.Resampling.LANCZOS),
+        photo.point(lambda value: min(255, value + 8)),
+        Image.open(io.BytesIO(encoded(photo, "JPEG", quality=60))),
+    )
+    assert max((was ^ phash).bit_count() for phash in hashes) <= 4
+
+
+def test_different_photos_are_far_apart():
+    hashes = np.array(hashes_of(*(picture(number) for number in range(100))), np.uint64)
+    assert len(near_links(hashes, 8)) == 0

@@ -1,0 +1,201 @@
+"""The winner as one folder: loaded anywhere, it says of an image what the evaluation said."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from rootstock.config.params import Evaluate, Params
+from rootstock.evaluation import evaluate
+from rootstock.evaluation.evaluate import Inputs
+from rootstock.model import model
+from rootstock.training import finetune, head
+from rootstock.training.head import Head
+from tests.image_files import GREY, RGB, png, tiff
+from tests.images import encoded, picture
+from tests.small_dataset import (
+    CLASSES,
+    classifier_from,
+    small_backbone,
+    small_dataset,
+    small_features,
+    small_finetuned,
+    small_head,
+)
+
+
+def inputs_where(winner: str, base: Path, folder: Path) -> Inputs:
+    """Make one of the two models useless, so that the other wins."""
+    small = small_dataset(base)
+    inputs = Inputs(
+        small.images, small.dataset, small_backbone(base), small_features(base).parent, small_head(base),
+        small_finetuned(base),
+    )  # fmt: skip
+    if winner == "head":
+        useless = classifier_from(small_head(base), small_backbone(base))
+        torch.nn.init.zeros_(useless.head.weight)
+        finetune.save(useless, finetune.read_history(inputs.finetuned / finetune.HISTORY), folder / "finetuned")
+        return dataclasses.replace(inputs, finetuned=folder / "finetuned")
+    fitted = head.load(inputs.head)
+    head.save(Head(0 * fitted.weight, fitted.bias, CLASSES, 1.0, fitted.path), folder / "head", {})
+    return dataclasses.replace(inputs, head=folder / "head")
+
+
+@pytest.fixture(scope="module", params=["head", "finetuned"])
+def evaluated(request, tmp_path_factory) -> tuple[str, Path]:
+    """A winner, and the folder that holds model/ and report/."""
+    folder = tmp_path_factory.mktemp(request.param)
+    inputs = inputs_where(request.param, tmp_path_factory.getbasetemp(), folder)
+    params = Params(evaluate=Evaluate(resamples=100, mistakes=0))
+    evaluate.evaluate(inputs, params, folder / "model", folder / "report", list)
+    return request.param, folder
+
+
+def shown(base: Path, rows: pd.DataFrame) -> list[Path]:
+    return [base / "small" / source / path for source, path in zip(rows["source"], rows["path"], strict=True)]
+
+
+def test_it_says_of_an_image_file_what_the_evaluation_said(evaluated, tmp_path_factory):
+    winner, folder = evaluated
+    base = tmp_path_factory.getbasetemp()
+    rows = small_dataset(base).manifest.set_index("image_id")
+    expected = pd.read_parquet(folder / "report/predictions.parquet")
+    read = model.load(folder / "model")
+    got = read.predict(shown(base, rows.loc[expected["image_id"]]))
+    probabilities = np.array([list(prediction.probabilities.values()) for prediction in got])
+    np.testing.assert_allclose(probabilities, np.stack(expected[winner]), atol=1e-4)
+    assert read.classes == CLASSES and all(list(prediction.probabilities) == CLASSES for prediction in got)
+    assert [prediction.label for prediction in got] == [CLASSES[row.argmax()] for row in probabilities]
+    described = json.loads((folder / "model/model.json").read_text())
+    assert described["kind"] == winner and described["temperature"] == read.temperature
+
+
+def test_paths_and_bytes_may_be_mixed_and_come_in_order_however_many_there_are(
+    evaluated, tmp_path_factory, monkeypatch
+):
+    _, folder = evaluated
+    base = tmp_path_factory.getbasetemp()
+    paths = shown(base, small_dataset(base).manifest.iloc[:9])
+    read = model.load(folder / "model")
+    expected = read.predict(paths)
+    mixed = [path.read_bytes() if index % 2 else path for index, path in enumerate(paths)]
+    monkeypatch.setattr(model, "AT_ONCE", 4)
+    got = read.predict(mixed)
+    assert [prediction.label for prediction in got] == [prediction.label for prediction in expected]
+    for one, other in zip(got, expected, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+        assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert read.predict([]) == []
+
+
+def test_the_folder_is_all_it_needs(evaluated, tmp_path_factory, tmp_path):
+    _, folder = evaluated
+    base = tmp_path_factory.getbasetemp()
+    shutil.copytree(folder / "model", tmp_path / "elsewhere")
+    paths = shown(base, small_dataset(base).manifest.iloc[:2])
+    assert model.load(tmp_path / "elsewhere").predict(paths) == model.load(folder / "model").predict(paths)
+
+
+def test_the_card_says_what_it_is_how_good_it_is_and_how_to_use_it(evaluated):
+    winner, folder = evaluated
+    card = (folder / "model/README.md").read_text()
+    scores = json.loads((folder / "report/metrics.json").read_text())
+    accuracy = scores[winner]["accuracy"]
+    assert card.startswith("# shufflenet_v2_x0_5: 3 classes\n")
+    assert f"{'The head on frozen' if winner == 'head' else 'The fine-tuned'}" in card
+    assert f"| accuracy | {accuracy['value']:.4f} | {accuracy['low']:.4f} to {accuracy['high']:.4f} |" in card
+    assert "Trained on** 72 images, chosen on 24, tested on 24" in card and "checks, rings, stripes" in card
+    assert (
+        "| field | 12 |" in card
+        and "| studio | 12 |" in card
+        and "Licence of its weights**: unknown: a file of your" in card
+    )
+    assert 'load(Path("data/model")).predict([Path("photo.jpg")])' in card
+
+
+# What strangers send
+
+
+def test_a_bad_file_among_many_costs_its_own_answer_alone_and_says_why(evaluated, tmp_path_factory, tmp_path):
+    _, folder = evaluated
+    read = model.load(str(folder / "model"))
+    good = shown(tmp_path_factory.getbasetemp(), small_dataset(tmp_path_factory.getbasetemp()).manifest.iloc[:3])
+    sound = good[0].read_bytes()
+    photo = encoded(picture(1, 300, 200), "JPEG", quality=95)
+    eps = encoded(picture(1), "EPS")
+    bad = {
+        "cut.png": (sound[: len(sound) // 2], "truncated"),
+        "empty.jpg": (b"", "not_an_image"),
+        "page.jpg": (b"<html>404</html>", "undecodable"),
+        "page": (b"<html>404</html>", "not_an_image"),
+        "program.eps": (eps, "not_an_image"),
+        "program.png": (eps, "undecodable"),
+        "hurt.jpg": (photo[: len(photo) // 2] + b"\xff\xd9", "damaged"),
+        "large.png": (png(RGB, 8, 2).replace(RGB.shape[1].to_bytes(4, "big") + RGB.shape[0].to_bytes(4, "big"),
+                                             (2**30).to_bytes(4, "big") * 2), "too_large"),
+        "float.tif": (tiff(GREY / 255, 32, 3), "value_range"),
+        "twelve.tif": (tiff(GREY.astype(int) * 16, 16), "value_range"),
+    }  # fmt: skip
+    for name, (data, _) in bad.items():
+        (tmp_path / name).write_bytes(data)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    others = [tmp_path / f"{name}.png" for name in ("pipe", "folder", "missing", "no\0name")]
+    wrong = [*(tmp_path / name for name in bad), *others]
+    got = read.predict([good[0], *wrong, str(good[1]), sound])
+    assert [said.label for said in (got[0], *got[-2:])] == [said.label for said in read.predict([*good[:2], good[0]])]
+    assert [said.name for said in got] == [*map(str, (good[0], *wrong, good[1])), f"image {len(got) - 1}"]
+    expected = [*(reason for _, reason in bad.values()), *["unreadable"] * len(others)]
+    assert [said.reason for said in got[1:-2]] == expected
+    assert not any(said.label or said.probabilities for said in got[1:-2])
+    assert [said.said for said in got[-4:-2]] == ["No such file or directory", "embedded null byte"]
+    assert read.predict([tmp_path / "empty.jpg"])[0].reason == "not_an_image"  # and of nothing else
+
+
+def test_one_image_may_be_given_by_itself(evaluated, tmp_path_factory):
+    _, folder = evaluated
+    base = tmp_path_factory.getbasetemp()
+    [path] = shown(base, small_dataset(base).manifest.iloc[:1])
+    read = model.load(folder / "model")
+    [expected] = read.predict([path])
+    content = path.read_bytes()
+    for given in (path, str(path), content, bytearray(content), memoryview(content), iter([path])):
+        assert read.predict(given)[0].label == expected.label
+
+
+def test_what_is_no_image_and_no_range_is_refused_by_name(evaluated):
+    _, folder = evaluated
+    read = model.load(folder / "model")
+    for wrong in (None, 3, Image.fromarray(GREY), GREY):
+        with pytest.raises(TypeError, match=r"image 1 is of type \w+; expected a path, or the bytes of a file"):
+            read.predict([b"", wrong])
+    for low, high in ((0, 0), (5, 1), (0, float("nan")), (0, float("inf"))):
+        with pytest.raises(ValueError, match="expected two numbers, black and, above it, white"):
+            read.predict(b"", value_range=(low, high))
+
+
+def test_deep_images_are_read_by_the_range_of_the_model_or_as_they_are_told(evaluated):
+    _, folder = evaluated
+    read = model.load(folder / "model")
+    seen, deep = encoded(Image.fromarray(GREY)), tiff(GREY.astype(int) * 16, 16)
+    [expected] = read.predict(seen)
+    told = read.predict(deep, value_range=(0, 4080))[0]
+    known = dataclasses.replace(read, value_range=(0, 4080)).predict(deep)[0]
+    full = read.predict(tiff(GREY.astype(int) * 257, 16))[0]
+    for said in (told, known, full):
+        assert said.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+
+
+def test_loading_leaves_pillows_limits_as_they_were():
+    code = "from PIL import Image; was = Image.MAX_IMAGE_PIXELS; import rootstock.model.model; "
+    code += "print(was == Image.MAX_IMAGE_PIXELS)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"

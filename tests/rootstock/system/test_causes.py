@@ -1,0 +1,169 @@
+"""What a person, a file, a disk, a network or a process brings about is one sentence; a mistake of ours is not."""
+
+import errno
+import json
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rootstock.system import causes
+from rootstock.system.errors import RootstockError
+from rootstock.system.files import replacing
+
+
+def of_system(code: int, *paths: object) -> OSError:
+    """Give an error as Python raises it for what a system answers."""
+    return OSError(code, os.strerror(code), *paths)
+
+
+def raised(call, *kinds: type[BaseException]) -> BaseException:
+    """Give the error that a call really raises."""
+    with pytest.raises(kinds or Exception) as caught:
+        call()
+    return caught.value
+
+
+SYSTEM = [
+    (errno.ENOSPC, "The disk is full"),
+    (errno.EDQUOT, "The disk is full"),
+    (errno.EROFS, "on a disk that can only be read"),
+    (errno.EACCES, "This user may not"),
+    (errno.EPERM, "This user may not"),
+    (errno.EMFILE, "Too many files are open"),
+    (errno.ENFILE, "Too many files are open"),
+    (errno.EISDIR, "a folder where a file is expected"),
+    (errno.ENOTDIR, "a file where a folder is expected"),
+    (errno.ENOENT, "It is not there"),
+    (errno.EFBIG, "larger than this system"),
+    (errno.EIO, "The disk fails"),
+    (errno.ENOMEM, "not enough memory"),
+    (errno.ELOOP, "a link that leads to itself"),
+    (errno.ENAMETOOLONG, "File name too long"),
+]
+
+
+@pytest.mark.parametrize(("code", "words"), SYSTEM)
+def test_what_a_system_refuses_names_the_file_and_what_helps(code, words):
+    sentence = causes.say(of_system(code, "data/head/head.json"))
+    assert words in sentence
+    assert code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) or "data/head/head.json" in sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("code", sorted(errno.errorcode))
+def test_every_answer_of_a_system_is_a_sentence_with_and_without_a_file(code):
+    for error in (of_system(code), of_system(code, "photo.jpg"), of_system(code, "from", None, "to")):
+        assert causes.say(error).endswith((".", ")"))
+
+
+def test_a_copy_that_finds_no_space_names_what_it_writes_to():
+    assert "to.tar" in causes.say(of_system(errno.ENOSPC, "from.tar", None, "to.tar"))
+
+
+def small_limit(call) -> BaseException:
+    """Call in a process of which no file may be larger than 4 kB, as on a full disk; returns what it raised."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        return raised(call)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_every_library_that_writes_a_file_has_a_sentence_for_a_disk_that_takes_no_more(tmp_path):
+    import pandas as pd
+
+    large = np.arange(50_000.0)
+
+    def database() -> None:
+        with sqlite3.connect(tmp_path / "scan.sqlite") as db:
+            db.execute("create table t (b)")
+            db.execute("insert into t values (zeroblob(100000))")
+            db.commit()
+
+    writers = {
+        "bytes": lambda path: path.write_bytes(bytes(10**6)),
+        "weights": lambda path: save_file({"a": torch.from_numpy(large)}, path),
+        "checkpoint": lambda path: torch.save({"a": torch.from_numpy(large)}, path),
+        "table": lambda path: pd.DataFrame({"a": large}).to_parquet(path),
+    }
+    for name, writes in writers.items():
+
+        def write(name: str = name, writes=writes) -> None:
+            with replacing(tmp_path / name) as temporary:
+                writes(temporary)
+
+        assert causes.say(small_limit(write)), name
+    assert "SQLite" in causes.say(small_limit(database))
+
+
+def test_every_library_that_reads_a_damaged_file_has_a_sentence(tmp_path):
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(b"\0" * 1000)
+    readers = [
+        lambda: load_file(damaged),
+        lambda: json.loads(damaged.read_bytes()),
+        lambda: zipfile.ZipFile(damaged),
+        lambda: sqlite3.connect(damaged).execute("select * from t"),
+    ]
+    for read in readers:
+        assert causes.say(raised(read))
+
+
+@pytest.mark.parametrize("ask", [lambda: torch.empty(10**15), lambda: np.zeros(10**15), lambda: bytearray(2**62)])
+def test_what_memory_does_not_hold_is_said(ask):
+    assert "not enough memory" in causes.say(raised(ask))
+
+
+def test_no_sentence_has_a_password_or_a_signature():
+    text = "https://user:secret@store/photos?X-Amz-Signature=secret is away"
+    for error in (ConnectionError(text), of_system(errno.ECONNREFUSED, text), TimeoutError(text)):
+        assert "secret" not in (causes.say(error) or "")
+
+
+def test_a_mistake_of_the_program_keeps_its_stack():
+    for kind in (ValueError, KeyError, TypeError, AttributeError, RuntimeError, AssertionError):
+        error = kind("x")
+        assert causes.say(error) is None
+        with pytest.raises(type(error)), causes.in_words():
+            raise error
+
+
+def test_what_is_known_is_raised_in_words_with_its_cause_kept():
+    with pytest.raises(RootstockError, match="The disk is full") as caught, causes.in_words():
+        raise of_system(errno.ENOSPC, "x")
+    assert caught.value.__cause__.errno == errno.ENOSPC
+
+
+DOOR = "from rootstock.system.entry_point import door\nwith door('extract'):\n    "
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "says"),
+    [
+        ("open('/nowhere/x')", 1, "extract: /nowhere/x: No such file or directory. It is not there"),
+        ("raise KeyboardInterrupt", 130, "extract: stopped"),
+        ("raise MemoryError", 1, "extract: There is not enough memory"),
+        ("raise ValueError('ours')", 1, "Traceback"),
+    ],
+)
+def test_a_command_ends_with_one_line(line, status, says):
+    done = subprocess.run([sys.executable, "-c", DOOR + line], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert says in done.stderr
+    assert says == "Traceback" or len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    prints = DOOR + "for i in range(100000): print(i)"
+    command = f'"{sys.executable}" -c "{prints}" | head -1'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("0\n", "")

@@ -1,0 +1,149 @@
+"""A large file from an address: once, checked, going on where a broken connection left it."""
+
+import hashlib
+import random
+from base64 import b64encode
+from collections.abc import Iterator
+
+import fsspec
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from rootstock.system import downloads, progress
+from rootstock.system.downloads import PART, DamagedError, fetch
+from tests.site import Site, site as opened
+
+CONTENT = random.Random(0).randbytes(3 * 2**20 + 17)
+DIGEST = hashlib.sha256(CONTENT).hexdigest()[:8]
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """How long it would have waited before it tried again."""
+    waited: list[float] = []
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(downloads.time, "sleep", waited.append)
+    return waited
+
+
+@pytest.fixture
+def site(waits) -> Iterator[Site]:
+    with opened(weights=CONTENT) as found:
+        yield found
+
+
+def get(site: Site, folder, digest: str | None = DIGEST) -> bytes:
+    return fetch(f"{site.address}/weights", folder / "kept", digest).read_bytes()
+
+
+def test_a_file_that_is_here_is_asked_of_nobody(site, tmp_path):
+    assert get(site, tmp_path) == get(site, tmp_path) == CONTENT
+    assert site.asked == [("weights", 0, 200)]
+    assert fetch("http://no.such.host.invalid/weights", tmp_path / "kept", DIGEST).read_bytes() == CONTENT
+
+
+def test_a_user_and_a_password_in_an_address_are_sent_where_a_server_looks_for_them(site, tmp_path):
+    fetch(f"{site.address.replace('//', '//me:pass%2Fword@')}/weights", tmp_path / "kept", DIGEST)
+    assert site.sent[-1]["Authorization"] == f"Basic {b64encode(b'me:pass/word').decode()}"
+    assert site.asked == [("weights", 0, 200)]
+
+
+def test_after_a_broken_connection_it_goes_on_where_it_was(site, waits, tmp_path):
+    site.breaks = [2**20 + 5, 2**20]
+    assert get(site, tmp_path) == CONTENT
+    assert site.asked == [("weights", 0, 200), ("weights", 2**20 + 5, 206), ("weights", 2**21 + 5, 206)]
+    assert waits == [1, 2]
+
+
+def test_where_a_server_cannot_go_on_it_begins_again(site, tmp_path):
+    site.ranges, site.breaks = False, [2**20]
+    assert get(site, tmp_path) == CONTENT
+    assert [first for _, first, _ in site.asked] == [0, 0]
+
+
+def test_what_a_killed_run_left_is_gone_on_with(site, tmp_path):
+    (tmp_path / f"kept{PART}").write_bytes(CONTENT[:1000])
+    assert get(site, tmp_path) == CONTENT
+    assert site.asked == [("weights", 1000, 206)]
+
+
+@pytest.mark.parametrize("left", [b"of another file", CONTENT + b"more", CONTENT[:-1] + b"?"])
+def test_what_was_left_of_another_file_is_thrown_away(left, site, tmp_path):
+    (tmp_path / f"kept{PART}").write_bytes(left)
+    assert get(site, tmp_path) == CONTENT
+    assert site.asked[-1] == ("weights", 0, 200)
+
+
+def test_all_that_was_missing_was_the_renaming(site, tmp_path):
+    (tmp_path / f"kept{PART}").write_bytes(CONTENT)
+    assert get(site, tmp_path) == CONTENT
+
+
+def test_a_busy_server_is_asked_again_with_longer_and_longer_waits(site, waits, tmp_path):
+    site.failures = [503, 429, 500]
+    assert get(site, tmp_path) == CONTENT
+    assert waits == sorted(waits) == [1, 2, 4]
+
+
+@pytest.mark.parametrize(("failures", "asked"), [([404] * 9, 1), ([403] * 9, 1), ([503] * 9, 4)])
+def test_what_will_not_change_is_not_asked_again(failures, asked, site, tmp_path):
+    site.failures = failures
+    with pytest.raises(OSError, match=f"HTTP Error {failures[0]}"):
+        get(site, tmp_path)
+    assert len(site.asked) == asked
+
+
+def test_another_file_than_the_digest_says_is_refused_and_not_kept(site, tmp_path):
+    with pytest.raises(DamagedError, match=f"begins with {DIGEST[:4]}.*, expected 00000000"):
+        get(site, tmp_path, "00000000")
+    assert {path.name for path in tmp_path.iterdir()} <= {"kept.lock"}
+    assert len(site.asked) == 1
+
+
+def test_a_file_that_was_damaged_since_is_said_to_be(site, tmp_path):
+    get(site, tmp_path)
+    (tmp_path / "kept").write_bytes(CONTENT[:-1])
+    with pytest.raises(DamagedError):
+        get(site, tmp_path)
+
+
+def test_any_store_that_fsspec_reaches_will_do(tmp_path, waits):
+    store = fsspec.filesystem("memory")
+    store.pipe("/shelf/weights", CONTENT)
+    (tmp_path / f"kept{PART}").write_bytes(CONTENT[:77])
+    assert fetch("memory://shelf/weights", tmp_path / "kept", DIGEST).read_bytes() == CONTENT
+    (tmp_path / "plain").write_bytes(CONTENT)
+    assert fetch(str(tmp_path / "plain"), tmp_path / "copy", DIGEST).read_bytes() == CONTENT
+    with pytest.raises(FileNotFoundError):
+        fetch("memory://shelf/nothing", tmp_path / "none", None)
+    assert waits == []
+
+
+def test_progress_is_reported_in_megabytes(site, tmp_path):
+    done = []
+
+    class Bar:
+        def __init__(self, what: str, total: int, unit: str) -> None:
+            done.append((what, total, unit))
+
+        def __enter__(self):
+            return done.append
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    with progress.report_to(Bar):
+        get(site, tmp_path)
+    assert done == [("download", 4, "MB"), 1, 1, 1, 1]
+
+
+@given(st.lists(st.integers(0, len(CONTENT)), max_size=3), st.booleans())
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_wherever_connections_break_the_bytes_are_the_same(site, tmp_path_factory, breaks, ranges):
+    site.breaks, site.ranges, site.asked = breaks, ranges, []
+    assert get(site, tmp_path_factory.mktemp("any")) == CONTENT
+
+
+def test_a_digest_is_read_off_a_name_as_torchs_hub_writes_it():
+    assert downloads.digest_in("resnet34-b627a593.pth") == "b627a593"
+    assert downloads.digest_in("model.safetensors") is None
