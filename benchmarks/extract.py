@@ -28,7 +28,7 @@ from PIL import Image
 from rootstock.backbones import backbones
 from rootstock.config import params
 from rootstock.dataset import shards
-from rootstock.features import engines, extraction
+from rootstock.features import computing, engines
 from rootstock.features.engines import Engine, Unavailable
 from rootstock.images import decoding
 from rootstock.ingest import ingest
@@ -131,9 +131,9 @@ def through(
     def rounds() -> float:
         with tempfile.TemporaryDirectory() as folder:
             names = shards.names(pictures.images)
-            files = [extraction.File(Path(folder) / f"{name}.parquet", name, 0) for name in names]
+            files = [computing.File(Path(folder) / f"{name}.parquet", name, 0) for name in names]
             begin = time.perf_counter()
-            extraction.compute(files, engine, backbone, settings, pictures.images, lambda n, **counts: None)
+            computing.compute(files, engine, backbone, settings, pictures.images, lambda n, **counts: None)
             return pictures.count / (time.perf_counter() - begin)
 
     return rounds
@@ -203,7 +203,7 @@ def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["efficientnet_lite0", "resnet18", "resnet50"])
-    parser.add_argument("--engines", nargs="+", default=["eager", "openvino", "onnxruntime", "openvino:bf16"])
+    parser.add_argument("--engines", nargs="+", default=["eager", "openvino", "openvino:bf16"])
     parser.add_argument("--sets", nargs="+", default=["photos", "small"], choices=["photos", "small"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--script", type=Path, help="prints '<n> a second' for a folder; efficientnet_lite0 at 224 px")

@@ -11,7 +11,7 @@ from tasks.bridge.workspace import BACKBONE, FEATURES, IMAGES, TRIED
 
 if TYPE_CHECKING:
     from rootstock.config import params
-    from rootstock.features.extraction import Plan
+    from rootstock.features.planning import Plan
     from rootstock.system.progress import Advance
 
 

@@ -16,12 +16,6 @@ settings.register_profile("default", deadline=None, derandomize="CI" in os.envir
 settings.load_profile("default")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory) -> None:
-    """What engines do on this machine is measured anew: an answer from elsewhere would be no test."""
-    os.environ["ROOTSTOCK_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture(scope="session")
 def prefect_home(tmp_path_factory) -> Path:
     """Prefect's folder for the whole session: setting up its database takes 20 s."""

@@ -20,7 +20,7 @@ from rootstock.config.architectures import (
     check_variant,
 )
 from rootstock.config.params_of_flows import Compare as Compare, Retrain as Retrain
-from rootstock.config.section import Augment, Section as Section, Share, not_nearly
+from rootstock.config.section import Augment, Section as Section, Share, not_nearly, warn_once
 from rootstock.system import packages
 from rootstock.system.addresses import Address
 
@@ -218,10 +218,9 @@ class Extract(Section):
     dtype: Literal["float32", "float16"] = Field(
         default="float32", description="Type in the Parquet files; float16 takes 60 % of the space."
     )
-    engine: Literal["auto", "eager", "compile", "onnxruntime", "openvino"] = Field(
+    engine: Literal["auto", "eager", "openvino"] = Field(
         default="auto",
-        description="What computes: auto is the fastest here for so many images, its start included, and stays what "
-        "it was.",
+        description="What computes: auto is OpenVINO from 256 images on, else eager (torch), and stays what it was.",
     )
     precision: Literal["f32", "bf16"] = Field(
         default="f32",
@@ -254,6 +253,14 @@ class Extract(Section):
         default=None,
         description="URL through which its workers get images and return features; null where they see this folder.",
     )
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _is_still_there(cls, engine: Any) -> Any:  # noqa: ANN401
+        if engine in ("onnxruntime", "compile"):
+            warn_once(f"extract.engine: {engine} is no longer there, and is read as auto; write that instead")
+            return "auto"
+        return engine
 
     def recipe(self) -> dict[str, Any]:
         """Return what the result depends on: everything but where, and how many at a time, it is computed."""

@@ -20,12 +20,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from rootstock.backbones import backbones
+from rootstock.backbones.backbones import Backbone
 from rootstock.config import params
 from rootstock.dataset import tables
 from rootstock.evaluation.metrics import Interval
 from rootstock.evaluation.two_sample import tell_apart
-from rootstock.features import extraction, feature_files, feature_keys
+from rootstock.features import engines, feature_files, feature_keys
 from rootstock.features.engines import Engine
+from rootstock.features.feature_keys import FORMER_ENGINES
 from rootstock.features.reader import Features
 from rootstock.images import inspection, loader
 from rootstock.images.inspection import Checks, NewImage, Rejected
@@ -107,9 +109,7 @@ def score(
     folder, *_ = feature_keys.find(backbone.description, settings.extract, features_dir)
     drifts, lines = [], []
     with progress.bar("drift", sum(not item.problem for item in unlabelled.items)) as advance:
-        engine = extraction.start(
-            feature_files.meaning_of(next(folder.glob("*.parquet")))["engine"], backbone, settings.extract
-        )
+        engine = _engine_of(folder, backbone, settings, len(unlabelled.items))
         ids = set(manifest["image_id"])
         viewer = _Viewer(unlabelled, backbone, engine, model.load(model_dir), ids, settings, advance)
         for domain in sorted({item.domain for item in unlabelled.items}):
@@ -122,6 +122,14 @@ def score(
     table = pd.DataFrame(_in_order(lines, settings.ingest.near_duplicate_bits), columns=list(COLUMNS))
     files.write(to_label, escape.as_csv(table))
     return drifts
+
+
+def _engine_of(folder: Path, backbone: Backbone, settings: params.Params, images: int) -> Engine:
+    """Start the engine that computed the training images' features, or, of an earlier version's, what `auto` means."""
+    name = feature_files.meaning_of(next(folder.glob("*.parquet")))["engine"]
+    if name in FORMER_ENGINES:
+        return engines.start_auto(backbone, settings.extract, images)
+    return engines.start_named(name, backbone, settings.extract)
 
 
 def _reference(manifest: pd.DataFrame, domain: str, folder: Path, seed: int) -> tuple[str, Array]:

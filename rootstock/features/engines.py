@@ -1,4 +1,4 @@
-"""What pushes images through a frozen network: torch as it is, torch compiled, ONNX Runtime, or OpenVINO.
+"""What computes features: torch as it is (eager), or OpenVINO; on a GPU torch.
 
 On a processor each core works for itself: it decodes a few images and computes their features, on one thread. Cores
 that share one pass wait for each other at every layer; this way they never do, and small batches stay in the cache
@@ -6,12 +6,11 @@ that share one pass wait for each other at every layer; this way they never do, 
 """
 
 import importlib.util
-import shutil
+import logging
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
@@ -24,14 +23,21 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from rootstock.backbones.backbones import Backbone
+from rootstock.config import params
 from rootstock.features import feature_keys, gpu
+from rootstock.images import loader
 from rootstock.images.loader import Normalise
+from rootstock.system import causes
+from rootstock.system.errors import ParamsError
 from rootstock.system.parallel import cores
 
+log = logging.getLogger(__name__)
 Name = feature_keys.Engine
 Precision = Literal["f32", "bf16"]
 Forward = Callable[[Any], NDArray[np.float32]]  # of uint8 images; of a GPU's engine, they may be there already
-ENGINES: tuple[Name, ...] = ("eager", "openvino", "onnxruntime", "compile")  # in the order in which auto tries them
+ENGINES: tuple[Name, ...] = ("openvino", "eager")
+# From so many images on OpenVINO's start, one to three seconds, is made up for: its passes take a third of torch's.
+OPENVINO_FROM = 256
 # Images of 224 pixels a pass on one core: 1 to 8 are within 5 % of each other, 32 is 10 % slower (their maps leave the
 # cache); smaller images make up for it in number, up to where the call itself costs nothing.
 AT_224, MOST_AT_ONCE = 4, 64
@@ -50,14 +56,14 @@ class Engine:
     `on_each_core`, from as many threads at once as there are cores, each of which has called `alone` first.
     """
 
-    name: Name
+    name: str
     forward: Forward
     batch_size: int
     on_each_core: bool = True
 
 
 def start(
-    name: Name, backbone: Backbone, precision: Precision = "f32", batch_size: int | None = None,
+    name: str, backbone: Backbone, precision: Precision = "f32", batch_size: int | None = None,
     device: torch.device | None = None, threads: int | None = None,
 ) -> Engine:  # fmt: skip
     """Make a network ready.
@@ -77,19 +83,52 @@ def start(
     batch_size = batch_size or best_batch_size(backbone.transform.size, on_gpu)
     network = nn.Sequential(Normalise(backbone.transform), backbone.network).eval()
     if device is not None and on_gpu:
-        if name not in ("eager", "compile"):
+        if name != "eager":
             raise Unavailable("it computes on a processor, and here is a GPU")
-        return Engine(name, gpu.forward(name, network, precision, device), batch_size, on_each_core=False)
+        return Engine(name, gpu.forward(network, precision, device), batch_size, on_each_core=False)
     match name:
         case "eager":
             forward = _in_torch(network.to(memory_format=torch.channels_last), precision)
-        case "compile":
-            forward = _compiled(network, precision, backbone.transform.size, batch_size)
-        case "onnxruntime":
-            forward = _in_onnxruntime(network, precision, backbone.transform.size)
         case "openvino":
             forward = _in_openvino(network, precision, backbone.transform.size, batch_size, threads or cores())
+        case _:
+            raise Unavailable("this version has no such engine")
     return Engine(name, forward, batch_size)
+
+
+def start_named(name: str, backbone: Backbone, settings: params.Extract, threads: int | None = None) -> Engine:
+    """Start the engine that a parameter names, for so many threads (all cores).
+
+    Raises:
+        ParamsError: it cannot do this here.
+    """
+    if settings.decode == "gpu" and loader.device().type == "cpu":
+        raise ParamsError("params.yaml: extract.decode is 'gpu', and here is none; expected full or reduced.")
+    try:
+        return start(name, backbone, settings.precision, settings.batch_size, loader.device(), threads)
+    except Unavailable as why:
+        raise ParamsError(
+            f"params.yaml: extract.engine is {name!r} and extract.precision {settings.precision!r}, but {why}; "
+            "expected another engine, or auto where nothing has been extracted yet"
+        ) from None
+
+
+def start_auto(backbone: Backbone, settings: params.Extract, images: int) -> Engine:
+    """Start what `auto` means: on a processor OpenVINO from 256 images on, else torch as it is.
+
+    OpenVINO does not know every operation and every precision; torch computes what it does not.
+
+    Args:
+        backbone: in evaluation mode.
+        settings: the section `extract` of params.yaml.
+        images: how many there are to compute.
+    """
+    if images >= OPENVINO_FROM and loader.device().type == "cpu":
+        try:
+            return start("openvino", backbone, settings.precision, settings.batch_size)
+        except Exception as error:  # an exporter or a runtime that does not know an operation raises what it likes
+            log.warning("extract: eager, as OpenVINO cannot compute this: %s", causes.first_line(error))
+    return start_named("eager", backbone, settings)
 
 
 def best_batch_size(size: int, on_gpu: bool = False) -> int:
@@ -112,39 +151,6 @@ def _in_torch(network: nn.Module, precision: Precision) -> Forward:
             return features.float().numpy()
 
     return forward
-
-
-def _compiled(network: nn.Module, precision: Precision, size: int, batch_size: int) -> Forward:
-    """Compile with frozen weights; a batch that is not full is filled up, so that there is one shape to compile for."""
-    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
-        raise Unavailable("torch.compile needs a C++ compiler, and there is none")
-    import torch._inductor.config as inductor
-
-    compiled: nn.Module = torch.compile(network.to(memory_format=torch.channels_last), dynamic=False)  # type: ignore[assignment]
-    forward = _filled_up(_in_torch(compiled, precision), batch_size)
-
-    def first() -> None:
-        alone()  # what is compiled holds for a thread with this setting
-        with inductor.patch({"freezing": True, "cpp.threads": 1}):
-            forward(np.zeros((batch_size, 3, size, size), np.uint8))
-
-    _call_in_a_thread(first)
-    return forward
-
-
-def _in_onnxruntime(network: nn.Module, precision: Precision, size: int) -> Forward:
-    _installed("onnxruntime")
-    if precision != "f32":
-        raise Unavailable(f"ONNX Runtime computes in f32 on a processor, not in {precision}")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # each call on the thread that makes it
-    options.log_severity_level = 3
-    with tempfile.TemporaryDirectory(prefix="rootstock-") as folder:
-        path = _export(network, size, Path(folder))
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"images": images})[0]
 
 
 def _in_openvino(network: nn.Module, precision: Precision, size: int, batch_size: int, threads: int) -> Forward:
@@ -209,9 +215,3 @@ def _filled_up(forward: Forward, batch_size: int) -> Forward:
         return forward(images)[:n]
 
     return full
-
-
-def _call_in_a_thread(function: Callable[[], None]) -> None:
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(function).result()

@@ -16,7 +16,8 @@ from rootstock.system.files import read_json, reading, write
 
 FORMAT_VERSION = 2
 AUTO: Literal["auto"] = "auto"
-Engine = Literal["eager", "compile", "onnxruntime", "openvino"]
+Engine = Literal["eager", "openvino"]
+FORMER_ENGINES = ("onnxruntime", "compile")  # of earlier versions: what they computed is read, and not added to
 
 
 def meaning_of(description: dict[str, Any], settings: params.Extract, engine: str, view: int = 0) -> dict[str, Any]:
@@ -63,15 +64,14 @@ def find(description: dict[str, Any], settings: params.Extract, features_dir: Pa
     return [features_dir / key_of(meaning) for meaning in meanings]
 
 
-def engine_of(description: dict[str, Any], settings: params.Extract, features_dir: Path) -> Engine | None:
-    """Say which engine `auto` has been so far for these features; None where it has to be chosen."""
+def engine_of(description: dict[str, Any], settings: params.Extract, features_dir: Path) -> str | None:
+    """Return the engine that `auto` has been so far for these features; None where it has to be chosen."""
     path = _note(description, settings, features_dir)
     if not path.exists():
         return None
     noted = read_json(path)
     with reading(path):
-        engine: Engine = noted["engine"]
-    return engine
+        return str(noted["engine"])
 
 
 def note_engine(description: dict[str, Any], settings: params.Extract, features_dir: Path, engine: str) -> None:

@@ -4,9 +4,8 @@ Not measured yet: no GPU was at hand (docs/extraction.md).
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,32 +13,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rootstock.config.architectures import Transform
-from rootstock.images import gpu_decoding
-from rootstock.system.parallel import ordered_map
-
 if TYPE_CHECKING:
-    from rootstock.features.engines import Engine
-    from rootstock.features.extraction import Group
+    pass
 
 AT_ONCE = 2  # batches on the GPU: one is copied while one is computed
 COMPILE_FROM = 50_000  # images: compiling takes about as long as a fast GPU needs for so many
 
 
 def forward(
-    name: str, network: nn.Module, precision: Literal["f32", "bf16"], device: torch.device
+    network: nn.Module, precision: Literal["f32", "bf16"], device: torch.device
 ) -> Callable[[NDArray[np.uint8] | Tensor], NDArray[np.float32]]:
     """Put a network on a GPU; what comes back may be called from several threads, each of which has its stream there.
 
     Args:
-        name: eager or compile.
         network: uint8 images (n, 3, size, size) to features (n, width).
         precision: bf16 computes under autocast.
         device: the GPU; the processor, for a test.
     """
     network = network.to(device).to(memory_format=torch.channels_last)
-    if name == "compile":
-        network = torch.compile(network)  # type: ignore[assignment]
     own = threading.local()
 
     def run(images: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
@@ -56,23 +47,3 @@ def forward(
             return features.float().cpu().numpy()
 
     return run
-
-
-def computed(
-    engine: "Engine", groups: "Iterable[Group]", transform: Transform, device: torch.device
-) -> "Iterator[Group]":
-    """Compute the features of groups, in order, two at a time; of undecoded ones, decode the files there.
-
-    In f32 convolutions do not round to TF32, as torch has them do by default.
-    """
-
-    def compute(group: "Group") -> "Group":
-        if not group.contents:
-            return replace(group, values=engine.forward(group.values))
-        seen = gpu_decoding.views(group.contents, transform, device)
-        if seen.is_cuda:
-            torch.cuda.synchronize(device)  # the network's stream is another one
-        return replace(group, values=engine.forward(seen), contents=())
-
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
-        yield from ordered_map(compute, groups, threads=AT_ONCE, window=AT_ONCE)

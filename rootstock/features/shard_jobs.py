@@ -15,9 +15,10 @@ from rootstock.backbones import backbones
 from rootstock.backbones.backbones import Backbone
 from rootstock.config import params
 from rootstock.dataset import shards
-from rootstock.features import extraction, feature_files, feature_keys
-from rootstock.features.engines import Engine, Name
-from rootstock.features.extraction import File, Plan
+from rootstock.features import computing, engines, feature_files, feature_keys
+from rootstock.features.computing import File
+from rootstock.features.engines import Engine
+from rootstock.features.planning import Plan
 from rootstock.system import stores
 from rootstock.system.errors import SourceError
 from rootstock.system.parallel import cores, ordered_map
@@ -38,7 +39,7 @@ class Job:
     images: str
     backbone: str
     features: str
-    engine: Name
+    engine: str
     settings: params.Extract
 
 
@@ -95,7 +96,7 @@ def extract_shard(job: Job, name: str) -> int:
             done += n
 
         # A cluster has a worker a core; a GPU's has its machine's to decode for it.
-        extraction.compute(
+        computing.compute(
             [made], engine, backbone, job.settings, tar.parent, advance, 1 if engine.on_each_core else cores()
         )
         for path in (feature_files.seal_of(made.path), made.path):
@@ -118,7 +119,7 @@ def _ready(job: Job) -> tuple[Backbone, Engine]:
     with tempfile.TemporaryDirectory(prefix="rootstock-") as scratch:
         paths = [stores.fetch(job.backbone, name, Path(scratch)) for name in BACKBONE_FILES]
         backbone = backbones.load(paths[0].parent, job.settings.layer, job.settings.pooling)
-    return backbone, extraction.start(job.engine, backbone, job.settings, threads=1)
+    return backbone, engines.start_named(job.engine, backbone, job.settings, threads=1)
 
 
 def bring_back(todo: Plan, job: Job) -> None:

@@ -121,12 +121,12 @@ def test_a_promotion_is_a_version_with_its_reason_its_figures_and_its_data(in_us
 def test_only_new_images_go_through_the_backbone(before):
     deliver(before, "shed", 20)
     counting = """
-from rootstock.features import extraction
-seen, decoded = [], extraction._Decoder.__call__
+from rootstock.features import computing
+seen, decoded = [], computing._Decoder.__call__
 def counted(self, file, members, last):
     seen.append(len(members))
     return decoded(self, file, members, last)
-extraction._Decoder.__call__ = counted
+computing._Decoder.__call__ = counted
 from flows.retrain import retrain
 retrain()
 print("passed", sum(seen))

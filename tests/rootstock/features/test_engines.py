@@ -16,7 +16,7 @@ from rootstock.backbones import backbones
 from rootstock.config import params
 from rootstock.dataset.shards import Reader
 from rootstock.features import engines
-from rootstock.features.engines import ENGINES, Unavailable, best_batch_size, start
+from rootstock.features.engines import ENGINES, Unavailable, best_batch_size, start, start_auto
 from rootstock.images.loader import Normalise, view
 from rootstock.system.parallel import ordered_map
 from tests.small_dataset import Small, small_backbone
@@ -64,22 +64,12 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
 
 
-@pytest.mark.parametrize("name", ["eager", "openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", ["eager", "openvino"])
 def test_features_in_f32_are_those_of_plain_torch(name, backbone, images, expected):
     found = computed(start(name, backbone, batch_size=4), images)
     assert found.shape == expected.shape and found.dtype == np.float32
     assert cosines(found, expected).min() >= 0.9999
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
-
-
-@pytest.mark.ui  # half a minute of compiling
-def test_compiled_features_in_f32_are_those_of_plain_torch(tmp_path_factory, small):
-    backbone = backbones.load(small_backbone(tmp_path_factory.getbasetemp(), "squeezenet1_1"))
-    images = images_of(small, backbone, 6)
-    with torch.inference_mode():
-        plain = nn.Sequential(Normalise(backbone.transform), backbone.network)(torch.from_numpy(images)).numpy()
-    found = computed(start("compile", backbone, batch_size=4), images)
-    assert cosines(found, plain).min() >= 0.9999
 
 
 @pytest.mark.parametrize("name", ["eager", "openvino"])
@@ -95,7 +85,7 @@ def test_features_in_bf16_are_near_and_not_the_same(name, backbone, images, expe
 
 @pytest.mark.parametrize(
     ("name", "precision", "least"),
-    [(name, "f32", 0.9999) for name in ("eager", "openvino", "onnxruntime")] + [("openvino", "bf16", 0.99)],
+    [(name, "f32", 0.9999) for name in ("eager", "openvino")] + [("openvino", "bf16", 0.99)],
 )
 def test_the_shipped_networks_features_are_those_of_plain_torch(tmp_path_factory, small, name, precision, least):
     backbone = backbones.load(shipped(tmp_path_factory.getbasetemp()))
@@ -117,7 +107,7 @@ def shipped(base: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["eager", "openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", ["eager", "openvino"])
 def test_a_feature_does_not_depend_on_the_images_beside_it(name, backbone, images):
     engine = start(name, backbone, batch_size=4)
     alone = computed(engine, images[:1])
@@ -158,13 +148,38 @@ def test_a_thread_of_its_own_leaves_the_others_theirs():
 
 
 def test_what_a_machine_lacks_is_said(backbone, monkeypatch):
-    monkeypatch.setattr(engines.shutil, "which", lambda name: None)
-    with pytest.raises(Unavailable, match=r"needs a C\+\+ compiler, and there is none"):
-        start("compile", backbone)
     with pytest.raises(Unavailable, match="on a processor, and here is a GPU"):
         start("openvino", backbone, device=torch.device("cuda"))
-    with pytest.raises(Unavailable, match="ONNX Runtime computes in f32"):
-        start("onnxruntime", backbone, "bf16")
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Unavailable, match="openvino is not installed"):
+        start("openvino", backbone)
+
+
+# auto
+
+
+@pytest.mark.parametrize(("images", "name"), [(1, "eager"), (255, "eager"), (256, "openvino"), (10**6, "openvino")])
+def test_auto_is_openvino_from_256_images_on(tmp_path_factory, images, name):
+    backbone = backbones.load(small_backbone(tmp_path_factory.getbasetemp()))
+    assert start_auto(backbone, params.Extract(), images).name == name
+
+
+def test_auto_is_torch_where_openvino_cannot_compute_it_and_says_why(backbone, monkeypatch, caplog):
+    def fail(*_: object) -> None:
+        raise RuntimeError("unsupported operator: aten::new\nwith a stack")
+
+    monkeypatch.setattr(engines, "_in_openvino", fail)
+    assert start_auto(backbone, params.Extract(), 1000).name == "eager"
+    assert "eager, as OpenVINO cannot compute this: unsupported operator: aten::new" in caplog.text
+    assert "with a stack" not in caplog.text
+
+
+def test_auto_on_a_gpu_is_torch(backbone, monkeypatch):
+    monkeypatch.setattr(engines.loader, "device", lambda: torch.device("meta"))
+    asked = []
+    monkeypatch.setattr(engines, "start", lambda name, *_: asked.append(name))
+    start_auto(backbone, params.Extract(), 10**6)
+    assert asked == ["eager"]
 
 
 @given(st.integers(16, 1024), st.booleans())

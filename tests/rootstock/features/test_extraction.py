@@ -21,7 +21,7 @@ from rootstock.backbones import backbones
 from rootstock.config.architectures import Transform
 from rootstock.config.params import Extract
 from rootstock.dataset import shards
-from rootstock.features import engines, extraction, feature_files, feature_keys, gpu, reader
+from rootstock.features import computing, engines, extraction, feature_files, feature_keys, gpu, planning, reader
 from rootstock.features.engines import Engine
 from rootstock.features.extraction import extract
 from rootstock.images import gpu_decoding, loader
@@ -291,10 +291,10 @@ def test_a_head_is_trained_on_the_images_and_their_views(small, backbone, tmp_pa
 
 def test_where_one_device_computes_for_all_cores_the_features_are_the_same(small, folder, backbone, tmp_path):
     network = nn.Sequential(Normalise(backbone.transform), backbone.network).eval()
-    forward = gpu.forward("eager", network, "f32", torch.device("cpu"))
+    forward = gpu.forward(network, "f32", torch.device("cpu"))
     engine = Engine("eager", forward, batch_size=7, on_each_core=False)
-    todo = extraction.plan(backbone, EAGER, small.images, tmp_path)
-    extraction.compute(todo.missing, engine, backbone, EAGER, small.images, lambda n, **counts: None)
+    todo = planning.plan(backbone, EAGER, small.images, tmp_path)
+    computing.compute(todo.missing, engine, backbone, EAGER, small.images, lambda n, **counts: None)
     one, other = (
         np.concatenate([x for x, _ in reader.Features(path, small.manifest)]) for path in (folder, tmp_path / todo.key)
     )
@@ -302,13 +302,13 @@ def test_where_one_device_computes_for_all_cores_the_features_are_the_same(small
 
 
 def test_what_the_device_decodes_gives_nearly_the_same_features(small, folder, backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction.pixels, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(computing.loader, "device", lambda: torch.device("cpu"))
     network = nn.Sequential(Normalise(backbone.transform), backbone.network).eval()
-    engine = Engine("eager", gpu.forward("eager", network, "f32", torch.device("cpu")), 7, on_each_core=False)
+    engine = Engine("eager", gpu.forward(network, "f32", torch.device("cpu")), 7, on_each_core=False)
     settings = Extract(engine="eager", decode="gpu")
-    todo = extraction.plan(backbone, settings, small.images, tmp_path)
+    todo = planning.plan(backbone, settings, small.images, tmp_path)
     assert todo.key != folder.name
-    extraction.compute(todo.missing, engine, backbone, settings, small.images, lambda n, **counts: None)
+    computing.compute(todo.missing, engine, backbone, settings, small.images, lambda n, **counts: None)
     one, other = (
         np.concatenate([x for x, _ in reader.Features(path, small.manifest)]) for path in (folder, tmp_path / todo.key)
     )
@@ -343,8 +343,6 @@ def test_a_gpu_that_is_not_there_decodes_nothing(small, backbone, tmp_path):
 
 
 def test_an_engine_that_cannot_is_an_error_that_names_the_parameters(small, backbone, tmp_path, monkeypatch):
-    with pytest.raises(ParamsError, match=r"extract\.engine is 'onnxruntime' and extract\.precision 'bf16', but ONNX"):
-        extract(backbone, Extract(engine="onnxruntime", precision="bf16"), small.images, tmp_path)
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ParamsError, match=r"but openvino is not installed; expected another engine"):
         extract(backbone, Extract(engine="openvino"), small.images, tmp_path)

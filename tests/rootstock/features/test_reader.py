@@ -12,7 +12,7 @@ from rootstock.backbones import backbones
 from rootstock.config.params import Extract
 from rootstock.features import feature_files, reader
 from rootstock.features.extraction import extract
-from rootstock.features.feature_keys import engine_of, find, key_of, meaning_of
+from rootstock.features.feature_keys import engine_of, find, key_of, meaning_of, note_engine
 from rootstock.features.reader import Features
 from rootstock.system.errors import SourceError
 from tests.small_dataset import small_backbone
@@ -60,18 +60,47 @@ def test_a_second_backbone_has_its_features_beside_those_of_the_first(small, fol
 
 def test_auto_stays_what_it_was_and_is_found_where_nothing_is_computed(small, backbone, tmp_path):
     assert engine_of(backbone.description, Extract(), tmp_path) is None
-    first = extract(backbone, Extract(engine="onnxruntime"), small.images, tmp_path)
+    first = extract(backbone, Extract(engine="openvino"), small.images, tmp_path)
     again = extract(backbone, Extract(), small.images, tmp_path)
-    assert (again.engine, again.key, again.computed) == ("onnxruntime", first.key, 0)
+    assert (again.engine, again.key, again.computed) == ("openvino", first.key, 0)
     other = extract(backbone, Extract(engine="eager"), small.images, tmp_path)
     assert (other.engine, other.computed) == ("eager", 120) and other.key != first.key
     back = extract(backbone, Extract(), small.images, tmp_path)
-    assert (back.engine, back.key, back.computed) == ("onnxruntime", first.key, 0)
+    assert (back.engine, back.key, back.computed) == ("openvino", first.key, 0)
     assert find(backbone.description, Extract(), tmp_path) == [tmp_path / first.key]
 
 
+@pytest.fixture
+def of_an_earlier_version(small, backbone, tmp_path) -> str:
+    """Features as a version wrote them that had other engines, and noted which one auto was."""
+    done = extract(backbone, Extract(engine="eager"), small.images, tmp_path)
+    meaning = meaning_of(backbone.description, Extract(), "onnxruntime")
+    (tmp_path / key_of(meaning)).mkdir()
+    for path in (tmp_path / done.key).iterdir():
+        rows = ((ids.tolist(), values) for _, ids, values in feature_files.read([path]))
+        feature_files.write(tmp_path / key_of(meaning) / path.name, rows, 1024, "float32", meaning)
+    shutil.rmtree(tmp_path / done.key)
+    note_engine(backbone.description, Extract(), tmp_path, "onnxruntime")
+    return key_of(meaning)
+
+
+def test_features_of_an_engine_that_is_no_longer_there_are_read(small, backbone, of_an_earlier_version, tmp_path):
+    again = extract(backbone, Extract(), small.images, tmp_path)
+    assert (again.engine, again.key, again.computed) == ("onnxruntime", of_an_earlier_version, 0)
+    assert find(backbone.description, Extract(), tmp_path) == [tmp_path / of_an_earlier_version]
+
+
+def test_where_some_of_them_are_missing_all_are_computed_anew(small, backbone, of_an_earlier_version, tmp_path, caplog):
+    next((tmp_path / of_an_earlier_version).iterdir()).unlink()
+    with caplog.at_level("INFO"):
+        again = extract(backbone, Extract(), small.images, tmp_path)
+    assert (again.engine, again.computed) == ("eager", 120) and again.key != of_an_earlier_version
+    assert "onnxruntime computed earlier features; this version has it no more, and computes all anew" in caplog.text
+    assert find(backbone.description, Extract(), tmp_path) == [tmp_path / again.key]
+
+
 def test_a_view_has_the_engine_of_the_images_and_dtype_one_of_its_own(small, backbone, tmp_path):
-    first = extract(backbone, Extract(engine="onnxruntime"), small.images, tmp_path)
+    first = extract(backbone, Extract(engine="openvino"), small.images, tmp_path)
     assert extract(backbone, Extract(views=1), small.images, tmp_path).engine == first.engine
     assert engine_of(backbone.description, Extract(dtype="float16"), tmp_path) is None
 
