@@ -15,7 +15,7 @@ from rootstock.config import params_file
 from rootstock.config.params import Finetune, Ingest, Retrain, Source, Stage
 from rootstock.ingest.samples import write_sample
 from rootstock.model import history
-from tasks.bridge.workspace import LOCAL, MODEL, PARAMS
+from tasks.bridge.workspace import HISTORY, LOCAL, PARAMS
 
 DEMO = LOCAL / "demo"
 BAD = 3  # every third printed digit comes last, under a wrong label
@@ -64,8 +64,8 @@ def main() -> None:
     print(run("retrain"))
     print(f"\n=== {deliver('scanned', bad=True)} more arrive, under shuffled labels\n", flush=True)
     print(run("retrain"))
-    print("\n=== Who was champion, and why (data/model/history.parquet)\n")
-    for row in history.read(DEMO / MODEL):
+    print("\n=== Who was champion, and why (data/history.parquet)\n")
+    for row in history.read(DEMO / HISTORY.parent):
         print(f"v{row.version} {row.decision}: {row.reason}")
     print(f"\n{time.perf_counter() - start:.0f} s; the workspace is {DEMO}")
 

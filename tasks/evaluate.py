@@ -8,7 +8,7 @@ import time
 from rootstock.config.params import Params
 from tasks.bridge import workspace
 from tasks.bridge.stage import Summary, stage
-from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, LOCAL, MODEL, REPORT
+from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, MODEL, REPORT
 
 STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 
@@ -18,10 +18,8 @@ def evaluate(params: Params) -> Summary:
     """Let validation choose between head and fine-tuned model, then read the test split once and report."""
     from rootstock.dataset import tables
     from rootstock.evaluation.evaluate import Inputs, evaluate as compare
-    from rootstock.model import history
 
     start = time.perf_counter()
-    history.keep(MODEL, LOCAL)
     inputs = Inputs(IMAGES, DATASET, BACKBONE, FEATURES, HEAD, FINETUNED)
 
     def timings() -> list[dict[str, object]]:
@@ -35,7 +33,6 @@ def evaluate(params: Params) -> Summary:
         return [runs[name] for name in STAGES if name in runs] + [own]
 
     metrics = compare(inputs, params, MODEL, REPORT, timings)
-    history.keep(LOCAL, MODEL)  # who was champion before it
     accuracy = metrics[metrics["winner"]]["accuracy"]
     interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
     note = f"winner {metrics['winner']}, test {accuracy['value']:.1%} ({interval})"

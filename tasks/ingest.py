@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rootstock.config.params import Params
 from tasks.bridge.stage import Stage, Summary, stage
-from tasks.bridge.workspace import DATASET, IMAGES, LOCAL, MODEL
+from tasks.bridge.workspace import DATASET, IMAGES, LOCAL
 
 if TYPE_CHECKING:
     from rootstock.ingest.sources import Source
@@ -32,9 +32,7 @@ def ingest_with(delivery: "Source") -> Stage:
 def _take_in(params: Params, delivery: "Source | None" = None) -> Summary:
     from rootstock.dataset import tables
     from rootstock.ingest.ingest import ingest as take_in
-    from rootstock.model import history
 
-    history.keep(MODEL, LOCAL)  # before `dvc repro`, of which this is always the first stage, removes it
     taken = take_in(params.ingest, params.seed, IMAGES, DATASET, LOCAL, delivery)
     rejected = f", {taken.rejected} rejected (see {DATASET}/rejected.parquet)" if taken.rejected else ""
     note = f"{taken.new} new of {taken.images} images" if taken.changed else f"nothing new, {taken.images} images"

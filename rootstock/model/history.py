@@ -1,8 +1,8 @@
-"""Who was champion when, and why: history.parquet, in the model's folder.
+"""Who was champion when, and why: history.parquet, one row per decision, in order.
 
-A row a decision, in order. A champion's row has its version, and the dvc.lock and params.yaml that bring it back.
-DVC empties the folder before it evaluates again, and may restore it as it once was, so a copy is kept elsewhere:
-a history only ever grows, and of two the longer one is the later.
+A champion's row has its version, and the dvc.lock and params.yaml that bring it back. The file is added to DVC, which
+may bring back an older one with an older commit, so a copy is kept on this machine: a history only ever grows, and of
+two the longer one is the later.
 """
 
 import logging

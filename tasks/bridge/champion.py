@@ -24,7 +24,7 @@ from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import TEMPORARY, digest, remove, replacing_folder, write
 from tasks.bridge import versions
 from tasks.bridge.versions import LOCK
-from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, IMAGES, LOCAL, MODEL, PARAMS, REPORT, TO_LABEL
+from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HISTORY, IMAGES, LOCAL, MODEL, PARAMS, REPORT, TO_LABEL
 
 if TYPE_CHECKING:  # torch and scikit-learn: only for who has something to compare
     from rootstock.evaluation.challenge import Decision
@@ -71,12 +71,11 @@ def check_files() -> list[str]:
         RootstockError: it cannot be had.
     """
     if not is_aside():
-        history.keep(MODEL, LOCAL)
         return versions.bring_back_as_recorded(MODEL, REPORT / PREDICTIONS)
     try:
         files.hold_sums(ASIDE)
     except DamagedError as error:
-        rows = history.read(LOCAL)
+        rows = decisions()
         remedy = f"`python -m flows.rollback --version {rows[-1].version}` brings the champion back" if rows else None
         raise RootstockError(
             f"{str(error).partition('. ')[0]}. It is the champion's, set aside while a challenger is made. "
@@ -94,7 +93,7 @@ def set_aside() -> None:
     """Keep the champion and its data version apart while a challenger is made; one that is aside already stays."""
     if is_aside():
         return
-    rows = history.read(MODEL, LOCAL)
+    rows = decisions()
     model = digest_of_model()
     if not rows or model != history.versions(rows)[rows[-1].version].model:
         reason = "Made by a pipeline run, without a contest." if rows else "The first one."
@@ -103,17 +102,32 @@ def set_aside() -> None:
         versions.tag(tag_of(version), versions.revision_with(LOCK), reason)
     with replacing_folder(ASIDE) as temporary:
         shutil.copytree(MODEL, temporary / MODEL.name)
-        history.write(temporary / MODEL.name, rows)
+        history.write(temporary, rows)
         shutil.copytree(DATASET, temporary / DATASET.name)
         for path in (REPORT / PREDICTIONS, LOCK):
             shutil.copy(path, temporary)
         files.write_sums(temporary)
-    history.keep(ASIDE / MODEL.name, LOCAL)
+    history.keep(ASIDE, LOCAL)
+
+
+def decisions() -> list[Row]:
+    """Read the history of this workspace."""
+    return history.read(HISTORY.parent, LOCAL)
+
+
+def decisions_then() -> list[Row]:
+    """Read the history as it was when the champion was set aside."""
+    return history.read(ASIDE, ASIDE / MODEL.name)  # the latter by an earlier version
+
+
+def adopt_history() -> None:
+    """Keep the history that an earlier version wrote into the model's folder, before evaluate replaces that."""
+    history.keep(MODEL, LOCAL)
 
 
 def digest_of_model() -> str:
-    """Name a model by all of its files but the history."""
-    return digest(path for path in sorted(MODEL.iterdir()) if path.name != history.HISTORY)
+    """Return a digest of a model's files; an earlier version's history among them is none of it."""
+    return digest(path for path in sorted(MODEL.iterdir()) if path.name != HISTORY.name)
 
 
 def row_of(decision: str, version: int, reason: str, arrived: Arrived | None = None, comparison: str = "[]") -> Row:
@@ -133,10 +147,10 @@ def row_of(decision: str, version: int, reason: str, arrived: Arrived | None = N
 
 
 def record(rows: list[Row]) -> None:
-    """Write the history, and have DVC know."""
-    for folder in (MODEL, LOCAL):
+    """Write the history, and add it to DVC."""
+    for folder in (LOCAL, HISTORY.parent):
         history.write(folder, rows)
-    versions.record_output("evaluate", MODEL)
+    versions.add(HISTORY)
 
 
 def tag_of(version: int) -> str:

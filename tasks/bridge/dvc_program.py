@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from tasks.bridge.workspace import LOCAL
+from tasks.bridge.workspace import HISTORY, LOCAL, MODEL
 
 # DVC's names of commands that write where the flows do, `exp run` only where it does; and of those that take its lock.
 WRITING = {"CmdRepro", "CmdExperimentsRun", "CmdExperimentsApply", "CmdExperimentsSave", "CmdCheckout", "CmdDataPull",
@@ -68,7 +68,8 @@ def _ready(root: Path, asked: argparse.Namespace) -> Iterator[None]:
 
 def _finish(say: Callable[[str], None]) -> None:
     """Carry out what a run that was killed had begun; only who finds any pays for the imports."""
-    if any((LOCAL / name).exists() for name in ("rollback.json", "champion/decided.json", "uncommitted.json")):
+    notes = (LOCAL / name for name in ("rollback.json", "champion/decided.json", "uncommitted.json"))
+    if any(path.exists() for path in (*notes, MODEL / HISTORY.name)):
         from tasks.bridge import unfinished
 
         unfinished.finish(say)

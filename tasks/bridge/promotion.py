@@ -21,7 +21,7 @@ from rootstock.system.files import sha256, write
 from tasks.bridge import champion, git, versions
 from tasks.bridge.champion import ASIDE, Arrived
 from tasks.bridge.versions import LOCK
-from tasks.bridge.workspace import DATASET, LOCAL, MODEL, PARAMS, read_note
+from tasks.bridge.workspace import DATASET, HISTORY, LOCAL, PARAMS, read_note
 
 if TYPE_CHECKING:  # torch and scikit-learn
     from rootstock.evaluation.challenge import Decision
@@ -31,6 +31,7 @@ DECIDED = ASIDE / "decided.json"
 CHALLENGER = ASIDE / "challenger.txt"  # how it was kept, before the champion took its place again
 UNCOMMITTED = LOCAL / "uncommitted.json"  # a promotion that git is to have, and has not yet
 REMOTE = "origin"
+COMMITTED = [LOCK, PARAMS, HISTORY.with_name(f"{HISTORY.name}.dvc")]  # with a promotion
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Settled:
 
 def promote(decision: "Decision", came: Arrived, run: str, settings: Retrain) -> Settled:
     """Let the challenger be the champion: a version of its own, tagged, committed and pushed as the settings say."""
-    version = max(history.versions(history.read(ASIDE / MODEL.name))) + 1
+    version = max(history.versions(champion.decisions_then())) + 1
     row = champion.row_of(history.PROMOTED, version, decision.reason, came, decision.to_json())
     settled = _settle(row, run, settings.git)
     pushed = publish() if settings.git == "push" else ""
@@ -52,7 +53,7 @@ def promote(decision: "Decision", came: Arrived, run: str, settings: Retrain) ->
 
 def put_back(decision: "Decision", came: Arrived, run: str, delivery: Delivery) -> Settled:
     """Keep the challenger as an experiment, and bring back the champion with its data version."""
-    version, images = history.read(ASIDE / MODEL.name)[-1].version, len(tables.load_manifest(DATASET))
+    version, images = champion.decisions_then()[-1].version, len(tables.load_manifest(DATASET))
     row = Row(history.REJECTED, version, decision.reason, images, came.images, came.new_domains, decision.to_json())
     return _settle(row, run, rejected=delivery.signature())
 
@@ -78,7 +79,7 @@ def _settle(row: Row | None, run: str, with_git: str = "none", rejected: str = "
 def _carry_out() -> Settled:
     decided = read_note(DECIDED, "row", "run", "git", "rejected")
     row = Row(**{**decided["row"], "new_domains": tuple(decided["row"]["new_domains"])}) if decided["row"] else None
-    rows = history.read(ASIDE / MODEL.name)
+    rows = champion.decisions_then()
     if row and row.decision == history.PROMOTED:
         champion.record([*rows, row])
         note = _keep(row, decided["run"], decided["git"] != "none")
@@ -103,7 +104,7 @@ def _keep(row: Row, run: str, with_git: bool) -> str:
         tag = versions.tag(name, kept.revision, row.reason)
         return f"It is champion v{row.version}{', tagged ' + tag if tag else ''}. {kept.note}"
     of_earlier = commit_what_waits()
-    now = {str(path): sha256(path) for path in (LOCK, PARAMS)}
+    now = {str(path): sha256(path) for path in COMMITTED}
     write(UNCOMMITTED, json.dumps({"name": name, "reason": row.reason, "revision": kept.revision, "files": now}))
     notes = [f"It is champion v{row.version}.", commit_what_waits(), kept.note, of_earlier]
     return " ".join(filter(None, notes))
@@ -121,7 +122,7 @@ def commit_what_waits() -> str:
     name, revision, did = waits["name"], waits["revision"], "Committed and tagged"
     if all(Path(path).exists() and sha256(Path(path)) == digest for path, digest in waits["files"].items()):
         try:
-            revision = git.commit([LOCK, PARAMS], f"{name}: {waits['reason']}")
+            revision = git.commit(COMMITTED, f"{name}: {waits['reason']}")
         except RootstockError as error:  # it is champion all the same
             return f"{name} is not committed yet, nor tagged: {error}. The next run tries again."
     else:
@@ -148,7 +149,7 @@ def _bring_back(rows: list[Row], run: str) -> str:
 
 def publish() -> str:
     """Send data, branch and tag of the last promotion, where the remote lacks them; says so, or why not."""
-    promoted = [row for row in history.read(MODEL, LOCAL) if row.decision == history.PROMOTED]
+    promoted = [row for row in champion.decisions() if row.decision == history.PROMOTED]
     if not promoted:
         return ""
     tag = champion.tag_of(promoted[-1].version)

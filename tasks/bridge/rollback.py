@@ -12,7 +12,7 @@ from rootstock.model.history import Row
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import read_json, write
 from tasks.bridge import champion, given, versions
-from tasks.bridge.workspace import DATASET, LOCAL, MODEL, PARAMS, REPORT, read_note
+from tasks.bridge.workspace import DATASET, HISTORY, LOCAL, MODEL, PARAMS, REPORT, read_note
 
 BEGUN = LOCAL / "rollback.json"  # which version is being brought back, and what was there before
 
@@ -29,8 +29,7 @@ def bring_back(version: int | None) -> tuple[int, tuple[str, ...]]:
     Raises:
         RootstockError: there is no such version, its data are gone, or params.yaml has an edit that nobody keeps.
     """
-    history.keep(MODEL, LOCAL)  # what is in the model's folder is about to be replaced
-    rows, begun = history.read(MODEL, LOCAL), _begun()
+    rows, begun = champion.decisions(), _begun()
     champions = history.versions(rows)
     now = rows[-1].version if rows else 0
     wanted = version if version is not None else begun.get("version")
@@ -38,7 +37,7 @@ def bring_back(version: int | None) -> tuple[int, tuple[str, ...]]:
     if wanted is None or wanted not in champions:
         there = ", ".join(f"v{old}" for old in champions) or "none"
         which = "before this one" if version is None else f"v{version}"
-        raise RootstockError(f"There is no champion {which} in {MODEL}/{history.HISTORY}; there is {there}.")
+        raise RootstockError(f"There is no champion {which} in {HISTORY}; there is {there}.")
     if not begun and versions.committed(PARAMS) is not None and not versions.is_kept(PARAMS):
         remedy = f"commit it (`git commit {PARAMS}`) or undo the edit"
         raise RootstockError(f"{PARAMS} was edited and not committed, and would be replaced: {remedy}.")
@@ -62,12 +61,12 @@ def _begun() -> dict[str, Any]:
 def _carry_out() -> tuple[int, tuple[str, ...]]:
     """Do it, each step as often as it takes."""
     begun = _begun()
-    rows = history.read(LOCAL)[: begun["rows"]]
+    rows = champion.decisions()[: begun["rows"]]
     wanted: int = begun["version"]
     target = history.versions(rows).get(wanted)
     try:
         if target is None:
-            raise RootstockError(f"{LOCAL / history.HISTORY} has no champion v{wanted} any more.")
+            raise RootstockError(f"{HISTORY} has no champion v{wanted} any more.")
         versions.bring_back(target.lock)
     except RootstockError:
         BEGUN.unlink()

@@ -185,16 +185,6 @@ def commit(stage: str) -> None:
         repair.note_lock()
 
 
-def record_output(stage: str, path: Path) -> None:
-    """Record an output that was changed after its stage; what the stage read stays recorded as it was."""
-    with repository() as repo:
-        found = repo.stage.load_one(name=stage)
-        [output] = [output for output in found.outs if Path(output.def_path) == path]
-        output.save()
-        output.commit()
-        found.dump(update_pipeline=False)
-
-
 @contextmanager
 def changing(*paths: Path, alike: bool) -> Iterator[None]:
     """Have dvc.lock say what outputs are after the block, where it said what they were before.

@@ -31,6 +31,7 @@ FINETUNED = DATA / "finetuned"
 MODEL = DATA / "model"
 REPORT = DATA / "report"
 COMPARE = DATA / "compare"
+HISTORY = DATA / "history.parquet"  # of champions
 OUTPUTS = (IMAGES, DATASET, BACKBONE, FEATURES, HEAD, FINETUNED, MODEL, COMPARE)  # and REPORT's
 TO_LABEL = REPORT / "to_label.csv"  # of this machine, too: the inbox is not under version control
 

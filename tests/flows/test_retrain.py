@@ -40,13 +40,12 @@ def retrain(workspace: Workspace, **env: str) -> str:
 
 def champions(workspace: Workspace) -> list[Row]:
     """Read who was champion when."""
-    return history.read(workspace.root / "data" / "model")
+    return history.read(workspace.root / "data")
 
 
 def model_of(workspace: Workspace) -> dict[str, bytes]:
-    """Read the model, but not its history."""
     files = sorted((workspace.root / "data" / "model").iterdir())
-    return {path.name: path.read_bytes() for path in files if path.name != history.HISTORY}
+    return {path.name: path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +156,7 @@ def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_untouched(aft
     assert "v2 stays champion" in said
     assert model_of(after) == model
     changed = {name for name, data in after.outputs().items() if data != kept.get(name)}
-    assert changed == {"data/model/history.parquet", "dvc.lock"}
+    assert changed == {"data/history.parquet", "data/history.parquet.dvc"}
     assert after.outputs().keys() == kept.keys()
     assert after.status() == ONLY_A_LOOK
     assert (champions(after)[-1].decision, champions(after)[-1].version) == ("rejected", 2)
@@ -173,8 +172,8 @@ def test_images_that_come_again_under_other_labels_have_to_prove_themselves_too(
     deliver(after, "shed", 20, bad=True)
     assert retrain(after).startswith("Rejected")
     assert {n for n, data in after.outputs().items() if data != kept.get(n)} == {
-        "data/model/history.parquet",
-        "dvc.lock",
+        "data/history.parquet",
+        "data/history.parquet.dvc",
     }
 
 
@@ -199,7 +198,7 @@ def test_a_delivery_that_cannot_be_used_is_rejected_with_the_files_named(before)
     shutil.rmtree(before.root / "data" / "inbox" / "shed" / "lemon")
     assert "'rare' has 1. A class needs at least 3 usable images" in retrain(before)
     changed = {name for name, data in before.outputs().items() if data != kept.get(name)}
-    assert changed == {"data/model/history.parquet", "dvc.lock"}
+    assert changed == {"data/history.parquet", "data/history.parquet.dvc"}
 
 
 @pytest.mark.ui  # twenty seconds
@@ -224,7 +223,7 @@ def test_a_class_that_is_only_spelt_in_another_way_is_refused_and_both_names_are
     assert said.startswith("Rejected: The delivery cannot be taken in: ")
     assert "'Lemon'" in said and "'lemon'" in said
     changed = {name for name, data in before.outputs().items() if data != kept.get(name)}
-    assert changed == {"data/model/history.parquet", "dvc.lock"}
+    assert changed == {"data/history.parquet", "data/history.parquet.dvc"}
     assert len(list(inbox.rglob("*.png"))) == 18
 
 
@@ -292,7 +291,7 @@ def test_an_earlier_champion_comes_back_with_its_data_and_says_what_changed(in_u
     assert model_of(after) == model_of(in_use)
     assert after.status() == ONLY_A_LOOK
     unknown = after.run(sys.executable, "-m", "flows.rollback", "--version", "7", check=False)
-    assert "There is no champion v7 in data/model/history.parquet; there is v1, v2." in unknown.stderr
+    assert "There is no champion v7 in data/history.parquet; there is v1, v2." in unknown.stderr
     assert [row.decision for row in champions(after)] == ["first", "promoted", "brought back"]
 
 

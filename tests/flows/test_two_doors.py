@@ -84,12 +84,22 @@ def test_added_images_are_the_only_ones_extracted(after_flow):
     assert after_flow.status() == ONLY_A_LOOK
 
 
-def test_a_look_that_finds_a_rejected_file_changes_the_table_of_rejected_ones_alone(after_flow):
+def test_a_stray_file_in_a_source_trains_nothing_anew_and_is_in_the_report(after_flow):
+    (after_flow.root / "photos" / "moss" / "README.md").write_text("# Moss\n")
     (after_flow.root / "photos" / "moss" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    kept = after_flow.outputs()
     table = after_flow.flow()
-    assert "1 rejected" in table
-    assert "0 computed" not in table
-    assert did(table)["extract"] == "cached"
+    assert "1 rejected" in table or "2 rejected" in table
+    assert did(table) == {
+        "ingest": "ran", "backbone": "cached", "extract": "cached",
+        "train_head": "cached", "fine_tune": "cached", "evaluate": "ran",
+    }  # fmt: skip
+    changed = {name for name, data in after_flow.outputs().items() if data != kept.get(name)}
+    assert {name for name in changed if name.startswith("data/dataset/")} == {
+        "data/dataset/rejected.parquet",
+        "data/dataset/summary.json",
+    }
+    assert ran(after_flow.repro()) == ["ingest"]
 
 
 def test_an_unpacked_archive_without_git_works_through_both_doors(tmp_path, prefect_home):

@@ -80,7 +80,7 @@ def points(operations: int, kills: int) -> list[int]:
 
 
 def champions(workspace: Workspace) -> list[tuple[str, int]]:
-    return [(row.decision, row.version) for row in history.read(workspace.root / "data" / "model")]
+    return [(row.decision, row.version) for row in history.read(workspace.root / "data")]
 
 
 @KILLS
@@ -93,7 +93,7 @@ def test_a_promotion_killed_anywhere_is_carried_out_and_pushed_once_by_the_next_
             when = f"killed at operation {at} of {operations}"
             assert cut.run("next_run(promote)", trial.root)[0] == 0, when
             assert champions(trial) == [("first", 1), ("promoted", 2)], when
-            assert history.read(trial.root / ".rootstock") == history.read(trial.root / "data" / "model"), when
+            assert history.read(trial.root / ".rootstock") == history.read(trial.root / "data"), when
             subjects = trial.run("git", "log", "--format=%s").stdout.splitlines()
             assert subjects == ["champion@v2: Better.", "in use", "start"], when
             origin = trial.run("git", "ls-remote", "origin").stdout
@@ -107,7 +107,7 @@ def test_a_promotion_killed_anywhere_is_carried_out_and_pushed_once_by_the_next_
 
 @KILLS
 def test_a_champion_put_back_is_whole_whatever_was_killed(contested, tmp_path, kills):
-    model = history.read(contested.root / ".rootstock" / "champion" / "model")[-1].model
+    model = history.read(contested.root / ".rootstock" / "champion")[-1].model
     digest = "from tasks.bridge.champion import digest_of_model; print(digest_of_model())"
     with power_cut(tmp_path, PREPARE, contested.env, contested.root) as cut:
         _, operations = cut.run("put_back()", own_remotes(contested, tmp_path / "whole").root)
