@@ -110,7 +110,7 @@ def test_every_setting_of_prefect_is_one():
 
 def test_every_variable_of_rootstock_is_read_by_the_code():
     code = "".join(
-        path.read_text() for folder in ("flows", "tasks", "rootstock") for path in (ROOT / folder).glob("*.py")
+        path.read_text() for folder in ("flows", "tasks", "rootstock") for path in (ROOT / folder).rglob("*.py")
     )
     names = named(r"\b(ROOTSTOCK_[A-Z_]+)\b", PAGE, *FILES)
     assert "ROOTSTOCK_WORKSPACE" in names

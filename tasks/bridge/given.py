@@ -135,6 +135,12 @@ def put_back(unless: bytes | None = None) -> bool:
     return ours
 
 
+def edits(params: Params, sections: set[str]) -> list[str]:
+    """Say which values of some sections of params.yaml are no longer those that a run has."""
+    there = params_file.load(PARAMS)
+    return [change for change in changes(params, there) if change.partition(" ")[0].partition(".")[0] in sections]
+
+
 def changes(one: Params, other: Params) -> list[str]:
     """Say which values differ, old and new."""
     return [f"{key} was {_say(old)}, is {_say(new)}" for key, old, new in _differences(one, other)]

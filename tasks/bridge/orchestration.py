@@ -31,8 +31,9 @@ from rootstock.system import progress
 from rootstock.system.causes import NETWORK
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.escape import markdown
-from tasks.bridge import artifacts, cancellation, causes, handoff, stopping, versions
+from tasks.bridge import artifacts, cancellation, causes, given, handoff, remote, stopping, versions
 from tasks.bridge.stage import HERE, Stage
+from tasks.bridge.workspace import PARAMS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,6 +44,7 @@ _changing_runs = threading.Lock()
 REPORT_EVERY_S = 1.0  # an artifact is a row in the server's database
 REPORT_AGAIN_S = 600.0  # where the server did not answer, for which the client waits a minute
 RETRY_AFTER_S = [10.0, 60.0]
+AGAIN = "Start the run again: it goes on with what is there now."
 
 
 @dataclass(frozen=True)
@@ -105,18 +107,23 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
     def ended(did: str, note: str) -> Outcome:
         return Outcome(stage.name, did, time.perf_counter() - start, note)
 
+    if edited := given.edits(params, remote.sections_of(stage.name)):
+        raise RootstockError(f"{PARAMS} was edited while this run was going on ({'; '.join(edited)}). {AGAIN}")
     reasons = versions.stale(stage.name)
     if not reasons:
         return ended("cached", "up to date")
     log.info("Runs because %s", "; ".join(reasons))
     if versions.restore(stage.name):
         return ended("restored", "an earlier run's outputs, from DVC's run-cache")
+    ran_with = versions.inputs_of(stage.name)
     summary = None if where == HERE else handoff.run_elsewhere(stage.name, params, where)
     if summary is None:
         summary = stage(params)
     if reasons == [versions.ALWAYS] and not summary.changed:
         return ended("cached", summary.note)
-    versions.commit(stage.name)
+    if changed := versions.commit(stage.name, ran_with):
+        was = f"While {stage.name} ran, {'; '.join(changed)}"
+        raise RootstockError(f"{was}. What it ran with is recorded, so it is not up to date. {AGAIN}")
     return ended("ran", summary.note)
 
 

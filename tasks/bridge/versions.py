@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dvc.rwlock
 from dvc.exceptions import ConfirmRemoveError, DvcException
@@ -21,6 +22,7 @@ from dvc.repo.experiments.executor.base import BaseExecutor
 from dvc.repo.experiments.refs import ExpRefInfo
 from dvc.scm import SCM, SCMError
 from dvc.stage.cache import RunCacheNotFoundError
+from dvc_data.hashfile.hash_info import HashInfo
 from scmrepo.exceptions import SCMError as GitError
 
 from rootstock.system import causes, escape
@@ -30,6 +32,7 @@ from tasks.bridge import cancellation, git, repair, workspace
 from tasks.bridge.repair import LOCK as LOCK  # where others look for it
 
 log = logging.getLogger(__name__)
+Inputs = dict[str, HashInfo]
 ERRORS = (DvcException, GitError)  # what DVC and git raise where something outside of them is at fault
 ALWAYS = "always changed"
 NAMED = 4  # changed files that a reason names; a first run has all of them
@@ -178,11 +181,56 @@ def restore(stage: str) -> bool:
     return True
 
 
-def commit(stage: str) -> None:
-    """Record a stage's parameters, inputs and outputs in dvc.lock, and its outputs in the cache."""
+def inputs_of(stage: str) -> Inputs:
+    """Read what a stage depends on, as it is now: digests of files, values of parameters, by path."""
     with repository() as repo:
-        repo.commit(stage, force=True)
+        found = repo.stage.load_one(name=stage)
+        found.save_deps()
+        return {dep.def_path: dep.hash_info for dep in found.deps}
+
+
+def commit(stage: str, ran_with: Inputs | None = None) -> list[str]:
+    """Record a stage's parameters, inputs and outputs in dvc.lock, and its outputs in the cache.
+
+    Args:
+        stage: of dvc.yaml.
+        ran_with: what it depended on when it began; None: what it depends on now.
+
+    Returns:
+        What has changed since it began, in words: recorded is what it ran with, so it is not up to date.
+    """
+    with repository() as repo:
+        found = repo.stage.load_one(name=stage)
+        found.save_deps()
+        changed: list[str] = []
+        for dep in found.deps:
+            then = ran_with[dep.def_path] if ran_with else dep.hash_info
+            changed += _changes(dep.def_path, then, dep.hash_info)
+            dep.hash_info = then
+        found.save_outs()
+        found.md5 = found.compute_md5()
+        repo.stage_cache.save(found)
+        found.commit()
+        found.dump(update_pipeline=False)
         repair.note_lock()
+    return changed
+
+
+def _changes(path: str, then: HashInfo, now: HashInfo) -> list[str]:
+    """Say how an input differs: which values of parameters, old and new, or which path."""
+    old: Any = then.value
+    new: Any = now.value
+    if isinstance(old, dict):
+        return _differing("", old, new)
+    return [] if then == now else [f"{path} was changed"]
+
+
+def _differing(key: str, old: Any, new: Any) -> list[str]:  # noqa: ANN401
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        inner = (_differing(f"{key}.{name}" if key else name, old.get(name), new.get(name)) for name in keys)
+        return [change for changes in inner for change in changes]
+    return [] if old == new else [f"{key} was {old}, is {new}"]
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from ruamel.yaml import YAML
 
 from rootstock.config.params_file import load
 from tests.workspace import CLASSES, draw_photo, draw_photos, make_workspace
 
+SAFE = YAML(typ="safe")
 STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune", "evaluate")
 ONLY_A_LOOK = {"ingest": ["always changed"]}
 
@@ -151,6 +153,51 @@ def experiments(workspace) -> dict[str, dict]:
     shown = json.loads(workspace.run("dvc", "exp", "show", "--json").stdout)
     found = [experiment for revision in shown for experiment in revision["experiments"] or []]
     return {experiment["name"]: experiment["revs"][0]["data"] for experiment in found}
+
+
+EDITED_WHILE_IT_RAN = """
+import re, sys
+from pathlib import Path
+from rootstock.training import head
+fit = head.fit_logistic_path
+def fit_while_a_person_edits(*given, **options):
+    fitted = fit(*given, **options)
+    path = Path("params.yaml")
+    path.write_text(re.sub(r"max_iterations: \\d+", "max_iterations: 77", path.read_text()))
+    return fitted
+head.fit_logistic_path = fit_while_a_person_edits
+from flows.pipeline import main
+main()
+"""
+
+
+def test_what_is_edited_while_a_stage_runs_is_not_recorded_as_what_it_ran_with(after_flow):
+    after_flow.set(head={"l2": [3.0], "max_iterations": 60})
+    done = after_flow.run("python", "-c", EDITED_WHILE_IT_RAN, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert (
+        "While train_head ran, head.max_iterations was 60, is 77" in done.stderr
+        and "so it is not up to date" in done.stderr
+    )
+    recorded = SAFE.load(after_flow.root / "dvc.lock")["stages"]["train_head"]["params"]["params.yaml"]
+    assert recorded["head"]["max_iterations"] == 60
+    assert load(after_flow.root / "params.yaml").head.max_iterations == 77  # a person's
+    assert "train_head" in after_flow.status()
+    assert did(after_flow.flow())["train_head"] == "ran"
+    after_flow.set(head={"max_iterations": 60})  # what it ran with was recorded, so it is there
+    assert did(after_flow.flow())["train_head"] == "restored"
+
+
+def test_what_is_edited_before_a_stage_of_a_run_begins_stops_the_run(after_flow):
+    after_flow.set(head={"l2": [3.0]})
+    edit = EDITED_WHILE_IT_RAN.replace(r"max_iterations: \d+", "weight_decay: [0-9.]+")
+    edit = edit.replace("max_iterations: 77", "weight_decay: 0.07")
+    done = after_flow.run("python", "-c", edit, check=False)
+    assert done.returncode == 1
+    assert "params.yaml was edited while this run was going on (finetune.weight_decay was" in done.stderr
+    assert "fine_tune" in after_flow.status() and "train_head" not in after_flow.status()
+    after_flow.flow()
+    assert after_flow.status() == ONLY_A_LOOK
 
 
 def test_what_repro_left_is_kept_as_an_experiment_before_a_flow_takes_its_place(after_repro):

@@ -155,7 +155,7 @@ def test_the_test_split_is_not_read_before_the_choice(inputs, base, tmp_path, mo
         return choose(*given)
 
     monkeypatch.setattr(evaluate, "Reader", NotingReader)
-    monkeypatch.setattr(reader, "Features", NotingFeatures)
+    monkeypatch.setattr(evaluate, "Features", NotingFeatures)
     monkeypatch.setattr(evaluate, "choose", noting)
     run(inputs, tmp_path)
     chosen = events.index("the choice")
