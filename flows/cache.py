@@ -13,7 +13,7 @@ from typing import Any
 
 from rootstock.features.compaction import SHARE
 from rootstock.system import escape
-from rootstock.system.entry_point import door
+from rootstock.system.entry_points import entry_point
 from tasks.bridge.cache import check, show
 
 
@@ -33,7 +33,7 @@ def arguments() -> dict[str, Any]:
 def main() -> None:
     """Show, or tidy; an error is one sentence, and exit status 1."""
     asked = arguments()
-    with door("cache"):
+    with entry_point("cache"):
         if asked:
             check(**asked)
             tidy(asked)
@@ -45,7 +45,7 @@ def tidy(asked: dict[str, Any]) -> None:
     from flows.tidy import cache  # Prefect and DVC take seconds to import
     from tasks.bridge import causes, versions
 
-    with causes.door("cache"):
+    with causes.entry_point("cache"):
         versions.prepare()
         done: Any = cache(**asked)
         print("", done.said, "", sep="\n")

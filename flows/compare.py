@@ -106,7 +106,7 @@ def arguments(settings: parameters.Compare) -> parameters.Compare:
 
 def main() -> None:
     """Compare; an error is one sentence, and exit status 1."""
-    with causes.door("compare"):
+    with causes.entry_point("compare"):
         params = workspace.read_params()
         versions.prepare()
         compared: Any = compare(arguments(params.compare).model_dump(mode="json"))

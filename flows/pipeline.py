@@ -128,7 +128,7 @@ def table(verdict: Verdict) -> str:
 
 def main() -> None:
     """Run with params.yaml; an error is one sentence, and exit status 1."""
-    with causes.door("pipeline"):
+    with causes.entry_point("pipeline"):
         workspace.read_params()  # a mistake is said at once
         versions.prepare()
         verdict: Any = pipeline()

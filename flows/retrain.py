@@ -166,7 +166,7 @@ def tell(event: str, reason: str, **more: Any) -> None:  # noqa: ANN401
 
 def main() -> None:
     """Run with params.yaml; an error is one sentence, and exit status 1."""
-    with causes.door("retrain"):
+    with causes.entry_point("retrain"):
         workspace.read_params()  # a mistake is said at once
         versions.prepare()
         ended: Any = retrain()

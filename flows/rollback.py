@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Bring an earlier champion back.")
     parser.add_argument("--version", type=int, help="as its tag says (champion@v2: 2); the one before, if left out")
     wanted = parser.parse_args().version
-    with causes.door("rollback"):
+    with causes.entry_point("rollback"):
         versions.prepare()
         back: Any = rollback(wanted)
         print(f"\nChampion v{back.version} is back.")

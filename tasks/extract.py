@@ -28,7 +28,7 @@ def extract(params: Params) -> Summary:
 
     backbone = backbones.load(BACKBONE, settings.layer, settings.pooling)
     elsewhere = None if settings.runner == "local" else on_workers
-    done = extraction.extract(backbone, settings, IMAGES, FEATURES, else_in=TRIED, elsewhere=elsewhere)
+    done = extraction.extract(backbone, settings, IMAGES, FEATURES, fallback_cache=TRIED, executor=elsewhere)
     images = f"{done.computed} computed of {done.images} images"
     return Summary(done.images, f"{images}, by {done.engine}, features/{done.key}")
 

@@ -20,7 +20,7 @@ def fine_tune(params: Params) -> Summary:
     probe = head.load(HEAD)
     backbone = backbones.load(BACKBONE, probe.layer, probe.pooling)
     model = classifier.Classifier(backbone.network, backbone.transform, probe)
-    train, val = (finetune.Examples(manifest[manifest["split"] == split], IMAGES) for split in ("train", "val"))
+    train, val = (finetune.SplitImages(manifest[manifest["split"] == split], IMAGES) for split in ("train", "val"))
     inputs = digest(
         [*tables.files_of(DATASET / tables.MANIFEST), BACKBONE / backbones.WEIGHTS, HEAD / head.WEIGHTS],
         f"{params.seed} {params.finetune.recipe()}",

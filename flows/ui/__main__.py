@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from flows.ui import processes, reports
 from flows.ui.processes import Child
-from rootstock.system.entry_point import door
+from rootstock.system.entry_points import entry_point
 from rootstock.system.errors import RootstockError
 from tasks.bridge import connection, workspace
 from tasks.bridge.connection import API_SECRET, API_URL, SERVER_SECRET, UI, UI_LOCK, UI_SETTINGS
@@ -311,7 +311,7 @@ def main() -> None:
 
     for number in signals:
         signal.signal(number, asked_to_stop)
-    with door("ui"):
+    with entry_point("ui"):
         try:
             if asked.env:
                 print(exports())

@@ -175,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Put pools, deployments and automations onto a Prefect server.")
     parser.add_argument("--forms", action="store_true", help="only make the forms start from params.yaml as it is now")
     only_forms = parser.parse_args().forms
-    with causes.door("deploy", needs_server=True):
+    with causes.entry_point("deploy", needs_server=True):
         if only_forms:
             refresh_forms()
         else:

@@ -57,7 +57,7 @@ def main() -> None:
     every = parser.parse_args().every
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     said = ""
-    with causes.door("inbox", needs_server=True):
+    with causes.entry_point("inbox", needs_server=True):
         while True:
             try:
                 with causes.in_words():

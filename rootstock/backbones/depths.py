@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rootstock.config.architectures import DEPTHS, PENULTIMATE, TIMM, architecture
+from rootstock.config.architectures import FEATURE_LEVELS, PENULTIMATE, TIMM, architecture
 from rootstock.system.errors import ParamsError
 
 Pooling = Literal["avg", "max", "avgmax", "gem", "cls"]
@@ -157,7 +157,7 @@ def named_depths(network: nn.Module, name: str) -> dict[str, str]:
     depths = architecture(name).depths
     if depths is None and name.startswith(TIMM):
         depths = _of_timm(network)
-    return dict(zip(DEPTHS, depths, strict=True)) if depths else {}
+    return dict(zip(FEATURE_LEVELS, depths, strict=True)) if depths else {}
 
 
 def _of_timm(network: nn.Module) -> tuple[str, str, str] | None:

@@ -30,16 +30,16 @@ def filled(name: str, image_size: int, variant: str | None, state: State, origin
     try:
         with torch.device("meta"):
             network = build(name, image_size, variant)
-        fit(network, state, origin)
+        load_pretrained_state(network, state, origin)
         if any(tensor.is_meta for tensor in chain(network.parameters(), network.buffers())):
             raise NotImplementedError("a buffer that no file holds")
     except (RuntimeError, NotImplementedError):  # RegNet computes with numbers while it is built
         network = build(name, image_size, variant)
-        fit(network, state, origin)
+        load_pretrained_state(network, state, origin)
     return network
 
 
-def fit(network: nn.Module, state: State, origin: str) -> None:
+def load_pretrained_state(network: nn.Module, state: State, origin: str) -> None:
     """Give weights to a network that has lost its classification layer.
 
     Entries of that layer, and of the auxiliary classifiers of GoogLeNet and Inception, are left out; every other

@@ -1,4 +1,4 @@
-"""What the papers of the field's story say of their networks, and why ours measure otherwise.
+"""What the papers of the classic networks say of them, and why ours measure otherwise.
 
 The numbers are those of the papers; what is measured here stands beside them in backbone.json and docs/backbones.md.
 """

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rootstock.backbones import depths
 from rootstock.backbones.networks import build, wrong_size
 from rootstock.config import params
-from rootstock.config.architectures import DEPTHS
+from rootstock.config.architectures import FEATURE_LEVELS
 from rootstock.system.errors import WeightsError
 
 IMAGENET_CLASSES = 1000  # that papers and torchvision count the classification layer with
@@ -82,5 +82,5 @@ def _count(network: nn.Module, name: str, image: Tensor) -> dict[str, Any]:
         "parameters": parameters,
         "parameters_with_imagenet_classes": parameters + (width + 1) * IMAGENET_CLASSES,
         "macs": counter.get_total_flops() // 2,
-        "depths": {depth: reached[depth] for depth in DEPTHS if depth in reached},
+        "depths": {depth: reached[depth] for depth in FEATURE_LEVELS if depth in reached},
     }

@@ -10,7 +10,11 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 TIMM = "timm/"
-DEPTHS = ("low", "mid", "high")  # edges and textures, parts, whole objects (Zeiler & Fergus 2014; Yosinski et al. 2015)
+FEATURE_LEVELS = (
+    "low",
+    "mid",
+    "high",
+)  # edges and textures, parts, whole objects (Zeiler & Fergus 2014; Yosinski et al. 2015)
 PENULTIMATE = "penultimate"  # what the classification layer sees
 NONE = "none"  # of an architecture that nobody publishes weights for
 
@@ -161,7 +165,7 @@ TORCHVISION = (
 )  # fmt: skip
 NAMES = (*OURS, *TORCHVISION)
 GROUPS: dict[str, tuple[str, ...]] = {  # for comparisons
-    "seed": ("lenet5", "alexnet", "vgg16", "vgg19", "googlenet", "resnet34", "plain34"),  # the field's story
+    "classics": ("lenet5", "alexnet", "vgg16", "vgg19", "googlenet", "resnet34", "plain34"),  # 1998 to 2015
     "small": (  # under 12 million parameters: for CPUs
         "efficientnet_lite0", "efficientnet_b0", "mnasnet1_0", "mobilenet_v2", "mobilenet_v3_large",
         "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x1_0", "squeezenet1_1",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rootstock.config.architectures import (
-    DEPTHS as LAYERS,
+    FEATURE_LEVELS,
     NAMES,
     PENULTIMATE,
     TIMM,
@@ -26,7 +26,7 @@ from rootstock.system.addresses import Address
 
 DEPLOYMENT = r"^(here|[^/]+/[^/]+)$"  # where to fine-tune
 SPLITS = ("train", "val", "test")
-DEPTHS = ("head", "last_block", "last_2_blocks", "last_3_blocks", "all")
+UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "all")
 
 
 class Source(Section):
@@ -271,7 +271,7 @@ class Extract(Section):
     @classmethod
     def _is_no_misspelling(cls, layer: str) -> str:
         """Refuse what looks like a depth at once; whether a module is there only the network knows."""
-        return not_nearly(layer, (*LAYERS, PENULTIMATE), "the name of a module")
+        return not_nearly(layer, (*FEATURE_LEVELS, PENULTIMATE), "the name of a module")
 
 
 class Head(Section):
@@ -301,7 +301,7 @@ class Stage(Section):
     @classmethod
     def _is_no_misspelling(cls, unfreeze: str) -> str:
         """Refuse what looks like a depth at once; whether a layer is there only the network knows."""
-        return not_nearly(unfreeze, DEPTHS, "a layer name")
+        return not_nearly(unfreeze, UNFREEZE_CHOICES, "a layer name")
 
 
 class Finetune(Section):

@@ -1,11 +1,11 @@
 """The sections of params.yaml that no stage depends on: what is compared, and what takes the champion's place."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from rootstock.config.architectures import DEPTHS as LAYERS, GROUPS, PENULTIMATE, check_name, check_variant
-from rootstock.config.section import Augment, Section, Share, not_nearly
+from rootstock.config.architectures import FEATURE_LEVELS, GROUPS, PENULTIMATE, check_name, check_variant
+from rootstock.config.section import Augment, Section, Share, not_nearly, warn_once
 from rootstock.system.addresses import Address
 
 
@@ -30,6 +30,14 @@ class Compare(Section):
     )
     augment: Augment = Field(default="crop", description="Of training from scratch, as finetune.augment.")
 
+    @field_validator("backbones", "scratch", mode="before")
+    @classmethod
+    def _have_their_new_names(cls, names: Any) -> Any:  # noqa: ANN401
+        if isinstance(names, list | tuple) and "seed" in names:
+            warn_once("compare: the group seed is called classics now; write that instead")
+            return [{"seed": "classics"}.get(name, name) if isinstance(name, str) else name for name in names]
+        return names
+
     @field_validator("backbones", "scratch")
     @classmethod
     def _are_there(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -43,7 +51,7 @@ class Compare(Section):
     @field_validator("depths")
     @classmethod
     def _are_no_misspellings(cls, depths: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(not_nearly(depth, (*LAYERS, PENULTIMATE), "the name of a module") for depth in depths)
+        return tuple(not_nearly(depth, (*FEATURE_LEVELS, PENULTIMATE), "the name of a module") for depth in depths)
 
 
 class Retrain(Section):

@@ -29,7 +29,7 @@ AT_ONCE = 256  # images read and answered for
 
 
 @dataclass(frozen=True)
-class Line:
+class PairedComparison:
     """Both models on some of the test images: shares with 95 % intervals, the gain, McNemar's p.
 
     `about` is all images of classes that both know, those of one domain, or, of the challenger alone, those of classes
@@ -80,7 +80,7 @@ class Decision:
 
     promote: bool
     reason: str
-    lines: tuple[Line, ...] = ()
+    lines: tuple[PairedComparison, ...] = ()
 
     def to_json(self) -> str:
         """Spell the figures out."""
@@ -168,17 +168,17 @@ def decide(
     lines = [compare(*part, resamples=resamples, seed=seed) for part in parts]
     if len(unknown):
         share = _share(int(unknown["challenger"].sum()), len(unknown))
-        lines.append(Line(NEW_CLASSES, NEW_CLASSES, len(unknown), share))
+        lines.append(PairedComparison(NEW_CLASSES, NEW_CLASSES, len(unknown), share))
     return Decision(*_verdict(lines, new_domains, settings), tuple(lines))
 
 
-def compare(about: str, what: str, rows: pd.DataFrame, *, resamples: int, seed: int) -> Line:
+def compare(about: str, what: str, rows: pd.DataFrame, *, resamples: int, seed: int) -> PairedComparison:
     """Compare the two models on some images, at least one, all of classes that both know."""
     champion, challenger = rows["champion"].to_numpy(bool), rows["challenger"].to_numpy(bool)
     n, won, lost = len(rows), int((challenger & ~champion).sum()), int((champion & ~challenger).sum())
     p = float(stats.binomtest(won, won + lost, 0.5).pvalue) if won + lost else 1.0
     before, after = _share(int(champion.sum()), n), _share(int(challenger.sum()), n)
-    return Line(about, what, n, after, before, _gain(won, lost, n, resamples, seed), p)
+    return PairedComparison(about, what, n, after, before, _gain(won, lost, n, resamples, seed), p)
 
 
 def _share(hits: int, n: int) -> Interval:
@@ -199,7 +199,7 @@ def _gain(won: int, lost: int, n: int, resamples: int, seed: int) -> Interval:
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
 
 
-def _verdict(lines: list[Line], new_domains: Collection[str], settings: params.Retrain) -> tuple[bool, str]:
+def _verdict(lines: list[PairedComparison], new_domains: Collection[str], settings: params.Retrain) -> tuple[bool, str]:
     overall = [line for line in lines if line.about == OVERALL]
     new = [*overall, *(line for line in lines if line.about == DOMAIN and line.what in new_domains)]
     older = [*overall, *(line for line in lines if line.about == DOMAIN and line.what not in new_domains)]
@@ -221,17 +221,17 @@ def _verdict(lines: list[Line], new_domains: Collection[str], settings: params.R
     return False, f"The challenger is not significantly better: {figures}."
 
 
-def _say(lines: Sequence[Line], *more: str) -> str:
-    return "; ".join([*map(Line.say, lines), *more])
+def _say(lines: Sequence[PairedComparison], *more: str) -> str:
+    return "; ".join([*map(PairedComparison.say, lines), *more])
 
 
-def table(lines: Sequence[Line]) -> str:
+def table(lines: Sequence[PairedComparison]) -> str:
     """Lay lines out as a table in Markdown."""
     rows = ["| test images | number | champion | challenger | gain, in points | p |", "|---|--:|--:|--:|--:|--:|"]
     return "\n".join([*rows, *map(_row, lines)])
 
 
-def _row(line: Line) -> str:
+def _row(line: PairedComparison) -> str:
     what = escape.markdown(line.what)
     champion, gain, p = "", "", ""
     if line.champion and line.gain and line.p is not None:
@@ -242,7 +242,7 @@ def _row(line: Line) -> str:
     return f"| {what} | {line.images:,} | {champion} | {line.challenger['value']:.1%} | {gain} | {p} |"
 
 
-def draw(lines: Sequence[Line], theme: plots.Theme = plots.LIGHT) -> bytes:
+def draw(lines: Sequence[PairedComparison], theme: plots.Theme = plots.LIGHT) -> bytes:
     """Draw both models' shares of right answers, with 95 % intervals, a row a line, as a PNG."""
     names = [f"{line.what} ({line.images:,})" for line in lines]
     shares: dict[str, list[Interval | None]] = {

@@ -35,7 +35,7 @@ from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import digest, hold, reading, replacing
 from rootstock.training import calibration, finetune, head
 from rootstock.training.classifier import Classifier
-from rootstock.training.finetune import Epoch, Examples
+from rootstock.training.finetune import Epoch, SplitImages
 from rootstock.training.head import Head
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,9 @@ def _measured(candidate: Candidate, settings: params.Params, places: Places) -> 
         logits, epochs = _from_scratch(backbone, splits, classes, settings, places)
         own: dict[str, Any] = {}
     else:
-        done = extraction.extract(backbone, extract, places.images, places.tried_features, else_in=places.features)
+        done = extraction.extract(
+            backbone, extract, places.images, places.tried_features, fallback_cache=places.features
+        )
         fitted, logits = _probe(places.tried_features / done.key, splits, classes, settings)
         own = {"l2": fitted.l2, "computed": done.computed}
         extract = extract.model_copy(update={"engine": done.engine})
@@ -253,7 +255,7 @@ def _from_scratch(
     )
     empty = Head(np.zeros((len(classes), backbone.width), np.float32), np.zeros(len(classes), np.float32), classes, 0.0)
     model = Classifier(backbone.network, backbone.transform, empty, frozen_statistics=False)
-    train, val, test = (Examples(splits[split], places.images) for split in ("train", "val", "test"))
+    train, val, test = (SplitImages(splits[split], places.images) for split in ("train", "val", "test"))
     identity = f"{backbone.digest} {version_of(places.dataset)} {recipe.recipe()} {settings.seed}"
     checkpoint = places.tried_backbones / f"{hashlib.sha256(identity.encode()).hexdigest()[:12]}.pt"
     history = finetune.fine_tune(model, backbone.transform, train, val, recipe, settings.seed, checkpoint, identity)

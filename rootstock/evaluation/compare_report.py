@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from rootstock.config.architectures import DEPTHS, PENULTIMATE
+from rootstock.config.architectures import FEATURE_LEVELS, PENULTIMATE
 from rootstock.evaluation import plots
 from rootstock.evaluation.compare import FROZEN, SCRATCH
 from rootstock.evaluation.plots import DARK, LIGHT, Theme
@@ -59,7 +59,7 @@ def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
 
 def draw_depths(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
     """Draw test accuracy by depth, a line a backbone; nothing where there is only one depth."""
-    order = [*DEPTHS, PENULTIMATE]
+    order = [*FEATURE_LEVELS, PENULTIMATE]
     rows = table[(table["reason"] == "") & (table["trained"] == FROZEN) & table["layer"].isin(order)]
     if rows["layer"].nunique() < 2:
         return None

@@ -126,7 +126,7 @@ def score(
 
 def _engine_of(folder: Path, backbone: Backbone, settings: params.Params, images: int) -> Engine:
     """Start the engine that computed the training images' features, or, of an earlier version's, what `auto` means."""
-    name = feature_files.meaning_of(next(folder.glob("*.parquet")))["engine"]
+    name = feature_files.read_metadata(next(folder.glob("*.parquet")))["engine"]
     if name in FORMER_ENGINES:
         return engines.start_auto(backbone, settings.extract, images)
     return engines.start_named(name, backbone, settings.extract)

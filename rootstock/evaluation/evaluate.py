@@ -29,7 +29,7 @@ from rootstock.system import progress
 from rootstock.system.errors import SourceError
 from rootstock.system.files import replacing, write
 from rootstock.training import calibration, classifier, finetune, head
-from rootstock.training.finetune import Examples
+from rootstock.training.finetune import SplitImages
 from rootstock.training.head import Head
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Scored:
         return self.rows["class_index"].to_numpy(np.int64)
 
 
-class Contest:
+class ModelPair:
     """The two models, ready to score any split."""
 
     def __init__(self, inputs: Inputs, params: Params) -> None:
@@ -116,7 +116,7 @@ class Contest:
         device = loader.device()
         network = self.finetuned.to(device)
         with Reader(self.inputs.images) as reader:
-            examples = Examples(rows, self.inputs.images)
+            examples = SplitImages(rows, self.inputs.images)
             scored = finetune.predict_all(network, reader, examples, self.backbone.transform, BATCH_SIZE, device)
             from_network = list(progress.track(scored, f"evaluate_{split}", -(-len(rows) // BATCH_SIZE), "batches"))
         return {"head": from_head, "finetuned": np.concatenate(from_network)}
@@ -137,31 +137,31 @@ def evaluate(
     Returns:
         The contents of metrics.json.
     """
-    contest = Contest(inputs, params)
-    on_val = contest.logits("val")
-    labels = contest.rows("val")["class_index"].to_numpy(np.int64)
+    pair = ModelPair(inputs, params)
+    on_val = pair.logits("val")
+    labels = pair.rows("val")["class_index"].to_numpy(np.int64)
     choice = choose(on_val, labels)
-    if not contest.tuned:
+    if not pair.tuned:
         right = f"{choice.figures['head']['accuracy']:.1%} of {len(labels)} validation images right"
         choice = replace(choice, why=f"Nothing was fine-tuned, so the model is {CALLED['head']}: {right}.")
     temperature = {name: calibration.fit_temperature(logits, labels) for name, logits in on_val.items()}
-    on_test = contest.logits("test")  # read only now that the choice is made
-    val, test = (_scored(contest, *scored, temperature) for scored in (("val", on_val), ("test", on_test)))
+    on_test = pair.logits("test")  # read only now that the choice is made
+    val, test = (_scored(pair, *scored, temperature) for scored in (("val", on_val), ("test", on_test)))
     scores: dict[str, Any] = {
         name: metrics.score(
-            test.labels, test.probabilities[name], test.rows["domain"].to_numpy(str), contest.classes,
+            test.labels, test.probabilities[name], test.rows["domain"].to_numpy(str), pair.classes,
             resamples=params.evaluate.resamples, seed=params.seed,
         )
         for name in MODELS
     }  # fmt: skip
-    counts = contest.manifest["split"].value_counts()
+    counts = pair.manifest["split"].value_counts()
     scores |= {"winner": choice.winner, "images": {split: int(counts[split]) for split in ("train", "val", "test")}}
-    warnings = _warnings(contest, temperature, len(test.rows))
+    warnings = _warnings(pair, temperature, len(test.rows))
     for warning in warnings:
         log.warning("%s", warning)
-    _write_model(contest, choice, temperature[choice.winner], scores, model_dir)
-    told = [*contest.head.warnings, *finetune.warnings(contest.epochs), *warnings]
-    _write_report(contest, params, choice, val, test, scores, told, report_dir, timings)
+    _write_model(pair, choice, temperature[choice.winner], scores, model_dir)
+    told = [*pair.head.warnings, *finetune.warnings(pair.epochs), *warnings]
+    _write_report(pair, params, choice, val, test, scores, told, report_dir, timings)
     return scores
 
 
@@ -186,47 +186,47 @@ def choose(logits: dict[str, Logits], labels: NDArray[np.int64]) -> Choice:
     return Choice(winner, figures, f"{CALLED[winner][0].upper()}{CALLED[winner][1:]} won: {reason}.")
 
 
-def _warnings(contest: Contest, temperature: dict[str, float], test_images: int) -> list[str]:
+def _warnings(pair: ModelPair, temperature: dict[str, float], test_images: int) -> list[str]:
     """Say where calibration ended at a limit, and where there are too few images for an interval to be trusted."""
     found = [
         f"The temperature of {CALLED[name]} is {found:.3g}, at an end of what is tried: its probabilities "
         "on validation are far from the shares they should be."
         for name, found in temperature.items()
-        if calibration.at_an_end(found) and (contest.tuned or name == "head")
+        if calibration.at_an_end(found) and (pair.tuned or name == "head")
     ]
     if test_images < FEW_IMAGES:
         found.append(f"There are only {test_images} test images: intervals miss the true figure often.")
     return found
 
 
-def _scored(contest: Contest, split: str, logits: dict[str, Logits], temperature: dict[str, float]) -> Scored:
+def _scored(pair: ModelPair, split: str, logits: dict[str, Logits], temperature: dict[str, float]) -> Scored:
     probabilities = {name: calibration.softmax(logits[name], temperature[name]) for name in MODELS}
-    return Scored(contest.rows(split), probabilities)
+    return Scored(pair.rows(split), probabilities)
 
 
-def _write_model(contest: Contest, choice: Choice, temperature: float, scores: dict[str, Any], model_dir: Path) -> None:
+def _write_model(pair: ModelPair, choice: Choice, temperature: float, scores: dict[str, Any], model_dir: Path) -> None:
     if choice.winner == "finetuned":
-        best = contest.finetuned
+        best = pair.finetuned
     else:
-        at = (contest.head.layer, contest.head.pooling)
-        frozen = backbones.load(contest.inputs.backbone, *at).network  # the contest's has the fine-tuned weights
-        best = classifier.Classifier(frozen, contest.backbone.transform, contest.head)
+        at = (pair.head.layer, pair.head.pooling)
+        frozen = backbones.load(pair.inputs.backbone, *at).network  # the contest's has the fine-tuned weights
+        best = classifier.Classifier(frozen, pair.backbone.transform, pair.head)
     described = {
         "kind": choice.winner,
-        "backbone": contest.backbone.description,
-        "features": {"layer": contest.head.layer, "pooling": contest.head.pooling, "width": contest.backbone.width},
-        "classes": contest.classes,
+        "backbone": pair.backbone.description,
+        "features": {"layer": pair.head.layer, "pooling": pair.head.pooling, "width": pair.backbone.width},
+        "classes": pair.classes,
         "temperature": temperature,
         "validation": choice.figures[choice.winner],
     }
-    if values_of := value_ranges.common(value_ranges.recorded(contest.summary).values()):
+    if values_of := value_ranges.common(value_ranges.recorded(pair.summary).values()):
         described[value_ranges.KEY] = list(values_of)
-    card = model.card(described, choice.why, scores, contest.summary)
+    card = model.card(described, choice.why, scores, pair.summary)
     model.save(model_dir, best, described, card)
 
 
 def _write_report(
-    contest: Contest,
+    pair: ModelPair,
     params: Params,
     choice: Choice,
     val: Scored,
@@ -241,10 +241,10 @@ def _write_report(
     shown: dict[str, Any] = {
         "labels": test.labels,
         "winner": choice.winner,
-        "classes": contest.classes,
+        "classes": pair.classes,
         "metrics": scores,
-        "history": finetune.as_table(contest.epochs),
-        "l2_path": contest.head.path,
+        "history": finetune.as_table(pair.epochs),
+        "l2_path": pair.head.path,
     }
     plots.write_plots(
         report_dir / "plots",
@@ -252,23 +252,23 @@ def _write_report(
         probabilities=test.probabilities[choice.winner],
         **shown,
     )
-    told = {name: test.probabilities[name] for name in (MODELS if contest.tuned else MODELS[:1])}
+    told = {name: test.probabilities[name] for name in (MODELS if pair.tuned else MODELS[:1])}
     pictures = plots.pictures(probabilities=told, **shown)
-    mistakes = worst_mistakes(contest, test, choice.winner, params.evaluate.mistakes)
+    mistakes = worst_mistakes(pair, test, choice.winner, params.evaluate.mistakes)
     measured = timings()
     write(report_dir / "timings.json", json.dumps(measured, indent=2, ensure_ascii=False) + "\n")
     page = Report(
-        name=f"{contest.backbone.description['name']} on {', '.join(sorted(set(contest.manifest['domain'])))}",
+        name=f"{pair.backbone.description['name']} on {', '.join(sorted(set(pair.manifest['domain'])))}",
         metrics=scores,
         validation={**choice.figures, "why": choice.why},
-        dataset=contest.summary,
-        backbone=contest.backbone.description,
+        dataset=pair.summary,
+        backbone=pair.backbone.description,
         params=params.model_dump(mode="json", exclude={"retrain", "compare"}),  # no part of it
         timings=measured,
         pictures=pictures,
         mistakes=mistakes,
         warnings=warnings,
-        tuned=contest.tuned,
+        tuned=pair.tuned,
     )
     write(report_dir / "report.html", render(page))
 
@@ -288,7 +288,7 @@ def _write_predictions(path: Path, scored: list[Scored]) -> None:
         pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
 
 
-def worst_mistakes(contest: Contest, test: Scored, winner: str, count: int) -> list[Mistake]:
+def worst_mistakes(pair: ModelPair, test: Scored, winner: str, count: int) -> list[Mistake]:
     """Show the test images on which the model was most sure of a wrong class."""
     probabilities = test.probabilities[winner]
     predicted = probabilities.argmax(1)
@@ -296,7 +296,7 @@ def worst_mistakes(contest: Contest, test: Scored, winner: str, count: int) -> l
     wrong = np.flatnonzero(predicted != test.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
     mistakes = []
-    with Reader(contest.inputs.images) as reader:
+    with Reader(pair.inputs.images) as reader:
         for index in worst:
             row = test.rows.iloc[index]
             picture = pixels.decode(reader.image(row["shard"], int(row["offset"]), int(row["size"]), row["image_id"]))
@@ -304,7 +304,7 @@ def worst_mistakes(contest: Contest, test: Scored, winner: str, count: int) -> l
                 Mistake(
                     thumbnail=_thumbnail(picture),
                     actual=row["label"],
-                    predicted=contest.classes[predicted[index]],
+                    predicted=pair.classes[predicted[index]],
                     confidence=float(confidence[index]),
                     domain=row["domain"],
                     path=f"{row['source']}/{row['path']}",

@@ -66,7 +66,7 @@ def compute(
     """
     with closing(groups_of(files, engine, backbone, settings, images_dir, threads)) as groups:
         for file in files:
-            meaning = feature_keys.meaning_of(backbone.description, settings, engine.name, file.view)
+            meaning = feature_keys.cache_key_fields(backbone.description, settings, engine.name, file.view)
             rows = _checked(groups, images_dir, file.shard, advance)
             feature_files.write(file.path, rows, backbone.width, settings.dtype, meaning)
 

@@ -30,8 +30,8 @@ class Extracted:
 
 
 def extract(
-    backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, *, else_in: Path | None = None,
-    elsewhere: Callable[[Plan, progress.Advance], None] | None = None,
+    backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, *,
+    fallback_cache: Path | None = None, executor: Callable[[Plan, progress.Advance], None] | None = None,
 ) -> Extracted:  # fmt: skip
     """Compute the features of every shard that has none yet.
 
@@ -40,20 +40,20 @@ def extract(
         settings: the section `extract` of params.yaml.
         images_dir: the shards.
         features_dir: gets `<key>/<shard>.parquet`; what is there, and is what was written, stays as it is.
-        else_in: a folder like that one; files that it has are copied from there.
-        elsewhere: has the missing files computed by others; None computes them here.
+        fallback_cache: a folder like that one; files that it has are copied from there.
+        executor: has the missing files computed by others; None computes them here.
 
     Raises:
         ParamsError: the engine cannot compute this, or float16 is too small for the features of this backbone.
         SourceError: a shard is damaged.
     """
-    todo = plan(backbone, settings, images_dir, features_dir, else_in)
+    todo = plan(backbone, settings, images_dir, features_dir, fallback_cache)
     total = sum(shards.count(images_dir, file.shard) for file in todo.missing)
     with progress.bar("extract", total) as advance:
         if todo.there:
             advance(0, cached=todo.there)
-        if todo.missing and elsewhere:
-            elsewhere(todo, advance)
+        if todo.missing and executor:
+            executor(todo, advance)
         elif todo.missing:
             engine = todo.started or engines.start_named(todo.engine, backbone, settings)
             compute(todo.missing, engine, backbone, settings, images_dir, advance)

@@ -199,7 +199,7 @@ def read(paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.str_], NDArra
     yield from ordered_map(group, groups, threads=2, window=3)
 
 
-def meaning_of(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """Read what the features of a file are."""
     with reading(path):
         meaning: dict[str, Any] = json.loads(pq.read_schema(path).metadata[METADATA])

@@ -20,7 +20,9 @@ Engine = Literal["eager", "openvino"]
 FORMER_ENGINES = ("onnxruntime", "compile")  # of earlier versions: what they computed is read, and not added to
 
 
-def meaning_of(description: dict[str, Any], settings: params.Extract, engine: str, view: int = 0) -> dict[str, Any]:
+def cache_key_fields(
+    description: dict[str, Any], settings: params.Extract, engine: str, view: int = 0
+) -> dict[str, Any]:
     """Spell out everything that decides the numbers of a backbone's features.
 
     Args:
@@ -60,7 +62,7 @@ def find(description: dict[str, Any], settings: params.Extract, features_dir: Pa
     engine = settings.engine if settings.engine != AUTO else engine_of(description, settings, features_dir)
     if engine is None:
         raise SourceError(f"{features_dir} has no features of this backbone: run extract first, or `dvc pull` it")
-    meanings = (meaning_of(description, settings, engine, view) for view in range(settings.views + 1))
+    meanings = (cache_key_fields(description, settings, engine, view) for view in range(settings.views + 1))
     return [features_dir / key_of(meaning) for meaning in meanings]
 
 
@@ -80,10 +82,10 @@ def note_engine(description: dict[str, Any], settings: params.Extract, features_
     The note is `<digest of the meaning without its engine>.json`, with the key of the folder that it stands for.
     """
     if engine_of(description, settings, features_dir) != engine:
-        key = key_of(meaning_of(description, settings, engine))
+        key = key_of(cache_key_fields(description, settings, engine))
         content = json.dumps({"engine": engine, "key": key}, indent=2) + "\n"
         write(_note(description, settings, features_dir), content)
 
 
 def _note(description: dict[str, Any], settings: params.Extract, features_dir: Path) -> Path:
-    return features_dir / f"{key_of(meaning_of(description, settings, AUTO))}.json"
+    return features_dir / f"{key_of(cache_key_fields(description, settings, AUTO))}.json"

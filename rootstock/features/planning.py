@@ -32,7 +32,11 @@ class Plan:
 
 
 def plan(
-    backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, else_in: Path | None = None
+    backbone: Backbone,
+    settings: params.Extract,
+    images_dir: Path,
+    features_dir: Path,
+    fallback_cache: Path | None = None,
 ) -> Plan:
     """Find out what is missing, settle what computes it, and clear away what a killed run left.
 
@@ -43,7 +47,11 @@ def plan(
     sweep(features_dir)
     names = shards.names(images_dir)
     described, started = backbone.description, None
-    engine = settings.engine if settings.engine != AUTO else _earlier_engine(described, settings, features_dir, else_in)
+    engine = (
+        settings.engine
+        if settings.engine != AUTO
+        else _earlier_engine(described, settings, features_dir, fallback_cache)
+    )
     if engine in FORMER_ENGINES and not _has_all(described, settings, engine, features_dir, names):
         log.info("extract: %s computed earlier features; this version has it no more, and computes all anew", engine)
         engine = None
@@ -61,9 +69,9 @@ def plan(
         if _has_files(folder) and not feature_files.is_sealed(folder):
             log.warning("extract: %s has no digests, as earlier versions wrote it: taken as it is", folder)
             feature_files.seal(folder)
-    if else_in:
+    if fallback_cache:
         for folder in folders:
-            _copy(else_in / folder.name, folder, names)
+            _copy(fallback_cache / folder.name, folder, names)
     wanted = [File(folder / f"{name}.parquet", name, view) for view, folder in enumerate(folders) for name in names]
     whole = dict(zip(wanted, ordered_map(lambda file: feature_files.is_whole(file.path), wanted), strict=True))
     missing = [file for file in wanted if not whole[file]]
@@ -77,14 +85,14 @@ def plan(
 
 
 def _earlier_engine(
-    described: dict[str, Any], settings: params.Extract, features_dir: Path, else_in: Path | None
+    described: dict[str, Any], settings: params.Extract, features_dir: Path, fallback_cache: Path | None
 ) -> str | None:
     """Say which engine computed such features before, as `auto` or by its name, here or in a comparison."""
-    for folder in filter(None, (features_dir, else_in)):
+    for folder in filter(None, (features_dir, fallback_cache)):
         if noted := feature_keys.engine_of(described, settings, folder):
             return noted
         for name in (*ENGINES, *FORMER_ENGINES):
-            if _has_files(folder / feature_keys.key_of(feature_keys.meaning_of(described, settings, name))):
+            if _has_files(folder / feature_keys.key_of(feature_keys.cache_key_fields(described, settings, name))):
                 return name
     return None
 

@@ -213,7 +213,7 @@ def arrange(listing: Listing, stamps: dict[str, str], domain: str, layout: Layou
         folder: ("", split) if label in documents else (label, split) for folder, (label, split) in labels.items()
     }
     given = {split for label, split in labels.values() if label and split}
-    meaning = meaning_of(given) | {"": SPLITS}
+    meaning = resolve_splits(given) | {"": SPLITS}
     items, misfits = [], []
     for folder, paths in listing.files.items():
         label, split = labels[folder]
@@ -275,7 +275,7 @@ def _notes_on_rest(items: list[Item], documents: set[str]) -> list[str]:
     return notes
 
 
-def meaning_of(given: set[str]) -> dict[str, tuple[str, ...]]:
+def resolve_splits(given: set[str]) -> dict[str, tuple[str, ...]]:
     """Say where the images of each split that a source names may go, by which others it names.
 
     Without a test split the figures are to be on what the author held out, so val becomes the test split; what is
@@ -292,7 +292,7 @@ def meaning_of(given: set[str]) -> dict[str, tuple[str, ...]]:
 
 
 def note_on(given: set[str], what: str) -> list[str]:
-    """Put `meaning_of` into words for the summary; `what` is a folder or a row."""
+    """Put `resolve_splits` into words for the summary; `what` is a folder or a row."""
     if "train" not in given:
         return []
     if given == {"train", "val"}:

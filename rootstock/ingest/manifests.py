@@ -49,7 +49,7 @@ def list_manifest(spec: params.Source, store: Any, root: str, data: bytes) -> Fi
     asked = [_split_of(row, spec) for row in rows]
     # As with folders: where the rows name no test split, say, the one they do name for validation is it.
     given = set(asked) if all(asked) else set()
-    meaning = layout.meaning_of(given) | {"": SPLITS}
+    meaning = layout.resolve_splits(given) | {"": SPLITS}
     items, place_of = [], {}
     for row, split in zip(rows, asked, strict=True):
         place = places[row["path"]]

@@ -17,7 +17,7 @@ from rootstock.images.deep import Found, Range
 from rootstock.images.inspection import Checks, NewImage, RangeUnknown, Reason, Rejected
 from rootstock.images.perceptual_hash import perceptual_hashes
 from rootstock.ingest.layout import Item, Loader
-from rootstock.ingest.scan import Look, Packed, Scan
+from rootstock.ingest.scan import Packed, Scan, ScanRecord
 from rootstock.ingest.sources import SourceListing
 from rootstock.system import progress
 from rootstock.system.parallel import bundled, ordered_map
@@ -155,7 +155,7 @@ class _Journal:
 
     def __init__(self, source: str, writer: shards.Writer, scan: Scan) -> None:
         self.source, self.writer, self.scan = source, writer, scan
-        self.looks: list[Look] = []
+        self.looks: list[ScanRecord] = []
         self.open: list[Packed] = []
         self.deep: Found | None = None
         self.unclear: dict[str, Found] = {}  # files whose values nobody knows how to read
@@ -170,12 +170,12 @@ class _Journal:
             self.unclear[item.path] = result.found
             return 0
         if isinstance(result, Rejected):
-            self.looks.append(Look(item.path, item.stamp, None, result.reason))
+            self.looks.append(ScanRecord(item.path, item.stamp, None, result.reason))
             if result.reason is Reason.DAMAGED:
                 self.damaged.append(f"{item.path} ({result.said})")
             return 0
         name = result if isinstance(result, str) else result.image_id
-        self.looks.append(Look(item.path, item.stamp, name, None))
+        self.looks.append(ScanRecord(item.path, item.stamp, name, None))
         if isinstance(result, str) or name in known:
             return 0
         known.add(name)

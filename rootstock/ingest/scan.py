@@ -43,7 +43,7 @@ create table if not exists notes (key text primary key, value text);
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ScanRecord:
     """What one file was when it was last read: an image, or rejected."""
 
     path: str
@@ -108,16 +108,18 @@ class Scan:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._db.close()
 
-    def looks(self, source: str) -> dict[str, Look]:
+    def looks(self, source: str) -> dict[str, ScanRecord]:
         """Recall the files of a source, by path."""
         with _reading():
             rows = self._db.execute("select path, stamp, image_id, reason from looked where source = ?", (source,))
-            return {path: Look(path, stamp, name, Reason(why) if why else None) for path, stamp, name, why in rows}
+            return {
+                path: ScanRecord(path, stamp, name, Reason(why) if why else None) for path, stamp, name, why in rows
+            }
 
     def record(
         self,
         source: str,
-        looks: Iterable[Look],
+        looks: Iterable[ScanRecord],
         packed: Iterable[Packed] = (),
         deep: Found | None = None,
         damaged: Mapping[str, str] | None = None,

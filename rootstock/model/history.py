@@ -41,7 +41,7 @@ class Row:
     """A decision.
 
     `version` is that of the champion that the decision left in place; `comparison` holds the figures as JSON (see
-    challenge.Line). Of new champions alone: `model`, a digest, and the texts of dvc.lock and params.yaml.
+    challenge.PairedComparison). Of new champions alone: `model`, a digest, and the texts of dvc.lock and params.yaml.
     """
 
     decision: str

@@ -44,7 +44,7 @@ START_DIVISOR, END_DIVISOR = 25.0, 1e4
 
 
 @dataclass(frozen=True)
-class Examples:
+class SplitImages:
     """Images of a split: manifest rows (shard, offset, size, class_index) and where their shards are."""
 
     rows: pd.DataFrame
@@ -78,7 +78,7 @@ class Epoch:
 
 
 @dataclass
-class Progressed:
+class TrainingState:
     """Where a run stands: what is done, the best weights so far, and what the optimiser remembers."""
 
     stage: int = 0
@@ -91,12 +91,12 @@ class Progressed:
 def fine_tune(
     model: Classifier,
     transform: Transform,
-    train: Examples,
-    val: Examples,
+    train: SplitImages,
+    val: SplitImages,
     settings: params.Finetune,
     seed: int,
     checkpoint: Path,
-    start_from: str,
+    fingerprint: str,
 ) -> list[Epoch]:
     """Train `model` in place through all stages, leaving it with the weights of its best epoch on `val`.
 
@@ -108,7 +108,7 @@ def fine_tune(
         settings: the section `finetune` of params.yaml.
         seed: of order, augmentation and dropout.
         checkpoint: a file that is written after each epoch, and resumed from where it is there.
-        start_from: a digest of all that goes in; a checkpoint of anything else is not resumed from.
+        fingerprint: a digest of all that goes in; a checkpoint of anything else is not resumed from.
 
     Returns:
         One entry an epoch.
@@ -119,7 +119,7 @@ def fine_tune(
     check_stages(model.backbone, settings)
     device = loader.device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    done = _resume(checkpoint, start_from, model, device)
+    done = _resume(checkpoint, fingerprint, model, device)
     epochs = sum(stage.epochs for stage in settings.stages)
     with (
         Reader(train.images_dir) as reader,
@@ -141,7 +141,7 @@ def fine_tune(
                 done.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
                 _keep_best(done, model)
                 done.stage, done.epoch, done.optimiser = index, epoch + 1, optimiser.state_dict()
-                _checkpoint(checkpoint, start_from, done, model)
+                _checkpoint(checkpoint, fingerprint, done, model)
     if done.best:
         fitting.assign(model, done.best)
     for warning in warnings(done.history):
@@ -153,7 +153,7 @@ def _train_epoch(
     model: Classifier,
     optimiser: torch.optim.Optimizer,
     reader: Reader,
-    train: Examples,
+    train: SplitImages,
     transform: Transform,
     settings: params.Finetune,
     stage: params.Stage,
@@ -207,7 +207,7 @@ def one_cycle(position: float) -> float:
 def _validate(
     model: Classifier,
     reader: Reader,
-    val: Examples,
+    val: SplitImages,
     transform: Transform,
     batch_size: int,
     device: torch.device,
@@ -226,7 +226,7 @@ def _validate(
 def predict_all(
     model: Classifier,
     reader: Reader,
-    examples: Examples,
+    examples: SplitImages,
     transform: Transform,
     batch_size: int,
     device: torch.device,
@@ -294,14 +294,14 @@ def as_table(history: list[Epoch]) -> pd.DataFrame:
     return pd.DataFrame(history, columns=[column.name for column in fields(Epoch)])
 
 
-def _keep_best(done: Progressed, model: Classifier) -> None:
+def _keep_best(done: TrainingState, model: Classifier) -> None:
     if best_of(done.history) is done.history[-1]:
         done.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
-def _checkpoint(path: Path, start_from: str, done: Progressed, model: Classifier) -> None:
+def _checkpoint(path: Path, fingerprint: str, done: TrainingState, model: Classifier) -> None:
     content = {
-        "start_from": start_from,
+        "fingerprint": fingerprint,
         "model": model.state_dict(),
         "stage": done.stage,
         "epoch": done.epoch,
@@ -313,24 +313,24 @@ def _checkpoint(path: Path, start_from: str, done: Progressed, model: Classifier
         torch.save(content, temporary)
 
 
-def _resume(path: Path, start_from: str, model: Classifier, device: torch.device) -> Progressed:
+def _resume(path: Path, fingerprint: str, model: Classifier, device: torch.device) -> TrainingState:
     if not path.exists():
-        return Progressed()
+        return TrainingState()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try:
         with reading(path):
             content = torch.load(path, map_location=device, weights_only=True)
-            if content["start_from"] != start_from:
-                return Progressed()
+            if content["fingerprint"] != fingerprint:
+                return TrainingState()
             fitting.assign(model, content["model"])
             history = [Epoch(**epoch) for epoch in content["history"]]
             best = {name: value.cpu() for name, value in content["best"].items()}
             optimiser = dict(content["optimiser"])
-            done = Progressed(int(content["stage"]), int(content["epoch"]), history, best, optimiser)
+            done = TrainingState(int(content["stage"]), int(content["epoch"]), history, best, optimiser)
     except DamagedError as error:
         fitting.assign(model, before)
         log.warning("The checkpoint is of no use, and the training starts anew: %s", error)
-        return Progressed()
+        return TrainingState()
     log.info("Goes on after epoch %d of stage %d, from %s", done.epoch, done.stage, path)
     return done
 

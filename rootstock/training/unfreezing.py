@@ -27,17 +27,17 @@ def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> i
     """Translate `unfreeze` into the index of the first block that is trained (their number: only the head is)."""
     listed = parameters_by_block(network)
     names = [name for name, _ in listed]
-    if unfreeze in params.DEPTHS:
-        depth = len(names) if unfreeze == "all" else params.DEPTHS.index(unfreeze)
+    if unfreeze in params.UNFREEZE_CHOICES:
+        depth = len(names) if unfreeze == "all" else params.UNFREEZE_CHOICES.index(unfreeze)
         return max(0, len(names) - depth)
     layers = dict(whole_of(network).named_modules())
     inside = {id(parameter) for parameter in layers[unfreeze].parameters()} if unfreeze in layers else set()
     for index, (_, parameters) in enumerate(listed):
         if any(id(parameter) in inside for parameter in parameters):
             return index
-    near = get_close_matches(unfreeze, [*params.DEPTHS, *names, *layers], n=1)
+    near = get_close_matches(unfreeze, [*params.UNFREEZE_CHOICES, *names, *layers], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    allowed = f"{', '.join(params.DEPTHS)}, or a layer: {', '.join(names)}"
+    allowed = f"{', '.join(params.UNFREEZE_CHOICES)}, or a layer: {', '.join(names)}"
     raise ParamsError(f"params.yaml: {key} is {unfreeze!r}; expected {allowed}.{hint}")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from httpx import HTTPError, HTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
-from rootstock.system import causes, entry_point
+from rootstock.system import causes, entry_points
 from rootstock.system.errors import RootstockError
 from rootstock.system.redaction import redacted
 from tasks.bridge import connection, versions
@@ -48,7 +48,7 @@ in_words = partial(causes.in_words, say)
 
 
 @contextmanager
-def door(name: str, *, needs_server: bool = False) -> Iterator[None]:
+def entry_point(name: str, *, needs_server: bool = False) -> Iterator[None]:
     """Run a command that takes Prefect: what is known to end it is one sentence, wherever in the engine it is raised.
 
     Args:
@@ -56,7 +56,7 @@ def door(name: str, *, needs_server: bool = False) -> Iterator[None]:
         needs_server: whether it is of no use with a server that ends with it.
     """
     keep_stacks_off()
-    with entry_point.door(name, say):
+    with entry_points.entry_point(name, say):
         connection.join_ui()
         if needs_server and not PREFECT_API_URL.value():
             raise RootstockError("PREFECT_API_URL is not set; it names the server, e.g. http://127.0.0.1:4200/api")

@@ -49,7 +49,7 @@ def _workspace(start: Path) -> Path | None:
 @contextmanager
 def _ready(root: Path, asked: argparse.Namespace) -> Iterator[None]:
     """Wait for the command's turn, and mend what it is going to read."""
-    from rootstock.system import entry_point
+    from rootstock.system import entry_points
     from tasks.bridge import repair, workspace
 
     def say(sentence: str) -> None:
@@ -58,7 +58,7 @@ def _ready(root: Path, asked: argparse.Namespace) -> Iterator[None]:
     here = Path.cwd()
     os.chdir(root)
     writes = asked.func.__name__ in WRITING and not any(getattr(asked, key, False) for key in ELSEWHERE)
-    with entry_point.door("dvc"), workspace.writing(queue=say) if writes else nullcontext():
+    with entry_points.entry_point("dvc"), workspace.writing(queue=say) if writes else nullcontext():
         repair.before_dvc(say)
         if writes:
             _finish(say)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rootstock.config.params import Params
-from rootstock.system.entry_point import door
+from rootstock.system.entry_points import entry_point
 from tasks.bridge import workspace
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Stage:
     def main(self) -> None:
         """Run the stage as DVC starts it; an error is one sentence, and exit status 1."""
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        with door(self.name):
+        with entry_point(self.name):
             # DVC has reserved this stage's files by now. Waiting would keep them from the run that is waited for, so a
             # stage waits only by itself; `dvc repro` does before it begins (tasks/bridge/dvc_program.py).
             by_dvc = "DVC_STAGE" in os.environ

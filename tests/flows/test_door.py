@@ -217,7 +217,7 @@ def test_a_run_that_is_started_on_a_terminal_is_seen_in_the_ui(ui):
 
 
 def test_a_server_that_is_named_wins_over_the_ui_wherever_it_is_named(ui):
-    look = "from tasks.bridge import causes\nwith causes.door('look'):\n    print(causes.PREFECT_API_URL.value())"
+    look = "from tasks.bridge import causes\nwith causes.entry_point('look'): print(causes.PREFECT_API_URL.value())"
 
     def seen_on(**env: str) -> str:
         return ui.workspace.run(sys.executable, "-c", look, **env).stdout.strip()

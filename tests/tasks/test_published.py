@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.ui import processes, reports as reports_server
-from rootstock.system import entry_point
+from rootstock.system import entry_points
 from tasks.bridge import artifacts
 from tests.rootstock.system.test_escape import NASTY
 
@@ -61,7 +61,7 @@ def test_a_terminal_is_sent_nothing_that_it_obeys():
     command = (
         "import logging, sys\n"
         "from rootstock.system.errors import RootstockError\n"
-        "from rootstock.system.entry_point import door\n"
+        "from rootstock.system.entry_points import entry_point\n"
         "logging.basicConfig(level=logging.INFO)\n"
         "with door('try'):\n"
         "    name = chr(27) + '[2J' + chr(0x202e) + chr(0x9b) + '.png'\n"
@@ -77,7 +77,7 @@ def test_a_terminal_is_sent_nothing_that_it_obeys():
 
 
 def test_a_message_that_does_not_fit_its_values_is_logged_as_before():
-    assert entry_point._record(logging.LogRecord, "a", 20, "f", 1, "%d", ("x",), None).msg == "%d"
+    assert entry_points._record(logging.LogRecord, "a", 20, "f", 1, "%d", ("x",), None).msg == "%d"
 
 
 @pytest.mark.parametrize("content", [None, "", "\n", "short", "a/b" * 8, "é" * 24, "x" * 23, "x" * 24 + "\n"])

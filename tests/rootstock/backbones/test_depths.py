@@ -11,7 +11,7 @@ from rootstock.backbones import backbones, depths
 from rootstock.backbones.depths import cut, layer_of, parameters_below, pool
 from rootstock.backbones.networks import build
 from rootstock.config import params
-from rootstock.config.architectures import DEPTHS, NAMES, PENULTIMATE, SHORTCUTS, architecture
+from rootstock.config.architectures import FEATURE_LEVELS, NAMES, PENULTIMATE, SHORTCUTS, architecture
 from rootstock.config.params import Backbone
 from rootstock.features import feature_keys
 from rootstock.system.errors import ParamsError
@@ -30,7 +30,7 @@ def test_every_family_has_three_depths_each_below_the_next(name):
     size = SIZES[name]
     network = build(name, size).eval()
     used: set[int] = set()
-    for depth in (*DEPTHS, PENULTIMATE):
+    for depth in (*FEATURE_LEVELS, PENULTIMATE):
         layer = depth if depth == PENULTIMATE else layer_of(network, name, depth)
         found = build(name, size).eval() if depth == PENULTIMATE else cut(network, name, depth, "avg")
         pooled = found(torch.rand(2, 3, size, size))
@@ -175,7 +175,7 @@ def test_a_depth_and_the_module_it_means_share_a_cache_and_other_depths_do_not(p
     described = backbones.describe(prepared)
 
     def key(**settings: str) -> str:
-        return feature_keys.key_of(feature_keys.meaning_of(described, params.Extract(**settings), "eager"))
+        return feature_keys.key_of(feature_keys.cache_key_fields(described, params.Extract(**settings), "eager"))
 
     assert key(layer="mid") == key(layer="layer3") != key(layer="low")
     assert key(layer="mid") != key(layer="mid", pooling="max")

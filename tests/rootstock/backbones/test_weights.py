@@ -219,7 +219,7 @@ def test_floating_point_numbers_of_any_width_and_whole_counters_are_weights(dtyp
         name: value.to(dtype) if value.is_floating_point() else value for name, value in network.state_dict().items()
     }
     assert {value.dtype for value in given.values()} == {dtype, torch.int64}
-    fitting.fit(network, given, "file")
+    fitting.load_pretrained_state(network, given, "file")
     assert network.state_dict()["conv1.weight"].dtype == torch.float32
 
 
@@ -243,14 +243,14 @@ def test_weights_from_before_torchvision_renamed_a_layer_fit(name):
     network, other = (backbones.build(name, 64) for _ in range(2))
     older = {OLDER[name](key): value for key, value in network.state_dict().items()}
     assert name == "mnasnet0_5" or older.keys() != network.state_dict().keys()
-    fitting.fit(other, {key: value for key, value in older.items() if key}, "file")
+    fitting.load_pretrained_state(other, {key: value for key, value in older.items() if key}, "file")
     assert same(other.state_dict(), network.state_dict())
 
 
 def test_the_auxiliary_classifiers_of_googlenet_are_left_out():
     whole = get_model("googlenet", aux_logits=True, init_weights=False)
     network = backbones.build("googlenet", 64)
-    fitting.fit(network, whole.state_dict(), "file")
+    fitting.load_pretrained_state(network, whole.state_dict(), "file")
     assert torch.equal(network.state_dict()["conv1.conv.weight"], whole.state_dict()["conv1.conv.weight"])
 
 

@@ -11,7 +11,8 @@ from ruamel.yaml import YAML
 
 from rootstock.config.architectures import NAMES, TORCHVISION
 from rootstock.config.params import Params, Section
-from rootstock.config.params_file import load, save, section_in
+from rootstock.config.params_file import checked, load, save, section_in
+from rootstock.config.section import warn_once
 from rootstock.system.errors import ParamsError, RootstockError
 from rootstock.system.redaction import kind_of_secret
 
@@ -412,3 +413,16 @@ def test_a_misspelt_depth_is_refused_before_a_network_is_built(file, written, me
         f"finetune.stages[0].unfreeze is '{written}'; expected head, last_block, last_2_blocks, last_3_blocks, all, "
         f"or a layer name. Did you mean {meant}?"
     )
+
+
+def test_former_names_are_read_with_one_warning(caplog):
+    warn_once.cache_clear()
+    for _ in range(2):
+        found = checked({"extract": {"engine": "onnxruntime"}, "compare": {"backbones": ["seed", "resnet18"]}}, "here")
+    assert found.extract.engine == "auto"
+    assert found.compare.backbones == ("classics", "resnet18")
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "params.yaml: extract.engine: onnxruntime is no longer there, and is read as auto; write that instead",
+        "params.yaml: compare: the group seed is called classics now; write that instead",
+    ]

@@ -28,7 +28,7 @@ def decided(*tables: pd.DataFrame, new: tuple[str, ...] = (), **settings: float)
     return decide(pd.concat(tables, ignore_index=True), new, Retrain(**settings), resamples=500, seed=0)
 
 
-def line(table: pd.DataFrame) -> challenge.Line:
+def line(table: pd.DataFrame) -> challenge.PairedComparison:
     return compare(OVERALL, OVERALL, table, resamples=500, seed=0)
 
 

@@ -48,7 +48,7 @@ def row(places) -> Row:
 
 
 def test_groups_stand_for_their_members_each_once():
-    assert expand(["seed", "resnet34", "resnet18"]) == [*GROUPS["seed"], "resnet18"]
+    assert expand(["classics", "resnet34", "resnet18"]) == [*GROUPS["classics"], "resnet18"]
     assert expand(["all"]) == list(NAMES)
     assert set(GROUPS["small"]) < set(NAMES)
 
@@ -139,7 +139,7 @@ def test_and_the_pipeline_finds_what_a_comparison_has_extracted(row, places, tmp
     key = feature_keys.find(backbone.description, wanted, places.tried_features)[0].name
     gone = places.tried_features / key / "999999-00000000.parquet"  # of a shard that was here once
     gone.write_bytes(b"")
-    done = extraction.extract(backbone, wanted, places.images, tmp_path / "out", else_in=places.tried_features)
+    done = extraction.extract(backbone, wanted, places.images, tmp_path / "out", fallback_cache=places.tried_features)
     gone.unlink()
     assert not (tmp_path / "out" / key / gone.name).exists()
     assert (done.computed, done.images) == (0, 120)

@@ -18,7 +18,7 @@ from hypothesis import given, strategies as st
 from rootstock.backbones import backbones
 from rootstock.config.params import Evaluate, Params
 from rootstock.evaluation import evaluate
-from rootstock.evaluation.evaluate import Contest, Inputs, choose, worst_mistakes
+from rootstock.evaluation.evaluate import Inputs, ModelPair, choose, worst_mistakes
 from rootstock.features import extraction, reader
 from rootstock.system.errors import SourceError
 from rootstock.training import calibration, finetune, head
@@ -261,7 +261,7 @@ def test_timings_are_what_the_caller_says(done):
 
 
 def test_the_mistakes_shown_are_test_images_the_winner_got_wrong_worst_first(inputs, done, predictions, base):
-    contest = Contest(inputs, PARAMS)
+    contest = ModelPair(inputs, PARAMS)
     rows = contest.rows("test")
     stored = predictions.set_index("image_id").loc[rows["image_id"]]
     scored = evaluate.Scored(rows, {model: np.stack(stored[model]) for model in evaluate.MODELS})

@@ -17,7 +17,7 @@ from rootstock.config.params import Extract
 from rootstock.dataset.shards import members, names
 from rootstock.features import feature_files
 from rootstock.features.extraction import extract
-from rootstock.features.feature_keys import meaning_of
+from rootstock.features.feature_keys import cache_key_fields
 from rootstock.system.errors import ParamsError
 
 MEANING = {"backbone": "some", "format": 2}
@@ -61,7 +61,9 @@ def test_the_metadata_spells_the_key_out(small, folder, tmp_path_factory):
         "format": 2,
     }
     for path in folder.iterdir():
-        assert feature_files.meaning_of(path) == expected == meaning_of(backbone.description, Extract(), "eager")
+        assert (
+            feature_files.read_metadata(path) == expected == cache_key_fields(backbone.description, Extract(), "eager")
+        )
         assert json.loads(pq.read_schema(path).metadata[b"rootstock"]) == expected
 
 

@@ -12,7 +12,7 @@ from rootstock.backbones import backbones
 from rootstock.config.params import Extract
 from rootstock.features import feature_files, reader
 from rootstock.features.extraction import extract
-from rootstock.features.feature_keys import engine_of, find, key_of, meaning_of, note_engine
+from rootstock.features.feature_keys import cache_key_fields, engine_of, find, key_of, note_engine
 from rootstock.features.reader import Features
 from rootstock.system.errors import SourceError
 from tests.small_dataset import small_backbone
@@ -24,7 +24,7 @@ def test_the_key_changes_with_what_decides_the_numbers_and_with_nothing_else(bac
     described = backbone.description
 
     def key(engine: str = "eager", view: int = 0, described: dict = described, **changes: object) -> str:
-        return key_of(meaning_of(described, Extract(**changes), engine, view))
+        return key_of(cache_key_fields(described, Extract(**changes), engine, view))
 
     changed = [
         key(),
@@ -74,7 +74,7 @@ def test_auto_stays_what_it_was_and_is_found_where_nothing_is_computed(small, ba
 def of_an_earlier_version(small, backbone, tmp_path) -> str:
     """Features as a version wrote them that had other engines, and noted which one auto was."""
     done = extract(backbone, Extract(engine="eager"), small.images, tmp_path)
-    meaning = meaning_of(backbone.description, Extract(), "onnxruntime")
+    meaning = cache_key_fields(backbone.description, Extract(), "onnxruntime")
     (tmp_path / key_of(meaning)).mkdir()
     for path in (tmp_path / done.key).iterdir():
         rows = ((ids.tolist(), values) for _, ids, values in feature_files.read([path]))
@@ -109,7 +109,7 @@ def test_before_anything_is_extracted_auto_is_an_error_that_says_so(backbone, tm
     with pytest.raises(SourceError, match="has no features of this backbone: run extract first"):
         find(backbone.description, Extract(), tmp_path)
     [named] = find(backbone.description, Extract(engine="eager"), tmp_path)
-    assert named == tmp_path / key_of(meaning_of(backbone.description, Extract(), "eager"))
+    assert named == tmp_path / key_of(cache_key_fields(backbone.description, Extract(), "eager"))
 
 
 # Reading

@@ -155,7 +155,7 @@ def test_tables_of_backbones_and_of_what_is_cached_show_names_as_they_are():
     entry = cache.Entry(Path(nasty), {"backbone": nasty, "layer": nasty}, 1, 1, 1, 0.0, False)
     page = PAGE.render(cache.table([entry]))
     assert page.count("<tr>") == 2 and "<b>" not in page and "<a" not in page
-    line = challenge.Line("all", nasty, 3, score())
+    line = challenge.PairedComparison("all", nasty, 3, score())
     page = PAGE.render(challenge.table([line]))
     assert page.count("<tr>") == 2 and "<b>" not in page and "<a" not in page
 

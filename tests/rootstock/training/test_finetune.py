@@ -20,7 +20,7 @@ from rootstock.system import progress
 from rootstock.system.errors import ParamsError
 from rootstock.training import classifier, finetune, head
 from rootstock.training.classifier import Classifier
-from rootstock.training.finetune import Epoch, Examples, best_of, fine_tune, one_cycle
+from rootstock.training.finetune import Epoch, SplitImages, best_of, fine_tune, one_cycle
 from rootstock.training.unfreezing import optimiser_of, parameters_by_block, unfrozen_from
 from tests.small_dataset import (
     classifier_from,
@@ -46,7 +46,7 @@ def stages(*given: tuple[str, int], lr: float = 1e-3, **others) -> Finetune:
 
 def tune(model: Classifier, base: Path, settings: Finetune, checkpoint: Path, seed=0, inputs="these") -> list[Epoch]:
     small = small_dataset(base)
-    train, val = (Examples(small.split(split), small.images) for split in ("train", "val"))
+    train, val = (SplitImages(small.split(split), small.images) for split in ("train", "val"))
     transform = Transform.from_dict(backbones.describe(small_backbone(base))["transform"])
     return fine_tune(model, transform, train, val, settings, seed, checkpoint, inputs)
 
@@ -69,7 +69,7 @@ def test_the_start_is_exactly_the_head_on_the_frozen_features(base, small, name)
     expected = np.concatenate([fitted.logits(x) for x, _ in Features(small_features(base, name), rows)])
     model, transform = start(base, name), backbones.load(small_backbone(base, name)).transform
     with shards.Reader(small.images) as reader:
-        examples = Examples(rows, small.images)
+        examples = SplitImages(rows, small.images)
         got = np.concatenate(list(finetune.predict_all(model, reader, examples, transform, 8, torch.device("cpu"))))
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
     assert expected.std() > 0.1
@@ -236,7 +236,7 @@ def test_the_network_is_left_as_it_was_after_its_best_epoch(base, small, tmp_pat
     history = tune(model, base, stages(("all", 4), lr=0.03), tmp_path / "checkpoint")  # much too fast
     best = best_of(history)
     assert len({epoch.val_loss for epoch in history}) == 4
-    val, transform = Examples(small.split("val"), small.images), backbones.load(small_backbone(base)).transform
+    val, transform = SplitImages(small.split("val"), small.images), backbones.load(small_backbone(base)).transform
     with shards.Reader(small.images) as reader:
         measured = finetune._validate(model, reader, val, transform, 32, torch.device("cpu"))
     assert measured == pytest.approx((best.val_loss, best.val_accuracy), rel=1e-5)

@@ -18,7 +18,7 @@ from rootstock.system.errors import RootstockError
 
 
 @contextmanager
-def door(name: str, say: causes.Say = causes.say) -> Iterator[None]:
+def entry_point(name: str, say: causes.Say = causes.say) -> Iterator[None]:
     """Run a command; mistakes of this program alone keep their stack.
 
     Args:
