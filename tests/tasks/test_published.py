@@ -63,7 +63,7 @@ def test_a_terminal_is_sent_nothing_that_it_obeys():
         "from rootstock.system.errors import RootstockError\n"
         "from rootstock.system.entry_points import entry_point\n"
         "logging.basicConfig(level=logging.INFO)\n"
-        "with door('try'):\n"
+        "with entry_point('try'):\n"
         "    name = chr(27) + '[2J' + chr(0x202e) + chr(0x9b) + '.png'\n"
         "    print('printed', name, 'é', sep='\\t')\n"
         "    logging.getLogger('rootstock').info('logged %s', name)\n"

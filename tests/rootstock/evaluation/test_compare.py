@@ -83,9 +83,9 @@ def test_a_variant_is_named_behind_a_colon():
         ("backbones: ['resnet34:shortcut_d']", "compare.backbones is 'shortcut_d'; expected shortcut_a, shortcut_b"),
         (
             "backbones: [resnet43]",
-            r"compare.backbones is 'resnet43'; .* timm/<name>, seed, small, all\. Did you mean",
+            r"compare.backbones is 'resnet43'; .* timm/<name>, classics, small, all\. Did you mean",
         ),
-        ("backbones: [sed]", "Did you mean seed"),
+        ("backbones: [clasics]", "Did you mean classics"),
         ("scratch: [lenet]", "compare.scratch is 'lenet'; .*Did you mean lenet5"),
         ("depths: [hihg]", "compare.depths is 'hihg'; expected low, mid, high, penultimate, or the name of a module"),
     ],
