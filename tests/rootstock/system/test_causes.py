@@ -143,7 +143,7 @@ def test_what_is_known_is_raised_in_words_with_its_cause_kept():
     assert caught.value.__cause__.errno == errno.ENOSPC
 
 
-DOOR = "from rootstock.system.entry_points import entry_point\nwith door('extract'):\n    "
+DOOR = "from rootstock.system.entry_points import entry_point\nwith entry_point('extract'):\n    "
 
 
 @pytest.mark.parametrize(
