@@ -24,9 +24,9 @@ from rootstock.config import params as parameters, params_file
 from rootstock.config.params import Params
 from rootstock.system import escape
 from rootstock.system.errors import ParamsError, RootstockError
-from tasks.bridge import artifacts, causes, comparison, given, versions, workspace
+from tasks.bridge import artifacts, causes, comparison, run_params, versions, workspace
 from tasks.bridge.orchestration import failed, submit, worded
-from tasks.bridge.turn import turn
+from tasks.bridge.workspace_lock import locked_workspace
 from tasks.ingest import ingest
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def compare(compare: form.Compare = form.SHOWN["compare"]) -> State[Compared]:
         compare: Which backbones, at which depths, and what is trained from scratch beside.
     """
     try:
-        with turn() as log, given.merged(form.given(compare=compare), log.info) as params:
+        with locked_workspace() as log, run_params.merged(form.given(compare=compare), log.info) as params:
             submit(ingest, params).result()
             tried = comparison.candidates(params)
             rows: tuple[Any, ...] = tuple(try_out.submit(one, params, one.title).result() for one in tried)

@@ -9,7 +9,7 @@ from prefect.states import Completed
 
 from flows.ui import form
 from rootstock.system.errors import RootstockError
-from tasks.bridge import given, handoff
+from tasks.bridge import handoff, run_params
 from tasks.bridge.orchestration import Outcome, failed, flow_in_words, submit
 from tasks.fine_tune import fine_tune as stage
 
@@ -25,7 +25,7 @@ def fine_tune(params: form.Everything, lock: str, code: dict[str, str]) -> State
     """
     try:
         with flow_in_words():
-            handed = given.handed(params)
+            handed = run_params.handed(params)
             with handoff.workspace_for(stage.name, handed, lock, code):
                 outcome = submit(stage, handed).result()
                 handoff.give_back(stage.name)

@@ -24,9 +24,9 @@ from rootstock.dataset import tables
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import read_json
 from tasks.backbone import backbone
-from tasks.bridge import artifacts, causes, given, versions, workspace
+from tasks.bridge import artifacts, causes, run_params, versions, workspace
 from tasks.bridge.orchestration import Outcome, failed, submit
-from tasks.bridge.turn import turn
+from tasks.bridge.workspace_lock import locked_workspace
 from tasks.evaluate import evaluate
 from tasks.extract import extract
 from tasks.fine_tune import fine_tune
@@ -91,10 +91,10 @@ def pipeline(
         seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate
     )
     try:
-        with turn() as log:
+        with locked_workspace() as log:
             if left := versions.save_what_repro_left():
                 log.info("What `dvc repro` left: %s", left.note)
-            with given.in_params_file(asked, log.info) as params:
+            with run_params.in_params_file(asked, log.info) as params:
                 verdict = chain(params)
                 kept = versions.save_experiment(flow_run.name)
     except RootstockError as error:

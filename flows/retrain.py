@@ -26,10 +26,10 @@ from rootstock.ingest import inbox
 from rootstock.ingest.inbox import Delivery
 from rootstock.system import escape
 from rootstock.system.errors import RootstockError
-from tasks.bridge import artifacts, causes, champion, given, promotion, versions, workspace
+from tasks.bridge import artifacts, causes, champion, promotion, run_params, versions, workspace
 from tasks.bridge.champion import Arrived
 from tasks.bridge.orchestration import failed, submit, worded
-from tasks.bridge.turn import turn
+from tasks.bridge.workspace_lock import locked_workspace
 from tasks.ingest import ingest, ingest_with
 
 if TYPE_CHECKING:  # torch and scikit-learn: only for who has something to compare
@@ -60,9 +60,9 @@ def retrain(retrain: form.Retrain = form.SHOWN["retrain"]) -> State[Ended]:
         retrain: Where images arrive, and when a challenger takes the champion's place.
     """
     try:
-        with turn() as log:
+        with locked_workspace() as log:
             versions.save_what_repro_left()
-            with given.in_params_file(form.given(retrain=retrain), log.info) as params:
+            with run_params.in_params_file(form.given(retrain=retrain), log.info) as params:
                 champion.check()
                 for said in champion.check_files():
                     log.warning("%s", said)

@@ -17,7 +17,7 @@ from rootstock.system.errors import RootstockError
 from tasks.bridge import artifacts, causes, versions
 from tasks.bridge.orchestration import failed, worded
 from tasks.bridge.rollback import bring_back as to_bring_back
-from tasks.bridge.turn import turn
+from tasks.bridge.workspace_lock import locked_workspace
 
 bring_back = task(name="bring back", task_run_name="bring back")(worded(to_bring_back))
 
@@ -44,7 +44,7 @@ def rollback(version: int | None = None) -> State[BroughtBack]:
         version: Of the champion, as its tag says (champion@v2: 2); empty is the one before the present one.
     """
     try:
-        with turn(to_roll_back=True) as log:
+        with locked_workspace(to_roll_back=True) as log:
             versions.save_what_repro_left()
             back = BroughtBack(*bring_back.submit(version).result())
             kept = versions.save_experiment(flow_run.name)

@@ -14,7 +14,7 @@ from rootstock.system.errors import RootstockError
 from tasks.bridge import artifacts, versions
 from tasks.bridge.cache import Tidied, show, tidy as to_tidy
 from tasks.bridge.orchestration import failed, worded
-from tasks.bridge.turn import turn
+from tasks.bridge.workspace_lock import locked_workspace
 
 
 @task(name="tidy", task_run_name="tidy")
@@ -44,7 +44,7 @@ def cache(
     """
     wanted = Wanted(backbone, older_than, key)
     try:
-        with turn() as log:
+        with locked_workspace() as log:
             done: Any = Tidied(said="Only shown")
             if wanted or compact is not None:
                 versions.save_what_repro_left()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from tasks.bridge import watched
+from tasks.bridge import child_process
 from tests.workspace import Workspace
 
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
@@ -165,7 +165,7 @@ def server(env: dict[str, str]) -> Iterator[Api]:
     """Boot a server."""
     port = free_port()
     api = Api(f"http://127.0.0.1:{port}/api")
-    command = watched.command("flows.ui.server", "--host", "127.0.0.1", "--port", str(port))
+    command = child_process.command("flows.ui.server", "--host", "127.0.0.1", "--port", str(port))
     with process(command, env) as running:
 
         def answers() -> bool:
@@ -187,7 +187,7 @@ def worker(api: Api, pool: str, workspace: Workspace, name: str = "", **env: str
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "ROOTSTOCK_WORKSPACE": str(workspace.root),
     }
-    command = watched.command("prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "1")
+    command = child_process.command("prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "1")
     log = workspace.root.parent / f"worker-{name}.log"
     with process(command, workspace.env | settings | env, workspace.root, log) as running:
 

@@ -1,8 +1,8 @@
 """What the form in the Prefect UI shows, and what a flow is given: some keys of some sections.
 
-The form starts from the workspace's params.yaml, as it was when the flow was loaded. What is given is merged over
-params.yaml as it is when the run starts (bridge/given.py), so a flow has to tell what it was given from what a form
-only shows: the values that are shown are of types of their own.
+The form starts from the workspace's params.yaml as it was when the flow was loaded. Given values are merged over
+params.yaml as it is when the run starts (tasks/bridge/run_params.py), so a flow has to tell the values it was given
+from those the form only shows: the latter have types of their own.
 """
 
 from collections.abc import Mapping

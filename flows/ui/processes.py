@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from rootstock.system import files
-from tasks.bridge import connection, watched
+from tasks.bridge import child_process, connection
 
 STARTED = "started.json"
 STOP_S = 15
@@ -47,7 +47,7 @@ def start(name: str, module: list[str], env: Mapping[str, str], logs: Path) -> C
     path = logs / f"{name}.log"
     with path.open("wb") as log:
         process = subprocess.Popen(
-            watched.command(*module),
+            child_process.command(*module),
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -1,12 +1,13 @@
-"""What joins the stages to Prefect and DVC, to git, and to other machines.
+"""What connects the stages to Prefect and DVC, to git, and to other machines.
 
-a stage       stage (a function that DVC and Prefect start), workspace (paths, who may write), given (its parameters)
-Prefect       orchestration (a stage as a task), turn (what each flow begins with), artifacts (what a run shows),
-stopping and cancellation (how it ends early), connection, server and watched (where it is seen),
-causes (errors in a sentence)
-DVC and git   versions (up to date, restored, recorded, kept as an experiment), git, repair (after a kill),
-dvc_program (the command `dvc`)
-elsewhere     handoff (a stage on another machine), remote (its data), fan_out (shards on a cluster), bounds (what
-an address may reach)
-models        champion, promotion, rollback and unfinished (who takes whose place), comparison, cache
+stages      stage (a function that DVC and Prefect can start), workspace (paths, and who may write),
+            run_params (a run's parameters and params.yaml), allowed_addresses (what a run's parameters may reach)
+Prefect     orchestration (a stage as a task), workspace_lock (what each flow starts with), artifacts (what a run
+            shows), cancellation and termination (how it ends early), causes (errors in one sentence),
+            connection, server and child_process (which server shows a run, and who may reach it)
+DVC, git    versions (up to date, restored, recorded, kept as an experiment), git, repair (after a kill),
+            dvc_program (the command `dvc`)
+elsewhere   handoff (a stage on another machine), dvc_remote (its data), fan_out (shards on a cluster)
+models      champion, promotion, rollback, interrupted (a decision that a killed run left half done),
+            comparison, cache
 """

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tasks.bridge import watched
+from tasks.bridge import child_process
 from tasks.bridge.workspace import LOCAL
 
 UI_LOCK = LOCAL / "ui.lock"  # held while `make ui` is up
@@ -112,6 +112,6 @@ def _start_own_server(server: Any) -> "subprocess.Popen[bytes]":  # noqa: ANN401
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     ours = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     where = ["--host", "127.0.0.1", "--port", str(server.port), "--log-level", "error"]
-    command = watched.command("uvicorn", "--factory", "tasks.bridge.server:create_app", *where)
+    command = child_process.command("uvicorn", "--factory", "tasks.bridge.server:create_app", *where)
     # Of Ctrl-C the run alone is to hear: it asks its server how it has ended, and would wait minutes for an answer.
     return subprocess.Popen(command, env={**os.environ, **settings, **ours}, start_new_session=True)

@@ -70,9 +70,9 @@ def _finish(say: Callable[[str], None]) -> None:
     """Carry out what a run that was killed had begun; only who finds any pays for the imports."""
     notes = (LOCAL / name for name in ("rollback.json", "champion/decided.json", "uncommitted.json"))
     if any(path.exists() for path in (*notes, MODEL / HISTORY.name)):
-        from tasks.bridge import unfinished
+        from tasks.bridge import interrupted
 
-        unfinished.finish(say)
+        interrupted.finish(say)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from prefect.states import Cancelling
 from rootstock.config.params import Params
 from rootstock.system.errors import ParamsError, RootstockError
 from rootstock.system.redaction import redacted
-from tasks.bridge import cancellation, remote, versions
+from tasks.bridge import cancellation, dvc_remote, versions
 from tasks.bridge.stage import Summary
 from tasks.bridge.workspace import CHECKPOINT, LOCAL
 
@@ -60,26 +60,26 @@ def run_elsewhere(stage: str, params: Params, where: str) -> Summary | None:
     """
     if not PREFECT_API_URL.value():
         raise ParamsError(f"finetune.where is {where!r}, which needs a Prefect server; set PREFECT_API_URL")
-    remote.check(f"finetune.where is {where!r}")
-    key = remote.key_of(stage)
+    dvc_remote.check(f"finetune.where is {where!r}")
+    key = dvc_remote.key_of(stage)
     for attempt in range(1, MACHINES + 1):
         with get_client(sync_client=True) as client:
             pool = _pool_of(client, where)
             if not _has_worker(client, pool) and not _to_be_waited_for(pool, params):
                 return None
-        remote.push_inputs(stage)
+        dvc_remote.push_inputs(stage)
         handed = {
-            "params": params.model_dump(mode="json", include=remote.sections_of(stage)),
+            "params": params.model_dump(mode="json", include=dvc_remote.sections_of(stage)),
             "lock": versions.LOCK.read_text(),
-            "code": remote.code_of(stage),
+            "code": dvc_remote.code_of(stage),
         }
         name = f"{flow_run.name}-{stage.replace('_', '-')}" + (f"-{attempt}" if attempt > 1 else "")
         started: Any = run_deployment(where, parameters=handed, timeout=0, flow_run_name=name)
         get_run_logger().info("Handed to %s, as flow run %s", where, name)
         ended = _wait(started.id)
         if ended.state_type == StateType.COMPLETED:
-            remote.take_over(stage, _given_back(ended.id))
-            remote.drop_file(key)
+            dvc_remote.take_over(stage, _given_back(ended.id))
+            dvc_remote.drop_file(key)
             return Summary(0, f"done by {where}: {ended.state.message if ended.state else ''}")
         said = (ended.state and ended.state.message) or ended.state_name
         if ended.state_type != StateType.CRASHED:
@@ -156,7 +156,7 @@ def workspace_for(stage: str, params: Params, lock: str, code: dict[str, str]) -
         RootstockError: this clone's code is not the pipeline's, or the remote lacks data.
     """
     clone = Path.cwd()
-    if different := [path for path, digest in remote.code_of(stage).items() if code.get(path) != digest]:
+    if different := [path for path, digest in dvc_remote.code_of(stage).items() if code.get(path) != digest]:
         raise RootstockError(
             f"The code of this worker, in {clone}, is not the pipeline's: {', '.join(different)}. "
             "Bring the clone to the pipeline's commit."
@@ -166,12 +166,12 @@ def workspace_for(stage: str, params: Params, lock: str, code: dict[str, str]) -
     _sweep(root.parent)
     held = FileLock(f"{root}.lock")
     held.acquire()
-    remote.lay_out(root, params, lock, cache=clone / ".dvc" / "cache")
+    dvc_remote.lay_out(root, params, lock, cache=clone / ".dvc" / "cache")
     os.chdir(root)
     try:
-        remote.pull_inputs(stage)
-        key = remote.key_of(stage)
-        if remote.get_file(key, CHECKPOINT):
+        dvc_remote.pull_inputs(stage)
+        key = dvc_remote.key_of(stage)
+        if dvc_remote.get_file(key, CHECKPOINT):
             get_run_logger().info("Goes on from the checkpoint of an earlier run")
         with _pushing_checkpoints(key):
             yield
@@ -207,7 +207,7 @@ def _pushing_checkpoints(key: str) -> Iterator[None]:
                 continue
             start = time.monotonic()
             try:
-                remote.put_file(CHECKPOINT, key)
+                dvc_remote.put_file(CHECKPOINT, key)
             except Exception as error:  # the training is well, and the next checkpoint may get through
                 log.warning("The checkpoint could not be pushed: %s", redacted(f"{type(error).__name__}: {error}"))
             pushed, pause = written, max(LOOK_S, 10 * (time.monotonic() - start))
@@ -229,5 +229,7 @@ def _written_at(path: Path) -> int:
 
 def give_back(stage: str) -> None:
     """Push what a stage made, and tell whoever handed it over."""
-    remote.push_outputs(stage)
-    create_table_artifact(remote.outputs_of(stage), key=GIVEN_BACK, description=f"What {stage} made, on the DVC remote")
+    dvc_remote.push_outputs(stage)
+    create_table_artifact(
+        dvc_remote.outputs_of(stage), key=GIVEN_BACK, description=f"What {stage} made, on the DVC remote"
+    )

@@ -31,7 +31,7 @@ from rootstock.system import progress
 from rootstock.system.causes import NETWORK
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.escape import markdown
-from tasks.bridge import artifacts, cancellation, causes, given, handoff, remote, stopping, versions
+from tasks.bridge import artifacts, cancellation, causes, dvc_remote, handoff, run_params, termination, versions
 from tasks.bridge.stage import HERE, Stage
 from tasks.bridge.workspace import PARAMS
 
@@ -107,7 +107,7 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
     def ended(did: str, note: str) -> Outcome:
         return Outcome(stage.name, did, time.perf_counter() - start, note)
 
-    if edited := given.edits(params, remote.sections_of(stage.name)):
+    if edited := run_params.edits(params, dvc_remote.sections_of(stage.name)):
         raise RootstockError(f"{PARAMS} was edited while this run was going on ({'; '.join(edited)}). {AGAIN}")
     reasons = versions.stale(stage.name)
     if not reasons:
@@ -157,7 +157,7 @@ def flow_in_words() -> Iterator[RunLogger]:
     for name in ("prefect.flow_runs", "prefect.engine", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_is_news)
     log = get_run_logger()
-    with causes.in_words(), logging_to(log), stopping.when_cancelled():
+    with causes.in_words(), logging_to(log), termination.when_cancelled():
         yield log
 
 
@@ -197,7 +197,7 @@ def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 @contextmanager
 def _reporting() -> Iterator[None]:
     """Show what the work of a task logs and how far it is, and let it be stopped where it says so."""
-    with progress.report_to(stopping.stoppable(_reporter())), logging_to(get_run_logger()):
+    with progress.report_to(termination.stoppable(_reporter())), logging_to(get_run_logger()):
         yield
 
 

@@ -1,7 +1,7 @@
 """DVC's own files, where a kill left them half written: mended before DVC reads them, and said.
 
 DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place, and keeps what it knows of files in SQLite. Its lock is waited for
-in here, too, since who mends must be alone. With versions.py and remote.py, what imports DVC.
+in here, too, since who mends must be alone. With versions.py and dvc_remote.py, what imports DVC.
 """
 
 import json

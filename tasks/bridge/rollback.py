@@ -11,7 +11,7 @@ from rootstock.model import history
 from rootstock.model.history import Row
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import read_json, write
-from tasks.bridge import champion, given, versions
+from tasks.bridge import champion, run_params, versions
 from tasks.bridge.workspace import DATASET, HISTORY, LOCAL, MODEL, PARAMS, REPORT, read_note
 
 BEGUN = LOCAL / "rollback.json"  # which version is being brought back, and what was there before
@@ -71,7 +71,7 @@ def _carry_out() -> tuple[int, tuple[str, ...]]:
     except RootstockError:
         BEGUN.unlink()
         raise
-    write(given.BEFORE, begun["params"])
+    write(run_params.BEFORE, begun["params"])
     write(PARAMS, target.params)
     back = Row(history.BROUGHT_BACK, wanted, f"v{wanted} in the place of v{begun['now']}.", target.images)
     champion.record([*rows, back])
@@ -80,7 +80,7 @@ def _carry_out() -> tuple[int, tuple[str, ...]]:
     BEGUN.unlink()
     before = begun["facts"]
     changed = [f"{what}: {before[what]} -> {fact}" for what, fact in _facts().items() if fact != before.get(what, fact)]
-    changed += [f"{PARAMS}: {change}" for change in given.changes(params_file.load(given.BEFORE), params)]
+    changed += [f"{PARAMS}: {change}" for change in run_params.changes(params_file.load(run_params.BEFORE), params)]
     return wanted, tuple(changed)
 
 

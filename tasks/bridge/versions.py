@@ -3,7 +3,7 @@
     python -m tasks.bridge.versions    # make the workspace ready for DVC
 
 DVC's Python API beyond `dvc.api` is not promised to be stable: pyproject.toml pins the range, and nothing but
-this module, repair.py and remote.py imports it.
+this module, repair.py and dvc_remote.py imports it.
 """
 
 import logging

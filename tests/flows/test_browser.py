@@ -26,7 +26,7 @@ from PIL import Image
 from playwright.sync_api import FloatRect, Locator, Page, expect, sync_playwright
 
 from rootstock.config.params_file import load
-from tests.flows.test_two_doors import STAGES
+from tests.flows.test_repro_and_flow import STAGES
 from tests.serving import FINAL, Api, free_port, process, until
 from tests.workspace import ROOT, Workspace, make_workspace
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from tests.flows.test_two_doors import ONLY_A_LOOK
+from tests.flows.test_repro_and_flow import ONLY_A_LOOK
 from tests.serving import Api, Run, until, worker
 from tests.workspace import Workspace
 

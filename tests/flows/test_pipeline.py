@@ -11,7 +11,7 @@ from prefect.states import Failed
 from rootstock.system.errors import RootstockError
 from tasks.bridge.orchestration import as_task
 from tasks.bridge.stage import Stage, Summary
-from tests.flows.test_two_doors import STAGES
+from tests.flows.test_repro_and_flow import STAGES
 from tests.serving import free_port
 from tests.workspace import ROOT
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from rootstock.model import history
 from rootstock.model.history import Row
-from tests.flows.test_two_doors import ONLY_A_LOOK, experiments
+from tests.flows.test_repro_and_flow import ONLY_A_LOOK, experiments
 from tests.serving import until, worker
 from tests.workspace import CLASSES, Workspace, draw_photos
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.test_two_doors import ONLY_A_LOOK
+from tests.flows.test_repro_and_flow import ONLY_A_LOOK
 from tests.serving import worker
 from tests.workspace import Workspace
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from rootstock.config.params_file import load
-from tests.flows.test_two_doors import ONLY_A_LOOK, STAGES
+from tests.flows.test_repro_and_flow import ONLY_A_LOOK, STAGES
 from tests.serving import Api, Run, free_port, until
 from tests.workspace import Workspace
 

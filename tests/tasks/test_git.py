@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.flows.test_two_doors import experiments
+from tests.flows.test_repro_and_flow import experiments
 from tests.power_cut import power_cut
 from tests.workspace import Workspace, make_workspace
 

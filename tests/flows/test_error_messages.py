@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from tests.flows.test_two_doors import ONLY_A_LOOK, experiments
+from tests.flows.test_repro_and_flow import ONLY_A_LOOK, experiments
 from tests.serving import server, until
 from tests.workspace import Workspace, environment
 

@@ -9,15 +9,15 @@ from tests.workspace import Workspace
 ROUND = """
 import json, sys
 from pathlib import Path
-from tasks.bridge import remote
-there = [remote.get_file("key", Path("back"))]
+from tasks.bridge import dvc_remote
+there = [dvc_remote.get_file("key", Path("back"))]
 for text in ("one", "two"):
     Path("file").write_text(text)
-    remote.put_file(Path("file"), "key")
-    there += [remote.get_file("key", Path("back")), Path("back").read_text()]
-remote.drop_file("key")
-remote.drop_file("key")
-print(json.dumps([*there, remote.get_file("key", Path("other")), Path("other").exists()]))
+    dvc_remote.put_file(Path("file"), "key")
+    there += [dvc_remote.get_file("key", Path("back")), Path("back").read_text()]
+dvc_remote.drop_file("key")
+dvc_remote.drop_file("key")
+print(json.dumps([*there, dvc_remote.get_file("key", Path("other")), Path("other").exists()]))
 """
 
 

@@ -11,10 +11,10 @@ from tests.workspace import Workspace
 GIVE = """
 import json, os, sys
 from rootstock.system.errors import RootstockError
-from tasks.bridge import given, workspace
+from tasks.bridge import run_params, workspace
 said, asked, ending = [], json.loads(sys.argv[1]), sys.argv[2]
 try:
-    with given.writing(said.append), given.in_params_file(asked, said.append) as params:
+    with run_params.writing(said.append), run_params.in_params_file(asked, said.append) as params:
         assert workspace.read_params() == params
         if ending == "killed":
             print(json.dumps(said), flush=True)

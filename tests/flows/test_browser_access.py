@@ -1,6 +1,6 @@
 """`make ui` in a browser that has other pages open: they neither read nor start anything; the printed address lets in.
 
-python -m pytest -m ui tests/flows/test_browser_door.py
+python -m pytest -m ui tests/flows/test_browser_access.py
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The door before Prefect's server, request by request; tests/flows/test_door.py has it in place."""
+"""The door before Prefect's server, request by request; tests/flows/test_server_access.py has it in place."""
 
 import asyncio
 import subprocess

@@ -1,4 +1,4 @@
-"""Who is let in by `make ui`, and who is not: by HTTP and websockets; test_browser_door.py has it in a browser."""
+"""Who is let in by `make ui`, and who is not: by HTTP and websockets; test_browser_access.py has it in a browser."""
 
 import json
 import os

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.flows.test_two_doors import ONLY_A_LOOK
+from tests.flows.test_repro_and_flow import ONLY_A_LOOK
 from tests.serving import worker
 
 TWO = ("shufflenet_v2_x0_5", "lenet5")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from rootstock.system.errors import RootstockError
-from tasks.bridge import given, promotion, repair, rollback, workspace as places
-from tests.flows.test_two_doors import ONLY_A_LOOK
+from tasks.bridge import promotion, repair, rollback, run_params, workspace as places
+from tests.flows.test_repro_and_flow import ONLY_A_LOOK
 from tests.workspace import Workspace
 
 LOCK = """schema: '2.0'
@@ -153,11 +153,11 @@ def test_a_note_of_what_was_begun_that_is_damaged_is_named_with_what_removing_it
 @pytest.mark.parametrize("text", NOTES)
 def test_a_note_of_the_values_of_a_run_that_is_damaged_changes_nothing(here, text):
     places.PARAMS.write_text("a person's\n")
-    for note in (given.UNDER_WAY, given.WRITTEN):
+    for note in (run_params.UNDER_WAY, run_params.WRITTEN):
         note.write_text(text)
-    assert not given.put_back()
+    assert not run_params.put_back()
     assert places.PARAMS.read_text() == "a person's\n"
-    assert isinstance(given._written(), dict)
+    assert isinstance(run_params._written(), dict)
 
 
 def cut_everything(workspace: Workspace) -> list[Path]:

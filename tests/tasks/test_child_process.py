@@ -29,10 +29,11 @@ time.sleep(600)
 """
 STARTS = """
 import subprocess, sys, threading, time
-from tasks.bridge import watched
+from tasks.bridge import child_process
 def start():  # of a thread that ends: the kernel's own signal would come then
     global process
-    process = subprocess.Popen(watched.command("watched_by_the_test"), stdout=subprocess.PIPE, start_new_session=True)
+    command = child_process.command("watched_by_the_test")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
 thread = threading.Thread(target=start)
 thread.start()
 thread.join()
@@ -78,7 +79,7 @@ running()
 
 
 def test_the_server_of_a_run_without_one_asks_for_a_secret_and_ends_with_a_killed_run(prefect_home, tmp_path):
-    from tests.flows.test_door import ask
+    from tests.flows.test_server_access import ask
 
     log = tmp_path / "log"
     with (

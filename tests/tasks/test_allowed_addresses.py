@@ -7,7 +7,7 @@ import pytest
 from rootstock.config.params import Params
 from rootstock.config.params_file import checked
 from rootstock.system.errors import ParamsError
-from tasks.bridge import bounds
+from tasks.bridge import allowed_addresses
 
 COMMITTED = {
     "ingest": {
@@ -33,7 +33,9 @@ def judged(tmp_path, monkeypatch):
 
     def judge(key: str, value: str, committed: Params = before) -> bool:
         try:
-            bounds.check(checked(KEYS[key](value), "run"), committed, lambda: bounds.roots(committed))
+            allowed_addresses.check(
+                checked(KEYS[key](value), "run"), committed, lambda: allowed_addresses.roots(committed)
+            )
         except ParamsError as error:
             assert "lies under none of" in str(error) or "protocols that are read" in str(error)
             return False
@@ -69,14 +71,14 @@ def test_a_cluster_is_a_host_however_it_is_written(judged, monkeypatch):
     ]
     assert [value for value in reached if not judged("cluster", value)] == []
     assert [value for value in others if judged("cluster", value)] == []
-    monkeypatch.setenv(bounds.ROOTS, "head:10001;ray://head:10001")
+    monkeypatch.setenv(allowed_addresses.ROOTS, "head:10001;ray://head:10001")
     assert judged("cluster", "tcp://head:10001") and judged("cluster", "ray://head:10001")
     assert not judged("cluster", "tcp://evil:8786")
 
 
 def test_a_worker_may_name_its_roots_from_its_home(judged, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    monkeypatch.setenv(bounds.ROOTS, " ~/photos ; s3://other/x;")
+    monkeypatch.setenv(allowed_addresses.ROOTS, " ~/photos ; s3://other/x;")
     home = Path(tmp_path / "me" / "photos")
     assert judged("inbox", f"{home}/new") and judged("inbox", "s3://other/x/y")
     assert not judged("inbox", f"{home}2") and not judged("inbox", "data/photos")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.flows.test_two_doors import ONLY_A_LOOK
+from tests.flows.test_repro_and_flow import ONLY_A_LOOK
 from tests.serving import until
 from tests.workspace import Workspace
 

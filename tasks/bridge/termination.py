@@ -25,7 +25,7 @@ from prefect.states import Cancelled, Cancelling, Crashed
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from rootstock.system import progress
-from tasks.bridge import cancellation, given, versions, workspace
+from tasks.bridge import cancellation, run_params, versions, workspace
 
 RECORD_S, SAY_S = 1.0, 4.0  # together less than the six seconds after which a worker looks a second time
 EXIT_STATUS = 128 + signal.SIGTERM
@@ -63,7 +63,7 @@ def _end_process(run: UUID) -> None:
     with versions.at_rest(timeout_s=RECORD_S):
         if workspace.has_turn():  # else params.yaml holds the values of the run that this one waits for
             with suppress(OSError):  # then the next run does it
-                given.put_back()
+                run_params.put_back()
         saying = threading.Thread(target=_say_how, args=(run,), daemon=True)
         saying.start()
         saying.join(SAY_S)

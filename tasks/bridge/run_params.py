@@ -19,7 +19,7 @@ from rootstock.system import roots, yaml_file
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import write
 from rootstock.system.roots import Roots
-from tasks.bridge import bounds, versions, workspace
+from tasks.bridge import allowed_addresses, versions, workspace
 from tasks.bridge.workspace import PARAMS
 
 WRITTEN = workspace.LOCAL / "params.written.json"  # which values flows wrote: Prefect has them
@@ -96,7 +96,7 @@ def over(there: Params, given: Values, say: Say) -> Params:
     for key, value in merging.ignored(base, given).items():
         say(f"{key}: null given, {PARAMS}'s {_say(value)} stays; to have it empty, empty it there")
     params = params_file.checked(merging.merged(base, given), THE_RUN)
-    bounds.check(params, there, _roots)
+    allowed_addresses.check(params, there, _roots)
     return params
 
 
@@ -107,7 +107,7 @@ def handed(values: Values) -> Params:
         ParamsError: a value is at fault, or an address lies elsewhere than it may.
     """
     params = params_file.checked(values, THE_RUN)
-    bounds.check(params, Params(), _roots)
+    allowed_addresses.check(params, Params(), _roots)
     return params
 
 
@@ -169,7 +169,7 @@ def _sources_were_given(there: Params, params: Params) -> bool:
 
 def _roots() -> Roots:
     """List under which roots an address that is given has to lie."""
-    return bounds.roots(committed_params() or workspace.read_params())
+    return allowed_addresses.roots(committed_params() or workspace.read_params())
 
 
 def committed_params() -> Params | None:

@@ -1,6 +1,6 @@
 """A process that ends when the one that started it has ended, in whatever way: killed ones leave nothing behind.
 
-python -m tasks.bridge.watched <pid of the one that starts it> <module> [argument ...]
+python -m tasks.bridge.child_process <pid of the one that starts it> <module> [argument ...]
 """
 
 import os
@@ -44,7 +44,7 @@ def _end_started() -> None:
 
 def command(*module: str) -> list[str]:
     """Give the command of a Python module that ends with this process."""
-    return [sys.executable, "-m", "tasks.bridge.watched", str(os.getpid()), *module]
+    return [sys.executable, "-m", "tasks.bridge.child_process", str(os.getpid()), *module]
 
 
 if __name__ == "__main__":

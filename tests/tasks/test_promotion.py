@@ -11,8 +11,8 @@ import pytest
 from rootstock.model import history
 from rootstock.system.errors import RootstockError
 from tasks.bridge import champion
+from tests.flows.test_repro_and_flow import ONLY_A_LOOK, experiments
 from tests.flows.test_retrain import deliver
-from tests.flows.test_two_doors import ONLY_A_LOOK, experiments
 from tests.power_cut import power_cut
 from tests.workspace import Workspace
 
@@ -22,14 +22,14 @@ from pathlib import Path
 from rootstock.evaluation.challenge import Decision
 from rootstock.ingest.inbox import Delivery
 from rootstock.config.params import Retrain
-from tasks.bridge import champion, promotion, rollback, unfinished
+from tasks.bridge import champion, promotion, rollback, interrupted
 from tasks.bridge.champion import Arrived
 better, worse = Decision(promote=True, reason="Better."), Decision(promote=False, reason="Worse.")
 class Nothing:
     def signature(self):
         return "what was delivered"
 def next_run(work):
-    unfinished.finish(lambda said: None)
+    interrupted.finish(lambda said: None)
     if champion.is_aside():  # killed before it was decided: that is decided again
         work()
     promotion.publish()
@@ -135,7 +135,7 @@ def test_a_rollback_killed_anywhere_is_carried_out_by_the_next_run_of_any_kind(c
             cut.run(back, trial.root, at)
             when = f"killed at operation {at} of {operations}"
             begun = (trial.root / ".rootstock" / "rollback.json").exists()
-            again = "unfinished.finish(print)" if begun and number % 2 else back
+            again = "interrupted.finish(print)" if begun and number % 2 else back
             if champions_if_there(trial)[-1:] != [("brought back", 1)] or begun:
                 assert cut.run(again, trial.root)[0] == 0, when
             assert champions(trial) == [("first", 1), ("promoted", 2), ("brought back", 1)], when
@@ -216,7 +216,7 @@ def test_a_promotion_in_the_middle_of_a_persons_merge_is_committed_tagged_and_pu
     waits = "champion@v2 is not committed yet, nor tagged: a merge is under way; finish it first."
     promote = "print(promotion.promote(better, Arrived(), 'run', Retrain(git='push')).note)"
     assert waits in workspace.run("python", "-c", PREPARE + promote).stdout
-    finish = "from tasks.bridge import promotion, unfinished; unfinished.finish(print); print(promotion.publish())"
+    finish = "from tasks.bridge import promotion, interrupted; interrupted.finish(print); print(promotion.publish())"
     assert waits in workspace.run("python", "-c", finish).stdout
     assert "champion@v2" not in workspace.run("git", "ls-remote", "origin").stdout
     merging.unlink()
@@ -234,7 +234,7 @@ def test_of_a_promotion_that_was_not_committed_before_params_changed_the_experim
     workspace.run("python", "-c", PREPARE + "promote()")
     (workspace.root / ".git" / "MERGE_HEAD").unlink()
     workspace.set(evaluate={"resamples": 130})
-    said = workspace.run("python", "-c", "from tasks.bridge import unfinished; unfinished.finish(print)").stdout
+    said = workspace.run("python", "-c", "from tasks.bridge import interrupted; interrupted.finish(print)").stdout
     assert said.startswith("dvc.lock or params.yaml changed before champion@v2 was committed. Its experiment is tagged")
     assert workspace.run("git", "log", "-1", "--format=%s").stdout == "in use\n"
     assert workspace.run("git", "show", "champion@v2:dvc.lock").stdout == (workspace.root / "dvc.lock").read_text()
