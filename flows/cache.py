@@ -1,11 +1,11 @@
-"""What is cached, and less of it: features by age or backbone, shards whose images are mostly gone.
+"""Show the cache, prune features by age or backbone, and compact shards whose images are mostly removed.
 
-    python -m flows.cache                                    # shows
-    python -m flows.cache --backbone resnet18                # prunes its features
-    python -m flows.cache --older-than 30                    # prunes what has not been used for 30 days
-    python -m flows.cache --compact                          # writes shards anew of which less than half is left
+    python -m flows.cache                                    # show
+    python -m flows.cache --backbone resnet18                # prune its features
+    python -m flows.cache --older-than 30                    # prune what has not been used for 30 days
+    python -m flows.cache --compact                          # rewrite shards of which less than half is in use
 
-To show takes no flow, and no Prefect; what changes something is the flow in tidy.py.
+Showing needs no Prefect; changes are made by the flow in tidy.py.
 """
 
 import argparse
@@ -18,20 +18,20 @@ from tasks.bridge.cache import check, show
 
 
 def arguments() -> dict[str, Any]:
-    """Read what the command line asks for: the arguments of the flow, where given."""
-    parser = argparse.ArgumentParser(description="Show what is cached; prune features, compact shards.")
-    parser.add_argument("--backbone", metavar="NAME", help="prune the features of this backbone")
-    parser.add_argument("--older-than", metavar="DAYS", type=float, help="prune what has not been used for so long")
-    parser.add_argument("--key", help="prune the features under this key")
+    """Parse the command line into the arguments of the flow that were given."""
+    parser = argparse.ArgumentParser(description="Show the cache; prune features, compact shards.")
+    parser.add_argument("--backbone", metavar="NAME", help="prune features of this backbone")
+    parser.add_argument("--older-than", metavar="DAYS", type=float, help="prune features not used for this many days")
+    parser.add_argument("--key", help="prune features under this key")
     parser.add_argument(
         "--compact", metavar="SHARE", type=float, nargs="?", const=SHARE,
-        help=f"write shards anew of which less than this share is left ({SHARE})",
+        help=f"rewrite shards of which less than this share is still in use (default {SHARE})",
     )  # fmt: skip
     return {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
 
 
 def main() -> None:
-    """Show, or tidy; an error is one sentence, and exit status 1."""
+    """Show the cache, or prune and compact it; an error is one sentence and exit status 1."""
     asked = arguments()
     with entry_point("cache"):
         if asked:
@@ -48,7 +48,7 @@ def tidy(asked: dict[str, Any]) -> None:
     with causes.entry_point("cache"):
         versions.prepare()
         done: Any = cache(**asked)
-        print("", done.said, "", sep="\n")
+        print("", done.summary, "", sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The flow `cache`: less of what is cached (flows/cache.py is its command).
+"""The flow `cache`: prune cached features and compact shards (its command is flows/cache.py).
 
 prefect deployment run cache/cpu -p older_than=30
 """
@@ -20,9 +20,9 @@ from tasks.bridge.workspace_lock import locked_workspace
 @task(name="tidy", task_run_name="tidy")
 @worded
 def tidy(wanted: Wanted, share: float | None) -> State[Tidied]:
-    """Prune and compact, with progress."""
+    """Prune features and compact shards."""
     done = to_tidy(wanted, share)
-    return Completed(message=done.said, data=done)
+    return Completed(message=done.summary, data=done)
 
 
 @flow(name="cache")
@@ -32,28 +32,28 @@ def cache(
     key: str | None = None,
     compact: float | None = None,
 ) -> State[Tidied]:
-    """Prune cached features, compact shards, and show what is left; with no value given, only show.
+    """Prune cached features, compact shards, and show what is left; without any value, only show.
 
-    Features that the present parameters use are never pruned. With several of the first three, all have to fit.
+    Features that the current parameters use are never pruned. Given several of the first three, all have to match.
 
     Args:
-        backbone: Prune the features of this backbone.
-        older_than: Prune features that have not been used for so many days.
-        key: Prune the features under this key.
-        compact: Write shards anew of which less than this share is left (0.5, say); what is trained on them is stale.
+        backbone: Prune features of this backbone.
+        older_than: Prune features not used for this many days.
+        key: Prune features under this key.
+        compact: Rewrite shards of which less than this share is still in use (e.g. 0.5); models trained on them become stale.
     """
     wanted = Wanted(backbone, older_than, key)
     try:
         with locked_workspace() as log:
-            done: Any = Tidied(said="Only shown")
+            done: Any = Tidied(summary="Nothing removed")
             if wanted or compact is not None:
                 versions.save_what_repro_left()
                 done = tidy.submit(wanted, compact).result()
-            shown = show()
+            contents = show()
     except RootstockError as error:
         return failed(error)
     for entry in done.pruned:
         log.info("Pruned %s: %s, %s, %d images", entry.folder, entry.backbone, entry.meaning.get("layer"), entry.images)
-    log.info("%s", done.said)
-    artifacts.show_cache(done.said, shown)
-    return Completed(message=done.said, data=done)
+    log.info("%s", done.summary)
+    artifacts.show_cache(done.summary, contents)
+    return Completed(message=done.summary, data=done)

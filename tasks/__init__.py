@@ -1,1 +1,1 @@
-"""One file a DVC stage: its parameters in, its files out, and two doors to start it."""
+"""The six stages of dvc.yaml, one file per stage; `dvc repro` and the Prefect flows both start them."""

@@ -10,7 +10,7 @@ from tasks.bridge.workspace import BACKBONE
 
 @stage
 def backbone(params: Params) -> Summary:
-    """Fetch the backbone's weights, check them, and say what the network is."""
+    """Fetch the backbone's weights, check them and describe the network."""
     from rootstock.backbones.backbones import prepare
 
     described = prepare(params.backbone, params.seed, BACKBONE)

@@ -1,4 +1,4 @@
-"""evaluate: everything in, the better model and a report on both out.
+"""evaluate: all outputs so far in, the better model and a report on both out.
 
 python -m tasks.evaluate
 """
@@ -15,7 +15,7 @@ STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 
 @stage
 def evaluate(params: Params) -> Summary:
-    """Let validation choose between head and fine-tuned model, then read the test split once and report."""
+    """Choose between head and fine-tuned model on validation, then read the test split once and report."""
     from rootstock.dataset import tables
     from rootstock.evaluation.evaluate import Inputs, evaluate as compare
 

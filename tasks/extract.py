@@ -1,4 +1,4 @@
-"""extract: shards and a backbone in, one Parquet file of features a shard out.
+"""extract: shards and a backbone in, one Parquet file of features per shard out.
 
 python -m tasks.extract
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @stage
 def extract(params: Params) -> Summary:
-    """Push through the frozen backbone what has not been pushed through it before."""
+    """Extract the features that are not cached yet, with the frozen backbone."""
     from rootstock.backbones import backbones
     from rootstock.features import extraction
 
@@ -27,14 +27,14 @@ def extract(params: Params) -> Summary:
         _fan_out(todo, settings, advance)
 
     backbone = backbones.load(BACKBONE, settings.layer, settings.pooling)
-    elsewhere = None if settings.runner == "local" else on_workers
-    done = extraction.extract(backbone, settings, IMAGES, FEATURES, fallback_cache=TRIED, executor=elsewhere)
-    images = f"{done.computed} computed of {done.images} images"
-    return Summary(done.images, f"{images}, by {done.engine}, features/{done.key}")
+    executor = None if settings.runner == "local" else on_workers
+    done = extraction.extract(backbone, settings, IMAGES, FEATURES, fallback_cache=TRIED, executor=executor)
+    images = f"{done.computed} of {done.images} images extracted"
+    return Summary(done.images, f"{images} with {done.engine}, features/{done.key}")
 
 
 def _fan_out(todo: "Plan", settings: "params.Extract", advance: "Advance") -> None:
-    """Have the workers of a Dask or a Ray make the files that are missing."""
+    """Extract the missing files on the workers of a Dask or Ray cluster."""
     from rootstock.features import shard_jobs
     from tasks.bridge.fan_out import fan_out
 

@@ -1,4 +1,4 @@
-"""fine_tune: images, backbone and head in, a network whose later layers were trained on them out.
+"""fine_tune: images, backbone and head in, a network with fine-tuned later layers out.
 
 python -m tasks.fine_tune
 """
@@ -10,7 +10,7 @@ from tasks.bridge.workspace import BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEA
 
 @stage
 def fine_tune(params: Params) -> Summary:
-    """Unfreeze in stages, from the head's weights; the best epoch on validation is kept."""
+    """Unfreeze layers in stages, starting from the head's weights; keep the best epoch on validation."""
     from rootstock.backbones import backbones
     from rootstock.dataset import tables
     from rootstock.system.files import digest
@@ -31,7 +31,7 @@ def fine_tune(params: Params) -> Summary:
     finetune.save(model, history, FINETUNED)
     CHECKPOINT.unlink(missing_ok=True)
     if not history:
-        return Summary(0, "no stages: the backbone stays as it is")
+        return Summary(0, "no stages: the backbone stays frozen")
     best = finetune.best_of(history)
     where = f"stage {best.stage} ({best.unfrozen}), epoch {best.epoch}"
     return Summary(len(train.rows), f"best after {where}: validation {best.val_accuracy:.1%}")

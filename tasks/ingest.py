@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 
 @stage
 def ingest(params: Params) -> Summary:
-    """Look at every source and take in what is new."""
-    return _take_in(params)
+    """Check every source and ingest what is new."""
+    return _ingest(params)
 
 
 def ingest_with(delivery: "Source") -> Stage:
-    """Make the stage that takes in what lies in the inbox, too; without it, earlier deliveries stay as they are."""
+    """Return the stage that also ingests a delivery; earlier deliveries stay as they are."""
 
     def ingest(params: Params) -> Summary:
-        """Look at every source and into the inbox, and take in what is new."""
-        return _take_in(params, delivery)
+        """Check every source and the inbox, and ingest what is new."""
+        return _ingest(params, delivery)
 
     return Stage(ingest)
 
 
-def _take_in(params: Params, delivery: "Source | None" = None) -> Summary:
+def _ingest(params: Params, delivery: "Source | None" = None) -> Summary:
     from rootstock.dataset import tables
-    from rootstock.ingest.ingest import ingest as take_in
+    from rootstock.ingest.ingest import ingest as ingest_sources
 
-    taken = take_in(params.ingest, params.seed, IMAGES, DATASET, LOCAL, delivery)
-    rejected = f", {taken.rejected} rejected (see {DATASET}/rejected.parquet)" if taken.rejected else ""
-    note = f"{taken.new} new of {taken.images} images" if taken.changed else f"nothing new, {taken.images} images"
+    done = ingest_sources(params.ingest, params.seed, IMAGES, DATASET, LOCAL, delivery)
+    rejected = f", {done.rejected} rejected (see {DATASET}/rejected.parquet)" if done.rejected else ""
+    note = f"{done.new} new of {done.images} images" if done.changed else f"nothing new, {done.images} images"
     without = tables.say_without(tables.load_summary(DATASET))
-    return Summary(taken.images, f"{note}{rejected}{'; ' if without else ''}{without}", taken.changed)
+    return Summary(done.images, f"{note}{rejected}{'; ' if without else ''}{without}", done.changed)
 
 
 if __name__ == "__main__":

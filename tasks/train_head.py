@@ -12,7 +12,7 @@ from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HEAD
 
 @stage
 def train_head(params: Params) -> Summary:
-    """Fit logistic regression along a path of L2 strengths; the validation split chooses."""
+    """Fit logistic regression along a path of L2 strengths; the validation split selects one."""
     from rootstock.backbones import backbones
     from rootstock.dataset import tables
     from rootstock.features import feature_keys

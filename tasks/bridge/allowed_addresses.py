@@ -1,4 +1,4 @@
-"""What the addresses that a run is given may reach: the roots of this machine (rootstock/system/roots.py)."""
+"""Which addresses a run's parameters may name: those under the roots of this machine (rootstock/system/roots.py)."""
 
 import os
 import re
@@ -12,20 +12,20 @@ from rootstock.system.addresses import check_protocols
 from rootstock.system.errors import ParamsError
 from rootstock.system.roots import Roots, allows
 
-ROOTS = "ROOTSTOCK_ROOTS"  # environment variable of a worker: folders and prefixes of URLs, with ; between them
+ROOTS = "ROOTSTOCK_ROOTS"  # environment variable of a worker: folders and URL prefixes, separated by ;
 
 HOST = re.compile(r"[^/\\:]+:\d+")  # without a protocol
 
 
 def roots(committed: Params | None) -> Roots:
-    """List the roots: those of ROOTSTOCK_ROOTS, or the workspace and what params.yaml, as committed, names."""
-    if said := os.environ.get(ROOTS):
-        return [os.path.expanduser(entry.strip()) for entry in said.split(";") if entry.strip()]  # noqa: PTH111 - or URL
+    """Return the roots: those of ROOTSTOCK_ROOTS, or the workspace and what the committed params.yaml names."""
+    if named := os.environ.get(ROOTS):
+        return [os.path.expanduser(entry.strip()) for entry in named.split(";") if entry.strip()]  # noqa: PTH111 - or URL
     return [str(Path.cwd()), *(dict.fromkeys(addresses(committed).values()) if committed else ())]
 
 
 def addresses(params: Params) -> dict[str, str]:
-    """Return every address in the parameters that is a place, by its key."""
+    """Return every parameter that names a folder, file or host, by key."""
     found = {f"ingest.sources[{n}].path": source.path for n, source in enumerate(params.ingest.sources)}
     found |= {"backbone.weights": params.backbone.weights, "retrain.inbox": params.retrain.inbox}
     found |= {"extract.cluster": params.extract.cluster or "", "extract.store": params.extract.store or ""}
@@ -33,7 +33,7 @@ def addresses(params: Params) -> dict[str, str]:
 
 
 def _is_a_name(key: str, address: str) -> bool:
-    """Whether it names what is brought along: a sample, a public data set, weights of a package."""
+    """Whether it is a built-in name: a sample, a public data set, or the weights of a package."""
     kind, _, name = address.partition(":")
     if key == "backbone.weights":
         return address in ("pretrained", "random") or address.startswith(packages.PREFIX)
@@ -43,15 +43,15 @@ def _is_a_name(key: str, address: str) -> bool:
 
 
 def check(given: Params, before: Params, roots: Callable[[], Roots]) -> None:
-    """Check the addresses that a run was given.
+    """Check the addresses in the parameters of a run.
 
     Args:
         given: the parameters of the run.
-        before: those of params.yaml; what stands there already is nobody's gift.
-        roots: gives those under which they have to lie; asked where there is something to check.
+        before: those of params.yaml; addresses that are there already are allowed.
+        roots: returns the allowed roots; called only if there is something to check.
 
     Raises:
-        ParamsError: one lies elsewhere.
+        ParamsError: an address is under none of the roots.
     """
     known = set(addresses(before).values())
     if new := {key: address for key, address in addresses(given).items() if address not in known}:
@@ -61,7 +61,7 @@ def check(given: Params, before: Params, roots: Callable[[], Roots]) -> None:
 
 
 def _of_host(address: str) -> str:
-    """Write host:port as Dask and Ray mean it."""
+    """Return host:port as a URL, as Dask and Ray read it."""
     return address if "://" in address else f"tcp://{address}"
 
 
@@ -77,5 +77,5 @@ def _check(key: str, address: str, roots: Roots) -> None:
     if not allows(place, roots):
         raise ParamsError(
             f"{key} is {address!r}, which this run was given and which lies under none of {', '.join(roots)}; name a "
-            f"place there, put it into params.yaml yourself, or have the worker's {ROOTS} name it"
+            f"place under one of these, add it to params.yaml by hand, or to {ROOTS} of the worker"
         )

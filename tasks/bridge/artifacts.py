@@ -1,7 +1,6 @@
-"""What a run shows in the Prefect UI beside states and logs: pictures of a stage's outputs, and the verdict.
+"""What a run shows in the Prefect UI besides states and logs: pictures of a stage's outputs, and the verdict.
 
-Only for a server that somebody looks at: without one, nothing is drawn. A picture that cannot be drawn is a warning,
-never the end of a run.
+Without a server, nothing is drawn. A picture that cannot be drawn is a warning and never ends a run.
 """
 
 import os
@@ -42,43 +41,43 @@ MODELS = {"head": "Head on frozen features", "finetuned": "Fine-tuned"}
 
 
 def show(stage: str) -> None:
-    """Show what a stage made, or had made before."""
-    made = {
-        "ingest": ("sample", "Some of the images, each with its label", _sample),
-        "fine_tune": ("curves", "Loss and validation accuracy: the head, then fine-tuning", _curves),
-        "evaluate": ("confusion", "The winner on the test images, by actual and predicted class", _confusion),
+    """Show the outputs of a stage, whether it ran or was cached."""
+    pictures = {
+        "ingest": ("sample", "A sample of the images, with their labels", _sample),
+        "fine_tune": ("curves", "Loss and validation accuracy: head, then fine-tuning", _curves),
+        "evaluate": ("confusion", "Confusion matrix of the winner on the test split", _confusion),
     }
-    if stage in made and PREFECT_API_URL.value():
-        key, what, draw = made[stage]
+    if stage in pictures and PREFECT_API_URL.value():
+        key, what, draw = pictures[stage]
         unless_it_fails(lambda: create_markdown_artifact(draw(), key=key, description=what))
 
 
 def show_verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str, *, tuned: bool = True) -> None:
-    """Show how a run ended: which model won and why, how good it is, and what each stage did."""
+    """Show how a run ended: which model won and why, its test metrics, and what each stage did."""
     if PREFECT_API_URL.value():
         unless_it_fails(lambda: _verdict(outcomes, metrics, kept, run, tuned=tuned))
 
 
-def show_decision(decision: "Decision", came: str, kept: str) -> None:
-    """Show whether the challenger was promoted, why, and both models' accuracy on every domain."""
+def show_decision(decision: "Decision", arrived: str, kept: str) -> None:
+    """Show whether and why the challenger was promoted, and both models' accuracy per domain."""
 
     def draw() -> str:
         from rootstock.evaluation import challenge
 
-        said = f"## {'Promoted' if decision.promote else 'Rejected'}: {markdown(decision.reason)}"
+        heading = f"## {'Promoted' if decision.promote else 'Rejected'}: {markdown(decision.reason)}"
         shown = [
             challenge.table(decision.lines),
-            _picture(challenge.draw(decision.lines), "Test accuracy before, after"),
+            _picture(challenge.draw(decision.lines), "Test accuracy before and after"),
         ]
-        return "\n\n".join([said, f"{markdown(came)}. {_note(kept)}", *(shown if decision.lines else ())])
+        return "\n\n".join([heading, f"{markdown(arrived)}. {_note(kept)}", *(shown if decision.lines else ())])
 
-    what = "Champion against challenger, and what was decided"
+    what = "Champion against challenger, and the decision"
     if PREFECT_API_URL.value():
         unless_it_fails(lambda: create_markdown_artifact(draw(), key="decision", description=what))
 
 
 def show_comparison(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str:
-    """Show what each backbone is worth: a table, the pictures, and the page; returns the table as text."""
+    """Show the comparison of backbones as a table, plots and a page; return the table as text."""
     from rootstock.evaluation import compare_report
 
     captions = {"size": "Accuracy against size", "depths": "Accuracy by depth", "scratch": "Trained from scratch"}
@@ -90,7 +89,7 @@ def show_comparison(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str
             "\n\n".join([text, *shown]), key="comparison", description="Backbones on this data set"
         )
         if address := _publish_report(flow_run.name, COMPARE / "report.html"):
-            create_link_artifact(link=address, link_text="Report", key="report", description="The comparison as a page")
+            create_link_artifact(link=address, link_text="Report", key="report", description="The full comparison")
 
     if PREFECT_API_URL.value():
         unless_it_fails(draw)
@@ -98,32 +97,32 @@ def show_comparison(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str
 
 
 def show_drift(drifts: "Sequence[Drift]") -> None:
-    """Show how far unlabelled images are from those that the champion was trained on."""
+    """Show how far unlabelled images have drifted from the champion's training images."""
     text = "\n\n".join([*(markdown(drift.say()) for drift in drifts), f"Most informative first: {TO_LABEL}"])
     if PREFECT_API_URL.value():
         unless_it_fails(lambda: create_markdown_artifact(text, key="drift", description="Unlabelled images"))
 
 
 def show_rollback(version: int, changed: Sequence[str]) -> None:
-    """Show what is different since an earlier champion is back."""
-    text = "\n".join([f"## Champion v{version} is back", "", *(f"- {markdown(line)}" for line in changed)])
+    """Show what an earlier champion, now restored, changes."""
+    text = "\n".join([f"## Champion v{version} is restored", "", *(f"- {markdown(line)}" for line in changed)])
     if PREFECT_API_URL.value():
-        unless_it_fails(lambda: create_markdown_artifact(text, key="rollback", description="What is different now"))
+        unless_it_fails(lambda: create_markdown_artifact(text, key="rollback", description="What changed"))
 
 
-def show_cache(said: str, shown: str) -> None:
-    """Show what went of the cache, and what is left."""
-    text = f"## {markdown(said)}\n\n{shown}"
+def show_cache(done: str, contents: str) -> None:
+    """Show what was removed from the cache, and what is left."""
+    text = f"## {markdown(done)}\n\n{contents}"
     if PREFECT_API_URL.value():
-        unless_it_fails(lambda: create_markdown_artifact(text, key="cache", description="What is cached now"))
+        unless_it_fails(lambda: create_markdown_artifact(text, key="cache", description="The cache now"))
 
 
 def unless_it_fails(draw: Callable[[], object]) -> bool:
-    """Show something, and return whether that went well; else it is a warning, and the run goes on."""
+    """Create an artifact and return whether that worked; a failure is a warning, and the run continues."""
     try:
         draw()
     except Exception:
-        get_run_logger().warning("This cannot be shown in the UI", exc_info=True)
+        get_run_logger().warning("The artifact could not be created", exc_info=True)
         return False
     return True
 
@@ -133,7 +132,7 @@ def _sample() -> str:
     from rootstock.evaluation import contact_sheet
 
     manifest = tables.load_manifest(DATASET)
-    return _picture(contact_sheet.draw(manifest, IMAGES), f"Some of {len(manifest):,} images, each with its label")
+    return _picture(contact_sheet.draw(manifest, IMAGES), f"A sample of {len(manifest):,} images, with their labels")
 
 
 def _curves() -> str:
@@ -143,7 +142,7 @@ def _curves() -> str:
 
     history = pd.read_parquet(FINETUNED / "history.parquet")
     path = read_json(HEAD / "head.json")["path"]
-    return _picture(plots.draw_curves(history, path), "Loss and validation accuracy: the head, then fine-tuning")
+    return _picture(plots.draw_curves(history, path), "Loss and validation accuracy: head, then fine-tuning")
 
 
 def _confusion() -> str:
@@ -159,11 +158,11 @@ def _confusion() -> str:
     labels = pd.Categorical(test["label"], categories=classes).codes.astype(np.int64)
     predicted = np.stack(test[winner].to_list()).argmax(axis=1)
     picture = plots.draw_confusion(labels, predicted, classes)
-    return _picture(picture, f"{MODELS[winner]}: {len(labels):,} test images, by actual and predicted class")
+    return _picture(picture, f"{MODELS[winner]}: confusion matrix, {len(labels):,} test images")
 
 
 def _picture(png: bytes, caption: str) -> str:
-    """Put a picture into Markdown; an artifact of type image would show its whole address, which is the picture."""
+    """Embed a picture in Markdown; an artifact of type image would print its whole data URI."""
     from rootstock.evaluation.report import data_uri
 
     return f"{caption}\n\n![{caption}]({data_uri(png)})"
@@ -172,17 +171,17 @@ def _picture(png: bytes, caption: str) -> str:
 def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str, *, tuned: bool) -> None:
     address = _publish_report(run, REPORT / "report.html")
     if address:
-        create_link_artifact(link=address, link_text="Report", key="report", description="The whole report of this run")
+        create_link_artifact(link=address, link_text="Report", key="report", description="The full report of this run")
     why = (MODEL / "README.md").read_text().split("\n\n")[1]
     lines = [
         f"## {why}",
         "",
-        "| on the test images | accuracy | 95 % interval | macro F1 | log loss | calibration error |",
+        "| test split | accuracy | 95 % interval | macro F1 | log loss | calibration error |",
     ]
     lines.append("|---|---|---|---|---|---|")
     for name, called in MODELS.items():
         if name == "finetuned" and not tuned:
-            lines.append(f"| {called} | nothing was tuned | | | | |")
+            lines.append(f"| {called} | not fine-tuned | | | | |")
             continue
         own = metrics[name]
         accuracy = own["accuracy"]
@@ -191,7 +190,7 @@ def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: 
             f"| {own['macro_f1']['value']:.3f} | {own['log_loss']['value']:.3f} | {own['ece']['value']:.3f} |"
         )
     page = REPORT / "report.html"
-    where = f"[The report of this run]({address})" if address else f"The report is {markdown(page.resolve())}"
+    where = f"[The report of this run]({address})" if address else f"Report: {markdown(page.resolve())}"
     lines += ["", f"{where}. {_note(kept.note)}", "", "| stage | seconds | |", "|---|---|---|"]
     lines += [f"| {one.stage} | {one.seconds:.1f} | {one.did}: {markdown(one.note)} |" for one in outcomes]
     text = "\n\n".join(["\n".join(lines), _confusion(), _curves()])
@@ -199,10 +198,10 @@ def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: 
 
 
 def _publish_report(name: str, page: Path) -> str | None:
-    """Keep a copy of the report where it is served, if it is; returns its address.
+    """Copy the report to where it is served, if anywhere; return its address.
 
-    A run's name is whatever somebody has called it, so that it names no file before it is made into such a name. A link
-    that has this name is replaced, and not followed.
+    Anybody may choose a run's name, so it is made into a safe file name first. A link of that name is replaced, not
+    followed.
     """
     served_at = os.environ.get(REPORTS_URL)
     if not served_at:
@@ -217,7 +216,7 @@ def _publish_report(name: str, page: Path) -> str | None:
 
 
 def _note(text: str) -> str:
-    """Give a sentence in Markdown with what stands between backquotes as code, and the rest as it is."""
+    """Escape a sentence for Markdown, with the parts between backquotes as code."""
     parts = re.split(r"`([\w .-]+)`", text)
     shown = [f"`{part}`" if index % 2 else markdown(part) for index, part in enumerate(parts)]
     return " ".join(filter(None, shown))

@@ -1,6 +1,6 @@
-"""The cache of this workspace: what there is, and what of it goes; dvc.lock says what is left.
+"""Show, prune and compact the cached features and images of this workspace, and update dvc.lock.
 
-Nothing is removed from DVC's own cache, whence earlier versions come back: `dvc gc` does that.
+Nothing is removed from DVC's own cache, from which earlier versions are restored: `dvc gc` does that.
 """
 
 from dataclasses import dataclass
@@ -19,23 +19,23 @@ ROOTS = (FEATURES, TRIED)
 
 @dataclass(frozen=True)
 class Tidied:
-    """What went: features, and shards in whose place there are others, or none."""
+    """What was pruned, and a sentence on what was done."""
 
     pruned: tuple[Entry, ...] = ()
-    said: str = ""
+    summary: str = ""
 
 
 def entries() -> list[Entry]:
-    """Describe the features here, those of comparisons, too.
+    """List the cached features, including those of comparisons.
 
     Raises:
-        RootstockError: params.yaml is at fault: it says which are in use.
+        RootstockError: params.yaml, which says which features are in use, is invalid.
     """
     return cache.look(ROOTS, _in_use())
 
 
 def _in_use() -> set[str]:
-    """Name the key of the features that the pipeline reads."""
+    """Return the keys of the features that the pipeline reads."""
     params = workspace.read_params()
     if not (BACKBONE / "backbone.json").exists():
         return set()
@@ -50,18 +50,18 @@ def _in_use() -> set[str]:
 
 
 def show() -> str:
-    """Say what the cache holds and takes, in Markdown."""
+    """Return the contents and sizes of the cache as Markdown."""
     here = entries()
     sizes = {root: sum(entry.bytes for entry in here if entry.folder.parent == root) for root in ROOTS}
     lines = [cache.table(here), ""] if here else []
     lines += [
         f"{FEATURES}: {cache.say(sizes[FEATURES])}",
-        f"{TRIED}: {cache.say(sizes[TRIED])}, of comparisons, on this machine alone",
+        f"{TRIED}: {cache.say(sizes[TRIED])}, from comparisons, on this machine only",
         f"{IMAGES}: {cache.say(cache.size_of(IMAGES))}",
     ]
     data = tables.load(DATASET) if DATASET.exists() else None
     if data and (waste := compaction.waste(data)).images:
-        lines[-1] += f", of which {cache.say(waste.bytes)} are {waste.images:,} images that are gone"
+        lines[-1] += f", of which {cache.say(waste.bytes)} belong to {waste.images:,} removed images"
         lines.append(f"--compact would free {cache.say(waste.freed)} of these, in {len(waste.shards)} shards")
     return "\n".join(lines)
 
@@ -69,55 +69,55 @@ def show() -> str:
 def check(
     backbone: str | None = None, older_than: float | None = None, key: str | None = None, compact: float | None = None
 ) -> None:
-    """Check what is asked for, before a flow starts.
+    """Check the request before a flow starts.
 
     Raises:
-        RootstockError: it is not there, or is in use.
+        RootstockError: the features do not exist, or are in use.
     """
-    _chosen(Wanted(backbone, older_than, key), compact)
+    _select(Wanted(backbone, older_than, key), compact)
 
 
-def _chosen(wanted: Wanted, share: float | None) -> list[Entry]:
+def _select(wanted: Wanted, share: float | None) -> list[Entry]:
     if share is not None:
         compaction.check(share)
     return cache.choose(entries(), wanted) if wanted else []
 
 
 def tidy(wanted: Wanted, share: float | None) -> Tidied:
-    """Prune features and compact shards, and record it.
+    """Prune features and compact shards, and record the result in dvc.lock.
 
     Args:
-        wanted: which features are to go.
-        share: shards of which less than this is left are compacted; None compacts none.
+        wanted: which features to prune.
+        share: compact shards of which less than this share is left; None: compact none.
 
     Raises:
-        RootstockError: what is asked for is not there, or is in use.
+        RootstockError: the features do not exist, or are in use.
     """
-    from tasks.bridge import versions  # DVC: to show, it is not needed
+    from tasks.bridge import versions  # imports DVC, which `show` does not need
 
-    said = []
-    doomed = _chosen(wanted, share)
+    done = []
+    doomed = _select(wanted, share)
     if doomed:
         with versions.changing(FEATURES, alike=True):  # no stage reads features but those in use
             cache.prune(doomed)
     if wanted:
         freed = cache.say(sum(entry.bytes for entry in doomed))
-        said.append(f"{len(doomed)} pruned ({freed})" if doomed else "Nothing to prune")
+        done.append(f"{len(doomed)} pruned ({freed})" if doomed else "Nothing to prune")
     if share is not None:
-        said.append(_compact(share))
-    return Tidied(tuple(doomed), "; ".join(said) or "Nothing was asked for")
+        done.append(_compact(share))
+    return Tidied(tuple(doomed), "; ".join(done) or "Nothing to do")
 
 
 def _compact(share: float) -> str:
     from tasks.bridge import versions
 
     shard_bytes = int(workspace.read_params().ingest.shard_mb * MIB)
-    # Images come in another order now, and a training in another order ends in other digits.
+    # The order of images changes, and so do the digits of anything trained on them.
     with versions.changing(IMAGES, DATASET, FEATURES, alike=False):
         done = compaction.compact(IMAGES, DATASET, ROOTS, LOCAL, shard_bytes, share)
     if not done.removed:
         return "nothing to compact"
     return (
-        f"{done.removed} shards compacted to {done.written}: {done.copied:,} images copied, {done.dropped:,} gone, "
+        f"{done.removed} shards compacted to {done.written}: {done.copied:,} images copied, {done.dropped:,} dropped, "
         f"{cache.say(done.freed)} freed"
     )

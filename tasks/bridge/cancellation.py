@@ -1,4 +1,4 @@
-"""Whether this run is to end: asked for in one thread, noticed by the others wherever they wait or report progress."""
+"""The flag that cancels this run: set in one thread, checked by the others wherever they wait or report progress."""
 
 import threading
 
@@ -6,34 +6,34 @@ _asked = threading.Event()
 
 
 class Stopped(BaseException):
-    """The run is to end; no `except Exception` of a loop that survives bad images may survive this."""
+    """The run was cancelled; not an Exception, so that loops that skip bad images do not swallow it."""
 
 
 def ask() -> None:
-    """Have every thread of this process leave its work at the next place where it looks."""
+    """Ask every thread of this process to stop at its next check."""
     _asked.set()
 
 
 def forget() -> None:
-    """Begin a new run."""
+    """Clear the flag for a new run."""
     _asked.clear()
 
 
 def check() -> None:
-    """Leave a loop whose run is to end.
+    """Stop if the run was cancelled.
 
     Raises:
-        Stopped: it is.
+        Stopped: it was.
     """
     if _asked.is_set():
         raise Stopped("the run was cancelled")
 
 
 def pause(seconds: float) -> None:
-    """Wait, but not for longer than the run is to last.
+    """Sleep, or stop as soon as the run is cancelled.
 
     Raises:
-        Stopped: it is to end.
+        Stopped: it was cancelled.
     """
     _asked.wait(seconds)
     check()

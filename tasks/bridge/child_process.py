@@ -1,6 +1,6 @@
-"""A process that ends when the one that started it has ended, in whatever way: killed ones leave nothing behind.
+"""A child process that ends with its parent, however that ends: killed parents leave nothing behind.
 
-python -m tasks.bridge.child_process <pid of the one that starts it> <module> [argument ...]
+python -m tasks.bridge.child_process <parent pid> <module> [argument ...]
 """
 
 import os
@@ -16,34 +16,34 @@ LOOK_S, END_S = 0.5, 5
 
 
 def end_with(parent: int) -> None:
-    """End this process, with all that it started, once its parent is not `parent` any more.
+    """End this process and all its children as soon as its parent is no longer `parent`.
 
-    The kernel's own signal for this (PR_SET_PDEATHSIG) comes when the *thread* ends that started a process, and reaches
-    that process alone: a worker's runs are processes of their own.
+    The kernel's own signal for this (PR_SET_PDEATHSIG) is sent when the *thread* that started a process ends, and only
+    to that process: a worker's runs are processes of their own.
     """
 
-    def look() -> None:
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(LOOK_S)
-        _end_started()
+        _end_children()
         os._exit(1)
 
-    threading.Thread(target=look, name="end with parent", daemon=True).start()
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
-def _end_started() -> None:
-    started = psutil.Process().children(recursive=True)
-    for process in started:
+def _end_children() -> None:
+    children = psutil.Process().children(recursive=True)
+    for process in children:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, left = psutil.wait_procs(started, timeout=END_S)
+    _, left = psutil.wait_procs(children, timeout=END_S)
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 def command(*module: str) -> list[str]:
-    """Give the command of a Python module that ends with this process."""
+    """Return the command that runs a Python module as a child that ends with this process."""
     return [sys.executable, "-m", "tasks.bridge.child_process", str(os.getpid()), *module]
 
 

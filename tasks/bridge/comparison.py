@@ -1,7 +1,7 @@
-"""A comparison of backbones: what is tried, and where its table, curves and page are kept.
+"""A comparison of backbones: its candidates, and where its table, curves and page are kept.
 
-data/compare is no stage's output: a row holds images a second, and nobody wants `dvc repro` to try eighty backbones. It
-is added to DVC as it is (data/compare.dvc), so that it can be pushed, pulled and looked back on.
+data/compare is not the output of a stage: rows hold images/s, and `dvc repro` should not try eighty backbones. It is
+added to DVC as it is (data/compare.dvc), so that it can be pushed, pulled and restored.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from rootstock.system.files import write
 from tasks.bridge import versions
 from tasks.bridge.workspace import COMPARE, DATASET, FEATURES, IMAGES, TRIED, TRIED_BACKBONES
 
-if TYPE_CHECKING:  # torch: only where something is tried
+if TYPE_CHECKING:  # imports torch, needed only to try a candidate
     import pandas as pd
 
     from rootstock.evaluation.compare import Candidate, Row
@@ -24,25 +24,23 @@ TABLE, CURVES, PAGE = COMPARE / "compare.parquet", COMPARE / "curves.parquet", C
 
 
 def candidates(params: Params) -> "list[Candidate]":
-    """List what is to be compared.
+    """Return the candidates that params.yaml names.
 
     Raises:
-        RootstockError: nothing is to be compared.
-        DamagedError: the rows of before, which new ones are put to, are not what was written.
+        RootstockError: it names none.
+        DamagedError: the table of earlier comparisons is damaged.
     """
     from rootstock.evaluation import compare
 
-    compare.read(TABLE), curves()  # now, rather than when something has been tried for hours
+    compare.read(TABLE), curves()  # fail now rather than after hours
     found = compare.candidates(params)
     if not found:
-        raise RootstockError(
-            "params.yaml: compare.backbones and compare.scratch are empty; expected names of backbones"
-        )
+        raise RootstockError("params.yaml: compare.backbones and compare.scratch are empty; name at least one backbone")
     return found
 
 
 def try_out(candidate: "Candidate", params: Params) -> "Row":
-    """Try a candidate, and put its row and its curve where they are kept: what is done survives a kill."""
+    """Evaluate a candidate and save its row and curve at once, so that a kill loses none that are done."""
     from rootstock.evaluation import compare
 
     places = compare.Places(IMAGES, DATASET, FEATURES, TRIED, TRIED_BACKBONES)
@@ -66,7 +64,7 @@ def _keep_curve(row: "Row", epochs: "Sequence[Epoch]") -> None:
 
 
 def curves() -> "pd.DataFrame":
-    """Read the epochs of what was trained from scratch."""
+    """Read the epochs of the models trained from scratch."""
     import pandas as pd
 
     if not CURVES.exists():
@@ -76,7 +74,7 @@ def curves() -> "pd.DataFrame":
 
 
 def finish() -> "tuple[pd.DataFrame, dict[str, bytes]]":
-    """Make the page, and have DVC know; returns the table of this version of the data, and its pictures."""
+    """Render the page and add it to DVC; return the rows of this version of the data, and the plots."""
     from rootstock.evaluation import compare, compare_report
 
     now = compare.version_of(DATASET)

@@ -1,7 +1,7 @@
-"""On which Prefect server a run is seen: the one that is named, else that of `make ui` in this workspace, else its own.
+"""Choose the Prefect server of a run: the configured one, else that of `make ui` in this workspace, else its own.
 
-What Prefect would start for a run without a server answers every page of every site, is asked for nothing, and outlives
-a run that is killed. Ours has a door (tasks/bridge/server.py), a secret, and ends with the run.
+The temporary server that Prefect itself would start answers every page of every site without a password, and outlives a
+killed run. Ours is guarded (tasks/bridge/server.py), has a secret, and ends with the run.
 """
 
 import json
@@ -18,8 +18,8 @@ from tasks.bridge import child_process
 from tasks.bridge.workspace import LOCAL
 
 UI_LOCK = LOCAL / "ui.lock"  # held while `make ui` is up
-UI = LOCAL / "ui"  # its logs, and
-UI_SETTINGS = UI / "settings.json"  # what a program beside it needs to get in: for nobody else's eyes
+UI = LOCAL / "ui"  # its logs and settings
+UI_SETTINGS = UI / "settings.json"  # what other programs need to connect; readable only by its owner
 API_URL, API_SECRET, SERVER_SECRET = (
     "PREFECT_API_URL",
     "PREFECT_API_AUTH_STRING",
@@ -28,25 +28,25 @@ API_URL, API_SECRET, SERVER_SECRET = (
 
 
 def new_secret() -> str:
-    """Make a name and a password that nobody can guess, as Prefect and HTTP take them."""
+    """Return a random `name:password`, as Prefect and HTTP basic authentication expect it."""
     return f"rootstock:{secrets.token_urlsafe(24)}"
 
 
 @cache
 def _own_secret() -> str:
-    """Make the secret of this process's server: whatever in it comes to need the server, there is one."""
+    """Return the secret of this process's temporary server, the same for all callers."""
     return new_secret()
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder, or close one, to other users of this machine."""
+    """Create a folder, or change one, so that only its owner may read it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     return folder
 
 
 def write_private(path: Path, text: str) -> None:
-    """Put a file in its place that was at no moment another user's to read."""
+    """Write a file that other users can never read, not even while it is written."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -55,9 +55,9 @@ def write_private(path: Path, text: str) -> None:
 
 
 def of_ui() -> dict[str, str]:
-    """Give what leads to the server of this workspace's `make ui`; nothing where it is not up.
+    """Return the settings that connect to this workspace's `make ui`; empty if it is not running.
 
-    What a killed one left behind counts for nothing: it holds no lock any more.
+    Settings that a killed one left behind do not count: it no longer holds the lock.
     """
     try:
         if UI_SETTINGS.exists():
@@ -73,17 +73,17 @@ def of_ui() -> dict[str, str]:
 def _settings() -> dict[str, str]:
     try:
         found = json.loads(UI_SETTINGS.read_text())
-    except (OSError, ValueError):  # another user's, or cut off by a full disk: as if it was not there
+    except (OSError, ValueError):  # another user's, or truncated by a full disk
         return {}
-    is_ours = isinstance(found, dict) and API_URL in found and all(isinstance(value, str) for value in found.values())
-    return found if is_ours else {}
+    is_valid = isinstance(found, dict) and API_URL in found and all(isinstance(value, str) for value in found.values())
+    return found if is_valid else {}
 
 
 def join_ui() -> None:
-    """Let what this process runs be seen in `make ui`, if that is up here and nobody has named a server."""
+    """Report to `make ui`, if it is running in this workspace and no server is configured."""
     if os.environ.get(API_URL) or not (found := of_ui()):
         return
-    import prefect.context  # a second, and its settings are read as they are now
+    import prefect.context  # takes a second, and reads its settings on import
     import prefect.settings
 
     if prefect.settings.PREFECT_API_URL.value():  # in a profile, in prefect.toml or .env
@@ -93,7 +93,7 @@ def join_ui() -> None:
 
 
 def guard_own_server() -> None:
-    """Where no server is named: have the one that Prefect starts for this process be ours."""
+    """If no server is configured, guard the temporary one that Prefect starts for this process."""
     from prefect.settings import PREFECT_API_URL, get_current_settings
     from pydantic import SecretStr
 
@@ -113,5 +113,5 @@ def _start_own_server(server: Any) -> "subprocess.Popen[bytes]":  # noqa: ANN401
     ours = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     where = ["--host", "127.0.0.1", "--port", str(server.port), "--log-level", "error"]
     command = child_process.command("uvicorn", "--factory", "tasks.bridge.server:create_app", *where)
-    # Of Ctrl-C the run alone is to hear: it asks its server how it has ended, and would wait minutes for an answer.
+    # Ctrl-C must reach the run alone: it reports its final state to the server, and would wait minutes for an answer.
     return subprocess.Popen(command, env={**os.environ, **settings, **ours}, start_new_session=True)

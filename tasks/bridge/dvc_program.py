@@ -1,9 +1,9 @@
-"""The program `dvc` of the environment: DVC itself, in turn with the flows and after what a kill left is mended.
+"""The command `dvc` of the environment: DVC itself, taking turns with the flows and repairing what a kill left behind.
 
-DVC knows of no flows. Started beside one, `dvc repro` would take files that the flow is about to record, and be refused
-at its first stage; and a file that DVC was killed in the middle of writing ends every later command. So in a workspace
-a command that writes there waits for its turn, every other one until DVC's lock is free, and what is cut is mended.
-Everywhere else, and for everything else, this is DVC's own program (`python -m dvc` is that without any of this).
+DVC does not know of the flows. Started during one, `dvc repro` would reserve files that the flow is about to record, and
+fail at its first stage; and a file that DVC was writing when it was killed breaks every later command. So in a workspace
+a command that writes waits for running flows, any other one for DVC's lock, and truncated files are repaired first.
+Everywhere else this is DVC's own program (`python -m dvc` always is).
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tasks.bridge.workspace import HISTORY, LOCAL, MODEL
 
-# DVC's names of commands that write where the flows do, `exp run` only where it does; and of those that take its lock.
+# DVC's classes of the commands that write where flows do (`exp run` not always), and of those that take its lock.
 WRITING = {"CmdRepro", "CmdExperimentsRun", "CmdExperimentsApply", "CmdExperimentsSave", "CmdCheckout", "CmdDataPull",
            "CmdCommit"}  # fmt: skip
 ELSEWHERE = ("queue", "tmp_dir", "run_all", "dry")
@@ -31,7 +31,7 @@ def main() -> int:
 
     try:
         asked = parse_args()
-    except (DvcParserError, SystemExit):  # it says so itself, or shows its help
+    except (DvcParserError, SystemExit):  # DVC prints the error or its help itself
         return int(dvc() or 0)
     root = _workspace(Path(asked.cd)) if asked.func.__name__ in LOCKING else None
     with _ready(root, asked) if root else nullcontext():
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def _workspace(start: Path) -> Path | None:
-    """Find the workspace of Rootstock around a folder."""
+    """Return the Rootstock workspace that contains a folder, if any."""
     for folder in (start.resolve(), *start.resolve().parents):
         if (folder / ".dvc").is_dir():
             return folder if (folder / "tasks" / "bridge" / "workspace.py").exists() else None
@@ -48,31 +48,31 @@ def _workspace(start: Path) -> Path | None:
 
 @contextmanager
 def _ready(root: Path, asked: argparse.Namespace) -> Iterator[None]:
-    """Wait for the command's turn, and mend what it is going to read."""
+    """Wait until the command may run, and repair what it is going to read."""
     from rootstock.system import entry_points
     from tasks.bridge import repair, workspace
 
-    def say(sentence: str) -> None:
+    def report(sentence: str) -> None:
         print(f"dvc: {sentence.rstrip('.')}.", file=sys.stderr, flush=True)
 
     here = Path.cwd()
     os.chdir(root)
     writes = asked.func.__name__ in WRITING and not any(getattr(asked, key, False) for key in ELSEWHERE)
-    with entry_points.entry_point("dvc"), workspace.writing(queue=say) if writes else nullcontext():
-        repair.before_dvc(say)
+    with entry_points.entry_point("dvc"), workspace.writing(queue=report) if writes else nullcontext():
+        repair.before_dvc(report)
         if writes:
-            _finish(say)
+            _finish(report)
         os.chdir(here)
         yield
 
 
-def _finish(say: Callable[[str], None]) -> None:
-    """Carry out what a run that was killed had begun; only who finds any pays for the imports."""
+def _finish(report: Callable[[str], None]) -> None:
+    """Complete what a killed run left half done; the slow imports happen only if there is something."""
     notes = (LOCAL / name for name in ("rollback.json", "champion/decided.json", "uncommitted.json"))
     if any(path.exists() for path in (*notes, MODEL / HISTORY.name)):
         from tasks.bridge import interrupted
 
-        interrupted.finish(say)
+        interrupted.finish(report)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Prefect's server with a door: it answers who calls it by its own name, and no page of another site.
+"""Guard Prefect's server: it answers only requests to its own name, and none from pages of other sites.
 
-Any page in a browser of this machine may send requests to a server on loopback. What it may read is for the browser to
-say (CORS), and whose name is in the request for the server: a site whose name leads to 127.0.0.1 all of a sudden (DNS
-rebinding) is its own origin to a browser, but `Host` still has its name. Who is let in needs the secret, too. Other
-names of the server, and origins, are those of PREFECT_SERVER_CORS_ALLOWED_ORIGINS.
+Any page in a browser of this machine may send requests to a server on loopback. The browser decides what the page may
+read (CORS); the server has to check the name it was called by: a site whose name suddenly resolves to 127.0.0.1 (DNS
+rebinding) is the same origin to a browser, but `Host` still has its name. Every request needs the secret, too. Further
+host names and origins come from PREFECT_SERVER_CORS_ALLOWED_ORIGINS.
 
-On SQLite, transactions that may write queue. Prefect begins a transaction as a reader. One that comes to write after
-another has written in between is refused by SQLite at once, whatever the timeout (SQLITE_BUSY_SNAPSHOT,
-https://www.sqlite.org/rescode.html), and the page says "Unknown error while creating flow run": so it was for 3 of 40
-runs that were started while another one was going. Transactions that begin as writers wait instead. PostgreSQL needs
-none of this, and its configuration is another class.
+On SQLite, write transactions queue. Prefect begins every transaction as a reader; if another one has written in between,
+SQLite refuses its first write at once, whatever the timeout (SQLITE_BUSY_SNAPSHOT,
+https://www.sqlite.org/rescode.html), and the page shows "Unknown error while creating flow run": this happened to 3 of
+40 runs that were started during another one. Transactions that begin as writers wait instead. PostgreSQL needs none of
+this, and its configuration is another class.
 """
 
 import base64
@@ -27,8 +27,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK, ALIAS = "127.0.0.1", "localhost"
-ENTRANCE = "/enter"  # followed by # and the secret, which a browser sends nowhere
-# Where Prefect's pages look for the secret; a wrong one takes no right one's place.
+ENTRANCE = "/enter"  # followed by # and the secret, which browsers never send
+# Store the secret where Prefect's pages look for it, unless it is wrong.
 KEEP = """
 const secret = btoa(decodeURIComponent(location.hash.slice(1)));
 fetch("/api/admin/version", {headers: {Authorization: `Basic ${secret}`}})
@@ -42,7 +42,7 @@ PAGE_HEADERS = {
     "frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
-# No page of another site shows this one in a frame of its own, or takes a file of it for a picture or a script.
+# No other site may show our pages in a frame, or load our files as pictures or scripts.
 EVERYWHERE = {
     "X-Frame-Options": "DENY",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -53,8 +53,8 @@ EVERYWHERE = {
 begin = AioSqliteConfiguration.begin_transaction
 
 
-class Door:
-    """Turns away pages of other sites, websockets included, and lets in who has the address with the secret."""
+class OriginGuard:
+    """Refuse requests of other sites, websockets included, and serve the entrance page that stores the secret."""
 
     def __init__(self, app: ASGIApp, origins: frozenset[str]) -> None:
         self.app = app
@@ -71,13 +71,13 @@ class Door:
 
     def _answer(self, scope: Scope, headers: Headers) -> ASGIApp | None:
         host = headers.get("host", "").lower()
-        own = {f"http://{host}", f"https://{host}"}  # the latter where something before this server speaks TLS
+        own = {f"http://{host}", f"https://{host}"}  # the latter behind a TLS proxy
         if not self.origins | own >= {origin.lower() for origin in headers.getlist("origin")}:
-            return PlainTextResponse("This server answers no page of another site.", status_code=403)
+            return PlainTextResponse("This server does not answer pages of other sites.", status_code=403)
         if scope["type"] == "websocket" or scope["method"] != "GET":
             return None
         if host.partition(":")[0] == ALIAS and "text/html" in headers.get("accept", ""):
-            # The page calls the API by one name alone.
+            # The page calls the API by this name only.
             query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
             return RedirectResponse(f"http://{LOOPBACK}{host[len(ALIAS) :]}{scope['path']}{query}")
         if scope["path"] == ENTRANCE:
@@ -97,21 +97,21 @@ def _with_headers(send: Send) -> Send:
 
 
 def create_app() -> ASGIApp:
-    """Make what uvicorn serves."""
-    return behind_door(server.create_app())
+    """Create the app that uvicorn serves."""
+    return guarded(server.create_app())
 
 
-def behind_door(app: ASGIApp) -> ASGIApp:
-    """Put Prefect's app behind the door; its own services go on calling it from within."""
+def guarded(app: ASGIApp) -> ASGIApp:
+    """Guard Prefect's app; its own services still call it directly."""
     AioSqliteConfiguration.begin_transaction = _begin_as_writer  # type: ignore[assignment,method-assign]
     named = PREFECT_SERVER_CORS_ALLOWED_ORIGINS.value().split(",")
     origins = frozenset(origin.strip().lower() for origin in named) - {"*"}
     names = {LOOPBACK, ALIAS, *(urlsplit(origin).hostname or LOOPBACK for origin in origins)}
-    return TrustedHostMiddleware(Door(app, origins), sorted(names), www_redirect=False)
+    return TrustedHostMiddleware(OriginGuard(app, origins), sorted(names), www_redirect=False)
 
 
 def _begin_as_writer(
     self: AioSqliteConfiguration, session: AsyncSession, with_for_update: bool = False
 ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
-    """Begin a transaction that may write, and wait for others that do."""
+    """Begin a transaction as a writer, waiting for other writers."""
     return begin(self, session, with_for_update=True)

@@ -329,7 +329,7 @@ def test_the_stages_of_the_corrected_run_go_by_until_it_is_completed(visit):
 def test_the_verdict_says_which_model_won_and_leads_to_the_report(visit):
     page = visit.page
     visit.open_artifact("sample")
-    expect(visit.tab.locator("p").first).to_have_text(f"Some of {IMAGES:,} images, each with its label")
+    expect(visit.tab.locator("p").first).to_have_text(f"A sample of {IMAGES:,} images, with their labels")
     assert min(size_of_loaded(visit.tab.get_by_role("img"))) > 100
 
     visit.open_run()
@@ -344,7 +344,7 @@ def test_the_verdict_says_which_model_won_and_leads_to_the_report(visit):
     expect(visit.tab).to_contain_text(f"Kept as experiment {visit.run}")
     assert visit.run in visit.workspace.run("dvc", "exp", "list", "--name-only").stdout.split()
     curves = visit.tab.get_by_role("img", name="Loss and validation accuracy")
-    confusion = visit.tab.get_by_role("img", name="test images, by actual and predicted class")
+    confusion = visit.tab.get_by_role("img", name="confusion matrix")
     assert min(size_of_loaded(curves) + size_of_loaded(confusion)) > 100
     visit.picture("verdict", visit.part(page.locator("nav[data-slot=breadcrumb]"), confusion))
 

@@ -35,7 +35,7 @@ def test_a_comparison_leaves_a_table_and_a_page_and_nothing_stale(after_flow):
 def test_the_pipeline_finds_the_features_of_the_backbone_that_is_chosen(after_flow):
     compare(after_flow, "lenet5")
     after_flow.set(backbone={"name": "lenet5", "image_size": None, "crop_fraction": None})
-    assert "0 computed of 45 images" in after_flow.flow()
+    assert "0 of 45 images extracted" in after_flow.flow()
 
 
 def test_a_misspelt_name_on_the_command_line_is_one_line(after_flow):

@@ -80,7 +80,7 @@ def test_added_images_are_the_only_ones_extracted(after_flow):
     draw_photos(after_flow.root / "photos", each=2, first=100)
     table = after_flow.flow()
     assert "6 new of 51 images" in table
-    assert "6 computed of 51 images" in table
+    assert "6 of 51 images extracted" in table
     now = after_flow.outputs()
     assert {name: now[name] for name in earlier} == earlier
     assert after_flow.status() == ONLY_A_LOOK

@@ -75,7 +75,7 @@ def promoted(waiting, tmp_path_factory) -> Workspace:
     deliver(workspace, "shed", 18, first=600)
     said = retrain(workspace)
     assert said.startswith("Promoted: The challenger is better"), said
-    assert "60 new images (60 of shed); 60 computed of 105 images" in said
+    assert "60 new images (60 of shed); 60 of 105 images extracted" in said
     return workspace
 
 
@@ -344,7 +344,7 @@ def test_it_runs_on_a_schedule_and_shows_the_decision_and_the_drift_in_the_ui(de
             deployed.ask(f"deployments/{deployment['id']}/schedules/{schedule['id']}", method="DELETE")
     state = runs[-1].page()["state"]
     assert state["name"] == "Promoted"
-    assert "60 new images (60 of shed); 60 computed of 105 images" in state["message"]
+    assert "60 new images (60 of shed); 60 of 105 images extracted" in state["message"]
     assert "compare" in runs[-1].stages()
     artifacts = until(lambda: {"decision", "drift"} <= (found := runs[-1].artifacts()).keys() and found, "artifacts")
     assert "| shed |" in artifacts["decision"]["data"]

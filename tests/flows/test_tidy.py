@@ -89,9 +89,9 @@ def test_after_a_compaction_nothing_is_extracted_again_and_the_old_bytes_are_gon
     after_repro.set(ingest={"allow_shrink": True})
     after_repro.run("dvc", "repro", "ingest")
     before, old = shelf(after_repro), shards(after_repro)
-    assert "are 30 images that are gone\n--compact would free" in cache(after_repro).stdout
+    assert "belong to 30 removed images\n--compact would free" in cache(after_repro).stdout
     said = cache(after_repro, "--compact", "0.4").stdout
-    assert "1 shards compacted to 1: 15 images copied, 30 gone" in said and "images that are gone" not in said
+    assert "1 shards compacted to 1: 15 images copied, 30 dropped" in said and "removed images" not in said
     new = shards(after_repro)
     assert len(new) == 1 and not new & old
     status = after_repro.status()
@@ -99,7 +99,7 @@ def test_after_a_compaction_nothing_is_extracted_again_and_the_old_bytes_are_gon
     kept = after_repro.outputs()
     after_repro.run("dvc", "repro", "ingest")
     assert after_repro.outputs() == kept
-    assert "0 computed of 15 images" in after_repro.run("dvc", "repro", "extract").stderr
+    assert "0 of 15 images extracted" in after_repro.run("dvc", "repro", "extract").stderr
     assert after_repro.outputs().keys() == kept.keys()
     sent = {path.read_bytes() for path in shelf(after_repro) - before if path.stat().st_size > 20_000}
     made = [path for folder in ("images", "features") for path in (after_repro.root / "data" / folder).rglob("0*")]
@@ -124,4 +124,4 @@ def test_in_the_ui_it_is_a_run_with_what_is_left_among_its_artifacts(deployed, a
         state = run.ended()
         assert state["type"] == "COMPLETED" and state["message"] == "Nothing to prune; nothing to compact"
         assert key in run.artifacts()["cache"]["data"] and run.stages() == {"tidy": "Completed"}
-        assert deployed.start("cache/cpu").ended()["message"] == "Only shown"
+        assert deployed.start("cache/cpu").ended()["message"] == "Nothing removed"

@@ -50,7 +50,7 @@ def without_features(alone: Workspace, root, **extract: object) -> Workspace:
 def test_on_two_workers_the_bytes_are_those_of_one_process(alone, tmp_path, runner):
     copy = without_features(alone, tmp_path / runner, runner=runner)
     said = copy.run("python", "-m", "tasks.extract", HOME=str(tmp_path)).stderr
-    assert "45 computed of 45 images, by openvino" in said
+    assert "45 of 45 images extracted with openvino" in said
     assert features_of(copy) == features_of(alone)
 
 
@@ -79,7 +79,7 @@ def test_a_worker_that_is_killed_loses_nothing_but_time(alone, tmp_path, runner)
     said = copy.run("python", "-m", "tasks.extract", HOME=str(tmp_path)).stderr
     thread.join(5)
     assert killed, "no worker was found to kill"
-    assert "computed of 45 images, by openvino" in said
+    assert "of 45 images extracted with openvino" in said
     assert features_of(copy) == features_of(alone)
 
 
@@ -149,5 +149,5 @@ def test_a_cluster_that_runs_already_gives_the_same_bytes_and_stays(alone, tmp_p
         for turn in ("one", "two"):
             copy = without_features(alone, tmp_path / turn, runner=runner, cluster=address)
             said = copy.run("python", "-m", "tasks.extract", **env).stderr
-            assert "45 computed of 45 images, by openvino" in said
+            assert "45 of 45 images extracted with openvino" in said
             assert features_of(copy) == features_of(alone)

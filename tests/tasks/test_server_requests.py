@@ -34,7 +34,7 @@ def door(monkeypatch):
         await send(opened if scope["type"] == "http" else {"type": "websocket.accept"})
 
     monkeypatch.setattr(server.AioSqliteConfiguration, "begin_transaction", server.begin)
-    whole = server.behind_door(app)
+    whole = server.guarded(app)
 
     def ask(*headers: tuple[str, str], kind: str = "http", path: str = "/api/x", query: bytes = b"") -> Any:
         sent: list[dict] = []
@@ -83,4 +83,4 @@ def test_no_server_without_the_door_is_started_in_its_place(option, tmp_path):
     command = [sys.executable, "-m", "flows.ui.server", option]
     done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"server: {option} is not for this one")
+    assert done.stderr.startswith(f"server: {option} is not supported")
