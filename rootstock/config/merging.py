@@ -1,4 +1,4 @@
-"""Values given to a run over those of params.yaml: key by key, at every depth."""
+"""Merges the values given to a run over those of params.yaml, key by key at every level."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,13 @@ Values = Mapping[str, Any]
 
 
 def merged(base: Values, given: Values) -> dict[str, Any]:
-    """Put what is given in the place of what is there; what is not given stays.
+    """Return `base` with the given values in place of its own.
 
-    A list is one value. A null never changes a value: it is what a form sends for a field that nobody has touched.
+    A list is one value. A null never changes a value: the form sends it for a field that was not touched.
 
     Args:
         base: all sections, as plain values.
-        given: some keys of some sections; what `base` does not know stays in, to be refused by name.
+        given: some keys of some sections; unknown keys are kept, so that validation can refuse them by name.
     """
     result = dict(base)
     for key, value in given.items():
@@ -25,7 +25,7 @@ def merged(base: Values, given: Values) -> dict[str, Any]:
 
 
 def ignored(base: Values, given: Values, prefix: str = "") -> dict[str, Any]:
-    """List the keys for which a null was given and a value stays: {"backbone.image_size": 96}."""
+    """Return the keys whose given null was ignored, with the value that stays: {"backbone.image_size": 96}."""
     found: dict[str, Any] = {}
     for key, value in given.items():
         old = base.get(key)

@@ -1,4 +1,4 @@
-"""params.yaml: read once, checked whole, and an error names the key, what it may be and the nearest spelling."""
+"""Reading, validating and writing params.yaml; errors name the key, the allowed values and the nearest spelling."""
 
 from difflib import get_close_matches
 from io import StringIO
@@ -16,7 +16,7 @@ from rootstock.system import yaml_file
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import write
 
-EXPECTED = {  # by pydantic's names of errors, where its own words are not for the person who writes YAML
+EXPECTED = {  # by pydantic error type, where pydantic's own message does not suit someone who writes YAML
     "bool_type": "true or false",
     "dict_type": "a mapping",
     "float_type": "a number",
@@ -25,38 +25,38 @@ EXPECTED = {  # by pydantic's names of errors, where its own words are not for t
     "string_type": "text (in quotes, if it looks like a number or a date)",
     "tuple_type": "a list",
 }
-SHOWN = 200  # characters of a value
+SHOWN_CHARACTERS = 200  # of a value in a message
 
 
 def load(path: Path) -> Params:
     """Read and check a parameter file.
 
     Raises:
-        ParamsError: the file is missing, is not YAML, or a key is unknown, missing, of the wrong type or impossible.
+        ParamsError: the file is missing or not YAML, or a key is unknown, missing, of the wrong type or out of range.
     """
-    return checked(yaml_file.read(path, "Start Rootstock in the folder that holds it."), path.name)
+    return validate(yaml_file.read(path, "Start Rootstock in the folder that contains it."), path.name)
 
 
-def checked(raw: Any, where: str) -> Params:  # noqa: ANN401
-    """Make parameters of plain values.
+def validate(raw: Any, where: str) -> Params:  # noqa: ANN401
+    """Return the parameters that plain values describe.
 
     Args:
-        raw: sections by their names, as YAML or JSON have them.
-        where: they are from, for the errors.
+        raw: sections by name, as parsed from YAML or JSON.
+        where: they come from, for error messages.
 
     Raises:
-        ParamsError: a key is unknown, missing, of the wrong type or impossible.
+        ParamsError: a key is unknown, missing, of the wrong type or out of range.
     """
     try:
         return Params.model_validate({} if raw is None else raw)
     except ValidationError as error:
         raise ParamsError(explain(error, where)) from None
-    except RecursionError:  # an anchor that holds itself
-        raise ParamsError(f"{where}: values in values, without an end") from None
+    except RecursionError:
+        raise ParamsError(f"{where}: a YAML anchor contains itself; expected values with finite nesting") from None
 
 
-def check_whole(params: Params, where: str) -> None:
-    """Check that parameters name what no default can: whose images these are to be.
+def check_complete(params: Params, where: str) -> None:
+    """Check that parameters name what has no default: at least one source of images.
 
     Raises:
         ParamsError: there is no source.
@@ -67,30 +67,30 @@ def check_whole(params: Params, where: str) -> None:
 
 
 def explain(error: ValidationError, where: str, section: tuple[str, ...] = ()) -> str:
-    """Put what pydantic found into words: the key, what it is, what was expected, the nearest spelling.
+    """Describe validation errors, one per line: key, value, what was expected, nearest spelling.
 
     Args:
-        error: of all parameters, or of a section of them.
-        where: the file, say.
-        section: the way to that section.
+        error: of all parameters, or of one section.
+        where: the values come from, e.g. the file name.
+        section: path of that section.
     """
-    return "\n".join(_say(where, {**problem, "loc": (*section, *problem["loc"])}) for problem in _causes(error))
+    return "\n".join(_describe(where, {**problem, "loc": (*section, *problem["loc"])}) for problem in _causes(error))
 
 
 def save(path: Path, params: Params) -> None:
-    """Write `params` to a parameter file, keeping the comments and the order of what is there."""
-    write(path, text_with(path, params))
+    """Write `params` to a parameter file, keeping its comments and the order of its keys."""
+    write(path, render(path, params))
 
 
-def text_with(path: Path, params: Params) -> str:
-    """Return the text of a parameter file with `params` in it.
+def render(path: Path, params: Params) -> str:
+    """Return the text of a parameter file updated to `params`.
 
-    Only what differs is changed: a key that is left to its default stays away, and DVC sees no change in it.
+    Only values that differ are changed: a key left to its default is not added, so DVC sees no change.
     """
     yaml = YAML()  # round trip: YAML 1.2, as DVC reads it
     yaml.Representer = _ExactFloats
     yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.width = 10_000  # no line is broken that was not
+    yaml.width = 10_000  # wraps no line
     yaml.preserve_quotes = True
     document = yaml.load(path) if path.exists() else None
     before = load(path).model_dump(mode="json") if document else None
@@ -101,7 +101,7 @@ def text_with(path: Path, params: Params) -> str:
 
 
 class _ExactFloats(RoundTripRepresenter):
-    """Writes a float in the style that it had, but for one of many digits, whose last one that would change."""
+    """Writes a float in its original style, unless that would change its last digit."""
 
     def represent_scalar_float(self, data: ScalarFloat) -> ScalarNode:
         node: ScalarNode = super().represent_scalar_float(data)
@@ -112,14 +112,14 @@ _ExactFloats.add_representer(ScalarFloat, _ExactFloats.represent_scalar_float)
 
 
 def _merge(old: Any, before: Any, new: Any) -> Any:  # noqa: ANN401
-    """Put into `old`, the document, what of `new` is not as `before`; the rest, and so its comments, is left alone."""
+    """Update the document `old` where `new` differs from `before`; the rest keeps its comments."""
     if new == before:
         return old
     if isinstance(old, dict) and isinstance(new, dict):
         for key, value in new.items():
             if key not in before or value != before[key]:
                 old[key] = _merge(old.get(key), before.get(key), value)
-        for key in before.keys() - new.keys():  # of a mapping whose keys are a person's own
+        for key in before.keys() - new.keys():  # of a mapping with free keys
             old.pop(key, None)
         return old
     if isinstance(old, list) and isinstance(new, list) and new:
@@ -133,14 +133,14 @@ def _merge(old: Any, before: Any, new: Any) -> Any:  # noqa: ANN401
 
 
 def _causes(error: ValidationError) -> list[ErrorDetails]:
-    """List what is wrong, but not that a list is too short only because its entries are wrong."""
+    """Return the errors, without 'too short' for a list whose entries are themselves invalid."""
     found = error.errors()
     inside = {problem["loc"][:depth] for problem in found for depth in range(len(problem["loc"]))}
     return [problem for problem in found if problem["type"] != "too_short" or problem["loc"] not in inside]
 
 
-def _say(file: str, problem: ErrorDetails) -> str:
-    """Put one of pydantic's findings into words: the key, what it is, what was expected, the nearest spelling."""
+def _describe(file: str, problem: ErrorDetails) -> str:
+    """Describe one pydantic error: key, value, what was expected, nearest spelling."""
     location, given = problem["loc"], problem["input"]
     section, last = _section_of(location), str(location[-1]) if location else ""
     key = _key(location) or "the file"
@@ -157,8 +157,8 @@ def _say(file: str, problem: ErrorDetails) -> str:
             expected = ", ".join(allowed) if few else f"one of {len(allowed)} names (see docs/backbones.md)"
             return f"{file}: {key} is {_shown(given)}; expected {expected}.{_nearest(str(given), allowed)}"
         case "value_error":
-            said = problem["msg"].removeprefix("Value error, ")
-            return f"{file}: {key} {said}" if said.startswith("is ") else f"{file}: {key}: {said}."
+            message = problem["msg"].removeprefix("Value error, ")
+            return f"{file}: {key} {message}" if message.startswith("is ") else f"{file}: {key}: {message}."
         case "too_short":
             least, found = problem["ctx"]["min_length"], problem["ctx"]["actual_length"]
             has = f"has {found} {'entry' if found == 1 else 'entries'}" if found else "is empty"
@@ -166,25 +166,25 @@ def _say(file: str, problem: ErrorDetails) -> str:
         case "model_type":
             expected = f"the keys {', '.join(_section_of((*location, '')).model_fields)}"
         case kind:
-            said = problem["msg"].removeprefix("Input should be ")
-            said = said.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
-            expected = EXPECTED.get(kind) or said
+            message = problem["msg"].removeprefix("Input should be ")
+            message = message.replace("greater than or equal to", "at least")
+            expected = EXPECTED.get(kind) or message.replace("less than or equal to", "at most")
     return f"{file}: {key} is {_shown(given)}; expected {expected}."
 
 
 def _key(location: tuple[int | str, ...]) -> str:
-    """Write a location as a person would: finetune.stages[1].unfreeze."""
+    """Format a location as in finetune.stages[1].unfreeze."""
     key = ""
     for part in location:
         if isinstance(part, int):
             key += f"[{part}]"
-        elif part.isidentifier() or not key:  # leaves out pydantic's names for the branches of a union
+        elif part.isidentifier() or not key:  # skips pydantic's names for the branches of a union
             key += f".{part}" if key else str(part)
     return key
 
 
 def _shown(given: object) -> str:
-    """Show a value, but never all of a section: a source's address may hold what is nobody's business."""
+    """Format a value, but never a whole section: a source's address may contain a secret."""
     match given:
         case None:
             return "empty"
@@ -197,12 +197,12 @@ def _shown(given: object) -> str:
     try:
         shown = repr(given)
     except ValueError:  # more digits than Python writes
-        return "a number of thousands of digits"
-    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+        return "a number with thousands of digits"
+    return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}..."
 
 
 def _section_of(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """Find the section in which the last part of a location stands, or should."""
+    """Return the section that contains, or should contain, the last part of a location."""
     section: type[BaseModel] = Params
     for part in location[:-1]:
         if isinstance(part, str) and part in section.model_fields:
@@ -211,7 +211,7 @@ def _section_of(location: tuple[int | str, ...]) -> type[BaseModel]:
 
 
 def section_in(annotation: Any) -> type[Section] | None:  # noqa: ANN401
-    """Find the section that a field holds, alone or in a tuple."""
+    """Return the section type of a field, alone or in a tuple; None for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     return next((found for part in get_args(annotation) if (found := section_in(part))), None)

@@ -1,4 +1,4 @@
-"""What every section of params.yaml has in common: strict reading, and types that several of them use."""
+"""The base class of all sections of params.yaml, and what several of them share."""
 
 import logging
 from difflib import get_close_matches
@@ -12,8 +12,12 @@ Augment = Literal["none", "crop", "crop_flip"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-def not_nearly(given: str, names: tuple[str, ...], other: str) -> str:
-    """Refuse what is nearly, but not quite, one of some names."""
+def reject_near_miss(given: str, names: tuple[str, ...], other: str) -> str:
+    """Return `given`, unless it looks like a misspelling of one of `names`.
+
+    Raises:
+        ValueError: it does, with the nearest name; `other` says what else is allowed.
+    """
     if given not in names and (near := get_close_matches(given, names, n=1, cutoff=0.75)):
         raise ValueError(f"is {given!r}; expected {', '.join(names)}, or {other}. Did you mean {near[0]}?")
     return given
@@ -21,11 +25,11 @@ def not_nearly(given: str, names: tuple[str, ...], other: str) -> str:
 
 @cache
 def warn_once(message: str) -> None:
-    """Log what a person should change in params.yaml: once a process, however often that is read."""
+    """Log a warning about params.yaml once per process, however often the file is read."""
     log.warning("params.yaml: %s", message)
 
 
 class Section(BaseModel):
-    """A part of params.yaml: no unknown keys, no silent conversion of types, no change after reading."""
+    """A section of params.yaml: immutable, without unknown keys or implicit type conversion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)

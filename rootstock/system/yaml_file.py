@@ -1,4 +1,4 @@
-"""A YAML file that people edit: read, or refused in a sentence that names it."""
+"""Reads a YAML file that people edit; an error is one sentence that names the file."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ DEEPEST = 50
 
 
 def read(path: Path, hint: str = "") -> Any:  # noqa: ANN401
-    """Read a file of plain values: YAML 1.2, as DVC reads it; no tag makes anything else of them.
+    """Read a file of plain values: YAML 1.2, as DVC reads it; tags cannot create other objects.
 
     Args:
         path: of the file.
-        hint: what to do where it is not there.
+        hint: what to do if it is missing.
 
     Raises:
         ParamsError: it cannot be read, or is not YAML.
@@ -32,7 +32,7 @@ def read(path: Path, hint: str = "") -> Any:  # noqa: ANN401
 
 
 def _is_too_deep(content: bytes) -> bool:
-    """Whether values stand in values deeper than anybody writes them: the composer, in C, would end the process."""
+    """Whether the nesting is deeper than anybody writes: the C composer would crash the process."""
     depth = 0
     for event in YAML(typ="safe").parse(content):
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
@@ -42,19 +42,19 @@ def _is_too_deep(content: bytes) -> bool:
 
 
 def parse(content: bytes, name: str) -> Any:  # noqa: ANN401
-    """Read the text of such a file; `name` is what errors call it.
+    """Parse the content of such a file; `name` identifies it in errors.
 
     Raises:
         ParamsError: it is not YAML.
     """
     try:
         if _is_too_deep(content):
-            raise ParamsError(f"{name}: not valid YAML: values in values, more than {DEEPEST} deep")
+            raise ParamsError(f"{name}: not valid YAML: nested more than {DEEPEST} levels deep")
         return YAML(typ="safe").load(content)
     except YAMLError as error:
         raise ParamsError(f"{name}: not valid YAML: {error}") from None
     except ParamsError:
         raise
-    except Exception as error:  # what looks like a number or a date and is none: whatever its parser raises
+    except Exception as error:  # an invalid number or date: whatever its parser raises
         first = next(iter(str(error).splitlines()), type(error).__name__).partition(";")[0]
         raise ParamsError(f"{name}: not valid YAML: a value cannot be read ({first})") from None

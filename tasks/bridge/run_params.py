@@ -95,7 +95,7 @@ def over(there: Params, given: Values, say: Say) -> Params:
     base = there.model_dump(mode="json")
     for key, value in merging.ignored(base, given).items():
         say(f"{key}: null given, {PARAMS}'s {_say(value)} stays; to have it empty, empty it there")
-    params = params_file.checked(merging.merged(base, given), THE_RUN)
+    params = params_file.validate(merging.merged(base, given), THE_RUN)
     allowed_addresses.check(params, there, _roots)
     return params
 
@@ -106,7 +106,7 @@ def handed(values: Values) -> Params:
     Raises:
         ParamsError: a value is at fault, or an address lies elsewhere than it may.
     """
-    params = params_file.checked(values, THE_RUN)
+    params = params_file.validate(values, THE_RUN)
     allowed_addresses.check(params, Params(), _roots)
     return params
 
@@ -148,7 +148,7 @@ def changes(one: Params, other: Params) -> list[str]:
 
 def _write(params: Params, changed: dict[str, tuple[Any, Any]]) -> None:
     """Write a run's values into params.yaml, and before that, what is to be put back."""
-    before, after = PARAMS.read_bytes(), params_file.text_with(PARAMS, params)
+    before, after = PARAMS.read_bytes(), params_file.render(PARAMS, params)
     write(BEFORE, before)
     note = {"before": before.decode(errors="surrogateescape"), "after": after, "written": _written()}
     write(UNDER_WAY, json.dumps(note))
@@ -176,7 +176,7 @@ def committed_params() -> Params | None:
     """Read params.yaml as the last commit has it; nothing where there is no git, or it is an older version's."""
     content = versions.committed(PARAMS)
     try:
-        return None if content is None else params_file.checked(yaml_file.parse(content, str(PARAMS)), str(PARAMS))
+        return None if content is None else params_file.validate(yaml_file.parse(content, str(PARAMS)), str(PARAMS))
     except ParamsError:
         return None
 

@@ -60,7 +60,7 @@ def read_params() -> Params:
         ParamsError: it is at fault, or lacks what dvc.yaml names: DVC could not record the run.
     """
     params = params_file.load(PARAMS)
-    params_file.check_whole(params, str(PARAMS))
+    params_file.check_complete(params, str(PARAMS))
     for section in set(Params.model_fields) - {"retrain", "compare"}:
         if section not in params.model_fields_set:
             raise ParamsError(f"{PARAMS}: {section} is missing, and DVC records it; see docs/params.md.")

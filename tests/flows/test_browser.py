@@ -263,9 +263,9 @@ def test_the_form_explains_its_fields_and_refuses_an_impossible_value_by_name(vi
     page = visit.page
     visit.open_form()
     for explained in (
-        "Which images are taken in, how they are checked, split and packed.",
-        "The pretrained network that is kept frozen as a feature extractor.",
-        "Architecture: torchvision's names, lenet5, plain34, efficientnet_lite0, or timm/<name>.",
+        "Which images are ingested, and how they are checked, split and packed into shards.",
+        "The pretrained network, kept frozen as a feature extractor.",
+        "Architecture: a torchvision name, lenet5, plain34, efficientnet_lite0, or timm/<name>.",
         "Later layers unfrozen in stages, from the head's weights.",
     ):
         expect(page.get_by_text(explained)).to_be_visible()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rootstock.config.params import Params
-from rootstock.config.params_file import checked
+from rootstock.config.params_file import validate
 from rootstock.system.errors import ParamsError
 from tasks.bridge import allowed_addresses
 
@@ -29,12 +29,12 @@ def judged(tmp_path, monkeypatch):
     """Make the function that says whether a value may be given for a key, in a workspace with a link out of it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").symlink_to("/etc")
-    before = checked(COMMITTED, "params.yaml")
+    before = validate(COMMITTED, "params.yaml")
 
     def judge(key: str, value: str, committed: Params = before) -> bool:
         try:
             allowed_addresses.check(
-                checked(KEYS[key](value), "run"), committed, lambda: allowed_addresses.roots(committed)
+                validate(KEYS[key](value), "run"), committed, lambda: allowed_addresses.roots(committed)
             )
         except ParamsError as error:
             assert "lies under none of" in str(error) or "protocols that are read" in str(error)

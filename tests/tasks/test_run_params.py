@@ -183,7 +183,7 @@ def test_a_file_that_names_no_source_is_refused(workspace):
     for door in (["dvc", "repro"], ["python", "-m", "flows.pipeline"]):
         done = workspace.run(*door, check=False)
         assert done.returncode != 0
-        assert "params.yaml: ingest.sources is missing; expected: What to take images in from." in done.stderr
+        assert "params.yaml: ingest.sources is missing; expected: Image sources to ingest." in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from rootstock.config.architectures import NAMES, TORCHVISION
 from rootstock.config.params import Params, Section
-from rootstock.config.params_file import checked, load, save, section_in
+from rootstock.config.params_file import load, save, section_in, validate
 from rootstock.config.section import warn_once
 from rootstock.system.errors import ParamsError, RootstockError
 from rootstock.system.redaction import kind_of_secret
@@ -171,13 +171,13 @@ LONG = 5000 * "9"
     ("content", "part"),
     [
         (f"seed: {LONG}", "a value cannot be read (Exceeds the limit (4300 digits)"),
-        (f"seed: 0x{LONG}", "seed is a number of thousands of digits; expected"),
+        (f"seed: 0x{LONG}", "seed is a number with thousands of digits; expected"),
         (f"seed: {4000 * '9'}", "seed is 999"),
         (f"head: {{l2: [{4000 * '9'}]}}", "head.l2[0] is 999"),
         (f"seed: '{LONG}'", "expected a whole number"),
         ("head: " + 5000 * "[", "not valid YAML"),
-        ("head: " + 100_000 * "[" + 100_000 * "]", "values in values, more than 50 deep"),
-        (100_000 * "- " + "x", "values in values, more than 50 deep"),
+        ("head: " + 100_000 * "[" + 100_000 * "]", "nested more than 50 levels deep"),
+        (100_000 * "- " + "x", "nested more than 50 levels deep"),
         ("seed: !!timestamp 2024-99-99", "not valid YAML"),
         ("seed: !!int x", "not valid YAML"),
         ("seed: !!float x", "not valid YAML"),
@@ -418,11 +418,11 @@ def test_a_misspelt_depth_is_refused_before_a_network_is_built(file, written, me
 def test_former_names_are_read_with_one_warning(caplog):
     warn_once.cache_clear()
     for _ in range(2):
-        found = checked({"extract": {"engine": "onnxruntime"}, "compare": {"backbones": ["seed", "resnet18"]}}, "here")
+        found = validate({"extract": {"engine": "onnxruntime"}, "compare": {"backbones": ["seed", "resnet18"]}}, "here")
     assert found.extract.engine == "auto"
     assert found.compare.backbones == ("classics", "resnet18")
     said = [record.getMessage() for record in caplog.records]
     assert said == [
-        "params.yaml: extract.engine: onnxruntime is no longer there, and is read as auto; write that instead",
-        "params.yaml: compare: the group seed is called classics now; write that instead",
+        "params.yaml: extract.engine: onnxruntime was removed and is read as auto; change it to auto",
+        "params.yaml: compare: the group seed was renamed to classics; change it to classics",
     ]

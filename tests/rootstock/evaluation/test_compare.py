@@ -87,7 +87,7 @@ def test_a_variant_is_named_behind_a_colon():
         ),
         ("backbones: [clasics]", "Did you mean classics"),
         ("scratch: [lenet]", "compare.scratch is 'lenet'; .*Did you mean lenet5"),
-        ("depths: [hihg]", "compare.depths is 'hihg'; expected low, mid, high, penultimate, or the name of a module"),
+        ("depths: [hihg]", "compare.depths is 'hihg'; expected low, mid, high, penultimate, or a module name"),
     ],
 )
 def test_a_misspelt_one_is_refused_with_the_nearest(written, said, tmp_path):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from rootstock.backbones import weights
 from rootstock.config import params
-from rootstock.config.params_file import checked
+from rootstock.config.params_file import validate
 from rootstock.system import downloads, stores
 from rootstock.system.addresses import PROTOCOLS, check_protocols, links
 from rootstock.system.errors import ParamsError, RootstockError, SourceError, WeightsError
@@ -83,7 +83,7 @@ FIELDS = {
 @pytest.mark.parametrize("address", HOLDING)
 def test_no_address_in_the_parameters_may_hold_a_secret_and_the_refusal_does_not_show_it(field, address):
     with pytest.raises(ParamsError) as error:
-        checked(FIELDS[field](address), "params.yaml")
+        validate(FIELDS[field](address), "params.yaml")
     assert str(error.value).startswith(f"params.yaml: {field}: a ")
     assert "would be recorded with every run; set it in the environment: " in str(error.value)
     assert SECRET not in str(error.value)
@@ -96,7 +96,7 @@ def test_no_address_in_the_parameters_may_hold_a_secret_and_the_refusal_does_not
 @pytest.mark.parametrize("address", FREE)
 def test_what_holds_none_is_taken(field, address):
     if not (address.startswith("package:") and field != "backbone.weights"):
-        checked(FIELDS[field](address), "params.yaml")
+        validate(FIELDS[field](address), "params.yaml")
 
 
 def test_a_server_that_holds_parameters_to_their_schema_keeps_hardly_any_of_them():
@@ -119,7 +119,7 @@ def test_a_server_that_holds_parameters_to_their_schema_keeps_hardly_any_of_them
 )
 def test_the_refusal_names_the_variables_that_serve_for_that_protocol(address, variable):
     with pytest.raises(ParamsError, match=re.escape(variable)):
-        checked(FIELDS["extract.store"](address), "params.yaml")
+        validate(FIELDS["extract.store"](address), "params.yaml")
 
 
 @pytest.mark.parametrize("address", [address for address in HOLDING if "%253A" not in address])
