@@ -105,7 +105,7 @@ def forward_alone(engine: Engine, size: int) -> Callable[[], float]:
 
     def rounds() -> float:
         begin, seen = time.perf_counter(), 0
-        for number, features in enumerate(ordered_map(engine.forward, repeat(batch), first=engines.alone)):
+        for number, features in enumerate(ordered_map(engine.forward, repeat(batch), first=engines.limit_to_one_core)):
             if number == 0:
                 begin = time.perf_counter()
                 continue

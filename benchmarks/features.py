@@ -174,7 +174,7 @@ def compare_layouts(folder: Path, values: NDArray[np.float32]) -> None:
 def _write_as(path: Path, names: list[str], values: NDArray[Any], layout: dict[str, Any]) -> None:
     schema = feature_files.schema(values.shape[1], str(values.dtype), {})
     with pq.ParquetWriter(path, schema, use_dictionary=False, write_statistics=False, **layout) as writer:
-        rows = feature_files.rows_a_group(values.shape[1], str(values.dtype))
+        rows = feature_files.rows_per_group(values.shape[1], str(values.dtype))
         for start in range(0, len(values), rows):
             part = values[start : start + rows]
             flat = pa.array(part.reshape(-1), schema.field("feature").type.value_type)

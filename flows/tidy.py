@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from rootstock.features.cache import Wanted
+from rootstock.features.cache import Selection
 from rootstock.system.errors import RootstockError
 from tasks.bridge import artifacts, versions
 from tasks.bridge.cache import Tidied, show, tidy as to_tidy
@@ -19,9 +19,9 @@ from tasks.bridge.workspace_lock import locked_workspace
 
 @task(name="tidy", task_run_name="tidy")
 @worded
-def tidy(wanted: Wanted, share: float | None) -> State[Tidied]:
+def tidy(selection: Selection, share: float | None) -> State[Tidied]:
     """Prune features and compact shards."""
-    done = to_tidy(wanted, share)
+    done = to_tidy(selection, share)
     return Completed(message=done.summary, data=done)
 
 
@@ -42,18 +42,18 @@ def cache(
         key: Prune features under this key.
         compact: Rewrite shards of which less than this share is still in use (e.g. 0.5); models trained on them become stale.
     """
-    wanted = Wanted(backbone, older_than, key)
+    selection = Selection(backbone, older_than, key)
     try:
         with locked_workspace() as log:
             done: Any = Tidied(summary="Nothing removed")
-            if wanted or compact is not None:
+            if selection or compact is not None:
                 versions.save_what_repro_left()
-                done = tidy.submit(wanted, compact).result()
+                done = tidy.submit(selection, compact).result()
             contents = show()
     except RootstockError as error:
         return failed(error)
     for entry in done.pruned:
-        log.info("Pruned %s: %s, %s, %d images", entry.folder, entry.backbone, entry.meaning.get("layer"), entry.images)
+        log.info("Pruned %s: %s, %s, %d images", entry.folder, entry.backbone, entry.fields.get("layer"), entry.images)
     log.info("%s", done.summary)
     artifacts.show_cache(done.summary, contents)
     return Completed(message=done.summary, data=done)

@@ -1,1 +1,1 @@
-"""Features of a frozen backbone: computed once, cached as Parquet, read as a stream."""
+"""Features of a frozen backbone: computed once, cached as Parquet, streamed to training."""

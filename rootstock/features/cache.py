@@ -1,7 +1,7 @@
-"""What is kept so that no image goes through a backbone twice: how large it is, and what of it can go.
+"""List and prune cached features.
 
-A cache is a folder of features, `<root>/<key>/<shard>.parquet`, and its key stands for all that decides the numbers; a
-pointer `<root>/<other key>.json` says that another key means the same numbers.
+A cache is a folder of features, `<root>/<key>/<shard>.parquet`. The key stands for everything that determines the
+values; a pointer `<root>/<other key>.json` says that another key stands for the same values.
 """
 
 import json
@@ -24,35 +24,35 @@ DAY = 24 * 60 * 60  # seconds
 
 @dataclass(frozen=True)
 class Entry:
-    """The features under one key."""
+    """The cached features under one key."""
 
     folder: Path
-    meaning: dict[str, Any]  # what the key stands for; of an empty or a damaged folder, nothing
+    fields: dict[str, Any]  # what the key stands for; empty if the folder is empty or damaged
     files: int
     images: int
     bytes: int
-    used: float  # seconds, as time.time() gives them
-    in_use: bool  # by params.yaml and data/backbone as they are
+    last_used: float  # seconds since the epoch
+    in_use: bool  # by the current params.yaml and data/backbone
 
     @property
     def key(self) -> str:
-        """Name it."""
+        """Return the key, which is the folder's name."""
         return self.folder.name
 
     @property
     def backbone(self) -> str:
-        """Name the backbone whose features these are."""
-        return str(self.meaning.get("backbone", "?"))
+        """Return the name of the backbone."""
+        return str(self.fields.get("backbone", "?"))
 
     @property
-    def days(self) -> float:
-        """Say how long it has not been used."""
-        return max(0.0, time.time() - self.used) / DAY
+    def days_unused(self) -> float:
+        """Return the days since last use."""
+        return max(0.0, time.time() - self.last_used) / DAY
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which features are to go: all that is given has to fit; nothing given is nothing wanted."""
+class Selection:
+    """Which features to prune: an entry has to match every criterion given; without criteria, none is selected."""
 
     backbone: str | None = None
     older_than: float | None = None  # days
@@ -61,21 +61,21 @@ class Wanted:
     def __bool__(self) -> bool:
         return (self.backbone, self.older_than, self.key) != (None, None, None)
 
-    def fits(self, entry: Entry) -> bool:
-        """Whether it is meant."""
+    def matches(self, entry: Entry) -> bool:
+        """Check whether an entry matches every criterion."""
         return (
             self.backbone in (None, entry.backbone)
             and self.key in (None, entry.key)
-            and (self.older_than is None or entry.days > self.older_than)
+            and (self.older_than is None or entry.days_unused > self.older_than)
         )
 
 
-def look(roots: Iterable[Path], in_use: Iterable[str]) -> list[Entry]:
-    """Describe the features under each key, largest first.
+def list_entries(roots: Iterable[Path], in_use: Iterable[str]) -> list[Entry]:
+    """List the features under each key, largest first.
 
     Args:
-        roots: folders of keys; one that is not there has none.
-        in_use: keys; a pointer among them stands for the key that it names.
+        roots: folders of keys; a missing one counts as empty.
+        in_use: keys in use; a pointer among them stands for the key it names.
     """
     roots = list(roots)
     named = set(in_use)
@@ -91,58 +91,58 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _pointers(root: Path) -> Iterator[tuple[Path, str]]:
-    """Give each pointer file and the key that it names."""
+    """Yield each pointer file and the key it names."""
     for path in sorted(root.glob("*.json")):
         try:
             yield path, str(json.loads(path.read_bytes())["key"])
         except (ValueError, KeyError, TypeError):
-            continue  # not one of ours
+            continue  # not a pointer
 
 
 def _describe(folder: Path, in_use: bool) -> Entry:
-    meaning: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     images = size = 0
     paths = sorted(folder.glob("*.parquet"))
     for path in paths:
         size += path.stat().st_size
         try:
-            described = pq.read_metadata(path)
-        except (OSError, ValueError):  # damaged: it can be seen, and it can go
+            metadata = pq.read_metadata(path)
+        except (OSError, ValueError):  # damaged: still listed, and can be pruned
             continue
-        images += described.num_rows
-        meaning = meaning or json.loads((described.metadata or {}).get(METADATA, b"{}"))
-    return Entry(folder, meaning, len(paths), images, size, last_used(folder), in_use)
+        images += metadata.num_rows
+        fields = fields or json.loads((metadata.metadata or {}).get(METADATA, b"{}"))
+    return Entry(folder, fields, len(paths), images, size, last_used(folder), in_use)
 
 
-def choose(entries: Sequence[Entry], wanted: Wanted) -> list[Entry]:
-    """Choose what is to go; what is in use stays.
+def select(entries: Sequence[Entry], selection: Selection) -> list[Entry]:
+    """Select the entries to prune; those in use are kept.
 
     Raises:
-        RootstockError: there is no such key or backbone, or what is named is in use and nothing else is meant.
+        RootstockError: no such key or backbone, or everything selected by name is in use.
     """
-    if wanted.older_than is not None and wanted.older_than < 0:
-        raise RootstockError(f"older_than is {wanted.older_than:g}; expected a number of days, 0 or more")
-    for what, value, there in (
-        ("key", wanted.key, sorted({entry.key for entry in entries})),
-        ("backbone", wanted.backbone, sorted({entry.backbone for entry in entries})),
+    if selection.older_than is not None and selection.older_than < 0:
+        raise RootstockError(f"older_than is {selection.older_than:g}; expected a number of days, 0 or more")
+    for criterion, value, existing in (
+        ("key", selection.key, sorted({entry.key for entry in entries})),
+        ("backbone", selection.backbone, sorted({entry.backbone for entry in entries})),
     ):
-        if value is not None and value not in there:
+        if value is not None and value not in existing:
             raise RootstockError(
-                f"There are no features of the {what} {value!r}; there are: {', '.join(there) or 'none'}"
+                f"No features are cached for {criterion} {value!r}; expected one of: {', '.join(existing) or 'none'}"
             )
-    meant = [entry for entry in entries if wanted.fits(entry)]
-    chosen = [entry for entry in meant if not entry.in_use]
-    if meant and not chosen and (wanted.key or wanted.backbone):
+    matching = [entry for entry in entries if selection.matches(entry)]
+    selected = [entry for entry in matching if not entry.in_use]
+    if matching and not selected and (selection.key or selection.backbone):
         raise RootstockError(
-            f"{meant[0].key} ({meant[0].backbone}) is in use: params.yaml and data/backbone as they are need it, and "
-            "it would be computed again. To be rid of it, choose another backbone or other values of extract, run the "
-            "pipeline, and prune then."
+            f"{matching[0].key} ({matching[0].backbone}) is in use by the current params.yaml and data/backbone, and "
+            "would be computed again. To remove it, set another backbone or other extract values, run the pipeline, "
+            "then prune."
         )
-    return chosen
+    return selected
 
 
 def prune(entries: Iterable[Entry]) -> None:
-    """Remove features and the pointers to them; killed in between, what is left of a key is swept as temporary."""
+    """Remove features and the pointers to them; what an interrupted run leaves of a key is swept as temporary."""
     for entry in entries:
         for pointer, key in _pointers(entry.folder.parent):
             if key == entry.key:
@@ -156,13 +156,13 @@ def prune(entries: Iterable[Entry]) -> None:
 
 
 def size_of(folder: Path) -> int:
-    """Add up the bytes of all files under a folder."""
+    """Return the total size in bytes of all files under a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def table(entries: Sequence[Entry]) -> str:
-    """Lay features out as a Markdown table, which a terminal shows well, too."""
-    head = ("key", "backbone", "layer", "dtype", "engine", "also", "files", "images", "size", "last used", "")
+    """Format entries as a Markdown table, aligned for a terminal."""
+    head = ("key", "backbone", "layer", "dtype", "engine", "other settings", "files", "images", "size", "last used", "")
     rows = [head, *(tuple(map(escape.markdown, _row(entry))) for entry in entries)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [
@@ -172,32 +172,32 @@ def table(entries: Sequence[Entry]) -> str:
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    spelt = [str(entry.meaning.get(name, "?")) for name in ("layer", "dtype", "engine")]
-    age = "today" if entry.days < 1 else f"{entry.days:.0f} days ago"
+    settings = [str(entry.fields.get(name, "?")) for name in ("layer", "dtype", "engine")]
+    age = "today" if entry.days_unused < 1 else f"{entry.days_unused:.0f} days ago"
     note = "in use" if entry.in_use else ""
     return (
         entry.key,
         entry.backbone,
-        *spelt,
-        _also(entry.meaning),
+        *settings,
+        _non_default_settings(entry.fields),
         f"{entry.files:,}",
         f"{entry.images:,}",
-        say(entry.bytes),
+        format_bytes(entry.bytes),
         age,
         note,
     )
 
 
-def _also(meaning: dict[str, Any]) -> str:
-    """Say what is not as usual."""
-    parts = [meaning.get("precision", "f32"), meaning.get("decode", "full")]
-    unusual = [part for part, usual in zip(parts, ("f32", "full"), strict=True) if part != usual]
-    view = [f"view {meaning['view']}, {meaning.get('augment')}"] if meaning.get("view") else []
-    return ", ".join([*unusual, *view])
+def _non_default_settings(fields: dict[str, Any]) -> str:
+    """Describe precision, decoding and view where they differ from the defaults."""
+    values = [fields.get("precision", "f32"), fields.get("decode", "full")]
+    changed = [value for value, default in zip(values, ("f32", "full"), strict=True) if value != default]
+    view = [f"view {fields['view']}, {fields.get('augment')}"] if fields.get("view") else []
+    return ", ".join([*changed, *view])
 
 
-def say(size: float) -> str:
-    """Say a number of bytes for a person."""
+def format_bytes(size: float) -> str:
+    """Format a number of bytes for display."""
     for unit in ("bytes", "kB", "MB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

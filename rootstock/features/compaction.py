@@ -1,8 +1,8 @@
-"""Shards whose images are mostly gone, written anew with those that are left.
+"""Compaction: rewrite shards most of whose images are no longer in the manifest.
 
-A shard is never changed, so an image that leaves the manifest leaves its bytes behind. Compaction copies what is left
-in such shards, bytes and features, into new ones, has ledger and manifest say so, and removes the old ones. The ledger
-keeps a row of every image that loses its bytes: should it return, it is packed anew and has its split of before.
+A shard is never changed, so an image that leaves the manifest leaves its bytes behind. Compaction copies the remaining
+images and their features into new shards, updates ledger and manifest, and removes the old shards. The ledger keeps a
+row for every image whose bytes are dropped: if it returns, it is packed again and gets its earlier split.
 """
 
 import logging
@@ -28,12 +28,12 @@ from rootstock.system.errors import ParamsError, SourceError
 from rootstock.system.files import last_used, mark_used, replacing, sweep
 
 log = logging.getLogger(__name__)
-SHARE = 0.5  # of a shard's image bytes: one that has less left costs more than it holds
+SHARE = 0.5  # shards with a smaller share of their image bytes still in use are compacted
 
 
 @dataclass(frozen=True)
 class Waste:
-    """Bytes of images that nothing needs any more: in all shards, and in those that a compaction would write anew."""
+    """Unused image bytes: in all shards, and in those that a compaction would rewrite."""
 
     images: int
     bytes: int
@@ -42,8 +42,8 @@ class Waste:
 
 
 @dataclass(frozen=True)
-class Compacted:
-    """What a compaction did: shards before and after, images copied and dropped, bytes of shards freed."""
+class CompactionResult:
+    """What a compaction did: shards removed and written, images copied and dropped, bytes freed."""
 
     removed: int
     written: int
@@ -53,36 +53,38 @@ class Compacted:
 
 
 def check(share: float) -> None:
-    """Check a share.
+    """Check that a threshold is a share.
 
     Raises:
-        ParamsError: it is none.
+        ParamsError: `share` is not above 0 and at most 1.
     """
     if not 0 < share <= 1:
-        raise ParamsError(f"compact is {share:g}; expected a share above 0 and up to 1: less than that is left")
+        raise ParamsError(
+            f"compact is {share:g}; expected a share above 0 and up to 1: shards with less in use are compacted"
+        )
 
 
 def waste(data: Dataset, share: float = SHARE) -> Waste:
-    """Find what a compaction would free.
+    """Compute what a compaction would free.
 
     Args:
         data: the data set.
-        share: shards of which less than this is left, by the bytes of images, are compacted.
+        share: shards with less than this share of their image bytes in use are compacted.
 
     Raises:
-        ParamsError: `share` is no share.
+        ParamsError: `share` is not above 0 and at most 1.
     """
     check(share)
     packed = data.ledger[data.ledger["shard"] != UNPACKED]
-    dead = packed[~_needed(packed, data.manifest)]
-    lost, had = (rows.groupby("shard")["size"].sum() for rows in (dead, packed))
-    left = 1 - lost.reindex(had.index, fill_value=0) / had
-    sparse = left.index[left < share]
-    return Waste(len(dead), int(lost.sum()), tuple(sparse), int(lost.reindex(sparse).sum()))
+    unused = packed[~_needed(packed, data.manifest)]
+    unused_bytes, total_bytes = (rows.groupby("shard")["size"].sum() for rows in (unused, packed))
+    used_share = 1 - unused_bytes.reindex(total_bytes.index, fill_value=0) / total_bytes
+    sparse = used_share.index[used_share < share]
+    return Waste(len(unused), int(unused_bytes.sum()), tuple(sparse), int(unused_bytes.reindex(sparse).sum()))
 
 
 def _needed(ledger: pd.DataFrame, manifest: pd.DataFrame) -> "pd.Series[bool]":
-    """Mark what keeps its bytes: the images of the manifest, and those that every ingest tries to give a split."""
+    """Mark images that keep their bytes: those in the manifest, and those still waiting for a split."""
     return ledger["image_id"].isin(manifest["image_id"]) | ledger["split"].isna()
 
 
@@ -93,23 +95,23 @@ def compact(
     scratch: Path,
     shard_bytes: int,
     share: float = SHARE,
-) -> Compacted:
-    """Write the shards anew that hold little, with what is left in them; of a run that was killed, clear up first.
+) -> CompactionResult:
+    """Rewrite sparse shards with the images still in use, after cleaning up what a killed run left.
 
-    New files come first, then ledger and manifest name them, then the old ones go: killed at any moment, nothing is
-    lost, and what is left over goes at the next compaction, or the next ingest.
+    New files are written first, then ledger and manifest are switched, then the old files are removed: a kill at any
+    moment loses nothing, and leftovers are removed by the next compaction or ingest.
 
     Args:
         images_dir: the shards.
-        dataset_dir: the manifest and its companions.
-        features: folders of features, `<key>/<shard>.parquet` each; no image is pushed through a backbone again.
-        scratch: where the scan cache is.
-        shard_bytes: about how large a new shard becomes.
+        dataset_dir: the manifest, ledger and summary.
+        features: folders of features, `<key>/<shard>.parquet` each; nothing is extracted again.
+        scratch: holds the scan cache.
+        shard_bytes: approximate size of a new shard.
         share: see `waste`.
 
     Raises:
-        ParamsError: `share` is no share.
-        SourceError: there is no data set, or a shard is not there.
+        ParamsError: `share` is not above 0 and at most 1.
+        SourceError: there is no data set, or a shard is missing.
     """
     for folder in (images_dir, dataset_dir, *features):
         sweep(folder)
@@ -118,10 +120,10 @@ def compact(
 
 def _compact(
     images_dir: Path, dataset_dir: Path, features: Sequence[Path], shard_bytes: int, share: float, scan: Scan
-) -> Compacted:
+) -> CompactionResult:
     data = tables.load(dataset_dir)
     if data.ledger.empty:
-        raise SourceError(f"{dataset_dir} has no data set to go by: run ingest first, or `dvc pull` it")
+        raise SourceError(f"{dataset_dir} holds no data set: run ingest first, or `dvc pull` it")
     keys = [key for folder in features for key in _keys(folder)]
     with _ages_kept(keys):
         scan.forget_packed_but_in(shards.names(images_dir))
@@ -134,16 +136,18 @@ def _compact(
         left = rows[_needed(rows, data.manifest)]
         moved = _pack(left, keys, images_dir, shard_bytes)
         remaining = [name for name in shards.names(images_dir) if name not in old]
-        scan.forget_packed_but_in(remaining)  # before the switch: what neither it nor the ledger knows, ingest removes
+        scan.forget_packed_but_in(remaining)  # before the switch: ingest removes what neither scan nor ledger knows
         tables.save(dataset_dir, _switched(data, rows, moved, images_dir, remaining))
         _remove(old, images_dir, keys)
-    return Compacted(len(old), moved["shard"].nunique(), len(left), len(rows) - len(left), before - _bytes(images_dir))
+    return CompactionResult(
+        len(old), moved["shard"].nunique(), len(left), len(rows) - len(left), before - _bytes(images_dir)
+    )
 
 
 def _check_there(old: Iterable[str], images_dir: Path) -> None:
     for shard in old:
         if not (path := shards.path_of(images_dir, shard)).exists():
-            raise SourceError(f"{path} is not there: restore it by `dvc pull` or `dvc checkout`")
+            raise SourceError(f"{path} is missing: restore it with `dvc pull` or `dvc checkout`")
 
 
 def _keys(folder: Path) -> list[Path]:
@@ -152,7 +156,7 @@ def _keys(folder: Path) -> list[Path]:
 
 @contextmanager
 def _ages_kept(keys: Sequence[Path]) -> Iterator[None]:
-    """Leave folders as old as they are: a compaction uses no features."""
+    """Keep the last-used times of folders: a compaction does not count as use."""
     ages = {key: last_used(key) for key in keys}
     try:
         yield
@@ -162,14 +166,14 @@ def _ages_kept(keys: Sequence[Path]) -> Iterator[None]:
 
 
 def _sweep_features(keys: Sequence[Path], known: set[str]) -> None:
-    """Remove the features of shards that are gone; shards that are not here but in the ledger are elsewhere."""
+    """Remove the features of deleted shards; shards that are only in the ledger may be on another machine."""
     for path in (path for key in keys for path in sorted(key.glob("*.parquet"))):
         if path.stem not in known:
             feature_files.remove(path)
 
 
 def _pack(rows: pd.DataFrame, keys: Sequence[Path], images_dir: Path, shard_bytes: int) -> pd.DataFrame:
-    """Copy images into new shards, and their features into new files; returns image_id, shard, offset and size."""
+    """Copy images into new shards and their features into new files; return image_id, shard, offset and size."""
     number = max(map(shards.number_of, shards.names(images_dir)), default=-1) + 1
     moved: list[pd.DataFrame] = [rows[["image_id", "shard", "offset", "size"]].head(0)]
     with (
@@ -178,9 +182,7 @@ def _pack(rows: pd.DataFrame, keys: Sequence[Path], images_dir: Path, shard_byte
         progress.bar("compact", len(rows)) as advance,
     ):
         for holders, group in _grouped(rows, keys):
-            waiting: list[
-                tuple[str, str, shards.Place]
-            ] = []  # image, the shard it comes from, its place in the open one
+            waiting: list[tuple[str, str, shards.Place]] = []  # image, old shard, place in the new one
             columns = (group[name] for name in ("image_id", "format", "shard", "offset", "size"))
             for count, (image, kind, shard, offset, size) in enumerate(zip(*columns, strict=True), start=1):
                 waiting.append((image, shard, writer.add(image, kind, reader.image(shard, offset, size, image))))
@@ -192,7 +194,7 @@ def _pack(rows: pd.DataFrame, keys: Sequence[Path], images_dir: Path, shard_byte
 
 
 def _grouped(rows: pd.DataFrame, keys: Sequence[Path]) -> Iterator[tuple[list[Path], pd.DataFrame]]:
-    """Part images by which keys have their features: in one shard, some would lack what others have."""
+    """Group images by the keys that have their features, so that a new shard has features for all or none."""
     holders = {
         shard: tuple(key for key in keys if (key / f"{shard}.parquet").exists()) for shard in rows["shard"].unique()
     }
@@ -203,7 +205,7 @@ def _grouped(rows: pd.DataFrame, keys: Sequence[Path]) -> Iterator[tuple[list[Pa
 def _close(
     writer: shards.Writer, waiting: Sequence[tuple[str, str, shards.Place]], holders: Iterable[Path]
 ) -> pd.DataFrame:
-    """Finish a shard, and bring the features of its images together in the file of each key."""
+    """Close a shard, and write the features of its images under each key."""
     shard = writer.close()
     origins: dict[str, list[str]] = {}
     for image, origin, _ in waiting:
@@ -215,28 +217,28 @@ def _close(
 
 
 def move_features(key: Path, origins: dict[str, list[str]], shard: str) -> None:
-    """Copy the features of images from the files of their old shards to that of a new one, row for row.
+    """Copy features row by row from the files of old shards to the file of a new one.
 
     Args:
         key: the folder of one key.
-        origins: the images by old shard, in the order of the new one.
+        origins: images by old shard, in the order of the new one.
         shard: the new one.
     """
     sources = {key / f"{old}.parquet": images for old, images in origins.items()}
     for path, images in sources.items():
-        if not feature_files.is_whole(path):
-            log.warning("%s: is not what extract wrote; its images will be extracted again", path)
+        if not feature_files.is_intact(path):
+            log.warning("%s: digest mismatch; its images will be extracted again", path)
             return
-        there = pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
+        stored = pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
         wanted = set(images)
-        if list(dict.fromkeys(name for name in there if name in wanted)) != images:
-            log.warning("%s: lacks images of its shard; they will be extracted again", path)
+        if list(dict.fromkeys(name for name in stored if name in wanted)) != images:
+            log.warning("%s: images of its shard are missing; they will be extracted again", path)
             return
-    writing = feature_files.sealing if feature_files.is_sealed(key) else replacing
+    writing = feature_files.replacing_with_digest if feature_files.has_digests(key) else replacing
     with writing(key / f"{shard}.parquet") as temporary:
         schema = pq.read_schema(next(iter(sources)))
         feature = schema.field("feature").type
-        size = feature_files.rows_a_group(feature.list_size, np.dtype(feature.value_type.to_pandas_dtype()).name)
+        size = feature_files.rows_per_group(feature.list_size, np.dtype(feature.value_type.to_pandas_dtype()).name)
         with pq.ParquetWriter(temporary, schema, **feature_files.LAYOUT) as out:
             for table in _in_groups((rows for path, names in sources.items() for rows in _rows_of(path, names)), size):
                 out.write_table(table)
@@ -251,7 +253,7 @@ def _rows_of(path: Path, images: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def _in_groups(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
-    """Join and cut tables to row groups of one size."""
+    """Regroup tables into row groups of one size."""
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)
@@ -266,7 +268,7 @@ def _in_groups(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
 def _switched(
     data: Dataset, rows: pd.DataFrame, moved: pd.DataFrame, images_dir: Path, remaining: list[str]
 ) -> Dataset:
-    """Have ledger, manifest and summary name the new places; a manifest that a kill left behind comes along."""
+    """Return the data set with new places in ledger, manifest and summary, even of a half-written manifest."""
     new = moved.set_index("image_id").reindex(rows["image_id"])
     new = new.fillna({"shard": UNPACKED, "offset": 0, "size": 0}).set_axis(rows.index)
     ledger = data.ledger.copy()
@@ -278,7 +280,7 @@ def _switched(
 
 
 def _remove(old: Iterable[str], images_dir: Path, keys: Sequence[Path]) -> None:
-    """Remove old shards, each after its features: those of a shard that is gone are harder to come by."""
+    """Remove old shards, each after its features, which could not be found once the shard is gone."""
     for shard in old:
         for key in keys:
             feature_files.remove(key / f"{shard}.parquet")

@@ -1,7 +1,7 @@
-"""One pass over shards: images are read, decoded and pushed through the network, and files of features written.
+"""One pass over shards: read and decode images, compute their features, write feature files.
 
-Shards are read from end to end. A few images at a time are read, decoded and computed on one core (engines.py says
-why); they come back in order, and a file is written while they come, under a temporary name until it is whole.
+Shards are read sequentially. Each core reads, decodes and computes a few images at a time (engines.py says why);
+results come back in order and are written as they arrive, under a temporary name until the file is complete.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from rootstock.images import gpu_decoding, loader
 from rootstock.system import progress
 from rootstock.system.parallel import cores, grouped, ordered_map
 
-GPU_BATCHES = 2  # on the GPU at once: one is copied while one is computed
+GPU_BATCHES = 2  # in flight on the GPU: one is copied while the other is computed
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of features: of a shard's images themselves (view 0), or of an augmented view of each."""
+    """A feature file: one shard's images as they are (view 0), or one augmented view of each."""
 
     path: Path
     shard: str
@@ -40,10 +40,10 @@ class File:
 
 @dataclass(frozen=True)
 class Group:
-    """A few images of a file on their way: ids, their records in the shard's content, and what they have become.
+    """A few images of a shard in flight: ids, tar records (for the digest), and pixels or features.
 
-    `values` is pixels (n, 3, size, size) uint8, then features (n, width) float32; where a GPU decodes, `contents` are
-    the files and there are no pixels. `last` is the end of the file.
+    `values` holds pixels (n, 3, size, size) uint8, later features (n, width) float32. With `decode: gpu`, `contents`
+    holds the encoded images and `values` is empty until the GPU has decoded them. `last` marks the end of the shard.
     """
 
     file: File
@@ -58,7 +58,16 @@ def compute(
     files: Sequence[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path,
     advance: progress.Advance, threads: int | None = None,
 ) -> None:  # fmt: skip
-    """Compute files of features, one after the other, each on so many threads (all cores).
+    """Compute feature files one after the other.
+
+    Args:
+        files: to compute.
+        engine: computes the features.
+        backbone: with its weights.
+        settings: the section `extract` of params.yaml.
+        images_dir: the shards.
+        advance: called with the number of images done.
+        threads: to decode and compute with; None is one per core.
 
     Raises:
         ParamsError: float16 is too small for the features of this backbone.
@@ -66,9 +75,9 @@ def compute(
     """
     with closing(groups_of(files, engine, backbone, settings, images_dir, threads)) as groups:
         for file in files:
-            meaning = feature_keys.cache_key_fields(backbone.description, settings, engine.name, file.view)
+            fields = feature_keys.cache_key_fields(backbone.description, settings, engine.name, file.view)
             rows = _checked(groups, images_dir, file.shard, advance)
-            feature_files.write(file.path, rows, backbone.width, settings.dtype, meaning)
+            feature_files.write(file.path, rows, backbone.width, settings.dtype, fields)
 
 
 def groups_of(
@@ -85,16 +94,16 @@ def groups_of(
 
         work = (entry for file in files for entry in _parts(file, images_dir, engine.batch_size))
         if engine.on_each_core:
-            yield from ordered_map(on_one_core, work, threads, first=engines.alone)
+            yield from ordered_map(on_one_core, work, threads, first=engines.limit_to_one_core)
         else:
             pixels_of = ordered_map(lambda entry: decoded(*entry), work, threads, (threads or cores()) + GPU_BATCHES)
             yield from _on_gpu(engine, pixels_of, backbone.transform, loader.device())
 
 
 def _on_gpu(engine: Engine, groups: Iterable[Group], transform: Transform, device: torch.device) -> Iterator[Group]:
-    """Compute the features of groups, in order, two at a time; of undecoded ones, decode the files there.
+    """Compute the features of groups in order, two at a time, decoding on the GPU where needed.
 
-    In f32 convolutions do not round to TF32, as torch has them do by default.
+    With f32, convolutions do not use TF32, which is torch's default.
     """
 
     def compute(group: Group) -> Group:
@@ -102,7 +111,7 @@ def _on_gpu(engine: Engine, groups: Iterable[Group], transform: Transform, devic
             return replace(group, values=engine.forward(group.values))
         seen = gpu_decoding.views(group.contents, transform, device)
         if seen.is_cuda:
-            torch.cuda.synchronize(device)  # the network's stream is another one
+            torch.cuda.synchronize(device)  # the network runs on another stream
         return replace(group, values=engine.forward(seen), contents=())
 
     with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
@@ -110,17 +119,17 @@ def _on_gpu(engine: Engine, groups: Iterable[Group], transform: Transform, devic
 
 
 def _parts(file: File, images_dir: Path, size: int) -> Iterator[tuple[File, list[Member], bool]]:
-    """Divide a shard into groups, and say which is its last."""
+    """Split a shard into groups; the flag marks its last."""
     parts = list(grouped(shards.walk(images_dir, file.shard), size))
     if not parts:
-        raise shards.damaged(images_dir, file.shard, "it holds no image")
+        raise shards.damaged(images_dir, file.shard, "it holds no images")
     *most, last = parts
     yield from ((file, members, False) for members in most)
     yield file, last, True
 
 
 class _Decoder:
-    """Reads images from a shard and decodes them to what the backbone sees."""
+    """Reads images from a shard and decodes them to the backbone's input."""
 
     def __init__(self, reader: shards.Reader, backbone: Backbone, settings: params.Extract) -> None:
         self.reader, self.transform, self.settings = reader, backbone.transform, settings
@@ -128,7 +137,7 @@ class _Decoder:
     def __call__(self, file: File, members: list[Member], last: bool) -> Group:
         try:
             contents = [self.reader.read(file.shard, member.offset, member.size) for member in members]
-        except OSError as error:  # it ends too early, or the disk does not give it
+        except OSError as error:  # truncated, or a disk error
             raise shards.damaged(self.reader.folder, file.shard, str(error)) from error
         records = [shards.record(member.name, data) for member, data in zip(members, contents, strict=True)]
         ids = [member.image_id for member in members]
@@ -142,24 +151,24 @@ class _Decoder:
         seed = seed_of(member.image_id, file.view) if file.view else None
         try:
             seen = loader.view(data, self.transform, augment, seed, self.settings.decode)
-        except Exception as error:  # Pillow's plug-ins raise whatever the parser met; ingest has decoded it once
-            why = f"the image {member.name} in it cannot be decoded ({error})"
+        except Exception as error:  # Pillow's plug-ins raise anything; ingest has decoded this image once
+            why = f"its image {member.name} cannot be decoded ({error})"
             raise shards.damaged(self.reader.folder, file.shard, why) from error
         pixels_of: NDArray[np.uint8] = seen.numpy()
         return pixels_of
 
 
 def seed_of(image_id: str, view: int) -> int:
-    """Give the seed of an image's augmented view: the image's own, so that a view is the same wherever it is."""
+    """Return the seed of an augmented view; it depends on the image alone, so a view is the same in any shard."""
     return int.from_bytes(hashlib.sha256(f"{image_id} {view}".encode()).digest()[:8], "big")
 
 
 def _checked(
     groups: Iterator[Group], images_dir: Path, shard: str, advance: progress.Advance
 ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-    """Pass a file's ids and features on, and hold the bytes that were read to the shard's name before it is finished.
+    """Yield one file's ids and features, then check the bytes read against the digest in the shard's name.
 
-    No group of the next file is asked for: what is wrong with that is no reason to lose this one.
+    No group of the next file is requested: an error there must not cost this file.
     """
     content = hashlib.sha256()
     for group in groups:

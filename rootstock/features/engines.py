@@ -1,8 +1,8 @@
-"""What computes features: torch as it is (eager), or OpenVINO; on a GPU torch.
+"""Inference engines for extraction: PyTorch (eager) or OpenVINO on a CPU, PyTorch on a GPU.
 
-On a processor each core works for itself: it decodes a few images and computes their features, on one thread. Cores
-that share one pass wait for each other at every layer; this way they never do, and small batches stay in the cache
-(docs/extraction.md has the figures). On a GPU the cores decode, and two threads feed it.
+On a CPU each core works independently: one thread decodes a few images and computes their features. Cores that share
+a forward pass wait for each other at every layer; here they never do, and small batches stay in the CPU cache (figures
+in docs/extraction.md). For a GPU the cores decode, and two threads feed it.
 """
 
 import importlib.util
@@ -34,26 +34,25 @@ from rootstock.system.parallel import cores
 log = logging.getLogger(__name__)
 Name = feature_keys.Engine
 Precision = Literal["f32", "bf16"]
-Forward = Callable[[Any], NDArray[np.float32]]  # of uint8 images; of a GPU's engine, they may be there already
+Forward = Callable[[Any], NDArray[np.float32]]  # from uint8 images, which may already be on the GPU
 ENGINES: tuple[Name, ...] = ("openvino", "eager")
-# From so many images on OpenVINO's start, one to three seconds, is made up for: its passes take a third of torch's.
+# Images from which OpenVINO's start-up pays off (docs/extraction.md, "Engines").
 OPENVINO_FROM = 256
-# Images of 224 pixels a pass on one core: 1 to 8 are within 5 % of each other, 32 is 10 % slower (their maps leave the
-# cache); smaller images make up for it in number, up to where the call itself costs nothing.
+# Batch size per core at 224 px, and the most for smaller images (docs/extraction.md, "A core each").
 AT_224, MOST_AT_ONCE = 4, 64
 AT_224_ON_GPU, MOST_AT_ONCE_ON_GPU = 256, 2048  # not measured: no GPU was at hand
 
 
-class Unavailable(Exception):  # noqa: N818  a verdict on this machine, and no fault
-    """An engine that cannot do this here, and why."""
+class Unavailable(Exception):  # noqa: N818  not an error: another engine may do
+    """The reason why an engine cannot be used on this machine."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A network that has been made ready.
+    """A network ready for inference.
 
-    `forward` turns uint8 images (n, 3, size, size), n up to `batch_size`, into features (n, width) float32; where
-    `on_each_core`, from as many threads at once as there are cores, each of which has called `alone` first.
+    `forward` maps uint8 images (n, 3, size, size), n up to `batch_size`, to features (n, width) float32. With
+    `on_each_core` it may be called from one thread per core at once, each of which has called `limit_to_one_core`.
     """
 
     name: str
@@ -66,25 +65,25 @@ def start(
     name: str, backbone: Backbone, precision: Precision = "f32", batch_size: int | None = None,
     device: torch.device | None = None, threads: int | None = None,
 ) -> Engine:  # fmt: skip
-    """Make a network ready.
+    """Start an engine.
 
     Args:
         name: of the engine.
         backbone: in evaluation mode.
-        precision: of what is computed inside; what comes out is float32 in any case.
-        batch_size: images a pass at most; None is what was fastest.
-        device: the GPU, or the processor (None).
-        threads: that are going to call it at once; None is a core each.
+        precision: of the computation; features are float32 in any case.
+        batch_size: most images per forward pass; None is the fastest measured.
+        device: the GPU, or None for the CPU.
+        threads: how many will call it at once; None is one per core.
 
     Raises:
-        Unavailable: the engine is not installed, or cannot do this.
+        Unavailable: the engine is not installed, or does not support this backbone, precision or device.
     """
     on_gpu = device is not None and device.type != "cpu"
     batch_size = batch_size or best_batch_size(backbone.transform.size, on_gpu)
     network = nn.Sequential(Normalise(backbone.transform), backbone.network).eval()
     if device is not None and on_gpu:
         if name != "eager":
-            raise Unavailable("it computes on a processor, and here is a GPU")
+            raise Unavailable("it runs on CPUs only, and this machine has a GPU")
         return Engine(name, gpu.forward(network, precision, device), batch_size, on_each_core=False)
     match name:
         case "eager":
@@ -92,54 +91,62 @@ def start(
         case "openvino":
             forward = _in_openvino(network, precision, backbone.transform.size, batch_size, threads or cores())
         case _:
-            raise Unavailable("this version has no such engine")
+            raise Unavailable("there is no such engine in this version")
     return Engine(name, forward, batch_size)
 
 
 def start_named(name: str, backbone: Backbone, settings: params.Extract, threads: int | None = None) -> Engine:
-    """Start the engine that a parameter names, for so many threads (all cores).
+    """Start the engine named by a parameter.
+
+    Args:
+        name: of the engine.
+        backbone: in evaluation mode.
+        settings: the section `extract` of params.yaml.
+        threads: how many will call it at once; None is one per core.
 
     Raises:
-        ParamsError: it cannot do this here.
+        ParamsError: it cannot be used on this machine.
     """
     if settings.decode == "gpu" and loader.device().type == "cpu":
-        raise ParamsError("params.yaml: extract.decode is 'gpu', and here is none; expected full or reduced.")
+        raise ParamsError(
+            "params.yaml: extract.decode is 'gpu', but this machine has no GPU; expected full or reduced."
+        )
     try:
         return start(name, backbone, settings.precision, settings.batch_size, loader.device(), threads)
     except Unavailable as why:
         raise ParamsError(
             f"params.yaml: extract.engine is {name!r} and extract.precision {settings.precision!r}, but {why}; "
-            "expected another engine, or auto where nothing has been extracted yet"
+            "expected another engine, or auto if nothing has been extracted yet"
         ) from None
 
 
 def start_auto(backbone: Backbone, settings: params.Extract, images: int) -> Engine:
-    """Start what `auto` means: on a processor OpenVINO from 256 images on, else torch as it is.
+    """Start the engine that `auto` stands for: OpenVINO on a CPU from 256 images on, else eager PyTorch.
 
-    OpenVINO does not know every operation and every precision; torch computes what it does not.
+    Where OpenVINO does not support an operation or the precision, eager is used instead.
 
     Args:
         backbone: in evaluation mode.
         settings: the section `extract` of params.yaml.
-        images: how many there are to compute.
+        images: how many are to be computed.
     """
     if images >= OPENVINO_FROM and loader.device().type == "cpu":
         try:
             return start("openvino", backbone, settings.precision, settings.batch_size)
-        except Exception as error:  # an exporter or a runtime that does not know an operation raises what it likes
-            log.warning("extract: eager, as OpenVINO cannot compute this: %s", causes.first_line(error))
+        except Exception as error:  # exporter and runtime raise anything for an unsupported operation
+            log.warning("extract: falling back to the eager engine, as OpenVINO failed: %s", causes.first_line(error))
     return start_named("eager", backbone, settings)
 
 
 def best_batch_size(size: int, on_gpu: bool = False) -> int:
-    """Say how many images of so many pixels a side go into a pass: a power of two."""
+    """Return the batch size for images of `size` pixels a side: a power of two."""
     at_224, most = (AT_224_ON_GPU, MOST_AT_ONCE_ON_GPU) if on_gpu else (AT_224, MOST_AT_ONCE)
     return min(most, int(2 ** max(0, round(log2(at_224 * (224 / size) ** 2)))))
 
 
-def alone() -> None:
-    """Have the calling thread compute on its own core: it starts no OpenMP threads, and others keep theirs."""
-    torch.get_num_threads()  # torch sets a thread's number when it first asks; after that it stays what is set here
+def limit_to_one_core() -> None:
+    """Limit the calling thread to one OpenMP thread; other threads keep theirs."""
+    torch.get_num_threads()  # torch sets a thread's number at the first query; after that it stays what is set here
     threadpool_limits(1, user_api="openmp")
 
 
@@ -159,12 +166,12 @@ def _in_openvino(network: nn.Module, precision: Precision, size: int, batch_size
 
     core: Any = openvino.Core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise Unavailable("this processor has no instructions for bf16")
+        raise Unavailable("this CPU has no bf16 instructions")
     with tempfile.TemporaryDirectory(prefix="rootstock-") as folder:
         model = core.read_model(_export(network, size, Path(folder)))
-        model.reshape([batch_size, 3, size, size])  # one shape: faster than any, and the same numbers for each image
+        model.reshape([batch_size, 3, size, size])  # a fixed shape: faster, and the same values whatever the batch
         settings = {
-            "INFERENCE_PRECISION_HINT": precision,  # said, because the default is bf16 on some processors
+            "INFERENCE_PRECISION_HINT": precision,  # explicit: the default is bf16 on some CPUs
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": threads,
         }
@@ -175,24 +182,24 @@ def _in_openvino(network: nn.Module, precision: Precision, size: int, batch_size
         if not hasattr(requests, "own"):
             requests.own = compiled.create_infer_request()
         features: NDArray[np.float32] = requests.own.infer([images], share_inputs=True)[0]
-        return features.copy()  # the next call writes over it
+        return features.copy()  # the next call overwrites it
 
-    # OpenVINO's first call sets up what its Python part shares. Two threads that make it at once can wait for each
-    # other for ever: one has the lock of that and wants Python's, the other the reverse (seen with 2026.4).
+    # The first call initialises state shared by OpenVINO's Python bindings. Two threads that make it at once can
+    # deadlock between that state's lock and the GIL (seen with 2026.4).
     forward(np.zeros((batch_size, 3, size, size), np.uint8))
-    return _filled_up(forward, batch_size)
+    return _padded(forward, batch_size)
 
 
 def _export(network: nn.Module, size: int, folder: Path) -> Path:
-    """Write a network, with its normalisation, as ONNX.
+    """Export a network with its normalisation to ONNX.
 
-    By tracing: it takes half a second, where torch.export takes seven, and follows the hooks that cut a network.
+    By tracing, which takes half a second against seven for torch.export, and follows the hooks that cut a network.
     """
     _installed("onnx")
     path = folder / "network.onnx"
     images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # of tracing: that shapes are constants
+        warnings.simplefilter("ignore")  # from tracing: shapes become constants
         torch.onnx.export(
             network, (images,), path, dynamo=False, input_names=["images"], output_names=["features"],
             dynamic_axes={"images": {0: "n"}, "features": {0: "n"}},
@@ -205,13 +212,13 @@ def _installed(package: str) -> None:
         raise Unavailable(f"{package} is not installed")
 
 
-def _filled_up(forward: Forward, batch_size: int) -> Forward:
-    """Fill a batch that is not full up with its own first image."""
+def _padded(forward: Forward, batch_size: int) -> Forward:
+    """Pad incomplete batches with copies of their first image."""
 
-    def full(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def padded(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         n = len(images)
         if n < batch_size:
             images = np.concatenate([images, np.repeat(images[:1], batch_size - n, axis=0)])
         return forward(images)[:n]
 
-    return full
+    return padded

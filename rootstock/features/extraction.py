@@ -1,4 +1,4 @@
-"""Images through the frozen backbone: each once, a file of features per shard, whatever happens on the way."""
+"""Extraction: compute the frozen backbone's features of every image once, one Parquet file per shard."""
 
 import time
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from rootstock.features.feature_keys import AUTO
 from rootstock.features.planning import Plan, plan
 from rootstock.system import progress
 
-WARM_GROUPS, TIMED_IMAGES, TIMED_S = 4, 256, 5.0  # speed is measured after so many, on so many, or for so long
+WARM_GROUPS, TIMED_IMAGES, TIMED_S = 4, 256, 5.0  # warm-up groups, then images or seconds timed
 
 
 @dataclass(frozen=True)
-class Extracted:
-    """What an extraction did: images with features, views of them that were computed now, key and engine."""
+class ExtractionResult:
+    """What an extraction did: images with features, features computed now (all views), cache key and engine."""
 
     images: int
     computed: int
@@ -32,39 +32,36 @@ class Extracted:
 def extract(
     backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, *,
     fallback_cache: Path | None = None, executor: Callable[[Plan, progress.Advance], None] | None = None,
-) -> Extracted:  # fmt: skip
+) -> ExtractionResult:  # fmt: skip
     """Compute the features of every shard that has none yet.
 
     Args:
         backbone: with its weights, in evaluation mode, cut at the layer of the settings.
         settings: the section `extract` of params.yaml.
         images_dir: the shards.
-        features_dir: gets `<key>/<shard>.parquet`; what is there, and is what was written, stays as it is.
-        fallback_cache: a folder like that one; files that it has are copied from there.
-        executor: has the missing files computed by others; None computes them here.
+        features_dir: receives `<key>/<shard>.parquet`; intact files are left as they are.
+        fallback_cache: a second features folder, from which missing files are copied.
+        executor: computes the missing files, for example on a cluster; None computes them in this process.
 
     Raises:
-        ParamsError: the engine cannot compute this, or float16 is too small for the features of this backbone.
+        ParamsError: the engine cannot be used, or float16 is too small for the features of this backbone.
         SourceError: a shard is damaged.
     """
     todo = plan(backbone, settings, images_dir, features_dir, fallback_cache)
     total = sum(shards.count(images_dir, file.shard) for file in todo.missing)
     with progress.bar("extract", total) as advance:
-        if todo.there:
-            advance(0, cached=todo.there)
+        if todo.cached:
+            advance(0, cached=todo.cached)
         if todo.missing and executor:
             executor(todo, advance)
         elif todo.missing:
             engine = todo.started or engines.start_named(todo.engine, backbone, settings)
             compute(todo.missing, engine, backbone, settings, images_dir, advance)
-    return Extracted((todo.there + total) // (1 + settings.views), total, todo.key, todo.engine)
+    return ExtractionResult((todo.cached + total) // (1 + settings.views), total, todo.key, todo.engine)
 
 
 def speed(backbone: Backbone, settings: params.Extract, images_dir: Path) -> float:
-    """Measure images a second through decoding and the backbone, on the first images there are, once it is warm.
-
-    Where there are few, they go through it again and again.
-    """
+    """Measure images/s through decoding and the backbone after a warm-up; the first images are repeated as needed."""
     if settings.engine == AUTO:
         engine = engines.start_auto(backbone, settings, TIMED_IMAGES)
     else:

@@ -1,10 +1,10 @@
-"""The files of features: one Parquet file a shard, written whole or not at all, read a row group at a time.
+"""Feature files: one Parquet file per shard, written atomically, read one row group at a time.
 
 Columns are `image_id` and `feature`, a fixed-size list of float32 or float16; rows are in the shard's order. The
-metadata `rootstock` spells out what the features are. docs/extraction.md says what was measured to choose the layout.
+metadata entry `rootstock` says what the features are. docs/extraction.md has the measurements behind the layout.
 
-The digest of `<key>/<shard>.parquet` is in `<key>.<shard>.sha256`, as `sha256sum -c` reads it: a file that is not what
-was written counts as none.
+The digest of `<key>/<shard>.parquet` is in `<key>.<shard>.sha256`, in the format of `sha256sum -c`. A file that does
+not match its digest counts as missing.
 """
 
 import json
@@ -24,11 +24,10 @@ from rootstock.system.errors import ParamsError
 from rootstock.system.files import damaged, reading, replacing, sha256, write as write_file
 from rootstock.system.parallel import ordered_map
 
-Batch = tuple[list[str], NDArray[np.float32]]  # ids of images, and their features (n, width)
+Batch = tuple[list[str], NDArray[np.float32]]  # image ids, and their features (n, width)
 METADATA = b"rootstock"
-GROUP_BYTES = 16 * 2**20  # of a row group: smaller ones are read no faster, larger ones only take memory
-# Half of a network's features are zeros: lz4 saves 28 to 57 % and reads at 2 GB/s still; zstd saves 10 more and reads
-# slower by a third or more. Hashes and floats in no order have no statistics that a reader could skip by.
+GROUP_BYTES = 16 * 2**20  # per row group: smaller ones are read no faster, larger ones only take memory
+# Compression and layout: docs/extraction.md, "The files". Unsorted values have no statistics to skip row groups by.
 LAYOUT: dict[str, Any] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
 
 
@@ -37,63 +36,63 @@ def write(
     batches: Iterable[Batch],
     width: int,
     dtype: str,
-    meaning: dict[str, Any],
+    metadata: dict[str, Any],
 ) -> None:
-    """Write a shard's features, a row group at a time.
+    """Write a shard's features one row group at a time.
 
     Args:
-        path: the file; it is there when all is written.
-        batches: in the order of the rows.
+        path: the file, which appears when it is complete.
+        batches: in row order.
         width: of a feature.
-        dtype: float32 or float16, as they are stored.
-        meaning: what the features are, for the metadata.
+        dtype: float32 or float16, as stored.
+        metadata: what the features are.
 
     Raises:
         ParamsError: float16 is too small for them.
     """
-    columns_of = schema(width, dtype, meaning)
-    feature_type = columns_of.field("feature").type
-    with sealing(path) as temporary, pq.ParquetWriter(temporary, columns_of, **LAYOUT) as writer:
+    file_schema = schema(width, dtype, metadata)
+    feature_type = file_schema.field("feature").type
+    with replacing_with_digest(path) as temporary, pq.ParquetWriter(temporary, file_schema, **LAYOUT) as writer:
         for ids, rows in _groups(batches, width, dtype):
             values = pa.array(rows.reshape(-1), feature_type.value_type)
             columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(values, type=feature_type)]
-            writer.write_table(pa.Table.from_arrays(columns, schema=columns_of))
+            writer.write_table(pa.Table.from_arrays(columns, schema=file_schema))
 
 
-def seal_of(path: Path) -> Path:
-    """Name the file that holds the digest of a file of features."""
+def digest_path(path: Path) -> Path:
+    """Return the path of a feature file's digest."""
     return path.parent.with_name(f"{path.parent.name}.{path.stem}.sha256")
 
 
 @contextmanager
-def sealing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write a file of features to; when the block ends well, it is there, after its digest."""
+def replacing_with_digest(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; when the block succeeds, write the digest and move the file into place."""
     with replacing(path) as temporary:
         yield temporary
-        write_file(seal_of(path), _line(path, sha256(temporary)))
+        write_file(digest_path(path), _line(path, sha256(temporary)))
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a file is there, and is the one that was written; of a key without digests, whether it is there."""
+def is_intact(path: Path) -> bool:
+    """Check whether a file exists and matches its digest; under a key without digests, whether it exists."""
     try:
-        if not is_sealed(path.parent):
+        if not has_digests(path.parent):
             return path.is_file()
-        status, expected = path.stat(), seal_of(path).read_bytes().split()
+        status, expected = path.stat(), digest_path(path).read_bytes().split()
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         return path.is_file() and _digest(path, stamp).encode() in expected[:1]
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
 
 
-def is_sealed(folder: Path) -> bool:
-    """Whether the files of a key have digests: earlier versions wrote none."""
+def has_digests(folder: Path) -> bool:
+    """Check whether the files of a key have digests, which earlier versions did not write."""
     return next(folder.parent.glob(f"{folder.name}.*.sha256"), None) is not None
 
 
-def seal(folder: Path) -> None:
-    """Write down the digests of all files of a key, as they are."""
+def write_digests(folder: Path) -> None:
+    """Write the digests of all files of a key as they are."""
     for path in sorted(folder.glob("*.parquet")):
-        write_file(seal_of(path), _line(path, sha256(path)))
+        write_file(digest_path(path), _line(path, sha256(path)))
 
 
 def _line(path: Path, digest: str) -> str:
@@ -102,53 +101,53 @@ def _line(path: Path, digest: str) -> str:
 
 @lru_cache(maxsize=100_000)
 def _digest(path: Path, stamp: tuple[int, ...]) -> str:
-    """Digest a file, once a process for as long as it stays the same."""
+    """Return a file's digest; computed once per process while the file is unchanged."""
     return sha256(path)
 
 
 def check(path: Path) -> None:
-    """Hold a file of features to its digest.
+    """Check a feature file against its digest.
 
     Raises:
-        DamagedError: it is not what was written.
+        DamagedError: it does not match.
     """
-    if not is_whole(path):
-        raise damaged(path, f"is not what extract wrote: its digest is not that in {seal_of(path)}")
+    if not is_intact(path):
+        raise damaged(path, f"does not match the digest in {digest_path(path)}")
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file of features with its digest."""
-    with sealing(target) as temporary:
+    """Copy a feature file with its digest."""
+    with replacing_with_digest(target) as temporary:
         shutil.copy(source, temporary)
 
 
 def remove(path: Path) -> None:
-    """Remove a file of features and its digest."""
-    for one in (path, seal_of(path)):
-        one.unlink(missing_ok=True)
+    """Remove a feature file and its digest."""
+    for file in (path, digest_path(path)):
+        file.unlink(missing_ok=True)
 
 
-def schema(width: int, dtype: str, meaning: dict[str, Any]) -> pa.Schema:
-    """Give the schema of a file, with what its features are in the metadata."""
-    # That no value is missing is said at each level: a reader then looks for none, and is a third faster.
+def schema(width: int, dtype: str, metadata: dict[str, Any]) -> pa.Schema:
+    """Return the schema of a feature file."""
+    # Not nullable at any level: Arrow then reads a third faster.
     value = pa.field("element", pa.float16() if dtype == "float16" else pa.float32(), nullable=False)
     return pa.schema(
         [
             pa.field("image_id", pa.string(), nullable=False),
             pa.field("feature", pa.list_(value, width), nullable=False),
         ],
-        metadata={METADATA: json.dumps(meaning, sort_keys=True)},
+        metadata={METADATA: json.dumps(metadata, sort_keys=True)},
     )
 
 
-def rows_a_group(width: int, dtype: str) -> int:
-    """Say how many rows go into a row group."""
+def rows_per_group(width: int, dtype: str) -> int:
+    """Return the number of rows in a row group."""
     return max(1, GROUP_BYTES // (width * np.dtype(dtype).itemsize))
 
 
 def _groups(batches: Iterable[Batch], width: int, dtype: str) -> Iterator[tuple[list[str], NDArray[Any]]]:
-    """Put batches together into row groups of one number of rows, whatever the batches' sizes."""
-    rows = rows_a_group(width, dtype)
+    """Regroup batches of any size into row groups of equal length."""
+    rows = rows_per_group(width, dtype)
     ids: list[str] = []
     waiting: list[NDArray[Any]] = []
     for names, batch in batches:
@@ -168,11 +167,11 @@ def _narrowed(batch: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     if not np.isfinite(narrow).all():
         if not np.isfinite(batch).all():
             raise ParamsError(
-                "params.yaml: with backbone.weights as they are, some features are no numbers (NaN or infinite); "
+                "params.yaml: with these backbone.weights some features are NaN or infinite; "
                 "expected other weights, or extract.precision f32."
             )
         raise ParamsError(
-            f"params.yaml: extract.dtype is {dtype!r}, but the features of this backbone go up to "
+            f"params.yaml: extract.dtype is {dtype!r}, but features of this backbone reach "
             f"{np.abs(batch).max():g}; expected float32, or other backbone.weights."
         )
     return narrow
@@ -181,13 +180,12 @@ def _narrowed(batch: NDArray[np.float32], dtype: str) -> NDArray[Any]:
 def read(paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.str_], NDArray[np.float32]]]:
     """Yield the row groups of files in order, as path, image ids (n,) and features (n, width) float32.
 
-    The next is read while one is used: Parquet is decoded at about 1 GB/s a core. Values that are stored as float32 are
-    not copied.
+    Row groups are prefetched: Parquet decodes at about 1 GB/s per core. float32 values are not copied.
     """
-    from torch.utils import dlpack  # seconds to import, and whoever only writes or moves features does without
+    from torch.utils import dlpack  # seconds to import, and not needed to write or move features
 
-    def group(asked: tuple[Path, pq.FileMetaData, int]) -> tuple[Path, NDArray[np.str_], NDArray[np.float32]]:
-        path, metadata, number = asked
+    def group(request: tuple[Path, pq.FileMetaData, int]) -> tuple[Path, NDArray[np.str_], NDArray[np.float32]]:
+        path, metadata, number = request
         with pq.ParquetFile(path, memory_map=True, metadata=metadata) as file:
             table = file.read_row_group(number, use_threads=False)
         column = table["feature"].chunk(0)
@@ -200,19 +198,19 @@ def read(paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.str_], NDArra
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Read what the features of a file are."""
+    """Read what the features in a file are."""
     with reading(path):
-        meaning: dict[str, Any] = json.loads(pq.read_schema(path).metadata[METADATA])
-    return meaning
+        metadata: dict[str, Any] = json.loads(pq.read_schema(path).metadata[METADATA])
+    return metadata
 
 
 def width_of(path: Path) -> int:
-    """Read the width of a file's features."""
+    """Return the width of a file's features."""
     with reading(path):
         return int(pq.read_schema(path).field("feature").type.list_size)
 
 
 def rows_of(path: Path) -> int:
-    """Count the rows of a file."""
+    """Return the number of rows in a file."""
     with reading(path):
         return int(pq.read_metadata(path).num_rows)

@@ -1,7 +1,7 @@
-"""Which folder holds which features: a key that stands for everything that decides the numbers.
+"""Cache keys: the folder of a set of features is named after everything that determines their values.
 
-A file of features depends on image bytes and backbone alone: neither a label nor a split is in it, so that relabelling
-or splitting anew rewrites none.
+Features depend on image bytes, backbone and settings alone. Labels and splits are not part of them, so relabelling or
+a new split recomputes nothing.
 """
 
 import hashlib
@@ -17,44 +17,44 @@ from rootstock.system.files import read_json, reading, write
 FORMAT_VERSION = 2
 AUTO: Literal["auto"] = "auto"
 Engine = Literal["eager", "openvino"]
-FORMER_ENGINES = ("onnxruntime", "compile")  # of earlier versions: what they computed is read, and not added to
+FORMER_ENGINES = ("onnxruntime", "compile")  # of earlier versions: their features are read, but no new ones are added
 
 
 def cache_key_fields(
     description: dict[str, Any], settings: params.Extract, engine: str, view: int = 0
 ) -> dict[str, Any]:
-    """Spell out everything that decides the numbers of a backbone's features.
+    """Return everything that determines the values of a backbone's features.
 
     Args:
         description: the contents of backbone.json.
         settings: the section `extract` of params.yaml.
-        engine: that computes them.
+        engine: computes them.
         view: 0 is the image itself, others are augmented.
     """
     depth = description.get("depths", {}).get(settings.layer)
-    layer = depth["layer"] if depth else settings.layer  # a depth and the module that it means are the same
+    layer = depth["layer"] if depth else settings.layer  # a level and the module it stands for have one key
     return {
         "backbone": description["name"],
         "digest": description["digest"],
         "transform": description["transform"],
         "layer": layer,
-        **({"pooling": settings.pooling} if layer != PENULTIMATE else {}),  # the penultimate layer has its own
+        **({"pooling": settings.pooling} if layer != PENULTIMATE else {}),  # the penultimate layer has its own pooling
         "dtype": settings.dtype,
         "engine": engine,
         "precision": settings.precision,
-        **({"view": view, "augment": settings.view_augment} if view else {}),  # it sees all pixels in any case
+        **({"view": view, "augment": settings.view_augment} if view else {}),  # views are always decoded at full size
         **({"decode": settings.decode} if not view else {}),
         "format": FORMAT_VERSION,
     }
 
 
-def key_of(meaning: dict[str, Any]) -> str:
-    """Name the folder of features: a short digest of their meaning."""
-    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:12]
+def key_of(fields: dict[str, Any]) -> str:
+    """Return the cache key, which is the folder's name: a short digest of the fields."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def find(description: dict[str, Any], settings: params.Extract, features_dir: Path) -> list[Path]:
-    """Name the folders that hold a backbone's features: of the images themselves, then of each augmented view.
+    """Return the folders of a backbone's features: the images themselves, then each augmented view.
 
     Raises:
         SourceError: `extract.engine` is auto, and nothing has been extracted yet.
@@ -62,30 +62,30 @@ def find(description: dict[str, Any], settings: params.Extract, features_dir: Pa
     engine = settings.engine if settings.engine != AUTO else engine_of(description, settings, features_dir)
     if engine is None:
         raise SourceError(f"{features_dir} has no features of this backbone: run extract first, or `dvc pull` it")
-    meanings = (cache_key_fields(description, settings, engine, view) for view in range(settings.views + 1))
-    return [features_dir / key_of(meaning) for meaning in meanings]
+    views = range(settings.views + 1)
+    return [features_dir / key_of(cache_key_fields(description, settings, engine, view)) for view in views]
 
 
 def engine_of(description: dict[str, Any], settings: params.Extract, features_dir: Path) -> str | None:
-    """Return the engine that `auto` has been so far for these features; None where it has to be chosen."""
-    path = _note(description, settings, features_dir)
+    """Return the engine recorded for `auto` with these features, or None if there is none yet."""
+    path = _note_path(description, settings, features_dir)
     if not path.exists():
         return None
-    noted = read_json(path)
+    note = read_json(path)
     with reading(path):
-        return str(noted["engine"])
+        return str(note["engine"])
 
 
 def note_engine(description: dict[str, Any], settings: params.Extract, features_dir: Path, engine: str) -> None:
-    """Record which engine `auto` is for these features: it stays, so that a cache is of one engine.
+    """Record which engine `auto` stands for with these features, so that a cache never mixes engines.
 
-    The note is `<digest of the meaning without its engine>.json`, with the key of the folder that it stands for.
+    The file is `<key with engine auto>.json`; it holds the engine and the key of the folder.
     """
     if engine_of(description, settings, features_dir) != engine:
         key = key_of(cache_key_fields(description, settings, engine))
         content = json.dumps({"engine": engine, "key": key}, indent=2) + "\n"
-        write(_note(description, settings, features_dir), content)
+        write(_note_path(description, settings, features_dir), content)
 
 
-def _note(description: dict[str, Any], settings: params.Extract, features_dir: Path) -> Path:
+def _note_path(description: dict[str, Any], settings: params.Extract, features_dir: Path) -> Path:
     return features_dir / f"{key_of(cache_key_fields(description, settings, AUTO))}.json"

@@ -1,6 +1,6 @@
-"""A frozen network on a GPU, fed from pinned memory while it computes.
+"""Inference on a GPU, with batches copied from pinned memory while others are computed.
 
-Not measured yet: no GPU was at hand (docs/extraction.md).
+Not measured: no GPU was at hand (docs/extraction.md).
 """
 
 import threading
@@ -23,12 +23,12 @@ COMPILE_FROM = 50_000  # images: compiling takes about as long as a fast GPU nee
 def forward(
     network: nn.Module, precision: Literal["f32", "bf16"], device: torch.device
 ) -> Callable[[NDArray[np.uint8] | Tensor], NDArray[np.float32]]:
-    """Put a network on a GPU; what comes back may be called from several threads, each of which has its stream there.
+    """Move a network to a GPU; the returned function may be called from several threads, each with its own stream.
 
     Args:
         network: uint8 images (n, 3, size, size) to features (n, width).
-        precision: bf16 computes under autocast.
-        device: the GPU; the processor, for a test.
+        precision: bf16 uses autocast.
+        device: the GPU; the CPU in tests.
     """
     network = network.to(device).to(memory_format=torch.channels_last)
     own = threading.local()

@@ -1,4 +1,4 @@
-"""What an extraction has to do: which engine computes, which files of features are missing, which can be copied."""
+"""Plan an extraction: which engine to use, which feature files are missing, which can be copied."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -17,17 +17,17 @@ from rootstock.system.files import mark_used, sweep
 from rootstock.system.parallel import ordered_map
 
 log = logging.getLogger(__name__)
-NAMED = 3  # files that a warning names
+LISTED = 3  # files listed in a warning
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What computes, which files are missing, and how many rows the others have; `started` where it is running."""
+    """The engine, the missing files, and the number of rows in the others; `started` is set if the engine runs."""
 
     engine: str
     key: str
     missing: list[File]
-    there: int
+    cached: int
     started: Engine | None
 
 
@@ -38,22 +38,27 @@ def plan(
     features_dir: Path,
     fallback_cache: Path | None = None,
 ) -> Plan:
-    """Find out what is missing, settle what computes it, and clear away what a killed run left.
+    """Choose the engine, find the missing files, and remove what a killed run left.
+
+    Args:
+        backbone: with its weights.
+        settings: the section `extract` of params.yaml.
+        images_dir: the shards.
+        features_dir: the cache of features; key folders are made there.
+        fallback_cache: a second cache, from which missing files are copied.
 
     Raises:
-        ParamsError: no engine can compute this.
+        ParamsError: no engine supports this.
     """
     features_dir.mkdir(parents=True, exist_ok=True)
     sweep(features_dir)
     names = shards.names(images_dir)
     described, started = backbone.description, None
-    engine = (
-        settings.engine
-        if settings.engine != AUTO
-        else _earlier_engine(described, settings, features_dir, fallback_cache)
-    )
+    engine: str | None = settings.engine
+    if engine == AUTO:
+        engine = _earlier_engine(described, settings, features_dir, fallback_cache)
     if engine in FORMER_ENGINES and not _has_all(described, settings, engine, features_dir, names):
-        log.info("extract: %s computed earlier features; this version has it no more, and computes all anew", engine)
+        log.info("extract: engine %s is no longer supported; recomputing all features", engine)
         engine = None
     if engine is None:
         images = (1 + settings.views) * sum(shards.count(images_dir, name) for name in names)
@@ -66,31 +71,31 @@ def plan(
     for folder in folders:
         folder.mkdir(exist_ok=True)
         mark_used(folder)
-        if _has_files(folder) and not feature_files.is_sealed(folder):
-            log.warning("extract: %s has no digests, as earlier versions wrote it: taken as it is", folder)
-            feature_files.seal(folder)
+        if _has_files(folder) and not feature_files.has_digests(folder):
+            log.warning("extract: %s has no digests (written by an earlier version); using it unchecked", folder)
+            feature_files.write_digests(folder)
     if fallback_cache:
         for folder in folders:
             _copy(fallback_cache / folder.name, folder, names)
     wanted = [File(folder / f"{name}.parquet", name, view) for view, folder in enumerate(folders) for name in names]
-    whole = dict(zip(wanted, ordered_map(lambda file: feature_files.is_whole(file.path), wanted), strict=True))
-    missing = [file for file in wanted if not whole[file]]
-    if foreign := [file.path for file in missing if file.path.exists()]:
+    intact = dict(zip(wanted, ordered_map(lambda file: feature_files.is_intact(file.path), wanted), strict=True))
+    missing = [file for file in wanted if not intact[file]]
+    if damaged := [file.path for file in missing if file.path.exists()]:
         log.warning(
-            "extract: %d files of features are not what was written, and are computed again: %s",
-            len(foreign), ", ".join(map(str, foreign[:NAMED])) + (", ..." if foreign[NAMED:] else ""),
+            "extract: recomputing feature files that do not match their digests (%d): %s",
+            len(damaged), ", ".join(map(str, damaged[:LISTED])) + (", ..." if damaged[LISTED:] else ""),
         )  # fmt: skip
-    there = sum(feature_files.rows_of(file.path) for file in wanted if whole[file])
-    return Plan(engine, folders[0].name, missing, there, started)
+    cached = sum(feature_files.rows_of(file.path) for file in wanted if intact[file])
+    return Plan(engine, folders[0].name, missing, cached, started)
 
 
 def _earlier_engine(
     described: dict[str, Any], settings: params.Extract, features_dir: Path, fallback_cache: Path | None
 ) -> str | None:
-    """Say which engine computed such features before, as `auto` or by its name, here or in a comparison."""
+    """Return the engine of earlier features with these settings, in the cache or the fallback cache."""
     for folder in filter(None, (features_dir, fallback_cache)):
-        if noted := feature_keys.engine_of(described, settings, folder):
-            return noted
+        if recorded := feature_keys.engine_of(described, settings, folder):
+            return recorded
         for name in (*ENGINES, *FORMER_ENGINES):
             if _has_files(folder / feature_keys.key_of(feature_keys.cache_key_fields(described, settings, name))):
                 return name
@@ -101,7 +106,7 @@ def _has_all(
     described: dict[str, Any], settings: params.Extract, engine: str, features_dir: Path, names: Sequence[str]
 ) -> bool:
     folders = feature_keys.find(described, settings.model_copy(update={"engine": engine}), features_dir)
-    return all(feature_files.is_whole(folder / f"{name}.parquet") for folder in folders for name in names)
+    return all(feature_files.is_intact(folder / f"{name}.parquet") for folder in folders for name in names)
 
 
 def _has_files(folder: Path) -> bool:
@@ -109,7 +114,7 @@ def _has_files(folder: Path) -> bool:
 
 
 def _copy(source: Path, target: Path, wanted: Iterable[str]) -> None:
-    """Copy the features of shards that are here now; a comparison may have seen others, which are gone since."""
+    """Copy the features of current shards; the fallback cache may hold others, since removed."""
     for name in (f"{shard}.parquet" for shard in wanted):
-        if not feature_files.is_whole(target / name) and feature_files.is_whole(source / name):
+        if not feature_files.is_intact(target / name) and feature_files.is_intact(source / name):
             feature_files.copy(source / name, target / name)

@@ -1,4 +1,4 @@
-"""Cached features as a stream with labels: read a row group at a time, kept if they fit into memory."""
+"""Stream cached features with their labels, one row group at a time; small sets are kept in memory."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from rootstock.features import feature_files
 from rootstock.system.errors import SourceError
 
-KEPT_BYTES = 512 * 2**20  # features that fit are read once and kept; more are read again at every pass
+KEPT_BYTES = 512 * 2**20  # smaller sets are kept in memory; larger ones are read again at every pass
 
 
 class Features:
-    """The features of some images, as chunks that can be walked any number of times.
+    """The features of some images, in chunks that can be iterated any number of times.
 
-    What fits into KEPT_BYTES is kept after the first walk; more is streamed from the files each time.
+    A set of up to KEPT_BYTES is kept in memory after the first pass; a larger one is streamed from disk at every pass.
 
     Args:
-        folders: of one key, or of several: each image is then there as often, once a folder.
-        rows: of the manifest (image_id, shard, class_index); chunks come in the order of shards.
+        folders: of one cache key, or of several; each image then occurs once per folder.
+        rows: of the manifest (image_id, shard, class_index); chunks come in shard order.
 
     Raises:
         SourceError: features of a shard or an image are missing.
-        DamagedError: a file of features is not what extract wrote.
+        DamagedError: a feature file does not match its digest.
     """
 
     def __init__(self, folders: Path | Sequence[Path], rows: pd.DataFrame) -> None:
@@ -56,7 +56,7 @@ class Features:
 def _of_shard(
     path: Path, rows: pd.DataFrame, chunks: Iterator[tuple[Path, NDArray[np.str_], NDArray[np.float32]]]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """Pick the wanted rows of one file, with their labels."""
+    """Select the wanted rows of one file, with their labels."""
     wanted = pd.Series(rows["class_index"].to_numpy(np.int64), index=rows["image_id"].to_numpy())
     found, unique = 0, set[str]()
     for _, ids, features in chunks:
@@ -70,13 +70,13 @@ def _of_shard(
             yield features[here], labels.to_numpy()[here].astype(np.int64)
     if found != len(rows) or len(unique) != found:
         raise SourceError(
-            f"{path}: holds {len(unique)} of the {len(rows)} images wanted; remove the file and run extract again"
+            f"{path}: has {len(unique)} of the {len(rows)} expected images; remove the file and run extract again"
         )
 
 
 def _file(folder: Path, shard: str) -> Path:
     path = folder / f"{shard}.parquet"
     if not path.exists():
-        raise SourceError(f"{path} is not there: run extract first, or `dvc pull` it")
+        raise SourceError(f"{path} is missing: run extract first, or `dvc pull` it")
     feature_files.check(path)
     return path

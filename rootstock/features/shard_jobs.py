@@ -1,7 +1,8 @@
-"""Extraction by other processes and machines: what a worker does with a shard, and how files reach it and come back.
+"""Distributed extraction: what a worker does with a shard, and how files reach it and come back.
 
-Workers read images and backbone from a store, and write features to it: the folders of the workspace, where they see
-these, or a URL that fsspec reaches. A shard may be done twice: its file is the same, and is there whole or not at all.
+Workers read images and backbone from a store and write features to it. The store is the workspace itself, if they
+share its file system, or a URL that fsspec can open. Computing a shard twice is harmless: its file is the same and is
+replaced atomically.
 """
 
 import tempfile
@@ -26,14 +27,14 @@ from rootstock.system.redaction import redacted
 
 T = TypeVar("T")
 BACKBONE_FILES = (backbones.WEIGHTS, backbones.DESCRIPTION)
-MOVING_AT_ONCE = 8  # files to or from a store
+TRANSFERS = 8  # concurrent, to or from a store
 
 
 @dataclass(frozen=True)
 class Job:
-    """The same for every shard: where images and backbone are, where features go, and what computes.
+    """What all shards share: where images and backbone are, where features go, and the engine.
 
-    `images`, `backbone` and `features` are absolute paths or URLs; `settings` name the engine, too.
+    `images`, `backbone` and `features` are absolute paths or URLs; `settings.engine` is the engine, never auto.
     """
 
     images: str
@@ -44,7 +45,7 @@ class Job:
 
 
 def job_of(todo: Plan, settings: params.Extract, images: Path, backbone: Path, features: Path) -> Job:
-    """Say where workers find everything: in the workspace, or in the store, to which what it lacks is copied.
+    """Return the job for workers; missing shards and backbone files are copied to the store, if there is one.
 
     Raises:
         SourceError: the store cannot be reached or written to.
@@ -63,19 +64,19 @@ def job_of(todo: Plan, settings: params.Extract, images: Path, backbone: Path, f
 
 
 def name_of(file: File) -> str:
-    """Name a file of features for a worker, and for the person who watches it."""
+    """Return the display name of a feature file, which is also a worker's argument."""
     return f"{file.shard} view {file.view}" if file.view else file.shard
 
 
 def extract_shard(job: Job, name: str) -> int:
-    """Compute a file of features, unless it is there: what a worker is asked to do.
+    """Compute a feature file unless it exists: the work of one task.
 
     Args:
         job: where everything is.
-        name: as `name_of` gives it.
+        name: as returned by `name_of`.
 
     Returns:
-        How many images it holds.
+        The number of images in it.
 
     Raises:
         SourceError: a store cannot be reached, or the shard is damaged.
@@ -85,8 +86,8 @@ def extract_shard(job: Job, name: str) -> int:
     backbone, engine = _ready(job)
     folder = feature_keys.find(backbone.description, job.settings, Path())[int(view or 0)].name
     with tempfile.TemporaryDirectory(prefix="rootstock-") as scratch:
-        if there := _fetched(job, folder, f"{shard}.parquet", Path(scratch) / "there"):
-            return feature_files.rows_of(there)
+        if existing := _fetched(job, folder, f"{shard}.parquet", Path(scratch) / "existing"):
+            return feature_files.rows_of(existing)
         tar = stores.fetch(job.images, f"{shard}{shards.SUFFIX}", Path(scratch))
         made = File(Path(scratch) / folder / f"{shard}.parquet", shard, int(view or 0))
         done = 0
@@ -95,27 +96,27 @@ def extract_shard(job: Job, name: str) -> int:
             nonlocal done
             done += n
 
-        # A cluster has a worker a core; a GPU's has its machine's to decode for it.
+        # One worker per core; a worker with a GPU decodes on all cores of its machine.
         computing.compute(
             [made], engine, backbone, job.settings, tar.parent, advance, 1 if engine.on_each_core else cores()
         )
-        for path in (feature_files.seal_of(made.path), made.path):
+        for path in (feature_files.digest_path(made.path), made.path):
             stores.put(path, f"{job.features}/{path.relative_to(scratch).as_posix()}")
         return done
 
 
 def _fetched(job: Job, key: str, name: str, scratch: Path) -> Path | None:
-    """Fetch a file of features with its digest; nothing where it is not there, or is not what was written."""
-    wanted = (feature_files.seal_of(Path(key, name)).as_posix(), f"{key}/{name}")
+    """Fetch a feature file with its digest; None if it is missing or does not match."""
+    wanted = (feature_files.digest_path(Path(key, name)).as_posix(), f"{key}/{name}")
     if not all(stores.exists(f"{job.features}/{one}") for one in wanted):
         return None
     _, path = [stores.fetch(job.features, one, scratch) for one in wanted]
-    return path if feature_files.is_whole(path) else None
+    return path if feature_files.is_intact(path) else None
 
 
 @lru_cache(maxsize=1)
 def _ready(job: Job) -> tuple[Backbone, Engine]:
-    """Load the backbone and start the engine, once a process."""
+    """Load the backbone and start the engine, once per process."""
     with tempfile.TemporaryDirectory(prefix="rootstock-") as scratch:
         paths = [stores.fetch(job.backbone, name, Path(scratch)) for name in BACKBONE_FILES]
         backbone = backbones.load(paths[0].parent, job.settings.layer, job.settings.pooling)
@@ -123,26 +124,24 @@ def _ready(job: Job) -> tuple[Backbone, Engine]:
 
 
 def bring_back(todo: Plan, job: Job) -> None:
-    """Copy the features that workers wrote from the store into the workspace; nothing where they are there.
+    """Copy the features that workers wrote from the store into the workspace, as far as they are missing there.
 
     Raises:
-        SourceError: the store cannot be reached, or lacks one.
+        SourceError: the store cannot be reached, or a file is missing in it.
     """
 
     def bring(file: File) -> None:
         key, name = file.path.parent.name, file.path.name
         with tempfile.TemporaryDirectory(prefix="rootstock-") as scratch:
-            there = _fetched(job, key, name, Path(scratch))
-            if not there:
+            fetched = _fetched(job, key, name, Path(scratch))
+            if not fetched:
                 where = redacted(f"{job.features}/{key}/{name}")
-                raise SourceError(
-                    f"{where} is not there, or is not what a worker wrote; remove it, and run extract again"
-                )
-            feature_files.copy(there, file.path)
+                raise SourceError(f"{where} is missing or does not match its digest; remove it, and run extract again")
+            feature_files.copy(fetched, file.path)
 
-    _each(bring, [file for file in todo.missing if not feature_files.is_whole(file.path)])
+    _each(bring, [file for file in todo.missing if not feature_files.is_intact(file.path)])
 
 
 def _each(move: Callable[[T], None], items: Sequence[T]) -> None:
-    for _ in ordered_map(move, items, threads=MOVING_AT_ONCE):
+    for _ in ordered_map(move, items, threads=TRANSFERS):
         pass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rootstock.dataset import tables
 from rootstock.features import cache, compaction, feature_keys
-from rootstock.features.cache import Entry, Wanted
+from rootstock.features.cache import Entry, Selection
 from rootstock.features.feature_keys import AUTO
 from rootstock.ingest.packing import MIB
 from rootstock.system.files import read_json
@@ -31,7 +31,7 @@ def entries() -> list[Entry]:
     Raises:
         RootstockError: params.yaml, which says which features are in use, is invalid.
     """
-    return cache.look(ROOTS, _in_use())
+    return cache.list_entries(ROOTS, _in_use())
 
 
 def _in_use() -> set[str]:
@@ -55,14 +55,14 @@ def show() -> str:
     sizes = {root: sum(entry.bytes for entry in here if entry.folder.parent == root) for root in ROOTS}
     lines = [cache.table(here), ""] if here else []
     lines += [
-        f"{FEATURES}: {cache.say(sizes[FEATURES])}",
-        f"{TRIED}: {cache.say(sizes[TRIED])}, from comparisons, on this machine only",
-        f"{IMAGES}: {cache.say(cache.size_of(IMAGES))}",
+        f"{FEATURES}: {cache.format_bytes(sizes[FEATURES])}",
+        f"{TRIED}: {cache.format_bytes(sizes[TRIED])}, from comparisons, on this machine only",
+        f"{IMAGES}: {cache.format_bytes(cache.size_of(IMAGES))}",
     ]
     data = tables.load(DATASET) if DATASET.exists() else None
     if data and (waste := compaction.waste(data)).images:
-        lines[-1] += f", of which {cache.say(waste.bytes)} belong to {waste.images:,} removed images"
-        lines.append(f"--compact would free {cache.say(waste.freed)} of these, in {len(waste.shards)} shards")
+        lines[-1] += f", of which {cache.format_bytes(waste.bytes)} belong to {waste.images:,} removed images"
+        lines.append(f"--compact would free {cache.format_bytes(waste.freed)} of these, in {len(waste.shards)} shards")
     return "\n".join(lines)
 
 
@@ -74,20 +74,20 @@ def check(
     Raises:
         RootstockError: the features do not exist, or are in use.
     """
-    _select(Wanted(backbone, older_than, key), compact)
+    _select(Selection(backbone, older_than, key), compact)
 
 
-def _select(wanted: Wanted, share: float | None) -> list[Entry]:
+def _select(selection: Selection, share: float | None) -> list[Entry]:
     if share is not None:
         compaction.check(share)
-    return cache.choose(entries(), wanted) if wanted else []
+    return cache.select(entries(), selection) if selection else []
 
 
-def tidy(wanted: Wanted, share: float | None) -> Tidied:
+def tidy(selection: Selection, share: float | None) -> Tidied:
     """Prune features and compact shards, and record the result in dvc.lock.
 
     Args:
-        wanted: which features to prune.
+        selection: which features to prune.
         share: compact shards of which less than this share is left; None: compact none.
 
     Raises:
@@ -96,12 +96,12 @@ def tidy(wanted: Wanted, share: float | None) -> Tidied:
     from tasks.bridge import versions  # imports DVC, which `show` does not need
 
     done = []
-    doomed = _select(wanted, share)
+    doomed = _select(selection, share)
     if doomed:
         with versions.changing(FEATURES, alike=True):  # no stage reads features but those in use
             cache.prune(doomed)
-    if wanted:
-        freed = cache.say(sum(entry.bytes for entry in doomed))
+    if selection:
+        freed = cache.format_bytes(sum(entry.bytes for entry in doomed))
         done.append(f"{len(doomed)} pruned ({freed})" if doomed else "Nothing to prune")
     if share is not None:
         done.append(_compact(share))
@@ -119,5 +119,5 @@ def _compact(share: float) -> str:
         return "nothing to compact"
     return (
         f"{done.removed} shards compacted to {done.written}: {done.copied:,} images copied, {done.dropped:,} dropped, "
-        f"{cache.say(done.freed)} freed"
+        f"{cache.format_bytes(done.freed)} freed"
     )

@@ -109,7 +109,10 @@ def test_after_a_compaction_nothing_is_extracted_again_and_the_old_bytes_are_gon
 
 def test_a_mistake_is_one_line(after_repro):
     for arguments, said in (
-        (("--backbone", "resnet-18"), "cache: There are no features of the backbone 'resnet-18'; there are: shuffle"),
+        (
+            ("--backbone", "resnet-18"),
+            "cache: No features are cached for backbone 'resnet-18'; expected one of",
+        ),
         (("--compact", "7"), "cache: compact is 7; expected a share above 0 and up to 1"),
     ):
         done = cache(after_repro, *arguments, check=False)

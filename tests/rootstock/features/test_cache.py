@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rootstock.features import cache
-from rootstock.features.cache import DAY, Wanted, choose, look, prune, table
+from rootstock.features.cache import DAY, Selection, list_entries, prune, select, table
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import mark_used, sweep
 
@@ -19,10 +19,10 @@ USED, OLD, OTHER = "0" * 12, "1" * 12, "2" * 12
 def features(folder: Path, backbone: str, days: float, images: int = 3, **more) -> None:
     """Write two files of features, last used so many days ago."""
     folder.mkdir(parents=True)
-    meaning = {"backbone": backbone, "layer": "penultimate", "dtype": "float32", "engine": "torch eager"} | more
+    fields = {"backbone": backbone, "layer": "penultimate", "dtype": "float32", "engine": "torch eager"} | more
     for shard in ("000000-aaaaaaaa", "000001-bbbbbbbb"):
         names = pa.table({"image_id": [str(number) for number in range(images)]})
-        described = names.replace_schema_metadata({"rootstock": json.dumps(meaning)})
+        described = names.replace_schema_metadata({"rootstock": json.dumps(fields)})
         pq.write_table(described, folder / f"{shard}.parquet")
     mark_used(folder, time.time() - days * DAY)
 
@@ -42,11 +42,11 @@ def keys(entries) -> set[str]:
 
 
 def test_it_says_what_there_is(roots):
-    found = {entry.key: entry for entry in look(roots, [USED])}
+    found = {entry.key: entry for entry in list_entries(roots, [USED])}
     old = found[OLD]
     assert (old.backbone, old.files, old.images, old.in_use) == ("vgg16", 2, 10, False)
     assert old.bytes == sum(path.stat().st_size for path in old.folder.iterdir())
-    assert found[USED].in_use and round(old.days) == 40
+    assert found[USED].in_use and round(old.days_unused) == 40
     lines = table(list(found.values())).splitlines()
     assert len(lines) == 5 and len({len(line) for line in lines}) == 1
     row = next(line for line in lines if USED in line)
@@ -57,36 +57,43 @@ def test_it_says_what_there_is(roots):
 def test_what_is_not_there_empty_or_damaged_is_no_obstacle(roots, tmp_path):
     (roots[0] / "empty").mkdir()
     (roots[0] / OLD / "000000-aaaaaaaa.parquet").write_bytes(b"PAR1 no more")
-    found = {entry.key: entry for entry in look([*roots, tmp_path / "nowhere"], [])}
+    found = {entry.key: entry for entry in list_entries([*roots, tmp_path / "nowhere"], [])}
     assert found["empty"].backbone == "?" and found["empty"].images == 0
     assert found[OLD].images == 5 and found[OLD].backbone == "vgg16"
 
 
 def test_by_backbone_by_age_by_key_and_by_all_of_them(roots):
-    entries = look(roots, [USED])
-    assert keys(choose(entries, Wanted(backbone="vgg16"))) == {OLD, OTHER}
-    assert keys(choose(entries, Wanted(older_than=30))) == {OLD}  # the one in use is older
-    assert keys(choose(entries, Wanted(key=OTHER))) == {OTHER}
-    assert keys(choose(entries, Wanted(backbone="vgg16", older_than=1))) == {OLD}
-    assert choose(entries, Wanted(older_than=365)) == []
-    assert not Wanted() and Wanted(older_than=0)
+    entries = list_entries(roots, [USED])
+    assert keys(select(entries, Selection(backbone="vgg16"))) == {OLD, OTHER}
+    assert keys(select(entries, Selection(older_than=30))) == {OLD}  # the one in use is older
+    assert keys(select(entries, Selection(key=OTHER))) == {OTHER}
+    assert keys(select(entries, Selection(backbone="vgg16", older_than=1))) == {OLD}
+    assert select(entries, Selection(older_than=365)) == []
+    assert not Selection() and Selection(older_than=0)
 
 
 def test_what_is_in_use_is_never_pruned_and_the_error_says_what_to_do(roots):
-    entries = look(roots, [USED])
-    for wanted in (Wanted(key=USED), Wanted(backbone="resnet18"), Wanted(key=USED, older_than=1)):
-        with pytest.raises(RootstockError, match=rf"{USED} \(resnet18\) is in use: params.yaml .* prune then"):
-            choose(entries, wanted)
+    entries = list_entries(roots, [USED])
+    for selection in (Selection(key=USED), Selection(backbone="resnet18"), Selection(key=USED, older_than=1)):
+        with pytest.raises(
+            RootstockError,
+            match=rf"{USED} \(resnet18\) is in use by the current params.yaml .* then prune",
+        ):
+            select(entries, selection)
 
 
 def test_a_misspelt_name_is_an_error_that_says_what_there_is(roots):
-    entries = look(roots, [])
-    with pytest.raises(RootstockError, match=r"no features of the backbone 'vgg'; there are: resnet18, vgg16"):
-        choose(entries, Wanted(backbone="vgg"))
-    with pytest.raises(RootstockError, match=rf"no features of the key 'x'; there are: {USED}, {OLD}, {OTHER}"):
-        choose(entries, Wanted(key="x"))
+    entries = list_entries(roots, [])
+    with pytest.raises(
+        RootstockError, match=r"No features are cached for backbone 'vgg'; expected one of: resnet18, vgg16"
+    ):
+        select(entries, Selection(backbone="vgg"))
+    with pytest.raises(
+        RootstockError, match=rf"No features are cached for key 'x'; expected one of: {USED}, {OLD}, {OTHER}"
+    ):
+        select(entries, Selection(key="x"))
     with pytest.raises(RootstockError, match="older_than is -1; expected a number of days"):
-        choose(entries, Wanted(older_than=-1))
+        select(entries, Selection(older_than=-1))
 
 
 def test_a_pruned_key_takes_the_pointers_to_it_along(roots):
@@ -94,14 +101,14 @@ def test_a_pruned_key_takes_the_pointers_to_it_along(roots):
     pointers["a"].write_text(json.dumps({"key": OLD, "engine": "torch compiled"}))
     pointers["b"].write_text(json.dumps({"key": USED, "engine": "torch compiled"}))
     pointers["c"].write_text("no JSON")
-    prune(choose(look(roots, [USED]), Wanted(key=OLD)))
+    prune(select(list_entries(roots, [USED]), Selection(key=OLD)))
     assert {path.name for path in roots[0].iterdir()} == {USED, pointers["b"].name, pointers["c"].name}
-    assert keys(look(roots, [])) == {USED, OTHER}
+    assert keys(list_entries(roots, [])) == {USED, OTHER}
 
 
 def test_features_that_a_pointer_in_use_names_are_in_use(roots):
     (roots[0] / f"{'a' * 12}.json").write_text(json.dumps({"key": OLD}))
-    assert {entry.key for entry in look(roots, ["a" * 12]) if entry.in_use} == {OLD}
+    assert {entry.key for entry in list_entries(roots, ["a" * 12]) if entry.in_use} == {OLD}
 
 
 def test_a_prune_that_is_killed_leaves_no_half_of_a_key(roots, monkeypatch):
@@ -110,15 +117,15 @@ def test_a_prune_that_is_killed_leaves_no_half_of_a_key(roots, monkeypatch):
 
     with monkeypatch.context() as until_killed, pytest.raises(KeyboardInterrupt):
         until_killed.setattr(cache.shutil, "rmtree", lambda path, ignore_errors=False: ignore_errors or killed())
-        prune(choose(look(roots, [USED]), Wanted(key=OLD)))
-    assert keys(look(roots, [])) == {USED, OTHER}
+        prune(select(list_entries(roots, [USED]), Selection(key=OLD)))
+    assert keys(list_entries(roots, [])) == {USED, OTHER}
     sweep(roots[0])
     assert [path.name for path in roots[0].iterdir()] == [USED]
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "expected"),
     [(0, "0 bytes"), (999, "999 bytes"), (12_300, "12.3 kB"), (256e6, "256 MB"), (3.21e12, "3,210.0 GB")],
 )
-def test_sizes_are_said_for_a_person(size, said):
-    assert cache.say(size) == said
+def test_sizes_are_formatted_for_display(size, expected):
+    assert cache.format_bytes(size) == expected

@@ -19,7 +19,7 @@ from rootstock.backbones import backbones
 from rootstock.config import params
 from rootstock.dataset import shards, tables
 from rootstock.features import compaction, extraction, feature_files
-from rootstock.features.compaction import Compacted, compact, waste
+from rootstock.features.compaction import CompactionResult, compact, waste
 from rootstock.features.reader import Features
 from rootstock.images.inspection import Reason, Rejected
 from rootstock.ingest import inbox, packing, scan as scans
@@ -50,7 +50,7 @@ class Store:
         )  # fmt: skip
         return ingest(settings, 0, self.images, self.dataset, self.scratch, delivery)
 
-    def compact(self, share: float = compaction.SHARE, shard_mb: float | None = None) -> Compacted:
+    def compact(self, share: float = compaction.SHARE, shard_mb: float | None = None) -> CompactionResult:
         roots = [self.features, self.tried]
         shard_bytes = int((shard_mb or self.shard_mb) * MB)
         return compact(self.images, self.dataset, roots, self.scratch, shard_bytes, share)
@@ -182,7 +182,7 @@ def test_the_next_ingest_finds_nothing_to_do(store):
 def test_a_second_compaction_finds_nothing_to_do(store):
     store.compact()
     before = store.state()
-    assert store.compact() == Compacted(0, 0, 0, 0, 0) and store.state() == before
+    assert store.compact() == CompactionResult(0, 0, 0, 0, 0) and store.state() == before
 
 
 def test_compacting_the_same_twice_gives_the_same_bytes(store, tmp_path):
@@ -272,7 +272,7 @@ def test_a_damaged_file_of_features_is_left_to_extraction(store, caplog):
     path = store.features / WIDE / f"{waste(store.data).shards[0]}.parquet"
     pq.write_table(pq.read_table(path)[:0], path)
     store.compact()
-    assert "lacks images of its shard; they will be extracted again" in caplog.text
+    assert "images of its shard are missing; they will be extracted again" in caplog.text
     assert {file.stem for file in (store.features / WIDE).iterdir()} < set(shards.names(store.images))
 
 
@@ -440,7 +440,7 @@ def test_without_a_data_set_or_a_shard_it_is_an_error_and_nothing_is_removed(sto
     before = store.state()
     path = shards.path_of(store.images, waste(store.data).shards[0])
     path.rename(store.aside / path.name)
-    with pytest.raises(SourceError, match=r"\.tar is not there: restore it by `dvc pull`"):
+    with pytest.raises(SourceError, match=r"\.tar is missing: restore it with `dvc pull`"):
         store.compact()
     (store.aside / path.name).rename(path)
     assert store.state() == before

@@ -56,7 +56,7 @@ def computed(engine: engines.Engine, images: np.ndarray) -> np.ndarray:
     groups = [
         part for group in groups for part in np.split(group, range(engine.batch_size, len(group), engine.batch_size))
     ]
-    return np.concatenate(list(ordered_map(engine.forward, groups, first=engines.alone)))
+    return np.concatenate(list(ordered_map(engine.forward, groups, first=engines.limit_to_one_core)))
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -142,13 +142,13 @@ def test_the_first_calls_of_a_process_may_come_from_many_threads_at_once(tmp_pat
 
 def test_a_thread_of_its_own_leaves_the_others_theirs():
     before = torch.get_num_threads()
-    with ThreadPoolExecutor(1, initializer=engines.alone) as pool:
+    with ThreadPoolExecutor(1, initializer=engines.limit_to_one_core) as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
     assert torch.get_num_threads() == before
 
 
 def test_what_a_machine_lacks_is_said(backbone, monkeypatch):
-    with pytest.raises(Unavailable, match="on a processor, and here is a GPU"):
+    with pytest.raises(Unavailable, match="on CPUs only, and this machine has a GPU"):
         start("openvino", backbone, device=torch.device("cuda"))
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Unavailable, match="openvino is not installed"):
@@ -170,7 +170,7 @@ def test_auto_is_torch_where_openvino_cannot_compute_it_and_says_why(backbone, m
 
     monkeypatch.setattr(engines, "_in_openvino", fail)
     assert start_auto(backbone, params.Extract(), 1000).name == "eager"
-    assert "eager, as OpenVINO cannot compute this: unsupported operator: aten::new" in caplog.text
+    assert "falling back to the eager engine, as OpenVINO failed: unsupported operator: aten::new" in caplog.text
     assert "with a stack" not in caplog.text
 
 

@@ -338,7 +338,7 @@ def fails(*_: object, **__: object) -> None:
 
 
 def test_a_gpu_that_is_not_there_decodes_nothing(small, backbone, tmp_path):
-    with pytest.raises(ParamsError, match=r"extract\.decode is 'gpu', and here is none; expected full or reduced"):
+    with pytest.raises(ParamsError, match=r"extract\.decode is 'gpu', but this machine has no GPU; expected full"):
         extract(backbone, Extract(engine="eager", decode="gpu"), small.images, tmp_path)
 
 
@@ -383,7 +383,7 @@ def one_bit(path: Path) -> None:
 
 
 def without_digest(path: Path) -> None:
-    feature_files.seal_of(path).unlink()
+    feature_files.digest_path(path).unlink()
 
 
 DAMAGE = [zeros, half, empty, blank, of_another_shard, one_bit, without_digest]
@@ -398,11 +398,11 @@ def test_features_that_are_not_what_was_written_are_named_and_computed_again(
     before = path.read_bytes()
     damage(path)
     rows = small.manifest[small.manifest["shard"] == path.stem]
-    with pytest.raises(DamagedError, match=f"{path} is not what extract wrote.*dvc checkout"):
+    with pytest.raises(DamagedError, match=f"{path} does not match the digest in .*dvc checkout"):
         reader.Features(whole, rows)
     done = extraction.extract(backbone, Extract(), small.images, whole.parent)
     assert done.computed == len(pq.read_table(path))
-    assert str(path) in caplog.text and "not what was written" in caplog.text
+    assert str(path) in caplog.text and "do not match their digests" in caplog.text
     assert path.read_bytes() == before
     assert len(reader.Features(whole, rows)) == len(rows)
 
@@ -420,5 +420,5 @@ def test_features_of_an_earlier_version_have_no_digests_and_are_taken_as_they_ar
 ):
     shutil.copytree(folder, tmp_path / folder.name)
     assert extraction.extract(backbone, Extract(), small.images, tmp_path).computed == 0
-    assert "as earlier versions wrote it" in caplog.text
-    assert feature_files.is_sealed(tmp_path / folder.name)
+    assert "written by an earlier version" in caplog.text
+    assert feature_files.has_digests(tmp_path / folder.name)

@@ -20,7 +20,7 @@ from rootstock.features.extraction import extract
 from rootstock.features.feature_keys import cache_key_fields
 from rootstock.system.errors import ParamsError
 
-MEANING = {"backbone": "some", "format": 2}
+METADATA = {"backbone": "some", "format": 2}
 
 
 def drawn(n: int, width: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
@@ -30,7 +30,7 @@ def drawn(n: int, width: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
 
 def written(path: Path, ids: list[str], values: np.ndarray, batch: int, dtype: str = "float32") -> Path:
     batches = ((ids[at : at + batch], values[at : at + batch]) for at in range(0, len(ids), batch))
-    feature_files.write(path, batches, values.shape[1], dtype, MEANING)
+    feature_files.write(path, batches, values.shape[1], dtype, METADATA)
     return path
 
 

@@ -74,14 +74,14 @@ def test_auto_stays_what_it_was_and_is_found_where_nothing_is_computed(small, ba
 def of_an_earlier_version(small, backbone, tmp_path) -> str:
     """Features as a version wrote them that had other engines, and noted which one auto was."""
     done = extract(backbone, Extract(engine="eager"), small.images, tmp_path)
-    meaning = cache_key_fields(backbone.description, Extract(), "onnxruntime")
-    (tmp_path / key_of(meaning)).mkdir()
+    fields = cache_key_fields(backbone.description, Extract(), "onnxruntime")
+    (tmp_path / key_of(fields)).mkdir()
     for path in (tmp_path / done.key).iterdir():
         rows = ((ids.tolist(), values) for _, ids, values in feature_files.read([path]))
-        feature_files.write(tmp_path / key_of(meaning) / path.name, rows, 1024, "float32", meaning)
+        feature_files.write(tmp_path / key_of(fields) / path.name, rows, 1024, "float32", fields)
     shutil.rmtree(tmp_path / done.key)
     note_engine(backbone.description, Extract(), tmp_path, "onnxruntime")
-    return key_of(meaning)
+    return key_of(fields)
 
 
 def test_features_of_an_engine_that_is_no_longer_there_are_read(small, backbone, of_an_earlier_version, tmp_path):
@@ -95,7 +95,7 @@ def test_where_some_of_them_are_missing_all_are_computed_anew(small, backbone, o
     with caplog.at_level("INFO"):
         again = extract(backbone, Extract(), small.images, tmp_path)
     assert (again.engine, again.computed) == ("eager", 120) and again.key != of_an_earlier_version
-    assert "onnxruntime computed earlier features; this version has it no more, and computes all anew" in caplog.text
+    assert "engine onnxruntime is no longer supported; recomputing all features" in caplog.text
     assert find(backbone.description, Extract(), tmp_path) == [tmp_path / again.key]
 
 
@@ -165,7 +165,7 @@ def test_a_file_of_several_row_groups_is_read_a_group_at_a_time(small, folder, b
 
 
 def test_features_that_have_not_been_extracted_are_an_error_that_says_so(small, folder, tmp_path):
-    with pytest.raises(SourceError, match=r"\.parquet is not there: run extract first, or `dvc pull` it"):
+    with pytest.raises(SourceError, match=r"\.parquet is missing: run extract first, or `dvc pull` it"):
         Features(tmp_path, small.manifest)
     shutil.copytree(folder, tmp_path / "some")
     sorted((tmp_path / "some").iterdir())[-1].unlink()
@@ -176,7 +176,7 @@ def test_features_that_have_not_been_extracted_are_an_error_that_says_so(small, 
 def test_an_image_that_its_shards_file_does_not_hold_is_an_error_that_says_so(small, folder):
     rows = small.split("val").copy()
     rows.loc[rows.index[0], "image_id"] = "f" * 64
-    with pytest.raises(SourceError, match=r"holds \d+ of the \d+ images wanted; remove the file and run extract again"):
+    with pytest.raises(SourceError, match=r"has \d+ of the \d+ expected images; remove the file and run extract again"):
         list(Features(folder, rows))
 
 
