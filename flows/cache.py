@@ -27,25 +27,27 @@ def arguments() -> dict[str, Any]:
         "--compact", metavar="SHARE", type=float, nargs="?", const=SHARE,
         help=f"rewrite shards of which less than this share is still in use (default {SHARE})",
     )  # fmt: skip
+    parser.add_argument("--verbose", action="store_true", help="show all that the run logs, as Prefect formats it")
     return {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
 
 
 def main() -> None:
     """Show the cache, or prune and compact it; an error is one sentence and exit status 1."""
     asked = arguments()
+    verbose = asked.pop("verbose")
     with entry_point("cache"):
         if asked:
             check(**asked)
-            tidy(asked)
+            tidy(asked, verbose=verbose)
         print(escape.plain(show()))
 
 
-def tidy(asked: dict[str, Any]) -> None:
+def tidy(asked: dict[str, Any], *, verbose: bool) -> None:
     """Run the flow."""
     from flows.tidy import cache  # Prefect and DVC take seconds to import
     from tasks.bridge import causes, versions
 
-    with causes.entry_point("cache"):
+    with causes.entry_point("cache", verbose=verbose):
         versions.prepare()
         done: Any = cache(**asked)
         print("", done.summary, "", sep="\n")

@@ -24,7 +24,7 @@ from rootstock.config import params as parameters, params_file
 from rootstock.config.params import Params
 from rootstock.system import escape
 from rootstock.system.errors import ParamsError, RootstockError
-from tasks.bridge import artifacts, causes, comparison, run_params, versions, workspace
+from tasks.bridge import artifacts, causes, comparison, run_params, terminal, versions, workspace
 from tasks.bridge.orchestration import failed, submit, worded
 from tasks.bridge.workspace_lock import locked_workspace
 from tasks.ingest import ingest
@@ -81,12 +81,8 @@ def _say(rows: "tuple[Row, ...]") -> str:
     return f"Best on validation: {best.backbone}, {best.layer}: {best.accuracy:.1%} of the test images right{missing}"
 
 
-def arguments(settings: parameters.Compare) -> parameters.Compare:
-    """Read what the command line asks for instead of params.yaml.
-
-    Raises:
-        ParamsError: a backbone or a depth is misspelt.
-    """
+def arguments() -> dict[str, Any]:
+    """Parse the command line: what is given there goes over params.yaml."""
     parser = argparse.ArgumentParser(description="Compare backbones on the data set.")
     parser.add_argument("backbones", nargs="*", help="names, or seed, small, all")
     parser.add_argument("--depths", nargs="+", help="low, mid, high, penultimate, or names of modules")
@@ -95,9 +91,19 @@ def arguments(settings: parameters.Compare) -> parameters.Compare:
     parser.add_argument("--epochs", type=int, help="of training from scratch")
     parser.add_argument("--augment", help="of training from scratch: none, crop, crop_flip")
     parser.add_argument("--lr", type=float, help="peak learning rate of training from scratch")
+    terminal.add_verbose(parser)
     asked = {name: value for name, value in vars(parser.parse_args()).items() if value not in (None, [])}
     if "scratch" in asked:
         asked.setdefault("backbones", [])  # then only what is named
+    return asked
+
+
+def merged(settings: parameters.Compare, asked: dict[str, Any]) -> parameters.Compare:
+    """Merge what the command line asks for over params.yaml.
+
+    Raises:
+        ParamsError: a backbone or a depth is misspelt.
+    """
     try:
         return parameters.Compare.model_validate({**settings.model_dump(), **asked})
     except ValidationError as error:
@@ -106,10 +112,11 @@ def arguments(settings: parameters.Compare) -> parameters.Compare:
 
 def main() -> None:
     """Compare; an error is one sentence, and exit status 1."""
-    with causes.entry_point("compare"):
+    asked = arguments()
+    with causes.entry_point("compare", verbose=asked.pop("verbose")):
         params = workspace.read_params()
         versions.prepare()
-        compared: Any = compare(arguments(params.compare).model_dump(mode="json"))
+        compared: Any = compare(merged(params.compare, asked).model_dump(mode="json"))
         print(f"\n{escape.plain(compared.table)}\n\n{compared.said}\n\nreport: {comparison.PAGE.resolve().as_uri()}")
 
 

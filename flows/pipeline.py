@@ -10,6 +10,7 @@ written there, so that DVC records them; they are put back where the run does no
 experiment named after the flow run.
 """
 
+import argparse
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from rootstock.dataset import tables
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import read_json
 from tasks.backbone import backbone
-from tasks.bridge import artifacts, causes, run_params, versions, workspace
+from tasks.bridge import artifacts, causes, run_params, terminal, versions, workspace
 from tasks.bridge.orchestration import Outcome, failed, submit
 from tasks.bridge.workspace_lock import locked_workspace
 from tasks.evaluate import evaluate
@@ -105,12 +106,8 @@ def pipeline(
 
 
 def table(verdict: Verdict) -> str:
-    """Draw what each stage did, the two models' test accuracy, and where the report is."""
-    lines = [f"{'stage':<12}{'seconds':>8}  what it did"]
-    for outcome in verdict.outcomes:
-        did = outcome.note if outcome.did == "ran" else f"{outcome.did}: {outcome.note}"
-        lines.append(f"{outcome.stage:<12}{outcome.seconds:>8.1f}  {did}")
-    lines.append("")
+    """Format the two models' test accuracy, and where the report is."""
+    lines = []
     for name, called in (("head", "frozen-feature head"), ("finetuned", "fine-tuned model")):
         if name == "finetuned" and not verdict.tuned:
             lines.append(f"test accuracy, {called:<20} nothing was fine-tuned (finetune.stages is empty)")
@@ -128,7 +125,9 @@ def table(verdict: Verdict) -> str:
 
 def main() -> None:
     """Run with params.yaml; an error is one sentence, and exit status 1."""
-    with causes.entry_point("pipeline"):
+    parser = argparse.ArgumentParser(description="Run the chain of stages with params.yaml.")
+    terminal.add_verbose(parser)
+    with causes.entry_point("pipeline", verbose=parser.parse_args().verbose):
         workspace.read_params()  # a mistake is said at once
         versions.prepare()
         verdict: Any = pipeline()

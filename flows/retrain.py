@@ -9,6 +9,7 @@ Only new images are extracted. A challenger that is not better is kept as an exp
 data version, and what was delivered stays out of the data set.
 """
 
+import argparse
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from rootstock.ingest import inbox
 from rootstock.ingest.inbox import Delivery
 from rootstock.system import escape
 from rootstock.system.errors import RootstockError
-from tasks.bridge import artifacts, causes, champion, promotion, run_params, versions, workspace
+from tasks.bridge import artifacts, causes, champion, promotion, run_params, terminal, versions, workspace
 from tasks.bridge.champion import Arrived
 from tasks.bridge.orchestration import failed, submit, worded
 from tasks.bridge.workspace_lock import locked_workspace
@@ -166,7 +167,9 @@ def tell(event: str, reason: str, **more: Any) -> None:  # noqa: ANN401
 
 def main() -> None:
     """Run with params.yaml; an error is one sentence, and exit status 1."""
-    with causes.entry_point("retrain"):
+    parser = argparse.ArgumentParser(description="Take in what has arrived, and let a better model take over.")
+    terminal.add_verbose(parser)
+    with causes.entry_point("retrain", verbose=parser.parse_args().verbose):
         workspace.read_params()  # a mistake is said at once
         versions.prepare()
         ended: Any = retrain()

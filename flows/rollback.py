@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from rootstock.system.errors import RootstockError
-from tasks.bridge import artifacts, causes, versions
+from tasks.bridge import artifacts, causes, terminal, versions
 from tasks.bridge.orchestration import failed, worded
 from tasks.bridge.rollback import bring_back as to_bring_back
 from tasks.bridge.workspace_lock import locked_workspace
@@ -59,10 +59,11 @@ def main() -> None:
     """Bring one back; an error is one sentence, and exit status 1."""
     parser = argparse.ArgumentParser(description="Bring an earlier champion back.")
     parser.add_argument("--version", type=int, help="as its tag says (champion@v2: 2); the one before, if left out")
-    wanted = parser.parse_args().version
-    with causes.entry_point("rollback"):
+    terminal.add_verbose(parser)
+    asked = parser.parse_args()
+    with causes.entry_point("rollback", verbose=asked.verbose):
         versions.prepare()
-        back: Any = rollback(wanted)
+        back: Any = rollback(asked.version)
         print(f"\nChampion v{back.version} is back.")
         print("\n".join(back.changed))
 

@@ -1,5 +1,6 @@
-"""Progress of long loops: a bar on a terminal, or what the door in use puts in its place."""
+"""Progress of long loops: a bar on a terminal, elsewhere a line every ten seconds, or what a flow reports it to."""
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +10,10 @@ from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
+from rootstock.system import escape
+
 T = TypeVar("T")
+LINE_EVERY_S = 10.0  # where there is no terminal to draw a bar on
 
 
 class Advance(Protocol):
@@ -24,8 +28,12 @@ Reporter = Callable[[str, int, str], AbstractContextManager[Advance]]
 
 @contextmanager
 def terminal(what: str, total: int, unit: str) -> Iterator[Advance]:
-    """Draw a bar on standard error; nothing where that is not a terminal."""
-    with tqdm(total=total, desc=what, unit=f" {unit}", disable=None, leave=False) as bar:
+    """Draw a bar on standard error; where that is not a terminal, print a line every ten seconds."""
+    if not sys.stderr.isatty():
+        with _lines(what, total, unit) as advance_line:
+            yield advance_line
+        return
+    with tqdm(total=total, desc=what, unit=f" {unit}", leave=False) as bar:
         beside: Counter[str] = Counter()
 
         def advance(n: int, **counts: int) -> None:
@@ -35,6 +43,20 @@ def terminal(what: str, total: int, unit: str) -> Iterator[Advance]:
             bar.update(n)
 
         yield advance
+
+
+@contextmanager
+def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
+    tally, due = Tally(what, total, unit), time.monotonic() + LINE_EVERY_S
+
+    def advance(n: int, **counts: int) -> None:
+        nonlocal due
+        tally.add(n, **counts)
+        if time.monotonic() >= due:
+            print(escape.printable(str(tally)), file=sys.stderr, flush=True)
+            due = time.monotonic() + LINE_EVERY_S
+
+    yield advance
 
 
 class Tally:
@@ -60,7 +82,7 @@ class Tally:
         seconds = time.monotonic() - self.begin
         if self.done and seconds > 1:
             rate = self.done / seconds
-            parts.append(f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.1f} a second")
+            parts.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.1f} {self.unit}/s")
             if self.done < self.total:
                 parts.append(f"{_minutes((self.total - self.done) / rate)} left")
         return ", ".join([*parts, *(f"{count:,} {name}" for name, count in self.beside.items())])

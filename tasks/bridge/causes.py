@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from rootstock.system import causes, entry_points
 from rootstock.system.errors import RootstockError
 from rootstock.system.redaction import redacted
-from tasks.bridge import connection, versions
+from tasks.bridge import connection, terminal, versions
 
 UNAUTHORIZED = 401
 ABOUT = 80  # maximum length of the log message before the sentence: some hold a whole event
@@ -48,14 +48,16 @@ in_words = partial(causes.in_words, describe)
 
 
 @contextmanager
-def entry_point(name: str, *, needs_server: bool = False) -> Iterator[None]:
+def entry_point(name: str, *, needs_server: bool = False, verbose: bool = False) -> Iterator[None]:
     """Run a command that uses Prefect: a known error ends it with one sentence, wherever in the engine it is raised.
 
     Args:
         name: of the command; the sentence starts with it.
         needs_server: refuse to run with a temporary server.
+        verbose: print all that its runs log.
     """
     keep_stacks_off()
+    terminal.show_lines(verbose=verbose)
     with entry_points.entry_point(name, describe):
         connection.join_ui()
         if needs_server and not PREFECT_API_URL.value():

@@ -31,7 +31,17 @@ from rootstock.system import progress
 from rootstock.system.causes import NETWORK
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.escape import markdown
-from tasks.bridge import artifacts, cancellation, causes, dvc_remote, handoff, run_params, termination, versions
+from tasks.bridge import (
+    artifacts,
+    cancellation,
+    causes,
+    dvc_remote,
+    handoff,
+    run_params,
+    terminal,
+    termination,
+    versions,
+)
 from tasks.bridge.stage import HERE, Stage
 from tasks.bridge.workspace import PARAMS
 
@@ -56,6 +66,11 @@ class Outcome:
     seconds: float
     note: str
 
+    @property
+    def result(self) -> str:
+        """Describe what it did, in a line."""
+        return self.note if self.did == "ran" else f"{self.did}: {self.note}"
+
 
 @cache
 def as_task(stage: Stage) -> Task[..., Any]:
@@ -72,6 +87,7 @@ def as_task(stage: Stage) -> Task[..., Any]:
     @worded
     def run(params: Params, where: str = HERE) -> State[Any]:
         outcome = bring_up_to_date(stage, params, where)
+        terminal.show_stage(stage.name, outcome.seconds, outcome.result)
         artifacts.show(stage.name)
         return Completed(name="Completed" if outcome.did == "ran" else "Cached", message=outcome.note, data=outcome)
 
@@ -112,7 +128,7 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
     reasons = versions.stale(stage.name)
     if not reasons:
         return ended("cached", "up to date")
-    log.info("Runs because %s", "; ".join(reasons))
+    log.info("Runs because %s", "; ".join(reasons), extra=terminal.DETAIL)
     if versions.restore(stage.name):
         return ended("restored", "an earlier run's outputs, from DVC's run-cache")
     ran_with = versions.inputs_of(stage.name)
@@ -164,7 +180,7 @@ def flow_in_words() -> Iterator[RunLogger]:
 def failed(error: RootstockError) -> State[Any]:
     """End a task or a flow with the words of an error; a raised one would be shown with the framework's stack."""
     if error not in _said:  # of a task's error, the flow's log has a line already
-        get_run_logger().error("%s", error)
+        get_run_logger().error("%s", error, extra=terminal.DETAIL)  # a command ends with it
         _said.add(error)
     return Failed(message=str(error), data=error)
 
@@ -224,7 +240,8 @@ class _ToRun(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         runs = _run_of.copy()
         if run := runs.get(record.thread or 0) or next(iter(runs.values()), None):
-            run.log(record.levelno, record.getMessage())
+            extra = terminal.DETAIL if getattr(record, "detail", False) else None
+            run.log(record.levelno, record.getMessage(), extra=extra)
 
 
 _to_run = _ToRun(logging.INFO)

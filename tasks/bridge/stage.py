@@ -41,13 +41,12 @@ class Stage:
 
     def __call__(self, params: Params) -> Summary:
         """Do the work and log what it took."""
-        log.info("%s: started", self.name)
         start = time.perf_counter()
         summary = self.function(params)
         seconds = time.perf_counter() - start
         if summary.changed:
             workspace.log_run(self.name, seconds, summary.images, summary.note)
-        log.info("%s: %s (%.1f s)", self.name, summary.note, seconds)
+        log.info("%s: %s (%.1f s)", self.name, summary.note, seconds, extra={"detail": True})  # a flow has its own line
         return summary
 
     def main(self) -> None:

@@ -155,6 +155,8 @@ def stale(stage: str) -> list[str]:
     """Say why a stage is not up to date, as `dvc status` does; nothing where it is."""
     with repository() as repo:
         found = repo.status(targets=[stage]).get(stage, [])
+        if found and not any(out.hash_info for out in repo.stage.load_one(name=stage).outs):
+            return ["it has not run here yet"]
     return [entry if isinstance(entry, str) else _say(*next(iter(entry.items()))) for entry in found]
 
 
