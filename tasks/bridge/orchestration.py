@@ -47,6 +47,7 @@ from tasks.bridge.workspace import PARAMS
 
 P = ParamSpec("P")
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 _said: WeakSet[RootstockError] = WeakSet()
 RunLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 _run_of: dict[int, RunLogger] = {}  # by thread, the flow's first
@@ -191,8 +192,14 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a network, rather than a person, is at fault: trying again may help."""
-    cause = state.data
+    """Whether a network, rather than a person, is at fault: trying again may help, and is said."""
+    passes = _is_of_a_network(state.data)
+    if passes and run.run_count <= len(RETRY_AFTER_S):
+        log.warning("%s: %s Tried again in %.0f s.", run.name, state.message, RETRY_AFTER_S[run.run_count - 1])
+    return passes
+
+
+def _is_of_a_network(cause: Any) -> bool:  # noqa: ANN401
     if isinstance(cause, DamagedError):
         return False
     while cause := getattr(cause, "__cause__", None):

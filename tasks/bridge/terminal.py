@@ -38,7 +38,8 @@ def show_stage(stage: str, seconds: float, result: str) -> None:
 
 def _is_for_everybody(handler: logging.Handler, record: logging.LogRecord) -> bool:
     """Whether a record is more than Prefect's accounts of states and servers, or a detail of ours."""
-    if record.levelno < logging.WARNING and record.pathname.startswith(ENGINE):
+    is_account = record.levelno < logging.WARNING or "Finished in state" in record.getMessage()
+    if is_account and record.pathname.startswith(ENGINE):
         return False
     return not getattr(record, "detail", False) and bool(show_record(handler, record))
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 from urllib.error import HTTPError, URLError
 
 import pytest
@@ -30,6 +31,27 @@ def test_a_server_boots_and_shows_states_and_progress_of_a_run(server, workspace
     again = server.run_of(lambda: workspace.flow(PREFECT_API_URL=server.url))
     assert again.stages() == dict.fromkeys(STAGES, "Cached")
     assert {"sample", "curves", "confusion", "verdict"} <= set(again.artifacts())  # the same to see
+
+
+def test_a_command_prints_a_line_per_stage_and_nothing_of_servers_and_states(after_flow):
+    done = after_flow.run(sys.executable, "-m", "flows.pipeline")
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:7]].count("stage") == 1 and lines[0].split() == [
+        "stage",
+        "seconds",
+        "result",
+    ]
+    assert sorted(line.split()[0] for line in lines[1:7]) == sorted(STAGES)
+    assert all(line.count("cached: ") == 1 for line in lines[1:7])
+    said = done.stderr.splitlines()
+    assert said[0] == "ingest: photos: class folders; 3 classes: lemon, moss, plum"
+    assert said[1].startswith("Kept as experiment ") and len(said) == 2
+
+
+def test_verbose_prints_all_that_a_run_logs(after_flow):
+    done = after_flow.run(sys.executable, "-m", "flows.pipeline", "--verbose")
+    for part in ("Starting temporary server", "Beginning flow run", "Runs because always changed", "Finished in state"):
+        assert part in done.stderr
 
 
 def test_what_a_stage_logs_is_among_the_logs_of_the_run_and_once_on_the_terminal(server, after_flow):
@@ -95,9 +117,11 @@ def caused(*causes: BaseException) -> RootstockError:
         ([ValueError()], False),
     ],
 )
-def test_only_what_may_pass_is_tried_again(causes, again):
-    ingest = as_task(Stage(lambda params: Summary(0, "")))
-    assert ingest.retry_condition_fn(ingest, None, Failed(data=caused(*causes))) is again
+def test_only_what_may_pass_is_tried_again_and_that_is_said(causes, again, caplog):
+    ingest, run = as_task(Stage(lambda params: Summary(0, ""))), SimpleNamespace(name="ingest", run_count=1)
+    ended = Failed(message="The mirror does not answer.", data=caused(*causes))
+    assert ingest.retry_condition_fn(ingest, run, ended) is again
+    assert caplog.messages == ["ingest: The mirror does not answer. Tried again in 10 s."] * again
 
 
 def test_the_form_has_a_described_field_for_every_parameter():

@@ -133,7 +133,7 @@ def test_a_run_that_is_cancelled_while_it_waits_puts_back_nothing_of_the_run_tha
 @pytest.mark.ui
 def test_ctrl_c_ends_a_run_that_waits_for_dvc_within_seconds(after_flow):
     flow = subprocess.Popen(
-        [sys.executable, "-m", "flows.pipeline"], cwd=after_flow.root, env=after_flow.env, text=True,
+        [sys.executable, "-m", "flows.pipeline", "--verbose"], cwd=after_flow.root, env=after_flow.env, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     assert "Starting temporary server" in flow.stdout.readline()

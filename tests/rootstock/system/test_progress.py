@@ -1,0 +1,21 @@
+"""Progress: a bar on a terminal, elsewhere a line every ten seconds."""
+
+from rootstock.system import progress
+
+
+def test_where_there_is_no_terminal_a_line_comes_every_ten_seconds(monkeypatch, capsys):
+    now = iter(range(0, 1000, 4))  # a look at the clock every four seconds
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
+    with progress.bar("fine_tune", 1200) as advance:
+        advance(0, cached=100)
+        for _ in range(11):
+            advance(100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines and all(line.startswith("fine_tune: ") and line.endswith("100 cached") for line in lines)
+    assert 2 <= len(lines) <= 6
+    assert "of 1,200 images, " in lines[0] and "images/s, " in lines[0] and " left" in lines[0]
+
+
+def test_what_is_soon_done_prints_nothing(capsys):
+    assert list(progress.track("abc", "extract", 3)) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
