@@ -60,7 +60,7 @@ def main() -> None:
     with causes.entry_point("inbox", needs_server=True):
         while True:
             try:
-                with causes.in_words():
+                with causes.described():
                     announce()
                 said = ""
             except RootstockError as error:

@@ -22,7 +22,7 @@ from rootstock.config import params
 from rootstock.config.architectures import PENULTIMATE, TIMM, Transform, architecture
 from rootstock.system import progress
 from rootstock.system.errors import WeightsError
-from rootstock.system.files import hold, read_json, reading, replacing_folder, sha256, write
+from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "backbone.json"
 
@@ -101,7 +101,7 @@ def load(folder: Path, layer: str = PENULTIMATE, pooling: Pooling = "avg") -> Ba
     with reading(folder / DESCRIPTION):
         transform, own_width = Transform.from_dict(description["transform"]), description["feature_width"]
         name, digest, variant = description["name"], description["digest"], description.get("variant")
-    hold(folder / WEIGHTS, digest)
+    verify(folder / WEIGHTS, digest)
     with reading(folder / WEIGHTS):
         whole = fitting.filled(name, transform.size, variant, load_file(folder / WEIGHTS), str(folder)).eval()
     network = depths.cut(whole, name, layer, pooling).eval()

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rootstock.system import digests
-from rootstock.system.digests import digest_in, sealed
+from rootstock.system.digests import digest_in, with_digest
 from rootstock.system.errors import SourceError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sync, write
 
@@ -223,7 +223,7 @@ def _move_in(folder: Path) -> None:
 
 
 def _write(path: Path, frame: "pd.DataFrame", schema: pa.Schema, unless_like: Path | None = None) -> None:
-    table = sealed(pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata())
+    table = with_digest(pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata())
     there = unless_like or path
     if not there.is_file() or not pq.read_table(there).equals(table, check_metadata=True):
         with replacing(path) as temporary:

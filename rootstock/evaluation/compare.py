@@ -32,7 +32,7 @@ from rootstock.features.reader import Features
 from rootstock.images import loader
 from rootstock.system import digests, escape
 from rootstock.system.errors import DamagedError, RootstockError
-from rootstock.system.files import digest, hold, reading, replacing
+from rootstock.system.files import digest, reading, replacing, verify
 from rootstock.training import calibration, finetune, head
 from rootstock.training.classifier import Classifier
 from rootstock.training.finetune import Epoch, SplitImages
@@ -214,7 +214,7 @@ def _is_whole(folder: Path) -> bool:
     if not (folder / backbones.DESCRIPTION).exists():
         return False
     try:
-        hold(folder / backbones.WEIGHTS, backbones.describe(folder)["digest"])
+        verify(folder / backbones.WEIGHTS, backbones.describe(folder)["digest"])
     except DamagedError as error:
         log.warning("%s: what a comparison kept of it was damaged, and is made anew (%s)", folder, error)
         return False
@@ -299,4 +299,4 @@ def read(path: Path) -> pd.DataFrame:
 def write(path: Path, table: pd.DataFrame) -> None:
     """Replace compare.parquet, or the table of the curves."""
     with replacing(path) as temporary:
-        pq.write_table(digests.sealed(pa.Table.from_pandas(table, preserve_index=False)), temporary)
+        pq.write_table(digests.with_digest(pa.Table.from_pandas(table, preserve_index=False)), temporary)

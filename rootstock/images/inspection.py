@@ -19,7 +19,7 @@ from rootstock.images.orientation import upright
 from rootstock.images.perceptual_hash import thumbnail
 from rootstock.images.pixels import Opened, format_by_name
 from rootstock.images.reasons import Reason, Rejected
-from rootstock.system.memory import DECODING
+from rootstock.system.memory import DECODING_BUDGET
 
 __all__ = ["MAX_FILE_BYTES", "Checks", "NewImage", "Reason", "Rejected", "check", "check_header", "image_id"]
 
@@ -95,7 +95,7 @@ def check(data: bytes, path: str, checks: Checks, name: str | None = None) -> Ne
     """
     name = name or image_id(data)
     found = check_header(data, path, checks)
-    with DECODING.take(found.cost):
+    with DECODING_BUDGET.take(found.cost):
         try:
             if found.jpeg:
                 return _jpeg(found, data, checks, name)

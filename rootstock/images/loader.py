@@ -15,7 +15,7 @@ from rootstock.config.section import Augment
 from rootstock.dataset.shards import Reader
 from rootstock.images import decoding, pixels
 from rootstock.images.decoding import INTERPOLATION, Decode, central
-from rootstock.system.memory import DECODING
+from rootstock.system.memory import DECODING_BUDGET
 from rootstock.system.parallel import ordered_map
 
 # Milder than Inception's 0.08 (Szegedy et al. 2015): a pretrained network needs less, and small objects survive.
@@ -114,7 +114,7 @@ def view(
         (3, size, size) uint8, what torchvision's resize and centre crop give of the upright image.
     """
     file = pixels.opened(data)
-    with DECODING.take(file.cost):
+    with DECODING_BUDGET.take(file.cost):
         if augment == "none" or seed is None:
             shorter = transform.resize if decode == "reduced" else None
             return central(decoding.decoded(file, shorter), transform).clone()  # else it would keep the whole image

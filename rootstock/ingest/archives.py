@@ -22,8 +22,8 @@ from rootstock.ingest.layout import SPLITS, Item, Loader
 from rootstock.ingest.layouts import Known
 from rootstock.ingest.litter import is_litter
 from rootstock.ingest.scan import Members, Scan
+from rootstock.system.availability import is_unavailable
 from rootstock.system.errors import SourceError
-from rootstock.system.reach import is_away
 
 READS_IN_VAIN = 100  # behind the end of a tar
 HEADERS = (
@@ -234,7 +234,7 @@ def list_archive(
             with _opened(store, root, is_zip) as file:
                 members = _zip_listing(file) if is_zip else _tar_listing(file, stamp)
         except Exception as error:  # zipfile and tarfile let through whatever a damaged byte led to
-            if isinstance(error, PermissionError) or is_away(error):  # of the store, not of the archive
+            if isinstance(error, PermissionError) or is_unavailable(error):  # of the store, not of the archive
                 raise
             raise SourceError(f"ingest.sources: {spec.path} is not a readable archive: {error}") from None
         scan.remember_listing(spec.path, stamp, members)

@@ -29,8 +29,8 @@ from rootstock.ingest.litter import is_litter, is_litter_name
 from rootstock.ingest.undecided import Undecided
 from rootstock.system import roots
 from rootstock.system.addresses import WRAPPERS, links
-from rootstock.system.beneath import Beneath
 from rootstock.system.errors import SourceError
+from rootstock.system.safe_folder import SafeFolder
 from rootstock.system.stores import open_store
 
 SPEC = params.Source(path="retrain.inbox", domain="inbox")  # what the data call it
@@ -92,7 +92,7 @@ def look(url: str, settle_seconds: float, sources: Iterable[params.Source] = ())
     _refuse_by_content(items, url)
 
     def read_here(place: str) -> bytes:
-        with Beneath(Path(root)) as inbox:
+        with SafeFolder(Path(root)) as inbox:
             return inbox.read(place.removeprefix(f"{root.rstrip('/')}/"), MAX_FILE_BYTES)
 
     def files(*, labelled: bool) -> Files:
@@ -242,7 +242,7 @@ def put_away(delivery: Delivery, paths: Iterable[str], folder: str) -> None:
     """
     with _tidying(delivery):
         if isinstance(delivery.store, LocalFileSystem):
-            with Beneath(Path(delivery.root)) as inbox:
+            with SafeFolder(Path(delivery.root)) as inbox:
                 for name, size, mtime in _here(delivery, paths):
                     inbox.move(name, f"{folder}/{name}", size, mtime)
             return
@@ -258,7 +258,7 @@ def delete(delivery: Delivery, paths: Iterable[str]) -> None:
     """
     with _tidying(delivery):
         if isinstance(delivery.store, LocalFileSystem):
-            with Beneath(Path(delivery.root)) as inbox:
+            with SafeFolder(Path(delivery.root)) as inbox:
                 for name, size, mtime in _here(delivery, paths):
                     inbox.remove(name, size, mtime)
             return

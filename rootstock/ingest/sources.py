@@ -22,8 +22,8 @@ from rootstock.ingest.layouts import Known
 from rootstock.ingest.scan import Scan
 from rootstock.system import roots, stores
 from rootstock.system.addresses import EXTRA_OF, links
+from rootstock.system.availability import is_missing, is_unavailable
 from rootstock.system.errors import SourceError
-from rootstock.system.reach import is_away, is_missing
 from rootstock.system.stores import open_store
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -115,7 +115,7 @@ def _reaching(spec: params.Source, but: tuple[type[Exception], ...] = ()) -> Ite
         # fsspec says of every answer of a web server that nothing is there; what caused that says more.
         cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
         said = f"{type(cause).__name__}: {cause}"
-        if is_away(error):
+        if is_unavailable(error):
             raise Unreachable(f"ingest.sources: {spec.path} cannot be reached: {said}") from error
         raise SourceError(f"ingest.sources: {spec.path} is there and cannot be read: {said}") from error
 

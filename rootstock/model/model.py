@@ -26,7 +26,7 @@ from rootstock.images.inspection import Checks, Reason, Rejected
 from rootstock.images.loader import device, prepare
 from rootstock.system import files
 from rootstock.system.escape import markdown
-from rootstock.system.files import hold, read_json, reading, replacing_folder, sha256, write
+from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
 from rootstock.training import classifier
 from rootstock.training.calibration import softmax
 from rootstock.training.classifier import Classifier
@@ -189,7 +189,7 @@ def load(folder: Path | str) -> Model:
     cut = depths.cut(whole, backbone["name"], at["layer"], at["pooling"])
     network = Classifier(cut, transform, empty)
     if digest := described.get("digest"):  # earlier versions wrote none
-        hold(folder / classifier.WEIGHTS, digest)
+        verify(folder / classifier.WEIGHTS, digest)
     classifier.load(network, folder / classifier.WEIGHTS)
     return Model(network.eval(), transform, described["classes"], temperature, values_of)
 

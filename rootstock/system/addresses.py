@@ -1,4 +1,4 @@
-"""Where something lies, as a parameter says it: a path, or a URL that fsspec reaches, and no secret in either."""
+"""Addresses in parameters: paths or fsspec URLs, validated to contain no secret."""
 
 import re
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from pydantic import AfterValidator, Field
 from rootstock.system.redaction import NO_SECRET, kind_of_secret
 
 LOCAL = ("file", "local")
-# The extra of pyproject.toml that brings a protocol's driver.
+# The extra in pyproject.toml that installs a protocol's driver.
 EXTRA_OF = {
     "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "abfs": "azure", "abfss": "azure", "az": "azure",
     "http": "http", "https": "http", "sftp": "sftp", "ssh": "sftp",
 }  # fmt: skip
-# In front of one of these: zip://inside.csv::s3://bucket/file.zip
+# Prefixes of a chained URL: zip://inside.csv::s3://bucket/file.zip
 WRAPPERS = ("zip", "tar", "simplecache", "filecache")
 PROTOCOLS = (*LOCAL, *EXTRA_OF, "memory", *WRAPPERS)
-# What opens a store without a secret in its address.
+# The environment variables that hold the credentials of a store.
 OPENED_BY = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -29,21 +29,21 @@ OPENED_BY = {
 
 @dataclass(frozen=True)
 class Link:
-    """One part of a chained URL, or all of a plain one; `address` is as written, its protocol included."""
+    """One part of a chained URL, or a whole plain one; `address` includes the protocol, as written."""
 
     protocol: str
     address: str
 
 
 def links(address: str) -> list[Link]:
-    """Take a URL apart as fsspec does: zip://a.csv::s3://bucket/b.zip is a file in an archive in a store."""
+    """Split a chained URL as fsspec does: zip://a.csv::s3://bucket/b.zip is a file in an archive in a store."""
     parts = address.split("::")
     return [_link(part, chained=len(parts) > 1) for part in parts]
 
 
 def _link(part: str, *, chained: bool) -> Link:
     protocol, there, _ = part.partition("://")
-    if there and len(protocol) > 1:  # fsspec takes a single letter for a drive
+    if there and len(protocol) > 1:  # fsspec treats a single letter as a drive
         return Link(protocol, part)
     if part.startswith(("data:", "file:", "local:")):
         return Link(part.partition(":")[0], part)
@@ -53,26 +53,26 @@ def _link(part: str, *, chained: bool) -> Link:
 
 
 def check_protocols(address: str) -> None:
-    """Check that each part of a URL is of a protocol that is read.
+    """Check that every part of a URL has a supported protocol.
 
-    fsspec knows many more; some start processes, run for ever, or reach whatever a file names.
+    fsspec knows many more; some start processes, never end, or follow whatever a file refers to.
 
     Raises:
-        ValueError: one is not.
+        ValueError: one is not supported.
     """
     for link in links(address):
         if link.protocol not in PROTOCOLS:
-            raise ValueError(f"{link.protocol!r} is none of the protocols that are read: {', '.join(PROTOCOLS)}")
+            raise ValueError(f"{link.protocol!r} is not one of the supported protocols: {', '.join(PROTOCOLS)}")
 
 
 def _without_secret(address: str) -> str:
-    """Refuse an address with a secret in it; the message does not show it.
+    """Return an address if it contains no secret; the error does not show it.
 
     Raises:
-        ValueError: it holds one, or is no address at all.
+        ValueError: it contains a secret or a control character.
     """
     if any(ord(character) < ord(" ") or character == "\x7f" for character in address):
-        raise ValueError("holds a control character; expected a path or a URL")
+        raise ValueError("contains a control character; expected a path or a URL")
     if kind := kind_of_secret(address):
         extras = dict.fromkeys(EXTRA_OF[link.protocol] for link in links(address) if link.protocol in EXTRA_OF)
         by = "; ".join(OPENED_BY[extra] for extra in extras) or "FSSPEC_<PROTOCOL>_<OPTION>"

@@ -1,4 +1,4 @@
-"""Digests of the rows of a Parquet table, in its own metadata: whoever reads it can tell that they are as written."""
+"""Stores a digest of a Parquet table's rows in its metadata, so that a reader can verify them."""
 
 import hashlib
 from pathlib import Path
@@ -12,22 +12,22 @@ DIGEST = b"rootstock.sha256"  # in the metadata of the schema
 
 
 def digest_in(schema: pa.Schema) -> bytes | None:
-    """Read the digest that a table was written with; earlier versions, and other programs, wrote none."""
+    """Return the digest that a table was written with; None for earlier versions and other programs."""
     digest: bytes | None = (schema.metadata or {}).get(DIGEST)
     return digest
 
 
-def sealed(table: pa.Table) -> pa.Table:
-    """Give a table with the digest of its rows in its metadata."""
+def with_digest(table: pa.Table) -> pa.Table:
+    """Return a table with the digest of its rows in its metadata."""
     return table.replace_schema_metadata({**(table.schema.metadata or {}), DIGEST: digest_of(table)})
 
 
 def read(path: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """Read a table, and hold its rows to the digest that it was written with; those of earlier versions have none.
+    """Read a table and verify its rows against its digest; tables of earlier versions have none.
 
     Args:
         path: of a Parquet file.
-        schema: what its columns are to be cast to.
+        schema: to select and cast the columns to.
 
     Raises:
         DamagedError: it is not what was written.
@@ -36,16 +36,16 @@ def read(path: Path, schema: pa.Schema | None = None) -> pa.Table:
         table = pq.read_table(path)
         written, rows = digest_in(table.schema), table.select(schema.names).cast(schema) if schema else table
         if written and written != digest_of(rows):
-            raise ValueError("its rows are not those that were written")
+            raise ValueError("its rows do not match its digest")
     return rows
 
 
 def digest_of(table: pa.Table) -> bytes:
-    """Digest the rows of a table of texts and numbers, in whatever file and chunks they are.
+    """Return the SHA-256 of the rows of a table of strings and numbers, independent of file layout and chunking.
 
-    Of each column: what is missing, then the values.
+    Each column contributes its null mask, then its values.
     """
-    import numpy as np  # a look that finds nothing new does without
+    import numpy as np  # not imported when ingest finds nothing new
     import pyarrow.compute as pc
 
     content = hashlib.sha256(f"{table.num_rows} {table.column_names}".encode())
@@ -53,7 +53,7 @@ def digest_of(table: pa.Table) -> bytes:
         content.update(column.is_null().to_numpy().tobytes())
         if pa.types.is_null(column.type):
             continue
-        if pa.types.is_large_string(column.type):  # as pandas has texts
+        if pa.types.is_large_string(column.type):  # as pandas stores strings
             column = column.cast(pa.string())
         if not pa.types.is_string(column.type):
             content.update(column.fill_null(0).to_numpy().tobytes())

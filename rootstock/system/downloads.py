@@ -1,4 +1,4 @@
-"""A large file from an address: once, checked, going on where a broken connection left it."""
+"""Downloads large files: once, verified by digest, and resumed after a broken connection."""
 
 import re
 import time
@@ -25,19 +25,19 @@ PART = ".part"
 
 
 class DamagedError(OSError):
-    """The bytes are not those that the digest is of."""
+    """The downloaded bytes do not match the expected digest."""
 
 
 def fetch(url: str, target: Path, sha256: str | None) -> Path:
-    """Bring a file here, unless it is here already; then nothing is asked of anybody.
+    """Download a file unless `target` exists; then no request is sent.
 
     Args:
-        url: http, https, or anything that fsspec reaches.
-        target: where it goes, whole or not at all; what there is of it lies beside it under `.part`.
-        sha256: the beginning of its digest, in hexadecimal, if it is known.
+        url: http, https, or any URL that fsspec supports.
+        target: path of the complete file; a partial download lies beside it with the suffix `.part`.
+        sha256: expected digest or its first digits, in hexadecimal; None to skip verification.
 
     Raises:
-        OSError: it cannot be had; `DamagedError`, if it is another file than the digest says.
+        OSError: the download failed; `DamagedError` if the digest does not match.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(target.name + ".lock")):
@@ -66,7 +66,7 @@ def fetch(url: str, target: Path, sha256: str | None) -> Path:
 
 
 def _append(url: str, part: Path) -> None:
-    """Fetch what is missing of a file."""
+    """Download the missing rest of a partial file."""
     have = part.stat().st_size if part.exists() else 0
     with _opened(url, have) as (source, begins, total), part.open("r+b" if begins else "wb") as sink:
         sink.seek(begins)
@@ -77,12 +77,12 @@ def _append(url: str, part: Path) -> None:
                 advance(1)
         got = sink.tell()
     if total and got < total:
-        raise ConnectionError(f"the connection broke off after {got:,} of {total:,} bytes")
+        raise ConnectionError(f"the connection was lost after {got:,} of {total:,} bytes")
 
 
 @contextmanager
 def _opened(url: str, have: int) -> Iterator[tuple[IO[bytes], int, int]]:
-    """Open a file behind what there is of it; gives where that is (0, if it cannot) and its whole size, if known."""
+    """Open a URL at offset `have`; yield the stream, its actual offset (0 if it cannot resume) and the total size."""
     if url.startswith(("http://", "https://")):
         request = _request(url)
         if have:
@@ -100,7 +100,7 @@ def _opened(url: str, have: int) -> Iterator[tuple[IO[bytes], int, int]]:
 
 
 def _request(url: str) -> Request:
-    """Ask for a file; a user and a password in the address of a mirror go where a server looks for them."""
+    """Build the request; a user and password in the URL are sent as an Authorization header."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     request = Request(urlunsplit(parts._replace(netloc=host)))  # noqa: S310
@@ -116,7 +116,7 @@ def _check(path: Path, sha256: str | None) -> None:
 
 
 def digest_in(name: str) -> str | None:
-    """Read the beginning of its digest off a file's name, as torch's hub writes it: resnet34-b627a593.pth."""
+    """Return the digest prefix in a file name of torch.hub's form: resnet34-b627a593.pth."""
     found = re.search(r"-([0-9a-f]{8,64})\.", name)
     return found[1] if found else None
 

@@ -1,6 +1,6 @@
-"""What a command of a terminal ends with: one sentence and exit status 1, one word after Ctrl-C, nothing for a pipe.
+"""How a command ends: an error is one sentence and exit status 1, Ctrl-C one word, a closed pipe nothing.
 
-What it prints and logs has names of files in it, which may hold what a terminal obeys: that is shown, and not sent.
+Output and log lines contain file names, which may hold terminal control sequences: these are escaped.
 """
 
 import logging
@@ -18,40 +18,40 @@ from rootstock.system.errors import RootstockError
 
 
 @contextmanager
-def entry_point(name: str, say: causes.Say = causes.say) -> Iterator[None]:
-    """Run a command; mistakes of this program alone keep their stack.
+def entry_point(name: str, describe: causes.Describe = causes.describe) -> Iterator[None]:
+    """Run a command; only bugs of this program show a traceback.
 
     Args:
-        name: of the command, which its sentence begins with.
-        say: knows the sentences for what others bring about.
+        name: of the command, the prefix of its error message.
+        describe: returns the description of an error, or None.
     """
     try:
         logging.setLogRecordFactory(partial(_record, logging.getLogRecordFactory()))
-        with causes.in_words(say), redirect_stdout(_Shown(sys.stdout)):
+        with causes.described(describe), redirect_stdout(_EscapedStream(sys.stdout)):
             yield
             sys.stdout.flush()
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except RootstockError as error:
-        if isinstance(error.__cause__, BrokenPipeError) and _nobody_reads():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python writes to it once more
+        if isinstance(error.__cause__, BrokenPipeError) and _is_pipe_closed():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes to it at exit
             sys.exit(128 + signal.SIGPIPE)
-        sys.exit(_shown(f"{name}: {error}"))
+        sys.exit(_escaped(f"{name}: {error}"))
 
 
-def _shown(text: str) -> str:
+def _escaped(text: str) -> str:
     return escape.printable(text, keep="\n\t")
 
 
-class _Shown:
-    """A stream of text to which nothing goes that a terminal would obey."""
+class _EscapedStream:
+    """A text stream that escapes terminal control sequences."""
 
     def __init__(self, stream: Any) -> None:  # noqa: ANN401
         self.stream = stream
 
     def write(self, text: str) -> int:
-        self.stream.write(_shown(text))
+        self.stream.write(_escaped(text))
         return len(text)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
@@ -60,15 +60,15 @@ class _Shown:
 
 def _record(make: Callable[..., logging.LogRecord], *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401
     record = make(*args, **kwargs)
-    with suppress(TypeError, ValueError):  # a message that does not fit its values is for the handlers to complain of
-        said = record.getMessage()
-        if (shown := _shown(said)) != said:
-            record.msg, record.args = shown, ()
+    with suppress(TypeError, ValueError):  # a format string that does not match its arguments: left to the handlers
+        message = record.getMessage()
+        if (escaped := _escaped(message)) != message:
+            record.msg, record.args = escaped, ()
     return record
 
 
-def _nobody_reads() -> bool:
-    """Whether the reader of the output has gone (`| head`)."""
+def _is_pipe_closed() -> bool:
+    """Whether the reader of the output has exited (`| head`)."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -1,26 +1,26 @@
-"""Errors for the person who reads them: what is at fault, what was expected, what to do."""
+"""Exceptions with a message for the user: what is at fault, what was expected, what to do."""
 
 from rootstock.system.redaction import redacted
 
 
 class RootstockError(Exception):
-    """A run cannot go on, and the message says why in words, and no secret; a door prints it without a traceback."""
+    """A run cannot continue; entry points print the message, secrets redacted, without a traceback."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redacted(message))
 
 
 class ParamsError(RootstockError):
-    """A parameter is at fault; the message names its key, what is allowed and the nearest valid spelling."""
+    """A parameter is invalid; the message names its key, the allowed values and the nearest valid spelling."""
 
 
 class SourceError(RootstockError):
-    """A source of images cannot be listed or read, or holds too little to train on."""
+    """A source of images cannot be listed or read, or has too few images to train on."""
 
 
 class DamagedError(RootstockError):
-    """A file is not what was written: cut short, emptied, of another kind, or another one under its name."""
+    """A file is not what was written: truncated, empty, in another format, or replaced."""
 
 
 class WeightsError(RootstockError):
-    """Weights cannot be had, or do not fit the architecture."""
+    """Weights cannot be loaded, or do not fit the architecture."""

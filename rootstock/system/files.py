@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name, synced, then renamed."""
+"""Atomic file writes (temporary name, sync, rename) and verification of files by digest."""
 
 import errno
 import hashlib
@@ -14,12 +14,12 @@ from typing import Any
 from rootstock.system.errors import DamagedError, RootstockError
 
 SUMS = "sha256sums"
-TEMPORARY = ".tmp"  # .dvcignore names it too: what a killed run left never reaches a version
+TEMPORARY = ".tmp"  # also in .dvcignore, so that leftovers of a killed run are never versioned
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; when the block ends well, it becomes `path`, synced to disk."""
+    """Yield a temporary path to write to; if the block succeeds, it becomes `path`, synced to disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + TEMPORARY)
     try:
@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
-        if error.filename in (None, str(temporary)):  # a write that fails does not say of which file
+        if error.filename in (None, str(temporary)):  # a failed write does not name its file
             error.filename = str(path)
         raise
     finally:
@@ -36,14 +36,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Replace the file `path` by `content` (text as UTF-8)."""
+    """Write `content` (text as UTF-8) to `path`, atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give an empty temporary folder to fill; when the block ends well, it becomes `path`, or what that links to."""
+    """Yield an empty temporary folder; if the block succeeds, it replaces `path`, or the target if that is a link."""
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + TEMPORARY)
@@ -61,7 +61,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have the system put a file, or a folder's list of names, on disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -70,28 +70,28 @@ def sync(path: Path) -> None:
 
 
 def digest(paths: Iterable[Path], also: str = "") -> str:
-    """Digest the contents of several files, and a text, into one name."""
+    """Return one SHA-256 of the contents of several files and a text."""
     return hashlib.sha256(" ".join([*map(sha256, paths), also]).encode()).hexdigest()
 
 
 def mark_used(folder: Path, at: float | None = None) -> None:
-    """Note that a folder is used, now or at a time in seconds; DVC goes by the times of files alone."""
+    """Set the mtime of a folder to now or `at` (seconds) to mark it as used; DVC ignores folder mtimes."""
     os.utime(folder, None if at is None else (at, at))
 
 
 def last_used(folder: Path) -> float:
-    """Recall when a folder was last noted as used, or a file in it came or went, in seconds."""
+    """Return when a folder was last marked as used, or its entries changed, in seconds."""
     return folder.stat().st_mtime
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files that a killed run left under `folder`."""
+    """Remove temporary files that a killed run left under `folder`."""
     for left in folder.rglob(f"*{TEMPORARY}"):
         remove(left)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -100,10 +100,10 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Say of a file that is not what was written which it is, and what brings it back; for the reading alone.
+    """Raise a `DamagedError` that names `path` if its content makes the block fail; put only the reading inside.
 
     Raises:
-        DamagedError: the block fails in any way that the file's content can bring about.
+        DamagedError: the file is missing or its content is invalid.
     """
     try:
         yield
@@ -111,59 +111,59 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         missing = isinstance(error, FileNotFoundError)
-        raise damaged(path, "is not there" if missing else "is no file, or lies in what is no folder") from error
+        raise damaged(path, "is missing" if missing else "is not a file, or its parent is not a folder") from error
     except OSError as error:
-        if error.errno is not None:  # the disk, or the system: not the file's content
+        if error.errno is not None:  # an error of the operating system, not of the content
             raise
         raise damaged(path, f"cannot be read ({error})") from error
-    except Exception as error:  # each parser has its own errors, and what is missing is one of this language
-        text = f"it lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0][:200]
+    except Exception as error:  # each parser raises its own errors, KeyError for a missing key
+        text = f"{error} is missing" if isinstance(error, KeyError) else str(error).partition("\n")[0][:200]
         raise damaged(path, f"is damaged ({text or type(error).__name__})") from error
 
 
 def damaged(path: Path, why: str) -> DamagedError:
-    """Say what is wrong with a file, and what to do."""
+    """Return the error for a damaged file: what is wrong with it, and what to do."""
     return DamagedError(
-        f"{path} {why}. Remove it, and bring it back by `dvc checkout` or `dvc pull`, or run again what makes it."
+        f"{path} {why}. Remove it and restore it with `dvc checkout` or `dvc pull`, or re-run the stage that writes it."
     )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
+    """Read a JSON file that contains an object.
 
     Raises:
-        DamagedError: it is not there, or holds something else.
+        DamagedError: it is missing or contains something else.
     """
     with reading(path):
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict):
-            raise TypeError(f"a {type(content).__name__} where an object is expected")
+            raise TypeError(f"it contains a {type(content).__name__}, expected an object")
     return content
 
 
-def hold(path: Path, expected: str) -> None:
-    """Hold a file to the digest that was written down with it.
+def verify(path: Path, expected: str) -> None:
+    """Check a file against its recorded SHA-256.
 
     Raises:
-        DamagedError: it is another one.
+        DamagedError: the digests differ.
     """
     with reading(path):
         found = sha256(path)
     if found != expected:
-        raise damaged(path, "is not the file that was written: its digest is another")
+        raise damaged(path, "is not the file that was written: its digest differs")
 
 
 def write_sums(folder: Path) -> None:
-    """Write down the digests of all files of a folder in it, as `sha256sum -c` reads them."""
+    """Write the digests of all files of a folder into it, in the format of `sha256sum -c`."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     write(folder / SUMS, "".join(f"{sha256(path)}  {path.relative_to(folder)}\n" for path in paths))
 
 
-def hold_sums(folder: Path) -> None:
-    """Hold the files of a folder to the digests that were written down; earlier versions wrote none.
+def verify_sums(folder: Path) -> None:
+    """Check the files of a folder against their recorded digests; earlier versions wrote none.
 
     Raises:
-        DamagedError: one is another one.
+        DamagedError: a digest differs.
     """
     if not (folder / SUMS).exists():
         return
@@ -171,25 +171,25 @@ def hold_sums(folder: Path) -> None:
         expected = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
         pairs = [(digest, folder / name) for digest, name in expected]
     for digest, path in pairs:
-        hold(path, digest)
+        verify(path, digest)
 
 
 def read(path: Path | str, most: int, *, folder: int | None = None) -> bytes:
-    """Read a plain file, and no more of it than one byte above `most`, however it grows.
+    """Read a regular file, at most `most` + 1 bytes of it, so that a caller can tell that it is too large.
 
     Args:
         path: of the file.
         most: bytes.
-        folder: a descriptor of the folder in which it lies under that name; then it is no link.
+        folder: descriptor of the folder that `path` is relative to; then links are refused.
 
     Raises:
-        OSError: it cannot be read, or is none: a pipe that took its place would keep its reader waiting.
+        OSError: it cannot be read or is not a regular file (a pipe would block the reader).
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if folder is None else os.O_NOFOLLOW)
     descriptor = os.open(path, flags, dir_fd=folder)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read(most + 1)
     finally:
@@ -197,6 +197,6 @@ def read(path: Path | str, most: int, *, folder: int | None = None) -> bytes:
 
 
 def sha256(path: Path) -> str:
-    """Digest a file, in hexadecimal, without reading it whole into memory."""
+    """Return the SHA-256 of a file in hexadecimal, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,16 +1,16 @@
-"""Memory for images that are being decoded: a room of fixed size that all threads share."""
+"""A memory budget for decoding images, shared by all threads."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ROOM_BYTES = 2**30
+BUDGET_BYTES = 2**30
 
 
-class Room:
-    """So many bytes; who needs more than are free waits, and who needs more than there are has the room alone.
+class MemoryBudget:
+    """A number of bytes; `take` waits until enough are free, and a request larger than all of them gets all of them.
 
-    Whoever is in must not ask for more, and must need nobody who waits.
+    To avoid a deadlock, a holder must not take more, nor wait for a thread that is waiting.
     """
 
     def __init__(self, size: int) -> None:
@@ -19,7 +19,7 @@ class Room:
 
     @contextmanager
     def take(self, size: int) -> Iterator[None]:
-        """Take bytes, and give them back in the end."""
+        """Take bytes for the duration of the block."""
         size = min(size, self.size)
         with self._changed:
             self._changed.wait_for(lambda: self.free >= size)
@@ -32,4 +32,4 @@ class Room:
                 self._changed.notify_all()
 
 
-DECODING = Room(ROOM_BYTES)
+DECODING_BUDGET = MemoryBudget(BUDGET_BYTES)

@@ -1,8 +1,8 @@
-"""Files that an installed package ships, found by what its installer wrote down: nothing is imported.
+"""Finds files that an installed package ships by its installation metadata, without importing it.
 
-To import a package is to run its code, and a name in params.yaml may be anybody's: that of a folder which was delivered
-into the workspace, say. So only what stands on Python's path outside the workspace counts (its own environment may be
-in there), and only packages that were installed. Editable installs have their files elsewhere; they are not found.
+Importing a package runs its code, and a name in params.yaml may be that of a folder delivered into the workspace. So
+only packages installed on Python's path outside the workspace count (the environment itself may be inside). Editable
+installs keep their files elsewhere and are not found.
 """
 
 import sys
@@ -19,17 +19,17 @@ PREFIX = "package:"
 
 @dataclass(frozen=True)
 class Shipped:
-    """A file of a package, and which version of which distribution has brought it."""
+    """A file of a package, and the name and version of the distribution that ships it."""
 
     path: Path
     distribution: str
 
 
 def check(place: str) -> None:
-    """Check how a file of a package is written: package:<import name>/<file>, where the file may be a pattern.
+    """Check the form package:<import name>/<file>, where the file may be a glob pattern.
 
     Raises:
-        ValueError: it is not written so.
+        ValueError: it does not have this form.
     """
     package, pattern = parts(place)
     named = all(part.isidentifier() for part in package.split("."))
@@ -40,14 +40,14 @@ def check(place: str) -> None:
 
 
 def parts(place: str) -> tuple[str, str]:
-    """Take package:<import name>/<file> apart; without a file, the one of safetensors is meant."""
+    """Split package:<import name>/<file>; the default file is *.safetensors."""
     package, slash, pattern = place.removeprefix(PREFIX).partition("/")
     return package, pattern if slash else "*.safetensors"
 
 
 def find(package: str, pattern: str) -> list[Shipped] | None:
-    """List the files of a package, by its import name, that match a pattern; None where there is no such package."""
-    from importlib import metadata  # every stage imports this module, few look for a package
+    """Return the files of a package (by import name) that match a pattern; None if it is not installed."""
+    from importlib import metadata  # imported late: every stage imports this module, few look for a package
 
     installed = False
     found = []
@@ -58,20 +58,20 @@ def find(package: str, pattern: str) -> list[Shipped] | None:
                 continue
             installed = True
             for path in sorted((root / package.replace(".", "/")).glob(pattern)):
-                own = not listed or str(path.relative_to(root)) in listed  # others may share a namespace
+                own = not listed or str(path.relative_to(root)) in listed  # other distributions may share the namespace
                 if own and path.is_file() and _is_trusted(path.resolve(), root):
                     found.append(Shipped(path, f"{distribution.metadata['Name']} {distribution.version}"))
     return found if installed else None
 
 
 def beside(package: str, pattern: str) -> list[Shipped] | None:
-    """The same of a folder anywhere on Python's path, not installed: only for what the code itself names."""
+    """Like `find`, for a folder on Python's path that is not installed: only for names in our own code."""
     folders = [folder for entry in sys.path if (folder := Path(entry, package.replace(".", "/"))).is_dir()]
     return [Shipped(path, package) for path in sorted(folders[0].glob(pattern))] if folders else None
 
 
 def _trusted_path() -> Iterator[Path]:
-    """Yield the folders in which Python looks for packages, but those in the workspace."""
+    """Yield the folders on Python's path, except those in the workspace."""
     import sysconfig
 
     environment = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")}
@@ -81,7 +81,7 @@ def _trusted_path() -> Iterator[Path]:
 
 
 def _is_trusted(path: Path, root: Path) -> bool:
-    """Whether a file, links resolved, is out of the workspace, or in the environment that lies in there."""
+    """Whether a resolved path is outside the workspace, or in an environment inside it."""
     return not _is_in_workspace(path) or (_is_in_workspace(root) and path.is_relative_to(root))
 
 

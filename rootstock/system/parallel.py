@@ -1,4 +1,4 @@
-"""An ordered map over threads that never holds more than a window of results."""
+"""An ordered parallel map over threads with a bounded number of pending results, and batching helpers."""
 
 import os
 from collections import deque
@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 
 def cores() -> int:
-    """Count the CPU cores this process may use."""
+    """Return the number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -24,11 +24,11 @@ def ordered_map(
     weigh: Callable[[T], int] = lambda item: 0,
     most: int = 0,
 ) -> Iterator[R]:
-    """Yield `function(item)` in the order of `items`, computed on `threads` (all cores) at once.
+    """Yield `function(item)` in the order of `items`, computed on `threads` (default: all cores).
 
-    At most `window` (four a thread) results are under way or waiting, so that memory stays bounded however
-    slowly the caller takes them; nor more than weigh `most` together, but for a single one that weighs more. `items` is
-    drawn in the caller's thread. Each thread calls `first` before all else.
+    At most `window` (default: four per thread) results are pending, with a total `weigh` of at most `most` unless a
+    single one weighs more, so that memory stays bounded however slowly the caller consumes them. `items` is iterated in
+    the caller's thread. Each thread calls `first` once before its first item.
     """
     threads = threads or cores()
     window = window or 4 * threads
@@ -50,12 +50,12 @@ def ordered_map(
 
 
 def bundled(items: Iterable[T], most: int, size: int, size_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """Put items together into lists that end with their `most`th, or with the one by which they are `size` or more."""
+    """Group items into lists of at most `most`, each closed once its total size reaches `size`."""
     return grouped(items, size, lambda item: max(size_of(item), size // most))
 
 
 def grouped(items: Iterable[T], size: int, weigh: Callable[[T], int] = lambda item: 1) -> Iterator[list[T]]:
-    """Put items together into lists that weigh `size` or, by their last, more; what is left over may weigh less."""
+    """Group items into lists, each closed once its total weight reaches `size`; the last may weigh less."""
     group, weight = [], 0
     for item in items:
         group.append(item)

@@ -17,10 +17,10 @@ LINE_EVERY_S = 10.0  # where there is no terminal to draw a bar on
 
 
 class Advance(Protocol):
-    """Reports that `n` more are done, and what there is to count beside them: `cached=100`, `rejected=1`."""
+    """Reports that `n` more units are done, with optional extra counts: `cached=100`, `rejected=1`."""
 
     def __call__(self, n: int, **counts: int) -> None:
-        """Add to what is done."""
+        """Advance by `n`."""
 
 
 Reporter = Callable[[str, int, str], AbstractContextManager[Advance]]
@@ -60,24 +60,24 @@ def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
 
 
 class Tally:
-    """What a report of progress says in words: how much of how much, how fast, how long still, what beside it."""
+    """Progress as text: done, total, rate, time left and extra counts."""
 
     def __init__(self, what: str, total: int, unit: str) -> None:
         self.what, self.total, self.unit = what, total, unit
         self.done, self.beside, self.begin = 0, Counter[str](), time.monotonic()
 
     def add(self, n: int, **counts: int) -> None:
-        """Add to what is done."""
+        """Advance by `n`."""
         self.done += n
         self.beside.update(counts)
 
     @property
     def percent(self) -> float:
-        """Say how much is done, of 100."""
+        """Return the progress in percent."""
         return min(100.0, 100.0 * self.done / self.total) if self.total else 100.0
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Format as e.g. `extract: 500 of 1,797 images, 120 images/s, 11 s left`."""
         parts = [f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"]
         seconds = time.monotonic() - self.begin
         if self.done and seconds > 1:
@@ -99,7 +99,7 @@ _reporter: ContextVar[Reporter] = ContextVar("reporter", default=terminal)
 
 @contextmanager
 def report_to(reporter: Reporter) -> Iterator[None]:
-    """Send the progress of everything inside the block to `reporter`."""
+    """Send all progress inside the block to `reporter`."""
     token = _reporter.set(reporter)
     try:
         yield
@@ -108,12 +108,12 @@ def report_to(reporter: Reporter) -> Iterator[None]:
 
 
 def bar(what: str, total: int, unit: str = "images") -> AbstractContextManager[Advance]:
-    """Open a progress report of `total` units; the block gets a function that advances it."""
+    """Open a progress report of `total` units; the context manager yields a function that advances it."""
     return _reporter.get()(what, total, unit)
 
 
 def track(items: Iterable[T], what: str, total: int, unit: str = "images") -> Iterator[T]:
-    """Pass items on and report each as one unit."""
+    """Yield the items and report each as one unit."""
     with bar(what, total, unit) as advance:
         for item in items:
             yield item

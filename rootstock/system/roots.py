@@ -1,8 +1,7 @@
-"""How far an address may reach that somebody gave to a run from elsewhere, by the API of a Prefect server.
+"""Restricts the addresses given to a run through the Prefect API to allowed roots: folders and URL prefixes.
 
-Who may start a run there is not thereby somebody who may read every file of this machine, or send its images to any
-host. So such addresses lie under roots: folders and prefixes of URLs. What stands in params.yaml by a person's hand, or
-is given on the command line, reaches whatever that person reaches.
+Whoever may start a run there should not be able to read every file of this machine or send its images to any host.
+Addresses that a user writes into params.yaml or on the command line are not restricted.
 """
 
 import os
@@ -14,13 +13,13 @@ from urllib.parse import unquote, urlsplit
 
 from rootstock.system.addresses import LOCAL, WRAPPERS, Link, links
 
-SAME = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs", "ssh": "sftp"}  # other names of a protocol
+SAME = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs", "ssh": "sftp"}  # aliases of a protocol
 Roots = Sequence[str]
-_held: list[Roots] = []  # of the run that is under way, if it was given a source
+_active: list[Roots] = []  # roots of the current run, if it was given a source
 
 
 def allows(address: str, roots: Roots) -> bool:
-    """Whether every part of an address, chained or not, links resolved, lies under a root."""
+    """Whether every part of an address, chained or not, lies under a root after resolving links."""
     places = [link for link in links(address) if link.protocol not in WRAPPERS]
     return bool(places) and all(any(_lies_under(link, root) for root in roots) for link in places)
 
@@ -28,7 +27,7 @@ def allows(address: str, roots: Roots) -> bool:
 def _lies_under(link: Link, root: str) -> bool:
     if link.address == root:
         return ".." not in _parts(link.address)
-    [*_, of_root] = links(root)  # a chained one ends where its files are
+    [*_, of_root] = links(root)  # the last part of a chained URL holds the files
     if link.protocol in LOCAL and of_root.protocol in LOCAL:
         folders, places = _resolved(of_root.address), _resolved(link.address)
         return bool(folders and places) and all(place.is_relative_to(folders[0]) for place in places)
@@ -38,9 +37,9 @@ def _lies_under(link: Link, root: str) -> bool:
 
 
 def _resolved(address: str) -> list[Path]:
-    """Return the places that a path may mean, links resolved: ~ is a home to some readers, and a name to others.
+    """Return the resolved paths that a path may refer to: some readers expand ~, others do not.
 
-    Where it cannot be followed, there are none.
+    Empty if it cannot be resolved.
     """
     path = address
     for prefix in ("file://", "local://", "file:", "local:"):
@@ -48,12 +47,12 @@ def _resolved(address: str) -> list[Path]:
     spellings = dict.fromkeys([path, os.path.expanduser(path)])  # noqa: PTH111 - as fsspec does it
     try:
         return [Path(spelling).resolve() for spelling in spellings]
-    except (OSError, RuntimeError, ValueError):  # a link to itself, no path at all
+    except (OSError, RuntimeError, ValueError):  # a link to itself, or an invalid path
         return []
 
 
 def _is_prefix(root: str, url: str) -> bool:
-    """Whether a URL is another one, or lies below it, by whole parts of its path."""
+    """Whether `url` equals `root` or lies below it, compared by whole path components."""
     above, below = urlsplit(root), urlsplit(url)
     if (_protocol(above.scheme), above.netloc.lower()) != (_protocol(below.scheme), below.netloc.lower()):
         return False
@@ -66,34 +65,34 @@ def _protocol(scheme: str) -> str:
 
 
 def _parts(path: str) -> list[str]:
-    """Take a path apart, its percent-encoding undone."""
+    """Split a percent-decoded path into its components."""
     plain = unquote(unquote(path)).replace("\\", "/")
     return [part for part in plain.split("/") if part not in ("", ".")]
 
 
 @contextmanager
-def held(roots: Roots | None) -> Iterator[None]:
-    """Hold the files of a run's sources to roots: those that a table names, and those behind links.
+def restricted_to(roots: Roots | None) -> Iterator[None]:
+    """Restrict the files of a run's sources to roots, including those that a table lists or a link points to.
 
     Args:
-        roots: none where the sources are a person's own.
+        roots: allowed; None for no restriction, if the sources are the user's own.
     """
     if roots is None:
         yield
         return
-    _held.append(roots)
+    _active.append(roots)
     try:
         yield
     finally:
-        _held.pop()
+        _active.pop()
 
 
 def forbids(place: str, protocol: str) -> bool:
-    """Whether a file of a source is out of the reach of the run that is under way.
+    """Whether the current run may not read a file of a source.
 
     Args:
         place: its path in its store.
         protocol: of the store.
     """
     address = place if protocol in LOCAL or "://" in place else f"{protocol}://{posixpath.normpath(place).lstrip('/')}"
-    return bool(_held) and not allows(address, _held[-1])
+    return bool(_active) and not allows(address, _active[-1])

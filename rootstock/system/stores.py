@@ -1,7 +1,7 @@
-"""Files of a store: a folder, or a URL of one of the protocols in addresses.py (s3://, gs://, abfs://, sftp://, ...).
+"""Reads and writes files of a store: a folder, or a URL of a protocol in addresses.py (s3://, gs://, abfs://, sftp://).
 
-What opens a store comes from the environment (AWS_ACCESS_KEY_ID and the like, or fsspec's own FSSPEC_<STORE>_<OPTION>),
-never from its URL: that is in params.yaml and in logs.
+Credentials come from the environment (AWS_ACCESS_KEY_ID and the like, or fsspec's FSSPEC_<STORE>_<OPTION>), never from
+the URL, which appears in params.yaml and in logs.
 """
 
 import os
@@ -18,16 +18,16 @@ from rootstock.system.addresses import check_protocols
 from rootstock.system.errors import SourceError
 from rootstock.system.files import TEMPORARY, replacing, sync
 
-# What these put is there whole or not at all, and a rename would be a second copy.
-PIECE_BYTES = 2**20  # that are read at once
+PIECE_BYTES = 2**20  # read at a time
+# In object stores an upload is atomic, and a rename would be a second copy.
 OBJECTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "memory"}
 
 
 def open_store(url: str) -> tuple[Any, str]:
-    """Open the store of a URL, chained or not; also gives the place in it.
+    """Open the store of a URL, chained or not; return the file system and the path in it.
 
     Raises:
-        ValueError: a protocol in it is none of those that are read, or fsspec does not know it.
+        ValueError: a protocol is not supported.
         ImportError: its driver is not installed.
     """
     check_protocols(url)
@@ -36,7 +36,7 @@ def open_store(url: str) -> tuple[Any, str]:
 
 
 def read(file: Any, most: int) -> bytes:  # noqa: ANN401
-    """Read an open file to its end, or so many bytes; what comes by a network comes in pieces."""
+    """Read at most `most` bytes of an open file, in pieces, since network reads may return fewer bytes."""
     parts, left = [], most
     while left > 0 and (part := file.read(min(left, PIECE_BYTES))):
         parts.append(part)
@@ -45,13 +45,12 @@ def read(file: Any, most: int) -> bytes:  # noqa: ANN401
 
 
 def fetch(url: str, name: str, folder: Path) -> Path:
-    """Return a local path of a file: its own where the store is a folder of this machine, else a copy.
+    """Return a local path of a file: the file itself if the store is a local folder, else a downloaded copy.
 
     Args:
         url: of the store.
         name: of the file in it.
-        folder: gets the copy, whole or not at all; one that is there is taken for the same: files in a store are
-            written once, and a name never means two contents.
+        folder: for the copy; an existing copy is reused, since files in a store are never changed.
 
     Raises:
         SourceError: the store cannot be reached, or has no such file.
@@ -60,7 +59,7 @@ def fetch(url: str, name: str, folder: Path) -> Path:
         if isinstance(store, LocalFileSystem):
             path = Path(root) / name
             if not path.exists():
-                raise FileNotFoundError(f"{name} is not there")
+                raise FileNotFoundError(f"{name} does not exist")
             return path
         copy = folder / name
         if not copy.exists():
@@ -70,7 +69,7 @@ def fetch(url: str, name: str, folder: Path) -> Path:
 
 
 def put(path: Path, url: str) -> None:
-    """Copy a local file to a URL, where it is whole or not at all; what is there is replaced.
+    """Upload a local file to a URL atomically, replacing an existing file.
 
     Raises:
         SourceError: the store cannot be reached or written to.
@@ -79,12 +78,12 @@ def put(path: Path, url: str) -> None:
         if OBJECTS & ({store.protocol} if isinstance(store.protocol, str) else set(store.protocol)):
             store.put_file(str(path), target)
             return
-        # Two workers may be at the same file: each has a temporary name of its own.
+        # Two workers may write the same file: each uses its own temporary name.
         temporary = f"{target}.{socket.gethostname()}-{os.getpid()}{TEMPORARY}"
         store.makedirs(store._parent(target), exist_ok=True)
         try:
             store.put_file(str(path), temporary)
-            if isinstance(store, LocalFileSystem):  # others have no word for it
+            if isinstance(store, LocalFileSystem):  # others cannot sync
                 sync(Path(temporary))
             store.mv(temporary, target)
         except BaseException:
@@ -94,20 +93,20 @@ def put(path: Path, url: str) -> None:
 
 
 def names(url: str, suffix: str = "") -> list[str]:
-    """List the files right in a store whose names end with `suffix`, sorted; none where there is no such folder.
+    """Return the sorted names of files directly in a store that end with `suffix`; empty if it does not exist.
 
     Raises:
         SourceError: the store cannot be reached.
     """
     with _opened(url) as (store, root):
-        store.invalidate_cache()  # what other workers have put since
+        store.invalidate_cache()  # other workers may have added files
         found = store.ls(root, detail=True) if store.exists(root) else []
         files = (entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "file")
         return sorted(name for name in files if name.endswith(suffix))
 
 
 def exists(url: str) -> bool:
-    """Whether there is a file or folder at a URL.
+    """Whether a file or folder exists at a URL.
 
     Raises:
         SourceError: the store cannot be reached.
@@ -119,9 +118,9 @@ def exists(url: str) -> bool:
 
 @contextmanager
 def _opened(url: str) -> Iterator[tuple[Any, str]]:
-    """Open a store; what goes wrong in the block is said of its URL."""
+    """Open a store; errors in the block are raised as SourceError with its URL."""
     try:
         store, path = open_store(url)
         yield store, path.rstrip("/")
-    except Exception as error:  # every driver has its own errors
+    except Exception as error:  # every driver raises its own errors
         raise SourceError(f"{url}: {type(error).__name__}: {error}") from error

@@ -28,7 +28,7 @@ from rootstock.images import loader
 from rootstock.images.loader import Ref
 from rootstock.system import progress
 from rootstock.system.errors import DamagedError, ParamsError
-from rootstock.system.files import hold, read_json, reading, replacing, replacing_folder, sha256, write
+from rootstock.system.files import read_json, reading, replacing, replacing_folder, sha256, verify, write
 from rootstock.training.classifier import WEIGHTS, Classifier, mixed_precision, predict, save as save_classifier
 from rootstock.training.unfreezing import check_stages, optimiser_of
 
@@ -275,7 +275,7 @@ def check(folder: Path) -> None:
     with reading(folder / DESCRIPTION):
         digests = {name: described["digests"][name] for name in (WEIGHTS, HISTORY)}
     for name, digest in digests.items():
-        hold(folder / name, digest)
+        verify(folder / name, digest)
 
 
 def write_history(history: list[Epoch], path: Path) -> None:

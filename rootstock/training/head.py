@@ -20,7 +20,7 @@ from rootstock.config.architectures import PENULTIMATE
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.errors import SourceError
-from rootstock.system.files import hold, read_json, reading, replacing_folder, sha256, write
+from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
 
 log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
@@ -220,7 +220,7 @@ def load(folder: Path) -> Head:
             len(described["classes"]),
             [entry["l2"] for entry in described["path"]],
         )
-    hold(folder / WEIGHTS, digest)
+    verify(folder / WEIGHTS, digest)
     with reading(folder / WEIGHTS):
         tensors = load_file(folder / WEIGHTS)
         if len(tensors["weight"]) != classes or tensors["bias"].shape != (classes,):

@@ -41,10 +41,10 @@ def describe(error: BaseException) -> str | None:
             return _of_server(error)
         case _ if isinstance(error, versions.ERRORS):
             return _of_dvc(error)
-    return causes.say(error)
+    return causes.describe(error)
 
 
-in_words = partial(causes.in_words, describe)
+described = partial(causes.described, describe)
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def _of_server(error: BaseException) -> str:
 def _of_dvc(error: BaseException) -> str:
     """Return DVC's message, and that of the system error behind it, if any."""
     behind = error.__cause__ or error.__context__
-    system = causes.say(behind) if isinstance(behind, OSError) else None
+    system = causes.describe(behind) if isinstance(behind, OSError) else None
     return f"DVC: {causes.first_line(error)}. {system}" if system else f"DVC: {causes.first_line(error)}."
 
 

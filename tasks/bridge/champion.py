@@ -73,7 +73,7 @@ def check_files() -> list[str]:
     if not is_aside():
         return versions.bring_back_as_recorded(MODEL, REPORT / PREDICTIONS)
     try:
-        files.hold_sums(ASIDE)
+        files.verify_sums(ASIDE)
     except DamagedError as error:
         rows = decisions()
         remedy = f"`python -m flows.rollback --version {rows[-1].version}` brings the champion back" if rows else None

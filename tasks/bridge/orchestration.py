@@ -151,7 +151,7 @@ def worded(function: Callable[P, T]) -> Callable[P, T]:
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         ended: State[Any]  # Prefect takes a state for how the task ended
         try:
-            with causes.in_words(), _reporting():
+            with causes.described(), _reporting():
                 return function(*args, **kwargs)
         except RootstockError as error:
             ended = failed(error)
@@ -174,7 +174,7 @@ def flow_in_words() -> Iterator[RunLogger]:
     for name in ("prefect.flow_runs", "prefect.engine", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_is_news)
     log = get_run_logger()
-    with causes.in_words(), logging_to(log), termination.when_cancelled():
+    with causes.described(), logging_to(log), termination.when_cancelled():
         yield log
 
 

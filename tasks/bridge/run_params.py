@@ -54,7 +54,7 @@ def merged(given: Values, say: Say) -> Iterator[Params]:
     """
     there = workspace.read_params()
     params = over(there, given, say)
-    with roots.held(_roots() if _sources_were_given(there, params) else None):
+    with roots.restricted_to(_roots() if _sources_were_given(there, params) else None):
         yield params
 
 

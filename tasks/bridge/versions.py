@@ -305,7 +305,7 @@ def bring_back(lock: str) -> None:
         before = LOCK.read_bytes() if LOCK.exists() else None
         write(LOCK, lock)
         try:
-            with causes.in_words():
+            with causes.described():
                 _check_out(repo)
         except (DvcException, RootstockError) as error:
             if before is not None:  # another one: it has read this lock
@@ -421,7 +421,7 @@ def push() -> None:
     """
     with repository() as repo:
         try:
-            with causes.in_words():
+            with causes.described():
                 repo.push()
         except (DvcException, RootstockError) as error:
             raise RootstockError(f"The data cannot be pushed: {error}") from error

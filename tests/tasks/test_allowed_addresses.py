@@ -37,7 +37,7 @@ def judged(tmp_path, monkeypatch):
                 validate(KEYS[key](value), "run"), committed, lambda: allowed_addresses.roots(committed)
             )
         except ParamsError as error:
-            assert "lies under none of" in str(error) or "protocols that are read" in str(error)
+            assert "lies under none of" in str(error) or "supported protocols" in str(error)
             return False
         return True
 

@@ -28,7 +28,7 @@ QUICK = {
 
 def run(stage: str) -> None:
     """Run a stage as its door does, in this process."""
-    with causes.in_words():
+    with causes.described():
         params = workspace.read_params()
         getattr(import_module(f"tasks.{stage}"), stage)(params)
 

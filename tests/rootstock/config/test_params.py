@@ -197,7 +197,7 @@ LONG = 5000 * "9"
         ("- a", "the file is a list"),
         ("seed", "the file is 'seed'"),
         ("backbone: {weights: \"\\uD800\"}", "not valid YAML"),
-        ("ingest: {sources: [{path: \"a\\0b\", domain: x}]}", "ingest.sources[0].path: holds a control character"),
+        ("ingest: {sources: [{path: \"a\\0b\", domain: x}]}", "ingest.sources[0].path: contains a control character"),
     ],
     ids=itertools.count(),
 )  # fmt: skip

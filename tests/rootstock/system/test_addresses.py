@@ -201,10 +201,10 @@ REFUSED = [
 
 @pytest.mark.parametrize("address", REFUSED)
 def test_a_protocol_that_is_not_on_the_list_is_refused_with_the_list_and_nothing_of_it_is_imported(address):
-    with pytest.raises(ValueError, match=re.escape(f"protocols that are read: {', '.join(PROTOCOLS)}")):
+    with pytest.raises(ValueError, match=re.escape(f"supported protocols: {', '.join(PROTOCOLS)}")):
         check_protocols(address)
     before = set(sys.modules)
-    with pytest.raises(SourceError, match="none of the protocols"):
+    with pytest.raises(SourceError, match="not one of the supported protocols"):
         stores.exists(address)
     assert not {name for name in set(sys.modules) - before if "implementations" in name}
 

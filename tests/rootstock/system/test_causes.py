@@ -34,25 +34,25 @@ def raised(call, *kinds: type[BaseException]) -> BaseException:
 SYSTEM = [
     (errno.ENOSPC, "The disk is full"),
     (errno.EDQUOT, "The disk is full"),
-    (errno.EROFS, "on a disk that can only be read"),
+    (errno.EROFS, "on a read-only disk"),
     (errno.EACCES, "This user may not"),
     (errno.EPERM, "This user may not"),
-    (errno.EMFILE, "Too many files are open"),
-    (errno.ENFILE, "Too many files are open"),
+    (errno.EMFILE, "Too many open files"),
+    (errno.ENFILE, "Too many open files"),
     (errno.EISDIR, "a folder where a file is expected"),
     (errno.ENOTDIR, "a file where a folder is expected"),
-    (errno.ENOENT, "It is not there"),
-    (errno.EFBIG, "larger than this system"),
-    (errno.EIO, "The disk fails"),
-    (errno.ENOMEM, "not enough memory"),
-    (errno.ELOOP, "a link that leads to itself"),
+    (errno.ENOENT, "It is missing"),
+    (errno.EFBIG, "exceeds the file size limit"),
+    (errno.EIO, "The disk reports an error"),
+    (errno.ENOMEM, "Out of memory"),
+    (errno.ELOOP, "a symlink that points to itself"),
     (errno.ENAMETOOLONG, "File name too long"),
 ]
 
 
 @pytest.mark.parametrize(("code", "words"), SYSTEM)
 def test_what_a_system_refuses_names_the_file_and_what_helps(code, words):
-    sentence = causes.say(of_system(code, "data/head/head.json"))
+    sentence = causes.describe(of_system(code, "data/head/head.json"))
     assert words in sentence
     assert code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) or "data/head/head.json" in sentence
     assert "\n" not in sentence
@@ -61,11 +61,11 @@ def test_what_a_system_refuses_names_the_file_and_what_helps(code, words):
 @pytest.mark.parametrize("code", sorted(errno.errorcode))
 def test_every_answer_of_a_system_is_a_sentence_with_and_without_a_file(code):
     for error in (of_system(code), of_system(code, "photo.jpg"), of_system(code, "from", None, "to")):
-        assert causes.say(error).endswith((".", ")"))
+        assert causes.describe(error).endswith((".", ")"))
 
 
 def test_a_copy_that_finds_no_space_names_what_it_writes_to():
-    assert "to.tar" in causes.say(of_system(errno.ENOSPC, "from.tar", None, "to.tar"))
+    assert "to.tar" in causes.describe(of_system(errno.ENOSPC, "from.tar", None, "to.tar"))
 
 
 def small_limit(call) -> BaseException:
@@ -101,8 +101,8 @@ def test_every_library_that_writes_a_file_has_a_sentence_for_a_disk_that_takes_n
             with replacing(tmp_path / name) as temporary:
                 writes(temporary)
 
-        assert causes.say(small_limit(write)), name
-    assert "SQLite" in causes.say(small_limit(database))
+        assert causes.describe(small_limit(write)), name
+    assert "SQLite" in causes.describe(small_limit(database))
 
 
 def test_every_library_that_reads_a_damaged_file_has_a_sentence(tmp_path):
@@ -115,30 +115,30 @@ def test_every_library_that_reads_a_damaged_file_has_a_sentence(tmp_path):
         lambda: sqlite3.connect(damaged).execute("select * from t"),
     ]
     for read in readers:
-        assert causes.say(raised(read))
+        assert causes.describe(raised(read))
 
 
 @pytest.mark.parametrize("ask", [lambda: torch.empty(10**15), lambda: np.zeros(10**15), lambda: bytearray(2**62)])
 def test_what_memory_does_not_hold_is_said(ask):
-    assert "not enough memory" in causes.say(raised(ask))
+    assert "Out of memory" in causes.describe(raised(ask))
 
 
 def test_no_sentence_has_a_password_or_a_signature():
     text = "https://user:secret@store/photos?X-Amz-Signature=secret is away"
     for error in (ConnectionError(text), of_system(errno.ECONNREFUSED, text), TimeoutError(text)):
-        assert "secret" not in (causes.say(error) or "")
+        assert "secret" not in (causes.describe(error) or "")
 
 
 def test_a_mistake_of_the_program_keeps_its_stack():
     for kind in (ValueError, KeyError, TypeError, AttributeError, RuntimeError, AssertionError):
         error = kind("x")
-        assert causes.say(error) is None
-        with pytest.raises(type(error)), causes.in_words():
+        assert causes.describe(error) is None
+        with pytest.raises(type(error)), causes.described():
             raise error
 
 
 def test_what_is_known_is_raised_in_words_with_its_cause_kept():
-    with pytest.raises(RootstockError, match="The disk is full") as caught, causes.in_words():
+    with pytest.raises(RootstockError, match="The disk is full") as caught, causes.described():
         raise of_system(errno.ENOSPC, "x")
     assert caught.value.__cause__.errno == errno.ENOSPC
 
@@ -149,9 +149,9 @@ DOOR = "from rootstock.system.entry_points import entry_point\nwith entry_point(
 @pytest.mark.parametrize(
     ("line", "status", "says"),
     [
-        ("open('/nowhere/x')", 1, "extract: /nowhere/x: No such file or directory. It is not there"),
+        ("open('/nowhere/x')", 1, "extract: /nowhere/x: No such file or directory. It is missing"),
         ("raise KeyboardInterrupt", 130, "extract: stopped"),
-        ("raise MemoryError", 1, "extract: There is not enough memory"),
+        ("raise MemoryError", 1, "extract: Out of memory"),
         ("raise ValueError('ours')", 1, "Traceback"),
     ],
 )

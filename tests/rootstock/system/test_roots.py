@@ -8,7 +8,7 @@ import pytest
 from rootstock.config import params
 from rootstock.ingest import sources
 from rootstock.ingest.scan import Scan
-from rootstock.system.roots import allows, forbids, held
+from rootstock.system.roots import allows, forbids, restricted_to
 from tests.workspace import draw_photo
 
 
@@ -90,7 +90,7 @@ def test_files_of_a_source_that_was_given_lie_under_the_roots_too(home):
 
     own = listed(inside / "list.csv", home)
     assert set(own.values()) == {None}  # a person's own table reaches what the person reaches
-    with held([str(home / "workspace")]):
+    with restricted_to([str(home / "workspace")]):
         table, folder = listed(inside / "list.csv", home), listed(inside, home)
     assert table["moss/0.png"] is None
     assert {why for path, why in table.items() if path != "moss/0.png"} == {"unsafe_path"}
@@ -100,7 +100,7 @@ def test_files_of_a_source_that_was_given_lie_under_the_roots_too(home):
 
 
 def test_places_in_a_store_are_held_to_its_roots():
-    with held(["s3://bucket/photos"]):
+    with restricted_to(["s3://bucket/photos"]):
         assert not forbids("bucket/photos/a.png", "s3")
         assert forbids("bucket/other/a.png", "s3") and forbids("bucket/photos/../a.png", "s3")
         assert forbids(os.fspath(Path("/etc/passwd")), "file")

@@ -1,12 +1,12 @@
-"""Whether an error says that a store cannot be reached now: the one place that draws the line."""
+"""Tells temporary unavailability of a store (missing, network down) from errors that need fixing."""
 
 import errno
 import re
 import socket
 import ssl
 
-# What a mounted folder answers while its disk or its network is away.
-AWAY = frozenset(
+# Errors of a mounted folder while its disk or network is unavailable.
+UNAVAILABLE = frozenset(
     {
         errno.ENOENT, errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT,
         errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH,
@@ -14,8 +14,8 @@ AWAY = frozenset(
         errno.EBUSY,
     }
 )  # fmt: skip
-# The packages that speak with a store, what their errors are called where it was the network, and what a server answers
-# that may answer otherwise tomorrow, beside 5xx.
+# The driver packages of stores, the names of their network errors, and (below) the HTTP statuses that may pass, besides
+# 5xx.
 DRIVERS = frozenset(
     {
         "aiohttp", "aiobotocore", "botocore", "s3fs", "gcsfs", "google", "adlfs", "azure", "paramiko",
@@ -30,12 +30,12 @@ FAULT_OF_SERVER = 500
 MISSING, PASSING = 404, (404, 408, 425, 429)
 
 
-def is_away(error: BaseException) -> bool:
-    """Whether something is not there, or a network does not answer; whatever else went wrong is there to be mended."""
-    if isinstance(error, PermissionError):  # it will be so tomorrow, too
+def is_unavailable(error: BaseException) -> bool:
+    """Whether an error means that something is missing or the network does not answer, and not that it needs fixing."""
+    if isinstance(error, PermissionError):  # does not pass by itself
         return False
     if isinstance(error, FileNotFoundError) and (status := _status_of(error.__cause__)):
-        return _may_pass(status)  # fsspec says so of every answer of a web server
+        return _may_pass(status)  # fsspec raises this for every HTTP error status
     if isinstance(error, FileNotFoundError | ConnectionError | TimeoutError | socket.gaierror | ssl.SSLError):
         return True
     if type(error).__module__.partition(".")[0] in DRIVERS:
@@ -43,11 +43,11 @@ def is_away(error: BaseException) -> bool:
             return _may_pass(status)
         if OF_NETWORK.search(type(error).__name__):
             return True
-    return isinstance(error, OSError) and error.errno in AWAY
+    return isinstance(error, OSError) and error.errno in UNAVAILABLE
 
 
 def is_missing(error: FileNotFoundError) -> bool:
-    """Whether nothing is there, and not only nothing to be had: fsspec makes no difference for a web server."""
+    """Whether a file does not exist (404), rather than being inaccessible: fsspec raises the same error for both."""
     cause = error.__cause__
     return cause is None or isinstance(cause, FileNotFoundError) or _status_of(cause) == MISSING
 
@@ -57,9 +57,9 @@ def _may_pass(status: int) -> bool:
 
 
 def _status_of(error: BaseException | None) -> int | None:
-    """Read off an error of a driver what the server answered, if it did."""
+    """Return the HTTP status in a driver's error, if there is one."""
     response = getattr(error, "response", None)
     said = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-    names = ("status", "status_code", "code")  # the last one is a number as text for some
+    names = ("status", "status_code", "code")  # some drivers have the last one as a string
     found = said or next((value for name in names if (value := getattr(error, name, None))), None)
     return int(str(found)) if str(found).isdecimal() else None

@@ -1,7 +1,7 @@
-"""Files below a folder of this machine: read, moved and removed there and nowhere else, whatever links come in the way.
+"""Reads, moves and removes files inside a local folder and never outside of it, whatever symlinks are put in the way.
 
-Every folder on the way is opened from the one above it, and none through a link: a path that was checked and is then
-gone through again could have become another's meanwhile.
+Every folder on a path is opened relative to its parent and never through a link: between a check of a path and its use,
+somebody could replace a part of it (a time-of-check to time-of-use race).
 """
 
 import errno
@@ -16,32 +16,32 @@ from types import TracebackType
 from rootstock.system.files import read
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-IN_THE_WAY = (errno.ELOOP, errno.ENOTDIR, errno.ENOENT)  # a link, another file, nothing where a folder was
+IN_THE_WAY = (errno.ELOOP, errno.ENOTDIR, errno.ENOENT)  # a link, a file instead of a folder, or nothing
 
 
-class Beneath:
-    """A folder, and what is done to the files below it; use as a context manager."""
+class SafeFolder:
+    """A folder whose files are accessed without following links; use as a context manager."""
 
     def __init__(self, root: Path) -> None:
         self._root = os.open(root, FOLDER)
 
-    def __enter__(self) -> "Beneath":
+    def __enter__(self) -> "SafeFolder":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         os.close(self._root)
 
     def read(self, path: str, most: int) -> bytes:
-        """Read a plain file, and no more of it than one byte above `most`.
+        """Read a regular file, at most `most` + 1 bytes of it.
 
         Raises:
-            OSError: it cannot be read, is no plain file, or lies behind a link.
+            OSError: it cannot be read, is not a regular file, or lies behind a link.
         """
         with self._folder(path) as folder:
             return read(PurePosixPath(path).name, most, folder=folder)
 
     def remove(self, path: str, size: int, mtime_ns: int) -> bool:
-        """Remove a file that still is what it was; whether it was."""
+        """Remove a file if its size and mtime are unchanged; return whether it was removed."""
         with self._file(path, size, mtime_ns) as folder:
             if folder is None:
                 return False
@@ -49,7 +49,7 @@ class Beneath:
             return True
 
     def move(self, path: str, target: str, size: int, mtime_ns: int) -> bool:
-        """Move a file that still is what it was, to the first free name like `target`; whether it was."""
+        """Move a file to a free name like `target` if size and mtime are unchanged; return whether it was moved."""
         with self._file(path, size, mtime_ns) as folder:
             if folder is None:
                 return False
@@ -64,7 +64,7 @@ class Beneath:
 
     @contextmanager
     def _file(self, path: str, size: int, mtime_ns: int) -> Iterator[int | None]:
-        """Open the folder of a file; gives None where the file is gone, is no plain one, or has changed."""
+        """Open the folder of a file; yield None if the file is gone, not a regular file, or has changed."""
         with ExitStack() as opened:
             folder: int | None = None
             try:
@@ -79,7 +79,7 @@ class Beneath:
 
     @contextmanager
     def _folder(self, path: str, *, make: bool = False) -> Iterator[int]:
-        """Open the folder of a path, one step at a time."""
+        """Open the folder of a path, one component at a time."""
         at = os.dup(self._root)
         try:
             for part in PurePosixPath(path).parts[:-1]:
@@ -97,7 +97,7 @@ class Beneath:
 
 
 def _take_free_name(target: PurePosixPath, folder: int) -> str:
-    """Take a name that nothing has: an empty file stands there until it is replaced."""
+    """Reserve a free name by creating an empty file, which the caller replaces."""
     for name in chain([target.name], (f"{target.stem}-{number}{target.suffix}" for number in count(2))):
         with suppress(FileExistsError):
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder))
