@@ -63,7 +63,7 @@ def chain(params: Params) -> Verdict:
     verdict = submit(evaluate, params, wait_for=[network])
     outcomes = [stage.result() for stage in (images, weights, features, head, network, verdict)]
     metrics = read_json(workspace.REPORT / "metrics.json")
-    without = tables.say_without(tables.load_summary(workspace.DATASET))
+    without = tables.describe_missing_classes(tables.load_summary(workspace.DATASET))
     return Verdict(outcomes, metrics, tuned=bool(params.finetune.stages), without=without)
 
 

@@ -36,7 +36,7 @@ def evaluate(params: Params) -> Summary:
     accuracy = metrics[metrics["winner"]]["accuracy"]
     interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
     note = f"winner {metrics['winner']}, test {accuracy['value']:.1%} ({interval})"
-    if without := tables.say_without(tables.load_summary(DATASET)):
+    if without := tables.describe_missing_classes(tables.load_summary(DATASET)):
         note += f"; {without}"
     return Summary(metrics["images"]["test"], note)
 

@@ -1,1 +1,1 @@
-"""The data set on disk: shards of images, manifest, ledger, summary."""
+"""The dataset on disk: tar shards of images, manifest, ledger, rejected files and summary."""

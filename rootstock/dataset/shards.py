@@ -1,7 +1,7 @@
-"""Images in plain tar files of about 256 MB: written once, never changed, read by offset or from end to end.
+"""Shards: immutable tar files of about 256 MB that hold the images, read by offset or sequentially.
 
-A member is the image's bytes under `<image_id>.<ext>`, its header fields are fixed, and a shard is named after its
-number and content, so that equal images in equal order give equal files and a name never means two contents.
+A member is an image's bytes under `<image_id>.<ext>`. Header fields are fixed and a shard's name is its number and a
+digest of its content, so the same images in the same order give identical files, and a name never has two contents.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from rootstock.system.errors import SourceError
 from rootstock.system.files import TEMPORARY, sync
 
 SUFFIX = ".tar"
-AT_ONCE = 2**22  # bytes that are written by one call: at each, other threads take their turn and have to be waited for
-NAMELESS = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # a header: mtime, owner and mode are tarfile's constants
-DIGITS = 8  # of the digest in a shard's name
+WRITE_BUFFER_BYTES = 2**22  # large, since each write releases the GIL and then waits for other threads
+NAMELESS = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # header template: mtime, owner and mode are constants
+DIGITS = 8  # of the digest in a shard's name, hexadecimal
 EXTENSION_OF = {
     "JPEG": "jpg",
     "PNG": "png",
@@ -35,7 +35,7 @@ EXTENSION_OF = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the bytes of one image lie."""
+    """The position of one image's bytes in a shard."""
 
     offset: int
     size: int
@@ -43,7 +43,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An image in a shard: its file name there, and where its bytes lie."""
+    """An image in a shard: its member name and the position of its bytes."""
 
     name: str
     offset: int
@@ -51,34 +51,34 @@ class Member:
 
     @property
     def image_id(self) -> str:
-        """Name the image."""
+        """Return the image id, the member name without its extension."""
         return self.name.partition(".")[0]
 
 
 def record(name: str, data: bytes) -> bytes:
-    """Give an image's part in the content that a shard is named after."""
+    """Return an image's contribution to the digest in a shard's name."""
     return f"{name} {len(data)} {zlib.crc32(data)}\n".encode()
 
 
 def header(name: str, size: int) -> bytes:
-    """Give the header of a tar member, as tarfile would (tested); of small images, that took half of the packing.
+    """Return a tar header identical to tarfile's (tested), which took half of the packing time of small images.
 
     Args:
-        name: of at most 99 letters of ASCII.
-        size: of the file, at most 8 GiB.
+        name: at most 99 ASCII characters.
+        size: of the file in bytes, at most 8 GiB.
     """
     block = bytearray(NAMELESS)
     block[: len(name)] = name.encode()
     block[124:135] = b"%011o" % size
-    block[148:155] = b" " * 7  # where the sum of all bytes will be
+    block[148:155] = b" " * 7  # the checksum field counts as blanks
     block[148:155] = b"%06o\0" % sum(block)
     return bytes(block)
 
 
 class Writer:
-    """Writes one shard after another; a shard has its name, and is safe on disk, from `close` on.
+    """Writes one shard after another; `close` names a shard and syncs it to disk.
 
-    Use as a context manager: leaving it by an error removes the shard that was not finished.
+    Use as a context manager: it removes an unfinished shard on exit.
     """
 
     def __init__(self, folder: Path, number: int, shard_bytes: int) -> None:
@@ -100,9 +100,9 @@ class Writer:
             self._temporary.unlink(missing_ok=True)
 
     def add(self, image_id: str, format: str, data: bytes) -> Place:
-        """Append an image to the open shard."""
+        """Append an image to the open shard and return its position."""
         if self._file is None:
-            self._file = self._temporary.open("wb", buffering=AT_ONCE)
+            self._file = self._temporary.open("wb", buffering=WRITE_BUFFER_BYTES)
         name = f"{image_id}.{EXTENSION_OF[format]}"
         place = Place(self._offset + tarfile.BLOCKSIZE, len(data))
         self._offset += self._file.write(header(name, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
@@ -116,7 +116,7 @@ class Writer:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing has been added since the last shard was closed."""
+        """Whether the open shard contains no image yet."""
         return self._file is None
 
     def close(self) -> str:
@@ -124,7 +124,7 @@ class Writer:
         assert self._file is not None, "nothing was added"
         file, self._file = self._file, None
         with file:
-            file.write(bytes(2 * tarfile.BLOCKSIZE))  # the end mark
+            file.write(bytes(2 * tarfile.BLOCKSIZE))  # the end-of-archive marker
             file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
         name = f"{self.number:06d}-{self._content.hexdigest()[:DIGITS]}"
         sync(self._temporary)
@@ -136,73 +136,73 @@ class Writer:
 
 
 def path_of(folder: Path, shard: str) -> Path:
-    """Name the file of a shard."""
+    """Return the path of a shard."""
     return folder / f"{shard}{SUFFIX}"
 
 
 def names(folder: Path) -> list[str]:
-    """List the shards in a folder, in the order in which they were written."""
+    """Return the names of the shards in a folder, in the order in which they were written."""
     return sorted(path.name.removesuffix(SUFFIX) for path in folder.glob(f"{'[0-9]' * 6}-*{SUFFIX}"))
 
 
 def number_of(shard: str) -> int:
-    """Read a shard's number off its name."""
+    """Return the number in a shard's name."""
     return int(shard.partition("-")[0])
 
 
-def walk(folder: Path, shard: str) -> Iterator[Member]:
-    """Walk a shard's headers from end to end, without reading the images.
+def iter_members(folder: Path, shard: str) -> Iterator[Member]:
+    """Yield the members of a shard from its headers, without reading the images.
 
     Raises:
-        SourceError: it is no tar file, or ends too early.
+        SourceError: it is not a tar file, or is truncated.
     """
     try:
         with tarfile.open(path_of(folder, shard), "r:") as tar:
             while member := tar.next():
-                tar.members = []  # type: ignore[attr-defined]  # it would keep all that it has seen
+                tar.members = []  # type: ignore[attr-defined]  # else it would keep all members in memory
                 yield Member(member.name, member.offset_data, member.size)
     except tarfile.TarError as error:
-        raise damaged(folder, shard, str(error)) from error
+        raise damaged_error(folder, shard, str(error)) from error
 
 
-def members(folder: Path, shard: str) -> Iterator[tuple[str, Place]]:
-    """Walk a shard's headers from end to end: image id and place of each."""
-    for member in walk(folder, shard):
+def iter_places(folder: Path, shard: str) -> Iterator[tuple[str, Place]]:
+    """Yield the id and position of each image in a shard."""
+    for member in iter_members(folder, shard):
         yield member.image_id, Place(member.offset, member.size)
 
 
 @cache
-def count(folder: Path, shard: str) -> int:
-    """Count a shard's images; of one name, once a process: it never means two contents.
+def count_images(folder: Path, shard: str) -> int:
+    """Return the number of images in a shard; cached, since a name never has two contents.
 
     Raises:
-        SourceError: it is no tar file, or ends too early.
+        SourceError: it is not a tar file, or is truncated.
     """
-    return sum(1 for _ in walk(folder, shard))
+    return sum(1 for _ in iter_members(folder, shard))
 
 
-def check(folder: Path, shard: str, content: str) -> None:
-    """Hold what was read of a shard to its name.
+def verify(folder: Path, shard: str, content: str) -> None:
+    """Check the digest of what was read of a shard against its name.
 
     Args:
         folder: of the shards.
         shard: its name, `<number>-<digest>`.
-        content: SHA-256, hexadecimal, of the records of all its images in their order.
+        content: hexadecimal SHA-256 of the records of all its images, in order.
 
     Raises:
-        SourceError: it is not what was written.
+        SourceError: the digests differ.
     """
     if shard.partition("-")[2] != content[:DIGITS]:
-        raise damaged(folder, shard, "its bytes are not those that were packed")
+        raise damaged_error(folder, shard, "its content does not match the digest in its name")
 
 
 @cache
 def is_intact(folder: Path, shard: str) -> bool:
-    """Whether a shard holds what its name says; of one name, read once a process."""
+    """Whether the content of a shard matches its name; each shard is read once per process."""
     content = hashlib.sha256()
     try:
         with path_of(folder, shard).open("rb") as file:
-            for member in walk(folder, shard):
+            for member in iter_members(folder, shard):
                 file.seek(member.offset)
                 content.update(record(member.name, file.read(member.size)))
     except SourceError:
@@ -210,19 +210,19 @@ def is_intact(folder: Path, shard: str) -> bool:
     return shard.partition("-")[2] == content.hexdigest()[:DIGITS]
 
 
-def damaged(folder: Path, shard: str, why: str) -> SourceError:
-    """Say what is wrong with a shard, and what to do."""
+def damaged_error(folder: Path, shard: str, why: str) -> SourceError:
+    """Return the error for a damaged shard: what is wrong with it, and what to do."""
     return SourceError(
-        f"{path_of(folder, shard)}: {why}. Remove it, and bring it back by `dvc checkout` or `dvc pull`; nothing was "
-        "written of what it holds."
+        f"{path_of(folder, shard)}: {why}. Remove it and restore it with `dvc checkout` or `dvc pull`; nothing derived "
+        "from it was written."
     )
 
 
 class Reader:
-    """Reads images by place, from any thread; keeps one open file a shard.
+    """Reads images by position; thread-safe, keeps one open file per shard.
 
     Raises:
-        FileNotFoundError: the shard is not there (`dvc pull` brings it).
+        FileNotFoundError: the shard is missing (`dvc pull` restores it).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -230,36 +230,36 @@ class Reader:
         self._open: dict[str, int] = {}
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
-        """Read the bytes of one image in a single call to the system."""
+        """Read the bytes of one image in a single system call."""
         descriptor = self._open.get(shard)
         if descriptor is None:
             descriptor = os.open(path_of(self.folder, shard), os.O_RDONLY)
-            first = self._open.setdefault(shard, descriptor)  # two threads may have opened it at once
+            first = self._open.setdefault(shard, descriptor)  # two threads may have opened it concurrently
             if first != descriptor:
                 os.close(descriptor)
                 descriptor = first
         data = os.pread(descriptor, size, offset)
         if len(data) != size:
             raise OSError(
-                f"{path_of(self.folder, shard)}: ends before byte {offset + size}; restore it by dvc checkout"
+                f"{path_of(self.folder, shard)}: ends before byte {offset + size:,}; restore it with `dvc checkout`"
             )
         return data
 
     def image(self, shard: str, offset: int, size: int, image_id: str) -> bytes:
-        """Read the bytes of one image, and hold them to its id, which is their digest.
+        """Read the bytes of one image and verify them against its id, their digest.
 
-        What was stored smaller, or brought to eight bits, has the id of the file that came in: then the shard's name,
-        which is a digest of all that was packed, vouches for it.
+        A downscaled image, or one converted to eight bits, has the id of the original file; then the digest in the
+        shard's name is verified instead.
 
         Raises:
-            SourceError: they are not those that were packed.
+            SourceError: the digests differ.
         """
         try:
             data = self.read(shard, offset, size)
         except OSError as error:
-            raise damaged(self.folder, shard, str(error)) from error
+            raise damaged_error(self.folder, shard, str(error)) from error
         if hashlib.sha256(data).hexdigest() != image_id and not is_intact(self.folder, shard):
-            raise damaged(self.folder, shard, f"the bytes at {offset:,} are not those of image {image_id[:12]}")
+            raise damaged_error(self.folder, shard, f"the bytes at {offset:,} are not those of image {image_id[:12]}")
         return data
 
     def close(self) -> None:

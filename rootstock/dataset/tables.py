@@ -1,12 +1,12 @@
-"""The data set in four tables under one folder: what there is, what was turned away, and how much of each.
+"""The tables of the dataset, in one folder.
 
-manifest.parquet/  one row an image that is trained or tested on
-rejected.parquet   one row a file that is not, with the reason
-ledger.parquet/    one row an image ever packed, with its split: it keeps it even while its file is away
+manifest.parquet/  one row per image in use (training, validation or test)
+rejected.parquet   one row per rejected file, with the reason
+ledger.parquet/    one row per image ever packed, with its split, which it keeps even while its file is missing
 summary.json       counts
 
-Manifest and ledger are folders with a file a shard, so that a delivery adds files and DVC sends no more than these;
-whatever reads Parquet takes such a folder for one table.
+Manifest and ledger are folders with one file per shard, so that a delivery only adds files and DVC pushes only these;
+Parquet readers treat such a folder as one table.
 """
 
 import json
@@ -23,12 +23,12 @@ from rootstock.system.errors import SourceError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sync, write
 
 if TYPE_CHECKING:
-    import pandas as pd  # pyarrow imports it when a table becomes a frame: a look that finds nothing new never does
+    import pandas as pd  # not imported when ingest finds nothing new
 
 MANIFEST, REJECTED, LEDGER, SUMMARY = "manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json"
-NAMED = 5  # classes that a sentence names
-NEXT = ".next"  # of a table that is complete, and about to take the place of the present one
-UNPACKED = "unpacked"  # in the ledger, the shard of an image whose bytes were dropped when its shard was compacted
+NAMED = 5  # classes listed by name in a message
+NEXT = ".next"  # suffix of a complete new table that is about to replace the current one
+UNPACKED = "unpacked"  # in the ledger, the shard of an image whose bytes were removed by compaction
 FILES = (MANIFEST, REJECTED, LEDGER, SUMMARY)
 
 SCHEMAS = {
@@ -72,7 +72,7 @@ SCHEMAS = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """The four files, read."""
+    """The contents of the four files."""
 
     manifest: "pd.DataFrame"
     rejected: "pd.DataFrame"
@@ -81,18 +81,18 @@ class Dataset:
 
 
 def load(folder: Path) -> Dataset:
-    """Read a data set; an empty one where there is none.
+    """Read a dataset; an empty one if there is none.
 
     Raises:
-        DamagedError: a table is not what was written, or they are not of one data set.
+        DamagedError: a table is damaged, or the tables belong to different datasets.
     """
     for table in (LEDGER, MANIFEST):
         _move_in(folder / table)
     _check_written(folder)
     manifest, ledger = _read(folder / MANIFEST, MANIFEST), _read(folder / LEDGER, LEDGER)
     splits = manifest["image_id"].map(ledger.drop_duplicates("image_id").set_index("image_id")["split"])
-    if moved := int((splits.notna() & (splits != manifest["split"])).sum()):  # a killed run leaves some without one
-        raise damaged(folder / LEDGER, f"is not of the data set of {MANIFEST}: {moved} images have other splits")
+    if moved := int((splits.notna() & (splits != manifest["split"])).sum()):  # NaN after a killed run
+        raise damaged(folder / LEDGER, f"belongs to another dataset than {MANIFEST}: {moved} images have other splits")
     return Dataset(manifest, _read(folder / REJECTED, REJECTED), ledger, load_summary(folder))
 
 
@@ -100,41 +100,41 @@ def load_manifest(folder: Path) -> "pd.DataFrame":
     """Read the manifest.
 
     Raises:
-        SourceError: there is none.
+        SourceError: it is missing.
     """
     path = folder / MANIFEST
     if not path.exists():
-        raise SourceError(f"{path} is not there: run ingest first, or `dvc pull` it")
+        raise SourceError(f"{path} is missing: run ingest first, or restore it with `dvc pull`")
     return _read(path, MANIFEST)
 
 
 def load_rejected(folder: Path) -> "pd.DataFrame":
-    """Read the table of rejected files; an empty one where there is none."""
+    """Read the table of rejected files; an empty one if there is none."""
     return _read(folder / REJECTED, REJECTED)
 
 
 def load_summary(folder: Path) -> dict[str, Any]:
-    """Read the summary; an empty one where there is none."""
+    """Read the summary; an empty one if there is none."""
     path = folder / SUMMARY
     return read_json(path) if path.exists() else {}
 
 
-def say_without(summary: dict[str, Any]) -> str:
-    """Say which classes have no image in test or in validation: figures and choice are of the others; "" for none."""
+def describe_missing_classes(summary: dict[str, Any]) -> str:
+    """Describe which classes have no test or validation images, and so are not evaluated; "" if all have some."""
     by_class = summary.get("by_class", {})
     found = {
         "test": [label for label, counts in by_class.items() if not counts["test"]],
         "validation": [label for label, counts in by_class.items() if not counts["val"]],
     }
-    return ", ".join(f"no {split} images of {_few(labels)}" for split, labels in found.items() if labels)
+    return ", ".join(f"no {split} images of {_enumerate(labels)}" for split, labels in found.items() if labels)
 
 
-def _few(labels: list[str]) -> str:
+def _enumerate(labels: list[str]) -> str:
     return " and ".join(labels) if len(labels) < NAMED else f"{', '.join(labels[:NAMED])} and others ({len(labels)})"
 
 
 def labels_of(folder: Path, source: str) -> dict[str, str]:
-    """Read the labels of a source's images, by path."""
+    """Return the labels of a source's images by path."""
     found: dict[str, str] = {}
     for path in files_of(folder / MANIFEST):
         with reading(path), pq.ParquetFile(path) as file:  # pq.read_table would import pandas
@@ -144,44 +144,44 @@ def labels_of(folder: Path, source: str) -> dict[str, str]:
     return found
 
 
-def load_summary_of(folder: Path, manifest: "pd.DataFrame") -> dict[str, Any]:
-    """Read the summary, and hold it to the manifest.
+def load_verified_summary(folder: Path, manifest: "pd.DataFrame") -> dict[str, Any]:
+    """Read the summary and check it against the manifest.
 
     Raises:
-        DamagedError: it is not as it was written, or is of another manifest.
+        DamagedError: it is damaged, or belongs to another manifest.
     """
     path = folder / SUMMARY
     summary = read_json(path)
     with reading(path):
         for name in ("by_class", "domains", "rejected"):
             dict(summary[name])
-        said = dict(summary["splits"])
-        found = {split: int((manifest["split"] == split).sum()) for split in said}
-        if said != found or summary["images"] != len(manifest):
-            raise ValueError(f"it counts {summary['images']} images, and {MANIFEST} has {len(manifest)}")
+        expected = dict(summary["splits"])
+        found = {split: int((manifest["split"] == split).sum()) for split in expected}
+        if expected != found or summary["images"] != len(manifest):
+            raise ValueError(f"it counts {summary['images']} images, but {MANIFEST} has {len(manifest)}")
     return summary
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a data set is there, and no run was killed while it put one in place."""
+def is_complete(folder: Path) -> bool:
+    """Whether all tables exist, and no run was killed while replacing them."""
     tables = [folder / name for name in FILES]
     return all(table.exists() for table in tables) and not any(table.with_suffix(NEXT).exists() for table in tables)
 
 
 def classes_of(manifest: "pd.DataFrame") -> list[str]:
-    """Name the classes in the order of `class_index`."""
+    """Return the classes in the order of `class_index`."""
     return sorted(manifest["label"].unique())
 
 
 def files_of(path: Path) -> list[Path]:
-    """Name the files of a table, in the order of their rows; none where it is not there."""
+    """Return the files of a table in row order; empty if it does not exist."""
     if path.is_dir():
         return sorted(path.glob("*.parquet"))
     return [path] if path.exists() else []
 
 
 def save(folder: Path, data: Dataset) -> None:
-    """Write a data set; a file whose rows would stay the same is left alone."""
+    """Write a dataset; files whose rows are unchanged are not rewritten."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_by_shard(folder / LEDGER, data.ledger)
     _write_by_shard(folder / MANIFEST, data.manifest)
@@ -192,9 +192,9 @@ def save(folder: Path, data: Dataset) -> None:
 
 
 def _write_by_shard(folder: Path, frame: "pd.DataFrame") -> None:
-    """Write all of a table, or nothing of it: of half a draw, the next run would make another one.
+    """Write a table atomically: from half of a random split, the next run would draw a different one.
 
-    Files that change are written to a folder beside it, complete from when it has its name, and moved from there.
+    Changed files are written to a sibling folder, which is complete once it has its name, and then moved.
     """
     parts = {f"{shard}.parquet": rows for shard, rows in frame.groupby("shard", sort=True)}
     gone = {path.name: frame.head(0) for path in files_of(folder) if path.name not in parts}
@@ -205,11 +205,11 @@ def _write_by_shard(folder: Path, frame: "pd.DataFrame") -> None:
 
 
 def _move_in(folder: Path) -> None:
-    """Move in what `_write_by_shard` wrote, perhaps in a run that was killed since; a file without rows removes one."""
+    """Move the files that `_write_by_shard` wrote, perhaps in a killed run; a file without rows means removal."""
     new = folder.with_suffix(NEXT)
     if not new.exists():
         return
-    if folder.is_file():  # as earlier versions wrote it
+    if folder.is_file():  # the format of earlier versions
         folder.unlink()
     folder.mkdir(exist_ok=True)
     for path in files_of(new):
@@ -231,24 +231,24 @@ def _write(path: Path, frame: "pd.DataFrame", schema: pa.Schema, unless_like: Pa
 
 
 def _check_written(folder: Path) -> None:
-    """Hold all tables to be of one hand: those of earlier versions have no digests, none of them.
+    """Check that either all tables have a digest or, from earlier versions, none has.
 
     Raises:
-        DamagedError: one was written by somebody else.
+        DamagedError: one was not written by ingest.
     """
     schemas = {}
     for path in (file for name in (LEDGER, MANIFEST, REJECTED) for file in files_of(folder / name)):
         with reading(path):
             schemas[path] = pq.read_schema(path)
-    strangers = [path for path, schema in schemas.items() if not digest_in(schema)]
-    if strangers and len(strangers) < len(schemas):
-        raise damaged(strangers[0], "was not written by ingest: it has no digest, and other tables have one")
+    foreign = [path for path, schema in schemas.items() if not digest_in(schema)]
+    if foreign and len(foreign) < len(schemas):
+        raise damaged(foreign[0], "was not written by ingest: it has no digest, unlike the other tables")
 
 
 def _read(path: Path, name: str) -> "pd.DataFrame":
     tables = [digests.read(file, SCHEMAS[name]) for file in files_of(path)]
     for file, table in zip(files_of(path), tables, strict=True):
         if path.is_dir() and table["shard"].unique().to_pylist() not in ([], [file.stem]):
-            raise damaged(file, "is another data set's: its rows are of another shard")
+            raise damaged(file, "belongs to another dataset: its rows are of another shard")
     frame: pd.DataFrame = pa.concat_tables(tables or [SCHEMAS[name].empty_table()]).to_pandas()
     return frame

@@ -82,7 +82,7 @@ class ModelPair:
     def __init__(self, inputs: Inputs, params: Params) -> None:
         self.inputs = inputs
         self.manifest = tables.load_manifest(inputs.dataset)
-        self.summary = tables.load_summary_of(inputs.dataset, self.manifest)
+        self.summary = tables.load_verified_summary(inputs.dataset, self.manifest)
         self.classes = tables.classes_of(self.manifest)
         self.head: Head = head.load(inputs.head)
         if self.head.classes != self.classes:

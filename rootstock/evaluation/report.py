@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rootstock.dataset.tables import say_without
+from rootstock.dataset.tables import describe_missing_classes
 
 MODELS = {"head": "Head", "finetuned": "Fine-tuned"}  # key in metrics.json: name on the page
 SHARES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "top5": "Top 5"}  # larger is better, at most one
@@ -91,7 +91,7 @@ def render(report: Report) -> str:
             domains=_domains(report),
             classes=scored,
             absent=absent,
-            without=say_without(dict(report.dataset)),
+            without=describe_missing_classes(dict(report.dataset)),
             classes_open=CLASSES_OPEN,
             backbone=list(_flat(report.backbone)),
             settings=list(_flat(report.params)),

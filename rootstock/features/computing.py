@@ -120,9 +120,9 @@ def _on_gpu(engine: Engine, groups: Iterable[Group], transform: Transform, devic
 
 def _parts(file: File, images_dir: Path, size: int) -> Iterator[tuple[File, list[Member], bool]]:
     """Split a shard into groups; the flag marks its last."""
-    parts = list(grouped(shards.walk(images_dir, file.shard), size))
+    parts = list(grouped(shards.iter_members(images_dir, file.shard), size))
     if not parts:
-        raise shards.damaged(images_dir, file.shard, "it holds no images")
+        raise shards.damaged_error(images_dir, file.shard, "it holds no images")
     *most, last = parts
     yield from ((file, members, False) for members in most)
     yield file, last, True
@@ -138,7 +138,7 @@ class _Decoder:
         try:
             contents = [self.reader.read(file.shard, member.offset, member.size) for member in members]
         except OSError as error:  # truncated, or a disk error
-            raise shards.damaged(self.reader.folder, file.shard, str(error)) from error
+            raise shards.damaged_error(self.reader.folder, file.shard, str(error)) from error
         records = [shards.record(member.name, data) for member, data in zip(members, contents, strict=True)]
         ids = [member.image_id for member in members]
         if self.settings.decode == "gpu" and not file.view:
@@ -153,7 +153,7 @@ class _Decoder:
             seen = loader.view(data, self.transform, augment, seed, self.settings.decode)
         except Exception as error:  # Pillow's plug-ins raise anything; ingest has decoded this image once
             why = f"its image {member.name} cannot be decoded ({error})"
-            raise shards.damaged(self.reader.folder, file.shard, why) from error
+            raise shards.damaged_error(self.reader.folder, file.shard, why) from error
         pixels_of: NDArray[np.uint8] = seen.numpy()
         return pixels_of
 
@@ -178,4 +178,4 @@ def _checked(
         advance(len(group.ids))
         if group.last:
             break
-    shards.check(images_dir, shard, content.hexdigest())
+    shards.verify(images_dir, shard, content.hexdigest())

@@ -48,7 +48,7 @@ def extract(
         SourceError: a shard is damaged.
     """
     todo = plan(backbone, settings, images_dir, features_dir, fallback_cache)
-    total = sum(shards.count(images_dir, file.shard) for file in todo.missing)
+    total = sum(shards.count_images(images_dir, file.shard) for file in todo.missing)
     with progress.bar("extract", total) as advance:
         if todo.cached:
             advance(0, cached=todo.cached)

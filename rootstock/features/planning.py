@@ -61,7 +61,7 @@ def plan(
         log.info("extract: engine %s is no longer supported; recomputing all features", engine)
         engine = None
     if engine is None:
-        images = (1 + settings.views) * sum(shards.count(images_dir, name) for name in names)
+        images = (1 + settings.views) * sum(shards.count_images(images_dir, name) for name in names)
         started = engines.start_auto(backbone, settings, images)
         engine = started.name
     if settings.engine == AUTO:

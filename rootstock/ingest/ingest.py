@@ -121,7 +121,7 @@ def _hold_shards(images_dir: Path, scan: Scan) -> None:
     intact = ordered_map(lambda shard: shards.is_intact(images_dir, shard), unknown)
     for shard, whole in zip(unknown, intact, strict=True):
         if not whole:
-            raise shards.damaged(images_dir, shard, "it does not hold what was packed")
+            raise shards.damaged_error(images_dir, shard, "it does not hold what was packed")
     if held != stamps:
         scan.hold(stamps)
 
@@ -203,7 +203,7 @@ def _fingerprint(settings: params.Ingest, seed: int, listed: list[SourceListing]
 def _outs(dataset_dir: Path) -> str:
     """Digest the data set's files; nothing where one is missing, or a run was killed while it wrote them."""
     paths = [path for name in tables.FILES for path in tables.files_of(dataset_dir / name)]
-    return digest(paths, " ".join(path.name for path in paths)) if tables.is_whole(dataset_dir) else ""
+    return digest(paths, " ".join(path.name for path in paths)) if tables.is_complete(dataset_dir) else ""
 
 
 def _unchanged(dataset_dir: Path) -> IngestResult:

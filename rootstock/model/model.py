@@ -223,7 +223,7 @@ def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: d
         f"{score['accuracy']['low']:.4f} to {score['accuracy']['high']:.4f} |"
         for name, score in own["domains"].items()
     )
-    without = tables.say_without(summary)
+    without = tables.describe_missing_classes(summary)
     mind = f"\n**Mind: {markdown(without)}.** What follows says nothing of them.\n" if without else ""
     return f"""# {markdown(backbone["name"])}: {len(described["classes"])} classes
 

@@ -95,7 +95,7 @@ def test_a_header_holds_any_size_that_a_tar_can(size):
 def test_the_headers_alone_say_where_everything_is(tmp_path):
     places = fill(tmp_path, range(5))
     (shard,) = shards.names(tmp_path)
-    assert {image: (shard, place) for image, place in shards.members(tmp_path, shard)} == places
+    assert {image: (shard, place) for image, place in shards.iter_places(tmp_path, shard)} == places
 
 
 def test_equal_images_in_equal_order_give_equal_files(tmp_path):

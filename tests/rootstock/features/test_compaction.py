@@ -103,7 +103,7 @@ def fill(folder: Path, store: Store, dtype: str, names: list[str] | None = None)
         metadata={"rootstock": json.dumps({"backbone": "drawn", "dtype": dtype})},
     )
     for shard in names or shards.names(store.images):
-        ids = [image for image, _ in shards.members(store.images, shard)]
+        ids = [image for image, _ in shards.iter_places(store.images, shard)]
         drawn = [np.random.default_rng(list(image.encode())).normal(size=8).astype(dtype) for image in ids]
         column = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(drawn), scalar), 8)
         pq.write_table(pa.Table.from_arrays([pa.array(ids), column], schema=schema), folder / f"{shard}.parquet")
@@ -161,7 +161,7 @@ def test_a_new_file_of_features_is_as_extraction_writes_it(store, monkeypatch):
     for shard in set(shards.names(store.images)) - before:
         file = pq.ParquetFile(store.features / NARROW / f"{shard}.parquet")
         assert file.schema_arrow.equals(old, check_metadata=True)
-        members = [image for image, _ in shards.members(store.images, shard)]
+        members = [image for image, _ in shards.iter_places(store.images, shard)]
         assert file.read()["image_id"].to_pylist() == members
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         assert sizes[:-1] == [4] * (len(sizes) - 1) and 0 < sizes[-1] <= 4

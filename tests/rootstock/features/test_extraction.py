@@ -73,7 +73,7 @@ def test_only_the_shards_that_have_no_features_yet_are_computed(small, folder, b
     first.unlink(), last.unlink()
     kept = identities(tmp_path / folder.name)
     done = extract(backbone, EAGER, small.images, tmp_path)
-    lost = [len(list(shards.members(small.images, path.stem))) for path in (first, last)]
+    lost = [len(list(shards.iter_places(small.images, path.stem))) for path in (first, last)]
     assert sum(seen) == sum(lost) == done.computed and done.images == 120
     assert contents(tmp_path / folder.name) == contents(folder)
     assert identities(tmp_path / folder.name).items() >= kept.items()
@@ -119,7 +119,7 @@ def test_progress_shows_how_many_were_there_already(small, folder, backbone, tmp
     shutil.copytree(folder, tmp_path / folder.name)
     first = min((tmp_path / folder.name).iterdir())
     first.unlink()
-    missing = len(list(shards.members(small.images, first.stem)))
+    missing = len(list(shards.iter_places(small.images, first.stem)))
     tally = progress.Tally("extract", missing, "images")
 
     def reporter(what: str, total: int, unit: str):
@@ -195,7 +195,7 @@ def damage(small: Small, tmp_path: Path, at: int, data: bytes) -> tuple[Path, st
     """Copy the shards, and write over bytes of an image in the second one."""
     copied = shutil.copytree(small.images, tmp_path / "images")
     shard = shards.names(copied)[1]
-    member = list(shards.walk(copied, shard))[2]
+    member = list(shards.iter_members(copied, shard))[2]
     path = shards.path_of(copied, shard)
     path.chmod(0o644)
     with path.open("r+b") as file:
@@ -207,7 +207,7 @@ def damage(small: Small, tmp_path: Path, at: int, data: bytes) -> tuple[Path, st
 @pytest.mark.parametrize(("at", "data"), [(60, b"\x00\xff\x00\xff"), (-400, b"\x00\xff")], ids=["image", "header"])
 def test_bytes_that_have_changed_in_a_shard_are_an_error_and_what_is_whole_is_kept(small, backbone, tmp_path, at, data):
     copied, shard = damage(small, tmp_path, at, data)
-    with pytest.raises(SourceError, match=rf"{shard}\.tar: .* bring it back by `dvc checkout`"):
+    with pytest.raises(SourceError, match=rf"{shard}\.tar: .* restore it with `dvc checkout`"):
         extract(backbone, EAGER, copied, tmp_path / "out")
     assert {path.stem for path in (tmp_path / "out").rglob("*.parquet")} == {shards.names(copied)[0]}
     assert list((tmp_path / "out").rglob("*.tmp")) == []
@@ -219,7 +219,7 @@ def test_a_shard_that_ends_too_early_is_an_error_that_says_what_to_do(small, bac
     path = shards.path_of(copied, shards.names(copied)[1])
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(SourceError, match=rf"{path.name}: .*bring it back by `dvc checkout`"):
+    with pytest.raises(SourceError, match=rf"{path.name}: .*restore it with `dvc checkout`"):
         extract(backbone, EAGER, copied, tmp_path / "out")
     assert list((tmp_path / "out").rglob(f"{path.stem}*")) == list((tmp_path / "out").rglob("*.tmp")) == []
 
@@ -227,7 +227,7 @@ def test_a_shard_that_ends_too_early_is_an_error_that_says_what_to_do(small, bac
 def test_an_image_that_decodes_but_is_another_one_is_found_by_its_shards_name(small, backbone, tmp_path):
     copied = shutil.copytree(small.images, tmp_path / "images")
     shard = shards.names(copied)[1]
-    one, two, *_ = (m for m in shards.walk(copied, shard))
+    one, two, *_ = (m for m in shards.iter_members(copied, shard))
     content = bytearray(shards.path_of(copied, shard).read_bytes())
     size = min(one.size, two.size)
     content[one.offset : one.offset + size] = content[two.offset : two.offset + size]

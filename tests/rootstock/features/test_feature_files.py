@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from rootstock.config.params import Extract
-from rootstock.dataset.shards import members, names
+from rootstock.dataset.shards import iter_places, names
 from rootstock.features import feature_files
 from rootstock.features.extraction import extract
 from rootstock.features.feature_keys import cache_key_fields
@@ -41,7 +41,7 @@ def test_a_shards_file_holds_its_images_in_its_order_and_nothing_else(small, fol
         assert table.schema.names == ["image_id", "feature"]
         assert table.schema.field("image_id").type == pa.string()
         assert table.schema.field("feature").type == pa.list_(pa.field("element", pa.float32(), False), 1024)
-        assert table["image_id"].to_pylist() == [name for name, _ in members(small.images, shard)]
+        assert table["image_id"].to_pylist() == [name for name, _ in iter_places(small.images, shard)]
 
 
 def test_the_metadata_spells_the_key_out(small, folder, tmp_path_factory):

@@ -94,7 +94,7 @@ def test_a_reader_that_stops_early_stops_the_threads(small):
 def test_an_image_that_cannot_be_read_is_an_error_and_not_a_gap(small):
     refs = refs_of(small)
     refs[50] = Ref(refs[50].shard, 10**9, 100)
-    with Reader(small.images) as reader, pytest.raises(OSError, match="restore it by dvc checkout"):
+    with Reader(small.images) as reader, pytest.raises(OSError, match="restore it with `dvc checkout`"):
         list(batches(reader, refs, TO_32, 8))
 
 

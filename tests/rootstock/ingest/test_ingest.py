@@ -557,7 +557,7 @@ def test_a_class_that_is_in_one_split_alone_is_said(store, tmp_path):
         put(photos / "frames" / f"{copy}.png", nearly(picture(50), copy))
     store.ingest(photos)
     assert store.summary["without"] == {"train": [], "val": ["frames"], "test": ["frames"]}
-    assert tables.say_without(store.summary) == "no test images of frames, no validation images of frames"
+    assert tables.describe_missing_classes(store.summary) == "no test images of frames, no validation images of frames"
 
 
 # Several sources
