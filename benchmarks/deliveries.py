@@ -72,7 +72,7 @@ def main() -> None:
     print(f"{'sample':<10}{1797:>8}{first[0]:>8.2f}s{first[2]:>8.2f}s{first[3]:>7.2f}s{pushed():>12,}")
     for number in range(1, arguments.deliveries + 1):
         deliver(number, arguments.images)
-        delivery = inbox.look(str(INBOX), 0)
+        delivery = inbox.list_delivery(str(INBOX), 0)
         before = pushed()
         seconds = [bring(ingest_with(delivery.labelled)), bring(extract), timed(versions.push)]
         tables = sum(path.stat().st_size for path in workspace.DATASET.rglob("*") if path.is_file())

@@ -99,7 +99,7 @@ def challenged(delivery: Delivery, params: Params) -> Ended:
 
 def look(settings: parameters.Retrain, sources: tuple[parameters.Source, ...]) -> Delivery:
     """List what lies in the inbox and is not being written any more."""
-    delivery = inbox.look(settings.inbox, settings.settle_seconds, sources)
+    delivery = inbox.list_delivery(settings.inbox, settings.settle_seconds, sources)
     counts = f"{len(delivery.labelled.items)} files in classes, {len(delivery.unlabelled.items)} unlabelled"
     get_run_logger().info("%s: %s, %d still being written", settings.inbox, counts, delivery.unsettled)
     return delivery

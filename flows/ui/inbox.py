@@ -35,7 +35,7 @@ def announce() -> int:
     """
     params = params_file.load(PARAMS)
     settings = params.retrain
-    delivery = inbox.look(settings.inbox, settings.settle_seconds, params.ingest.sources)
+    delivery = inbox.list_delivery(settings.inbox, settings.settle_seconds, params.ingest.sources)
     items = (*delivery.labelled.items, *delivery.unlabelled.items)
     there = {f"{item.path}\t{item.stamp}" for item in items}
     before = set(ANNOUNCED.read_text().splitlines()) if ANNOUNCED.exists() else set()

@@ -1,6 +1,6 @@
-"""A backbone by name: the network without its classification layer, its weights, and what it is.
+"""Prepare and load a backbone: the network without its classification layer, its weights and its description.
 
-Adding one: an entry in rootstock/config/architectures.py (docs/backbones.md).
+To add one: an entry in rootstock/config/architectures.py (docs/backbones.md).
 """
 
 import json
@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rootstock.backbones import depths, fitting, weights
+from rootstock.backbones import depths, state_dicts, weights
 from rootstock.backbones.blocks import blocks
 from rootstock.backbones.depths import Pooling
-from rootstock.backbones.networks import build, check_known, config_of_timm, wrong_size
+from rootstock.backbones.networks import build, check_in_torchvision, image_size_error, timm_config
 from rootstock.backbones.papers import PAPERS
 from rootstock.backbones.sizes import measure
 from rootstock.config import params
@@ -43,15 +43,15 @@ def prepare(settings: params.Backbone, seed: int, folder: Path) -> dict[str, Any
 
     Args:
         settings: the section `backbone` of params.yaml.
-        seed: of random weights.
+        seed: for random weights.
         folder: replaced by one with `weights.safetensors` and `backbone.json`.
 
     Returns:
         The description.
 
     Raises:
-        WeightsError: the weights cannot be had or do not fit.
-        ParamsError: there is no such architecture, or it does not take images of that size.
+        WeightsError: the weights cannot be loaded, or do not fit the architecture.
+        ParamsError: the architecture does not exist, or does not accept that image size.
     """
     transform = transform_of(settings)
     torch.manual_seed(seed)
@@ -61,11 +61,13 @@ def prepare(settings: params.Backbone, seed: int, folder: Path) -> dict[str, Any
         if found.state is None:
             network = build(settings.name, transform.size, settings.variant)
         else:
-            network = fitting.filled(settings.name, transform.size, settings.variant, found.state, found.origin)
-            if name := fitting.not_finite(network):
+            network = state_dicts.build_with_state(
+                settings.name, transform.size, settings.variant, found.state, found.origin
+            )
+            if name := state_dicts.first_non_finite(network):
                 raise WeightsError(
-                    f"backbone.weights: {found.origin}: {name} holds values that are not finite, and so gives features "
-                    "that are not finite; name another file"
+                    f"backbone.weights: {found.origin}: {name} holds NaN or infinite values, so its features would "
+                    "not be finite; use another file"
                 )
         advance(1)
         measured = measure(network, settings, transform.size)
@@ -88,14 +90,14 @@ def prepare(settings: params.Backbone, seed: int, folder: Path) -> dict[str, Any
 
 
 def load(folder: Path, layer: str = PENULTIMATE, pooling: Pooling = "avg") -> Backbone:
-    """Build the network that `prepare` described and give it its weights, in evaluation mode.
+    """Build the network that `prepare` described and load its weights, in evaluation mode.
 
-    The weights are the file, mapped into memory: they are read as they are used, and there is no second copy.
+    The weights are memory-mapped from the file: read on first use, with no second copy.
 
     Args:
         folder: what `prepare` wrote.
         layer: where features are taken: low, mid, high, penultimate, or the name of a module.
-        pooling: of a layer that gives maps or tokens.
+        pooling: for a layer whose output is feature maps or tokens.
     """
     description = describe(folder)
     with reading(folder / DESCRIPTION):
@@ -103,22 +105,24 @@ def load(folder: Path, layer: str = PENULTIMATE, pooling: Pooling = "avg") -> Ba
         name, digest, variant = description["name"], description["digest"], description.get("variant")
     verify(folder / WEIGHTS, digest)
     with reading(folder / WEIGHTS):
-        whole = fitting.filled(name, transform.size, variant, load_file(folder / WEIGHTS), str(folder)).eval()
+        whole = state_dicts.build_with_state(
+            name, transform.size, variant, load_file(folder / WEIGHTS), str(folder)
+        ).eval()
     network = depths.cut(whole, name, layer, pooling).eval()
-    width = own_width if network is whole else depths.width_of(network, transform.size)
+    width = own_width if network is whole else depths.feature_width(network, transform.size)
     return Backbone(network, transform, width, digest, description)
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Read the description alone: quick, and without torch's weights.
+    """Read only the description; fast, as no weights are loaded.
 
     Raises:
-        WeightsError: there is none.
-        DamagedError: it is not as it was written.
+        WeightsError: there is no description.
+        DamagedError: the file differs from what was written.
     """
     path = folder / DESCRIPTION
     if not path.exists():
-        raise WeightsError(f"{path} is not there: run backbone first, or `dvc pull` it")
+        raise WeightsError(f"{path} does not exist: run backbone first, or `dvc pull` it")
     described = read_json(path)
     with reading(path):
         for name in ("name", "digest", "transform", "feature_width"):
@@ -127,35 +131,35 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def transform_of(settings: params.Backbone) -> Transform:
-    """Say what the backbone expects to see: its own transform, or the size and crop of the parameters.
+    """Return the input transform: the backbone's own, with the parameters' size and crop if they are set.
 
     Raises:
-        ParamsError: it is another size than the only one it takes.
+        ParamsError: the backbone only accepts one size, and this is another.
     """
     described = architecture(settings.name, settings.variant)
     if described.transform:
         own = described.transform
     elif settings.name.startswith(TIMM):
-        own = _transform_of_timm(settings.name)
+        own = _timm_transform(settings.name)
     else:
-        own = _transform_of_torchvision(settings.name)
+        own = _torchvision_transform(settings.name)
     size = settings.image_size or own.size
     if size != own.size and not described.takes_any_size:
-        raise wrong_size(size, settings.name, f"it was made for {own.size} pixels")
+        raise image_size_error(size, settings.name, f"it only accepts {own.size} pixels")
     fraction = settings.crop_fraction or own.size / own.resize
     return Transform(size, max(size, round(size / fraction)), own.interpolation, own.mean, own.std)
 
 
-def _transform_of_torchvision(name: str) -> Transform:
+def _torchvision_transform(name: str) -> Transform:
     from torchvision.models import get_model_weights
 
-    check_known(name)
+    check_in_torchvision(name)
     preset = get_model_weights(name).DEFAULT.transforms()
     mean, std = tuple(preset.mean), tuple(preset.std)
     return Transform(preset.crop_size[0], preset.resize_size[0], preset.interpolation.value, mean, std)
 
 
-def _transform_of_timm(name: str) -> Transform:
-    config = config_of_timm(name)
+def _timm_transform(name: str) -> Transform:
+    config = timm_config(name)
     size = config.input_size[1]
     return Transform(size, int(size / config.crop_pct), config.interpolation, tuple(config.mean), tuple(config.std))

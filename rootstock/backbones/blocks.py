@@ -1,4 +1,4 @@
-"""What an architecture stacks, from the image to the features: the units of unfreezing."""
+"""List the blocks an architecture stacks, from input to features: the units of unfreezing."""
 
 from torch import nn
 
@@ -6,11 +6,11 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def blocks(network: nn.Module) -> list[tuple[str, list[nn.Module]]]:
-    """List what the architecture stacks.
+    """List the blocks of an architecture, from input to features, each with its name and modules.
 
-    A block is what stands in the network's sequences: a residual block, an inverted residual, an inception module, a
-    transformer block; in AlexNet and VGG, which are written out layer by layer, one layer. A norm belongs to what it
-    follows, and plain layers behind the last composite block (a final convolution, a norm) belong to that.
+    A block is an entry of the network's sequences: a residual block, an inverted residual, an inception module, a
+    transformer block; in AlexNet and VGG, which are written layer by layer, a single layer. A norm belongs to the layer
+    before it, and plain layers after the last composite block (a final convolution, a norm) belong to that block.
     """
     found: list[tuple[str, list[nn.Module]]] = []
     for name, module in _stacked(network, ""):
@@ -35,7 +35,7 @@ def _is_composite(module: nn.Module) -> bool:
 
 
 def _stacked(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
-    """Open sequences, and top modules that hold nothing but sequences and plain layers, down to what they stack."""
+    """Expand sequences, and top-level modules that hold only sequences and plain layers, into what they stack."""
     parts = []
     for name, child in module.named_children():
         path = f"{prefix}{name}"

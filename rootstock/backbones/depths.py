@@ -1,7 +1,7 @@
-"""Where in a network features are taken, and how a map becomes a vector.
+"""Choose the layer that features are taken from, and pool its feature maps to a vector.
 
-A network that is cut at a layer stops there: nothing above it is computed. Forward hooks do that for every family, also
-for those that torch.fx cannot trace; an output is taken before a later layer can change it in place.
+A network that is cut at a layer stops there: nothing above it is computed. A forward hook does this for every family,
+including those that torch.fx cannot trace, and takes the output before a later layer can change it in place.
 """
 
 from difflib import get_close_matches
@@ -14,11 +14,11 @@ from rootstock.config.architectures import FEATURE_LEVELS, PENULTIMATE, TIMM, ar
 from rootstock.system.errors import ParamsError
 
 Pooling = Literal["avg", "max", "avgmax", "gem", "cls"]
-GEM_POWER = 3.0  # where Radenović, Tolias, Chum 2018 (Fine-tuning CNN Image Retrieval) begin
+GEM_POWER = 3.0  # the initial value in Radenović, Tolias, Chum 2018 (Fine-tuning CNN Image Retrieval)
 
 
-class Reached(Exception):  # noqa: N818  it ends a forward pass, and nothing is wrong
-    """The layer has given its output."""
+class LayerReached(Exception):  # noqa: N818  ends a forward pass; not an error
+    """Raised by the hook once the layer has produced its output."""
 
     def __init__(self, output: Tensor) -> None:
         super().__init__()
@@ -26,14 +26,14 @@ class Reached(Exception):  # noqa: N818  it ends a forward pass, and nothing is 
 
 
 class Cut(nn.Module):
-    """A network up to a layer, whose output is pooled: images (n, 3, size, size) to features (n, width).
+    """A network up to a layer, with pooled output: images (n, 3, size, size) to features (n, width).
 
     Args:
-        network: whole.
-        layer: name of one of its modules; where it is used more than once, its first use counts.
+        network: the full network.
+        layer: name of one of its modules; if it is called more than once, the first call counts.
         pooling: how its output becomes a vector.
-        class_tokens: of a transformer, how many stand before those of the patches.
-        channels_last: whether its maps are (n, h, w, c).
+        class_tokens: number of a transformer's tokens that precede the patch tokens.
+        channels_last: whether its feature maps are (n, h, w, c).
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class Cut(nn.Module):
         """Compute the features of a batch."""
         try:
             self.network(images)
-        except Reached as reached:
-            return self._vector(reached.output)
+        except LayerReached as reached:
+            return self._pooled(reached.output)
         raise ParamsError(
-            f"params.yaml: extract.layer is {self.layer!r}, which no image passes; expected another layer"
+            f"params.yaml: extract.layer is {self.layer!r}, which the forward pass never calls; expected another layer"
         )
 
-    def _vector(self, output: Tensor) -> Tensor:
+    def _pooled(self, output: Tensor) -> Tensor:
         if output.ndim == 2:
             return output
         if output.ndim == 3:  # tokens (n, t, c)
@@ -66,32 +66,32 @@ class Cut(nn.Module):
         else:
             raise ParamsError(
                 f"params.yaml: extract.layer is {self.layer!r}, whose output has the shape {tuple(output.shape)}; "
-                "expected a layer that gives maps, tokens or vectors"
+                "expected a layer that outputs feature maps, tokens or vectors"
             )
         return pool(positions, self.pooling)
 
 
 def _stop(_: nn.Module, __: object, output: object) -> None:
-    raise Reached(first_of(output))
+    raise LayerReached(first_tensor(output))
 
 
-def first_of(output: object) -> Tensor:
-    """Give what a layer gives, the first of it if it gives several (branches, attention weights).
+def first_tensor(output: object) -> Tensor:
+    """Return a layer's output tensor, the first if there are several (branches, attention weights).
 
     Raises:
-        ParamsError: it gives no tensor.
+        ParamsError: the output is not a tensor.
     """
     first = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(first, Tensor):
         raise ParamsError(
-            f"params.yaml: extract.layer names a layer that gives a {type(output).__name__}; expected one that gives "
-            "maps, tokens or vectors"
+            f"params.yaml: extract.layer names a layer that outputs a {type(output).__name__}; expected "
+            "one that outputs feature maps, tokens or vectors"
         )
     return first
 
 
 def pool(positions: Tensor, pooling: Pooling) -> Tensor:
-    """Pool what a layer says of each place of an image, (n, c, places), to (n, c); avgmax gives (n, 2 c)."""
+    """Pool a layer's output over positions: (n, c, positions) to (n, c), or (n, 2 c) for avgmax."""
     match pooling:
         case "avg":
             return positions.mean(2)
@@ -99,45 +99,45 @@ def pool(positions: Tensor, pooling: Pooling) -> Tensor:
             return positions.amax(2)
         case "avgmax":
             return torch.cat([positions.mean(2), positions.amax(2)], 1)
-        case "gem":  # generalised mean: between average and maximum; of what is negative, nothing
+        case "gem":  # generalised mean, between average and maximum; negative values count as zero
             return positions.clamp(min=1e-6).pow(GEM_POWER).mean(2).pow(1 / GEM_POWER)
         case "cls":
             raise ParamsError(
-                "params.yaml: extract.pooling is 'cls', and there is no class token here; "
+                "params.yaml: extract.pooling is 'cls', but this layer has no class token; "
                 "expected avg, max, avgmax or gem"
             )
 
 
 def cut(network: nn.Module, name: str, layer: str, pooling: Pooling) -> nn.Module:
-    """Cut a network at a depth or a layer; the penultimate one is the network as it is, with its own pooling.
+    """Cut a network at a feature level or a layer; penultimate returns it unchanged, with its own pooling.
 
     Args:
         network: without its classification layer.
-        name: of the architecture.
+        name: the architecture.
         layer: low, mid, high, penultimate, or the name of a module.
-        pooling: of maps and tokens.
+        pooling: for feature maps and tokens.
 
     Raises:
-        ParamsError: there is no such layer, naming the nearest.
+        ParamsError: no such layer; the message suggests the nearest names.
     """
     if layer == PENULTIMATE:
         return network
     tokens = 1 if hasattr(network, "class_token") else getattr(network, "num_prefix_tokens", 0)
     if pooling == "cls" and not tokens:
         pool(torch.empty(1, 1, 1), pooling)
-    return Cut(network, layer_of(network, name, layer), pooling, tokens, has_channels_last(network))
+    return Cut(network, resolve_layer(network, name, layer), pooling, tokens, has_channels_last(network))
 
 
 def has_channels_last(network: nn.Module) -> bool:
-    """Whether a network's maps are (n, h, w, c) inside, as Swin transformers' are; a square map does not show it."""
+    """Whether a network's feature maps are (n, h, w, c), as in Swin transformers; shapes alone do not tell."""
     return "Swin" in type(network).__name__ or str(getattr(network, "output_fmt", "")).endswith("NHWC")
 
 
-def layer_of(network: nn.Module, name: str, layer: str) -> str:
-    """Name the module that a depth means in an architecture; a module's own name stays.
+def resolve_layer(network: nn.Module, name: str, layer: str) -> str:
+    """Return the module name for a feature level of an architecture; a module name is returned unchanged.
 
     Raises:
-        ParamsError: there is no such layer, naming the nearest.
+        ParamsError: no such layer; the message suggests the nearest names.
     """
     named = named_depths(network, name)
     found = named.get(layer, layer)
@@ -153,17 +153,17 @@ def layer_of(network: nn.Module, name: str, layer: str) -> str:
 
 
 def named_depths(network: nn.Module, name: str) -> dict[str, str]:
-    """Name the modules of the three depths; none where an architecture of timm's does not say where its stages end."""
+    """Map low, mid and high to module names; empty if a timm architecture does not describe its stages."""
     depths = architecture(name).depths
     if depths is None and name.startswith(TIMM):
-        depths = _of_timm(network)
+        depths = _timm_depths(network)
     return dict(zip(FEATURE_LEVELS, depths, strict=True)) if depths else {}
 
 
-def _of_timm(network: nn.Module) -> tuple[str, str, str] | None:
-    """Read off timm's `feature_info` where maps have shrunk to a quarter, to a sixteenth, and the last one.
+def _timm_depths(network: nn.Module) -> tuple[str, str, str] | None:
+    """Find the modules at stride 4, at stride 16 and at the end, from timm's `feature_info`.
 
-    Where nothing shrinks (vision transformers): after a quarter and three quarters of the blocks.
+    If the stride is constant (vision transformers): after a quarter and three quarters of the blocks.
     """
     modules = dict(network.named_modules())
     infos = [(info["module"], info["reduction"]) for info in getattr(network, "feature_info", [])]
@@ -179,13 +179,13 @@ def _of_timm(network: nn.Module) -> tuple[str, str, str] | None:
     return (low or [infos[0][0]])[-1], (mid or [infos[-2][0]])[-1], last
 
 
-def whole_of(network: nn.Module) -> nn.Module:
-    """Give the network that was cut; one that was not is whole itself."""
+def uncut(network: nn.Module) -> nn.Module:
+    """Return the full network behind a cut one, or the network itself."""
     return network.network if isinstance(network, Cut) else network
 
 
 def is_below(network: nn.Module, module: str) -> bool:
-    """Whether a module of the whole network, by its name, comes no later than the layer at which it was cut."""
+    """Whether a module of the full network comes no later than the layer where it was cut."""
     if not isinstance(network, Cut):
         return True
     order = [name for name, _ in network.network.named_modules()]
@@ -193,8 +193,8 @@ def is_below(network: nn.Module, module: str) -> bool:
     return order.index(module) <= last
 
 
-def width_of(network: nn.Module, size: int) -> int:
-    """Find the width of a network's features by having it see an image, on the device that it is on."""
+def feature_width(network: nn.Module, size: int) -> int:
+    """Return the width of a network's features, from a forward pass of one image on the network's device."""
     parameter = next(network.parameters())
     image = torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype)
     training = network.training
@@ -205,7 +205,7 @@ def width_of(network: nn.Module, size: int) -> int:
 
 
 def parameters_below(features: Tensor) -> list[nn.Parameter]:
-    """List the parameters that features depend on, by the graph that autograd has drawn."""
+    """List the parameters that features depend on, from the autograd graph."""
     found: dict[int, nn.Parameter] = {}
     waiting, seen = [features.grad_fn], set()
     while waiting:

@@ -1,4 +1,4 @@
-"""LeNet-5, to be read beside its paper.
+"""LeNet-5, written to be read alongside its paper.
 
 LeCun, Bottou, Bengio, Haffner: Gradient-Based Learning Applied to Document Recognition. Proc. IEEE 86(11), 1998, II.B.
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Table I of the paper: which maps of S2 each of the 16 maps of C3 sees.
+# Table I of the paper: the maps of S2 that each of the 16 maps of C3 is connected to.
 C3_SEES = (
     (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5),
     (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
@@ -24,15 +24,15 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: the paper's images are grey
 
 
 class Squash(nn.Module):
-    """The paper's squashing function, A tanh(S a): f(1) = 1 and f(-1) = -1, where it bends most (appendix A)."""
+    """The paper's squashing function, A tanh(S a): f(±1) = ±1, the points of maximum curvature (appendix A)."""
 
     def forward(self, a: Tensor) -> Tensor:
-        """Squash."""
+        """Apply the squashing function."""
         return 1.7159 * torch.tanh(2 / 3 * a)
 
 
 class Subsample(nn.Module):
-    """Trainable sub-sampling: four neighbours are added, times one weight a map, plus one bias a map."""
+    """Trainable sub-sampling: the sum of four neighbours, times one weight per map, plus one bias per map."""
 
     def __init__(self, maps: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Subsample(nn.Module):
 
 
 class PartlyConnected(nn.Module):
-    """A 5x5 convolution whose maps see only some of the maps below: fewer connections, and no symmetry among them."""
+    """A 5x5 convolution with a connection table: each output map sees only some input maps, which breaks symmetry."""
 
     def __init__(self, sees: tuple[tuple[int, ...], ...], maps_below: int) -> None:
         super().__init__()
@@ -64,34 +64,34 @@ class PartlyConnected(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """RGB images (n, 3, 32, 32) to one score a class.
+    """RGB images (n, 3, 32, 32) to logits (n, classes).
 
-    The paper's output compares F6 with a drawn 7x12 bitmap of each class (radial basis functions, not trained); that
-    needs ten known characters, so the output here is linear, one unit a class.
+    The paper's output compares F6 with a drawn 7x12 bitmap of each class (radial basis functions, not trained). That
+    requires ten known characters, so the output here is linear, with one unit per class.
 
     Args:
-        variant: average_pooling has no trainable sub-sampling and no partial connection of C3.
-        classes: of the output.
+        variant: average_pooling replaces trainable sub-sampling by average pooling, and connects C3 fully.
+        classes: number of logits.
     """
 
     def __init__(self, variant: str | None = None, classes: int = 1000) -> None:
         super().__init__()
-        taught_today = variant == "average_pooling"
+        is_average = variant == "average_pooling"
 
         def halve(maps: int) -> nn.Module:
-            return nn.AvgPool2d(2) if taught_today else nn.Sequential(Subsample(maps), Squash())
+            return nn.AvgPool2d(2) if is_average else nn.Sequential(Subsample(maps), Squash())
 
         self.c1 = nn.Sequential(nn.Conv2d(1, 6, 5), Squash())
         self.s2 = halve(6)
-        self.c3 = nn.Sequential(nn.Conv2d(6, 16, 5) if taught_today else PartlyConnected(C3_SEES, 6), Squash())
+        self.c3 = nn.Sequential(nn.Conv2d(6, 16, 5) if is_average else PartlyConnected(C3_SEES, 6), Squash())
         self.s4 = halve(16)
-        self.c5 = nn.Sequential(nn.Conv2d(16, 120, 5), Squash())  # 5x5 on 5x5: as a full connection
+        self.c5 = nn.Sequential(nn.Conv2d(16, 120, 5), Squash())  # 5x5 on 5x5: fully connected
         self.f6 = nn.Sequential(nn.Linear(120, 84), Squash())
         self.output = nn.Linear(84, classes)
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Score images."""
+        """Compute the logits of a batch."""
         luma = torch.tensor(LUMA, dtype=images.dtype, device=images.device)
         grey = (images * luma[:, None, None]).sum(1, keepdim=True)
         maps = self.c5(self.s4(self.c3(self.s2(self.c1(grey)))))
@@ -100,7 +100,7 @@ class LeNet5(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw weights uniformly from ±2.4 over the number of inputs of a unit (appendix A of the paper)."""
+    """Initialise weights uniformly within ±2.4 / fan-in (appendix A of the paper)."""
     match module:
         case nn.Conv2d() | nn.Linear():
             inputs = module.weight[0].numel()
@@ -108,7 +108,7 @@ def _initialise(module: nn.Module) -> None:
         case PartlyConnected():
             inputs = 25 * max(map(len, C3_SEES))
         case Subsample():
-            nn.init.constant_(module.weight, 1 / 4)  # begins as the average
+            nn.init.constant_(module.weight, 1 / 4)  # starts as the average
             return
         case _:
             return

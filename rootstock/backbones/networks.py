@@ -1,4 +1,4 @@
-"""A name becomes a network: from an entry of config/architectures.py to a module without its classification layer."""
+"""Build a network from its name in config/architectures.py, without its classification layer."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -13,34 +13,34 @@ from rootstock.system.errors import ParamsError
 def build(name: str, image_size: int, variant: str | None = None) -> nn.Module:
     """Build an architecture with random weights and without its classification layer.
 
-    Its last layer that maps features to classes becomes the identity, so that calling the network gives the
-    features (n, width) that layer would have seen.
+    The classification layer is replaced by the identity, so that calling the network returns that layer's input, the
+    features (n, width).
     """
-    network = whole(name, image_size, variant)
+    network = build_with_classifier(name, image_size, variant)
     parent, _, leaf = classification_layer(network).rpartition(".")
     setattr(network.get_submodule(parent), leaf, nn.Identity())
     return network
 
 
-def whole(name: str, image_size: int, variant: str | None = None) -> nn.Module:
+def build_with_classifier(name: str, image_size: int, variant: str | None = None) -> nn.Module:
     """Build an architecture with its classification layer."""
     described = architecture(name, variant)
     options = dict(described.options) | ({"variant": variant} if variant else {})
     if name.startswith(TIMM):
-        options |= options_of_timm(name, image_size)
+        options |= timm_options(name, image_size)
     elif described.size_option:
         square = described.size_option == "input_size"
         options[described.size_option] = (image_size, image_size) if square else image_size
     if described.pretrained == "torchvision":
-        check_known(name)
+        check_in_torchvision(name)
     try:
-        return _built(described, name, options)
+        return _construct(described, name, options)
     except (ValueError, AssertionError) as error:
-        raise wrong_size(image_size, name, error) from None
+        raise image_size_error(image_size, name, error) from None
 
 
-def _built(described: Architecture, name: str, options: dict[str, Any]) -> nn.Module:
-    """Call the function that builds it; timm and torchvision take seconds to import, and one is needed."""
+def _construct(described: Architecture, name: str, options: dict[str, Any]) -> nn.Module:
+    """Call the builder; timm and torchvision take seconds to import, so only the one needed is imported."""
     if described.library == "timm":
         import timm
 
@@ -53,37 +53,37 @@ def _built(described: Architecture, name: str, options: dict[str, Any]) -> nn.Mo
 
 
 def _ours() -> dict[str, Callable[..., nn.Module]]:
-    """Import the builders of our own backbones: of those whose library is "rootstock"."""
+    """Import the builders of Rootstock's own backbones (library "rootstock")."""
     from rootstock.backbones.lenet import LeNet5
     from rootstock.backbones.residual import plain34, shortcuts34
 
     return {"lenet5": LeNet5, "plain34": plain34, "resnet34": shortcuts34}
 
 
-def check_known(name: str) -> None:
-    """Names come and go with torchvision's versions: our list is of one, installed is another."""
+def check_in_torchvision(name: str) -> None:
+    """Check that the installed torchvision has a model; names differ between versions."""
     import torchvision
 
     if name not in torchvision.models.list_models():
         raise ParamsError(
             f"params.yaml: backbone.name is {name!r}, which torchvision {torchvision.__version__} does not have; "
-            "expected a name that it has. Upgrade torchvision for this one."
+            "expected a model of the installed version. Upgrade torchvision for this one."
         )
 
 
-def options_of_timm(name: str, image_size: int) -> dict[str, Any]:
-    """Tell a transformer of timm's the size of its images, where it has to know."""
-    config = config_of_timm(name)
+def timm_options(name: str, image_size: int) -> dict[str, Any]:
+    """Return timm's image-size option for models with a fixed input size, such as vision transformers."""
+    config = timm_config(name)
     if not config.fixed_input_size or config.input_size[1] == image_size:
         return {}
     return {"img_size": image_size}
 
 
-def config_of_timm(name: str) -> Any:  # noqa: ANN401
-    """Give what timm says of a model of its: input size, crop, mean, deviation, where its weights are.
+def timm_config(name: str) -> Any:  # noqa: ANN401
+    """Return timm's configuration of a model: input size, crop, mean, standard deviation, location of weights.
 
     Raises:
-        ParamsError: timm has no such model, naming the nearest that it has.
+        ParamsError: timm has no such model; the message suggests the nearest names.
     """
     import timm  # takes seconds to import
 
@@ -97,17 +97,17 @@ def config_of_timm(name: str) -> Any:  # noqa: ANN401
     return timm.get_pretrained_cfg(model)
 
 
-def wrong_size(size: int, name: str, error: object) -> ParamsError:
-    """Say that a network does not take images of a size."""
+def image_size_error(size: int, name: str, error: object) -> ParamsError:
+    """Return the error for an image size that a network does not accept."""
     why = str(error).splitlines()[0].rstrip(".")
     return ParamsError(
-        f"params.yaml: backbone.image_size is {size}, which {name} does not take ({why}); expected a size that it "
-        "takes. Leave it empty for its own."
+        f"params.yaml: backbone.image_size is {size}, which {name} does not accept ({why}); expected a size "
+        "that it accepts. Leave it empty for the network's own."
     )
 
 
 def classification_layer(network: nn.Module) -> str:
-    """Name the layer that maps features to classes: the last linear one, or SqueezeNet's last convolution."""
+    """Return the name of the classification layer: the last linear layer, or SqueezeNet's last convolution."""
     kind = nn.Conv2d if type(network).__name__ == "SqueezeNet" else nn.Linear
     layers: list[str] = [name for name, module in network.named_modules() if isinstance(module, kind)]
     return layers[-1]

@@ -1,13 +1,13 @@
-"""Residual and plain networks of 34 layers, to be read beside their paper.
+"""Residual and plain networks of 34 layers, written to be read alongside their paper.
 
 He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition. CVPR 2016, sections 3.3 and 4.1.
 
     plain34       every two layers F(x), one after the other: top-1 error on ImageNet 28.54 %
-    shortcut_a    F(x) + x; where the shape changes, x at every second pixel and zeros for new channels: 25.03 %
+    shortcut_a    F(x) + x; where the shape changes, every second pixel of x, with zeros for new channels: 25.03 %
     shortcut_b    F(x) + x; where the shape changes, F(x) + W x with a 1x1 convolution W: 24.52 % (torchvision's)
     shortcut_c    F(x) + W x everywhere: 24.19 %
 
-(Table 3: 10-crop validation error.) Plain, A and B differ in the shortcuts alone.
+(Table 3: 10-crop validation error.) Plain, A and B differ only in the shortcuts.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, ResNet, conv1x1, resnet34
 
-LAYERS = [3, 4, 6, 3]  # blocks of two layers; with the first convolution and the output 34
+LAYERS = [3, 4, 6, 3]  # blocks of two layers each; 34 layers with the first convolution and the output
 
 
 class PlainBlock(BasicBlock):
     """Two layers without a shortcut."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  as BasicBlock takes them
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  BasicBlock's arguments
         super().__init__(*arguments, **options)
         self.downsample = None
 
@@ -35,14 +35,14 @@ class PlainBlock(BasicBlock):
 
 
 class ZeroPadded(nn.Module):
-    """Option A: every second pixel, and zeros for the channels that are new."""
+    """Option A: every second pixel, and zeros for new channels."""
 
     def __init__(self, stride: int, new_channels: int) -> None:
         super().__init__()
         self.stride, self.new_channels = stride, new_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Fit maps (n, c, h, w) to the block's output (n, c + new, h / stride, w / stride)."""
+        """Match maps (n, c, h, w) to the block's output (n, c + new, h / stride, w / stride)."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
@@ -75,5 +75,5 @@ def _projected(block: BasicBlock) -> nn.Module:
     if block.downsample:
         return nn.Sequential(*block.downsample)
     projection = conv1x1(block.conv1.in_channels, block.conv2.out_channels, block.stride)
-    nn.init.kaiming_normal_(projection.weight, mode="fan_out", nonlinearity="relu")  # as all of ResNet's
+    nn.init.kaiming_normal_(projection.weight, mode="fan_out", nonlinearity="relu")  # as in the rest of ResNet
     return nn.Sequential(projection, nn.BatchNorm2d(block.conv2.out_channels))

@@ -1,4 +1,4 @@
-"""How large a network is: parameters, multiply-accumulates and feature width, in all and up to each depth."""
+"""Measure a network's size: parameters, multiply-accumulates and feature width, in total and per feature level."""
 
 from typing import Any
 
@@ -7,23 +7,23 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rootstock.backbones import depths
-from rootstock.backbones.networks import build, wrong_size
+from rootstock.backbones.networks import build, image_size_error
 from rootstock.config import params
 from rootstock.config.architectures import FEATURE_LEVELS
 from rootstock.system.errors import WeightsError
 
-IMAGENET_CLASSES = 1000  # that papers and torchvision count the classification layer with
+IMAGENET_CLASSES = 1000  # papers and torchvision include this classification layer
 
 
 def measure(network: nn.Module, settings: params.Backbone, size: int) -> dict[str, Any]:
-    """Count feature width, parameters and multiply-accumulates of one image, in all and up to each depth."""
+    """Measure feature width, parameters and multiply-accumulates per image, in total and per feature level."""
     name = settings.name
     _check_finite(network.eval(), size, name)
     try:
         with torch.device("meta"):
             shapes = build(name, size, settings.variant).eval()
         return _count(shapes, name, torch.zeros(1, 3, size, size, device="meta"))
-    except (RuntimeError, NotImplementedError):  # not every operation knows its shapes without numbers
+    except (RuntimeError, NotImplementedError):  # some operations have no meta kernel
         return _count(network, name, torch.zeros(1, 3, size, size))
 
 
@@ -32,15 +32,15 @@ def _check_finite(network: nn.Module, size: int, name: str) -> None:
         with torch.inference_mode():
             features: Tensor = network(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise wrong_size(size, name, error) from None
+        raise image_size_error(size, name, error) from None
     if features.ndim != 2:
-        raise WeightsError(f"{name}: gives features of shape {tuple(features.shape)}; expected one vector an image")
+        raise WeightsError(f"{name}: returns features of shape {tuple(features.shape)}; expected one vector per image")
     if not features.isfinite().all():
-        raise WeightsError(f"backbone.weights: with these, {name} gives features that are not finite; they are damaged")
+        raise WeightsError(f"backbone.weights: {name} returns features that are not finite; the weights are damaged")
 
 
 def cost(network: nn.Module, size: int) -> dict[str, int]:
-    """Count parameters and multiply-accumulates of an image through a network, as far as it is computed."""
+    """Count the parameters and multiply-accumulates of a forward pass of one image, up to the cut."""
     parameter = next(network.parameters())
     with FlopCounterMode(display=False) as counter:
         features = network(torch.zeros(1, 3, size, size, device=parameter.device))
@@ -49,11 +49,11 @@ def cost(network: nn.Module, size: int) -> dict[str, int]:
 
 
 def _count(network: nn.Module, name: str, image: Tensor) -> dict[str, Any]:
-    """Run an image through, with autograd's graph, which says what an output depends on."""
+    """Run one image with autograd on, whose graph tells what each output depends on."""
     reached: dict[str, dict[str, Any]] = {}
     named = depths.named_depths(network, name)
 
-    def note(depth: str, layer: str, output: Tensor) -> None:
+    def record(depth: str, layer: str, output: Tensor) -> None:
         if depth not in reached:
             channels = 1 if output.ndim == 4 and not depths.has_channels_last(network) else -1
             reached[depth] = {
@@ -65,7 +65,7 @@ def _count(network: nn.Module, name: str, image: Tensor) -> dict[str, Any]:
 
     hooks = [
         network.get_submodule(layer).register_forward_hook(
-            lambda _, __, output, depth=depth, layer=layer: note(depth, layer, depths.first_of(output))
+            lambda _, __, output, depth=depth, layer=layer: record(depth, layer, depths.first_tensor(output))
         )
         for depth, layer in named.items()
     ]

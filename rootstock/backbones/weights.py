@@ -1,4 +1,4 @@
-"""Pretrained weights: from an address, a package that ships them, or a file; checked before their use."""
+"""Find pretrained weights (a URL, an installed package or a file), and check them before use."""
 
 import os
 import re
@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rootstock.backbones import fitting
-from rootstock.backbones.fitting import State
-from rootstock.backbones.networks import config_of_timm, options_of_timm, whole
+from rootstock.backbones import state_dicts
+from rootstock.backbones.networks import build_with_classifier, timm_config, timm_options
+from rootstock.backbones.state_dicts import State
 from rootstock.config import params
 from rootstock.config.architectures import NONE, TIMM, Architecture, architecture
 from rootstock.system import downloads, files, packages, roots
@@ -21,32 +21,32 @@ from rootstock.system.causes import first_line
 from rootstock.system.errors import WeightsError
 
 MIRROR = "ROOTSTOCK_WEIGHTS_MIRROR"
-TORCHVISIONS_LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet-1k"
-# What earlier runs of ours wrote, and how their parts are called: a model, a fine-tuned network, a backbone.
-OWN_FILES = {"model.safetensors": "model.json", "weights.safetensors": "backbone.json"}
-OWN_PARTS = re.compile(r"^(backbone\.(network\.)?|head\.)")
-NAMED = 5  # files that an error gives
+TORCHVISION_LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet-1k"
+# Files of earlier Rootstock runs (model, fine-tuned network, backbone), and the prefixes of their entries.
+RUN_FILES = {"model.safetensors": "model.json", "weights.safetensors": "backbone.json"}
+RUN_PREFIXES = re.compile(r"^(backbone\.(network\.)?|head\.)")
+MAX_LISTED = 5  # files that an error lists
 
 
 @dataclass(frozen=True)
-class Found:
-    """Weights, where they are from, and under which licence; `state` is None where they stay random."""
+class FoundWeights:
+    """A state dict with its origin and licence; `state` is None for random weights."""
 
     state: State | None
     origin: str
     licence: str
 
 
-def find(settings: params.Backbone, seed: int, image_size: int) -> Found:
-    """Get the weights that the parameters name.
+def find(settings: params.Backbone, seed: int, image_size: int) -> FoundWeights:
+    """Return the weights that the parameters name.
 
     Raises:
-        WeightsError: they are not there, cannot be reached, or are damaged.
+        WeightsError: they are missing, unreachable or damaged.
     """
     described = architecture(settings.name, settings.variant)
     match settings.weights:
         case "random":
-            return Found(None, f"random, seed {seed}", "none")
+            return FoundWeights(None, f"random, seed {seed}", "none")
         case "pretrained":
             return _pretrained(settings, described, image_size)
         case place if place.startswith(packages.PREFIX):
@@ -54,15 +54,15 @@ def find(settings: params.Backbone, seed: int, image_size: int) -> Found:
         case place if "://" in place:
             raise WeightsError(
                 f"backbone.weights is {place!r}, a URL; expected pretrained, random, {packages.PREFIX}<name>/<file> or "
-                "the path of a file of this machine"
+                "the path of a local file"
             )
         case path:
-            return Found(
+            return FoundWeights(
                 _from_file(Path(path), settings.name), f"file {Path(path).name}", "unknown: a file of your own"
             )
 
 
-def _pretrained(settings: params.Backbone, described: Architecture, image_size: int) -> Found:
+def _pretrained(settings: params.Backbone, described: Architecture, image_size: int) -> FoundWeights:
     name = settings.name
     match described.pretrained:
         case "torchvision":
@@ -70,171 +70,185 @@ def _pretrained(settings: params.Backbone, described: Architecture, image_size: 
         case "timm":
             return _from_timm(name, image_size)
         case place if place.startswith(packages.PREFIX):
-            found = _from_package(place, described.licence, of_ours=True)
-            return _in_order(found, name, image_size) if described.in_order else found
+            found = _from_package(place, described.licence, built_in=True)
+            return _renamed_in_order(found, name, image_size) if described.in_order else found
         case place if place != NONE:
-            return Found(_download(name, place, described.sha256), place.rpartition("/")[2], described.licence)
+            return FoundWeights(_download(name, place, described.sha256), place.rpartition("/")[2], described.licence)
     of = f"{name}, variant {settings.variant}" if settings.variant else name
     raise WeightsError(
-        f"params.yaml: backbone.weights is 'pretrained', and nobody publishes weights of {of}; expected random, or the "
-        "path of a .safetensors or .pth file"
+        f"params.yaml: backbone.weights is 'pretrained', but there are no published weights for {of}; expected "
+        "random, or the path of a .safetensors or .pth file"
     )
 
 
-def _from_package(place: str, licence: str, *, of_ours: bool = False) -> Found:
-    """Take the file that a package ships: package:<import name>/<file>, where the file may be a pattern.
+def _from_package(place: str, licence: str, *, built_in: bool = False) -> FoundWeights:
+    """Read a weights file from a package: package:<import name>/<file>, where the file may be a pattern.
 
-    `of_ours` is what architectures.py names, not a parameter: its package need not be installed.
+    `built_in`: the package is named by architectures.py, not by a parameter, and need not be installed.
     """
     package, pattern = packages.parts(place)
     found = packages.find(package, pattern)
-    if found is None and of_ours:
+    if found is None and built_in:
         found = packages.beside(package, pattern)
     if found is None:
         raise WeightsError(
-            f"backbone.weights is {place!r}, and there is no package {package}; install the one that ships the weights"
+            f"backbone.weights is {place!r}, but the package {package} is not installed; "
+            "install the one that contains the weights"
         )
     if len(found) != 1:
-        there = ", ".join([shipped.path.name for shipped in found[:NAMED]] + ["..."] * (len(found) > NAMED)) or "none"
-        raise WeightsError(f"backbone.weights is {place!r}; expected one such file in the package, found {there}")
+        there = (
+            ", ".join([shipped.path.name for shipped in found[:MAX_LISTED]] + ["..."] * (len(found) > MAX_LISTED))
+            or "none"
+        )
+        raise WeightsError(
+            f"backbone.weights is {place!r}; expected exactly one matching file in the package, found {there}"
+        )
     [shipped] = found
-    return Found(read(shipped.path), f"package {shipped.distribution}, {shipped.path.name}", licence)
+    return FoundWeights(read(shipped.path), f"package {shipped.distribution}, {shipped.path.name}", licence)
 
 
-def _in_order(found: Found, name: str, image_size: int) -> Found:
-    """Rename entries to the network's names, one after the other: the file has other names, in its order."""
+def _renamed_in_order(found: FoundWeights, name: str, image_size: int) -> FoundWeights:
+    """Rename entries to the network's names by position: the file uses other names in the same order."""
     assert found.state is not None
-    with torch.device("meta"):  # its names are wanted, not its weights
-        names = whole(name, image_size).state_dict().keys()
-    return Found(dict(zip(names, found.state.values(), strict=True)), found.origin, found.licence)
+    with torch.device("meta"):  # only the names are needed
+        names = build_with_classifier(name, image_size).state_dict().keys()
+    return FoundWeights(dict(zip(names, found.state.values(), strict=True)), found.origin, found.licence)
 
 
-def _from_torchvision(name: str) -> Found:
-    """Take the weights that torchvision recommends; they are checked against the digest in their file's name."""
+def _from_torchvision(name: str) -> FoundWeights:
+    """Download torchvision's recommended weights, and check them against the digest in the file name."""
     from torchvision.models import get_model_weights
 
     chosen = get_model_weights(name).DEFAULT
     file = chosen.url.rpartition("/")[2]
     state = _download(name, chosen.url, downloads.digest_in(file))
-    return Found(state, f"torchvision {chosen} {file}", chosen.meta.get("license", TORCHVISIONS_LICENCE))
+    return FoundWeights(state, f"torchvision {chosen} {file}", chosen.meta.get("license", TORCHVISION_LICENCE))
 
 
 def _download(name: str, address: str, sha256: str | None) -> State:
-    """Read a file that is in torch's cache, or bring it there, from the mirror if there is one."""
+    """Read a file from torch's cache, downloading it first if needed, from the mirror if one is set."""
     file = address.rpartition("/")[2]
-    url, kept = _on_mirror(file) or address, _kept(file)
+    url, kept = _on_mirror(file) or address, _cache_path(file)
     try:
         return read(downloads.fetch(url, kept, sha256))
     except (downloads.DamagedError, WeightsError) as error:
-        said = str(error) if isinstance(error, downloads.DamagedError) else "not a file of weights alone, or cut off"
+        why = str(error) if isinstance(error, downloads.DamagedError) else "not a weights-only file, or truncated"
         raise WeightsError(
-            f"backbone.weights: {name}'s weights from {url} are damaged: {said}.\n"
-            f"Remove {kept} if it is there, and try again."
+            f"backbone.weights: {name}'s weights from {url} are damaged: {why}.\n"
+            f"Remove {kept} if it exists, and try again."
         ) from error
-    except (OSError, HTTPException, ImportError, ValueError) as error:  # the last two: of a driver of fsspec's
+    except (OSError, HTTPException, ImportError, ValueError) as error:  # the last two come from fsspec drivers
         raise WeightsError(
-            f"backbone.weights: {name}'s weights cannot be had from {url}: {error}\n"
-            f"Set {MIRROR} to a folder or address that holds {file}, or backbone.weights to a local file."
+            f"backbone.weights: {name}'s weights cannot be loaded from {url}: {error}\n"
+            f"Set {MIRROR} to a folder or URL that contains {file}, or backbone.weights to a local file."
         ) from error
 
 
 def _on_mirror(file: str) -> str | None:
-    """Return a file's address on the mirror, if there is one."""
+    """Return a file's URL on the mirror, or None if no mirror is set."""
     mirror = os.environ.get(MIRROR)
     return f"{mirror.rstrip('/')}/{file}" if mirror else None
 
 
-def _kept(file: str) -> Path:
-    """Return a file's place in torch's own cache, which torchvision's users may have filled."""
+def _cache_path(file: str) -> Path:
+    """Return a file's path in torch's own cache, which torchvision shares."""
     return Path(torch.hub.get_dir(), "checkpoints", file)
 
 
-def _from_timm(name: str, image_size: int) -> Found:
-    """Have timm fetch and convert its weights (from the Hugging Face hub, mostly); the mirror's file goes first.
+def _from_timm(name: str, image_size: int) -> FoundWeights:
+    """Let timm download and convert its weights, mostly from the Hugging Face hub; the mirror takes precedence.
 
-    The hub's own settings hold: HF_ENDPOINT names another one, HF_HUB_OFFLINE keeps to what is in its cache.
+    The hub's own settings apply: HF_ENDPOINT selects another hub, HF_HUB_OFFLINE restricts it to its cache.
     """
     import timm
 
-    config, model = config_of_timm(name), name.removeprefix(TIMM)
+    config, model = timm_config(name), name.removeprefix(TIMM)
     overlay: dict[str, str] = {}
     given: State = {}
     try:
         file = f"{model}.safetensors"
         if url := _on_mirror(file):
-            overlay["file"] = str(downloads.fetch(url, _kept(file), None))
-            given = read(_kept(file))
+            overlay["file"] = str(downloads.fetch(url, _cache_path(file), None))
+            given = read(_cache_path(file))
         network = timm.create_model(
-            model, pretrained=True, pretrained_cfg_overlay=overlay or None, **options_of_timm(name, image_size)
+            model, pretrained=True, pretrained_cfg_overlay=overlay or None, **timm_options(name, image_size)
         )
     except (OSError, HTTPException, RuntimeError, ImportError, ValueError) as error:
         raise WeightsError(
-            f"backbone.weights: {name}'s weights cannot be had: {first_line(error) or type(error).__name__}.\n"
-            f"Set {MIRROR} to a folder or address that holds {model}.safetensors, or backbone.weights to a local file."
+            f"backbone.weights: {name}'s weights cannot be loaded: {first_line(error) or type(error).__name__}.\n"
+            f"Set {MIRROR} to a folder or URL that contains {model}.safetensors, or backbone.weights to a local file."
         ) from error
-    if wrong := fitting.wrong_kinds(network.state_dict(), given):  # timm has cast them
-        raise WeightsError(f"backbone.weights: {_kept(file)}: {'; '.join(sorted(wrong))}")
+    if wrong := state_dicts.dtype_mismatches(network.state_dict(), given):  # timm has cast them
+        raise WeightsError(f"backbone.weights: {_cache_path(file)}: {'; '.join(sorted(wrong))}")
     source = config.hf_hub_id or config.url or "a file"
-    return Found(network.state_dict(), f"timm {timm.__version__} {source}", config.license or "unknown: see timm")
+    return FoundWeights(
+        network.state_dict(), f"timm {timm.__version__} {source}", config.license or "unknown: see timm"
+    )
 
 
 def _from_file(path: Path, name: str) -> State:
-    """Read a file of a person's own, or what an earlier run of ours made: a folder, or the file in it."""
+    """Read a user's own weights file, or the folder or file of an earlier run."""
     try:
         is_folder = path.is_dir()
-    except OSError as error:  # too long a name, a folder that is not for us
+    except OSError as error:  # name too long, no permission
         raise WeightsError(f"backbone.weights: {path} cannot be read: {error.strerror}") from None
     if is_folder:
-        there = [path / file for file in OWN_FILES if (path / file).exists()]
+        there = [path / file for file in RUN_FILES if (path / file).exists()]
         if not there:
-            raise WeightsError(f"backbone.weights: {path} holds none of {', '.join(OWN_FILES)}; expected a file's path")
+            raise WeightsError(
+                f"backbone.weights: {path} contains none of {', '.join(RUN_FILES)}; expected the path of a file"
+            )
         path = there[0]
-    about = path.with_name(OWN_FILES.get(path.name, "")) if path.name in OWN_FILES else None
+    about = path.with_name(RUN_FILES.get(path.name, "")) if path.name in RUN_FILES else None
     if about and about.exists():
         described = files.read_json(about)
         with files.reading(about):
             made_of = described.get("backbone", described)["name"]
         if made_of != name:
-            raise WeightsError(f"backbone.weights: {path} is a {made_of}, and backbone.name is {name}; set it to that")
+            raise WeightsError(
+                f"backbone.weights: {path} holds weights of {made_of}, but backbone.name is {name}; set it to {made_of}"
+            )
     if roots.forbids(str(path), "file"):
-        raise WeightsError(f"backbone.weights: {path} lies, links followed, out of the reach of this run; see docs")
+        raise WeightsError(f"backbone.weights: {path} resolves to a place outside what this run may read; see docs")
     state = read(path)
-    if all(OWN_PARTS.match(entry) for entry in state):
-        state = {OWN_PARTS.sub("", entry): value for entry, value in state.items() if not entry.startswith("head.")}
+    if all(RUN_PREFIXES.match(entry) for entry in state):
+        state = {RUN_PREFIXES.sub("", entry): value for entry, value in state.items() if not entry.startswith("head.")}
     return state
 
 
 def read(path: Path) -> State:
-    """Read a state dict from a .safetensors or .pth file; nothing in it is ever executed.
+    """Read a state dict from a .safetensors or .pth file, without ever executing code from it.
 
-    It may stand in a training checkpoint, and its names behind the prefix that DataParallel puts before them.
+    Training checkpoints are unwrapped, and DataParallel's `module.` prefix is removed.
 
     Raises:
-        WeightsError: there is no such file, it is neither, or it holds something else.
+        WeightsError: the file does not exist, is neither format, or does not contain a state dict.
     """
-    if not path.is_file():  # nor a pipe, which would keep its reader waiting
-        raise WeightsError(f"backbone.weights: {path} is not there; expected pretrained, random, or a file's path")
+    if not path.is_file():  # nor a pipe, which would block its reader
+        raise WeightsError(
+            f"backbone.weights: {path} does not exist; expected pretrained, random, or the path of a file"
+        )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise whatever the parser met: KeyError, UnicodeDecodeError, ...
+    except Exception as error:  # the readers raise whatever their parsers do: KeyError, UnicodeDecodeError, ...
         raise WeightsError(
-            f"{path}: not a file of weights alone, or damaged ({_said(error)}). "
+            f"{path}: not a weights-only file, or damaged ({_reader_message(error)}). "
             "Save the state dict: torch.save(model.state_dict(), path)."
         ) from None
-    for key in ("state_dict", "model_state_dict", "best", "model"):  # best: fine-tuning's checkpoint of our own
+    for key in ("state_dict", "model_state_dict", "best", "model"):  # best: Rootstock's fine-tuning checkpoint
         if isinstance(loaded, Mapping) and isinstance(inner := loaded.get(key), Mapping):
             loaded = inner
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         found = f" of {', '.join(map(str, list(loaded)[:5]))}" if isinstance(loaded, Mapping) else ""
         raise WeightsError(
-            f"{path}: holds a {type(loaded).__name__}{found}; expected a state dict, alone or under the key "
+            f"{path}: contains a {type(loaded).__name__}{found}; expected a state dict, bare or under the key "
             "state_dict, model_state_dict or model"
         )
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 
-def _said(error: Exception) -> str:
-    """Return what a reader said, without torch's advice to read the file in a way that runs code."""
+def _reader_message(error: Exception) -> str:
+    """Return a reader's message, without torch's advice to load the file in a way that runs code."""
     return first_line(error).partition(". In PyTorch")[0] or type(error).__name__

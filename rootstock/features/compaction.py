@@ -22,7 +22,7 @@ from rootstock.dataset import shards, tables
 from rootstock.dataset.tables import UNPACKED, Dataset
 from rootstock.features import feature_files
 from rootstock.ingest import snapshot
-from rootstock.ingest.scan import Scan, use
+from rootstock.ingest.scan import Scan, with_scan
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError, SourceError
 from rootstock.system.files import last_used, mark_used, replacing, sweep
@@ -115,7 +115,7 @@ def compact(
     """
     for folder in (images_dir, dataset_dir, *features):
         sweep(folder)
-    return use(scratch, partial(_compact, images_dir, dataset_dir, features, shard_bytes, share))
+    return with_scan(scratch, partial(_compact, images_dir, dataset_dir, features, shard_bytes, share))
 
 
 def _compact(
@@ -126,7 +126,7 @@ def _compact(
         raise SourceError(f"{dataset_dir} holds no data set: run ingest first, or `dvc pull` it")
     keys = [key for folder in features for key in _keys(folder)]
     with _ages_kept(keys):
-        scan.forget_packed_but_in(shards.names(images_dir))
+        scan.forget_packed_except(shards.names(images_dir))
         snapshot.drop_unrecorded(data.ledger, images_dir, scan)
         _sweep_features(keys, {*data.ledger["shard"], *shards.names(images_dir)})
         before = _bytes(images_dir)
@@ -136,7 +136,7 @@ def _compact(
         left = rows[_needed(rows, data.manifest)]
         moved = _pack(left, keys, images_dir, shard_bytes)
         remaining = [name for name in shards.names(images_dir) if name not in old]
-        scan.forget_packed_but_in(remaining)  # before the switch: ingest removes what neither scan nor ledger knows
+        scan.forget_packed_except(remaining)  # before the switch: ingest removes what neither scan nor ledger knows
         tables.save(dataset_dir, _switched(data, rows, moved, images_dir, remaining))
         _remove(old, images_dir, keys)
     return CompactionResult(

@@ -1,16 +1,16 @@
-"""The folders of a listing as a tree, with how many images lie in each."""
+"""The folders of a listing as a tree, with image counts."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rootstock.ingest.layout import Parts
 
-FEW = 0.1  # a share of images that says nothing: a cover picture beside the class folders
+FEW = 0.1  # a negligible share of images, such as a cover image next to the class folders
 
 
 @dataclass
 class Folder:
-    """A folder of a listing: how many images lie right in it, how many in it at all, its sub-folders that hold some."""
+    """A folder of a listing: its own images, the total including subfolders, and the subfolders with images."""
 
     images: int = 0
     total: int = 0
@@ -18,12 +18,12 @@ class Folder:
 
     @property
     def is_divided(self) -> bool:
-        """Whether, but for a few, its images lie in sub-folders."""
+        """Whether almost all of its images lie in subfolders."""
         return bool(self.folders) and self.images <= FEW * self.total
 
 
 def tree(images: Mapping[Parts, int]) -> Folder:
-    """Build the tree of folders from how many images lie in each."""
+    """Build the tree of folders from the number of images in each."""
     top = Folder()
     for parts, count in images.items():
         at = top
@@ -36,7 +36,7 @@ def tree(images: Mapping[Parts, int]) -> Folder:
 
 
 def merged(folders: Iterable[Folder]) -> Folder:
-    """Lay folders over each other."""
+    """Merge folders into one, adding up their images."""
     both = Folder()
     below: dict[str, list[Folder]] = {}
     for one in folders:

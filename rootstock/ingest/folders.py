@@ -1,4 +1,4 @@
-"""Files of a store: listed, named, described, and read, many at once where each would have to be waited for."""
+"""List and read the files of a local folder or remote store, with concurrent requests to remote stores."""
 
 import os
 import stat
@@ -22,18 +22,28 @@ from rootstock.system.errors import SourceError
 from rootstock.system.files import read
 from rootstock.system.parallel import bundled, ordered_map
 
-Info = dict[str, Any]  # what a store says of a file: fsspec's `info`
-# A store is asked for so many files together, or fewer of these bytes, and so many times at once.
-TOGETHER, TOGETHER_BYTES, REQUESTS = 16, 2**22, 4
-WAYS = 1000  # by so many links a folder is reached at most: fewer than a data set has classes
-UNKNOWN_BYTES = 2**20  # what a file is taken to have where the store does not say
-# Under one of these a store says when a file has changed; the first that is there counts.
-CHANGES = ("ETag", "etag", "md5Hash", "mtime", "Last-Modified", "LastModified", "last_modified", "updated", "created")
+Info = dict[str, Any]  # fsspec's `info` of a file
+# Files per request to a store, their total bytes, and requests in flight.
+FILES_PER_REQUEST, BYTES_PER_REQUEST, CONCURRENT_REQUESTS = 16, 2**22, 4
+MAX_LINKS = 1000  # links that may lead to one folder; a data set may have as many classes
+UNKNOWN_BYTES = 2**20  # assumed size of a file if the store does not report one
+# Keys under which stores report that a file has changed; the first present one counts.
+CHANGE_KEYS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "mtime",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "created",
+)
 
 
 def stamp_of(info: Info) -> str:
-    """Put together what changes when a file does: size and etag or modification time."""
-    change = next((info[key] for key in CHANGES if info.get(key)), "")
+    """Return a stamp that changes with the file: size, and etag or modification time."""
+    change = next((info[key] for key in CHANGE_KEYS if info.get(key)), "")
     return f"{info.get('size')}:{change}"
 
 
@@ -43,81 +53,84 @@ def _read_here(place: str) -> bytes:
 
 @dataclass
 class Files:
-    """Files of a store, one an item: a folder, or what a manifest names."""
+    """Files of a store, one per item: the files of a folder, or those a manifest lists."""
 
     store: Any
     items: list[Item]
     notes: list[str]
-    place: Callable[[str], str]  # path of an item -> path in the store
-    layout: dict[str, Any] = field(default_factory=dict)  # how it was read, as the summary keeps it
-    empty: tuple[str, ...] = ()  # class folders that hold nothing
-    read_here: Callable[[str], bytes] = _read_here  # a file of this machine, by its place
+    place: Callable[[str], str]  # item path -> path in the store
+    layout: dict[str, Any] = field(default_factory=dict)  # as recorded in the summary
+    empty: tuple[str, ...] = ()  # empty class folders
+    read_here: Callable[[str], bytes] = _read_here  # reads a local file by its path
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
         """Yield the wanted items.
 
-        Files of this machine are read in the thread that asks for them. Those of a store are on their way before: each
-        alone would wait for its answer.
+        Local files are read in the calling thread. Remote files are prefetched, to hide the latency of each request.
         """
         items = (item for item in self.items if item.path in wanted)
         if isinstance(self.store, LocalFileSystem):
             yield from ((item, partial(self._load, self.place(item.path))) for item in items)
             return
-        groups = bundled(items, TOGETHER, TOGETHER_BYTES, lambda item: item.size or UNKNOWN_BYTES)
-        yield from chain.from_iterable(ordered_map(self._fetch, groups, REQUESTS, 2 * REQUESTS))
+        groups = bundled(items, FILES_PER_REQUEST, BYTES_PER_REQUEST, lambda item: item.size or UNKNOWN_BYTES)
+        yield from chain.from_iterable(ordered_map(self._fetch, groups, CONCURRENT_REQUESTS, 2 * CONCURRENT_REQUESTS))
 
     def _load(self, path: str) -> bytes:
         try:
-            return self.read_here(path)  # of small files, fsspec's way takes longer than decoding
-        except Exception:  # as of a store: this file cannot be had, the others can
+            return self.read_here(path)  # for small files, fsspec takes longer than decoding
+        except Exception:  # as for remote files: only this one is unreadable
             raise Rejected(Reason.UNREADABLE) from None
 
     def _fetch(self, items: list[Item]) -> list[tuple[Item, Loader]]:
         if "https" in self.store.protocol:
-            contents = ordered_map(self._stream, [self.place(item.path) for item in items], TOGETHER)
-            return [(item, partial(_given, data)) for item, data in zip(items, contents, strict=True)]
-        try:  # not `cat`, to which a name with brackets is a pattern
+            contents = ordered_map(self._stream, [self.place(item.path) for item in items], FILES_PER_REQUEST)
+            return [(item, partial(_content_or_reject, data)) for item, data in zip(items, contents, strict=True)]
+        try:  # not `cat`, which treats brackets in a name as a pattern
             found = self.store.cat_ranges([self.place(item.path) for item in items], None, None)
         except Exception as error:
             found = [error] * len(items)
-        return [(item, partial(_given, data)) for item, data in zip(items, found, strict=True)]
+        return [(item, partial(_content_or_reject, data)) for item, data in zip(items, found, strict=True)]
 
     def _stream(self, place: str) -> bytes | BaseException:
-        """Read a file of a web server, which need not say how large it is: no more than may be taken in."""
+        """Read a file from a web server, which may not report a size, up to the maximum file size."""
         try:
-            with self.store.open(place, "rb", block_size=0, size=UNKNOWN_BYTES) as file:  # asks for no size then
+            with self.store.open(
+                place, "rb", block_size=0, size=UNKNOWN_BYTES
+            ) as file:  # avoids a request for the size
                 return stores.read(file, MAX_FILE_BYTES + 1)
         except Exception as error:
             return error
 
 
-def _given(data: bytes | BaseException) -> bytes:
-    """Return what a store sent; whatever its driver raised instead: this file cannot be had, the others can."""
+def _content_or_reject(data: bytes | BaseException) -> bytes:
+    """Return the bytes a store sent; if its driver raised instead, reject this file as unreadable."""
     if isinstance(data, BaseException):
         raise Rejected(Reason.UNREADABLE) from None
     return data
 
 
 def find(store: Any, folder: str, *, follow: bool = True) -> dict[str, Info]:  # noqa: ANN401
-    """List all files below a folder: what the store says of each, by where it lies.
+    """List all files below a folder: path in the store -> info.
 
-    A folder that holds nothing is a place that ends in a slash. On this machine, litter is not looked into, and links
-    are followed, or, without `follow`, listed as what they are: {"type": "link"}.
+    An empty folder is a path with a trailing slash. Local junk folders are skipped, and local links are followed, or,
+    without `follow`, listed as {"type": "link"}.
 
     Raises:
-        SourceError: links lead to one folder by too many ways.
+        SourceError: too many links lead to one folder.
     """
-    return dict(_local_files(folder, follow=follow) if isinstance(store, LocalFileSystem) else _found(store, folder))
+    return dict(
+        _local_files(folder, follow=follow) if isinstance(store, LocalFileSystem) else _remote_files(store, folder)
+    )
 
 
-def _found(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noqa: ANN401
+def _remote_files(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noqa: ANN401
     for place, info in store.find(folder, detail=True).items():
         if info.get("type") != "directory" or place.endswith("/"):
             yield place, info
 
 
-def named(found: dict[str, Info], root: str, url: str) -> tuple[dict[str, Info], Callable[[str], str]]:
-    """Name files of a store by their paths below `root`, and say where in the store such a path lies."""
+def relative_paths(found: dict[str, Info], root: str, url: str) -> tuple[dict[str, Info], Callable[[str], str]]:
+    """Return infos by path relative to `root`, and a function from such a path to the path in the store."""
     prefix = root.rstrip("/") + "/"
     infos, odd = {}, {}
     for place, info in found.items():
@@ -130,12 +143,12 @@ def named(found: dict[str, Info], root: str, url: str) -> tuple[dict[str, Info],
 
 
 def _local_files(root: str, *, follow: bool) -> Iterator[tuple[str, Info]]:
-    """Walk a folder of this machine, in no order.
+    """Walk a local folder, in no particular order.
 
-    A link is followed wherever it stands, so that a second one to the same folder brings its files under its own name,
-    too; but none to a folder that the way there has come through.
+    Links are followed, so that a second link to the same folder lists its files again under its own name; circular
+    links are not.
     """
-    ways: Counter[str] = Counter()  # to a folder behind a link
+    ways: Counter[str] = Counter()  # links to each folder
     waiting: list[tuple[str, str, tuple[str, ...]]] = [(root.rstrip("/") or "/", os.path.realpath(root), ())]
     while waiting:
         shown, real, behind = waiting.pop()
@@ -153,12 +166,12 @@ def _local_files(root: str, *, follow: bool) -> Iterator[tuple[str, Info]]:
                     yield from _local_file(place, entry)
                 elif not is_link:
                     waiting.append((place, f"{real.rstrip('/')}/{entry.name}", behind))
-                elif not _leads_back(target := os.path.realpath(place), (real, *behind)):
+                elif not _is_circular(target := os.path.realpath(place), (real, *behind)):
                     ways[target] += 1
-                    if ways[target] > WAYS:
+                    if ways[target] > MAX_LINKS:
                         raise SourceError(
-                            f"{root}: more than {WAYS} links lead to {target}, one of them {place}: they seem to go in "
-                            "circles. Take some of them away."
+                            f"{root}: more than {MAX_LINKS} links lead to {target}, including {place}: they seem to be "
+                            "circular. Remove some of them."
                         )
                     waiting.append((place, target, (real, *behind)))
         if is_empty and shown != root:
@@ -175,31 +188,31 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 def _local_file(place: str, entry: "os.DirEntry[str]") -> Iterator[tuple[str, Info]]:
     try:
         about = entry.stat()
-    except OSError:  # a link to nowhere: listed, and rejected when it is read
+    except OSError:  # a broken link: listed, and rejected when read
         yield place, {}
-        if layout.is_image_name(entry.name) and not format_by_name(entry.name):  # of a class folder, perhaps
+        if layout.is_image_name(entry.name) and not format_by_name(entry.name):  # it may have been a class folder
             yield f"{place}/", {"type": "directory"}
         return
-    if stat.S_ISREG(about.st_mode):  # a pipe would keep its reader waiting
+    if stat.S_ISREG(about.st_mode):  # a pipe would block its reader
         yield place, {"size": about.st_size, "mtime": about.st_mtime_ns}
 
 
-def _leads_back(target: str, came_through: tuple[str, ...]) -> bool:
-    """Whether a link leads to, or above, a folder that the way to it has come through."""
+def _is_circular(target: str, came_through: tuple[str, ...]) -> bool:
+    """Whether a link leads to, or above, a folder on the path to it."""
     return any(f"{real}/".startswith(target.rstrip("/") + "/") for real in came_through)
 
 
-def describe(store: Any, places: Collection[str]) -> dict[str, Info | None]:  # noqa: ANN401
-    """Say what there is to know of files; None for those that are not there, or not for us.
+def file_infos(store: Any, places: Collection[str]) -> dict[str, Info | None]:  # noqa: ANN401
+    """Return the info of files; None if a file does not exist or is not accessible.
 
-    A remote store is asked for the list of a folder, and for single files only where it has none.
+    Remote folders are listed; single files are requested only if a folder cannot be listed.
     """
     known: dict[str, Info] = {}
 
     def ask(place: str) -> Info | None:
         try:
             return known.get(place) or store.info(place)
-        except Exception:  # of whatever kind its driver has
+        except Exception:  # any error of its driver
             return None
 
     if isinstance(store, LocalFileSystem):
@@ -209,4 +222,4 @@ def describe(store: Any, places: Collection[str]) -> dict[str, Info | None]:  # 
             known |= {info["name"]: info for info in store.ls(folder, detail=True) if info.get("size") is not None}
         except Exception:  # noqa: S112 - cannot be listed
             continue
-    return dict(zip(places, ordered_map(ask, places, TOGETHER * REQUESTS), strict=True))
+    return dict(zip(places, ordered_map(ask, places, FILES_PER_REQUEST * CONCURRENT_REQUESTS), strict=True))

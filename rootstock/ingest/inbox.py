@@ -1,8 +1,8 @@
-"""The inbox: a folder, on any store that fsspec reaches, in which images arrive as <domain>/<class>/<file>.
+"""The inbox: a folder on any fsspec store where new images arrive as <domain>/<class>/<file>.
 
-Folders whose names begin with an underscore are no domains and no classes: <domain>/_unlabelled holds what has no label
-yet, and what earlier runs were done with lies in _taken and _rejected. Links are not followed, and a folder that looks
-like anything else than an inbox is none.
+Folders whose names begin with an underscore are neither domains nor classes: <domain>/_unlabelled holds images without
+labels, and _taken and _rejected hold images that earlier runs processed. Links are not followed, and a folder that does
+not look like an inbox is refused.
 """
 
 import os
@@ -21,31 +21,33 @@ from fsspec.implementations.local import LocalFileSystem
 from rootstock.config import params
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
 from rootstock.images.pixels import format_by_name
-from rootstock.ingest import deciding, folders, layout
+from rootstock.ingest import folders, layout, layout_detection
+from rootstock.ingest.ambiguity import AmbiguousLayoutError
 from rootstock.ingest.folders import Files, Info, stamp_of
 from rootstock.ingest.labels import clean
 from rootstock.ingest.layout import SPLITS, Item, Layout
 from rootstock.ingest.litter import is_litter, is_litter_name
-from rootstock.ingest.undecided import Undecided
 from rootstock.system import roots
 from rootstock.system.addresses import WRAPPERS, links
 from rootstock.system.errors import SourceError
 from rootstock.system.safe_folder import SafeFolder
 from rootstock.system.stores import open_store
 
-SPEC = params.Source(path="retrain.inbox", domain="inbox")  # what the data call it
+SPEC = params.Source(path="retrain.inbox", domain="inbox")  # its name in the data set
 UNLABELLED, TAKEN, REJECTED = "_unlabelled", "_taken", "_rejected"
-DEFAULT = "data/inbox"  # the one place in a workspace
-PEOPLE = {0, *range(1000, 60_000)}  # user ids of those who have homes
+DEFAULT = "data/inbox"  # the only inbox location allowed within a workspace
+USER_IDS = {0, *range(1000, 60_000)}  # user ids of accounts with home folders
 SYSTEM = {Path(f"/{name}") for name in ("home", "media", "mnt", "opt", "root", "run", "srv", "tmp", "var", "Users")}
-SYSTEM_ALL = {Path(f"/{name}") for name in ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr")}
-EXPECTED = "expected a folder of its own, in which images arrive as <domain>/<class>/<image>"
-NAMED = 3  # files that a refusal names
+SYSTEM_TREES = {
+    Path(f"/{name}") for name in ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr")
+}
+EXPECTED = "expected a dedicated folder, where images arrive as <domain>/<class>/<image>"
+MAX_LISTED = 3  # files that an error lists
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What lies in the inbox and has settled; `unsettled` files are still being written."""
+    """The complete files in the inbox; `unsettled` counts those still being written."""
 
     url: str
     store: Any
@@ -55,20 +57,20 @@ class Delivery:
     unsettled: int
 
     def signature(self) -> str:
-        """Name what has been delivered with labels: another listing has another one."""
+        """Return a string that identifies the labelled files of this delivery."""
         return "\n".join(f"{item.path}\t{item.stamp}" for item in self.labelled.items)
 
 
-def look(url: str, settle_seconds: float, sources: Iterable[params.Source] = ()) -> Delivery:
-    """List an inbox twice, and give what did not change in between; an inbox that is not there is empty.
+def list_delivery(url: str, settle_seconds: float, sources: Iterable[params.Source] = ()) -> Delivery:
+    """List the files of an inbox that did not change between two checks; a missing inbox is empty.
 
     Args:
-        url: of the inbox.
-        settle_seconds: between the two looks.
-        sources: those that are taken in as well: none of their files is the inbox's.
+        url: the inbox.
+        settle_seconds: time between the two checks.
+        sources: the sources of the data set; the inbox must not share files with them.
 
     Raises:
-        SourceError: its store does not answer, it is a file, or it is no inbox, but a folder of other things.
+        SourceError: the store cannot be reached, or the URL is a file or not an inbox.
     """
     try:
         _refuse_wrapped(url)
@@ -84,11 +86,11 @@ def look(url: str, settle_seconds: float, sources: Iterable[params.Source] = ())
         second, place_of = _list(store, root, url)
     except SourceError:
         raise
-    except Exception as error:  # every driver has its own errors for a store that does not answer
+    except Exception as error:  # each driver has its own errors
         raise SourceError(f"retrain.inbox: {url} cannot be reached: {type(error).__name__}: {error}") from error
     settled = {path: info for path, info in second.items() if path in first and stamp_of(first[path]) == stamp_of(info)}
     items = [_item(path, info) for path, info in sorted(settled.items())]
-    items = layout.without_huge(items, lambda path: settled[path].get("size"))
+    items = layout.mark_too_large(items, lambda path: settled[path].get("size"))
     _refuse_by_content(items, url)
 
     def read_here(place: str) -> bytes:
@@ -103,17 +105,17 @@ def look(url: str, settle_seconds: float, sources: Iterable[params.Source] = ())
 
 
 def _refuse_wrapped(url: str) -> None:
-    """Refuse what is seen through a cache or an archive: which files that would move or remove nobody sees.
+    """Refuse a URL through a cache or an archive, where it is unclear which files would be moved or removed.
 
     Raises:
-        SourceError: it is.
+        SourceError: the URL is chained like this.
     """
     if wrapped := [link.protocol for link in links(url) if link.protocol in WRAPPERS]:
-        raise SourceError(f"retrain.inbox: {url} lies behind {wrapped[0]}: {EXPECTED}.")
+        raise SourceError(f"retrain.inbox: {url} is chained through {wrapped[0]}: {EXPECTED}.")
 
 
 def _refuse_shared(url: str, sources: Iterable[params.Source]) -> None:
-    """Refuse what holds files of a source, or lies in one.
+    """Refuse an inbox that contains a source or lies within one.
 
     Raises:
         SourceError: it does.
@@ -122,71 +124,71 @@ def _refuse_shared(url: str, sources: Iterable[params.Source]) -> None:
     for source in sources:
         there = os.path.expanduser(source.path)  # noqa: PTH111 - or a URL
         if roots.allows(here, [there]) or roots.allows(there, [here]):
-            raise SourceError(f"retrain.inbox: {url} shares its files with the source {source.path}: {EXPECTED}.")
+            raise SourceError(f"retrain.inbox: {url} shares files with the source {source.path}: {EXPECTED}.")
 
 
 def _refuse_by_place(root: Path, url: str) -> None:
-    """Refuse a folder of this machine that cannot be an inbox, so that nothing in it is ever moved or removed.
+    """Refuse a local folder that cannot be an inbox, so that nothing in it is ever moved or removed.
 
     Raises:
-        SourceError: it is, or holds, the workspace, a home or a part of the system; it is in the workspace elsewhere
-            than data/inbox.
+        SourceError: it is or contains the workspace, a home or a system folder, or lies in the workspace but not in
+            data/inbox.
     """
     workspace = Path.cwd().resolve()
-    homes = {Path.home().resolve(), *(Path(user.pw_dir) for user in pwd.getpwall() if user.pw_uid in PEOPLE)}
+    homes = {Path.home().resolve(), *(Path(user.pw_dir) for user in pwd.getpwall() if user.pw_uid in USER_IDS)}
     if root == Path(root.anchor):
         why = "is the root of the file system"
     elif any(root == home or root in home.parents for home in homes):
-        why = "is a home folder, or holds one"
-    elif root in SYSTEM or any(root.is_relative_to(place) for place in SYSTEM_ALL):
-        why = "belongs to the system"
+        why = "is or contains a home folder"
+    elif root in SYSTEM or any(root.is_relative_to(place) for place in SYSTEM_TREES):
+        why = "is a system folder"
     elif root == workspace or root in workspace.parents:
-        why = "holds the workspace"
+        why = "contains the workspace"
     elif root.is_relative_to(workspace) and not root.is_relative_to(workspace / DEFAULT):
-        why = f"lies in the workspace elsewhere than {DEFAULT}"
+        why = f"lies in the workspace, but not in {DEFAULT}"
     else:
         return
     raise SourceError(f"retrain.inbox: {url} {why}: {EXPECTED}.")
 
 
 def _refuse_by_content(items: list[Item], url: str) -> None:
-    """Refuse a folder that holds mostly other things than images in class folders of a domain.
+    """Refuse a folder that mostly contains something other than images in <domain>/<class>/.
 
     Raises:
         SourceError: it does.
     """
     filed = [item.path for item in items if item.problem in (None, Reason.TOO_LARGE)]
     named_so = [path for path in filed if format_by_name(path)]
-    images = len(named_so or filed)  # without extensions, any file may be one
+    images = len(named_so or filed)  # without extensions, any file may be an image
     stems = {PurePosixPath(path).with_suffix("") for path in named_so}
-    others = sorted(  # 17.json beside 17.jpg is about it
+    others = sorted(  # 17.json next to 17.jpg describes it
         path
         for path in {item.path for item in items} - set(named_so or filed)
         if PurePosixPath(path).with_suffix("") not in stems
     )
     if len(others) > images:
-        named = ", ".join(others[:NAMED]) + (", ..." if len(others) > NAMED else "")
+        named = ", ".join(others[:MAX_LISTED]) + (", ..." if len(others) > MAX_LISTED else "")
         raise SourceError(
-            f"retrain.inbox: {url} holds {len(others)} files that are no images in <domain>/<class>/ ({named}), and "
-            f"{images} that are: {EXPECTED}. Nothing was touched."
+            f"retrain.inbox: {url} holds {len(others)} files other than images in <domain>/<class>/ ({named}), but "
+            f"only {images} images: {EXPECTED}. Nothing was changed."
         )
 
 
 def _list(store: Any, root: str, url: str) -> tuple[dict[str, Info], Callable[[str], str]]:  # noqa: ANN401
-    """List the files of all domains, by their path in the inbox, and say where in the store such a path lies.
+    """List the files of all domains by path in the inbox; also return a function from such a path to the store's.
 
-    Beside the domains, only files that are called images are anybody's delivery: there may be a README. A link is what
-    it is, a file like others; nothing behind it is the inbox's.
+    At the top level only files with image names are listed, since there may be a README. A link is listed as a file,
+    and its target does not belong to the inbox.
     """
-    store.invalidate_cache()  # another process may have delivered
+    store.invalidate_cache()  # another process may have added files
     try:
         top = store.ls(root, detail=True)
     except FileNotFoundError:
         return {}, str
     if not store.isdir(root):
-        raise SourceError(f"retrain.inbox: {url} is a file; expected a folder with a sub-folder a domain")
+        raise SourceError(f"retrain.inbox: {url} is a file; expected a folder with one subfolder per domain")
     found: dict[str, Info] = {}
-    for info in top:  # not all that is below: what was put away only grows
+    for info in top:  # not everything below: processed files only accumulate
         place = info["name"].rstrip("/")
         name = PurePosixPath(place).name
         if place == root or name.startswith("_") or is_litter_name(name):
@@ -197,8 +199,8 @@ def _list(store: Any, root: str, url: str) -> tuple[dict[str, Info], Callable[[s
             found |= folders.find(store, place, follow=False)
         elif format_by_name(name):
             found[place] = info
-    infos, place_of = folders.named(found, root, url)
-    # A name that ends in a slash is an empty folder.
+    infos, place_of = folders.relative_paths(found, root, url)
+    # A name with a trailing slash is an empty folder.
     return {path: infos[path] for path in infos if not path.endswith("/") and not is_litter(path)}, place_of
 
 
@@ -215,60 +217,60 @@ def _item(path: str, info: Info) -> Item:
 
 
 def check_classes(items: Iterable[Item], known: Collection[str]) -> None:
-    """Stop where a delivered folder is hardly a new class.
+    """Check that new folders of a delivery are plausible classes.
 
     Args:
-        items: what was delivered, with labels.
+        items: the labelled files of the delivery.
         known: the classes of the data set.
 
     Raises:
-        SourceError: it has the name of a split or of masks, or holds folders that are classes.
+        SourceError: a folder is named like a split or masks, or contains class folders.
     """
     folders_of = Counter(layout.parts_of(item.path.rpartition("/")[0]) for item in items if not item.problem)
     try:
-        deciding.check_new_classes(folders_of, Layout(layout.ANY), known, SPEC.path)
-    except Undecided as error:
+        layout_detection.check_new_classes(folders_of, Layout(layout.ANY), known, SPEC.path)
+    except AmbiguousLayoutError as error:
         raise SourceError(
-            f"{SPEC.path}: {error.seen}; {EXPECTED}. A class of such a name can be taken in from ingest.sources, where "
-            "its layout can be said."
+            f"{SPEC.path}: {error.seen}; {EXPECTED}. A class of such a name can be ingested from ingest.sources, where "
+            "its layout can be set."
         ) from None
 
 
-def put_away(delivery: Delivery, paths: Iterable[str], folder: str) -> None:
-    """Move files of a delivery into a folder of the inbox; one that lies there under a name keeps it.
+def move_files(delivery: Delivery, paths: Iterable[str], folder: str) -> None:
+    """Move files of a delivery into a folder of the inbox, without overwriting existing files.
 
     Raises:
-        SourceError: the store does not answer, or lets nothing be moved.
+        SourceError: the store cannot be reached, or does not allow moving.
     """
-    with _tidying(delivery):
+    with _cleaning_up(delivery):
         if isinstance(delivery.store, LocalFileSystem):
             with SafeFolder(Path(delivery.root)) as inbox:
-                for name, size, mtime in _here(delivery, paths):
+                for name, size, mtime in _local_entries(delivery, paths):
                     inbox.move(name, f"{folder}/{name}", size, mtime)
             return
-        for path, place in _still_there(delivery, paths):
-            _move(delivery.store, place, _free(delivery.store, f"{delivery.root}/{folder}/{path}"))
+        for path, place in _unchanged_places(delivery, paths):
+            _move(delivery.store, place, _free_name(delivery.store, f"{delivery.root}/{folder}/{path}"))
 
 
 def delete(delivery: Delivery, paths: Iterable[str]) -> None:
-    """Remove files of a delivery.
+    """Delete files of a delivery.
 
     Raises:
-        SourceError: the store does not answer, or lets nothing be removed.
+        SourceError: the store cannot be reached, or does not allow deleting.
     """
-    with _tidying(delivery):
+    with _cleaning_up(delivery):
         if isinstance(delivery.store, LocalFileSystem):
             with SafeFolder(Path(delivery.root)) as inbox:
-                for name, size, mtime in _here(delivery, paths):
+                for name, size, mtime in _local_entries(delivery, paths):
                     inbox.remove(name, size, mtime)
             return
-        for _, place in _still_there(delivery, paths):
+        for _, place in _unchanged_places(delivery, paths):
             with suppress(FileNotFoundError):  # gone in this moment
                 delivery.store.rm_file(place)
 
 
-def _here(delivery: Delivery, paths: Iterable[str]) -> Iterator[tuple[str, int, int]]:
-    """Name files of this machine below the inbox, with the size and time they were delivered with."""
+def _local_entries(delivery: Delivery, paths: Iterable[str]) -> Iterator[tuple[str, int, int]]:
+    """Yield local files by path below the inbox, with their size and time at listing."""
     items = {item.path: item for item in delivery.labelled.items}
     for path in paths:
         if path in items and items[path].problem is None:
@@ -277,8 +279,8 @@ def _here(delivery: Delivery, paths: Iterable[str]) -> Iterator[tuple[str, int, 
             yield name, int(size), int(mtime)
 
 
-def _still_there(delivery: Delivery, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Name files of a store that still are what was delivered; one that was replaced is of the next delivery."""
+def _unchanged_places(delivery: Delivery, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield remote files that are unchanged since listing; a replaced file belongs to the next delivery."""
     stamps = {item.path: item.stamp for item in delivery.labelled.items if item.problem is None}
     infos, place_of = _list(delivery.store, delivery.root, delivery.url)
     for path in paths:
@@ -290,25 +292,25 @@ def _move(store: Any, place: str, target: str) -> None:  # noqa: ANN401
     store.makedirs(target.rpartition("/")[0], exist_ok=True)
     with suppress(FileNotFoundError):  # gone in this moment
         try:
-            store.cp_file(place, target)  # to `mv`, a name with brackets is a pattern
+            store.cp_file(place, target)  # `mv` treats brackets in a name as a pattern
             store.rm_file(place)
         except NotImplementedError:  # SFTP cannot copy
             store.mv(place, target)
 
 
 @contextmanager
-def _tidying(delivery: Delivery) -> Iterator[None]:
+def _cleaning_up(delivery: Delivery) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         raise SourceError(
-            f"retrain.after: {delivery.url} cannot be tidied: {type(error).__name__}: {error}. Files that were taken "
-            "in are known again; set it to keep to let them lie."
+            f"retrain.after: {delivery.url} cannot be cleaned up: {type(error).__name__}: {error}. Ingested files are "
+            "recognised next time; set retrain.after to keep to leave them there."
         ) from error
 
 
-def _free(store: Any, path: str) -> str:  # noqa: ANN401
-    """Find a name that nothing has yet: that of another delivery's file stays its own."""
+def _free_name(store: Any, path: str) -> str:  # noqa: ANN401
+    """Return a path that does not exist yet, numbered if another delivery's file has the name."""
     pure = PurePosixPath(path)
     others = (str(pure.with_stem(f"{pure.stem}-{number}")) for number in count(2))
     return next(name for name in chain([path], others) if not store.exists(name))

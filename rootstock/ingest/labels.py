@@ -1,8 +1,8 @@
-"""What a class is called: one spelling for each name, and which names a person would read as one and the same.
+"""Normalise class names, and detect names that a person would read as the same.
 
-A label is in Unicode's composed form (NFC), without blanks at its ends and with single ones inside. Two labels that
-still differ, but only by case, by characters that look alike or cannot be seen, by blank, underscore or hyphen, or as
-numbers not at all (1 and 1.0), are one class spelt in two ways: a run stops and names both.
+A label is in Unicode's composed form (NFC), with whitespace trimmed and collapsed. Two labels that then differ only by
+case, by lookalike or invisible characters, by space, underscore or hyphen, or in how a number is written (1 and 1.0)
+are one class in two spellings: the run stops and names both.
 """
 
 import re
@@ -12,11 +12,11 @@ from functools import lru_cache
 
 from rootstock.system.errors import SourceError
 
-SHOWN = 5  # pairs that an error names
+MAX_LISTED = 5  # pairs that an error lists
 NUMBER = re.compile(r"([+-]?)0*(\d*)(?:\.(\d*?)0*)?")
 DASHES = re.compile("[\u2010-\u2015\u2212]")
-# Letters of other alphabets that are drawn like Latin ones, after case folding (of Unicode's confusables): in either
-# case, so that a single one is taken for the other, too; and as capitals alone.
+# Letters of other alphabets that look like Latin ones after case folding (from Unicode's confusables): in both cases,
+# so that even a single letter is confusable; and as capitals only.
 LIKE_LATIN = str.maketrans(
     "\u0430\u0435\u043e\u0440\u0441\u0445\u0458\u0455\u0456\u0501\u04bb\u03bf\u0131", "aeopcxjsidhoi"
 )
@@ -24,14 +24,17 @@ CAPITALS_LIKE_LATIN = str.maketrans(
     "\u0432\u043a\u043c\u043d\u0442\u0443\u03b1\u03b2\u03b5\u03b6\u03b7\u03b9\u03ba\u03bc\u03bd\u03c1\u03c4\u03c5\u03c7",
     "bkmhtyabezhikmnptux",
 )  # fmt: skip
-# What is not drawn, beside control and format characters: fillers, variation selectors (Unicode's Default_Ignorable).
+# Invisible besides control and format characters: fillers, variation selectors (Unicode's Default_Ignorable).
 UNDRAWN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uffa0\ufe00-\ufe0f\U000e0000-\U000e0fff]"
 )
-FLAG, TAGS = "\U0001f3f4", re.compile("[\U000e0020-\U000e007f]")  # of England, Scotland, Wales: told apart by tags
+FLAG, TAGS = (
+    "\U0001f3f4",
+    re.compile("[\U000e0020-\U000e007f]"),
+)  # flags of England, Scotland and Wales differ only in tags
 JOINER = "\u200d"
 QUOTES = re.compile("[\u2018\u2019\u00b4\u0060]")
-# As file managers name a copy: Windows, macOS, GNOME, KDE, in some languages.
+# Names that file managers give copies: Windows, macOS, GNOME, KDE, in several languages.
 COPY = r"(?:copy|kopie|copie|copia|cópia|kopia|kopio|kopi|kopya|másolat|\u043a\u043e\u043f\u0438\u044f)"
 COPY_BEHIND = "(?:\u306e?\u30b3\u30d4\u30fc|\u526f\u672c|\u62f7\u8d1d|\ubcf5\uc0ac\ubcf8)"  # Japanese, Chinese, Korean
 COPIED = re.compile(
@@ -43,29 +46,29 @@ COPIED = re.compile(
 
 @lru_cache(maxsize=100_000)
 def clean(label: str) -> str:
-    """Spell a label as the data do."""
+    """Normalise a label: NFC, with whitespace trimmed and collapsed."""
     return " ".join(unicodedata.normalize("NFC", label).split())
 
 
 @lru_cache(maxsize=100_000)
-def look(label: str) -> str:
-    """Say how a label looks to a person: two that look alike give the same."""
+def lookalike_key(label: str) -> str:
+    """Return a key that is equal for labels that look the same to a person."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", clean(label)).casefold())
-    folded = folded.replace("i\u0307", "i")  # of a Turkish capital
+    folded = folded.replace("i\u0307", "i")  # from a Turkish capital
     drawn = "".join(letter for before, letter in zip(f" {folded}", folded, strict=False) if _is_drawn(letter, before))
     seen = DASHES.sub("-", drawn).strip()
     if (number := NUMBER.fullmatch(seen)) and any(map(str.isdecimal, seen)):
         sign, whole, fraction = number.groups(default="")
         return f"{sign.replace('+', '')}{whole or '0'}{'.' if fraction else ''}{fraction}"
     seen = seen.translate(LIKE_LATIN)
-    if sum(map(str.isalpha, seen)) > 1:  # a single letter may well be a Greek one
+    if sum(map(str.isalpha, seen)) > 1:  # a single letter may be Greek on purpose
         seen = QUOTES.sub("'", seen.translate(CAPITALS_LIKE_LATIN))
     spaced = re.sub(r"(?<=\w) ?- ?(?=\w)", " ", seen)
     return re.sub(r"[_\s]+", " ", re.sub(r"\.(?=\s|$)", "", spaced)).strip(" .") or seen
 
 
 def _is_drawn(letter: str, before: str) -> bool:
-    """Whether a character is seen, by itself or since it makes another picture of an emoji."""
+    """Whether a character is visible, by itself or because it changes an emoji."""
     if letter == JOINER:
         return unicodedata.category(before) in ("So", "Sk", "Mn")
     if TAGS.match(letter):
@@ -74,42 +77,46 @@ def _is_drawn(letter: str, before: str) -> bool:
 
 
 def copied_from(label: str) -> str | None:
-    """Say how the label looks of which another is a copy by its name: `ants (1)`, `ants - Copy`, `Kopie von ants`."""
+    """Return the key of the label that this one is a copy of by name: `ants (1)`, `ants - Copy`, `Kopie von ants`."""
     match = COPIED.fullmatch(unicodedata.normalize("NFKC", clean(label)).casefold())
-    return look(next(filter(None, match.groups()))) if match else None
+    return lookalike_key(next(filter(None, match.groups()))) if match else None
 
 
-def alike(labels: Mapping[str, str]) -> list[tuple[str, str]]:
-    """List the pairs of labels that a person would read as one."""
+def lookalikes(labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List the pairs of labels that a person would read as the same."""
     first: dict[str, str] = {}
-    return [(other, label) for label in sorted(labels) if (other := first.setdefault(look(label), label)) != label]
+    return [
+        (other, label) for label in sorted(labels) if (other := first.setdefault(lookalike_key(label), label)) != label
+    ]
 
 
 def copies(labels: Mapping[str, str]) -> list[tuple[str, str]]:
-    """List the labels that are, by their names, copies of other ones: pairs of the original and the copy."""
-    by_look = {look(label): label for label in labels}
-    pairs = ((by_look.get(copied_from(label) or ""), label) for label in sorted(labels))
+    """List pairs of an original label and a label that is a copy of it by name."""
+    by_key = {lookalike_key(label): label for label in labels}
+    pairs = ((by_key.get(copied_from(label) or ""), label) for label in sorted(labels))
     return [(original, label) for original, label in pairs if original and original != label]
 
 
-def check_alike(labels: Mapping[str, str]) -> None:
-    """Stop where two labels are one class spelt in two ways.
+def check_lookalikes(labels: Mapping[str, str]) -> None:
+    """Check that no two labels are spellings of the same class.
 
     Args:
-        labels: every label, and where it is from, for the error.
+        labels: every label and where it is from, for the error.
 
     Raises:
-        SourceError: two of them differ by case or by look alone.
+        SourceError: two of them differ only in case or appearance.
     """
-    if pairs := alike(labels):
-        named = "; ".join(f"{_shown(a)} ({labels[a]}) and {_shown(b)} ({labels[b]})" for a, b in pairs[:SHOWN])
-        more = f"; and {len(pairs) - SHOWN} more pairs" if len(pairs) > SHOWN else ""
+    if pairs := lookalikes(labels):
+        named = "; ".join(
+            f"{_printable(a)} ({labels[a]}) and {_printable(b)} ({labels[b]})" for a, b in pairs[:MAX_LISTED]
+        )
+        more = f"; and {len(pairs) - MAX_LISTED} more pairs" if len(pairs) > MAX_LISTED else ""
         raise SourceError(
-            f"Labels that a person reads as one class: {named}{more}. Give both one name (rename the folder, or "
-            "correct the table), or two that differ by more than that."
+            f"These labels look like the same class: {named}{more}. Give both the same name (rename the folder, or "
+            "correct the table), or names that differ more."
         )
 
 
-def _shown(label: str) -> str:
-    """Write a label so that what cannot be seen, or looks like something else, is seen."""
+def _printable(label: str) -> str:
+    """Write a label so that invisible and lookalike characters show."""
     return repr(label) if label.isascii() else f"{label!r} ({ascii(label)[1:-1]})"

@@ -1,6 +1,6 @@
-"""Where a file lies says what it is: paths into labels and splits, by a layout.
+"""Derive labels and splits from file paths by applying a layout.
 
-Which folders of a source are classes is decided once (deciding.py), or by a person, and then kept; here it is applied.
+Which folders of a source are classes is detected once (layout_detection.py) or set by the user, and then kept.
 """
 
 import json
@@ -20,19 +20,19 @@ from rootstock.ingest.folder_names import is_unlabelled
 from rootstock.ingest.labels import clean
 from rootstock.ingest.litter import is_litter_name
 
-Loader = Callable[[], bytes]  # gives the bytes of one file
-Parts = tuple[str, ...]  # the folders in which a file lies
+Loader = Callable[[], bytes]  # returns the bytes of one file
+Parts = tuple[str, ...]  # the folders above a file, from the top
 CLASS_FOLDERS, SPLIT_FOLDERS = "class_folders", "split_folders"
 ANY = "*"  # in a layout, any one folder
-NAMED = 3  # files that a note names
+MAX_LISTED = 3  # files that a note lists
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file that a source offers.
+    """One file of a source.
 
-    `splits` are those it may go to: one where the source says which, several where the split is drawn.
-    `stamp` changes when the file may have changed; `problem` says why it cannot be taken in at all.
+    `splits` are those it may be assigned to: one if the source defines it, several if the split is drawn at random.
+    `stamp` changes when the file may have changed; `problem` is the reason why it cannot be ingested.
     """
 
     path: str
@@ -44,16 +44,16 @@ class Item:
 
     @property
     def size(self) -> int | None:
-        """Read the size in bytes off the stamp, which begins with it; None where the store does not say."""
+        """Size in bytes, from the start of the stamp; None if the store does not report it."""
         size = self.stamp.partition(":")[0]
         return int(size) if size.isdecimal() else None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which folders are classes: the sub-folders of `classes_at`, or of each folder of `splits`.
+    """Which folders are classes: the subfolders of `classes_at`, or of each folder in `splits`.
 
-    Folders are given by their paths in the source, "" for the source itself; `*` stands for any one folder.
+    Folders are paths within the source, "" for the source itself; `*` matches any one folder.
     """
 
     classes_at: str = ""
@@ -61,12 +61,12 @@ class Layout:
 
     @property
     def roots(self) -> dict[Parts, str]:
-        """Name the folders that hold the class folders, each with its split, or "" where that is drawn."""
+        """Map the parents of class folders to their split, or "" if it is drawn at random."""
         folders = self.splits or {self.classes_at: ""}
         return {parts_of(folder): split for folder, split in folders.items()}
 
     def root_of(self, parts: Parts) -> tuple[Parts, str] | None:
-        """Find the root in which a folder lies, the deepest of several, and its split; None where it lies in none."""
+        """Return the deepest root that contains a folder, and its split; None if there is none."""
         found = [
             (root, split)
             for root, split in self.roots.items()
@@ -81,20 +81,20 @@ class Layout:
         return Layout(_joined(self.classes_at, *parts))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the summary of the data set keeps, under the names of the parameters."""
+        """Return the layout as recorded in the summary, under the names of the parameters."""
         if self.splits:
             return {"layout": SPLIT_FOLDERS, "splits": dict(sorted(self.splits.items()))}
         return {"layout": CLASS_FOLDERS, "classes_at": self.classes_at}
 
-    def say(self) -> str:
-        """Say in words how folders are read."""
+    def describe(self) -> str:
+        """Describe the layout in words."""
         if self.splits:
             named = ", ".join(f"{folder or '.'}/ is {split}" for folder, split in self.splits.items())
             return f"split folders ({named})"
         return f"class folders under {self.classes_at}/" if self.classes_at else "class folders"
 
     def as_parameter(self) -> str:
-        """Spell out what sets it in params.yaml."""
+        """Return the parameter that sets this layout in params.yaml."""
         if self.splits:
             named = ", ".join(f"{_yaml_key(folder or '.')}: {split}" for folder, split in self.splits.items())
             return f"splits: {{{named}}}"
@@ -106,16 +106,16 @@ def _joined(*folders: str) -> str:
 
 
 def _yaml_key(folder: str) -> str:
-    """Write a folder as a key in YAML: in quotes, unless it is plainly a word."""
+    """Write a folder as a YAML key, quoted unless it is a plain word."""
     plain = re.fullmatch(r"[^\W\d_]([\w./ -]*\w)?", folder) and folder.lower() not in ("null", "true", "false")
     return folder if plain else json.dumps(folder, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
-class Arranged:
-    """What was made of a listing: its items by path, notes for the summary, class folders that hold nothing.
+class LabelledFiles:
+    """The labelled items of a listing by path, notes for the summary, and empty class folders.
 
-    `misfits` are images that lie where the layout has no class folder: what they mean it does not say.
+    `misfits` are images outside the class folders of the layout.
     """
 
     items: list[Item]
@@ -125,12 +125,12 @@ class Arranged:
 
 
 def parts_of(folder: str) -> Parts:
-    """Take the path of a folder apart; `.` is the source itself."""
+    """Split the path of a folder into its parts; `.` is the source itself."""
     return tuple(part for part in folder.split("/") if part not in ("", "."))
 
 
-def without_huge(items: list[Item], size_of: Callable[[str], int | None]) -> list[Item]:
-    """Mark what is too large to be an image, so that it is never read into memory."""
+def mark_too_large(items: list[Item], size_of: Callable[[str], int | None]) -> list[Item]:
+    """Mark files above the size limit as rejected, so that they are never read into memory."""
     return [
         item if item.problem or (size_of(item.path) or 0) <= MAX_FILE_BYTES else replace(item, problem=Reason.TOO_LARGE)
         for item in items
@@ -138,7 +138,7 @@ def without_huge(items: list[Item], size_of: Callable[[str], int | None]) -> lis
 
 
 def storable(path: str) -> str:
-    """Spell a path so that any file can hold it: bytes that are not UTF-8 become their hexadecimal escapes."""
+    """Return a path as valid UTF-8, with other bytes as hexadecimal escapes."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -149,15 +149,15 @@ def is_unsafe(path: str) -> bool:
 
 
 def is_image_name(path: str) -> bool:
-    """Whether a name has the extension of a format that is taken in, or none at all."""
+    """Whether a name has the extension of a supported format, or none at all."""
     return posixpath.splitext(path)[1] in ("", ".") or format_by_name(path) is not None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The paths of a source without litter: files by folder, and folders that hold nothing.
+    """The paths of a source without junk files: files by folder, and empty folders.
 
-    Paths have forward slashes; a folder that holds nothing is a path that ends in one.
+    Paths have forward slashes; an empty folder is a path with a trailing slash.
     """
 
     files: dict[str, list[str]]  # folder -> paths of files in it
@@ -165,7 +165,7 @@ class Listing:
 
     @classmethod
     def of(cls, paths: Iterable[str]) -> "Listing":
-        """Sort paths by folder, and leave out litter."""
+        """Group paths by folder, leaving out junk files."""
         files: dict[str, list[str]] = {}
         bare: set[str] = set()
         for path in paths:
@@ -181,9 +181,9 @@ class Listing:
         return cls(files, sorted(empty))
 
     def images(self) -> Counter[Parts]:
-        """Count the images in each folder; only they say how a source is laid out, not a README or an annotation.
+        """Count the images in each folder; layout detection ignores other files such as READMEs and annotations.
 
-        Where no file has the extension of an image, those without any count.
+        If no file has an image extension, files without any extension count.
         """
         for test in (format_by_name, is_image_name):
             counts = {folder: sum(map(bool, map(test, paths))) for folder, paths in self.files.items()}
@@ -193,46 +193,47 @@ class Listing:
 
 
 def _without_litter(folder: str) -> str:
-    """Cut a folder's path where litter begins: a folder of nothing else holds nothing."""
+    """Cut a folder's path before its first junk folder."""
     parts = folder.split("/")
     return "/".join(takewhile(lambda part: not is_litter_name(part), parts))
 
 
-def arrange(listing: Listing, stamps: dict[str, str], domain: str, layout: Layout) -> Arranged:
-    """Read labels and splits off the paths of a source.
+def label_files(listing: Listing, stamps: dict[str, str], domain: str, layout: Layout) -> LabelledFiles:
+    """Derive labels and splits from the paths of a source.
 
     Args:
         listing: its paths.
-        stamps: of each file.
-        domain: of the source.
+        stamps: the stamp of each file.
+        domain: the domain of the source.
         layout: which folders are classes.
     """
     labels = {folder: _label(parts_of(folder), layout) for folder in listing.files}
-    documents = _documents(listing, labels)
+    non_image = _non_image_folders(listing, labels)
     labels = {
-        folder: ("", split) if label in documents else (label, split) for folder, (label, split) in labels.items()
+        folder: ("", split) if label in non_image else (label, split) for folder, (label, split) in labels.items()
     }
     given = {split for label, split in labels.values() if label and split}
-    meaning = resolve_splits(given) | {"": SPLITS}
+    allowed = resolve_splits(given) | {"": SPLITS}
     items, misfits = [], []
     for folder, paths in listing.files.items():
         label, split = labels[folder]
-        splits = meaning[split or ""] if label else SPLITS
+        splits = allowed[split or ""] if label else SPLITS
         for path in paths:
             problem = (None if label else Reason.NO_LABEL) if is_image_name(path) else Reason.NOT_AN_IMAGE
             items.append(Item(path, label, domain, splits, stamps[path], problem))
-            if split is None and format_by_name(path):  # without an extension, it may be an annotation
+            if split is None and format_by_name(path):  # a file without an extension may be an annotation
                 misfits.append(path)
     items.sort(key=lambda item: item.path)
     empty = {label for folder in listing.empty for label, _ in [_label(parts_of(folder), layout)] if label}
-    notes = [*note_on(given, "folder"), *_notes_on_rest(items, documents)]
+    notes = [*split_notes(given, "folder"), *_other_notes(items, non_image)]
     full = {label for label, _ in labels.values()}
-    return Arranged(items, notes, tuple(sorted(empty - full)), tuple(sorted(misfits)))
+    return LabelledFiles(items, notes, tuple(sorted(empty - full)), tuple(sorted(misfits)))
 
 
 def _label(parts: Parts, layout: Layout) -> tuple[str, str | None]:
-    """Say the label and the split of a folder's files; no label where it is no class folder, no split (None) where it
-    lies where the layout says nothing, or is one of a kind (`*`) that should hold class folders.
+    """Return label and split of a folder's files: label "" outside class folders, split None outside the layout.
+
+    The split is also None for files directly in a folder matched by `*`, which should only contain class folders.
     """
     root, split = layout.root_of(parts) or ((), None)
     if split is not None and len(parts) > len(root):
@@ -242,18 +243,18 @@ def _label(parts: Parts, layout: Layout) -> tuple[str, str | None]:
     return "", None if root[-1:] == (ANY,) else split
 
 
-def _documents(listing: Listing, labels: dict[str, tuple[str, str | None]]) -> set[str]:
-    """Name the class folders that hold nothing that is, or might be, a picture: they are no classes."""
-    pictures = {label for folder, (label, _) in labels.items() if any(map(_might_be_a_picture, listing.files[folder]))}
+def _non_image_folders(listing: Listing, labels: dict[str, tuple[str, str | None]]) -> set[str]:
+    """Return the class folders without any possible image; they are not classes."""
+    pictures = {label for folder, (label, _) in labels.items() if any(map(_may_be_image, listing.files[folder]))}
     return {label for label, _ in labels.values() if label} - pictures
 
 
-def _might_be_a_picture(path: str) -> bool:
-    """Whether a name is not plainly that of a text, a table, a program and the like."""
-    return posixpath.splitext(path)[1].lower() not in DOCUMENTS
+def _may_be_image(path: str) -> bool:
+    """Whether a name is not clearly that of a text, table, program or similar."""
+    return posixpath.splitext(path)[1].lower() not in NON_IMAGE_EXTENSIONS
 
 
-DOCUMENTS = frozenset(
+NON_IMAGE_EXTENSIONS = frozenset(
     {
         ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".htm",
         ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ods", ".odt", ".py", ".ipynb", ".m", ".r", ".sh", ".bat",
@@ -264,41 +265,41 @@ DOCUMENTS = frozenset(
 )  # fmt: skip
 
 
-def _notes_on_rest(items: list[Item], documents: set[str]) -> list[str]:
-    """Say which images have no label and which folders are no classes: they are not trained on."""
+def _other_notes(items: list[Item], non_image: set[str]) -> list[str]:
+    """Note which images have no label and which folders are not classes, since they are not used."""
     notes = []
     if lost := [item.path for item in items if item.problem is Reason.NO_LABEL and format_by_name(item.path)]:
-        named = ", ".join(lost[:NAMED])
-        notes.append(f"{len(lost)} images lie in no class folder ({named}{', ...' if len(lost) > NAMED else ''})")
-    if documents:
-        notes.append(f"no classes, as they hold no pictures: {', '.join(sorted(documents))}")
+        named = ", ".join(lost[:MAX_LISTED])
+        notes.append(f"{len(lost)} images are in no class folder ({named}{', ...' if len(lost) > MAX_LISTED else ''})")
+    if non_image:
+        notes.append(f"not classes, since they contain no images: {', '.join(sorted(non_image))}")
     return notes
 
 
 def resolve_splits(given: set[str]) -> dict[str, tuple[str, ...]]:
-    """Say where the images of each split that a source names may go, by which others it names.
+    """Map each split that a source defines to the splits its images may be assigned to.
 
-    Without a test split the figures are to be on what the author held out, so val becomes the test split; what is
-    missing then is cut from train.
+    Without a test split, val becomes the test split, so that results are on what the author held out; missing splits
+    are then drawn from train.
     """
-    meaning: dict[str, tuple[str, ...]] = {split: (split,) for split in SPLITS}
+    allowed: dict[str, tuple[str, ...]] = {split: (split,) for split in SPLITS}
     if given == {"train", "val"}:
-        meaning |= {"train": ("train", "val"), "val": ("test",)}
+        allowed |= {"train": ("train", "val"), "val": ("test",)}
     elif given == {"train", "test"}:
-        meaning["train"] = ("train", "val")
+        allowed["train"] = ("train", "val")
     elif given == {"train"}:
-        meaning["train"] = SPLITS
-    return meaning
+        allowed["train"] = SPLITS
+    return allowed
 
 
-def note_on(given: set[str], what: str) -> list[str]:
-    """Put `resolve_splits` into words for the summary; `what` is a folder or a row."""
+def split_notes(given: set[str], what: str) -> list[str]:
+    """Describe the effect of `resolve_splits` for the summary; `what` is "folder" or "row"."""
     if "train" not in given:
         return []
     if given == {"train", "val"}:
-        return [f"no test {what}: val is the test split, and validation is cut from train"]
+        return [f"no test {what}: val becomes the test split, and validation is drawn from train"]
     if given == {"train", "test"}:
-        return [f"no val {what}: validation is cut from train"]
+        return [f"no val {what}: validation is drawn from train"]
     if given == {"train"}:
-        return [f"neither val nor test {what}: both are cut from train"]
-    return [f"train, val and test as the {what}s say"]
+        return [f"neither val nor test {what}: both are drawn from train"]
+    return [f"train, val and test as defined by the {what}s"]

@@ -1,4 +1,4 @@
-"""What every file is, by what the sources list now, by what was read of it, and by what the data set had before."""
+"""Tabulate every file from the source listings, the scan cache and the previous data set."""
 
 from typing import Any
 
@@ -17,10 +17,10 @@ COLUMNS = ["source", "path", "label", "domain", "splits", "image_id", "reason"]
 
 
 def tabulate(entry: SourceListing, before: Dataset, scan: Scan) -> pd.DataFrame:
-    """Tabulate the files of one source: path, label, domain, allowed splits, and image id or reason.
+    """Tabulate the files of one source: path, label, domain, allowed splits, and image id or rejection reason.
 
-    Of a source that is away these are the files of before. To what lies in the inbox now come the images that it
-    brought before; of an image that has been delivered again, the later word counts.
+    For an unreachable source these are its previous files. For the inbox, earlier deliveries are added to the current
+    one; if an image has been delivered again, the later label counts.
     """
     if entry.source is None:
         return _before(entry.spec, before)
@@ -34,15 +34,15 @@ def tabulate(entry: SourceListing, before: Dataset, scan: Scan) -> pd.DataFrame:
 
 def _listed(entry: SourceListing, scan: Scan) -> pd.DataFrame:
     assert entry.source is not None
-    title, looks = entry.spec.title(), scan.looks(entry.spec.path)
+    title, records = entry.spec.title(), scan.records(entry.spec.path)
 
     def row(item: Item) -> tuple[Any, ...]:
-        look = looks.get(item.path)
+        record = records.get(item.path)
         reason: Reason | None
-        if item.problem or look is None or look.stamp != item.stamp:
+        if item.problem or record is None or record.stamp != item.stamp:
             reason, name = item.problem or Reason.UNREADABLE, None
         else:
-            reason, name = look.reason, look.image_id
+            reason, name = record.reason, record.image_id
         return title, item.path, item.label, item.domain, item.splits, name, reason and reason.value
 
     files = pd.DataFrame([row(item) for item in entry.source.items], columns=COLUMNS)
@@ -55,15 +55,17 @@ def _before(spec: params.Source, before: Dataset) -> pd.DataFrame:
     rejected = before.rejected[before.rejected["source"] == title]
     files = pd.concat([manifest, rejected]).reindex(columns=COLUMNS).sort_values("path", kind="stable")
     was = {source["name"]: source["domain"] for source in before.summary.get("sources", [])}
-    domains = files["domain"].where(files["domain"] != was.get(title), spec.domain)  # rows may have their own
+    domains = files["domain"].where(
+        files["domain"] != was.get(title), spec.domain
+    )  # rows of a table may have their own domain
     return files.assign(domain=domains, splits=files["path"].map(lambda _: SPLITS))
 
 
-def settle_owners(files: pd.DataFrame, before: Dataset) -> pd.DataFrame:
-    """Leave an image that both the inbox and another source have to the one that brought it first.
+def resolve_owners(files: pd.DataFrame, before: Dataset) -> pd.DataFrame:
+    """Assign an image that is in both the inbox and another source to the one that delivered it first.
 
-    The other's file is rejected for good: what has left the inbox is not read again, so that a conflict which takes
-    the image from both would be forgotten by the next look, and the image be there again.
+    The other file is rejected permanently: files that left the inbox are not read again, so a conflict that rejected
+    both would be forgotten by the next run, and the image would reappear.
     """
     title = inbox.SPEC.title()
     brought = before.manifest.loc[before.manifest["source"] == title, "image_id"]
@@ -72,7 +74,7 @@ def settle_owners(files: pd.DataFrame, before: Dataset) -> pd.DataFrame:
     both = delivered.groupby(good["image_id"]).transform("nunique") > 1
     owned = delivered == good["image_id"].isin(brought)
     labels = good[owned].drop_duplicates(["image_id", "label"]).drop_duplicates("image_id", keep=False)
-    label = labels.set_index("image_id")["label"]  # of those that have one
+    label = labels.set_index("image_id")["label"]  # images with a single label
     late = good[both & ~owned]
     same = late["label"].to_numpy() == label.reindex(late["image_id"]).to_numpy()
     files = files.copy()
@@ -81,7 +83,7 @@ def settle_owners(files: pd.DataFrame, before: Dataset) -> pd.DataFrame:
 
 
 def reject_ambiguous(files: pd.DataFrame) -> pd.DataFrame:
-    """Keep an image once; turn it away altogether where it stands under two labels."""
+    """Keep each image once, and reject it completely if it has two labels."""
     files = files.copy()
     good = files[files["reason"].isna()]
     labels = good.groupby("image_id")["label"].transform("nunique")

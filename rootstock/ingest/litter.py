@@ -1,6 +1,6 @@
-"""What desktops, cameras, network drives and programs leave behind in folders of images; nobody means these.
+"""Recognise junk files that desktops, cameras, network drives and programs leave in image folders.
 
-The names are those of the lists that programs for synchronising folders keep: the package junk of npm, the templates
+The names come from the ignore lists of established tools: the npm package junk, the templates
 Global/ of github/gitignore (macOS, Windows, Linux, Synology, Dropbox, Lightroom), Nextcloud's sync-exclude.lst.
 """
 
@@ -26,8 +26,8 @@ NAMES = frozenset(
         "CaptureOne", "__pycache__",
     )
 )  # fmt: skip
-FOUND = re.compile(r"found\.\d{3}")  # by Windows, on a disk that it has mended
-# Half-written files, backups, links of Windows; previews and edits that photo programs keep beside the photos.
+FOUND = re.compile(r"found\.\d{3}")  # created by Windows when repairing a disk
+# Partial files, backups, Windows shortcuts; previews and edits that photo programs keep next to the photos.
 EXTENSIONS = frozenset(
     {
         ".tmp", ".temp", ".part", ".partial", ".crdownload", ".download", ".swp", ".swo", ".bak", ".lnk",
@@ -37,7 +37,7 @@ EXTENSIONS = frozenset(
 
 
 def is_litter_name(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or left behind by a system or a program."""
+    """Whether a file or folder of this name is hidden or junk."""
     if name.startswith("."):
         return name not in (".", "..")
     lower = name.casefold()
@@ -47,5 +47,5 @@ def is_litter_name(name: str) -> bool:
 
 
 def is_litter(path: str) -> bool:
-    """Whether a path, with forward slashes, is litter or lies in a folder that is."""
+    """Whether a path (with forward slashes) is junk or in a junk folder."""
     return any(map(is_litter_name, path.split("/")))

@@ -1,4 +1,4 @@
-"""Tables as sources: a CSV, TSV or Parquet file with a row an image."""
+"""Read CSV, TSV or Parquet tables with one row per image as sources."""
 
 import codecs
 import posixpath
@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from rootstock.config import params
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
 from rootstock.ingest import folder_names, layout
-from rootstock.ingest.folders import Files, Info, describe, stamp_of
+from rootstock.ingest.folders import Files, Info, file_infos, stamp_of
 from rootstock.ingest.labels import clean
 from rootstock.ingest.layout import SPLITS, Item
 from rootstock.system import escape
@@ -22,47 +22,47 @@ from rootstock.system.errors import SourceError
 
 EXTENSIONS = (".csv", ".tsv", ".parquet")
 TABLE = "table"  # the layout of such a source, in the summary
-# A Parquet table may unpack to so many bytes, or so many times what packs them; a row counts with some more, for what
-# becomes of it.
-MOST_UNPACKED_BYTES, MOST_TIMES, ROW_BYTES, ROWS_AT_ONCE = 2**26, 20, 32, 1024
-MOST_ROWS, MOST_COLUMNS, HEADER_BYTES = 2**21, 10_000, 2**16  # of a CSV
+# Limits on the unpacked size of a Parquet table, in bytes and as a multiple of its packed size; each row counts with
+# some overhead.
+MAX_UNPACKED_BYTES, MAX_EXPANSION, ROW_BYTES, ROWS_PER_BATCH = 2**26, 20, 32, 1024
+MAX_ROWS, MAX_COLUMNS, HEADER_BYTES = 2**21, 10_000, 2**16  # of a CSV
 COLUMNS = ("path", "label", "domain", "split")
 
 
 def list_manifest(spec: params.Source, store: Any, root: str, data: bytes) -> Files:  # noqa: ANN401
-    """List what a table names: columns path and label, if it likes domain and split.
+    """List the images of a table with the columns path and label, and optionally domain and split.
 
     Args:
         spec: the source.
-        store: where the table lies, and what it names.
-        root: its place there.
+        store: the store of the table and its images.
+        root: the path of the table there.
         data: its bytes.
 
     Raises:
-        SourceError: it is no such table.
+        SourceError: the table is not readable or lacks a column.
     """
     rows = _read(spec, root, data).to_pylist()
     folder = root.rpartition("/")[0]
     places = {row["path"]: _place(row["path"], folder, store) for row in rows}
-    infos = describe(store, set(places.values()))
+    infos = file_infos(store, set(places.values()))
     turned = _turn_backslashes(places, infos, folder, store)
     asked = [_split_of(row, spec) for row in rows]
-    # As with folders: where the rows name no test split, say, the one they do name for validation is it.
+    # As with folders: if no row is in the test split, for example, val becomes the test split.
     given = set(asked) if all(asked) else set()
-    meaning = layout.resolve_splits(given) | {"": SPLITS}
+    allowed = layout.resolve_splits(given) | {"": SPLITS}
     items, place_of = [], {}
     for row, split in zip(rows, asked, strict=True):
         place = places[row["path"]]
-        path = posixpath.relpath(place, folder)  # no absolute path gets into the data
+        path = posixpath.relpath(place, folder)  # no absolute path is recorded
         place_of[path] = place
         label, info = clean(row["label"] or ""), infos[place]
         stamp = stamp_of(info) if info else ""
         domain = row.get("domain") or spec.domain
-        items.append(Item(path, label, domain, meaning[split], stamp, _problem(label, info)))
+        items.append(Item(path, label, domain, allowed[split], stamp, _problem(label, info)))
     items.sort(key=lambda item: item.path)
-    notes = layout.note_on(given, "row")
+    notes = layout.split_notes(given, "row")
     if turned:
-        notes.append(f"{len(turned)} paths have backslashes, and were read with slashes (e.g. {turned[0]})")
+        notes.append(f"{len(turned)} paths have backslashes, read as slashes (e.g. {turned[0]})")
     classes = sorted({item.label for item in items if item.label})
     return Files(store, items, notes, place_of.__getitem__, {"layout": TABLE, "classes": classes})
 
@@ -76,24 +76,24 @@ def _problem(label: str, info: Info | None) -> Reason | None:
 
 
 def _read(spec: params.Source, root: str, data: bytes) -> pa.Table:
-    """Read the columns that count, as text.
+    """Read the relevant columns as text.
 
     Raises:
-        SourceError: the table is damaged, lacks a column or has one twice, holds other things than text, or nothing.
+        SourceError: the table is damaged or empty, or a column is missing, duplicated or not text.
     """
     try:
         table, there = _parse(root, pa.BufferReader(data))
-    except Exception as error:  # whatever a damaged byte led to
+    except Exception as error:  # anything, on damaged bytes
         is_text = not root.lower().endswith(".parquet")
         if is_text and ("UTF8" in str(error) or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))):
             raise SourceError(
-                f"{spec.path}: not a readable manifest: it is text in another encoding than UTF-8; save it in that."
+                f"{spec.path}: not a readable manifest: its text is not encoded as UTF-8; save it as UTF-8."
             ) from None
         raise SourceError(f"{spec.path}: not a readable manifest: {first_line(error)}") from None
     if missing := [name for name in ("path", "label") if name not in there]:
         raise SourceError(f"{spec.path}: no column {missing[0]!r}; it has {', '.join(there)}.{_hint(root, there)}")
     if twice := [name for name in COLUMNS if there.count(name) > 1]:
-        raise SourceError(f"{spec.path}: the column {twice[0]!r} is there twice; expected one of them.")
+        raise SourceError(f"{spec.path}: the column {twice[0]!r} appears twice; expected it once.")
     table = table.select([name for name in COLUMNS if name in there])
     for name, kind in zip(table.column_names, table.schema.types, strict=True):
         try:
@@ -103,81 +103,81 @@ def _read(spec: params.Source, root: str, data: bytes) -> pa.Table:
         table = table.set_column(table.column_names.index(name), name, column)
     table = table.filter(pc.greater(pc.utf8_length(table["path"]), 0))
     if not len(table):
-        raise SourceError(f"{spec.path}: names no image; expected a row for each, with its path and its label.")
+        raise SourceError(f"{spec.path}: lists no images; expected one row per image, with its path and label.")
     return table
 
 
 def _hint(root: str, there: list[str]) -> str:
-    """Say what may be wrong with a table's first row."""
+    """Suggest what may be wrong with the header of a table."""
     expected = "tabs" if root.lower().endswith(".tsv") else "commas"
     if len(there) == 1 and (other := next((mark for mark in ";,\t|" if mark in there[0]), "")):
-        return f" Its cells have {other!r} between them; expected {expected}."
-    return " Its first row names the columns: path and label, and if you like domain and split."
+        return f" Its cells are separated by {other!r}; expected {expected}."
+    return " The first row must name the columns: path and label, and optionally domain and split."
 
 
 def _parse(root: str, file: pa.BufferReader) -> tuple[pa.Table, list[str]]:
-    """Read a table, and say which columns it has."""
+    """Read a table; return the relevant columns, and the names of all columns."""
     if root.lower().endswith(".parquet"):
         parquet = pq.ParquetFile(file)  # pq.read_table would import pandas
         there = parquet.schema_arrow.names
-        return _unpacked(parquet, [name for name in COLUMNS if there.count(name) == 1], file.size()), there
+        return _read_batches(parquet, [name for name in COLUMNS if there.count(name) == 1], file.size()), there
     delimiter = "\t" if root.lower().endswith(".tsv") else ","
     _check_lines(file, delimiter)
     # Labels such as 007 are names, not numbers.
     convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
-    table = _from_cells(pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse))
+    table = _unescape_cells(pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse))
     return table, table.column_names
 
 
 def _check_lines(file: pa.BufferReader, delimiter: str) -> None:
-    """Refuse a CSV whose rows or columns would take many times its size.
+    """Reject a CSV with too many rows or columns to parse in bounded memory.
 
     Raises:
-        ValueError: it has more than any data set.
+        ValueError: it has too many.
     """
     header = file.read(HEADER_BYTES).lstrip().splitlines()[:1]
-    if header and header[0].count(delimiter.encode()) >= MOST_COLUMNS:
-        raise ValueError(f"its first row has more than {MOST_COLUMNS:,} columns")
+    if header and header[0].count(delimiter.encode()) >= MAX_COLUMNS:
+        raise ValueError(f"its first row has more than {MAX_COLUMNS:,} columns")
     file.seek(0)
     lines, returns = 0, 0
     while some := file.read(2**20):
         lines, returns = lines + some.count(b"\n"), returns + some.count(b"\r")
-    if max(lines, returns) > MOST_ROWS + 1:
-        raise ValueError(f"it has more than {MOST_ROWS:,} rows; make several of it")
+    if max(lines, returns) > MAX_ROWS + 1:
+        raise ValueError(f"it has more than {MAX_ROWS:,} rows; split it into several files")
     file.seek(0)
 
 
-def _unpacked(parquet: pq.ParquetFile, names: list[str], packed: int) -> pa.Table:
-    """Read columns, a few rows at a time: a few bytes may stand for billions of rows, or of letters.
+def _read_batches(parquet: pq.ParquetFile, names: list[str], packed: int) -> pa.Table:
+    """Read columns in small batches, since a few bytes may expand to billions of rows or characters.
 
     Raises:
-        ValueError: they are many times what packs them.
+        ValueError: they expand beyond the limits.
     """
-    most, taken, batches = max(MOST_UNPACKED_BYTES, MOST_TIMES * packed), 0, []
+    most, taken, batches = max(MAX_UNPACKED_BYTES, MAX_EXPANSION * packed), 0, []
     groups = (parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups))
     if sum(group.num_rows * ROW_BYTES for group in groups) > most:
         raise ValueError(f"{parquet.metadata.num_rows:,} rows in {packed:,} bytes")
-    for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=names):
-        taken += ROW_BYTES * len(batch) + sum(_bytes(column) for column in batch.columns)
+    for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=names):
+        taken += ROW_BYTES * len(batch) + sum(_text_bytes(column) for column in batch.columns)
         if taken > most:
-            raise ValueError(f"it unpacks to {taken:,} bytes and more from {packed:,}")
+            raise ValueError(f"its {packed:,} bytes unpack to {taken:,} or more")
         batches.append(batch)
     schema = pa.schema([parquet.schema_arrow.field(name) for name in names])
     return pa.Table.from_batches(batches, batches[0].schema if batches else schema)
 
 
-def _bytes(column: pa.Array) -> int:
-    """Say what a column takes as text, of which a dictionary may name one a thousand times."""
+def _text_bytes(column: pa.Array) -> int:
+    """Return the size of a column as text, with dictionary values expanded."""
     if isinstance(column, pa.DictionaryArray) and pa.types.is_string(column.type.value_type):
         return pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
     return int(column.nbytes)
 
 
-def _from_cells(table: pa.Table) -> pa.Table:
-    """Give the names for which a table that was made for spreadsheets stands (escape.csv)."""
+def _unescape_cells(table: pa.Table) -> pa.Table:
+    """Undo the escaping of cells in a table that was written for spreadsheets (escape.csv)."""
     for number, name in enumerate(table.column_names):
-        values = table.column(number)  # two may have one name
+        values = table.column(number)  # by number, as names may repeat
         if name in COLUMNS and pc.any(pc.starts_with(values, "'")).as_py():
             true = [value and escape.from_cell(value) for value in values.to_pylist()]
             table = table.set_column(number, name, pa.array(true, pa.string()))
@@ -190,10 +190,10 @@ def _turn_backslashes(
     folder: str,
     store: Any,  # noqa: ANN401
 ) -> list[str]:
-    """Find files under their paths with slashes where a table of Windows has backslashes; names these paths."""
+    """Look up paths with backslashes, as written on Windows, with slashes instead; return those found."""
     lost = {path: path.replace("\\", "/") for path, place in places.items() if "\\" in path and infos[place] is None}
     turned = {path: _place(slashed, folder, store) for path, slashed in lost.items()}
-    found = describe(store, set(turned.values()))
+    found = file_infos(store, set(turned.values()))
     there = [path for path, place in turned.items() if found[place]]
     for path in there:
         places[path] = turned[path]
@@ -202,7 +202,7 @@ def _turn_backslashes(
 
 
 def _split_of(row: dict[str, str | None], spec: params.Source) -> str:
-    """Name the split that a row asks for; nothing where it leaves that to the draw."""
+    """Return the split that a row asks for, or "" to have it drawn."""
     given = (row.get("split") or "").strip()
     split = folder_names.split_of(given)
     if given and not split:
@@ -211,7 +211,7 @@ def _split_of(row: dict[str, str | None], spec: params.Source) -> str:
 
 
 def _place(path: str, folder: str, store: Any) -> str:  # noqa: ANN401
-    """Find a row's file in the store of the manifest: beside the manifest, from the root, or by a whole URL."""
+    """Return the path of a row's file in the manifest's store, from a relative path, absolute path or full URL."""
     if "://" in path:
         place: str = store._strip_protocol(path)
         return place

@@ -1,6 +1,6 @@
-"""One pass over what is new: files are read, checked, and packed into shards.
+"""Read, check and pack new files into shards, in a single pass.
 
-Each shard is recorded with all that is in it, so that a kill loses only the open one.
+Each finished shard is recorded together with its images, so that a killed run loses only the open one.
 """
 
 import logging
@@ -24,27 +24,27 @@ from rootstock.system.parallel import bundled, ordered_map
 
 log = logging.getLogger(__name__)
 MIB = 2**20
-# Small files go to a thread, and are hashed, so many together (docs/extraction.md says what that saves).
-TOGETHER, TOGETHER_BYTES = 64, MIB
-# Of files that have been read and not yet packed: no more is read before that, but for a single file that is larger.
-READ_BYTES, UNKNOWN_BYTES = 256 * MIB, 16 * MIB
-LOOKS_KEPT = 10_000  # files that need no packing are recorded every so many
-NOT_YET = ""  # the name of a shard that is still open
-NAMED = 5  # files that a warning names
-Result = NewImage | str | Rejected  # of a file: a new image, the id of a known one, or why it is rejected
+# Small files are read and hashed in batches of this size per thread (savings: docs/extraction.md).
+FILES_PER_TASK, BYTES_PER_TASK = 64, MIB
+# Limit on files read but not yet packed; a single larger file is still read. The second is the assumed unknown size.
+MAX_READ_BYTES, UNKNOWN_BYTES = 256 * MIB, 16 * MIB
+RECORDS_PER_COMMIT = 10_000  # files without packing between two commits
+OPEN_SHARD = ""  # placeholder name of the shard still being written
+MAX_LISTED = 5  # files that a warning lists
+Result = NewImage | str | Rejected  # of a file: a new image, the id of a known image, or a rejection
 
 
 def pack_new(
     listed: list[SourceListing], known: set[str], settings: params.Ingest, images_dir: Path, scan: Scan,
     ranges: dict[str, Range],
 ) -> tuple[int, int]:  # fmt: skip
-    """Read what the scan cache does not know, pack what the ledger does not know.
+    """Read files that are not in the scan cache, and pack images that are not in the ledger.
 
     Returns:
-        How many images were packed, and how many files could not be read.
+        The number of images packed, and of files that could not be read.
 
     Raises:
-        SourceError: a source holds images of which nobody knows which values are black and white.
+        SourceError: a source has images with an unknown value range.
     """
     unread = [_unread(entry, known, scan) for entry in listed]
     number = max((shards.number_of(name) for name in shards.names(images_dir)), default=-1) + 1
@@ -76,13 +76,15 @@ def pack_new(
 def _warn_of_damage(spec: params.Source, damaged: list[str], what: str) -> None:
     if not damaged:
         return
-    more = ", ..." if len(damaged) > NAMED else ""
-    done = "kept" if what == "keep" else "rejected (ingest.damaged: keep takes them in)"
-    log.warning("%s: %d damaged images are %s: %s%s", spec.path, len(damaged), done, ", ".join(damaged[:NAMED]), more)
+    more = ", ..." if len(damaged) > MAX_LISTED else ""
+    done = "kept" if what == "keep" else "rejected (to ingest them, set ingest.damaged to keep)"
+    log.warning(
+        "%s: %d damaged images are %s: %s%s", spec.path, len(damaged), done, ", ".join(damaged[:MAX_LISTED]), more
+    )
 
 
 def checks_of(settings: params.Ingest) -> Checks:
-    """Say what a file has to be, by the parameters."""
+    """Return the checks that the parameters ask for."""
     return Checks(
         settings.min_side, settings.max_megapixels, settings.max_side, settings.accept_wrong_extension,
         settings.damaged, settings.seconds_a_file,
@@ -90,15 +92,15 @@ def checks_of(settings: params.Ingest) -> Checks:
 
 
 def _unread(entry: SourceListing, known: set[str], scan: Scan) -> set[str]:
-    """Name the files of a source that are new or changed, or whose image is not in any shard here."""
+    """Return the files of a source that are new or changed, or whose image is in no local shard."""
     if entry.source is None:
         return set()
-    looks = scan.looks(entry.spec.path)
+    records = scan.records(entry.spec.path)
     wanted = set()
     for item in entry.source.items:
-        look = looks.get(item.path)
-        same = look is not None and look.stamp == item.stamp
-        if not item.problem and not (same and look and (look.reason or look.image_id in known)):
+        record = records.get(item.path)
+        same = record is not None and record.stamp == item.stamp
+        if not item.problem and not (same and record and (record.reason or record.image_id in known)):
             wanted.add(item.path)
     return wanted
 
@@ -106,11 +108,13 @@ def _unread(entry: SourceListing, known: set[str], scan: Scan) -> set[str]:
 def _examine(
     wanted: Iterator[tuple[Item, Loader]], known: set[str], checks: Checks, damaged: set[str]
 ) -> Iterator[tuple[Item, Result, int]]:
-    """Read and check files on all cores, in order; a new image comes with its perceptual hash."""
+    """Read and check files on all cores, in order; new images come with their perceptual hash."""
 
     def examine(group: list[tuple[Item, Loader]]) -> list[tuple[Item, Result, int]]:
-        contents = [_load(load) for _, load in group]  # reading between the checks takes a tenth longer
-        results = [_look(item, data, known, checks, damaged) for (item, _), data in zip(group, contents, strict=True)]
+        contents = [_load(load) for _, load in group]  # reading and checking alternately is 10 % slower
+        results = [
+            _check_file(item, data, known, checks, damaged) for (item, _), data in zip(group, contents, strict=True)
+        ]
         hashes = iter(perceptual_hashes([new.thumbnail for new in results if isinstance(new, NewImage)]))
         return [
             (item, result, next(hashes) if isinstance(result, NewImage) else 0)
@@ -120,8 +124,8 @@ def _examine(
     def weight(group: list[tuple[Item, Loader]]) -> int:
         return sum(item.size or UNKNOWN_BYTES for item, _ in group)
 
-    groups = bundled(wanted, TOGETHER, TOGETHER_BYTES, lambda entry: entry[0].size or TOGETHER_BYTES)
-    return chain.from_iterable(ordered_map(examine, groups, weigh=weight, most=READ_BYTES))
+    groups = bundled(wanted, FILES_PER_TASK, BYTES_PER_TASK, lambda entry: entry[0].size or BYTES_PER_TASK)
+    return chain.from_iterable(ordered_map(examine, groups, weigh=weight, most=MAX_READ_BYTES))
 
 
 def _load(load: Loader) -> bytes | Rejected:
@@ -131,8 +135,8 @@ def _load(load: Loader) -> bytes | Rejected:
         return rejected
 
 
-def _look(item: Item, data: bytes | Rejected, known: set[str], checks: Checks, damaged: set[str]) -> Result:
-    """Check what was read of a file."""
+def _check_file(item: Item, data: bytes | Rejected, known: set[str], checks: Checks, damaged: set[str]) -> Result:
+    """Check the bytes of a file."""
     if isinstance(data, Rejected):
         return data
     if len(data) > inspection.MAX_FILE_BYTES:
@@ -141,41 +145,41 @@ def _look(item: Item, data: bytes | Rejected, known: set[str], checks: Checks, d
         name = inspection.image_id(data)
         if name not in known:
             return inspection.check(data, item.path, checks, name)
-        inspection.check_header(data, item.path, checks)  # the pixels are known, this file's name is not
+        inspection.check_header(data, item.path, checks)  # known image, but possibly under a wrong extension
         if name in damaged and checks.damaged == "reject":
             return Rejected(Reason.DAMAGED)
         return name
     except Rejected as rejected:
-        rejected.__context__ = None  # with the traceback it would keep the file's bytes
+        rejected.__context__ = None  # context and traceback would keep the file's bytes alive
         return rejected.with_traceback(None)
 
 
 class _Journal:
-    """Packs images and records files, each shard with all that is in it, so that a kill loses only the open shard."""
+    """Packs images and records files shard by shard, so that a killed run loses only the open shard."""
 
     def __init__(self, source: str, writer: shards.Writer, scan: Scan) -> None:
         self.source, self.writer, self.scan = source, writer, scan
-        self.looks: list[ScanRecord] = []
+        self.records: list[ScanRecord] = []
         self.open: list[Packed] = []
         self.deep: Found | None = None
-        self.unclear: dict[str, Found] = {}  # files whose values nobody knows how to read
-        self.damaged: list[str] = []  # in words
+        self.unclear: dict[str, Found] = {}  # files with an unknown value range
+        self.damaged: list[str] = []  # descriptions
         self._damaged: dict[str, str] = {}
 
     def add(self, item: Item, result: Result, phash: int, known: set[str]) -> int:
-        """Take in one file; returns the number of images packed, 1 or 0."""
-        if len(self.looks) >= LOOKS_KEPT and not self.open:
+        """Add one file; return the number of images packed, 1 or 0."""
+        if len(self.records) >= RECORDS_PER_COMMIT and not self.open:
             self.close()
         if isinstance(result, RangeUnknown):
             self.unclear[item.path] = result.found
             return 0
         if isinstance(result, Rejected):
-            self.looks.append(ScanRecord(item.path, item.stamp, None, result.reason))
+            self.records.append(ScanRecord(item.path, item.stamp, None, result.reason))
             if result.reason is Reason.DAMAGED:
                 self.damaged.append(f"{item.path} ({result.said})")
             return 0
         name = result if isinstance(result, str) else result.image_id
-        self.looks.append(ScanRecord(item.path, item.stamp, name, None))
+        self.records.append(ScanRecord(item.path, item.stamp, name, None))
         if isinstance(result, str) or name in known:
             return 0
         known.add(name)
@@ -185,16 +189,16 @@ class _Journal:
             self.damaged.append(f"{item.path} ({result.said})")
             self._damaged[name] = result.said
         place = self.writer.add(name, result.format, result.data)
-        # The bytes are in the shard now; what stays in memory until it is full is what the ledger will say.
+        # The bytes are in the shard now; only the ledger entry stays in memory until the shard is full.
         size = result.width, result.height
-        self.open.append(Packed(name, *size, result.format, phash, NOT_YET, place.offset, place.size))
+        self.open.append(Packed(name, *size, result.format, phash, OPEN_SHARD, place.offset, place.size))
         if self.writer.full:
             self.close()
         return 1
 
     def close(self) -> None:
-        """Finish the open shard, if there is one, and record it."""
+        """Finish the open shard, if any, and record it."""
         shard = "" if self.writer.empty else self.writer.close()
         packed = (replace(packed, shard=shard) for packed in self.open)
-        self.scan.record(self.source, self.looks, packed, self.deep, self._damaged)
-        self.looks, self.open, self.deep, self._damaged = [], [], None, {}
+        self.scan.record(self.source, self.records, packed, self.deep, self._damaged)
+        self.records, self.open, self.deep, self._damaged = [], [], None, {}

@@ -1,4 +1,4 @@
-"""What a data set has to be to be trained on, and what may not change in it unless a person says so."""
+"""Check that a data set can be trained on, and that it did not shrink or change labels unexpectedly."""
 
 import logging
 from collections import Counter
@@ -10,20 +10,20 @@ from rootstock.dataset.tables import Dataset
 from rootstock.images.inspection import Reason
 from rootstock.ingest import labels, manifests
 from rootstock.ingest.folder_tree import FEW
-from rootstock.ingest.labels import look
+from rootstock.ingest.labels import lookalike_key
 from rootstock.ingest.layout import SPLITS
 from rootstock.ingest.sources import SourceListing
 from rootstock.system.errors import SourceError
 
 log = logging.getLogger(__name__)
 
-MIN_IMAGES_A_CLASS = 3  # one each to train on, to choose by, to test on
-RELABELLED = 5  # so many known images with another label, and more than a few of all, are no correction
-SHOWN = 5  # classes, or pairs of them, that an error names
+MIN_IMAGES_PER_CLASS = 3  # one each for train, val and test
+MIN_RELABELLED = 5  # this many relabelled images, if also more than a negligible share, stop the run
+MAX_LISTED = 5  # classes, or pairs of classes, that an error lists
 
 
 def check_shrink(settings: params.Ingest, listed: list[SourceListing], before: Dataset, files: pd.DataFrame) -> None:
-    """Stop where a source lost more than half of its images, unless that is meant.
+    """Check that no source lost more than half of its images, unless allowed.
 
     Raises:
         SourceError: one did.
@@ -34,25 +34,25 @@ def check_shrink(settings: params.Ingest, listed: list[SourceListing], before: D
         had, has = int(then.get(entry.spec.title(), 0)), int(now.get(entry.spec.title(), 0))
         if has * 2 < had and not settings.allow_shrink:
             raise SourceError(
-                f"ingest.sources: {entry.spec.path} held {had} images and now holds {has}. If that is meant, "
-                "set ingest.allow_shrink to true; the data set was left as it is."
+                f"ingest.sources: {entry.spec.path} had {had} images and now has {has}. If this is intended, "
+                "set ingest.allow_shrink to true; the data set is unchanged."
             )
 
 
 def check_relabelled(
     settings: params.Ingest, listed: list[SourceListing], before: Dataset, files: pd.DataFrame
 ) -> None:
-    """Stop where many known images would get another label, unless that is meant.
+    """Check that not too many known images would change their label, unless allowed.
 
-    In folders, labels change when a folder does, which may be an oversight: a tenth of the images, or a whole class, is
-    many. Rows of a table are corrected on purpose: more than half is many. What the inbox brings has to prove itself
-    against the champion, and a layout that a person has changed is meant to change labels.
+    In folders, labels change when a folder is renamed or moved, possibly by mistake: the limit is a tenth of the
+    images, or a whole class. Rows of a table are corrected on purpose: the limit is half of them. Inbox deliveries are
+    exempt, since they are judged against the champion, and so are sources whose layout parameters changed.
 
     Raises:
-        SourceError: many would.
+        SourceError: too many would change.
     """
     good = files[files["reason"].isna()]
-    now = set(zip(good["image_id"], good["label"].map(look), strict=True))
+    now = set(zip(good["image_id"], good["label"].map(lookalike_key), strict=True))
     there = set(good["image_id"])
     kept = {source["name"]: source.get("layout", {}) for source in before.summary.get("sources", [])}
     for entry in listed:
@@ -60,17 +60,19 @@ def check_relabelled(
         old = before.manifest[(before.manifest["source"] == title) & before.manifest["image_id"].isin(there)]
         if entry.source is None or entry.stays or old.empty:
             continue
-        changed = old[[key not in now for key in zip(old["image_id"], old["label"].map(look), strict=True)]]
+        changed = old[[key not in now for key in zip(old["image_id"], old["label"].map(lookalike_key), strict=True)]]
         if changed.empty:
             continue
-        said = f"{len(changed)} of {len(old)} known images get another label ({_changes(changed, good)})"
+        said = (
+            f"{len(changed)} of {len(old)} known images would change their label ({_describe_changes(changed, good)})"
+        )
         is_meant = entry.source.layout.get("given") != kept.get(title, {}).get("given")
         is_table = entry.source.layout.get("layout") == manifests.TABLE
         if not (settings.allow_relabel or is_meant) and _are_many(old, changed, is_table=is_table):
-            how = "which folders are classes is said by ingest.sources[].layout, classes_at and splits. "
+            how = "ingest.sources[].layout, classes_at and splits define which folders are classes. "
             raise SourceError(
-                f"ingest.sources: {entry.spec.path}: {said}. If that is meant, set ingest.allow_relabel to true; "
-                f"{'' if is_table else how}the data set was left as it is."
+                f"ingest.sources: {entry.spec.path}: {said}. If this is intended, set ingest.allow_relabel to true; "
+                f"{'' if is_table else how}the data set is unchanged."
             )
         log.info("%s: %s", title, said)
 
@@ -80,81 +82,82 @@ def _are_many(old: pd.DataFrame, changed: pd.DataFrame, *, is_table: bool) -> bo
         return len(changed) * 2 > len(old)
     whole = old["label"].value_counts()
     gone = changed["label"].value_counts().reindex(whole.index, fill_value=0)
-    renamed = bool(((gone == whole) & (whole >= MIN_IMAGES_A_CLASS)).any())
-    return renamed or (len(changed) >= RELABELLED and len(changed) > FEW * len(old))
+    renamed = bool(((gone == whole) & (whole >= MIN_IMAGES_PER_CLASS)).any())
+    return renamed or (len(changed) >= MIN_RELABELLED and len(changed) > FEW * len(old))
 
 
-def _changes(changed: pd.DataFrame, good: pd.DataFrame) -> str:
-    """Say which labels become which, and of what file."""
+def _describe_changes(changed: pd.DataFrame, good: pd.DataFrame) -> str:
+    """Describe which labels change to which, with an example file."""
     new = good.drop_duplicates("image_id").set_index("image_id")
     pairs = Counter(zip(changed["label"], new.loc[changed["image_id"], "label"], strict=True))
-    named = ", ".join(f"{old} -> {label}: {count}" for (old, label), count in pairs.most_common(SHOWN))
-    more = ", ..." if len(pairs) > SHOWN else ""
+    named = ", ".join(f"{old} -> {label}: {count}" for (old, label), count in pairs.most_common(MAX_LISTED))
+    more = ", ..." if len(pairs) > MAX_LISTED else ""
     return f"{named}{more}; e.g. {new.loc[changed['image_id'].iloc[0], 'path']}"
 
 
 def check_labels(files: pd.DataFrame) -> None:
-    """Stop where two labels are one class spelt in two ways, or one is by its name a copy of another.
+    """Check that no two labels are spellings of the same class, and none is a copy of another by name.
 
     Args:
-        files: of all sources, those of before among them.
+        files: the files of all sources, including earlier ones.
 
     Raises:
-        SourceError: two are.
+        SourceError: two labels are.
     """
     firsts = files[files["label"] != ""].drop_duplicates("label")
     places = firsts["source"] + ": " + firsts["path"]
     where: dict[str, str] = dict(zip(firsts["label"], places, strict=True))
-    labels.check_alike(where)
+    labels.check_lookalikes(where)
     for original, copy in labels.copies(where):
         both = files[(files["label"] == copy) & (files["reason"] == Reason.CONFLICTING_LABEL.value)]
-        same = f"; {len(both)} of its images are under two labels (conflicting_label)" if len(both) else ""
+        same = f"; {len(both)} of its images have both labels (conflicting_label)" if len(both) else ""
         raise SourceError(
-            f"The class {copy!r} ({where[copy]}) is by its name a copy of {original!r} ({where[original]}){same}. "
-            "Remove the copy, or give the class a name of its own."
+            f"The class {copy!r} ({where[copy]}) looks like a copy of {original!r} ({where[original]}){same}. "
+            "Remove the copy, or rename the class."
         )
 
 
 def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[SourceListing]) -> None:
-    """Stop where there is too little to train on, to choose by or to test on.
+    """Check that there are enough images and classes for train, val and test.
 
     Raises:
-        SourceError: there is.
+        SourceError: there are not.
     """
     if manifest.empty:
         unlabelled = bool((files["reason"] == Reason.NO_LABEL.value).any())
-        expected = " Expected a sub-folder for each class, or a label for each image of a table." if unlabelled else ""
-        why = f" ({_why(files)})" if len(files) else ""
+        expected = " Expected one subfolder per class, or a table with one label per image." if unlabelled else ""
+        why = f" ({_describe_reasons(files)})" if len(files) else ""
         raise SourceError(f"ingest.sources: no usable image in {len(files)} files{why}.{expected}")
     counts = _counts(manifest, files, listed)
-    if few := {label: count for label, count in counts.items() if count < MIN_IMAGES_A_CLASS}:
-        said = [_say_class(label, count, files) for label, count in sorted(few.items())]
+    if few := {label: count for label, count in counts.items() if count < MIN_IMAGES_PER_CLASS}:
+        said = [_describe_class(label, count, files) for label, count in sorted(few.items())]
         raise SourceError(
-            f"ingest.sources: {'; '.join(said[:SHOWN])}{'; ...' if len(said) > SHOWN else ''}. A class needs at least "
-            f"{MIN_IMAGES_A_CLASS} usable images, one each to train on, to choose by and to test on. Add images, or "
-            "leave the class out: take its folder, or its rows, away."
+            f"ingest.sources: {'; '.join(said[:MAX_LISTED])}{'; ...' if len(said) > MAX_LISTED else ''}. "
+            f"A class needs at least {MIN_IMAGES_PER_CLASS} usable images, one each for train, val and test. "
+            "Add images, or exclude the class: remove its folder, or its rows."
         )
     if len(counts) == 1:
         [(label, count)] = counts.items()
         raise SourceError(
-            f"ingest.sources: a single class, {label!r} ({count} images{_and_not(files)}); a classifier needs two. "
-            "Expected a sub-folder for each class, or a label for each image of a table."
+            f"ingest.sources: only one class, {label!r} ({count} images{_describe_rejected(files)}); "
+            "a classifier needs two. Expected one subfolder per class, or a table with one label per image."
         )
     if untaught := sorted(set(counts) - set(manifest.loc[manifest["split"] == "train", "label"])):
         raise SourceError(
-            f"ingest.sources: no image of {', '.join(map(repr, untaught))} is in the train split: the folders say so, "
-            "or near duplicates are held out. Add images to train on or leave the class out."
+            f"ingest.sources: no image of {', '.join(map(repr, untaught))} is in the train split: "
+            "the folders put them elsewhere, or they are near duplicates of held-out images. "
+            "Add images to train on, or exclude the class."
         )
     if empty := [split for split in SPLITS if not (manifest["split"] == split).any()]:
         raise SourceError(
-            f"ingest.sources: no image is in the {empty[0]} split: there are too few that are not duplicates, or near "
-            f"duplicates, of each other ({len(manifest)} images{_and_not(files)}). Add images, or lower "
+            f"ingest.sources: the {empty[0]} split has no images: too few are distinct, the others are "
+            f"duplicates or near duplicates ({len(manifest)} images{_describe_rejected(files)}). Add images, or lower "
             "ingest.near_duplicate_bits."
         )
 
 
 def _counts(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[SourceListing]) -> dict[str, int]:
-    """Count the usable images of every class that a source offers now, also where there are none."""
+    """Count the usable images of every class that the sources offer now, including classes with none."""
     offering = [entry for entry in listed if entry.source is not None]
     offered = files.loc[files["source"].isin([entry.spec.title() for entry in offering]), "label"].unique()
     empty = {label for entry in offering if entry.source for label in entry.source.empty}
@@ -162,27 +165,29 @@ def _counts(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[SourceList
     return dict.fromkeys(sorted({*offered, *empty} - {""}), 0) | {str(label): int(n) for label, n in found.items()}
 
 
-def _say_class(label: str, count: int, files: pd.DataFrame) -> str:
+def _describe_class(label: str, count: int, files: pd.DataFrame) -> str:
     mine = files[files["label"] == label]
-    why = _why(mine) + _also_at(mine, files) or ("" if len(mine) else "its folder is empty, or a link to nowhere")
+    why = _describe_reasons(mine) + _describe_other_label(mine, files) or (
+        "" if len(mine) else "its folder is empty, or a broken link"
+    )
     return f"{label!r} has {count}{f' ({why})' if why else ''}"
 
 
-def _also_at(mine: pd.DataFrame, files: pd.DataFrame) -> str:
-    """Say where an image of a class is found under another label, too."""
+def _describe_other_label(mine: pd.DataFrame, files: pd.DataFrame) -> str:
+    """Describe where an image of a class also has another label."""
     twice = mine[mine["reason"] == Reason.CONFLICTING_LABEL.value].head(1)
     others = files[files["image_id"].isin(twice["image_id"]) & ~files["label"].isin(twice["label"])]
-    return f", which is {others['path'].iloc[0]}, too" if len(others) else ""
+    return f", which is also {others['path'].iloc[0]}" if len(others) else ""
 
 
-def _and_not(files: pd.DataFrame) -> str:
-    """Say what else there is, and why it does not count."""
-    why = _why(files)
+def _describe_rejected(files: pd.DataFrame) -> str:
+    """Describe the rejected files."""
+    why = _describe_reasons(files)
     return f"; rejected: {why}" if why else ""
 
 
-def _why(files: pd.DataFrame) -> str:
-    """Count the reasons why files were turned away, each with one of them."""
+def _describe_reasons(files: pd.DataFrame) -> str:
+    """Describe the reasons for rejection: count and an example each."""
     turned_away = files[files["reason"].notna()]
     firsts = turned_away.drop_duplicates("reason").set_index("reason")["path"]
     counted = Counter(turned_away["reason"]).most_common()

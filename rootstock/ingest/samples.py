@@ -1,7 +1,7 @@
-"""The embedded samples: two small data sets of digits that every installation can write out by itself.
+"""Write the embedded samples: two small data sets of digits that need no download.
 
 `digits` is handwriting, light ink on black; `printed` is the domain that arrives later, dark ink on light
-paper in the fonts that matplotlib ships. Both are grey PNG files of one size, in ten classes.
+paper in the fonts that matplotlib ships. Both are greyscale PNG files of one size, in ten classes.
 """
 
 from collections.abc import Iterator
@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING
 from rootstock.system import files
 from rootstock.system.errors import SourceError
 
-# sklearn takes a second to import, matplotlib a third: only a run that writes a sample pays for them.
+# sklearn takes a second to import, matplotlib a third of one: only imported to write a sample.
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont
 
 SAMPLES = ("digits", "printed")
-SIDE = 96  # pixels, both ways: what the network takes, so that nothing is resized again
+SIDE = 96  # pixels; the input size of the network, so that nothing is resized again
 
-COPIES = 4  # of each digit in each font, each with a jitter of its own: 880 images in 22 fonts
-SEED = 1797  # the jitter belongs to the sample as its pixels do; no parameter changes it
+COPIES = 4  # of each digit in each font, each with its own jitter: 880 images in 22 fonts
+SEED = 1797  # of the jitter, which is part of the sample; no parameter changes it
 # TeX's symbol fonts have brackets and operators where other fonts have digits.
 SYMBOL_FONTS = ("cmex10", "cmsy10")
 
 
 def check_name(name: str) -> None:
-    """Check that there is a sample of a name.
+    """Check that a sample exists.
 
     Raises:
-        SourceError: there is not, with the nearest that there is.
+        SourceError: it does not; the message suggests the nearest name.
     """
     if name not in SAMPLES:
         nearest = get_close_matches(name, SAMPLES, n=1, cutoff=0)[0]
@@ -41,12 +41,12 @@ def check_name(name: str) -> None:
 
 
 def write_sample(name: str, folder: Path) -> None:
-    """Write an embedded sample as `folder`/<class>/<nnnn>.png, whole or not at all.
+    """Write an embedded sample as `folder`/<class>/<nnnn>.png, atomically.
 
     Args:
         name: one of `SAMPLES`.
-        folder: replaced if it is there. The bytes are the same every time on one machine; `nnnn` counts the
-            images of the whole sample.
+        folder: replaced if it exists. The bytes are reproducible on one machine; `nnnn` counts the images of the
+            whole sample.
 
     Raises:
         SourceError: there is no such sample.
@@ -62,7 +62,7 @@ def write_sample(name: str, folder: Path) -> None:
 
 
 def _handwritten() -> Iterator[tuple[int, "Image"]]:
-    """Yield scikit-learn's 1,797 digits, 8 x 8 pixels of 0 to 16, enlarged."""
+    """Yield scikit-learn's 1,797 digits (8 x 8 pixels, values 0 to 16), enlarged."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -73,7 +73,7 @@ def _handwritten() -> Iterator[tuple[int, "Image"]]:
 
 
 def _printed() -> Iterator[tuple[int, "Image"]]:
-    """Yield every digit in every font that has digits, `COPIES` times, no two alike."""
+    """Yield every digit in every font that has digits, `COPIES` times, all different."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFilter
 
@@ -100,7 +100,7 @@ def _printed() -> Iterator[tuple[int, "Image"]]:
 
 
 def _fonts_with_digits() -> "list[FreeTypeFont]":
-    """List the fonts matplotlib ships, in the order of their file names, that draw ten different digits."""
+    """List matplotlib's fonts that draw ten different digits, sorted by file name."""
     import matplotlib
     from PIL import ImageFont
 

@@ -1,8 +1,8 @@
-"""What ingest remembers of its last looks, on this machine only: which files it has seen, and what became of them.
+"""The scan cache: which files ingest has read on this machine, and the result for each.
 
 An SQLite file outside version control. Losing it costs time (files are read and hashed again), never data. It is
-also the journal of a run under way: a shard and what was learnt of its images are recorded in one transaction, so
-that a killed run goes on behind its last whole shard.
+also the journal of a running ingest: a shard and the records of its images are committed in one transaction, so that a
+killed run resumes after its last complete shard.
 """
 
 import json
@@ -23,7 +23,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 NAME = "scan.sqlite"
 
-# Of an archive: path -> size and what changes with the content; None where it is not a plain file.
+# Of an archive: path -> size and a stamp of the content; None if it is not a regular file.
 Members = dict[str, tuple[int, str] | None]
 
 SCHEMA = """
@@ -44,7 +44,7 @@ create table if not exists notes (key text primary key, value text);
 
 @dataclass(frozen=True, slots=True)
 class ScanRecord:
-    """What one file was when it was last read: an image, or rejected."""
+    """The result of reading one file: an image id, or a rejection reason."""
 
     path: str
     stamp: str
@@ -54,7 +54,7 @@ class ScanRecord:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An image in a shard: what the ledger knows of it before it has a split."""
+    """An image in a shard: its ledger entry before a split is assigned."""
 
     image_id: str
     width: int
@@ -67,40 +67,40 @@ class Packed:
 
 
 class DamagedScanError(Exception):
-    """A scan cache is not what was written."""
+    """A scan cache is damaged."""
 
 
-def use(folder: Path, work: Callable[["Scan"], T]) -> T:
-    """Do some work with the scan cache of a folder; where that turns out to be damaged, again, with an empty one.
+def with_scan(folder: Path, work: Callable[["Scan"], T]) -> T:
+    """Run a function with the scan cache of a folder; if the cache is damaged, run it again with an empty one.
 
     Args:
-        folder: that holds it, or is to.
-        work: leaves what a killed run may leave, wherever it is interrupted.
+        folder: the folder of the scan cache.
+        work: must be safe to run again after an interruption at any point.
     """
     path = folder / NAME
     try:
         with Scan(path) as scan:
             return work(scan)
     except DamagedScanError as error:
-        log.warning("%s was damaged (%s), and is made anew: every file is read again", path, error)
-    for left in folder.glob(f"{NAME}*"):  # with its journal, which is of the damaged one
+        log.warning("%s was damaged (%s); rebuilding it by reading every file again", path, error)
+    for left in folder.glob(f"{NAME}*"):  # including the journal of the damaged file
         remove(left)
     with Scan(path) as scan:
         return work(scan)
 
 
 class Scan:
-    """The scan cache; use as a context manager.
+    """The scan cache; use it as a context manager.
 
     Raises:
-        DamagedScanError: by every method, where the file is not what was written.
+        DamagedScanError: by every method, if the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _reading():
             self._db = sqlite3.connect(path)
-            self._db.executescript(f"begin; {SCHEMA} commit;")  # one wait for the disk, not one a table
+            self._db.executescript(f"begin; {SCHEMA} commit;")  # one disk sync, not one per table
 
     def __enter__(self) -> "Scan":
         return self
@@ -108,8 +108,8 @@ class Scan:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._db.close()
 
-    def looks(self, source: str) -> dict[str, ScanRecord]:
-        """Recall the files of a source, by path."""
+    def records(self, source: str) -> dict[str, ScanRecord]:
+        """Return the records of a source's files, by path."""
         with _reading():
             rows = self._db.execute("select path, stamp, image_id, reason from looked where source = ?", (source,))
             return {
@@ -119,19 +119,19 @@ class Scan:
     def record(
         self,
         source: str,
-        looks: Iterable[ScanRecord],
+        records: Iterable[ScanRecord],
         packed: Iterable[Packed] = (),
         deep: Found | None = None,
         damaged: Mapping[str, str] | None = None,
     ) -> None:
-        """Remember files, and the images of a finished shard, all or none.
+        """Record files and the images of a finished shard, in one transaction.
 
         Args:
-            source: its path.
-            looks: its files.
-            packed: images of a shard that is finished.
-            deep: what deep images among them hold, if there are any.
-            damaged: image ids among them, with what is wrong.
+            source: the path of the source.
+            records: the records of its files.
+            packed: the images of the finished shard.
+            deep: the value range of deep images among them, if any.
+            damaged: image ids of damaged ones among them, with a description.
         """
         with _reading(), self._db:
             if deep:
@@ -141,35 +141,35 @@ class Scan:
             self._db.executemany("insert or replace into damaged values (?, ?)", (damaged or {}).items())
             self._db.executemany(
                 "insert or replace into looked values (?, ?, ?, ?, ?)",
-                ((source, look.path, look.stamp, look.image_id, look.reason) for look in looks),
+                ((source, record.path, record.stamp, record.image_id, record.reason) for record in records),
             )
             self._db.executemany(
                 "insert or replace into packed values (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    # SQLite's integers are signed: the hash goes in as text
+                    # SQLite's integers are signed, so the hash is stored as text
                     (p.image_id, p.width, p.height, p.format, f"{p.phash:016x}", p.shard, p.offset, p.size)
                     for p in packed
                 ),
             )
 
     def deep(self, source: str) -> Found | None:
-        """Recall what the deep images of a source hold, all together."""
+        """Return the value range of the deep images of a source, taken together."""
         with _reading():
             row = self._db.execute("select kind, low, high from deep where source = ?", (source,)).fetchone()
             return Found(*row) if row else None
 
     def forget_deep(self, source: str) -> None:
-        """Forget what the deep images of a source hold: they are not packed after all."""
+        """Delete the value range of a source's deep images, which were not packed after all."""
         with _reading(), self._db:
             self._db.execute("delete from deep where source = ?", (source,))
 
     def damaged(self) -> set[str]:
-        """Recall the images that were taken in though something is wrong with their files."""
+        """Return the ids of images that were ingested although their files are damaged."""
         with _reading():
             return {name for (name,) in self._db.execute("select image_id from damaged")}
 
     def packed(self, shards: Iterable[str]) -> list[Packed]:
-        """Recall the images of these shards, in the order of shards and places."""
+        """Return the images of these shards, in order of shard and offset."""
         found = []
         with _reading():
             for shard in sorted(shards):
@@ -177,50 +177,50 @@ class Scan:
                 found += [Packed(name, w, h, kind, int(hash_, 16), *place) for name, w, h, kind, hash_, *place in rows]
         return found
 
-    def forget_packed_but_in(self, shards: Iterable[str]) -> None:
-        """Forget images of shards that are gone: another shard may be given the name."""
+    def forget_packed_except(self, shards: Iterable[str]) -> None:
+        """Delete the images of all other shards: a new shard may reuse the name of a removed one."""
         with _reading(), self._db:
             self._db.execute(
                 "delete from packed where shard not in (select value from json_each(?))", (json.dumps(list(shards)),)
             )
 
-    def held(self) -> dict[str, str]:
-        """Recall the shards that were held to their names, and what of their files changes with the content."""
+    def verified(self) -> dict[str, str]:
+        """Return the stamps of the shards that were verified against their names."""
         with _reading():
             return dict(self._db.execute("select shard, stamp from held"))
 
-    def hold(self, stamps: Mapping[str, str]) -> None:
-        """Remember shards that were held to their names."""
+    def set_verified(self, stamps: Mapping[str, str]) -> None:
+        """Record the stamps of verified shards."""
         with _reading(), self._db:
             self._db.execute("delete from held")
             self._db.executemany("insert into held values (?, ?)", stamps.items())
 
-    def forget_looks(self) -> None:
-        """Look again at every file: the rules have changed. Images that are packed stay so."""
+    def forget_records(self) -> None:
+        """Delete all file records, so that every file is checked again; packed images stay packed."""
         with _reading(), self._db:
             self._db.execute("delete from looked")
 
-    def listing(self, source: str, stamp: str) -> Members | None:
-        """Recall the members of an archive, if it still has this stamp."""
+    def archive_members(self, source: str, stamp: str) -> Members | None:
+        """Return the members of an archive, if its stamp is unchanged."""
         with _reading():
             row = self._db.execute(
                 "select members from archives where source = ? and stamp = ?", (source, stamp)
             ).fetchone()
             return json.loads(row[0]) if row else None
 
-    def remember_listing(self, source: str, stamp: str, members: Members) -> None:
-        """Remember the members of an archive."""
+    def set_archive_members(self, source: str, stamp: str, members: Members) -> None:
+        """Record the members of an archive."""
         with _reading(), self._db:
             self._db.execute("insert or replace into archives values (?, ?, ?)", (source, stamp, json.dumps(members)))
 
-    def note(self, key: str) -> str | None:
-        """Recall a single value."""
+    def value(self, key: str) -> str | None:
+        """Return a single value."""
         with _reading():
             row = self._db.execute("select value from notes where key = ?", (key,)).fetchone()
             return row[0] if row else None
 
-    def remember(self, key: str, value: str) -> None:
-        """Remember a single value."""
+    def set_value(self, key: str, value: str) -> None:
+        """Store a single value."""
         with _reading(), self._db:
             self._db.execute("insert or replace into notes values (?, ?)", (key, value))
 
@@ -230,8 +230,8 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        # In use, a full disk, a folder that cannot be written to: not the file's fault. But our statements are sound,
-        # so one that SQLite does not understand is of other tables than ours; and a text that is none has no code.
+        # Locked, disk full, folder not writable: not damage. But our statements are valid, so one that SQLite rejects
+        # means foreign tables; and invalid text raises an error without a code.
         if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) != sqlite3.SQLITE_ERROR:
             raise
         raise DamagedScanError(str(error)) from error

@@ -1,4 +1,4 @@
-"""From what is known of every file to the data set: one place an image, a split for each, counts of everything."""
+"""Build the data set from the records of every file: one row per image, its split, and summary counts."""
 
 import logging
 from operator import attrgetter
@@ -20,7 +20,7 @@ from rootstock.ingest.layout import SPLITS
 from rootstock.ingest.near_duplicates import near_links
 from rootstock.ingest.scan import Scan
 from rootstock.ingest.sources import SourceListing
-from rootstock.ingest.splits import Candidate, settle as settle_splits
+from rootstock.ingest.splits import Candidate, assign_splits
 from rootstock.system.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -29,34 +29,34 @@ NEW_COLUMNS = ("image_id", "width", "height", "format", "phash", "shard", "offse
 
 
 def drop_unrecorded(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> None:
-    """Remove shards that neither ledger nor journal knows: a run was killed between writing and recording one."""
+    """Remove shards in neither ledger nor journal: a run was killed between writing and recording one."""
     unknown = set(shards.names(images_dir)) - set(ledger["shard"])
     for shard in sorted(unknown - {packed.shard for packed in scan.packed(unknown)}):
         path = shards.path_of(images_dir, shard)
-        log.warning("%s: left by a killed run before it was recorded; removed", path)
+        log.warning("%s: removed; a killed run left it unrecorded", path)
         path.unlink()
 
 
 def known_images(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> set[str]:
-    """Name the images whose bytes lie in a shard here, by the ledger or by the journal of a run that was killed."""
+    """Return the ids of images in local shards, from the ledger and the journal of a killed run."""
     here = set(shards.names(images_dir))
     known = set(ledger.loc[ledger["shard"].isin(here), "image_id"])
     return known | {packed.image_id for packed in scan.packed(here)}
 
 
 def unpacked_images(ledger: pd.DataFrame) -> set[str]:
-    """Name the images whose bytes were dropped when their shard was compacted."""
+    """Return the ids of images whose bytes were dropped by compaction."""
     return set(ledger.loc[ledger["shard"] == tables.UNPACKED, "image_id"])
 
 
-def returned(listed: list[SourceListing], before: Dataset, scan: Scan, unpacked: set[str]) -> set[str]:
-    """Name the unpacked images that will be in the manifest again: they are to be packed anew."""
+def reappeared(listed: list[SourceListing], before: Dataset, scan: Scan, unpacked: set[str]) -> set[str]:
+    """Return the ids of unpacked images that reappear in the manifest, and have to be packed again."""
     files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
-    files = listings.reject_ambiguous(listings.settle_owners(files, before))
+    files = listings.reject_ambiguous(listings.resolve_owners(files, before))
     return unpacked & set(files.loc[files["reason"].isna(), "image_id"])
 
 
-def settle(
+def build(
     settings: params.Ingest,
     seed: int,
     listed: list[SourceListing],
@@ -65,23 +65,21 @@ def settle(
     scan: Scan,
     ranges: dict[str, Range],
 ) -> Dataset:
-    """Put the data set together, from what it was before and what the sources and the journal say now.
+    """Build the data set from its previous state, the source listings and the journal.
 
     Raises:
-        SourceError: a source lost more than half of its images, or too little is left to train on.
+        SourceError: a source lost more than half of its images, or too few are left to train on.
     """
     ledger = _ledger(before.ledger, images_dir, scan)
     files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
     requirements.check_shrink(settings, listed, before, files)
     requirements.check_relabelled(settings, listed, before, files)
-    files = listings.reject_ambiguous(listings.settle_owners(files, before))
+    files = listings.reject_ambiguous(listings.resolve_owners(files, before))
     taken = files[files["reason"].isna()]
     ledger = _split(ledger, taken, settings, seed)
     placed = ledger.set_index("image_id").reindex(taken["image_id"])
     files.loc[taken.index[placed["split"].isna()], "reason"] = Reason.STRADDLES_SPLITS.value
-    files.loc[taken.index[placed["shard"] == tables.UNPACKED], "reason"] = (
-        Reason.UNREADABLE.value
-    )  # it was to be packed
+    files.loc[taken.index[placed["shard"] == tables.UNPACKED], "reason"] = Reason.UNREADABLE.value  # packing it failed
     manifest = _manifest(files[files["reason"].isna()], ledger)
     requirements.check_labels(files)
     requirements.check_enough(manifest, files, listed)
@@ -90,7 +88,7 @@ def settle(
     summary = _summary(manifest, rejected, files, ledger, listed, before, images_dir)
     damaged = int(manifest["image_id"].isin(scan.damaged()).sum()) if settings.damaged == "keep" else 0
     if damaged := max(damaged, before.summary.get("damaged", 0) if settings.damaged == "keep" else 0):
-        summary["damaged"] = damaged  # kept; in another clone nobody looks again
+        summary["damaged"] = damaged  # keep the count: another clone does not check the files again
     for entry, source in zip(listed, summary["sources"], strict=True):
         if scan.deep(entry.spec.path) or source["name"] in value_ranges.recorded(before.summary):
             source[value_ranges.KEY] = list(ranges.get(source["name"], FULL))
@@ -98,7 +96,7 @@ def settle(
 
 
 def _ledger(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
-    """Add what was packed since the ledger was written; images keep their split when packed a second time."""
+    """Add images packed since the ledger was written; images packed a second time keep their split."""
     here = set(shards.names(images_dir))
     present = set(ledger.loc[ledger["shard"].isin(here), "image_id"])
     fresh = [packed for packed in scan.packed(here) if packed.image_id not in present]
@@ -110,16 +108,16 @@ def _ledger(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
     rows = rows.join(old, on="image_id")
     batch = 0 if ledger.empty else int(ledger["batch"].max())
     rows["batch"] = rows["batch"].fillna(batch + 1).astype("int32")
-    kept = ledger[~_among(ledger["image_id"], rows["image_id"])]
+    kept = ledger[~_is_in(ledger["image_id"], rows["image_id"])]
     merged = pd.concat([kept, rows[ledger.columns]], ignore_index=True) if len(kept) else rows[ledger.columns]
     return merged.astype({"phash": "uint64", "width": "int32", "height": "int32"})
 
 
 def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, seed: int) -> pd.DataFrame:
-    """Assign split and group to the images of the manifest that have none yet."""
+    """Assign split and group to images of the manifest that have none yet."""
     described = taken.set_index("image_id")
     has_split = ledger["split"].notna()
-    current = _among(ledger["image_id"], described.index)
+    current = _is_in(ledger["image_id"], described.index)
     if not (current & ~has_split).any():
         return ledger
     rows = pd.concat([ledger[has_split], ledger[current & ~has_split]])
@@ -127,7 +125,7 @@ def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, s
     candidates = [
         Candidate(
             name,
-            (domain, label) if isinstance(label, str) else None,  # an image whose file is away has no listing
+            (domain, label) if isinstance(label, str) else None,  # images whose file is unreachable are not listed
             splits if isinstance(splits, tuple) else SPLITS,
             split if isinstance(split, str) else None,
             group if isinstance(group, str) else None,
@@ -141,21 +139,21 @@ def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, s
     shares = {"val": settings.split.val, "test": settings.split.test}
     shares["train"] = 1 - sum(shares.values())
     links = near_links(rows["phash"].to_numpy(np.uint64), settings.near_duplicate_bits)
-    settle_splits(candidates, links, shares, seed)
+    assign_splits(candidates, links, shares, seed)
     ledger = ledger.copy()
     ledger.loc[rows.index, "split"] = np.array([candidate.split for candidate in candidates], object)
     ledger.loc[rows.index, "group_id"] = np.array([candidate.group_id for candidate in candidates], object)
     return ledger
 
 
-def _among(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") -> NDArray[np.bool_]:
-    """Say which names are among others, each of which is there once; `isin` is slow to make a set of many strings."""
+def _is_in(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") -> NDArray[np.bool_]:
+    """Return which names are among others, which are unique; faster than `isin` for many strings."""
     among: NDArray[np.bool_] = pd.Index(others).get_indexer(pd.Index(names)) >= 0
     return among
 
 
 def _manifest(taken: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
-    """Join what the sources say of an image with what the ledger does, in the order of the shards."""
+    """Join source and ledger columns of each image, in shard order."""
     manifest = place(taken[["image_id", "source", "path", "label", "domain"]], ledger)
     classes = {label: index for index, label in enumerate(tables.classes_of(manifest))}
     manifest["class_index"] = manifest["label"].map(classes).astype("int32")
@@ -163,7 +161,7 @@ def _manifest(taken: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
 
 
 def place(images: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
-    """Add to images what the ledger says of them, in the order of the shards."""
+    """Add the ledger columns to images, in shard order."""
     own = [name for name in images.columns if name == "image_id" or name not in ledger.columns]
     placed = images[own].merge(ledger, on="image_id").sort_values(["shard", "offset"], ignore_index=True)
     return placed.reindex(columns=tables.SCHEMAS[tables.MANIFEST].names)
@@ -174,7 +172,7 @@ def _check_shards(manifest: pd.DataFrame, images_dir: Path) -> None:
     if missing:
         path = shards.path_of(images_dir, min(missing))
         raise SourceError(
-            f"{path} is not there, nor are the source images: restore it by `dvc pull` or `dvc checkout`."
+            f"{path} does not exist, nor do the source images: restore it with `dvc pull` or `dvc checkout`."
         )
 
 
@@ -187,7 +185,7 @@ def _summary(
     before: Dataset,
     images_dir: Path,
 ) -> dict[str, Any]:
-    """Count everything; of the snapshot alone, so that looking again writes the same."""
+    """Return the summary counts; from the snapshot alone, so that another run writes the same."""
     groups = manifest["group_id"].value_counts()
     by_class = manifest.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
     were = {source["name"]: source for source in before.summary.get("sources", [])}
@@ -208,7 +206,7 @@ def _summary(
                 "images": int((manifest["source"] == title).sum()),
                 "rejected": int((rejected["source"] == title).sum()),
                 "notes": _notes(entry, files, manifest) if entry.source else were.get(title, {}).get("notes", []),
-                **({"layout": layout} if (layout := _layout(entry, were.get(title, {}))) else {}),
+                **({"layout": layout} if (layout := _source_layout(entry, were.get(title, {}))) else {}),
             }
             for entry in listed
         ],
@@ -217,7 +215,7 @@ def _summary(
 
 
 def count_shards(ledger: pd.DataFrame, images_dir: Path, names: list[str]) -> list[dict[str, Any]]:
-    """Say of each shard how many images and bytes it holds."""
+    """Return the number of images and bytes of each shard."""
     packed = ledger.groupby("shard").size()
     return [
         {"name": name, "images": int(packed.get(name, 0)), "bytes": shards.path_of(images_dir, name).stat().st_size}
@@ -226,7 +224,7 @@ def count_shards(ledger: pd.DataFrame, images_dir: Path, names: list[str]) -> li
 
 
 def _notes(entry: SourceListing, files: pd.DataFrame, manifest: pd.DataFrame) -> list[str]:
-    """Say what a person should know of a source: how its folders were read, which images went elsewhere."""
+    """Return notes on a source: how its folders were read, and how many images are in another split."""
     assert entry.source is not None
     mine = files[(files["source"] == entry.spec.title()) & files["reason"].isna()]
     split = manifest.set_index("image_id")["split"].reindex(mine["image_id"])
@@ -234,14 +232,14 @@ def _notes(entry: SourceListing, files: pd.DataFrame, manifest: pd.DataFrame) ->
     notes = list(entry.source.notes)
     if moved:
         notes.append(
-            f"{moved} images are in another split than their folder says: they keep the one they were first given, "
-            "or share one with a near duplicate"
+            f"{moved} images are in another split than their folder: they keep the split first assigned, "
+            "or share it with a near duplicate"
         )
     return notes
 
 
-def _layout(entry: SourceListing, was: dict[str, Any]) -> dict[str, Any]:
-    """Say how a source is laid out: what was decided is kept."""
+def _source_layout(entry: SourceListing, was: dict[str, Any]) -> dict[str, Any]:
+    """Return the layout of a source, or the recorded one if it is unreachable."""
     layout: dict[str, Any] = entry.source.layout if entry.source else was.get("layout", {})
     return layout
 

@@ -1,4 +1,4 @@
-"""Which image goes to train, val or test: stratified, seeded, permanent, and never tearing near duplicates apart."""
+"""Assign images to train, val and test: stratified, seeded and permanent, with near duplicates kept together."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -18,10 +18,10 @@ Stratum = tuple[str, str]  # (domain, label)
 
 @dataclass(slots=True)
 class Candidate:
-    """An image and its place: given for those that have one, to be found (None) for new ones.
+    """An image with its split, or None for a new image.
 
-    `stratum` is what the draw balances over, (domain, label), None where no source offers the image now; `allowed`
-    are the splits a new image may go to.
+    `stratum` is what the split is stratified by, (domain, label), or None if no source lists the image now; `allowed`
+    are the splits a new image may be assigned to.
     """
 
     image_id: str
@@ -31,20 +31,20 @@ class Candidate:
     group_id: str | None = None
 
 
-def settle(images: Sequence[Candidate], links: Links, shares: dict[str, float], seed: int) -> None:
-    """Assign a split and a group to every new image, in place; images that have them keep them.
+def assign_splits(images: Sequence[Candidate], links: Links, shares: dict[str, float], seed: int) -> None:
+    """Assign a split and a group to every new image, in place; existing assignments do not change.
 
-    A new image joins the split of those it is near to. Groups of new images alone are drawn, large ones first, then
-    in an order that the seed and their names decide, each to the split that its stratum and its class lack most; the
-    last groups of a class go where it has nothing yet, so that a class of three has one of each. Where a source's
-    folders tear a group apart, all of it goes to the split held out longest (test, then val). An image near to two
-    splits at once has no place: its split stays None. In what order new images come makes no difference.
+    A new image joins the split of its near duplicates. Groups of only new images are assigned one by one, large ones
+    first, then in a random order given by the seed and their names, each to the split with the largest deficit for
+    its stratum and class; the last groups of a class go to splits that have none of it, so that a class of three gets
+    one in each. If a source's folders divide a group, all of it goes to the test split, or else val. A near duplicate
+    of images in two splits cannot be assigned: its split stays None. The order of new images does not matter.
 
     Args:
-        images: older ones before new ones.
-        links: (m, 2) indices into `images`, near duplicates.
-        shares: of train, val and test; they sum to 1.
-        seed: of the draw.
+        images: existing images before new ones.
+        links: (m, 2) indices into `images`: near duplicates.
+        shares: fractions of train, val and test, summing to 1.
+        seed: random seed.
     """
     component = _components(len(images), links)
     drawn: list[list[Candidate]] = []
@@ -62,14 +62,14 @@ def settle(images: Sequence[Candidate], links: Links, shares: dict[str, float], 
 
 
 def _components(n: int, links: Links) -> NDArray[np.int32]:
-    """Number the connected groups; returns (n,), the number of each image's."""
+    """Return the index of each image's connected component, (n,)."""
     graph = coo_array((np.ones(len(links), np.int8), (links[:, 0], links[:, 1])), shape=(n, n))
     component: NDArray[np.int32] = connected_components(graph, directed=False)[1]
     return component
 
 
 def _groups_with_new(images: Sequence[Candidate], component: NDArray[np.int32]) -> dict[int, list[int]]:
-    """Collect the groups that hold a new image: number -> indices of the members, in order of arrival."""
+    """Return the groups with a new image: component -> indices of its members, in order."""
     fresh = {component[index] for index, image in enumerate(images) if not image.split}
     groups: dict[int, list[int]] = defaultdict(list)
     for index, number in enumerate(component):
@@ -83,9 +83,9 @@ def _join(new: Candidate, settled: Candidate) -> None:
 
 
 def _join_one_by_one(images: Sequence[Candidate], new: list[int], links: Links) -> None:
-    """Settle a group that new images bridge between splits: each joins the one split it is near to, or has no place.
+    """Assign a group whose new images connect several splits: each joins the only split it is near to, or none.
 
-    What hangs on the group by images without a place alone stands for itself.
+    Images connected to the group only through unassigned images are assigned on their own.
     """
     near: dict[int, list[int]] = defaultdict(list)
     for one, other in links.tolist():
@@ -100,33 +100,35 @@ def _join_one_by_one(images: Sequence[Candidate], new: list[int], links: Links) 
             if not settled:
                 image.split, image.group_id = image.allowed[0], image.image_id
             elif len({other.split for other in settled}) == 1:
-                _join(image, min(settled, key=lambda other: str(other.group_id)))  # not the first: that is chance
+                _join(
+                    image, min(settled, key=lambda other: str(other.group_id))
+                )  # not the first, which would depend on the order
         done = set(ready)
         waiting = [index for index in waiting if index not in done]
 
 
 def _draw(groups: list[list[Candidate]], images: Sequence[Candidate], shares: dict[str, float], seed: int) -> None:
-    have: dict[Stratum, Counter[str]] = defaultdict(Counter)  # images of a stratum, and of a class, by split
+    have: dict[Stratum, Counter[str]] = defaultdict(Counter)  # images per stratum and per class, by split
     for image in images:
         if image.split:
             _count(have, image)
-    left: Counter[tuple[Stratum, tuple[str, ...]]] = Counter()  # images still to be placed
-    turns: Counter[tuple[Stratum, tuple[str, ...]]] = Counter()  # groups still to be placed
-    allowed_of = [_common(group) for group in groups]
+    left: Counter[tuple[Stratum, tuple[str, ...]]] = Counter()  # images still to be assigned
+    turns: Counter[tuple[Stratum, tuple[str, ...]]] = Counter()  # groups still to be assigned
+    allowed_of = [_allowed_splits(group) for group in groups]
     for group, allowed in zip(groups, allowed_of, strict=True):
         for level in _levels(group[0]):
             left[level, allowed] += len(group)
             turns[level, allowed] += 1
-    order = sorted(range(len(groups)), key=lambda at: (-len(groups[at]), _lot(seed, groups[at][0].image_id)))
+    order = sorted(range(len(groups)), key=lambda at: (-len(groups[at]), _random_key(seed, groups[at][0].image_id)))
     for group, allowed in ((groups[at], allowed_of[at]) for at in order):
         levels = _levels(group[0])
         label = levels[-1]
         missing = [name for name in ("train", "test", "val") if name in allowed and not have[label][name]]
-        lacks = [_lacks(allowed, have[level], left[level, allowed], shares) for level in levels]
+        deficits = [_deficits(allowed, have[level], left[level, allowed], shares) for level in levels]
         if missing and len(missing) >= turns[label, allowed]:
             split: str = missing[0]
         else:
-            split = max(allowed, key=lambda name: sum(lack[name] for lack in lacks))
+            split = max(allowed, key=lambda name: sum(deficit[name] for deficit in deficits))
         for image in group:
             image.split, image.group_id = split, group[0].image_id
             _count(have, image)
@@ -136,7 +138,7 @@ def _draw(groups: list[list[Candidate]], images: Sequence[Candidate], shares: di
 
 
 def _levels(image: Candidate) -> tuple[Stratum, ...]:
-    """Name what the draw balances over: the stratum and, over all domains, the class."""
+    """Return the levels of stratification: the stratum, and the class over all domains."""
     return (image.stratum, ("", image.stratum[1])) if image.stratum else ()
 
 
@@ -145,20 +147,20 @@ def _count(have: dict[Stratum, Counter[str]], image: Candidate) -> None:
         have[level][str(image.split)] += 1
 
 
-def _lacks(allowed: tuple[str, ...], have: Counter[str], left: int, shares: dict[str, float]) -> dict[str, float]:
-    """Say how many images each split lacks of its share, once the `left` ones are placed."""
+def _deficits(allowed: tuple[str, ...], have: Counter[str], left: int, shares: dict[str, float]) -> dict[str, float]:
+    """Return how many images each split is short of its share, once the `left` ones are assigned."""
     total = sum(have[split] for split in allowed) + left
     weight = sum(shares[split] for split in allowed)
     return {split: total * shares[split] / weight - have[split] for split in allowed}
 
 
-def _lot(seed: int, image_id: str) -> bytes:
-    """Return an image's place in the draw, whatever other images there are."""
+def _random_key(seed: int, image_id: str) -> bytes:
+    """Return an image's random sort key, independent of other images."""
     return hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
 
 
-def _common(group: list[Candidate]) -> tuple[str, ...]:
-    """Say where a whole group may go."""
+def _allowed_splits(group: list[Candidate]) -> tuple[str, ...]:
+    """Return the splits that a whole group may be assigned to."""
     common = [split for split in SPLITS if all(split in image.allowed for image in group)]
     if common:
         return tuple(common)

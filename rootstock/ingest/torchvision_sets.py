@@ -1,9 +1,9 @@
-"""Public data sets: torchvision downloads them, and they are laid out as folders of images.
+"""Download public data sets with torchvision, and write them as folders of images.
 
     torchvision:Flowers102   ->   folder/train/pink primrose/image_06734.jpg, folder/val, folder/test
     torchvision:EuroSAT      ->   folder/AnnualCrop/AnnualCrop_1.jpg
 
-Only the network, the archives and the splits are torchvision's; no image is decoded that has a file.
+torchvision handles downloads, archives and splits; images that exist as files are not decoded.
 """
 
 import inspect
@@ -22,7 +22,7 @@ from rootstock.system.errors import SourceError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Those of torchvision.datasets that give one image one class and can be downloaded (StanfordCars once could).
+# The data sets of torchvision with one class per image that can be downloaded (StanfordCars no longer can).
 # fmt: off
 SETS = (
     "Caltech101", "Caltech256", "CIFAR10", "CIFAR100", "CLEVRClassification", "Country211", "DTD", "EMNIST",
@@ -31,41 +31,40 @@ SETS = (
     "StanfordCars", "STL10", "SUN397", "SVHN", "USPS",
 )
 # fmt: on
-# Our split, and torchvision's names for it, the first that a set has: `trainval` would bring `val` in twice.
+# Split -> torchvision's names for it, of which the first that exists is used: `trainval` would repeat `val`.
 SPLITS = {"train": ("train", "trainval", "train-standard"), "val": ("val", "valid"), "test": ("test",)}
 ARCHIVES = (".gz", ".tgz", ".tar", ".zip")
 
 
 def check_name(name: str) -> None:
-    """Check that there is a data set of a name.
+    """Check that a data set exists.
 
     Raises:
-        SourceError: there is not, with the nearest that there are.
+        SourceError: it does not; the message suggests the nearest names.
     """
     if name not in SETS:
         lowered = {known.lower(): known for known in SETS}
         nearest = [lowered[match] for match in get_close_matches(name.lower(), lowered)]
         raise SourceError(
-            f"torchvision:{name} is not an image classification set of torchvision; expected one of "
+            f"torchvision:{name} is not an image classification data set of torchvision; expected one of "
             f"{', '.join(SETS)}." + (f" Did you mean {' or '.join(nearest)}?" if nearest else "")
         )
 
 
 def write_torchvision_set(name: str, folder: Path, download_root: Path) -> None:
-    """Download a data set once and lay it out as `folder`/<split>/<class>/<file>, whole or not at all.
+    """Download a data set once and write it as `folder`/<split>/<class>/<file>, atomically.
 
-    A set without splits is laid out as `folder`/<class>/<file>. Image files keep their names and bytes (hard
-    links to the download, copies where those cannot be made); sets that come as arrays become PNG files.
-    Images without a label are left out.
+    A data set without splits is written as `folder`/<class>/<file>. Image files keep their names and bytes (hard
+    links to the download, or copies if those are not possible); arrays are written as PNG files. Images without a
+    label are left out.
 
     Args:
-        name: one of `SETS`; its variant is torchvision's default, and for EMNIST the balanced one.
-        folder: replaced if it is there.
-        download_root: the download is kept as `download_root`/<name>; what an earlier run or a person has put
-            there is used as it is.
+        name: one of `SETS`, in torchvision's default variant; for EMNIST the balanced one.
+        folder: replaced if it exists.
+        download_root: the download is kept as `download_root`/<name>; files already there are used as they are.
 
     Raises:
-        SourceError: torchvision has no such set, or it cannot be downloaded, or its files are not whole.
+        SourceError: torchvision has no such data set, it cannot be downloaded, or its files are incomplete.
 
     """
     check_name(name)
@@ -80,10 +79,10 @@ def write_torchvision_set(name: str, folder: Path, download_root: Path) -> None:
 
 
 def _splits(name: str) -> dict[str, dict[str, object]]:
-    """Map each split to the arguments with which torchvision opens it; "" is a set without splits."""
+    """Map each split to torchvision's arguments for it; "" if the data set has no splits."""
     from torchvision import datasets
 
-    if name == "EMNIST":  # its `split` chooses the classes: 47, those whose two cases look alike merged
+    if name == "EMNIST":  # its `split` selects the classes: balanced has 47, with lookalike upper and lower case merged
         return {split: {"split": "balanced", "train": split == "train"} for split in ("train", "test")}
     parameters = inspect.signature(getattr(datasets, name)).parameters
     if "train" in parameters:
@@ -92,7 +91,7 @@ def _splits(name: str) -> dict[str, dict[str, object]]:
         return {"": {}}
     try:
         getattr(datasets, name)(root=".", split="?")
-    except ValueError as error:  # the one place where every set lists its splits
+    except ValueError as error:  # the only place where every data set lists its splits
         allowed = re.findall(r"'([^']+)'", str(error).partition("Valid values are")[2])
     return {
         split: {"split": spellings[0]}
@@ -102,7 +101,7 @@ def _splits(name: str) -> dict[str, dict[str, object]]:
 
 
 def _open(name: str, root: Path, arguments: dict[str, object], download: bool = False) -> Any:  # noqa: ANN401
-    """Construct the set; where it reads its images through a loader, its items are paths instead."""
+    """Construct the data set; if it has a `loader` argument, its items become paths instead of images."""
     from torchvision import datasets
 
     set_class = getattr(datasets, name)
@@ -111,7 +110,7 @@ def _open(name: str, root: Path, arguments: dict[str, object], download: bool = 
 
 
 def _download(name: str, root: Path, splits: Iterable[dict[str, object]]) -> None:
-    """Download and unpack under a temporary name, so that `root` is always whole."""
+    """Download and unpack under a temporary name, so that `root` is always complete."""
     unfinished = root.with_name(root.name + files.TEMPORARY)
     _remove_unpacked(unfinished)
     unfinished.mkdir(parents=True, exist_ok=True)
@@ -119,16 +118,16 @@ def _download(name: str, root: Path, splits: Iterable[dict[str, object]]) -> Non
         for arguments in splits:
             _open(name, unfinished, arguments, download=True)
     except (URLError, ConnectionError, TimeoutError):
-        raise  # what has arrived by now serves the next run
+        raise  # the next run continues from what was downloaded
     except Exception:
-        shutil.rmtree(unfinished)  # a damaged archive: FGVCAircraft has no digest and would take it again
+        shutil.rmtree(unfinished)  # a damaged archive: FGVCAircraft has no checksum and would use it again
         raise
     unfinished.replace(root)
 
 
 def _remove_unpacked(folder: Path) -> None:
-    """Remove what a killed run unpacked, which torchvision would take for whole; archives it checks."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # files before the folder they are in
+    """Remove what a killed run unpacked, which torchvision would take as complete; archives are verified."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before their folder
         if path.is_dir():
             if not any(path.iterdir()):
                 path.rmdir()
@@ -137,9 +136,9 @@ def _remove_unpacked(folder: Path) -> None:
 
 
 def _lay_out(dataset: Any, folder: Path, what: str) -> None:  # noqa: ANN401
-    """Place every labelled image of one split as `folder`/<class>/<file>."""
+    """Write every labelled image of one split as `folder`/<class>/<file>."""
     names = _class_folders(dataset)
-    items = progress.track(_items(dataset), f"laying out {what}", len(dataset))
+    items = progress.track(_items(dataset), f"writing {what}", len(dataset))
     for index, (image, label) in enumerate(items):
         if label is None or label < 0:
             continue
@@ -147,26 +146,26 @@ def _lay_out(dataset: Any, folder: Path, what: str) -> None:  # noqa: ANN401
         class_folder.mkdir(parents=True, exist_ok=True)
         if isinstance(image, str | Path):
             _link(Path(image), class_folder, index)
-        elif file := getattr(image, "filename", None):  # PIL's, of an image opened and not yet converted
+        elif file := getattr(image, "filename", None):  # of a PIL image that was opened but not converted
             _link(Path(file), class_folder, index)
         else:
             image.save(class_folder / f"{index:06d}.png", compress_level=1)
 
 
 def _link(file: Path, folder: Path, index: int) -> None:
-    """Place a file in a folder, under a name of its own."""
+    """Link or copy a file into a folder, under a unique name."""
     target = folder / file.name
     if target.exists():
         target = folder / f"{index:06d}_{file.name}"
     try:
         target.hardlink_to(file)
-    except OSError:  # another disk, or one without hard links
+    except OSError:  # another file system, or one without hard links
         shutil.copyfile(file, target)
 
 
 def _items(dataset: Any) -> "Iterator[tuple[str | Path | Image, int | None]]":  # noqa: ANN401
-    """Yield path and label, or image and label where the set has no files."""
-    # GTSRB and OxfordIIITPet take no loader: their lists save decoding every image to no use.
+    """Yield path and label, or image and label if the data set has no image files."""
+    # GTSRB and OxfordIIITPet have no loader argument: reading their lists avoids decoding every image.
     if hasattr(dataset, "_samples"):
         yield from dataset._samples
     elif hasattr(dataset, "_images"):
@@ -177,7 +176,7 @@ def _items(dataset: Any) -> "Iterator[tuple[str | Path | Image, int | None]]":  
 
 
 def _class_folders(dataset: Any) -> list[str]:  # noqa: ANN401
-    """List the classes' names, fit to be folders and all different; nothing where the set names none."""
+    """Return class names as unique, valid folder names; empty if the data set has none."""
     attributes = ("classes", "categories", "all_categories", "_characters")
     classes: list[Any] = next((found for name in attributes if (found := getattr(dataset, name, None))), [])
     # Imagenette has tuples of synonyms, SUN397 names like apartment_building/outdoor.
@@ -190,19 +189,19 @@ def _class_folders(dataset: Any) -> list[str]:  # noqa: ANN401
 
 @contextmanager
 def _failing_as_source_error(name: str, root: Path) -> Iterator[None]:
-    """Say which set failed, why, and what to do, whatever torchvision, the network or an archive raised."""
+    """Turn any error of torchvision, the network or an archive into one that says what failed and what to do."""
     try:
         yield
     except Exception as error:
-        words = str(error).partition("You can use download=True")[0].split()  # advice for programmers
+        words = str(error).partition("You can use download=True")[0].split()  # drops advice for developers
         reason = " ".join(words).rstrip(".") or type(error).__name__
         if url := getattr(error, "url", None):
             reason += f" ({url})"
         if root.exists():
-            remedy = f"If {root} is damaged, remove it to have it downloaded anew; then run again."
+            remedy = f"If {root} is damaged, remove it to download it again."
         else:
             remedy = (
-                f"Check that its site can be reached and the disk has room, or put its files under {root}, "
+                f"Check the network connection and the disk space, or put its files under {root}, "
                 f"unpacked as torchvision.datasets.{name} expects them; then run again."
             )
-        raise SourceError(f"torchvision:{name} cannot be had: {reason}. {remedy}") from error
+        raise SourceError(f"torchvision:{name} cannot be loaded: {reason}. {remedy}") from error

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rootstock.backbones import fitting
+from rootstock.backbones import state_dicts
 from rootstock.backbones.blocks import NORMS
 from rootstock.config.architectures import Transform
 from rootstock.images.loader import Normalise
@@ -72,7 +72,7 @@ def load(model: Classifier, path: Path) -> None:
         DamagedError: they are not those of such a model.
     """
     with reading(path):
-        fitting.adopt(model, load_file(path))
+        state_dicts.assign_state(model, load_file(path))
 
 
 def predict(model: Classifier, batches: Iterator[Tensor], device: torch.device) -> Iterator[NDArray[np.float32]]:

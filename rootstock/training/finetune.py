@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rootstock.backbones import fitting
+from rootstock.backbones import state_dicts
 from rootstock.config import params
 from rootstock.config.architectures import Transform
 from rootstock.dataset.shards import Reader
@@ -143,7 +143,7 @@ def fine_tune(
                 done.stage, done.epoch, done.optimiser = index, epoch + 1, optimiser.state_dict()
                 _checkpoint(checkpoint, fingerprint, done, model)
     if done.best:
-        fitting.assign(model, done.best)
+        state_dicts.copy_state(model, done.best)
     for warning in warnings(done.history):
         log.warning("%s", warning)
     return done.history
@@ -322,13 +322,13 @@ def _resume(path: Path, fingerprint: str, model: Classifier, device: torch.devic
             content = torch.load(path, map_location=device, weights_only=True)
             if content["fingerprint"] != fingerprint:
                 return TrainingState()
-            fitting.assign(model, content["model"])
+            state_dicts.copy_state(model, content["model"])
             history = [Epoch(**epoch) for epoch in content["history"]]
             best = {name: value.cpu() for name, value in content["best"].items()}
             optimiser = dict(content["optimiser"])
             done = TrainingState(int(content["stage"]), int(content["epoch"]), history, best, optimiser)
     except DamagedError as error:
-        fitting.assign(model, before)
+        state_dicts.copy_state(model, before)
         log.warning("The checkpoint is of no use, and the training starts anew: %s", error)
         return TrainingState()
     log.info("Goes on after epoch %d of stage %d, from %s", done.epoch, done.stage, path)

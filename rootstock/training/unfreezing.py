@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rootstock.backbones.blocks import blocks
-from rootstock.backbones.depths import is_below, whole_of
+from rootstock.backbones.depths import is_below, uncut
 from rootstock.config import params
 from rootstock.system.errors import ParamsError
 from rootstock.training.classifier import Classifier
@@ -30,7 +30,7 @@ def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> i
     if unfreeze in params.UNFREEZE_CHOICES:
         depth = len(names) if unfreeze == "all" else params.UNFREEZE_CHOICES.index(unfreeze)
         return max(0, len(names) - depth)
-    layers = dict(whole_of(network).named_modules())
+    layers = dict(uncut(network).named_modules())
     inside = {id(parameter) for parameter in layers[unfreeze].parameters()} if unfreeze in layers else set()
     for index, (_, parameters) in enumerate(listed):
         if any(id(parameter) in inside for parameter in parameters):
@@ -59,7 +59,7 @@ def parameters_by_block(network: nn.Module) -> list[tuple[str, list[nn.Parameter
 
     Those outside all blocks (a class token) belong to the first.
     """
-    listed = [(name, [p for part in modules for p in part.parameters()]) for name, modules in blocks(whole_of(network))]
+    listed = [(name, [p for part in modules for p in part.parameters()]) for name, modules in blocks(uncut(network))]
     inside = {id(parameter) for _, parameters in listed for parameter in parameters}
     listed[0][1].extend(parameter for parameter in network.parameters() if id(parameter) not in inside)
     return [(name, parameters) for name, parameters in listed if is_below(network, name)]

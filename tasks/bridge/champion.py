@@ -224,7 +224,7 @@ def leave_alone(params: Params) -> None:
     """Forget a retraining under way, and what lies in the inbox: a person has decided against the champion it made."""
     no_longer_aside()
     try:
-        remember_rejected(inbox.look(params.retrain.inbox, 0, params.ingest.sources))
+        remember_rejected(inbox.list_delivery(params.retrain.inbox, 0, params.ingest.sources))
     except RootstockError as error:
         log.warning("%s", error)
 
@@ -247,9 +247,9 @@ def tidy(delivery: Delivery, taken: set[str], settings: Retrain, *, promoted: bo
         case "keep":
             return
         case "archive" | "delete" if not promoted:
-            inbox.put_away(delivery, sorted(taken), inbox.REJECTED)
+            inbox.move_files(delivery, sorted(taken), inbox.REJECTED)
         case "archive":
-            inbox.put_away(delivery, sorted(taken), inbox.TAKEN)
+            inbox.move_files(delivery, sorted(taken), inbox.TAKEN)
         case "delete":
             inbox.delete(delivery, sorted(taken))
     if left := [item.path for item in delivery.labelled.items if item.path not in taken]:

@@ -58,7 +58,7 @@ PAGE_S, SETTLED_S, ANSWER_S, START_S, RUN_S, CANCELLED_S = 20, 2, 8, 60, 300, 10
 TRIES = 5
 WIDTH, HEIGHT, MARGIN = 1400, 900, 16  # pixels
 PICTURE_BYTES = 300_000
-NOWHERE = "ingest.sources: nowhere is not there. Name a folder, an archive or a manifest."
+NOWHERE = "ingest.sources: nowhere does not exist. Expected a folder, an archive or a manifest."
 
 
 @dataclass
@@ -411,7 +411,7 @@ def test_the_logs_of_a_failed_run_show_no_stack(visit):
     with visit.page.expect_download() as download:
         visit.page.get_by_role("button", name="Download logs").click()
     log = download.value.path().read_text()
-    assert "nowhere is not there" in log
+    assert "nowhere does not exist" in log
     assert "Traceback" not in log
 
 

@@ -59,7 +59,7 @@ def test_in_the_ui_it_is_a_run_with_a_task_a_candidate_and_the_pictures(deployed
     assert stages["lenet5, low"] == "Completed" and stages["resnet18, low"] == "Not measured"
     artifact = run.artifacts()["comparison"]["data"]
     assert artifact.count("data:image/png;base64") == 2  # accuracy against size, and training from scratch
-    assert "- resnet18, low: backbone.weights: resnet18's weights cannot be had" in artifact
+    assert "- resnet18, low: backbone.weights: resnet18's weights cannot be loaded" in artifact
 
 
 NEW = """

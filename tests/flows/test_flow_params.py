@@ -93,7 +93,7 @@ def test_no_secret_of_an_address_or_of_the_environment_is_kept_anywhere(workspac
         assert failed.returncode != 0
         said += failed.stdout + failed.stderr
         workspace.run("git", "checkout", "-q", "params.yaml")
-    assert "cannot be had from sfpt://u@127.0.0.1" in said
+    assert "cannot be loaded from sfpt://u@127.0.0.1" in said
     assert said.count("would be recorded with every run") == len(WITH_A_SECRET)
     assert SECRET not in said
     assert holding(workspace.root, SECRET) == holding(home, SECRET) == []

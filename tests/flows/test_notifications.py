@@ -81,13 +81,13 @@ def test_with_one_it_is_told_of_failure_promotion_and_drift(api, flow_ran_in, ho
     emit(api, "rootstock.drift.found", run="wise-goat", reason="shed: 40 unlabelled; drifted.")
     deployment = api.ask("deployments/name/pipeline/cpu")["id"]
     run = api.ask(f"deployments/{deployment}/create_flow_run", {"state": {"type": "PENDING"}, "name": "poor-owl"})
-    failed = {"type": "FAILED", "name": "Failed", "message": "photos is not there."}
+    failed = {"type": "FAILED", "name": "Failed", "message": "photos does not exist."}
     api.ask(f"flow_runs/{run['id']}/set_state", {"state": failed, "force": True})
     until(lambda: len(texts) >= 3, f"three notifications: {texts}")
     assert sorted(texts)[0].startswith('Rootstock: champion v3, by run wise-goat. On "shed" 98 % instead of 30 %.')
     assert sorted(texts)[1] == "Rootstock: drift, seen by run wise-goat. shed: 40 unlabelled; drifted."
     assert sorted(texts)[2].startswith(
-        "Rootstock: pipeline poor-owl ended as Failed. photos is not there. http://ui.invalid/runs"
+        "Rootstock: pipeline poor-owl ended as Failed. photos does not exist. http://ui.invalid/runs"
     )
     shown = api.ask("block_documents/filter", {})
     assert SECRET not in json.dumps(shown)

@@ -71,9 +71,9 @@ def test_an_error_of_a_stage_fails_the_run_with_the_persons_message(server, work
     run = server.run_of(lambda: ended.append(workspace.run(*command, check=False, PREFECT_API_URL=server.url)))
     assert ended[0].returncode == 1
     last = [line for line in ended[0].stderr.splitlines() if line.startswith("pipeline: ")]
-    assert last == ["pipeline: ingest.sources: nowhere is not there. Name a folder, an archive or a manifest."]
+    assert last == ["pipeline: ingest.sources: nowhere does not exist. Expected a folder, an archive or a manifest."]
     assert run.stages()["ingest"] == "Failed"
-    assert run.page()["state"]["message"].startswith("ingest.sources: nowhere is not there.")
+    assert run.page()["state"]["message"].startswith("ingest.sources: nowhere does not exist.")
 
 
 def test_what_a_network_did_not_give_is_asked_for_three_times(server, workspace):
@@ -87,7 +87,7 @@ def test_what_a_network_did_not_give_is_asked_for_three_times(server, workspace)
         "TORCH_HOME": str(workspace.root / "torch"),
     }
     run = server.run_of(lambda: workspace.run(*command, check=False, **env))
-    assert run.page()["state"]["message"].startswith("backbone.weights: shufflenet_v2_x0_5's weights cannot be had")
+    assert run.page()["state"]["message"].startswith("backbone.weights: shufflenet_v2_x0_5's weights cannot be loaded")
     tasks = server.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [run.id]}}})
     assert {task["name"].partition("-")[0]: task["run_count"] for task in tasks}["backbone"] == 3
 

@@ -236,7 +236,7 @@ def test_a_folder_that_is_no_inbox_is_refused_and_nothing_in_it_is_touched(befor
     shutil.copy(before.root / "photos" / "moss" / "000.png", home / "photos" / "summer" / "1.png")
     files = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
     photos = {path: path.read_bytes() for path in (before.root / "photos").rglob("*.png")}
-    for inbox, why in ((home, "holds 3 files that are no images"), ("photos", "lies in the workspace")):
+    for inbox, why in ((home, "holds 3 files other than images"), ("photos", "lies in the workspace")):
         before.set(retrain={"inbox": str(inbox), "after": "delete", "min_new": 1})
         done = before.run(sys.executable, "-m", "flows.retrain", check=False)
         assert done.returncode == 1

@@ -167,7 +167,7 @@ def test_a_failed_stage_shows_the_persons_error_and_no_stack(ui):
     run = ui.api.start(ingest={"sources": [{"path": "nowhere", "domain": "garden"}]})
     state = run.ended()
     assert state["name"] == "Failed"
-    assert state["message"].startswith("ingest.sources: nowhere is not there.")
+    assert state["message"].startswith("ingest.sources: nowhere does not exist.")
     assert run.stages()["ingest"] == "Failed"
     until(lambda: state["message"] in run.logs(), "the error among the logs")
     time.sleep(3)  # the process ends after its run has

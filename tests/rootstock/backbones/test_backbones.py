@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.models import ResNet34_Weights, Swin_T_Weights, get_model, get_model_weights
 from torchvision.models._api import BUILTIN_MODELS
 
-from rootstock.backbones import backbones, fitting
+from rootstock.backbones import backbones, state_dicts
 from rootstock.backbones.backbones import build, describe, load, prepare, transform_of
 from rootstock.config.architectures import Transform
 from rootstock.config.params import Backbone
@@ -230,7 +230,9 @@ def test_size_and_crop_can_be_other_than_the_networks_own():
     ("name", "size"), [("vit_b_32", 100), ("maxvit_t", 100), ("inception_v3", 32), ("alexnet", 32)]
 )
 def test_a_size_that_a_network_does_not_take_is_an_error_that_names_the_key(name, size, tmp_path):
-    with pytest.raises(ParamsError, match=rf"^params.yaml: backbone.image_size is {size}, which {name} does not take"):
+    with pytest.raises(
+        ParamsError, match=rf"^params.yaml: backbone.image_size is {size}, which {name} does not accept"
+    ):
         prepare(random(name, size), 0, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -251,7 +253,7 @@ def test_a_vision_transformer_takes_another_size_by_interpolating_its_positions(
     positions = torch.randn(1, 50, 768)
     positions[:, 1:] = 0.25  # everywhere the same: and so it is in between
     state["encoder.pos_embedding"] = positions
-    fitting.load_pretrained_state(smaller, state, "file")
+    state_dicts.load_pretrained_state(smaller, state, "file")
     got = smaller.state_dict()["encoder.pos_embedding"]
     assert got.shape == (1, 1 + 9, 768)
     assert torch.equal(got[:, 0], positions[:, 0])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rootstock.backbones import backbones, depths
-from rootstock.backbones.depths import cut, layer_of, parameters_below, pool
+from rootstock.backbones.depths import cut, parameters_below, pool, resolve_layer
 from rootstock.backbones.networks import build
 from rootstock.config import params
 from rootstock.config.architectures import FEATURE_LEVELS, NAMES, PENULTIMATE, SHORTCUTS, architecture
@@ -31,7 +31,7 @@ def test_every_family_has_three_depths_each_below_the_next(name):
     network = build(name, size).eval()
     used: set[int] = set()
     for depth in (*FEATURE_LEVELS, PENULTIMATE):
-        layer = depth if depth == PENULTIMATE else layer_of(network, name, depth)
+        layer = depth if depth == PENULTIMATE else resolve_layer(network, name, depth)
         found = build(name, size).eval() if depth == PENULTIMATE else cut(network, name, depth, "avg")
         pooled = found(torch.rand(2, 3, size, size))
         assert pooled.ndim == 2 and pooled.shape[0] == 2 and pooled.isfinite().all(), layer
@@ -141,7 +141,7 @@ def test_a_layer_that_is_not_there_is_refused_with_the_nearest(layer):
 
 
 def test_a_network_without_a_class_token_refuses_that_pooling():
-    with pytest.raises(ParamsError, match=r"extract.pooling is 'cls', and there is no class token here; expected avg"):
+    with pytest.raises(ParamsError, match=r"extract.pooling is 'cls', but this layer has no class token; expected avg"):
         cut(build("resnet18", 32), "resnet18", "mid", "cls")
 
 

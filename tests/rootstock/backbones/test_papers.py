@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rootstock.backbones import backbones
-from rootstock.backbones.networks import whole
+from rootstock.backbones.networks import build_with_classifier
 from rootstock.backbones.papers import PAPERS
 from rootstock.config.params import Backbone
 
@@ -27,28 +27,28 @@ def count(network: nn.Module) -> int:
 )
 def test_the_measured_numbers_are_near_the_papers(name, parameters, said):
     with torch.device("meta"):
-        network = whole(name, 224)
+        network = build_with_classifier(name, 224)
     assert count(network) == parameters == pytest.approx(said, rel=0.03)
     assert f"{said / 1e6:g} million" in PAPERS[name].parameters
 
 
 def test_vgg16s_weights_are_about_five_hundred_megabytes():
     with torch.device("meta"):
-        assert 4 * count(whole("vgg16", 224)) // 2**20 == 527
+        assert 4 * count(build_with_classifier("vgg16", 224)) // 2**20 == 527
     assert "about 500 MB" in PAPERS["vgg16"].parameters
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg16", "vgg19", "resnet34", "plain34"])
 def test_there_are_as_many_layers_with_weights_as_the_paper_counts(name):
     with torch.device("meta"):
-        layers = [n for n, m in whole(name, 224).named_modules() if isinstance(m, LAYERS_THAT_COUNT)]
+        layers = [n for n, m in build_with_classifier(name, 224).named_modules() if isinstance(m, LAYERS_THAT_COUNT)]
     assert len([layer for layer in layers if "downsample" not in layer]) == PAPERS[name].layers
 
 
 def test_googlenet_is_twenty_two_layers_deep():
     """The longest way: three convolutions, two in each of nine modules, the output."""
     with torch.device("meta"):
-        network = whole("googlenet", 224)
+        network = build_with_classifier("googlenet", 224)
     modules = [name for name, _ in network.named_children() if name.startswith("inception")]
     assert 3 + 2 * len(modules) + 1 == PAPERS["googlenet"].layers
 

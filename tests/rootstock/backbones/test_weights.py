@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.models import SqueezeNet1_1_Weights, get_model
 
-from rootstock.backbones import backbones, fitting, weights
-from rootstock.backbones.networks import config_of_timm
+from rootstock.backbones import backbones, state_dicts, weights
+from rootstock.backbones.networks import timm_config
 from rootstock.config.params import Backbone
 from rootstock.model import model
 from rootstock.system import downloads
@@ -101,7 +101,7 @@ class Opens:
 
 def test_code_in_a_pickle_is_refused_and_not_executed(tmp_path):
     torch.save({"features.0.weight": Opens(tmp_path / "owned")}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match=r"evil\.pth: not a file of weights alone.*Save the state dict"):
+    with pytest.raises(WeightsError, match=r"evil\.pth: not a weights-only file.*Save the state dict"):
         weights.read(tmp_path / "evil.pth")
     assert not (tmp_path / "owned").exists()
 
@@ -113,7 +113,9 @@ def test_a_whole_pickled_network_is_refused_with_what_to_do(tmp_path):
 
 
 def test_a_missing_file_is_named_with_what_is_expected(tmp_path):
-    with pytest.raises(WeightsError, match=r"backbone\.weights: .*gone\.pth is not there; expected pretrained, random"):
+    with pytest.raises(
+        WeightsError, match=r"backbone\.weights: .*gone\.pth does not exist; expected pretrained, random"
+    ):
         prepared(tmp_path / "gone.pth", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -123,7 +125,7 @@ def test_a_missing_file_is_named_with_what_is_expected(tmp_path):
 )
 def test_a_file_of_something_else_is_said_to_be_that(content, what, tmp_path):
     torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match=f"holds a {what}; expected a state dict"):
+    with pytest.raises(WeightsError, match=f"contains a {what}; expected a state dict"):
         weights.read(tmp_path / "other.pth")
 
 
@@ -183,7 +185,7 @@ def test_of_many_entries_that_do_not_fit_twenty_are_listed(tmp_path):
 
 def test_weights_that_give_no_finite_features_are_refused(state, tmp_path):
     torch.save(dict(state) | {"features.0.bias": torch.full((64,), torch.nan)}, tmp_path / "nan.pth")
-    with pytest.raises(WeightsError, match="features that are not finite"):
+    with pytest.raises(WeightsError, match="features would not be finite"):
         prepared(tmp_path / "nan.pth", tmp_path / "out")
 
 
@@ -202,13 +204,13 @@ def test_weights_that_are_no_floating_point_numbers_are_refused_by_name(dtype, k
     (save_file if kind == ".safetensors" else torch.save)(odd, tmp_path / f"odd{kind}")
     with pytest.raises(WeightsError) as error:
         prepared(tmp_path / f"odd{kind}", tmp_path / "out")
-    expected = f"features.0.weight has numbers of type {dtype}, expected floating-point ones"
+    expected = f"features.0.weight has dtype {dtype}, expected a floating-point dtype"
     assert str(error.value).splitlines()[1:] == [f"  {expected}"]
 
 
 def test_a_sparse_tensor_is_no_weight(state, tmp_path):
     torch.save(dict(state) | {"features.0.bias": state["features.0.bias"].to_sparse()}, tmp_path / "odd.pth")
-    with pytest.raises(WeightsError, match=r"features\.0\.bias is no plain tensor"):
+    with pytest.raises(WeightsError, match=r"features\.0\.bias is not a plain dense tensor"):
         prepared(tmp_path / "odd.pth", tmp_path / "out")
 
 
@@ -219,14 +221,14 @@ def test_floating_point_numbers_of_any_width_and_whole_counters_are_weights(dtyp
         name: value.to(dtype) if value.is_floating_point() else value for name, value in network.state_dict().items()
     }
     assert {value.dtype for value in given.values()} == {dtype, torch.int64}
-    fitting.load_pretrained_state(network, given, "file")
+    state_dicts.load_pretrained_state(network, given, "file")
     assert network.state_dict()["conv1.weight"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_a_tensor_that_is_not_finite_is_named(value, state, tmp_path):
     torch.save(dict(state) | {"features.0.bias": torch.full((64,), value)}, tmp_path / "nan.pth")
-    with pytest.raises(WeightsError, match=r"features\.0\.bias holds values that are not finite"):
+    with pytest.raises(WeightsError, match=r"features\.0\.bias holds NaN or infinite values"):
         prepared(tmp_path / "nan.pth", tmp_path / "out")
 
 
@@ -243,14 +245,14 @@ def test_weights_from_before_torchvision_renamed_a_layer_fit(name):
     network, other = (backbones.build(name, 64) for _ in range(2))
     older = {OLDER[name](key): value for key, value in network.state_dict().items()}
     assert name == "mnasnet0_5" or older.keys() != network.state_dict().keys()
-    fitting.load_pretrained_state(other, {key: value for key, value in older.items() if key}, "file")
+    state_dicts.load_pretrained_state(other, {key: value for key, value in older.items() if key}, "file")
     assert same(other.state_dict(), network.state_dict())
 
 
 def test_the_auxiliary_classifiers_of_googlenet_are_left_out():
     whole = get_model("googlenet", aux_logits=True, init_weights=False)
     network = backbones.build("googlenet", 64)
-    fitting.load_pretrained_state(network, whole.state_dict(), "file")
+    state_dicts.load_pretrained_state(network, whole.state_dict(), "file")
     assert torch.equal(network.state_dict()["conv1.conv.weight"], whole.state_dict()["conv1.conv.weight"])
 
 
@@ -326,7 +328,9 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_and_not_kept(site, nam
 def test_after_a_broken_connection_the_next_run_fetches_the_rest(site, named, expected, tmp_path):
     half = len(site.files[named]) // 2
     site.breaks = [half]
-    with pytest.raises(WeightsError, match=rf"cannot be had from http.*: the connection was lost after {half:,} of"):
+    with pytest.raises(
+        WeightsError, match=rf"cannot be loaded from http.*: the connection was lost after {half:,} of"
+    ):
         prepared("pretrained", tmp_path / "out")
     assert same(prepared("pretrained", tmp_path / "out"), expected)
     assert site.asked == [(named, 0, 200), (named, half, 206)]
@@ -342,8 +346,10 @@ def test_a_damaged_file_in_torchs_own_cache_is_named(site, named, tmp_path):
 
 def test_an_address_that_has_no_such_file_or_does_not_answer_says_what_to_do(site, named, tmp_path, monkeypatch):
     del site.files[named]
-    advice = f"Set {weights.MIRROR} to a folder or address that holds {named}, or backbone.weights to a local file"
-    with pytest.raises(WeightsError, match=f"(?s)cannot be had from {site.address}/{named}: HTTP Error 404.*{advice}"):
+    advice = f"Set {weights.MIRROR} to a folder or URL that contains {named}, or backbone.weights to a local file"
+    with pytest.raises(
+        WeightsError, match=f"(?s)cannot be loaded from {site.address}/{named}: HTTP Error 404.*{advice}"
+    ):
         prepared("pretrained", tmp_path / "out")
     monkeypatch.setenv(weights.MIRROR, "http://127.0.0.1:9")
     with pytest.raises(WeightsError, match=f"(?s)Connection re(?:fused|set).*{advice}"):
@@ -358,7 +364,7 @@ def test_a_folder_serves_as_a_mirror(named, expected, tmp_path, monkeypatch):
     assert same(prepared("pretrained", tmp_path / "out"), expected)
     monkeypatch.setenv(weights.MIRROR, str(tmp_path / "nowhere"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "another"))
-    with pytest.raises(WeightsError, match=r"cannot be had from .*/nowhere/"):
+    with pytest.raises(WeightsError, match=r"cannot be loaded from .*/nowhere/"):
         prepared("pretrained", tmp_path / "out")
 
 
@@ -368,7 +374,7 @@ def test_any_store_that_fsspec_reaches_serves_as_a_mirror(named, expected, tmp_p
     assert same(prepared("pretrained", tmp_path / "out"), expected)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "another"))
     monkeypatch.setenv(weights.MIRROR, "sfpt://shelf")
-    with pytest.raises(WeightsError, match="cannot be had from sfpt://shelf/"):
+    with pytest.raises(WeightsError, match="cannot be loaded from sfpt://shelf/"):
         prepared("pretrained", tmp_path / "out")
 
 
@@ -392,7 +398,7 @@ PREPARE = """
 import sys
 from pathlib import Path
 from rootstock.backbones import backbones
-from rootstock.backbones.networks import config_of_timm
+from rootstock.backbones.networks import timm_config
 from rootstock.config.params import Backbone
 print(backbones.prepare(Backbone(name=sys.argv[1], image_size=64), 0, Path(sys.argv[2]))["origin"])
 """
@@ -443,7 +449,7 @@ def test_a_mirror_has_timms_weights_under_the_models_name(efficient, tmp_path, m
 
 @pytest.mark.parametrize(("name", "variant"), [("lenet5", None), ("plain34", None), ("resnet34", "shortcut_a")])
 def test_where_nobody_publishes_weights_it_is_said(name, variant):
-    with pytest.raises(WeightsError, match=f"nobody publishes weights of {name}.*; expected random, or the path"):
+    with pytest.raises(WeightsError, match=f"no published weights for {name}.*; expected random, or the path"):
         weights.find(Backbone(name=name, variant=variant), 0, 32)
 
 
@@ -469,9 +475,9 @@ def test_a_package_that_ships_weights_is_taken_by_its_name(state, expected, tmp_
     monkeypatch.syspath_prepend(tmp_path)
     assert same(prepared("package:squeezed/*.safetensors", tmp_path / "out"), expected)
     assert backbones.describe(tmp_path / "out")["origin"].startswith("package squeezed 2.1")
-    with pytest.raises(WeightsError, match=r"expected one such file in the package, found none"):
+    with pytest.raises(WeightsError, match=r"expected exactly one matching file in the package, found none"):
         weights.find(Backbone(name=NAME, weights="package:squeezed/*.pth"), 0, 32)
-    with pytest.raises(WeightsError, match=r"there is no package sqeezed; install the one"):
+    with pytest.raises(WeightsError, match=r"the package sqeezed is not installed; install the one"):
         weights.find(Backbone(name=NAME, weights="package:sqeezed/*.pth"), 0, 32)
 
 
@@ -502,7 +508,7 @@ def test_what_lies_in_the_workspace_is_no_package_and_is_never_executed(place, s
         [sys.executable, "-c", code, place], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert "WeightsError" in done.stdout and "there is no package" in done.stdout
+    assert "WeightsError" in done.stdout and "is not installed" in done.stdout
     assert not marker.exists()
 
 
@@ -519,14 +525,14 @@ def test_a_place_in_a_package_that_is_none_is_refused_before_anything_runs(place
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("package:os", "there is no package os"),
-        ("package:no_such.thing/x", "there is no package no_such.thing"),
-        ("package:timm/nothing.pth", "expected one such file in the package, found none"),
-        ("package:timm/models", "expected one such file in the package, found none"),  # a folder
-        ("package:timm/*.py", "expected one such file in the package, found __init__.py, version.py"),
-        ("package:timm/version.py", "not a file of weights alone"),
+        ("package:os", "the package os is not installed"),
+        ("package:no_such.thing/x", "the package no_such.thing is not installed"),
+        ("package:timm/nothing.pth", "expected exactly one matching file in the package, found none"),
+        ("package:timm/models", "expected exactly one matching file in the package, found none"),  # a folder
+        ("package:timm/*.py", "expected exactly one matching file in the package, found __init__.py, version.py"),
+        ("package:timm/version.py", "not a weights-only file"),
         ("/tmp/" + 300 * "x", "cannot be read"),
-        (".", "holds none of model.safetensors"),
+        (".", "contains none of model.safetensors"),
     ],
 )
 def test_what_a_package_or_a_path_does_not_hold_is_said_in_a_sentence(place, said, tmp_path, monkeypatch):
@@ -553,7 +559,7 @@ def test_a_link_out_of_a_package_into_the_workspace_is_not_followed(state, tmp_p
 @pytest.mark.parametrize("name", ["hf-hub:x/resnet18", "local-dir:/tmp", "hf_hub:resnet18", "../resnet18"])
 def test_timms_names_of_places_are_no_architectures(name):
     with pytest.raises(ParamsError, match="has no model of that name"):
-        config_of_timm(f"timm/{name}")
+        timm_config(f"timm/{name}")
 
 
 @pytest.fixture
@@ -582,10 +588,12 @@ def test_a_backbone_of_an_earlier_run_and_a_checkpoint_of_fine_tuning_do_too(ear
 
 
 def test_a_model_of_another_architecture_is_refused_by_name(earlier, tmp_path):
-    with pytest.raises(WeightsError, match=r"is a squeezenet1_1, and backbone.name is resnet18; set it to that"):
+    with pytest.raises(
+        WeightsError, match=r"weights of squeezenet1_1, but backbone.name is resnet18; set it to squeezenet1_1"
+    ):
         weights.find(Backbone(name="resnet18", weights=str(earlier[0])), 0, 32)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsError, match=r"holds none of model\.safetensors, weights\.safetensors"):
+    with pytest.raises(WeightsError, match=r"contains none of model\.safetensors, weights\.safetensors"):
         weights.find(Backbone(name=NAME, weights=str(tmp_path / "empty")), 0, 32)
 
 

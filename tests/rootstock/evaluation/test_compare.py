@@ -160,7 +160,7 @@ def test_a_lower_depth_costs_less(row, places):
 @pytest.mark.parametrize(
     ("backbone", "layer", "reason"),
     [
-        (params.Backbone(name="resnet18", weights="gone.pth"), "penultimate", "gone.pth is not there"),
+        (params.Backbone(name="resnet18", weights="gone.pth"), "penultimate", "gone.pth does not exist"),
         (params.Backbone(name=TINY, weights="random", image_size=32), "stage9", "extract.layer is 'stage9'"),
         (params.Backbone(name="timm/resnet_18"), "low", "has no model of that name. Did you mean timm/resnet18"),
     ],

@@ -39,7 +39,7 @@ def score(base, champion, tmp_path):
 
     def scored() -> tuple[dict[str, drift.Drift], pd.DataFrame]:
         small, to_label = small_dataset(base), tmp_path / "to_label.csv"
-        unlabelled = inbox.look(str(tmp_path / "inbox"), 0).unlabelled
+        unlabelled = inbox.list_delivery(str(tmp_path / "inbox"), 0).unlabelled
         found = drift.score(
             unlabelled, small_backbone(base), small_features(base).parent, small.dataset, champion, PARAMS, to_label
         )

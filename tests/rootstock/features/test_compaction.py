@@ -211,7 +211,7 @@ def test_images_that_come_back_are_packed_anew_and_keep_their_split(store):
 
 def test_images_of_a_delivery_that_has_left_the_inbox_keep_their_bytes(store):
     draw(store.inbox / "field", images=3, first=30)
-    assert store.ingest(inbox.look(str(store.inbox), 0).labelled).new == 9
+    assert store.ingest(inbox.list_delivery(str(store.inbox), 0).labelled).new == 9
     shutil.rmtree(store.inbox)
     assert len(store.manifest) == 27
     pixels, state = store.pixels(), store.state()
@@ -385,7 +385,7 @@ def die_at(monkeypatch, step: str, nth: int, die: Callable[[], object]) -> None:
         if hit and seen == nth:
             die()
 
-    replace, unlink, forget = Path.replace, Path.unlink, scans.Scan.forget_packed_but_in
+    replace, unlink, forget = Path.replace, Path.unlink, scans.Scan.forget_packed_except
 
     def replacing(path: Path, target: Path) -> Path:
         place = "/".join(Path(target).parts[-3:])
@@ -417,7 +417,7 @@ def die_at(monkeypatch, step: str, nth: int, die: Callable[[], object]) -> None:
 
     monkeypatch.setattr(Path, "replace", replacing)
     monkeypatch.setattr(Path, "unlink", unlinking)
-    monkeypatch.setattr(scans.Scan, "forget_packed_but_in", forgetting)
+    monkeypatch.setattr(scans.Scan, "forget_packed_except", forgetting)
 
 
 def test_a_shard_of_which_nothing_is_left_goes_without_another(store):

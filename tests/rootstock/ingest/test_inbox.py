@@ -19,7 +19,7 @@ from tests.images import picture, put
 
 
 def look(folder: Path | str) -> inbox.Delivery:
-    return inbox.look(str(folder), 0)
+    return inbox.list_delivery(str(folder), 0)
 
 
 def items(files) -> dict[str, tuple[str, str]]:
@@ -64,7 +64,7 @@ def test_files_without_a_class_are_delivered_and_will_be_rejected(tmp_path):
 def test_an_inbox_that_is_not_there_is_empty_and_one_that_is_a_file_is_an_error(tmp_path):
     assert items(look(tmp_path / "nowhere").labelled) == {}
     put(tmp_path / "file", b"x")
-    with pytest.raises(SourceError, match="is a file; expected a folder with a sub-folder a domain"):
+    with pytest.raises(SourceError, match="is a file; expected a folder with one subfolder per domain"):
         look(tmp_path / "file")
     with pytest.raises(SourceError, match=r"retrain\.inbox: nonsense://x cannot be reached"):
         look("nonsense://x")
@@ -81,7 +81,7 @@ def test_a_file_that_grows_between_two_looks_is_left_for_the_next_time(tmp_path,
         put(late, 2)
 
     monkeypatch.setattr("rootstock.ingest.inbox.time.sleep", meanwhile)
-    delivery = inbox.look(str(tmp_path), 7)
+    delivery = inbox.list_delivery(str(tmp_path), 7)
     assert list(items(delivery.labelled)) == ["shed/ant/whole.png"]
     assert delivery.unsettled == 2
 
@@ -102,7 +102,7 @@ def test_files_are_put_away_or_deleted_but_none_that_was_replaced_since(tmp_path
     put(tmp_path / "_taken" / "shed" / "ant" / "a[1].png", b"an earlier delivery's")
     delivery = look(tmp_path)
     put(tmp_path / "shed" / "ant" / "c[1].png", b"replaced")
-    inbox.put_away(delivery, ["shed/ant/a[1].png", "shed/ant/c[1].png"], inbox.TAKEN)
+    inbox.move_files(delivery, ["shed/ant/a[1].png", "shed/ant/c[1].png"], inbox.TAKEN)
     inbox.delete(delivery, ["shed/ant/b[1].png"])
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
     assert left == ["_taken/shed/ant/a[1]-2.png", "_taken/shed/ant/a[1].png", "shed/ant/c[1].png"]
@@ -116,7 +116,7 @@ def test_a_store_that_is_no_folder_serves_as_well(memory, tmp_path):
     assert items(delivery.labelled) == {"shed/ant/1.png": ("shed", "ant")}
     [(_, load)] = delivery.labelled.read({"shed/ant/1.png"})
     assert load() == path.read_bytes()
-    inbox.put_away(delivery, ["shed/ant/1.png"], inbox.TAKEN)
+    inbox.move_files(delivery, ["shed/ant/1.png"], inbox.TAKEN)
     assert memory.find("/bucket/inbox") == [
         "/bucket/inbox/_taken/shed/ant/1.png", "/bucket/inbox/shed/_unlabelled/2.png"
     ]  # fmt: skip
@@ -145,7 +145,7 @@ def test_links_are_listed_as_what_they_are_and_nothing_behind_them_is(tmp_path):
     assert not (tmp_path / "inbox" / "shed" / "ant" / "0.png").exists()
 
 
-@pytest.mark.parametrize("act", [inbox.delete, lambda delivery, paths: inbox.put_away(delivery, paths, inbox.TAKEN)])
+@pytest.mark.parametrize("act", [inbox.delete, lambda delivery, paths: inbox.move_files(delivery, paths, inbox.TAKEN)])
 @pytest.mark.parametrize("swapped", ["shed", "shed/ant", "_taken", "_taken/shed"])
 def test_a_folder_that_became_a_link_since_leads_nowhere(tmp_path, act, swapped):
     put(tmp_path / "inbox" / "shed" / "ant" / "1.png", 1)
@@ -194,19 +194,19 @@ def test_only_images_of_the_delivery_are_moved_or_removed(tmp_path):
     later = put(tmp_path / "shed" / "ant" / "later.png", 10)
     paths = ["shed/ant/notes.txt", "shed/loose.png", "shed/ant/later.png", "../x", "shed/ant", "nowhere/1.png"]
     inbox.delete(delivery, paths)
-    inbox.put_away(delivery, paths, inbox.REJECTED)
+    inbox.move_files(delivery, paths, inbox.REJECTED)
     assert everything(tmp_path) == before | {"shed/ant/later.png": later.read_bytes()}
 
 
 @pytest.mark.parametrize(
     ("place", "why"),
     [
-        ("/", "is the root of the file system"), ("~", "is a home folder, or holds one"), ("~/..", "or holds one"),
-        ("/etc", "belongs to the system"), ("/usr/share", "belongs to the system"), ("/proc/self", "to the system"),
-        ("workspace", "holds the workspace"), ("workspace/..", "holds one"),
-        ("workspace/photos", "lies in the workspace elsewhere than data/inbox"), ("workspace/data", "in the workspace"),
+        ("/", "is the root of the file system"), ("~", "is or contains a home folder"), ("~/..", "contains a home"),
+        ("/etc", "is a system folder"), ("/usr/share", "is a system folder"), ("/proc/self", "is a system folder"),
+        ("workspace", "contains the workspace"), ("workspace/..", "contains a home"),
+        ("workspace/photos", "lies in the workspace, but not in data/inbox"), ("workspace/data", "in the workspace"),
         ("workspace/.rootstock/x", "lies in the workspace"), ("workspace/data/inbox2", "lies in the workspace"),
-        ("source", "shares its files with the source"), ("source/deep", "shares its files"), ("linked", "shares"),
+        ("source", "shares files with the source"), ("source/deep", "shares files"), ("linked", "shares"),
         ("file", "is a file"), ("workspace/data/inbox", ""), ("workspace/data/inbox/late", ""), ("elsewhere", ""),
     ],
 )  # fmt: skip
@@ -222,9 +222,9 @@ def test_a_folder_that_cannot_be_an_inbox_is_refused_before_it_is_looked_into(tm
     for spelt in (url, f"file://{url}"):
         if why:
             with pytest.raises(SourceError, match=why):
-                inbox.look(spelt, 0, [source])
+                inbox.list_delivery(spelt, 0, [source])
         else:
-            assert items(inbox.look(spelt, 0, [source]).labelled) == {}
+            assert items(inbox.list_delivery(spelt, 0, [source]).labelled) == {}
 
 
 @pytest.mark.parametrize(
@@ -238,14 +238,16 @@ def test_a_folder_that_cannot_be_an_inbox_is_refused_before_it_is_looked_into(tm
 def test_an_inbox_that_shares_files_with_a_source_is_refused_wherever_it_is(tmp_path, monkeypatch, url, source):
     monkeypatch.setenv("HOME", str(tmp_path))
     sources = [params.Source(path=source.format(home=tmp_path), domain="garden")]
-    with pytest.raises(SourceError, match="shares its files with the source"):
-        inbox.look(url.format(home=tmp_path), 0, sources)
+    with pytest.raises(SourceError, match="shares files with the source"):
+        inbox.list_delivery(url.format(home=tmp_path), 0, sources)
 
 
 @pytest.mark.parametrize("url", ["simplecache::/", "filecache::file://{folder}", "zip://::{folder}/x.zip", "tar://"])
 def test_an_inbox_behind_a_cache_or_an_archive_is_refused_unseen(tmp_path, url):
     put(tmp_path / "shed" / "ant" / "1.png", 1)
-    with pytest.raises(SourceError, match=r"lies behind (simplecache|filecache|zip|tar): expected a folder of its own"):
+    with pytest.raises(
+        SourceError, match=r"is chained through (simplecache|filecache|zip|tar): expected a dedicated folder"
+    ):
         look(url.format(folder=tmp_path))
 
 
@@ -261,7 +263,7 @@ def test_a_file_that_is_about_an_image_does_not_count_against_an_inbox(tmp_path)
 def test_a_folder_that_holds_mostly_other_things_is_no_inbox(tmp_path, others):
     for name in others:
         put(tmp_path / name, 1 if name.endswith("png") else b"mine")
-    with pytest.raises(SourceError, match=r"files that are no images in <domain>/<class>/ \(.*, and 0 that are"):
+    with pytest.raises(SourceError, match=r"files other than images in <domain>/<class>/ \(.*, but only 0 images"):
         look(tmp_path)
     for number in range(3):
         put(tmp_path / "shed" / "ant" / f"{number}.png", number)
@@ -345,9 +347,9 @@ def test_an_image_that_is_delivered_again_under_another_label_takes_that(taking)
 
 @pytest.mark.parametrize(
     ("label", "said"),
-    [("Ant", "'Ant'.*'ant'"), ("ant (1)", "by its name a copy of 'ant'"), ("train", "named as a split"),
-     ("masks", "named as masks or annotations"), ("new/ant", "new/ holds ant/, which is a class beside it"),
-     ("2024-05-01", "2024-05-01/, named as a year, a camera or a lot")],
+    [("Ant", "'Ant'.*'ant'"), ("ant (1)", "looks like a copy of 'ant'"), ("train", "named like a split"),
+     ("masks", "named like masks or annotations"), ("new/ant", "new/ contains ant/, which is also a class beside it"),
+     ("2024-05-01", "2024-05-01/, named like a year, camera or batch")],
 )  # fmt: skip
 def test_a_delivered_class_that_is_hardly_a_new_one_is_refused(taking, label, said):
     taking.take()

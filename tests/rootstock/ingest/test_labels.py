@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 from hypothesis import given, strategies as st
 
-from rootstock.ingest.labels import FLAG, alike, check_alike, clean, copies, look
+from rootstock.ingest.labels import FLAG, check_lookalikes, clean, copies, lookalike_key, lookalikes
 from rootstock.system.errors import SourceError
 
 
@@ -13,7 +13,7 @@ from rootstock.system.errors import SourceError
 def test_a_label_has_one_spelling_however_it_is_composed_and_whatever_blanks_surround_it(label, blank, form):
     assert clean(blank + unicodedata.normalize(form, label) + blank) == clean(label)
     assert clean(clean(label)) == clean(label)
-    assert look(clean(label)) == look(label)
+    assert lookalike_key(clean(label)) == lookalike_key(label)
 
 
 ONE_CLASS = [
@@ -35,15 +35,15 @@ TWO_CLASSES = [
 
 @pytest.mark.parametrize("pair", ONE_CLASS)
 def test_labels_that_differ_by_look_alone_stop_and_both_are_named(pair):
-    with pytest.raises(SourceError, match="Labels that a person reads as one class: ") as error:
-        check_alike({pair[0]: "photos: a/1.png", pair[1]: "inbox: b/2.png"})
+    with pytest.raises(SourceError, match="These labels look like the same class: ") as error:
+        check_lookalikes({pair[0]: "photos: a/1.png", pair[1]: "inbox: b/2.png"})
     for label in pair:
         assert label in str(error.value) or ascii(label)[1:-1] in str(error.value)
 
 
 @pytest.mark.parametrize("pair", TWO_CLASSES)
 def test_labels_that_a_person_tells_apart_are_two(pair):
-    assert alike(dict.fromkeys(pair, "")) == []
+    assert lookalikes(dict.fromkeys(pair, "")) == []
 
 
 @pytest.mark.parametrize(

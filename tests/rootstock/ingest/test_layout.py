@@ -7,20 +7,20 @@ from ruamel.yaml import YAML
 
 from rootstock.config import params
 from rootstock.images.inspection import Reason
-from rootstock.ingest import layouts
-from rootstock.ingest.layout import SPLITS, Arranged, is_unsafe, storable
-from rootstock.ingest.layouts import Known
+from rootstock.ingest import layout_choice
+from rootstock.ingest.layout import SPLITS, LabelledFiles, is_unsafe, storable
+from rootstock.ingest.layout_choice import Known
 from rootstock.ingest.litter import is_litter
 from rootstock.system.errors import SourceError
 
 
-def read(*paths: str, known: Known | None = None, **given) -> layouts.Read:
+def read(*paths: str, known: Known | None = None, **given) -> layout_choice.ReadSource:
     source = params.Source(path="photos", domain="garden", **given)
-    return layouts.read(dict.fromkeys(paths, "stamp"), source, known or Known())
+    return layout_choice.read_paths(dict.fromkeys(paths, "stamp"), source, known or Known())
 
 
-def arrange(*paths: str, **given) -> Arranged:
-    return read(*paths, **given).arranged
+def arrange(*paths: str, **given) -> LabelledFiles:
+    return read(*paths, **given).files
 
 
 def arranged(*paths: str):
@@ -55,7 +55,7 @@ def test_a_sub_folder_is_a_class_and_may_go_to_any_split():
 
 def test_items_carry_domain_and_stamp_and_are_sorted_by_path():
     source = params.Source(path="photos", domain="garden")
-    found = layouts.read({"b/1.jpg": "one", "a/2.jpg": "two"}, source, Known()).arranged
+    found = layout_choice.read_paths({"b/1.jpg": "one", "a/2.jpg": "two"}, source, Known()).files
     assert [(item.path, item.domain, item.stamp) for item in found.items] == [
         ("a/2.jpg", "garden", "two"),
         ("b/1.jpg", "garden", "one"),
@@ -91,7 +91,7 @@ def test_train_val_and_test_folders_give_the_split():
         "test/ants/3.jpg": ("ants", ("test",)),
         "train/bees/a/4.jpg": ("bees", ("train",)),
     }
-    assert notes == ["train, val and test as the folders say"]
+    assert notes == ["train, val and test as defined by the folders"]
 
 
 @pytest.mark.parametrize(("train", "val", "test"), [("Train", "Valid", "Test"), ("training", "validation", "testing")])
@@ -108,20 +108,20 @@ def test_without_a_test_folder_val_is_the_test_split_and_validation_is_cut_from_
     taken, notes = arranged("train/ants/1.jpg", "val/ants/2.jpg")
     assert taken["train/ants/1.jpg"] == ("ants", ("train", "val"))
     assert taken["val/ants/2.jpg"] == ("ants", ("test",))
-    assert notes == ["no test folder: val is the test split, and validation is cut from train"]
+    assert notes == ["no test folder: val becomes the test split, and validation is drawn from train"]
 
 
 def test_without_a_val_folder_validation_is_cut_from_train():
     taken, notes = arranged("train/ants/1.jpg", "test/ants/2.jpg")
     assert taken["train/ants/1.jpg"] == ("ants", ("train", "val"))
     assert taken["test/ants/2.jpg"] == ("ants", ("test",))
-    assert notes == ["no val folder: validation is cut from train"]
+    assert notes == ["no val folder: validation is drawn from train"]
 
 
 def test_a_train_folder_alone_is_cut_into_all_three():
     taken, notes = arranged("train/ants/1.jpg", "train/bees/2.jpg")
     assert taken["train/bees/2.jpg"] == ("bees", SPLITS)
-    assert notes == ["neither val nor test folder: both are cut from train"]
+    assert notes == ["neither val nor test folder: both are drawn from train"]
 
 
 def test_a_class_may_be_called_train():
@@ -220,47 +220,47 @@ def test_a_folder_between_a_split_and_its_classes_is_looked_through(inner):
 
 
 STOPS = {
-    "splits without classes": (images("train", "test"), "test/, train/ are named as splits and hold no folders"),
-    "one split without classes": (images("training_images"), "is named as splits and holds no folders"),
-    "nothing to train on": (images("val/a", "val/b", "test/a", "test/b"), "as test, val, and nothing is there to"),
-    "a split beside classes": (images("ants", "bees", "test"), "test/ is named as a split, ants/, bees/ beside it are"),
-    "a vehicle beside one other": (images("train", "bus"), "train/ is named as a split, bus/ beside it is not"),
-    "valid and invalid things": (images("valid", "invalid"), "valid/ is named as a split, invalid/ beside it is not"),
+    "splits without classes": (images("train", "test"), "test/, train/ are named like splits, but without folders ins"),
+    "one split without classes": (images("training_images"), "is named like splits, but without folders inside"),
+    "nothing to train on": (images("val/a", "val/b", "test/a", "test/b"), "like test, val, and there is nothing to tr"),
+    "a split beside classes": (images("ants", "bees", "test"), "test/ is named like a split, but ants/, bees/ beside "),
+    "a vehicle beside one other": (images("train", "bus"), "train/ is named like a split, but bus/ beside it is not"),
+    "valid and invalid things": (images("valid", "invalid"), "valid/ is named like a split, but invalid/ beside it is"),
     "classes beside a split of them": (images("a", "b", "test/a", "test/b"), "a/, b/ beside it are not"),
-    "a split beside its like": (images("train/a", "train/b", "new/a", "new/b"), "train/ is named as a split, new/"),
-    "splits of two sets": (images("intel_train/a", "intel_test/a"), "the folders intel_test/, intel_train/ speak of"),
-    "people called Test and Train": (images("Anna Test", "Bob Train"), "Anna Test/, Bob Train/ speak of splits"),
-    "splits below classes": (images("a/train", "a/test", "b/train", "b/test"), "each hold test/, train/, splits by"),
-    "a split among classes of splits": (images("train/a", "train/dev", "test/a", "test/b"), "dev/, named as a split, "),
-    "splits of images alone": (images("train/images", "test/images"), "test/, train/ are named as splits and hold no"),
-    "pictures and their copies": (images("color/a", "color/b", "grey/a", "grey/b"), "color/, grey/ hold the same"),
-    "images and masks": (images("images", "masks"), "masks/, named as masks or annotations, would be a class beside"),
-    "images in classes and masks": (images("x/images/a", "x/images/b", "x/masks/a", each=20), "masks/, named as masks"),
+    "a split beside its like": (images("train/a", "train/b", "new/a", "new/b"), "train/ is named like a split, but ne"),
+    "splits of two sets": (images("intel_train/a", "intel_test/a"), "the folder names intel_test/, intel_train/ menti"),
+    "people called Test and Train": (images("Anna Test", "Bob Train"), "Anna Test/, Bob Train/ mention splits"),
+    "splits below classes": (images("a/train", "a/test", "b/train", "b/test"), "each contain test/, train/, named lik"),
+    "a split among classes of splits": (images("train/a", "train/dev", "test/a", "test/b"), "dev/, named like a split"),
+    "splits of images alone": (images("train/images", "test/images"), "test/, train/ are named like splits, but witho"),
+    "pictures and their copies": (images("color/a", "color/b", "grey/a", "grey/b"), "color/, grey/ contain the same"),
+    "images and masks": (images("images", "masks"), "masks/, named like masks or annotations, would be a class beside"),
+    "images in classes and masks": (images("x/images/a", "x/images/b", "x/masks/a", each=20), "masks/, named like mas"),
     "images and labels, of splits": (images("train/images", "train/labels", "val/images", "val/labels"), "labels/, "),
-    "Pascal VOC": (images("VOC/JPEGImages", "VOC/SegmentationClass"), "SegmentationClass/, named as masks"),
-    "an image and its mask": (images("image", "mask"), "mask/, named as masks or annotations, would be a class"),
+    "Pascal VOC": (images("VOC/JPEGImages", "VOC/SegmentationClass"), "SegmentationClass/, named like masks"),
+    "an image and its mask": (images("image", "mask"), "mask/, named like masks or annotations, would be a class"),
     "annotations beside classes": (images("ants", "bees", "Annotations"), "would be a class beside ants/, bees/"),
-    "the same folders in each": (images("left/a", "left/b", "right/a", "right/b"), "left/, right/ hold the same"),
-    "the same in each split": (images("train/l/a", "train/l/b", "train/r/a", "train/r/b", "test/l/a"), "l/, r/ hold"),
-    "domains with images": (images("dslr/images/a", "dslr/images/b", "web/images/a", "web/images/b"), "hold the same"),
-    "cameras of one class": (images("bees/cam1", "bees/cam2"), "all images lie in bees/, in the folders cam1/, cam2/"),
-    "years of one class": (images("photos/2023", "photos/2024"), "in the folders 2023/, 2024/, which are hardly"),
-    "cameras": (images("cam1", "cam2"), "all images lie in the folders cam1/, cam2/, which are hardly classes"),
-    "parts of a set": (images("HAM_images_part_1", "HAM_images_part_2"), "HAM_images_part_2/, which are hardly"),
-    "lots of images": (images("images_001", "images_002"), "images_001/, images_002/, which are hardly classes"),
-    "classes in a class": (images("ants", "bees", "misc/ants", "misc/bees"), "misc/ holds ants/, bees/, which are"),
-    "a set in itself": (images("yes", "no", "tumours/yes", "tumours/no"), "tumours/ holds no/, yes/, which are"),
-    "masks of a split": (images("ants", "bees", "train_masks"), "train_masks/, named as masks or annotations, would"),
-    "masks of a class": (images("ant", "bee", "ant_mask"), "ant_mask/, named as masks or annotations, would be a cl"),
-    "masks of classes": (images("ants", "bees", "ant masks"), "ant masks/, named as masks or annotations, would be"),
-    "thumbnails beside classes": (images("ants", "bees", "thumbnails"), "thumbnails/, named as masks or annotations,"),
-    "what has no label beside classes": (images("ants", "bees", "unlabelled"), "unlabelled/, named as what has no la"),
-    "a year beside classes": (images("ants", "bees", "2024/ants", "2024/wasps", "2024/flies"), "2024/, named as a ye"),
-    "years and others": (images("2023/a", "2023/b", "2024/a", "old/b"), "2023/, 2024/, old/ hold the same folders"),
-    "years and others, in each another": (images("2023/a", "2024/b", "old/c"), "old/ hold folders (a/, b/, c/)"),
-    "two sets in one folder": (images("x/train/a", "x/val/a", "signs/0", "signs/1"), "x/ holds train/, val/, splits b"),
-    "half a set within a class": (images("ants", "bees", "x/ants", "x/wasps"), "x/ holds ants/, which is a class"),
-    "odd names": (images("2023: a, b/x", "2023: a, b/y", "*/x", "*/y"), "hold the same folders (x/, y/)"),
+    "the same folders in each": (images("left/a", "left/b", "right/a", "right/b"), "left/, right/ contain the same"),
+    "the same in each split": (images("train/l/a", "train/l/b", "train/r/a", "train/r/b", "test/l/a"), "l/, r/ contai"),
+    "domains with images": (images("dslr/images/a", "dslr/images/b", "web/images/a", "web/images/b"), "contain the sa"),
+    "cameras of one class": (images("bees/cam1", "bees/cam2"), "all images are in bees/, in the folders cam1/, cam2/"),
+    "years of one class": (images("photos/2023", "photos/2024"), "in the folders 2023/, 2024/, which are probably not"),
+    "cameras": (images("cam1", "cam2"), "all images are in the folders cam1/, cam2/, which are probably not classes"),
+    "parts of a set": (images("HAM_images_part_1", "HAM_images_part_2"), "HAM_images_part_2/, which are probably not"),
+    "lots of images": (images("images_001", "images_002"), "images_001/, images_002/, which are probably not classes"),
+    "classes in a class": (images("ants", "bees", "misc/ants", "misc/bees"), "misc/ contains ants/, bees/, which are"),
+    "a set in itself": (images("yes", "no", "tumours/yes", "tumours/no"), "tumours/ contains no/, yes/, which are"),
+    "masks of a split": (images("ants", "bees", "train_masks"), "train_masks/, named like masks or annotations, would"),
+    "masks of a class": (images("ant", "bee", "ant_mask"), "ant_mask/, named like masks or annotations, would be a cl"),
+    "masks of classes": (images("ants", "bees", "ant masks"), "ant masks/, named like masks or annotations, would be"),
+    "thumbnails beside classes": (images("ants", "bees", "thumbnails"), "thumbnails/, named like masks or annotations"),
+    "unlabelled images beside classes": (images("ants", "bees", "unlabelled"), "unlabelled/, named like unlabelled im"),
+    "a year beside classes": (images("ants", "bees", "2024/ants", "2024/wasps", "2024/flies"), "2024/, named like a y"),
+    "years and others": (images("2023/a", "2023/b", "2024/a", "old/b"), "2023/, 2024/, old/ contain the same folders"),
+    "years and others, in each another": (images("2023/a", "2024/b", "old/c"), "old/ contain folders (a/, b/, c/)"),
+    "two sets in one folder": (images("x/train/a", "x/val/a", "signs/0", "signs/1"), "x/ contains train/, val/, named"),
+    "half a set within a class": (images("ants", "bees", "x/ants", "x/wasps"), "x/ contains ants/, which is also a cl"),
+    "odd names": (images("2023: a, b/x", "2023: a, b/y", "*/x", "*/y"), "contain the same folders (x/, y/)"),
 }  # fmt: skip
 
 
@@ -302,7 +302,7 @@ def test_every_remedy_that_a_stop_names_works_when_it_is_followed_to_the_letter(
     remedies = re.findall(r'classes_at: "[^"]*"|layout: \w+|splits: {.*?: \w+}', str(error.value))
     assert remedies
     for remedy in remedies:
-        found = read(*paths, known=known, **YAML(typ="safe").load(f"{{{remedy}}}")).arranged
+        found = read(*paths, known=known, **YAML(typ="safe").load(f"{{{remedy}}}")).files
         taken = [item for item in found.items if not item.problem]
         assert any("train" in item.splits for item in taken), remedy
 
@@ -381,10 +381,10 @@ def test_a_person_may_say_which_folders_are_splits():
     [
         (
             {"classes_at": "2025"},
-            r"no image lies in a class folder by the layout .* \(class folders under 2025/",
+            r"no image is in a class folder of the layout .* \(class folders under 2025/",
         ),
-        ({"splits": {"2025": "train"}}, r"no image lies in a class folder .* images lie in ants/, bees/"),
-        ({"layout": "split_folders"}, "no folder is named as a split"),
+        ({"splits": {"2025": "train"}}, r"no image is in a class folder .* images are in ants/, bees/"),
+        ({"layout": "split_folders"}, "no folder is named like a split"),
     ],
 )
 def test_a_layout_that_fits_nothing_is_an_error(given, said):
@@ -402,11 +402,9 @@ def kept(*paths: str, **given) -> Known:
 def test_a_layout_that_was_decided_is_kept_whatever_comes_or_goes():
     known = kept(*images("2023/ants", "2023/bees", each=40))
     found = read(*images("2023/ants", each=40), *images("2024/ants", each=3), "2023/wasps/1.jpg", known=known)
-    assert {item.label for item in found.arranged.items if not item.problem} == {"ants", "wasps"}
-    assert {item.path.split("/")[0] for item in found.arranged.items if item.problem is Reason.NO_LABEL} == {"2024"}
-    assert found.arranged.notes == [
-        "3 images lie in no class folder (2024/ants/0.jpg, 2024/ants/1.jpg, 2024/ants/2.jpg)"
-    ]
+    assert {item.label for item in found.files.items if not item.problem} == {"ants", "wasps"}
+    assert {item.path.split("/")[0] for item in found.files.items if item.problem is Reason.NO_LABEL} == {"2024"}
+    assert found.files.notes == ["3 images are in no class folder (2024/ants/0.jpg, 2024/ants/1.jpg, 2024/ants/2.jpg)"]
     assert found.layout["classes_at"] == "2023"
 
 
@@ -414,22 +412,26 @@ def test_a_layout_that_was_decided_is_kept_whatever_comes_or_goes():
     ("first", "second", "remedy"),
     [
         (["2023/ants", "2023/bees"], ["2024/ants", "2024/wasps"], 'classes_at: "*"'),
-        (["photos/ants", "photos/bees"], ["cover"], 'classes_at: "photos", to leave them out'),
-        (["photos/ants", "photos/bees"], ["a/b/ants"], 'classes_at: "*", to take them in'),
-        (["cam1/ants", "cam2/bees"], ["wasps"], 'classes_at: "*", to leave them out'),
-        (["x/train/a", "x/test/a"], ["x/x/train/a", "x/x/test/a"], "splits: {x/test: test, x/train: train}, to leave"),
+        (["photos/ants", "photos/bees"], ["cover"], 'classes_at: "photos", to exclude them'),
+        (["photos/ants", "photos/bees"], ["a/b/ants"], 'classes_at: "*", to include them'),
+        (["cam1/ants", "cam2/bees"], ["wasps"], 'classes_at: "*", to exclude them'),
+        (
+            ["x/train/a", "x/test/a"],
+            ["x/x/train/a", "x/x/test/a"],
+            "splits: {x/test: test, x/train: train}, to exclude",
+        ),
         (["set/photos/ants", "set/photos/bees"], ["set/extra/ants"], 'classes_at: "set/*"'),
         (["train/ants", "train/bees"], ["new/ants", "new/bees"], "splits: {train: train, new: train}"),
-        (["train/ants", "test/ants"], ["dev/ants"], "splits: {test: test, train: train, dev: val}, to take them in"),
-        (["images/ants", "images/bees"], ["masks/ants"], 'classes_at: "images", to leave them out'),
+        (["train/ants", "test/ants"], ["dev/ants"], "splits: {test: test, train: train, dev: val}, to include them"),
+        (["images/ants", "images/bees"], ["masks/ants"], 'classes_at: "images", to exclude them'),
         (["train/ants", "train/bees", "test/ants"], ["more/ants"], "splits: {test: test, train: train, more: train}"),
     ],
 )
 def test_many_images_outside_the_layout_stop_and_the_parameter_that_decides_is_named(first, second, remedy):
     known = kept(*images(*first))
-    with pytest.raises(SourceError, match=r"\d+ of \d+ images lie outside its") as error:
+    with pytest.raises(SourceError, match=r"\d+ of \d+ images are outside its") as error:
         read(*images(*first, *second, each=6), known=known)
-    assert f"by ingest.sources[].layout, classes_at or splits: {remedy}" in str(error.value)
+    assert f"set ingest.sources[].layout, classes_at or splits: {remedy}" in str(error.value)
 
 
 @pytest.mark.parametrize("second", ["test", "masks", "Validation", "old/ants", "train", "2024", "cam 3", "unlabelled"])
@@ -472,17 +474,17 @@ def test_a_source_whose_images_have_all_moved_is_decided_anew():
 def test_a_data_set_that_kept_no_layout_goes_on_by_the_one_it_was_made_by(paths, expected):
     depth = 1 if expected & {path.split("/")[1] for path in paths} else 0
     known = Known(labels=lambda: {path: path.split("/")[depth] for path in paths})
-    assert {item.label for item in read(*paths, known=known).arranged.items} == expected
+    assert {item.label for item in read(*paths, known=known).files.items} == expected
     if paths[0].startswith("2023"):
         more = [*paths, *images("2024/ants", "2024/bees")]
-        assert {item.label for item in read(*more, known=known).arranged.items} == expected
+        assert {item.label for item in read(*more, known=known).files.items} == expected
 
 
 def test_the_layout_is_said_in_a_line():
     layout = read(*images("2023/ants", "2023/bees")).layout
-    assert layouts.say(layout, "field") == "field: class folders under 2023/; 2 classes: ants, bees"
+    assert layout_choice.describe(layout, "field") == "field: class folders under 2023/; 2 classes: ants, bees"
     layout = read(*images("train/ants", "test/ants")).layout
-    assert layouts.say(layout, "f") == "f: split folders (test/ is test, train/ is train); 1 class: ants"
+    assert layout_choice.describe(layout, "f") == "f: split folders (test/ is test, train/ is train); 1 class: ants"
 
 
 # Folders without images
@@ -498,7 +500,7 @@ def test_pictures_that_cannot_be_read_make_a_class_and_texts_do_not():
     assert {item.path: item.label for item in found.items if item.problem is Reason.NOT_AN_IMAGE} == {
         "wasps/1.heic": "wasps", "flies/1.cr2": "flies", "scripts/run.py": "", "lists/a.csv": "",
     }  # fmt: skip
-    assert found.notes == ["no classes, as they hold no pictures: lists, scripts"]
+    assert found.notes == ["not classes, since they contain no images: lists, scripts"]
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_near_links_join_what_comparing_all_pairs_joins(hashes, bits):
 @settings(deadline=None, max_examples=300)
 def test_where_hashes_crowd_the_links_join_the_same(hashes, bits, crowded):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near_duplicates, "COMPARED", crowded[0])
+        patch.setattr(near_duplicates, "MAX_COMPARISONS", crowded[0])
         patch.setattr(near_duplicates, "LARGE_BUCKET", crowded[1])
         links = near_links(np.array(hashes, np.uint64), bits)
     assert groups(len(hashes), links) == groups(len(hashes), all_pairs(hashes, bits))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rootstock.ingest.layout import SPLITS
-from rootstock.ingest.splits import Candidate, settle
+from rootstock.ingest.splits import Candidate, assign_splits
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 NO_LINKS = np.empty((0, 2), np.int64)
@@ -22,7 +22,7 @@ def new(numbers, label="ants", domain="garden", allowed=SPLITS) -> list[Candidat
 
 
 def settled(images: list[Candidate], links=NO_LINKS, seed=0) -> dict[str, str | None]:
-    settle(images, np.array(links, np.int64).reshape(-1, 2), SHARES, seed)
+    assign_splits(images, np.array(links, np.int64).reshape(-1, 2), SHARES, seed)
     return {image.image_id: image.split for image in images}
 
 

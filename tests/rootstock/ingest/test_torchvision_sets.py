@@ -315,7 +315,7 @@ def test_files_put_there_by_hand_are_laid_out_without_a_download(site, tmp_path,
 
 def test_stanford_cars_cannot_be_downloaded_but_can_be_put_there(site, tmp_path):
     downloads = tmp_path / "downloads"
-    with pytest.raises(SourceError, match="StanfordCars cannot be had: The original URL is broken"):
+    with pytest.raises(SourceError, match="StanfordCars cannot be loaded: The original URL is broken"):
         write_torchvision_set("StanfordCars", tmp_path / "out", downloads)
     cars = downloads / "StanfordCars" / "stanford_cars"
     record = np.dtype([("fname", object), ("class", object)])
@@ -390,13 +390,13 @@ def test_a_missing_archive_is_an_error_that_names_set_reason_and_remedy(site, tm
 
 def test_a_site_that_does_not_answer_is_an_error_and_what_had_arrived_is_kept(site, tmp_path):
     site.has({"images.tar.gz": tarred(photos("images/a_1.jpg"))})
-    with pytest.raises(SourceError, match=r"torchvision:OxfordIIITPet cannot be had: .*404"):
+    with pytest.raises(SourceError, match=r"torchvision:OxfordIIITPet cannot be loaded: .*404"):
         write_torchvision_set("OxfordIIITPet", tmp_path / "out", tmp_path / "downloads")
     site.asked.clear()
     site.has({"annotations.tar.gz": b""})
     site.server.server_close()
     site.server.shutdown()
-    with pytest.raises(SourceError, match=r"torchvision:OxfordIIITPet cannot be had: .*refused"):
+    with pytest.raises(SourceError, match=r"torchvision:OxfordIIITPet cannot be loaded: .*refused"):
         write_torchvision_set("OxfordIIITPet", tmp_path / "out", tmp_path / "downloads")
     assert (tmp_path / "downloads" / "OxfordIIITPet.tmp" / "oxford-iiit-pet" / "images.tar.gz").exists()
 
@@ -410,7 +410,7 @@ def test_a_damaged_archive_is_not_taken_again(site, tmp_path, damage):
         "a page of HTML": b"<html>Moved</html>",
     }
     site.has({"fgvc-aircraft-2013b.tar.gz": damaged[damage]})
-    with pytest.raises(SourceError, match="torchvision:FGVCAircraft cannot be had"):
+    with pytest.raises(SourceError, match="torchvision:FGVCAircraft cannot be loaded"):
         write_torchvision_set("FGVCAircraft", tmp_path / "out", tmp_path / "downloads")
     site.has({"fgvc-aircraft-2013b.tar.gz": whole})
     write_torchvision_set("FGVCAircraft", tmp_path / "out", tmp_path / "downloads")
@@ -434,7 +434,7 @@ def test_a_misspelt_set_is_an_error_that_names_the_nearest(tmp_path, wrong, near
 
 @pytest.mark.parametrize("name", ["CocoDetection", "ImageFolder", "VOCSegmentation", "__doc__", "../EuroSAT"])
 def test_what_is_no_classification_set_is_an_error(tmp_path, name):
-    with pytest.raises(SourceError, match="is not an image classification set of torchvision; expected one"):
+    with pytest.raises(SourceError, match="is not an image classification data set of torchvision; expected one"):
         write_torchvision_set(name, tmp_path / "out", tmp_path / "downloads")
     assert not list(tmp_path.iterdir())
 

@@ -175,7 +175,7 @@ def test_a_mirror_that_cannot_be_reached_is_named_without_what_is_secret_in_its_
     monkeypatch.setenv(weights.MIRROR, mirror)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(downloads, "RETRY_AFTER_S", ())
-    with pytest.raises(WeightsError, match="cannot be had from") as error:
+    with pytest.raises(WeightsError, match="cannot be loaded from") as error:
         weights.find(params.Backbone(name="squeezenet1_1"), 0, 64)
     assert SECRET not in str(error.value)
 

@@ -1,6 +1,6 @@
-"""What is said where a layout could mean two things: what is there, and the values of parameters that decide.
+"""Errors for an ambiguous folder layout: what was found, and the parameters that resolve it.
 
-Each value that is named can be put into params.yaml as it stands.
+Every suggested value can be pasted into params.yaml as it is.
 """
 
 from collections.abc import Collection, Iterable
@@ -10,31 +10,31 @@ from rootstock.ingest.folder_tree import Folder
 from rootstock.ingest.layout import ANY, SPLITS, Layout, Parts
 from rootstock.system.errors import SourceError
 
-SHOWN = 5  # names that an error gives
+MAX_LISTED = 5  # folders that an error lists
 
 
-class Undecided(SourceError):  # noqa: N818 - a person decides
-    """A layout that could mean two things; `seen` says what is there."""
+class AmbiguousLayoutError(SourceError):
+    """A layout with more than one reading; `seen` describes what was found."""
 
     def __init__(self, where: str, seen: str, *ways: str) -> None:
-        how = f"Say which is meant by ingest.sources[].layout, classes_at or splits: {'; '.join(ways)}"
+        how = f"To decide, set ingest.sources[].layout, classes_at or splits: {'; '.join(ways)}"
         super().__init__(f"ingest.sources: {where}: {seen}. {how}.")
         self.seen = seen
 
 
 def all_classes(layout: Layout) -> str:
-    """Say how folders become classes, whatever their names."""
+    """Suggest reading every folder as a class, whatever its name."""
     return f"{layout.as_parameter()}, if all of these are classes"
 
 
 def which_level(layout: Layout, step: Parts, tops: Collection[str], below: Collection[str]) -> list[str]:
-    """Say how either of two levels of folders becomes the classes, or the upper one the splits.
+    """Suggest which of two folder levels holds the classes, or that the upper one holds splits.
 
     Args:
-        layout: by which the upper ones are the classes.
+        layout: the layout in which the upper level holds the classes.
         step: the folders between the two levels.
-        tops: names of the upper ones.
-        below: names of the lower ones.
+        tops: folder names of the upper level.
+        below: folder names of the lower level.
     """
     ways = [
         f"{layout.as_parameter()}, if {names(tops)} are the classes",
@@ -43,8 +43,8 @@ def which_level(layout: Layout, step: Parts, tops: Collection[str], below: Colle
     if layout.splits or ANY in layout.classes_at:
         return ways
     first, *_, last = sorted(tops)
-    ways.append(f"{layout.below(first, *step).as_parameter()}, to read {first}/ alone")
-    if len(tops) <= SHOWN:
+    ways.append(f"{layout.below(first, *step).as_parameter()}, to read only {first}/")
+    if len(tops) <= MAX_LISTED:
         roots = {name: layout.below(name, *step).classes_at for name in sorted(tops)}
         splits = Layout(splits={at: "test" if name == last else "train" for name, at in roots.items()})
         ways.append(f"{splits.as_parameter()}, if these are splits, each {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
@@ -52,7 +52,7 @@ def which_level(layout: Layout, step: Parts, tops: Collection[str], below: Colle
 
 
 def as_splits(base: Folder, found: Collection[str], layout: Layout) -> list[str]:
-    """Say how folders that are named as splits, and hold folders, are read as that."""
+    """Suggest reading folders with split names, if they contain folders, as splits."""
     roots = {layout.below(name).classes_at: split_of(name) for name in found if base.folders[name].folders}
     if layout.splits or "train" not in roots.values():
         return []
@@ -60,12 +60,12 @@ def as_splits(base: Folder, found: Collection[str], layout: Layout) -> list[str]
 
 
 def splits_and_others(base: Folder, roots: dict[str, str], others: list[str], layout: Layout) -> list[str]:
-    """Say how splits and what lies beside them can both be read, or the splits alone."""
+    """Suggest reading splits together with the folders beside them, or the splits alone."""
     if not roots:
         return []
     ways = []
     if "train" in roots.values():
-        ways.append(f"{Layout(splits=roots).as_parameter()}, to leave {names(others)} out")
+        ways.append(f"{Layout(splits=roots).as_parameter()}, to exclude {names(others)}")
         more = {layout.below(name).classes_at: "train" for name in others if base.folders[name].folders}
     else:
         more = {layout.classes_at: "train"}
@@ -75,23 +75,23 @@ def splits_and_others(base: Folder, roots: dict[str, str], others: list[str], la
 
 
 def images_alone(base: Folder, others: set[str], layout: Layout) -> list[str]:
-    """Say how masks are left out, where the images beside them are divided into classes: by reading these alone."""
+    """Suggest excluding masks by reading only the image folder beside them, if it contains class folders."""
     there = sorted(others & base.folders.keys())
     images = [name for name in there if is_container(name) and base.folders[name].is_divided]
-    return [f"{layout.below(name).as_parameter()}, to read {name}/ alone" for name in images[:1]]
+    return [f"{layout.below(name).as_parameter()}, to read only {name}/" for name in images[:1]]
 
 
 def names(folders: Iterable[str], mark: str = "/") -> str:
-    """Name some folders, not all of many."""
+    """List folders, shortened if there are many."""
     listed = sorted(folders)
-    return ", ".join(f"{name}{mark}" for name in listed[:SHOWN]) + (", ..." if len(listed) > SHOWN else "")
+    return ", ".join(f"{name}{mark}" for name in listed[:MAX_LISTED]) + (", ..." if len(listed) > MAX_LISTED else "")
 
 
 def are(folders: Collection[str]) -> str:
-    """Return the verb that goes with so many folders."""
+    """Return "is" or "are" for a number of folders."""
     return "is" if len(folders) == 1 else "are"
 
 
 def classes(folders: Collection[str]) -> str:
-    """Return the noun that goes with so many folders."""
+    """Return "a class" or "classes" for a number of folders."""
     return "a class" if len(folders) == 1 else "classes"
