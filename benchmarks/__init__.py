@@ -1,1 +1,1 @@
-"""Benchmarks: each prints what it measured; none asserts a time."""
+"""Benchmarks: each prints its measurements; none asserts a time."""

@@ -1,4 +1,4 @@
-"""What a large backbone costs before the first image: VGG-16's 512 MiB of weights loaded, and identified.
+"""Time to load and identify a large backbone: VGG-16 with 512 MiB of weights.
 
 python -m benchmarks.backbones [--name vgg16] [--runs 5]    # writes random weights to a temporary folder first
 """
@@ -29,30 +29,31 @@ start = time.perf_counter()
 print(seconds, (after.uss - before.uss) / 2**20, (after.rss - before.rss) / 2**20, time.perf_counter() - start)
 """
 IMAGE = "\nwith torch.inference_mode(): network(torch.zeros(1, 3, 224, 224))"
-WAYS = {
-    "ours: mapped into memory": {
+METHODS = {
+    "Rootstock: memory-mapped": {
         "imports": "from rootstock.backbones import backbones\nfrom torchvision.models import get_model",
         "act": "network = backbones.load(folder).network",
         "then": IMAGE,
     },
-    "torchvision and load_state_dict": {
+    "torchvision with load_state_dict": {
         "imports": "import json\nfrom safetensors.torch import load_file\n"
         "from rootstock.backbones.networks import build",
         "act": "network = build(json.loads((folder / 'backbone.json').read_text())['name'], 224).eval()\n"
         "network.load_state_dict(load_file(folder / 'weights.safetensors'))",
         "then": IMAGE,
     },
-    "identified: description and cache key": {
+    "description and cache key only": {
         "imports": "from rootstock.backbones import backbones\nfrom rootstock.features import feature_keys\n"
         "from rootstock.config import params",
-        "act": "feature_keys.key_of(backbones.describe(folder), params.Extract())",
+        "act": "fields = feature_keys.cache_key_fields(backbones.describe(folder), params.Extract(), 'eager')\n"
+        "feature_keys.key_of(fields)",
         "then": "",
     },
 }
 
 
 def measure(folder: Path, parts: dict[str, str], runs: int) -> list[float]:
-    """Measure in processes of their own; medians of seconds, private MiB, resident MiB, seconds of the first image."""
+    """Measure in separate processes; return medians of seconds, private MiB, resident MiB, first image in seconds."""
     code = MEASURE.format(**parts)
     outputs = [
         subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True).stdout
@@ -74,9 +75,9 @@ def main() -> None:
         size = (folder / backbones.WEIGHTS).stat().st_size / 2**20
         print(f"{arguments.name}, {size:.0f} MiB of weights, in the page cache; medians of {arguments.runs}")
         print(f"{'':<40}{'seconds':>10}{'private MiB':>13}{'resident MiB':>14}{'first image, s':>16}")
-        for way, parts in WAYS.items():
+        for method, parts in METHODS.items():
             seconds, private, resident, first = measure(folder, parts, arguments.runs)
-            print(f"{way:<40}{seconds:>10.4f}{private:>13.0f}{resident:>14.0f}{first:>16.3f}")
+            print(f"{method:<40}{seconds:>10.4f}{private:>13.0f}{resident:>14.0f}{first:>16.3f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""DVC on many small images: a plain folder of them beside the same through ingest's shards, and how each grows.
+"""DVC with many small images: a plain folder compared with ingest's shards, and how both scale.
 
 python -m benchmarks.dvc_scale [--images 50000 200000] [--folder DIR] [--repeat 1]    # 15 GiB free, most of an hour
 
-Every row is a whole process by the clock, its start included. Nothing is dropped from the page cache: what a command
-reads it mostly finds in memory. The remote is a folder on the same disk, and a pull goes into a clone without a cache.
+Every row is the wall-clock time of a process, start-up included, with a warm page cache. The remote is a folder on the
+same disk; a pull goes into a clone with an empty cache.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from PIL import Image
 from rootstock.system.parallel import cores
 
 CLASSES, MORE = 10, 1000
-# A field of 40 by 40 random colours, blown up: 10.0 kB as JPEG, no two near duplicates, 0.4 ms to draw.
+# A grid of 40 by 40 random colours, enlarged: 10.0 kB as JPEG, no near duplicates, 0.4 ms to draw.
 FIELD, SIDE, QUALITY = 40, 160, 81
-CHUNK = 1000  # images that a process draws at a time
-BYTES_AN_IMAGE, COPIES = 12_288, 6  # in blocks of 4 KiB; photos, shards, cache, remote, a clone and its cache
+CHUNK = 1000  # images drawn per task
+BYTES_PER_IMAGE, COPIES = 12_288, 6  # in blocks of 4 KiB; photos, shards, cache, remote, a clone and its cache
 
 PHOTOS, ARRIVING = "photos", "arriving"
 ADD, STATUS, PUSH, PULL = "dvc add", "dvc status", "dvc push", "dvc pull"
-START, INGEST, LOOK = "dvc root (its start alone)", "ingest", "ingest, nothing new"
+START, INGEST, LOOK = "dvc root (start-up only)", "ingest", "ingest, nothing new"
 CPU, MEMORY = "ingest, CPU seconds", "ingest, peak MiB"
 THEN = f"{MORE:,} more: "
 MORE_INGEST, MORE_ADD, MORE_PUSH = THEN + INGEST, THEN + ADD, THEN + PUSH
@@ -63,28 +63,28 @@ from rootstock.ingest import ingest
 from rootstock.config import params
 photos, repository, scratch = map(Path, sys.argv[1:])
 settings = params.Ingest(sources=(params.Source(path=str(photos), domain="drawn"),))
-taken = ingest.ingest(settings, 0, repository / "data/images", repository / "data/dataset", scratch)
+result = ingest.ingest(settings, 0, repository / "data/images", repository / "data/dataset", scratch)
 used = resource.getrusage(resource.RUSAGE_SELF)
-print(taken.images, taken.new, taken.rejected, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**10)
+print(result.images, result.new, result.rejected, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**10)
 """
 
-Figures = dict[str, float]  # a row of the table -> seconds, or what the row says
+Figures = dict[str, float]  # row of the table -> seconds, or the unit that the row names
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A git and DVC repository, with a folder for a remote; DVC's own notes of it are kept beside it, too."""
+    """A git and DVC repository with a local folder as remote; DVC's site cache is kept beside it."""
 
     folder: Path
     outs: tuple[str, ...]
 
     @property
     def remote(self) -> Path:
-        """The folder that stands for the remote."""
+        """Return the folder that serves as the remote."""
         return self.folder.with_suffix(".remote")
 
-    def make(self) -> None:
-        """Make the repository in a folder that may hold files."""
+    def create(self) -> None:
+        """Create the repository in a folder that may contain files."""
         self.folder.mkdir(exist_ok=True)
         self.git("init", "-q")
         self.dvc("init")
@@ -92,7 +92,7 @@ class Repository:
         self.dvc("remote", "add", "--default", "remote", str(self.remote))
 
     def clone(self) -> "Repository":
-        """Make a second one from what git holds."""
+        """Clone the repository with git."""
         other = Repository(self.folder.with_name(f"{self.folder.name}-clone"), self.outs)
         self.git("clone", "-q", ".", str(other.folder))
         return other
@@ -103,15 +103,15 @@ class Repository:
         subprocess.run(["git", *who, *words], cwd=self.folder, check=True)
 
     def commit(self) -> None:
-        """Record in git what `dvc add` left."""
+        """Commit the result of `dvc add` to git."""
         self.git("add", "--all")
         self.git("commit", "-qm", "Images")
 
     def dvc(self, *words: str) -> float:
-        """Run DVC; returns seconds. It must succeed: of `status` that says that nothing has changed."""
-        notes = {"DVC_SITE_CACHE_DIR": str(self.folder.with_suffix(".site")), "DVC_NO_ANALYTICS": "true"}
+        """Run DVC and return seconds; a failure, or a changed file in `status`, raises."""
+        settings = {"DVC_SITE_CACHE_DIR": str(self.folder.with_suffix(".site")), "DVC_NO_ANALYTICS": "true"}
         command = [sys.executable, "-m", "dvc", *words, "--quiet"]
-        return timed(lambda: subprocess.run(command, cwd=self.folder, env=os.environ | notes, check=True))
+        return timed(lambda: subprocess.run(command, cwd=self.folder, env=os.environ | settings, check=True))
 
     def remove(self) -> None:
         """Delete everything."""
@@ -120,19 +120,19 @@ class Repository:
 
 
 def timed(act: Callable[[], object]) -> float:
-    """Time an act, in seconds."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     act()
     return time.perf_counter() - start
 
 
 def name_of(index: int) -> Path:
-    """Say where in a folder of photos an image lies."""
+    """Return the path of an image within a folder of photos."""
     return Path(f"class-{index % CLASSES}") / f"{index:07d}.jpg"
 
 
 def draw(folder: Path, indices: range) -> None:
-    """Draw images, each by its number."""
+    """Draw images by number."""
     for index in indices:
         field = np.random.default_rng(index).integers(0, 256, (FIELD, FIELD, 3), np.uint8)
         drawn = io.BytesIO()
@@ -141,7 +141,7 @@ def draw(folder: Path, indices: range) -> None:
 
 
 def draw_all(root: Path, images: int) -> None:
-    """Draw the images that are there, and those that arrive later."""
+    """Draw the initial images and those that arrive later."""
     jobs = []
     for name, indices in ((PHOTOS, range(images)), (ARRIVING, range(images, images + MORE))):
         for number in range(CLASSES):
@@ -152,18 +152,18 @@ def draw_all(root: Path, images: int) -> None:
 
 
 def move(source: Path, target: Path, indices: range) -> None:
-    """Move images from one folder of photos to another; they keep their times."""
+    """Move images between folders of photos, keeping their modification times."""
     for index in indices:
         (source / name_of(index)).rename(target / name_of(index))
 
 
 def pushed(repository: Repository) -> int:
-    """Count the bytes on the remote."""
+    """Return the number of bytes on the remote."""
     return sum(path.stat().st_size for path in repository.remote.rglob("*") if path.is_file())
 
 
 def transfer(repository: Repository) -> Figures:
-    """Record, look, send and fetch."""
+    """Measure dvc add, status, push and pull."""
     figures = {START: repository.dvc("root"), ADD: repository.dvc("add", *repository.outs)}
     repository.commit()
     figures |= {STATUS: repository.dvc("status"), PUSH: repository.dvc("push")}
@@ -174,32 +174,32 @@ def transfer(repository: Repository) -> Figures:
 
 
 def send_more(repository: Repository) -> Figures:
-    """Record and send what has arrived."""
+    """Measure dvc add and push of the new images."""
     before = pushed(repository)
     figures = {MORE_ADD: repository.dvc("add", *repository.outs), MORE_PUSH: repository.dvc("push")}
     return figures | {SENT: (pushed(repository) - before) / 1e6}
 
 
-def take_in(photos: Path, repository: Repository, scratch: Path, expected: tuple[int, int]) -> Figures:
-    """Run ingest in a process of its own, which is to end with so many images, so many of them new."""
+def run_ingest(photos: Path, repository: Repository, scratch: Path, expected: tuple[int, int]) -> Figures:
+    """Run ingest in a separate process; expected are the numbers of images and of new ones."""
     command = [sys.executable, "-c", INGEST_CODE, str(photos), str(repository.folder), str(scratch)]
     start = time.perf_counter()
-    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
     seconds = time.perf_counter() - start
-    images, new, rejected = map(int, said[:3])
+    images, new, rejected = map(int, output[:3])
     assert (images, new, rejected) == (*expected, 0), (
         f"{images} images, {new} new, {rejected} rejected; expected {expected}"
     )
-    return {INGEST: seconds, CPU: float(said[3]), MEMORY: float(said[4])}
+    return {INGEST: seconds, CPU: float(output[3]), MEMORY: float(output[4])}
 
 
 def measure_folder(root: Path, images: int) -> Figures:
-    """Measure DVC on the plain folder, which is left as it was found."""
+    """Measure DVC on the plain folder, which is restored afterwards."""
     arrived = range(images, images + MORE)
     repository = Repository(root / "plain", (PHOTOS,))
     repository.folder.mkdir()
     photos = (root / PHOTOS).rename(repository.folder / PHOTOS)
-    repository.make()
+    repository.create()
     figures = transfer(repository)
     move(root / ARRIVING, photos, arrived)
     figures |= send_more(repository)
@@ -212,15 +212,15 @@ def measure_folder(root: Path, images: int) -> Figures:
 
 
 def measure_shards(root: Path, images: int) -> Figures:
-    """Measure ingest, and DVC on what it writes."""
+    """Measure ingest, and DVC on its outputs."""
     arrived = range(images, images + MORE)
     repository = Repository(root / "shards", ("data/images", "data/dataset"))
     photos, scratch = root / PHOTOS, root / "scratch"
-    repository.make()
-    figures = take_in(photos, repository, scratch, (images, images)) | transfer(repository)
-    figures[LOOK] = take_in(photos, repository, scratch, (images, 0))[INGEST]
+    repository.create()
+    figures = run_ingest(photos, repository, scratch, (images, images)) | transfer(repository)
+    figures[LOOK] = run_ingest(photos, repository, scratch, (images, 0))[INGEST]
     move(root / ARRIVING, photos, arrived)
-    figures[MORE_INGEST] = take_in(photos, repository, scratch, (images + MORE, MORE))[INGEST]
+    figures[MORE_INGEST] = run_ingest(photos, repository, scratch, (images + MORE, MORE))[INGEST]
     figures |= send_more(repository)
     move(photos, root / ARRIVING, arrived)
     repository.remove()
@@ -236,7 +236,7 @@ def medians(runs: list[Figures]) -> Figures:
 
 
 def measure(parent: Path, images: int, repeat: int) -> tuple[Figures, Figures]:
-    """Draw the images, measure both ways, and print them side by side; returns the plain folder's and the shards'."""
+    """Draw the images, measure folder and shards, and print both; return the figures."""
     with tempfile.TemporaryDirectory(prefix="dvc-scale-", dir=parent) as temporary:
         root = Path(temporary).resolve()
         drawing = timed(lambda: draw_all(root, images))
@@ -247,43 +247,43 @@ def measure(parent: Path, images: int, repeat: int) -> tuple[Figures, Figures]:
     print(f"{'':<28}{'folder':>10}{'shards':>10}{'ratio':>8}   (seconds)")
     for row in ROWS:
         ratio = f"{plain[row] / shards[row]:>8.1f}" if row in plain else ""
-        print(f"{row:<28}{say(plain.get(row))}{say(shards[row])}{ratio}", flush=True)
-    print(f"ingest took in {images / shards[INGEST]:,.0f} images a second", flush=True)
+        print(f"{row:<28}{format_figure(plain.get(row))}{format_figure(shards[row])}{ratio}", flush=True)
+    print(f"ingest: {images / shards[INGEST]:,.0f} images/s", flush=True)
     return plain, shards
 
 
 def print_growth(measured: dict[int, tuple[Figures, Figures]]) -> None:
-    """Print every row at every size, and how it grows from the smallest to the largest."""
+    """Print every row at every size, and its growth from the smallest to the largest."""
     small, large = min(measured), max(measured)
-    sizes = "".join(f"{images:>10,}" for images in measured) + f"{'grows':>8}"
+    sizes = "".join(f"{images:>10,}" for images in measured) + f"{'growth':>8}"
     print(f"\nfrom {small:,} to {large:,} images, {large / small:.1f} times as many (seconds)")
     print(f"{'':<28}{'folder':>{len(sizes)}}{'shards':>{len(sizes)}}\n{'':<28}{sizes}{sizes}")
     for row in ROWS:
         cells = ""
-        for way in (0, 1):
-            values = [figures[way].get(row) for figures in measured.values()]
-            first, last = measured[small][way].get(row), measured[large][way].get(row)
-            cells += "".join(map(say, values)) + (f"{last / first:>8.1f}" if first and last else f"{'':>8}")
+        for column in (0, 1):
+            values = [figures[column].get(row) for figures in measured.values()]
+            first, last = measured[small][column].get(row), measured[large][column].get(row)
+            cells += "".join(map(format_figure, values)) + (f"{last / first:>8.1f}" if first and last else f"{'':>8}")
         print(f"{row:<28}{cells}")
 
 
-def say(value: float | None) -> str:
-    """Write a figure into its column; nothing where there is none."""
+def format_figure(value: float | None) -> str:
+    """Format a figure for its column; blank if there is none."""
     return f"{'':>10}" if value is None else f"{value:>10,.1f}"
 
 
 def main() -> None:
-    """Measure each size, and print how the figures grow."""
-    parser = argparse.ArgumentParser(description="Compare DVC on a folder of images and on ingest's shards of them.")
+    """Measure each size, and print the growth."""
+    parser = argparse.ArgumentParser(description="Compare DVC on a folder of images and on ingest's shards.")
     parser.add_argument("--images", type=int, nargs="+", default=[50_000, 200_000])
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where to work, on a disk")
-    parser.add_argument("--repeat", type=int, default=1, help="take medians of so many runs")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="working folder, on a disk")
+    parser.add_argument("--repeat", type=int, default=1, help="number of runs; medians are reported")
     arguments = parser.parse_args()
-    needed = (max(arguments.images) + MORE) * BYTES_AN_IMAGE * COPIES / 2**30
+    needed = (max(arguments.images) + MORE) * BYTES_PER_IMAGE * COPIES / 2**30
     free = shutil.disk_usage(arguments.folder).free / 2**30
     print(f"{arguments.folder}: needs {needed:.1f} GiB, has {free:.1f} GiB free")
     if free < needed:
-        sys.exit("too little: free some, name another folder by --folder, or fewer images by --images")
+        sys.exit("not enough disk space: free some, choose another --folder, or fewer --images")
     measured = {images: measure(arguments.folder, images, arguments.repeat) for images in sorted(arguments.images)}
     if len(measured) > 1:
         print_growth(measured)

@@ -1,12 +1,12 @@
-"""Feature extraction against what a user would write, and against what the machine can do at all.
+"""Feature extraction compared with a plain PyTorch loop and with the limit of the machine.
 
     python -m benchmarks.extract                        # 500 photo-like JPEGs at 224 px, 5,000 small PNGs at 96 px
     python -m benchmarks.extract --backbones resnet18 resnet50 --sets photos
-    python -m benchmarks.extract --script extract_onnxruntime.py    # and against a script that prints images a second
+    python -m benchmarks.extract --script extract_onnxruntime.py    # also compared with a script that prints images/s
 
 The loop is benchmarks/loop.py: ImageFolder, Pillow's transforms, DataLoader(num_workers=2), model.eval(), fp32, eager.
-Forward and decode are each measured alone on all cores, in the same run; the limit is 1 / (1/forward + 1/decode), since
-on a processor the two share the cores. Rates are medians of rounds in which each takes its turn, start-up excluded.
+Forward and decode are each measured separately on all cores, in the same run; the limit is 1 / (1/forward + 1/decode),
+since on a CPU the two share the cores. Rates are medians over interleaved rounds, start-up excluded.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from rootstock.ingest import ingest
 from rootstock.system.parallel import cores, grouped, ordered_map
 
 SIDES = [(375, 500), (500, 375), (333, 500), (480, 640), (768, 1024), (1024, 683), (600, 800), (1200, 1600)]
-ENOUGH_S = 4.0  # of the loop and of forward alone, in a round
+SECONDS = 4.0  # per round, of the loop and of forward alone
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """A folder of images, the same taken in by ingest, and the size at which a backbone sees them."""
+    """A folder of images, their shards, and the backbone's input size."""
 
     name: str
     folder: Path
@@ -50,7 +50,7 @@ class Pictures:
 
 
 def draw_photo(index: int, sides: tuple[int, int], quality: int | None) -> bytes:
-    """Draw something like a photograph: large soft shapes, smaller ones, grain; a JPEG, or a PNG (no quality)."""
+    """Draw a photo-like image (large soft shapes, smaller ones, grain) as JPEG, or as PNG without a quality."""
     rng = np.random.default_rng(index)
     height, width = sides
     layers = np.zeros((height, width, 3))
@@ -65,7 +65,7 @@ def draw_photo(index: int, sides: tuple[int, int], quality: int | None) -> bytes
 
 
 def prepare(base: Path, name: str, count: int, size: int) -> Pictures:
-    """Draw a set of images and take it in."""
+    """Draw a set of images and ingest it."""
     folder = base / name / "source"
 
     def draw(index: int) -> None:
@@ -78,20 +78,20 @@ def prepare(base: Path, name: str, count: int, size: int) -> Pictures:
     for _ in ordered_map(draw, range(count)):
         pass
     settings = params.Ingest(sources=(params.Source(path=str(folder), domain="drawn"),))
-    rates, whole = [], []
+    rates, decoding_rates = [], []
     for turn in range(4):  # the first one imports pandas
         there = base / name / ("images" if turn == 3 else f"images{turn}")
         begin = time.perf_counter()
         ingest.ingest(settings, 0, there, base / name / f"dataset{turn}", base / name / f"scratch{turn}")
         rates.append(count / (time.perf_counter() - begin))
-        whole.append(decode_files(folder))
-    rate, alone = statistics.median(rates[1:]), statistics.median(whole[1:])
-    print(f"\n{count:,} {name}: ingest {rate:.0f} images a second, decoding alone {alone:.0f}: {rate / alone:.0%}")
+        decoding_rates.append(decode_files(folder))
+    rate, alone = statistics.median(rates[1:]), statistics.median(decoding_rates[1:])
+    print(f"\n{count:,} {name}: ingest {rate:.0f} images/s, decoding only {alone:.0f}: {rate / alone:.0%}")
     return Pictures(name, folder, base / name / "images", size, count)
 
 
 def decode_files(folder: Path) -> float:
-    """Give the rate of reading and decoding files, at full size, on all cores: what ingest cannot do without."""
+    """Return the rate of reading and decoding files at full size on all cores, a lower bound on ingest's work."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     begin = time.perf_counter()
     for _ in ordered_map(lambda few: [decoding.decode(path.read_bytes()) for path in few], grouped(paths, 8)):
@@ -100,7 +100,7 @@ def decode_files(folder: Path) -> float:
 
 
 def forward_alone(engine: Engine, size: int) -> Callable[[], float]:
-    """Give the rate of a network without decoding, on all cores."""
+    """Return a function that measures the network without decoding, on all cores."""
     batch = np.random.default_rng(0).integers(0, 256, (engine.batch_size, 3, size, size), np.uint8)
 
     def rounds() -> float:
@@ -110,7 +110,7 @@ def forward_alone(engine: Engine, size: int) -> Callable[[], float]:
                 begin = time.perf_counter()
                 continue
             seen += len(features)
-            if time.perf_counter() - begin > ENOUGH_S:
+            if time.perf_counter() - begin > SECONDS:
                 break
         return seen / (time.perf_counter() - begin)
 
@@ -118,15 +118,15 @@ def forward_alone(engine: Engine, size: int) -> Callable[[], float]:
 
 
 def decode_alone(pictures: Pictures, backbone: backbones.Backbone) -> Callable[[], float]:
-    """Give the rate of reading, decoding and resizing without a network, on all cores."""
+    """Return a function that measures reading, decoding and resizing without a network, on all cores."""
     nothing = Engine("eager", lambda seen: np.zeros((len(seen), 1), np.float32), batch_size=4)
-    return through(nothing, pictures, replace(backbone, width=1), params.Extract())
+    return whole_extraction(nothing, pictures, replace(backbone, width=1), params.Extract())
 
 
-def through(
+def whole_extraction(
     engine: Engine, pictures: Pictures, backbone: backbones.Backbone, settings: params.Extract
 ) -> Callable[[], float]:
-    """Give the rate of a whole extraction: from the shards to Parquet files on disk."""
+    """Return a function that measures a whole extraction, from shards to Parquet files on disk."""
 
     def rounds() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -140,12 +140,12 @@ def through(
 
 
 def script(*command: str) -> Callable[[], float]:
-    """Give the rate that a script prints, which runs in a process of its own as a user would start it."""
+    """Return a function that runs a script in a separate process and reads the rate it prints."""
 
     def rounds() -> float:
-        said = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True).stdout
-        found = re.search(r"([\d.]+) a second", said)
-        assert found, said
+        output = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True).stdout
+        found = re.search(r"([\d.]+) (?:images/s|a second)", output)
+        assert found, output
         return float(found[1])
 
     return rounds
@@ -159,7 +159,7 @@ def compare(pictures: Pictures, name: str, base: Path, args: argparse.Namespace)
         backbones.prepare(params.Backbone(name=name, weights=weights, image_size=pictures.size), 0, folder)
     backbone = backbones.load(folder)
     runs: dict[str, Callable[[], float]] = {
-        "loop": script("-m", "benchmarks.loop", str(pictures.folder), str(folder), str(ENOUGH_S)),
+        "loop": script("-m", "benchmarks.loop", str(pictures.folder), str(folder), str(SECONDS)),
         "decode": decode_alone(pictures, backbone),
     }
     if args.script and name == "efficientnet_lite0" and pictures.size == 224:
@@ -176,7 +176,7 @@ def compare(pictures: Pictures, name: str, base: Path, args: argparse.Namespace)
         engine_settings = params.Extract(engine=engine_name, precision=precision or "f32")
         starts[entry] = time.perf_counter() - begin
         runs[f"forward {entry}"] = forward_alone(engine, pictures.size)
-        runs[f"all {entry}"] = through(engine, pictures, backbone, engine_settings)
+        runs[f"all {entry}"] = whole_extraction(engine, pictures, backbone, engine_settings)
     rates: dict[str, list[float]] = {title: [] for title in runs}
     for _ in range(args.rounds):
         for title, run in runs.items():
@@ -186,9 +186,9 @@ def compare(pictures: Pictures, name: str, base: Path, args: argparse.Namespace)
 
 def show(pictures: Pictures, name: str, rate: dict[str, float], starts: dict[str, float]) -> None:
     """Print rates and ratios."""
-    print(f"\n{name}, {pictures.count:,} {pictures.name} at {pictures.size} px: images a second, {cores()} cores")
-    print(f"  the user's loop {rate['loop']:.1f}, decoding alone {rate['decode']:.0f}", end="")
-    print(f", the script {rate['script']:.1f}" if "script" in rate else "")
+    print(f"\n{name}, {pictures.count:,} {pictures.name} at {pictures.size} px: images/s, {cores()} cores")
+    print(f"  plain loop {rate['loop']:.1f}, decoding only {rate['decode']:.0f}", end="")
+    print(f", script {rate['script']:.1f}" if "script" in rate else "")
     print(f"  {'engine':18}{'start s':>8}{'forward':>9}{'limit':>8}{'reached':>9}{'of limit':>9}{'x loop':>8}", end="")
     print(f"{'x script':>9}" if "script" in rate else "")
     for entry, start_s in starts.items():
@@ -200,13 +200,13 @@ def show(pictures: Pictures, name: str, rate: dict[str, float], starts: dict[str
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Measure the chosen backbones, engines and sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["efficientnet_lite0", "resnet18", "resnet50"])
     parser.add_argument("--engines", nargs="+", default=["eager", "openvino", "openvino:bf16"])
     parser.add_argument("--sets", nargs="+", default=["photos", "small"], choices=["photos", "small"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--script", type=Path, help="prints '<n> a second' for a folder; efficientnet_lite0 at 224 px")
+    parser.add_argument("--script", type=Path, help="prints '<n> images/s' for a folder; efficientnet_lite0 at 224 px")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)

@@ -1,11 +1,11 @@
-"""A million features of 1,280 values: written, indexed, and streamed through training, each in a process of its own.
+"""A million features of 1,280 values: write, index, and train on them, each step in a separate process.
 
     python -m benchmarks.features                     # 5 GB on disk, a few minutes
     python -m benchmarks.features --images 50000 --layouts
-    python -m benchmarks.features --images 50000 --layouts --of data/features/0123456789ab    # of real ones, repeated
+    python -m benchmarks.features --images 50000 --layouts --of data/features/0123456789ab    # real features, repeated
 
-Prints seconds, GB a second and the peak memory of each step. `--layouts` writes and reads the same features in other
-layouts of Parquet, which is how the one in rootstock/features/feature_files.py was chosen.
+Prints seconds, GB/s and peak memory of each step. `--layouts` writes and reads the same features in other Parquet
+layouts, which is how the one in rootstock/features/feature_files.py was chosen.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from rootstock.features import feature_files
 from rootstock.features.reader import Features
 from rootstock.training import head
 
-WIDTH, CLASSES, A_SHARD = 1280, 10, 2600  # 2,600 photos of 100 kB are a shard of 256 MB
+WIDTH, CLASSES, SHARD_IMAGES = 1280, 10, 2600  # 2,600 photos of 100 kB make a shard of 256 MB
 LAYOUTS: dict[str, dict[str, Any]] = {
     "none": {"compression": "none"},
     "lz4": {"compression": "lz4"},
@@ -44,12 +44,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 def name_of(index: int) -> str:
-    """Name a synthetic image."""
+    """Return the id of a synthetic image."""
     return hashlib.sha256(str(index).encode()).hexdigest()
 
 
 def drawn(start: int, stop: int) -> NDArray[np.float32]:
-    """Draw features as a network gives them, a little apart by class: non-negative, many of them small."""
+    """Draw features like those of a network, slightly separated by class: non-negative, many of them small."""
     rng = np.random.default_rng(start)
     values: NDArray[np.float32] = np.maximum(
         rng.standard_normal((stop - start, WIDTH), np.float32) + np.float32(0.3), 0
@@ -59,10 +59,10 @@ def drawn(start: int, stop: int) -> NDArray[np.float32]:
 
 
 def write(folder: Path, images: int) -> str:
-    """Write a file a shard, and the manifest."""
+    """Write one feature file per shard."""
     seconds = 0.0
-    for number, start in enumerate(range(0, images, A_SHARD)):
-        stop = min(start + A_SHARD, images)
+    for number, start in enumerate(range(0, images, SHARD_IMAGES)):
+        stop = min(start + SHARD_IMAGES, images)
         batches = [([name_of(index) for index in range(start, stop)], drawn(start, stop))]
         begin = time.perf_counter()
         feature_files.write(folder / "key" / f"{number:06d}-00000000.parquet", batches, WIDTH, "float32", {})
@@ -71,7 +71,7 @@ def write(folder: Path, images: int) -> str:
 
 
 def write_manifest(folder: Path, images: int) -> str:
-    """Write a manifest of as many rows, all columns filled."""
+    """Write a manifest with all columns filled."""
     index = np.arange(images)
     table = pd.DataFrame({"image_id": [name_of(number) for number in range(images)], "source": "photos"})
     table["path"] = [f"class{number % CLASSES}/{number:07d}.jpg" for number in range(images)]
@@ -81,8 +81,8 @@ def write_manifest(folder: Path, images: int) -> str:
     table["split"] = np.where(index % 20 < 14, "train", np.where(index % 20 < 17, "val", "test"))
     table["width"] = table["height"] = 500
     table["group_id"] = table["image_id"]
-    table["shard"] = [f"{number // A_SHARD:06d}-00000000" for number in range(images)]
-    table["offset"], table["size"] = 102400 * (index % A_SHARD), 100_000
+    table["shard"] = [f"{number // SHARD_IMAGES:06d}-00000000" for number in range(images)]
+    table["offset"], table["size"] = 102400 * (index % SHARD_IMAGES), 100_000
     empty = tables.load(folder)
     tables.save(folder / "dataset", tables.Dataset(table, empty.rejected, empty.ledger, {}))
     return ""
@@ -98,62 +98,62 @@ def read(folder: Path, images: int) -> str:
 
 
 def index(folder: Path, images: int) -> str:
-    """Read the manifest and find each split's features."""
+    """Read the manifest and locate each split's features."""
     manifest = tables.load_manifest(folder / "dataset")
     parts = [Features(folder / "key", manifest[manifest["split"] == split]) for split in ("train", "val", "test")]
     return f"{sum(map(len, parts)):,} rows"
 
 
 def train(folder: Path, images: int) -> str:
-    """Train a head as the stage does: one strength, ten iterations."""
+    """Train a head as the stage does: one L2 strength, ten iterations."""
     manifest = tables.load_manifest(folder / "dataset")
     train, val = (Features(folder / "key", manifest[manifest["split"] == split]) for split in ("train", "val"))
     names = tables.classes_of(manifest)
     del manifest
-    walks = 0
+    passes = 0
 
     class Counting(Features):
         def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-            nonlocal walks
-            walks += 1
+            nonlocal passes
+            passes += 1
             return super().__iter__()
 
     train.__class__ = Counting
     begin = time.perf_counter()
     fitted = head.fit_logistic_path(train, val, names, (1.0,), max_iterations=10)
-    rate = walks * len(train) * WIDTH * 4 / 1e9 / (time.perf_counter() - begin)
-    return f"{walks} walks at {rate:.2f} GB/s, validation {fitted.path[0]['val_accuracy']:.1%}"
+    rate = passes * len(train) * WIDTH * 4 / 1e9 / (time.perf_counter() - begin)
+    return f"{passes} passes at {rate:.2f} GB/s, validation {fitted.path[0]['val_accuracy']:.1%}"
 
 
 def measured(step: Callable[[Path, int], str], folder: Path, images: int) -> None:
-    """Run a step in a process of its own, and print what it took."""
+    """Run a step in a separate process, and print its time and memory."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        seconds, peak, said = pool.apply(_timed, (step, folder, images))
-    print(f"  {step.__name__:16}{seconds:8.1f} s {peak / 2**30:6.2f} GiB  {said}", flush=True)
+        seconds, peak, result = pool.apply(_timed, (step, folder, images))
+    print(f"  {step.__name__:16}{seconds:8.1f} s {peak / 2**30:6.2f} GiB  {result}", flush=True)
 
 
 def _timed(step: Callable[[Path, int], str], folder: Path, images: int) -> tuple[float, int, str]:
     begin = time.perf_counter()
-    said = step(folder, images)
-    return time.perf_counter() - begin, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, said
+    result = step(folder, images)
+    return time.perf_counter() - begin, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, result
 
 
 def repeated(key: Path, images: int) -> NDArray[np.float32]:
-    """Give the features under a key as often as it takes to have so many."""
+    """Repeat the features under a key to a given number of images."""
     values = np.concatenate([features for *_, features in feature_files.read(sorted(key.glob("*.parquet")))])
     return np.concatenate([values] * -(-images // len(values)))[:images]
 
 
 def compare_layouts(folder: Path, values: NDArray[np.float32]) -> None:
-    """Write and read the same features (n, width) in several layouts."""
+    """Write and read the same features (n, width) in several Parquet layouts."""
     names = [name_of(number) for number in range(len(values))]
     print(f"  {(values == 0).mean():.0%} of the values are 0")
     print(f"  {'layout':28}{'size':>7}{'write GB/s':>12}{'read GB/s':>11}")
     for dtype in ("float32", "float16"):
         for title, layout in LAYOUTS.items():
             if dtype == "float16" and "split" in title:
-                continue  # Parquet has no such encoding of it here
+                continue  # Parquet does not support this encoding for float16 here
             writes, reads = [], []
             path = folder / "layout.parquet"
             for _ in range(3):
@@ -184,7 +184,7 @@ def _write_as(path: Path, names: list[str], values: NDArray[Any], layout: dict[s
 
 
 def size_of(folder: Path) -> int:
-    """Add up the sizes of all files."""
+    """Return the total size of all files."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -192,15 +192,17 @@ def main() -> None:
     """Measure each step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--folder", type=Path, help="where; by default the system's temporary folder")
+    parser.add_argument("--folder", type=Path, help="working folder; by default the system's temporary folder")
     parser.add_argument("--layouts", action="store_true", help="compare layouts of Parquet instead")
-    parser.add_argument("--of", type=Path, metavar="KEY", help="of the features in this folder")
+    parser.add_argument("--of", type=Path, metavar="KEY", help="use the features in this folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         needed = args.images * WIDTH * 4 * 1.1
         if shutil.disk_usage(folder).free < needed:
-            parser.error(f"{folder} has no {needed / 1e9:.0f} GB free; expected --folder or fewer --images")
+            parser.error(
+                f"{folder} has less than {needed / 1e9:.0f} GB free; choose another --folder or fewer --images"
+            )
         print(f"{args.images:,} x {WIDTH} float32: {args.images * WIDTH * 4 / 1e9:.1f} GB")
         if args.layouts:
             compare_layouts(folder, repeated(args.of, args.images) if args.of else drawn(0, args.images))

@@ -1,4 +1,4 @@
-"""A workspace apart, so that what a benchmark does leaves the user's own alone."""
+"""A separate workspace for benchmarks, so that they do not touch the user's."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ FILES = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvci
 
 
 def copy_project(root: Path) -> None:
-    """Copy the project, without data, into a git repository of its own (where there is git), made anew."""
+    """Copy the project without data into a new git repository (if git is installed)."""
     shutil.rmtree(root, ignore_errors=True)
     for name in FILES:
         source, target = Path(name), root / name

@@ -1,6 +1,6 @@
-"""Images of a new domain arrive, then a delivery with wrong labels: what retraining makes of both, on the samples.
+"""Demo of retraining on the samples: images of a new domain arrive, then a delivery with wrong labels.
 
-make retrain-demo    # in a workspace of its own, .rootstock/demo, made anew each time
+make retrain-demo    # in its own workspace, .rootstock/demo, recreated each time
 """
 
 import os
@@ -18,11 +18,11 @@ from rootstock.model import history
 from tasks.bridge.workspace import HISTORY, LOCAL, PARAMS
 
 DEMO = LOCAL / "demo"
-BAD = 3  # every third printed digit comes last, under a wrong label
+BAD = 3  # every third printed digit is delivered last, with a random label
 
 
 def make_workspace() -> None:
-    """Have the demo train on handwriting, and briefly."""
+    """Create the demo's workspace: handwritten digits and a short fine-tuning."""
     copy_project(DEMO)
     shorter = {
         "ingest": Ingest(sources=(Source(path="sample:digits", domain="handwritten"),)),
@@ -33,14 +33,14 @@ def make_workspace() -> None:
 
 
 def deliver(domain: str, *, bad: bool) -> int:
-    """Put printed digits into the inbox; bad ones under a label drawn by lot."""
-    lot = random.Random(0)
+    """Put printed digits into the inbox, bad ones with a random label; return their number."""
+    rng = random.Random(0)
     printed = DEMO / "printed"
     if not printed.exists():
         write_sample("printed", printed)
     files = [path for path in sorted(printed.rglob("*.png")) if (int(path.stem) % BAD == 0) == bad]
     for path in files:
-        label = str(lot.randrange(10)) if bad else path.parent.name
+        label = str(rng.randrange(10)) if bad else path.parent.name
         target = DEMO / "data" / "inbox" / domain / label / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
@@ -48,7 +48,7 @@ def deliver(domain: str, *, bad: bool) -> int:
 
 
 def run(flow: str) -> str:
-    """Run a flow of the demo's workspace, as a person on a terminal would; returns what it prints."""
+    """Run a flow in the demo's workspace from the command line; return its output."""
     command = [sys.executable, "-m", f"flows.{flow}"]
     done = subprocess.run(command, cwd=DEMO, env=os.environ, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.strip()
@@ -58,13 +58,13 @@ def main() -> None:
     """Run the demo."""
     start = time.perf_counter()
     make_workspace()
-    print("\n=== Trained on handwritten digits\n", flush=True)
+    print("\n=== Training on handwritten digits\n", flush=True)
     print(run("pipeline"))
     print(f"\n=== {deliver('printed', bad=False)} printed digits arrive in the inbox\n", flush=True)
     print(run("retrain"))
-    print(f"\n=== {deliver('scanned', bad=True)} more arrive, under shuffled labels\n", flush=True)
+    print(f"\n=== {deliver('scanned', bad=True)} more arrive, with random labels\n", flush=True)
     print(run("retrain"))
-    print("\n=== Who was champion, and why (data/history.parquet)\n")
+    print("\n=== History of champions (data/history.parquet)\n")
     for row in history.read(DEMO / HISTORY.parent):
         print(f"v{row.version} {row.decision}: {row.reason}")
     print(f"\n{time.perf_counter() - start:.0f} s; the workspace is {DEMO}")

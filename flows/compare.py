@@ -46,7 +46,7 @@ class Compared:
 @worded
 def try_out(candidate: "Candidate", params: Params, title: str) -> State["Row"]:
     """Extract features and train a head on them, or train from scratch."""
-    row = comparison.try_out(candidate, params)
+    row = comparison.measure(candidate, params)
     if row.reason:
         get_run_logger().warning("%s: %s", title, row.reason)
         return Completed(name="Not measured", message=row.reason, data=row)

@@ -111,10 +111,10 @@ def drifted(delivery: Delivery, params: Params) -> "tuple[Drift, ...]":
         return ()
     drifts = champion.score_drift(delivery.unlabelled, params)
     for drift in drifts:
-        get_run_logger().info("%s", drift.say())
+        get_run_logger().info("%s", drift.describe())
     artifacts.show_drift(drifts)
     if found := [drift for drift in drifts if drift.drifted]:
-        said = " ".join(drift.say() for drift in found)
+        said = " ".join(drift.describe() for drift in found)
         tell("rootstock.drift.found", said, domains=[drift.domain for drift in found])
     return tuple(drifts)
 
@@ -173,7 +173,7 @@ def main() -> None:
         workspace.read_params()  # a mistake is said at once
         versions.prepare()
         ended: Any = retrain()
-        print("\n".join(filter(None, ["", *(drift.say() for drift in ended.drifts), escape.plain(ended.figures)])))
+        print("\n".join(filter(None, ["", *(drift.describe() for drift in ended.drifts), escape.plain(ended.figures)])))
         print(f"{ended.name}: {ended.message}")
 
 

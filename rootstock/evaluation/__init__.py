@@ -1,1 +1,1 @@
-"""How good a model is and whether it is better than another: metrics, tests, pictures, reports."""
+"""Evaluation: metrics, comparison of models and backbones, drift, plots and reports."""

@@ -1,8 +1,8 @@
-"""Champion against challenger, on the same test images: who is right where, and whether that is more than chance.
+"""Champion versus challenger: compare both models on the same test images and decide on promotion.
 
-Both models answer for the same images, so the images on which both are right, or both wrong, say nothing of which is
-better. McNemar's exact test asks of the others whether a fair coin would have split them so (McNemar 1947; Dietterich
-1998 recommends it for two classifiers and one test set); the interval of the gain is a paired bootstrap.
+Images that both models classify correctly, or both wrongly, say nothing about which is better. McNemar's exact test
+checks whether the others could be split as they are by chance (McNemar 1947; Dietterich 1998 recommends it for two
+classifiers and one test set). The interval of the gain is a paired bootstrap.
 """
 
 import json
@@ -24,16 +24,16 @@ from rootstock.model import model
 from rootstock.system import escape, progress
 from rootstock.system.files import reading
 
-OVERALL, DOMAIN, NEW_CLASSES = "overall", "domain", "new classes"  # what a line is about
-AT_ONCE = 256  # images read and answered for
+OVERALL, DOMAIN, NEW_CLASSES = "overall", "domain", "new classes"  # what a comparison is about
+CHUNK = 256  # images read and classified at a time
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Both models on some of the test images: shares with 95 % intervals, the gain, McNemar's p.
+    """Both models' accuracy on a subset of the test images, the gain (95 % intervals) and McNemar's p.
 
-    `about` is all images of classes that both know, those of one domain, or, of the challenger alone, those of classes
-    that the champion does not know: `champion`, `gain` and `p` are None there.
+    `about` says which subset: all images of classes that both models know, those of one domain (`what`), or those of
+    classes unknown to the champion, where `champion`, `gain` and `p` are None.
     """
 
     about: str
@@ -45,85 +45,85 @@ class PairedComparison:
     p: float | None = None
 
     def is_better(self, settings: params.Retrain) -> bool:
-        """Whether the challenger is significantly better."""
+        """Check whether the challenger is significantly better."""
         return self.is_significant(settings) and self._gain > 0
 
     def gains_enough(self, settings: params.Retrain) -> bool:
-        """Whether the challenger is better by as much as is asked for."""
+        """Check whether the gain is at least `retrain.min_gain`."""
         return self._gain >= settings.min_gain
 
     def is_worse(self, settings: params.Retrain) -> bool:
-        """Whether the challenger is significantly worse."""
+        """Check whether the challenger is significantly worse."""
         return self.is_significant(settings) and self._gain < 0
 
     def is_significant(self, settings: params.Retrain) -> bool:
-        """Whether the two models differ by more than chance."""
+        """Check whether the models differ significantly."""
         return self.p is not None and self.p < settings.alpha
 
     @property
     def _gain(self) -> float:
         return self.gain["value"] if self.gain else 0.0
 
-    def say(self) -> str:
-        """Say it in words."""
+    def describe(self) -> str:
+        """Describe the comparison in a phrase."""
         where = "overall" if self.about == OVERALL else f"on {self.what}"
-        now, of = f"{self.challenger['value']:.1%}", f"of {self.images:,} test images right"
+        accuracy, images = f"{self.challenger['value']:.1%} test accuracy", f"{self.images:,} images"
         if self.champion is None or self.p is None:
-            return f"{where} {now} {of}"
+            return f"{accuracy} {where} ({images})"
         p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
-        return f"{where} {now} instead of {self.champion['value']:.1%} {of} ({p})"
+        return f"{accuracy} {where}, champion {self.champion['value']:.1%} ({images}, {p})"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the challenger takes the champion's place, why, and the figures behind it."""
+    """Whether to promote the challenger, the reason, and the comparisons behind it."""
 
     promote: bool
     reason: str
-    lines: tuple[PairedComparison, ...] = ()
+    comparisons: tuple[PairedComparison, ...] = ()
 
     def to_json(self) -> str:
-        """Spell the figures out."""
-        return json.dumps([asdict(line) for line in self.lines], ensure_ascii=False)
+        """Return the comparisons as JSON."""
+        return json.dumps([asdict(comparison) for comparison in self.comparisons], ensure_ascii=False)
 
 
-def answers(
+def predict_both(
     champion: Path,
-    champions_predictions: Path,
-    challengers_predictions: Path,
+    champion_predictions: Path,
+    challenger_predictions: Path,
     dataset_dir: Path,
     images_dir: Path,
     challenger: Path,
 ) -> pd.DataFrame:
-    """Ask both models about every test image; what one has answered before is not asked again.
+    """Classify every test image with both models, reusing stored predictions.
 
     Args:
-        champion: folder of the model that is in use.
-        champions_predictions: its predictions.parquet, of an earlier test split.
-        challengers_predictions: the challenger's, of this one.
-        dataset_dir: the data set as it is now.
+        champion: folder of the current model.
+        champion_predictions: its predictions.parquet, for an earlier test split.
+        challenger_predictions: the challenger's, for the current one.
+        dataset_dir: the current data set.
         images_dir: its shards.
-        challenger: folder of the model that wants its place.
+        challenger: folder of the new model.
 
     Returns:
-        A row a test image: image_id, domain, label, `known` (whether the champion knows that class), and whether
-        `champion` and `challenger` are right.
+        One row per test image: image_id, domain, label, `known` (whether the champion knows the class), and whether
+        `champion` and `challenger` are correct.
     """
     manifest = tables.load_manifest(dataset_dir)
     rows = manifest[manifest["split"] == "test"].sort_values(["shard", "offset"], ignore_index=True)
     labels = rows["label"].astype(object)
     table = rows[["image_id", "domain", "label"]].assign(known=labels.isin(model.describe(champion)["classes"]))
-    models = {"champion": (champion, champions_predictions), "challenger": (challenger, challengers_predictions)}
+    models = {"champion": (champion, champion_predictions), "challenger": (challenger, challenger_predictions)}
     for name, (folder, predictions) in models.items():
-        answer = rows["image_id"].map(_recalled(folder, predictions)).astype(object)
-        unasked = answer.isna()
-        answer[unasked] = list(_ask(folder, rows[unasked], images_dir))
-        table[name] = answer == labels
+        predicted = rows["image_id"].map(_stored_labels(folder, predictions)).astype(object)
+        missing = predicted.isna()
+        predicted[missing] = list(_predict(folder, rows[missing], images_dir))
+        table[name] = predicted == labels
     return table
 
 
-def _recalled(folder: Path, predictions: Path) -> dict[str, str]:
-    """Recall which class a model gave each image of its own evaluation."""
+def _stored_labels(folder: Path, predictions: Path) -> dict[str, str]:
+    """Return the class that a model predicted for each image of its own evaluation, by image_id."""
     described = model.describe(folder)
     with reading(predictions):
         table = pq.read_table(predictions, columns=["image_id", described["kind"]])
@@ -133,47 +133,47 @@ def _recalled(folder: Path, predictions: Path) -> dict[str, str]:
         }
 
 
-def _ask(folder: Path, rows: pd.DataFrame, images_dir: Path) -> Iterator[str]:
+def _predict(folder: Path, rows: pd.DataFrame, images_dir: Path) -> Iterator[str]:
     if rows.empty:
         return
-    asked = model.load(folder)
+    loaded = model.load(folder)
     with Reader(images_dir) as reader, progress.bar("compare", len(rows)) as advance:
-        for start in range(0, len(rows), AT_ONCE):
-            some = rows.iloc[start : start + AT_ONCE]
-            places = zip(*(some[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows.iloc[start : start + CHUNK]
+            places = zip(*(chunk[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
             images = [reader.image(shard, int(offset), int(size), name) for shard, offset, size, name in places]
-            yield from (prediction.label for prediction in asked.classify(images))
-            advance(len(some))
+            yield from (prediction.label for prediction in loaded.classify(images))
+            advance(len(chunk))
 
 
 def decide(
     table: pd.DataFrame, new_domains: Collection[str], settings: params.Retrain, *, resamples: int, seed: int
 ) -> Decision:
-    """Decide whether the challenger is truly better.
+    """Decide whether to promote the challenger.
 
     It is promoted if it is significantly better overall or on a new domain, by `min_gain` or more, or has learnt
     classes that the champion does not know; and if it is significantly worse neither overall nor on an older domain.
     The champion is compared on the classes it knows.
 
     Args:
-        table: what `answers` gave.
+        table: returned by `predict_both`.
         new_domains: domains that the champion was not trained on.
         settings: the section `retrain` of params.yaml.
-        resamples: bootstrap draws behind the interval of a gain.
-        seed: of the draws.
+        resamples: bootstrap resamples per interval.
+        seed: of the resamples.
     """
     known, unknown = table[table["known"]], table[~table["known"]]
     parts = [(OVERALL, OVERALL, known)] if len(known) else []
     parts += [(DOMAIN, str(domain), rows) for domain, rows in known.groupby("domain", sort=True)]
-    lines = [compare(*part, resamples=resamples, seed=seed) for part in parts]
+    comparisons = [compare(*part, resamples=resamples, seed=seed) for part in parts]
     if len(unknown):
         share = _share(int(unknown["challenger"].sum()), len(unknown))
-        lines.append(PairedComparison(NEW_CLASSES, NEW_CLASSES, len(unknown), share))
-    return Decision(*_verdict(lines, new_domains, settings), tuple(lines))
+        comparisons.append(PairedComparison(NEW_CLASSES, NEW_CLASSES, len(unknown), share))
+    return Decision(*_verdict(comparisons, new_domains, settings), tuple(comparisons))
 
 
 def compare(about: str, what: str, rows: pd.DataFrame, *, resamples: int, seed: int) -> PairedComparison:
-    """Compare the two models on some images, at least one, all of classes that both know."""
+    """Compare the models on one or more images, all of classes that both know."""
     champion, challenger = rows["champion"].to_numpy(bool), rows["challenger"].to_numpy(bool)
     n, won, lost = len(rows), int((challenger & ~champion).sum()), int((champion & ~challenger).sum())
     p = float(stats.binomtest(won, won + lost, 0.5).pvalue) if won + lost else 1.0
@@ -188,65 +188,68 @@ def _share(hits: int, n: int) -> Interval:
 
 
 def _gain(won: int, lost: int, n: int, resamples: int, seed: int) -> Interval:
-    """Resample the images: each is won, lost or neither, so that a resample is one draw of three counts."""
+    """Bootstrap the gain: each image is won, lost or neither, so a resample is one multinomial draw."""
     value = (won - lost) / n
-    if won + lost == 0 or n in (won, lost):  # no resample differs, and an interval of no width would claim certainty
-        doubt = _share(0, n)["high"]
-        return {"value": value, "low": max(value - doubt, -1.0), "high": min(value + doubt, 1.0)}
+    if won + lost == 0 or n in (won, lost):  # all resamples are equal; a zero-width interval would claim certainty
+        margin = _share(0, n)["high"]
+        return {"value": value, "low": max(value - margin, -1.0), "high": min(value + margin, 1.0)}
     draws = np.random.default_rng(seed).multinomial(n, [won / n, lost / n, (n - won - lost) / n], resamples)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [tail, 1 - tail])
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
 
 
-def _verdict(lines: list[PairedComparison], new_domains: Collection[str], settings: params.Retrain) -> tuple[bool, str]:
-    overall = [line for line in lines if line.about == OVERALL]
-    new = [*overall, *(line for line in lines if line.about == DOMAIN and line.what in new_domains)]
-    older = [*overall, *(line for line in lines if line.about == DOMAIN and line.what not in new_domains)]
-    unknown = [line for line in lines if line.about == NEW_CLASSES]
-    learnt = [line for line in unknown if line.challenger["value"] >= settings.new_class_accuracy]
-    better = [line for line in new if line.is_better(settings)]
-    if worse := [line for line in older if line.is_worse(settings)]:
-        return False, f"The challenger is significantly worse: {_say(worse)}."
-    if enough := [line for line in better if line.gains_enough(settings)]:
-        return True, f"The challenger is better: {_say(enough)}; on no older domain is it significantly worse."
+def _verdict(
+    comparisons: list[PairedComparison], new_domains: Collection[str], settings: params.Retrain
+) -> tuple[bool, str]:
+    overall = [one for one in comparisons if one.about == OVERALL]
+    domains = [one for one in comparisons if one.about == DOMAIN]
+    new = [*overall, *(one for one in domains if one.what in new_domains)]
+    older = [*overall, *(one for one in domains if one.what not in new_domains)]
+    new_classes = [one for one in comparisons if one.about == NEW_CLASSES]
+    learnt = [one for one in new_classes if one.challenger["value"] >= settings.new_class_accuracy]
+    better = [one for one in new if one.is_better(settings)]
+    if worse := [one for one in older if one.is_worse(settings)]:
+        return False, f"The challenger is significantly worse: {_describe(worse)}."
+    not_worse = "significantly worse on no older domain"
+    if enough := [one for one in better if one.gains_enough(settings)]:
+        return True, f"The challenger is better: {_describe(enough, not_worse)}."
     if learnt:
-        more = "knows classes that the champion does not"
-        return True, f"The challenger {more}: {_say(learnt)}; on no older domain is it significantly worse."
-    little = [f"retrain.new_class_accuracy is {settings.new_class_accuracy:.1%}"] if unknown else []
+        return True, f"The challenger has learnt classes unknown to the champion: {_describe(learnt, not_worse)}."
+    threshold = [f"retrain.new_class_accuracy is {settings.new_class_accuracy:.1%}"] if new_classes else []
     if better:
-        too_little = f"better, but by less than retrain.min_gain ({settings.min_gain:.1%})"
-        return False, f"The challenger is {too_little}: {_say(better + unknown, *little)}."
-    figures = _say(new + unknown, *little) or "there are no test images"
+        below = f"better, but by less than retrain.min_gain ({settings.min_gain:.1%})"
+        return False, f"The challenger is {below}: {_describe(better + new_classes, *threshold)}."
+    figures = _describe(new + new_classes, *threshold) or "there are no test images"
     return False, f"The challenger is not significantly better: {figures}."
 
 
-def _say(lines: Sequence[PairedComparison], *more: str) -> str:
-    return "; ".join([*map(PairedComparison.say, lines), *more])
+def _describe(comparisons: Sequence[PairedComparison], *more: str) -> str:
+    return "; ".join([*map(PairedComparison.describe, comparisons), *more])
 
 
-def table(lines: Sequence[PairedComparison]) -> str:
-    """Lay lines out as a table in Markdown."""
-    rows = ["| test images | number | champion | challenger | gain, in points | p |", "|---|--:|--:|--:|--:|--:|"]
-    return "\n".join([*rows, *map(_row, lines)])
+def table(comparisons: Sequence[PairedComparison]) -> str:
+    """Format comparisons as a Markdown table."""
+    head = ["| test images | count | champion | challenger | gain (points) | p |", "|---|--:|--:|--:|--:|--:|"]
+    return "\n".join([*head, *map(_row, comparisons)])
 
 
-def _row(line: PairedComparison) -> str:
-    what = escape.markdown(line.what)
+def _row(comparison: PairedComparison) -> str:
+    what, images = escape.markdown(comparison.what), f"{comparison.images:,}"
     champion, gain, p = "", "", ""
-    if line.champion and line.gain and line.p is not None:
-        champion = f"{line.champion['value']:.1%}"
-        points = {end: f"{100 * share:+.1f}" for end, share in line.gain.items()}
+    if comparison.champion and comparison.gain and comparison.p is not None:
+        champion = f"{comparison.champion['value']:.1%}"
+        points = {end: f"{100 * share:+.1f}" for end, share in comparison.gain.items()}
         gain = f"{points['value']} ({points['low']} to {points['high']})"
-        p = "< 0.001" if line.p < 0.001 else f"{line.p:.3f}"
-    return f"| {what} | {line.images:,} | {champion} | {line.challenger['value']:.1%} | {gain} | {p} |"
+        p = "< 0.001" if comparison.p < 0.001 else f"{comparison.p:.3f}"
+    return f"| {what} | {images} | {champion} | {comparison.challenger['value']:.1%} | {gain} | {p} |"
 
 
-def draw(lines: Sequence[PairedComparison], theme: plots.Theme = plots.LIGHT) -> bytes:
-    """Draw both models' shares of right answers, with 95 % intervals, a row a line, as a PNG."""
-    names = [f"{line.what} ({line.images:,})" for line in lines]
-    shares: dict[str, list[Interval | None]] = {
-        "champion": [line.champion for line in lines],
-        "challenger": [line.challenger for line in lines],
+def draw(comparisons: Sequence[PairedComparison], theme: plots.Theme = plots.LIGHT) -> bytes:
+    """Draw both models' test accuracy with 95 % intervals, one row per comparison, as a PNG."""
+    names = [f"{one.what} ({one.images:,})" for one in comparisons]
+    accuracies: dict[str, list[Interval | None]] = {
+        "champion": [one.champion for one in comparisons],
+        "challenger": [one.challenger for one in comparisons],
     }
-    return plots.draw_shares(names, shares, "test images right, with 95% interval", theme)
+    return plots.draw_shares(names, accuracies, "test accuracy, 95% interval", theme)

@@ -1,9 +1,9 @@
-"""Backbones compared on one data set: what each is worth as a frozen feature extractor, by depth, and what it costs.
+"""Compare backbones on one data set: accuracy as frozen feature extractors, by layer, and cost.
 
-    candidates(params)                  which backbones, where cut, frozen or trained from scratch
-    try_out(candidate, params, places)  a Row: accuracy, size, speed; or the reason why there is none
+    candidates(params)                  which backbones, cut at which layer, frozen or trained from scratch
+    measure(candidate, params, paths)   a Row: accuracy, size, speed; or the reason for a failure
 
-A row is a measurement, not a stage's output: it holds images a second.
+Rows are measurements (images/s among them), not the output of a stage.
 """
 
 import hashlib
@@ -40,24 +40,24 @@ from rootstock.training.head import Head
 
 log = logging.getLogger(__name__)
 FROZEN, SCRATCH = "frozen", "scratch"
-CANDIDATE = ["backbone", "variant", "trained", "layer", "pooling", "data"]  # columns that say which one a row is of
+CANDIDATE = ["backbone", "variant", "trained", "layer", "pooling", "data"]  # columns that identify a candidate
 Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where everything is: the data set, the pipeline's features, and what a comparison keeps for itself."""
+class Paths:
+    """The data set, the pipeline's features, and the comparison's own features and backbones."""
 
     images: Path
     dataset: Path
     features: Path
-    tried_features: Path
-    tried_backbones: Path
+    own_features: Path
+    own_backbones: Path
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A backbone, where it is cut, and whether its features are frozen or all of it is trained from scratch."""
+    """A backbone, the layer at which it is cut, and whether it is frozen or trained from scratch."""
 
     backbone: params.Backbone
     layer: str = PENULTIMATE
@@ -65,17 +65,17 @@ class Candidate:
 
     @property
     def title(self) -> str:
-        """Name it as a person would."""
-        named = f"{self.backbone.name} {self.backbone.variant}" if self.backbone.variant else self.backbone.name
-        return f"{named}, {'from scratch' if self.trained == SCRATCH else self.layer}"
+        """Return the display name."""
+        name = f"{self.backbone.name} {self.backbone.variant}" if self.backbone.variant else self.backbone.name
+        return f"{name}, {'from scratch' if self.trained == SCRATCH else self.layer}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """How a candidate did; of one that failed, `reason` says why and the figures are None.
+    """The figures of a candidate; if it failed, `reason` says why and they are None.
 
-    Accuracy and log loss are of the test images (low, high: 95 % interval), parameters and multiply-accumulates (one
-    image) up to the layer, without any classification layer; `feature_bytes` is an image's.
+    Accuracy and log loss are on the test split (low, high: 95 % interval). Parameters and multiply-accumulates per
+    image are up to the layer, without a classification layer. `feature_bytes` is per image.
     """
 
     backbone: str
@@ -98,25 +98,25 @@ class Row:
     log_loss: float | None = None
     train_images: int | None = None
     test_images: int | None = None
-    computed: int | None = None  # images that went through the backbone for it; the others' features were there
+    computed: int | None = None  # images whose features were computed; the others were cached
     seconds: float | None = None
-    data: str = ""  # names the data set's version
+    data: str = ""  # the version of the data set
     reason: str = ""
 
 
 def candidates(settings: params.Params) -> list[Candidate]:
-    """List what is to be compared: every backbone at every depth, then what is trained from scratch."""
-    asked = settings.compare
+    """List the candidates: every backbone at every layer, then those trained from scratch."""
+    compare = settings.compare
     frozen = [
         Candidate(_backbone(name, settings, FROZEN), layer)
-        for name in expand(asked.backbones)
-        for layer in asked.depths
+        for name in expand(compare.backbones)
+        for layer in compare.depths
     ]
-    return frozen + [Candidate(_backbone(name, settings, SCRATCH), trained=SCRATCH) for name in expand(asked.scratch)]
+    return frozen + [Candidate(_backbone(name, settings, SCRATCH), trained=SCRATCH) for name in expand(compare.scratch)]
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Put the members of a group in the place of its name, each once."""
+    """Replace group names by their members, without duplicates."""
     return list(dict.fromkeys(member for name in names for member in GROUPS.get(name, (name,))))
 
 
@@ -132,35 +132,35 @@ def _backbone(entry: str, settings: params.Params, trained: str) -> params.Backb
     )
 
 
-def try_out(candidate: Candidate, settings: params.Params, places: Places) -> tuple[Row, list[Epoch]]:
-    """Find out what a candidate is worth; one that fails is a row with its reason.
+def measure(candidate: Candidate, settings: params.Params, paths: Paths) -> tuple[Row, list[Epoch]]:
+    """Measure a candidate; a failure is returned as a row with its reason.
 
     Returns:
-        The row, and of one that was trained from scratch its epochs.
+        The row, and the epochs of a candidate trained from scratch.
     """
     start = time.perf_counter()
     pooling = settings.extract.pooling if candidate.layer != PENULTIMATE else ""
     row = Row(
         candidate.backbone.name, candidate.backbone.variant, candidate.trained, candidate.layer, pooling,
-        image_size=candidate.backbone.image_size, data=version_of(places.dataset),
+        image_size=candidate.backbone.image_size, data=version_of(paths.dataset),
     )  # fmt: skip
     epochs: list[Epoch] = []
     try:
-        found, epochs = _measured(candidate, settings, places)
+        found, epochs = _measured(candidate, settings, paths)
     except (RootstockError, RuntimeError, MemoryError) as error:  # torch's out of memory is a RuntimeError
         found = {"reason": str(error).strip().splitlines()[0]}
     return Row(**{**asdict(row), **found, "seconds": round(time.perf_counter() - start, 2)}), epochs
 
 
 def version_of(dataset_dir: Path) -> str:
-    """Name the version of a data set."""
+    """Return the version of a data set: a short digest of its manifest."""
     return digest(tables.files_of(dataset_dir / tables.MANIFEST))[:12]
 
 
-def _measured(candidate: Candidate, settings: params.Params, places: Places) -> tuple[dict[str, Any], list[Epoch]]:
+def _measured(candidate: Candidate, settings: params.Params, paths: Paths) -> tuple[dict[str, Any], list[Epoch]]:
     extract = settings.extract.model_copy(update={"layer": candidate.layer, "views": 0})
-    backbone = backbones.load(_prepared(candidate, settings, places), extract.layer, extract.pooling)
-    manifest = tables.load_manifest(places.dataset)
+    backbone = backbones.load(_prepared(candidate, settings, paths), extract.layer, extract.pooling)
+    manifest = tables.load_manifest(paths.dataset)
     ordered = manifest.sort_values(["shard", "offset"])
     splits = {split: ordered[ordered["split"] == split] for split in ("train", "val", "test")}
     labels = {split: rows["class_index"].to_numpy(np.int64) for split, rows in splits.items()}
@@ -168,13 +168,11 @@ def _measured(candidate: Candidate, settings: params.Params, places: Places) -> 
     size = cost(backbone, extract)
     epochs: list[Epoch] = []
     if candidate.trained == SCRATCH:
-        logits, epochs = _from_scratch(backbone, splits, classes, settings, places)
+        logits, epochs = _from_scratch(backbone, splits, classes, settings, paths)
         own: dict[str, Any] = {}
     else:
-        done = extraction.extract(
-            backbone, extract, places.images, places.tried_features, fallback_cache=places.features
-        )
-        fitted, logits = _probe(places.tried_features / done.key, splits, classes, settings)
+        done = extraction.extract(backbone, extract, paths.images, paths.own_features, fallback_cache=paths.features)
+        fitted, logits = _probe(paths.own_features / done.key, splits, classes, settings)
         own = {"l2": fitted.l2, "computed": done.computed}
         extract = extract.model_copy(update={"engine": done.engine})
     temperature = calibration.fit_temperature(logits["val"], labels["val"])
@@ -188,7 +186,7 @@ def _measured(candidate: Candidate, settings: params.Params, places: Places) -> 
         "width": backbone.width,
         **size,
         "feature_bytes": backbone.width * np.dtype(extract.dtype).itemsize,
-        "images_per_second": extraction.speed(backbone, extract, places.images),
+        "images_per_second": extraction.speed(backbone, extract, paths.images),
         **own,
         "val_accuracy": float((logits["val"].argmax(1) == labels["val"]).mean()),
         "accuracy": scored["accuracy"]["value"],
@@ -201,28 +199,28 @@ def _measured(candidate: Candidate, settings: params.Params, places: Places) -> 
     return found, epochs
 
 
-def _prepared(candidate: Candidate, settings: params.Params, places: Places) -> Path:
-    """Have the backbone's weights and description in a folder of its own; what an earlier comparison left is taken."""
+def _prepared(candidate: Candidate, settings: params.Params, paths: Paths) -> Path:
+    """Return the folder of the prepared backbone, reusing that of an earlier comparison."""
     name = hashlib.sha256(f"{candidate.backbone.model_dump_json()} {settings.seed}".encode()).hexdigest()[:12]
-    folder = places.tried_backbones / f"{candidate.backbone.name.replace('/', '-')[: escape.LONGEST]}-{name}"
-    if not _is_whole(folder):
+    folder = paths.own_backbones / f"{candidate.backbone.name.replace('/', '-')[: escape.LONGEST]}-{name}"
+    if not _is_intact(folder):
         backbones.prepare(candidate.backbone, settings.seed, folder)
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_intact(folder: Path) -> bool:
     if not (folder / backbones.DESCRIPTION).exists():
         return False
     try:
         verify(folder / backbones.WEIGHTS, backbones.describe(folder)["digest"])
     except DamagedError as error:
-        log.warning("%s: what a comparison kept of it was damaged, and is made anew (%s)", folder, error)
+        log.warning("%s: the backbone of an earlier comparison is damaged; preparing it again (%s)", folder, error)
         return False
     return True
 
 
 def cost(backbone: Backbone, extract: params.Extract) -> dict[str, Any]:
-    """Say what an image costs up to the layer: parameters and multiply-accumulates."""
+    """Return parameters and multiply-accumulates per image up to the layer."""
     described = backbone.description
     known = described if extract.layer == PENULTIMATE else described["depths"].get(extract.layer)
     if known is None:  # a module by its own name
@@ -242,25 +240,25 @@ def _probe(
 
 
 def _from_scratch(
-    backbone: Backbone, splits: dict[str, pd.DataFrame], classes: list[str], settings: params.Params, places: Places
+    backbone: Backbone, splits: dict[str, pd.DataFrame], classes: list[str], settings: params.Params, paths: Paths
 ) -> tuple[dict[str, Logits], list[Epoch]]:
-    """Train everything from random weights, as fine-tuning does, but with batch norm's statistics of the batch."""
-    asked = settings.compare
+    """Train all layers from random weights with fine-tuning's loop and batch-norm statistics of the batch."""
+    compare = settings.compare
     recipe = settings.finetune.model_copy(
         update={
-            "stages": (params.Stage(unfreeze="all", epochs=asked.epochs, lr=asked.lr),),
+            "stages": (params.Stage(unfreeze="all", epochs=compare.epochs, lr=compare.lr),),
             "layer_decay": 1.0,
-            "augment": asked.augment,
+            "augment": compare.augment,
         }
     )
     empty = Head(np.zeros((len(classes), backbone.width), np.float32), np.zeros(len(classes), np.float32), classes, 0.0)
     model = Classifier(backbone.network, backbone.transform, empty, frozen_statistics=False)
-    train, val, test = (SplitImages(splits[split], places.images) for split in ("train", "val", "test"))
-    identity = f"{backbone.digest} {version_of(places.dataset)} {recipe.recipe()} {settings.seed}"
-    checkpoint = places.tried_backbones / f"{hashlib.sha256(identity.encode()).hexdigest()[:12]}.pt"
+    train, val, test = (SplitImages(splits[split], paths.images) for split in ("train", "val", "test"))
+    identity = f"{backbone.digest} {version_of(paths.dataset)} {recipe.recipe()} {settings.seed}"
+    checkpoint = paths.own_backbones / f"{hashlib.sha256(identity.encode()).hexdigest()[:12]}.pt"
     history = finetune.fine_tune(model, backbone.transform, train, val, recipe, settings.seed, checkpoint, identity)
     device = loader.device()
-    with Reader(places.images) as reader:
+    with Reader(paths.images) as reader:
         logits = {
             name: np.concatenate(
                 list(finetune.predict_all(model, reader, part, backbone.transform, recipe.batch_size, device))
@@ -272,22 +270,22 @@ def _from_scratch(
 
 
 def merge(before: pd.DataFrame, row: Row) -> pd.DataFrame:
-    """Put a new row to earlier ones, in the place of one of the same candidate on the same data.
+    """Add a row to earlier ones, replacing one of the same candidate on the same data.
 
-    One that failed takes the place of a failed one alone: what was measured before stays.
+    A failure replaces only an earlier failure: measurements are kept.
     """
     new = pd.DataFrame([row])
     if before.empty:
         return new
     same = (before[CANDIDATE].fillna("") == new[CANDIDATE].fillna("").iloc[0]).all(axis=1)
     measured = before["reason"] == ""
-    again = (before[["image_size", "origin"]] == new[["image_size", "origin"]].iloc[0]).all(axis=1)
-    replaced = same & (~measured | again & (row.reason == ""))
+    same_input = (before[["image_size", "origin"]] == new[["image_size", "origin"]].iloc[0]).all(axis=1)
+    replaced = same & (~measured | same_input & (row.reason == ""))
     return pd.concat([before[~replaced], new], ignore_index=True)
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read compare.parquet; no rows where there is none."""
+    """Read compare.parquet; without the file, an empty table."""
     if not path.exists():
         return pd.DataFrame(columns=[field.name for field in fields(Row)])
     table = digests.read(path)
@@ -297,6 +295,6 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def write(path: Path, table: pd.DataFrame) -> None:
-    """Replace compare.parquet, or the table of the curves."""
+    """Write compare.parquet or the table of training curves, replacing an earlier one."""
     with replacing(path) as temporary:
         pq.write_table(digests.with_digest(pa.Table.from_pandas(table, preserve_index=False)), temporary)

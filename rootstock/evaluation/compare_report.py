@@ -1,4 +1,4 @@
-"""What a comparison shows: accuracy against size, by depth, training from scratch; as pictures, table and page."""
+"""The report of a comparison of backbones: plots, Markdown table and HTML page."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,27 +15,27 @@ from rootstock.evaluation.plots import DARK, LIGHT, Theme
 from rootstock.evaluation.report import environment
 from rootstock.system import escape
 
-AREA_A_MILLION = 9.0  # square points a million parameters
-LEAST_AREA = 14.0
+AREA_PER_MILLION = 9.0  # square points per million parameters
+MIN_AREA = 14.0
 
 
 def name_of(row: Any) -> str:  # noqa: ANN401  a row of a frame, or a mapping
-    """Name a row's backbone: its variant, and that its weights are random, if that is so."""
+    """Return the display name of a row's backbone, with its variant and whether its weights are random."""
     variant = row["variant"]
-    named = f"{row['backbone']} {variant}" if isinstance(variant, str) else str(row["backbone"])
+    name = f"{row['backbone']} {variant}" if isinstance(variant, str) else str(row["backbone"])
     random = str(row["origin"]).startswith("random")
-    return f"{named} (scratch)" if row["trained"] == SCRATCH else f"{named} (random)" if random else named
+    return f"{name} (scratch)" if row["trained"] == SCRATCH else f"{name} (random)" if random else name
 
 
 def best_of_each(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep the layer of each backbone that validation likes best, the most accurate backbone first."""
+    """Keep each backbone's layer with the best validation accuracy; sorted by test accuracy."""
     measured = table[table["reason"] == ""].sort_values("val_accuracy", kind="stable")
     same = ["backbone", "variant", "trained", "origin"]
     return measured.drop_duplicates(same, keep="last").sort_values("accuracy", ascending=False, kind="stable")
 
 
 def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
-    """Draw test accuracy against multiply-accumulates; the area of a mark is the number of parameters."""
+    """Plot test accuracy against multiply-accumulates; marker area is the number of parameters."""
     rows = best_of_each(table)
     figure, [[axes]] = plots.new_figure(theme, 9, 5.6)
     for _, row in rows.iterrows():
@@ -44,7 +44,7 @@ def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
         x, y = row["macs"] / 1e9, row["accuracy"]
         ends = [[y - row["accuracy_low"]], [row["accuracy_high"] - y]]
         axes.errorbar(x, y, yerr=ends, color=colour, alpha=0.35, linewidth=1)
-        area = max(AREA_A_MILLION * row["parameters"] / 1e6, LEAST_AREA)
+        area = max(AREA_PER_MILLION * row["parameters"] / 1e6, MIN_AREA)
         face = "none" if hollow else colour
         axes.scatter(x, y, s=area, facecolor=face, edgecolor=colour, alpha=0.75, zorder=3)
         place = {"xytext": (4 + area**0.5 / 2, 3), "textcoords": "offset points", "fontsize": 8, "color": theme.ink}
@@ -52,13 +52,13 @@ def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.margins(x=0.14)
-    axes.set_xlabel("multiply-accumulates an image, in G; area: parameters")
+    axes.set_xlabel("multiply-accumulates per image (G); marker area: parameters")
     _as_accuracy(axes)
     return plots.png(figure)
 
 
 def draw_depths(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
-    """Draw test accuracy by depth, a line a backbone; nothing where there is only one depth."""
+    """Plot test accuracy by layer, one line per backbone; None with a single layer."""
     order = [*FEATURE_LEVELS, PENULTIMATE]
     rows = table[(table["reason"] == "") & (table["trained"] == FROZEN) & table["layer"].isin(order)]
     if rows["layer"].nunique() < 2:
@@ -78,7 +78,7 @@ def draw_depths(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
 
 
 def draw_scratch(curves: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
-    """Draw training loss and validation accuracy of what was trained from scratch, by epoch."""
+    """Plot training loss and validation accuracy by epoch for networks trained from scratch."""
     if curves.empty:
         return None
     figure, grid = plots.new_figure(theme, 7.6, 5.6, (1, 1))
@@ -104,7 +104,7 @@ def _as_accuracy(axes: Axes, label: str = "test accuracy") -> None:
 
 
 def pictures(table: pd.DataFrame, curves: pd.DataFrame) -> dict[str, bytes]:
-    """Draw "size", "depths" and "scratch", as far as there is something to draw, and each again with "_dark"."""
+    """Plot "size", "depths" and "scratch" where there is data, each also with the suffix "_dark"."""
     drawn: dict[str, bytes | None] = {}
     for suffix, theme in (("", LIGHT), ("_dark", DARK)):
         drawn[f"size{suffix}"] = draw_size(table, theme) if (table["reason"] == "").any() else None
@@ -114,9 +114,9 @@ def pictures(table: pd.DataFrame, curves: pd.DataFrame) -> dict[str, bytes]:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Lay a comparison out as a table in Markdown, the most accurate first, then what failed and why."""
+    """Format a comparison as a Markdown table, sorted by test accuracy, followed by failures and their reasons."""
     head = [
-        "| backbone | layer | test accuracy | 95 % interval | M parameters | G MACs | images/s | bytes an image |",
+        "| backbone | layer | test accuracy | 95 % interval | M parameters | G MACs | images/s | bytes per image |",
         "|---|---|--:|---|--:|--:|--:|--:|",
     ]
     lines = [
@@ -130,7 +130,7 @@ def markdown(table: pd.DataFrame) -> str:
         "- " + escape.markdown(f"{row['backbone']}, {row['layer']}: {row['reason']}")
         for _, row in table[table["reason"] != ""].iterrows()
     ]
-    return "\n".join([*head, *lines, *(["", "Not measured:", "", *failed] if failed else [])])
+    return "\n".join([*head, *lines, *(["", "Failed:", "", *failed] if failed else [])])
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
@@ -138,7 +138,7 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def render(table: pd.DataFrame, drawn: Mapping[str, bytes]) -> str:
-    """Make the page; names come from users, so everything is escaped."""
+    """Render the HTML page; everything is escaped, since names come from users."""
     rows = [{**row, "name": name_of(row)} for row in _sorted(table).to_dict("records")]
     failed = table[table["reason"] != ""].to_dict("records")
     page: str = environment().get_template("compare.html.j2").render(rows=rows, failed=failed, pictures=drawn)

@@ -1,4 +1,4 @@
-"""A picture of a data set: some images of each class, side by side, each with its label below it."""
+"""A contact sheet: some images of every class and domain, each with its label."""
 
 import io
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from rootstock.images.pixels import decode
 from rootstock.system import escape
 
 SIDE, CAPTION, GAP = 96, 18, 8  # pixels
-LETTERS = 14  # of a label that fit below an image
-COLUMNS, MOST = 8, 32
+LABEL_LENGTH = 14  # characters that fit below an image
+COLUMNS, MAX_IMAGES = 8, 32
 PAPER, INK = "#ffffff", "#25302c"
 
 
-def choose(manifest: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
-    """Choose rows: the first of every class and domain, then the second of each, and so on; the same every time."""
-    turn = manifest.groupby(["domain", "label"], sort=False).cumcount()
-    chosen = manifest.assign(turn=turn).nsmallest(most, "turn", keep="first")
-    return chosen.sort_values(["domain", "class_index", "turn"], kind="stable")
+def choose(manifest: pd.DataFrame, count: int = MAX_IMAGES) -> pd.DataFrame:
+    """Select rows deterministically: the first of every class and domain, then the second of each, and so on."""
+    rank = manifest.groupby(["domain", "label"], sort=False).cumcount()
+    chosen = manifest.assign(rank=rank).nsmallest(count, "rank", keep="first")
+    return chosen.sort_values(["domain", "class_index", "rank"], kind="stable")
 
 
 def draw(manifest: pd.DataFrame, images_dir: Path) -> bytes:
@@ -35,17 +35,17 @@ def draw(manifest: pd.DataFrame, images_dir: Path) -> bytes:
 
 
 def sheet(pictures: Sequence[tuple[Image.Image, str]]) -> bytes:
-    """Lay labelled images out in rows, as a PNG."""
+    """Arrange labelled images in a grid, as a PNG."""
     columns = min(COLUMNS, len(pictures))
     width, height = SIDE + GAP, SIDE + CAPTION + GAP
-    paper = Image.new("RGB", (columns * width + GAP, -(-len(pictures) // columns) * height + GAP), PAPER)
-    draw_on, font = ImageDraw.Draw(paper), ImageFont.truetype(findfont("DejaVu Sans"), 12)
+    canvas = Image.new("RGB", (columns * width + GAP, -(-len(pictures) // columns) * height + GAP), PAPER)
+    draw_on, font = ImageDraw.Draw(canvas), ImageFont.truetype(findfont("DejaVu Sans"), 12)
     for place, (picture, label) in enumerate(pictures):
         left, top = GAP + place % columns * width, GAP + place // columns * height
         small = ImageOps.contain(picture.convert("RGB"), (SIDE, SIDE))
-        paper.paste(small, (left + (SIDE - small.width) // 2, top + (SIDE - small.height) // 2))
-        caption = label if len(label) <= LETTERS else f"{label[: LETTERS - 1]}…"
+        canvas.paste(small, (left + (SIDE - small.width) // 2, top + (SIDE - small.height) // 2))
+        caption = label if len(label) <= LABEL_LENGTH else f"{label[: LABEL_LENGTH - 1]}…"
         draw_on.text((left + SIDE / 2, top + SIDE), escape.printable(caption), INK, font, anchor="ma")
     file = io.BytesIO()
-    paper.save(file, "PNG")
+    canvas.save(file, "PNG")
     return file.getvalue()

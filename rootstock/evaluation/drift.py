@@ -1,8 +1,8 @@
-"""Unlabelled images: how far they are from the training images, and which of them to label first.
+"""Drift of unlabelled images from the training images, and which images to label first.
 
-A domain classifier tries to tell the two apart by their frozen features: the classifier two-sample test of Lopez-Paz
-and Oquab (2017), one of the detectors that Rabanser et al. (2019, Failing Loudly) compare. What it reaches out of fold,
-an AUC, says how far they are apart; 0.5 is not at all. The list for labelling goes by the champion's uncertainty.
+Drift is measured by a domain classifier on frozen features: the classifier two-sample test of Lopez-Paz and Oquab
+(2017), one of the detectors compared by Rabanser et al. (2019, Failing Loudly). Its cross-validated AUC is 0.5 without
+drift. Images are listed for labelling by the champion's uncertainty.
 """
 
 import math
@@ -40,19 +40,19 @@ from rootstock.system import escape, files, progress
 from rootstock.system.parallel import ordered_map
 
 Array = NDArray[np.float32]
-Usable = tuple[Item, NewImage, NDArray[np.uint8]]  # a file, its image, and what the backbone sees of it
-FEWEST = 20  # images, on either side: of 20 new ones an AUC of 0.86 is surely above 0.7; of 5, not even one of 1
-MOST = 2000  # images compared, on either side: an AUC of 0.5 is known to 0.025 then, and no more need be in memory
+Usable = tuple[Item, NewImage, NDArray[np.uint8]]  # a file, its image, and the backbone's input
+MIN_IMAGES = 20  # per side: with 20 new images an AUC of 0.86 is significantly above 0.7; with 5, not even 1 is
+MAX_IMAGES = 2000  # per side: bounds memory; an AUC of 0.5 is then known to 0.025
 COLUMNS = ("path", "domain", "predicted", "confidence", "entropy", "margin", "novelty", "like")
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What is known of the unlabelled images of one domain.
+    """The drift of one domain's unlabelled images.
 
-    `rejected` files would not be taken in with a label either, `known` ones are in the data set already; `images` are
-    the others. They are compared with training images `against`: those of their domain, or of all domains where there
-    are too few of that. `auc` is None where there are too few to compare; of images that look alike one counts.
+    `rejected` counts files that ingest would reject, `known` those already in the data set, `images` the others.
+    `against` names the training images they are compared with: those of their domain, or of all domains if it has too
+    few. `auc` is None with too few images to compare; near duplicates count once.
     """
 
     domain: str
@@ -63,17 +63,17 @@ class Drift:
     auc: Interval | None
     drifted: bool
 
-    def say(self) -> str:
-        """Say it in words."""
-        more = ((self.rejected, "cannot be used"), (self.known, "in the data set already"))
-        also = ", ".join(f"{count} more {what}" for count, what in more if count)
-        counted = f"{self.domain}: {self.images} unlabelled{f' ({also})' if also else ''}"
+    def describe(self) -> str:
+        """Describe the result in a sentence."""
+        others = ((self.rejected, "rejected"), (self.known, "already in the data set"))
+        also = ", ".join(f"{count} more {what}" for count, what in others if count)
+        counts = f"{self.domain}: {self.images} unlabelled{f' ({also})' if also else ''}"
         if self.auc is None:
-            return f"{counted}; too few that differ to say whether they have drifted (it takes {FEWEST})"
+            return f"{counts}; too few distinct images to test for drift (at least {MIN_IMAGES})"
         return (
-            f"{counted}; {'drifted' if self.drifted else 'not surely drifted'}: told from the training images of "
-            f"{self.against} with an AUC of {self.auc['value']:.2f} (95 % interval {self.auc['low']:.2f} to "
-            f"{self.auc['high']:.2f}; 0.5 is no difference)"
+            f"{counts}; {'significant drift' if self.drifted else 'no significant drift'} from the training images of "
+            f"{self.against}: domain classifier AUC {self.auc['value']:.2f} (95 % interval {self.auc['low']:.2f} to "
+            f"{self.auc['high']:.2f}; 0.5: no drift)"
         )
 
 
@@ -81,25 +81,24 @@ def score(
     unlabelled: Source, backbone_dir: Path, features_dir: Path, dataset_dir: Path, model_dir: Path,
     settings: params.Params, to_label: Path,
 ) -> list[Drift]:  # fmt: skip
-    """Compare the unlabelled images of each domain with the training images, and list them all for labelling.
+    """Test the unlabelled images of each domain for drift, and list them all for labelling.
 
-    The list is a CSV file, the image about which the champion is least sure first: by the entropy of its calibrated
-    probabilities (uncertainty sampling; Settles 2009), in nats, then by path. `margin` is how far the likeliest class
-    is ahead of the second, `novelty` the domain classifier's probability that the image is no training image, were
-    there as many of both. An image that looks like one further up (`like`) follows behind all that look like none.
-    Nothing else of an unlabelled image is kept.
+    The list is a CSV file, most uncertain first: by the entropy of the champion's calibrated probabilities (uncertainty
+    sampling; Settles 2009), in nats, then by path. `margin` is the probability gap between the two likeliest classes,
+    `novelty` the domain classifier's probability that the image is not a training image, with balanced samples. Near
+    duplicates of an earlier image (`like`) go to the end. Nothing else about unlabelled images is kept.
 
     Args:
-        unlabelled: the files; they have to pass the checks of ingest.
+        unlabelled: the files; those that fail the checks of ingest are rejected.
         backbone_dir: the frozen backbone.
-        features_dir: its cached features, of the training images.
-        dataset_dir: what the champion was trained on.
+        features_dir: cached features of the training images.
+        dataset_dir: the champion's data set.
         model_dir: the champion.
         settings: all parameters.
-        to_label: the list, replaced.
+        to_label: the CSV file, replaced.
 
     Returns:
-        A Drift a domain, by name.
+        One Drift per domain, by name.
 
     Raises:
         SourceError: features of training images are missing.
@@ -107,25 +106,26 @@ def score(
     manifest = tables.load_manifest(dataset_dir)
     backbone = backbones.load(backbone_dir, settings.extract.layer, settings.extract.pooling)
     folder, *_ = feature_keys.find(backbone.description, settings.extract, features_dir)
-    drifts, lines = [], []
+    drifts: list[Drift] = []
+    candidates: list[_Candidate] = []
     with progress.bar("drift", sum(not item.problem for item in unlabelled.items)) as advance:
         engine = _engine_of(folder, backbone, settings, len(unlabelled.items))
         ids = set(manifest["image_id"])
-        viewer = _Viewer(unlabelled, backbone, engine, model.load(model_dir), ids, settings, advance)
+        scorer = _Scorer(unlabelled, backbone, engine, model.load(model_dir), ids, settings, advance)
         for domain in sorted({item.domain for item in unlabelled.items}):
             against, reference = _reference(manifest, domain, folder, settings.seed)
-            auc, seen = _compare(domain, viewer, reference, settings)
+            auc, usable = _compare(domain, scorer, reference, settings)
             drifted = auc is not None and auc["low"] > settings.retrain.drift_auc
-            rejected, known = (viewer.passed_over[domain, why] for why in ("rejected", "known"))
-            drifts.append(Drift(domain, len(seen), rejected, known, against, auc, drifted))
-            lines += seen
-    table = pd.DataFrame(_in_order(lines, settings.ingest.near_duplicate_bits), columns=list(COLUMNS))
+            rejected, known = (scorer.skipped[domain, reason] for reason in ("rejected", "known"))
+            drifts.append(Drift(domain, len(usable), rejected, known, against, auc, drifted))
+            candidates += usable
+    table = pd.DataFrame(_sorted(candidates, settings.ingest.near_duplicate_bits), columns=list(COLUMNS))
     files.write(to_label, escape.as_csv(table))
     return drifts
 
 
 def _engine_of(folder: Path, backbone: Backbone, settings: params.Params, images: int) -> Engine:
-    """Start the engine that computed the training images' features, or, of an earlier version's, what `auto` means."""
+    """Start the engine that computed the training images' features; for a discontinued one, that of `auto`."""
     name = feature_files.read_metadata(next(folder.glob("*.parquet")))["engine"]
     if name in FORMER_ENGINES:
         return engines.start_auto(backbone, settings.extract, images)
@@ -133,47 +133,47 @@ def _engine_of(folder: Path, backbone: Backbone, settings: params.Params, images
 
 
 def _reference(manifest: pd.DataFrame, domain: str, folder: Path, seed: int) -> tuple[str, Array]:
-    """Draw training images to compare a domain with, one of each group of near duplicates: features (n, d).
+    """Sample training images to compare a domain with, one per group of near duplicates: name, features (n, d).
 
-    They are those of the same domain, if there are enough. A mixture would not do: images just like those of one of
-    two domains are told from the two with an AUC of 0.75, where these differ.
+    They are of the same domain if it has enough: images of one of two different domains are told from a mixture of both
+    with an AUC of 0.75 even without drift.
     """
     train = manifest[manifest["split"] == "train"].drop_duplicates("group_id")
     own = train[train["domain"] == domain]
-    against, rows = (domain, own) if len(own) >= FEWEST else ("all domains", train)
-    drawn = rows.sample(min(len(rows), MOST), random_state=seed)
-    return against, np.concatenate([features for features, _ in Features(folder, drawn)])
+    against, rows = (domain, own) if len(own) >= MIN_IMAGES else ("all domains", train)
+    sample = rows.sample(min(len(rows), MAX_IMAGES), random_state=seed)
+    return against, np.concatenate([features for features, _ in Features(folder, sample)])
 
 
 def _compare(
-    domain: str, viewer: "_Viewer", reference: Array, settings: params.Params
-) -> tuple[Interval | None, list["_Line"]]:
-    """Look at all images of a domain; a random sample of them is compared, the others are only scored."""
-    paths = [item.path for item in viewer.source.items if item.domain == domain and not item.problem]
+    domain: str, scorer: "_Scorer", reference: Array, settings: params.Params
+) -> tuple[Interval | None, list["_Candidate"]]:
+    """Score all images of a domain; the AUC is computed from a random sample of them."""
+    paths = [item.path for item in scorer.source.items if item.domain == domain and not item.problem]
     order = np.random.default_rng(settings.seed).permutation(len(paths))
-    seen = list(viewer.look({paths[index] for index in order[:MOST]}))
-    lines = [line for some, _ in seen for line in some]
-    if not lines:
+    scored = list(scorer.score({paths[index] for index in order[:MAX_IMAGES]}))
+    candidates = [candidate for batch, _ in scored for candidate in batch]
+    if not candidates:
         return None, []
-    # A hundred frames of one scene say no more of a domain than one, and must not be on both sides of a fold.
-    groups = _groups(lines, settings.ingest.near_duplicate_bits)
+    # Near duplicates, such as frames of one scene, count once and must not be on both sides of a fold.
+    groups = _groups(candidates, settings.ingest.near_duplicate_bits)
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    if min(len(first), len(reference)) < FEWEST:
-        return None, lines
-    features = np.concatenate([features for _, features in seen])[first]
+    if min(len(first), len(reference)) < MIN_IMAGES:
+        return None, candidates
+    features = np.concatenate([features for _, features in scored])[first]
     auc, novelties, classifier = tell_apart(features, reference, settings.seed)
-    for line, novelty in zip(lines, novelties[group], strict=True):
-        line.novelty = novelty
-    for some, features in viewer.look({paths[index] for index in order[MOST:]}):
-        for line, novelty in zip(some, classifier.predict_proba(features)[:, 1], strict=True):
-            line.novelty = novelty
-        lines += some
-    return auc, lines
+    for candidate, novelty in zip(candidates, novelties[group], strict=True):
+        candidate.novelty = novelty
+    for batch, features in scorer.score({paths[index] for index in order[MAX_IMAGES:]}):
+        for candidate, novelty in zip(batch, classifier.predict_proba(features)[:, 1], strict=True):
+            candidate.novelty = novelty
+        candidates += batch
+    return auc, candidates
 
 
 @dataclass(slots=True)
-class _Line:
-    """A line of the list, and how the image looks."""
+class _Candidate:
+    """A row of the list for labelling, and the image's perceptual hash."""
 
     path: str
     domain: str
@@ -186,27 +186,27 @@ class _Line:
     like: str = ""
 
 
-def _groups(lines: Sequence[_Line], bits: int) -> NDArray[np.int32]:
-    """Number the groups of images that look alike: (n,)."""
-    links = near_links(np.array([line.phash for line in lines], np.uint64), bits)
-    graph = coo_array((np.ones(len(links), np.int8), (links[:, 0], links[:, 1])), shape=(len(lines), len(lines)))
+def _groups(candidates: Sequence[_Candidate], bits: int) -> NDArray[np.int32]:
+    """Return the near-duplicate group of each image: (n,)."""
+    links = near_links(np.array([candidate.phash for candidate in candidates], np.uint64), bits)
+    graph = coo_array((np.ones(len(links), np.int8), (links[:, 0], links[:, 1])), shape=(len(candidates),) * 2)
     groups: NDArray[np.int32] = connected_components(graph, directed=False)[1]
     return groups
 
 
-def _in_order(lines: Sequence[_Line], bits: int) -> list[_Line]:
-    """Sort for labelling; what looks like an image before it goes behind all that look like none."""
-    # By the digits that are shown: those behind them differ between machines.
-    lines = sorted(lines, key=lambda line: (-float(f"{line.entropy:.6g}"), line.path))
+def _sorted(candidates: Sequence[_Candidate], bits: int) -> list[_Candidate]:
+    """Sort by uncertainty, near duplicates of an earlier image last."""
+    # By the digits written to the file: further ones differ between machines.
+    ranked = sorted(candidates, key=lambda candidate: (-float(f"{candidate.entropy:.6g}"), candidate.path))
     first: dict[int, str] = {}
-    for line, group in zip(lines, _groups(lines, bits), strict=True):
-        line.like = first.get(group, "")
-        first.setdefault(group, line.path)
-    return sorted(lines, key=lambda line: bool(line.like))
+    for candidate, group in zip(ranked, _groups(ranked, bits), strict=True):
+        candidate.like = first.get(group, "")
+        first.setdefault(group, candidate.path)
+    return sorted(ranked, key=lambda candidate: bool(candidate.like))
 
 
-class _Viewer:
-    """Shows files to the backbone and to the champion; counts those that it passes over, by domain and reason."""
+class _Scorer:
+    """Computes features and predictions of usable files; counts skipped ones by domain and reason."""
 
     def __init__(
         self, source: Source, backbone: backbones.Backbone, engine: Engine, champion: model.Model, ids: set[str],
@@ -224,24 +224,24 @@ class _Viewer:
             own.seconds_a_file,
             champion.value_range,
         )
-        self.passed_over = Counter((item.domain, "rejected") for item in source.items if item.problem)
+        self.skipped = Counter((item.domain, "rejected") for item in source.items if item.problem)
 
-    def look(self, paths: Collection[str]) -> Iterator[tuple[list[_Line], Array]]:
-        """Yield a line for each usable image, and their features (n, d), in batches and in the order of the source."""
+    def score(self, paths: Collection[str]) -> Iterator[tuple[list[_Candidate], Array]]:
+        """Yield usable images and their features (n, d) in batches, in the order of the source."""
         usable = self._usable(paths)
         while batch := list(islice(usable, self.engine.batch_size)):
-            yield self._ask(batch), self._features(np.stack([view for *_, view in batch]))
+            yield self._predict(batch), self._features(np.stack([view for *_, view in batch]))
 
     def _usable(self, paths: Collection[str]) -> Iterator[Usable]:
-        for found in ordered_map(self._examine, self.source.read(paths)):
+        for checked in ordered_map(self._check, self.source.read(paths)):
             self.advance(1)
-            if len(found) == 3:
-                yield found
+            if len(checked) == 3:
+                yield checked
             else:
-                self.passed_over[found] += 1
+                self.skipped[checked] += 1
 
-    def _examine(self, entry: tuple[Item, Loader]) -> Usable | tuple[str, str]:
-        """Check a file as ingest does, and see what it would store: the training images went the same way."""
+    def _check(self, entry: tuple[Item, Loader]) -> Usable | tuple[str, str]:
+        """Check and convert a file as ingest does, so that it is comparable with the training images."""
         item, load = entry
         try:
             data = load()
@@ -252,19 +252,20 @@ class _Viewer:
         except Rejected:
             return item.domain, "rejected"
 
-    def _ask(self, batch: list[Usable]) -> list[_Line]:
-        """Put what the champion says into lines."""
-        lines = []
+    def _predict(self, batch: list[Usable]) -> list[_Candidate]:
+        """Classify a batch with the champion."""
+        candidates = []
         predictions = self.champion.classify([image.data for _, image, _ in batch])
         hashes = perceptual_hashes([image.thumbnail for _, image, _ in batch])
-        for (item, *_), said, phash in zip(batch, predictions, hashes, strict=True):
-            best, second, *_ = sorted(said.probabilities.values(), reverse=True)
-            entropy = float(special.entr(list(said.probabilities.values())).sum())
-            lines.append(_Line(item.path, item.domain, said.label, best, entropy, best - second, phash))
-        return lines
+        for (item, *_), prediction, phash in zip(batch, predictions, hashes, strict=True):
+            best, second, *_ = sorted(prediction.probabilities.values(), reverse=True)
+            entropy = float(special.entr(list(prediction.probabilities.values())).sum())
+            margin = best - second
+            candidates.append(_Candidate(item.path, item.domain, prediction.label, best, entropy, margin, phash))
+        return candidates
 
     def _features(self, views: NDArray[np.uint8]) -> Array:
-        """Compute features (n, d), no finer than the cached ones: a rounding could tell the two apart."""
-        seen = self.engine.forward(views)
+        """Compute features (n, d), rounded as the cached ones are, so that rounding cannot tell them apart."""
+        features = self.engine.forward(views)
         limit = np.finfo(self.settings.dtype).max
-        return np.clip(seen, -limit, limit).astype(self.settings.dtype).astype(np.float32)
+        return np.clip(features, -limit, limit).astype(self.settings.dtype).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Which model is better, how good it is, and where it fails: validation chooses, the test split is read once."""
+"""Evaluation of both models: choose the better one on validation, test it once, write model and report."""
 
 import io
 import json
@@ -36,15 +36,15 @@ log = logging.getLogger(__name__)
 Logits = NDArray[np.float32]
 BATCH_SIZE = 64
 MODELS = ("head", "finetuned")
-SAME_LOSS = 5e-4  # log losses that are nearer are a tie: the engines that score head and network differ by as much
-CALLED = {"head": "the head on frozen features", "finetuned": "the fine-tuned network"}
+SAME_LOSS = 5e-4  # closer log losses are a tie: the engines that compute head and network differ by as much
+NAMES = {"head": "the head on frozen features", "finetuned": "the fine-tuned network"}
 THUMBNAIL_PX = 160
-FEW_IMAGES = 30  # of fewer, a bootstrap draws the same few again and again
+FEW_IMAGES = 30  # with fewer test images, bootstrap intervals are too narrow
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The folders of everything that came before."""
+    """The outputs of the other stages."""
 
     images: Path
     dataset: Path
@@ -56,7 +56,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Choice:
-    """The better model by validation, with the figures and a sentence that says why."""
+    """The better model on validation, both models' figures, and the reason in a sentence."""
 
     winner: str
     figures: dict[str, dict[str, float]]
@@ -65,19 +65,19 @@ class Choice:
 
 @dataclass(frozen=True)
 class Scored:
-    """Rows of the manifest with both models' calibrated probabilities (n, k) float32."""
+    """The images of a split (manifest rows) with both models' calibrated probabilities (n, k) float32."""
 
     rows: pd.DataFrame
     probabilities: dict[str, NDArray[np.float32]]
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Class indices (n,)."""
+        """Return the class indices (n,)."""
         return self.rows["class_index"].to_numpy(np.int64)
 
 
 class ModelPair:
-    """The two models, ready to score any split."""
+    """The head and the fine-tuned network, loaded with what is needed to score a split."""
 
     def __init__(self, inputs: Inputs, params: Params) -> None:
         self.inputs = inputs
@@ -87,8 +87,8 @@ class ModelPair:
         self.head: Head = head.load(inputs.head)
         if self.head.classes != self.classes:
             raise SourceError(
-                f"{inputs.head} is of other classes ({', '.join(self.head.classes)}) than {inputs.dataset} "
-                f"({', '.join(self.classes)}); run train_head again"
+                f"{inputs.head} was trained on other classes ({', '.join(self.head.classes)}) than those of "
+                f"{inputs.dataset} ({', '.join(self.classes)}); run train_head again"
             )
         self.backbone = backbones.load(inputs.backbone, self.head.layer, self.head.pooling)
         self.features, *_ = feature_keys.find(self.backbone.description, params.extract, inputs.features)
@@ -99,16 +99,16 @@ class ModelPair:
 
     @property
     def tuned(self) -> bool:
-        """Whether anything was fine-tuned; else both models are one, and only rounding could tell them apart."""
+        """Check whether anything was fine-tuned; if not, both models are the same up to rounding."""
         return bool(self.epochs)
 
     def rows(self, split: str) -> pd.DataFrame:
-        """Select a split's images, in the order in which both models score them."""
+        """Return a split's images in the order in which both models score them."""
         rows = self.manifest[self.manifest["split"] == split]
         return rows.sort_values(["shard", "offset"], ignore_index=True)
 
     def logits(self, split: str) -> dict[str, Logits]:
-        """Score a split with both models: logits (n, k) each; the head's for both where nothing was fine-tuned."""
+        """Return both models' logits (n, k) for a split; the head's for both if nothing was fine-tuned."""
         rows = self.rows(split)
         from_head = np.concatenate([self.head.logits(x) for x, _ in Features(self.features, rows)])
         if not self.tuned:
@@ -116,8 +116,8 @@ class ModelPair:
         device = loader.device()
         network = self.finetuned.to(device)
         with Reader(self.inputs.images) as reader:
-            examples = SplitImages(rows, self.inputs.images)
-            scored = finetune.predict_all(network, reader, examples, self.backbone.transform, BATCH_SIZE, device)
+            images = SplitImages(rows, self.inputs.images)
+            scored = finetune.predict_all(network, reader, images, self.backbone.transform, BATCH_SIZE, device)
             from_network = list(progress.track(scored, f"evaluate_{split}", -(-len(rows) // BATCH_SIZE), "batches"))
         return {"head": from_head, "finetuned": np.concatenate(from_network)}
 
@@ -128,11 +128,11 @@ def evaluate(
     """Compare the head and the fine-tuned network, and write the better one and a report.
 
     Args:
-        inputs: what the other stages wrote.
-        params: all of params.yaml; the report shows it.
+        inputs: the outputs of the other stages.
+        params: all of params.yaml; shown in the report.
         model_dir: replaced by the winner (see `model.save`).
-        report_dir: gets metrics.json, predictions.parquet, plots/, timings.json and report.html.
-        timings: gives the stages' durations at the time of asking; only the last two files show them.
+        report_dir: receives metrics.json, predictions.parquet, plots/, timings.json and report.html.
+        timings: returns the stages' durations so far; only the last two files contain them.
 
     Returns:
         The contents of metrics.json.
@@ -142,10 +142,10 @@ def evaluate(
     labels = pair.rows("val")["class_index"].to_numpy(np.int64)
     choice = choose(on_val, labels)
     if not pair.tuned:
-        right = f"{choice.figures['head']['accuracy']:.1%} of {len(labels)} validation images right"
-        choice = replace(choice, why=f"Nothing was fine-tuned, so the model is {CALLED['head']}: {right}.")
+        accuracy = f"{choice.figures['head']['accuracy']:.1%} validation accuracy ({len(labels)} images)"
+        choice = replace(choice, why=f"Nothing was fine-tuned, so the model is {NAMES['head']}: {accuracy}.")
     temperature = {name: calibration.fit_temperature(logits, labels) for name, logits in on_val.items()}
-    on_test = pair.logits("test")  # read only now that the choice is made
+    on_test = pair.logits("test")  # the choice has been made: the test split is read only now
     val, test = (_scored(pair, *scored, temperature) for scored in (("val", on_val), ("test", on_test)))
     scores: dict[str, Any] = {
         name: metrics.score(
@@ -160,42 +160,42 @@ def evaluate(
     for warning in warnings:
         log.warning("%s", warning)
     _write_model(pair, choice, temperature[choice.winner], scores, model_dir)
-    told = [*pair.head.warnings, *finetune.warnings(pair.epochs), *warnings]
-    _write_report(pair, params, choice, val, test, scores, told, report_dir, timings)
+    reported = [*pair.head.warnings, *finetune.warnings(pair.epochs), *warnings]
+    _write_report(pair, params, choice, val, test, scores, reported, report_dir, timings)
     return scores
 
 
 def choose(logits: dict[str, Logits], labels: NDArray[np.int64]) -> Choice:
-    """Choose by validation accuracy, then log loss; the head, which is simpler, wins a tie."""
+    """Choose by validation accuracy, then log loss; the simpler model, the head, wins a tie."""
     figures = {}
     for name in MODELS:
         probabilities = calibration.softmax(logits[name])
-        right = probabilities[np.arange(len(labels)), labels]
+        of_label = probabilities[np.arange(len(labels)), labels]
         accuracy = float((logits[name].argmax(1) == labels).mean())
-        figures[name] = {"accuracy": accuracy, "log_loss": float(-np.log(np.maximum(right, 1e-12)).mean())}
+        figures[name] = {"accuracy": accuracy, "log_loss": float(-np.log(np.maximum(of_label, 1e-12)).mean())}
     first, second = (figures[name] for name in MODELS)
-    gained, spared = second["accuracy"] - first["accuracy"], first["log_loss"] - second["log_loss"]
-    is_tie = gained == 0 and abs(spared) < SAME_LOSS
-    winner, loser = ("finetuned", "head") if not is_tie and (gained, spared) > (0, 0) else ("head", "finetuned")
+    gain, loss_drop = second["accuracy"] - first["accuracy"], first["log_loss"] - second["log_loss"]
+    is_tie = gain == 0 and abs(loss_drop) < SAME_LOSS
+    winner, loser = ("finetuned", "head") if not is_tie and (gain, loss_drop) > (0, 0) else ("head", "finetuned")
     better, worse = figures[winner], figures[loser]
-    reason = f"{better['accuracy']:.1%} of {len(labels)} validation images right, against {worse['accuracy']:.1%}"
+    reason = f"validation accuracy {better['accuracy']:.1%} vs {worse['accuracy']:.1%} ({len(labels)} images)"
     if is_tie:
-        reason += f", and a log loss of {better['log_loss']:.3f} each; it is the simpler one"
-    elif gained == 0:
-        reason += f", and a log loss of {better['log_loss']:.3f} against {worse['log_loss']:.3f}"
-    return Choice(winner, figures, f"{CALLED[winner][0].upper()}{CALLED[winner][1:]} won: {reason}.")
+        reason += f", equal log loss ({better['log_loss']:.3f}); the simpler model wins a tie"
+    elif gain == 0:
+        reason += f", log loss {better['log_loss']:.3f} vs {worse['log_loss']:.3f}"
+    return Choice(winner, figures, f"{NAMES[winner][0].upper()}{NAMES[winner][1:]} won: {reason}.")
 
 
 def _warnings(pair: ModelPair, temperature: dict[str, float], test_images: int) -> list[str]:
-    """Say where calibration ended at a limit, and where there are too few images for an interval to be trusted."""
+    """Warn about temperatures at a bound of the search, and about too few test images for reliable intervals."""
     found = [
-        f"The temperature of {CALLED[name]} is {found:.3g}, at an end of what is tried: its probabilities "
-        "on validation are far from the shares they should be."
+        f"The temperature of {NAMES[name]} is {found:.3g}, at a bound of the search: its probabilities are badly "
+        "calibrated."
         for name, found in temperature.items()
-        if calibration.at_an_end(found) and (pair.tuned or name == "head")
+        if calibration.at_bound(found) and (pair.tuned or name == "head")
     ]
     if test_images < FEW_IMAGES:
-        found.append(f"There are only {test_images} test images: intervals miss the true figure often.")
+        found.append(f"There are only {test_images} test images: the 95 % intervals are unreliable.")
     return found
 
 
@@ -208,8 +208,9 @@ def _write_model(pair: ModelPair, choice: Choice, temperature: float, scores: di
     if choice.winner == "finetuned":
         best = pair.finetuned
     else:
-        at = (pair.head.layer, pair.head.pooling)
-        frozen = backbones.load(pair.inputs.backbone, *at).network  # the contest's has the fine-tuned weights
+        frozen = backbones.load(
+            pair.inputs.backbone, pair.head.layer, pair.head.pooling
+        ).network  # pair.backbone has the fine-tuned weights
         best = classifier.Classifier(frozen, pair.backbone.transform, pair.head)
     described = {
         "kind": choice.winner,
@@ -252,8 +253,8 @@ def _write_report(
         probabilities=test.probabilities[choice.winner],
         **shown,
     )
-    told = {name: test.probabilities[name] for name in (MODELS if pair.tuned else MODELS[:1])}
-    pictures = plots.pictures(probabilities=told, **shown)
+    probabilities = {name: test.probabilities[name] for name in (MODELS if pair.tuned else MODELS[:1])}
+    pictures = plots.pictures(probabilities=probabilities, **shown)
     mistakes = worst_mistakes(pair, test, choice.winner, params.evaluate.mistakes)
     measured = timings()
     write(report_dir / "timings.json", json.dumps(measured, indent=2, ensure_ascii=False) + "\n")
@@ -263,7 +264,7 @@ def _write_report(
         validation={**choice.figures, "why": choice.why},
         dataset=pair.summary,
         backbone=pair.backbone.description,
-        params=params.model_dump(mode="json", exclude={"retrain", "compare"}),  # no part of it
+        params=params.model_dump(mode="json", exclude={"retrain", "compare"}),  # not used by the pipeline
         timings=measured,
         pictures=pictures,
         mistakes=mistakes,
@@ -274,7 +275,7 @@ def _write_report(
 
 
 def _write_predictions(path: Path, scored: list[Scored]) -> None:
-    """Write one row an image of validation and test: what it is, and each model's class probabilities."""
+    """Write one row per validation and test image, with each model's class probabilities."""
     tables = []
     for part in scored:
         columns = {name: pa.array(part.rows[name], pa.string()) for name in ("image_id", "domain", "split", "label")}
@@ -289,7 +290,7 @@ def _write_predictions(path: Path, scored: list[Scored]) -> None:
 
 
 def worst_mistakes(pair: ModelPair, test: Scored, winner: str, count: int) -> list[Mistake]:
-    """Show the test images on which the model was most sure of a wrong class."""
+    """Return the misclassified test images, most confident first."""
     probabilities = test.probabilities[winner]
     predicted = probabilities.argmax(1)
     confidence = probabilities.max(1)
@@ -314,7 +315,7 @@ def worst_mistakes(pair: ModelPair, test: Scored, winner: str, count: int) -> li
 
 
 def _thumbnail(image: Image.Image) -> bytes:
-    """Draw an image small, as PNG, and a tiny one enlarged to be seen."""
+    """Return a thumbnail as PNG; tiny images are enlarged."""
     times = THUMBNAIL_PX // max(image.size)
     if times > 1:
         image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)

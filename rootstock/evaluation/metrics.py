@@ -1,8 +1,8 @@
-"""What a test says of a classifier: figures with 95 % intervals, calibration among them.
+"""Classification metrics with 95 % intervals, including calibration error.
 
-Accuracy, top-5, recall and precision are shares of images and get Wilson intervals. The other figures get
-bootstrap intervals. Each of those is a function of a few sums over images (true positives of a class, loss in
-a domain, ...): one sparse matrix holds what every image adds to every sum, a resample is one product with it.
+Accuracy, top-5, recall and precision are shares of images and have Wilson intervals; the other figures have bootstrap
+intervals. Each of those is a function of a few sums over images (true positives of a class, loss in a domain, ...).
+One sparse matrix holds every image's contribution to every sum, so a resample is one matrix product.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ Interval = dict[str, float]  # value, low, high
 CONFIDENCE = 0.95  # of every interval
 BINS = 15  # of equal width, for calibration: Guo et al. (2017), On Calibration of Modern Neural Networks
 DECIMALS = 6
-FLOATS_AT_ONCE = 2**21  # 16 MB of float64: bounds each array of a bootstrap chunk
+MAX_FLOATS = 2**21  # 16 MB of float64: bounds each array of a bootstrap chunk
 SMALLEST = float(np.finfo(np.float32).eps)  # a probability below it counts as this in the log loss, as in scikit-learn
 
 
@@ -39,11 +39,10 @@ def score(
     An interval is `{"value", "low", "high"}`, rounded to 6 decimals, never NaN, and always holds its value:
 
     - accuracy, top5 (the best min(5, k)), recall, precision: Wilson.
-    - macro_f1, f1, log_loss: percentile bootstrap. Where all or none are right, no resample differs, and an
-      interval of no width would claim certainty: F1 takes that of recall then, macro-F1 that of accuracy.
-    - ece, expected calibration error: basic bootstrap, cut off at zero. Noise only ever adds to the ECE, and
-      a resample is noisier than the sample. In 200 simulations (n = 1,000) of a calibrated model the
-      percentile interval never held the true ECE, this one in 66 %; of a model 3 points off, in 74 and 90 %.
+    - macro_f1, f1, log_loss: percentile bootstrap. If all or no images are correct, all resamples are equal, and a
+      zero-width interval would claim certainty: F1 then takes the interval of recall, macro-F1 that of accuracy.
+    - ece, expected calibration error: basic bootstrap, cut off at zero. Noise only adds to the ECE, and a resample is
+      noisier than the sample, so percentile intervals are biased (coverage in docs/benchmarks.md).
 
     One set of resamples serves every bootstrap interval; memory does not grow with `resamples` × n.
 
@@ -80,22 +79,22 @@ def score(
 
 
 def reliability(labels: Integers, probabilities: Floats) -> tuple[Floats, Floats, Integers]:
-    """Mean confidence, accuracy and number of images of each calibration bin that has any: arrays (bins,)."""
+    """Return mean confidence, accuracy and number of images of each non-empty calibration bin: arrays (bins,)."""
     outcome = _outcome(labels, probabilities)
     images = np.bincount(outcome.bins, minlength=BINS)
     used = images > 0
     confidence = np.bincount(outcome.bins, outcome.confidence, BINS)[used] / images[used]
-    accuracy = np.bincount(outcome.bins, outcome.right, BINS)[used] / images[used]
+    accuracy = np.bincount(outcome.bins, outcome.correct, BINS)[used] / images[used]
     return confidence, accuracy, images[used].astype(np.int64)
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of each image: arrays (n,)."""
+    """The outcome for each image: arrays (n,)."""
 
     labels: Integers
     predicted: Integers
-    right: npt.NDArray[np.bool_]
+    correct: npt.NDArray[np.bool_]
     top5: npt.NDArray[np.bool_]
     loss: Floats
     confidence: Floats
@@ -115,7 +114,7 @@ class _Boot:
 def _check(labels: Integers, probabilities: Floats, domains: Strings, classes: list[str]) -> None:
     n, k = len(labels), len(classes)
     if n == 0:
-        raise ValueError("there are no images to score")
+        raise ValueError("expected at least one image to score, got none")
     if (shapes := (probabilities.shape, domains.shape)) != ((n, k), (n,)):
         raise ValueError(f"expected shapes (({n}, {k}), ({n},)) of probabilities and domains, got {shapes}")
     if labels.min() < 0 or labels.max() >= k:
@@ -127,14 +126,14 @@ def _check(labels: Integers, probabilities: Floats, domains: Strings, classes: l
 def _outcome(labels: Integers, probabilities: Floats) -> _Outcome:
     predicted = probabilities.argmax(axis=1)
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)
-    # Of equal probabilities the first class goes first, as in argmax.
+    # Ties go to the first class, as in argmax.
     ties_before = (probabilities == own) & (np.arange(probabilities.shape[1]) < labels[:, None])
     rank = ((probabilities > own) | ties_before).sum(axis=1)
     confidence = probabilities.max(axis=1).astype(np.float64)
     return _Outcome(
         labels=labels,
         predicted=predicted,
-        right=predicted == labels,
+        correct=predicted == labels,
         top5=rank < 5,
         loss=-np.log(np.clip(own[:, 0].astype(np.float64), SMALLEST, 1.0)),
         confidence=confidence,
@@ -143,7 +142,7 @@ def _outcome(labels: Integers, probabilities: Floats) -> _Outcome:
 
 
 def _share(hits: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_]) -> Interval:
-    """Share of `among` that hit, with its Wilson interval; of none: 0, of which nothing is known."""
+    """Return the share of hits among images with its Wilson interval; 0, from 0 to 1, without images."""
     n, successes = int(among.sum()), int((hits & among).sum())
     if n == 0:
         return _interval(0.0, 0.0, 1.0)
@@ -152,16 +151,16 @@ def _share(hits: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_]) -> Interva
 
 
 def _interval(value: float, low: float, high: float) -> Interval:
-    """Round (never to -0.0), and hold the value: the bootstrap of a biased figure may leave it out."""
+    """Round (never to -0.0) and include the value, which a bootstrap of a biased figure may exclude."""
     ends = {"value": value, "low": min(low, value), "high": max(high, value)}
     return {name: round(float(end), DECIMALS) + 0.0 for name, end in ends.items()}
 
 
 def _scored(outcome: _Outcome, among: npt.NDArray[np.bool_], boot: _Boot, group: int) -> dict[str, Any]:
-    accuracy = _share(outcome.right, among)
+    accuracy = _share(outcome.correct, among)
     return {
         "accuracy": accuracy,
-        "macro_f1": _unless_certain(boot.macro_f1[group], accuracy),
+        "macro_f1": _bootstrap_or_share(boot.macro_f1[group], accuracy),
         "top5": _share(outcome.top5, among),
         "log_loss": boot.log_loss[group],
         "ece": boot.ece[group],
@@ -172,11 +171,11 @@ def _scored_class(outcome: _Outcome, index: int, boot: _Boot, group: int) -> dic
     actual = outcome.labels == index
     if not actual.any():
         return {"images": 0}
-    recall = _share(outcome.right, actual)
+    recall = _share(outcome.correct, actual)
     return {
         "accuracy": recall,
-        "precision": _share(outcome.right, outcome.predicted == index),
-        "f1": _unless_certain(boot.f1[index], recall),
+        "precision": _share(outcome.correct, outcome.predicted == index),
+        "f1": _bootstrap_or_share(boot.f1[index], recall),
         "top5": _share(outcome.top5, actual),
         "log_loss": boot.log_loss[group],
         "ece": boot.ece[group],
@@ -184,7 +183,7 @@ def _scored_class(outcome: _Outcome, index: int, boot: _Boot, group: int) -> dic
     }
 
 
-def _unless_certain(f1: Interval, share: Interval) -> Interval:
+def _bootstrap_or_share(f1: Interval, share: Interval) -> Interval:
     return f1 if 0 < f1["value"] < 1 else dict(share)
 
 
@@ -192,12 +191,12 @@ def _bootstrap(o: _Outcome, places: Integers, d: int, k: int, resamples: int, se
     """Resample the images; the first "resample" is the sample itself and gives the values.
 
     The sums, with d domains, k classes and b bins: true positives, predictions and images of each class in
-    each domain, (d, k) each; loss by domain (d) and by class (k); right minus confidence by bin, in each
+    each domain, (d, k) each; loss by domain (d) and by class (k); correct minus confidence by bin, in each
     domain (d, b) and in each class (k, b).
     """
-    calibration = o.right - o.confidence
+    calibration = o.correct - o.confidence
     parts = [
-        (places * k + o.labels, o.right, (d, k)),
+        (places * k + o.labels, o.correct, (d, k)),
         (places * k + o.predicted, None, (d, k)),
         (places * k + o.labels, None, (d, k)),
         (places, o.loss, (d,)),
@@ -208,7 +207,7 @@ def _bootstrap(o: _Outcome, places: Integers, d: int, k: int, resamples: int, se
     adds = sparse.vstack([_adds(where, what, shape) for where, what, shape in parts], format="csr")
     ends = np.cumsum([np.prod(shape) for _, _, shape in parts])[:-1]
     draws = []
-    at_once = max(1, FLOATS_AT_ONCE // max(adds.shape))
+    at_once = max(1, MAX_FLOATS // max(adds.shape))
     for weights in _weights(len(o.labels), resamples, seed, at_once):
         sums = [
             part.reshape(len(weights), *shape)
@@ -220,14 +219,14 @@ def _bootstrap(o: _Outcome, places: Integers, d: int, k: int, resamples: int, se
 
 
 def _adds(where: Integers, what: npt.NDArray[Any] | None, shape: tuple[int, ...]) -> sparse.csr_matrix:
-    """Give the sparse matrix (sums, n) with which image i adds what[i] (one, if None) to sum where[i]."""
+    """Return the sparse matrix (sums, n) in which image i adds what[i] (1 if None) to sum where[i]."""
     n = len(where)
     values = np.ones(n) if what is None else what.astype(np.float64)
     return sparse.csr_matrix((values, (where, np.arange(n))), shape=(int(np.prod(shape)), n))
 
 
 def _weights(n: int, resamples: int, seed: int, at_once: int) -> Iterator[Floats]:
-    """Yield how often each image occurs in each resample, (up to at_once, n); in the very first, once."""
+    """Yield the count of each image in each resample, (up to at_once, n); the first is the sample itself."""
     draw = np.random.default_rng(seed)
     for start in range(0, resamples + 1, at_once):
         rows = range(start, min(start + at_once, resamples + 1))
@@ -236,7 +235,7 @@ def _weights(n: int, resamples: int, seed: int, at_once: int) -> Iterator[Floats
 
 
 def _figures(sums: list[Floats]) -> tuple[Floats, Floats, Floats, Floats]:
-    """Macro-F1 (r, 1 + d), F1 (r, k), log loss and ECE (r, 1 + d + k) of r resamples; NaN without images."""
+    """Compute macro-F1 (r, 1 + d), F1 (r, k), log loss and ECE (r, 1 + d + k) of r resamples; NaN without images."""
     hits, predictions, images = (np.concatenate([s.sum(axis=1, keepdims=True), s], axis=1) for s in sums[:3])
     loss = np.concatenate([sums[3].sum(axis=1, keepdims=True), sums[3], sums[4]], axis=1)
     gaps = np.concatenate([sums[5].sum(axis=1, keepdims=True), sums[5], sums[6]], axis=1)
@@ -250,13 +249,13 @@ def _figures(sums: list[Floats]) -> tuple[Floats, Floats, Floats, Floats]:
 
 
 def _intervals(draws: Floats, *, basic: bool = False) -> list[Interval]:
-    """Percentile intervals of draws (r, columns), or basic ones: the quantiles turned about the value.
+    """Return percentile intervals of draws (r, columns), or basic ones: the quantiles mirrored at the value.
 
-    A resample errs from the sample as the sample errs from the truth; `basic` takes that error off.
+    A resample deviates from the sample as the sample does from the truth; `basic` corrects that bias.
     """
     value, tail = draws[0], (1 - CONFIDENCE) / 2
     low, high = np.zeros_like(value), np.zeros_like(value)
-    # A class without images has figures in no resample, and its interval goes unused.
+    # A class without images has no figures in any resample; its interval is not used.
     some = np.isfinite(value)
     low[some], high[some] = np.nanquantile(draws[:, some], [tail, 1 - tail], axis=0)
     if basic:

@@ -1,6 +1,6 @@
-"""Pictures of an evaluation, as PNG bytes for light and for dark paper, and CSV files for DVC plots.
+"""Plots of an evaluation: PNG bytes in a light and a dark theme, and CSV files for DVC plots.
 
-Figures are made without pyplot: it keeps global state, and flows draw in threads.
+pyplot is not used: it keeps global state, and flows plot in threads.
 """
 
 import io
@@ -22,17 +22,17 @@ from rootstock.evaluation.metrics import Floats, Integers, Interval, reliability
 from rootstock.system import escape, files
 
 DPI = 110
-MODELS = {"head": "head", "finetuned": "fine-tuned"}  # key in metrics.json: name in pictures
-COUNTED = 15  # up to so many classes, the confusion matrix writes the counts into its cells
-LABELLED = 130  # so many class names fit along the confusion matrix; of more, every second or third is written
-NAME_LENGTH = 24  # of a class in a picture
+MODELS = {"head": "head", "finetuned": "fine-tuned"}  # key in metrics.json: name in plots
+MAX_COUNTED = 15  # classes up to which the confusion matrix shows counts
+MAX_LABELLED = 130  # class names that fit along the confusion matrix; with more, every second or third is shown
+NAME_LENGTH = 24  # characters of a name in a plot
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a picture; head and fine-tuned stay apart for colour-blind eyes, too."""
+    """The colours of a plot; head and fine-tuned are distinguishable with colour blindness."""
 
-    paper: str
+    background: str
     ink: str
     faint: str
     head: str
@@ -40,7 +40,7 @@ class Theme:
     wrong: str
 
     def model(self, name: str) -> dict[str, Any]:
-        """Colour, marker and label of a model's curve; champion and challenger look like the two of one run."""
+        """Return colour, marker and label of a model; champion and challenger look like head and fine-tuned."""
         colour, marker = (self.head, "o") if name in ("head", "champion") else (self.finetuned, "D")
         return {"color": colour, "marker": marker, "label": MODELS.get(name, name)}
 
@@ -61,17 +61,17 @@ def write_plots(
     l2_path: Sequence[Mapping[str, float]],
     probabilities: Floats,
 ) -> None:
-    """Write confusion, per_class, history, l2_path and reliability .csv; equal input gives equal bytes.
+    """Write confusion.csv, per_class.csv, history.csv, l2_path.csv and reliability.csv, deterministically.
 
     Args:
-        folder: where to; made if need be.
+        folder: target, created if missing.
         labels: class indices of the test images (n,).
-        predicted: "head" and "finetuned" to predicted class indices (n,).
-        winner: which of the two confusion.csv and reliability.csv are about.
+        predicted: predicted class indices (n,) of "head" and "finetuned".
+        winner: the model shown in confusion.csv and reliability.csv.
         classes: names in index order.
-        metrics: "head" and "finetuned" to what `metrics.score` returned.
+        metrics: figures of "head" and "finetuned", as returned by `metrics.score`.
         history: fine-tuning's stage, epoch, train_loss, val_loss, val_accuracy, in order; may be empty.
-        l2_path: the head's steps, each l2, val_log_loss, val_accuracy.
+        l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
         probabilities: the winner's (n, k).
 
     """
@@ -111,10 +111,10 @@ def pictures(
     history: pd.DataFrame,
     l2_path: Sequence[Mapping[str, float]],
 ) -> dict[str, bytes]:
-    """Draw "curves", "confusion", "reliability" and "recall" of a report, and each again with "_dark".
+    """Plot "curves", "confusion", "reliability" and "recall" of a report, each also with the suffix "_dark".
 
-    Arguments as in `write_plots`, but `probabilities` are those of "head" and "finetuned", (n, k) each; without the
-    latter, where nothing was fine-tuned, the pictures have one model.
+    Arguments as in `write_plots`, but `probabilities` are those of "head" and "finetuned", (n, k) each; of "head" alone
+    if nothing was fine-tuned.
     """
     predicted = probabilities[winner].argmax(axis=1)
     drawn = {}
@@ -127,19 +127,19 @@ def pictures(
 
 
 def draw_confusion(labels: Integers, predicted: Integers, classes: Sequence[str], theme: Theme = LIGHT) -> bytes:
-    """Draw the confusion matrix: a row an actual class, darker for a larger share of it, mistakes in red.
+    """Plot the confusion matrix: one row per actual class, darker for a larger share of the row, mistakes in red.
 
-    One mistake among thousands of images stays visible: a cell that has any starts at a third of the colour.
+    Any non-zero cell has at least a third of the colour, so that a single mistake stays visible.
     """
     k = len(classes)
     counts = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     strength = np.where(counts > 0, 0.3 + 0.7 * np.sqrt(share), 0)[:, :, None]
     hue = np.where(np.eye(k, dtype=bool)[:, :, None], to_rgb(theme.finetuned), to_rgb(theme.wrong))
-    side = float(np.clip(2 + 0.36 * k, 4.5, 16))  # inches: a class of 100 still has a legible name
+    side = float(np.clip(2 + 0.36 * k, 4.5, 16))  # inches: names stay legible with 100 classes
     figure, [[axes]] = new_figure(theme, side, side)
-    axes.imshow(strength * hue + (1 - strength) * np.array(to_rgb(theme.paper)), interpolation="nearest")
-    ticks = range(0, k, -(-k // LABELLED))
+    axes.imshow(strength * hue + (1 - strength) * np.array(to_rgb(theme.background)), interpolation="nearest")
+    ticks = range(0, k, -(-k // MAX_LABELLED))
     points = float(np.clip(72 * 0.8 * (side - 2) / len(ticks), 4, 10))
     names = [short(classes[tick]) for tick in ticks]
     upright = k > 4 and max(map(len, names)) > 2
@@ -150,17 +150,17 @@ def draw_confusion(labels: Integers, predicted: Integers, classes: Sequence[str]
     axes.grid(visible=False)
     axes.set_xticks(np.arange(k + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(k + 1) - 0.5, minor=True)
-    axes.grid(visible=True, which="minor", color=theme.faint, linewidth=0.8 if k <= COUNTED else 0.25)
-    if k <= COUNTED:
+    axes.grid(visible=True, which="minor", color=theme.faint, linewidth=0.8 if k <= MAX_COUNTED else 0.25)
+    if k <= MAX_COUNTED:
         for actual, guess in np.argwhere(counts):
-            colour = theme.paper if strength[actual, guess, 0] > 0.55 else theme.ink
+            colour = theme.background if strength[actual, guess, 0] > 0.55 else theme.ink
             count = f"{counts[actual, guess]:,}"
             axes.text(guess, actual, count, ha="center", va="center", color=colour, fontsize=9)
     return png(figure)
 
 
 def draw_curves(history: pd.DataFrame, l2_path: Sequence[Mapping[str, float]], theme: Theme = LIGHT) -> bytes:
-    """Draw loss and validation accuracy along the head's L2 path and, if there was any, along fine-tuning."""
+    """Plot loss and validation accuracy along the head's L2 path and, if there is any, fine-tuning."""
     columns = 1 if history.empty else 2
     figure, grid = new_figure(theme, 5.4 * columns, 5.6, (1, 1), (1, 1.4)[:columns])
     _head_curves(l2_path, theme, *grid[:, 0])
@@ -176,11 +176,11 @@ def draw_curves(history: pd.DataFrame, l2_path: Sequence[Mapping[str, float]], t
 def _head_curves(l2_path: Sequence[Mapping[str, float]], theme: Theme, loss: Axes, accuracy: Axes) -> None:
     place = range(len(l2_path))
     style = {**theme.model("head"), "markersize": 4, "label": "validation"}
-    ring = {**style, "markersize": 11, "markerfacecolor": "none", "linestyle": "none", "label": "kept"}
+    ring = {**style, "markersize": 11, "markerfacecolor": "none", "linestyle": "none", "label": "selected"}
     for axes, metric in ((loss, "val_log_loss"), (accuracy, "val_accuracy")):
         axes.plot(place, [step[metric] for step in l2_path], **style)
         if l2_path:
-            axes.plot(_kept(l2_path), l2_path[_kept(l2_path)][metric], **ring)
+            axes.plot(_selected(l2_path), l2_path[_selected(l2_path)][metric], **ring)
     every = max(1, -(-len(l2_path) // 9))
     accuracy.set_xticks(place[::every], [f"{step['l2']:.2g}" for step in l2_path[::every]])
     accuracy.set_xlabel("L2 strength")
@@ -198,7 +198,7 @@ def _finetuning_curves(
     loss.plot(steps, history["val_loss"].to_numpy(), **style)
     accuracy.plot(steps, history["val_accuracy"].to_numpy(), **style)
     if l2_path:
-        best = l2_path[_kept(l2_path)]
+        best = l2_path[_selected(l2_path)]
         loss.axhline(best["val_log_loss"], color=theme.head, linewidth=1.2, label="head, validation")
         accuracy.axhline(best["val_accuracy"], color=theme.head, linewidth=1.2)
     stages = history["stage"].astype(str).tolist()
@@ -208,21 +208,23 @@ def _finetuning_curves(
         style = {"fontsize": 8, "color": theme.ink, "parse_math": False}
         loss.text(start + 0.55, 1.01, short(stages[start]), transform=loss.get_xaxis_transform(), **style)
     loss.set_title("fine-tuning", fontsize=10, color=theme.ink, pad=18)
-    accuracy.set_xlabel("epoch, over all stages")
+    accuracy.set_xlabel("epoch (all stages)")
     accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
     accuracy.set_xlim(0.5, len(steps) + 0.5)
     legend(loss, theme)
 
 
 def draw_reliability(labels: Integers, probabilities: Mapping[str, Floats], theme: Theme = LIGHT) -> bytes:
-    """Draw accuracy against confidence in 15 bins (calibrated: the diagonal), and the images of each."""
+    """Plot the reliability diagram: accuracy against confidence in 15 bins, and the images per bin."""
     figure, [[upper], [lower]] = new_figure(theme, 5.4, 5.8, (3, 1))
-    upper.plot([0, 1], [0, 1], color=theme.ink, linewidth=0.8, linestyle=":", label="as right as it says")
+    upper.plot([0, 1], [0, 1], color=theme.ink, linewidth=0.8, linestyle=":", label="perfect calibration")
     for shift, (name, model) in zip((-0.005, 0.005), probabilities.items(), strict=False):
         confidence, accuracy, images = reliability(labels, model)
         style = theme.model(name)
         upper.plot(confidence, accuracy, color=style["color"], linewidth=0.9)
-        upper.scatter(confidence, accuracy, s=8 + 20 * np.log10(images), **style)  # few images, small mark
+        upper.scatter(
+            confidence, accuracy, s=8 + 20 * np.log10(images), **style
+        )  # marker size grows with the number of images
         lower.bar(confidence + shift, images, width=0.01, color=style["color"])
     upper.set_ylabel("accuracy")
     lower.set_ylabel("images")
@@ -238,37 +240,37 @@ def draw_reliability(labels: Integers, probabilities: Mapping[str, Floats], them
 def draw_recall(
     metrics: Mapping[str, Any], winner: str, theme: Theme = LIGHT, *, worst: int = 20, models: Iterable[str] = MODELS
 ) -> bytes:
-    """Draw recall of head and fine-tuned with 95 % intervals, for the classes that the winner knows worst."""
+    """Plot recall of both models with 95 % intervals for the winner's worst classes."""
     scored = {name: figures for name, figures in metrics[winner]["classes"].items() if figures["images"]}
     names = sorted(scored, key=lambda name: scored[name]["accuracy"]["value"])[:worst]
     recall = {model: [metrics[model]["classes"][name]["accuracy"] for name in names] for model in models}
-    return draw_shares(names, recall, "recall, with its 95% interval", theme)
+    return draw_shares(names, recall, "recall, 95% interval", theme)
 
 
 def draw_shares(
-    names: Sequence[str], shares: Mapping[str, Sequence[Interval | None]], meaning: str, theme: Theme = LIGHT
+    names: Sequence[str], shares: Mapping[str, Sequence[Interval | None]], label: str, theme: Theme = LIGHT
 ) -> bytes:
-    """Draw two models' shares with their intervals, a row a name; a model may have none of some."""
+    """Plot two models' shares with their intervals, one row per name; shares may be missing."""
     figure, [[axes]] = new_figure(theme, 7.6, 1.4 + 0.36 * len(names))
     for shift, (model, intervals) in zip((-0.15, 0.15), shares.items(), strict=False):
-        there = [(row + shift, one) for row, one in enumerate(intervals) if one]
-        value, low, high = (np.array([one[end] for _, one in there]) for end in ("value", "low", "high"))
+        given = [(row + shift, interval) for row, interval in enumerate(intervals) if interval]
+        value, low, high = (np.array([interval[end] for _, interval in given]) for end in ("value", "low", "high"))
         style = {**theme.model(model), "xerr": [value - low, high - value], "linestyle": "none", "elinewidth": 1.6}
-        axes.errorbar(value, [row for row, _ in there], **style, markersize=5)
+        axes.errorbar(value, [row for row, _ in given], **style, markersize=5)
     axes.set_yticks(range(len(names)), [short(name) for name in names], parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel(meaning)
+    axes.set_xlabel(label)
     legend(axes, theme, above=True)
     return png(figure)
 
 
-def _kept(l2_path: Sequence[Mapping[str, float]]) -> int:
+def _selected(l2_path: Sequence[Mapping[str, float]]) -> int:
     return min(range(len(l2_path)), key=lambda step: l2_path[step]["val_log_loss"])
 
 
 def short(name: str) -> str:
-    """Cut the middle out of a long name: what tells it from its neighbours is often at its end."""
+    """Shorten a long name in the middle: its end often distinguishes it from its neighbours."""
     half = NAME_LENGTH // 2
     return name if len(name) <= NAME_LENGTH else f"{name[:half]}…{name[1 - half :]}"
 
@@ -276,12 +278,12 @@ def short(name: str) -> str:
 def new_figure(
     theme: Theme, width: float, height: float, rows: Sequence[float] = (1,), columns: Sequence[float] = (1,)
 ) -> tuple[Figure, npt.NDArray[Any]]:
-    """Make a figure, in inches, and its axes in rows and columns of these proportions, dressed."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=theme.paper, layout="constrained")
+    """Create a styled figure of a size in inches, with axes in rows and columns of given proportions."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=theme.background, layout="constrained")
     ratios = {"height_ratios": rows, "width_ratios": columns}
     grid = figure.subplots(len(rows), len(columns), sharex="col", squeeze=False, gridspec_kw=ratios)
     for axes in grid.flat:
-        axes.set_facecolor(theme.paper)
+        axes.set_facecolor(theme.background)
         axes.grid(visible=True, color=theme.faint, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(which="both", colors=theme.ink, labelsize=9, length=0)
@@ -292,15 +294,15 @@ def new_figure(
 
 
 def legend(axes: Axes, theme: Theme, *, above: bool = False) -> None:
-    """Add a legend, inside or above."""
+    """Add a legend inside or above the axes."""
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3} if above else {}
-    shown = axes.legend(fontsize=8, facecolor=theme.paper, edgecolor="none", labelcolor=theme.ink, **place)
+    shown = axes.legend(fontsize=8, facecolor=theme.background, edgecolor="none", labelcolor=theme.ink, **place)
     for text in shown.get_texts():
         text.set_parse_math(False)  # names come from users
 
 
 def png(figure: Figure) -> bytes:
-    """Give a figure as the bytes of a PNG."""
+    """Return a figure as PNG bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor=figure.get_facecolor())
     return buffer.getvalue()

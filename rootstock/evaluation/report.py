@@ -1,6 +1,6 @@
-"""One self-contained HTML page of an evaluation: the verdict first, then what supports it.
+"""The evaluation report: one self-contained HTML page, the verdict first.
 
-report.render(Report(...))  ->  text of a page that needs no network, no script and no other file
+report.render(Report(...))  ->  HTML without scripts, network access or other files
 """
 
 import base64
@@ -16,12 +16,12 @@ from rootstock.dataset.tables import describe_missing_classes
 MODELS = {"head": "Head", "finetuned": "Fine-tuned"}  # key in metrics.json: name on the page
 SHARES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "top5": "Top 5"}  # larger is better, at most one
 LOSSES = {"log_loss": "Log loss", "ece": "Calibration error"}  # smaller is better, at least zero
-CLASSES_OPEN = 20  # rows of a class table that are shown at once; the rest is behind a click
+CLASSES_OPEN = 20  # classes shown at once; the others are collapsed
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that the winner got wrong."""
+    """A test image that the winner misclassified."""
 
     thumbnail: bytes  # PNG, JPEG, GIF or WebP
     actual: str
@@ -33,22 +33,22 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows; every mapping is as it stands in the file named.
+    """The contents of the page; mappings are as in the files named.
 
     Args:
-        name: of the model, the page's title.
-        metrics: metrics.json: "head" and "finetuned" as `metrics.score` returns them, "winner" (which of
-            the two) and "images" (a count for each of train, val, test).
-        validation: "head" and "finetuned", each {"accuracy", "log_loss"} on validation, and "why", a sentence
-            that says why the winner won.
-        dataset: summary.json of the data set; of its keys `splits`, `domains`, `by_class` and `rejected` are
-            needed, `sources`, `near_duplicates` and `shards` shown if there.
+        name: of the model; the page's title.
+        metrics: metrics.json: "head" and "finetuned" as returned by `metrics.score`, "winner" (which of the two) and
+            "images" (a count for each of train, val, test).
+        validation: "head" and "finetuned", each {"accuracy", "log_loss"} on validation, and "why", the reason for the
+            choice in a sentence.
+        dataset: summary.json of the data set; `splits`, `domains`, `by_class` and `rejected` are required, `sources`
+            and `near_duplicates` optional.
         backbone: backbone.json; any scalars, lists and mappings.
         params: params.yaml as nested mappings and lists.
         timings: {"stage", "seconds", "images", "note"} of each stage; images and note may be None or absent.
-        pictures: what `plots.pictures` returns; a missing one is left out.
+        pictures: as returned by `plots.pictures`; missing ones are left out.
         mistakes: of the winner, worst first.
-        warnings: where a search ended at a limit, and the like; a sentence each.
+        warnings: one sentence each, such as a search that ended at a limit.
         tuned: whether anything was fine-tuned.
 
     """
@@ -67,17 +67,17 @@ class Report:
 
     @property
     def models(self) -> dict[str, str]:
-        """Name the models that there are: the fine-tuned one is the head's where nothing was tuned."""
+        """Return the models to show, by key: the head alone if nothing was fine-tuned."""
         return MODELS if self.tuned else {"head": MODELS["head"]}
 
     @property
     def winner(self) -> str:
-        """Key of the model that validation chose."""
+        """Return the key of the model chosen on validation."""
         return str(self.metrics["winner"])
 
 
 def render(report: Report) -> str:
-    """Make the page; names and paths come from users, so everything is escaped."""
+    """Render the page; everything is escaped, since names and paths come from users."""
     scored, absent = _classes(report)
     return (
         environment()
@@ -101,7 +101,7 @@ def render(report: Report) -> str:
 
 
 def environment() -> Environment:
-    """Give what pages are made with: strict about names, careful about what comes from users."""
+    """Return the Jinja environment: strict about undefined names, with autoescaping."""
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -121,14 +121,14 @@ def environment() -> Environment:
 
 
 def data_uri(picture: bytes) -> str:
-    """Put a picture's bytes into an address, so that the page needs no other file."""
+    """Encode a picture as a data URI."""
     kinds = {b"\xff\xd8": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
     kind = next((kind for magic, kind in kinds.items() if picture.startswith(magic)), "png")
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def duration(seconds: float) -> str:
-    """Say a time as a person would: 0.4 s, 12 s, 4 min 07 s, 2 h 05 min."""
+    """Format a duration: 0.4 s, 12 s, 4 min 07 s, 2 h 05 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -141,7 +141,7 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share with one decimal; only all of it is 100 %, only nothing 0 %."""
+    """Format a share with one decimal; only 1 gives 100 %, only 0 gives 0 %."""
     rounded = round(100 * share, 1)
     if rounded in (0, 100) and share not in (0, 1):
         rounded = 0.1 if rounded == 0 else 99.9
@@ -149,17 +149,17 @@ def percent(share: float) -> str:
 
 
 def percents(interval: Mapping[str, float]) -> str:
-    """Write both ends of an interval of shares: 98.2 to 99.8%."""
+    """Format an interval of shares: 98.2 to 99.8%."""
     return f"{percent(interval['low']).rstrip('%')} to {percent(interval['high'])}"
 
 
 def figure(value: float) -> str:
-    """Write a loss."""
+    """Format a loss."""
     return f"{value:.3f}"
 
 
 def figures(interval: Mapping[str, float]) -> str:
-    """Write both ends of an interval of losses: 0.031 to 0.112."""
+    """Format an interval of losses: 0.031 to 0.112."""
     return f"{figure(interval['low'])} to {figure(interval['high'])}"
 
 
@@ -169,19 +169,19 @@ def _wrong(report: Report) -> int:
 
 
 def _bar(interval: Mapping[str, float], low: float, high: float) -> dict[str, float]:
-    """Where an interval lies between two ends, in per cent of the way: its left end, width and value."""
+    """Return left end, width and value of an interval in per cent of the range from `low` to `high`."""
     places = {name: 100 * (end - low) / ((high - low) or 1.0) for name, end in interval.items()}
     return {"left": places["low"], "width": places["high"] - places["low"], "dot": places["value"]}
 
 
 def _comparison(report: Report) -> list[dict[str, Any]]:
-    """A row a metric, each with the models' figures; all shares are on one scale, up to one."""
+    """Return one row per metric with the models' figures; all shares have one scale, up to one."""
     metrics, models = report.metrics, report.models
     floor = _floor(metrics[model][metric] for model in models for metric in SHARES)
     rows = []
     for metric, name in (SHARES | LOSSES).items():
         both = [metrics[model][metric] for model in models]
-        # A loss has a scale of its own, from zero, with a tenth to spare.
+        # Each loss has its own scale, from zero to 10 % above the largest value.
         scale = (floor, 1.0) if metric in SHARES else (0.0, 1.1 * max(one["high"] for one in both))
         value, ends = (figure, figures) if metric == "log_loss" else (percent, percents)
         rows.append(
@@ -198,12 +198,12 @@ def _comparison(report: Report) -> list[dict[str, Any]]:
 
 
 def _floor(intervals: Iterable[Mapping[str, float]]) -> float:
-    """Where a scale of shares begins, so that the intervals fill it."""
+    """Return the lower end of a scale of shares on which the intervals use the full width."""
     return max(0.0, min(interval["low"] for interval in intervals) - 0.02)
 
 
 def _domains(report: Report) -> list[dict[str, Any]]:
-    """A row a domain with test images, the winner's worst first."""
+    """Return one row per domain with test images, the winner's worst first."""
     best, models = report.metrics[report.winner]["domains"], report.models
     low = _floor(report.metrics[model]["domains"][name]["accuracy"] for model in report.models for name in best)
     return [
@@ -220,7 +220,7 @@ def _domains(report: Report) -> list[dict[str, Any]]:
 
 
 def _classes(report: Report) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row a class with test images, the winner's worst first, and the names of the classes without."""
+    """Return one row per class with test images, the winner's worst first, and the names of classes without."""
     best = report.metrics[report.winner]["classes"]
     scored = [name for name in best if best[name]["images"]]
     scored.sort(key=lambda name: (best[name]["accuracy"]["value"], best[name]["f1"]["value"]))
@@ -238,7 +238,7 @@ def _classes(report: Report) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _flat(value: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield nested settings as they are named in messages: ("finetune.stages[1].unfreeze", "all")."""
+    """Yield nested settings with dotted names: ("finetune.stages[1].unfreeze", "all")."""
     if isinstance(value, Mapping) and value:
         for name, inner in value.items():
             yield from _flat(inner, f"{key}.{name}" if key else str(name))
@@ -246,12 +246,12 @@ def _flat(value: object, key: str = "") -> Iterator[tuple[str, str]]:
         for place, inner in enumerate(value):
             yield from _flat(inner, f"{key}[{place}]")
     elif isinstance(value, (list, tuple)):
-        yield key, ", ".join(_say(inner) for inner in value) or "none"
+        yield key, ", ".join(_format(inner) for inner in value) or "none"
     else:
-        yield key, _say(value)
+        yield key, _format(value)
 
 
-def _say(value: object) -> str:
+def _format(value: object) -> str:
     match value:
         case None:
             return "none"

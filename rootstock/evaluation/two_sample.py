@@ -1,4 +1,4 @@
-"""How well two samples of features can be told apart: the classifier two-sample test, with an interval that holds."""
+"""The classifier two-sample test: how well two samples of features can be told apart, with a calibrated interval."""
 
 import math
 
@@ -16,13 +16,11 @@ from rootstock.evaluation.metrics import CONFIDENCE, DECIMALS, Interval
 
 Array = NDArray[np.float32]
 FOLDS = 5
-# 1/C in scikit-learn's terms. AUCs with 1e1, 1e2, ..., 1e5, measured with efficientnet_lite0 on digits: 100 of half of
-# the classes against 400, 0.65 0.68 0.68 0.67 0.66; 40, all features 5 % smaller, of 200, 0.67 0.64 0.60 0.57 0.57.
-L2 = 100.0
+L2 = 100.0  # 1/C in scikit-learn's terms; measured in docs/benchmarks.md
 
 
 def tell_apart(new: Array, reference: Array, seed: int) -> tuple[Interval, NDArray[np.float64], Pipeline]:
-    """Train a domain classifier, and measure it on the folds that it was not trained on.
+    """Cross-validate a domain classifier that separates new features from reference features.
 
     Args:
         new: features (m, d).
@@ -30,13 +28,13 @@ def tell_apart(new: Array, reference: Array, seed: int) -> tuple[Interval, NDArr
         seed: of the folds.
 
     Returns:
-        The mean of the folds' AUCs (scores of two folds do not compare: Airola et al. 2011) with its interval, the
-        probabilities (m,) of being new, out of fold, and a classifier fitted to all.
+        The mean AUC over folds (scores of different folds are not comparable: Airola et al. 2011) with its interval,
+        the out-of-fold probabilities (m,) of being new, and a classifier fitted to all features.
     """
     x, is_new = np.concatenate([new, reference]), np.repeat([1, 0], [len(new), len(reference)])
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1 / L2, class_weight="balanced", max_iter=1000))
-    with threadpool_limits(1, user_api="blas"):  # as in training/head.py: 0.1 s a fit against 0.3 s on two cores
+    with threadpool_limits(1, user_api="blas"):  # as in training/head.py
         scores = cross_val_predict(classifier, x, is_new, cv=folds, method="predict_proba")[:, 1]
         classifier.fit(x, is_new)
     aucs = [roc_auc_score(is_new[fold], scores[fold]) for _, fold in folds.split(x, is_new)]
@@ -44,20 +42,17 @@ def tell_apart(new: Array, reference: Array, seed: int) -> tuple[Interval, NDArr
 
 
 def interval(auc: float, m: int, n: int) -> Interval:
-    """Give the 95 % interval of a cross-validated AUC of m images against n.
+    """Return the 95 % interval of a cross-validated AUC of m images against n.
 
-    It is Newcombe's (2006, Statistics in Medicine 25:559, method 5): all θ with (auc - θ)² <= z² V(θ), where
+    Method 5 of Newcombe (2006, Statistics in Medicine 25:559): all θ with (auc - θ)² <= z² V(θ), where
 
         V(θ) = θ (1-θ) (1 + N (1-θ)/(2-θ) + N θ/(1+θ)) / (m n),    N = (m+n)/2 - 1
 
-    so that it has a width at an AUC of 1, where DeLong's has none. V(½) = (m+n+1) / (12 m n) is the variance of the
-    Mann-Whitney statistic: the interval holds ½ just where that test finds no difference.
+    It keeps a width at an AUC of 1, where DeLong's interval has none. V(½) = (m+n+1) / (12 m n) is the variance of the
+    Mann-Whitney statistic: the interval contains ½ exactly where that test finds no difference.
 
-    Here m and n count half. The test images of a fold are training images of the others, so that each pair of folds
-    adds to the mean AUC twice: without drift, a linear classifier's varies twice as much as if folds were independent.
-    Of 200 to 400 simulations each without drift (20 to 100 images against 40 to 200; digits' features, and Gaussian
-    ones in 1 to 1,280 dimensions) 94 to 98 % of these intervals held 0.5, 80 to 90 % with all of m and n, 80 to 86 % of
-    DeLong's of the pooled scores.
+    m and n are halved: the test images of one fold are training images of the others, so without drift the mean AUC
+    of a linear classifier varies twice as much as with independent folds. docs/benchmarks.md has the coverage.
     """
     m_, n_, z = m / 2, n / 2, stats.norm.ppf((1 + CONFIDENCE) / 2)
     more = (m_ + n_) / 2 - 1

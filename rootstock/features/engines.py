@@ -38,7 +38,7 @@ Forward = Callable[[Any], NDArray[np.float32]]  # from uint8 images, which may a
 ENGINES: tuple[Name, ...] = ("openvino", "eager")
 # Images from which OpenVINO's start-up pays off (docs/extraction.md, "Engines").
 OPENVINO_FROM = 256
-# Batch size per core at 224 px, and the most for smaller images (docs/extraction.md, "A core each").
+# Batch size per core at 224 px, and the most for smaller images (docs/extraction.md, "One thread per core").
 AT_224, MOST_AT_ONCE = 4, 64
 AT_224_ON_GPU, MOST_AT_ONCE_ON_GPU = 256, 2048  # not measured: no GPU was at hand
 

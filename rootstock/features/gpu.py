@@ -6,18 +6,12 @@ Not measured: no GPU was at hand (docs/extraction.md).
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    pass
-
-AT_ONCE = 2  # batches on the GPU: one is copied while one is computed
-COMPILE_FROM = 50_000  # images: compiling takes about as long as a fast GPU needs for so many
 
 
 def forward(

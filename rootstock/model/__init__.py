@@ -1,1 +1,1 @@
-"""The model that won, as one folder: loaded anywhere, asked about images; and who was champion when."""
+"""The trained model as one folder: save, load, predict; and the history of champions."""

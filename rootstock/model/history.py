@@ -1,8 +1,7 @@
-"""Who was champion when, and why: history.parquet, one row per decision, in order.
+"""The history of champions: history.parquet, one row per promotion decision, in order.
 
-A champion's row has its version, and the dvc.lock and params.yaml that bring it back. The file is added to DVC, which
-may bring back an older one with an older commit, so a copy is kept on this machine: a history only ever grows, and of
-two the longer one is the later.
+A new champion's row has its version, and the dvc.lock and params.yaml that restore it. DVC may restore an older file
+with an older commit, so a copy is kept on this machine. A history only grows, so the longer of two is the newer.
 """
 
 import logging
@@ -38,10 +37,11 @@ FIRST, PROMOTED, REJECTED, BROUGHT_BACK = "first", "promoted", "rejected", "brou
 
 @dataclass(frozen=True)
 class Row:
-    """A decision.
+    """One decision.
 
-    `version` is that of the champion that the decision left in place; `comparison` holds the figures as JSON (see
-    challenge.PairedComparison). Of new champions alone: `model`, a digest, and the texts of dvc.lock and params.yaml.
+    `version` is the version of the champion after the decision; `comparison` holds the figures as JSON (see
+    challenge.PairedComparison). Rows of new champions also have `model` (a digest) and the texts of dvc.lock and
+    params.yaml.
     """
 
     decision: str
@@ -57,7 +57,7 @@ class Row:
 
 
 def read(*folders: Path) -> list[Row]:
-    """Read a history, the longest where there are several; none where there is none."""
+    """Read the longest history among folders; empty if there is none."""
     path = max((folder / HISTORY for folder in folders), key=_length)
     if not path.exists():
         return []
@@ -67,21 +67,21 @@ def read(*folders: Path) -> list[Row]:
 
 
 def write(folder: Path, rows: list[Row]) -> None:
-    """Replace a history."""
+    """Write a history, replacing an earlier one."""
     table = pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA)
     with replacing(folder / HISTORY) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
 def keep(source: Path, target: Path) -> None:
-    """Copy a history to where a shorter one is, or none."""
+    """Copy a history to a folder unless that has one as long."""
     if _length(source / HISTORY) > _length(target / HISTORY):
         with replacing(target / HISTORY) as temporary:
             shutil.copy(source / HISTORY, temporary)
 
 
 def _length(path: Path) -> int:
-    """Count the rows of a history; one that is damaged is worth less than any, so that its copy counts."""
+    """Return the number of rows; 0 for a damaged history, so that its copy is used."""
     if not path.exists():
         return 0
     try:
@@ -93,5 +93,5 @@ def _length(path: Path) -> int:
 
 
 def versions(rows: list[Row]) -> dict[int, Row]:
-    """Return each champion's own row, by version."""
+    """Return the row of each new champion, by version."""
     return {row.version: row for row in rows if row.lock}

@@ -1,4 +1,4 @@
-"""The model that won, as one folder: load it anywhere and ask it about images.
+"""The trained model as one folder: load it anywhere and classify images.
 
 from rootstock.model.model import load
 load(Path("data/model")).predict([Path("photo.jpg")])
@@ -36,30 +36,30 @@ Content = bytes | bytearray | memoryview
 Image = str | os.PathLike[str] | Content  # a path, or the bytes of a file
 
 DESCRIPTION, CARD = "model.json", "README.md"
-AT_ONCE = 64  # images a forward pass
+BATCH_SIZE = 64
 CHECKS = Checks(min_side=1, max_megapixels=100, max_side=None, accept_wrong_extension=True)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class and the calibrated probabilities of all of them, by name; or why there is no answer.
+    """The predicted class and the calibrated probability of each class, by name; or why an image was rejected.
 
-    `name` is the path that was given, or which of the images it was. Of a file that cannot be used, `label` is empty,
-    there are no probabilities, and `reason` is one of ingest's (images/reasons.py), with what was `said` of it.
+    `name` is the given path, or the image's position. For a rejected image, `label` and `probabilities` are empty,
+    `reason` is one of ingest's (images/reasons.py), and `detail` explains it.
     """
 
     label: str
     probabilities: dict[str, float]
     name: str = ""
     reason: Reason | None = None
-    said: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained classifier with everything it needs: classes, transform, temperature.
+    """A trained classifier with its classes, transform and temperature.
 
-    `value_range` is black and white of deep images, where those that it was trained on had one range.
+    `value_range` holds black and white for images of more than 8 bits, if all training images had the same range.
     """
 
     network: Classifier
@@ -74,58 +74,58 @@ class Model:
         checks: Checks = CHECKS,
         value_range: Range | None = None,
     ) -> list[Prediction]:
-        """Classify image files, or their bytes, in order; whoever sent them, each is held to what ingest checks.
+        """Classify image files, or their bytes, in order; untrusted files pass the checks of ingest.
 
         Args:
             images: paths, or the bytes of files.
-            checks: what they are held to; a name is no matter here.
-            value_range: black and white of images of more than 8 bits or of floats, where the model does not say.
+            checks: limits for accepted files; extensions are ignored by default.
+            value_range: black and white for images of more than 8 bits or of floats; overrides the model's.
 
         Returns:
-            One for each image. One that cannot be used costs its own answer only, and says why.
+            One prediction per image; a rejected image does not affect the others.
 
         Raises:
-            TypeError: something is neither a path nor bytes.
-            ValueError: the value range has no black below its white.
+            TypeError: an image is neither a path nor bytes.
+            ValueError: black is not below white in the value range.
         """
         if value_range is not None and not -math.inf < value_range[0] < value_range[1] < math.inf:
-            raise ValueError(f"value_range is {value_range}; expected two numbers, black and, above it, white")
+            raise ValueError(f"value_range is {value_range}; expected two numbers, black below white")
         checks = replace(checks, value_range=value_range or checks.value_range or self.value_range)
         given = [images] if isinstance(images, (str, os.PathLike, Content)) else images
         numbered = enumerate(given)
         predictions: list[Prediction] = []
-        while some := list(islice(numbered, AT_ONCE)):
-            predictions += self._predict([(_name(image, number), image) for number, image in some], checks)
+        while batch := list(islice(numbered, BATCH_SIZE)):
+            predictions += self._predict([(_name(image, number), image) for number, image in batch], checks)
         return predictions
 
     def _predict(self, named: Sequence[tuple[str, Image]], checks: Checks) -> list[Prediction]:
-        seen = [_seen(name, image, self.transform, checks) for name, image in named]
-        views = [view for view in seen if not isinstance(view, Rejected)]
-        answers = iter(self._answers(views))
+        prepared = [_prepare(name, image, self.transform, checks) for name, image in named]
+        accepted = [pixels for pixels in prepared if not isinstance(pixels, Rejected)]
+        predictions = iter(self._classify(accepted))
         return [
-            Prediction("", {}, name, view.reason, view.said)
-            if isinstance(view, Rejected)
-            else replace(next(answers), name=name)
-            for (name, _), view in zip(named, seen, strict=True)
+            Prediction("", {}, name, pixels.reason, pixels.said)
+            if isinstance(pixels, Rejected)
+            else replace(next(predictions), name=name)
+            for (name, _), pixels in zip(named, prepared, strict=True)
         ]
 
     def classify(self, contents: Sequence[bytes]) -> list[Prediction]:
-        """Classify files that ingest has packed: they have been checked."""
+        """Classify the bytes of files that ingest has checked and packed."""
         predictions: list[Prediction] = []
-        for start in range(0, len(contents), AT_ONCE):
-            some = contents[start : start + AT_ONCE]
-            predictions += self._answers([prepare(content, self.transform) for content in some])
+        for start in range(0, len(contents), BATCH_SIZE):
+            batch = contents[start : start + BATCH_SIZE]
+            predictions += self._classify([prepare(content, self.transform) for content in batch])
         return predictions
 
-    def _answers(self, views: Sequence[NDArray[np.uint8]]) -> Iterator[Prediction]:
-        if not len(views):
+    def _classify(self, pixels: Sequence[NDArray[np.uint8]]) -> Iterator[Prediction]:
+        if not len(pixels):
             return
         where = device()
-        batch = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+        batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
         [logits] = classifier.predict(self.network.to(where), iter([batch]), where)
         for row in softmax(logits, self.temperature):
-            named = dict(zip(self.classes, map(float, row), strict=True))
-            yield Prediction(max(named, key=named.__getitem__), named)
+            probabilities = dict(zip(self.classes, map(float, row), strict=True))
+            yield Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
 
 
 def _name(image: Image, number: int) -> str:
@@ -136,8 +136,8 @@ def _name(image: Image, number: int) -> str:
     raise TypeError(f"image {number} is of type {type(image).__name__}; expected a path, or the bytes of a file")
 
 
-def _seen(name: str, image: Image, transform: Transform, checks: Checks) -> NDArray[np.uint8] | Rejected:
-    """Read a file, check it, and bring it to what the network sees."""
+def _prepare(name: str, image: Image, transform: Transform, checks: Checks) -> NDArray[np.uint8] | Rejected:
+    """Read, check, decode and transform an image to the network's input."""
     try:
         data = bytes(image) if isinstance(image, Content) else _read(image)
         if len(data) > inspection.MAX_FILE_BYTES:
@@ -155,12 +155,12 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         return files.read(Path(path), inspection.MAX_FILE_BYTES)
     except OSError as error:
         raise Rejected(Reason.UNREADABLE, error.strerror or str(error)) from None
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # not a valid file name
         raise Rejected(Reason.UNREADABLE, str(error)) from None
 
 
 def save(folder: Path, network: Classifier, described: dict[str, Any], readme: str) -> None:
-    """Write a model: `model.safetensors`, `model.json` (classes, temperature, backbone) and a card, README.md."""
+    """Save a model: `model.safetensors`, `model.json` (classes, temperature, backbone) and a model card, README.md."""
     with replacing_folder(folder) as temporary:
         classifier.save(network, temporary / classifier.WEIGHTS)
         described = {**described, "digest": sha256(temporary / classifier.WEIGHTS)}
@@ -169,10 +169,10 @@ def save(folder: Path, network: Classifier, described: dict[str, Any], readme: s
 
 
 def load(folder: Path | str) -> Model:
-    """Read a model that `save` wrote.
+    """Load a model that `save` wrote.
 
     Raises:
-        DamagedError: it is not as it was written.
+        DamagedError: a file is damaged or does not match its digest.
     """
     folder = Path(folder)
     described = describe(folder)
@@ -181,24 +181,24 @@ def load(folder: Path | str) -> Model:
         check_name(backbone["name"])
         values_of = value_ranges.range_in(described)
         transform = Transform.from_dict(backbone["transform"])
-        own = {"layer": PENULTIMATE, "pooling": "avg", "width": backbone["feature_width"]}
-        at = {**own, **described.get("features", {})}
-        shape = (len(described["classes"]), at["width"])
+        default = {"layer": PENULTIMATE, "pooling": "avg", "width": backbone["feature_width"]}
+        features = {**default, **described.get("features", {})}
+        shape = (len(described["classes"]), features["width"])
         empty = Head(np.zeros(shape, np.float32), np.zeros(shape[0], np.float32), described["classes"], 0.0)
-        whole = networks.build(backbone["name"], transform.size, backbone.get("variant"))
-    cut = depths.cut(whole, backbone["name"], at["layer"], at["pooling"])
+        uncut = networks.build(backbone["name"], transform.size, backbone.get("variant"))
+    cut = depths.cut(uncut, backbone["name"], features["layer"], features["pooling"])
     network = Classifier(cut, transform, empty)
-    if digest := described.get("digest"):  # earlier versions wrote none
+    if digest := described.get("digest"):  # earlier versions wrote no digest
         verify(folder / classifier.WEIGHTS, digest)
     classifier.load(network, folder / classifier.WEIGHTS)
     return Model(network.eval(), transform, described["classes"], temperature, values_of)
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Read what a model is: kind, classes, backbone, temperature.
+    """Read a model's description: kind, classes, backbone, temperature.
 
     Raises:
-        DamagedError: it is not as it was written.
+        DamagedError: model.json is damaged or incomplete.
     """
     described = read_json(folder / DESCRIPTION)
     with reading(folder / DESCRIPTION):
@@ -208,7 +208,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: dict[str, Any]) -> str:
-    """Write the model card: what it is, what it was trained on, how good it is, what to mind (Mitchell et al. 2019)."""
+    """Format the model card: what the model is, its training data, test figures, limits (Mitchell et al. 2019)."""
     backbone, own = described["backbone"], scores[described["kind"]]
     splits = summary["splits"]
     figures = "\n".join(
@@ -224,18 +224,18 @@ def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: d
         for name, score in own["domains"].items()
     )
     without = tables.describe_missing_classes(summary)
-    mind = f"\n**Mind: {markdown(without)}.** What follows says nothing of them.\n" if without else ""
+    note = f"\n**Note: {markdown(without)}.** The figures below do not cover them.\n" if without else ""
     return f"""# {markdown(backbone["name"])}: {len(described["classes"])} classes
 
 {markdown(why)}
-{mind}
+{note}
 - **Backbone**: {markdown(backbone["name"])}, {backbone["parameters"]:,} parameters, {markdown(backbone["origin"])}
 - **Licence of its weights**: {markdown(backbone["licence"])}
-- **Trained on** {splits["train"]:,} images, chosen on {splits["val"]:,}, tested on {splits["test"]:,}
+- **Images**: {splits["train"]:,} for training, {splits["val"]:,} for validation, {splits["test"]:,} for testing
 - **Classes**: {", ".join(map(markdown, described["classes"]))}
 - **Probabilities** are calibrated on the validation split (temperature {described["temperature"]:.3f})
 
-| on the test split | | 95 % interval |
+| metric on the test split | value | 95 % interval |
 |---|---|---|
 {figures}
 
@@ -243,7 +243,7 @@ def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: d
 |---|---|---|---|
 {domains}
 
-Expect less on images of another domain than these. Use it:
+Expect lower accuracy on images of other domains. To use the model:
 
 ```python
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""What is trained: the linear head on cached features, and later layers on images."""
+"""Training: the linear head on cached features, and fine-tuning of later layers on images."""

@@ -1,4 +1,4 @@
-"""A backbone with a linear head on it: the model that is fine-tuned, stored, and used to predict."""
+"""The classifier: a backbone with a linear head, as it is fine-tuned, saved and used for prediction."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +20,13 @@ WEIGHTS = "model.safetensors"
 
 
 class Classifier(nn.Module):
-    """uint8 pixels (n, 3, size, size) to logits (n, k) float32.
+    """Map uint8 pixels (n, 3, size, size) to logits (n, k) float32.
 
     Args:
-        backbone: images to features.
-        transform: what it expects to see.
-        head: what the last layer begins with.
-        frozen_statistics: whether batch norm keeps its statistics in training; random weights have none to keep.
+        backbone: maps images to features.
+        transform: the backbone's input transform.
+        head: initialises the last layer.
+        frozen_statistics: keep batch-norm statistics during training; False for training from random weights.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Classifier(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Switch dropout on, but not batch norm.
+        """Set training mode, but leave batch norm in evaluation mode if its statistics are frozen.
 
-        On small data its batch statistics ruin what the probe was fitted to (measured: 79 % against 99.6 %).
+        On small data, batch statistics invalidate the features the head was fitted to (docs/benchmarks.md).
         """
         super().train(mode)
         for module in self.modules():
@@ -60,23 +60,23 @@ class Classifier(nn.Module):
 
 
 def save(model: Classifier, path: Path) -> None:
-    """Write a model's weights as safetensors."""
+    """Save a model's weights as safetensors."""
     with replacing(path) as temporary:
         save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
 
 
 def load(model: Classifier, path: Path) -> None:
-    """Read a model's weights.
+    """Load a model's weights.
 
     Raises:
-        DamagedError: they are not those of such a model.
+        DamagedError: the file is damaged or holds another architecture.
     """
     with reading(path):
         state_dicts.assign_state(model, load_file(path))
 
 
 def predict(model: Classifier, batches: Iterator[Tensor], device: torch.device) -> Iterator[NDArray[np.float32]]:
-    """Yield the logits (n, k) float32 of each batch, in evaluation mode."""
+    """Yield the logits (n, k) float32 of each batch; sets evaluation mode."""
     model.eval()
     with torch.inference_mode(), mixed_precision(device):
         for batch in batches:
@@ -85,5 +85,5 @@ def predict(model: Classifier, batches: Iterator[Tensor], device: torch.device) 
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """Compute in bfloat16 where that is a GPU's native speed; in float32 on a CPU."""
+    """Return an autocast context: bfloat16 on a GPU, float32 on a CPU."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")

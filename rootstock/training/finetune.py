@@ -1,8 +1,8 @@
-"""Fine-tuning in stages: the linear probe's weights are the start (LP-FT, Kumar et al. 2022), then blocks unfreeze.
+"""Staged fine-tuning: start from the linear probe (LP-FT, Kumar et al. 2022), then unfreeze blocks stage by stage.
 
-Each stage trains the head and the blocks above a depth with AdamW on a one-cycle schedule; batch-norm statistics
-stay those of the pretrained network. After each epoch everything is written to a checkpoint, and a run that finds
-one goes on from it to the same bytes that an undisturbed run gives on a CPU.
+Each stage trains the head and the blocks from a given depth with AdamW on a one-cycle schedule; batch-norm statistics
+stay those of the pretrained network. A checkpoint is written after each epoch. On a CPU, a resumed run ends with the
+same bytes as an uninterrupted one.
 """
 
 import hashlib
@@ -35,23 +35,21 @@ from rootstock.training.unfreezing import check_stages, optimiser_of
 log = logging.getLogger(__name__)
 HISTORY, DESCRIPTION = "history.parquet", "finetuned.json"
 WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; torch's default)
-# Bounds the first steps after unfreezing: on the digits the norm's median is 11 in the first epoch of all layers, and
-# 0.3 in the last.
-MAX_GRADIENT_NORM = 1.0
-ENOUGH_EPOCHS = 3  # fewer have no first or last to speak of
-STILL_FALLING = 0.2  # of the validation loss, in the last epoch, when the rate has nearly run out
+MAX_GRADIENT_NORM = 1.0  # bounds the first steps after unfreezing (docs/benchmarks.md)
+MIN_EPOCHS_TO_JUDGE = 3  # with fewer, no warning about the first or last epoch
+STILL_FALLING = 0.2  # relative drop of validation loss in the last epoch that suggests more epochs
 START_DIVISOR, END_DIVISOR = 25.0, 1e4
 
 
 @dataclass(frozen=True)
 class SplitImages:
-    """Images of a split: manifest rows (shard, offset, size, class_index) and where their shards are."""
+    """The images of a split: manifest rows (image_id, shard, offset, size, class_index) and the shards' folder."""
 
     rows: pd.DataFrame
     images_dir: Path
 
     def refs(self, order: np.ndarray[Any, Any] | None = None, seed: int | None = None) -> list[Ref]:
-        """Give the places of the images, in an order, each with a seed of its own for augmentation."""
+        """Return references to the images in a given order, each with its own augmentation seed."""
         order = np.arange(len(self.rows)) if order is None else order
         columns = (self.rows[name].to_numpy()[order] for name in ("shard", "offset", "size", "image_id"))
         places = zip(*columns, strict=True)
@@ -61,7 +59,7 @@ class SplitImages:
         ]
 
     def labels(self) -> Tensor:
-        """Give the class indices (n,) int64."""
+        """Return the class indices (n,) int64."""
         return torch.from_numpy(self.rows["class_index"].to_numpy(np.int64))
 
 
@@ -79,7 +77,7 @@ class Epoch:
 
 @dataclass
 class TrainingState:
-    """Where a run stands: what is done, the best weights so far, and what the optimiser remembers."""
+    """The progress of a run: completed stage and epochs, best weights so far, optimiser state."""
 
     stage: int = 0
     epoch: int = 0
@@ -98,55 +96,55 @@ def fine_tune(
     checkpoint: Path,
     fingerprint: str,
 ) -> list[Epoch]:
-    """Train `model` in place through all stages, leaving it with the weights of its best epoch on `val`.
+    """Train `model` in place through all stages, and leave it with the weights of its best validation epoch.
 
     Args:
-        model: backbone and probe.
+        model: backbone and linear probe.
         transform: of the backbone.
-        train: to learn from.
-        val: to choose the epoch by (accuracy, then log loss).
+        train: training images.
+        val: validation images; the best epoch has the highest accuracy, then the lowest log loss.
         settings: the section `finetune` of params.yaml.
         seed: of order, augmentation and dropout.
-        checkpoint: a file that is written after each epoch, and resumed from where it is there.
-        fingerprint: a digest of all that goes in; a checkpoint of anything else is not resumed from.
+        checkpoint: written after each epoch; training resumes from it if it exists.
+        fingerprint: a digest of all inputs; a checkpoint with another one is ignored.
 
     Returns:
-        One entry an epoch.
+        One entry per epoch.
 
     Raises:
-        ParamsError: a stage names a layer that is not there, or its learning rate is too high.
+        ParamsError: a stage names an unknown layer, or training diverged.
     """
     check_stages(model.backbone, settings)
     device = loader.device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    done = _resume(checkpoint, fingerprint, model, device)
+    state = _resume(checkpoint, fingerprint, model, device)
     epochs = sum(stage.epochs for stage in settings.stages)
     with (
         Reader(train.images_dir) as reader,
         progress.bar("fine_tune", epochs * len(train.rows)) as advance,
     ):
-        advance(len(done.history) * len(train.rows))
+        advance(len(state.history) * len(train.rows))
         for index, stage in enumerate(settings.stages):
-            if index < done.stage:
+            if index < state.stage:
                 continue
             optimiser = optimiser_of(model, stage, settings)
-            if index == done.stage and done.optimiser:
-                optimiser.load_state_dict(done.optimiser)
-            for epoch in range(done.epoch if index == done.stage else 0, stage.epochs):
+            if index == state.stage and state.optimiser:
+                optimiser.load_state_dict(state.optimiser)
+            for epoch in range(state.epoch if index == state.stage else 0, stage.epochs):
                 torch.manual_seed(_mix(seed, index, epoch))
                 loss = _train_epoch(
                     model, optimiser, reader, train, transform, settings, stage, (index, epoch), seed, advance
                 )
                 val_loss, val_accuracy = _validate(model, reader, val, transform, settings.batch_size, device)
-                done.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
-                _keep_best(done, model)
-                done.stage, done.epoch, done.optimiser = index, epoch + 1, optimiser.state_dict()
-                _checkpoint(checkpoint, fingerprint, done, model)
-    if done.best:
-        state_dicts.copy_state(model, done.best)
-    for warning in warnings(done.history):
+                state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
+                _keep_best(state, model)
+                state.stage, state.epoch, state.optimiser = index, epoch + 1, optimiser.state_dict()
+                _checkpoint(checkpoint, fingerprint, state, model)
+    if state.best:
+        state_dicts.copy_state(model, state.best)
+    for warning in warnings(state.history):
         log.warning("%s", warning)
-    return done.history
+    return state.history
 
 
 def _train_epoch(
@@ -161,7 +159,7 @@ def _train_epoch(
     seed: int,
     advance: progress.Advance,
 ) -> float:
-    """Train for one pass in a fresh order; returns the mean training loss."""
+    """Train for one epoch in a new random order; return the mean training loss."""
     device = model.head.weight.device
     order = np.random.default_rng(_mix(seed, *at)).permutation(len(train.rows))
     labels = train.labels()[order]
@@ -188,7 +186,7 @@ def _train_epoch(
         if not math.isfinite(lost):
             raise ParamsError(
                 f"params.yaml: lr is {stage.lr:g} in the stage that unfreezes {stage.unfreeze}, and after {step + 1} "
-                f"batches of epoch {at[1]} the training loss is no number any more; expected a lower lr."
+                f"batches of epoch {at[1]} the training loss is NaN or infinite; expected a lower lr."
             )
         total += lost * len(batch)
         advance(len(batch))
@@ -196,7 +194,7 @@ def _train_epoch(
 
 
 def one_cycle(position: float) -> float:
-    """Scale the peak learning rate at a point 0..1 of a stage: cosine up, then cosine down (Smith 2018)."""
+    """Return the factor on the peak learning rate at a position 0..1 of a stage: cosine up, then down (Smith 2018)."""
     if position < WARM_UP:
         low, high, share = 1 / START_DIVISOR, 1.0, position / WARM_UP
     else:
@@ -212,51 +210,51 @@ def _validate(
     batch_size: int,
     device: torch.device,
 ) -> tuple[float, float]:
-    """Measure mean log loss and accuracy."""
+    """Compute mean log loss and accuracy."""
     labels = val.labels()
-    loss, right = 0.0, 0
+    loss, correct = 0.0, 0
     batches = predict_all(model, reader, val, transform, batch_size, device)
-    for batch, wanted in zip(batches, labels.split(batch_size), strict=True):
+    for batch, target in zip(batches, labels.split(batch_size), strict=True):
         logits = torch.from_numpy(batch)
-        loss += F.cross_entropy(logits, wanted, reduction="sum").item()
-        right += int((logits.argmax(1) == wanted).sum())
-    return loss / len(labels), right / len(labels)
+        loss += F.cross_entropy(logits, target, reduction="sum").item()
+        correct += int((logits.argmax(1) == target).sum())
+    return loss / len(labels), correct / len(labels)
 
 
 def predict_all(
     model: Classifier,
     reader: Reader,
-    examples: SplitImages,
+    images: SplitImages,
     transform: Transform,
     batch_size: int,
     device: torch.device,
 ) -> Iterator[np.ndarray[Any, Any]]:
-    """Yield the logits of a split's images, in the order of its rows, a batch at a time."""
-    yield from predict(model, loader.batches(reader, examples.refs(), transform, batch_size), device)
+    """Yield the logits of a split's images batch by batch, in row order."""
+    yield from predict(model, loader.batches(reader, images.refs(), transform, batch_size), device)
 
 
 def best_of(history: list[Epoch]) -> Epoch:
-    """Choose the epoch that validation likes best: by accuracy, then log loss."""
+    """Return the epoch with the highest validation accuracy; ties go to the lower log loss."""
     return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
 
 
 def warnings(history: Sequence[Epoch]) -> list[str]:
-    """Say where the best epoch is at an end of all, so that a better one may lie behind it.
+    """Warn if the best epoch is the first, or the last with the loss still falling.
 
-    The last one mostly is the best, since the learning rate ends near zero: only if the loss still falls is it news.
+    That the last epoch is the best is normal, since the learning rate ends near zero.
     """
-    if len(history) < ENOUGH_EPOCHS:
+    if len(history) < MIN_EPOCHS_TO_JUDGE:
         return []
     best, before, last = best_of(list(history)), history[-2], history[-1]
     if best is history[0]:
-        return ["Fine-tuning was at its best after the first of all epochs: a lower lr may be better."]
+        return ["The first epoch of fine-tuning was the best: try a lower learning rate (lr)."]
     if best is last and before.stage == last.stage and last.val_loss < (1 - STILL_FALLING) * before.val_loss:
-        return ["Fine-tuning was still getting better when it ended: more epochs may be better."]
+        return ["Validation loss was still falling when fine-tuning ended: try more epochs."]
     return []
 
 
 def save(model: Classifier, history: list[Epoch], folder: Path) -> None:
-    """Write a network, how it came about, and the digests of both: finetuned.json."""
+    """Save a fine-tuned network, its training history, and the digests of both (finetuned.json)."""
     with replacing_folder(folder) as temporary:
         save_classifier(model, temporary / WEIGHTS)
         with replacing(temporary / HISTORY) as path:
@@ -266,10 +264,10 @@ def save(model: Classifier, history: list[Epoch], folder: Path) -> None:
 
 
 def check(folder: Path) -> None:
-    """Hold what `save` wrote to its digests.
+    """Check the files that `save` wrote against their digests.
 
     Raises:
-        DamagedError: a file is another one.
+        DamagedError: a file does not match.
     """
     described = read_json(folder / DESCRIPTION)
     with reading(folder / DESCRIPTION):
@@ -279,7 +277,7 @@ def check(folder: Path) -> None:
 
 
 def write_history(history: list[Epoch], path: Path) -> None:
-    """Write one row an epoch; the columns are there even where there was none."""
+    """Write one row per epoch; without epochs, an empty table with all columns."""
     as_table(history).to_parquet(path, index=False)
 
 
@@ -290,24 +288,24 @@ def read_history(path: Path) -> list[Epoch]:
 
 
 def as_table(history: list[Epoch]) -> pd.DataFrame:
-    """Give one row an epoch; the columns are there even where there was none."""
+    """Return one row per epoch; without epochs, an empty table with all columns."""
     return pd.DataFrame(history, columns=[column.name for column in fields(Epoch)])
 
 
-def _keep_best(done: TrainingState, model: Classifier) -> None:
-    if best_of(done.history) is done.history[-1]:
-        done.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+def _keep_best(state: TrainingState, model: Classifier) -> None:
+    if best_of(state.history) is state.history[-1]:
+        state.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
-def _checkpoint(path: Path, fingerprint: str, done: TrainingState, model: Classifier) -> None:
+def _checkpoint(path: Path, fingerprint: str, state: TrainingState, model: Classifier) -> None:
     content = {
         "fingerprint": fingerprint,
         "model": model.state_dict(),
-        "stage": done.stage,
-        "epoch": done.epoch,
-        "history": [asdict(epoch) for epoch in done.history],
-        "best": done.best,
-        "optimiser": done.optimiser,
+        "stage": state.stage,
+        "epoch": state.epoch,
+        "history": [asdict(epoch) for epoch in state.history],
+        "best": state.best,
+        "optimiser": state.optimiser,
     }
     with replacing(path) as temporary:
         torch.save(content, temporary)
@@ -326,15 +324,15 @@ def _resume(path: Path, fingerprint: str, model: Classifier, device: torch.devic
             history = [Epoch(**epoch) for epoch in content["history"]]
             best = {name: value.cpu() for name, value in content["best"].items()}
             optimiser = dict(content["optimiser"])
-            done = TrainingState(int(content["stage"]), int(content["epoch"]), history, best, optimiser)
+            state = TrainingState(int(content["stage"]), int(content["epoch"]), history, best, optimiser)
     except DamagedError as error:
         state_dicts.copy_state(model, before)
-        log.warning("The checkpoint is of no use, and the training starts anew: %s", error)
+        log.warning("Ignoring the damaged checkpoint; fine-tuning starts from the beginning: %s", error)
         return TrainingState()
-    log.info("Goes on after epoch %d of stage %d, from %s", done.epoch, done.stage, path)
-    return done
+    log.info("Resuming after epoch %d of stage %d from %s", state.epoch, state.stage, path)
+    return state
 
 
 def _mix(*parts: int) -> int:
-    """Make one seed out of several numbers."""
+    """Derive one seed from several numbers."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "little")

@@ -24,20 +24,18 @@ from rootstock.system.files import read_json, reading, replacing_folder, sha256,
 
 log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
-# Measured with efficientnet_lite0 (validation log loss, no floor -> 0.3): digits 0.179 -> 0.145, signs 0.320 -> 0.254,
-# hymenoptera 0.087 -> 0.090.
-DEVIATION_FLOOR = 0.3
-CLEARLY = 0.01  # less of a difference in log loss is no reason to look further
+DEVIATION_FLOOR = 0.3  # share of the features' root mean square deviation; measured in docs/benchmarks.md
+SIGNIFICANT = 0.01  # relative difference in log loss that justifies a wider search
 WEIGHTS, DESCRIPTION = "head.safetensors", "head.json"
 DESCRIBED = ("classes", "l2", "path", "layer", "pooling", "warnings")
 
 
 @dataclass(frozen=True)
 class Head:
-    """A linear classifier on features as they come (standardisation is folded in).
+    """A linear classifier on unstandardised features; standardisation is folded into its weights.
 
-    weight (k, d) float32, bias (k,) float32; `path` has one entry a strength tried; `layer` and `pooling` say where in
-    the backbone its features are from; `warnings` are sentences on a search that ended at a limit.
+    weight (k, d) float32, bias (k,) float32; `path` has one entry per L2 strength tried; `layer` and `pooling` say
+    where the backbone is cut; `warnings` report a search that ended at a limit.
     """
 
     weight: NDArray[np.float32]
@@ -50,7 +48,7 @@ class Head:
     warnings: list[str] = field(default_factory=list)
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score features (n, d): logits (n, k) float32."""
+        """Return the logits (n, k) float32 of features (n, d)."""
         scores: NDArray[np.float32] = features @ self.weight.T + self.bias
         return scores
 
@@ -62,23 +60,23 @@ def fit_logistic_path(
 
     minimises over W (k, d), b (k):   1/n Σ_i -log softmax(W z_i + b)[y_i]  +  l2/(2n) ||W||²,   z = (x - μ) / σ
 
-    with L-BFGS. The features are walked once for each evaluation and never stand in memory as a whole unless they
-    are few (see `Features`).
+    with L-BFGS. Each evaluation takes one pass over the features, which are streamed unless they fit into memory (see
+    `Features`).
 
     Args:
-        train: features and labels; μ and σ are theirs.
-        val: decides which strength is kept (log loss).
-        classes: names, in the order of the labels.
-        l2: strengths, 1/C in scikit-learn's terms, walked from strong to weak, each from the last solution.
-        max_iterations: of L-BFGS, a strength.
+        train: features and labels; define μ and σ.
+        val: decides which strength is kept, by log loss.
+        classes: names in index order.
+        l2: strengths, 1/C in scikit-learn's terms; fitted from strong to weak, each starting from the last solution.
+        max_iterations: maximum L-BFGS iterations per strength.
 
     Raises:
         SourceError: a class does not occur in `train`.
     """
     if unseen := sorted(set(range(len(classes))) - set(train.labels.tolist())):
         raise SourceError(
-            f"no image of {', '.join(repr(classes[index]) for index in unseen)} is in the train split; expected some "
-            "of every class. Run ingest again, with more images or without the class."
+            f"no image of {', '.join(repr(classes[index]) for index in unseen)} is in the train split; expected images "
+            "of every class. Add images or remove the class, then run ingest again."
         )
     mean, inverse_deviation = _standardisation(train)
     k, d = len(classes), train.width
@@ -86,7 +84,7 @@ def fit_logistic_path(
     best: Head | None = None
     path = []
     for strength in progress.track(sorted(l2, reverse=True), "train_head", len(l2), "strengths"):
-        # BLAS threads wait for each other longer than L-BFGS's short vectors take: 38 s against 1.6 s on two cores.
+        # L-BFGS's vectors are too short for BLAS threads (docs/benchmarks.md, "Choices that were measured").
         with threadpool_limits(1, user_api="blas"):
             result = minimize(
                 _objective, solution, (train, mean, inverse_deviation, strength), jac=True, method="L-BFGS-B",
@@ -96,8 +94,8 @@ def fit_logistic_path(
         weight, bias = _fold(solution, mean, inverse_deviation)
         candidate = Head(weight.astype(np.float32), bias.astype(np.float32), classes, strength)
         loss, accuracy = evaluate(candidate, val)
-        ended = {"iterations": float(result.nit), "converged": bool(result.nit < max_iterations)}
-        path.append({"l2": strength, "val_log_loss": loss, "val_accuracy": accuracy, **ended})
+        convergence = {"iterations": float(result.nit), "converged": bool(result.nit < max_iterations)}
+        path.append({"l2": strength, "val_log_loss": loss, "val_accuracy": accuracy, **convergence})
         if best is None or loss < min(entry["val_log_loss"] for entry in path[:-1]):
             best = candidate
     assert best is not None, "no strength was given"
@@ -108,38 +106,37 @@ def fit_logistic_path(
 
 
 def warnings(path: Sequence[Mapping[str, float]], l2: float, max_iterations: int) -> list[str]:
-    """Say where the search for a head ended at a limit, so that a better one may lie behind it.
+    """Warn where the search ended at a limit: L-BFGS iterations, or an end of the L2 strengths.
 
     Args:
-        path: an entry a strength, as in head.json.
-        l2: the strength that was chosen.
-        max_iterations: of L-BFGS, a strength.
+        path: one entry per strength, as in head.json.
+        l2: the chosen strength.
+        max_iterations: maximum L-BFGS iterations per strength.
     """
     found = []
-    short = [entry["l2"] for entry in path if not entry["converged"]]
-    if l2 in short:
-        which = "no L2 strength has" if len(short) == len(path) else f"the chosen L2 strength, {l2:g}, has not"
+    unconverged = [entry["l2"] for entry in path if not entry["converged"]]
+    if l2 in unconverged:
+        which = "no L2 strength has" if len(unconverged) == len(path) else f"the chosen L2 strength, {l2:g}, has not"
         found.append(
-            f"The head is not the best there is: {which} converged within head.max_iterations ({max_iterations}). "
-            "Allow more."
+            f"The head may improve: {which} converged within head.max_iterations ({max_iterations}); increase it."
         )
     losses = {entry["l2"]: entry["val_log_loss"] for entry in path}
     for step, word in ((-1, "larger"), (1, "smaller")):
         ordered = sorted(losses)[::step]
-        if len(ordered) > 1 and l2 == ordered[0] and losses[l2] < (1 - CLEARLY) * losses[ordered[1]]:
-            found.append(f"The best L2 strength, {l2:g}, is at an end of head.l2; a {word} one may be better.")
+        if len(ordered) > 1 and l2 == ordered[0] and losses[l2] < (1 - SIGNIFICANT) * losses[ordered[1]]:
+            found.append(f"The best L2 strength, {l2:g}, is at an end of head.l2; try a {word} one.")
     return found
 
 
 def _standardisation(features: Features) -> tuple[Array, Array]:
-    """Find mean and inverse deviation of each feature; 0 for one that is constant, which says nothing.
+    """Compute mean and inverse standard deviation of each feature; 0 for a constant one, which is not informative.
 
-    Constant is what varies by less than float32 can tell from its mean; how large it is does not matter: random
-    weights give features of 1e-9 that differ between images as others do.
+    A feature is constant if it varies by less than float32 resolves around its mean. Absolute size does not matter:
+    random weights give informative features of 1e-9.
 
-    A deviation counts as at least DEVIATION_FLOOR of their root mean square. Some features of a pretrained network
-    hardly move on a new domain (the least here by 4e-5); divided by that they would be noise made large, and the
-    first step of fine-tuning would upset the head.
+    Deviations are floored at DEVIATION_FLOOR times their root mean square. Some features of a pretrained network
+    hardly vary on a new domain (down to 4e-5); dividing by that amplifies noise, and the first step of fine-tuning
+    would ruin the head.
     """
     n = len(features)
     mean = sum(x.sum(0, dtype=np.float64) for x, _ in features) / n
@@ -151,7 +148,7 @@ def _standardisation(features: Features) -> tuple[Array, Array]:
 
 
 def _fold(solution: Array, mean: Array, inverse_deviation: Array) -> tuple[Array, Array]:
-    """Turn W, b on standardised features into those that give the same logits on features as they are."""
+    """Convert W, b on standardised features to those that give the same logits on unstandardised ones."""
     standardised = solution.reshape(-1, len(mean) + 1)
     weight = standardised[:, :-1] * inverse_deviation
     return weight, standardised[:, -1] - weight @ mean
@@ -160,7 +157,7 @@ def _fold(solution: Array, mean: Array, inverse_deviation: Array) -> tuple[Array
 def _objective(
     solution: Array, train: Features, mean: Array, inverse_deviation: Array, l2: float
 ) -> tuple[float, Array]:
-    """Evaluate the objective and its gradient in one walk; products in float32, sums in float64."""
+    """Evaluate the objective and its gradient in one pass; products in float32, sums in float64."""
     n = len(train)
     weight, bias = _fold(solution, mean, inverse_deviation)
     narrow = weight.T.astype(np.float32)
@@ -182,13 +179,13 @@ def _objective(
 
 
 def _product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Multiply two matrices on torch's threads, which the limit on BLAS leaves alone."""
+    """Multiply two matrices on torch's threads, which the BLAS limit does not affect."""
     product: NDArray[np.float32] = (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
     return product
 
 
 def evaluate(head: Head, features: Features) -> tuple[float, float]:
-    """Measure mean log loss (nats) and accuracy of a head."""
+    """Compute mean log loss (nats) and accuracy of a head."""
     loss, correct = 0.0, 0
     for x, labels in features:
         logits = head.logits(x).astype(np.float64)
@@ -198,7 +195,7 @@ def evaluate(head: Head, features: Features) -> tuple[float, float]:
 
 
 def save(head: Head, folder: Path, facts: dict[str, Any]) -> None:
-    """Write a head: `head.safetensors` (weight, bias) and `head.json` (classes, strength, path, and `facts`)."""
+    """Save a head: `head.safetensors` (weight, bias) and `head.json` (classes, strength, path, and `facts`)."""
     with replacing_folder(folder) as temporary:
         save_file({"weight": head.weight, "bias": head.bias}, temporary / WEIGHTS)
         digest = {"digest": sha256(temporary / WEIGHTS)}
@@ -207,22 +204,19 @@ def save(head: Head, folder: Path, facts: dict[str, Any]) -> None:
 
 
 def load(folder: Path) -> Head:
-    """Read a head.
+    """Load a head.
 
     Raises:
-        DamagedError: it is not as it was written.
+        DamagedError: a file is damaged or does not match its digest.
     """
     described = read_json(folder / DESCRIPTION)
     with reading(folder / DESCRIPTION):
         named = {name: described[name] for name in DESCRIBED}
-        digest, classes, _ = (
-            described["digest"],
-            len(described["classes"]),
-            [entry["l2"] for entry in described["path"]],
-        )
+        digest, classes = described["digest"], len(described["classes"])
+        [entry["l2"] for entry in described["path"]]  # raises if the path is damaged
     verify(folder / WEIGHTS, digest)
     with reading(folder / WEIGHTS):
         tensors = load_file(folder / WEIGHTS)
         if len(tensors["weight"]) != classes or tensors["bias"].shape != (classes,):
-            raise ValueError(f"its shape is not that of {classes} classes")
+            raise ValueError(f"its shape does not fit {classes} classes")
         return Head(tensors["weight"], tensors["bias"], **named)

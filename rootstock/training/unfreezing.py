@@ -1,4 +1,4 @@
-"""What a stage of fine-tuning trains, and at which rate: from a name in params.yaml to groups of parameters."""
+"""Unfreezing: from a fine-tuning stage in params.yaml to the optimiser's parameter groups and learning rates."""
 
 from difflib import get_close_matches
 from typing import Any
@@ -14,17 +14,17 @@ from rootstock.training.classifier import Classifier
 
 
 def check_stages(network: nn.Module, settings: params.Finetune) -> None:
-    """Make sure that every stage names something the network has.
+    """Check that every stage names a layer of the network.
 
     Raises:
-        ParamsError: naming the key, what is allowed and the nearest spelling.
+        ParamsError: names the key, the allowed values and the closest match.
     """
     for index, stage in enumerate(settings.stages):
         unfrozen_from(network, stage.unfreeze, f"finetune.stages[{index}].unfreeze")
 
 
 def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> int:
-    """Translate `unfreeze` into the index of the first block that is trained (their number: only the head is)."""
+    """Return the index of the first block that `unfreeze` trains; the number of blocks if only the head is."""
     listed = parameters_by_block(network)
     names = [name for name, _ in listed]
     if unfreeze in params.UNFREEZE_CHOICES:
@@ -42,7 +42,7 @@ def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> i
 
 
 def optimiser_of(model: Classifier, stage: params.Stage, settings: params.Finetune) -> torch.optim.AdamW:
-    """Unfreeze what the stage trains, and group it: rates fall with depth, biases and norms do not decay."""
+    """Unfreeze a stage's layers and return its AdamW: layer-wise rate decay, no weight decay on biases and norms."""
     model.requires_grad_(False)
     model.head.requires_grad_(True)
     layers = [parameters for _, parameters in parameters_by_block(model.backbone)]
@@ -55,9 +55,9 @@ def optimiser_of(model: Classifier, stage: params.Stage, settings: params.Finetu
 
 
 def parameters_by_block(network: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
-    """List the parameters of each block up to where the network is cut.
+    """Return the parameters of each block up to where the network is cut.
 
-    Those outside all blocks (a class token) belong to the first.
+    Parameters outside all blocks (a class token) belong to the first block.
     """
     listed = [(name, [p for part in modules for p in part.parameters()]) for name, modules in blocks(uncut(network))]
     inside = {id(parameter) for _, parameters in listed for parameter in parameters}

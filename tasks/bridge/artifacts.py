@@ -66,10 +66,10 @@ def show_decision(decision: "Decision", arrived: str, kept: str) -> None:
 
         heading = f"## {'Promoted' if decision.promote else 'Rejected'}: {markdown(decision.reason)}"
         shown = [
-            challenge.table(decision.lines),
-            _picture(challenge.draw(decision.lines), "Test accuracy before and after"),
+            challenge.table(decision.comparisons),
+            _picture(challenge.draw(decision.comparisons), "Test accuracy before and after"),
         ]
-        return "\n\n".join([heading, f"{markdown(arrived)}. {_note(kept)}", *(shown if decision.lines else ())])
+        return "\n\n".join([heading, f"{markdown(arrived)}. {_note(kept)}", *(shown if decision.comparisons else ())])
 
     what = "Champion against challenger, and the decision"
     if PREFECT_API_URL.value():
@@ -98,7 +98,7 @@ def show_comparison(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str
 
 def show_drift(drifts: "Sequence[Drift]") -> None:
     """Show how far unlabelled images have drifted from the champion's training images."""
-    text = "\n\n".join([*(markdown(drift.say()) for drift in drifts), f"Most informative first: {TO_LABEL}"])
+    text = "\n\n".join([*(markdown(drift.describe()) for drift in drifts), f"Most informative first: {TO_LABEL}"])
     if PREFECT_API_URL.value():
         unless_it_fails(lambda: create_markdown_artifact(text, key="drift", description="Unlabelled images"))
 

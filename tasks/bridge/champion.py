@@ -179,11 +179,11 @@ def _unusable(folder: Path) -> dict[str, str]:
 
 
 def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
-    """Ask champion and challenger about the same test images, and decide."""
+    """Compare champion and challenger on the same test images, and decide."""
     from rootstock.evaluation import challenge
 
     champion = ASIDE / MODEL.name
-    table = challenge.answers(champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, MODEL)
+    table = challenge.predict_both(champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, MODEL)
     return challenge.decide(table, new_domains, params.retrain, resamples=params.evaluate.resamples, seed=params.seed)
 
 
@@ -198,7 +198,7 @@ def figures(decision: "Decision") -> str:
     """Tabulate both models' accuracy on every domain."""
     from rootstock.evaluation import challenge
 
-    return challenge.table(decision.lines) if decision.lines else ""
+    return challenge.table(decision.comparisons) if decision.comparisons else ""
 
 
 def remember_rejected(delivery: Delivery) -> None:

@@ -39,12 +39,12 @@ def candidates(params: Params) -> "list[Candidate]":
     return found
 
 
-def try_out(candidate: "Candidate", params: Params) -> "Row":
+def measure(candidate: "Candidate", params: Params) -> "Row":
     """Evaluate a candidate and save its row and curve at once, so that a kill loses none that are done."""
     from rootstock.evaluation import compare
 
-    places = compare.Places(IMAGES, DATASET, FEATURES, TRIED, TRIED_BACKBONES)
-    row, epochs = compare.try_out(candidate, params, places)
+    paths = compare.Paths(IMAGES, DATASET, FEATURES, TRIED, TRIED_BACKBONES)
+    row, epochs = compare.measure(candidate, params, paths)
     compare.write(TABLE, compare.merge(compare.read(TABLE), row))
     if epochs:
         _keep_curve(row, epochs)

@@ -153,7 +153,7 @@ def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoin
         second = handed(run, 2)
         assert process.wait(200) == 0
     said(second, "Goes on from the checkpoint")
-    said(second, "Goes on after epoch")
+    said(second, "Resuming after epoch")
     assert here.status() == ONLY_A_LOOK
 
 
@@ -196,5 +196,5 @@ def test_a_machine_that_is_gone_is_noticed_by_its_silence_and_the_next_worker_go
             second = handed(run, 2)
             assert process.wait(200) == 0
     assert (state["name"], state["message"]) == ("Crashed", "Nothing heard of its machine for 90 s.")
-    said(second, "Goes on after epoch")
+    said(second, "Resuming after epoch")
     assert here.status() == ONLY_A_LOOK

@@ -190,7 +190,7 @@ def test_a_cancelled_run_stops_within_ten_seconds_and_the_next_one_goes_on_while
     assert run.page()["state"]["message"] == "The run was cancelled."  # by itself: its worker says so seconds later
     assert run.stages() == dict.fromkeys(STAGES[:4], "Cached") | {"fine_tune": "Cancelled", "evaluate": "Cancelled"}
     until(lambda: queued.stages().get("fine_tune") == "Running", "the queued run's turn")
-    until(lambda: any(line.startswith("Goes on after epoch") for line in queued.logs()), "its going on")
+    until(lambda: any(line.startswith("Resuming after epoch") for line in queued.logs()), "its going on")
     process_of(ui, queued).terminate()  # as a container is stopped: nobody cancelled it
     assert queued.ended(20)["message"] == "Its process was told to end; the worker was stopped."
     assert queued.stages()["fine_tune"] == "Crashed"

@@ -13,7 +13,7 @@ from rootstock.config import params
 from rootstock.config.architectures import GROUPS, NAMES
 from rootstock.config.params_file import load
 from rootstock.evaluation import compare, compare_report
-from rootstock.evaluation.compare import Candidate, Places, Row, candidates, expand, merge, try_out
+from rootstock.evaluation.compare import Candidate, Paths, Row, candidates, expand, measure, merge
 from rootstock.features import extraction, feature_keys
 from rootstock.system.errors import DamagedError, ParamsError
 from tests.small_dataset import small_dataset
@@ -33,14 +33,14 @@ def settings(**asked) -> params.Params:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory) -> Places:
+def paths(tmp_path_factory) -> Paths:
     small, own = small_dataset(tmp_path_factory.getbasetemp()), tmp_path_factory.mktemp("compare")
-    return Places(small.images, small.dataset, own / "pipeline", own / "features", own / "backbones")
+    return Paths(small.images, small.dataset, own / "pipeline", own / "features", own / "backbones")
 
 
 @pytest.fixture(scope="module")
-def row(places) -> Row:
-    found, _ = try_out(candidates(settings())[0], settings(), places)
+def row(paths) -> Row:
+    found, _ = measure(candidates(settings())[0], settings(), paths)
     return found
 
 
@@ -99,8 +99,8 @@ def test_a_misspelt_one_is_refused_with_the_nearest(written, said, tmp_path):
 # What a row says
 
 
-def test_a_row_has_accuracy_size_and_speed(row, places):
-    described = backbones.describe(next(places.tried_backbones.iterdir()))
+def test_a_row_has_accuracy_size_and_speed(row, paths):
+    described = backbones.describe(next(paths.own_backbones.iterdir()))
     assert (row.backbone, row.trained, row.layer, row.reason) == (TINY, "frozen", "penultimate", "")
     assert (row.width, row.parameters, row.macs) == (1024, described["parameters"], described["macs"])
     assert row.feature_bytes == 4 * 1024 and row.image_size == 32
@@ -109,49 +109,49 @@ def test_a_row_has_accuracy_size_and_speed(row, places):
     assert row.train_images + row.test_images < row.computed == 120
 
 
-def test_what_was_extracted_is_not_extracted_again(row, places):
-    again, _ = try_out(candidates(settings())[0], settings(), places)
+def test_what_was_extracted_is_not_extracted_again(row, paths):
+    again, _ = measure(candidates(settings())[0], settings(), paths)
     assert again.computed == 0
     assert (again.accuracy, again.l2, again.log_loss) == (row.accuracy, row.l2, row.log_loss)
 
 
 @pytest.mark.parametrize("name", [backbones.WEIGHTS, backbones.DESCRIPTION])
-def test_a_backbone_that_was_kept_and_is_damaged_is_made_anew(row, places, name):
-    [folder] = {path.parent for path in places.tried_backbones.glob(f"{row.backbone}-*/{name}")}
+def test_a_backbone_that_was_kept_and_is_damaged_is_made_anew(row, paths, name):
+    [folder] = {path.parent for path in paths.own_backbones.glob(f"{row.backbone}-*/{name}")}
     kept = {path: path.read_bytes() for path in folder.iterdir()}
     for harmed in (b"", kept[folder / name][:50], None):
         (folder / name).write_bytes(harmed) if harmed is not None else (folder / name).unlink()
-        compare._prepared(candidates(settings())[0], settings(), places)
+        compare._prepared(candidates(settings())[0], settings(), paths)
         assert {path: path.read_bytes() for path in folder.iterdir()} == kept
 
 
-def test_what_the_pipeline_has_extracted_is_found(row, places, tmp_path):
-    [folder] = {path for path in places.tried_features.iterdir() if path.is_dir()}
-    elsewhere = replace(places, features=places.tried_features, tried_features=tmp_path / "features")
-    found, _ = try_out(candidates(settings())[0], settings(), elsewhere)
+def test_what_the_pipeline_has_extracted_is_found(row, paths, tmp_path):
+    [folder] = {path for path in paths.own_features.iterdir() if path.is_dir()}
+    elsewhere = replace(paths, features=paths.own_features, own_features=tmp_path / "features")
+    found, _ = measure(candidates(settings())[0], settings(), elsewhere)
     assert found.computed == 0
     assert {path.name for path in (tmp_path / "features" / folder.name).iterdir()} == {p.name for p in folder.iterdir()}
 
 
-def test_and_the_pipeline_finds_what_a_comparison_has_extracted(row, places, tmp_path):
-    backbone = backbones.load(next(places.tried_backbones.iterdir()))
+def test_and_the_pipeline_finds_what_a_comparison_has_extracted(row, paths, tmp_path):
+    backbone = backbones.load(next(paths.own_backbones.iterdir()))
     wanted = settings().extract
-    key = feature_keys.find(backbone.description, wanted, places.tried_features)[0].name
-    gone = places.tried_features / key / "999999-00000000.parquet"  # of a shard that was here once
+    key = feature_keys.find(backbone.description, wanted, paths.own_features)[0].name
+    gone = paths.own_features / key / "999999-00000000.parquet"  # of a shard that was here once
     gone.write_bytes(b"")
-    done = extraction.extract(backbone, wanted, places.images, tmp_path / "out", fallback_cache=places.tried_features)
+    done = extraction.extract(backbone, wanted, paths.images, tmp_path / "out", fallback_cache=paths.own_features)
     gone.unlink()
     assert not (tmp_path / "out" / key / gone.name).exists()
     assert (done.computed, done.images) == (0, 120)
-    fresh = extraction.extract(backbone, wanted, places.images, tmp_path / "fresh")
+    fresh = extraction.extract(backbone, wanted, paths.images, tmp_path / "fresh")
     assert fresh.computed == 120
     for path in (tmp_path / "fresh" / fresh.key).iterdir():
         assert (tmp_path / "out" / done.key / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_lower_depth_costs_less(row, places):
+def test_a_lower_depth_costs_less(row, paths):
     asked = settings(depths=("low", "stage2.0"))
-    low, module = (try_out(candidate, asked, places)[0] for candidate in candidates(asked))
+    low, module = (measure(candidate, asked, paths)[0] for candidate in candidates(asked))
     assert (low.reason, module.reason) == ("", "")
     assert low.macs < module.macs < row.macs and low.parameters < module.parameters < row.parameters
     assert (low.width, low.pooling, row.pooling) == (24, "avg", "")
@@ -165,28 +165,28 @@ def test_a_lower_depth_costs_less(row, places):
         (params.Backbone(name="timm/resnet_18"), "low", "has no model of that name. Did you mean timm/resnet18"),
     ],
 )
-def test_one_that_fails_is_a_row_with_its_reason(backbone, layer, reason, places):
-    found, _ = try_out(Candidate(backbone, layer), settings(), places)
+def test_one_that_fails_is_a_row_with_its_reason(backbone, layer, reason, paths):
+    found, _ = measure(Candidate(backbone, layer), settings(), paths)
     assert reason in found.reason and found.accuracy is None and found.backbone == backbone.name
 
 
-def test_one_that_needs_too_much_memory_is_a_row_with_its_reason(places, monkeypatch):
+def test_one_that_needs_too_much_memory_is_a_row_with_its_reason(paths, monkeypatch):
     def too_much(*_: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:98] DefaultCPUAllocator: can't allocate memory\nstack")
 
     monkeypatch.setattr(extraction, "speed", too_much)
-    found, _ = try_out(candidates(settings())[0], settings(), places)
+    found, _ = measure(candidates(settings())[0], settings(), paths)
     assert found.reason.endswith("can't allocate memory")
 
 
-def test_from_scratch_everything_is_trained_and_its_epochs_are_kept(places):
+def test_from_scratch_everything_is_trained_and_its_epochs_are_kept(paths):
     asked = settings(backbones=(), scratch=(TINY,), epochs=8, lr=0.003)
     [candidate] = candidates(asked)
-    found, epochs = try_out(candidate, asked, places)
+    found, epochs = measure(candidate, asked, paths)
     assert (found.reason, found.trained, found.layer) == ("", "scratch", "penultimate")
     assert [epoch.epoch for epoch in epochs] == list(range(8))
     assert epochs[-1].train_loss < 0.9 * epochs[0].train_loss
-    again, _ = try_out(candidate, asked, places)
+    again, _ = measure(candidate, asked, paths)
     assert (again.accuracy, again.log_loss) == (found.accuracy, found.log_loss)  # seeded
 
 
@@ -276,9 +276,9 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(table):
     assert page.count("data:image/png") == 4
 
 
-def test_speed_is_of_decoding_and_the_network_together(places):
-    prepared = next(places.tried_backbones.glob(f"{TINY}-*"))
+def test_speed_is_of_decoding_and_the_network_together(paths):
+    prepared = next(paths.own_backbones.glob(f"{TINY}-*"))
     for batch_size in (8, 4096):  # of which all images are less than one
         settings = params.Extract(engine="eager", batch_size=batch_size)
-        rate = extraction.speed(backbones.load(prepared), settings, places.images)
+        rate = extraction.speed(backbones.load(prepared), settings, paths.images)
         assert np.isfinite(rate) and rate > 1

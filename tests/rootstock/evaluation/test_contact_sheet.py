@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rootstock.evaluation.contact_sheet import COLUMNS, MOST, choose, draw, sheet
+from rootstock.evaluation.contact_sheet import COLUMNS, MAX_IMAGES, choose, draw, sheet
 from tests.small_dataset import CLASSES, small_dataset
 
 
@@ -18,15 +18,15 @@ def manifest(**images_of: int) -> pd.DataFrame:
 
 def test_every_class_is_there_however_unequal_they_are():
     chosen = choose(manifest(common=1000, rare=1, scarce=2))["label"].value_counts()
-    assert dict(chosen) == {"common": MOST - 3, "scarce": 2, "rare": 1}
+    assert dict(chosen) == {"common": MAX_IMAGES - 3, "scarce": 2, "rare": 1}
 
 
 def test_equal_classes_get_equal_room():
-    assert set(choose(manifest(a=50, b=50, c=50, d=50))["label"].value_counts()) == {MOST // 4}
+    assert set(choose(manifest(a=50, b=50, c=50, d=50))["label"].value_counts()) == {MAX_IMAGES // 4}
 
 
 def test_of_more_classes_than_fit_the_first_images_are_shown():
-    assert len(choose(manifest(**{f"c{number}": 2 for number in range(3 * MOST)}))) == MOST
+    assert len(choose(manifest(**{f"c{number}": 2 for number in range(3 * MAX_IMAGES)}))) == MAX_IMAGES
 
 
 @pytest.mark.parametrize("count", [1, COLUMNS, COLUMNS + 1])

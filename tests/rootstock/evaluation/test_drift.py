@@ -35,7 +35,7 @@ def champion(base, tmp_path_factory):
 
 @pytest.fixture
 def score(base, champion, tmp_path):
-    """Score what lies in an inbox; gives a Drift a domain, and the list."""
+    """Return a function that scores the inbox: a Drift per domain, and the list."""
 
     def scored() -> tuple[dict[str, drift.Drift], pd.DataFrame]:
         small, to_label = small_dataset(base), tmp_path / "to_label.csv"
@@ -64,12 +64,15 @@ def test_images_like_the_training_images_have_not_drifted_and_others_have(score,
     assert same.against == "studio"
     assert other.auc["low"] > 0.7 and other.drifted
     assert other.against == "all domains"
-    assert "night: 40 unlabelled; drifted: told from the training images of all domains with an AUC of" in other.say()
+    assert (
+        "night: 40 unlabelled; significant drift from the training images of all domains: domain classifier AUC"
+        in other.describe()
+    )
     novelty = table.groupby("domain")["novelty"].mean()
     assert novelty["night"] > novelty["studio"]
 
 
-def test_every_usable_image_is_listed_the_least_sure_first(score, tmp_path):
+def test_every_usable_image_is_listed_most_uncertain_first(score, tmp_path):
     arrive(tmp_path, "studio", 30)
     folder = tmp_path / "inbox" / "studio" / "_unlabelled"
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -105,7 +108,7 @@ def test_too_few_say_so_and_none_is_no_error(score, tmp_path):
     (tmp_path / "inbox" / "none" / "_unlabelled" / "broken.png").write_bytes(b"x")
     found, table = score()
     assert found["few"].auc is None and not found["few"].drifted
-    assert "too few that differ to say whether they have drifted (it takes 20)" in found["few"].say()
+    assert "too few distinct images to test for drift (at least 20)" in found["few"].describe()
     assert (found["none"].images, found["none"].rejected) == (0, 1)
     assert len(table) == 5
 

@@ -88,32 +88,31 @@ def predictions(done) -> pd.DataFrame:
 
 
 def logits(*right: float) -> np.ndarray:
-    """Logits of images of class 0 of two, by the margin with which they are right."""
+    """Logits of images of class 0 of two, by the margin of the correct class."""
     return np.array([[margin, 0.0] for margin in right], np.float32)
 
 
 LABELS = np.zeros(4, np.int64)
 
 
-def test_the_model_that_is_right_more_often_on_validation_wins():
+def test_the_model_with_the_higher_validation_accuracy_wins():
     choice = choose({"head": logits(1, 1, 1, -1), "finetuned": logits(0.1, 0.1, 0.1, 0.1)}, LABELS)
     assert choice.winner == "finetuned"
-    assert choice.why == "The fine-tuned network won: 100.0% of 4 validation images right, against 75.0%."
+    assert choice.why == "The fine-tuned network won: validation accuracy 100.0% vs 75.0% (4 images)."
     assert [figures["accuracy"] for figures in choice.figures.values()] == [0.75, 1.0]
 
 
-def test_of_models_that_are_right_as_often_the_surer_wins():
+def test_of_models_with_equal_accuracy_the_lower_log_loss_wins():
     choice = choose({"head": logits(1, 1, 1, -1), "finetuned": logits(2, 2, 2, -1)}, LABELS)
     assert choice.winner == "finetuned"
     assert choice.why == (
-        "The fine-tuned network won: 75.0% of 4 validation images right, against 75.0%, "
-        "and a log loss of 0.424 against 0.563."
+        "The fine-tuned network won: validation accuracy 75.0% vs 75.0% (4 images), log loss 0.424 vs 0.563."
     )
 
 
 def test_of_equal_models_the_head_which_is_simpler_wins():
     choice = choose({"head": logits(1, 2, 3, 4), "finetuned": logits(1, 2, 3, 4)}, LABELS)
-    assert choice.winner == "head" and choice.why.endswith(", and a log loss of 0.127 each; it is the simpler one.")
+    assert choice.winner == "head" and choice.why.endswith(", equal log loss (0.127); the simpler model wins a tie.")
 
 
 @given(st.floats(-1e-4, 1e-4))
@@ -261,16 +260,16 @@ def test_timings_are_what_the_caller_says(done):
 
 
 def test_the_mistakes_shown_are_test_images_the_winner_got_wrong_worst_first(inputs, done, predictions, base):
-    contest = ModelPair(inputs, PARAMS)
-    rows = contest.rows("test")
+    pair = ModelPair(inputs, PARAMS)
+    rows = pair.rows("test")
     stored = predictions.set_index("image_id").loc[rows["image_id"]]
     scored = evaluate.Scored(rows, {model: np.stack(stored[model]) for model in evaluate.MODELS})
     manifest = small_dataset(base).manifest.set_index(["source", "path"])
     for model in evaluate.MODELS:
         wrong = (scored.probabilities[model].argmax(1) != scored.labels).sum()
-        shown = worst_mistakes(contest, scored, model, 1000)
+        shown = worst_mistakes(pair, scored, model, 1000)
         assert len(shown) == wrong > 1
-        assert worst_mistakes(contest, scored, model, 2) == shown[:2]
+        assert worst_mistakes(pair, scored, model, 2) == shown[:2]
         assert [mistake.confidence for mistake in shown] == sorted((m.confidence for m in shown), reverse=True)
         for mistake in shown:
             row = manifest.loc[tuple(mistake.path.split("/", 1))]
@@ -279,7 +278,7 @@ def test_the_mistakes_shown_are_test_images_the_winner_got_wrong_worst_first(inp
             assert mistake.predicted == CLASSES[probabilities.argmax()]
             assert mistake.confidence == probabilities.max() and mistake.domain == row["domain"]
             assert mistake.thumbnail.startswith(b"\x89PNG")
-    assert worst_mistakes(contest, scored, "head", 0) == []
+    assert worst_mistakes(pair, scored, "head", 0) == []
 
 
 def test_the_report_shows_the_worst_mistakes_and_is_one_file(done):
@@ -315,7 +314,7 @@ def test_names_of_users_are_escaped_in_the_report_and_survive_elsewhere(base, tm
 def test_a_head_of_another_data_set_is_not_scored(inputs, tmp_path):
     fitted = head.load(inputs.head)
     head.save(Head(fitted.weight[:2], fitted.bias[:2], CLASSES[:2], 1.0), tmp_path / "head", {})
-    with pytest.raises(SourceError, match="is of other classes"):
+    with pytest.raises(SourceError, match="was trained on other classes"):
         run(dataclasses.replace(inputs, head=tmp_path / "head"), tmp_path)
     assert not (tmp_path / "report").exists() and not (tmp_path / "model").exists()
 
@@ -345,14 +344,14 @@ def test_where_nothing_was_tuned_the_model_is_the_head_and_every_word_says_so(un
     assert all((one == other).all() for one, other in zip(predictions["head"], predictions["finetuned"], strict=True))
 
 
-def test_a_temperature_at_an_end_and_too_few_test_images_are_in_the_log_and_in_the_report(
+def test_a_temperature_at_a_bound_and_too_few_test_images_are_in_the_log_and_in_the_report(
     done, inputs, tmp_path, caplog
 ):
     page = (done.report / "report.html").read_text()
     assert "There are only 24 test images" in page
-    assert "temperature" not in page.split("Mind:")[1].split("</p>")[0]
-    assert calibration.at_an_end(calibration.TEMPERATURES[0]) and calibration.at_an_end(calibration.TEMPERATURES[1])
-    assert not any(calibration.at_an_end(temperature) for temperature in (0.06, 1.0, 19.0))
+    assert "temperature" not in page.split("Warning:")[1].split("</p>")[0]
+    assert calibration.at_bound(calibration.TEMPERATURES[0]) and calibration.at_bound(calibration.TEMPERATURES[1])
+    assert not any(calibration.at_bound(temperature) for temperature in (0.06, 1.0, 19.0))
     run(inputs, tmp_path)
     assert "There are only 24 test images" in caplog.text
 

@@ -186,7 +186,7 @@ def test_equal_arguments_give_equal_bytes_and_another_seed_only_other_bootstrap_
 def test_chunks_of_resamples_do_not_show_in_the_result(monkeypatch):
     labels, logits, domains = simulated(200, 5)
     whole = score(labels, softmax(logits), domains, names(5), resamples=50)
-    monkeypatch.setattr("rootstock.evaluation.metrics.FLOATS_AT_ONCE", 1000)
+    monkeypatch.setattr("rootstock.evaluation.metrics.MAX_FLOATS", 1000)
     assert score(labels, softmax(logits), domains, names(5), resamples=50) == whole
 
 
@@ -233,7 +233,7 @@ def test_domains_may_come_from_pandas():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": np.array([], dtype=np.int64)}, "no images"),
+        ({"labels": np.array([], dtype=np.int64)}, "at least one image to score"),
         ({"labels": np.array([0, 1, 5])}, "labels 0 to 1"),
         ({"labels": np.array([0, 1])}, "expected shapes"),
         ({"probabilities": np.float32([[0.5, 0.5], [np.nan, 1], [1, 0]])}, "1 of 3 images"),

@@ -111,22 +111,22 @@ def test_the_page_opens_with_the_winner_and_its_test_accuracy(winner):
     given = report(winner=winner)
     page = Page(render(given))
     accuracy = given.metrics[winner]["accuracy"]
-    verdict = "The head alone wins" if winner == "head" else "The fine-tuned model wins"
+    verdict = "The head on frozen features wins" if winner == "head" else "The fine-tuned model wins"
     start = page.words().index(verdict)
     rest = page.words()[start:]
-    assert rest.startswith(f"{verdict} {percent(accuracy['value'])} of the test images")
+    assert rest.startswith(f"{verdict} {percent(accuracy['value'])} test accuracy")
     assert f"95% interval {percents(accuracy)}" in rest
     assert "It has the lower log loss on validation." in rest
     assert "87.7%" in rest and "94.3%" in rest and "0.432" in rest and "0.211" in rest
 
 
-def test_a_class_that_nothing_tests_is_said_beside_the_accuracy_and_only_then():
+def test_an_untested_class_is_noted_beside_the_accuracy_and_only_then():
     given = report()
     untested = given.dataset["by_class"] | {"ants": {"train": 300, "val": 60, "test": 0}}
     words = Page(render(replace(given, dataset={**given.dataset, "by_class": untested}))).words()
-    assert "Mind: no test images of ants. These figures say nothing of them." in words
-    assert words.index("Mind:") < words.index("Trained on")
-    assert "Mind:" not in Page(render(given)).words()
+    assert "Note: no test images of ants. The figures do not cover them." in words
+    assert words.index("Note:") < words.index("Trained on")
+    assert "Note:" not in Page(render(given)).words()
 
 
 def test_the_page_needs_nothing_but_itself():
@@ -180,16 +180,16 @@ def test_dark_and_light_pictures_are_chosen_by_the_readers_system():
     assert len(images) == 4 + 2 and all(one["alt"] for one in images)
 
 
-def test_mistakes_show_what_was_taken_for_what_and_where_the_file_is():
+def test_mistakes_show_actual_and_predicted_class_and_the_path():
     words = Page(render(report())).words()
     assert "ants → bees 98.7% field: photos/insects/ants/1.jpg" in words
-    assert "here are 2" in words
+    assert "2 are shown" in words
 
 
-def test_no_mistakes_is_said_in_words():
-    assert "None: every test image is named right." in Page(render(report(perfect=True, mistakes=0))).words()
+def test_a_report_without_mistakes_says_so():
+    assert "None: every test image is classified correctly." in Page(render(report(perfect=True, mistakes=0))).words()
     words = Page(render(report(mistakes=0))).words()
-    assert "named wrong; none is shown." in words
+    assert "misclassified; none are shown." in words
 
 
 def test_a_report_without_pictures_timings_and_rejected_files_is_whole():
@@ -197,7 +197,7 @@ def test_a_report_without_pictures_timings_and_rejected_files_is_whole():
     bare = {key: given.dataset[key] for key in ("splits", "domains", "by_class")} | {"rejected": {}}
     page = Page(render(replace(given, pictures={}, timings=[], mistakes=[], dataset=bare)))
     assert all(tag not in {"img", "picture"} for tag, _ in page.tags)
-    assert "No stage of this report ran on this machine." in page.words()
+    assert "No stage was run on this machine." in page.words()
 
 
 def test_domains_and_classes_are_listed_worst_first():
@@ -217,7 +217,7 @@ def test_one_domain_and_two_classes_make_a_report():
     assert "Domain Domain Test images" in words and "studio" not in words
 
 
-def test_of_many_classes_the_worst_are_open_and_the_rest_is_behind_a_click():
+def test_of_many_classes_the_worst_are_open_and_the_others_collapsed():
     words = Page(render(report(classes=tuple(f"species {c}" for c in range(120))))).words()
     assert "100 more classes" in words
     assert all(f"species {c} " in words for c in range(120))
@@ -227,23 +227,23 @@ def test_a_class_without_test_images_is_named():
     given = report()
     for model in ("head", "finetuned"):
         given.metrics[model]["classes"]["hornets"] = {"images": 0}
-    assert "so without figures: hornets." in Page(render(given)).words()
+    assert "No test images, so no figures: hornets." in Page(render(given)).words()
 
 
-def test_data_and_settings_are_told():
+def test_data_and_settings_are_shown():
     words = Page(render(report())).words()
     assert "conflicting label 3 truncated 1" in words
     assert "photos/insects read as folders 1,260 4" in words
-    assert "12 images have near duplicates, in 5 groups" in words
+    assert "12 images are near duplicates, in 5 groups" in words
     assert "finetune.stages[1].unfreeze all" in words
     assert "head.l2 10, 0.1" in words and "ingest.allow_shrink no ingest.max_side none" in words
     assert "licence BSD-3-Clause parameters 21,284,672 transform.size 96" in words
 
 
-def test_times_are_told_a_stage_and_in_all():
+def test_times_are_shown_per_stage_and_in_total():
     words = Page(render(report())).words()
     assert "ingest 0.4 s 1,260 3,073 4 rejected" in words
-    assert "fine_tune 1 min 07 s" in words and "1 min 08 s in all" in words
+    assert "fine_tune 1 min 07 s" in words and "1 min 08 s in total" in words
 
 
 def test_a_pictures_address_names_its_kind():
@@ -263,7 +263,7 @@ def test_a_pictures_address_names_its_kind():
         (7500, "2 h 05 min"),
     ],
 )
-def test_durations_read_as_a_person_says_them(seconds, words):
+def test_durations_are_formatted_for_reading(seconds, words):
     assert duration(seconds) == words
 
 

@@ -88,7 +88,7 @@ def test_paths_and_bytes_may_be_mixed_and_come_in_order_however_many_there_are(
     read = model.load(folder / "model")
     expected = read.predict(paths)
     mixed = [path.read_bytes() if index % 2 else path for index, path in enumerate(paths)]
-    monkeypatch.setattr(model, "AT_ONCE", 4)
+    monkeypatch.setattr(model, "BATCH_SIZE", 4)
     got = read.predict(mixed)
     assert [prediction.label for prediction in got] == [prediction.label for prediction in expected]
     for one, other in zip(got, expected, strict=True):
@@ -113,7 +113,7 @@ def test_the_card_says_what_it_is_how_good_it_is_and_how_to_use_it(evaluated):
     assert card.startswith("# shufflenet_v2_x0_5: 3 classes\n")
     assert f"{'The head on frozen' if winner == 'head' else 'The fine-tuned'}" in card
     assert f"| accuracy | {accuracy['value']:.4f} | {accuracy['low']:.4f} to {accuracy['high']:.4f} |" in card
-    assert "Trained on** 72 images, chosen on 24, tested on 24" in card and "checks, rings, stripes" in card
+    assert "Images**: 72 for training, 24 for validation, 24 for testing" in card and "checks, rings, stripes" in card
     assert (
         "| field | 12 |" in card
         and "| studio | 12 |" in card
@@ -157,7 +157,7 @@ def test_a_bad_file_among_many_costs_its_own_answer_alone_and_says_why(evaluated
     expected = [*(reason for _, reason in bad.values()), *["unreadable"] * len(others)]
     assert [said.reason for said in got[1:-2]] == expected
     assert not any(said.label or said.probabilities for said in got[1:-2])
-    assert [said.said for said in got[-4:-2]] == ["No such file or directory", "embedded null byte"]
+    assert [prediction.detail for prediction in got[-4:-2]] == ["No such file or directory", "embedded null byte"]
     assert read.predict([tmp_path / "empty.jpg"])[0].reason == "not_an_image"  # and of nothing else
 
 
@@ -179,7 +179,7 @@ def test_what_is_no_image_and_no_range_is_refused_by_name(evaluated):
         with pytest.raises(TypeError, match=r"image 1 is of type \w+; expected a path, or the bytes of a file"):
             read.predict([b"", wrong])
     for low, high in ((0, 0), (5, 1), (0, float("nan")), (0, float("inf"))):
-        with pytest.raises(ValueError, match="expected two numbers, black and, above it, white"):
+        with pytest.raises(ValueError, match="expected two numbers, black below white"):
             read.predict(b"", value_range=(low, high))
 
 

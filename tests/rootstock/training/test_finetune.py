@@ -396,21 +396,21 @@ def epochs_with(*losses: float) -> list[Epoch]:
 @pytest.mark.parametrize(
     ("losses", "says"),
     [
-        ((0.2, 0.3, 0.4), "a lower lr may be better"),
-        ((0.4, 0.3, 0.2), "more epochs may be better"),
+        ((0.2, 0.3, 0.4), "try a lower learning rate"),
+        ((0.4, 0.3, 0.2), "try more epochs"),
         ((0.4, 0.21, 0.2), None),  # the rate has run out, and the loss stands
         ((0.4, 0.2, 0.3), None),
         ((0.2, 0.3), None),
         ((), None),
     ],
 )
-def test_a_best_epoch_at_an_end_is_said_where_another_may_lie_behind_it(losses, says):
+def test_a_best_epoch_that_is_first_or_still_improving_warns(losses, says):
     found = finetune.warnings(epochs_with(*losses))
     assert len(found) == (says is not None)
     assert all(says in warning for warning in found)
 
 
-def test_a_loss_that_is_no_number_any_more_stops_the_training_and_names_the_rate(base, tmp_path):
+def test_a_diverging_loss_stops_the_training_and_names_the_learning_rate(base, tmp_path):
     model = start(base)
     with torch.no_grad():
         model.head.bias[0] = float("inf")

@@ -182,7 +182,7 @@ def test_a_class_without_training_images_is_an_error_that_names_it(missing):
     there = whole.labels != missing
     train = Chunks(whole.x[there], whole.labels[there])
     with pytest.raises(
-        SourceError, match=f"no image of 'class {missing}' is in the train split; expected some of every"
+        SourceError, match=f"no image of 'class {missing}' is in the train split; expected images of every"
     ):
         fit(train, whole)
 
@@ -227,12 +227,12 @@ def path(*losses: float, converged: tuple[float, ...] = (10.0, 1.0, 0.1)) -> lis
         ((0.5, 0.3, 0.4), (1.0,), 1.0, None),  # what was not chosen need not be exact
         ((0.5, 0.3, 0.4), (), 1.0, "no L2 strength has converged within head.max_iterations (7)"),
         ((0.5, 0.3, 0.4), (10.0, 0.1), 1.0, "the chosen L2 strength, 1, has not converged"),
-        ((0.3, 0.4, 0.5), (10.0, 1.0, 0.1), 10.0, "a larger one may be better"),
-        ((0.5, 0.4, 0.3), (10.0, 1.0, 0.1), 0.1, "a smaller one may be better"),
+        ((0.3, 0.4, 0.5), (10.0, 1.0, 0.1), 10.0, "try a larger one"),
+        ((0.5, 0.4, 0.3), (10.0, 1.0, 0.1), 0.1, "try a smaller one"),
         ((0.5, 0.301, 0.3), (10.0, 1.0, 0.1), 0.1, None),  # as good as its neighbour
     ],
 )
-def test_a_search_that_ends_at_a_limit_is_said_and_no_other(losses, converged, chosen, says):
+def test_a_search_that_ends_at_a_limit_warns_and_no_other(losses, converged, chosen, says):
     found = head.warnings(path(*losses, converged=converged), chosen, 7)
     assert len(found) == (says is not None)
     assert all(says in warning for warning in found)

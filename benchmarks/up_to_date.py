@@ -1,6 +1,6 @@
-"""What it costs to find out that there is nothing to do, through either door, beside DVC's and Prefect's own start.
+"""How long `dvc repro` and the flow take when nothing is stale, compared with DVC and Prefect alone.
 
-python -m benchmarks.doors [--runs 5]    # in a workspace in which the chain has run
+python -m benchmarks.up_to_date [--runs 5]    # in a workspace where the pipeline has run
 """
 
 import argparse
@@ -30,7 +30,7 @@ stages:
 
 
 def median_seconds(command: list[str], folder: Path, runs: int) -> float:
-    """Time a command as a whole process."""
+    """Return the median wall-clock time of a command."""
     seconds = []
     for _ in range(runs):
         start = time.perf_counter()
