@@ -1,12 +1,12 @@
-"""Backbones in, what each is worth on this data set out: accuracy against size, by depth, against scratch.
+"""Compare backbones on this data set: accuracy against size, by depth, and against training from scratch.
 
     ingest ──> try, one after the other ──> compare.parquet, pictures, report
 
-    python -m flows.compare                                              # as params.yaml says: small ones
-    python -m flows.compare seed --depths low mid high penultimate       # the field's story, at every depth
+    python -m flows.compare                                              # as in params.yaml: small backbones
+    python -m flows.compare seed --depths low mid high penultimate       # LeNet-5 to ResNet-34, at every depth
     python -m flows.compare --scratch lenet5 resnet34 plain34 --image-size 32 --epochs 20
 
-The features that it extracts are found by the pipeline if one of the backbones is chosen. What fails (no weights, not
+The pipeline reuses the extracted features if one of the backbones is chosen. A candidate that fails (no weights, not
 enough memory) is a row with its reason.
 """
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """How a comparison ended: its rows, what is best, and the table as text."""
+class ComparisonResult:
+    """The rows of a comparison, a sentence on the best one, and the table as text."""
 
     rows: "tuple[Row, ...]"
-    said: str
+    summary: str
     table: str
 
 
@@ -49,16 +49,16 @@ def try_out(candidate: "Candidate", params: Params, title: str) -> State["Row"]:
     row = comparison.measure(candidate, params)
     if row.reason:
         get_run_logger().warning("%s: %s", title, row.reason)
-        return Completed(name="Not measured", message=row.reason, data=row)
-    return Completed(message=f"test {row.accuracy:.1%}, {row.images_per_second:.0f} images a second", data=row)
+        return Completed(name="Not evaluated", message=row.reason, data=row)
+    return Completed(message=f"test {row.accuracy:.1%}, {row.images_per_second:.0f} images/s", data=row)
 
 
 @flow(name="compare", validate_parameters=False)  # form.py says why
-def compare(compare: form.Compare = form.SHOWN["compare"]) -> State[Compared]:
-    """Try backbones on the data set, at several depths, and draw accuracy against size.
+def compare(compare: form.Compare = form.SHOWN["compare"]) -> State[ComparisonResult]:
+    """Evaluate backbones on the data set, at several depths, and plot accuracy against size.
 
     Args:
-        compare: Which backbones, at which depths, and what is trained from scratch beside.
+        compare: Which backbones, at which depths, and which networks are trained from scratch as well.
     """
     try:
         with locked_workspace() as log, run_params.merged(form.given(compare=compare), log.info) as params:
@@ -68,38 +68,40 @@ def compare(compare: form.Compare = form.SHOWN["compare"]) -> State[Compared]:
             table, pictures = comparison.finish()
     except RootstockError as error:
         return failed(error)
-    ended = Compared(rows, _say(rows), artifacts.show_comparison(table, pictures))
-    return Completed(message=ended.said, data=ended)
+    ended = ComparisonResult(rows, _summarize(rows), artifacts.show_comparison(table, pictures))
+    return Completed(message=ended.summary, data=ended)
 
 
-def _say(rows: "tuple[Row, ...]") -> str:
+def _summarize(rows: "tuple[Row, ...]") -> str:
     measured = [row for row in rows if not row.reason]
-    missing = f"; {len(rows) - len(measured)} of {len(rows)} could not be measured" if len(measured) < len(rows) else ""
+    missing = (
+        f"; {len(rows) - len(measured)} of {len(rows)} could not be evaluated" if len(measured) < len(rows) else ""
+    )
     if not measured:
-        return f"Nothing could be measured{missing}"
+        return f"No backbone could be evaluated{missing}"
     best = max(measured, key=lambda row: row.val_accuracy or 0.0)
-    return f"Best on validation: {best.backbone}, {best.layer}: {best.accuracy:.1%} of the test images right{missing}"
+    return f"Best on validation: {best.backbone}, {best.layer}: test accuracy {best.accuracy:.1%}{missing}"
 
 
 def arguments() -> dict[str, Any]:
-    """Parse the command line: what is given there goes over params.yaml."""
+    """Parse the command line: what is given there overrides params.yaml."""
     parser = argparse.ArgumentParser(description="Compare backbones on the data set.")
     parser.add_argument("backbones", nargs="*", help="names, or seed, small, all")
     parser.add_argument("--depths", nargs="+", help="low, mid, high, penultimate, or names of modules")
-    parser.add_argument("--scratch", nargs="*", help="trained from random weights")
-    parser.add_argument("--image-size", type=int, help="what they see, in pixels")
-    parser.add_argument("--epochs", type=int, help="of training from scratch")
-    parser.add_argument("--augment", help="of training from scratch: none, crop, crop_flip")
+    parser.add_argument("--scratch", nargs="*", help="networks to train from random weights")
+    parser.add_argument("--image-size", type=int, help="input size in pixels")
+    parser.add_argument("--epochs", type=int, help="epochs of training from scratch")
+    parser.add_argument("--augment", help="augmentation when training from scratch: none, crop, crop_flip")
     parser.add_argument("--lr", type=float, help="peak learning rate of training from scratch")
     terminal.add_verbose(parser)
     asked = {name: value for name, value in vars(parser.parse_args()).items() if value not in (None, [])}
     if "scratch" in asked:
-        asked.setdefault("backbones", [])  # then only what is named
+        asked.setdefault("backbones", [])  # then only those named
     return asked
 
 
 def merged(settings: parameters.Compare, asked: dict[str, Any]) -> parameters.Compare:
-    """Merge what the command line asks for over params.yaml.
+    """Merge the command line over params.yaml.
 
     Raises:
         ParamsError: a backbone or a depth is misspelt.
@@ -111,13 +113,13 @@ def merged(settings: parameters.Compare, asked: dict[str, Any]) -> parameters.Co
 
 
 def main() -> None:
-    """Compare; an error is one sentence, and exit status 1."""
+    """Compare; an error is one sentence and exit status 1."""
     asked = arguments()
     with causes.entry_point("compare", verbose=asked.pop("verbose")):
         params = workspace.read_params()
         versions.prepare()
-        compared: Any = compare(merged(params.compare, asked).model_dump(mode="json"))
-        print(f"\n{escape.plain(compared.table)}\n\n{compared.said}\n\nreport: {comparison.PAGE.resolve().as_uri()}")
+        done: Any = compare(merged(params.compare, asked).model_dump(mode="json"))
+        print(f"\n{escape.plain(done.table)}\n\n{done.summary}\n\nreport: {comparison.PAGE.resolve().as_uri()}")
 
 
 if __name__ == "__main__":

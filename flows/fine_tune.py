@@ -1,6 +1,7 @@
 """Fine-tuning for a pipeline that runs on another machine.
 
-The pipeline starts it where `finetune.where` is fine-tune/gpu; data come and go by the DVC remote (bridge/handoff.py).
+The pipeline starts it if `finetune.where` is fine-tune/gpu; data are exchanged through the DVC remote
+(tasks/bridge/handoff.py).
 """
 
 from prefect import flow
@@ -16,19 +17,19 @@ from tasks.fine_tune import fine_tune as stage
 
 @flow(name="fine-tune", validate_parameters=False)  # form.py says why
 def fine_tune(params: form.Everything, lock: str, code: dict[str, str]) -> State[Outcome]:
-    """Fine-tune what a pipeline hands over, and give the network back.
+    """Fine-tune for a pipeline on another machine, and return the network.
 
     Args:
-        params: What the stage reads of the pipeline's parameters.
+        params: The parameters of the pipeline that the stage reads.
         lock: Text of its dvc.lock: which data to pull.
-        code: Digests of its code; this machine's has to be the same.
+        code: Digests of its code, which has to be the same on this machine.
     """
     try:
         with flow_in_words():
-            handed = run_params.handed(params)
+            handed = run_params.received(params)
             with handoff.workspace_for(stage.name, handed, lock, code):
                 outcome = submit(stage, handed).result()
-                handoff.give_back(stage.name)
+                handoff.return_outputs(stage.name)
     except RootstockError as error:
         return failed(error)
     return Completed(message=outcome.note, data=outcome)

@@ -40,7 +40,7 @@ def cache(
         backbone: Prune features of this backbone.
         older_than: Prune features not used for this many days.
         key: Prune features under this key.
-        compact: Rewrite shards of which less than this share is still in use (e.g. 0.5); models trained on them become stale.
+        compact: Rewrite shards of which less than this share is still in use (e.g. 0.5); models become stale.
     """
     selection = Selection(backbone, older_than, key)
     try:

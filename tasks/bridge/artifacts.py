@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL
 
 from rootstock.system.escape import file_name, markdown
 from rootstock.system.files import read_json, write
-from tasks.bridge.versions import Kept
+from tasks.bridge.versions import SavedExperiment
 from tasks.bridge.workspace import (
     COMPARE,
     DATASET,
@@ -52,7 +52,9 @@ def show(stage: str) -> None:
         unless_it_fails(lambda: create_markdown_artifact(draw(), key=key, description=what))
 
 
-def show_verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str, *, tuned: bool = True) -> None:
+def show_verdict(
+    outcomes: Sequence[Any], metrics: dict[str, Any], kept: SavedExperiment, run: str, *, tuned: bool = True
+) -> None:
     """Show how a run ended: which model won and why, its test metrics, and what each stage did."""
     if PREFECT_API_URL.value():
         unless_it_fails(lambda: _verdict(outcomes, metrics, kept, run, tuned=tuned))
@@ -168,7 +170,7 @@ def _picture(png: bytes, caption: str) -> str:
     return f"{caption}\n\n![{caption}]({data_uri(png)})"
 
 
-def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: Kept, run: str, *, tuned: bool) -> None:
+def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: SavedExperiment, run: str, *, tuned: bool) -> None:
     address = _publish_report(run, REPORT / "report.html")
     if address:
         create_link_artifact(link=address, link_text="Report", key="report", description="The full report of this run")

@@ -98,7 +98,7 @@ def tidy(selection: Selection, share: float | None) -> Tidied:
     done = []
     doomed = _select(selection, share)
     if doomed:
-        with versions.changing(FEATURES, alike=True):  # no stage reads features but those in use
+        with versions.changing(FEATURES, equivalent=True):  # stages read only the features in use
             cache.prune(doomed)
     if selection:
         freed = cache.format_bytes(sum(entry.bytes for entry in doomed))
@@ -113,7 +113,7 @@ def _compact(share: float) -> str:
 
     shard_bytes = int(workspace.read_params().ingest.shard_mb * MIB)
     # The order of images changes, and so do the digits of anything trained on them.
-    with versions.changing(IMAGES, DATASET, FEATURES, alike=False):
+    with versions.changing(IMAGES, DATASET, FEATURES, equivalent=False):
         done = compaction.compact(IMAGES, DATASET, ROOTS, LOCAL, shard_bytes, share)
     if not done.removed:
         return "nothing to compact"

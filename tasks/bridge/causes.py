@@ -71,8 +71,8 @@ def _of_server(error: BaseException) -> str:
     address = PREFECT_API_URL.value()
     if not address:
         return (
-            f"Prefect's temporary server does not answer. Its database is in {PREFECT_HOME.value()}: check that the disk "
-            "has space and that this user may write there, or set PREFECT_HOME to another folder."
+            f"Prefect's temporary server does not answer. Its database is in {PREFECT_HOME.value()}: check that there "
+            "is space and that this user may write there, or set PREFECT_HOME to another folder."
         )
     address = redacted(address)
     if isinstance(error, HTTPStatusError):

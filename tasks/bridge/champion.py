@@ -1,7 +1,7 @@
-"""The champion while a challenger is trained in its place: set aside, compared with, replaced or put back.
+"""The champion while a challenger is trained in its place: set aside, compared, replaced or restored.
 
-The champion is the model in data/model, with the data version that dvc.lock names; a decision is a row of its history
-(model/history.py). A retraining that is killed leaves the champion aside, and the next one goes on against it.
+The champion is the model in data/model, with the data version that dvc.lock names; each decision is a row of its
+history (rootstock/model/history.py). A killed retraining leaves the champion aside, and the next one goes on with it.
 """
 
 import logging
@@ -26,21 +26,21 @@ from tasks.bridge import versions
 from tasks.bridge.versions import LOCK
 from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HISTORY, IMAGES, LOCAL, MODEL, PARAMS, REPORT, TO_LABEL
 
-if TYPE_CHECKING:  # torch and scikit-learn: only for who has something to compare
+if TYPE_CHECKING:  # these import torch and scikit-learn
     from rootstock.evaluation.challenge import Decision
     from rootstock.evaluation.drift import Drift
 
 log = logging.getLogger(__name__)
 ASIDE = LOCAL / "champion"
-REJECTED = LOCAL / "inbox.rejected"  # what lay in the inbox when it was rejected: not to be tried again as it is
+REJECTED = LOCAL / "inbox.rejected"  # signature of the last rejected delivery, which is not tried again unchanged
 PREDICTIONS = "predictions.parquet"
-DUPLICATE = Reason.DUPLICATE.value  # says nothing against a file
-NAMED = 3  # files that a refusal names
+DUPLICATE = Reason.DUPLICATE.value  # not the fault of the file
+NAMED = 3  # files that a message names
 
 
 @dataclass(frozen=True)
-class Arrived:
-    """What a delivery brought: images that are new or have a new label, new domains, files of no use."""
+class DeliverySummary:
+    """What a delivery contains: images that are new or have a new label, new domains, unusable files."""
 
     images: int = 0
     domains: dict[str, int] = field(default_factory=dict)
@@ -48,8 +48,8 @@ class Arrived:
     unusable: int = 0
     examples: tuple[str, ...] = ()
 
-    def say(self) -> str:
-        """Say it in words."""
+    def describe(self) -> str:
+        """Return it as text."""
         named = ", ".join(f"{count} of {domain}" for domain, count in self.domains.items())
         return f"{self.images} new images ({named})" if self.images else "No new images"
 
@@ -58,45 +58,45 @@ def check() -> None:
     """Check that there is a champion.
 
     Raises:
-        RootstockError: there is no model yet.
+        RootstockError: there is none yet.
     """
     if not is_aside() and not (LOCK.exists() and (MODEL / "model.json").exists()):
         raise RootstockError(f"There is no champion yet: {MODEL} holds no model. Run the pipeline once.")
 
 
 def check_files() -> list[str]:
-    """Have the champion be the one that was recorded, or set aside; says which of its files were brought back.
+    """Make sure that the champion's files are those recorded or set aside; return a sentence per file restored.
 
     Raises:
-        RootstockError: it cannot be had.
+        RootstockError: they are damaged and cannot be restored.
     """
     if not is_aside():
-        return versions.bring_back_as_recorded(MODEL, REPORT / PREDICTIONS)
+        return versions.restore_recorded(MODEL, REPORT / PREDICTIONS)
     try:
         files.verify_sums(ASIDE)
     except DamagedError as error:
         rows = decisions()
-        remedy = f"`python -m flows.rollback --version {rows[-1].version}` brings the champion back" if rows else None
+        remedy = f"`python -m flows.rollback --version {rows[-1].version}` restores the champion" if rows else None
         raise RootstockError(
-            f"{str(error).partition('. ')[0]}. It is the champion's, set aside while a challenger is made. "
+            f"{str(error).partition('. ')[0]}. It belongs to the champion, set aside while a challenger is trained. "
             f"{remedy or f'Remove {ASIDE}, and run the pipeline'}."
         ) from error
     return []
 
 
 def is_aside() -> bool:
-    """Whether a retraining is under way, or was when it was killed."""
+    """Whether a retraining is running, or was killed before it ended."""
     return ASIDE.exists()
 
 
 def set_aside() -> None:
-    """Keep the champion and its data version apart while a challenger is made; one that is aside already stays."""
+    """Copy the champion and its data version aside while a challenger is trained; keep one that is already there."""
     if is_aside():
         return
     rows = decisions()
     model = digest_of_model()
     if not rows or model != history.versions(rows)[rows[-1].version].model:
-        reason = "Made by a pipeline run, without a contest." if rows else "The first one."
+        reason = "Trained by a pipeline run, without a challenge." if rows else "The first champion."
         version = max(history.versions(rows), default=0) + 1
         rows.append(row_of(history.FIRST, version, reason))
         versions.tag(tag_of(version), versions.revision_with(LOCK), reason)
@@ -111,34 +111,36 @@ def set_aside() -> None:
 
 
 def decisions() -> list[Row]:
-    """Read the history of this workspace."""
+    """Read the champion history of this workspace."""
     return history.read(HISTORY.parent, LOCAL)
 
 
-def decisions_then() -> list[Row]:
+def decisions_when_set_aside() -> list[Row]:
     """Read the history as it was when the champion was set aside."""
-    return history.read(ASIDE, ASIDE / MODEL.name)  # the latter by an earlier version
+    return history.read(ASIDE, ASIDE / MODEL.name)  # where earlier versions wrote it
 
 
 def adopt_history() -> None:
-    """Keep the history that an earlier version wrote into the model's folder, before evaluate replaces that."""
+    """Move the history that an earlier version wrote into the model folder, before evaluate replaces that."""
     history.keep(MODEL, LOCAL)
 
 
 def digest_of_model() -> str:
-    """Return a digest of a model's files; an earlier version's history among them is none of it."""
+    """Return a digest of the model's files, without the history that earlier versions kept among them."""
     return digest(path for path in sorted(MODEL.iterdir()) if path.name != HISTORY.name)
 
 
-def row_of(decision: str, version: int, reason: str, arrived: Arrived | None = None, comparison: str = "[]") -> Row:
-    """Describe the model in place, as a decision makes it champion."""
+def row_of(
+    decision: str, version: int, reason: str, delivered: DeliverySummary | None = None, comparison: str = "[]"
+) -> Row:
+    """Return the history row that makes the current model champion."""
     return Row(
         decision=decision,
         version=version,
         reason=reason,
         images=len(tables.load_manifest(DATASET)),
-        new_images=arrived.images if arrived else 0,
-        new_domains=arrived.new_domains if arrived else (),
+        new_images=delivered.images if delivered else 0,
+        new_domains=delivered.new_domains if delivered else (),
         comparison=comparison,
         model=digest_of_model(),
         lock=LOCK.read_text(),
@@ -154,13 +156,13 @@ def record(rows: list[Row]) -> None:
 
 
 def tag_of(version: int) -> str:
-    """Name a champion's git tag, as GTO does."""
+    """Return the git tag of a champion, as GTO names it."""
     return f"champion@v{version}"
 
 
-def arrived() -> Arrived:
+def summarize_delivery() -> DeliverySummary:
     """Compare the data set with the champion's."""
-    import pandas as pd  # what looks into an empty inbox does without
+    import pandas as pd  # not needed for an empty inbox
 
     before, now = tables.load_manifest(ASIDE / DATASET.name), tables.load_manifest(DATASET)
     facts = ["image_id", "label", "domain"]
@@ -169,7 +171,9 @@ def arrived() -> Arrived:
     known = set(before.loc[before["split"] == "train", "domain"])
     bad = {path: reason for path, reason in _unusable(DATASET).items() if path not in _unusable(ASIDE / DATASET.name)}
     examples = tuple(f"{path}: {reason}" for path, reason in sorted(bad.items())[:NAMED])
-    return Arrived(len(new), counts, tuple(domain for domain in counts if domain not in known), len(bad), examples)
+    return DeliverySummary(
+        len(new), counts, tuple(domain for domain in counts if domain not in known), len(bad), examples
+    )
 
 
 def _unusable(folder: Path) -> dict[str, str]:
@@ -179,7 +183,7 @@ def _unusable(folder: Path) -> dict[str, str]:
 
 
 def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
-    """Compare champion and challenger on the same test images, and decide."""
+    """Evaluate champion and challenger on the same test images, and decide."""
     from rootstock.evaluation import challenge
 
     champion = ASIDE / MODEL.name
@@ -187,50 +191,50 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     return challenge.decide(table, new_domains, params.retrain, resamples=params.evaluate.resamples, seed=params.seed)
 
 
-def refuse(reason: str) -> "Decision":
-    """Decide without a challenger."""
+def reject(reason: str) -> "Decision":
+    """Return a rejection without a challenger."""
     from rootstock.evaluation.challenge import Decision
 
     return Decision(promote=False, reason=reason)
 
 
-def figures(decision: "Decision") -> str:
-    """Tabulate both models' accuracy on every domain."""
+def accuracy_table(decision: "Decision") -> str:
+    """Return a table of both models' accuracy per domain."""
     from rootstock.evaluation import challenge
 
     return challenge.table(decision.comparisons) if decision.comparisons else ""
 
 
 def remember_rejected(delivery: Delivery) -> None:
-    """Have what lies in the inbox wait for something new."""
+    """Remember a rejected delivery, so that it is not tried again unchanged."""
     write(REJECTED, delivery.signature())
 
 
 def was_rejected(delivery: Delivery) -> bool:
-    """Whether just this delivery was rejected before."""
+    """Whether exactly this delivery was rejected before."""
     return REJECTED.exists() and REJECTED.read_text() == delivery.signature()
 
 
-def no_longer_aside() -> None:
-    """End a retraining: from one moment to the next, no champion is aside."""
+def remove_aside() -> None:
+    """End a retraining by removing the copy of the champion, atomically."""
     if is_aside():
-        gone = ASIDE.with_name(ASIDE.name + TEMPORARY)  # else swept by the next run
+        gone = ASIDE.with_name(ASIDE.name + TEMPORARY)  # swept by the next run after a kill
         remove(gone)
         ASIDE.rename(gone)
         remove(gone)
 
 
-def leave_alone(params: Params) -> None:
-    """Forget a retraining under way, and what lies in the inbox: a person has decided against the champion it made."""
-    no_longer_aside()
+def abandon_retraining(params: Params) -> None:
+    """Drop a retraining and the delivery in the inbox: a person has rolled back the champion made from it."""
+    remove_aside()
     try:
         remember_rejected(inbox.list_delivery(params.retrain.inbox, 0, params.ingest.sources))
     except RootstockError as error:
         log.warning("%s", error)
 
 
-def taken(delivery: Delivery) -> set[str]:
-    """Name the files of a delivery whose images this run has taken in, or had from elsewhere."""
+def ingested_files(delivery: Delivery) -> set[str]:
+    """Return the files of a delivery whose images are in the data set, from it or from another source."""
     manifest = tables.labels_of(DATASET, inbox.SPEC.title())
     rejected = tables.load_rejected(DATASET)
     copies = (rejected["source"] == inbox.SPEC.title()) & (rejected["reason"] == DUPLICATE)
@@ -238,27 +242,27 @@ def taken(delivery: Delivery) -> set[str]:
     return {item.path for item in delivery.labelled.items if item.problem is None and item.path in known}
 
 
-def tidy(delivery: Delivery, taken: set[str], settings: Retrain, *, promoted: bool = True) -> None:
-    """Do with files that this run took in what the settings say; whatever else is there lies where it is.
+def tidy(delivery: Delivery, ingested: set[str], settings: Retrain, *, promoted: bool = True) -> None:
+    """Keep, archive or delete the ingested files, as the settings say; all other files stay where they are.
 
-    Images of a delivery that was rejected are put away, never deleted.
+    Images of a rejected delivery are archived, never deleted.
     """
     match settings.after:
         case "keep":
             return
         case "archive" | "delete" if not promoted:
-            inbox.move_files(delivery, sorted(taken), inbox.REJECTED)
+            inbox.move_files(delivery, sorted(ingested), inbox.REJECTED)
         case "archive":
-            inbox.move_files(delivery, sorted(taken), inbox.TAKEN)
+            inbox.move_files(delivery, sorted(ingested), inbox.TAKEN)
         case "delete":
-            inbox.delete(delivery, sorted(taken))
-    if left := [item.path for item in delivery.labelled.items if item.path not in taken]:
+            inbox.delete(delivery, sorted(ingested))
+    if left := [item.path for item in delivery.labelled.items if item.path not in ingested]:
         named = ", ".join(left[:NAMED]) + (", ..." if len(left) > NAMED else "")
-        log.warning("%s: %d files were not taken in, and lie where they are: %s", settings.inbox, len(left), named)
+        log.warning("%s: %d files were not ingested and stay where they are: %s", settings.inbox, len(left), named)
 
 
 def score_drift(unlabelled: Source, params: Params) -> "list[Drift]":
-    """Compare unlabelled images with those the champion was trained on, and list them for labelling."""
-    from rootstock.evaluation import drift  # torch: only when there are any
+    """Measure the drift of unlabelled images from the champion's training images, and list them for labelling."""
+    from rootstock.evaluation import drift  # imports torch
 
     return drift.score(unlabelled, BACKBONE, FEATURES, DATASET, MODEL, params, TO_LABEL)

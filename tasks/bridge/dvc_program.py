@@ -1,9 +1,9 @@
 """The command `dvc` of the environment: DVC itself, taking turns with the flows and repairing what a kill left behind.
 
-DVC does not know of the flows. Started during one, `dvc repro` would reserve files that the flow is about to record, and
-fail at its first stage; and a file that DVC was writing when it was killed breaks every later command. So in a workspace
-a command that writes waits for running flows, any other one for DVC's lock, and truncated files are repaired first.
-Everywhere else this is DVC's own program (`python -m dvc` always is).
+DVC does not know of the flows. Started during one, `dvc repro` would reserve files that the flow is about to record,
+and fail at its first stage; and a file that DVC was writing when it was killed breaks every later command. So in a
+workspace a command that writes waits for running flows, any other one for DVC's lock, and truncated files are repaired
+first. Everywhere else this is DVC's own program (`python -m dvc` always is).
 """
 
 import argparse

@@ -227,7 +227,7 @@ def _written_at(path: Path) -> int:
     return 0
 
 
-def give_back(stage: str) -> None:
+def return_outputs(stage: str) -> None:
     """Push what a stage made, and tell whoever handed it over."""
     dvc_remote.push_outputs(stage)
     create_table_artifact(

@@ -1,8 +1,8 @@
-"""What a decision leads to, carried out to its end by whoever comes next, should a run be killed on the way.
+"""Carry out a decision about the challenger; if a run is killed on the way, the next one completes it.
 
-A decision is written down, beside the champion that is aside, before anything is done about it. Every step can be done
-again: files and experiments become what they are, git has a commit and a tag or gets them, and what is to be pushed is
-what the remote does not have.
+The decision is written down next to the champion set aside before anything else happens. Every step is idempotent:
+files and experiments end up the same, git gets a commit and a tag unless it has them, and only what the remote lacks is
+pushed.
 """
 
 import json
@@ -19,85 +19,85 @@ from rootstock.model.history import Row
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import sha256, write
 from tasks.bridge import champion, git, versions
-from tasks.bridge.champion import ASIDE, Arrived
+from tasks.bridge.champion import ASIDE, DeliverySummary
 from tasks.bridge.versions import LOCK
 from tasks.bridge.workspace import DATASET, HISTORY, LOCAL, PARAMS, read_note
 
-if TYPE_CHECKING:  # torch and scikit-learn
+if TYPE_CHECKING:  # these import torch and scikit-learn
     from rootstock.evaluation.challenge import Decision
 
 log = logging.getLogger(__name__)
 DECIDED = ASIDE / "decided.json"
-CHALLENGER = ASIDE / "challenger.txt"  # how it was kept, before the champion took its place again
-UNCOMMITTED = LOCAL / "uncommitted.json"  # a promotion that git is to have, and has not yet
+CHALLENGER = ASIDE / "challenger.txt"  # how the challenger was kept, noted before the champion is restored
+UNCOMMITTED = LOCAL / "uncommitted.json"  # a promotion still to be committed
 REMOTE = "origin"
 COMMITTED = [LOCK, PARAMS, HISTORY.with_name(f"{HISTORY.name}.dvc")]  # with a promotion
 
 
 @dataclass(frozen=True)
-class Settled:
-    """What a decision led to: the champion's version, and how the challenger is kept."""
+class Settlement:
+    """The result of a decision: the champion's version, and how the challenger is kept."""
 
     version: int
     note: str
 
 
-def promote(decision: "Decision", came: Arrived, run: str, settings: Retrain) -> Settled:
-    """Let the challenger be the champion: a version of its own, tagged, committed and pushed as the settings say."""
-    version = max(history.versions(champion.decisions_then())) + 1
-    row = champion.row_of(history.PROMOTED, version, decision.reason, came, decision.to_json())
+def promote(decision: "Decision", new: DeliverySummary, run: str, settings: Retrain) -> Settlement:
+    """Make the challenger champion, with a new version, tagged, committed and pushed as the settings say."""
+    version = max(history.versions(champion.decisions_when_set_aside())) + 1
+    row = champion.row_of(history.PROMOTED, version, decision.reason, new, decision.to_json())
     settled = _settle(row, run, settings.git)
     pushed = publish() if settings.git == "push" else ""
-    return Settled(settled.version, " ".join(filter(None, [settled.note, pushed])))
+    return Settlement(settled.version, " ".join(filter(None, [settled.note, pushed])))
 
 
-def put_back(decision: "Decision", came: Arrived, run: str, delivery: Delivery) -> Settled:
-    """Keep the challenger as an experiment, and bring back the champion with its data version."""
-    version, images = champion.decisions_then()[-1].version, len(tables.load_manifest(DATASET))
-    row = Row(history.REJECTED, version, decision.reason, images, came.images, came.new_domains, decision.to_json())
+def restore_champion(decision: "Decision", new: DeliverySummary, run: str, delivery: Delivery) -> Settlement:
+    """Keep the challenger as an experiment, and restore the champion with its data version."""
+    version, images = champion.decisions_when_set_aside()[-1].version, len(tables.load_manifest(DATASET))
+    row = Row(history.REJECTED, version, decision.reason, images, new.images, new.new_domains, decision.to_json())
     return _settle(row, run, rejected=delivery.signature())
 
 
 def undo() -> None:
-    """Bring back the champion with its data version; nothing was decided."""
+    """Restore the champion with its data version, without a decision."""
     _settle(None, "")
 
 
 def finish() -> str | None:
-    """Carry out what a run that was killed had decided; says so."""
+    """Complete the decision of a killed run, if any; return a sentence on it."""
     if not DECIDED.exists():
         return None
-    return f"What a run that was killed had decided is carried out. {_carry_out().note}".strip()
+    return f"The decision of a killed run has been completed. {_carry_out().note}".strip()
 
 
-def _settle(row: Row | None, run: str, with_git: str = "none", rejected: str = "") -> Settled:
+def _settle(row: Row | None, run: str, with_git: str = "none", rejected: str = "") -> Settlement:
     decided = {"row": asdict(row) if row else None, "run": run, "git": with_git, "rejected": rejected}
     write(DECIDED, json.dumps(decided))
     return _carry_out()
 
 
-def _carry_out() -> Settled:
+def _carry_out() -> Settlement:
     decided = read_note(DECIDED, "row", "run", "git", "rejected")
     row = Row(**{**decided["row"], "new_domains": tuple(decided["row"]["new_domains"])}) if decided["row"] else None
-    rows = champion.decisions_then()
+    rows = champion.decisions_when_set_aside()
     if row and row.decision == history.PROMOTED:
         champion.record([*rows, row])
         note = _keep(row, decided["run"], decided["git"] != "none")
         champion.REJECTED.unlink(missing_ok=True)
     else:
         try:
-            note = _bring_back([*rows, row] if row else rows, decided["run"])
-        except RootstockError:  # its data are gone: nobody else is to be kept from going on
+            note = _restore([*rows, row] if row else rows, decided["run"])
+        except RootstockError:  # its data are missing: do not block later runs
             DECIDED.unlink()
             raise
         if decided["rejected"]:
             write(champion.REJECTED, decided["rejected"])
-    champion.no_longer_aside()
-    return Settled((row or rows[-1]).version, note)
+    champion.remove_aside()
+    return Settlement((row or rows[-1]).version, note)
 
 
 def _keep(row: Row, run: str, with_git: bool) -> str:
-    """Keep a new champion as an experiment, a commit and a tag; says how."""
+    """Keep a new champion as an experiment, a commit and a tag; return a sentence on it."""
     kept = versions.save_experiment(run)
     name = champion.tag_of(row.version)
     if not with_git or not versions.has_commits(Path()):
@@ -111,10 +111,10 @@ def _keep(row: Row, run: str, with_git: bool) -> str:
 
 
 def commit_what_waits() -> str:
-    """Commit and tag the last promotion, if that was asked for and not done; says what became of it.
+    """Commit and tag the last promotion, if configured and not done yet; return a sentence on the result.
 
-    A person's merge or another git program keeps it from being done, or git has no name to use: then the next run
-    tries. What has changed since then is not committed: the tag names the promotion's experiment instead.
+    A merge in progress, another git program or a missing user name prevents it: then the next run tries again. If the
+    files have changed since, nothing is committed: the tag names the promotion's experiment instead.
     """
     if not UNCOMMITTED.exists():
         return ""
@@ -123,24 +123,24 @@ def commit_what_waits() -> str:
     if all(Path(path).exists() and sha256(Path(path)) == digest for path, digest in waits["files"].items()):
         try:
             revision = git.commit(COMMITTED, f"{name}: {waits['reason']}")
-        except RootstockError as error:  # it is champion all the same
+        except RootstockError as error:  # it is champion nevertheless
             return f"{name} is not committed yet, nor tagged: {error}. The next run tries again."
     else:
         did = f"{LOCK} or {PARAMS} changed before {name} was committed. Its experiment is tagged"
         if not revision:
             UNCOMMITTED.unlink()
-            return f"{LOCK} or {PARAMS} changed before {name} was committed; git has it nowhere."
+            return f"{LOCK} or {PARAMS} changed before {name} was committed; git does not have it."
     if not versions.tag(name, revision, waits["reason"]):
         return f"{name} is not tagged yet; the next run tries again."
     UNCOMMITTED.unlink()
     return f"{did} {name}."
 
 
-def _bring_back(rows: list[Row], run: str) -> str:
-    """Put the champion that is aside into its place, and keep the challenger that is there; says how."""
+def _restore(rows: list[Row], run: str) -> str:
+    """Restore the champion set aside, and keep the challenger; return a sentence on it."""
     if run and not CHALLENGER.exists():
         write(CHALLENGER, versions.save_experiment(run).note)
-    versions.bring_back((ASIDE / LOCK.name).read_text())
+    versions.restore_version((ASIDE / LOCK.name).read_text())
     if not run:
         return ""
     champion.record(rows)
@@ -148,7 +148,7 @@ def _bring_back(rows: list[Row], run: str) -> str:
 
 
 def publish() -> str:
-    """Send data, branch and tag of the last promotion, where the remote lacks them; says so, or why not."""
+    """Push data, branch and tag of the last promotion if the remote lacks them; return a sentence on the result."""
     promoted = [row for row in champion.decisions() if row.decision == history.PROMOTED]
     if not promoted:
         return ""
@@ -158,7 +158,7 @@ def publish() -> str:
             return ""
         versions.push()
         git.run("push", "--quiet", REMOTE, "HEAD", tag, hooks=True)  # Git LFS has one
-    except RootstockError as error:  # what cannot be sent now is champion here all the same, and sent by a later run
+    except RootstockError as error:  # it is champion here nevertheless, and a later run pushes it
         log.warning("%s", error)
         return f"Not pushed: {error}"
-    return "Pushed, data and tag."
+    return "Pushed data and tag."

@@ -1,7 +1,7 @@
-"""DVC's own files, where a kill left them half written: mended before DVC reads them, and said.
+"""Repair files of DVC that a kill left half written, before DVC reads them, and report it.
 
-DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place, and keeps what it knows of files in SQLite. Its lock is waited for
-in here, too, since who mends must be alone. With versions.py and dvc_remote.py, what imports DVC.
+DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place, and keeps the state of files in SQLite. This module also waits for
+DVC's lock, since repairs need it. With versions.py and dvc_remote.py the only one that imports DVC.
 """
 
 import json
@@ -28,28 +28,28 @@ from voluptuous import Invalid
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import TEMPORARY, remove, write
 from tasks.bridge import cancellation, workspace
-from tasks.bridge.workspace import LOCAL, SAY_EVERY_S
+from tasks.bridge.workspace import LOCAL, REPORT_EVERY_S
 
 log = logging.getLogger(__name__)
 LOCK = Path("dvc.lock")
-WHOLE = LOCAL / "dvc.lock"  # as it was when it was last seen whole
+INTACT = LOCAL / "dvc.lock"  # the last intact version
 TMP = Path(".dvc/tmp")
-HELD, BUSY = TMP / "lock", TMP / "rwlock"
-SWEPT = LOCAL / "swept"  # its time: when the cache was last looked through for temporary files
-DVC_WAIT_S = 3600.0  # a `dvc push` holds the lock until all is sent; what a run has computed is worth the wait
-UNTOUCHED_S = 2.0  # a file that is being copied changes all the time
+HELD, RWLOCK = TMP / "lock", TMP / "rwlock"
+SWEPT = LOCAL / "swept"  # its mtime: when the cache was last searched for temporary files
+DVC_WAIT_S = 3600.0  # a `dvc push` holds the lock until it ends; the results of a run are worth the wait
+UNTOUCHED_S = 2.0  # a file that is being copied changes constantly
 CONFLICT = b"<<<<<<< "
 
 
-def take(lock: LockBase, say: Callable[[str], None] = log.warning) -> None:
-    """Take DVC's lock of the workspace, waiting for other DVC commands.
+def acquire(lock: LockBase, report: Callable[[str], None] = log.warning) -> None:
+    """Acquire DVC's lock of the workspace, waiting for other DVC commands.
 
     Raises:
-        RootstockError: one has held it for an hour.
+        RootstockError: another command has held it for an hour.
     """
 
-    def taken() -> bool:
-        if workspace.dvc_is_at_work():  # DVC itself would try for three seconds, and cannot be stopped meanwhile
+    def acquired() -> bool:
+        if workspace.dvc_is_at_work():  # DVC itself would block for three seconds
             return False
         try:
             lock.lock()
@@ -57,40 +57,40 @@ def take(lock: LockBase, say: Callable[[str], None] = log.warning) -> None:
             return False
         return True
 
-    wait_until(taken, lambda: f"DVC's lock is held by {_holder()}", say)
+    wait_until(acquired, lambda: f"DVC's lock is held by {_holder()}", report)
 
 
-def wait_until(ready: Callable[[], bool], why: Callable[[], str], say: Callable[[str], None]) -> None:
-    """Look again and again, say every minute what is waited for, and give up after an hour.
+def wait_until(ready: Callable[[], bool], why: Callable[[], str], report: Callable[[str], None]) -> None:
+    """Poll a condition, report every minute what is waited for, and give up after an hour.
 
     Raises:
-        RootstockError: it is not ready.
-        Stopped: the run is to end.
+        RootstockError: the condition is still false.
+        Stopped: the run was cancelled.
     """
-    began, said = time.monotonic(), -SAY_EVERY_S
+    began, reported = time.monotonic(), -REPORT_EVERY_S
     while not ready():
         waited = time.monotonic() - began
         if waited > DVC_WAIT_S:
             raise RootstockError(f"{why()}, and has been for {waited / 60:.0f} minutes; end it, and run again.")
-        if waited - said >= SAY_EVERY_S:
-            say(f"{why()}; this run goes on when that has ended")
-            said = waited
+        if waited - reported >= REPORT_EVERY_S:
+            report(f"{why()}; this run continues when that has ended")
+            reported = waited
         cancellation.pause(0.2)
 
 
 def _holder() -> str:
-    """Say which process holds DVC's lock; that of `core.hardlink_lock` names none, and outlives the process."""
+    """Describe the process that holds DVC's lock; with `core.hardlink_lock` it is unknown and may be dead."""
     with suppress(OSError, ValueError, psutil.Error):
         process = psutil.Process(int(HELD.read_text()))
         return f"process {process.pid} ({' '.join(process.cmdline()[-3:])})"
-    return f"another process (if no DVC command is at work, one was killed, and {HELD} can be removed)"
+    return f"another process (if no DVC command is running, one was killed, and {HELD} can be removed)"
 
 
 def blockers(read: Iterable[str], write_to: Iterable[str]) -> list[str]:
-    """Name the DVC commands, of living processes, that read or write what a stage is about to write or read."""
+    """Describe the running DVC commands that read or write paths which a stage is about to write or read."""
     try:
-        busy = SCHEMA(json.loads(BUSY.read_bytes()))
-    except (OSError, ValueError, Invalid):  # none, or cut by a kill: mend_busy removes it
+        busy = SCHEMA(json.loads(RWLOCK.read_bytes()))
+    except (OSError, ValueError, Invalid):  # none, or truncated by a kill: repair_rwlock removes it
         return []
     reading, writing = list(read), list(write_to)
     asked = [(busy.get("write", {}), [*reading, *writing]), (busy.get("read", {}), writing)]
@@ -104,125 +104,123 @@ def blockers(read: Iterable[str], write_to: Iterable[str]) -> list[str]:
 
 
 def _wrote(pid: int) -> bool:
-    """Whether a process lives that can have written the file: a younger one was only given the number."""
+    """Whether the process is alive and older than the file: a younger one only reuses the id."""
     with suppress(psutil.NoSuchProcess, OSError):
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= BUSY.stat().st_mtime
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= RWLOCK.stat().st_mtime
     return False
 
 
-def mend() -> list[str]:
-    """Mend what a killed DVC left half written; for who holds DVC's lock. Says what was done.
+def repair_all() -> list[str]:
+    """Repair what a killed DVC left half written; the caller holds DVC's lock. Return a sentence per repair.
 
     Raises:
-        RootstockError: only a person can.
+        RootstockError: only a person can repair it.
     """
-    return [said for said in (mend_busy(), mend_lock(), *map(mend_added, _added())) if said]
+    return [done for done in (repair_rwlock(), repair_lock(), *map(repair_dvc_file, _dvc_files())) if done]
 
 
-def before_dvc(say: Callable[[str], None]) -> None:
-    """Make a command of DVC find its lock free, and its files whole.
+def before_dvc(report: Callable[[str], None]) -> None:
+    """Make sure that a DVC command finds its lock free and its files intact.
 
     Raises:
-        RootstockError: another command has been at work for an hour, or left what only a person can mend.
+        RootstockError: another command has been running for an hour, or left damage that only a person can repair.
     """
     TMP.mkdir(exist_ok=True)
     config = Config(".dvc")
     lock = make_lock(str(HELD), tmp_dir=str(TMP), hardlink_lock=config["core"].get("hardlink_lock", False))
-    take(lock, say)
+    acquire(lock, report)
     try:
-        for said in [*mend(), mend_state()]:
-            if said:
-                say(said)
+        for done in [*repair_all(), repair_state()]:
+            if done:
+                report(done)
         sweep_cache(Path(config["cache"].get("dir") or ".dvc/cache"))
     finally:
         lock.unlock()
 
 
-def mend_busy() -> str | None:
-    """Remove the list of what DVC commands read and write, where it cannot be read or names dead ones alone."""
-    if not BUSY.exists():
+def repair_rwlock() -> str | None:
+    """Remove the list of paths in use by DVC commands if it is unreadable or names only dead processes."""
+    if not RWLOCK.exists():
         return None
     with make_lock(str(TMP / RWLOCK_LOCK)):
         try:
-            busy = SCHEMA(json.loads(BUSY.read_bytes()))
+            busy = SCHEMA(json.loads(RWLOCK.read_bytes()))
         except (ValueError, Invalid):
-            BUSY.unlink()
-            return f"{BUSY}: removed; it was cut when a DVC command was killed."
+            RWLOCK.unlink()
+            return f"{RWLOCK}: removed; it was truncated when a DVC command was killed."
         infos = [info for entry in busy.get("read", {}).values() for info in entry] + list(
             busy.get("write", {}).values()
         )
         if infos and not any(_wrote(info["pid"]) for info in infos if info):
-            BUSY.unlink()
+            RWLOCK.unlink()
     return None
 
 
-def mend_lock() -> str | None:
-    """Bring back dvc.lock as it was when it was last whole, where it is not.
+def repair_lock() -> str | None:
+    """Restore the last intact dvc.lock if the current one is truncated.
 
     Raises:
-        RootstockError: it has the marks of a merge, or there is none to bring back.
+        RootstockError: it has merge conflict markers, or there is no intact one.
     """
     if not LOCK.exists():
         return None
-    there, whole = LOCK.read_bytes(), WHOLE.read_bytes() if WHOLE.exists() else None
-    if there == whole:
+    current, intact = LOCK.read_bytes(), INTACT.read_bytes() if INTACT.exists() else None
+    if current == intact:
         return None
-    if there.startswith(CONFLICT) or b"\n" + CONFLICT in there:
+    if current.startswith(CONFLICT) or b"\n" + CONFLICT in current:
         raise RootstockError(
-            f"{LOCK} has the marks of a merge: keep one side (`git checkout --ours {LOCK}`, or --theirs), "
-            "and run again: what is missing is made."
+            f"{LOCK} has merge conflict markers: keep one side (`git checkout --ours {LOCK}`, or --theirs), "
+            "and run again: missing outputs are computed."
         )
-    begins_it = whole is not None and whole.startswith(there)  # cut at the end of a line, it can be read as well
-    if _is_whole(there) and not begins_it:
-        write(WHOLE, there)
+    is_prefix = intact is not None and intact.startswith(current)  # truncated at the end of a line, it parses as well
+    if _is_intact(current) and not is_prefix:
+        write(INTACT, current)
         return None
-    if whole is None or not _is_whole(whole):
+    if intact is None or not _is_intact(intact):
         raise RootstockError(
-            f"{LOCK} was cut when it was written, and there is no earlier one: bring it back "
-            f"(`git checkout {LOCK}`), or remove it, and everything is looked at anew."
+            f"{LOCK} is truncated, and there is no intact copy: restore it "
+            f"(`git checkout {LOCK}`), or remove it, and every stage is checked again."
         )
-    write(LOCK, whole)
-    return f"{LOCK}: it was cut when it was written; it is as it was before that."
+    write(LOCK, intact)
+    return f"{LOCK}: restored the last intact version; it was truncated when a process was killed."
 
 
-def _added() -> list[Path]:
+def _dvc_files() -> list[Path]:
     return [path for folder in (Path(), workspace.DATA) for path in folder.glob("*.dvc") if path.is_file()]
 
 
-def mend_added(path: Path) -> str | None:
-    """Remove what records a comparison's files, where that was cut: the next comparison writes it again.
+def repair_dvc_file(path: Path) -> str | None:
+    """Remove the .dvc file of the comparison if it is truncated: the next comparison writes it again.
 
     Raises:
-        RootstockError: it records files of somebody else's.
+        RootstockError: another .dvc file is unreadable.
     """
     text = path.read_bytes()
     try:
-        whole = all(out["path"] for out in YAML(typ="safe").load(text)["outs"]) and text.endswith(b"\n")
+        intact = all(out["path"] for out in YAML(typ="safe").load(text)["outs"]) and text.endswith(b"\n")
     except (YAMLError, KeyError, TypeError, ValueError):
-        whole = False
-    if whole:
+        intact = False
+    if intact:
         return None
     what = path.with_suffix("")
     if what != workspace.COMPARE:
         raise RootstockError(
-            f"{path} cannot be read, perhaps since `dvc add` was killed: bring it back (`git checkout {path}`), or "
-            f"remove it, and add {what} again."
+            f"{path} is unreadable, perhaps because `dvc add` was killed: restore it (`git checkout {path}`), or "
+            f"remove it and add {what} again."
         )
     path.unlink()
-    return (
-        f"{path}: removed; it was cut when it was written. The next comparison writes it again (or `dvc add {what}`)."
-    )
+    return f"{path}: removed; it was truncated. The next comparison writes it again (or `dvc add {what}`)."
 
 
 def note_lock() -> None:
-    """Note that dvc.lock is whole: this process has just written it."""
+    """Keep a copy of dvc.lock, which this process has just written."""
     if LOCK.exists():
-        write(WHOLE, LOCK.read_bytes())
+        write(INTACT, LOCK.read_bytes())
 
 
-def _is_whole(text: bytes) -> bool:
-    """Whether DVC can read it, and its end is there: an empty one, of a line without end, is a cut one."""
+def _is_intact(text: bytes) -> bool:
+    """Whether DVC can parse it and its last line is complete."""
     try:
         COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(text))
     except (YAMLError, Invalid, ValueError):
@@ -230,16 +228,16 @@ def _is_whole(text: bytes) -> bool:
     return text.endswith(b"\n")
 
 
-def mend_state() -> str | None:
-    """Remove what DVC remembers of files, where SQLite cannot read it: DVC reads the files again."""
+def repair_state() -> str | None:
+    """Remove DVC's state databases that SQLite cannot read: DVC hashes the files again."""
     damaged = [path for path in state_folder().rglob("*.db") if not _opens(path)]
     for path in damaged:
         remove(path.parent)
-    return f"What DVC remembered of files ({damaged[0].parent}) was damaged, and is gathered anew." if damaged else None
+    return f"DVC's state database ({damaged[0].parent}) was damaged and is rebuilt." if damaged else None
 
 
 def state_folder() -> Path:
-    """Say where DVC remembers files of this workspace."""
+    """Return the folder of DVC's state databases of this workspace."""
     of = SimpleNamespace(config=Config(".dvc"), fs=localfs, root_dir=str(Path.cwd()), tmp_dir=str(TMP.resolve()))
     of._btime = Repo._btime.fget(of)
     return Path(Repo.site_cache_dir.fget(of))
@@ -258,7 +256,7 @@ def _opens(path: Path) -> bool:
 
 
 def sweep_cache(cache: Path) -> None:
-    """Remove the temporary files of killed DVC commands; only folders of the cache that changed are looked into."""
+    """Remove temporary files of killed DVC commands from the cache folders that changed since the last time."""
     since, now = SWEPT.stat().st_mtime if SWEPT.exists() else 0.0, time.time()
     left = [path for folder in _changed(cache, since, 4) for path in folder.glob(f".*{TEMPORARY}")]
     if left and (young := max(_age_left(path) for path in left)) > 0:
@@ -273,14 +271,14 @@ def sweep_cache(cache: Path) -> None:
 
 
 def _age_left(path: Path) -> float:
-    """Say for how many more seconds a file has to be left alone."""
+    """Return for how many more seconds a file must be left alone."""
     with suppress(OSError):
         return min(UNTOUCHED_S - (time.time() - path.stat().st_mtime), UNTOUCHED_S)
     return 0.0
 
 
 def _changed(folder: Path, since: float, depth: int) -> Iterator[Path]:
-    """Find the folders in which a name came or went; files are not looked at, a cache has a million."""
+    """Yield the folders that gained or lost an entry; a cache may have a million files, so files are not checked."""
     if not folder.is_dir():
         return
     if folder.stat().st_mtime >= since:
@@ -293,7 +291,7 @@ def _changed(folder: Path, since: float, depth: int) -> Iterator[Path]:
 
 
 def _opened(paths: list[Path]) -> set[Path]:
-    """Find which files some process has open."""
+    """Return the files that a process has open."""
     wanted, found = {str(path.resolve()): path for path in paths}, set()
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):

@@ -1,4 +1,4 @@
-"""An earlier champion brought back: its model, its data version, its parameters."""
+"""Roll back to an earlier champion: its model, data version and parameters."""
 
 import json
 from collections import Counter
@@ -14,20 +14,20 @@ from rootstock.system.files import read_json, write
 from tasks.bridge import champion, run_params, versions
 from tasks.bridge.workspace import DATASET, HISTORY, LOCAL, MODEL, PARAMS, REPORT, read_note
 
-BEGUN = LOCAL / "rollback.json"  # which version is being brought back, and what was there before
+BEGUN = LOCAL / "rollback.json"  # the version being restored, and the state before
 
 
-def bring_back(version: int | None) -> tuple[int, tuple[str, ...]]:
-    """Bring an earlier champion back, with its data version and its parameters.
+def roll_back(version: int | None) -> tuple[int, tuple[str, ...]]:
+    """Restore an earlier champion with its data version and parameters.
 
     Args:
-        version: None is the one before the present one, or that of a rollback that was killed.
+        version: None: the one before the current champion, or that of an interrupted rollback.
 
     Returns:
-        Its version, and what is different now, in words.
+        Its version, and a sentence for each difference.
 
     Raises:
-        RootstockError: there is no such version, its data are gone, or params.yaml has an edit that nobody keeps.
+        RootstockError: there is no such version, its data are missing, or params.yaml has an uncommitted edit.
     """
     rows, begun = champion.decisions(), _begun()
     champions = history.versions(rows)
@@ -40,18 +40,18 @@ def bring_back(version: int | None) -> tuple[int, tuple[str, ...]]:
         raise RootstockError(f"There is no champion {which} in {HISTORY}; there is {there}.")
     if not begun and versions.committed(PARAMS) is not None and not versions.is_kept(PARAMS):
         remedy = f"commit it (`git commit {PARAMS}`) or undo the edit"
-        raise RootstockError(f"{PARAMS} was edited and not committed, and would be replaced: {remedy}.")
+        raise RootstockError(f"{PARAMS} was edited and not committed, and would be overwritten: {remedy}.")
     before = {"facts": _facts(), "params": PARAMS.read_text(), "rows": len(rows), "now": now}
     write(BEGUN, json.dumps({**before, **begun, "version": wanted}))
     return _carry_out()
 
 
 def finish() -> str | None:
-    """Carry out a rollback that was killed; says so."""
+    """Complete the rollback of a killed run, if any; return a sentence on it."""
     if not _begun():
         return None
     version, _ = _carry_out()
-    return f"A rollback that was killed is carried out: champion v{version} is back."
+    return f"The rollback of a killed run has been completed: champion v{version} is restored."
 
 
 def _begun() -> dict[str, Any]:
@@ -59,15 +59,15 @@ def _begun() -> dict[str, Any]:
 
 
 def _carry_out() -> tuple[int, tuple[str, ...]]:
-    """Do it, each step as often as it takes."""
+    """Complete the rollback that was noted; every step is idempotent."""
     begun = _begun()
     rows = champion.decisions()[: begun["rows"]]
     wanted: int = begun["version"]
     target = history.versions(rows).get(wanted)
     try:
         if target is None:
-            raise RootstockError(f"{HISTORY} has no champion v{wanted} any more.")
-        versions.bring_back(target.lock)
+            raise RootstockError(f"{HISTORY} no longer has champion v{wanted}.")
+        versions.restore_version(target.lock)
     except RootstockError:
         BEGUN.unlink()
         raise
@@ -76,7 +76,7 @@ def _carry_out() -> tuple[int, tuple[str, ...]]:
     back = Row(history.BROUGHT_BACK, wanted, f"v{wanted} in the place of v{begun['now']}.", target.images)
     champion.record([*rows, back])
     params = params_file.load(PARAMS)
-    champion.leave_alone(params)
+    champion.abandon_retraining(params)
     BEGUN.unlink()
     before = begun["facts"]
     changed = [f"{what}: {before[what]} -> {fact}" for what, fact in _facts().items() if fact != before.get(what, fact)]
@@ -85,7 +85,7 @@ def _carry_out() -> tuple[int, tuple[str, ...]]:
 
 
 def _facts() -> dict[str, str]:
-    """Say what a person would look at first in a version, as far as it is there."""
+    """Return the key facts of the current version, as far as its files exist."""
     facts = {}
     with suppress(OSError, RootstockError):
         manifest = tables.load_manifest(DATASET)

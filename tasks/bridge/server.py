@@ -5,8 +5,8 @@ read (CORS); the server has to check the name it was called by: a site whose nam
 rebinding) is the same origin to a browser, but `Host` still has its name. Every request needs the secret, too. Further
 host names and origins come from PREFECT_SERVER_CORS_ALLOWED_ORIGINS.
 
-On SQLite, write transactions queue. Prefect begins every transaction as a reader; if another one has written in between,
-SQLite refuses its first write at once, whatever the timeout (SQLITE_BUSY_SNAPSHOT,
+On SQLite, write transactions queue. Prefect begins every transaction as a reader; if another one has written in
+between, SQLite refuses its first write at once, whatever the timeout (SQLITE_BUSY_SNAPSHOT,
 https://www.sqlite.org/rescode.html), and the page shows "Unknown error while creating flow run": this happened to 3 of
 40 runs that were started during another one. Transactions that begin as writers wait instead. PostgreSQL needs none of
 this, and its configuration is another class.

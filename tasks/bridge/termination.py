@@ -60,10 +60,10 @@ def _on_sigterm(run: str) -> Iterator[None]:
 
 
 def _end_process(run: UUID) -> None:
-    with versions.at_rest(timeout_s=RECORD_S):
-        if workspace.has_turn():  # else params.yaml holds the values of the run that this one waits for
+    with versions.not_recording(timeout_s=RECORD_S):
+        if workspace.holds_lock():  # else params.yaml holds the values of the run that this one waits for
             with suppress(OSError):  # then the next run does it
-                run_params.put_back()
+                run_params.restore()
         saying = threading.Thread(target=_say_how, args=(run,), daemon=True)
         saying.start()
         saying.join(SAY_S)

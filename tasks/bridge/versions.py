@@ -1,9 +1,9 @@
-"""Every call into DVC: is a stage up to date, can it be restored, record what it did, keep the run as an experiment.
+"""Call DVC: check whether a stage is up to date, restore or record it, keep a run as an experiment.
 
-    python -m tasks.bridge.versions    # make the workspace ready for DVC
+    python -m tasks.bridge.versions    # prepare the workspace for DVC
 
-DVC's Python API beyond `dvc.api` is not promised to be stable: pyproject.toml pins the range, and nothing but
-this module, repair.py and dvc_remote.py imports it.
+DVC's Python API beyond `dvc.api` may change: pyproject.toml pins its versions, and only this module, repair.py and
+dvc_remote.py import it.
 """
 
 import logging
@@ -29,41 +29,43 @@ from rootstock.system import causes, escape
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import sha256, write
 from tasks.bridge import cancellation, git, repair, workspace
-from tasks.bridge.repair import LOCK as LOCK  # where others look for it
+from tasks.bridge.repair import LOCK as LOCK  # re-exported
 
 log = logging.getLogger(__name__)
 Inputs = dict[str, HashInfo]
-ERRORS = (DvcException, GitError)  # what DVC and git raise where something outside of them is at fault
+ERRORS = (DvcException, GitError)  # raised by DVC and git for causes outside of them
 ALWAYS = "always changed"
-NAMED = 4  # changed files that a reason names; a first run has all of them
-# One at a time: DVC's lock is for processes, and stages of a flow are threads.
-_one_at_a_time = threading.RLock()
+NAMED = 4  # changed files that a reason names at most
+# DVC's lock works between processes; stages of a flow are threads.
+_thread_lock = threading.RLock()
 _opened: list[Repo] = []
 
 
 @contextmanager
 def repository() -> Iterator[Repo]:
-    """Open the workspace's DVC repository alone: one thread at a time, and no other DVC command at work.
+    """Open the workspace's DVC repository exclusively: one thread at a time, and no other DVC command running.
 
     Raises:
-        RootstockError: another DVC command has been at work for an hour, or left what only a person can mend.
+        RootstockError: another DVC command has been running for an hour, or left damage that only a person can repair.
     """
-    with _one_at_a_time, _quiet():
+    with _thread_lock, _quiet():
         if _opened:
             yield _opened[-1]
             return
         with _open() as repo:
-            repair.take(repo.lock)
-            repo._lock_depth += 1  # what DVC's own functions go by: they need not take it
+            repair.acquire(repo.lock)
+            repo._lock_depth += 1  # tells DVC's own functions that the lock is held
             _opened.append(repo)
             try:
-                for said in repair.mend():
-                    log.warning("%s", said)
+                for done in repair.repair_all():
+                    log.warning("%s", done)
                 yield repo
             finally:
                 _opened.pop()
                 repo._lock_depth -= 1
-                if repo.lock.is_locked:  # else it was lent to another command (`_free`), and the run ends meanwhile
+                if (
+                    repo.lock.is_locked
+                ):  # else it was lent to another command (`_paths_free`), and the run ended meanwhile
                     repo.lock.unlock()
 
 
@@ -71,19 +73,21 @@ def _open() -> Repo:
     try:
         return Repo()
     except sqlite3.DatabaseError:
-        log.warning("%s", repair.mend_state())
+        log.warning("%s", repair.repair_state())
         return Repo()
 
 
 @contextmanager
-def _free(tmp_dir: str, fs: object, cmd: str, read: list[str], write: list[str], hardlink: bool) -> Iterator[None]:
-    """Wait until no other DVC command reads or writes some paths: in the place of dvc.rwlock.rwlock.
+def _paths_free(
+    tmp_dir: str, fs: object, cmd: str, read: list[str], write: list[str], hardlink: bool
+) -> Iterator[None]:
+    """Wait until no other DVC command reads or writes some paths; replaces dvc.rwlock.rwlock.
 
-    That writes a file in place, which a kill cuts, and gives up at once. Whoever is here holds DVC's lock, so there is
-    nobody to tell; to let the other command end, the lock is lent to it while waiting.
+    DVC's version writes a file in place, which a kill truncates, and fails without waiting. The caller holds DVC's
+    lock, so no entry is needed; the lock is released while waiting, so that the other command can end.
     """
-    if not _opened:  # DVC's own program, in tasks/bridge/dvc_program.py
-        with _of_dvc(tmp_dir, fs, cmd, read, write, hardlink):
+    if not _opened:  # the command `dvc` (tasks/bridge/dvc_program.py)
+        with _dvc_rwlock(tmp_dir, fs, cmd, read, write, hardlink):
             yield
         return
     lock = _opened[-1].lock
@@ -92,56 +96,54 @@ def _free(tmp_dir: str, fs: object, cmd: str, read: list[str], write: list[str],
         if not repair.blockers(read, write):
             return True
         lock.unlock()
-        cancellation.pause(workspace.LOOK_S)
-        repair.take(lock)
+        cancellation.pause(workspace.POLL_S)
+        repair.acquire(lock)
         return False
 
-    repair.wait_until(
-        free, lambda: f"What this run is about to write or read is used by {_who(read, write)}", log.warning
-    )
+    repair.wait_until(free, lambda: f"Files that this run needs are in use by {_blockers(read, write)}", log.warning)
     yield
 
 
-def _who(read: list[str], write: list[str]) -> str:
+def _blockers(read: list[str], write: list[str]) -> str:
     return ", ".join(repair.blockers(read, write)) or "another DVC command"
 
 
-_of_dvc = dvc.rwlock.rwlock
-dvc.rwlock.rwlock = _free
+_dvc_rwlock = dvc.rwlock.rwlock
+dvc.rwlock.rwlock = _paths_free
 
 
 @contextmanager
-def turn(say: Callable[[str], None]) -> Iterator[None]:
-    """Be the only run that writes in this workspace, after what a killed one left is mended.
+def locked(report: Callable[[str], None]) -> Iterator[None]:
+    """Hold the workspace for this run alone, and repair what a killed one left behind.
 
     Args:
-        say: called with a sentence for what is waited for, and for what is mended.
+        report: called with a sentence for each wait and each repair.
 
     Raises:
-        RootstockError: another one has been at it for long, or left what only a person can mend.
+        RootstockError: another run takes too long, or left damage that only a person can repair.
     """
-    with workspace.writing(queue=say):
-        for said in [*git.heal(), git.left_by_dvc()]:
-            if said:
-                say(said)
-        repair.before_dvc(say)
+    with workspace.writing(queue=report):
+        for done in [*git.heal(), git.left_by_dvc()]:
+            if done:
+                report(done)
+        repair.before_dvc(report)
         yield
 
 
 @contextmanager
-def at_rest(timeout_s: float) -> Iterator[None]:
-    """Wait until no stage is being recorded, but not for ever."""
-    held = _one_at_a_time.acquire(timeout=timeout_s)
+def not_recording(timeout_s: float) -> Iterator[None]:
+    """Wait until no stage is being recorded, up to a timeout."""
+    held = _thread_lock.acquire(timeout=timeout_s)
     try:
         yield
     finally:
         if held:
-            _one_at_a_time.release()
+            _thread_lock.release()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep DVC's progress bars and advice, meant for its own command line, off the terminal."""
+    """Silence DVC's progress bars and hints, which are meant for its own command line."""
     logger = logging.getLogger("dvc")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -152,29 +154,29 @@ def _quiet() -> Iterator[None]:
 
 
 def stale(stage: str) -> list[str]:
-    """Say why a stage is not up to date, as `dvc status` does; nothing where it is."""
+    """Return why a stage is not up to date, as `dvc status` does; empty if it is."""
     with repository() as repo:
         found = repo.status(targets=[stage]).get(stage, [])
         if found and not any(out.hash_info for out in repo.stage.load_one(name=stage).outs):
             return ["it has not run here yet"]
-    return [entry if isinstance(entry, str) else _say(*next(iter(entry.items()))) for entry in found]
+    return [entry if isinstance(entry, str) else _describe(*next(iter(entry.items()))) for entry in found]
 
 
-def _say(kind: str, paths: Collection[str]) -> str:
-    """Name what changed, and if that is much, how much."""
+def _describe(kind: str, paths: Collection[str]) -> str:
+    """Name the first changed paths and the number of the rest."""
     named = list(paths)[:NAMED]
     more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
     return f"{kind}: {', '.join(named)}{more}"
 
 
 def restore(stage: str) -> bool:
-    """Bring back the outputs of an earlier run of a stage with the same parameters and inputs, if DVC has them."""
+    """Restore the outputs of an earlier run of a stage with the same parameters and inputs, if DVC has them."""
     with repository() as repo:
         try:
             try:
                 repo.stage_cache.restore(repo.stage.load_one(name=stage))
             except ConfirmRemoveError:
-                # What lies there is this stage's, but not recorded: its run was killed, and gives way.
+                # Outputs of a killed run of this stage, never recorded: replace them.
                 repo.stage.load_one(name=stage).remove_outs(force=True)
                 repo.stage_cache.restore(repo.stage.load_one(name=stage))
         except RunCacheNotFoundError:
@@ -184,7 +186,7 @@ def restore(stage: str) -> bool:
 
 
 def inputs_of(stage: str) -> Inputs:
-    """Read what a stage depends on, as it is now: digests of files, values of parameters, by path."""
+    """Return the current dependencies of a stage: digests of files and values of parameters, by path."""
     with repository() as repo:
         found = repo.stage.load_one(name=stage)
         found.save_deps()
@@ -196,10 +198,10 @@ def commit(stage: str, ran_with: Inputs | None = None) -> list[str]:
 
     Args:
         stage: of dvc.yaml.
-        ran_with: what it depended on when it began; None: what it depends on now.
+        ran_with: its dependencies when it started; None: the current ones.
 
     Returns:
-        What has changed since it began, in words: recorded is what it ran with, so it is not up to date.
+        A sentence per dependency that changed since; what it ran with is recorded, so it is not up to date.
     """
     with repository() as repo:
         found = repo.stage.load_one(name=stage)
@@ -219,35 +221,35 @@ def commit(stage: str, ran_with: Inputs | None = None) -> list[str]:
 
 
 def _changes(path: str, then: HashInfo, now: HashInfo) -> list[str]:
-    """Say how an input differs: which values of parameters, old and new, or which path."""
+    """Describe how a dependency differs: old and new values of parameters, or the path."""
     old: Any = then.value
     new: Any = now.value
     if isinstance(old, dict):
-        return _differing("", old, new)
+        return _differences("", old, new)
     return [] if then == now else [f"{path} was changed"]
 
 
-def _differing(key: str, old: Any, new: Any) -> list[str]:  # noqa: ANN401
+def _differences(key: str, old: Any, new: Any) -> list[str]:  # noqa: ANN401
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*old, *new])
-        inner = (_differing(f"{key}.{name}" if key else name, old.get(name), new.get(name)) for name in keys)
+        inner = (_differences(f"{key}.{name}" if key else name, old.get(name), new.get(name)) for name in keys)
         return [change for changes in inner for change in changes]
     return [] if old == new else [f"{key} was {old}, is {new}"]
 
 
 @contextmanager
-def changing(*paths: Path, alike: bool) -> Iterator[None]:
-    """Have dvc.lock say what outputs are after the block, where it said what they were before.
+def changing(*paths: Path, equivalent: bool) -> Iterator[None]:
+    """Update dvc.lock for outputs that the block changes, if they were as recorded before.
 
-    What was not as recorded stays so, since a stage has to run in any case; so does all of it where the block fails.
+    Outputs that were not as recorded stay stale; so do all if the block fails.
 
     Args:
-        paths: outputs, changed in the block after their stages.
-        alike: the stages that read them would make the same of what they are now: these stay up to date.
+        paths: outputs that the block changes.
+        equivalent: the stages that read them would produce the same results, so they stay up to date.
     """
     with repository() as repo:
         recorded = {
-            stage.addressing: [entry.def_path for entry in [*stage.outs, *(stage.deps if alike else ())]
+            stage.addressing: [entry.def_path for entry in [*stage.outs, *(stage.deps if equivalent else ())]
                                if Path(entry.def_path) in paths and not entry.workspace_status()]
             for stage in repo.index.stages
         }  # fmt: skip
@@ -265,38 +267,38 @@ def changing(*paths: Path, alike: bool) -> Iterator[None]:
                 stage.dump(update_pipeline=False)
 
 
-def bring_back_as_recorded(*paths: Path) -> list[str]:
-    """Bring back outputs that are not what dvc.lock records: damaged, another's, or of a run that was killed.
+def restore_recorded(*paths: Path) -> list[str]:
+    """Restore outputs that differ from what dvc.lock records: damaged, foreign, or left by a killed run.
 
     Returns:
-        Which, in words.
+        A sentence for each.
 
     Raises:
-        RootstockError: the cache does not have them.
+        RootstockError: they are not in the cache.
     """
-    said = []
+    restored = []
     with repository() as repo:
         for out in (out for stage in repo.index.stages for out in stage.outs if Path(out.def_path) in paths):
             if not (out.hash_info and out.workspace_status()):
                 continue
-            if out.changed_cache():  # else DVC would remove the output before it finds that out
+            if out.changed_cache():  # DVC would remove the output before noticing
                 raise RootstockError(
-                    f"{out.def_path} is not what {LOCK} records, and DVC's cache does not have that, or not whole. "
+                    f"{out.def_path} is not what {LOCK} records, and DVC's cache lacks the recorded version. "
                     "Fetch it (`dvc fetch`), or run the pipeline."
                 )
             out.checkout(force=True)
-            said.append(f"{out.def_path} was not what {LOCK} records; it was brought back from DVC's cache.")
-    return said
+            restored.append(f"{out.def_path} was not what {LOCK} records; restored it from DVC's cache.")
+    return restored
 
 
 def add(path: Path) -> None:
-    """Record files that no stage makes, in `<path>.dvc` and in the cache."""
+    """Record files that are not the output of a stage, in `<path>.dvc` and in the cache."""
     with repository() as repo:
         repo.add(str(path))
 
 
-def bring_back(lock: str) -> None:
-    """Make the data of the workspace those that a dvc.lock names.
+def restore_version(lock: str) -> None:
+    """Restore the data that a dvc.lock records.
 
     Raises:
         RootstockError: neither the cache nor the remote has them.
@@ -308,61 +310,63 @@ def bring_back(lock: str) -> None:
             with causes.described():
                 _check_out(repo)
         except (DvcException, RootstockError) as error:
-            if before is not None:  # another one: it has read this lock
+            if before is not None:  # a new Repo: the other has read this lock
                 write(LOCK, before)
                 with suppress(DvcException):
                     Repo().checkout(force=True, allow_missing=True)
-            raise RootstockError(f"The data of this version cannot be brought back: {error}") from error
+            raise RootstockError(f"The data of this version cannot be restored: {error}") from error
         repair.note_lock()
 
 
 def _check_out(repo: Repo) -> None:
     try:
         repo.checkout(force=True)
-    except DvcException:  # the cache was emptied, perhaps
+    except DvcException:  # perhaps the cache was emptied
         repo.fetch()
         repo.checkout(force=True)
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Whether a run was kept as an experiment: its name and git revision, or why not."""
+class SavedExperiment:
+    """The experiment that keeps a run: name and git revision, or why there is none."""
 
     name: str | None
     note: str
     revision: str | None = None
 
 
-def save_experiment(run: str) -> Kept:
-    """Keep the workspace as an experiment, named after a run as far as git allows.
+def save_experiment(run: str) -> SavedExperiment:
+    """Save the workspace as an experiment, named after a run as far as git allows.
 
-    As `dvc exp save` does, but for the working tree, which that empties and fills again for a moment: what a person
-    has edited there stays where it is. What DVC has recorded is kept, and nothing recorded for it.
+    Like `dvc exp save`, but without touching the working tree, which that command empties for a moment: edits stay
+    where they are. Saves what DVC has recorded, and records nothing.
     """
     name = escape.file_name(run)
     with repository() as repo:
         if not has_commits(Path(repo.root_dir)):
-            return Kept(None, "Not kept as an experiment: the workspace is not a git repository with a commit.")
+            return SavedExperiment(
+                None, "Not kept as an experiment: the workspace is not a git repository with a commit."
+            )
         try:
             message = f"dvc: commit experiment {BaseExecutor.hash_exp(repo.index.stages)}"
             head = git.head()
             revision = git.commit_of_working_tree(head, message, _beside_tracked(repo))
             git.set_ref(str(ExpRefInfo(head, name)), revision)
-        except (DvcException, RootstockError, OSError) as error:  # no name and address to commit with, say
-            return Kept(None, f"Not kept as an experiment: {error}")
+        except (DvcException, RootstockError, OSError) as error:  # e.g. no user name and email
+            return SavedExperiment(None, f"Not kept as an experiment: {error}")
     note = f"Kept as experiment {name}: `dvc exp show` compares, `dvc exp apply {name}` brings it back."
-    return Kept(name, note, revision)
+    return SavedExperiment(name, note, revision)
 
 
 def _beside_tracked(repo: Repo) -> list[Path]:
-    """List what belongs to an experiment though git may not track it: dvc.lock, and what dvc.yaml names to be shown."""
+    """List files of an experiment that git may not track: dvc.lock, and the metrics and plots of dvc.yaml."""
     shown = (Path(path) for path in BaseExecutor._get_top_level_paths(repo))
     outputs = [Path(out.def_path) for out in repo.index.outs if out.is_in_repo]
     return [LOCK, *(path for path in shown if not any(path.is_relative_to(out) for out in outputs))]
 
 
-def save_what_repro_left() -> Kept | None:
-    """Keep the results of a `dvc repro` that no experiment has, before a flow's take their place."""
+def save_what_repro_left() -> SavedExperiment | None:
+    """Save the results of a `dvc repro` as an experiment, unless one has them, before a flow replaces them."""
     if not LOCK.exists() or is_kept(LOCK):
         return None
     with repository() as repo:
@@ -371,12 +375,12 @@ def save_what_repro_left() -> Kept | None:
 
 
 def is_kept(path: Path) -> bool:
-    """Whether git has a file just as it is: in the last commit, or in an experiment that hangs on it."""
+    """Whether git has a file exactly as it is, in the last commit or an experiment based on it."""
     return revision_with(path) is not None
 
 
 def revision_with(path: Path) -> str | None:
-    """Find a revision that has a file just as it is: the last commit, or an experiment that hangs on it."""
+    """Find a revision that has a file exactly as it is: the last commit, or an experiment based on it."""
     with repository() as repo:
         if not has_commits(Path(repo.root_dir)):
             return None
@@ -386,7 +390,7 @@ def revision_with(path: Path) -> str | None:
 
 
 def committed(path: Path) -> bytes | None:
-    """Give a file as the last commit has it, if it has it."""
+    """Return the content of a file in the last commit, if any."""
     with repository() as repo:
         return _in_git(repo, "HEAD", path) if has_commits(Path(repo.root_dir)) else None
 
@@ -400,24 +404,24 @@ def _in_git(repo: Repo, revision: str, path: Path) -> bytes | None:
 
 
 def tag(name: str, revision: str | None, message: str) -> str | None:
-    """Tag a revision, by default the last commit; returns the tag, or nothing where there is no git to hold it."""
+    """Tag a revision, by default the last commit; return the tag, or None without a git repository."""
     with repository() as repo:
         if not has_commits(Path(repo.root_dir)):
             return None
         try:
             if not git.has_tag(name):
                 git.tag(name, revision or git.head(), message)
-        except RootstockError as error:  # no name and address to tag with, say
+        except RootstockError as error:  # e.g. no user name and email
             log.warning("%s is not tagged: %s", name, error)
             return None
     return name
 
 
 def push() -> None:
-    """Send all data of the workspace to the default remote.
+    """Push all data of the workspace to the default remote.
 
     Raises:
-        RootstockError: there is none, or it does not take them.
+        RootstockError: there is no remote, or the push failed.
     """
     with repository() as repo:
         try:
@@ -428,19 +432,19 @@ def push() -> None:
 
 
 def has_commits(root: Path) -> bool:
-    """Whether a folder is the top of a git repository that has a commit to hang experiments on."""
+    """Whether a folder is the root of a git repository with at least one commit."""
     try:
         git = SCM(str(root), search_parent_directories=False)
         return bool(git.get_rev())
     except SCMError:
         return False
-    except Exception as error:  # a repository without any commit: each git backend has its own word for it
+    except Exception as error:  # no commit yet: each git backend raises another error
         log.debug("no commit in %s: %s", root, error)
         return False
 
 
 def prepare(root: Path = Path()) -> None:
-    """Make DVC work in a folder that is no git repository (an unpacked archive), and notice when it becomes one."""
+    """Configure DVC for a folder with or without a git repository (an unpacked archive has none)."""
     from dvc.config import Config
 
     config = Config(str(root / ".dvc"), validate=False)

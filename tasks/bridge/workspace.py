@@ -1,4 +1,4 @@
-"""Where everything lies in a workspace, who may write in it, and what its runs took: the one list of paths."""
+"""All paths of a workspace, the lock of its only writer, and the log of its stage runs."""
 
 import fcntl
 import json
@@ -33,31 +33,31 @@ REPORT = DATA / "report"
 COMPARE = DATA / "compare"
 HISTORY = DATA / "history.parquet"  # of champions
 OUTPUTS = (IMAGES, DATASET, BACKBONE, FEATURES, HEAD, FINETUNED, MODEL, COMPARE)  # and REPORT's
-TO_LABEL = REPORT / "to_label.csv"  # of this machine, too: the inbox is not under version control
+TO_LABEL = REPORT / "to_label.csv"  # local too: the inbox is not under version control
 
-LOCAL = Path(".rootstock")  # of this machine: neither git nor DVC sees it
+LOCAL = Path(".rootstock")  # local: ignored by git and DVC
 CHECKPOINT = LOCAL / "finetune.pt"
 RUN_LOG = LOCAL / "runs.jsonl"
 LOCK = LOCAL / "lock"
 DVC_LOCK = Path(".dvc/tmp/lock")
-WRITER = LOCAL / "writer"  # who holds it
-TRIED = LOCAL / "features"  # of backbones that were compared, and may be chosen
+WRITER = LOCAL / "writer"  # which process holds it
+TRIED = LOCAL / "features"  # of compared backbones, which may be chosen later
 TRIED_BACKBONES = LOCAL / "backbones"
-REPORTS = LOCAL / "reports"  # each run's, for the UI to link to
+REPORTS = LOCAL / "reports"  # one per run, linked from the UI
 
-ROOT = "ROOTSTOCK_WORKSPACE"  # environment variables of a worker: which workspace its runs happen in,
-REPORTS_URL = "ROOTSTOCK_REPORTS_URL"  # and where REPORTS is served
-TURN = "ROOTSTOCK_TURN"  # of the processes of a run: which of them has the turn
+ROOT = "ROOTSTOCK_WORKSPACE"  # environment variables of a worker: the workspace of its runs,
+REPORTS_URL = "ROOTSTOCK_REPORTS_URL"  # and the address at which REPORTS is served
+TURN = "ROOTSTOCK_TURN"  # id of the process that holds the lock, for its children
 
-SAY_EVERY_S, LOOK_S = 60.0, 0.5
-TURN_WAIT_S = 24 * 3600.0  # longer than a training takes; what holds the turn lives, or it would be free
+REPORT_EVERY_S, POLL_S = 60.0, 0.5
+LOCK_WAIT_S = 24 * 3600.0  # longer than a training takes; a dead process holds no lock
 
 
 def read_params() -> Params:
     """Read params.yaml.
 
     Raises:
-        ParamsError: it is at fault, or lacks what dvc.yaml names: DVC could not record the run.
+        ParamsError: it is invalid, or lacks a key that dvc.yaml names, so that DVC could not record the run.
     """
     params = params_file.load(PARAMS)
     params_file.check_complete(params, str(PARAMS))
@@ -73,41 +73,41 @@ def read_params() -> Params:
 
 @contextmanager
 def writing(queue: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Be the only run that writes in this workspace; what a killed one left in the middle of writing is removed.
+    """Hold the lock of this workspace's only writer; temporary files of killed runs are removed.
 
-    A stage that a run starts (`dvc repro`, see tasks/bridge/dvc_program.py) writes in that run's turn.
+    A stage that a run starts (`dvc repro`, see tasks/bridge/dvc_program.py) writes under that run's lock.
 
     Args:
-        queue: called with a sentence when the run has to wait for another one; without it, it does not wait.
+        queue: called with a sentence when the run has to wait for another one; None: do not wait.
 
     Raises:
-        RootstockError: another run is at it, and has been for a day.
+        RootstockError: another run is writing, and has been for a day.
     """
     _check_folders()
     LOCAL.mkdir(exist_ok=True)
-    if _in_turn_of_a_parent():
+    if _parent_holds_lock():
         yield
         return
-    with _turn(queue):
+    with _locked(queue):
         sweep()
         yield
 
 
 @contextmanager
-def _turn(queue: Callable[[str], None] | None) -> Iterator[None]:
-    lock, began, said = FileLock(LOCK), time.monotonic(), -SAY_EVERY_S
+def _locked(queue: Callable[[str], None] | None) -> Iterator[None]:
+    lock, began, reported = FileLock(LOCK), time.monotonic(), -REPORT_EVERY_S
     while True:
         try:
             lock.acquire(timeout=0)
             break
         except Timeout:
             waited = time.monotonic() - began
-            if not queue or waited > TURN_WAIT_S:
+            if not queue or waited > LOCK_WAIT_S:
                 raise RootstockError(f"{_other()}; wait for it to end, or stop it.") from None
-            if waited - said >= SAY_EVERY_S:
-                queue(f"{_other()}; this one goes on when that has ended")
-                said = waited
-            time.sleep(LOOK_S)
+            if waited - reported >= REPORT_EVERY_S:
+                queue(f"{_other()}; this one continues when that has ended")
+                reported = waited
+            time.sleep(POLL_S)
     try:
         write(WRITER, f"{os.getpid()} {' '.join(sys.argv)}")
         os.environ[TURN] = str(os.getpid())
@@ -118,28 +118,28 @@ def _turn(queue: Callable[[str], None] | None) -> Iterator[None]:
         lock.release()
 
 
-def has_turn() -> bool:
-    """Whether this process is the one that writes in this workspace."""
+def holds_lock() -> bool:
+    """Whether this process holds the lock of this workspace."""
     return os.environ.get(TURN) == str(os.getpid())
 
 
-def _in_turn_of_a_parent() -> bool:
-    """Whether a process that started this one, and still waits for it, has the turn."""
+def _parent_holds_lock() -> bool:
+    """Whether a parent process, which waits for this one, holds the lock."""
     holder = os.environ.get(TURN, "")
     return holder.isdecimal() and int(holder) in (parent.pid for parent in psutil.Process().parents())
 
 
 def _other() -> str:
-    """Say who is writing."""
+    """Describe the run that holds the lock."""
     try:
         number, _, command = WRITER.read_text().partition(" ")
-    except OSError:  # it has ended since, or has just begun
+    except OSError:  # it has just ended, or just started
         return f"Another run is writing in {Path.cwd()}"
     return f"Another run is writing in {Path.cwd()} (process {number}: {command})"
 
 
 def sweep() -> None:
-    """Remove the temporary files that killed runs left here, DVC's too; for who has the turn."""
+    """Remove temporary files of killed runs, including DVC's; the caller holds the lock."""
     if dvc_is_at_work():
         return
     for folder in (DATA, REPORT, LOCAL, *OUTPUTS):
@@ -150,7 +150,7 @@ def sweep() -> None:
 
 
 def dvc_is_at_work() -> bool:
-    """Whether a DVC command, which knows of no turns, has its lock: it may be writing in data/."""
+    """Whether a DVC command, which does not take our lock, holds DVC's: it may be writing in data/."""
     try:
         with DVC_LOCK.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,24 +162,24 @@ def dvc_is_at_work() -> bool:
 
 
 def _check_folders() -> None:
-    """Check that git and DVC see what lies in data/; they look behind no link.
+    """Check that data/ is no link: git and DVC do not follow links.
 
     Raises:
-        RootstockError: it is a link.
+        RootstockError: it is one.
     """
     for folder in (DATA, REPORT):
         if folder.is_symlink():
             raise RootstockError(
-                f"{folder} is a link to {folder.readlink()}, and neither git nor DVC looks behind one. Make {folder} a "
-                f"folder, and links of {IMAGES}, {FEATURES} and .dvc/cache: these may lie on another disk."
+                f"{folder} is a link to {folder.readlink()}, and neither git nor DVC follows links. Make {folder} a "
+                f"folder; {IMAGES}, {FEATURES} and .dvc/cache may be links to another disk."
             )
 
 
 def read_note(path: Path, *keys: str) -> dict[str, Any]:
-    """Read what a run noted of what it was about to do, for whoever comes after it.
+    """Read the note in which a killed run recorded what it was about to do.
 
     Raises:
-        RootstockError: it is not what was written.
+        RootstockError: the note is damaged.
     """
     try:
         note = files.read_json(path)
@@ -187,26 +187,25 @@ def read_note(path: Path, *keys: str) -> dict[str, Any]:
             note[key]
     except (DamagedError, KeyError) as error:
         raise RootstockError(
-            f"{path} is damaged. A run that was killed noted there what it was about to do: remove the file, and that "
-            "is not done."
+            f"{path} is damaged. A killed run noted there what it was about to do: remove the file to skip that."
         ) from error
     return note
 
 
 def log_run(stage: str, seconds: float, images: int, note: str) -> None:
-    """Add a stage's run to the log; durations are no data, so no output but the report's shows them."""
+    """Append a stage run to the log; durations are not data, so only the report shows them."""
     LOCAL.mkdir(exist_ok=True)
     entry = {"stage": stage, "seconds": round(seconds, 2), "images": images, "note": note}
     line = json.dumps(entry, ensure_ascii=False) + "\n"
     descriptor = os.open(RUN_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:  # one write: two stages side by side do not mix their lines
-        # A line that was cut is ended, or this one would be a part of it.
-        os.write(descriptor, ("" if _ends_well() else "\n").encode() + line.encode())
+    try:  # one write: concurrent stages do not mix their lines
+        # Complete a truncated line first, or this one would be appended to it.
+        os.write(descriptor, ("" if _ends_with_newline() else "\n").encode() + line.encode())
     finally:
         os.close(descriptor)
 
 
-def _ends_well() -> bool:
+def _ends_with_newline() -> bool:
     with RUN_LOG.open("rb") as file:
         if not file.seek(0, os.SEEK_END):
             return True
@@ -215,7 +214,7 @@ def _ends_well() -> bool:
 
 
 def last_runs() -> dict[str, dict[str, Any]]:
-    """Recall the last run of each stage on this machine; a line that a kill or a full disk cut is no run."""
+    """Return the last run of each stage on this machine, ignoring truncated lines."""
     last = {}
     for line in RUN_LOG.read_bytes().splitlines() if RUN_LOG.exists() else []:
         try:

@@ -385,7 +385,9 @@ def test_a_schedule_whose_fields_nobody_touched_runs_with_params_yaml_as_it_is(v
     before = path.read_bytes()
     run = visit.api.start(**made["parameters"])
     assert run.ended(START_S)["name"] == "Completed"
-    assert any("backbone.image_size: null given, params.yaml's 96 stays" in line for line in run.logs())
+    assert any(
+        "backbone.image_size: null was given and ignored, 96 of params.yaml stays" in line for line in run.logs()
+    )
     assert set(run.stages().values()) == {"Cached"}
     assert path.read_bytes() == before
 

@@ -54,9 +54,9 @@ def test_in_the_ui_it_is_a_run_with_a_task_a_candidate_and_the_pictures(deployed
         )
         state = run.ended()
     assert state["type"] == "COMPLETED", (state["message"], run.logs()[-30:])
-    assert "1 of 3 could not be measured" in state["message"]
+    assert "1 of 3 could not be evaluated" in state["message"]
     stages = run.stages()
-    assert stages["lenet5, low"] == "Completed" and stages["resnet18, low"] == "Not measured"
+    assert stages["lenet5, low"] == "Completed" and stages["resnet18, low"] == "Not evaluated"
     artifact = run.artifacts()["comparison"]["data"]
     assert artifact.count("data:image/png;base64") == 2  # accuracy against size, and training from scratch
     assert "- resnet18, low: backbone.weights: resnet18's weights cannot be loaded" in artifact

@@ -78,7 +78,7 @@ def test_a_flow_and_a_repro_at_once_both_end_well_and_the_later_waits(after_flow
     said, waited = one.communicate()[0], two.communicate()[0]
     assert (one.returncode, two.returncode) == (0, 0), said + waited
     assert "Another run is writing" in waited
-    assert "goes on when that has ended" in waited
+    assert "continues when that has ended" in waited
     assert "Traceback" not in said + waited
     assert after_flow.status() == ONLY_A_LOOK
 

@@ -34,7 +34,9 @@ def test_one_key_of_each_section_by_the_api_changes_that_key_alone(deployed, aft
         said = refused.ended()["message"]
         nothing = deployed.start("retrain/cpu", retrain={"min_new": 21})
         assert nothing.ended()["name"] == "Nothing new"
-    assert "backbone.image_size: null given, params.yaml's 32 stays; to have it empty, empty it there" in logs
+    assert (
+        "backbone.image_size: null was given and ignored, 32 of params.yaml stays; to clear it, edit the file" in logs
+    )
     given = {
         name: {key: value for key, value in part.items() if value is not None} for name, part in ONE_OF_EACH.items()
     }

@@ -135,7 +135,7 @@ print("passed", sum(seen))
 
 def test_the_next_look_finds_nothing_new_and_repro_nothing_to_do(after):
     kept = after.outputs()
-    assert retrain(after) == "Nothing new: All images in the inbox have been taken in before."
+    assert retrain(after) == "Nothing new: All images in the inbox have been ingested before."
     shutil.rmtree(after.root / "data" / "inbox")
     assert retrain(after) == "Nothing new: The inbox holds no labelled images."
     after.repro()
@@ -220,7 +220,7 @@ def test_a_class_that_is_only_spelt_in_another_way_is_refused_and_both_names_are
     inbox = before.root / "data" / "inbox" / "shed"
     (inbox / "lemon").rename(inbox / "Lemon")
     said = retrain(before)
-    assert said.startswith("Rejected: The delivery cannot be taken in: ")
+    assert said.startswith("Rejected: The delivery cannot be ingested: ")
     assert "'Lemon'" in said and "'lemon'" in said
     changed = {name for name, data in before.outputs().items() if data != kept.get(name)}
     assert changed == {"data/history.parquet", "data/history.parquet.dvc"}
@@ -274,7 +274,7 @@ def test_what_was_taken_in_is_archived_or_deleted_and_stays_in_the_data_set(befo
     assert [path.name for path in (inbox / "shed").rglob("*.png")] == ["broken.png"]  # it was not taken in
     assert not (inbox / "_rejected").exists()
     deliver(before, "shed", 1)  # again, as after a crash before it was tidied
-    assert retrain(before).startswith("Nothing new: All images in the inbox have been taken in before.")
+    assert retrain(before).startswith("Nothing new: All images in the inbox have been ingested before.")
     assert [path.name for path in (inbox / "shed").rglob("*.png")] == ["broken.png"]
     assert "105 images" in before.flow()
     assert before.status() == ONLY_A_LOOK
@@ -287,7 +287,7 @@ def test_an_earlier_champion_comes_back_with_its_data_and_says_what_changed(in_u
     assert "rollback: params.yaml was edited and not committed" in refused.stderr
     after.run("git", "checkout", "-q", "params.yaml")
     said = after.run(sys.executable, "-m", "flows.rollback").stdout
-    assert "Champion v1 is back.\nimages: 105 -> 45\ndomains: garden 45, shed 60 -> garden 45" in said
+    assert "Champion v1 is restored.\nimages: 105 -> 45\ndomains: garden 45, shed 60 -> garden 45" in said
     assert model_of(after) == model_of(in_use)
     assert after.status() == ONLY_A_LOOK
     unknown = after.run(sys.executable, "-m", "flows.rollback", "--version", "7", check=False)
@@ -299,7 +299,7 @@ def test_an_earlier_champion_comes_back_with_its_data_and_says_what_changed(in_u
 def test_after_a_rollback_what_was_taken_in_has_had_its_chance_and_the_later_champion_can_come_back(after):
     after.run(sys.executable, "-m", "flows.rollback")
     assert retrain(after).startswith("Nothing new")
-    assert "Champion v2 is back." in after.run(sys.executable, "-m", "flows.rollback", "--version", "2").stdout
+    assert "Champion v2 is restored." in after.run(sys.executable, "-m", "flows.rollback", "--version", "2").stdout
     assert [row.decision for row in champions(after)] == ["first", "promoted", "brought back", "brought back"]
 
 

@@ -189,6 +189,6 @@ def test_a_folder_of_outputs_may_be_a_link_to_another_disk(copied, tmp_path, nam
 def test_data_that_git_and_dvc_would_not_see_is_refused_before_any_work(copied, tmp_path, name):
     shutil.move(copied / name, tmp_path / "disk")
     (copied / name).symlink_to(tmp_path / "disk")
-    refused = pytest.raises(RootstockError, match=f"^{name} is a link to .*data/images.*may lie on another disk")
+    refused = pytest.raises(RootstockError, match=f"^{name} is a link to .*data/images.*may be links to another disk")
     with refused, workspace.writing():
         pass

@@ -99,7 +99,7 @@ def test_a_wait_for_dvc_ends_at_once_when_the_run_is_to_end(tmp_path, monkeypatc
 
     def wait() -> None:
         try:
-            repair.take(repair.make_lock(str(repair.HELD)), said.append)
+            repair.acquire(repair.make_lock(str(repair.HELD)), said.append)
         except cancellation.Stopped:
             ended.append(time.monotonic())
 

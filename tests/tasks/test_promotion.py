@@ -23,7 +23,7 @@ from rootstock.evaluation.challenge import Decision
 from rootstock.ingest.inbox import Delivery
 from rootstock.config.params import Retrain
 from tasks.bridge import champion, promotion, rollback, interrupted
-from tasks.bridge.champion import Arrived
+from tasks.bridge.champion import DeliverySummary
 better, worse = Decision(promote=True, reason="Better."), Decision(promote=False, reason="Worse.")
 class Nothing:
     def signature(self):
@@ -34,9 +34,9 @@ def next_run(work):
         work()
     promotion.publish()
 def promote():
-    promotion.promote(better, Arrived(), "run", Retrain(git="push"))
+    promotion.promote(better, DeliverySummary(), "run", Retrain(git="push"))
 def put_back():
-    promotion.put_back(worse, Arrived(), "run", Nothing())
+    promotion.restore_champion(worse, DeliverySummary(), "run", Nothing())
 """
 RUNS = 3  # of a retraining that was killed: after them there is nothing left to do
 KILLS = pytest.mark.parametrize("kills", [2, pytest.param(40, marks=[pytest.mark.ui, pytest.mark.timeout(1800)])])
@@ -154,7 +154,7 @@ def test_a_push_that_failed_is_tried_again_and_one_that_succeeded_is_not(contest
     assert "Not pushed" in workspace.run("python", "-c", PREPARE + "promote(); print(promotion.publish())").stdout
     (tmp_path / "away").rename(tmp_path / "origin")
     publish = "from tasks.bridge import promotion; print(promotion.publish())"
-    assert workspace.run("python", "-c", publish).stdout == "Pushed, data and tag.\n"
+    assert workspace.run("python", "-c", publish).stdout == "Pushed data and tag.\n"
     assert workspace.run("python", "-c", publish).stdout == "\n"
     workspace.run("git", "clone", "-q", str(tmp_path / "origin"), str(tmp_path / "clone"))
     theirs = Workspace(tmp_path / "clone", workspace.env)
@@ -181,7 +181,7 @@ def test_a_champion_that_something_happened_to_is_brought_back_before_it_is_comp
             for damage in DAMAGE.values():
                 damage(Path(name))
                 [said] = champion.check_files()
-                assert "was not what dvc.lock records; it was brought back" in said
+                assert "was not what dvc.lock records; restored it from DVC" in said
                 assert workspace.outputs() == kept
         shutil.rmtree(".dvc/cache")
         Path("data/model/model.json").unlink()
@@ -201,7 +201,7 @@ def test_a_champion_that_something_happened_to_while_it_was_aside_is_named_with_
             for damage in DAMAGE.values():
                 damage(path)
                 if path.exists() or path.name != "sha256sums":
-                    with pytest.raises(RootstockError, match=r"rollback --version 1` brings the champion back") as said:
+                    with pytest.raises(RootstockError, match=r"rollback --version 1` restores the champion") as said:
                         champion.check_files()
                     assert str(path) in str(said.value) or path.name == "sha256sums"
                 path.write_bytes(content)
@@ -214,7 +214,7 @@ def test_a_promotion_in_the_middle_of_a_persons_merge_is_committed_tagged_and_pu
     merging = workspace.root / ".git" / "MERGE_HEAD"
     merging.write_text(workspace.run("git", "rev-parse", "HEAD").stdout)
     waits = "champion@v2 is not committed yet, nor tagged: a merge is under way; finish it first."
-    promote = "print(promotion.promote(better, Arrived(), 'run', Retrain(git='push')).note)"
+    promote = "print(promotion.promote(better, DeliverySummary(), 'run', Retrain(git='push')).note)"
     assert waits in workspace.run("python", "-c", PREPARE + promote).stdout
     finish = "from tasks.bridge import promotion, interrupted; interrupted.finish(print); print(promotion.publish())"
     assert waits in workspace.run("python", "-c", finish).stdout
@@ -224,7 +224,7 @@ def test_a_promotion_in_the_middle_of_a_persons_merge_is_committed_tagged_and_pu
     assert workspace.run("git", "log", "-1", "--format=%s").stdout == "champion@v2: Better.\n"
     assert workspace.run("git", "show", "champion@v2:dvc.lock").stdout == (workspace.root / "dvc.lock").read_text()
     assert workspace.run("git", "diff", "--cached", "--name-only").stdout == "staged.md\n"
-    assert workspace.run("python", "-c", finish).stdout == "Pushed, data and tag.\n"
+    assert workspace.run("python", "-c", finish).stdout == "Pushed data and tag.\n"
     assert "champion@v2" in workspace.run("git", "ls-remote", "origin").stdout
 
 

@@ -55,25 +55,25 @@ def of(pid: int, cmd: str = "dvc repro") -> dict:
 
 @pytest.mark.parametrize("text", ["", "{", '{"write": {"/a": {"pid": 1', "[]", '{"write": {"/a": 3}}', "\0\0\0\0"])
 def test_a_list_of_busy_files_that_was_cut_is_removed_and_that_is_said(here, text):
-    repair.BUSY.write_text(text)
+    repair.RWLOCK.write_text(text)
     assert repair.blockers(["/a"], ["/a"]) == []
-    assert "it was cut when a DVC command was killed" in repair.mend_busy()
-    assert not repair.BUSY.exists()
+    assert "it was truncated when a DVC command was killed" in repair.repair_rwlock()
+    assert not repair.RWLOCK.exists()
 
 
 def test_who_is_dead_keeps_nothing_busy_and_who_lives_does(here, dead):
     with subprocess.Popen(["sleep", "60"]) as living:
         for pid, blocks in ((dead, False), (living.pid, True)):
-            repair.BUSY.write_text(
+            repair.RWLOCK.write_text(
                 json.dumps({"write": {"/w/data/head": of(pid)}, "read": {"/w/data/images": [of(pid)]}})
             )
             assert bool(repair.blockers(["/w/data/head"], [])) is blocks
             assert bool(repair.blockers([], ["/w/data"])) is blocks
             assert not repair.blockers(["/w/data/images"], ["/w/data/model"])
-            assert repair.mend_busy() is None
-            assert repair.BUSY.exists() is blocks
+            assert repair.repair_rwlock() is None
+            assert repair.RWLOCK.exists() is blocks
         longer_ago = time.time() - 1000  # the number has been given to another process since
-        os.utime(repair.BUSY, (longer_ago, longer_ago))
+        os.utime(repair.RWLOCK, (longer_ago, longer_ago))
         assert not repair.blockers(["/w/data/head"], [])
         living.kill()
 
@@ -81,20 +81,20 @@ def test_who_is_dead_keeps_nothing_busy_and_who_lives_does(here, dead):
 @pytest.mark.parametrize("end", range(0, len(LOCK), 7))
 def test_dvc_lock_cut_anywhere_is_as_it_was_before(here, end):
     repair.LOCK.write_text(LOCK)
-    assert repair.mend_lock() is None
+    assert repair.repair_lock() is None
     repair.LOCK.write_text(LOCK[:end])
-    assert "it is as it was before that" in repair.mend_lock()
+    assert "restored the last intact version" in repair.repair_lock()
     assert repair.LOCK.read_text() == LOCK
 
 
 def test_dvc_lock_that_cannot_be_mended_is_named_with_what_to_do(here):
     repair.LOCK.write_text(LOCK[:100])
-    with pytest.raises(RootstockError, match=r"dvc\.lock was cut when it was written.*git checkout dvc\.lock"):
-        repair.mend_lock()
+    with pytest.raises(RootstockError, match=r"dvc\.lock is truncated.*git checkout dvc\.lock"):
+        repair.repair_lock()
     merging = f"<<<<<<< HEAD\n{LOCK}=======\n{LOCK}>>>>>>> theirs\n"
     repair.LOCK.write_text(merging)
-    with pytest.raises(RootstockError, match=r"dvc\.lock has the marks of a merge: keep one side"):
-        repair.mend_lock()
+    with pytest.raises(RootstockError, match=r"dvc\.lock has merge conflict markers: keep one side"):
+        repair.repair_lock()
     assert repair.LOCK.read_text() == merging
 
 
@@ -112,13 +112,13 @@ def test_what_records_a_comparison_is_written_again_where_it_was_cut_and_somebod
     (here / "data").mkdir()
     ours, theirs = Path("data/compare.dvc"), Path("photos.dvc")
     ours.write_text(ADDED)
-    assert repair.mend() == []
+    assert repair.repair_all() == []
     ours.write_text(ADDED[:end])
-    assert "data/compare.dvc: removed; it was cut" in repair.mend()[0]
+    assert "data/compare.dvc: removed; it was truncated" in repair.repair_all()[0]
     assert not ours.exists()
     theirs.write_text(ADDED[:end])
-    with pytest.raises(RootstockError, match=r"photos\.dvc cannot be read.*git checkout photos\.dvc.*add photos again"):
-        repair.mend()
+    with pytest.raises(RootstockError, match=r"photos\.dvc is unreadable.*git checkout photos\.dvc.*add photos again"):
+        repair.repair_all()
     assert theirs.read_text() == ADDED[:end]
 
 
@@ -155,7 +155,7 @@ def test_a_note_of_the_values_of_a_run_that_is_damaged_changes_nothing(here, tex
     places.PARAMS.write_text("a person's\n")
     for note in (run_params.UNDER_WAY, run_params.WRITTEN):
         note.write_text(text)
-    assert not run_params.put_back()
+    assert not run_params.restore()
     assert places.PARAMS.read_text() == "a person's\n"
     assert isinstance(run_params._written(), dict)
 
@@ -200,7 +200,11 @@ def test_whichever_door_comes_next_mends_everything_and_has_nothing_else_to_do(a
     after_flow.run("rm", "-r", "data/inbox")
     assert after_flow.outputs() == before
     assert after_flow.status() == ONLY_A_LOOK
-    for sentence in ("rwlock: removed; it was cut", "dvc.lock: it was cut", "was damaged, and is gathered anew"):
+    for sentence in (
+        "rwlock: removed; it was truncated",
+        "dvc.lock: restored the last intact",
+        "was damaged and is rebuilt",
+    ):
         assert sentence in said.stdout + said.stderr
     assert "Traceback" not in said.stdout + said.stderr
 

@@ -109,7 +109,7 @@ def test_values_of_a_run_that_does_not_end_well_are_put_back(workspace, ending):
     assert said[0] == "params.yaml: finetune.batch_size was 32, is 16"
     if ending == "killed":
         assert batch_size(workspace) == 16
-        assert "before the last run, which was killed" in give(workspace)[0]
+        assert "undid the values of the last run, which was killed" in give(workspace)[0]
     assert (workspace.root / "params.yaml").read_bytes() == before
     workspace.set(finetune={"batch_size": 16})  # by a person, now: no run's value any more
     assert "was edited to 16" in give(workspace, finetune__batch_size=8)
@@ -128,7 +128,7 @@ def test_a_null_changes_nothing_and_the_log_says_so(workspace):
     before = (workspace.root / "params.yaml").read_bytes()
     said = give(workspace, backbone={"image_size": None, "variant": None}, seed=None, head=None, finetune__where=None)
     assert [line.partition(":")[0] for line in said] == ["backbone.image_size", "seed", "head", "finetune.where"]
-    assert "null given, params.yaml's 32 stays" in said[0]
+    assert "null was given and ignored, 32 of params.yaml stays" in said[0]
     assert (workspace.root / "params.yaml").read_bytes() == before
 
 

@@ -328,9 +328,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_and_not_kept(site, nam
 def test_after_a_broken_connection_the_next_run_fetches_the_rest(site, named, expected, tmp_path):
     half = len(site.files[named]) // 2
     site.breaks = [half]
-    with pytest.raises(
-        WeightsError, match=rf"cannot be loaded from http.*: the connection was lost after {half:,} of"
-    ):
+    with pytest.raises(WeightsError, match=rf"cannot be loaded from http.*: the connection was lost after {half:,} of"):
         prepared("pretrained", tmp_path / "out")
     assert same(prepared("pretrained", tmp_path / "out"), expected)
     assert site.asked == [(named, 0, 200), (named, half, 206)]

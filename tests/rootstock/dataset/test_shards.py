@@ -151,7 +151,10 @@ def test_a_shard_that_was_cut_says_how_to_restore_it(tmp_path):
     shard, place = places[name(4)]
     path = shards.path_of(tmp_path, shard)
     path.write_bytes(path.read_bytes()[: place.offset + 10])
-    with Reader(tmp_path) as reader, pytest.raises(OSError, match=r"000000-.*\.tar: ends before byte .* `dvc checkout`"):
+    with (
+        Reader(tmp_path) as reader,
+        pytest.raises(OSError, match=r"000000-.*\.tar: ends before byte .* `dvc checkout`"),
+    ):
         reader.read(shard, place.offset, place.size)
 
 
