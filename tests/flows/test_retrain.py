@@ -313,7 +313,8 @@ def test_a_promotion_is_committed_and_pushed_if_that_is_asked_for(before, tmp_pa
     (before.root / "flows" / "pipeline.py").open("a").write("# not to be committed\n")
     assert retrain(before).startswith("Promoted")
     assert before.run("git", "log", "-1", "--format=%s").stdout.startswith("champion@v2: The challenger is better")
-    assert before.run("git", "show", "--stat", "--format=", "--name-only", "HEAD").stdout.split() == ["dvc.lock"]
+    committed = before.run("git", "show", "--stat", "--format=", "--name-only", "HEAD").stdout.split()
+    assert committed == ["data/history.parquet.dvc", "dvc.lock"]
     there = before.run("git", "--git-dir", str(tmp_path / "origin"), "tag").stdout.split()
     assert there == ["champion@v2"]
     assert before.run("dvc", "status", "--cloud", "--json").stdout.strip() == "{}"
