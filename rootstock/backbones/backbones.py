@@ -20,7 +20,7 @@ from rootstock.backbones.papers import PAPERS
 from rootstock.backbones.sizes import measure
 from rootstock.config import params
 from rootstock.config.architectures import PENULTIMATE, TIMM, Transform, architecture
-from rootstock.system import progress
+from rootstock.system import packages, progress
 from rootstock.system.errors import WeightsError
 from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
 
@@ -81,6 +81,7 @@ def prepare(settings: params.Backbone, seed: int, folder: Path) -> dict[str, Any
             "origin": found.origin,
             "licence": found.licence,
             "transform": transform.as_dict(),
+            "libraries": packages.installed_versions("torch", "torchvision", "timm"),
             **measured,
             **({"paper": PAPERS[settings.name].as_dict()} if settings.name in PAPERS else {}),
             "blocks": [name for name, _ in blocks(network)],

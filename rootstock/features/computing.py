@@ -77,7 +77,7 @@ def compute(
         for file in files:
             fields = feature_keys.cache_key_fields(backbone.description, settings, engine.name, file.view)
             rows = _checked(groups, images_dir, file.shard, advance)
-            feature_files.write(file.path, rows, backbone.width, settings.dtype, fields)
+            feature_files.write(file.path, rows, backbone.width, settings.dtype, fields, engines.libraries(engine.name))
 
 
 def groups_of(

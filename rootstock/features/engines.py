@@ -27,7 +27,7 @@ from rootstock.config import params
 from rootstock.features import feature_keys, gpu
 from rootstock.images import loader
 from rootstock.images.loader import Normalise
-from rootstock.system import causes
+from rootstock.system import causes, packages
 from rootstock.system.errors import ParamsError
 from rootstock.system.parallel import cores
 
@@ -136,6 +136,11 @@ def start_auto(backbone: Backbone, settings: params.Extract, images: int) -> Eng
         except Exception as error:  # exporter and runtime raise anything for an unsupported operation
             log.warning("extract: falling back to the eager engine, as OpenVINO failed: %s", causes.first_line(error))
     return start_named("eager", backbone, settings)
+
+
+def libraries(name: str) -> dict[str, str]:
+    """Return the versions of the libraries that decode images and compute features with an engine."""
+    return packages.installed_versions("torch", "torchvision", "pillow", *(["openvino"] if name == "openvino" else []))
 
 
 def best_batch_size(size: int, on_gpu: bool = False) -> int:

@@ -25,7 +25,7 @@ from rootstock.system.files import damaged, reading, replacing, sha256, write as
 from rootstock.system.parallel import ordered_map
 
 Batch = tuple[list[str], NDArray[np.float32]]  # image ids, and their features (n, width)
-METADATA = b"rootstock"
+METADATA, LIBRARIES = b"rootstock", b"libraries"
 GROUP_BYTES = 16 * 2**20  # per row group: smaller ones are read no faster, larger ones only take memory
 # Compression and layout: docs/extraction.md, "The files". Unsorted values have no statistics to skip row groups by.
 LAYOUT: dict[str, Any] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
@@ -37,6 +37,7 @@ def write(
     width: int,
     dtype: str,
     metadata: dict[str, Any],
+    libraries: dict[str, str] | None = None,
 ) -> None:
     """Write a shard's features one row group at a time.
 
@@ -46,11 +47,12 @@ def write(
         width: of a feature.
         dtype: float32 or float16, as stored.
         metadata: what the features are.
+        libraries: versions of the libraries that computed them, if known.
 
     Raises:
         ParamsError: float16 is too small for them.
     """
-    file_schema = schema(width, dtype, metadata)
+    file_schema = schema(width, dtype, metadata, libraries)
     feature_type = file_schema.field("feature").type
     with replacing_with_digest(path) as temporary, pq.ParquetWriter(temporary, file_schema, **LAYOUT) as writer:
         for ids, rows in _groups(batches, width, dtype):
@@ -127,7 +129,7 @@ def remove(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def schema(width: int, dtype: str, metadata: dict[str, Any]) -> pa.Schema:
+def schema(width: int, dtype: str, metadata: dict[str, Any], libraries: dict[str, str] | None = None) -> pa.Schema:
     """Return the schema of a feature file."""
     # Not nullable at any level: Arrow then reads a third faster.
     value = pa.field("element", pa.float16() if dtype == "float16" else pa.float32(), nullable=False)
@@ -136,7 +138,10 @@ def schema(width: int, dtype: str, metadata: dict[str, Any]) -> pa.Schema:
             pa.field("image_id", pa.string(), nullable=False),
             pa.field("feature", pa.list_(value, width), nullable=False),
         ],
-        metadata={METADATA: json.dumps(metadata, sort_keys=True)},
+        metadata={
+            METADATA: json.dumps(metadata, sort_keys=True),
+            LIBRARIES: json.dumps(libraries or {}, sort_keys=True),
+        },
     )
 
 
@@ -202,6 +207,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
     with reading(path):
         metadata: dict[str, Any] = json.loads(pq.read_schema(path).metadata[METADATA])
     return metadata
+
+
+def read_libraries(path: Path) -> dict[str, str]:
+    """Read the versions of the libraries that computed a file; empty for files of earlier versions."""
+    with reading(path):
+        libraries: dict[str, str] = json.loads(pq.read_schema(path).metadata.get(LIBRARIES, b"{}"))
+    return libraries
 
 
 def width_of(path: Path) -> int:

@@ -1,6 +1,7 @@
 """Plan an extraction: which engine to use, which feature files are missing, which can be copied."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,25 @@ def plan(
             "extract: recomputing feature files that do not match their digests (%d): %s",
             len(damaged), ", ".join(map(str, damaged[:LISTED])) + (", ..." if damaged[LISTED:] else ""),
         )  # fmt: skip
+    _report_mixed_libraries([file for file in wanted if intact[file]], missing, engine)
     cached = sum(feature_files.rows_of(file.path) for file in wanted if intact[file])
     return Plan(engine, folders[0].name, missing, cached, started)
+
+
+def _report_mixed_libraries(cached: list[File], missing: list[File], engine: str) -> None:
+    """Log which cached features other versions of the libraries computed, if new ones are to lie beside them."""
+    here = engines.libraries(engine)
+    found = (feature_files.read_libraries(file.path) for file in (cached if missing else []))
+    others = Counter(_format_versions(libraries) for libraries in found if libraries not in ({}, here))
+    if others:
+        log.info(
+            "extract: %d cached feature files were computed by %s, new ones by %s: the last digits may differ",
+            others.total(), " and ".join(others), _format_versions(here),
+        )  # fmt: skip
+
+
+def _format_versions(libraries: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(libraries.items()))
 
 
 def _earlier_engine(

@@ -7,6 +7,7 @@ installs keep their files elsewhere and are not found.
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,3 +93,14 @@ def _is_in_workspace(path: Path) -> bool:
 def _import_names(distribution: "Distribution", listed: set[str]) -> set[str]:
     declared = (distribution.read_text("top_level.txt") or "").split()
     return {*declared, *(name.partition("/")[0] for name in listed if "/" in name)}
+
+
+def installed_versions(*names: str) -> dict[str, str]:
+    """Return the installed versions of packages, by name; packages that are not installed are left out."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

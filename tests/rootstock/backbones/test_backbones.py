@@ -143,7 +143,7 @@ def test_the_description_names_no_place_time_or_machine(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [backbones.DESCRIPTION, backbones.WEIGHTS]
     described = json.loads((tmp_path / "out" / backbones.DESCRIPTION).read_text())
     measured = "feature_width parameters parameters_with_imagenet_classes macs depths"
-    assert list(described) == f"name digest origin licence transform {measured} blocks".split()
+    assert list(described) == f"name digest origin licence transform libraries {measured} blocks".split()
     assert described["origin"] == "random, seed 0" and described["licence"] == "none"
     assert "/" not in json.dumps(described)
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -346,6 +347,34 @@ def test_an_engine_that_cannot_is_an_error_that_names_the_parameters(small, back
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ParamsError, match=r"but openvino is not installed; expected another engine"):
         extract(backbone, Extract(engine="openvino"), small.images, tmp_path)
+
+
+# Which libraries
+
+
+def test_files_tell_the_versions_of_the_libraries_that_computed_them(small, folder):
+    for path in folder.iterdir():
+        assert feature_files.read_libraries(path) == {
+            name: version(name) for name in ("torch", "torchvision", "pillow")
+        }
+
+
+def test_features_of_other_versions_of_libraries_are_used_and_the_mixture_is_in_the_log(
+    small, folder, backbone, tmp_path, caplog, monkeypatch
+):
+    shutil.copytree(folder.parent, tmp_path / "features")
+    kept, lost = sorted((tmp_path / "features" / folder.name).iterdir())[:2]
+    lost.unlink()
+    monkeypatch.setattr(engines.packages, "installed_versions", lambda *names: dict.fromkeys(names, "99"))
+    with caplog.at_level("INFO"):
+        done = extract(backbone, EAGER, small.images, tmp_path / "features")
+    assert 0 < done.computed < 120
+    assert f"cached feature files were computed by pillow {version('pillow')}, torch " in caplog.text
+    assert "new ones by pillow 99, torch 99, torchvision 99: the last digits may differ" in caplog.text
+    assert feature_files.read_libraries(lost)["torch"] == "99" != feature_files.read_libraries(kept)["torch"]
+    caplog.clear()
+    assert extract(backbone, EAGER, small.images, tmp_path / "features").computed == 0
+    assert "were computed by" not in caplog.text  # nothing is mixed now
 
 
 # What is there is held to what was written
