@@ -106,11 +106,11 @@ def load(folder: Path, layer: str = PENULTIMATE, pooling: Pooling = "avg") -> Ba
         name, digest, variant = description["name"], description["digest"], description.get("variant")
     verify(folder / WEIGHTS, digest)
     with reading(folder / WEIGHTS):
-        whole = state_dicts.build_with_state(
+        full = state_dicts.build_with_state(
             name, transform.size, variant, load_file(folder / WEIGHTS), str(folder)
         ).eval()
-    network = depths.cut(whole, name, layer, pooling).eval()
-    width = own_width if network is whole else depths.feature_width(network, transform.size)
+    network = depths.cut(full, name, layer, pooling).eval()
+    width = own_width if network is full else depths.feature_width(network, transform.size)
     return Backbone(network, transform, width, digest, description)
 
 

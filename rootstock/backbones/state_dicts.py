@@ -48,37 +48,37 @@ def load_pretrained_state(network: nn.Module, state: State, origin: str) -> None
     Raises:
         WeightsError: entries do not fit; the message lists them.
     """
-    wanted = network.state_dict()
+    expected = network.state_dict()
     without = {name for name, module in network.named_modules() if isinstance(module, nn.Identity)}
-    counters = {name: torch.zeros_like(v, device="cpu") for name, v in wanted.items() if name.endswith(COUNTER)}
+    counters = {name: torch.zeros_like(v, device="cpu") for name, v in expected.items() if name.endswith(COUNTER)}
     state = counters | {
         _current_name(name): value
         for name, value in state.items()
         if name.rpartition(".")[0] not in without and not name.startswith(("aux", "AuxLogits"))
     }
-    state = _interpolate_positions(network, wanted, state)
-    wrong = [f"{name} is missing" for name in wanted.keys() - state.keys()]
-    wrong += [f"{name} is not in the architecture" for name in state.keys() - wanted.keys()]
+    state = _interpolate_positions(network, expected, state)
+    wrong = [f"{name} is missing" for name in expected.keys() - state.keys()]
+    wrong += [f"{name} is not in the architecture" for name in state.keys() - expected.keys()]
     wrong += [
         f"{name} has shape {tuple(state[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
-    wrong += dtype_mismatches(wanted, state)
+    wrong += dtype_mismatches(expected, state)
     if wrong:
         listed = "\n  ".join(sorted(wrong)[:20]) + (f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else "")
         raise WeightsError(f"backbone.weights: {origin} does not fit the architecture:\n  {listed}")
-    assign_state(network, {name: value.to(wanted[name].dtype) for name, value in state.items()})
+    assign_state(network, {name: value.to(expected[name].dtype) for name, value in state.items()})
 
 
-def dtype_mismatches(wanted: State, state: State) -> list[str]:
+def dtype_mismatches(expected: State, state: State) -> list[str]:
     """List tensors whose dtype does not match the network's; casting them would produce noise.
 
     Weights must be floating point of any width; counters and indices are integers and may be stored as any dtype.
     """
     wrong = []
-    for name in wanted.keys() & state.keys():
-        given, own = state[name], wanted[name]
+    for name in expected.keys() & state.keys():
+        given, own = state[name], expected[name]
         if given.layout != torch.strided or given.is_meta or given.is_quantized:
             wrong.append(f"{name} is not a plain dense tensor")
         elif given.is_complex() or (own.is_floating_point() and not given.is_floating_point()):
@@ -119,10 +119,10 @@ def _current_name(name: str) -> str:
     return name
 
 
-def _interpolate_positions(network: nn.Module, wanted: State, state: State) -> State:
+def _interpolate_positions(network: nn.Module, expected: State, state: State) -> State:
     """Interpolate a vision transformer's position embeddings if the image size differs from its pretraining size."""
     name = "encoder.pos_embedding"
-    if name not in state or name not in wanted or state[name].shape == wanted[name].shape:
+    if name not in state or name not in expected or state[name].shape == expected[name].shape:
         return state
     from torchvision.models.vision_transformer import interpolate_embeddings
 

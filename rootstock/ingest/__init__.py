@@ -1,1 +1,1 @@
-"""From folders, archives and tables to a data set: layouts, labels, near duplicates, splits."""
+"""Turn folders, archives and tables into a data set: layouts, labels, near duplicates, splits."""

@@ -171,17 +171,17 @@ class _BoundedReader:
     """
 
     def __init__(self, file: Any) -> None:  # noqa: ANN401
-        self.file, self.empty_reads, self.taken = file, 0, 0
+        self.file, self.empty_reads, self.packed_bytes = file, 0, 0
         self.archive: Any = None
 
     def read(self, size: int) -> bytes:
         data: bytes = self.file.read(size)
-        self.taken += len(data)
+        self.packed_bytes += len(data)
         self.empty_reads = 0 if data else self.empty_reads + 1
         if self.empty_reads > MAX_EMPTY_READS:
             raise tarfile.ReadError("it ends in the middle of a member")
         if self.archive:
-            _check_expansion(self.archive.fileobj.pos, self.taken)
+            _check_expansion(self.archive.fileobj.pos, self.packed_bytes)
         return data
 
 

@@ -88,9 +88,9 @@ def list_delivery(url: str, settle_seconds: float, sources: Iterable[params.Sour
         raise
     except Exception as error:  # each driver has its own errors
         raise SourceError(f"retrain.inbox: {url} cannot be reached: {type(error).__name__}: {error}") from error
-    settled = {path: info for path, info in second.items() if path in first and stamp_of(first[path]) == stamp_of(info)}
-    items = [_item(path, info) for path, info in sorted(settled.items())]
-    items = layout.mark_too_large(items, lambda path: settled[path].get("size"))
+    stable = {path: info for path, info in second.items() if path in first and stamp_of(first[path]) == stamp_of(info)}
+    items = [_item(path, info) for path, info in sorted(stable.items())]
+    items = layout.mark_too_large(items, lambda path: stable[path].get("size"))
     _refuse_by_content(items, url)
 
     def read_here(place: str) -> bytes:
@@ -101,7 +101,7 @@ def list_delivery(url: str, settle_seconds: float, sources: Iterable[params.Sour
         chosen = [item for item in items if (item.label != UNLABELLED) == labelled]
         return Files(store, chosen, [], place_of, read_here=read_here)
 
-    return Delivery(url, store, root, files(labelled=True), files(labelled=False), len(second) - len(settled))
+    return Delivery(url, store, root, files(labelled=True), files(labelled=False), len(second) - len(stable))
 
 
 def _refuse_wrapped(url: str) -> None:

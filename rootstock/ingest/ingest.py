@@ -70,17 +70,19 @@ def _ingest(
     scan: Scan,
 ) -> IngestResult:  # fmt: skip
     _verify_shards(images_dir, scan)
-    brought = _images_before(dataset_dir)
-    listed = [_list(spec, brought.get(spec.title(), 0), dataset_dir, scratch, scan) for spec in settings.sources]
-    if delivery or inbox.SPEC.title() in brought:
+    earlier_counts = _earlier_counts(dataset_dir)
+    listed = [
+        _list_source(spec, earlier_counts.get(spec.title(), 0), dataset_dir, scratch, scan) for spec in settings.sources
+    ]
+    if delivery or inbox.SPEC.title() in earlier_counts:
         listed.append(SourceListing(inbox.SPEC, delivery, stays=True))
     _log_layouts(listed)
-    seen = _fingerprint(settings, seed, listed, images_dir)
+    fingerprint = _fingerprint(settings, seed, listed, images_dir)
     before = _outputs_digest(dataset_dir)
-    if before and scan.value("look") == seen + before:
+    if before and scan.value("look") == fingerprint + before:
         return _unchanged(dataset_dir)
 
-    labels.check_lookalikes(_labels(listed))
+    labels.check_lookalikes(_offered_labels(listed))
     if delivery:
         inbox.check_classes(delivery.items, tables.load_summary(dataset_dir).get("classes", []))
     from rootstock.ingest import snapshot  # imports pandas: only if there is something to build
@@ -132,13 +134,13 @@ def _stamps(images_dir: Path) -> dict[str, str]:
     return {shard: f"{status.st_size} {status.st_mtime_ns}" for shard, status in found}
 
 
-def _list(spec: params.Source, before: int, dataset_dir: Path, scratch: Path, scan: Scan) -> SourceListing:
+def _list_source(spec: params.Source, before: int, dataset_dir: Path, scratch: Path, scan: Scan) -> SourceListing:
     """List a source; if it is unreachable, warn and keep its earlier images."""
     folder = sources.generated(spec, scratch)
     if before and folder and not folder.exists():
         return SourceListing(spec, None)  # samples and downloads do not change
     try:
-        return SourceListing(spec, sources.open_source(spec, scratch, scan, _known(spec, dataset_dir)))
+        return SourceListing(spec, sources.open_source(spec, scratch, scan, _recorded_layout(spec, dataset_dir)))
     except Unreachable as error:
         if not before:
             raise
@@ -155,7 +157,7 @@ def _log_layouts(listed: list[SourceListing]) -> None:
                 log.info("%s: %s", entry.spec.title(), note)
 
 
-def _known(spec: params.Source, dataset_dir: Path) -> Known:
+def _recorded_layout(spec: params.Source, dataset_dir: Path) -> Known:
     """Return a source's recorded layout, or, for older data sets without one, its labels by path."""
     entries = tables.load_summary(dataset_dir).get("sources", [])
     before = next((entry for entry in entries if entry["name"] == spec.title()), None)
@@ -166,7 +168,7 @@ def _known(spec: params.Source, dataset_dir: Path) -> Known:
     return Known(labels=lambda: tables.labels_of(dataset_dir, spec.title()))
 
 
-def _labels(listed: list[SourceListing]) -> dict[str, str]:
+def _offered_labels(listed: list[SourceListing]) -> dict[str, str]:
     """Map every label that the sources offer now to its first file."""
     found: dict[str, str] = {}
     for entry in listed:
@@ -176,7 +178,7 @@ def _labels(listed: list[SourceListing]) -> dict[str, str]:
     return found
 
 
-def _images_before(dataset_dir: Path) -> dict[str, int]:
+def _earlier_counts(dataset_dir: Path) -> dict[str, int]:
     """Count the images in the manifest by source; a source with only rejected files has zero."""
     summary = tables.load_summary(dataset_dir)
     with reading(dataset_dir / tables.SUMMARY):
@@ -224,8 +226,8 @@ def _check_ranges(listed: list[SourceListing], ranges: dict[str, Range], current
     """
     for entry in listed:
         found, title = scan.deep(entry.spec.path), entry.spec.title()
-        if found and title in ranges and (said := value_ranges.beyond(title, found, ranges[title])):
-            log.warning("%s", said)
+        if found and title in ranges and (warning := value_ranges.beyond(title, found, ranges[title])):
+            log.warning("%s", warning)
         if found and found.unclear and title not in ranges:
             scan.forget_packed_except(current.ledger["shard"].unique())
             scan.forget_deep(entry.spec.path)

@@ -268,9 +268,9 @@ NON_IMAGE_EXTENSIONS = frozenset(
 def _other_notes(items: list[Item], non_image: set[str]) -> list[str]:
     """Note which images have no label and which folders are not classes, since they are not used."""
     notes = []
-    if lost := [item.path for item in items if item.problem is Reason.NO_LABEL and format_by_name(item.path)]:
-        named = ", ".join(lost[:MAX_LISTED])
-        notes.append(f"{len(lost)} images are in no class folder ({named}{', ...' if len(lost) > MAX_LISTED else ''})")
+    if unlabelled := [item.path for item in items if item.problem is Reason.NO_LABEL and format_by_name(item.path)]:
+        named = ", ".join(unlabelled[:MAX_LISTED]) + (", ..." if len(unlabelled) > MAX_LISTED else "")
+        notes.append(f"{len(unlabelled)} images are in no class folder ({named})")
     if non_image:
         notes.append(f"not classes, since they contain no images: {', '.join(sorted(non_image))}")
     return notes

@@ -191,41 +191,41 @@ def _legacy_layout(images: Mapping[Parts, int]) -> Layout:
 
 
 def _misfits_error(files: LabelledFiles, layout: Layout, images: int, spec: params.Source) -> SourceError:
-    lost = files.misfits
-    folders = sorted({parts_of(path.rpartition("/")[0]) for path in lost})
+    misfits = files.misfits
+    folders = sorted({parts_of(path.rpartition("/")[0]) for path in misfits})
     taken_in = _with_misfits(layout, folders, {lookalike_key(item.label) for item in files.items if item.label})
     ways = [f"{taken_in.as_parameter()}, to include them"] if taken_in else []
     return SourceError(
-        f"ingest.sources: {spec.path}: {len(lost)} of {images} images are outside its {layout.describe()}: in "
-        f"{_folders(dict.fromkeys(folders, 1))} (e.g. {lost[0]}). To decide, set ingest.sources[].layout, "
+        f"ingest.sources: {spec.path}: {len(misfits)} of {images} images are outside its {layout.describe()}: in "
+        f"{_folders(dict.fromkeys(folders, 1))} (e.g. {misfits[0]}). To decide, set ingest.sources[].layout, "
         f"classes_at or splits: {'; '.join([*ways, f'{layout.as_parameter()}, to exclude them'])}."
     )
 
 
-def _with_misfits(layout: Layout, lost: list[Parts], classes: set[str]) -> Layout | None:
+def _with_misfits(layout: Layout, misfits: list[Parts], classes: set[str]) -> Layout | None:
     """Return a layout that also includes folders outside the given one: siblings of its roots with class folders.
 
     Args:
         layout: the current layout.
-        lost: image folders outside of it.
+        misfits: image folders outside of it.
         classes: lookalike keys of its labels.
     """
     roots = list(layout.roots)
-    if masks_among({part for parts in lost for part in parts} - {part for root in roots for part in root}):
+    if masks_among({part for parts in misfits for part in parts} - {part for root in roots for part in root}):
         return None
     if layout.splits:
         above = parts_of(commonpath(["/".join(root[:-1]) for root in roots]))
         n = len(above)
         if not all(
-            parts[:n] == above and len(parts) > n + 1 and lookalike_key(parts[n + 1]) in classes for parts in lost
+            parts[:n] == above and len(parts) > n + 1 and lookalike_key(parts[n + 1]) in classes for parts in misfits
         ):
             return None
-        new = {"/".join(parts[: n + 1]): split_of(parts[n]) or "train" for parts in lost}
+        new = {"/".join(parts[: n + 1]): split_of(parts[n]) or "train" for parts in misfits}
         return Layout(splits=layout.splits | new)
     [root] = roots
-    if any(len(parts) <= len(root) for parts in lost):
+    if any(len(parts) <= len(root) for parts in misfits):
         return None
-    same = all(parts[: len(root) - 1] == root[:-1] for parts in lost)
+    same = all(parts[: len(root) - 1] == root[:-1] for parts in misfits)
     return Layout("/".join((*root[:-1], ANY) if same else (ANY,) * len(root)))
 
 

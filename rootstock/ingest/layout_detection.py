@@ -293,9 +293,9 @@ def _check_contents(new: Mapping[str, Folder], all_names: set[str], layout: Layo
         raise AmbiguousLayoutError(
             where, f"{seen} would be classes", *alone, all_classes(layout), "or make it a separate source"
         )
-    looks = set(map(lookalike_key, all_names))
+    keys = set(map(lookalike_key, all_names))
     for name, folder in new.items():
-        inside = [inner for inner in folder.folders if lookalike_key(inner) in looks - {lookalike_key(name)}]
+        inside = [inner for inner in folder.folders if lookalike_key(inner) in keys - {lookalike_key(name)}]
         if folder.is_divided and inside and len(inside) * TWO >= len(folder.folders):
             seen = f"{name}/ contains {names(inside)}, which {are(inside)} also {classes(inside)} beside it"
             alone = [] if layout.splits else [f"{layout.below(name).as_parameter()}, to read only {name}/"]

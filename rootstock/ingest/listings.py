@@ -23,16 +23,16 @@ def tabulate(entry: SourceListing, before: Dataset, scan: Scan) -> pd.DataFrame:
     one; if an image has been delivered again, the later label counts.
     """
     if entry.source is None:
-        return _before(entry.spec, before)
-    files = _listed(entry, scan)
+        return _earlier_files(entry.spec, before)
+    files = _current_files(entry, scan)
     if not entry.stays:
         return files
-    earlier = _before(entry.spec, before)
+    earlier = _earlier_files(entry.spec, before)
     stay = earlier["image_id"].notna() & ~earlier["image_id"].isin(files["image_id"])
     return pd.concat([files, earlier[stay]], ignore_index=True).sort_values("path", kind="stable")
 
 
-def _listed(entry: SourceListing, scan: Scan) -> pd.DataFrame:
+def _current_files(entry: SourceListing, scan: Scan) -> pd.DataFrame:
     assert entry.source is not None
     title, records = entry.spec.title(), scan.records(entry.spec.path)
 
@@ -49,14 +49,14 @@ def _listed(entry: SourceListing, scan: Scan) -> pd.DataFrame:
     return files.astype({"image_id": "object", "reason": "object"})
 
 
-def _before(spec: params.Source, before: Dataset) -> pd.DataFrame:
+def _earlier_files(spec: params.Source, before: Dataset) -> pd.DataFrame:
     title = spec.title()
     manifest = before.manifest[before.manifest["source"] == title]
     rejected = before.rejected[before.rejected["source"] == title]
     files = pd.concat([manifest, rejected]).reindex(columns=COLUMNS).sort_values("path", kind="stable")
-    was = {source["name"]: source["domain"] for source in before.summary.get("sources", [])}
+    earlier_domains = {source["name"]: source["domain"] for source in before.summary.get("sources", [])}
     domains = files["domain"].where(
-        files["domain"] != was.get(title), spec.domain
+        files["domain"] != earlier_domains.get(title), spec.domain
     )  # rows of a table may have their own domain
     return files.assign(domain=domains, splits=files["path"].map(lambda _: SPLITS))
 
@@ -68,11 +68,11 @@ def resolve_owners(files: pd.DataFrame, before: Dataset) -> pd.DataFrame:
     both would be forgotten by the next run, and the image would reappear.
     """
     title = inbox.SPEC.title()
-    brought = before.manifest.loc[before.manifest["source"] == title, "image_id"]
+    earlier_ids = before.manifest.loc[before.manifest["source"] == title, "image_id"]
     good = files[files["reason"].isna()]
     delivered = good["source"] == title
     both = delivered.groupby(good["image_id"]).transform("nunique") > 1
-    owned = delivered == good["image_id"].isin(brought)
+    owned = delivered == good["image_id"].isin(earlier_ids)
     labels = good[owned].drop_duplicates(["image_id", "label"]).drop_duplicates("image_id", keep=False)
     label = labels.set_index("image_id")["label"]  # images with a single label
     late = good[both & ~owned]

@@ -45,7 +45,7 @@ def list_manifest(spec: params.Source, store: Any, root: str, data: bytes) -> Fi
     folder = root.rpartition("/")[0]
     places = {row["path"]: _place(row["path"], folder, store) for row in rows}
     infos = file_infos(store, set(places.values()))
-    turned = _turn_backslashes(places, infos, folder, store)
+    converted = _convert_backslashes(places, infos, folder, store)
     asked = [_split_of(row, spec) for row in rows]
     # As with folders: if no row is in the test split, for example, val becomes the test split.
     given = set(asked) if all(asked) else set()
@@ -61,8 +61,8 @@ def list_manifest(spec: params.Source, store: Any, root: str, data: bytes) -> Fi
         items.append(Item(path, label, domain, allowed[split], stamp, _problem(label, info)))
     items.sort(key=lambda item: item.path)
     notes = layout.split_notes(given, "row")
-    if turned:
-        notes.append(f"{len(turned)} paths have backslashes, read as slashes (e.g. {turned[0]})")
+    if converted:
+        notes.append(f"{len(converted)} paths have backslashes, read as slashes (e.g. {converted[0]})")
     classes = sorted({item.label for item in items if item.label})
     return Files(store, items, notes, place_of.__getitem__, {"layout": TABLE, "classes": classes})
 
@@ -154,14 +154,14 @@ def _read_batches(parquet: pq.ParquetFile, names: list[str], packed: int) -> pa.
     Raises:
         ValueError: they expand beyond the limits.
     """
-    most, taken, batches = max(MAX_UNPACKED_BYTES, MAX_EXPANSION * packed), 0, []
+    limit, unpacked, batches = max(MAX_UNPACKED_BYTES, MAX_EXPANSION * packed), 0, []
     groups = (parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups))
-    if sum(group.num_rows * ROW_BYTES for group in groups) > most:
+    if sum(group.num_rows * ROW_BYTES for group in groups) > limit:
         raise ValueError(f"{parquet.metadata.num_rows:,} rows in {packed:,} bytes")
     for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=names):
-        taken += ROW_BYTES * len(batch) + sum(_text_bytes(column) for column in batch.columns)
-        if taken > most:
-            raise ValueError(f"its {packed:,} bytes unpack to {taken:,} or more")
+        unpacked += ROW_BYTES * len(batch) + sum(_text_bytes(column) for column in batch.columns)
+        if unpacked > limit:
+            raise ValueError(f"its {packed:,} bytes unpack to {unpacked:,} or more")
         batches.append(batch)
     schema = pa.schema([parquet.schema_arrow.field(name) for name in names])
     return pa.Table.from_batches(batches, batches[0].schema if batches else schema)
@@ -184,20 +184,20 @@ def _unescape_cells(table: pa.Table) -> pa.Table:
     return table
 
 
-def _turn_backslashes(
+def _convert_backslashes(
     places: dict[str, str],
     infos: dict[str, Info | None],
     folder: str,
     store: Any,  # noqa: ANN401
 ) -> list[str]:
     """Look up paths with backslashes, as written on Windows, with slashes instead; return those found."""
-    lost = {path: path.replace("\\", "/") for path, place in places.items() if "\\" in path and infos[place] is None}
-    turned = {path: _place(slashed, folder, store) for path, slashed in lost.items()}
-    found = file_infos(store, set(turned.values()))
-    there = [path for path, place in turned.items() if found[place]]
+    slashed = {path: path.replace("\\", "/") for path, place in places.items() if "\\" in path and infos[place] is None}
+    converted = {path: _place(with_slashes, folder, store) for path, with_slashes in slashed.items()}
+    found = file_infos(store, set(converted.values()))
+    there = [path for path, place in converted.items() if found[place]]
     for path in there:
-        places[path] = turned[path]
-        infos[turned[path]] = found[turned[path]]
+        places[path] = converted[path]
+        infos[converted[path]] = found[converted[path]]
     return there
 
 

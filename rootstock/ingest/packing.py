@@ -164,7 +164,7 @@ class _Journal:
         self.deep: Found | None = None
         self.unclear: dict[str, Found] = {}  # files with an unknown value range
         self.damaged: list[str] = []  # descriptions
-        self._damaged: dict[str, str] = {}
+        self._damaged_ids: dict[str, str] = {}
 
     def add(self, item: Item, result: Result, phash: int, known: set[str]) -> int:
         """Add one file; return the number of images packed, 1 or 0."""
@@ -187,7 +187,7 @@ class _Journal:
             self.deep = result.deep.merged(self.deep)
         if result.said:
             self.damaged.append(f"{item.path} ({result.said})")
-            self._damaged[name] = result.said
+            self._damaged_ids[name] = result.said
         place = self.writer.add(name, result.format, result.data)
         # The bytes are in the shard now; only the ledger entry stays in memory until the shard is full.
         size = result.width, result.height
@@ -200,5 +200,5 @@ class _Journal:
         """Finish the open shard, if any, and record it."""
         shard = "" if self.writer.empty else self.writer.close()
         packed = (replace(packed, shard=shard) for packed in self.open)
-        self.scan.record(self.source, self.records, packed, self.deep, self._damaged)
-        self.records, self.open, self.deep, self._damaged = [], [], None, {}
+        self.scan.record(self.source, self.records, packed, self.deep, self._damaged_ids)
+        self.records, self.open, self.deep, self._damaged_ids = [], [], None, {}

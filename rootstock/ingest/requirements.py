@@ -80,9 +80,9 @@ def check_relabelled(
 def _are_many(old: pd.DataFrame, changed: pd.DataFrame, *, is_table: bool) -> bool:
     if is_table:
         return len(changed) * 2 > len(old)
-    whole = old["label"].value_counts()
-    gone = changed["label"].value_counts().reindex(whole.index, fill_value=0)
-    renamed = bool(((gone == whole) & (whole >= MIN_IMAGES_PER_CLASS)).any())
+    totals = old["label"].value_counts()
+    gone = changed["label"].value_counts().reindex(totals.index, fill_value=0)
+    renamed = bool(((gone == totals) & (totals >= MIN_IMAGES_PER_CLASS)).any())
     return renamed or (len(changed) >= MIN_RELABELLED and len(changed) > FEW * len(old))
 
 

@@ -75,11 +75,12 @@ def build(
     requirements.check_shrink(settings, listed, before, files)
     requirements.check_relabelled(settings, listed, before, files)
     files = listings.reject_ambiguous(listings.resolve_owners(files, before))
-    taken = files[files["reason"].isna()]
-    ledger = _split(ledger, taken, settings, seed)
-    placed = ledger.set_index("image_id").reindex(taken["image_id"])
-    files.loc[taken.index[placed["split"].isna()], "reason"] = Reason.STRADDLES_SPLITS.value
-    files.loc[taken.index[placed["shard"] == tables.UNPACKED], "reason"] = Reason.UNREADABLE.value  # packing it failed
+    accepted = files[files["reason"].isna()]
+    ledger = _assign_splits(ledger, accepted, settings, seed)
+    placed = ledger.set_index("image_id").reindex(accepted["image_id"])
+    files.loc[accepted.index[placed["split"].isna()], "reason"] = Reason.STRADDLES_SPLITS.value
+    unpacked = accepted.index[placed["shard"] == tables.UNPACKED]  # packing them again failed
+    files.loc[unpacked, "reason"] = Reason.UNREADABLE.value
     manifest = _manifest(files[files["reason"].isna()], ledger)
     requirements.check_labels(files)
     requirements.check_enough(manifest, files, listed)
@@ -113,9 +114,9 @@ def _ledger(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
     return merged.astype({"phash": "uint64", "width": "int32", "height": "int32"})
 
 
-def _split(ledger: pd.DataFrame, taken: pd.DataFrame, settings: params.Ingest, seed: int) -> pd.DataFrame:
+def _assign_splits(ledger: pd.DataFrame, accepted: pd.DataFrame, settings: params.Ingest, seed: int) -> pd.DataFrame:
     """Assign split and group to images of the manifest that have none yet."""
-    described = taken.set_index("image_id")
+    described = accepted.set_index("image_id")
     has_split = ledger["split"].notna()
     current = _is_in(ledger["image_id"], described.index)
     if not (current & ~has_split).any():
@@ -152,9 +153,9 @@ def _is_in(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") ->
     return among
 
 
-def _manifest(taken: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+def _manifest(accepted: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
     """Join source and ledger columns of each image, in shard order."""
-    manifest = place(taken[["image_id", "source", "path", "label", "domain"]], ledger)
+    manifest = place(accepted[["image_id", "source", "path", "label", "domain"]], ledger)
     classes = {label: index for index, label in enumerate(tables.classes_of(manifest))}
     manifest["class_index"] = manifest["label"].map(classes).astype("int32")
     return manifest
@@ -188,7 +189,7 @@ def _summary(
     """Return the summary counts; from the snapshot alone, so that another run writes the same."""
     groups = manifest["group_id"].value_counts()
     by_class = manifest.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
-    were = {source["name"]: source for source in before.summary.get("sources", [])}
+    previous = {source["name"]: source for source in before.summary.get("sources", [])}
     return {
         "images": len(manifest),
         "classes": tables.classes_of(manifest),
@@ -205,8 +206,8 @@ def _summary(
                 "domain": entry.spec.domain,
                 "images": int((manifest["source"] == title).sum()),
                 "rejected": int((rejected["source"] == title).sum()),
-                "notes": _notes(entry, files, manifest) if entry.source else were.get(title, {}).get("notes", []),
-                **({"layout": layout} if (layout := _source_layout(entry, were.get(title, {}))) else {}),
+                "notes": _notes(entry, files, manifest) if entry.source else previous.get(title, {}).get("notes", []),
+                **({"layout": layout} if (layout := _source_layout(entry, previous.get(title, {}))) else {}),
             }
             for entry in listed
         ],
@@ -238,9 +239,9 @@ def _notes(entry: SourceListing, files: pd.DataFrame, manifest: pd.DataFrame) ->
     return notes
 
 
-def _source_layout(entry: SourceListing, was: dict[str, Any]) -> dict[str, Any]:
+def _source_layout(entry: SourceListing, previous: dict[str, Any]) -> dict[str, Any]:
     """Return the layout of a source, or the recorded one if it is unreachable."""
-    layout: dict[str, Any] = entry.source.layout if entry.source else was.get("layout", {})
+    layout: dict[str, Any] = entry.source.layout if entry.source else previous.get("layout", {})
     return layout
 
 

@@ -114,10 +114,10 @@ def _translating_errors(spec: params.Source, passed_on: tuple[type[Exception], .
             raise
         # fsspec reports every error of a web server as not found; its cause says more.
         cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-        said = f"{type(cause).__name__}: {cause}"
+        message = f"{type(cause).__name__}: {cause}"
         if is_unavailable(error):
-            raise Unreachable(f"ingest.sources: {spec.path} cannot be reached: {said}") from error
-        raise SourceError(f"ingest.sources: {spec.path} exists but cannot be read: {said}") from error
+            raise Unreachable(f"ingest.sources: {spec.path} cannot be reached: {message}") from error
+        raise SourceError(f"ingest.sources: {spec.path} exists but cannot be read: {message}") from error
 
 
 def _read_table(spec: params.Source, store: Any, root: str) -> bytes:  # noqa: ANN401

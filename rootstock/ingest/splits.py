@@ -57,7 +57,7 @@ def assign_splits(images: Sequence[Candidate], links: Links, shares: dict[str, f
             for index in new:
                 _join(images[index], images[old[0]])
         else:
-            _join_one_by_one(images, new, links[component[links[:, 0]] == number])
+            _join_individually(images, new, links[component[links[:, 0]] == number])
     _draw(drawn, images, shares, seed)
 
 
@@ -78,11 +78,11 @@ def _groups_with_new(images: Sequence[Candidate], component: NDArray[np.int32]) 
     return groups
 
 
-def _join(new: Candidate, settled: Candidate) -> None:
-    new.split, new.group_id = settled.split, settled.group_id
+def _join(new: Candidate, assigned: Candidate) -> None:
+    new.split, new.group_id = assigned.split, assigned.group_id
 
 
-def _join_one_by_one(images: Sequence[Candidate], new: list[int], links: Links) -> None:
+def _join_individually(images: Sequence[Candidate], new: list[int], links: Links) -> None:
     """Assign a group whose new images connect several splits: each joins the only split it is near to, or none.
 
     Images connected to the group only through unassigned images are assigned on their own.
@@ -96,12 +96,12 @@ def _join_one_by_one(images: Sequence[Candidate], new: list[int], links: Links) 
         ready = [index for index in waiting if any(images[other].split for other in near[index])] or waiting
         for index in ready:
             image = images[index]
-            settled = [images[other] for other in near[index] if images[other].split]
-            if not settled:
+            assigned = [images[other] for other in near[index] if images[other].split]
+            if not assigned:
                 image.split, image.group_id = image.allowed[0], image.image_id
-            elif len({other.split for other in settled}) == 1:
+            elif len({other.split for other in assigned}) == 1:
                 _join(
-                    image, min(settled, key=lambda other: str(other.group_id))
+                    image, min(assigned, key=lambda other: str(other.group_id))
                 )  # not the first, which would depend on the order
         done = set(ready)
         waiting = [index for index in waiting if index not in done]
