@@ -1,4 +1,4 @@
-"""A backbone by name: what it gives, what it expects to see, its blocks, and the two files that describe it."""
+"""Backbones: features, input transform, blocks, and the two files of a prepared backbone."""
 
 import hashlib
 import io
@@ -56,7 +56,7 @@ def random(name: str, size: int | None = 32, fraction: float | None = None) -> B
 
 
 def meta(name: str) -> torch.device:
-    """Shapes without numbers: quick for large networks. RegNet computes with numbers while it is built."""
+    """Networks on the meta device, which is fast for large ones. RegNet computes with values while it is built."""
     return torch.device("cpu" if name.startswith("regnet") else "meta")
 
 
@@ -133,7 +133,7 @@ def test_random_weights_are_the_seeds_and_a_second_run_writes_the_same_bytes(tmp
         return [path.read_bytes() for path in sorted((tmp_path / folder).iterdir())]
 
     first = files(3, "first")
-    torch.rand(5)  # what else draws random numbers does not matter
+    torch.rand(5)  # other random draws do not matter
     assert files(3, "first") == files(3, "elsewhere") == first
     assert files(4, "another")[1] != first[1]
 
@@ -251,7 +251,7 @@ def test_a_vision_transformer_takes_another_size_by_interpolating_its_positions(
     trained, smaller = build("vit_b_32", 224), build("vit_b_32", 96)
     state = trained.state_dict()
     positions = torch.randn(1, 50, 768)
-    positions[:, 1:] = 0.25  # everywhere the same: and so it is in between
+    positions[:, 1:] = 0.25  # constant, so interpolation does not change it
     state["encoder.pos_embedding"] = positions
     state_dicts.load_pretrained_state(smaller, state, "file")
     got = smaller.state_dict()["encoder.pos_embedding"]

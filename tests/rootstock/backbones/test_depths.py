@@ -1,4 +1,4 @@
-"""Where features are taken: three depths of every family, any layer, and how a map becomes a vector."""
+"""Feature layers: three levels for every family, any module, and pooling of feature maps to vectors."""
 
 import json
 
@@ -51,7 +51,7 @@ def _uncut(network: depths.Cut) -> nn.Module:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_depths_of_every_network_are_there_and_shrink_as_the_literature_has_it(name):
-    """Edges and textures at a quarter of the image's side or an eighth, parts at a sixteenth, objects at the end."""
+    """Edges and textures at stride 4 or 8, parts at stride 16, objects at the end."""
     size = {"inception_v3": 299, "lenet5": 32}.get(name, 224)
     with meta(name):
         network = build(name, size).eval()
@@ -151,7 +151,7 @@ def test_a_misspelt_depth_is_refused_before_there_is_a_network():
     assert params.Extract(layer="layer3.0.conv1").layer == "layer3.0.conv1"
 
 
-# In the chain
+# In the pipeline
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""LeNet-5 is the network of the paper: its connections, its numbers of parameters, its squashing function."""
+"""LeNet-5 matches the paper: connections, parameter counts, squashing function."""
 
 import pytest
 import torch

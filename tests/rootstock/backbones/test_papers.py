@@ -1,4 +1,4 @@
-"""What the papers say stands beside what is measured, and agrees with it as far as it says so."""
+"""Published figures are shown beside measured ones, and agree with them where stated."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_there_are_as_many_layers_with_weights_as_the_paper_counts(name):
 
 
 def test_googlenet_is_twenty_two_layers_deep():
-    """The longest way: three convolutions, two in each of nine modules, the output."""
+    """The longest path: three convolutions, two in each of nine modules, the output."""
     with torch.device("meta"):
         network = build_with_classifier("googlenet", 224)
     modules = [name for name, _ in network.named_children() if name.startswith("inception")]

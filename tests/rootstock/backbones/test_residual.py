@@ -1,4 +1,4 @@
-"""ResNet-34 and what it is compared with: equal layers, other shortcuts."""
+"""ResNet-34 and its variants: the same layers, other shortcuts."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_option_a_keeps_every_second_pixel_and_adds_zeros():
 
 @pytest.mark.parametrize("option", "ab")
 def test_a_block_that_computes_nothing_passes_its_input_on_and_a_plain_one_does_not(option):
-    """The paper's point: with shortcuts, the identity is what a block begins with, not what it has to learn."""
+    """The paper's point: with shortcuts, a block starts from the identity instead of having to learn it."""
     networks = {"plain": plain34(), "residual": shortcuts34(f"shortcut_{option}")}
     x = torch.rand(1, 64, 8, 8)
     passed = {}

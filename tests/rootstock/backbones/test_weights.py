@@ -1,4 +1,4 @@
-"""Pretrained weights: from an address, a mirror or a file, checked before their use, and never executed."""
+"""Pretrained weights: from a URL, a mirror or a file, checked before use, and never executed."""
 
 import hashlib
 import os
@@ -42,12 +42,12 @@ def state() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def expected(state) -> dict[str, Tensor]:
-    """Without its last layer, which is not for our classes."""
+    """The same without its last layer, which is for other classes."""
     return {name: value for name, value in state.items() if not name.startswith("classifier.")}
 
 
 def prepared(source: str | Path, folder: Path) -> dict[str, Tensor]:
-    """The weights that a backbone gets from a source."""
+    """Prepare a backbone from a source, and return its weights."""
     backbones.prepare(Backbone(name=NAME, weights=str(source), image_size=32), 0, folder)
     return load_file(folder / backbones.WEIGHTS)
 
@@ -90,7 +90,7 @@ def test_a_file_in_half_precision_is_taken_as_float32(state, expected, tmp_path)
 
 
 class Opens:
-    """What a malicious file holds: unpickling it runs a command."""
+    """The content of a malicious file: unpickling it runs a command."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -158,7 +158,7 @@ def test_a_truncated_or_damaged_file_is_an_error_that_names_it(files, tmp_path_f
         weights.read(path)
 
 
-# Fitting
+# Loading the state dict
 
 
 def test_entries_that_do_not_fit_are_listed_by_name(state, tmp_path):
@@ -232,11 +232,11 @@ def test_a_tensor_that_is_not_finite_is_named(value, state, tmp_path):
         prepared(tmp_path / "nan.pth", tmp_path / "out")
 
 
-OLDER = {  # torchvision's files are older than its code: what they call by another name, or do not have
+OLDER = {  # names in torchvision's older files that differ from its code
     "resnet18": lambda name: None if name.endswith(".num_batches_tracked") else name,
     "densenet121": lambda name: re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name),
     "vit_b_32": lambda name: name.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."),
-    "mnasnet0_5": lambda name: name,  # but it asks a state dict for its version, which a plain dictionary lacks
+    "mnasnet0_5": lambda name: name,  # but it requires a version, which a plain dictionary lacks
 }
 
 
@@ -269,12 +269,12 @@ def test_an_address_that_is_no_file_of_this_machine_is_said_to_be_one(tmp_path):
         prepared("https://h/x.pth", tmp_path / "out")
 
 
-# From torchvision's address
+# From torchvision
 
 
 @pytest.fixture
 def named(state, tmp_path, monkeypatch) -> str:
-    """A file as torchvision names it, after the digest of its content."""
+    """A file name as torchvision's, with the digest of its content."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(downloads, "RETRY_AFTER_S", ())
@@ -403,7 +403,7 @@ print(backbones.prepare(Backbone(name=sys.argv[1], image_size=64), 0, Path(sys.a
 
 
 def prepared_alone(name: str, folder: Path, **env: str) -> str:
-    """Prepare in a process of its own: the Hugging Face hub reads its settings when it is imported."""
+    """Prepare in a separate process: the Hugging Face hub reads its settings on import."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and key != weights.MIRROR}
     quiet = {"no_proxy": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(
@@ -442,7 +442,7 @@ def test_a_mirror_has_timms_weights_under_the_models_name(efficient, tmp_path, m
     assert described["transform"]["size"] == 64 and described["depths"]["high"]["width"] > 0
 
 
-# From elsewhere
+# From packages and earlier runs
 
 
 @pytest.mark.parametrize(("name", "variant"), [("lenet5", None), ("plain34", None), ("resnet34", "shortcut_a")])
@@ -562,7 +562,7 @@ def test_timms_names_of_places_are_no_architectures(name):
 
 @pytest.fixture
 def earlier(tmp_path) -> tuple[Path, dict[str, Tensor]]:
-    """A model that an earlier run of ours made, and its backbone's weights."""
+    """A model of an earlier run, and its backbone's weights."""
     backbones.prepare(Backbone(name=NAME, weights="random", image_size=32), 3, tmp_path / "backbone")
     backbone = backbones.load(tmp_path / "backbone")
     head = Head(np.ones((5, 512), np.float32), np.zeros(5, np.float32), list("abcde"), 1.0)

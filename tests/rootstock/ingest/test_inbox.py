@@ -1,4 +1,4 @@
-"""The inbox: what counts as delivered, what is left for the next time, where files go, and what stays taken in."""
+"""The inbox: which files are a delivery, which wait for the next run, where files go, and what stays ingested."""
 
 import hashlib
 import shutil
@@ -28,7 +28,7 @@ def items(files) -> dict[str, tuple[str, str]]:
 
 @pytest.fixture
 def memory():
-    """An empty store that is no folder of this machine."""
+    """An empty remote store."""
     store = fsspec.filesystem("memory")
     store.store.clear()
     yield store
@@ -91,7 +91,7 @@ def test_another_listing_has_another_signature(tmp_path):
     one = look(tmp_path).signature()
     assert look(tmp_path).signature() == one
     put(tmp_path / "shed" / "_unlabelled" / "2.png", 2)
-    assert look(tmp_path).signature() == one  # labels make a delivery
+    assert look(tmp_path).signature() == one  # only labelled images count
     put(tmp_path / "shed" / "ant" / "2.png", 2)
     assert look(tmp_path).signature() != one
 
@@ -122,7 +122,7 @@ def test_a_store_that_is_no_folder_serves_as_well(memory, tmp_path):
     ]  # fmt: skip
 
 
-# What is no delivery, and what is never touched
+# What is not a delivery, and what is never changed
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -151,7 +151,7 @@ def test_a_folder_that_became_a_link_since_leads_nowhere(tmp_path, act, swapped)
     put(tmp_path / "inbox" / "shed" / "ant" / "1.png", 1)
     delivery = look(tmp_path / "inbox")
     other = tmp_path / "other" / "ant"
-    shutil.copytree(tmp_path / "inbox" / "shed" / "ant", other)  # the same size and time, at a place of the same name
+    shutil.copytree(tmp_path / "inbox" / "shed" / "ant", other)  # the same size, time and name
     shutil.copytree(tmp_path / "inbox" / "shed" / "ant", tmp_path / "other" / "x")
     shutil.rmtree(tmp_path / "inbox" / swapped, ignore_errors=True)
     (tmp_path / "inbox" / swapped).parent.mkdir(parents=True, exist_ok=True)
@@ -270,11 +270,11 @@ def test_a_folder_that_holds_mostly_other_things_is_no_inbox(tmp_path, others):
     assert len(look(tmp_path).labelled.items) == 3 + len(set(others))
 
 
-# What is taken in stays
+# Ingested images stay
 
 
 class Taking:
-    """A data set that a folder and an inbox feed."""
+    """A data set with a folder and an inbox as sources."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.inbox, self.photos = root, root / "inbox", root / "photos"
@@ -332,7 +332,7 @@ def test_they_stay_when_they_leave_the_inbox_and_without_a_look_into_it_not_a_by
     assert (manifest["domain"] == "shed").sum() == 6
     assert (taking.photos / "ant" / "1.png").exists()
     (taking.photos / "ant" / "1.png").unlink()
-    assert len(taking.take()) == 17  # a folder's image leaves with its file
+    assert len(taking.take()) == 17  # images of a folder go with their files
 
 
 def test_an_image_that_is_delivered_again_under_another_label_takes_that(taking):

@@ -1,5 +1,5 @@
-"""Sources in, shards and a manifest out: only what is new is read, nothing that was given is taken back, a kill loses
-nothing, and the same images give the same bytes."""
+"""Ingest: only new files are read, assignments never change, a killed run loses nothing, and the output bytes are
+reproducible."""
 
 import hashlib
 import json
@@ -38,9 +38,9 @@ from tests.image_files import chunk
 from tests.images import encoded, nearly, picture, put, put_classes
 
 CLASSES = {"ants": 6, "bees": 5, "wasps": 4}
-# Of a process's own memory; what getrusage says would be that of the process which has started it, if that is larger.
+# Peak memory of this process; getrusage would report that of the parent process, if larger.
 PEAK_MIB = 'int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1024'
-# An ingest in a process of its own, with what it says of itself: the store, the photos, the size of a shard.
+# An ingest in its own process; arguments: the store, the photos, the shard size.
 ALONE = """
 import sys
 from pathlib import Path
@@ -55,7 +55,7 @@ print(taken.new, sorted(heavy), PEAK_MIB)
 
 
 class Store:
-    """The three folders of an ingest, and what lies in them."""
+    """The three folders of an ingest, and their contents."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -114,7 +114,7 @@ def photos(tmp_path):
     return put_classes(tmp_path / "photos", CLASSES)
 
 
-# What is written
+# Output
 
 
 def test_every_image_is_in_the_manifest_once_and_its_bytes_are_where_it_says(store, photos):
@@ -234,7 +234,7 @@ def test_larger_photos_are_stored_smaller_where_that_is_asked_for(store, tmp_pat
             assert pixels.decode(reader.read(row.shard, row.offset, row.size)).size == (100, 67)
             assert row.image_id == inspection.image_id((tmp_path / "photos" / row.path).read_bytes())
     assert store.ingest(tmp_path / "photos", max_side=100).new == 0
-    shutil.rmtree(store.scratch)  # as in another clone: the files are known by their names in the ledger
+    shutil.rmtree(store.scratch)  # as in another clone, which only has the ledger
     assert store.ingest(tmp_path / "photos", max_side=100).new == 0
 
 
@@ -276,7 +276,7 @@ def test_near_duplicates_in_train_and_test_folders_are_both_tested_on(store, tmp
 
 
 def three_in_a_row() -> list[Image.Image]:
-    """Find pictures of which the second is within 4 bits of both others, and these are not of each other."""
+    """Find pictures of which the second is within 4 bits of both others, but these are not of each other."""
     blends = [Image.blend(picture(1), picture(2), share / 200) for share in range(200)]
     hashes = perceptual_hashes([thumbnail(image) for image in blends])
     middle = max(at for at, phash in enumerate(hashes) if (phash ^ hashes[0]).bit_count() <= 4)
@@ -299,7 +299,7 @@ def test_a_new_image_near_to_two_splits_is_rejected_and_none_of_the_old_moves(st
         assert store.ingest(photos).images == 20
         assert store.splits == before
         assert store.rejected == {"train/ants/bridge.png": "straddles_splits"}
-    (photos / "test" / "ants" / "last.png").unlink()  # it may come back: its split is kept for it
+    (photos / "test" / "ants" / "last.png").unlink()  # its split is kept, as it may come back
     store.ingest(photos)
     assert store.rejected == {"train/ants/bridge.png": "straddles_splits"}
 
@@ -330,7 +330,7 @@ def test_an_image_that_was_away_comes_back_to_its_split(store, photos):
     assert store.splits == before
 
 
-# The next look
+# The next run
 
 
 def test_a_second_look_writes_nothing(store, photos):
@@ -352,7 +352,7 @@ def test_a_second_look_imports_neither_pandas_nor_torch(store, photos):
 
 def test_only_what_is_new_is_read(store, photos):
     store.ingest(photos)
-    for path in photos.rglob("*.png"):  # reading these again would bring in an image that nobody knows
+    for path in photos.rglob("*.png"):  # reading these again would add an unknown image
         about = path.stat()
         path.write_bytes(encoded(picture(999))[: about.st_size].ljust(about.st_size, b"\0"))
         os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
@@ -424,7 +424,7 @@ def test_a_changed_rule_is_held_to_old_images_too(store, photos):
     assert store.splits == before
 
 
-# What a layout is, stays so
+# A layout is kept
 
 
 def test_the_layout_is_said_and_kept_and_travels_with_the_data_set(store, tmp_path, caplog):
@@ -597,7 +597,7 @@ def test_a_source_that_is_no_longer_named_takes_its_images_along(store, tmp_path
     assert store.splits == before
 
 
-# Too little, too late
+# Too few images
 
 
 def test_a_class_of_two_images_is_an_error_that_counts_them(store, photos):
@@ -855,7 +855,7 @@ HARMS_TO_A_SCAN = {
 @pytest.mark.parametrize("harm", HARMS_TO_A_SCAN)
 def test_a_scan_cache_that_something_happened_to_costs_another_look_and_nothing_else(store, photos, harm):
     store.ingest(photos)
-    put(next(photos.iterdir()) / "new.png", 777)  # else little of it is read
+    put(next(photos.iterdir()) / "new.png", 777)  # otherwise little of it is read
     kept = store.bytes()
     HARMS_TO_A_SCAN[harm](store.scratch / "scan.sqlite")
     assert store.ingest(photos) == IngestResult(images=16, new=1, rejected=0, changed=True)
@@ -898,7 +898,7 @@ def test_whatever_comes_and_goes_an_image_keeps_its_split(tmp_path_factory, chan
     store, photos = Store(root / "store"), put_classes(root / "photos", {"ants": 3, "bees": 3}, first=100)
     known: dict[str, str] = {}
     for change in [[], *changes]:
-        for label, number in change:  # there already: away with it; else here it comes
+        for label, number in change:  # remove it if it exists, else add it
             path = photos / label / f"{number}.png"
             if path.exists():
                 path.unlink()
@@ -915,7 +915,7 @@ def test_whatever_comes_and_goes_an_image_keeps_its_split(tmp_path_factory, chan
 
 def test_a_killed_ingest_goes_on_and_ends_in_the_same_bytes(tmp_path):
     photos = put_classes(tmp_path / "photos", {"ants": 150, "bees": 150})
-    for number in range(40):  # what is rejected or there twice must not shift anything either
+    for number in range(40):  # rejected and duplicate files must not shift anything either
         put(
             photos / "ants" / f"{4 * number:02d}x.png",
             b"x" if number % 2 else (photos / "bees" / "07.png").read_bytes(),
@@ -941,7 +941,7 @@ def test_a_shard_written_just_before_a_kill_is_written_again(store, tmp_path, ph
     whole = Store(tmp_path / "whole")
     whole.ingest(photos, shard_mb=0.01)
     store.images.mkdir(parents=True)
-    for shard in shards.names(whole.images)[:1]:  # written, not recorded
+    for shard in shards.names(whole.images)[:1]:  # written but not recorded
         shutil.copy(shards.path_of(whole.images, shard), store.images)
     put(store.images / "next.tar.tmp", b"an open shard")
     put(store.dataset / "manifest.parquet.tmp", b"half a manifest")
@@ -1019,7 +1019,7 @@ def test_a_run_killed_between_two_files_of_the_data_set_is_completed(store, phot
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("table", ["ledger.parquet", "manifest.parquet"])
 def test_a_table_of_another_data_set_is_refused_or_made_anew(store, photos, tmp_path, seed, table):
-    """Of other images, or of the same with another seed, whose splits differ."""
+    """A table of other images, or of the same ones with another seed, so that splits differ."""
     store.ingest(photos)
     before = store.bytes()
     other, theirs = Store(tmp_path / "other"), photos
@@ -1069,11 +1069,11 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     assert peak[300] < peak[30] + 30  # MiB
 
 
-# Values that a file does not tell
+# Value ranges
 
 
 def deep_source(folder: Path, dims: dict[str, float], times: int = 257, kind: type = np.uint16, first: int = 0) -> Path:
-    """Write a folder of deep grey TIFFs, `<class>/<nn>.tif`; a class is as bright as it says."""
+    """Write a folder of deep grey TIFFs, `<class>/<nn>.tif`; each class with its own brightness."""
     for label, dim in dims.items():
         for number in range(first, first + 6):
             grey = np.asarray(picture(number + 100 * len(label), 40, 40, "L")).astype(float) * dim
@@ -1082,7 +1082,7 @@ def deep_source(folder: Path, dims: dict[str, float], times: int = 257, kind: ty
 
 
 def brightness(store: Store) -> dict[str, float]:
-    """Mean value of a class, of 255, as the pixels in the shards are."""
+    """Mean pixel value of each class in the shards, of 255."""
     manifest = store.manifest
     places = zip(*(manifest[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
     with shards.Reader(store.images) as reader:
@@ -1097,7 +1097,7 @@ def source_with(folder: Path, value_range: tuple[float, float] | None) -> params
 @pytest.mark.parametrize(("times", "kind"), [(4, np.uint16), (16, np.uint16), (1, np.float32), (100, np.int32)])
 def test_what_files_do_not_tell_of_their_values_is_asked_for_and_then_the_same_for_all(store, tmp_path, times, kind):
     folder = deep_source(tmp_path / "xray", {"dark": 0.3, "bright": 1.0}, times, kind)
-    for _ in range(2):  # nothing of a run that asked is taken for an answer
+    for _ in range(2):  # a run that stopped does not count as an answer
         with pytest.raises(SourceError, match=r"xray: .* hold values \(\w+\) from [\d.]+ to [\d.]+; .*Set value_range"):
             store.ingest(folder)
     assert store.ingest(source_with(folder, (0, 255 * times))).new == 12
@@ -1114,7 +1114,7 @@ def test_sixteen_bits_that_are_used_are_not_asked_for_however_dark_one_class_is(
     seen = brightness(store)
     assert seen["dark"] / seen["bright"] < 0.06
     assert store.summary["sources"][0]["value_range"] == [0, 65535]
-    deep_source(folder, {"dark": 0.05}, first=6)  # and dark ones that come later are held to what came before
+    deep_source(folder, {"dark": 0.05}, first=6)  # later dark ones use the range of the earlier ones
     shutil.rmtree(store.scratch)
     assert store.ingest(folder).new == 6
     assert brightness(store)["dark"] < 10
@@ -1122,7 +1122,7 @@ def test_sixteen_bits_that_are_used_are_not_asked_for_however_dark_one_class_is(
 
 def test_values_beyond_the_range_that_was_given_are_said(store, tmp_path, caplog):
     folder = deep_source(tmp_path / "xray", {"dark": 0.3, "bright": 1.0}, times=16)
-    deep_source(folder, {"dark": 1 / 255}, 1, np.float32, first=6)  # of another kind, for which no range is the same
+    deep_source(folder, {"dark": 1 / 255}, 1, np.float32, first=6)  # of another dtype, with another range
     store.ingest(source_with(folder, (0, 1)))
     [said] = [record.getMessage() for record in caplog.records if "value_range" in record.getMessage()]
     assert re.search(r"xray: .*\(float32, uint16\) from 0\.\d+ to 4016, and value_range is \[0, 1\]", said)
@@ -1137,7 +1137,7 @@ def test_a_value_range_cannot_be_changed_for_images_that_are_packed(store, tmp_p
     store.ingest(source_with(folder, (0, 4095)))
     with pytest.raises(SourceError, match=r"value_range .* is \[0, 1023\], and its images are packed with \[0, 4095\]"):
         store.ingest(source_with(folder, (0, 1023)))
-    assert store.ingest(folder).images == 12  # left out, it is what it was
+    assert store.ingest(folder).images == 12  # omitted, it keeps its value
 
 
 def test_images_of_eight_bits_have_no_value_range(store, photos):
@@ -1162,7 +1162,7 @@ def test_damaged_files_are_named_and_are_kept_where_that_is_asked_for(store, pho
     assert store.rejected == {"ants/hurt.jpg": "damaged"}
 
 
-# Bounded by what they are
+# Limits
 
 LIMITED = """
 import sys
@@ -1187,7 +1187,7 @@ def of_one_colour(width: int, height: int, bits: int, colour: int, value: bytes)
 
 @pytest.mark.timeout(300)
 def test_the_largest_images_of_every_depth_stay_within_the_memory_that_is_promised(store, photos):
-    deepest = {"deep": (16, 6, 10_000), "deep2": (16, 6, 9_999)}  # two cores may be at one each
+    deepest = {"deep": (16, 6, 10_000), "deep2": (16, 6, 9_999)}  # two cores may decode one each
     for name, (bits, colour, height) in {"grey": (16, 0, 10_000), "rgba": (8, 6, 10_000), **deepest}.items():
         put(photos / f"ants/{name}.png", of_one_colour(10_000, height, bits, colour, b"\x80\x01"))
     done = subprocess.run(

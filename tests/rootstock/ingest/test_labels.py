@@ -1,4 +1,4 @@
-"""What a class is called: one spelling for each, and pairs that a person would read as one."""
+"""Class names: normalisation, and pairs that a person would read as the same."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""What paths say: class folders, split folders, litter, names that point outside; and what they do not say."""
+"""Labels and splits from paths: class folders, split folders, junk files, unsafe names, and ambiguous layouts."""
 
 import re
 
@@ -24,7 +24,7 @@ def arrange(*paths: str, **given) -> LabelledFiles:
 
 
 def arranged(*paths: str):
-    """Read a layout; returns label and allowed splits by path for what may be taken in, and the notes."""
+    """Read a layout; return label and allowed splits of accepted files by path, and the notes."""
     found = arrange(*paths)
     return {item.path: (item.label, item.splits) for item in found.items if not item.problem}, found.notes
 
@@ -34,7 +34,7 @@ def problems(*paths: str) -> dict[str, Reason]:
 
 
 def images(*folders: str, each: int = 4) -> list[str]:
-    """Name some images in each folder."""
+    """Return paths of some images in each folder."""
     return [f"{folder}/{number}.jpg" for folder in folders for number in range(each)]
 
 
@@ -43,7 +43,7 @@ def labels(*paths: str, **given) -> set[str]:
 
 
 def splits(*paths: str, **given) -> dict[str, tuple[str, ...]]:
-    """Read which splits the images below each top folder may go to."""
+    """Return the allowed splits of the images in each top-level folder."""
     return {item.path.split("/")[0]: item.splits for item in arrange(*paths, **given).items if not item.problem}
 
 
@@ -392,7 +392,7 @@ def test_a_layout_that_fits_nothing_is_an_error(given, said):
         read(*images("ants", "bees"), **given)
 
 
-# Decided once
+# The layout is detected once
 
 
 def kept(*paths: str, **given) -> Known:

@@ -22,7 +22,7 @@ def hashes_of(*images: Image.Image) -> list[int]:
 
 
 def groups(n: int, links: np.ndarray) -> set[frozenset[int]]:
-    """Collect what hangs together."""
+    """Return the connected components."""
     graph = coo_array((np.ones(len(links)), (links[:, 0], links[:, 1])), shape=(n, n))
     component = connected_components(graph, directed=False)[1]
     return {frozenset(np.flatnonzero(component == number).tolist()) for number in set(component)}
@@ -70,7 +70,7 @@ def test_where_hashes_crowd_the_links_join_the_same(hashes, bits, crowded):
 
 
 def look_alikes(n: int, flips: int) -> np.ndarray:
-    """Draw hashes with some bits flipped of one of them."""
+    """Draw hashes that are one hash with some bits flipped."""
     random = np.random.default_rng(flips)
     hashes = np.full(n, 2**63 + 12345, np.uint64)
     for _ in range(flips):

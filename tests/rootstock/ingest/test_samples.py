@@ -1,4 +1,4 @@
-"""The embedded samples: their images, their classes, and that they come out the same every time."""
+"""The embedded samples: images, classes and reproducibility."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from rootstock.system.errors import SourceError
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    """A folder with every sample, each in a folder of its name."""
+    """A folder with one subfolder per sample."""
     folder = tmp_path_factory.mktemp("samples")
     for name in SAMPLES:
         write_sample(name, folder / name)
@@ -26,7 +26,7 @@ def samples(tmp_path_factory):
 
 
 def images_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (n, side, side) and classes (n,) of a sample, in the order of its numbers."""
+    """Pixels (n, side, side) and classes (n,) of a sample, in file order."""
     paths = sorted(folder.glob("*/*.png"), key=lambda path: path.name)
     pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
     return pixels, np.array([int(path.parent.name) for path in paths])
@@ -90,7 +90,7 @@ def test_no_printed_digit_comes_from_a_font_without_digits(samples):
     pixels, _ = images_of(samples / "printed")
     contrast = pixels.max((1, 2)).astype(int) - pixels.min((1, 2))
     assert contrast.min() > 60  # something is drawn in every image
-    assert near_duplicates(pixels)[1] <= 10  # .notdef boxes would all be alike
+    assert near_duplicates(pixels)[1] <= 10  # .notdef boxes would all look the same
 
 
 def test_printed_digits_are_another_domain_but_can_be_learned(samples):

@@ -1,4 +1,4 @@
-"""Folders, archives and manifests on this machine, in memory and on the network: what they list, and what is read."""
+"""Folders, archives and manifests, local, in memory and remote: what they list, and what is read."""
 
 import bz2
 import gzip
@@ -71,7 +71,7 @@ def problems(source) -> dict[str, Reason]:
 
 
 def contents(source, wanted=None) -> dict[str, bytes | Reason]:
-    """Read what may be taken in; a reason stands for bytes that cannot be had."""
+    """Read the accepted items: bytes, or the reason why a file is rejected."""
     found = {}
     for item, load in source.read(wanted or {item.path for item in source.items if not item.problem}):
         try:
@@ -194,7 +194,7 @@ def test_a_file_that_vanishes_after_listing_is_unreadable(listed, photos):
 
 def test_a_file_too_large_to_be_an_image_is_not_read(listed, photos):
     with (photos / "ants" / "video.jpg").open("wb") as file:
-        file.truncate(MAX_FILE_BYTES + 1)  # a hole: it takes no room on disk
+        file.truncate(MAX_FILE_BYTES + 1)  # a sparse file
     assert problems(listed(photos)) == {"ants/video.jpg": Reason.TOO_LARGE}
 
 
@@ -392,7 +392,7 @@ def test_an_archive_that_lacks_its_end_is_an_error_wherever_it_was_cut(listed, t
             source = listed(archive)
         except SourceError as error:
             assert "is not a readable archive" in str(error)
-        else:  # all that is missing is padding
+        else:  # only padding is missing
             assert len(source.items) == 4
             assert cut > 0.6 * len(whole)
 
@@ -416,7 +416,7 @@ def test_an_archive_is_listed_from_memory_while_it_stays_the_same(listed, tmp_pa
     archive = tarred(tmp_path / "photos.tar.gz", {path: drawn(1) for path in PATHS})
     about = archive.stat()
     before = listed(archive).items
-    archive.write_bytes(b"x" * about.st_size)  # another content under the same size and time: nobody looks inside
+    archive.write_bytes(b"x" * about.st_size)  # other content with the same size and time: the listing is cached
     os.utime(archive, ns=(about.st_atime_ns, about.st_mtime_ns))
     assert listed(archive).items == before
     os.utime(archive)
@@ -571,12 +571,12 @@ def test_a_folder_that_is_named_as_a_file_is_an_error_and_never_taken_for_away(l
 
 
 def answered(status: int) -> dict:
-    """Make what botocore keeps of a server's answer."""
+    """Return a response as botocore records it."""
     return {"ResponseMetadata": {"HTTPStatusCode": status}}
 
 
 def of_driver(module: str, name: str, **said) -> Exception:
-    """Make an error as the driver of a store raises it."""
+    """Return an error as the driver of a store raises it."""
     error = type(name, (Exception,), {"__module__": module})("refused")
     vars(error).update(said)
     return error
@@ -649,7 +649,7 @@ def test_no_absolute_path_gets_into_the_data(listed, tmp_path, photos):
     }
 
 
-# What Rootstock lays out itself
+# Samples and torchvision data sets
 
 
 def test_a_torchvision_set_that_is_laid_out_already_is_listed_like_a_folder(listed, tmp_path):
@@ -725,17 +725,17 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
     def copyfile(self, source, outputfile):
-        with suppress(ConnectionError):  # whoever only wants to know whether a file is there hangs up
+        with suppress(ConnectionError):  # a client that only checks for existence hangs up
             super().copyfile(source, outputfile)
 
 
 class Server(ThreadingHTTPServer):
-    request_queue_size = 128  # connections that wait
+    request_queue_size = 128  # pending connections
 
 
 @contextmanager
 def web(folder: Path, handler: type[SimpleHTTPRequestHandler] = Quiet) -> Iterator[str]:
-    """Serve a folder on the loopback interface, by a server that knows no byte ranges; gives its URL."""
+    """Serve a folder on the loopback interface without support for byte ranges; yields its URL."""
     server = Server(("127.0.0.1", 0), partial(handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -749,7 +749,7 @@ def web(folder: Path, handler: type[SimpleHTTPRequestHandler] = Quiet) -> Iterat
 
 @pytest.fixture
 def served(tmp_path):
-    """Serve a folder; gives the folder and its URL."""
+    """Serve a folder; yields the folder and its URL."""
     with web(tmp_path / "served") as url:
         yield tmp_path / "served", url
 
@@ -806,7 +806,7 @@ def test_a_store_is_asked_for_many_files_at_once_and_not_for_all(listed, tmp_pat
     together = threading.Barrier(32, timeout=20)
 
     class Patient(Quiet):
-        """Answers when so many ask."""
+        """Answers only once this many requests are waiting."""
 
         def send_head(self):
             if self.path.endswith(".png"):
@@ -843,7 +843,7 @@ def test_a_name_in_a_store_is_no_pattern(listed, name):
         store.rm("/patterns", recursive=True)
 
 
-# Bounded by what they are
+# Limits
 
 
 def tar_with(sizes: dict[str, bytes], compressed: str = "") -> bytes:
@@ -857,7 +857,7 @@ def tar_with(sizes: dict[str, bytes], compressed: str = "") -> bytes:
 
 
 def header_that_claims(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
-    """Write a header whose size is in the base-256 form, in which it may be up to 2**63."""
+    """Return a header with its size in base-256 encoding, which allows up to 2**63."""
     header = bytearray(tarfile.TarInfo("ants/huge.png").tobuf(tarfile.GNU_FORMAT))
     header[124:136] = b"\x80" + size.to_bytes(11, "big")
     header[156:157] = kind
@@ -964,7 +964,7 @@ def test_a_file_of_a_web_server_is_read_no_further_than_it_may_be_large(listed, 
     sent = []
 
     class Endless(Quiet):
-        """Sends what it has without saying how much that is; of one file there is no end."""
+        """Sends files without a content length; one file never ends."""
 
         def do_GET(self):
             if not self.path.endswith("x.png"):

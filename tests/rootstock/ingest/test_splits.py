@@ -1,4 +1,4 @@
-"""Who goes where: near duplicates together, shares kept in every class, and nobody ever moves."""
+"""Splits: near duplicates stay together, every class has its shares, and assigned images never move."""
 
 from collections import Counter
 
@@ -32,7 +32,7 @@ def old(split: str, number: int, label="ants") -> Candidate:
 
 @st.composite
 def arrivals(draw):
-    """Draw images of a few classes and domains in two batches, links among all, and where each may go."""
+    """Draw images of a few classes and domains in two batches, links among all, and the allowed splits of each."""
     n = draw(st.integers(1, 25))
     labels, domains = st.sampled_from(["ants", "bees"]), st.sampled_from(["garden", "meadow"])
     allowed = st.sampled_from([SPLITS, SPLITS, ("train",), ("val",), ("test",), ("train", "val")])
@@ -201,6 +201,6 @@ def test_a_hundred_thousand_images_with_a_thousand_bridges_are_settled_in_second
     images = [old("train" if number % 2 else "test", number) for number in range(n // 2)] + new(range(n // 2, n))
     bridges = [
         (at + side, n // 2 + at) for at in range(0, 2000, 2) for side in (0, 1)
-    ]  # a new one between two old ones
+    ]  # a new image between two existing ones
     after = settled(images, sorted(bridges))
     assert [image for image, split in after.items() if split is None] == [name(n // 2 + at) for at in range(0, 2000, 2)]

@@ -1,4 +1,4 @@
-"""torchvision's data sets: tiny stand-ins of the archives, fetched by its own code from a local site."""
+"""torchvision's data sets, with tiny stand-ins for the archives, downloaded by its own code from a local site."""
 
 import gzip
 import io
@@ -28,7 +28,7 @@ from rootstock.system.errors import SourceError
 
 
 def jpeg(name: str) -> bytes:
-    """A small photo whose bytes depend on its name, so that no two files can be taken for each other."""
+    """A small photo whose bytes depend on its name, so that files cannot be confused."""
     pixels = np.random.default_rng(list(name.encode())).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG")
@@ -75,7 +75,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 class Site:
-    """A web site on this machine: what it has, and what it was asked for."""
+    """A local web site: its files, and the requests it received."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -99,7 +99,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """The site that torchvision asks in place of the true ones; a file as served has the right digest."""
+    """The site that replaces the real ones for torchvision; files as served have the right checksums."""
     folder = tmp_path / "site"
     folder.mkdir()
     site = Site(folder)
@@ -192,7 +192,7 @@ def test_a_set_of_arrays_becomes_png_files_of_the_same_pixels(site, tmp_path):
 
 
 def aircraft() -> dict[str, bytes]:
-    """FGVCAircraft lists its images as train, val, trainval and test, and has no digest."""
+    """FGVCAircraft lists its images as train, val, trainval and test, and has no checksum."""
     data = "fgvc-aircraft-2013b/data"
     return {
         **photos(*(f"{data}/images/{number}.jpg" for number in (1, 2, 3))),
