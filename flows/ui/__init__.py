@@ -1,1 +1,1 @@
-"""The Prefect UI on this machine: server, workers, inbox watcher, page of reports, and the forms of the flows."""
+"""The Prefect UI on this machine: server, workers, inbox watcher, report server, and the forms of the flows."""

@@ -1,12 +1,12 @@
-"""The Prefect UI on this machine: a server, a worker for each work pool, everything in prefect.yaml deployed.
+"""Start the Prefect UI on this machine: a server, one worker per work pool, and all deployments of prefect.yaml.
 
     make ui                     # http://127.0.0.1:4200, until Ctrl-C
     make ui PORT=4300
-    eval "$(python -m flows.ui --env)"    # lets a terminal in beside it, e.g. for `prefect deployment run`
+    eval "$(python -m flows.ui --env)"    # for another terminal, e.g. for `prefect deployment run`
 
-Who may start a run may run code, so the server asks for a secret: a new one each time, which is in the address that is
-printed, or what PREFECT_SERVER_API_AUTH_STRING says. The server's database is under .rootstock/ unless
-PREFECT_SERVER_DATABASE_CONNECTION_URL names another. docs/deployment.md has the same on several machines.
+Anybody who can start a run can run code, so the server requires a secret: a new one at each start, contained in the
+printed address, or the value of PREFECT_SERVER_API_AUTH_STRING. The database is under .rootstock/ unless
+PREFECT_SERVER_DATABASE_CONNECTION_URL names another. docs/deployment.md covers several machines.
 """
 
 import argparse
@@ -34,20 +34,20 @@ from tasks.bridge import connection, workspace
 from tasks.bridge.connection import API_SECRET, API_URL, SERVER_SECRET, UI, UI_LOCK, UI_SETTINGS
 from tasks.bridge.workspace import LOCAL
 
-HOST = "127.0.0.1"  # loopback: who may start a run may read and write as the one who started the server
+HOST = "127.0.0.1"  # loopback: a run may read and write whatever the user of the server may
 INBOX = "inbox"
 HELPERS = ("worker-cpu", "worker-gpu", INBOX)
 START_S, CANCEL_S = 120, 15
 PORTS = 2**16
-LOOK_S = 2  # for which a run beside may hold the lock, to see whether this is up
-BESIDE = (API_URL, API_SECRET, workspace.REPORTS_URL, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY",
-          "PREFECT_LOGGING_TO_API_BATCH_INTERVAL")  # fmt: skip  # what a run beside it needs
+LOCK_WAIT_S = 2  # another run may hold the lock briefly to check whether the UI is running
+CLIENT_SETTINGS = (API_URL, API_SECRET, workspace.REPORTS_URL, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY",
+          "PREFECT_LOGGING_TO_API_BATCH_INTERVAL")  # fmt: skip  # what runs outside the UI need
 WATCHED = (workspace.PARAMS, Path("prefect.yaml"), Path("automations.yaml"))
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the UI is; reports are served one port further, under a key."""
+    """The address of the UI; reports are served on the next port, under a key."""
 
     port: int
     reports_key: str = ""
@@ -68,27 +68,29 @@ class Address:
         return f"http://{HOST}:{self.port + 1}/{self.reports_key}"
 
     def entrance(self, secret: str) -> str:
-        """Address that lets a browser in: it sends nowhere what stands behind the #, and the page keeps it."""
+        """Address that logs a browser in: browsers never send what follows the #, and the page stores it."""
         return f"{self.ui}/enter#{quote(secret, safe=':')}"
 
 
 def environment(address: Address) -> dict[str, str]:
-    """Give server, workers and their runs what they need to find each other; what is set already wins.
+    """Return the environment of server, workers and their runs; variables that are already set win.
 
     Raises:
-        RootstockError: the secret that is set is none that Prefect can compare.
+        RootstockError: the secret that is set is not ASCII.
     """
     home = connection.private_folder(LOCAL.resolve() / "prefect")  # parameters, logs and pictures of all runs
     secret = os.environ.get(SERVER_SECRET) or connection.new_secret()
     if not secret.isascii():
-        raise RootstockError(f"{SERVER_SECRET} is not plain ASCII, and Prefect lets nobody in with such a one")
+        raise RootstockError(
+            f"{SERVER_SECRET} contains non-ASCII characters, which Prefect cannot check; choose another one"
+        )
     ours = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DO_NOT_TRACK": "1",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; automations.yaml counts on it
-        "PREFECT_WORKER_QUERY_SECONDS": "2",  # the server is next door: ask often, start soon
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; automations.yaml relies on it
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # the server is local: poll often
         "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1.0",  # seconds: a person is watching
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address.ui,  # Prefect's default is every site
     }
@@ -106,19 +108,19 @@ def environment(address: Address) -> dict[str, str]:
 
 @contextmanager
 def only_one() -> Iterator[None]:
-    """Hold this workspace's UI.
+    """Hold the lock of this workspace's UI.
 
     Raises:
-        RootstockError: it is up already.
+        RootstockError: it is already running.
     """
     LOCAL.mkdir(exist_ok=True)
-    lock = FileLock(UI_LOCK, timeout=LOOK_S)
+    lock = FileLock(UI_LOCK, timeout=LOCK_WAIT_S)
     try:
         lock.acquire()
     except Timeout:
         where = connection.of_ui().get(API_URL, "it is starting").removesuffix("/api")
-        raise RootstockError(f"The UI of this workspace is up already: {where}") from None
-    UI_SETTINGS.unlink(missing_ok=True)  # a killed one's
+        raise RootstockError(f"The UI of this workspace is already running: {where}") from None
+    UI_SETTINGS.unlink(missing_ok=True)  # left by a killed one
     try:
         yield
     finally:
@@ -126,22 +128,22 @@ def only_one() -> Iterator[None]:
 
 
 def check_free(port: int) -> None:
-    """Check that nobody listens on a port of loopback.
+    """Check that a loopback port is free.
 
     Raises:
-        RootstockError: somebody does, or this user may not, or there is no such port.
+        RootstockError: the port is taken, privileged or invalid.
     """
-    another = "name another: make ui PORT=4300"
+    another = "choose another: make ui PORT=4300"
     if not 0 < port < PORTS:
-        raise RootstockError(f"There is no port {port}: they go from 1 to {PORTS - 1}; {another}")
+        raise RootstockError(f"Port {port} does not exist: ports range from 1 to {PORTS - 1}; {another}")
     with socket.socket() as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port just left is free
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port just released is free
         try:
             attempt.bind((HOST, port))
         except PermissionError:
-            raise RootstockError(f"Port {port} is for the system's own programs; {another}") from None
+            raise RootstockError(f"Port {port} is reserved for the system; {another}") from None
         except OSError:
-            raise RootstockError(f"Port {port} is taken by another program; {another}") from None
+            raise RootstockError(f"Port {port} is used by another program; {another}") from None
 
 
 def start_server(address: Address, env: Mapping[str, str]) -> Child:
@@ -157,8 +159,8 @@ def start_server(address: Address, env: Mapping[str, str]) -> Child:
         if server.has_ended:
             home = env["PREFECT_HOME"]
             raise RootstockError(
-                f"The Prefect server did not start (log: {server.log}; its files are in {home}, which needs space, and "
-                f"to be writable by this user):\n{server.last_words()}"
+                f"The Prefect server did not start (log: {server.log}; its files are in {home}, which needs space and "
+                f"must be writable by this user):\n{server.last_error()}"
             )
         try:
             with urlopen(f"{address.api}/health", timeout=2):  # noqa: S310  our own address
@@ -170,7 +172,7 @@ def start_server(address: Address, env: Mapping[str, str]) -> Child:
 
 
 def start_helper(name: str, env: Mapping[str, str]) -> Child:
-    """Start what works for the server: who looks into the inbox, or a worker.
+    """Start the inbox watcher or a worker.
 
     A worker takes one run at a time: a workspace has one writer, a GPU one training.
     """
@@ -182,58 +184,58 @@ def start_helper(name: str, env: Mapping[str, str]) -> Child:
 
 
 def deploy(env: Mapping[str, str], *options: str) -> None:
-    """Bring deployments, or with --forms their forms alone, up to date; the flows are read anew.
+    """Update the deployments, or only their forms with --forms, from the current flows.
 
     Raises:
-        RootstockError: prefect.yaml or params.yaml is at fault.
+        RootstockError: prefect.yaml or params.yaml is invalid.
     """
     deploying = processes.start("deploy", ["flows.ui.deploy", *options], env, UI)
     try:
         if deploying.process.wait():
-            raise RootstockError(deploying.last_words())
-        if told := [line for line in deploying.last_words().splitlines() if line.startswith("The work pool ")]:
-            print("\n".join(told), flush=True)
+            raise RootstockError(deploying.last_error())
+        if notes := [line for line in deploying.last_error().splitlines() if line.startswith("The work pool ")]:
+            print("\n".join(notes), flush=True)
     finally:
         processes.stop(deploying)
 
 
 def watch(server: Child, helpers: list[Child], env: Mapping[str, str]) -> None:
-    """Keep helpers up, and forms as params.yaml is, until the server ends or a signal comes.
+    """Restart helpers that end, and update the forms when params.yaml changes, until a signal arrives.
 
     Raises:
-        RootstockError: the server ended by itself.
+        RootstockError: the server ended.
     """
-    seen = _edited()
+    seen = _modified()
     while True:
         time.sleep(1)
         if server.has_ended:
-            raise RootstockError(f"The Prefect server ended; see {server.log}:\n{server.last_words()}")
+            raise RootstockError(f"The Prefect server ended; see {server.log}:\n{server.last_error()}")
         for index, helper in enumerate(helpers):
             if helper.has_ended:
-                print(f"{helper.name} ended, and is started again; see {helper.log}")
+                print(f"{helper.name} ended and is restarted; see {helper.log}")
                 helpers[index] = start_helper(helper.name, env)
-        if (now := _edited()) != seen:
+        if (now := _modified()) != seen:
             seen = now
             try:
                 deploy(env, "--forms")
             except RootstockError as error:
-                print(f"The forms stay as they were: {error}")
+                print(f"The forms were not updated: {error}")
 
 
-def _edited() -> list[float]:
+def _modified() -> list[float]:
     return [path.stat().st_mtime for path in WATCHED if path.exists()]
 
 
 def end_runs(address: Address, env: Mapping[str, str], state: str, message: str) -> None:
-    """Bring the runs of deployments that are under way into another state, and wait until they have ended."""
-    os.environ.update(env)  # Prefect reads its settings when it is imported
+    """Set the state of all running deployment runs, and wait until they have ended."""
+    os.environ.update(env)  # Prefect reads its settings on import
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import State, StateType
 
-    under_way = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    active = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     wanted = filters.FlowRunFilter(
-        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=under_way)),
+        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=active)),
         deployment_id=filters.FlowRunFilterDeploymentId(is_null_=False),
     )
     asked = set()
@@ -248,25 +250,25 @@ def end_runs(address: Address, env: Mapping[str, str], state: str, message: str)
 
 
 def cancel_runs(server: Child, address: Address, env: Mapping[str, str]) -> None:
-    """Cancel what is under way; where the server has died, there is nobody to tell."""
+    """Cancel active runs, unless the server has died."""
     if not server.has_ended:
         end_runs(address, env, "CANCELLING", "The UI is being stopped.")
 
 
 def serve(address: Address) -> None:
-    """Start everything, say where it is, and stop everything when asked to."""
-    secret_is_theirs = bool(os.environ.get(SERVER_SECRET))
+    """Start everything, print the address, and stop everything on a signal."""
+    secret_is_set = bool(os.environ.get(SERVER_SECRET))
     helpers: list[Child] = []
     with ExitStack() as running:
         running.enter_context(only_one())
         if processes.stop_left_behind(UI):
-            print("Stopped what an earlier UI, which was killed, had left behind")
+            print("Stopped processes that a killed UI had left behind")
         for port in (address.port, address.port + 1):
             check_free(port)
         address = replace(address, reports_key=reports.key_of(UI))
         env = environment(address)
         running.enter_context(reports.serving(HOST, address.port + 1, workspace.REPORTS, address.reports_key))
-        print(f"Starting the Prefect server (its first start takes half a minute; log in {UI})", flush=True)
+        print(f"Starting the Prefect server (the first start takes half a minute; log in {UI})", flush=True)
         server = start_server(address, env)
         running.callback(processes.stop, server)
         end_runs(address, env, "CRASHED", "The UI was killed, and this run with it.")
@@ -274,38 +276,40 @@ def serve(address: Address) -> None:
         running.callback(lambda: processes.stop(*helpers))
         running.callback(cancel_runs, server, address, env)
         helpers += [start_helper(name, env) for name in HELPERS]
-        connection.write_private(UI_SETTINGS, json.dumps({name: env[name] for name in BESIDE}))
-        running.callback(UI_SETTINGS.unlink, missing_ok=True)  # before all else: nobody new is to come
-        if secret_is_theirs:  # whoever has set it knows it, and it is not for a terminal or a log
-            print(f"{address.ui}  (asks for {SERVER_SECRET}; Ctrl-C stops it)", flush=True)
+        connection.write_private(UI_SETTINGS, json.dumps({name: env[name] for name in CLIENT_SETTINGS}))
+        running.callback(UI_SETTINGS.unlink, missing_ok=True)  # first of all: no new clients
+        if secret_is_set:  # known to whoever set it; keep it out of terminals and logs
+            print(f"{address.ui}  (requires {SERVER_SECRET}; Ctrl-C stops it)", flush=True)
         else:
-            print(f"{address.entrance(env[API_SECRET])}  (for you alone; Ctrl-C stops it)", flush=True)
+            print(f"{address.entrance(env[API_SECRET])}  (for you only; Ctrl-C stops it)", flush=True)
         watch(server, helpers, env)
 
 
 def exports() -> str:
-    """Give what a shell evaluates to get in beside the UI.
+    """Return the shell commands that connect a terminal to the UI.
 
     Raises:
-        RootstockError: it is not up.
+        RootstockError: the UI is not running.
     """
     if not (found := connection.of_ui()):
-        raise RootstockError("The UI of this workspace is not up; start it: make ui")
+        raise RootstockError("The UI of this workspace is not running; start it: make ui")
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in found.items())
 
 
 def main() -> None:
-    """Serve until a signal; an error is one sentence, and exit status 1."""
+    """Serve until a signal; an error is one sentence and exit status 1."""
     parser = argparse.ArgumentParser(description="Start the Prefect UI, its workers and deployments on this machine.")
     parser.add_argument("--port", type=int, default=os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
-    parser.add_argument("--env", action="store_true", help="print what lets a shell in beside the one that is up")
+    parser.add_argument(
+        "--env", action="store_true", help="print the shell commands that connect a terminal to the running UI"
+    )
     asked = parser.parse_args()
     address = Address(asked.port)
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def asked_to_stop(number: int, frame: FrameType | None) -> None:
-        for each in signals:  # once is enough: a second Ctrl-C would leave behind what is being stopped
+        for each in signals:  # a second Ctrl-C would leave processes behind
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 

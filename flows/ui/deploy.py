@@ -1,10 +1,10 @@
-"""Put what can be started onto a Prefect server: work pools, the deployments of prefect.yaml, automations.
+"""Create or update work pools, the deployments of prefect.yaml and automations on a Prefect server.
 
     PREFECT_API_URL=http://server:4200/api python -m flows.ui.deploy
 
-Done again, it brings up to date what is there. A work pool of ours takes nothing from whoever starts a run: neither
-command nor environment. One that is there with a template of its own, of whatever type, is left alone, and told of
-where it takes more (docs/deployment.md). With ROOTSTOCK_WEBHOOK set, notifications are posted to that address.
+Our work pools let whoever starts a run set neither command nor environment. An existing pool with a template of its own
+is left alone; if it accepts more, a message says so (docs/deployment.md). With ROOTSTOCK_WEBHOOK set, notifications are
+posted to that address.
 """
 
 import argparse
@@ -34,9 +34,9 @@ DEPLOYMENTS = Path("prefect.yaml")
 AUTOMATIONS = Path("automations.yaml")
 WEBHOOK = "ROOTSTOCK_WEBHOOK"  # environment variable: where notifications are posted to, as {"text": ...}
 BLOCK = "rootstock-notifications"
-NOWHERE = "https://set-me.invalid/"  # the address of the block until somebody gives it one
-# How a worker starts a run. Values for a run (job_variables) fill placeholders, and are merged into an `env` that is
-# there: Prefect's own template has `command`, a shell's, and `env` among them. Here is nothing to fill.
+NOWHERE = "https://set-me.invalid/"  # placeholder until the block gets an address
+# How a worker starts a run. A run's job_variables fill placeholders and are merged into an existing `env`: Prefect's
+# own template has `command` (a shell command) and `env` among them. This one has no placeholders.
 TEMPLATE = {
     "job_configuration": {"stream_output": True},
     "variables": {"type": "object", "properties": {}, "additionalProperties": False},
@@ -44,7 +44,7 @@ TEMPLATE = {
 
 
 def deploy() -> None:
-    """Bring the server's pools, deployments and automations up to date.
+    """Update the server's pools, deployments and automations.
 
     Raises:
         RootstockError: prefect.yaml cannot be deployed.
@@ -54,23 +54,23 @@ def deploy() -> None:
     with get_client(sync_client=True) as client:
         for pool in sorted({deployment["work_pool"]["name"] for deployment in deployments}):
             _put_pool(client, pool)
-    # Its options in prefect.yaml are many, and this command is what knows them.
+    # This command implements the many options of prefect.yaml.
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    env = {name: value for name, value in os.environ.items() if name != workspace.ROOT}  # the worker's, not this one's
+    env = {name: value for name, value in os.environ.items() if name != workspace.ROOT}  # the worker's, not ours
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise RootstockError(f"{DEPLOYMENTS} cannot be deployed:\n{done.stdout}{done.stderr}")
     with get_client(sync_client=True) as client:
-        opened = _put_webhook()
+        enabled = _put_webhook()
         for automation in automations:
-            _put_automation(client, automation, opened=opened)
+            _put_automation(client, automation, enabled=enabled)
 
 
 def _entries(path: Path, key: str, *needed: str) -> list[dict[str, Any]]:
-    """Read the list that a file holds under a key.
+    """Read a list of entries from a file.
 
     Raises:
-        RootstockError: it holds none, or an entry lacks its name or another key.
+        RootstockError: there is no list, or an entry lacks its name or another key.
     """
     content = yaml_file.read(path)
     entries = content.get(key) if isinstance(content, dict) else None
@@ -83,7 +83,7 @@ def _entries(path: Path, key: str, *needed: str) -> list[dict[str, Any]]:
 
 
 def _put_pool(client: SyncPrefectClient, name: str) -> None:
-    """Make a work pool that takes nothing from whoever starts a run, also of one that has Prefect's own template."""
+    """Create a pool that takes nothing from whoever starts a run, or change one with Prefect's own template to that."""
     try:
         pool = client.read_work_pool(name)
     except ObjectNotFound:
@@ -94,36 +94,36 @@ def _put_pool(client: SyncPrefectClient, name: str) -> None:
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=TEMPLATE))
     elif taken := taken_by(template):
         print(
-            f"The work pool {name}, of type {pool.type}, takes from whoever starts a run: {', '.join(taken)}. Whoever "
-            "may start one may run commands on its workers; docs/deployment.md has templates that take nothing."
+            f"The work pool {name}, of type {pool.type}, lets whoever starts a run set: {', '.join(taken)}. Anybody "
+            "who can start a run can run commands on its workers; docs/deployment.md has safe templates."
         )
 
 
 def _is_prefects_own(template: dict[str, Any]) -> bool:
-    """Whether a pool's template is that of Prefect, of whatever version, and nobody has set anything in it."""
+    """Whether a pool's template is Prefect's own, of any version, without changes."""
     configuration, variables = template["job_configuration"], template["variables"].get("properties", {})
     untouched = not any(variable.get("default") for name, variable in variables.items() if name != "stream_output")
     return untouched and all(value == f"{{{{ {name} }}}}" for name, value in configuration.items())
 
 
 def taken_by(template: dict[str, Any]) -> list[str]:
-    """Name what a pool's template lets whoever starts a run choose."""
+    """Return what a pool's template lets whoever starts a run set."""
     configuration = template.get("job_configuration", {})
     merged = {"env"} if isinstance(configuration.get("env"), dict) else set()
     return sorted(merged | {placeholder.name for placeholder in find_placeholders(configuration)})
 
 
 def _put_webhook() -> bool | None:
-    """Give notifications an address: that of ROOTSTOCK_WEBHOOK, which is nowhere shown, or one for a person to replace.
+    """Set the address of notifications: ROOTSTOCK_WEBHOOK, which is never shown, or a placeholder.
 
     Returns:
-        Whether notifications go anywhere; None where that is as it was.
+        Whether to switch notifications on or off; None: leave them.
     """
     address = os.environ.get(WEBHOOK)
     try:
         block: Any = Webhook.load(BLOCK)
         before = block.url.get_secret_value()
-    except ValueError:  # there is none yet
+    except ValueError:  # does not exist yet
         before = None
     if address or before is None:
         Webhook(url=SecretStr(address or NOWHERE)).save(BLOCK, overwrite=True)
@@ -132,15 +132,15 @@ def _put_webhook() -> bool | None:
     return False if before is None else None
 
 
-def _put_automation(client: SyncPrefectClient, described: dict[str, Any], *, opened: bool | None) -> None:
-    """Put an automation onto the server; one that a person has switched off, or on, stays so."""
+def _put_automation(client: SyncPrefectClient, described: dict[str, Any], *, enabled: bool | None) -> None:
+    """Create or update an automation; if a person switched it on or off, it stays so."""
     actions = [_resolved(client, action) for action in described["actions"]]
     automation = AutomationCore.model_validate({**described, "actions": actions})
     there = client.read_automations_by_name(automation.name)
     if there:
         automation.enabled = there[0].enabled
-    if opened is not None and any("block_document_id" in action for action in actions):
-        automation.enabled = opened
+    if enabled is not None and any("block_document_id" in action for action in actions):
+        automation.enabled = enabled
     if there:
         client.update_automation(there[0].id, automation)
     else:
@@ -148,20 +148,20 @@ def _put_automation(client: SyncPrefectClient, described: dict[str, Any], *, ope
 
 
 def _resolved(client: SyncPrefectClient, action: dict[str, Any]) -> dict[str, Any]:
-    """Put the server's ids in the place of names."""
+    """Replace names by the server's ids."""
     ids = dict(action)
     if name := ids.pop("deployment", None):
         try:
             ids["deployment_id"] = str(client.read_deployment_by_name(name).id)
         except ObjectNotFound:
-            raise RootstockError(f"{AUTOMATIONS}: {name} is no deployment of {DEPLOYMENTS}") from None
+            raise RootstockError(f"{AUTOMATIONS}: {name} is not a deployment of {DEPLOYMENTS}") from None
     if name := ids.pop("block", None):
         ids["block_document_id"] = str(client.read_block_document_by_name(name, "webhook").id)
     return ids
 
 
 def refresh_forms() -> None:
-    """Make the forms start from params.yaml as it is now; nothing else of the deployments is touched."""
+    """Update the defaults of the forms from params.yaml; nothing else of the deployments changes."""
     with get_client(sync_client=True) as client:
         for deployment in _entries(DEPLOYMENTS, "deployments", "entrypoint"):
             flow: Flow[..., Any] = load_flow_from_entrypoint(deployment["entrypoint"])
@@ -171,16 +171,18 @@ def refresh_forms() -> None:
 
 
 def main() -> None:
-    """Deploy; an error is one sentence, and exit status 1."""
-    parser = argparse.ArgumentParser(description="Put pools, deployments and automations onto a Prefect server.")
-    parser.add_argument("--forms", action="store_true", help="only make the forms start from params.yaml as it is now")
+    """Deploy; an error is one sentence and exit status 1."""
+    parser = argparse.ArgumentParser(
+        description="Create or update work pools, deployments and automations on a Prefect server."
+    )
+    parser.add_argument("--forms", action="store_true", help="only update the defaults of the forms from params.yaml")
     only_forms = parser.parse_args().forms
     with causes.entry_point("deploy", needs_server=True):
         if only_forms:
             refresh_forms()
         else:
             deploy()
-            print(f"{PREFECT_API_URL.value()} has all that {DEPLOYMENTS} and {AUTOMATIONS} name")
+            print(f"Deployed {DEPLOYMENTS} and {AUTOMATIONS} to {PREFECT_API_URL.value()}")
 
 
 if __name__ == "__main__":

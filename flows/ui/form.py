@@ -1,4 +1,4 @@
-"""What the form in the Prefect UI shows, and what a flow is given: some keys of some sections.
+"""The forms of the flows in the Prefect UI, and the values that a flow is given.
 
 The form starts from the workspace's params.yaml as it was when the flow was loaded. Given values are merged over
 params.yaml as it is when the run starts (tasks/bridge/run_params.py), so a flow has to tell the values it was given
@@ -19,7 +19,7 @@ from tasks.bridge.workspace import PARAMS
 
 
 class Shown:
-    """Marks a value that nobody gave to the run."""
+    """Mark a value that the form shows but nobody gave to the run."""
 
 
 class _ShownSection(dict[str, Any], Shown):
@@ -32,16 +32,16 @@ class _ShownNumber(int, Shown):
 
 @dataclass(frozen=True)
 class Form:
-    """Describes a parameter of a flow by a section, for the form and for the server, which refuses what does not fit.
+    """Describe a flow parameter by a section, for the form and for the server, which refuses invalid values.
 
-    In a run nothing is checked by itself: a part of a section is checked when it is merged with the rest, and a value
-    that is at fault is said in our words, which hold no secret.
+    In a run, values are checked only once they are merged with the rest of the section, and errors are in our own
+    words, which contain no secrets.
     """
 
     section: type[Section]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
-        """Show the section, and take anything."""
+        """Use the schema of the section, but accept anything."""
         shown = handler.generate_schema(self.section)
         return core_schema.no_info_wrap_validator_function(lambda value, _: value, shown)
 
@@ -59,7 +59,7 @@ Everything = Annotated[Values, Form(params.Params)]
 
 
 def _read() -> dict[str, Any]:
-    """Read params.yaml; where it is at fault the form shows nothing, and the run itself will say how."""
+    """Read params.yaml; if it is invalid, the form is empty, and the run reports the error."""
     try:
         return params_file.load(PARAMS).model_dump(mode="json")
     except ParamsError:
@@ -72,7 +72,7 @@ SHOWN: dict[str, Any] = {
 
 
 def given(**sections: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Keep what was given to a run, as plain values."""
+    """Return only the values that were given to the run, as plain values."""
     return {
         name: value.model_dump(mode="json", exclude_unset=True) if isinstance(value, BaseModel) else value
         for name, value in sections.items()

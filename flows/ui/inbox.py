@@ -1,8 +1,8 @@
-"""Watches the inbox, and tells the server when files have arrived: an event that starts a retraining.
+"""Watch the inbox and emit an event when files have arrived, which starts a retraining.
 
     PREFECT_API_URL=http://server:4200/api python -m flows.ui.inbox [--every 15]
 
-`make ui` starts it. Where a store notifies of new files itself, it may post the same event to the server instead:
+`make ui` starts it. A store that can notify of new files may post the same event to the server instead:
 
     curl -X POST "$PREFECT_API_URL/events" -u "$PREFECT_API_AUTH_STRING" -H 'Content-Type: application/json' -d '[{
       "id": "'$(uuidgen)'", "occurred": "'$(date -u +%FT%TZ)'", "event": "rootstock.inbox.arrived",
@@ -24,14 +24,14 @@ from tasks.bridge.workspace import LOCAL, PARAMS
 
 log = logging.getLogger("inbox")
 ARRIVED = "rootstock.inbox.arrived"
-ANNOUNCED = LOCAL / "inbox.announced"  # what lay there when it was looked into last
+ANNOUNCED = LOCAL / "inbox.announced"  # files in the inbox at the last check
 
 
 def announce() -> int:
-    """Emit an event if there are files that were not there the last time; returns their number.
+    """Emit an event if there are files that were not there at the last check; return their number.
 
     Raises:
-        RootstockError: params.yaml is at fault, or the inbox's store does not answer.
+        RootstockError: params.yaml is invalid, or the store of the inbox does not answer.
     """
     params = params_file.load(PARAMS)
     settings = params.retrain
@@ -51,21 +51,21 @@ def announce() -> int:
 
 
 def main() -> None:
-    """Watch until a signal; a store that does not answer is said once, and asked again."""
-    parser = argparse.ArgumentParser(description="Watch the inbox, and announce what arrives.")
-    parser.add_argument("--every", type=float, default=15, help="seconds between two looks")
+    """Watch until a signal; a store that does not answer is logged once and polled again."""
+    parser = argparse.ArgumentParser(description="Watch the inbox and emit an event when files arrive.")
+    parser.add_argument("--every", type=float, default=15, help="seconds between checks")
     every = parser.parse_args().every
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    said = ""
+    reported = ""
     with causes.entry_point("inbox", needs_server=True):
         while True:
             try:
                 with causes.described():
                     announce()
-                said = ""
+                reported = ""
             except RootstockError as error:
-                if str(error) != said:
-                    said = str(error)
+                if str(error) != reported:
+                    reported = str(error)
                     log.warning("%s", error)
             time.sleep(every)
 

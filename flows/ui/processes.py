@@ -1,4 +1,4 @@
-"""Processes that `make ui` starts, and stops again with all that they started; killed, it leaves none behind."""
+"""Start and stop the child processes of `make ui`, which leave nothing behind even if it is killed."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ STOP_S = 15
 
 @dataclass(frozen=True)
 class Child:
-    """A process that this one started and will stop."""
+    """A child process with its log."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -26,11 +26,11 @@ class Child:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it ended by itself."""
+        """Whether the process has ended."""
         return self.process.poll() is not None
 
-    def last_words(self) -> str:
-        """Give the end of its log; of a stack, the error that it ends with."""
+    def last_error(self) -> str:
+        """Return the error that its log ends with, or the last lines of the log."""
         lines = self.log.read_text(errors="replace").splitlines()
         stacks = [number for number, line in enumerate(lines) if "Traceback (most recent call last)" in line]
         if stacks and (raised := [line for line in lines[stacks[-1] + 1 :] if line and not line.startswith(" ")]):
@@ -39,9 +39,9 @@ class Child:
 
 
 def start(name: str, module: list[str], env: Mapping[str, str], logs: Path) -> Child:
-    """Start a Python module in a session of its own, so that Ctrl-C reaches it through this process alone.
+    """Start a Python module in its own session, so that Ctrl-C reaches only this process.
 
-    It ends with this process. That takes it a moment, for which it is written down in the folder of the logs.
+    The child ends with this process. That takes a moment, so its id is also noted in the folder of the logs.
     """
     connection.private_folder(logs)
     path = logs / f"{name}.log"
@@ -60,17 +60,17 @@ def start(name: str, module: list[str], env: Mapping[str, str], logs: Path) -> C
 
 
 def stop(*children: Child) -> None:
-    """Stop processes and all that they started; a worker's runs are in sessions of their own."""
+    """Stop processes and their descendants; a worker's runs are in sessions of their own."""
     _end(process for child in children if not child.has_ended and (process := _find(child.process.pid)))
     for child in children:
         child.process.wait()
 
 
 def stop_left_behind(logs: Path) -> bool:
-    """Stop what a killed process had started and written down; says whether there was any."""
+    """Stop the children that a killed process had noted; return whether there were any."""
     try:
         born = {int(pid): float(at) for pid, at in json.loads((logs / STARTED).read_text()).items()}
-    except (FileNotFoundError, ValueError, AttributeError, TypeError):  # or no list of ours: nobody is ended by guess
+    except (FileNotFoundError, ValueError, AttributeError, TypeError):  # or not our note: end nothing by guess
         return False
     left = [process for pid, at in born.items() if (process := _find(pid)) and process.create_time() == at]
     _end(left)
@@ -78,7 +78,7 @@ def stop_left_behind(logs: Path) -> bool:
 
 
 def _find(pid: int) -> psutil.Process | None:
-    with suppress(psutil.NoSuchProcess, ValueError, OverflowError):  # the latter of what cannot be a number of one
+    with suppress(psutil.NoSuchProcess, ValueError, OverflowError):  # the latter for impossible ids
         return psutil.Process(pid)
     return None
 

@@ -1,7 +1,7 @@
-"""The reports of all runs over HTTP, so that the UI can link to them: from a web page no browser opens a local file.
+"""Serve the reports of all runs over HTTP, so that the UI can link to them: browsers block links to local files.
 
-A report is one page without scripts or other files, and shows the user's images. So each has an address that nobody
-can guess: it begins with a key, which the workspace keeps. Pages of other sites can neither guess it nor read them.
+A report is one page without scripts or other files, and shows the user's images. So its address contains a secret key,
+which the workspace keeps, and pages of other sites can neither guess nor read it.
 """
 
 import os
@@ -35,14 +35,14 @@ HEADERS = {
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves the files of a folder by name: no folder in it, no link, and no list of them."""
+    """Serve the files of a folder by name, without subfolders, links or listings."""
 
     def __init__(self, *args: Any, folder: Path, key: str, **kwargs: Any) -> None:  # noqa: ANN401
         self.folder, self.key = folder, key
         super().__init__(*args, **kwargs)
 
     def do_GET(self) -> None:
-        """Send a report, to who has its address and asks this machine for it."""
+        """Send a report if the request has its key and names this machine as host."""
         if (self.headers.get("Host") or "").lower().rpartition(":")[0] not in LOOPBACK:
             self.send_error(HTTPStatus.FORBIDDEN)
         elif (page := self._page()) is None:
@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _page(self) -> bytes | None:
         key, _, name = unquote(urlsplit(self.path).path).lstrip("/").partition("/")
-        # Bytes, since a name of other letters than ASCII's is no reason to end without an answer.
+        # Bytes, since compare_digest raises for non-ASCII strings.
         if not secrets.compare_digest(key.encode(), self.key.encode()) or not name.endswith(SUFFIX):
             return None
         if "/" in name or "\0" in name or name.startswith("."):
@@ -67,11 +67,11 @@ class Handler(BaseHTTPRequestHandler):
         return read_without_links(self.folder / name)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: ANN401
-        """Say nothing: the terminal is for what a person needs to know."""
+        """Log nothing, to keep the terminal clean."""
 
 
 def read_without_links(path: Path) -> bytes | None:
-    """Read a file that is one; nothing where a link, a folder, a pipe or nothing at all has its name."""
+    """Read a regular file; return None for a link, folder, pipe or missing file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -84,10 +84,10 @@ def read_without_links(path: Path) -> bytes | None:
 
 
 def key_of(folder: Path) -> str:
-    """Give the key of a workspace's reports; it lasts, and so do links to them."""
+    """Return the key of a workspace's reports, which is kept so that links stay valid."""
     path = connection.private_folder(folder) / "reports.key"
     key = path.read_text(errors="replace") if path.exists() else ""
-    if not KEY.fullmatch(key):  # none yet, or a file that a power cut has emptied: an empty key is no key
+    if not KEY.fullmatch(key):  # none yet, or emptied by a power cut
         key = secrets.token_urlsafe(KEY_BYTES)
         connection.write_private(path, key)
     return key
@@ -95,7 +95,7 @@ def key_of(folder: Path) -> str:
 
 @contextmanager
 def serving(host: str, port: int, folder: Path, key: str) -> Iterator[None]:
-    """Serve `folder` in the background, for as long as the block runs."""
+    """Serve `folder` in the background while the block runs."""
     folder.mkdir(parents=True, exist_ok=True)
     server = ThreadingHTTPServer((host, port), partial(Handler, folder=folder.resolve(), key=key))
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,6 +1,6 @@
-"""What goes from machine to machine by the DVC remote: what a stage reads, what it made, a checkpoint.
+"""Transfer the inputs, outputs and checkpoint of a stage between machines through the DVC remote.
 
-As versions.py, the only other module that imports DVC, this is kept to a pinned range of its versions.
+Like versions.py and repair.py, this module imports DVC, whose versions pyproject.toml pins.
 """
 
 import hashlib
@@ -26,28 +26,28 @@ from tasks.bridge.versions import LOCK, commit, repository
 from tasks.bridge.workspace import DATA, PARAMS
 
 PIPELINE, IGNORED = Path("dvc.yaml"), Path(".dvcignore")
-CODE = {".py", ".j2"}  # what is code in the folders that a stage depends on
-LOOSE = "rootstock"  # folder on the remote for what is no version of anything; DVC's own are beside it
+CODE = {".py", ".j2"}  # suffixes of code in the folders that a stage depends on
+LOOSE = "rootstock"  # folder on the remote for unversioned files, next to those of DVC
 
 
 def check(reason: str) -> None:
-    """Check that there is a remote to send data by.
+    """Check that a default remote is configured.
 
     Raises:
-        ParamsError: there is none.
+        ParamsError: none is.
     """
     with repository() as repo:
         try:
             repo.cloud.get_remote()
         except NoRemoteError:
             raise ParamsError(
-                f"{reason}, and data go there by the default DVC remote, which is not set: "
+                f"{reason}, which transfers data through the default DVC remote, and none is set: "
                 "dvc remote add --default shelf s3://bucket/folder"
             ) from None
 
 
 def code_of(stage: str) -> dict[str, str]:
-    """Give the digest of each code file that a stage depends on."""
+    """Return the digest of each code file that a stage depends on."""
     with repository() as repo:
         paths = _code(repo.stage.load_one(name=stage).deps)
     named = {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.suffix in CODE}
@@ -55,13 +55,13 @@ def code_of(stage: str) -> dict[str, str]:
 
 
 def _code(deps: Iterable[Any]) -> set[Path]:
-    """Files and packages of code among the dependencies of stages."""
+    """Return the code files and packages among dependencies."""
     paths = {Path(dep.def_path) for dep in deps} - {PARAMS}
     return {path for path in paths if not path.is_relative_to(DATA)}
 
 
 def sections_of(stage: str) -> set[str]:
-    """Name the sections of params.yaml that a stage depends on: nothing else of it goes to another machine."""
+    """Return the sections of params.yaml that a stage depends on; only these go to another machine."""
     with repository() as repo:
         deps = repo.stage.load_one(name=stage).deps
     names = (name for dep in deps if isinstance(dep, ParamsDependency) for name in dep.params)
@@ -69,7 +69,7 @@ def sections_of(stage: str) -> set[str]:
 
 
 def key_of(stage: str) -> str:
-    """Digest what a stage's result depends on, as dvc.lock and params.yaml have it: data, parameters, code."""
+    """Return a digest of all dependencies of a stage: data, parameters and code."""
     with repository() as repo:
         deps = repo.stage.load_one(name=stage).deps
         found = {str(dep): dep.get_hash().value if hasattr(dep, "get_hash") else None for dep in deps}
@@ -77,45 +77,45 @@ def key_of(stage: str) -> str:
 
 
 def push_inputs(stage: str) -> None:
-    """Send what a stage reads; what is there already is not sent again."""
+    """Push the inputs of a stage, unless the remote has them."""
     with _transfers() as repo:
         repo.push(targets=_inputs(repo, stage))
 
 
 def pull_inputs(stage: str) -> None:
-    """Fetch what a stage reads, as dvc.lock has it."""
+    """Pull the inputs of a stage that dvc.lock records."""
     with _transfers() as repo:
         repo.pull(targets=_inputs(repo, stage))
 
 
 def push_outputs(stage: str) -> None:
-    """Send what a stage made."""
+    """Push the outputs of a stage."""
     with _transfers() as repo:
         repo.push(targets=[stage])
 
 
 def outputs_of(stage: str) -> list[dict[str, Any]]:
-    """Give the outputs of a stage as dvc.lock has them: path, hash, md5, size, nfiles."""
+    """Return the outputs of a stage in dvc.lock: path, hash, md5, size, nfiles."""
     outs: list[dict[str, Any]] = load_yaml(str(LOCK))["stages"][stage]["outs"]
     return [dict(out) for out in outs]
 
 
 def take_over(stage: str, outputs: list[dict[str, Any]]) -> None:
-    """Fetch outputs that another machine made of a stage, and record them as this one's."""
+    """Pull the outputs of a stage that ran on another machine, and record them here."""
     lock = load_yaml(str(LOCK))
     with _transfers() as repo:
         lock["stages"][stage] = {"cmd": repo.stage.load_one(name=stage).cmd, "outs": outputs}
         with files.replacing(LOCK) as temporary:
             dump_yaml(str(temporary), lock)
-    with _transfers() as repo:  # another one: it has read the new lock
+    with _transfers() as repo:  # a new Repo reads the new lock
         repo.pull(targets=[stage], force=True)
     commit(stage)
 
 
-def lay_out(root: Path, params: Params, lock: str, cache: Path) -> None:
-    """Make a workspace: the code of this one, other parameters and lock, the same remote and cache.
+def create_workspace(root: Path, params: Params, lock: str, cache: Path) -> None:
+    """Create a workspace with the code, remote and cache of this one, and other parameters and lock.
 
-    Nothing of a stage's inputs is written to there, so they are links into the cache where the disk can have those.
+    Stages do not write to their inputs, so these are links into the cache where the file system supports it.
     """
     with repository() as repo:
         code = _code(dep for stage in repo.index.stages for dep in stage.deps)
@@ -137,14 +137,14 @@ def lay_out(root: Path, params: Params, lock: str, cache: Path) -> None:
 
 
 def put_file(path: Path, key: str) -> None:
-    """Put a file onto the remote under a key, in place of an earlier one."""
+    """Upload a file to the remote under a key, replacing an earlier one."""
     with _loose(key) as (remote, place):
         remote.fs.makedirs(remote.fs.parent(place), exist_ok=True)
         remote.fs.put_file(str(path), place)
 
 
 def get_file(key: str, path: Path) -> bool:
-    """Get a file from the remote, if it is there."""
+    """Download a file from the remote, if it is there."""
     with _loose(key) as (remote, place):
         if not remote.fs.exists(place):
             return False
@@ -170,7 +170,7 @@ def _loose(key: str) -> Iterator[tuple[Remote, str]]:
 
 @contextmanager
 def _transfers() -> Iterator[Repo]:
-    """Give DVC's failures in the words of an error for a person."""
+    """Turn DVC's errors into a RootstockError."""
     with repository() as repo:
         try:
             yield repo

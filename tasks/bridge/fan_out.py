@@ -1,9 +1,9 @@
-"""Shards side by side: on a Dask or a Ray of this machine, or on a cluster, by Prefect's own task runners.
+"""Process shards in parallel with Dask or Ray, on this machine or a cluster, through Prefect's task runners.
 
-Every shard is a task run of the flow run `extract shards`. A worker that dies loses only its shard, which the
-scheduler gives to another one; what was asked of a worker twice has to be harmless. Workers report to a Prefect
-server: to the one that PREFECT_API_URL names, else to a temporary one, which only workers of this machine reach.
-Workers import this module, so it imports neither DVC nor torch.
+Every shard is a task run of the flow run `extract shards`. A worker that dies loses only its shard, which the scheduler
+gives to another one, so the work has to be idempotent. Workers report to the Prefect server that PREFECT_API_URL names,
+else to a temporary one, which only workers of this machine can reach. Workers import this module, so it imports neither
+DVC nor torch.
 """
 
 import logging
@@ -31,8 +31,8 @@ from tasks.bridge import connection
 Job = TypeVar("Job")
 Runner = Literal["dask", "ray"]
 Advance = Callable[[int], None]
-AHEAD = 1000  # shards that a scheduler knows and has not finished: keeps hundreds of workers busy, and floods none
-LOOK_EVERY_S = 1.0  # whether the run is to stop, while no shard ends
+AHEAD = 1000  # unfinished shards submitted to the scheduler: enough for hundreds of workers without flooding it
+POLL_S = 1.0  # how often to check for cancellation while no shard ends
 RETRY_AFTER_S = [10.0, 60.0]
 
 
@@ -45,17 +45,17 @@ def fan_out(
     workers: int,
     advance: Advance,
 ) -> None:
-    """Run a function for each shard, and report what it returns as shards end.
+    """Run a function for each shard, and report each result.
 
     Args:
-        function: what workers call as `function(job, shard)`; of an installed module. A shard that was done, or half
-            done, may be asked for again.
-        job: the same for every shard; has to pickle.
+        function: workers call `function(job, shard)`; from an installed module. It may be called again for a shard that
+            is done or half done.
+        job: the same for every shard; must be picklable.
         shards: their names.
         runner: dask or ray.
-        cluster: the address of one that runs; None starts one on this machine, which ends with the call.
-        workers: processes of that one; a cluster that runs has its own.
-        advance: called with each result, and with 0 every second; what it raises ends the call.
+        cluster: address of a running cluster; None starts one on this machine for the duration of the call.
+        workers: processes of the latter; a running cluster has its own.
+        advance: called with each result, and with 0 every second; an exception in it ends the call.
 
     Raises:
         RootstockError: the first that a worker raised; or the runner is not installed, the workers have no server to
@@ -67,8 +67,8 @@ def fan_out(
 
     def walk() -> State[None]:
         try:
-            with _no_task_above(), _a_gpu_each(runner):
-                _walk(function, job, shards, advance)
+            with _without_task_context(), _gpu_per_shard(runner):
+                _run_all(function, job, shards, advance)
         except RootstockError as error:  # raised below: from here it would be shown with the framework's stack
             failed.append(error)
             return Failed(message=str(error))
@@ -121,10 +121,10 @@ SHARD = Task(
 )
 
 
-def _walk(function: Callable[[Job, str], int], job: Job, shards: Sequence[str], advance: Advance) -> None:
-    """Keep AHEAD shards with the scheduler until all are done."""
+def _run_all(function: Callable[[Job, str], int], job: Job, shards: Sequence[str], advance: Advance) -> None:
+    """Keep AHEAD shards submitted until all are done."""
     ended: SimpleQueue[PrefectFuture[int]] = SimpleQueue()
-    under_way: dict[PrefectFuture[int], str] = {}  # Dask forgets the work of a future that nobody holds
+    under_way: dict[PrefectFuture[int], str] = {}  # Dask drops tasks whose future is garbage-collected
     waiting = iter(shards)
 
     def submit(number: int) -> None:
@@ -136,7 +136,7 @@ def _walk(function: Callable[[Job, str], int], job: Job, shards: Sequence[str], 
     submit(AHEAD)
     while under_way:
         try:
-            future = ended.get(timeout=LOOK_EVERY_S)
+            future = ended.get(timeout=POLL_S)
         except Empty:
             advance(0)
             continue
@@ -149,10 +149,13 @@ def _result(future: PrefectFuture[int], shard: str) -> int:
         return future.result()
     except Exception as error:
         by = type(error).__module__.partition(".")[0]
-        if by in ("distributed", "ray"):  # of the cluster, not of the work: KilledWorker, WorkerCrashedError, ...
+        if by in (
+            "distributed",
+            "ray",
+        ):  # raised by the cluster, not by the work: KilledWorker, WorkerCrashedError, ...
             raise RootstockError(
-                f"Shard {shard}: {by} gave it up after several tries ({type(error).__name__}). Most often a worker's "
-                "memory is too small: try a smaller extract.batch_size, or fewer workers a machine; see docs/scale.md."
+                f"Shard {shard}: {by} gave up after several tries ({type(error).__name__}). Usually a worker runs out "
+                "of memory: try a smaller extract.batch_size, or fewer workers per machine; see docs/scale.md."
             ) from error
         raise
 
@@ -161,18 +164,18 @@ def _task_runner(runner: Runner, cluster: str | None, workers: int) -> TaskRunne
     try:
         if runner == "dask":
             dask: Any = import_module("prefect_dask").DaskTaskRunner
-            logging.getLogger("distributed").setLevel(logging.WARNING)  # else it tells of every connection
-            # A thread each: a worker has one backbone, and a shard that kills its process kills no other's.
-            private = "127.0.0.1:0"  # the dashboard asks nobody who he is
+            logging.getLogger("distributed").setLevel(logging.WARNING)  # it would log every connection
+            # One thread per process: a worker holds one backbone, and a crash affects one shard only.
+            private = "127.0.0.1:0"  # the dashboard has no authentication
             here = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": private}
             made = dask(address=cluster) if cluster else dask(cluster_kwargs=here)
         else:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray starts
-            import_module("ray")  # Prefect's module does so only later
+            import_module("ray")  # Prefect's module would import it only later
             ray: Any = import_module("prefect_ray").RayTaskRunner
             quiet = {"log_to_driver": False}
             here = {"num_cpus": workers, "include_dashboard": False, **quiet}
-            # local: without an address Ray takes any that somebody has left running on this machine.
+            # local: without an address Ray joins any cluster that is running on this machine.
             made = ray(address=cluster, init_kwargs=quiet) if cluster else ray(address="local", init_kwargs=here)
     except ImportError as error:
         raise RootstockError(
@@ -182,16 +185,16 @@ def _task_runner(runner: Runner, cluster: str | None, workers: int) -> TaskRunne
     return made  # type: ignore[no-any-return]
 
 
-def _a_gpu_each(runner: Runner) -> AbstractContextManager[Any]:
-    """Ask Ray for a GPU a shard where it has some: it hides them from work that asks for none."""
+def _gpu_per_shard(runner: Runner) -> AbstractContextManager[Any]:
+    """Request one GPU per shard if Ray has any: it hides them from tasks that request none."""
     if runner == "ray" and import_module("ray").cluster_resources().get("GPU"):
         return import_module("prefect_ray.context").remote_options(num_gpus=1)  # type: ignore[no-any-return]
     return nullcontext()
 
 
 @contextmanager
-def _no_task_above() -> Iterator[None]:
-    """Hide the task run of the stage: it would be sent along with every shard, with all that it refers to."""
+def _without_task_context() -> Iterator[None]:
+    """Hide the task run of the stage, which would be pickled with every shard."""
     var: ContextVar[Any] = TaskRunContext.__var__
     token = var.set(None)
     try:
@@ -202,14 +205,14 @@ def _no_task_above() -> Iterator[None]:
 
 @contextmanager
 def _server_for_workers(cluster: str | None) -> Iterator[None]:
-    """Have all workers report to one server; left to itself, each would start its own."""
+    """Let all workers report to one server; by default, each would start its own."""
     if PREFECT_API_URL.value():
         yield
         return
     if cluster:
         raise RootstockError(
-            "extract.cluster is set, and its workers report to a Prefect server: set PREFECT_API_URL to one that they "
-            "reach; see docs/scale.md."
+            "extract.cluster is set, and its workers need a Prefect server: set PREFECT_API_URL to one that they "
+            "can reach; see docs/scale.md."
         )
     connection.guard_own_server()
     with get_client(sync_client=True) as client, temporary_settings({PREFECT_API_URL: str(client.api_url)}):

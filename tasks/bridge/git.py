@@ -1,8 +1,7 @@
-"""Every write to git: made beside a person's work, never in it.
+"""Write commits, tags and refs to git without touching a person's work.
 
-Trees and commits are built in an index of their own and put in place by one update of a ref, so HEAD's checkout, the
-working tree, what is staged and the stash are the same before, after, and at every moment between. No hook runs and
-no key is asked for: these commits are a program's.
+Trees and commits are built in a separate index and put in place by one ref update, so working tree, index and stash
+stay the same throughout. No hooks run and nothing is signed: these commits are made by a program.
 """
 
 import json
@@ -21,20 +20,20 @@ from rootstock.system.errors import RootstockError
 from rootstock.system.files import TEMPORARY
 from tasks.bridge.workspace import LOCAL
 
-WRITING = "git-*.json"  # which of git's lock files a process of ours may leave, should it be killed
-LOCK_WAIT_S = 30.0  # for another git program; it holds a lock for moments, or for as long as an editor is open
-SECONDS_TO_LOCK = 60.0  # a lock that came later than this after a note is somebody else's
-# What a hook or a wrapper may have set, and would send us to another repository.
+WRITING = "git-*.json"  # notes on lock files of git that a process of ours may leave if killed
+LOCK_WAIT_S = 30.0  # for another git program, which holds a lock briefly, or while an editor is open
+SECONDS_TO_LOCK = 60.0  # a lock created later than this after our note is not ours
+# Set by hooks and wrappers; they would redirect us to another repository.
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
              "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE")  # fmt: skip
 UNDER_WAY = {"MERGE_HEAD": "merge", "CHERRY_PICK_HEAD": "cherry-pick", "REVERT_HEAD": "revert",
              "rebase-merge": "rebase", "rebase-apply": "rebase"}  # fmt: skip
-STASH, EXECUTING = "refs/exps/stash", "refs/exps/exec"  # DVC's, while it runs or saves an experiment in the workspace
+STASH, EXECUTING = "refs/exps/stash", "refs/exps/exec"  # refs of DVC while it runs or saves an experiment
 NAMELESS = "Git user name and email must be configured"
 
 
 class GitError(RootstockError):
-    """Git does not do it; its words, or ours for what it says at length."""
+    """A git command failed."""
 
 
 def run(*arguments: str, index: Path | None = None, hooks: bool = False) -> str:
@@ -44,7 +43,7 @@ def run(*arguments: str, index: Path | None = None, hooks: bool = False) -> str:
         GitError: it fails.
     """
     settings = ["core.fsmonitor=false", "core.splitIndex=false", "user.useConfigOnly=true"]
-    settings += [f"safe.directory={Path.cwd()}"]  # whose code runs here anyway; DVC does not ask for it either
+    settings += [f"safe.directory={Path.cwd()}"]  # its code runs here anyway, and DVC does not check either
     settings += [] if hooks else [f"core.hooksPath={os.devnull}"]
     env = {key: value for key, value in os.environ.items() if key not in ELSEWHERE}
     env |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
@@ -53,7 +52,7 @@ def run(*arguments: str, index: Path | None = None, hooks: bool = False) -> str:
     try:
         done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise GitError("the program git is not installed") from None
+        raise GitError("git is not installed") from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip()
         nameless = "auto-detection is disabled" in said or "empty ident" in said
@@ -62,22 +61,22 @@ def run(*arguments: str, index: Path | None = None, hooks: bool = False) -> str:
 
 
 def head() -> str:
-    """Name the last commit."""
+    """Return the id of the last commit."""
     return run("rev-parse", "--verify", "HEAD^{commit}")
 
 
 def commit_of_working_tree(parent: str, message: str, also: Iterable[Path]) -> str:
-    """Commit every tracked file as it is in the working tree, and some more, on no branch.
+    """Create a commit of every tracked file in the working tree and some others, on no branch.
 
     Args:
-        parent: the commit that is checked out, though a person may make another one meanwhile.
-        message: of the commit.
-        also: files that belong to it although git may not track them, or be told to ignore them.
+        parent: the commit that is checked out; a person may commit meanwhile.
+        message: commit message.
+        also: further files, which may be untracked or ignored.
     """
     with _own_index() as index:
-        theirs = Path(run("rev-parse", "--git-path", "index"))
-        if theirs.exists():  # with what is staged, and the times of files: only what changed is read
-            shutil.copyfile(theirs, index)
+        staged = Path(run("rev-parse", "--git-path", "index"))
+        if staged.exists():  # a copy has the stat data, so only changed files are read
+            shutil.copyfile(staged, index)
         else:
             run("read-tree", parent, index=index)
         run("add", "--update", "--", ":/", index=index)
@@ -88,16 +87,16 @@ def commit_of_working_tree(parent: str, message: str, also: Iterable[Path]) -> s
 
 
 def commit(paths: Iterable[Path], message: str) -> str:
-    """Commit files as they are now, and nothing else that may be staged; the commit there is where they are the same.
+    """Commit only these files, not what else is staged; return the last commit if they are unchanged.
 
     Raises:
-        GitError: a person's merge or rebase is under way, another git program is at work, or git has no name to use.
+        GitError: a merge or rebase is in progress, another git program is running, or user name and email are missing.
     """
     heal()
     names = [str(path) for path in paths]
     for name, what in UNDER_WAY.items():
         if Path(run("rev-parse", "--git-path", name)).exists():
-            raise GitError(f"a {what} is under way; finish it first")
+            raise GitError(f"a {what} is in progress; finish it first")
     last = head()
     with _own_index() as index:
         run("read-tree", last, index=index)
@@ -106,7 +105,7 @@ def commit(paths: Iterable[Path], message: str) -> str:
     if tree == run("rev-parse", f"{last}^{{tree}}"):
         return last
     made = _commit(tree, last, message)
-    # The index first: killed between the two, the files are staged, and committed the next time.
+    # Index first: after a kill in between, the files are staged, and committed the next time.
     with _locking("index", "HEAD", *_branch()):
         run("update-index", "--add", "--", *names)
         run("update-ref", "-m", message.splitlines()[0], "HEAD", made, last)
@@ -114,7 +113,7 @@ def commit(paths: Iterable[Path], message: str) -> str:
 
 
 def set_ref(ref: str, revision: str) -> None:
-    """Have a ref of ours name a revision, whatever it named before."""
+    """Point a ref of ours to a revision."""
     with _locking(ref):
         run("update-ref", ref, revision)
 
@@ -126,15 +125,15 @@ def tag(name: str, revision: str, message: str) -> None:
 
 
 def has_tag(name: str) -> bool:
-    """Whether there is a tag."""
+    """Whether a tag exists."""
     return bool(run("for-each-ref", f"refs/tags/{name}"))
 
 
 def is_on_remote(remote: str, tag: str) -> bool:
-    """Whether a remote has a tag, and the branch that is checked out has its commit there; asks the remote.
+    """Ask a remote whether it has a tag, with its commit on the current branch.
 
     Raises:
-        GitError: it does not answer.
+        GitError: the remote does not answer.
     """
     branches = _branch()
     names = run("ls-remote", remote, f"refs/tags/{tag}", *branches).splitlines()
@@ -142,7 +141,7 @@ def is_on_remote(remote: str, tag: str) -> bool:
     if f"refs/tags/{tag}" not in there:
         return False
     tagged = run("rev-parse", f"refs/tags/{tag}^{{commit}}")
-    if not branches or not _is_ancestor(tagged, "HEAD"):  # an experiment is tagged, and no branch has it
+    if not branches or not _is_ancestor(tagged, "HEAD"):  # a tagged experiment is on no branch
         return True
     tip = there.get(branches[0])
     return tip is not None and (_is_ancestor(tagged, tip) or _is_ancestor(tagged, _fetched(remote, branches[0])))
@@ -157,41 +156,41 @@ def _is_ancestor(one: str, other: str) -> bool:
 
 
 def _fetched(remote: str, branch: str) -> str:
-    """Get the commits of a branch that others have pushed; no ref of ours changes."""
+    """Fetch the commits of a branch without updating any ref."""
     run("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", remote, branch)
     return run("ls-remote", remote, branch).split("\t")[0]
 
 
 def heal() -> list[str]:
-    """Remove the locks that killed processes of ours have left in git; says which."""
-    said = []
+    """Remove lock files that killed processes of ours left in git; return a sentence for each."""
+    removed = []
     for note in LOCAL.glob(WRITING):
         try:
             written = json.loads(note.read_bytes())
-            if _lives(written["pid"], written["started"]):
+            if _is_alive(written["pid"], written["started"]):
                 continue
             left = [Path(path) for path in written["locks"] if _came_after(Path(path), note)]
-        except (ValueError, KeyError, TypeError):  # killed while the note was written: before there was a lock
+        except (ValueError, KeyError, TypeError):  # killed while writing the note, before any lock
             left = []
         for path in left:
             path.unlink(missing_ok=True)
-            said.append(f"{path}: removed; a run of ours was killed while it wrote to git.")
+            removed.append(f"{path}: removed; a run was killed while it wrote to git.")
         note.unlink(missing_ok=True)
-    return said
+    return removed
 
 
 def left_by_dvc() -> str | None:
-    """Say what a person has to do after a `dvc exp` command that was killed: it had moved their work aside."""
+    """Describe how to recover from a killed `dvc exp` command, which had moved edits aside, if there is one."""
     try:
         found = run("for-each-ref", "--format=%(refname)", STASH, f"{EXECUTING}/EXEC_BASELINE").split()
     except GitError:  # no repository
         return None
     if not found:
         return None
-    edits = f"your edits of then may be in {STASH} (`git stash apply {STASH}`), " if STASH in found else ""
+    edits = f"your edits may be in {STASH} (`git stash apply {STASH}`), " if STASH in found else ""
     gone = " && ".join(f"git update-ref -d {ref}" for ref in found)
     return (
-        f"A `dvc exp` command was killed here: {edits}HEAD may be on no branch (`git switch -`); then `{gone}` "
+        f"A `dvc exp` command was killed here: {edits}HEAD may be detached (`git switch -`); then `{gone}` "
         "ends this message."
     )
 
@@ -201,7 +200,7 @@ def _commit(tree: str, parent: str, message: str) -> str:
 
 
 def _branch() -> list[str]:
-    """Name the branch that is checked out; none on a detached HEAD."""
+    """Return the ref of the current branch; empty for a detached HEAD."""
     try:
         return [run("symbolic-ref", "--quiet", "HEAD")]
     except GitError:
@@ -210,7 +209,7 @@ def _branch() -> list[str]:
 
 @contextmanager
 def _own_index() -> Iterator[Path]:
-    """Give the path of an index that is nobody else's."""
+    """Yield the path of a temporary index."""
     LOCAL.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=LOCAL, prefix="index.", suffix=TEMPORARY) as folder:
         yield Path(folder).resolve() / "index"
@@ -218,7 +217,7 @@ def _own_index() -> Iterator[Path]:
 
 @contextmanager
 def _locking(*names: str) -> Iterator[None]:
-    """Wait for other git programs, and note which lock files git makes in the block, so that `heal` can tell ours."""
+    """Wait for other git programs, and note which lock files the block creates, so that `heal` can recognise ours."""
     heal()
     locks = [Path(run("rev-parse", "--git-path", f"{name}.lock")).resolve() for name in names]
     _wait_for(locks)
@@ -237,14 +236,14 @@ def _wait_for(locks: list[Path]) -> None:
     while there := [path for path in locks if path.exists()]:
         if time.monotonic() > patience:
             raise GitError(
-                f"{there[0]} has been there for {LOCK_WAIT_S:.0f} s: another git program is at work; if none is, "
+                f"{there[0]} has existed for {LOCK_WAIT_S:.0f} s: another git program is running; if none is, "
                 "one was killed, and the file can be removed"
             )
         time.sleep(0.2)
 
 
-def _lives(pid: int, started: float) -> bool:
-    """Whether a process lives, and is not another one that was given its number."""
+def _is_alive(pid: int, started: float) -> bool:
+    """Whether a process is alive and not another one with a reused id."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 1

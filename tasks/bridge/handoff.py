@@ -1,13 +1,13 @@
-"""A stage on another machine: parameters and dvc.lock go along with the run, data by the DVC remote.
+"""Run a stage on another machine: parameters and dvc.lock travel with the run, data through the DVC remote.
 
     here                                           there (a worker in a clone of its own)
     push what the stage reads
-    start the deployment as a sub-flow  ────────>  lay out a workspace for this run alone, pull what the stage reads
-    wait, and try again where a machine died       run the stage; push a checkpoint whenever there is a new one
-    pull what it made           <────────────────  push what it made, and give back its digests
+    start the deployment as a subflow  ─────────>  create a workspace for this run, pull what the stage reads
+    wait, and retry if a machine died              run the stage; push each new checkpoint
+    pull the outputs            <────────────────  push the outputs, return their digests
 
-There is no shared disk and no git commit in between. A run there has a workspace of its own, so that a worker a GPU
-can share a clone, and the machine of the pipeline can have one, too.
+It needs no shared disk and no git commit. Each run there has its own workspace, so that several workers (one per GPU)
+can share a clone, and the pipeline's own machine can have a worker, too.
 """
 
 import json
@@ -42,50 +42,50 @@ from tasks.bridge.stage import Summary
 from tasks.bridge.workspace import CHECKPOINT, LOCAL
 
 log = logging.getLogger(__name__)
-RUNS = LOCAL / "elsewhere"  # on the other machine: a workspace a run
-MACHINES = 3  # so many may die under one stage
-LOOK_S = 2.0
-GIVEN_BACK = "given-back"  # key of the artifact that says what the stage made
+RUNS = LOCAL / "elsewhere"  # on the other machine: one workspace per run
+ATTEMPTS = 3  # per stage, if machines die
+POLL_S = 2.0
+OUTPUTS = "given-back"  # key of the artifact that lists the outputs of the stage
 
 
 def run_elsewhere(stage: str, params: Params, where: str) -> Summary | None:
-    """Have a stage done by a deployment, and bring its outputs here.
+    """Run a stage by a deployment, and fetch its outputs.
 
     Returns:
-        What it did; nothing where no worker is online and the stage is to be done here.
+        What it did; None if no worker is online and the stage should run here.
 
     Raises:
         ParamsError: there is no such deployment, no server, or no DVC remote.
-        RootstockError: it failed there, or there is no worker and none is to be waited for.
+        RootstockError: it failed there, or there is no worker and `if_no_worker` is fail.
     """
     if not PREFECT_API_URL.value():
         raise ParamsError(f"finetune.where is {where!r}, which needs a Prefect server; set PREFECT_API_URL")
     dvc_remote.check(f"finetune.where is {where!r}")
     key = dvc_remote.key_of(stage)
-    for attempt in range(1, MACHINES + 1):
+    for attempt in range(1, ATTEMPTS + 1):
         with get_client(sync_client=True) as client:
             pool = _pool_of(client, where)
-            if not _has_worker(client, pool) and not _to_be_waited_for(pool, params):
+            if not _has_worker(client, pool) and not _should_wait(pool, params):
                 return None
         dvc_remote.push_inputs(stage)
-        handed = {
+        parameters = {
             "params": params.model_dump(mode="json", include=dvc_remote.sections_of(stage)),
             "lock": versions.LOCK.read_text(),
             "code": dvc_remote.code_of(stage),
         }
         name = f"{flow_run.name}-{stage.replace('_', '-')}" + (f"-{attempt}" if attempt > 1 else "")
-        started: Any = run_deployment(where, parameters=handed, timeout=0, flow_run_name=name)
+        started: Any = run_deployment(where, parameters=parameters, timeout=0, flow_run_name=name)
         get_run_logger().info("Handed to %s, as flow run %s", where, name)
         ended = _wait(started.id)
         if ended.state_type == StateType.COMPLETED:
-            dvc_remote.take_over(stage, _given_back(ended.id))
+            dvc_remote.take_over(stage, _outputs_of(ended.id))
             dvc_remote.drop_file(key)
-            return Summary(0, f"done by {where}: {ended.state.message if ended.state else ''}")
-        said = (ended.state and ended.state.message) or ended.state_name
+            return Summary(0, f"run by {where}: {ended.state.message if ended.state else ''}")
+        message = (ended.state and ended.state.message) or ended.state_name
         if ended.state_type != StateType.CRASHED:
-            raise RootstockError(f"{where}, run {name}: {said}")
-        get_run_logger().warning("Run %s is gone (%s); attempt %d of %d", name, said, attempt, MACHINES)
-    raise RootstockError(f"{where}: {MACHINES} machines died of it; see their runs")
+            raise RootstockError(f"{where}, run {name}: {message}")
+        get_run_logger().warning("Run %s crashed (%s); attempt %d of %d", name, message, attempt, ATTEMPTS)
+    raise RootstockError(f"{where}: crashed on {ATTEMPTS} machines; see their runs")
 
 
 def _pool_of(client: SyncPrefectClient, where: str) -> str:
@@ -94,21 +94,21 @@ def _pool_of(client: SyncPrefectClient, where: str) -> str:
     except ObjectNotFound:
         raise ParamsError(
             f"finetune.where is {where!r}, and {PREFECT_API_URL.value()} has no such deployment. "
-            "Put it there (python -m flows.ui.deploy), or use here."
+            "Deploy it (python -m flows.ui.deploy), or use here."
         ) from None
     if not deployment.work_pool_name:
-        raise ParamsError(f"finetune.where is {where!r}, a deployment without a work pool; no worker can take it")
+        raise ParamsError(f"finetune.where is {where!r}, a deployment without a work pool, which no worker can run")
     return deployment.work_pool_name
 
 
 def _has_worker(client: SyncPrefectClient, pool: str) -> bool:
     found = client.read_work_pool(pool)
     if found.is_push_pool or found.is_managed_pool:
-        return True  # a cloud service in the place of workers
+        return True  # a cloud service instead of workers
     return any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(pool))
 
 
-def _to_be_waited_for(pool: str, params: Params) -> bool:
+def _should_wait(pool: str, params: Params) -> bool:
     warn, missing = get_run_logger().warning, f"No worker of the work pool {pool} is online"
     remedy = f"Start one: prefect worker start --pool {pool}"
     match params.finetune.if_no_worker:
@@ -123,19 +123,19 @@ def _to_be_waited_for(pool: str, params: Params) -> bool:
 
 
 def _wait(run: UUID) -> FlowRun:
-    """Wait until a run has ended; it is cancelled with the one that waits."""
+    """Wait until a run has ended, and cancel it if this run is cancelled."""
     with get_client(sync_client=True) as client:
         try:
             while not ((found := client.read_flow_run(run)).state and found.state.is_final()):
-                cancellation.pause(LOOK_S)
+                cancellation.pause(POLL_S)
         except cancellation.Stopped:
             client.set_flow_run_state(run, Cancelling(message="The run that started it was cancelled."))
             raise
     return found
 
 
-def _given_back(run: UUID) -> list[dict[str, Any]]:
-    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]), key=ArtifactFilterKey(any_=[GIVEN_BACK]))
+def _outputs_of(run: UUID) -> list[dict[str, Any]]:
+    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]), key=ArtifactFilterKey(any_=[OUTPUTS]))
     with get_client(sync_client=True) as client:
         [artifact] = client.read_artifacts(artifact_filter=wanted)
     outputs: list[dict[str, Any]] = json.loads(str(artifact.data))
@@ -144,35 +144,35 @@ def _given_back(run: UUID) -> list[dict[str, Any]]:
 
 @contextmanager
 def workspace_for(stage: str, params: Params, lock: str, code: dict[str, str]) -> Iterator[None]:
-    """Be in a workspace of this run's own that has what a stage reads, and a checkpoint if an earlier run left one.
+    """Work in a temporary workspace with the inputs of a stage, and the checkpoint of an earlier run, if any.
 
     Args:
         stage: of dvc.yaml.
-        params: to be its params.yaml.
+        params: written to its params.yaml.
         lock: text of the pipeline's dvc.lock.
-        code: digests of the stage's code over there.
+        code: digests of the stage's code on the pipeline's machine.
 
     Raises:
-        RootstockError: this clone's code is not the pipeline's, or the remote lacks data.
+        RootstockError: this clone's code differs from the pipeline's, or the remote lacks data.
     """
     clone = Path.cwd()
     if different := [path for path, digest in dvc_remote.code_of(stage).items() if code.get(path) != digest]:
         raise RootstockError(
-            f"The code of this worker, in {clone}, is not the pipeline's: {', '.join(different)}. "
-            "Bring the clone to the pipeline's commit."
+            f"The code of this worker, in {clone}, differs from the pipeline's: {', '.join(different)}. "
+            "Check out the pipeline's commit there."
         )
     root = RUNS.resolve() / str(flow_run.id)
     root.parent.mkdir(parents=True, exist_ok=True)
     _sweep(root.parent)
     held = FileLock(f"{root}.lock")
     held.acquire()
-    dvc_remote.lay_out(root, params, lock, cache=clone / ".dvc" / "cache")
+    dvc_remote.create_workspace(root, params, lock, cache=clone / ".dvc" / "cache")
     os.chdir(root)
     try:
         dvc_remote.pull_inputs(stage)
         key = dvc_remote.key_of(stage)
         if dvc_remote.get_file(key, CHECKPOINT):
-            get_run_logger().info("Goes on from the checkpoint of an earlier run")
+            get_run_logger().info("Resuming from the checkpoint of an earlier run")
         with _pushing_checkpoints(key):
             yield
     finally:
@@ -181,7 +181,7 @@ def workspace_for(stage: str, params: Params, lock: str, code: dict[str, str]) -
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the workspaces of runs that are gone: nobody holds their locks."""
+    """Remove the workspaces of dead runs, whose locks nobody holds."""
     for path in folder.glob("*.lock"):
         lock = FileLock(path, timeout=0)
         with suppress(Timeout):
@@ -197,20 +197,20 @@ def _remove(root: Path, lock: FileLock) -> None:
 
 @contextmanager
 def _pushing_checkpoints(key: str) -> Iterator[None]:
-    """Push the checkpoint beside the training whenever it is a new one, but no more than a tenth of the time."""
+    """Push each new checkpoint in a thread, for at most a tenth of the time."""
     ended = threading.Event()
 
     def push() -> None:
-        pushed, pause = _written_at(CHECKPOINT), LOOK_S
+        pushed, pause = _written_at(CHECKPOINT), POLL_S
         while not ended.wait(pause):
             if (written := _written_at(CHECKPOINT)) == pushed:
                 continue
             start = time.monotonic()
             try:
                 dvc_remote.put_file(CHECKPOINT, key)
-            except Exception as error:  # the training is well, and the next checkpoint may get through
+            except Exception as error:  # training continues, and the next push may succeed
                 log.warning("The checkpoint could not be pushed: %s", redacted(f"{type(error).__name__}: {error}"))
-            pushed, pause = written, max(LOOK_S, 10 * (time.monotonic() - start))
+            pushed, pause = written, max(POLL_S, 10 * (time.monotonic() - start))
 
     thread = threading.Thread(target=push, daemon=True)
     thread.start()
@@ -228,8 +228,8 @@ def _written_at(path: Path) -> int:
 
 
 def return_outputs(stage: str) -> None:
-    """Push what a stage made, and tell whoever handed it over."""
+    """Push the outputs of a stage, and report their digests to the pipeline."""
     dvc_remote.push_outputs(stage)
     create_table_artifact(
-        dvc_remote.outputs_of(stage), key=GIVEN_BACK, description=f"What {stage} made, on the DVC remote"
+        dvc_remote.outputs_of(stage), key=OUTPUTS, description=f"Outputs of {stage}, on the DVC remote"
     )

@@ -1,9 +1,9 @@
-"""Ending a run at once when it is cancelled, or when the worker that runs it is stopped.
+"""End a run at once when it is cancelled, or when its worker is stopped.
 
-Whatever is under way when a process ends is lost and nothing else, since every file is written elsewhere and renamed.
-So a worker's process says how it ends and is gone. Prefect's worker looks for it every three seconds, and then starts
-a process for the flow's hooks before it says that the run is cancelled: too late for who waits at a busy machine. On a
-terminal, the stages' threads stop at their next image.
+A process may exit at any moment: every file is written elsewhere and renamed, so only unfinished work is lost. So a
+worker's process reports its final state and exits. Prefect's worker checks for it every three seconds, and then starts
+a process for the flow's hooks before it reports the run as cancelled, which is too slow on a busy machine. On a
+terminal, the threads of the stages stop at their next image.
 """
 
 import os
@@ -27,13 +27,13 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from rootstock.system import progress
 from tasks.bridge import cancellation, run_params, versions, workspace
 
-RECORD_S, SAY_S = 1.0, 4.0  # together less than the six seconds after which a worker looks a second time
+RECORD_S, REPORT_S = 1.0, 4.0  # together less than the six seconds after which a worker checks a second time
 EXIT_STATUS = 128 + signal.SIGTERM
 
 
 @contextmanager
 def when_cancelled() -> Iterator[None]:
-    """End the work of a flow, which goes on in threads of its own, with the flow."""
+    """Stop the threads of a flow when the flow is cancelled."""
     cancellation.forget()
     run = flow_run.id
     with _on_sigterm(run) if run and PREFECT_API_URL.value() else nullcontext():
@@ -46,7 +46,7 @@ def when_cancelled() -> Iterator[None]:
 
 @contextmanager
 def _on_sigterm(run: str) -> Iterator[None]:
-    """End this process beside its main thread, which may be inside a long transfer; Prefect's way waits for that."""
+    """On SIGTERM, exit from a thread: the main thread may be in a long transfer, which Prefect would wait for."""
 
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -61,24 +61,24 @@ def _on_sigterm(run: str) -> Iterator[None]:
 
 def _end_process(run: UUID) -> None:
     with versions.not_recording(timeout_s=RECORD_S):
-        if workspace.holds_lock():  # else params.yaml holds the values of the run that this one waits for
-            with suppress(OSError):  # then the next run does it
+        if workspace.holds_lock():  # else params.yaml holds the values of another run
+            with suppress(OSError):  # the next run will do it
                 run_params.restore()
-        saying = threading.Thread(target=_say_how, args=(run,), daemon=True)
-        saying.start()
-        saying.join(SAY_S)
+        reporting = threading.Thread(target=_report_state, args=(run,), daemon=True)
+        reporting.start()
+        reporting.join(REPORT_S)
         os._exit(EXIT_STATUS)
 
 
-def _say_how(run: UUID) -> None:
-    """Bring a run, its stages, and the runs that it started, into the state that they are left in."""
+def _report_state(run: UUID) -> None:
+    """Set the final state of a run and its stages, and cancel the runs that it started."""
     with get_client(sync_client=True) as client:
         found = client.read_flow_run(run).state
         cancelled = found is not None and found.is_cancelling()
         ended: State[None] = (
             Cancelled(message="The run was cancelled.")
             if cancelled
-            else Crashed(message="Its process was told to end; the worker was stopped.")
+            else Crashed(message="Its process was terminated: the worker was stopped.")
         )
         started = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run]))
         for each in client.read_flow_runs(flow_run_filter=started):
@@ -92,16 +92,16 @@ def _say_how(run: UUID) -> None:
 
 
 def stoppable(reporter: progress.Reporter) -> progress.Reporter:
-    """Make every report of progress a place where a loop can end."""
+    """Check for cancellation at every progress report."""
 
     @contextmanager
-    def reports(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
+    def reporter_with_check(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
         with reporter(what, total, unit) as advance:
 
-            def advance_or_leave(n: int, **counts: int) -> None:
+            def advance_or_stop(n: int, **counts: int) -> None:
                 cancellation.check()
                 advance(n, **counts)
 
-            yield advance_or_leave
+            yield advance_or_stop
 
-    return reports
+    return reporter_with_check

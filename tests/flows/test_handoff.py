@@ -101,7 +101,7 @@ def test_a_worker_whose_code_is_another_says_which_files(deployed, here, there):
         done = here.run(sys.executable, "-m", "flows.pipeline", check=False, PREFECT_API_URL=deployed.url)
     assert done.returncode == 1
     assert (
-        "is not the pipeline's: rootstock/training/finetune.py. Bring the clone to the pipeline's commit."
+        "differs from the pipeline's: rootstock/training/finetune.py. Check out the pipeline's commit there."
         in done.stderr
     )
 
@@ -135,11 +135,11 @@ def test_without_a_remote_or_a_deployment_or_a_server_it_says_what_is_missing(de
     here.set(finetune={"label_smoothing": 0.09})
     assert error() == "pipeline: finetune.where is 'fine-tune/gpu', which needs a Prefect server; set PREFECT_API_URL"
     here.set(finetune={"where": "fine-tune/tpu"})
-    assert "has no such deployment. Put it there (python -m flows.ui.deploy), or use here." in error(
+    assert "has no such deployment. Deploy it (python -m flows.ui.deploy), or use here." in error(
         PREFECT_API_URL=deployed.url
     )
     here.run("dvc", "remote", "remove", "shelf")
-    assert "default DVC remote, which is not set: dvc remote add --default" in error(PREFECT_API_URL=deployed.url)
+    assert "default DVC remote, and none is set: dvc remote add --default" in error(PREFECT_API_URL=deployed.url)
 
 
 def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoint(deployed, here, there):
@@ -152,7 +152,7 @@ def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoin
         assert first.ended()["name"] == "Crashed"
         second = handed(run, 2)
         assert process.wait(200) == 0
-    said(second, "Goes on from the checkpoint")
+    said(second, "Resuming from the checkpoint")
     said(second, "Resuming after epoch")
     assert here.status() == ONLY_A_LOOK
 
@@ -195,6 +195,6 @@ def test_a_machine_that_is_gone_is_noticed_by_its_silence_and_the_next_worker_go
             state = first.ended(200)
             second = handed(run, 2)
             assert process.wait(200) == 0
-    assert (state["name"], state["message"]) == ("Crashed", "Nothing heard of its machine for 90 s.")
+    assert (state["name"], state["message"]) == ("Crashed", "No heartbeat from its machine for 90 s.")
     said(second, "Resuming after epoch")
     assert here.status() == ONLY_A_LOOK

@@ -85,7 +85,7 @@ def test_with_one_it_is_told_of_failure_promotion_and_drift(api, flow_ran_in, ho
     api.ask(f"flow_runs/{run['id']}/set_state", {"state": failed, "force": True})
     until(lambda: len(texts) >= 3, f"three notifications: {texts}")
     assert sorted(texts)[0].startswith('Rootstock: champion v3, by run wise-goat. On "shed" 98 % instead of 30 %.')
-    assert sorted(texts)[1] == "Rootstock: drift, seen by run wise-goat. shed: 40 unlabelled; drifted."
+    assert sorted(texts)[1] == "Rootstock: drift found by run wise-goat. shed: 40 unlabelled; drifted."
     assert sorted(texts)[2].startswith(
         "Rootstock: pipeline poor-owl ended as Failed. photos does not exist. http://ui.invalid/runs"
     )
@@ -137,4 +137,4 @@ def test_an_automation_of_an_unknown_deployment_is_an_error_that_names_it(api, f
     path.write_text(path.read_text().replace("retrain/cpu", "retrain/tpu"))
     done = workspace.run(sys.executable, "-m", "flows.ui.deploy", check=False, PREFECT_API_URL=api.url)
     assert done.returncode == 1
-    assert "deploy: automations.yaml: retrain/tpu is no deployment of prefect.yaml" in done.stderr
+    assert "deploy: automations.yaml: retrain/tpu is not a deployment of prefect.yaml" in done.stderr

@@ -185,7 +185,7 @@ def test_a_pool_of_an_earlier_version_is_closed_and_one_of_the_users_own_is_told
     ui.api.ask("work_pools/cpu", {"base_job_template": before}, method="PATCH")
     said = ui.workspace.run(sys.executable, "-m", "flows.ui.deploy", **known).stdout
     assert ui.api.ask("work_pools/cpu")["base_job_template"] == before
-    assert "The work pool cpu, of type process, takes from whoever starts a run: command, env" in said
+    assert "The work pool cpu, of type process, lets whoever starts a run set: command, env" in said
     ui.api.ask("work_pools/cpu", {"base_job_template": deploy.TEMPLATE}, method="PATCH")
 
 

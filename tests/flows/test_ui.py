@@ -117,7 +117,7 @@ def test_started_again_it_says_where_it_is_and_harms_nothing(ui):
     running = all_that_runs()
     done = ui.workspace.run(sys.executable, "-m", "flows.ui", check=False)
     assert done.returncode == 1
-    assert done.stderr.strip() == f"ui: The UI of this workspace is up already: http://127.0.0.1:{ui.port}"
+    assert done.stderr.strip() == f"ui: The UI of this workspace is already running: http://127.0.0.1:{ui.port}"
     assert {found["id"]: found["created"] for found in ui.api.ask("deployments/filter", {})} == before
     assert all_that_runs() == running
 
@@ -192,7 +192,7 @@ def test_a_cancelled_run_stops_within_ten_seconds_and_the_next_one_goes_on_while
     until(lambda: queued.stages().get("fine_tune") == "Running", "the queued run's turn")
     until(lambda: any(line.startswith("Resuming after epoch") for line in queued.logs()), "its going on")
     process_of(ui, queued).terminate()  # as a container is stopped: nobody cancelled it
-    assert queued.ended(20)["message"] == "Its process was told to end; the worker was stopped."
+    assert queued.ended(20)["message"] == "Its process was terminated: the worker was stopped."
     assert queued.stages()["fine_tune"] == "Crashed"
     ui.workspace.run("dvc", "status")
     ui.workspace.run("python", "-c", "from tasks.bridge.workspace import writing\nwith writing(): pass")
@@ -249,7 +249,7 @@ def test_a_killed_ui_leaves_nothing_behind_and_the_next_start_goes_on(after_flow
     until(lambda: not [process for process in family if process.is_running()], "their end", 10)
     after_flow.run("git", "checkout", "-q", "params.yaml")
     done = after_flow.run(sys.executable, "-m", "flows.ui", "--env", check=False)
-    assert done.stderr.strip() == "ui: The UI of this workspace is not up; start it: make ui"
+    assert done.stderr.strip() == "ui: The UI of this workspace is not running; start it: make ui"
     with started(after_flow) as again:
         assert again.api.secret != killed.api.secret
         assert again.api.ask(f"flow_runs/{run.id}")["state"]["name"] == "Crashed"
@@ -284,15 +284,15 @@ def test_a_taken_port_is_a_clear_error(workspace):
         done = workspace.run(sys.executable, "-m", "flows.ui", "--port", str(busy), check=False)
         holder.kill()
     assert done.returncode == 1
-    assert f"ui: Port {busy} is taken by another program; name another: make ui PORT=" in done.stderr
+    assert f"ui: Port {busy} is used by another program; choose another: make ui PORT=" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "env", "said"),
     [
-        (["--port", "65535"], {}, "ui: There is no port 65536: they go from 1 to 65535"),
+        (["--port", "65535"], {}, "ui: Port 65536 does not exist: ports range from 1 to 65535"),
         (None, {"PREFECT_SERVER_API_PORT": "4x"}, "invalid int value: '4x'"),
-        ([], {"PREFECT_SERVER_API_AUTH_STRING": "admin:pässword"}, "PREFECT_SERVER_API_AUTH_STRING is not plain ASCII"),
+        ([], {"PREFECT_SERVER_API_AUTH_STRING": "admin:pässword"}, "PREFECT_SERVER_API_AUTH_STRING contains non-ASCII"),
     ],
 )
 def test_what_it_cannot_be_started_with_is_said(workspace, options, env, said):

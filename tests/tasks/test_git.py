@@ -214,7 +214,7 @@ def test_a_lock_that_another_git_program_holds_is_waited_for_and_then_named(edit
     code = "from pathlib import Path; from tasks.bridge import git\ngit.LOCK_WAIT_S = 0.3\n"
     code += "try: git.commit([Path('dvc.lock')], 'ours')\nexcept git.GitError as error: print(error)"
     said = workspace.run("python", "-c", code).stdout
-    assert "index.lock has been there for" in said
+    assert "index.lock has existed for" in said
     assert "the file can be removed" in said
     assert git(workspace, "log", "-1", "--format=%s") == "no photos"
 

@@ -116,7 +116,7 @@ def test_a_wait_for_dvc_ends_at_once_when_the_run_is_to_end(tmp_path, monkeypatc
 
 def test_a_run_that_is_cancelled_while_it_waits_puts_back_nothing_of_the_run_that_it_waits_for(workspace):
     given = "from tasks.bridge import run_params as run\nwith run.writing(str), run.in_params_file({'seed': %d}, str)"
-    end = "import uuid; from tasks.bridge import termination; termination._say_how = lambda run: None; "
+    end = "import uuid; from tasks.bridge import termination; termination._report_state = lambda run: None; "
     end += "termination._end_process(uuid.uuid4())"
     path = workspace.root / "params.yaml"
     before = path.read_text()

@@ -213,7 +213,7 @@ def test_a_promotion_in_the_middle_of_a_persons_merge_is_committed_tagged_and_pu
     workspace = own_remotes(contested, tmp_path)
     merging = workspace.root / ".git" / "MERGE_HEAD"
     merging.write_text(workspace.run("git", "rev-parse", "HEAD").stdout)
-    waits = "champion@v2 is not committed yet, nor tagged: a merge is under way; finish it first."
+    waits = "champion@v2 is not committed yet, nor tagged: a merge is in progress; finish it first."
     promote = "print(promotion.promote(better, DeliverySummary(), 'run', Retrain(git='push')).note)"
     assert waits in workspace.run("python", "-c", PREPARE + promote).stdout
     finish = "from tasks.bridge import promotion, interrupted; interrupted.finish(print); print(promotion.publish())"
