@@ -1,1 +1,1 @@
-"""One file of an image into pixels: what a file is, whether it is whole, what its values mean; and batches of them."""
+"""Decodes image files: detects the format, checks integrity, maps values to eight bits, and loads batches."""

@@ -1,7 +1,7 @@
-"""What a new file has to be to be taken in: whole, an image of a sensible size, what its name says.
+"""Checks a new file before it is ingested: complete, decodable, of an accepted size and the format its name says.
 
-The same checks hold for what a model is asked about (rootstock/model/model.py). They are bounded by what a file is:
-memory by a room that all threads share (rootstock/system/memory.py), time by what decoding is known to cost.
+The same checks apply to the inputs of a model (rootstock/model/model.py). Memory is bounded by a budget shared by all
+threads (rootstock/system/memory.py), time by an estimate of the decoding cost.
 """
 
 import hashlib
@@ -13,31 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rootstock.images import jpeg, pixels, tiff_pieces, transfers, wholeness
-from rootstock.images.deep import FULL, UINT16, Found, Range
+from rootstock.images import integrity, jpeg, pixels, tiff_pieces, transfer_damage
+from rootstock.images.deep import FULL, UINT16, ObservedRange, Range
 from rootstock.images.orientation import upright
 from rootstock.images.perceptual_hash import thumbnail
-from rootstock.images.pixels import Opened, format_by_name
+from rootstock.images.pixels import OpenedFile, format_by_name
 from rootstock.images.reasons import Reason, Rejected
 from rootstock.system.memory import DECODING_BUDGET
 
 __all__ = ["MAX_FILE_BYTES", "Checks", "NewImage", "Reason", "Rejected", "check", "check_header", "image_id"]
 
 Damaged = Literal["reject", "keep"]
-MAX_FILE_BYTES = 512 * 2**20  # no photograph is larger; an archive member that says so is not read
+MAX_FILE_BYTES = 512 * 2**20  # no photograph is larger; larger archive members are not read
 SECONDS_A_FILE = 20.0
-HASH_SIDE = 64  # pixels: a JPEG is decoded for its perceptual hash at a fraction of its size that is no less
-# Pixels that a scan of a JPEG goes over in a second of a core, at the least that was measured (0.3 to 1.5 billion).
+HASH_SIDE = 64  # pixels: minimum side at which a JPEG is decoded for its perceptual hash
+# Pixels per scan of a JPEG and CPU second: below the slowest measured (0.3 to 1.5 billion).
 SCAN_PIXELS_A_SECOND = 2 * 10**8
-ENDS_EARLY = "Premature end of JPEG file"  # in libjpeg's words
+ENDS_EARLY = "Premature end of JPEG file"  # libjpeg's message
 
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """What a new file has to satisfy, and the size it is stored at.
+    """The settings of the checks, and the maximum size of stored images.
 
-    `damaged` says what becomes of files whose pixels can be had though something is wrong with them, `seconds` what
-    decoding one may take of a core, and `value_range` which values of a deep image are black and white.
+    `damaged` is what to do with damaged files that can be decoded, `seconds` the CPU time that decoding may take, and
+    `value_range` the black and white levels of deep images.
     """
 
     min_side: int
@@ -53,9 +53,9 @@ class Checks:
 class NewImage:
     """A checked file, ready to be packed; `width` and `height` are those of the upright image.
 
-    `thumbnail` (32, 32) uint8 is what its perceptual hash is of; hashes of many are made together. `deep` is what an
-    image of more than eight bits held, where its file alone does not tell black and white; `said` what is wrong with a
-    damaged one that is kept.
+    `thumbnail` (32, 32) uint8 is the input of its perceptual hash; hashes are computed in batches. `deep` is the
+    observed range of a deep image whose file does not define its black and white levels, `damage` the defect of a
+    damaged file that is kept.
     """
 
     image_id: str
@@ -64,34 +64,34 @@ class NewImage:
     width: int
     height: int
     thumbnail: NDArray[np.uint8]
-    deep: Found | None = None
-    said: str = ""
+    deep: ObservedRange | None = None
+    damage: str = ""
 
 
 class RangeUnknown(Rejected):
-    """A deep image whose file does not tell which of its values are black and white."""
+    """A deep image whose file does not define its black and white levels."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: ObservedRange) -> None:
         super().__init__(Reason.VALUE_RANGE, f"{found.kind} from {found.low:g} to {found.high:g}")
         self.found = found
 
 
 def image_id(data: bytes) -> str:
-    """Name an image after the bytes of its file."""
+    """Return the image id: the SHA-256 of the file's bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def check(data: bytes, path: str, checks: Checks, name: str | None = None) -> NewImage:
-    """Decode a new file once: is it whole, of a sensible size, what its name says; how does it look.
+    """Decode a new file once, check it, and return the image to pack.
 
     Args:
         data: the bytes of the file.
         path: its name, for the extension.
-        checks: what to hold it to.
-        name: its image id, where the caller has it.
+        checks: to apply.
+        name: its image id, if already computed.
 
     Raises:
-        Rejected: with the reason.
+        Rejected: it fails a check.
     """
     name = name or image_id(data)
     found = check_header(data, path, checks)
@@ -99,23 +99,23 @@ def check(data: bytes, path: str, checks: Checks, name: str | None = None) -> Ne
         try:
             if found.jpeg:
                 return _jpeg(found, data, checks, name)
-            said = _accepted(wholeness.check(found.format, data, checks.seconds), checks)
-            return _deep(found, checks, name, said) if found.deep else _plain(found, data, checks, name, said)
+            damage = _accepted(integrity.check(found.format, data, checks.seconds), checks)
+            return _deep(found, checks, name, damage) if found.deep else _plain(found, data, checks, name, damage)
         except Exception as error:  # Pillow's plug-ins raise whatever the parser met
-            raise wholeness.why(error, data) from None
+            raise integrity.rejection(error, data) from None
 
 
-def check_header(data: bytes, path: str, checks: Checks) -> Opened:
-    """Check a file as far as its header goes: its size, what its name says, what decoding it would cost.
+def check_header(data: bytes, path: str, checks: Checks) -> OpenedFile:
+    """Check a file by its header: image size, extension and decoding cost.
 
     Raises:
-        Rejected: with the reason.
+        Rejected: it fails a check.
     """
     try:
-        found = pixels.opened(data, checks.seconds)
+        found = pixels.open_file(data, checks.seconds)
     except Rejected as rejected:
         if rejected.reason is Reason.NOT_AN_IMAGE and data and format_by_name(path):
-            raise wholeness.why(OSError("no image"), data) from None
+            raise integrity.rejection(OSError("no image"), data) from None
         raise
     if format_by_name(path) not in (None, found.format) and not checks.accept_wrong_extension:
         raise Rejected(Reason.WRONG_EXTENSION)
@@ -127,91 +127,91 @@ def check_header(data: bytes, path: str, checks: Checks) -> Opened:
     if found.jpeg or found.format == "TIFF":
         allowed = int(checks.seconds * SCAN_PIXELS_A_SECOND / (width * height)) + 1
         if _scans(found, allowed) >= allowed:
-            raise Rejected(Reason.TOO_COSTLY, f"{allowed:,} scans or more of {width} x {height} pixels")
+            raise Rejected(Reason.TOO_COSTLY, f"at least {allowed:,} scans of {width} x {height} pixels")
     return found
 
 
-def _scans(found: Opened, most: int) -> int:
-    return jpeg.scans(found.data, found.jpeg, most) if found.jpeg else tiff_pieces.scans(found.data, most)
+def _scans(found: OpenedFile, most: int) -> int:
+    return jpeg.count_scans(found.data, found.jpeg, most) if found.jpeg else tiff_pieces.count_scans(found.data, most)
 
 
-def _accepted(said: str, checks: Checks) -> str:
-    """Pass on what is wrong with a file whose pixels can be had, if such files are kept.
+def _accepted(damage: str, checks: Checks) -> str:
+    """Return the defect of a file that can be decoded, if damaged files are kept.
 
     Raises:
-        Rejected: damaged, and it is not.
+        Rejected: it has a defect, and damaged files are rejected.
     """
-    if said and checks.damaged == "reject":
-        raise Rejected(Reason.DAMAGED, said)
-    return said
+    if damage and checks.damaged == "reject":
+        raise Rejected(Reason.DAMAGED, damage)
+    return damage
 
 
-def _jpeg(found: Opened, data: bytes, checks: Checks, name: str) -> NewImage:
-    # The hash looks at 32x32 grey pixels: a JPEG decoded at a fraction of its size shows them as well, and its
-    # whole stream is still read, so that what is wrong with it is found.
-    grey, said = _grey(found, data, checks)
+def _jpeg(found: OpenedFile, data: bytes, checks: Checks, name: str) -> NewImage:
+    # The hash needs 32x32 grey pixels, so the JPEG is decoded at a fraction of its size; the whole stream is still
+    # read, so damage is found.
+    grey, damage = _grey(found, data, checks)
     width, height = found.size
     if checks.max_side and max(width, height) > checks.max_side:
-        return _stored(_smaller(found, checks.max_side), "JPEG", name, said=said)
-    return NewImage(name, data, "JPEG", width, height, thumbnail(grey), said=said)
+        return _stored(_smaller(found, checks.max_side), "JPEG", name, damage=damage)
+    return NewImage(name, data, "JPEG", width, height, thumbnail(grey), damage=damage)
 
 
-def _grey(found: Opened, data: bytes, checks: Checks) -> tuple[Image.Image, str]:
-    """Decode a JPEG small, upright, and in grey, and say what libjpeg warned of.
+def _grey(found: OpenedFile, data: bytes, checks: Checks) -> tuple[Image.Image, str]:
+    """Decode a JPEG at reduced size to upright grey; also return libjpeg's warning.
 
     Raises:
-        Rejected: it lacks its end, or is damaged, where such files are not kept.
+        Rejected: it is truncated, or damaged while damaged files are rejected.
     """
     assert found.jpeg is not None
-    grey, said = None, ""
+    grey, damage = None, ""
     try:
         if found.jpeg.components in (1, 3):
             grey = upright(Image.fromarray(jpeg.thumbnail(data, found.jpeg, HASH_SIDE)), found.orientation)
         else:
-            jpeg.check(data)
+            jpeg.check_cmyk(data)
     except ValueError as warning:
-        said = str(warning)
-    if said.startswith(ENDS_EARLY):
-        raise Rejected(Reason.TRUNCATED, said)
+        damage = str(warning)
+    if damage.startswith(ENDS_EARLY):
+        raise Rejected(Reason.TRUNCATED, damage)
     if grey is None:
-        grey = found.reduced("L", HASH_SIDE)  # raises where Pillow could not give the pixels later
-    if not said or jpeg.is_unknown(said):
-        said = jpeg.hole(data, found.jpeg) or transfers.as_text(data, found.jpeg.scans_at)
-    return grey, _accepted(said, checks)
+        grey = found.reduced("L", HASH_SIDE)  # raises if Pillow cannot decode it
+    if not damage or jpeg.is_unsupported(damage):
+        damage = jpeg.find_hole(data, found.jpeg) or transfer_damage.find_text_transfer(data, found.jpeg.scans_at)
+    return grey, _accepted(damage, checks)
 
 
-def _plain(found: Opened, data: bytes, checks: Checks, name: str, said: str) -> NewImage:
+def _plain(found: OpenedFile, data: bytes, checks: Checks, name: str, damage: str) -> NewImage:
     if checks.max_side and max(found.size) > checks.max_side:
-        return _stored(_smaller(found, checks.max_side), "PNG", name, said=said)
+        return _stored(_smaller(found, checks.max_side), "PNG", name, damage=damage)
     seen = found.rgb()
-    return NewImage(name, data, found.format, *seen.size, thumbnail(seen), said=said)
+    return NewImage(name, data, found.format, *seen.size, thumbnail(seen), damage=damage)
 
 
-def _deep(found: Opened, checks: Checks, name: str, said: str) -> NewImage:
-    """Bring a deep image to eight bits: what reads it later need not know what its values meant."""
+def _deep(found: OpenedFile, checks: Checks, name: str, damage: str) -> NewImage:
+    """Convert a deep image to eight bits, so that later readers need no value range."""
     assert found.deep is not None
-    holds = None if found.deep.told else found.deep.found()
-    values_of = found.deep.told or checks.value_range or (FULL if holds and holds.kind == UINT16 else None)
-    if values_of is None:
+    holds = None if found.deep.known_range else found.deep.observed_range()
+    value_range = found.deep.known_range or checks.value_range or (FULL if holds and holds.kind == UINT16 else None)
+    if value_range is None:
         assert holds is not None
         raise RangeUnknown(holds)
-    seen = found.rgb(values_of)
+    seen = found.rgb(value_range)
     if checks.max_side:
         seen.thumbnail((checks.max_side, checks.max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return _stored(seen, "PNG", name, holds, said)
+    return _stored(seen, "PNG", name, holds, damage)
 
 
-def _smaller(found: Opened, max_side: int) -> Image.Image:
+def _smaller(found: OpenedFile, max_side: int) -> Image.Image:
     small = found.reduced("RGB", max_side)
     small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return small
 
 
-def _stored(seen: Image.Image, kind: str, name: str, deep: Found | None = None, said: str = "") -> NewImage:
+def _stored(seen: Image.Image, kind: str, name: str, deep: ObservedRange | None = None, damage: str = "") -> NewImage:
     stored = io.BytesIO()
     if kind == "JPEG":
         seen.save(stored, "JPEG", quality=95)
     else:
         seen.save(stored, "PNG", compress_level=6 if deep is None else 1)
-    # The name stays that of the file that came in: it is how the file is known again, here and in another clone.
-    return NewImage(name, stored.getvalue(), kind, *seen.size, thumbnail(seen), deep, said)
+    # Keeps the image id of the original file, by which it is recognised later, here and in other clones.
+    return NewImage(name, stored.getvalue(), kind, *seen.size, thumbnail(seen), deep, damage)

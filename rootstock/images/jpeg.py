@@ -1,7 +1,7 @@
-"""What a JPEG says of itself before a pixel is decoded: size, how it was held, and what decoding it will cost.
+"""JPEG files: header (size, orientation, decoding cost), and damage found while decoding.
 
-And what libjpeg says when it is decoded: Pillow keeps its warnings to itself, torchvision prints them, so the check at
-ingest decodes by simplejpeg (the same libjpeg-turbo), which raises them.
+Pillow drops libjpeg's warnings and torchvision prints them, so the check at ingest decodes by simplejpeg (the same
+libjpeg-turbo), which raises them.
 """
 
 import re
@@ -16,38 +16,38 @@ from rootstock.images import orientation
 from rootstock.images.reasons import Reason, Rejected
 
 START = b"\xff\xd8\xff"
-SCAN, DHT, SOS, EOI = 0, 0xC4, 0xDA, 0xD9  # the first stands for the packed pixels behind SOS
+SCAN, DHT, SOS, EOI = 0, 0xC4, 0xDA, 0xD9  # SCAN stands for the compressed pixels after SOS
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-METADATA = (0xE1, 0xE2, 0xED, 0xFE)  # EXIF and XMP, profiles and further pictures, Photoshop's, comments
-ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
+METADATA = (0xE1, 0xE2, 0xED, 0xFE)  # EXIF and XMP, profiles and further pictures, Photoshop, comments
+ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment (standalone)
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
-MOST_SEGMENTS = 20_000  # before the first scan; the metadata of the largest photos take some hundreds
-MOST_MARKERS = 10 * MOST_SEGMENTS  # behind it
-LEAST_HOLE = 64  # bytes of zeros, each bit of which would be a third of a coefficient
-NO_KIND = re.compile(r"[uU]nsupported(?! marker)")  # in libjpeg's words
+MOST_SEGMENTS = 20_000  # before the first scan; metadata of the largest photos take some hundreds
+MOST_MARKERS = 10 * MOST_SEGMENTS  # after the first scan
+LEAST_HOLE = 64  # bytes of zeros; each bit would be a third of a coefficient
+UNSUPPORTED = re.compile(r"[uU]nsupported(?! marker)")  # in libjpeg's message
 NO_PADDING = re.compile(rb"\xff+")
-MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in a scan: what is neither a byte nor a restart
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in a scan: neither a stuffed byte nor a restart marker
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What is known before a pixel is decoded; `width` and `height` are of the pixels as they are stored."""
+    """The header of a JPEG; `width` and `height` are those of the stored pixels, before rotation."""
 
     width: int
     height: int
     components: int
     bits: int
-    whole_first: bool  # all coefficients are kept until the last scan: progressive
+    progressive: bool  # decoding keeps all coefficients until the last scan
     orientation: int
     scans_at: int
-    metadata: tuple[tuple[int, int], ...]  # where EXIF, XMP and profiles lie
+    metadata: tuple[tuple[int, int], ...]  # byte ranges of EXIF, XMP and profiles
 
 
 def read(data: bytes) -> Header:
     """Read the header of a JPEG.
 
     Raises:
-        Rejected: it has none, or holds more segments than any camera writes.
+        Rejected: it has none, or contains more segments than any camera writes.
     """
     exif, xmp = b"", b""
     metadata: list[tuple[int, int]] = []
@@ -64,7 +64,7 @@ def read(data: bytes) -> Header:
         if marker == 0xE1:
             segment = data[start:end]
             if segment.startswith(orientation.EXIF):
-                exif += segment[6:]  # a long block is continued
+                exif += segment[6:]  # a long block is split over several segments
             elif segment.startswith(XMP):
                 xmp += segment
         elif marker in FRAMES and frame is None and start + 6 <= len(data):
@@ -74,10 +74,10 @@ def read(data: bytes) -> Header:
 
 
 def _segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of the content of each segment, up to the end mark or the end of the file."""
+    """Yield marker, start and end of each segment's content, up to the EOI marker or the end of the file."""
     while (at := data.find(b"\xff", at)) >= 0:
         if data.startswith(b"\xff\xff", at):  # padding
-            at = NO_PADDING.match(data, at).end() - 1  # type: ignore[union-attr]  # it matches
+            at = NO_PADDING.match(data, at).end() - 1  # type: ignore[union-attr]  # always matches
         if at + 4 > len(data):
             return
         marker = data[at + 1]
@@ -95,20 +95,20 @@ def _segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
 
 
 def without_metadata(data: bytes, header: Header) -> bytes:
-    """Leave out what shows nothing: Pillow warns of it where it is broken."""
+    """Return the file without metadata, about which Pillow warns if it is broken."""
     if not header.metadata:
         return data
     starts, ends = zip(*header.metadata, strict=True)
     return b"".join(data[end:start] for end, start in zip((0, *ends), (*starts, len(data)), strict=True))
 
 
-def scans(data: bytes, header: Header, most: int) -> int:
-    """Count the scans, each of which goes over the whole image; `most` or more is as good as that.
+def count_scans(data: bytes, header: Header, most: int) -> int:
+    """Return the number of scans, each a pass over the whole image, up to `most`.
 
-    What follows the end mark (a phone's second picture, a film) is not counted.
+    Data after the EOI marker (a phone's second picture or film) are not counted.
     """
     if data.count(b"\xff\xda", header.scans_at) < most:
-        return data.count(b"\xff\xda", header.scans_at)  # perhaps of what follows as well
+        return data.count(b"\xff\xda", header.scans_at)  # an upper bound: may include data after EOI
     found = 0
     for number, (marker, _, _) in enumerate(_segments(data, header.scans_at)):
         found += marker == SOS
@@ -117,30 +117,30 @@ def scans(data: bytes, header: Header, most: int) -> int:
     return found
 
 
-def hole(data: bytes, header: Header) -> str:
-    """Say whether there are zeros in a scan that no encoder wrote; nothing where there are none.
+def find_hole(data: bytes, header: Header) -> str:
+    """Describe a run of zeros in a scan that no encoder wrote; "" if there is none.
 
-    libjpeg takes them for pixels, and warns only if they are too many or too few of these. In a picture they stand
-    for a flat area, of which every block has the shortest code that there is, all zeros: where a Huffman table gives
-    that to something else, each block would be noise.
+    libjpeg decodes them as pixels, and warns only if their number does not fit. A genuine run of zeros is a flat area,
+    where every block has the shortest code, all zeros; if a Huffman table gives that code another meaning, each block
+    would be noise.
     """
     if data.find(bytes(LEAST_HOLE), header.scans_at) < 0:
         return ""
-    zero_codes: dict[int, int] = {}  # class and number of a table -> what the code of zeros stands for
+    zero_codes: dict[int, int] = {}  # class and number of a table -> symbol of the all-zeros code
     would_be_noise = False
     for marker, start, end in islice(_segments(data, 2), MOST_MARKERS):
         if marker == DHT:
             zero_codes |= _zero_codes(data[start:end])
         elif marker == SOS:
-            # The low half is how many bits of a coefficient follow the code.
+            # The low half of a symbol is the number of coefficient bits that follow the code.
             would_be_noise = any(zero_codes.get(table, 0) & 15 for table in _tables(data[start:end], header))
         elif marker == SCAN and would_be_noise and data.find(bytes(LEAST_HOLE), start, end) >= 0:
-            return "a hole of zeros"
+            return "a run of zeros inside the compressed data"
     return ""
 
 
 def _zero_codes(tables: bytes) -> dict[int, int]:
-    """Read of each Huffman table what its first code, all zeros, stands for."""
+    """Return the symbol of the first code, all zeros, of each Huffman table."""
     found, at = {}, 0
     while at + 17 < len(tables):
         found[tables[at]] = tables[at + 17]
@@ -149,42 +149,42 @@ def _zero_codes(tables: bytes) -> dict[int, int]:
 
 
 def _tables(scan: bytes, header: Header) -> list[int]:
-    """Name the Huffman tables that a scan uses, as `_zero_codes` does; none where it refines, bit by bit."""
+    """Return the keys in `_zero_codes` of the Huffman tables that a scan uses; empty for a refinement scan."""
     count = scan[0] if scan else 0
-    chosen, says = scan[2 : 1 + 2 * count : 2], scan[1 + 2 * count :]
-    if len(says) < 3 or (header.whole_first and says[2] >> 4):
+    chosen, spectral = scan[2 : 1 + 2 * count : 2], scan[1 + 2 * count :]
+    if len(spectral) < 3 or (header.progressive and spectral[2] >> 4):
         return []
-    first = [table >> 4 for table in chosen] if says[0] == 0 or not header.whole_first else []
-    return first + [table & 15 | 16 for table in chosen if says[1] or not header.whole_first]
+    first = [table >> 4 for table in chosen] if spectral[0] == 0 or not header.progressive else []
+    return first + [table & 15 | 16 for table in chosen if spectral[1] or not header.progressive]
 
 
 def thumbnail(data: bytes, header: Header, side: int) -> NDArray[np.uint8]:
-    """Decode at an eighth of its size, or at more of it where sides would fall below `side`: (h, w) uint8, grey.
+    """Decode to grey (h, w) uint8 at 1/8 of the size, or larger if a side would fall below `side`.
 
-    The whole stream is read, and held to what libjpeg warns of.
+    The whole stream is read.
 
     Raises:
-        ValueError: in libjpeg's words.
+        ValueError: libjpeg's warning or error.
     """
-    import simplejpeg  # only where there is a new JPEG
+    import simplejpeg  # imported only for new JPEGs
 
     scale = min(header.width // side, header.height // side)
-    factor = next((factor for factor in (8, 4, 2) if scale >= factor), 1)  # as Pillow's draft
+    factor = next((factor for factor in (8, 4, 2) if scale >= factor), 1)  # as Pillow's draft mode does
     least = {"min_height": -(-header.height // factor), "min_width": -(-header.width // factor)}
     grey: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "GRAY", min_factor=1, **least)[..., 0]
     return grey
 
 
-def is_unknown(said: str) -> bool:
-    """Whether libjpeg says that it does not know a kind of JPEG, which is not that something is wrong."""
-    return NO_KIND.search(said) is not None
+def is_unsupported(message: str) -> bool:
+    """Whether libjpeg's message means that it does not support this kind of JPEG, rather than damage."""
+    return UNSUPPORTED.search(message) is not None
 
 
-def check(data: bytes) -> None:
-    """Decode a JPEG in four inks for libjpeg's warnings alone.
+def check_cmyk(data: bytes) -> None:
+    """Decode a CMYK JPEG only for libjpeg's warnings.
 
     Raises:
-        ValueError: in libjpeg's words.
+        ValueError: libjpeg's warning or error.
     """
     import simplejpeg
 
@@ -192,12 +192,12 @@ def check(data: bytes) -> None:
 
 
 def warning(data: bytes, header: Header) -> str:
-    """Decode a JPEG of one, three or four components for what libjpeg says is wrong; nothing where all is well."""
+    """Return libjpeg's warning about a JPEG of one, three or four components; "" if there is none."""
     try:
         if header.components in (1, 3):
             thumbnail(data, header, 1)
         elif header.components == 4:
-            check(data)
+            check_cmyk(data)
     except ValueError as error:
         return str(error)
     return ""

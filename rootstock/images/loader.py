@@ -1,4 +1,4 @@
-"""From shards to batches of pixels: read, decode, resize and crop on threads, in order, in bounded memory."""
+"""The data loader: reads, decodes, resizes and crops images on threads, in order and in bounded memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from rootstock.config.architectures import Transform
 from rootstock.config.section import Augment
 from rootstock.dataset.shards import Reader
 from rootstock.images import decoding, pixels
-from rootstock.images.decoding import INTERPOLATION, Decode, central
+from rootstock.images.decoding import INTERPOLATION, Decode, resize_and_crop
 from rootstock.system.memory import DECODING_BUDGET
 from rootstock.system.parallel import ordered_map
 
@@ -25,17 +25,17 @@ CROP_RATIO = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """Where an image is, and the seed of its augmentation (None: none)."""
+    """The position of an image in a shard, and the seed of its augmentation (None: no augmentation)."""
 
     shard: str
     offset: int
     size: int
     seed: int | None = None
-    image_id: str = ""  # whose bytes these have to be; empty: not held to it
+    image_id: str = ""  # to verify the bytes against; empty: not verified
 
 
 class Normalise(nn.Module):
-    """uint8 pixels (n, 3, h, w) to normalised floats, on whatever device they are."""
+    """Normalises uint8 pixels (n, 3, h, w) to float32, on their device."""
 
     scale: Tensor
     shift: Tensor
@@ -62,7 +62,7 @@ def batches(
 ) -> Iterator[Tensor]:
     """Yield the images in order as uint8 batches (n, 3, size, size), channels last in memory.
 
-    See `batch_sizes` for how many there are in each.
+    `batch_sizes` returns the size of each batch.
     """
 
     def read(ref: Ref) -> bytes:
@@ -78,13 +78,13 @@ def batches(
 
 
 def batch_sizes(images: int, batch_size: int, lone: bool = True) -> list[int]:
-    """Say how many images are in each batch.
+    """Return the size of each batch.
 
     Args:
-        images: in all.
-        batch_size: of each batch but the last.
-        lone: whether a last batch may hold a single image; else that joins the batch before. A single image has no
-            statistics that batch norm could learn from.
+        images: total number.
+        batch_size: of all batches but the last.
+        lone: whether the last batch may hold a single image; else it is merged into the batch before, since batch
+            norm needs more than one image in training.
     """
     sizes = [min(batch_size, images - start) for start in range(0, images, batch_size)]
     if not lone and len(sizes) > 1 and sizes[-1] == 1:
@@ -93,7 +93,7 @@ def batch_sizes(images: int, batch_size: int, lone: bool = True) -> list[int]:
 
 
 def prepare(data: bytes, transform: Transform, augment: Augment = "none", seed: int | None = None) -> NDArray[np.uint8]:
-    """Decode one image and bring it to the network's size, as `view` does: (size, size, 3) uint8."""
+    """Decode and resize one image, as `view` does, to (size, size, 3) uint8."""
     seen: NDArray[np.uint8] = view(data, transform, augment, seed).permute(1, 2, 0).contiguous().numpy()
     return seen
 
@@ -101,24 +101,26 @@ def prepare(data: bytes, transform: Transform, augment: Augment = "none", seed: 
 def view(
     data: bytes, transform: Transform, augment: Augment = "none", seed: int | None = None, decode: Decode = "full"
 ) -> Tensor:
-    """Decode one image and bring it to the network's size.
+    """Decode one image and resize it to the network's input size.
 
     Args:
         data: the file.
         transform: what the backbone expects.
-        augment: a random part instead of the middle; needs a seed.
-        seed: of the augmentation; None is none.
-        decode: reduced is faster for large JPEGs, and not exact; a random part is always cut out of all pixels.
+        augment: a random resized crop instead of the centre crop; needs a seed.
+        seed: of the augmentation; None for none.
+        decode: reduced is faster for large JPEGs but not exact; random crops are always taken at full resolution.
 
     Returns:
-        (3, size, size) uint8, what torchvision's resize and centre crop give of the upright image.
+        (3, size, size) uint8: torchvision's resize and centre crop of the upright image.
     """
-    file = pixels.opened(data)
+    file = pixels.open_file(data)
     with DECODING_BUDGET.take(file.cost):
         if augment == "none" or seed is None:
             shorter = transform.resize if decode == "reduced" else None
-            return central(decoding.decoded(file, shorter), transform).clone()  # else it would keep the whole image
-        image = Image.fromarray(decoding.decoded(file).permute(1, 2, 0).contiguous().numpy())
+            return resize_and_crop(
+                decoding.decode_opened(file, shorter), transform
+            ).clone()  # else it would keep the whole image in memory
+        image = Image.fromarray(decoding.decode_opened(file).permute(1, 2, 0).contiguous().numpy())
         seen = _augmented(image, transform, augment, np.random.default_rng(seed))
         return torch.from_numpy(seen.copy()).permute(2, 0, 1)
 
@@ -126,7 +128,7 @@ def view(
 def _augmented(
     image: Image.Image, transform: Transform, augment: Augment, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Cut out a random part of random shape, and mirror it half of the time where that is asked for."""
+    """Return a random resized crop, flipped horizontally half of the time for crop_flip."""
     width, height = image.size
     area = width * height * rng.uniform(*CROP_AREA)
     ratio = np.exp(rng.uniform(*np.log(CROP_RATIO)))
@@ -140,5 +142,5 @@ def _augmented(
 
 
 def device() -> torch.device:
-    """Choose the GPU if there is one."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,6 +1,6 @@
-"""How a camera was held: the one reading of EXIF and XMP that every decoder here obeys.
+"""Reads the orientation from EXIF and XMP, in one place for all decoders.
 
-Libraries differ (a doubled header, a broken block, a number out of range), and two that differ show two pictures.
+Libraries differ on doubled headers, broken blocks and values out of range, and would give different pictures.
 """
 
 import re
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 TAG = 0x0112  # of EXIF and TIFF
-UPRIGHT, LYING = 1, (5, 6, 7, 8)  # values; of those that lie, width and height change places
+UPRIGHT, LYING = 1, (5, 6, 7, 8)  # values; LYING ones swap width and height
 EXIF = b"Exif\0\0"
-FORMATS = {1: "B", 3: "H", 4: "I"}  # types of an entry that can hold it
+FORMATS = {1: "B", 3: "H", 4: "I"}  # EXIF entry types that can hold the value
 XMP = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']\s*|>\s*)(\d+)")
 T = Image.Transpose
 TURNS = {
@@ -23,21 +23,21 @@ TURNS = {
 
 
 def read(exif: bytes, xmp: bytes = b"") -> int:
-    """Read the orientation, 1 to 8; EXIF counts before XMP, and what is broken or out of range is 1.
+    """Return the orientation, 1 to 8; EXIF takes precedence over XMP, broken or invalid values count as 1.
 
     Args:
-        exif: the block, with or without headers before it; may be empty.
-        xmp: the packet; may be empty.
+        exif: the EXIF block, with or without headers; may be empty.
+        xmp: the XMP packet; may be empty.
     """
     found = _from_exif(exif)
-    if found is None and (said := XMP.search(xmp)):
-        found = int(said[1][:3])
-    return known(found)
+    if found is None and (match := XMP.search(xmp)):
+        found = int(match[1][:3])
+    return valid(found)
 
 
-def known(said: int | None) -> int:
-    """Take what says nothing, or nothing that there is, for upright."""
-    return said if said in TURNS else UPRIGHT
+def valid(orientation: int | None) -> int:
+    """Return an orientation if it is valid, else upright."""
+    return orientation if orientation in TURNS else UPRIGHT
 
 
 def _from_exif(block: bytes) -> int | None:
@@ -57,12 +57,12 @@ def _from_exif(block: bytes) -> int | None:
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn an image as it was seen."""
+    """Apply an orientation to an image."""
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 def upright_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turn an array whose last two axes are rows and columns, as `upright` turns an image; a view."""
+    """Apply an orientation to an array (..., h, w), as `upright` does to an image; returns a view."""
     if orientation in LYING:
         pixels = pixels.swapaxes(-1, -2)
     if orientation in (3, 4, 7, 8):

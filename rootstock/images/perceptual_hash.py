@@ -1,4 +1,4 @@
-"""How an image looks, in 64 bits: images that look alike have hashes that differ in a few."""
+"""64-bit perceptual hashes (pHash): near duplicates differ in only a few bits."""
 
 from collections.abc import Sequence
 
@@ -7,27 +7,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 HASH_BITS = 64
-SIDE = 32  # pixels that pHash looks at, each way
-LOW = 8  # of their frequencies, each way, it keeps
+SIDE = 32  # pixels per side of the hashed thumbnail
+LOW = 8  # frequencies kept per axis
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    """Give what the perceptual hash of an image is of: (32, 32) uint8, grey."""
+    """Return the input of the perceptual hash: grey (32, 32) uint8."""
     return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
 def perceptual_hashes(thumbnails: Sequence[NDArray[np.uint8]]) -> list[int]:
-    """Hash how images look: pHash (Krawetz 2011), which of the low frequencies are above their median.
+    """Return the pHash (Krawetz 2011) of each thumbnail: which low DCT frequencies are above their median.
 
-    Bit for bit what the package imagehash gives (tested), but for many at once: alone, the hash of a small file took a
-    quarter of the time that ingest needs to look at it, much of it in Python.
+    Bit-identical to the package imagehash (tested), but batched: one at a time, the hash of a small file took a quarter
+    of its ingest time, mostly Python overhead.
 
     Args:
         thumbnails: n of (32, 32) uint8.
     """
     if not len(thumbnails):
         return []
-    from scipy.fftpack import dct  # an ingest with nothing new does without
+    from scipy.fftpack import dct  # not imported when ingest finds nothing new
 
     spectra = dct(dct(np.stack(thumbnails), axis=1), axis=2)[:, :LOW, :LOW].reshape(-1, HASH_BITS)
     bits = np.packbits(spectra > np.median(spectra, axis=1, keepdims=True), axis=1)

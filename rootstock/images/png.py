@@ -1,7 +1,7 @@
-"""PNG files, chunk by chunk: whether all are whole, how the image was held, and the file without its metadata.
+"""PNG files, chunk by chunk: integrity, orientation, the file without metadata, and 16-bit values.
 
-Pillow unpacks text and profiles before it decodes, and refuses an image for having many of them, or one with a wrong
-checksum; without them there is nothing to refuse.
+Pillow unpacks text and profiles before decoding, and refuses images with many of them or with a wrong checksum there;
+so they are removed first.
 """
 
 import io
@@ -16,19 +16,19 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from rootstock.images import orientation
-from rootstock.images.deep import Block, Deep
+from rootstock.images.deep import Block, DeepImage
 from rootstock.images.reasons import Reason, Rejected
 
 START = b"\x89PNG\r\n\x1a\n"
-MOST_CHUNKS = 2**18  # a file of 512 MiB in pieces of 8 KiB, as libpng writes them, has 2**16
+MOST_CHUNKS = 2**18  # a file of 512 MiB in chunks of 8 KiB, as libpng writes them, has 2**16
 STRIP_PIXELS = 2**20  # at a time
-MOST_UNPACKED = 2**20  # bytes of EXIF or XMP; EXIF is 64 KiB at most elsewhere
+MOST_UNPACKED = 2**20  # bytes of EXIF or XMP; in other formats EXIF has at most 64 KiB
 XMP, RAW_EXIF = b"XML:com.adobe.xmp\0", re.compile(rb"Raw profile type (?:exif|APP1)\0", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the chunks before and after the pixels say; `plain` is the file without what shows nothing."""
+    """The header fields of a PNG; `plain` is the file without metadata chunks."""
 
     size: tuple[int, int]
     bits: int
@@ -38,7 +38,7 @@ class Header:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, start and end of each chunk's content, up to IEND or to the end of the file."""
+    """Yield type, start and end of each chunk's content, up to IEND or the end of the file."""
     at = len(START)
     for _ in range(MOST_CHUNKS):
         if at + 12 > len(data):
@@ -54,16 +54,16 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def read(data: bytes) -> Header:
-    """Read the chunks, but for the pixels.
+    """Read all chunks but the pixels.
 
     Raises:
-        Rejected: there is no header, it is Apple's own kind, or there are more chunks than any program writes.
+        Rejected: there is no header, it is Apple's variant, or there are more chunks than any program writes.
     """
     width = height = bits = colour = 0
     kept, dropped, exif, xmp = [], False, b"", b""
     for kind, start, end in _chunks(data):
         if kind == b"CgBI":
-            raise Rejected(Reason.UNSUPPORTED, "a PNG for iPhones, which is none by the standard")
+            raise Rejected(Reason.UNSUPPORTED, "Apple's CgBI variant of PNG, which does not follow the standard")
         if kind == b"IHDR" and end - start == 13:
             width, height, bits, colour = struct.unpack_from(">IIBB", data, start)
         if kind[:1].isupper() or kind == b"tRNS":
@@ -85,29 +85,29 @@ def read(data: bytes) -> Header:
 
 
 def check(data: bytes) -> str:
-    """Hold every chunk to its checksum; returns what is wrong, or nothing.
+    """Verify the checksum of every chunk; return the first defect, or "".
 
     Raises:
-        Rejected: it lacks its end.
+        Rejected: it is truncated.
     """
     view, kind = memoryview(data), b""
     for kind, start, end in _chunks(data):
         if zlib.crc32(view[start - 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            return f"the checksum of a chunk {kind.decode('ascii', 'replace')} is wrong"
+            return f"wrong checksum of a {kind.decode('ascii', 'replace')} chunk"
     if kind != b"IEND":
         raise Rejected(Reason.TRUNCATED)
     return ""
 
 
-def deep(header: Header) -> Deep:
-    """Read the values of a PNG of 16 bits; Pillow gives all of them of grey alone."""
+def deep(header: Header) -> DeepImage:
+    """Return the values of a 16-bit PNG; Pillow alone gives all 16 bits only for grey."""
     layout = {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}.get(header.colour)
     if layout is None:
-        raise Rejected(Reason.UNDECODABLE, "a palette of 16 bits")
+        raise Rejected(Reason.UNDECODABLE, "a palette with 16 bits")
     image = cache(partial(_halves, header.plain, layout))
     transparency = [] if b"tRNS" not in header.plain[: header.plain.find(b"IDAT")] else _clear(header.plain)
     clear = tuple(transparency) if len(transparency) == len(layout) else None
-    return Deep(*header.size, layout, lambda: _strips(*image()), "uint16", None, clear=clear)
+    return DeepImage(*header.size, layout, lambda: _strips(*image()), "uint16", None, transparent_value=clear)
 
 
 def _clear(plain: bytes) -> list[int]:
@@ -117,12 +117,12 @@ def _clear(plain: bytes) -> list[int]:
 
 
 def _halves(plain: bytes, layout: str) -> tuple[Image.Image, ...]:
-    """Decode by Pillow: grey as it is, grey and alpha as four bytes, colours once for high and once for low bytes."""
+    """Decode with Pillow: grey directly, grey with alpha as four bytes, colours once per high and low bytes."""
     if layout == "L":
         return (_by_pillow(plain),)
     if layout == "LA":
         return (_by_pillow(plain, "RGBA", "RGBA"),)
-    return _by_pillow(plain), _by_pillow(plain, layout, f"{layout};16L")  # that takes the other byte for the high one
+    return _by_pillow(plain), _by_pillow(plain, layout, f"{layout};16L")  # 16L swaps high and low byte
 
 
 def _by_pillow(plain: bytes, mode: str = "", raw: str = "") -> Image.Image:
@@ -150,13 +150,13 @@ def _strips(*halves: Image.Image) -> Iterator[Block]:
 
 
 def _international(text: bytes) -> bytes:
-    """Unpack the text of an iTXt chunk: keyword, compressed or not, method, language, translated keyword, text."""
+    """Return the text of an iTXt chunk: keyword, compression flag, method, language, translated keyword, text."""
     packed, *_, content = (text[len(XMP) : len(XMP) + 1], *text[len(XMP) + 2 :].split(b"\0", 2))
     return _unpacked(content) if packed == b"\1" else content
 
 
 def _raw_profile(text: bytes, kind: bytes) -> bytes:
-    """Read EXIF as ImageMagick writes it: name, length, and lines of hexadecimal."""
+    """Return EXIF in ImageMagick's form: name, length, and lines of hexadecimal."""
     lines = (_unpacked(text[1:]) if kind == b"zTXt" else text).split(b"\n")
     try:
         return bytes.fromhex(b"".join(lines[3:]).decode("ascii", "replace"))

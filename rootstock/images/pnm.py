@@ -1,4 +1,4 @@
-"""Portable maps (PBM, PGM, PPM, PFM) whose values Pillow reads one by one, in Python: read whole."""
+"""Portable maps (PBM, PGM, PPM, PFM) that Pillow parses value by value in Python: read vectorised."""
 
 import re
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from rootstock.images.deep import FULL, Block, Deep
+from rootstock.images.deep import FULL, Block, DeepImage
 from rootstock.images.reasons import Reason, Rejected
 
-HEADER_BYTES = 2**16  # with its comments
+HEADER_BYTES = 2**16  # including comments
 PIECE_BYTES = 2**20  # of text at a time
 KINDS = {b"P1": 1, b"P2": 1, b"P3": 3, b"P5": 1, b"P6": 3, b"Pf": 1, b"PF": 3}
 BLANK, LINE_END = re.compile(rb"\s"), re.compile(rb"[\r\n]")
@@ -18,11 +18,11 @@ COMMENT = re.compile(rb"#[^\r\n]*")
 TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*([^\s#]+)")
 
 
-def read(data: bytes) -> Deep | None:
-    """Read what Pillow would take too long for, or what holds floats; None for what Pillow reads as well.
+def read(data: bytes) -> DeepImage | None:
+    """Read a map that is slow in Pillow or contains floats; None for one that Pillow reads well.
 
     Raises:
-        Rejected: the header is no header, or the values are too few.
+        Rejected: the header is invalid, or the file is truncated.
     """
     magic = data[:2]
     if magic not in KINDS:
@@ -31,24 +31,28 @@ def read(data: bytes) -> Deep | None:
     for _ in range(2 if magic == b"P1" else 3):
         token = TOKEN.match(head, at)
         if token is None or len(token[1]) > 20:
-            raise Rejected(Reason.TRUNCATED if len(data) < HEADER_BYTES else Reason.UNDECODABLE, "no size")
+            raise Rejected(
+                Reason.TRUNCATED if len(data) < HEADER_BYTES else Reason.UNDECODABLE, "no valid size in the header"
+            )
         said.append(token[1])
         at = token.end()
     try:
         width, height = int(said[0]), int(said[1])
         most = 1.0 if magic == b"P1" else float(said[2])
     except ValueError:
-        raise Rejected(Reason.UNDECODABLE, "no size") from None
+        raise Rejected(Reason.UNDECODABLE, "no valid size in the header") from None
     if magic in (b"P5", b"P6") and most == 255:
         return None
     is_float = magic in (b"Pf", b"PF")
     if min(width, height) < 1 or not (is_float or 0 < most < 65536) or most == 0:
-        raise Rejected(Reason.UNDECODABLE, "no size")
+        raise Rejected(Reason.UNDECODABLE, "no valid size in the header")
     blocks = partial(_blocks, data, magic, at, (width, height), most)
     layout = "L" if KINDS[magic] == 1 else "RGB"
     kind = "float32" if is_float else "uint16"
-    told = None if is_float or most == FULL[1] else (0.0, most)  # what fills no 16 bits may yet say that it does
-    return Deep(width, height, layout, blocks, kind, told, inverted=magic == b"P1")
+    known_range = (
+        None if is_float or most == FULL[1] else (0.0, most)
+    )  # 65535 may be declared although fewer bits are used
+    return DeepImage(width, height, layout, blocks, kind, known_range, inverted=magic == b"P1")
 
 
 def _blocks(data: bytes, magic: bytes, at: int, size: tuple[int, int], most: float) -> Iterator[Block]:
@@ -68,12 +72,12 @@ def _blocks(data: bytes, magic: bytes, at: int, size: tuple[int, int], most: flo
         raise Rejected(Reason.TRUNCATED)
     shaped = values[:count].reshape(height, width, samples)
     if magic[1:2] not in b"fF" and shaped.max() > most:
-        raise Rejected(Reason.UNDECODABLE, "a value above the greatest")
-    yield 0, 0, shaped[::-1] if magic[1:2] in b"fF" else shaped  # a map of floats begins at its foot
+        raise Rejected(Reason.UNDECODABLE, "a value above the declared maximum")
+    yield 0, 0, shaped[::-1] if magic[1:2] in b"fF" else shaped  # PFM stores rows bottom to top
 
 
 def _plain(data: bytes, at: int, count: int, *, single: bool) -> NDArray[np.uint16]:
-    """Read numbers that are written out, a piece of the text at a time; of black and white, every digit is one."""
+    """Parse plain-text values, a piece of the text at a time; in a bitmap, every digit is a value."""
     values, done = np.empty(count, np.uint16), 0
     while done < count and at < len(data):
         end = _piece_end(data, at, single=single)
@@ -96,7 +100,7 @@ def _plain(data: bytes, at: int, count: int, *, single: bool) -> NDArray[np.uint
 
 
 def _piece_end(data: bytes, at: int, *, single: bool) -> int:
-    """Find where a piece of text may end: not inside a number, and behind the line of a comment."""
+    """Return where a piece of text may end: not inside a number or a comment."""
     end = at + PIECE_BYTES
     if not single:
         blank = BLANK.search(data, end)

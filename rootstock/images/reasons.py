@@ -1,10 +1,10 @@
-"""Why a file is not taken in: a closed list, and the verdict that carries one of them."""
+"""The reasons for rejecting a file, and the exception that carries one."""
 
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a file is not in the manifest: the closed list of rejected.parquet."""
+    """Why a file was rejected: the values of `reason` in rejected.parquet."""
 
     UNDECODABLE = "undecodable"
     TRUNCATED = "truncated"
@@ -24,9 +24,9 @@ class Reason(StrEnum):
     STRADDLES_SPLITS = "straddles_splits"
 
 
-class Rejected(Exception):  # noqa: N818 - it is a verdict on a file, not a fault of the program
-    """A file that is not taken in, and why; `said` is what a decoder said of it, where one did."""
+class Rejected(Exception):  # noqa: N818 - a verdict on a file, not a program error
+    """A file is rejected; `detail` is the decoder's message or another explanation, if there is one."""
 
-    def __init__(self, reason: Reason, said: str = "") -> None:
-        super().__init__(f"{reason.value}: {said}" if said else reason.value)
-        self.reason, self.said = reason, said
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.reason, self.detail = reason, detail

@@ -1,6 +1,6 @@
-"""TIFF files: what their first directory says, and which of them Pillow shows as they are.
+"""TIFF files: reads the first directory and decides whether Pillow decodes the file correctly.
 
-Those that it does not are read by tiff_values.py; tiff_pieces.py says what is damaged.
+Other files are decoded by tiff_values.py; tiff_pieces.py checks for damage.
 """
 
 import struct
@@ -11,7 +11,7 @@ import numpy as np
 from rootstock.images import orientation
 from rootstock.images.reasons import Reason, Rejected
 
-MOST_PIECES = 2**20  # strips or tiles; of 100 megapixels, a row a strip, there are some 10,000
+MOST_PIECES = 2**20  # strips or tiles; 100 megapixels with one row per strip have some 10,000
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, OFFSETS, SAMPLES = 256, 257, 258, 259, 262, 266, 273, 277
 MOST_ENTRIES = 2**16
 TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -37,7 +37,7 @@ LAYOUTS = {0: "L", 1: "L", 2: "RGB", 5: "CMYK"}
 
 @dataclass(frozen=True)
 class Directory:
-    """What the first directory says; `bits` and `format` are those of every sample."""
+    """The first directory; `bits` and `format` apply to every sample."""
 
     order: str  # <, >
     big: bool  # BigTIFF
@@ -58,14 +58,14 @@ class Directory:
     piece: tuple[int, int]  # width and height of a strip or tile; the last strip may be short
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
-    jpeg_tables: bytes  # what the JPEGs in the pieces have in common
+    jpeg_tables: bytes  # shared by the JPEGs in the strips or tiles
 
     @property
     def is_deep(self) -> bool:
-        """Whether it is not left to Pillow: it holds other values than unsigned ones of eight bits, or odd samples.
+        """Whether tiff_values.py decodes it: samples other than unsigned 8-bit, or a layout that Pillow gets wrong.
 
-        Pillow knows no alpha beside inks or where white is zero, none in a plane of its own, and none in premultiplied
-        grey; nor does it open a BigTIFF whose numbers begin with the highest byte.
+        Pillow supports no alpha with CMYK, white-is-zero or premultiplied grey, none in a separate plane, and no
+        big-endian BigTIFF.
         """
         if self.bits > 8 or self.format != 1:
             return True
@@ -77,16 +77,16 @@ class Directory:
 
     @property
     def planes(self) -> int:
-        """Count the planes that samples are kept in."""
+        """Return the number of planes."""
         return self.samples if self.planar == 2 else 1
 
     @property
     def row_bytes(self) -> int:
-        """Say how many bytes a row of a piece has when it is unpacked."""
+        """Return the bytes per row of an uncompressed strip or tile."""
         return -(-self.piece[0] * (self.samples // self.planes) * self.bits // 8)
 
     def rows(self, number: int) -> int:
-        """Count the rows of a strip or tile; the last strip of a plane may be short."""
+        """Return the number of rows of a strip or tile; the last strip of a plane may be short."""
         if self.tiled:
             return self.piece[1]
         number %= -(-self.height // self.piece[1])
@@ -94,7 +94,7 @@ class Directory:
 
     @property
     def ends(self) -> int:
-        """Say where the last piece ends."""
+        """Return the offset at which the last strip or tile ends."""
         return max((at + size for at, size in zip(self.offsets, self.sizes, strict=False)), default=0)
 
 
@@ -102,7 +102,7 @@ def read(data: bytes) -> Directory:
     """Read the first directory.
 
     Raises:
-        Rejected: there is none that can be read, samples differ in bits or format, or it holds too much.
+        Rejected: it is invalid or too large, or samples differ in bits or format.
     """
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
@@ -131,26 +131,28 @@ def read(data: bytes) -> Directory:
     samples = one(SAMPLES, 3 if compression in JPEGS and photometric in (2, 6) else 1)
     bits, formats = set(several(BITS, (1,))[:samples]), set(several(FORMAT, (1,))[:samples])
     if len(bits) != 1 or len(formats) != 1:
-        raise Rejected(Reason.UNSUPPORTED, "samples of one pixel that differ in bits or format")
+        raise Rejected(Reason.UNSUPPORTED, "samples of a pixel differ in bits or format")
     tiles = TILE_OFFSETS in tags
     piece = (one(TILE_WIDTH, 0), one(TILE_HEIGHT, 0)) if tiles else (width, min(height, one(ROWS, height)))
     if min(width, height, samples, *piece) < 1:
-        raise Rejected(Reason.UNDECODABLE, "no size")
+        raise Rejected(Reason.UNDECODABLE, "no valid size in the directory")
     offsets, sizes = several(TILE_OFFSETS if tiles else OFFSETS, ()), several(TILE_SIZES if tiles else SIZES, ())
-    held = orientation.known(one(ORIENTATION, 0)) if ORIENTATION in tags else orientation.read(b"", content(XMP))
+    turned = orientation.valid(one(ORIENTATION, 0)) if ORIENTATION in tags else orientation.read(b"", content(XMP))
     whole = max((at + size for at, size in zip(offsets, sizes, strict=False)), default=0) <= len(data)
-    if whole and compression != RAW and sum(sizes) > 2 * len(data):  # many lie at one place, and each is unpacked
-        raise Rejected(Reason.TOO_COSTLY, "strips or tiles of more than the file holds")
+    if (
+        whole and compression != RAW and sum(sizes) > 2 * len(data)
+    ):  # overlapping pieces, each of which would be unpacked
+        raise Rejected(Reason.TOO_COSTLY, "strips or tiles larger than the file")
     return Directory(
         order, big, width, height, bits.pop(), formats.pop(), samples, photometric, compression, one(PLANAR, 1),
-        one(PREDICTOR, 1), several(EXTRA, ()), one(FILL_ORDER, 1), held,
+        one(PREDICTOR, 1), several(EXTRA, ()), one(FILL_ORDER, 1), turned,
         several(SUBSAMPLING, (2, 2)) != (1, 1), tiles, piece, offsets, sizes,
         content(JPEG_TABLES),
     )  # fmt: skip
 
 
 def _entries(data: bytes, order: str, *, big: bool) -> dict[int, tuple[int, int, int]]:
-    """Read the entries of the first directory: by tag, the type, how many values there are, and where."""
+    """Return the entries of the first directory by tag: type, number of values, and their offset."""
     head, number, each, inline = (8, "Q", 20, 8) if big else (4, "I", 12, 4)
     if len(data) < 16:
         raise Rejected(Reason.TRUNCATED)
@@ -171,20 +173,20 @@ def _entries(data: bytes, order: str, *, big: bool) -> dict[int, tuple[int, int,
             tag, (kind, count, value if size <= inline else struct.unpack_from(order + number, data, value)[0])
         )
         total += size
-    if total > 2 * len(data):  # Pillow would read them all: many that lie at one place take more than there is
-        raise Rejected(Reason.TOO_COSTLY, "a directory of more than the file holds")
+    if total > 2 * len(data):  # Pillow would read them all, also overlapping ones
+        raise Rejected(Reason.TOO_COSTLY, "a directory larger than the file")
     return found
 
 
-def check_pillow(says: Directory) -> None:
-    """Refuse what Pillow would open and garble.
+def check_pillow(directory: Directory) -> None:
+    """Reject files that Pillow would decode wrongly.
 
     Raises:
-        Rejected: it is such a file.
+        Rejected: it is one of these.
     """
-    if says.photometric == 6 and says.compression == RAW and says.subsampled:
-        raise Rejected(Reason.UNSUPPORTED, "a TIFF of YCbCr with fewer colours than pixels, not compressed")
-    if says.compression not in (RAW, *JPEGS, *LOSSLESS, *FAXES):
-        raise Rejected(Reason.UNSUPPORTED, f"a TIFF of compression {says.compression}")
-    if says.big and says.order == ">":
-        raise Rejected(Reason.UNSUPPORTED, "a BigTIFF of this kind whose numbers begin with the highest byte")
+    if directory.photometric == 6 and directory.compression == RAW and directory.subsampled:
+        raise Rejected(Reason.UNSUPPORTED, "uncompressed TIFF with subsampled YCbCr")
+    if directory.compression not in (RAW, *JPEGS, *LOSSLESS, *FAXES):
+        raise Rejected(Reason.UNSUPPORTED, f"TIFF with compression {directory.compression}")
+    if directory.big and directory.order == ">":
+        raise Rejected(Reason.UNSUPPORTED, "big-endian BigTIFF of this kind")

@@ -1,46 +1,46 @@
-"""Which values of deep images are black and white: one range a source, given, seen in its values, or asked for.
+"""The black and white levels of deep images: one value range per source, given, inferred or requested from the user.
 
-A source's images are all mapped alike. Its range is recorded in the data set's summary, for what comes later, and for a
-model that is asked about such files (rootstock/model/model.py).
+All images of a source are mapped alike. The range is recorded in the dataset's summary, for later images and for models
+that predict on such files (rootstock/model/model.py).
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rootstock.config import params
-from rootstock.images.deep import Found, Range
+from rootstock.images.deep import ObservedRange, Range
 from rootstock.system.errors import SourceError
 
 KEY = "value_range"
 
 
 def recorded(summary: Mapping[str, Any]) -> dict[str, Range]:
-    """Recall the ranges that a data set was built with, by source; only sources with deep images have one."""
+    """Return the ranges recorded in a dataset's summary, by source; only sources with deep images have one."""
     found = {source["name"]: range_in(source) for source in summary.get("sources", [])}
-    return {name: values_of for name, values_of in found.items() if values_of}
+    return {name: value_range for name, value_range in found.items() if value_range}
 
 
 def range_in(described: Mapping[str, Any]) -> Range | None:
-    """Read the range that is recorded of a source or a model; None where there is none."""
+    """Return the range recorded for a source or a model; None if there is none."""
     return (float(described[KEY][0]), float(described[KEY][1])) if KEY in described else None
 
 
 def common(ranges: Iterable[Range]) -> Range | None:
-    """Give the range that is everybody's; None where there are none, or several."""
+    """Return the common range; None if there is none, or if ranges differ."""
     several = set(ranges)
     return several.pop() if len(several) == 1 else None
 
 
 def of_sources(specs: Iterable[params.Source], before: Mapping[str, Range], heir: str) -> dict[str, Range]:
-    """Say the range of each source that has one: as given, or as recorded.
+    """Return the range of each source that has one, given or recorded.
 
     Args:
         specs: the sources.
-        before: what is recorded.
-        heir: the inbox, which cannot be given one: it has that of all others.
+        before: the recorded ranges.
+        heir: the inbox, which uses the common range of the other sources.
 
     Raises:
-        SourceError: one was given that is not the one by which its images were packed.
+        SourceError: a given range differs from the one that its images were packed with.
     """
     ranges = dict(before)
     for spec in specs:
@@ -50,51 +50,51 @@ def of_sources(specs: Iterable[params.Source], before: Mapping[str, Range], heir
         given = (spec.value_range[0], spec.value_range[1])
         if ranges.setdefault(title, given) != given:
             raise SourceError(
-                f"ingest.sources: value_range of {spec.path} is {_words(given)}, and its images are packed with "
-                f"{_words(ranges[title])}, which stays as it is. Put that back, or start over: remove data/images, "
+                f"ingest.sources: value_range of {spec.path} is {_format(given)}, but its images were packed with "
+                f"{_format(ranges[title])}, which cannot be changed. Set it back, or start over: remove data/images, "
                 "data/dataset and .rootstock."
             )
     own = common(ranges.values())
     return {heir: own, **ranges} if own else ranges
 
 
-def ask(spec: params.Source, found: Found, examples: list[str], *, heir: bool) -> SourceError:
-    """Ask for the range of a source.
+def unknown_range_error(spec: params.Source, found: ObservedRange, examples: list[str], *, heir: bool) -> SourceError:
+    """Return the error that asks for the value range of a source.
 
     Args:
         spec: the source.
-        found: what its images hold, all together.
-        examples: paths of those whose type leaves the range open; none where all are of 16 bits.
+        found: the observed range of all its images.
+        examples: paths of images whose type leaves the range open; empty if all are 16-bit.
         heir: whether it is the inbox.
     """
     if examples:
-        what = f"{len(examples):,} images, such as {examples[0]}, hold"
-        why = "files of that kind do not say which of these is black and which is white"
+        what = f"{len(examples):,} images, e.g. {examples[0]}, have"
+        why = "files of this kind do not define which values are black and white"
     else:
-        what, why = "its 16-bit images hold", "they may be of 10 to 14 bits, or dark ones of 16"
-    where = "the sources (the inbox has that of all)" if heir else "this source"
+        what, why = "its 16-bit images have", "they may have 10 to 14 bits, or be dark 16-bit images"
+    where = "the sources (the inbox uses their common range)" if heir else "this source"
     return SourceError(
         f"ingest.sources: {spec.path}: {what} values ({found.kind}) from {found.low:g} to {found.high:g}; {why}. Set "
-        f"value_range of {where} to what is black and white in all its images, such as [0, 255], [0, 4095] or "
+        f"value_range of {where} to the black and white levels of all its images, e.g. [0, 255], [0, 4095] or "
         "[0, 65535]."
     )
 
 
-def beyond(title: str, found: Found, values_of: Range) -> str:
-    """Say that a source's values lie beyond its range; nothing where they do not.
+def describe_clipping(title: str, found: ObservedRange, value_range: Range) -> str:
+    """Describe that values of a source lie outside its range and are clipped; "" if none do.
 
     Args:
         title: of the source.
-        found: what its images hold, all together.
-        values_of: which of these are black and white.
+        found: the observed range of all its images.
+        value_range: its black and white levels.
     """
-    if values_of[0] <= found.low and found.high <= values_of[1]:
+    if value_range[0] <= found.low and found.high <= value_range[1]:
         return ""
     return (
-        f"{title}: its deep images hold values ({found.kind}) from {found.low:g} to {found.high:g}, and value_range is "
-        f"{_words(values_of)}: what lies beyond is black, or white."
+        f"{title}: its deep images have values ({found.kind}) from {found.low:g} to {found.high:g}, but value_range is "
+        f"{_format(value_range)}: values outside are clipped to black or white."
     )
 
 
-def _words(values_of: Range) -> str:
-    return f"[{values_of[0]:g}, {values_of[1]:g}]"
+def _format(value_range: Range) -> str:
+    return f"[{value_range[0]:g}, {value_range[1]:g}]"

@@ -1,4 +1,4 @@
-"""WebP files: size, and how the image was held; the decoder takes memory for the canvas as soon as it opens a file."""
+"""WebP files: size and orientation, read without the decoder, which allocates the canvas on opening a file."""
 
 import struct
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from rootstock.images import orientation
 from rootstock.images.reasons import Reason, Rejected
 
-MOST_CHUNKS = 2**16  # an hour of film has fewer frames
-PIXELS, FRAME = (b"VP8 ", b"VP8L"), b"ANMF"  # chunks that hold an image, lossy or not, or a frame
+MOST_CHUNKS = 2**16  # an hour of video has fewer frames
+PIXELS, FRAME = (b"VP8 ", b"VP8L"), b"ANMF"  # chunks with a lossy or lossless image, or a frame
 FRAME_HEADER_BYTES = 16
 
 
 def read(data: bytes) -> tuple[tuple[int, int], int]:
-    """Read width and height as stored, and the orientation.
+    """Return (width, height) as stored, and the orientation.
 
     Raises:
         Rejected: there is no header, or there are more chunks than any program writes.
@@ -26,17 +26,17 @@ def read(data: bytes) -> tuple[tuple[int, int], int]:
     match data[12:16]:
         case b"VP8X":
             blocks = {name: data[start:end] for name, start, end in _chunks(data) if name in (b"EXIF", b"XMP ")}
-            held = orientation.read(blocks.get(b"EXIF", b""), blocks.get(b"XMP ", b""))
-            return (number(24, 24) + 1, number(27, 24) + 1), held
+            turned = orientation.read(blocks.get(b"EXIF", b""), blocks.get(b"XMP ", b""))
+            return (number(24, 24) + 1, number(27, 24) + 1), turned
         case b"VP8 ":
             return (number(26, 14), number(28, 14)), orientation.UPRIGHT
         case b"VP8L":
             return (number(21, 14) + 1, number(21, 14, shift=14) + 1), orientation.UPRIGHT
-    raise Rejected(Reason.UNDECODABLE, "no size")
+    raise Rejected(Reason.UNDECODABLE, "no valid size in the header")
 
 
 def first_image(data: bytes) -> bytes:
-    """Give the compressed pixels of the image, or of the first frame; their alpha apart, which may not be packed."""
+    """Return the compressed pixels of the image or first frame, without alpha, which may be uncompressed."""
     for name, start, end in _chunks(data):
         if name == FRAME:
             inside = _chunks(data[:end], start + FRAME_HEADER_BYTES)
@@ -47,7 +47,7 @@ def first_image(data: bytes) -> bytes:
 
 
 def _chunks(data: bytes, at: int = 12) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, start and end of the content of each chunk from a place on."""
+    """Yield name, start and end of each chunk's content from offset `at` on."""
     for _ in range(MOST_CHUNKS):
         if at + 8 > len(data):
             return

@@ -226,9 +226,9 @@ def _check_ranges(listed: list[SourceListing], ranges: dict[str, Range], current
     """
     for entry in listed:
         found, title = scan.deep(entry.spec.path), entry.spec.title()
-        if found and title in ranges and (warning := value_ranges.beyond(title, found, ranges[title])):
+        if found and title in ranges and (warning := value_ranges.describe_clipping(title, found, ranges[title])):
             log.warning("%s", warning)
         if found and found.unclear and title not in ranges:
             scan.forget_packed_except(current.ledger["shard"].unique())
             scan.forget_deep(entry.spec.path)
-            raise value_ranges.ask(entry.spec, found, [], heir=entry.stays)
+            raise value_ranges.unknown_range_error(entry.spec, found, [], heir=entry.stays)

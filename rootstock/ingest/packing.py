@@ -13,7 +13,7 @@ from pathlib import Path
 from rootstock.config import params
 from rootstock.dataset import shards
 from rootstock.images import inspection, value_ranges
-from rootstock.images.deep import Found, Range
+from rootstock.images.deep import ObservedRange, Range
 from rootstock.images.inspection import Checks, NewImage, RangeUnknown, Reason, Rejected
 from rootstock.images.perceptual_hash import perceptual_hashes
 from rootstock.ingest.layout import Item, Loader
@@ -68,8 +68,8 @@ def pack_new(
                 journal.close()
                 _warn_of_damage(entry.spec, journal.damaged, settings.damaged)
                 if journal.unclear:
-                    found = reduce(Found.merged, journal.unclear.values())
-                    raise value_ranges.ask(entry.spec, found, list(journal.unclear), heir=entry.stays)
+                    found = reduce(ObservedRange.merged, journal.unclear.values())
+                    raise value_ranges.unknown_range_error(entry.spec, found, list(journal.unclear), heir=entry.stays)
     return packed, unreadable
 
 
@@ -161,8 +161,8 @@ class _Journal:
         self.source, self.writer, self.scan = source, writer, scan
         self.records: list[ScanRecord] = []
         self.open: list[Packed] = []
-        self.deep: Found | None = None
-        self.unclear: dict[str, Found] = {}  # files with an unknown value range
+        self.deep: ObservedRange | None = None
+        self.unclear: dict[str, ObservedRange] = {}  # files with an unknown value range
         self.damaged: list[str] = []  # descriptions
         self._damaged_ids: dict[str, str] = {}
 
@@ -176,7 +176,7 @@ class _Journal:
         if isinstance(result, Rejected):
             self.records.append(ScanRecord(item.path, item.stamp, None, result.reason))
             if result.reason is Reason.DAMAGED:
-                self.damaged.append(f"{item.path} ({result.said})")
+                self.damaged.append(f"{item.path} ({result.detail})")
             return 0
         name = result if isinstance(result, str) else result.image_id
         self.records.append(ScanRecord(item.path, item.stamp, name, None))
@@ -185,9 +185,9 @@ class _Journal:
         known.add(name)
         if result.deep:
             self.deep = result.deep.merged(self.deep)
-        if result.said:
-            self.damaged.append(f"{item.path} ({result.said})")
-            self._damaged_ids[name] = result.said
+        if result.damage:
+            self.damaged.append(f"{item.path} ({result.damage})")
+            self._damaged_ids[name] = result.damage
         place = self.writer.add(name, result.format, result.data)
         # The bytes are in the shard now; only the ledger entry stays in memory until the shard is full.
         size = result.width, result.height

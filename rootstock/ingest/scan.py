@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from rootstock.images.deep import Found
+from rootstock.images.deep import ObservedRange
 from rootstock.images.reasons import Reason
 from rootstock.system.files import remove
 
@@ -121,7 +121,7 @@ class Scan:
         source: str,
         records: Iterable[ScanRecord],
         packed: Iterable[Packed] = (),
-        deep: Found | None = None,
+        deep: ObservedRange | None = None,
         damaged: Mapping[str, str] | None = None,
     ) -> None:
         """Record files and the images of a finished shard, in one transaction.
@@ -152,11 +152,11 @@ class Scan:
                 ),
             )
 
-    def deep(self, source: str) -> Found | None:
+    def deep(self, source: str) -> ObservedRange | None:
         """Return the value range of the deep images of a source, taken together."""
         with _reading():
             row = self._db.execute("select kind, low, high from deep where source = ?", (source,)).fetchone()
-            return Found(*row) if row else None
+            return ObservedRange(*row) if row else None
 
     def forget_deep(self, source: str) -> None:
         """Delete the value range of a source's deep images, which were not packed after all."""

@@ -103,7 +103,7 @@ class Model:
         accepted = [pixels for pixels in prepared if not isinstance(pixels, Rejected)]
         predictions = iter(self._classify(accepted))
         return [
-            Prediction("", {}, name, pixels.reason, pixels.said)
+            Prediction("", {}, name, pixels.reason, pixels.detail)
             if isinstance(pixels, Rejected)
             else replace(next(predictions), name=name)
             for (name, _), pixels in zip(named, prepared, strict=True)
@@ -147,7 +147,7 @@ def _prepare(name: str, image: Image, transform: Transform, checks: Checks) -> N
             raise inspection.RangeUnknown(new.deep)
         return prepare(new.data, transform)
     except Rejected as rejected:
-        return Rejected(rejected.reason, rejected.said)
+        return Rejected(rejected.reason, rejected.detail)
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

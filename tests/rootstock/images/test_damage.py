@@ -66,7 +66,7 @@ def test_what_is_kept_though_it_is_damaged_says_so_and_can_always_be_decoded(kin
     except Rejected as rejected:
         assert rejected.reason in (Reason.TRUNCATED, Reason.UNDECODABLE)
         return
-    assert new.said and new.data == data
+    assert new.damage and new.data == data
     seen = np.asarray(pixels.decode(new.data))
     assert np.array_equal(decoding.decode(new.data).permute(1, 2, 0).numpy(), seen)
 
@@ -145,7 +145,7 @@ def test_a_damaged_file_of_every_other_format_is_not_taken_for_whole(name):
         new = inspection.check(data, path, KEEP)
     except Rejected:
         return
-    assert new.said
+    assert new.damage
     assert pixels.decode(new.data).size == (new.width, new.height)
 
 
@@ -220,7 +220,7 @@ def test_a_drawing_whose_bytes_repeat_is_not_taken_for_damaged(name):
 def test_where_damage_is_kept_a_text_with_a_wrong_checksum_costs_no_pixel():
     data = OTHERS["png: checksum of a text"][1]
     new = inspection.check(data, "a.png", KEEP)
-    assert new.said == "the checksum of a chunk tEXt is wrong"
+    assert new.damage == "wrong checksum of a tEXt chunk"
     assert np.array_equal(np.asarray(pixels.decode(new.data)), np.asarray(PHOTO))
 
 

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from rootstock.config.architectures import Transform
 from rootstock.images import decoding, pixels
-from rootstock.images.decoding import central, decode
+from rootstock.images.decoding import decode, resize_and_crop
 from tests.images import encoded, picture
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -87,7 +87,7 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size_and_looks_the_same():
     whole, reduced = decode(data), decode(data, shorter=256)
     assert whole.shape == (3, 1200, 1600) and reduced.shape == (3, 300, 400)
     to = Transform(224, 256, "bilinear", MEAN, STD)
-    difference = (central(whole, to).int() - central(reduced, to).int()).abs().float()
+    difference = (resize_and_crop(whole, to).int() - resize_and_crop(reduced, to).int()).abs().float()
     assert 0 < difference.mean() < 3 and difference.max() < 40
 
 
@@ -111,7 +111,9 @@ def test_what_is_no_jpeg_is_decoded_in_full():
 @settings(max_examples=100, deadline=None)
 def test_the_middle_is_torchvisions_resize_and_crop_to_two_levels(width, height, size, more, interpolation):
     image = photo(width, height, width)
-    found = central(decode(encoded(image, format="PNG")), Transform(size, size + more, interpolation, MEAN, STD))
+    found = resize_and_crop(
+        decode(encoded(image, format="PNG")), Transform(size, size + more, interpolation, MEAN, STD)
+    )
     mode = {name: v2.InterpolationMode(name) for name in ("nearest", "bilinear", "bicubic", "lanczos")}[interpolation]
     expected = v2.CenterCrop(size)(v2.Resize(size + more, mode)(image))
     difference = np.abs(found.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected).astype(int))
@@ -120,5 +122,5 @@ def test_the_middle_is_torchvisions_resize_and_crop_to_two_levels(width, height,
 
 def test_a_strip_is_seen_without_taking_memory_without_bound():
     strip = decode(encoded(Image.new("RGB", (30_000, 8), "red"), format="PNG"))
-    assert central(strip, Transform(224, 256, "bilinear", MEAN, STD)).shape == (3, 224, 224)
-    assert decoding.LONGEST * 256 == 4096
+    assert resize_and_crop(strip, Transform(224, 256, "bilinear", MEAN, STD)).shape == (3, 224, 224)
+    assert decoding.MAX_ASPECT_RATIO * 256 == 4096

@@ -44,7 +44,7 @@ def test_what_a_file_does_not_tell_of_its_values_is_asked_for(kind):
     try:
         new = inspection.check(kind.data, "a", CHECKS)
     except RangeUnknown as unknown:
-        assert unknown.found.kind in unknown.said and f"{unknown.found.high:g}" in unknown.said
+        assert unknown.found.kind in unknown.detail and f"{unknown.found.high:g}" in unknown.detail
     else:
         assert new.deep is not None and new.deep.unclear  # 16 bits: the other images of the source may tell
 

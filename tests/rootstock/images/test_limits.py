@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rootstock.images import inspection, pnm, wholeness
+from rootstock.images import inspection, integrity, pnm
 from rootstock.images.inspection import Checks, Reason, Rejected
 from rootstock.images.tiff import read as directory
 from tests.image_files import tiff
@@ -114,7 +114,7 @@ def test_a_jpeg_inside_a_tiff_has_no_more_scans_than_one_outside():
 
 
 def test_a_gif_of_more_blocks_than_any_program_writes_is_not_walked_to_its_end(monkeypatch):
-    monkeypatch.setattr(wholeness, "MOST_BLOCKS", 1000)
+    monkeypatch.setattr(integrity, "MOST_BLOCKS", 1000)
     gif = encoded(picture(3), "GIF")
     at = 13 + 3 * 2 ** ((gif[10] & 7) + 1)
     for comments, reason in ((400, None), (2000, Reason.TOO_COSTLY)):

@@ -1098,7 +1098,7 @@ def source_with(folder: Path, value_range: tuple[float, float] | None) -> params
 def test_what_files_do_not_tell_of_their_values_is_asked_for_and_then_the_same_for_all(store, tmp_path, times, kind):
     folder = deep_source(tmp_path / "xray", {"dark": 0.3, "bright": 1.0}, times, kind)
     for _ in range(2):  # a run that stopped does not count as an answer
-        with pytest.raises(SourceError, match=r"xray: .* hold values \(\w+\) from [\d.]+ to [\d.]+; .*Set value_range"):
+        with pytest.raises(SourceError, match=r"xray: .* have values \(\w+\) from [\d.]+ to [\d.]+; .*Set value_range"):
             store.ingest(folder)
     assert store.ingest(source_with(folder, (0, 255 * times))).new == 12
     seen = brightness(store)
@@ -1125,7 +1125,7 @@ def test_values_beyond_the_range_that_was_given_are_said(store, tmp_path, caplog
     deep_source(folder, {"dark": 1 / 255}, 1, np.float32, first=6)  # of another dtype, with another range
     store.ingest(source_with(folder, (0, 1)))
     [said] = [record.getMessage() for record in caplog.records if "value_range" in record.getMessage()]
-    assert re.search(r"xray: .*\(float32, uint16\) from 0\.\d+ to 4016, and value_range is \[0, 1\]", said)
+    assert re.search(r"xray: .*\(float32, uint16\) from 0\.\d+ to 4016, but value_range is \[0, 1\]", said)
     caplog.clear()
     shutil.rmtree(store.root)
     store.ingest(source_with(folder, (0, 4095)))
@@ -1135,7 +1135,9 @@ def test_values_beyond_the_range_that_was_given_are_said(store, tmp_path, caplog
 def test_a_value_range_cannot_be_changed_for_images_that_are_packed(store, tmp_path):
     folder = deep_source(tmp_path / "xray", {"dark": 0.3, "bright": 1.0}, times=16)
     store.ingest(source_with(folder, (0, 4095)))
-    with pytest.raises(SourceError, match=r"value_range .* is \[0, 1023\], and its images are packed with \[0, 4095\]"):
+    with pytest.raises(
+        SourceError, match=r"value_range .* is \[0, 1023\], but its images were packed with \[0, 4095\]"
+    ):
         store.ingest(source_with(folder, (0, 1023)))
     assert store.ingest(folder).images == 12  # omitted, it keeps its value
 
