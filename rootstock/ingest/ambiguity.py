@@ -5,7 +5,7 @@ Every suggested value can be pasted into params.yaml as it is.
 
 from collections.abc import Collection, Iterable
 
-from rootstock.ingest.folder_names import is_container, split_of
+from rootstock.ingest.folder_names import COLLECTION_KIND, describe_kind, is_container, split_of
 from rootstock.ingest.folder_tree import Folder
 from rootstock.ingest.layout import ANY, SPLITS, Layout, Parts
 from rootstock.system.errors import SourceError
@@ -79,6 +79,32 @@ def images_alone(base: Folder, others: set[str], layout: Layout) -> list[str]:
     there = sorted(others & base.folders.keys())
     images = [name for name in there if is_container(name) and base.folders[name].is_divided]
     return [f"{layout.below(name).as_parameter()}, to read only {name}/" for name in images[:1]]
+
+
+def unlikely_classes(collections: set[str], tops: Collection[str], layout: Layout, where: str) -> AmbiguousLayoutError:
+    """Return the error for folders of years, cameras or batches that would be classes.
+
+    Args:
+        collections: those of the folders that are named like that.
+        tops: all folders that would be classes.
+        layout: the layout so far.
+        where: the source.
+    """
+    if others := set(tops) - collections:
+        kind = describe_kind(COLLECTION_KIND, collections)
+        seen = f"{names(collections)}, named like {kind}, would be {classes(collections)}"
+        return AmbiguousLayoutError(
+            where, f"{seen} beside {names(others)}", all_classes(layout), f"or remove {names(collections)}"
+        )
+    place, ways = "", [f"{layout.as_parameter()}, if {names(tops)} are the classes"]
+    if layout.classes_at:
+        outer, _, last = layout.classes_at.rpartition("/")
+        place = f"in {layout.classes_at}/, "
+        what = "the folders above are the classes" if last == ANY else f"{last}/ is a class (others will follow)"
+        ways.insert(0, f"{Layout(outer).as_parameter()}, if {what}")
+    return AmbiguousLayoutError(
+        where, f"all images are {place}in the folders {names(tops)}, which are probably not classes", *ways
+    )
 
 
 def names(folders: Iterable[str], mark: str = "/") -> str:

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from rootstock.config import params
 from rootstock.images.inspection import Reason, Rejected
-from rootstock.ingest import layout, layout_choice
+from rootstock.ingest import file_names, layout, layout_choice
 from rootstock.ingest.layout import SPLITS, Item, Loader
 from rootstock.ingest.layout_choice import Known
 from rootstock.ingest.litter import is_litter
@@ -36,8 +36,6 @@ EXTENDED_HEADERS = (
 MAX_HEADER_BYTES = 2**20  # of one member's extended headers: long names, times
 # Limits on the unpacked size, in bytes and as a multiple of the packed size; a bitmap of one colour reaches 1,000.
 MAX_UNPACKED_BYTES, MAX_EXPANSION = 2**32, 100
-
-
 MAX_MEMBERS = 2**21  # each takes a kilobyte of memory while listing, and more later
 MAX_INDEX_BYTES = 2**28  # of a zip's index, which is read whole: 128 per member
 ZIP64_BYTES = 76  # the records that may lie between the index and the end record
@@ -211,7 +209,7 @@ def _check_expansion(unpacked: int, packed: int) -> None:
 
 
 def _member_name(member: str) -> str:
-    return layout.storable(member).removeprefix("./")
+    return file_names.storable(member).removeprefix("./")
 
 
 def list_archive(
@@ -238,7 +236,7 @@ def list_archive(
                 raise
             raise SourceError(f"ingest.sources: {spec.path} is not a readable archive: {error}") from None
         scan.set_archive_members(spec.path, stamp, members)
-    safe = {path: member for path, member in members.items() if member and not layout.is_unsafe(path)}
+    safe = {path: member for path, member in members.items() if member and not file_names.is_unsafe(path)}
     stamps = {path: f"{size}:{change}" for path, (size, change) in safe.items()}
     read = layout_choice.read_paths(stamps, spec, known)
     items = layout.mark_too_large(read.files.items, lambda path: safe[path][0])

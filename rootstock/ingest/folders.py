@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason, Rejected
 from rootstock.images.pixels import format_by_name
-from rootstock.ingest import layout
+from rootstock.ingest import file_names
 from rootstock.ingest.layout import Item, Loader
 from rootstock.ingest.litter import is_litter_name
 from rootstock.system import stores
@@ -135,7 +135,7 @@ def relative_paths(found: dict[str, Info], root: str, url: str) -> tuple[dict[st
     infos, odd = {}, {}
     for place, info in found.items():
         name = place.removeprefix(prefix)
-        shown = layout.storable(unquote(name) if url.startswith("http") else name)
+        shown = file_names.storable(unquote(name) if url.startswith("http") else name)
         infos[shown] = info
         if shown != name:
             odd[shown] = place
@@ -190,7 +190,7 @@ def _local_file(place: str, entry: "os.DirEntry[str]") -> Iterator[tuple[str, In
         about = entry.stat()
     except OSError:  # a broken link: listed, and rejected when read
         yield place, {}
-        if layout.is_image_name(entry.name) and not format_by_name(entry.name):  # it may have been a class folder
+        if file_names.is_image_name(entry.name) and not format_by_name(entry.name):  # it may have been a class folder
             yield f"{place}/", {"type": "directory"}
         return
     if stat.S_ISREG(about.st_mode):  # a pipe would block its reader

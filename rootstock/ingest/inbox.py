@@ -6,7 +6,6 @@ not look like an inbox is refused.
 """
 
 import os
-import pwd
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -21,28 +20,18 @@ from fsspec.implementations.local import LocalFileSystem
 from rootstock.config import params
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
 from rootstock.images.pixels import format_by_name
-from rootstock.ingest import folders, layout, layout_detection
+from rootstock.ingest import file_names, folders, inbox_checks, layout, layout_detection
 from rootstock.ingest.ambiguity import AmbiguousLayoutError
 from rootstock.ingest.folders import Files, Info, stamp_of
 from rootstock.ingest.labels import clean
 from rootstock.ingest.layout import SPLITS, Item, Layout
 from rootstock.ingest.litter import is_litter, is_litter_name
-from rootstock.system import roots
-from rootstock.system.addresses import WRAPPERS, links
 from rootstock.system.errors import SourceError
 from rootstock.system.safe_folder import SafeFolder
 from rootstock.system.stores import open_store
 
 SPEC = params.Source(path="retrain.inbox", domain="inbox")  # its name in the data set
 UNLABELLED, TAKEN, REJECTED = "_unlabelled", "_taken", "_rejected"
-DEFAULT = "data/inbox"  # the only inbox location allowed within a workspace
-USER_IDS = {0, *range(1000, 60_000)}  # user ids of accounts with home folders
-SYSTEM = {Path(f"/{name}") for name in ("home", "media", "mnt", "opt", "root", "run", "srv", "tmp", "var", "Users")}
-SYSTEM_TREES = {
-    Path(f"/{name}") for name in ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr")
-}
-EXPECTED = "expected a dedicated folder, where images arrive as <domain>/<class>/<image>"
-MAX_LISTED = 3  # files that an error lists
 
 
 @dataclass(frozen=True)
@@ -73,13 +62,13 @@ def list_delivery(url: str, settle_seconds: float, sources: Iterable[params.Sour
         SourceError: the store cannot be reached, or the URL is a file or not an inbox.
     """
     try:
-        _refuse_wrapped(url)
+        inbox_checks.refuse_wrapped(url)
         store, root = open_store(url)
         root = root.rstrip("/")
         if isinstance(store, LocalFileSystem):
             root = os.path.realpath(root or "/")
-            _refuse_by_place(Path(root), url)
-        _refuse_shared(url, sources)
+            inbox_checks.refuse_by_place(Path(root), url)
+        inbox_checks.refuse_shared(url, sources)
         first, _ = _list(store, root, url)
         if first:
             time.sleep(settle_seconds)
@@ -91,7 +80,7 @@ def list_delivery(url: str, settle_seconds: float, sources: Iterable[params.Sour
     stable = {path: info for path, info in second.items() if path in first and stamp_of(first[path]) == stamp_of(info)}
     items = [_item(path, info) for path, info in sorted(stable.items())]
     items = layout.mark_too_large(items, lambda path: stable[path].get("size"))
-    _refuse_by_content(items, url)
+    inbox_checks.refuse_by_content(items, url)
 
     def read_here(place: str) -> bytes:
         with SafeFolder(Path(root)) as inbox:
@@ -102,76 +91,6 @@ def list_delivery(url: str, settle_seconds: float, sources: Iterable[params.Sour
         return Files(store, chosen, [], place_of, read_here=read_here)
 
     return Delivery(url, store, root, files(labelled=True), files(labelled=False), len(second) - len(stable))
-
-
-def _refuse_wrapped(url: str) -> None:
-    """Refuse a URL through a cache or an archive, where it is unclear which files would be moved or removed.
-
-    Raises:
-        SourceError: the URL is chained like this.
-    """
-    if wrapped := [link.protocol for link in links(url) if link.protocol in WRAPPERS]:
-        raise SourceError(f"retrain.inbox: {url} is chained through {wrapped[0]}: {EXPECTED}.")
-
-
-def _refuse_shared(url: str, sources: Iterable[params.Source]) -> None:
-    """Refuse an inbox that contains a source or lies within one.
-
-    Raises:
-        SourceError: it does.
-    """
-    here = os.path.expanduser(url)  # noqa: PTH111 - or a URL
-    for source in sources:
-        there = os.path.expanduser(source.path)  # noqa: PTH111 - or a URL
-        if roots.allows(here, [there]) or roots.allows(there, [here]):
-            raise SourceError(f"retrain.inbox: {url} shares files with the source {source.path}: {EXPECTED}.")
-
-
-def _refuse_by_place(root: Path, url: str) -> None:
-    """Refuse a local folder that cannot be an inbox, so that nothing in it is ever moved or removed.
-
-    Raises:
-        SourceError: it is or contains the workspace, a home or a system folder, or lies in the workspace but not in
-            data/inbox.
-    """
-    workspace = Path.cwd().resolve()
-    homes = {Path.home().resolve(), *(Path(user.pw_dir) for user in pwd.getpwall() if user.pw_uid in USER_IDS)}
-    if root == Path(root.anchor):
-        why = "is the root of the file system"
-    elif any(root == home or root in home.parents for home in homes):
-        why = "is or contains a home folder"
-    elif root in SYSTEM or any(root.is_relative_to(place) for place in SYSTEM_TREES):
-        why = "is a system folder"
-    elif root == workspace or root in workspace.parents:
-        why = "contains the workspace"
-    elif root.is_relative_to(workspace) and not root.is_relative_to(workspace / DEFAULT):
-        why = f"lies in the workspace, but not in {DEFAULT}"
-    else:
-        return
-    raise SourceError(f"retrain.inbox: {url} {why}: {EXPECTED}.")
-
-
-def _refuse_by_content(items: list[Item], url: str) -> None:
-    """Refuse a folder that mostly contains something other than images in <domain>/<class>/.
-
-    Raises:
-        SourceError: it does.
-    """
-    filed = [item.path for item in items if item.problem in (None, Reason.TOO_LARGE)]
-    named_so = [path for path in filed if format_by_name(path)]
-    images = len(named_so or filed)  # without extensions, any file may be an image
-    stems = {PurePosixPath(path).with_suffix("") for path in named_so}
-    others = sorted(  # 17.json next to 17.jpg describes it
-        path
-        for path in {item.path for item in items} - set(named_so or filed)
-        if PurePosixPath(path).with_suffix("") not in stems
-    )
-    if len(others) > images:
-        named = ", ".join(others[:MAX_LISTED]) + (", ..." if len(others) > MAX_LISTED else "")
-        raise SourceError(
-            f"retrain.inbox: {url} holds {len(others)} files other than images in <domain>/<class>/ ({named}), but "
-            f"only {images} images: {EXPECTED}. Nothing was changed."
-        )
 
 
 def _list(store: Any, root: str, url: str) -> tuple[dict[str, Info], Callable[[str], str]]:  # noqa: ANN401
@@ -209,7 +128,7 @@ def _item(path: str, info: Info) -> Item:
     if label.startswith("_") and label != UNLABELLED:
         label = ""
     problem = None if label else Reason.NO_LABEL
-    if not layout.is_image_name(path):
+    if not file_names.is_image_name(path):
         problem = Reason.NOT_AN_IMAGE
     if info.get("type") == "link":
         problem = Reason.UNSAFE_PATH
@@ -231,8 +150,8 @@ def check_classes(items: Iterable[Item], known: Collection[str]) -> None:
         layout_detection.check_new_classes(folders_of, Layout(layout.ANY), known, SPEC.path)
     except AmbiguousLayoutError as error:
         raise SourceError(
-            f"{SPEC.path}: {error.seen}; {EXPECTED}. A class of such a name can be ingested from ingest.sources, where "
-            "its layout can be set."
+            f"{SPEC.path}: {error.seen}; {inbox_checks.EXPECTED}. "
+            "A class of such a name can be ingested from ingest.sources, where its layout can be set."
         ) from None
 
 

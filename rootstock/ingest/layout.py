@@ -4,18 +4,17 @@ Which folders of a source are classes is detected once (layout_detection.py) or 
 """
 
 import json
-import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from pathlib import PurePosixPath
 from typing import Any
 
 from rootstock.config.params import SPLITS as SPLITS
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
 from rootstock.images.pixels import format_by_name
+from rootstock.ingest.file_names import is_image_name, may_be_image
 from rootstock.ingest.folder_names import is_unlabelled
 from rootstock.ingest.labels import clean
 from rootstock.ingest.litter import is_litter_name
@@ -137,22 +136,6 @@ def mark_too_large(items: list[Item], size_of: Callable[[str], int | None]) -> l
     ]
 
 
-def storable(path: str) -> str:
-    """Return a path as valid UTF-8, with other bytes as hexadecimal escapes."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def is_unsafe(path: str) -> bool:
-    """Whether an archive member's name points outside the archive."""
-    pure = PurePosixPath(path.replace("\\", "/"))
-    return pure.is_absolute() or ".." in pure.parts or (pure.parts[:1] != () and pure.parts[0].endswith(":"))
-
-
-def is_image_name(path: str) -> bool:
-    """Whether a name has the extension of a supported format, or none at all."""
-    return posixpath.splitext(path)[1] in ("", ".") or format_by_name(path) is not None
-
-
 @dataclass(frozen=True)
 class Listing:
     """The paths of a source without junk files: files by folder, and empty folders.
@@ -245,24 +228,8 @@ def _label(parts: Parts, layout: Layout) -> tuple[str, str | None]:
 
 def _non_image_folders(listing: Listing, labels: dict[str, tuple[str, str | None]]) -> set[str]:
     """Return the class folders without any possible image; they are not classes."""
-    pictures = {label for folder, (label, _) in labels.items() if any(map(_may_be_image, listing.files[folder]))}
+    pictures = {label for folder, (label, _) in labels.items() if any(map(may_be_image, listing.files[folder]))}
     return {label for label, _ in labels.values() if label} - pictures
-
-
-def _may_be_image(path: str) -> bool:
-    """Whether a name is not clearly that of a text, table, program or similar."""
-    return posixpath.splitext(path)[1].lower() not in NON_IMAGE_EXTENSIONS
-
-
-NON_IMAGE_EXTENSIONS = frozenset(
-    {
-        ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".htm",
-        ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ods", ".odt", ".py", ".ipynb", ".m", ".r", ".sh", ".bat",
-        ".log", ".cfg", ".ini", ".toml", ".npy", ".npz", ".mat", ".pkl", ".h5", ".hdf5", ".parquet", ".db",
-        ".sqlite", ".zip", ".tar", ".gz", ".7z", ".tex", ".bib", ".cache", ".names", ".data", ".sql", ".js",
-        ".css"
-    }
-)  # fmt: skip
 
 
 def _other_notes(items: list[Item], non_image: set[str]) -> list[str]:

@@ -16,10 +16,10 @@ from rootstock.ingest.ambiguity import (
     images_alone,
     names,
     splits_and_others,
+    unlikely_classes,
     which_level,
 )
 from rootstock.ingest.folder_names import (
-    COLLECTION_KIND,
     collections_among,
     describe_kind,
     is_collection,
@@ -216,26 +216,8 @@ def _below_collections(base: Folder, layout: Layout, where: str) -> Layout:
             same = f"contain {'the same ' if repeated else ''}folders ({names(subs)})"
             raise AmbiguousLayoutError(where, f"{names(tops)} {same}", *which_level(layout, step, tops, subs))
     if collections:
-        raise _unlikely_classes(collections, tops, layout, where)
+        raise unlikely_classes(collections, tops, layout, where)
     return layout
-
-
-def _unlikely_classes(collections: set[str], tops: Collection[str], layout: Layout, where: str) -> AmbiguousLayoutError:
-    if others := set(tops) - collections:
-        kind = describe_kind(COLLECTION_KIND, collections)
-        seen = f"{names(collections)}, named like {kind}, would be {classes(collections)}"
-        return AmbiguousLayoutError(
-            where, f"{seen} beside {names(others)}", all_classes(layout), f"or remove {names(collections)}"
-        )
-    place, ways = "", [f"{layout.as_parameter()}, if {names(tops)} are the classes"]
-    if layout.classes_at:
-        outer, _, last = layout.classes_at.rpartition("/")
-        place = f"in {layout.classes_at}/, "
-        what = "the folders above are the classes" if last == ANY else f"{last}/ is a class (others will follow)"
-        ways.insert(0, f"{Layout(outer).as_parameter()}, if {what}")
-    return AmbiguousLayoutError(
-        where, f"all images are {place}in the folders {names(tops)}, which are probably not classes", *ways
-    )
 
 
 def _within_containers(tops: Mapping[str, Folder]) -> tuple[Parts, dict[str, Folder]]:

@@ -8,7 +8,8 @@ from ruamel.yaml import YAML
 from rootstock.config import params
 from rootstock.images.inspection import Reason
 from rootstock.ingest import layout_choice
-from rootstock.ingest.layout import SPLITS, LabelledFiles, is_unsafe, storable
+from rootstock.ingest.file_names import is_unsafe, storable
+from rootstock.ingest.layout import SPLITS, LabelledFiles
 from rootstock.ingest.layout_choice import Known
 from rootstock.ingest.litter import is_litter
 from rootstock.system.errors import SourceError
