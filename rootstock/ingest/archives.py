@@ -18,9 +18,9 @@ from typing import Any, Self
 from rootstock.config import params
 from rootstock.images.inspection import Reason, Rejected
 from rootstock.ingest import file_names, layout, layout_choice
+from rootstock.ingest.junk import is_junk
 from rootstock.ingest.layout import SPLITS, Item, Loader
 from rootstock.ingest.layout_choice import Known
-from rootstock.ingest.litter import is_litter
 from rootstock.ingest.scan import Members, Scan
 from rootstock.system.availability import is_unavailable
 from rootstock.system.errors import SourceError
@@ -241,7 +241,7 @@ def list_archive(
     read = layout_choice.read_paths(stamps, spec, known)
     items = layout.mark_too_large(read.files.items, lambda path: safe[path][0])
     for path in members.keys() - safe.keys():
-        if not is_litter(path) and not path.endswith("/"):
+        if not is_junk(path) and not path.endswith("/"):
             items.append(Item(path, "", spec.domain, SPLITS, stamp, Reason.UNSAFE_PATH))
     items.sort(key=lambda item: item.path)
     return Archive(store, root, items, read.files.notes, read.layout, read.files.empty)

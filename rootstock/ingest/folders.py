@@ -15,8 +15,8 @@ from fsspec.implementations.local import LocalFileSystem
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason, Rejected
 from rootstock.images.pixels import format_by_name
 from rootstock.ingest import file_names
+from rootstock.ingest.junk import is_junk_name
 from rootstock.ingest.layout import Item, Loader
-from rootstock.ingest.litter import is_litter_name
 from rootstock.system import stores
 from rootstock.system.errors import SourceError
 from rootstock.system.files import read
@@ -155,7 +155,7 @@ def _local_files(root: str, *, follow: bool) -> Iterator[tuple[str, Info]]:
         is_empty = True
         with os.scandir(shown) as entries:
             for entry in entries:
-                if is_litter_name(entry.name):
+                if is_junk_name(entry.name):
                     continue
                 is_empty = False
                 place = f"{shown.rstrip('/')}/{entry.name}"

@@ -23,9 +23,9 @@ from rootstock.images.pixels import format_by_name
 from rootstock.ingest import file_names, folders, inbox_checks, layout, layout_detection
 from rootstock.ingest.ambiguity import AmbiguousLayoutError
 from rootstock.ingest.folders import Files, Info, stamp_of
+from rootstock.ingest.junk import is_junk, is_junk_name
 from rootstock.ingest.labels import clean
 from rootstock.ingest.layout import SPLITS, Item, Layout
-from rootstock.ingest.litter import is_litter, is_litter_name
 from rootstock.system.errors import SourceError
 from rootstock.system.safe_folder import SafeFolder
 from rootstock.system.stores import open_store
@@ -110,7 +110,7 @@ def _list(store: Any, root: str, url: str) -> tuple[dict[str, Info], Callable[[s
     for info in top:  # not everything below: processed files only accumulate
         place = info["name"].rstrip("/")
         name = PurePosixPath(place).name
-        if place == root or name.startswith("_") or is_litter_name(name):
+        if place == root or name.startswith("_") or is_junk_name(name):
             continue
         if info.get("islink"):
             found[place] = {"type": "link"}
@@ -120,7 +120,7 @@ def _list(store: Any, root: str, url: str) -> tuple[dict[str, Info], Callable[[s
             found[place] = info
     infos, place_of = folders.relative_paths(found, root, url)
     # A name with a trailing slash is an empty folder.
-    return {path: infos[path] for path in infos if not path.endswith("/") and not is_litter(path)}, place_of
+    return {path: infos[path] for path in infos if not path.endswith("/") and not is_junk(path)}, place_of
 
 
 def _item(path: str, info: Info) -> Item:

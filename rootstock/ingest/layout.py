@@ -16,8 +16,8 @@ from rootstock.images.inspection import MAX_FILE_BYTES, Reason
 from rootstock.images.pixels import format_by_name
 from rootstock.ingest.file_names import is_image_name, may_be_image
 from rootstock.ingest.folder_names import is_unlabelled
+from rootstock.ingest.junk import is_junk_name
 from rootstock.ingest.labels import clean
-from rootstock.ingest.litter import is_litter_name
 
 Loader = Callable[[], bytes]  # returns the bytes of one file
 Parts = tuple[str, ...]  # the folders above a file, from the top
@@ -153,14 +153,14 @@ class Listing:
         bare: set[str] = set()
         for path in paths:
             folder, _, name = path.rpartition("/")
-            if name == "" or is_litter_name(name):
+            if name == "" or is_junk_name(name):
                 bare.add(folder)
             else:
                 files.setdefault(folder, []).append(path)
-        bare |= {within for folder in [*files, *bare] if (within := _without_litter(folder)) != folder}
-        files = {folder: files[folder] for folder in files if _without_litter(folder) == folder}
+        bare |= {within for folder in [*files, *bare] if (within := _without_junk(folder)) != folder}
+        files = {folder: files[folder] for folder in files if _without_junk(folder) == folder}
         above = {"/".join(parts[:n]) for parts in (folder.split("/") for folder in files) for n in range(len(parts))}
-        empty = {folder for folder in bare if _without_litter(folder) == folder} - files.keys() - above
+        empty = {folder for folder in bare if _without_junk(folder) == folder} - files.keys() - above
         return cls(files, sorted(empty))
 
     def images(self) -> Counter[Parts]:
@@ -175,10 +175,10 @@ class Listing:
         return Counter({parts_of(folder): count for folder, count in counts.items() if count})
 
 
-def _without_litter(folder: str) -> str:
+def _without_junk(folder: str) -> str:
     """Cut a folder's path before its first junk folder."""
     parts = folder.split("/")
-    return "/".join(takewhile(lambda part: not is_litter_name(part), parts))
+    return "/".join(takewhile(lambda part: not is_junk_name(part), parts))
 
 
 def label_files(listing: Listing, stamps: dict[str, str], domain: str, layout: Layout) -> LabelledFiles:

@@ -621,7 +621,7 @@ SPOILT = {
     "misnamed": (lambda path: path.rename(path.with_suffix(".jpg")), "wrong_extension, e.g. wasps/00.jpg"),
     "too small": (lambda path: put(path, picture(1, 6, 6)), "too_small, e.g. wasps/00.png"),
     "gone": (Path.unlink, "its folder is empty"),
-    "litter": (lambda path: path.rename(path.with_name(f"._{path.name}")), "its folder is empty"),
+    "junk": (lambda path: path.rename(path.with_name(f"._{path.name}")), "its folder is empty"),
     "behind a link to nowhere": (lambda path: linked_to_nowhere(path.parent), "or a broken link"),
     "another class's": (lambda path: put(path, picture(int(path.stem))), "conflicting_label, e.g. wasps/00.png"),
 }  # fmt: skip

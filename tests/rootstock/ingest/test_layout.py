@@ -9,9 +9,9 @@ from rootstock.config import params
 from rootstock.images.inspection import Reason
 from rootstock.ingest import layout_choice
 from rootstock.ingest.file_names import is_unsafe, storable
+from rootstock.ingest.junk import is_junk
 from rootstock.ingest.layout import SPLITS, LabelledFiles
 from rootstock.ingest.layout_choice import Known
-from rootstock.ingest.litter import is_litter
 from rootstock.system.errors import SourceError
 
 
@@ -156,14 +156,14 @@ def test_other_files_are_not_images_and_a_name_without_extension_may_be_one():
     "path",
     [".DS_Store", "ants/.DS_Store", "ants/._1.jpg", "__MACOSX/ants/1.jpg", "ants/Thumbs.db", ".git/x", "a/desktop.ini"],
 )
-def test_litter_is_ignored(path):
-    assert is_litter(path)
+def test_junk_files_are_ignored(path):
+    assert is_junk(path)
     assert path not in {item.path for item in arrange(path, "ants/1.jpg").items}
 
 
 @pytest.mark.parametrize("path", ["ants/1.jpg", "./ants/1.jpg", "ants/a.b.jpg", "a/../../1.jpg"])
-def test_what_a_person_put_there_is_no_litter(path):
-    assert not is_litter(path)
+def test_what_a_person_put_there_is_not_junk(path):
+    assert not is_junk(path)
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ def test_the_layout_is_said_in_a_line():
 # Folders without images
 
 
-def test_a_class_folder_that_holds_nothing_but_litter_is_a_class_of_no_image():
+def test_a_class_folder_that_holds_nothing_but_junk_is_a_class_of_no_image():
     paths = [*images("ants", "bees"), "wasps/", "hornets/.DS_Store", "ants/2024/"]
     assert arrange(*paths).empty == ("hornets", "wasps")
 
@@ -516,7 +516,7 @@ def test_pictures_that_cannot_be_read_make_a_class_and_texts_do_not():
         "CaptureOne/Cache/Thumbnails/1.jpg", "ants/AlbumArt_{7C2}_Large.jpg", "#snapshot/ants/1.jpg",
     ],
 )  # fmt: skip
-def test_litter_of_desktops_drives_and_programs_is_no_class_and_not_listed(path):
+def test_junk_files_of_desktops_drives_and_programs_are_no_class_and_not_listed(path):
     found = arrange(path, *images("ants", "bees"))
     assert {item.path for item in found.items} == set(images("ants", "bees"))
     assert found.empty == ()

@@ -205,7 +205,7 @@ def test_names_that_are_not_utf_8_are_spelled_out_and_still_read(listed, photos)
     assert contents(source)[r"ants/k\xe4fer.png"] == drawn(9)
 
 
-def test_litter_is_not_listed(listed, photos):
+def test_junk_files_are_not_listed(listed, photos):
     for name in (".DS_Store", "ants/.DS_Store", "__MACOSX/ants/._00.png", ".cache/ants/1.png", "ants/Thumbs.db"):
         put(photos / name, b"x")
     assert [item.path for item in listed(photos).items] == PATHS

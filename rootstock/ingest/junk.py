@@ -36,7 +36,7 @@ EXTENSIONS = frozenset(
 )  # fmt: skip
 
 
-def is_litter_name(name: str) -> bool:
+def is_junk_name(name: str) -> bool:
     """Whether a file or folder of this name is hidden or junk."""
     if name.startswith("."):
         return name not in (".", "..")
@@ -46,6 +46,6 @@ def is_litter_name(name: str) -> bool:
     return lower in NAMES or FOUND.fullmatch(lower) is not None or posixpath.splitext(lower)[1] in EXTENSIONS
 
 
-def is_litter(path: str) -> bool:
+def is_junk(path: str) -> bool:
     """Whether a path (with forward slashes) is junk or in a junk folder."""
-    return any(map(is_litter_name, path.split("/")))
+    return any(map(is_junk_name, path.split("/")))
