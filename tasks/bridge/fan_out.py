@@ -65,7 +65,7 @@ def fan_out(
     chosen = _task_runner(runner, cluster, workers)
     failed: list[RootstockError] = []
 
-    def walk() -> State[None]:
+    def run() -> State[None]:
         try:
             with _without_task_context(), _gpu_per_shard(runner):
                 _run_all(function, job, shards, advance)
@@ -75,23 +75,23 @@ def fan_out(
         return Completed(message=f"{len(shards)} shards")
 
     flow = Flow(_flow, name="extract shards", task_runner=chosen, persist_result=False)
-    token = _walking.set(walk)
+    token = _current.set(run)
     try:
         with _server_for_workers(cluster):
             flow(len(shards), runner, return_state=True).result(raise_on_failure=not failed)
     finally:
-        _walking.reset(token)
+        _current.reset(token)
     if failed:
         raise failed[0]
 
 
 # Neither closes over anything, and each is found by its name: they are pickled for every shard. What the flow has to
 # do cannot be pickled, so it is not among its parameters.
-_walking: ContextVar[Callable[[], State[None]]] = ContextVar("walking")
+_current: ContextVar[Callable[[], State[None]]] = ContextVar("fan_out")
 
 
 def _flow(shards: int, runner: str) -> State[None]:
-    return _walking.get()()
+    return _current.get()()
 
 
 def _shard(function: Callable[[Job, str], int], job: Job, shard: str) -> int:

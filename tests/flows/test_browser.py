@@ -1,4 +1,4 @@
-"""`make ui` in a browser: somebody who has never opened a terminal trains, reads the verdict, and cancels.
+"""`make ui` in a browser: a person without a terminal trains, reads the verdict, and cancels.
 
     python -m pytest -m ui tests/flows/test_browser.py
     ROOTSTOCK_PICTURES=1 python -m pytest -m ui tests/flows/test_browser.py    # docs/pictures/ui-*.png anew
@@ -63,7 +63,7 @@ NOWHERE = "ingest.sources: nowhere does not exist. Expected a folder, an archive
 
 @dataclass
 class Visit:
-    """Somebody in front of the UI: what is on the page, and what was started."""
+    """A person in front of the UI: what is on the page, and what was started."""
 
     page: Page
     address: str  # that `make ui` prints
@@ -419,7 +419,7 @@ def test_the_logs_of_a_failed_run_show_no_stack(visit):
 
 def test_a_long_run_is_cancelled_within_ten_seconds_and_leaves_everything_in_order(visit):
     page, workspace = visit.page, visit.workspace
-    visit.open_form()  # where the last run failed, its values were put back
+    visit.open_form()  # the values of the last run, which failed, were undone
     page.get_by_label("Epochs", exact=True).nth(1).fill("50")
     visit.submit()
     visit.open_tab("Artifacts")
@@ -432,7 +432,7 @@ def test_a_long_run_is_cancelled_within_ten_seconds_and_leaves_everything_in_ord
     until(lambda: visit.reloaded_state() == "Cancelled", "Cancelled", 3 * CANCELLED_S)
     seconds = time.monotonic() - clicked
     print(f"Cancelled {seconds:.1f} s after the click")
-    assert workspace.status().keys() == {"ingest"}  # the run's values were put back, and its stages with them
+    assert workspace.status().keys() == {"ingest"}  # the run's values were undone, and its stages restored
     assert load(workspace.root / "params.yaml").finetune.stages[1].epochs == 2
     workspace.run(
         sys.executable, "-c", "from tasks.bridge.workspace import writing\nwith writing(): pass"

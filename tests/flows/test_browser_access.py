@@ -83,7 +83,7 @@ async (target) => {
 @pytest.fixture(scope="module")
 def ui(flow_ran_in, tmp_path_factory) -> Iterator[Ui]:
     """The UI of a workspace in which the flow has run."""
-    with started(flow_ran_in.copy(tmp_path_factory.mktemp("browser-door") / "workspace")) as found:
+    with started(flow_ran_in.copy(tmp_path_factory.mktemp("browser-access") / "workspace")) as found:
         yield found
 
 
@@ -101,7 +101,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[int]:
-    """A web site of somebody else: a page, and its port."""
+    """Another web site: a page, and its port."""
 
     class Site(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""Two runs in one workspace, by whichever doors: one at a time, the later waits and says so, none harms the other."""
+"""Two runs in one workspace, of flows or `dvc repro`: the later one waits and says so, and neither harms the other."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What others bring about ends a flow in one sentence and exit status 1, wherever in the engine it is raised."""
+"""External errors end a flow with one sentence and exit status 1, wherever in the engine they are raised."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Values given to a run by the API: merged over params.yaml, bounded in what they reach; no secret is kept anywhere."""
+"""Values given to a run by the API: merged over params.yaml, restricted in addresses; no secret is stored anywhere."""
 
 import sys
 import zlib
@@ -90,8 +90,8 @@ def test_no_secret_of_an_address_or_of_the_environment_is_kept_anywhere(workspac
     said = workspace.run(sys.executable, "-m", "flows.pipeline", **secrets).stdout  # ends well
     for number, given in enumerate(({"backbone": {"name": "squeezenet1_1", "weights": "pretrained"}}, *WITH_A_SECRET)):
         workspace.set(**given)
-        doors = [[sys.executable, "-m", "flows.pipeline"], ["dvc", "repro"]]
-        failed = workspace.run(*doors[number % 2], check=False, **secrets)
+        commands = [[sys.executable, "-m", "flows.pipeline"], ["dvc", "repro"]]
+        failed = workspace.run(*commands[number % 2], check=False, **secrets)
         assert failed.returncode != 0
         said += failed.stdout + failed.stderr
         workspace.run("git", "checkout", "-q", "params.yaml")

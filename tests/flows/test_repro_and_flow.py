@@ -1,4 +1,4 @@
-"""One stage function, two doors to start it: `dvc repro` and the flow leave the same, and neither repeats the other."""
+"""`dvc repro` and the flow run the same stages: both leave the same files, and neither repeats the other's work."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Images of a new domain arrive: what is taken in, who becomes champion, what comes back, and what is never touched."""
+"""Images of a new domain arrive: what is ingested, which model becomes champion, what is restored and never touched."""
 
 import json
 import os
@@ -271,7 +271,7 @@ def test_what_was_taken_in_is_archived_or_deleted_and_stays_in_the_data_set(befo
     before.set(retrain={"after": "archive"})
     assert retrain(before).startswith("Promoted")
     assert len(list((inbox / "_taken" / "shed").rglob("*.png"))) == 60
-    assert [path.name for path in (inbox / "shed").rglob("*.png")] == ["broken.png"]  # it was not taken in
+    assert [path.name for path in (inbox / "shed").rglob("*.png")] == ["broken.png"]  # it was not ingested
     assert not (inbox / "_rejected").exists()
     deliver(before, "shed", 1)  # again, as after a crash before it was tidied
     assert retrain(before).startswith("Nothing new: All images in the inbox have been ingested before.")

@@ -1,4 +1,4 @@
-"""Who is let in by `make ui`, and who is not: by HTTP and websockets; test_browser_access.py has it in a browser."""
+"""Who may access `make ui`, by HTTP and websockets; test_browser_access.py tests it in a browser."""
 
 import json
 import os
@@ -40,7 +40,7 @@ NAMES = (
 @pytest.fixture(scope="module")
 def ui(flow_ran_in, tmp_path_factory) -> Iterator[Ui]:
     """The UI of a workspace in which the flow has run."""
-    with started(flow_ran_in.copy(tmp_path_factory.mktemp("door") / "workspace")) as found:
+    with started(flow_ran_in.copy(tmp_path_factory.mktemp("access") / "workspace")) as found:
         yield found
 
 

@@ -1,4 +1,4 @@
-"""What the addresses that a run is given may reach: the roots of this machine, each parameter in its own way."""
+"""Which addresses a run's parameters may name: those under the roots of this machine, for each parameter."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Nothing outlives what started it: temporary servers, workers' runs, whoever a kill reaches."""
+"""Temporary servers and workers' runs end with the process that started them, even if it is killed."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def test_what_a_process_started_ends_with_it_however_it_ends(tmp_path, how):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     with subprocess.Popen([sys.executable, "-c", STARTS], env=env, stdout=subprocess.PIPE) as process:
         family = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
-        time.sleep(1.5)  # a few looks: nobody ends while its parent is there
+        time.sleep(1.5)  # a few checks: a child does not end while its parent lives
         assert all(one.is_running() for one in family)
         process.send_signal(how)
     until(lambda: not [one for one in family if alive(one)], "their end", 20)

@@ -1,4 +1,4 @@
-"""Extraction on a real Dask and a real Ray of two workers: the same bytes as here, whoever is killed."""
+"""Extraction on real Dask and Ray clusters of two workers: the same bytes as locally, even if workers are killed."""
 
 import json
 import os

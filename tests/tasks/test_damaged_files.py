@@ -1,4 +1,4 @@
-"""Whatever becomes of a file that a stage reads: the stage ends in one sentence that names it, or makes it anew."""
+"""If a file that a stage reads is damaged, the stage names it in one sentence, or recreates it."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ QUICK = {
 
 
 def run(stage: str) -> None:
-    """Run a stage as its door does, in this process."""
+    """Run a stage in this process, with errors as a command shows them."""
     with causes.described():
         params = workspace.read_params()
         getattr(import_module(f"tasks.{stage}"), stage)(params)

@@ -1,4 +1,4 @@
-"""What goes by the DVC remote besides versions: a file under a key, on a folder and on S3."""
+"""Unversioned files on the DVC remote: upload, download and removal under a key, in a folder and on S3."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Shards on a real Dask and a real Ray of two workers, through both doors; one worker is killed in each."""
+"""Shards on real Dask and Ray clusters of two workers, from a stage and a flow; one worker is killed in each."""
 
 import json
 import subprocess
@@ -16,8 +16,8 @@ def fan_out(prefect_home, tmp_path):
     """Run tests/fanning.py as a process of its own; returns it, and the folder that its work wrote to."""
 
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        runner, door, *shards = arguments
-        command = [sys.executable, "-m", "tests.fanning", runner, door, str(tmp_path), *shards]
+        runner, start, *shards = arguments
+        command = [sys.executable, "-m", "tests.fanning", runner, start, str(tmp_path), *shards]
         home = {"HOME": str(prefect_home)}  # Ray keeps a token there
         return subprocess.run(
             command, cwd=ROOT, env=environment(prefect_home) | home | env, capture_output=True, text=True, timeout=180
@@ -32,9 +32,9 @@ def tries_of(folder) -> dict[str, list[str]]:
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("runner", ["dask", "ray"])
-@pytest.mark.parametrize("door", ["stage", "flow"])
-def test_a_killed_worker_loses_only_its_shard_which_is_tried_again(runner, door, fan_out, tmp_path):
-    done = fan_out(runner, door)
+@pytest.mark.parametrize("start", ["stage", "flow"])
+def test_a_killed_worker_loses_only_its_shard_which_is_tried_again(runner, start, fan_out, tmp_path):
+    done = fan_out(runner, start)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == len(fanning.SHARDS) * fanning.IMAGES
     assert sorted(path.stem for path in tmp_path.glob("*.parquet")) == fanning.SHARDS

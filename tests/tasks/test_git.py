@@ -1,4 +1,4 @@
-"""What is kept of a run in git, and what of a person's is never touched by that, whatever is killed."""
+"""How runs are kept in git, without ever touching a person's work, even if they are killed."""
 
 import shutil
 

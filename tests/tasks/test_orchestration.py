@@ -1,4 +1,4 @@
-"""What a task of a flow shows and how it ends; what a run that waits for its turn, or for DVC, leaves to others."""
+"""What a task of a flow shows and how it ends; how a run waits for another run, or for DVC."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""What was decided is carried out once, whatever is killed on the way: by whoever comes next."""
+"""A decision is carried out exactly once, by the next run if one is killed on the way."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What a kill leaves half written, of DVC's and of ours, is mended by whoever comes next, and said."""
+"""Files of DVC and Rootstock that a kill left half written are repaired by the next command, which reports it."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_dvc_lock_cut_anywhere_is_as_it_was_before(here, end):
     assert repair.LOCK.read_text() == LOCK
 
 
-def test_dvc_lock_that_cannot_be_mended_is_named_with_what_to_do(here):
+def test_an_irreparable_dvc_lock_is_named_with_what_to_do(here):
     repair.LOCK.write_text(LOCK[:100])
     with pytest.raises(RootstockError, match=r"dvc\.lock is truncated.*git checkout dvc\.lock"):
         repair.repair_lock()
@@ -108,7 +108,7 @@ ADDED = """outs:
 
 
 @pytest.mark.parametrize("end", [*range(0, len(ADDED), 9), len(ADDED) - 1])
-def test_what_records_a_comparison_is_written_again_where_it_was_cut_and_somebody_elses_is_named(here, end):
+def test_a_truncated_dvc_file_of_a_comparison_is_removed_and_any_other_is_named(here, end):
     (here / "data").mkdir()
     ours, theirs = Path("data/compare.dvc"), Path("photos.dvc")
     ours.write_text(ADDED)
@@ -187,14 +187,14 @@ def cut_everything(workspace: Workspace) -> list[Path]:
     return left
 
 
-@pytest.mark.parametrize("door", [("dvc", "repro"), (sys.executable, "-m", "flows.pipeline")], ids=["repro", "flow"])
-def test_whichever_door_comes_next_mends_everything_and_has_nothing_else_to_do(after_flow, door):
+@pytest.mark.parametrize("command", [("dvc", "repro"), (sys.executable, "-m", "flows.pipeline")], ids=["repro", "flow"])
+def test_the_next_command_repairs_everything_and_has_nothing_else_to_do(after_flow, command):
     before = after_flow.outputs()
     delivered = after_flow.root / "data" / "inbox" / "shed" / "moss" / "mine.tmp"
     delivered.parent.mkdir(parents=True)
     delivered.write_bytes(b"a person's")
     left = cut_everything(after_flow)
-    said = after_flow.run(*door)
+    said = after_flow.run(*command)
     assert not [path for path in left if path.exists()]
     assert delivered.exists()
     after_flow.run("rm", "-r", "data/inbox")

@@ -1,4 +1,4 @@
-"""Values given to a flow and a params.yaml that a person has edited: who wins, and what is never lost."""
+"""Values given to a flow, and edits of params.yaml: which one wins, and what is never lost."""
 
 import json
 
@@ -180,8 +180,8 @@ def test_a_file_that_names_no_source_is_refused(workspace):
     document = YAML(typ="safe").load(path)
     del document["ingest"]["sources"]
     path.write_text(json.dumps(document))
-    for door in (["dvc", "repro"], ["python", "-m", "flows.pipeline"]):
-        done = workspace.run(*door, check=False)
+    for command in (["dvc", "repro"], ["python", "-m", "flows.pipeline"]):
+        done = workspace.run(*command, check=False)
         assert done.returncode != 0
         assert "params.yaml: ingest.sources is missing; expected: Image sources to ingest." in done.stderr
 
@@ -193,11 +193,11 @@ def test_a_file_that_names_no_source_is_refused(workspace):
         (("augment:",), "finetune.augment is missing, and DVC records it; its default is 'none'"),
     ],
 )
-@pytest.mark.parametrize("door", [["dvc", "repro"], ["python", "-m", "flows.pipeline"]], ids=["repro", "flow"])
-def test_a_file_that_lacks_what_dvc_records_is_refused_by_name(workspace, lines, error, door):
+@pytest.mark.parametrize("command", [["dvc", "repro"], ["python", "-m", "flows.pipeline"]], ids=["repro", "flow"])
+def test_a_file_that_lacks_what_dvc_records_is_refused_by_name(workspace, lines, error, command):
     path = workspace.root / "params.yaml"
     kept = [line for line in path.read_text().splitlines() if not line.strip().startswith(lines)]
     path.write_text("\n".join(kept) + "\n")
-    done = workspace.run(*door, check=False)
+    done = workspace.run(*command, check=False)
     assert done.returncode != 0
     assert f"params.yaml: {error}" in done.stderr

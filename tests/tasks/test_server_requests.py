@@ -1,4 +1,4 @@
-"""The door before Prefect's server, request by request; tests/flows/test_server_access.py has it in place."""
+"""The guard of Prefect's server, request by request; tests/flows/test_server_access.py tests it in a running server."""
 
 import asyncio
 import subprocess
@@ -26,8 +26,8 @@ NAMES = (
 
 
 @pytest.fixture
-def door(monkeypatch):
-    """The door before an app that lets everybody in; gives the status and headers of an answer."""
+def guard(monkeypatch):
+    """Guard an app that accepts all requests; returns status and headers of its answer."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         opened = {"type": "http.response.start", "status": IN, "headers": []}
@@ -52,34 +52,34 @@ def door(monkeypatch):
 
 
 @pytest.mark.parametrize("origin", OTHERS)
-def test_whatever_an_origin_looks_like_it_is_the_servers_own_or_turned_away(door, origin):
+def test_any_origin_but_the_servers_own_is_refused(guard, origin):
     for kind in ("http", "websocket"):
         for also in ([], [("origin", ORIGIN)]):
-            assert door(("host", OWN[0]), ("origin", origin), *also, kind=kind)[0] == 403
-        assert door(("host", OWN[0]), ("origin", ORIGIN), kind=kind)[0] == IN
+            assert guard(("host", OWN[0]), ("origin", origin), *also, kind=kind)[0] == 403
+        assert guard(("host", OWN[0]), ("origin", ORIGIN), kind=kind)[0] == IN
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_whatever_a_name_looks_like_it_is_the_servers_own_or_turned_away(door, name):
+def test_any_host_name_but_the_servers_own_is_refused(guard, name):
     for also in ([], [("origin", f"http://{name}")], [("accept", "text/html")]):
-        assert door(("host", name), *also)[0] == 400
+        assert guard(("host", name), *also)[0] == 400
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_the_server_is_called_by_its_own_names_from_its_own_pages(door, name):
-    assert door(("host", name))[0] == IN
-    assert door(("host", name), ("origin", f"http://{name}"))[0] == IN
+def test_the_server_is_called_by_its_own_names_from_its_own_pages(guard, name):
+    assert guard(("host", name))[0] == IN
+    assert guard(("host", name), ("origin", f"http://{name}"))[0] == IN
 
 
 @pytest.mark.parametrize("path", ["/", "//evil.example/x", "/a\r\nSet-Cookie: x", "/\\evil.example", "/@evil.example"])
-def test_its_other_name_leads_to_its_own_address_and_nowhere_else(door, path):
-    status, headers = door(("host", "localhost:4200"), ("accept", "text/html"), path=path, query=b"a=\xff\r\nb")
+def test_its_other_name_leads_to_its_own_address_and_nowhere_else(guard, path):
+    status, headers = guard(("host", "localhost:4200"), ("accept", "text/html"), path=path, query=b"a=\xff\r\nb")
     assert status == 307
     assert headers["location"].startswith(f"{ORIGIN}/") and not {"\r", "\n"} & set(headers["location"])
 
 
 @pytest.mark.parametrize("option", ["--background", "-b", "--workers=2"])
-def test_no_server_without_the_door_is_started_in_its_place(option, tmp_path):
+def test_no_unguarded_server_is_started_instead(option, tmp_path):
     command = [sys.executable, "-m", "flows.ui.server", option]
     done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode == 1

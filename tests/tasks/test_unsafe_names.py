@@ -1,4 +1,4 @@
-"""What a run is called by somebody, and what files are called, in the places where a person meets them."""
+"""Unsafe names of runs and files, in all places where they are shown."""
 
 import logging
 import subprocess
@@ -81,7 +81,7 @@ def test_a_message_that_does_not_fit_its_values_is_logged_as_before():
 
 
 @pytest.mark.parametrize("content", [None, "", "\n", "short", "a/b" * 8, "é" * 24, "x" * 23, "x" * 24 + "\n"])
-def test_reports_have_a_key_that_nobody_can_guess_whatever_became_of_its_file(tmp_path, content):
+def test_reports_have_an_unguessable_key_even_if_its_file_is_damaged(tmp_path, content):
     if content is not None:
         (tmp_path / "reports.key").write_text(content)
     key = reports_server.key_of(tmp_path)
