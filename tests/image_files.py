@@ -128,7 +128,7 @@ def over_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def quantised(bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give grey of so many bits, and the eight that it shows as."""
+    """Return grey values of some bits, and the 8-bit values that they display as."""
     most = 2**bits - 1
     values = (GREY.astype(float) * most / 255).round().astype(np.uint16)
     return values, grey((values * 255.0 / most).round())
@@ -227,7 +227,7 @@ def tiffs() -> list[Kind]:
 
 
 def odd_tiffs() -> list[Kind]:
-    """Give alpha in all places, and BigTIFF: Pillow opens some of these."""
+    """Return TIFFs with alpha in all layouts, and BigTIFFs; Pillow opens some of these."""
     kinds = []
     inks = np.dstack([255 - RGB, np.zeros_like(GREY)])
     share = ALPHA[..., None] / 255
@@ -255,7 +255,7 @@ def odd_tiffs() -> list[Kind]:
 
 
 def unusual() -> list[Kind]:
-    """Give files that Pillow shows otherwise than a viewer does."""
+    """Return files that Pillow decodes differently from a viewer."""
     shown = Image.fromarray(RGB).quantize(64)
     small = bytearray(encoded(shown, "GIF"))
     small[6:10] = struct.pack("<HH", 50, 40)
@@ -328,12 +328,12 @@ def plain() -> list[Kind]:
 
 
 def every_kind() -> list[Kind]:
-    """Give a file of each kind that is taken in."""
+    """Return a file of each supported kind."""
     return [*plain(), *unusual(), *pngs(), *tiffs(), *maps()]
 
 
 def with_exif(jpeg: bytes, *blocks: bytes) -> bytes:
-    """Put EXIF segments behind the start of a JPEG."""
+    """Insert EXIF segments after the start of a JPEG."""
     segments = b"".join(b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block for block in blocks)
     return jpeg[:2] + segments + jpeg[2:]
 

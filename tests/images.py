@@ -23,7 +23,7 @@ def nearly(image: Image.Image, which: int = 0) -> Image.Image:
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
-    """Give a picture as the bytes of a file."""
+    """Return an image encoded as a file."""
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()

@@ -27,18 +27,18 @@ def read(data: bytes) -> DeepImage | None:
     magic = data[:2]
     if magic not in KINDS:
         return None
-    head, at, said = data[:HEADER_BYTES], 2, []
+    head, at, fields = data[:HEADER_BYTES], 2, []
     for _ in range(2 if magic == b"P1" else 3):
         token = TOKEN.match(head, at)
         if token is None or len(token[1]) > 20:
             raise Rejected(
                 Reason.TRUNCATED if len(data) < HEADER_BYTES else Reason.UNDECODABLE, "no valid size in the header"
             )
-        said.append(token[1])
+        fields.append(token[1])
         at = token.end()
     try:
-        width, height = int(said[0]), int(said[1])
-        most = 1.0 if magic == b"P1" else float(said[2])
+        width, height = int(fields[0]), int(fields[1])
+        most = 1.0 if magic == b"P1" else float(fields[2])
     except ValueError:
         raise Rejected(Reason.UNDECODABLE, "no valid size in the header") from None
     if magic in (b"P5", b"P6") and most == 255:

@@ -138,10 +138,8 @@ def read(data: bytes) -> Directory:
         raise Rejected(Reason.UNDECODABLE, "no valid size in the directory")
     offsets, sizes = several(TILE_OFFSETS if tiles else OFFSETS, ()), several(TILE_SIZES if tiles else SIZES, ())
     turned = orientation.valid(one(ORIENTATION, 0)) if ORIENTATION in tags else orientation.read(b"", content(XMP))
-    whole = max((at + size for at, size in zip(offsets, sizes, strict=False)), default=0) <= len(data)
-    if (
-        whole and compression != RAW and sum(sizes) > 2 * len(data)
-    ):  # overlapping pieces, each of which would be unpacked
+    complete = max((at + size for at, size in zip(offsets, sizes, strict=False)), default=0) <= len(data)
+    if complete and compression != RAW and sum(sizes) > 2 * len(data):  # overlapping pieces, each would be unpacked
         raise Rejected(Reason.TOO_COSTLY, "strips or tiles larger than the file")
     return Directory(
         order, big, width, height, bits.pop(), formats.pop(), samples, photometric, compression, one(PLANAR, 1),

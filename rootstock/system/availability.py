@@ -59,7 +59,7 @@ def _may_pass(status: int) -> bool:
 def _status_of(error: BaseException | None) -> int | None:
     """Return the HTTP status in a driver's error, if there is one."""
     response = getattr(error, "response", None)
-    said = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
     names = ("status", "status_code", "code")  # some drivers have the last one as a string
-    found = said or next((value for name in names if (value := getattr(error, name, None))), None)
+    found = status or next((value for name in names if (value := getattr(error, name, None))), None)
     return int(str(found)) if str(found).isdecimal() else None

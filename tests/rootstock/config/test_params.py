@@ -1,4 +1,4 @@
-"""params.yaml: what is accepted, what is said of the rest, what a form sees, and what is written back."""
+"""params.yaml: what is accepted, the errors for the rest, the schema of the form, and what is written back."""
 
 import itertools
 import subprocess
@@ -21,8 +21,8 @@ SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate, compare, 
 STAGE = "unfreeze: all, epochs: 1, lr: 0.1"
 
 
-def said(path: Path, text: str) -> str:
-    """What is said of a file that is refused."""
+def error_of(path: Path, text: str) -> str:
+    """The error for a file that is refused."""
     path.write_text(text)
     with pytest.raises(ParamsError) as error:
         load(path)
@@ -140,11 +140,11 @@ def test_a_key_that_is_left_out_has_its_default(file):
     ],
 )
 def test_an_error_names_the_key_what_is_allowed_and_the_nearest_spelling(file, text, line):
-    assert said(file, text) == f"params.yaml: {line}"
+    assert error_of(file, text) == f"params.yaml: {line}"
 
 
-def test_all_errors_of_a_file_are_said_at_once(file):
-    assert said(file, "finetune: {stages: [{unfreeze: all, epochs: 0, lr: 2}]}\nsed: 1").splitlines() == [
+def test_all_errors_of_a_file_are_reported_at_once(file):
+    assert error_of(file, "finetune: {stages: [{unfreeze: all, epochs: 0, lr: 2}]}\nsed: 1").splitlines() == [
         "params.yaml: finetune.stages[0].epochs is 0; expected at least 1.",
         "params.yaml: finetune.stages[0].lr is 2; expected less than 1.",
         f"params.yaml: unknown key sed; expected one of {SECTIONS}. Did you mean seed?",
@@ -152,15 +152,15 @@ def test_all_errors_of_a_file_are_said_at_once(file):
 
 
 def test_an_error_shows_no_part_of_a_source_but_the_key_at_fault(file):
-    assert "hunter2" not in said(file, "ingest: {sources: {path: 's3://me:hunter2@store/x', domain: a}}")
-    assert "hunter2" not in said(file, "ingest: {sources: [{path: 's3://me:hunter2@store/x', domain: a}]}")
+    assert "hunter2" not in error_of(file, "ingest: {sources: {path: 's3://me:hunter2@store/x', domain: a}}")
+    assert "hunter2" not in error_of(file, "ingest: {sources: [{path: 's3://me:hunter2@store/x', domain: a}]}")
 
 
 @pytest.mark.parametrize(
     ("text", "part"), [("seed: [", "not valid YAML"), ("seed: 1\nseed: 2", "duplicate key"), ("a: b: c", "line 1")]
 )
 def test_what_is_not_yaml_is_refused_with_the_place(file, text, part):
-    message = said(file, text)
+    message = error_of(file, text)
     assert message.startswith(f"{file}: not valid YAML: ") and part in message
 
 
@@ -365,7 +365,7 @@ def test_saving_a_longer_or_shorter_list_keeps_the_entries_that_stay(file):
     assert len(load(file).finetune.stages) == 1
 
 
-def test_the_model_is_a_form_whose_every_field_says_what_it_is():
+def test_every_field_of_the_form_has_a_description():
     schema = Params.model_json_schema()
     sections = {"Params": schema["properties"]} | {name: part["properties"] for name, part in schema["$defs"].items()}
     for section, fields in sections.items():
@@ -409,7 +409,7 @@ def test_the_documentation_explains_every_key():
 
 @pytest.mark.parametrize(("written", "meant"), [("last_blok", "last_block"), ("al", "all"), ("heads", "head")])
 def test_a_misspelt_depth_is_refused_before_a_network_is_built(file, written, meant):
-    assert said(file, f"finetune: {{stages: [{{unfreeze: {written}, epochs: 1, lr: 0.1}}]}}").endswith(
+    assert error_of(file, f"finetune: {{stages: [{{unfreeze: {written}, epochs: 1, lr: 0.1}}]}}").endswith(
         f"finetune.stages[0].unfreeze is '{written}'; expected head, last_block, last_2_blocks, last_3_blocks, all, "
         f"or a layer name. Did you mean {meant}?"
     )

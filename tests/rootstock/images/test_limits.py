@@ -28,7 +28,7 @@ def why_not(data: bytes, checks: Checks = CHECKS) -> Reason | None:
 
 
 def peak_of(data: bytes) -> int:
-    """Say how many bytes checking a file takes at most."""
+    """Return the peak memory of checking a file, in bytes."""
     tracemalloc.start()
     inspection.check(data, "a", CHECKS)
     peak = tracemalloc.get_traced_memory()[1]

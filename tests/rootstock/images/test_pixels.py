@@ -36,7 +36,7 @@ def why_not(data: bytes, path: str, **changes) -> Reason:
 
 
 def assert_alike(one: np.ndarray, other: np.ndarray | Image.Image, tolerance: float) -> None:
-    """Hold two images' mean difference a pixel to a tolerance, of 255."""
+    """Check the mean difference per pixel of two images against a tolerance (of 255)."""
     assert np.abs(one - np.asarray(other).astype(int)).mean() <= tolerance
 
 

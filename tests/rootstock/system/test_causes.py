@@ -1,4 +1,4 @@
-"""What a person, a file, a disk, a network or a process brings about is one sentence; a mistake of ours is not."""
+"""Errors caused by a user, a file, a disk, a network or a process are one sentence; bugs keep their traceback."""
 
 import errno
 import json
@@ -20,12 +20,12 @@ from rootstock.system.files import replacing
 
 
 def of_system(code: int, *paths: object) -> OSError:
-    """Give an error as Python raises it for what a system answers."""
+    """Return the OSError that Python raises for an error code."""
     return OSError(code, os.strerror(code), *paths)
 
 
 def raised(call, *kinds: type[BaseException]) -> BaseException:
-    """Give the error that a call really raises."""
+    """Return the error that a call raises."""
     with pytest.raises(kinds or Exception) as caught:
         call()
     return caught.value
@@ -119,7 +119,7 @@ def test_every_library_that_reads_a_damaged_file_has_a_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("ask", [lambda: torch.empty(10**15), lambda: np.zeros(10**15), lambda: bytearray(2**62)])
-def test_what_memory_does_not_hold_is_said(ask):
+def test_an_error_of_memory_is_described(ask):
     assert "Out of memory" in causes.describe(raised(ask))
 
 
@@ -129,7 +129,7 @@ def test_no_sentence_has_a_password_or_a_signature():
         assert "secret" not in (causes.describe(error) or "")
 
 
-def test_a_mistake_of_the_program_keeps_its_stack():
+def test_a_bug_keeps_its_traceback():
     for kind in (ValueError, KeyError, TypeError, AttributeError, RuntimeError, AssertionError):
         error = kind("x")
         assert causes.describe(error) is None
@@ -137,13 +137,13 @@ def test_a_mistake_of_the_program_keeps_its_stack():
             raise error
 
 
-def test_what_is_known_is_raised_in_words_with_its_cause_kept():
+def test_a_described_error_keeps_its_cause():
     with pytest.raises(RootstockError, match="The disk is full") as caught, causes.described():
         raise of_system(errno.ENOSPC, "x")
     assert caught.value.__cause__.errno == errno.ENOSPC
 
 
-DOOR = "from rootstock.system.entry_points import entry_point\nwith entry_point('extract'):\n    "
+ENTRY_POINT = "from rootstock.system.entry_points import entry_point\nwith entry_point('extract'):\n    "
 
 
 @pytest.mark.parametrize(
@@ -156,14 +156,14 @@ DOOR = "from rootstock.system.entry_points import entry_point\nwith entry_point(
     ],
 )
 def test_a_command_ends_with_one_line(line, status, says):
-    done = subprocess.run([sys.executable, "-c", DOOR + line], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", ENTRY_POINT + line], capture_output=True, text=True, check=False)
     assert done.returncode == status
     assert says in done.stderr
     assert says == "Traceback" or len(done.stderr.splitlines()) == 1
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():
-    prints = DOOR + "for i in range(100000): print(i)"
+    prints = ENTRY_POINT + "for i in range(100000): print(i)"
     command = f'"{sys.executable}" -c "{prints}" | head -1'
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("0\n", "")

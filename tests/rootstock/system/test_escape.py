@@ -47,12 +47,12 @@ PAGE = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 
 def shown(text: str) -> str:
-    """Give a name as somebody reads it."""
+    """Return a name as a reader sees it."""
     return escape.printable(" ".join(text.split()))
 
 
 def read(markdown: str) -> str:
-    """Give the words of a page: of everything in it that is text."""
+    """Return the words of all text in a page."""
     words = []
     for token in PAGE.parse(markdown):
         assert token.type != "html_block"
