@@ -224,5 +224,5 @@ def test_no_amount_of_metadata_costs_a_png_its_place():
 
 def test_the_documentation_lists_every_kind_of_file():
     page = (Path(__file__).parents[3] / "docs/images.md").read_text()
-    for word in ("palette", "CMYK", "Lab", "planes", "signed", "float", "white is zero", "12", "value_range", "PFM"):
+    for word in ("palette", "CMYK", "Lab", "planes", "signed", "float", "white-is-zero", "12", "value_range", "PFM"):
         assert word in page
