@@ -73,7 +73,7 @@ def _carry_out() -> tuple[int, tuple[str, ...]]:
         raise
     write(run_params.BEFORE, begun["params"])
     write(PARAMS, target.params)
-    back = Row(history.BROUGHT_BACK, wanted, f"v{wanted} in the place of v{begun['now']}.", target.images)
+    back = Row(history.BROUGHT_BACK, wanted, f"v{wanted} in place of v{begun['now']}.", target.images)
     champion.record([*rows, back])
     params = params_file.load(PARAMS)
     champion.abandon_retraining(params)
