@@ -25,7 +25,7 @@ from rootstock.config.params import Params
 from rootstock.system import escape
 from rootstock.system.errors import ParamsError, RootstockError
 from tasks.bridge import artifacts, causes, comparison, run_params, terminal, versions, workspace
-from tasks.bridge.orchestration import failed, submit, worded
+from tasks.bridge.orchestration import failed, reported_task, submit
 from tasks.bridge.workspace_lock import locked_workspace
 from tasks.ingest import ingest
 
@@ -43,7 +43,7 @@ class ComparisonResult:
 
 
 @task(name="try", task_run_name="{title}")
-@worded
+@reported_task
 def try_out(candidate: "Candidate", params: Params, title: str) -> State["Row"]:
     """Extract features and train a head on them, or train from scratch."""
     row = comparison.measure(candidate, params)

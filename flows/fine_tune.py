@@ -11,7 +11,7 @@ from prefect.states import Completed
 from flows.ui import form
 from rootstock.system.errors import RootstockError
 from tasks.bridge import handoff, run_params
-from tasks.bridge.orchestration import Outcome, failed, flow_in_words, submit
+from tasks.bridge.orchestration import Outcome, failed, reported_flow, submit
 from tasks.fine_tune import fine_tune as stage
 
 
@@ -25,7 +25,7 @@ def fine_tune(params: form.Everything, lock: str, code: dict[str, str]) -> State
         code: Digests of its code, which has to be the same on this machine.
     """
     try:
-        with flow_in_words():
+        with reported_flow():
             handed = run_params.received(params)
             with handoff.workspace_for(stage.name, handed, lock, code):
                 outcome = submit(stage, handed).result()

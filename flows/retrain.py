@@ -29,7 +29,7 @@ from rootstock.system import escape
 from rootstock.system.errors import RootstockError
 from tasks.bridge import artifacts, causes, champion, promotion, run_params, terminal, versions, workspace
 from tasks.bridge.champion import DeliverySummary
-from tasks.bridge.orchestration import failed, submit, worded
+from tasks.bridge.orchestration import failed, reported_task, submit
 from tasks.bridge.workspace_lock import locked_workspace
 from tasks.ingest import ingest, ingest_with
 
@@ -38,9 +38,11 @@ if TYPE_CHECKING:  # these import torch and scikit-learn
     from rootstock.evaluation.drift import Drift
 
 NOTHING_NEW, WAITING, PROMOTED, REJECTED = "Nothing new", "Waiting", "Promoted", "Rejected"
-compare = task(name="compare", task_run_name="compare")(worded(champion.compare))
-promote = task(name="promote", task_run_name="promote")(worded(promotion.promote))
-restore_champion = task(name="restore champion", task_run_name="restore champion")(worded(promotion.restore_champion))
+compare = task(name="compare", task_run_name="compare")(reported_task(champion.compare))
+promote = task(name="promote", task_run_name="promote")(reported_task(promotion.promote))
+restore_champion = task(name="restore champion", task_run_name="restore champion")(
+    reported_task(promotion.restore_champion)
+)
 
 
 @dataclass(frozen=True)

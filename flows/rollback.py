@@ -15,11 +15,11 @@ from prefect.states import Completed
 
 from rootstock.system.errors import RootstockError
 from tasks.bridge import artifacts, causes, terminal, versions
-from tasks.bridge.orchestration import failed, worded
+from tasks.bridge.orchestration import failed, reported_task
 from tasks.bridge.rollback import roll_back
 from tasks.bridge.workspace_lock import locked_workspace
 
-restore_champion = task(name="restore champion", task_run_name="restore champion")(worded(roll_back))
+restore_champion = task(name="restore champion", task_run_name="restore champion")(reported_task(roll_back))
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from rootstock.features.cache import Selection
 from rootstock.system.errors import RootstockError
 from tasks.bridge import artifacts, versions
 from tasks.bridge.cache import Tidied, show, tidy as to_tidy
-from tasks.bridge.orchestration import failed, worded
+from tasks.bridge.orchestration import failed, reported_task
 from tasks.bridge.workspace_lock import locked_workspace
 
 
 @task(name="tidy", task_run_name="tidy")
-@worded
+@reported_task
 def tidy(selection: Selection, share: float | None) -> State[Tidied]:
     """Prune features and compact shards."""
     done = to_tidy(selection, share)

@@ -2,10 +2,10 @@
 
 stages      stage (a function that DVC and Prefect can start), workspace (paths, and who may write),
             run_params (a run's parameters and params.yaml), allowed_addresses (what a run's parameters may reach)
-Prefect     orchestration (a stage as a task), workspace_lock (what each flow starts with), artifacts (what a run
-            shows), terminal (what its command prints), cancellation and termination (how it ends early), causes
-            (errors in one sentence), connection, server and child_process (which server shows a run, and who may
-            reach it)
+Prefect     orchestration (a stage as a task), workspace_lock (what each flow starts with), reporting (log lines and
+            progress), artifacts (pictures and verdict), terminal (what a command prints), cancellation and
+            termination (how a run ends early), causes (errors in one sentence), connection, server and
+            child_process (which server shows a run, and who may reach it)
 DVC, git    versions (up to date, restored, recorded, kept as an experiment), git, repair (after a kill),
             dvc_program (the command `dvc`)
 elsewhere   handoff (a stage on another machine), dvc_remote (its data), fan_out (shards on a cluster)

@@ -1,10 +1,8 @@
 """A stage as a Prefect task: skipped when DVC says it is up to date, recorded by DVC when it ran."""
 
 import logging
-import re
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,25 +10,19 @@ from dataclasses import dataclass
 from functools import cache, wraps
 from http import HTTPStatus
 from http.client import HTTPException
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 from urllib.error import HTTPError
-from uuid import UUID
 from weakref import WeakSet
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import Task
 
 from rootstock.config.params import Params
-from rootstock.system import progress
 from rootstock.system.causes import NETWORK
 from rootstock.system.errors import DamagedError, RootstockError
-from rootstock.system.escape import markdown
 from tasks.bridge import (
     artifacts,
     cancellation,
@@ -42,6 +34,7 @@ from tasks.bridge import (
     termination,
     versions,
 )
+from tasks.bridge.reporting import RunLogger, logging_to, reporting
 from tasks.bridge.stage import HERE, Stage
 from tasks.bridge.workspace import PARAMS
 
@@ -49,11 +42,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _said: WeakSet[RootstockError] = WeakSet()
-RunLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
-_run_of: dict[int, RunLogger] = {}  # by thread, the flow's first
-_changing_runs = threading.Lock()
-REPORT_EVERY_S = 1.0  # an artifact is a row in the server's database
-REPORT_AGAIN_S = 600.0  # where the server did not answer, for which the client waits a minute
 RETRY_AFTER_S = [10.0, 60.0]
 AGAIN = "Start the run again: it goes on with what is there now."
 
@@ -85,7 +73,7 @@ def as_task(stage: Stage) -> Task[..., Any]:
         retry_delay_seconds=RETRY_AFTER_S,
         retry_condition_fn=_may_pass,
     )
-    @worded
+    @reported_task
     def run(params: Params, where: str = HERE) -> State[Any]:
         outcome = bring_up_to_date(stage, params, where)
         terminal.show_stage(stage.name, outcome.seconds, outcome.result)
@@ -144,14 +132,14 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
     return ended("ran", summary.note)
 
 
-def worded(function: Callable[P, T]) -> Callable[P, T]:
+def reported_task(function: Callable[P, T]) -> Callable[P, T]:
     """Have the work of a task seen in the UI, and end as Failed with a sentence, or as Cancelled."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         ended: State[Any]  # Prefect takes a state for how the task ended
         try:
-            with causes.described(), _reporting():
+            with causes.described(), reporting():
                 return function(*args, **kwargs)
         except RootstockError as error:
             ended = failed(error)
@@ -163,7 +151,7 @@ def worded(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @contextmanager
-def flow_in_words() -> Iterator[RunLogger]:
+def reported_flow() -> Iterator[RunLogger]:
     """Have a flow end at once when it is cancelled, and with a sentence where others end it; gives the run's log.
 
     Raises:
@@ -215,99 +203,3 @@ def _is_of_a_network(cause: Any) -> bool:  # noqa: ANN401
             case OSError() | HTTPException():
                 return True
     return False
-
-
-@contextmanager
-def _reporting() -> Iterator[None]:
-    """Show what the work of a task logs and how far it is, and let it be stopped where it says so."""
-    with progress.report_to(termination.stoppable(_reporter())), logging_to(get_run_logger()):
-        yield
-
-
-@contextmanager
-def logging_to(run: RunLogger) -> Iterator[None]:
-    """Show what the work in this thread logs among the logs of a run; of threads that have none, among the flow's."""
-    thread = threading.get_ident()  # stages run side by side, each in a thread of its own
-    with _changing_runs:
-        before = _run_of.get(thread)
-        _run_of[thread] = run
-        _tell_runs(True)
-    try:
-        yield
-    finally:
-        with _changing_runs:
-            if before:
-                _run_of[thread] = before
-            else:
-                del _run_of[thread]
-            _tell_runs(bool(_run_of))
-
-
-class _ToRun(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        runs = _run_of.copy()
-        if run := runs.get(record.thread or 0) or next(iter(runs.values()), None):
-            extra = terminal.DETAIL if getattr(record, "detail", False) else None
-            run.log(record.levelno, record.getMessage(), extra=extra)
-
-
-_to_run = _ToRun(logging.INFO)
-
-
-def _tell_runs(whether: bool) -> None:
-    """Have our loggers write to runs, or to whatever else the process has."""
-    for name in ("rootstock", "tasks"):
-        logger = logging.getLogger(name)
-        if whether:
-            logger.addHandler(_to_run)
-            logger.setLevel(logging.INFO)
-        else:
-            logger.removeHandler(_to_run)
-        logger.propagate = not whether  # Prefect shows what is of no run on the terminal: it would be there twice
-
-
-def _reporter() -> progress.Reporter:
-    """Show progress where the run is watched: in the UI of a server, else on the terminal."""
-    return _artifact if PREFECT_API_URL.value() else progress.terminal
-
-
-@contextmanager
-def _artifact(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
-    """Report to a progress artifact of the task run, and to the terminal."""
-    run = TaskRunContext.get()
-    key = "-".join([re.sub("[^a-z0-9]+", "-", what.lower()), *([run.task_run.id.hex[-8:]] if run else [])])
-    tally = progress.Tally(what, total, unit)
-    shown = _Shown(key, tally)
-    shown.report()
-    with progress.terminal(what, total, unit) as on_terminal:
-
-        def advance(n: int, **counts: int) -> None:
-            on_terminal(n, **counts)
-            tally.add(n, **counts)
-            if time.monotonic() >= shown.due:
-                shown.report()
-
-        yield advance
-    if shown.is_seen:
-        shown.report()
-
-
-class _Shown:
-    """A progress artifact, as long as the server answers: no training ends because nobody can look at it."""
-
-    def __init__(self, key: str, tally: progress.Tally) -> None:
-        self.key, self.tally = key, tally
-        self.artifact: UUID | None = None
-        self.is_seen, self.due = True, 0.0
-
-    def report(self) -> None:
-        """Show how far it is; says when to do so again."""
-        self.is_seen = artifacts.unless_it_fails(self._put)
-        self.due = time.monotonic() + (REPORT_EVERY_S if self.is_seen else REPORT_AGAIN_S)
-
-    def _put(self) -> None:
-        said = markdown(self.tally)
-        if self.artifact:
-            update_progress_artifact(self.artifact, self.tally.percent, description=said)
-        else:
-            self.artifact = cast(UUID, create_progress_artifact(self.tally.percent, key=self.key, description=said))

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tasks.bridge import interrupted, orchestration, run_params
+from tasks.bridge import interrupted, orchestration, reporting, run_params
 
 
 @contextmanager
-def locked_workspace(*, to_roll_back: bool = False) -> Iterator[orchestration.RunLogger]:
+def locked_workspace(*, to_roll_back: bool = False) -> Iterator[reporting.RunLogger]:
     """Hold the workspace for this run alone; yields the run's logger.
 
     Args:
@@ -16,6 +16,6 @@ def locked_workspace(*, to_roll_back: bool = False) -> Iterator[orchestration.Ru
     Raises:
         RootstockError: any known error in the block, as a sentence.
     """
-    with orchestration.flow_in_words() as log, run_params.writing(log.info):
+    with orchestration.reported_flow() as log, run_params.writing(log.info):
         interrupted.finish(log.info, rollbacks=not to_roll_back)
         yield log

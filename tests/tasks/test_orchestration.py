@@ -14,7 +14,7 @@ import zc.lockfile
 
 from rootstock.system import progress
 from rootstock.system.errors import RootstockError
-from tasks.bridge import cancellation, orchestration, repair
+from tasks.bridge import cancellation, orchestration, repair, reporting
 from tests.flows.test_concurrent_runs import DVC_LOCK, busy
 from tests.serving import until
 
@@ -49,13 +49,13 @@ def in_a_thread(work) -> threading.Thread:
 def test_what_the_work_says_is_in_the_log_of_its_own_run_once_and_a_helpers_in_the_flows(runs, caplog):
     log, own = logging.getLogger("tasks.bridge.repair"), {}
 
-    @orchestration.worded
+    @orchestration.reported_task
     def task() -> None:
         own["run"] = orchestration.get_run_logger()
         log.warning("DVC's lock is held by %s", "another")
         in_a_thread(lambda: log.warning("from a helper")).join()
 
-    with orchestration.logging_to(orchestration.get_run_logger()) as _:
+    with reporting.logging_to(reporting.get_run_logger()) as _:
         log.info("of the flow")
         in_a_thread(task).join()
         log.info("of the flow, after it")
@@ -71,7 +71,7 @@ def test_what_the_work_says_is_in_the_log_of_its_own_run_once_and_a_helpers_in_t
     ("ends_it", "state"), [(RootstockError("it failed"), "Failed"), (cancellation.Stopped("cancelled"), "Cancelled")]
 )
 def test_a_task_ends_in_a_state_with_the_words_of_what_ended_it(runs, ends_it, state):
-    @orchestration.worded
+    @orchestration.reported_task
     def task() -> None:
         raise ends_it
 
@@ -80,7 +80,7 @@ def test_a_task_ends_in_a_state_with_the_words_of_what_ended_it(runs, ends_it, s
 
 
 def test_every_task_can_be_stopped_where_it_reports_progress(runs):
-    @orchestration.worded
+    @orchestration.reported_task
     def task() -> None:
         with progress.bar("compare", 3) as advance:
             cancellation.ask()
