@@ -33,7 +33,7 @@ BYTES_PER_IMAGE, COPIES = 12_288, 6  # in blocks of 4 KiB; photos, shards, cache
 
 PHOTOS, ARRIVING = "photos", "arriving"
 ADD, STATUS, PUSH, PULL = "dvc add", "dvc status", "dvc push", "dvc pull"
-START, INGEST, LOOK = "dvc root (start-up only)", "ingest", "ingest, nothing new"
+START, INGEST, UNCHANGED = "dvc root (start-up only)", "ingest", "ingest, nothing new"
 CPU, MEMORY = "ingest, CPU seconds", "ingest, peak MiB"
 THEN = f"{MORE:,} more: "
 MORE_INGEST, MORE_ADD, MORE_PUSH = THEN + INGEST, THEN + ADD, THEN + PUSH
@@ -51,7 +51,7 @@ ROWS = (
     MORE_PUSH,
     MORE_ALL,
     SENT,
-    LOOK,
+    UNCHANGED,
     CPU,
     MEMORY,
 )
@@ -218,7 +218,7 @@ def measure_shards(root: Path, images: int) -> Figures:
     photos, scratch = root / PHOTOS, root / "scratch"
     repository.create()
     figures = run_ingest(photos, repository, scratch, (images, images)) | transfer(repository)
-    figures[LOOK] = run_ingest(photos, repository, scratch, (images, 0))[INGEST]
+    figures[UNCHANGED] = run_ingest(photos, repository, scratch, (images, 0))[INGEST]
     move(root / ARRIVING, photos, arrived)
     figures[MORE_INGEST] = run_ingest(photos, repository, scratch, (images + MORE, MORE))[INGEST]
     figures |= send_more(repository)

@@ -34,8 +34,9 @@ from rootstock.system import digests, escape
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import digest, reading, replacing, verify
 from rootstock.training import calibration, finetune, head
+from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
-from rootstock.training.finetune import Epoch, SplitImages
+from rootstock.training.finetune import SplitImages
 from rootstock.training.head import Head
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from rootstock.backbones import backbones
 from rootstock.config.params import Params
 from rootstock.dataset import tables
 from rootstock.dataset.shards import Reader
-from rootstock.evaluation import metrics, plots
+from rootstock.evaluation import dvc_plots, metrics, plots
+from rootstock.evaluation.model_selection import MODELS, NAMES, Choice, Logits, choose
 from rootstock.evaluation.report import Mistake, Report, render
 from rootstock.features import feature_keys
 from rootstock.features.reader import Features
@@ -33,11 +34,7 @@ from rootstock.training.finetune import SplitImages
 from rootstock.training.head import Head
 
 log = logging.getLogger(__name__)
-Logits = NDArray[np.float32]
 BATCH_SIZE = 64
-MODELS = ("head", "finetuned")
-SAME_LOSS = 5e-4  # closer log losses are a tie: the engines that compute head and network differ by as much
-NAMES = {"head": "the head on frozen features", "finetuned": "the fine-tuned network"}
 THUMBNAIL_PX = 160
 FEW_IMAGES = 30  # with fewer test images, bootstrap intervals are too narrow
 
@@ -52,15 +49,6 @@ class Inputs:
     features: Path
     head: Path
     finetuned: Path
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The better model on validation, both models' figures, and the reason in a sentence."""
-
-    winner: str
-    figures: dict[str, dict[str, float]]
-    why: str
 
 
 @dataclass(frozen=True)
@@ -165,27 +153,6 @@ def evaluate(
     return scores
 
 
-def choose(logits: dict[str, Logits], labels: NDArray[np.int64]) -> Choice:
-    """Choose by validation accuracy, then log loss; the simpler model, the head, wins a tie."""
-    figures = {}
-    for name in MODELS:
-        probabilities = calibration.softmax(logits[name])
-        of_label = probabilities[np.arange(len(labels)), labels]
-        accuracy = float((logits[name].argmax(1) == labels).mean())
-        figures[name] = {"accuracy": accuracy, "log_loss": float(-np.log(np.maximum(of_label, 1e-12)).mean())}
-    first, second = (figures[name] for name in MODELS)
-    gain, loss_drop = second["accuracy"] - first["accuracy"], first["log_loss"] - second["log_loss"]
-    is_tie = gain == 0 and abs(loss_drop) < SAME_LOSS
-    winner, loser = ("finetuned", "head") if not is_tie and (gain, loss_drop) > (0, 0) else ("head", "finetuned")
-    better, worse = figures[winner], figures[loser]
-    reason = f"validation accuracy {better['accuracy']:.1%} vs {worse['accuracy']:.1%} ({len(labels)} images)"
-    if is_tie:
-        reason += f", equal log loss ({better['log_loss']:.3f}); the simpler model wins a tie"
-    elif gain == 0:
-        reason += f", log loss {better['log_loss']:.3f} vs {worse['log_loss']:.3f}"
-    return Choice(winner, figures, f"{NAMES[winner][0].upper()}{NAMES[winner][1:]} won: {reason}.")
-
-
 def _warnings(pair: ModelPair, temperature: dict[str, float], test_images: int) -> list[str]:
     """Warn about temperatures at a bound of the search, and about too few test images for reliable intervals."""
     found = [
@@ -247,7 +214,7 @@ def _write_report(
         "history": finetune.as_table(pair.epochs),
         "l2_path": pair.head.path,
     }
-    plots.write_plots(
+    dvc_plots.write(
         report_dir / "plots",
         predicted={name: test.probabilities[name].argmax(1) for name in MODELS},
         probabilities=test.probabilities[choice.winner],

@@ -1,4 +1,4 @@
-"""Plots of an evaluation: PNG bytes in a light and a dark theme, and CSV files for DVC plots.
+"""Plots of an evaluation, as PNG bytes in a light and a dark theme.
 
 pyplot is not used: it keeps global state, and flows plot in threads.
 """
@@ -7,7 +7,6 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rootstock.evaluation.metrics import Floats, Integers, Interval, reliability
-from rootstock.system import escape, files
 
 DPI = 110
 MODELS = {"head": "head", "finetuned": "fine-tuned"}  # key in metrics.json: name in plots
@@ -49,58 +47,6 @@ LIGHT = Theme("#ffffff", "#25302c", "#dde3e0", "#c9781f", "#11766b", "#c2402f")
 DARK = Theme("#18201e", "#d5dedb", "#34403c", "#eba54f", "#4cbfae", "#ee7b69")
 
 
-def write_plots(
-    folder: Path,
-    *,
-    labels: Integers,
-    predicted: Mapping[str, Integers],
-    winner: str,
-    classes: Sequence[str],
-    metrics: Mapping[str, Any],
-    history: pd.DataFrame,
-    l2_path: Sequence[Mapping[str, float]],
-    probabilities: Floats,
-) -> None:
-    """Write confusion.csv, per_class.csv, history.csv, l2_path.csv and reliability.csv, deterministically.
-
-    Args:
-        folder: target, created if missing.
-        labels: class indices of the test images (n,).
-        predicted: predicted class indices (n,) of "head" and "finetuned".
-        winner: the model shown in confusion.csv and reliability.csv.
-        classes: names in index order.
-        metrics: figures of "head" and "finetuned", as returned by `metrics.score`.
-        history: fine-tuning's stage, epoch, train_loss, val_loss, val_accuracy, in order; may be empty.
-        l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
-        probabilities: the winner's (n, k).
-
-    """
-    names = np.asarray(classes, dtype=object)
-    confidence, accuracy, images = reliability(labels, probabilities)
-    steps = history[["stage", "epoch", "train_loss", "val_loss", "val_accuracy"]].reset_index(drop=True)
-    steps.insert(0, "step", np.arange(1, len(steps) + 1))
-    tables = {
-        "confusion": pd.DataFrame({"actual": names[labels], "predicted": names[predicted[winner]]}),
-        "per_class": pd.DataFrame([_class_row(name, metrics) for name in classes]),
-        "history": steps,
-        "l2_path": pd.DataFrame(l2_path, columns=["l2", "val_log_loss", "val_accuracy"]),
-        "reliability": pd.DataFrame({"confidence": confidence, "accuracy": accuracy, "images": images}),
-    }
-    for name, table in tables.items():
-        files.write(folder / f"{name}.csv", escape.as_csv(table))
-
-
-def _class_row(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {"class": name}
-    for model in MODELS:
-        figures = metrics[model]["classes"][name]
-        row["images"] = figures["images"]
-        for column, metric in (("recall", "accuracy"), ("precision", "precision"), ("f1", "f1")):
-            for end, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
-                row[f"{model}_{column}{suffix}"] = figures.get(metric, {}).get(end)
-    return row
-
-
 def pictures(
     *,
     labels: Integers,
@@ -113,8 +59,14 @@ def pictures(
 ) -> dict[str, bytes]:
     """Plot "curves", "confusion", "reliability" and "recall" of a report, each also with the suffix "_dark".
 
-    Arguments as in `write_plots`, but `probabilities` are those of "head" and "finetuned", (n, k) each; of "head" alone
-    if nothing was fine-tuned.
+    Args:
+        labels: class indices of the test images (n,).
+        probabilities: (n, k) of "head" and "finetuned"; of "head" alone if nothing was fine-tuned.
+        winner: the model shown in the confusion matrix.
+        classes: names in index order.
+        metrics: figures of "head" and "finetuned", as returned by `metrics.score`.
+        history: fine-tuning's stage, epoch, train_loss, val_loss, val_accuracy, in order; may be empty.
+        l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
     """
     predicted = probabilities[winner].argmax(axis=1)
     drawn = {}

@@ -39,8 +39,8 @@ ENGINES: tuple[Name, ...] = ("openvino", "eager")
 # Images from which OpenVINO's start-up pays off (docs/extraction.md, "Engines").
 OPENVINO_FROM = 256
 # Batch size per core at 224 px, and the most for smaller images (docs/extraction.md, "One thread per core").
-AT_224, MOST_AT_ONCE = 4, 64
-AT_224_ON_GPU, MOST_AT_ONCE_ON_GPU = 256, 2048  # not measured: no GPU was at hand
+BATCH_SIZE_AT_224, MAX_BATCH_SIZE = 4, 64
+GPU_BATCH_SIZE_AT_224, GPU_MAX_BATCH_SIZE = 256, 2048  # not measured: no GPU was available
 
 
 class Unavailable(Exception):  # noqa: N818  not an error: another engine may do
@@ -145,8 +145,8 @@ def libraries(name: str) -> dict[str, str]:
 
 def best_batch_size(size: int, on_gpu: bool = False) -> int:
     """Return the batch size for images of `size` pixels a side: a power of two."""
-    at_224, most = (AT_224_ON_GPU, MOST_AT_ONCE_ON_GPU) if on_gpu else (AT_224, MOST_AT_ONCE)
-    return min(most, int(2 ** max(0, round(log2(at_224 * (224 / size) ** 2)))))
+    at_224, largest = (GPU_BATCH_SIZE_AT_224, GPU_MAX_BATCH_SIZE) if on_gpu else (BATCH_SIZE_AT_224, MAX_BATCH_SIZE)
+    return min(largest, int(2 ** max(0, round(log2(at_224 * (224 / size) ** 2)))))
 
 
 def limit_to_one_core() -> None:

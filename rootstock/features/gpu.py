@@ -1,6 +1,6 @@
 """Inference on a GPU, with batches copied from pinned memory while others are computed.
 
-Not measured: no GPU was at hand (docs/extraction.md).
+Not measured: no GPU was available (docs/extraction.md).
 """
 
 import threading

@@ -55,20 +55,14 @@ def plan(
     sweep(features_dir)
     names = shards.names(images_dir)
     described, started = backbone.description, None
-    engine: str | None = settings.engine
-    if engine == AUTO:
-        engine = _earlier_engine(described, settings, features_dir, fallback_cache)
-    if engine in FORMER_ENGINES and not _has_all(described, settings, engine, features_dir, names):
-        log.info("extract: engine %s is no longer supported; recomputing all features", engine)
-        engine = None
+    engine = _existing_engine(described, settings, features_dir, fallback_cache, names)
     if engine is None:
         images = (1 + settings.views) * sum(shards.count_images(images_dir, name) for name in names)
         started = engines.start_auto(backbone, settings, images)
         engine = started.name
     if settings.engine == AUTO:
         feature_keys.note_engine(described, settings, features_dir, engine)
-    named = settings.model_copy(update={"engine": engine})
-    folders = feature_keys.find(described, named, features_dir)
+    folders = feature_keys.find(described, settings.model_copy(update={"engine": engine}), features_dir)
     for folder in folders:
         folder.mkdir(exist_ok=True)
         mark_used(folder)
@@ -105,6 +99,23 @@ def _report_mixed_libraries(cached: list[File], missing: list[File], engine: str
 
 def _format_versions(libraries: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(libraries.items()))
+
+
+def _existing_engine(
+    described: dict[str, Any],
+    settings: params.Extract,
+    features_dir: Path,
+    fallback_cache: Path | None,
+    names: Sequence[str],
+) -> str | None:
+    """Return the engine to keep, or None if `auto` has to choose one."""
+    if settings.engine != AUTO:
+        return settings.engine
+    engine = _earlier_engine(described, settings, features_dir, fallback_cache)
+    if engine in FORMER_ENGINES and not _has_all(described, settings, engine, features_dir, names):
+        log.info("extract: engine %s is no longer supported; recomputing all features", engine)
+        return None
+    return engine
 
 
 def _earlier_engine(

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from rootstock.dataset.shards import Reader
 from rootstock.images import loader
 from rootstock.images.loader import Ref
 from rootstock.system import progress
-from rootstock.system.errors import DamagedError, ParamsError
+from rootstock.system.errors import ParamsError
 from rootstock.system.files import read_json, reading, replacing, replacing_folder, sha256, verify, write
+from rootstock.training import checkpoints
+from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.classifier import WEIGHTS, Classifier, mixed_precision, predict, save as save_classifier
 from rootstock.training.unfreezing import check_stages, optimiser_of
 
@@ -63,29 +65,6 @@ class SplitImages:
         return torch.from_numpy(self.rows["class_index"].to_numpy(np.int64))
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One row of history.parquet."""
-
-    stage: int
-    unfrozen: str
-    epoch: int
-    train_loss: float
-    val_loss: float
-    val_accuracy: float
-
-
-@dataclass
-class TrainingState:
-    """The progress of a run: completed stage and epochs, best weights so far, optimiser state."""
-
-    stage: int = 0
-    epoch: int = 0
-    history: list[Epoch] = field(default_factory=list)
-    best: dict[str, Tensor] | None = None
-    optimiser: dict[str, Any] | None = None
-
-
 def fine_tune(
     model: Classifier,
     transform: Transform,
@@ -117,7 +96,7 @@ def fine_tune(
     check_stages(model.backbone, settings)
     device = loader.device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = _resume(checkpoint, fingerprint, model, device)
+    state = checkpoints.load(checkpoint, fingerprint, model, device)
     epochs = sum(stage.epochs for stage in settings.stages)
     with (
         Reader(train.images_dir) as reader,
@@ -139,7 +118,7 @@ def fine_tune(
                 state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
                 _keep_best(state, model)
                 state.stage, state.epoch, state.optimiser = index, epoch + 1, optimiser.state_dict()
-                _checkpoint(checkpoint, fingerprint, state, model)
+                checkpoints.save(checkpoint, fingerprint, state, model)
     if state.best:
         state_dicts.copy_state(model, state.best)
     for warning in warnings(state.history):
@@ -295,42 +274,6 @@ def as_table(history: list[Epoch]) -> pd.DataFrame:
 def _keep_best(state: TrainingState, model: Classifier) -> None:
     if best_of(state.history) is state.history[-1]:
         state.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
-
-def _checkpoint(path: Path, fingerprint: str, state: TrainingState, model: Classifier) -> None:
-    content = {
-        "fingerprint": fingerprint,
-        "model": model.state_dict(),
-        "stage": state.stage,
-        "epoch": state.epoch,
-        "history": [asdict(epoch) for epoch in state.history],
-        "best": state.best,
-        "optimiser": state.optimiser,
-    }
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
-
-
-def _resume(path: Path, fingerprint: str, model: Classifier, device: torch.device) -> TrainingState:
-    if not path.exists():
-        return TrainingState()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    try:
-        with reading(path):
-            content = torch.load(path, map_location=device, weights_only=True)
-            if content["fingerprint"] != fingerprint:
-                return TrainingState()
-            state_dicts.copy_state(model, content["model"])
-            history = [Epoch(**epoch) for epoch in content["history"]]
-            best = {name: value.cpu() for name, value in content["best"].items()}
-            optimiser = dict(content["optimiser"])
-            state = TrainingState(int(content["stage"]), int(content["epoch"]), history, best, optimiser)
-    except DamagedError as error:
-        state_dicts.copy_state(model, before)
-        log.warning("Ignoring the damaged checkpoint; fine-tuning starts from the beginning: %s", error)
-        return TrainingState()
-    log.info("Resuming after epoch %d of stage %d from %s", state.epoch, state.stage, path)
-    return state
 
 
 def _mix(*parts: int) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imports torch, needed only to try a candidate
     import pandas as pd
 
     from rootstock.evaluation.compare import Candidate, Row
-    from rootstock.training.finetune import Epoch
+    from rootstock.training.checkpoints import Epoch
 
 TABLE, CURVES, PAGE = COMPARE / "compare.parquet", COMPARE / "curves.parquet", COMPARE / "report.html"
 

@@ -28,7 +28,7 @@ def test_a_comparison_leaves_a_table_and_a_page_and_nothing_stale(after_flow):
     assert (table["reason"] == "").all() and (table["data"] == table["data"][0]).all()
     assert after_flow.status() == ONLY_A_LOOK
     assert {name: data for name, data in after_flow.outputs().items() if not name.startswith("data/compare")} == kept
-    assert "Backbones compared" in (after_flow.root / "data" / "compare" / "report.html").read_text()
+    assert "Comparison of backbones" in (after_flow.root / "data" / "compare" / "report.html").read_text()
 
 
 @pytest.mark.ui  # half a minute

@@ -1,4 +1,4 @@
-"""Champion against challenger: what counts as better, what as worse, and what nobody can tell."""
+"""Champion versus challenger: what counts as better, as worse, and as undecided."""
 
 import json
 import shutil
@@ -82,7 +82,7 @@ def test_a_difference_that_may_be_chance_is_no_reason():
     assert "not significantly better" in decision.reason
 
 
-def test_a_gain_below_what_is_asked_for_is_not_enough():
+def test_a_gain_below_min_gain_is_not_enough():
     assert decided(outcomes("old", 990, 10, 0)).promote
     decision = decided(outcomes("old", 990, 10, 0), min_gain=0.05)
     assert not decision.promote

@@ -1,4 +1,4 @@
-"""Backbones compared on one data set: which are tried, what a row says, what is kept, what is shown."""
+"""Comparison of backbones: candidates, measurements, table and report."""
 
 from dataclasses import replace
 
@@ -44,7 +44,7 @@ def row(paths) -> Row:
     return found
 
 
-# Which are tried
+# Candidates
 
 
 def test_groups_stand_for_their_members_each_once():
@@ -96,7 +96,7 @@ def test_a_misspelt_one_is_refused_with_the_nearest(written, said, tmp_path):
         load(tmp_path / "params.yaml")
 
 
-# What a row says
+# Measurements
 
 
 def test_a_row_has_accuracy_size_and_speed(row, paths):
@@ -116,7 +116,7 @@ def test_what_was_extracted_is_not_extracted_again(row, paths):
 
 
 @pytest.mark.parametrize("name", [backbones.WEIGHTS, backbones.DESCRIPTION])
-def test_a_backbone_that_was_kept_and_is_damaged_is_made_anew(row, paths, name):
+def test_a_damaged_cached_backbone_is_prepared_again(row, paths, name):
     [folder] = {path.parent for path in paths.own_backbones.glob(f"{row.backbone}-*/{name}")}
     kept = {path: path.read_bytes() for path in folder.iterdir()}
     for harmed in (b"", kept[folder / name][:50], None):
@@ -190,7 +190,7 @@ def test_from_scratch_everything_is_trained_and_its_epochs_are_kept(paths):
     assert (again.accuracy, again.log_loss) == (found.accuracy, found.log_loss)  # seeded
 
 
-# What is kept
+# The table
 
 
 def test_one_tried_again_takes_its_own_place_and_nobody_elses(row):
@@ -201,7 +201,7 @@ def test_one_tried_again_takes_its_own_place_and_nobody_elses(row):
     assert len(merge(table, replace(row, image_size=64))) == 3
 
 
-def test_a_failure_takes_the_place_of_a_failure_and_what_was_measured_stays(row):
+def test_a_failure_replaces_only_a_failure_and_measurements_stay(row):
     failed = replace(row, accuracy=None, image_size=None, origin=None, reason="no network")
     table = merge(merge(merge(pd.DataFrame(), row), failed), replace(failed, reason="still none"))
     assert list(table["reason"]) == ["", "still none"]
@@ -216,7 +216,7 @@ def test_the_table_is_read_as_it_was_written(row, tmp_path):
     assert list(again["layer"]) == ["penultimate", "low"]
 
 
-# What is shown
+# The report
 
 
 def test_a_table_that_is_not_what_was_written_is_named(row, tmp_path):
@@ -252,7 +252,7 @@ def test_the_picture_has_each_backbone_at_the_layer_that_validation_likes(table)
     ]
 
 
-def test_pictures_are_drawn_of_what_there_is(table):
+def test_plots_are_drawn_where_there_is_data(table):
     curves = pd.DataFrame({"name": ["lenet5"] * 2, "train_loss": [2.0, 1.0], "val_accuracy": [0.2, 0.6]})
     drawn = compare_report.pictures(table, curves)
     assert set(drawn) == {f"{name}{dark}" for name in ("size", "depths", "scratch") for dark in ("", "_dark")}

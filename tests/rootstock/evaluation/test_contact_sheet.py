@@ -1,4 +1,4 @@
-"""A picture of a data set: every class is seen, and the same images every time."""
+"""The contact sheet: shows every class, and the same images every time."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Unlabelled images: whether they have drifted, which to label first, and that nothing else is done to them."""
+"""Drift of unlabelled images, which to label first, and that nothing else is kept of them."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Evaluation: validation chooses, only then is the test split read, and every file but two is the same each time."""
+"""Evaluation: the choice is made on validation before the test split is read, and files are reproducible."""
 
 import dataclasses
 import html
@@ -18,7 +18,8 @@ from hypothesis import given, strategies as st
 from rootstock.backbones import backbones
 from rootstock.config.params import Evaluate, Params
 from rootstock.evaluation import evaluate
-from rootstock.evaluation.evaluate import Inputs, ModelPair, choose, worst_mistakes
+from rootstock.evaluation.evaluate import Inputs, ModelPair, worst_mistakes
+from rootstock.evaluation.model_selection import MODELS, choose
 from rootstock.features import extraction, reader
 from rootstock.system.errors import SourceError
 from rootstock.training import calibration, finetune, head
@@ -58,7 +59,7 @@ def inputs(base) -> Inputs:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """An evaluation, and what it wrote."""
+    """An evaluation and its outputs."""
 
     scores: dict
     model: Path
@@ -75,7 +76,7 @@ def run(inputs: Inputs, folder: Path, params: Params = PARAMS, seconds: float = 
 
 @pytest.fixture(scope="module")
 def done(inputs, tmp_path_factory) -> Done:
-    """One evaluation that the tests look at."""
+    """One evaluation, shared by the tests."""
     return run(inputs, tmp_path_factory.mktemp("evaluated"))
 
 
@@ -126,9 +127,7 @@ def test_what_rounding_alone_tells_apart_is_a_tie(much):
 @given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(2, 5))
 def test_no_other_model_is_better_on_validation_than_the_winner(seed, n, k):
     rng = np.random.default_rng(seed)
-    choice = choose(
-        {name: rng.normal(size=(n, k)).astype(np.float32) for name in evaluate.MODELS}, rng.integers(0, k, n)
-    )
+    choice = choose({name: rng.normal(size=(n, k)).astype(np.float32) for name in MODELS}, rng.integers(0, k, n))
     best = max(choice.figures.values(), key=lambda figures: (figures["accuracy"], -figures["log_loss"]))
     assert choice.figures[choice.winner]["accuracy"] == best["accuracy"]
     assert choice.figures[choice.winner]["log_loss"] == pytest.approx(best["log_loss"], abs=1e-3)
@@ -163,7 +162,7 @@ def test_the_test_split_is_not_read_before_the_choice(inputs, base, tmp_path, mo
 
 
 def test_the_winner_is_validations_even_where_the_test_split_would_choose_the_other(inputs, done, base, tmp_path):
-    """Whatever the labels of the test images are, the choice and the model stay."""
+    """Choice and model do not depend on the labels of the test images."""
     shutil.copytree(inputs.dataset, tmp_path / "dataset")
     manifest = pd.read_parquet(tmp_path / "dataset/manifest.parquet")
     test = manifest["split"] == "test"
@@ -191,7 +190,7 @@ def test_metrics_json_has_both_models_the_winner_and_the_numbers_of_images(done)
     assert scores == done.scores
     assert list(scores) == ["head", "finetuned", "winner", "images"]
     assert scores["winner"] in ("head", "finetuned") and scores["images"] == {"train": 72, "val": 24, "test": 24}
-    for model in evaluate.MODELS:
+    for model in MODELS:
         assert list(scores[model]) == ["accuracy", "macro_f1", "top5", "log_loss", "ece", "domains", "classes"]
         assert list(scores[model]["domains"]) == ["field", "studio"] and list(scores[model]["classes"]) == CLASSES
         for figure in ("accuracy", "macro_f1", "top5", "log_loss", "ece"):
@@ -211,7 +210,7 @@ def test_predictions_have_a_row_an_image_of_validation_and_test(done, base):
 
 def test_probabilities_sum_to_one_and_are_those_of_the_metrics(done, predictions):
     test = predictions[predictions["split"] == "test"]
-    for model in evaluate.MODELS:
+    for model in MODELS:
         probabilities = np.stack(predictions[model])
         assert probabilities.shape == (48, 3)
         np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
@@ -252,7 +251,7 @@ def test_no_file_but_those_two_names_a_time_a_machine_or_a_place(done, base):
                     assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", content.decode())
 
 
-def test_timings_are_what_the_caller_says(done):
+def test_timings_come_from_the_caller(done):
     assert json.loads((done.report / "timings.json").read_text()) == timings()
 
 
@@ -263,9 +262,9 @@ def test_the_mistakes_shown_are_test_images_the_winner_got_wrong_worst_first(inp
     pair = ModelPair(inputs, PARAMS)
     rows = pair.rows("test")
     stored = predictions.set_index("image_id").loc[rows["image_id"]]
-    scored = evaluate.Scored(rows, {model: np.stack(stored[model]) for model in evaluate.MODELS})
+    scored = evaluate.Scored(rows, {model: np.stack(stored[model]) for model in MODELS})
     manifest = small_dataset(base).manifest.set_index(["source", "path"])
-    for model in evaluate.MODELS:
+    for model in MODELS:
         wrong = (scored.probabilities[model].argmax(1) != scored.labels).sum()
         shown = worst_mistakes(pair, scored, model, 1000)
         assert len(shown) == wrong > 1
@@ -331,7 +330,7 @@ def untuned(inputs, base, tmp_path_factory) -> Done:
     return run(dataclasses.replace(inputs, finetuned=folder / "finetuned"), folder)
 
 
-def test_where_nothing_was_tuned_the_model_is_the_head_and_every_word_says_so(untuned):
+def test_where_nothing_was_tuned_the_model_is_the_head_and_all_texts_say_so(untuned):
     scores = untuned.scores
     assert scores["winner"] == "head"
     assert scores["finetuned"] == scores["head"]

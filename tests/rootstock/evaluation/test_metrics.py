@@ -1,4 +1,4 @@
-"""The figures of a test: equal to scikit-learn's, with intervals that hold what they should."""
+"""Metrics: equal to scikit-learn's, with intervals of the right coverage."""
 
 import json
 
@@ -282,7 +282,7 @@ def test_temperature_scaling_stays_in_bounds_is_repeatable_and_never_harms(seed,
     assert all(loss(temperature) <= loss(other) + 1e-4 for other in (0.06, 0.5, 1.0, 3.0, 19.0))
 
 
-def test_a_model_without_a_mistake_on_validation_is_not_taken_to_be_infallible():
+def test_a_model_without_a_mistake_on_validation_gets_finite_confidence():
     labels, logits, _ = simulated(300, 5)
     logits[np.arange(300), labels] = logits.max(axis=1) + 0.5
     confidence = softmax(logits, fit_temperature(logits, labels))[np.arange(300), labels]

@@ -1,4 +1,4 @@
-"""The pictures of a report can be drawn whatever was trained, and the CSV files for DVC hold the figures."""
+"""Plots are drawn whatever was trained, and the CSV files for DVC contain the figures."""
 
 import io
 import json
@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rootstock.evaluation import metrics, plots
+from rootstock.evaluation import dvc_plots, metrics, plots
 from rootstock.training import calibration
 
 HISTORY = ["stage", "epoch", "train_loss", "val_loss", "val_accuracy"]
 
 
 def evaluation(k: int = 4, n: int = 80, *, classes: list[str] | None = None, epochs: int = 5) -> dict:
-    """What an evaluation hands over; class 0 has no test image, and fine-tuning is better than the head."""
+    """The data of an evaluation; class 0 has no test images, and fine-tuning is better than the head."""
     draw = np.random.default_rng(k)
     labels = draw.integers(min(1, k - 2), k, n)
     classes = classes or [f"class {c}" for c in range(k)]
@@ -48,7 +48,7 @@ def write(folder, given: dict) -> dict[str, pd.DataFrame]:
     chances = given["probabilities"]
     predicted = {model: chances[model].argmax(axis=1) for model in chances}
     rest = {name: value for name, value in given.items() if name != "probabilities"}
-    plots.write_plots(folder, **rest, predicted=predicted, probabilities=chances[given["winner"]])
+    dvc_plots.write(folder, **rest, predicted=predicted, probabilities=chances[given["winner"]])
     return {file.name: pd.read_csv(file) for file in folder.iterdir()}
 
 

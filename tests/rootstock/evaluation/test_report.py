@@ -1,4 +1,4 @@
-"""The report is one page that holds everything, escapes what users wrote, and can be made of any outcome."""
+"""The report is one self-contained page, escapes user input, and is rendered for any outcome."""
 
 import io
 import re

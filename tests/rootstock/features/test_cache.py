@@ -1,4 +1,4 @@
-"""The cache of features: what is shown of it, what is chosen to go, and what goes."""
+"""The feature cache: listing, selecting and pruning."""
 
 import json
 import time
@@ -17,7 +17,7 @@ USED, OLD, OTHER = "0" * 12, "1" * 12, "2" * 12
 
 
 def features(folder: Path, backbone: str, days: float, images: int = 3, **more) -> None:
-    """Write two files of features, last used so many days ago."""
+    """Write two feature files, last used a given number of days ago."""
     folder.mkdir(parents=True)
     fields = {"backbone": backbone, "layer": "penultimate", "dtype": "float32", "engine": "torch eager"} | more
     for shard in ("000000-aaaaaaaa", "000001-bbbbbbbb"):
@@ -29,7 +29,7 @@ def features(folder: Path, backbone: str, days: float, images: int = 3, **more) 
 
 @pytest.fixture
 def roots(tmp_path) -> list[Path]:
-    """Two backbones in the pipeline's cache, one of them in use; one in that of comparisons."""
+    """Two backbones in the pipeline's cache, one of them in use; one in the cache of comparisons."""
     roots = [tmp_path / "features", tmp_path / "tried"]
     features(roots[0] / USED, "resnet18", days=90)
     features(roots[0] / OLD, "vgg16", days=40, images=5)
@@ -41,7 +41,7 @@ def keys(entries) -> set[str]:
     return {entry.key for entry in entries}
 
 
-def test_it_says_what_there_is(roots):
+def test_entries_are_listed(roots):
     found = {entry.key: entry for entry in list_entries(roots, [USED])}
     old = found[OLD]
     assert (old.backbone, old.files, old.images, old.in_use) == ("vgg16", 2, 10, False)

@@ -1,4 +1,4 @@
-"""Compaction: shards that hold little are written anew; nothing else changes, whatever happens on the way."""
+"""Compaction: sparse shards are rewritten; nothing else changes, even if it is interrupted."""
 
 import json
 import os
@@ -76,7 +76,7 @@ class Store:
         return {row["image_id"]: np.array(row["feature"]).tobytes() for row in rows}
 
     def remove(self, share: float = 0.7) -> None:
-        """Take images of every class away from the source, of every ten the first ones."""
+        """Remove images of every class from the source: the first ones of every ten."""
         for label in CLASSES:
             for path in sorted((self.source / label).glob("*.png")):
                 if int(path.stem) % 10 < 10 * share:
@@ -89,13 +89,13 @@ class Store:
             path.rename(self.source / label / name)
 
     def state(self) -> dict[str, bytes]:
-        """All that is under version control."""
+        """Return the contents of all versioned files."""
         found = [path for folder in (self.images, self.dataset, self.features) for path in sorted(folder.rglob("*"))]
         return {str(path.relative_to(self.root)): path.read_bytes() for path in found if path.is_file()}
 
 
 def fill(folder: Path, store: Store, dtype: str, names: list[str] | None = None) -> None:
-    """Write features that are drawn from the name of the image."""
+    """Write features seeded by the image's id."""
     folder.mkdir(parents=True, exist_ok=True)
     scalar = pa.float16() if dtype == "float16" else pa.float32()
     schema = pa.schema(
@@ -111,7 +111,7 @@ def fill(folder: Path, store: Store, dtype: str, names: list[str] | None = None)
 
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory) -> Store:
-    """A data set most of whose first images are gone; do not change it, copy it."""
+    """A data set most of whose first images were removed; do not change it, copy it."""
     store = Store(tmp_path_factory.mktemp("sparse"))
     draw(store.source, images=14)
     store.aside.mkdir()
@@ -192,7 +192,7 @@ def test_compacting_the_same_twice_gives_the_same_bytes(store, tmp_path):
     assert store.state() == other.state()
 
 
-def test_images_that_come_back_are_packed_anew_and_keep_their_split(store):
+def test_images_that_return_are_packed_again_and_keep_their_split(store):
     ledger = store.data.ledger.set_index("image_id")
     done = store.compact()
     dropped = store.data.ledger.query("shard == 'unpacked'")["image_id"]
@@ -220,7 +220,7 @@ def test_images_of_a_delivery_that_has_left_the_inbox_keep_their_bytes(store):
     assert not store.ingest().changed and store.pixels() == pixels
 
 
-def test_an_image_that_is_turned_away_is_not_packed_at_every_look(store):
+def test_a_rejected_image_is_not_packed_at_every_ingest(store):
     kept = store.manifest.iloc[-1]
     other = next(label for label in CLASSES if label != kept["label"])
     shutil.copy(store.source / kept["path"], store.source / other / "conflict.png")
@@ -292,7 +292,7 @@ def gathered(chunks: Features, rows: pd.DataFrame) -> tuple[list[str], list[byte
     return ordered, [row.tobytes() for x, _ in chunks for row in x]
 
 
-def test_folders_of_features_look_no_younger(store):
+def test_a_compaction_does_not_count_as_use_of_features(store):
     files.mark_used(store.features / WIDE, 1e9)
     store.compact()
     assert files.last_used(store.features / WIDE) == 1e9
@@ -355,13 +355,13 @@ def test_a_process_that_is_killed_leaves_nothing_that_the_next_one_cannot_mend(s
 
 
 def facts(store: Store) -> tuple[dict[str, bytes], dict[str, str], dict[str, dict[str, bytes]]]:
-    """What no compaction may change: images by path, splits, features by key."""
+    """What a compaction must not change: images by path, splits, features by key."""
     splits = store.data.ledger.set_index("image_id")["split"].to_dict()
     return store.pixels(), splits, {key: store.values(store.features / key) for key in (WIDE, NARROW)}
 
 
 def check_mended(store: Store, before: tuple) -> None:
-    """Compact once more, and hold what is there to what was."""
+    """Compact once more, and compare the contents with those before."""
     pixels, splits, values = before
     store.compact()
     assert (store.pixels(), store.data.ledger.set_index("image_id")["split"].to_dict()) == (pixels, splits)
@@ -376,7 +376,7 @@ def check_mended(store: Store, before: tuple) -> None:
 
 
 def die_at(monkeypatch, step: str, nth: int, die: Callable[[], object]) -> None:
-    """Have a compaction stop dead when it is about to do something for the nth time."""
+    """Kill a compaction just before its nth operation."""
     seen = 0
 
     def counted(hit: bool) -> None:
@@ -420,7 +420,7 @@ def die_at(monkeypatch, step: str, nth: int, die: Callable[[], object]) -> None:
     monkeypatch.setattr(scans.Scan, "forget_packed_except", forgetting)
 
 
-def test_a_shard_of_which_nothing_is_left_goes_without_another(store):
+def test_an_empty_shard_is_removed_without_a_replacement(store):
     [shard, *others] = shards.names(store.images)
     for path in store.manifest.pipe(lambda rows: rows[rows["shard"] == shard])["path"]:
         (store.source / path).unlink()

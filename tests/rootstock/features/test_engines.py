@@ -1,4 +1,4 @@
-"""Engines: the same features whichever computes them, from as many threads as there are cores."""
+"""Engines: each computes the same features, from one thread per core."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def images(small, backbone) -> np.ndarray:
 
 
 def images_of(small: Small, backbone: backbones.Backbone, most: int | None = None) -> np.ndarray:
-    """What a backbone sees of the test images."""
+    """The backbone's input for the test images."""
     rows = small.split("test").head(most or len(small.manifest))
     with Reader(small.images) as reader:
         places = zip(rows["shard"], rows["offset"], rows["size"], strict=True)
@@ -45,7 +45,7 @@ def images_of(small: Small, backbone: backbones.Backbone, most: int | None = Non
 
 @pytest.fixture(scope="module")
 def expected(backbone, images) -> np.ndarray:
-    """Plain torch: fp32, eager, channels first."""
+    """Reference features: fp32, eager, channels first."""
     network = nn.Sequential(Normalise(backbone.transform), backbone.network).eval()
     with torch.inference_mode():
         return network(torch.from_numpy(images)).numpy()
@@ -101,7 +101,7 @@ def test_the_shipped_networks_features_are_those_of_plain_torch(tmp_path_factory
 
 @cache
 def shipped(base: Path) -> Path:
-    """The network whose weights are in a package: at 96 pixels, as on the sample."""
+    """The network whose weights come with a package, at 96 pixels, as for the sample."""
     folder = base / "efficientnet_lite0"
     backbones.prepare(params.Backbone(image_size=96), 0, folder)
     return folder
@@ -164,7 +164,7 @@ def test_auto_is_openvino_from_256_images_on(tmp_path_factory, images, name):
     assert start_auto(backbone, params.Extract(), images).name == name
 
 
-def test_auto_is_torch_where_openvino_cannot_compute_it_and_says_why(backbone, monkeypatch, caplog):
+def test_auto_falls_back_to_eager_where_openvino_fails_and_says_why(backbone, monkeypatch, caplog):
     def fail(*_: object) -> None:
         raise RuntimeError("unsupported operator: aten::new\nwith a stack")
 

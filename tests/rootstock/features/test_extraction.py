@@ -1,4 +1,4 @@
-"""Extraction: each image is pushed through the backbone once, whatever happens on the way."""
+"""Extraction: each image goes through the backbone once, even if runs are interrupted."""
 
 import dataclasses
 import shutil
@@ -38,7 +38,7 @@ EAGER = Extract(engine="eager")
 
 @pytest.fixture
 def seen(backbone) -> list[int]:
-    """The sizes of the batches that the backbone has been shown."""
+    """The sizes of the batches that the backbone has computed."""
     sizes: list[int] = []
     backbone.network.register_forward_hook(lambda network, given, features: sizes.append(len(features)))
     return sizes
@@ -49,7 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def identities(folder: Path) -> dict[str, tuple[int, int]]:
-    """Which files these are: an unchanged one has not even been written again."""
+    """Identify files by inode and time: an unchanged one has not been rewritten."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*.parquet")}
 
 
@@ -65,7 +65,7 @@ def test_a_feature_is_what_the_backbone_gives_of_the_image(small, folder, backbo
     assert expected.std() > 0
 
 
-# Never twice
+# Caching
 
 
 def test_only_the_shards_that_have_no_features_yet_are_computed(small, folder, backbone, seen, tmp_path):
@@ -95,7 +95,7 @@ def test_new_images_are_computed_and_no_earlier_file_is_touched(backbone, seen, 
     assert identities(tmp_path / "features" / key).items() > kept.items()
 
 
-def test_relabelling_removing_and_splitting_anew_touch_no_file(backbone, seen, tmp_path):
+def test_relabelling_removing_and_a_new_split_change_no_file(backbone, seen, tmp_path):
     small = take_in(tmp_path, (draw(tmp_path / "source", images=6), "field"))
     key = extract(backbone, EAGER, small.images, tmp_path / "features").key
     kept = identities(tmp_path / "features" / key)
@@ -135,7 +135,7 @@ def test_progress_shows_how_many_were_there_already(small, folder, backbone, tmp
     assert str(tally) == f"extract: {missing} of {missing} images, {120 - missing} cached"
 
 
-# Never lost
+# Interruption and damage
 
 
 KILLED = """
@@ -193,7 +193,7 @@ def test_an_extraction_killed_at_twenty_moments_ends_as_an_undisturbed_one(small
 
 
 def damage(small: Small, tmp_path: Path, at: int, data: bytes) -> tuple[Path, str]:
-    """Copy the shards, and write over bytes of an image in the second one."""
+    """Copy the shards, and overwrite bytes of an image in the second one."""
     copied = shutil.copytree(small.images, tmp_path / "images")
     shard = shards.names(copied)[1]
     member = list(shards.iter_members(copied, shard))[2]
@@ -206,7 +206,7 @@ def damage(small: Small, tmp_path: Path, at: int, data: bytes) -> tuple[Path, st
 
 
 @pytest.mark.parametrize(("at", "data"), [(60, b"\x00\xff\x00\xff"), (-400, b"\x00\xff")], ids=["image", "header"])
-def test_bytes_that_have_changed_in_a_shard_are_an_error_and_what_is_whole_is_kept(small, backbone, tmp_path, at, data):
+def test_changed_bytes_in_a_shard_are_an_error_and_intact_files_are_kept(small, backbone, tmp_path, at, data):
     copied, shard = damage(small, tmp_path, at, data)
     with pytest.raises(SourceError, match=rf"{shard}\.tar: .* restore it with `dvc checkout`"):
         extract(backbone, EAGER, copied, tmp_path / "out")
@@ -287,7 +287,7 @@ def test_a_head_is_trained_on_the_images_and_their_views(small, backbone, tmp_pa
     assert head.evaluate(fitted, val)[1] > 0.4  # of three classes, by a network of random weights
 
 
-# A GPU is fed by the cores: the way there, on the processor
+# The GPU code path, on the CPU
 
 
 def test_where_one_device_computes_for_all_cores_the_features_are_the_same(small, folder, backbone, tmp_path):
@@ -377,11 +377,11 @@ def test_features_of_other_versions_of_libraries_are_used_and_the_mixture_is_in_
     assert "were computed by" not in caplog.text  # nothing is mixed now
 
 
-# What is there is held to what was written
+# Digests of feature files
 
 
 def zeros(path: Path) -> None:
-    """Write a file of the same images and schema whose features are all zero."""
+    """Write a file with the same images and schema, but features of zero."""
     table = pq.read_table(path)
     kind = table.schema.field("feature").type
     none = pa.array(np.zeros(kind.list_size * len(table), np.float32))
@@ -444,9 +444,7 @@ def test_the_digests_are_read_by_sha256sum(folder):
     assert done.returncode == 0, done.stdout
 
 
-def test_features_of_an_earlier_version_have_no_digests_and_are_taken_as_they_are(
-    backbone, small, folder, tmp_path, caplog
-):
+def test_features_of_an_earlier_version_without_digests_are_used_unchecked(backbone, small, folder, tmp_path, caplog):
     shutil.copytree(folder, tmp_path / folder.name)
     assert extraction.extract(backbone, Extract(), small.images, tmp_path).computed == 0
     assert "written by an earlier version" in caplog.text

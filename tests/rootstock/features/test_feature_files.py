@@ -1,4 +1,4 @@
-"""Files of features: a Parquet file a shard, that anything reads, written whole or not at all."""
+"""Feature files: one Parquet file per shard, readable by any library, written atomically."""
 
 import json
 from pathlib import Path
@@ -131,7 +131,7 @@ def test_features_too_large_for_float16_are_an_error_that_names_the_parameter(tm
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_file(small, tmp_path_factory, tmp_path, monkeypatch):
-    """A limit on the size of files stands for it: the system refuses to write in the middle of one."""
+    """Simulated by a limit on file size: the system refuses to write in the middle of a file."""
     import resource
     import signal
 

@@ -1,4 +1,4 @@
-"""The cache of features: which folder holds which, and reading it as a stream with labels."""
+"""Cache keys, and streaming features with labels."""
 
 import shutil
 
@@ -72,7 +72,7 @@ def test_auto_stays_what_it_was_and_is_found_where_nothing_is_computed(small, ba
 
 @pytest.fixture
 def of_an_earlier_version(small, backbone, tmp_path) -> str:
-    """Features as a version wrote them that had other engines, and noted which one auto was."""
+    """Features of an earlier version with other engines, which recorded the engine of auto."""
     done = extract(backbone, Extract(engine="eager"), small.images, tmp_path)
     fields = cache_key_fields(backbone.description, Extract(), "onnxruntime")
     (tmp_path / key_of(fields)).mkdir()
@@ -90,7 +90,7 @@ def test_features_of_an_engine_that_is_no_longer_there_are_read(small, backbone,
     assert find(backbone.description, Extract(), tmp_path) == [tmp_path / of_an_earlier_version]
 
 
-def test_where_some_of_them_are_missing_all_are_computed_anew(small, backbone, of_an_earlier_version, tmp_path, caplog):
+def test_where_some_of_them_are_missing_all_are_recomputed(small, backbone, of_an_earlier_version, tmp_path, caplog):
     next((tmp_path / of_an_earlier_version).iterdir()).unlink()
     with caplog.at_level("INFO"):
         again = extract(backbone, Extract(), small.images, tmp_path)

@@ -1,4 +1,4 @@
-"""Who was champion when: nothing of it is lost."""
+"""The history of champions is never lost."""
 
 from hypothesis import given, strategies as st
 

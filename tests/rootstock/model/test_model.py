@@ -1,4 +1,4 @@
-"""The winner as one folder: loaded anywhere, it says of an image what the evaluation said."""
+"""The model as one folder: loaded anywhere, it predicts what the evaluation predicted."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ from tests.small_dataset import (
 
 
 def inputs_where(winner: str, base: Path, folder: Path) -> Inputs:
-    """Make one of the two models useless, so that the other wins."""
+    """Disable one of the two models, so that the other wins."""
     small = small_dataset(base)
     inputs = Inputs(
         small.images, small.dataset, small_backbone(base), small_features(base).parent, small_head(base),
@@ -64,7 +64,7 @@ def shown(base: Path, rows: pd.DataFrame) -> list[Path]:
     return [base / "small" / source / path for source, path in zip(rows["source"], rows["path"], strict=True)]
 
 
-def test_it_says_of_an_image_file_what_the_evaluation_said(evaluated, tmp_path_factory):
+def test_predictions_equal_those_of_the_evaluation(evaluated, tmp_path_factory):
     winner, folder = evaluated
     base = tmp_path_factory.getbasetemp()
     rows = small_dataset(base).manifest.set_index("image_id")
@@ -105,7 +105,7 @@ def test_the_folder_is_all_it_needs(evaluated, tmp_path_factory, tmp_path):
     assert model.load(tmp_path / "elsewhere").predict(paths) == model.load(folder / "model").predict(paths)
 
 
-def test_the_card_says_what_it_is_how_good_it_is_and_how_to_use_it(evaluated):
+def test_the_card_describes_the_model_its_figures_and_its_use(evaluated):
     winner, folder = evaluated
     card = (folder / "model/README.md").read_text()
     scores = json.loads((folder / "report/metrics.json").read_text())
@@ -122,10 +122,10 @@ def test_the_card_says_what_it_is_how_good_it_is_and_how_to_use_it(evaluated):
     assert 'load(Path("data/model")).predict([Path("photo.jpg")])' in card
 
 
-# What strangers send
+# Untrusted input
 
 
-def test_a_bad_file_among_many_costs_its_own_answer_alone_and_says_why(evaluated, tmp_path_factory, tmp_path):
+def test_a_bad_file_among_many_is_rejected_with_a_reason_and_affects_no_other(evaluated, tmp_path_factory, tmp_path):
     _, folder = evaluated
     read = model.load(str(folder / "model"))
     good = shown(tmp_path_factory.getbasetemp(), small_dataset(tmp_path_factory.getbasetemp()).manifest.iloc[:3])
@@ -183,7 +183,7 @@ def test_what_is_no_image_and_no_range_is_refused_by_name(evaluated):
             read.predict(b"", value_range=(low, high))
 
 
-def test_deep_images_are_read_by_the_range_of_the_model_or_as_they_are_told(evaluated):
+def test_deep_images_are_read_with_the_models_value_range_or_a_given_one(evaluated):
     _, folder = evaluated
     read = model.load(folder / "model")
     seen, deep = encoded(Image.fromarray(GREY)), tiff(GREY.astype(int) * 16, 16)

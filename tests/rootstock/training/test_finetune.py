@@ -1,4 +1,4 @@
-"""Fine-tuning: from the head's own logits, stage by stage, and to the same bytes wherever it was stopped."""
+"""Fine-tuning: starts at the head's logits, goes stage by stage, and resumes to the same bytes."""
 
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,8 +19,9 @@ from rootstock.images import loader
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError
 from rootstock.training import classifier, finetune, head
+from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
-from rootstock.training.finetune import Epoch, SplitImages, best_of, fine_tune, one_cycle
+from rootstock.training.finetune import SplitImages, best_of, fine_tune, one_cycle
 from rootstock.training.unfreezing import optimiser_of, parameters_by_block, unfrozen_from
 from tests.small_dataset import (
     classifier_from,
@@ -36,7 +37,7 @@ TRAIN = 72  # images
 
 
 def start(base: Path, name: str = SHUFFLENET) -> Classifier:
-    """The classifier that a run starts from."""
+    """Return the classifier that a run starts from."""
     return classifier_from(small_head(base, name), small_backbone(base, name))
 
 
@@ -194,7 +195,7 @@ def test_the_rate_is_never_above_its_peak_or_below_zero(position):
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(500, 1), (71, 2), (32, 3)])
 def test_every_image_is_seen_once_an_epoch_whatever_the_batch_size(base, tmp_path, batch_size, steps):
-    """Also in batches larger than the training split, and of a single image."""
+    """Also with batches larger than the training split, and with a single image."""
     model, sizes = start(base), []
     model.register_forward_hook(lambda module, given, logits: sizes.append((len(logits), module.training)))
     [epoch] = tune(model, base, stages(("last_block", 1), batch_size=batch_size), tmp_path / "checkpoint")
@@ -220,7 +221,7 @@ def test_batches_hold_all_images_and_a_lone_one_joins_the_batch_before(images, b
     assert joined[:-1] == sizes[: len(joined) - 1] and max(joined, default=0) <= batch_size + 1
 
 
-# What comes out
+# Outputs
 
 
 def test_training_learns(base, tmp_path):
@@ -242,7 +243,7 @@ def test_the_network_is_left_as_it_was_after_its_best_epoch(base, small, tmp_pat
     assert measured == pytest.approx((best.val_loss, best.val_accuracy), rel=1e-5)
 
 
-def test_of_epochs_that_are_equally_right_the_surer_is_better_and_of_equals_the_first():
+def test_of_epochs_with_equal_accuracy_the_lower_loss_is_better_and_of_equals_the_first():
     def epoch(number: int, accuracy: float, loss: float) -> Epoch:
         return Epoch(0, "all", number, 0.0, loss, accuracy)
 
@@ -292,16 +293,16 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(base, tmp_path, augmen
     assert any(not torch.equal(value, first[name]) for name, value in weights(2).items())
 
 
-# Being stopped
+# Interruption
 
 
 class StoppedError(Exception):
-    """Stands for whatever ends a run."""
+    """Simulates the end of a run."""
 
 
 @contextmanager
 def stopping_after(images: int):
-    """Report progress to a caller that ends the run once so many images have been trained on."""
+    """Report progress to a caller that stops the run after a number of images."""
 
     @contextmanager
     def reporter(what: str, total: int, unit: str):
@@ -323,7 +324,7 @@ TWO_STAGES = stages(("last_block", 2), ("all", 2), augment="crop_flip", batch_si
 
 
 def result(model: Classifier, history: list[Epoch], folder: Path) -> tuple[bytes, bytes]:
-    """What the stage writes."""
+    """Return the bytes of the stage's output."""
     classifier.save(model, folder / "model.safetensors")
     finetune.write_history(history, folder / "history.parquet")
     return (folder / "model.safetensors").read_bytes(), (folder / "history.parquet").read_bytes()
@@ -369,7 +370,7 @@ def test_a_checkpoint_of_other_inputs_is_not_resumed_from(base, tmp_path):
     assert not changed(copied(expected), model)
 
 
-def test_progress_is_counted_in_images_and_goes_on_where_the_run_does(base, tmp_path):
+def test_progress_is_counted_in_images_and_resumes_with_the_run(base, tmp_path):
     with stopping_after(TRAIN), suppress(StoppedError):
         tune(start(base), base, stages(("last_block", 2)), tmp_path / "checkpoint")
     reported = []
@@ -389,7 +390,7 @@ def test_progress_is_counted_in_images_and_goes_on_where_the_run_does(base, tmp_
 
 
 def epochs_with(*losses: float) -> list[Epoch]:
-    """Give epochs of one stage, of which the one with the least loss is the most accurate."""
+    """Return epochs of one stage; the one with the lowest loss is the most accurate."""
     return [Epoch(0, "all", number, loss, loss, 1 - loss) for number, loss in enumerate(losses)]
 
 

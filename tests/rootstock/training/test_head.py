@@ -21,7 +21,7 @@ from tests.small_dataset import CLASSES, small_dataset, small_features
 
 
 class Chunks:
-    """Features as `Features` gives them, from arrays."""
+    """In-memory features with the interface of `Features`."""
 
     def __init__(self, x: NDArray[np.floating], labels: NDArray[np.int64], size: int = 64) -> None:
         self.x, self.labels, self.size, self.width = x, labels, size, x.shape[1]
@@ -212,7 +212,7 @@ def test_a_head_is_read_as_it_was_written(tmp_path):
 
 
 def path(*losses: float, converged: tuple[float, ...] = (10.0, 1.0, 0.1)) -> list[dict[str, float]]:
-    """Give a path over the strengths 10, 1, 0.1 with these losses."""
+    """Return a path over the strengths 10, 1, 0.1 with these losses."""
     strengths = (10.0, 1.0, 0.1)
     return [
         {"l2": l2, "val_log_loss": loss, "converged": l2 in converged}

@@ -1,0 +1,64 @@
+"""CSV files for DVC plots of an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rootstock.evaluation.metrics import Floats, Integers, reliability
+from rootstock.evaluation.plots import MODELS
+from rootstock.system import escape, files
+
+
+def write(
+    folder: Path,
+    *,
+    labels: Integers,
+    predicted: Mapping[str, Integers],
+    winner: str,
+    classes: Sequence[str],
+    metrics: Mapping[str, Any],
+    history: pd.DataFrame,
+    l2_path: Sequence[Mapping[str, float]],
+    probabilities: Floats,
+) -> None:
+    """Write confusion.csv, per_class.csv, history.csv, l2_path.csv and reliability.csv, deterministically.
+
+    Args:
+        folder: target, created if missing.
+        labels: class indices of the test images (n,).
+        predicted: predicted class indices (n,) of "head" and "finetuned".
+        winner: the model shown in confusion.csv and reliability.csv.
+        classes: names in index order.
+        metrics: figures of "head" and "finetuned", as returned by `metrics.score`.
+        history: fine-tuning's stage, epoch, train_loss, val_loss, val_accuracy, in order; may be empty.
+        l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
+        probabilities: the winner's (n, k).
+
+    """
+    names = np.asarray(classes, dtype=object)
+    confidence, accuracy, images = reliability(labels, probabilities)
+    steps = history[["stage", "epoch", "train_loss", "val_loss", "val_accuracy"]].reset_index(drop=True)
+    steps.insert(0, "step", np.arange(1, len(steps) + 1))
+    tables = {
+        "confusion": pd.DataFrame({"actual": names[labels], "predicted": names[predicted[winner]]}),
+        "per_class": pd.DataFrame([_class_row(name, metrics) for name in classes]),
+        "history": steps,
+        "l2_path": pd.DataFrame(l2_path, columns=["l2", "val_log_loss", "val_accuracy"]),
+        "reliability": pd.DataFrame({"confidence": confidence, "accuracy": accuracy, "images": images}),
+    }
+    for name, table in tables.items():
+        files.write(folder / f"{name}.csv", escape.as_csv(table))
+
+
+def _class_row(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"class": name}
+    for model in MODELS:
+        figures = metrics[model]["classes"][name]
+        row["images"] = figures["images"]
+        for column, metric in (("recall", "accuracy"), ("precision", "precision"), ("f1", "f1")):
+            for end, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+                row[f"{model}_{column}{suffix}"] = figures.get(metric, {}).get(end)
+    return row

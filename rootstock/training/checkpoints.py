@@ -1,0 +1,76 @@
+"""Checkpoints of fine-tuning, written after each epoch, from which a run resumes."""
+
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rootstock.backbones import state_dicts
+from rootstock.system.errors import DamagedError
+from rootstock.system.files import reading, replacing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of history.parquet."""
+
+    stage: int
+    unfrozen: str
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+
+
+@dataclass
+class TrainingState:
+    """The progress of a run: completed stage and epochs, best weights so far, optimiser state."""
+
+    stage: int = 0
+    epoch: int = 0
+    history: list[Epoch] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+    optimiser: dict[str, Any] | None = None
+
+
+def save(path: Path, fingerprint: str, state: TrainingState, model: nn.Module) -> None:
+    """Write a checkpoint: the state, the current weights, and the fingerprint of all inputs."""
+    content = {
+        "fingerprint": fingerprint,
+        "model": model.state_dict(),
+        "stage": state.stage,
+        "epoch": state.epoch,
+        "history": [asdict(epoch) for epoch in state.history],
+        "best": state.best,
+        "optimiser": state.optimiser,
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load(path: Path, fingerprint: str, model: nn.Module, device: torch.device) -> TrainingState:
+    """Load a checkpoint into `model`; without one, or with a damaged or different one, return an empty state."""
+    if not path.exists():
+        return TrainingState()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        with reading(path):
+            content = torch.load(path, map_location=device, weights_only=True)
+            if content["fingerprint"] != fingerprint:
+                return TrainingState()
+            state_dicts.copy_state(model, content["model"])
+            history = [Epoch(**epoch) for epoch in content["history"]]
+            best = {name: value.cpu() for name, value in content["best"].items()}
+            optimiser = dict(content["optimiser"])
+            state = TrainingState(int(content["stage"]), int(content["epoch"]), history, best, optimiser)
+    except DamagedError as error:
+        state_dicts.copy_state(model, before)
+        log.warning("Ignoring the damaged checkpoint; fine-tuning starts from the beginning: %s", error)
+        return TrainingState()
+    log.info("Resuming after epoch %d of stage %d from %s", state.epoch, state.stage, path)
+    return state
