@@ -3,7 +3,7 @@
     ingest ──> try, one after the other ──> compare.parquet, pictures, report
 
     python -m flows.compare                                              # as in params.yaml: small backbones
-    python -m flows.compare seed --depths low mid high penultimate       # LeNet-5 to ResNet-34, at every depth
+    python -m flows.compare classics --depths low mid high penultimate   # LeNet-5 to ResNet-34, at every depth
     python -m flows.compare --scratch lenet5 resnet34 plain34 --image-size 32 --epochs 20
 
 The pipeline reuses the extracted features if one of the backbones is chosen. A candidate that fails (no weights, not
@@ -86,7 +86,7 @@ def _summarize(rows: "tuple[Row, ...]") -> str:
 def arguments() -> dict[str, Any]:
     """Parse the command line: what is given there overrides params.yaml."""
     parser = argparse.ArgumentParser(description="Compare backbones on the data set.")
-    parser.add_argument("backbones", nargs="*", help="names, or seed, small, all")
+    parser.add_argument("backbones", nargs="*", help="names, or classics, small, all")
     parser.add_argument("--depths", nargs="+", help="low, mid, high, penultimate, or names of modules")
     parser.add_argument("--scratch", nargs="*", help="networks to train from random weights")
     parser.add_argument("--image-size", type=int, help="input size in pixels")
