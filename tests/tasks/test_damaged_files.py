@@ -170,7 +170,7 @@ def test_a_checkpoint_that_is_damaged_is_no_reason_not_to_train(copied, finished
     if workspace.CHECKPOINT.is_dir():
         return  # the next checkpoint could not be written: a sentence, as of any folder where a file belongs
     run("fine_tune")
-    assert "the training starts anew" in caplog.text
+    assert "fine-tuning starts from the beginning" in caplog.text
     name = "data/finetuned/model.safetensors"
     assert (copied / name).read_bytes() == (finished.root / name).read_bytes()
 
