@@ -74,14 +74,16 @@ def splits_and_others(base: Folder, roots: dict[str, str], others: list[str], la
     return ways
 
 
-def images_alone(base: Folder, others: set[str], layout: Layout) -> list[str]:
+def only_images(base: Folder, others: set[str], layout: Layout) -> list[str]:
     """Suggest excluding masks by reading only the image folder beside them, if it contains class folders."""
     there = sorted(others & base.folders.keys())
     images = [name for name in there if is_container(name) and base.folders[name].is_divided]
     return [f"{layout.below(name).as_parameter()}, to read only {name}/" for name in images[:1]]
 
 
-def unlikely_classes(collections: set[str], tops: Collection[str], layout: Layout, where: str) -> AmbiguousLayoutError:
+def unlikely_classes_error(
+    collections: set[str], tops: Collection[str], layout: Layout, where: str
+) -> AmbiguousLayoutError:
     """Return the error for folders of years, cameras or batches that would be classes.
 
     Args:

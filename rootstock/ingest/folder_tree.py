@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from rootstock.ingest.layout import Parts
 
-FEW = 0.1  # a negligible share of images, such as a cover image next to the class folders
+NEGLIGIBLE_SHARE = 0.1  # a negligible share of images, such as a cover image next to the class folders
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Folder:
     @property
     def is_divided(self) -> bool:
         """Whether almost all of its images lie in subfolders."""
-        return bool(self.folders) and self.images <= FEW * self.total
+        return bool(self.folders) and self.images <= NEGLIGIBLE_SHARE * self.total
 
 
 def tree(images: Mapping[Parts, int]) -> Folder:

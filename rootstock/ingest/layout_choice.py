@@ -10,7 +10,7 @@ from rootstock.config import params
 from rootstock.ingest import layout_detection
 from rootstock.ingest.ambiguity import AmbiguousLayoutError
 from rootstock.ingest.folder_names import masks_among, split_of
-from rootstock.ingest.folder_tree import FEW, tree
+from rootstock.ingest.folder_tree import NEGLIGIBLE_SHARE, tree
 from rootstock.ingest.labels import clean, lookalike_key
 from rootstock.ingest.layout import (
     ANY,
@@ -46,14 +46,14 @@ class Known:
 
 
 @dataclass(frozen=True)
-class ReadSource:
+class LabelledSource:
     """The labelled files of a source, and the layout they were read by, as recorded in the summary."""
 
     files: LabelledFiles
     layout: dict[str, Any]
 
 
-def read_paths(stamps: dict[str, str], spec: params.Source, known: Known, *, trusted: bool = False) -> ReadSource:
+def read_paths(stamps: dict[str, str], spec: params.Source, known: Known, *, trusted: bool = False) -> LabelledSource:
     """Derive labels and splits from the paths of a folder or an archive.
 
     Args:
@@ -70,9 +70,9 @@ def read_paths(stamps: dict[str, str], spec: params.Source, known: Known, *, tru
     given = spec.layout_given() or ({"layout": spec.layout} if trusted else {})
     layout = _choose(listing, images, stamps, spec, known, trusted=trusted)
     files = label_files(listing, stamps, spec.domain, layout)
-    if not given and len(files.misfits) >= MIN_MISFITS and len(files.misfits) > FEW * sum(images.values()):
+    if not given and len(files.misfits) >= MIN_MISFITS and len(files.misfits) > NEGLIGIBLE_SHARE * sum(images.values()):
         raise _misfits_error(files, layout, sum(images.values()), spec)
-    return ReadSource(files, to_json(layout, files, spec.layout_given()))
+    return LabelledSource(files, to_json(layout, files, spec.layout_given()))
 
 
 def to_json(layout: Layout, files: LabelledFiles, given: dict[str, Any]) -> dict[str, Any]:
@@ -158,19 +158,19 @@ def _layout_matching_labels(
         return all(item.label == clean(labels[item.path]) for item in items if item.path in labels)
 
     try:
-        decided, doubt = layout_detection.detect(images, spec.path), None
-        if agrees(decided):
-            return decided
+        detected, doubt = layout_detection.detect(images, spec.path), None
+        if agrees(detected):
+            return detected
     except AmbiguousLayoutError as error:
-        decided, doubt = None, error
+        detected, doubt = None, error
     if agrees(before := _legacy_layout(images)):
         if doubt:
             log.warning("%s Continuing with %s, as in the existing data set.", doubt, before.describe())
         return before
     if doubt:
         raise doubt
-    assert decided is not None
-    return decided
+    assert detected is not None
+    return detected
 
 
 def _legacy_layout(images: Mapping[Parts, int]) -> Layout:

@@ -13,10 +13,10 @@ from rootstock.ingest.ambiguity import (
     are,
     as_splits,
     classes,
-    images_alone,
     names,
+    only_images,
     splits_and_others,
-    unlikely_classes,
+    unlikely_classes_error,
     which_level,
 )
 from rootstock.ingest.folder_names import (
@@ -37,7 +37,7 @@ TWO = 2
 
 
 def detect(images: Mapping[Parts, int], where: str) -> Layout:
-    """Decide how a source is laid out.
+    """Detect the layout of a source.
 
     Args:
         images: number of images in each folder.
@@ -155,7 +155,7 @@ def _split_folders(shared: Parts, base: Folder, named: dict[str, str], where: st
 
 
 def _class_roots(base: Folder, named: Mapping[str, str]) -> dict[Parts, tuple[Folder, str]]:
-    """Descend through a folder within a split that repeats its name or is called images: seg_train/seg_train."""
+    """Descend through a folder within a split that repeats its name or is inner_names images: seg_train/seg_train."""
     beside = {inner for name in named for inner in base.folders[name].folders if len(base.folders[name].folders) > 1}
     roots: dict[Parts, tuple[Folder, str]] = {}
     for name, split in named.items():
@@ -203,8 +203,10 @@ def _below_collections(base: Folder, layout: Layout, where: str) -> Layout:
     if all(folder.is_divided for folder in inner.values()):
         below = merged(inner.values())
         subs = Counter(name for folder in inner.values() for name in folder.folders)
-        of_lots = all(map(is_collection, subs))
-        if collections == tops.keys() and not (of_lots and any(not at.is_divided for at in below.folders.values())):
+        are_collections = all(map(is_collection, subs))
+        if collections == tops.keys() and not (
+            are_collections and any(not at.is_divided for at in below.folders.values())
+        ):
             return _below_collections(below, layout.below(ANY, *step), where)
         if all(map(is_container, subs)):  # ants/images/1.jpg
             return layout
@@ -212,11 +214,11 @@ def _below_collections(base: Folder, layout: Layout, where: str) -> Layout:
         if repeated and all(map(split_of, subs)):
             seen = f"{names(tops)} each contain {names(subs)}, named like splits; expected splits above the classes"
             raise AmbiguousLayoutError(where, seen, f"{layout.as_parameter()}, to draw the splits at random")
-        if collections or (repeated and not of_lots):
+        if collections or (repeated and not are_collections):
             same = f"contain {'the same ' if repeated else ''}folders ({names(subs)})"
             raise AmbiguousLayoutError(where, f"{names(tops)} {same}", *which_level(layout, step, tops, subs))
     if collections:
-        raise unlikely_classes(collections, tops, layout, where)
+        raise unlikely_classes_error(collections, tops, layout, where)
     return layout
 
 
@@ -226,8 +228,8 @@ def _within_containers(tops: Mapping[str, Folder]) -> tuple[Parts, dict[str, Fol
     inner = {name: tops[name].folders[within] for name, within in only.items() if is_container(within)}
     if len(inner) < len(tops) or not all(folder.is_divided for folder in inner.values()):
         return (), dict(tops)
-    called = set(only.values())
-    return (called.pop() if len(called) == 1 else ANY,), inner
+    inner_names = set(only.values())
+    return (inner_names.pop() if len(inner_names) == 1 else ANY,), inner
 
 
 def _check_names(base: Folder, known: set[str], layout: Layout, where: str) -> None:
@@ -250,7 +252,7 @@ def _check_names(base: Folder, known: set[str], layout: Layout, where: str) -> N
         if found := named & new.keys():
             beside = f" beside {names(others)}" if others else ""
             seen = f"{names(found)}, named like {describe_kind(kind, found)}, would be {classes(found)}{beside}"
-            ways = [*as_splits(base, found, layout), *images_alone(base, others, layout), all_classes(layout)]
+            ways = [*as_splits(base, found, layout), *only_images(base, others, layout), all_classes(layout)]
             raise AmbiguousLayoutError(where, seen, *ways, f"or remove {names(found)}")
     _check_contents(new, all_names, layout, where)
 

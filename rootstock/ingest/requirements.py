@@ -9,7 +9,7 @@ from rootstock.config import params
 from rootstock.dataset.tables import Dataset
 from rootstock.images.inspection import Reason
 from rootstock.ingest import labels, manifests
-from rootstock.ingest.folder_tree import FEW
+from rootstock.ingest.folder_tree import NEGLIGIBLE_SHARE
 from rootstock.ingest.labels import lookalike_key
 from rootstock.ingest.layout import SPLITS
 from rootstock.ingest.sources import SourceListing
@@ -83,7 +83,7 @@ def _are_many(old: pd.DataFrame, changed: pd.DataFrame, *, is_table: bool) -> bo
     totals = old["label"].value_counts()
     gone = changed["label"].value_counts().reindex(totals.index, fill_value=0)
     renamed = bool(((gone == totals) & (totals >= MIN_IMAGES_PER_CLASS)).any())
-    return renamed or (len(changed) >= MIN_RELABELLED and len(changed) > FEW * len(old))
+    return renamed or (len(changed) >= MIN_RELABELLED and len(changed) > NEGLIGIBLE_SHARE * len(old))
 
 
 def _describe_changes(changed: pd.DataFrame, good: pd.DataFrame) -> str:

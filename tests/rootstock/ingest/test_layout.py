@@ -15,7 +15,7 @@ from rootstock.ingest.layout_choice import Known
 from rootstock.system.errors import SourceError
 
 
-def read(*paths: str, known: Known | None = None, **given) -> layout_choice.ReadSource:
+def read(*paths: str, known: Known | None = None, **given) -> layout_choice.LabelledSource:
     source = params.Source(path="photos", domain="garden", **given)
     return layout_choice.read_paths(dict.fromkeys(paths, "stamp"), source, known or Known())
 
