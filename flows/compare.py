@@ -58,7 +58,7 @@ def compare(compare: form.Compare = form.SHOWN["compare"]) -> State[ComparisonRe
     """Evaluate backbones on the data set, at several depths, and plot accuracy against size.
 
     Args:
-        compare: Which backbones, at which depths, and which networks are trained from scratch as well.
+        compare: Which backbones to compare, at which layers, and which networks to train from scratch as well.
     """
     try:
         with locked_workspace() as log, run_params.merged(form.given(compare=compare), log.info) as params:

@@ -77,16 +77,16 @@ def pipeline(
     finetune: form.Finetune = form.SHOWN["finetune"],
     evaluate: form.Evaluate = form.SHOWN["evaluate"],
 ) -> State[Verdict]:
-    """Take in images, extract frozen features, train a head, fine-tune, and let validation choose.
+    """Ingest images, extract frozen features, train a head, fine-tune, and choose the better model on validation.
 
     Args:
-        seed: Of everything random.
-        ingest: Which images are taken in, how they are checked, split and packed.
-        backbone: The pretrained network that is kept frozen as a feature extractor.
+        seed: Random seed.
+        ingest: Which images are ingested, and how they are checked, split and packed into shards.
+        backbone: The pretrained network, kept frozen as a feature extractor.
         extract: How the frozen features are computed and stored.
         head: The linear classifier on the frozen features.
-        finetune: Later layers unfrozen in stages, from the head's weights.
-        evaluate: How the two models are compared and reported.
+        finetune: Unfreezes later layers in stages, starting from the linear head's weights.
+        evaluate: How the models are evaluated and reported.
     """
     asked = form.given(
         seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate

@@ -266,7 +266,7 @@ def test_the_form_explains_its_fields_and_refuses_an_impossible_value_by_name(vi
         "Which images are ingested, and how they are checked, split and packed into shards.",
         "The pretrained network, kept frozen as a feature extractor.",
         "Architecture: a torchvision name, lenet5, plain34, efficientnet_lite0, or timm/<name>.",
-        "Later layers unfrozen in stages, from the head's weights.",
+        "Unfreezes later layers in stages, starting from the linear head's weights.",
     ):
         expect(page.get_by_text(explained)).to_be_visible()
     expect(page.get_by_text("Peak learning rate of the one-cycle schedule.")).to_have_count(2)
