@@ -59,8 +59,8 @@ def test_what_a_stage_logs_is_among_the_logs_of_the_run_and_once_on_the_terminal
     command, printed = [sys.executable, "-m", "flows.pipeline"], []
     run = server.run_of(lambda: printed.append(after_flow.run(*command, PREFECT_API_URL=server.url).stderr))
     logged = run.logs()
-    assert printed[0].count("Its 45 earlier images stay") == 1
-    assert sum("Its 45 earlier images stay" in message for message in logged) == 1
+    assert printed[0].count("Its 45 earlier images are kept") == 1
+    assert sum("Its 45 earlier images are kept" in message for message in logged) == 1
     assert any(message.startswith("ingest: nothing new, 45 images") for message in logged)
 
 

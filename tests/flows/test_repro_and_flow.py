@@ -124,7 +124,7 @@ def test_a_pulled_clone_runs_nothing_but_ingests_look_without_the_source(after_f
     assert second.outputs() == after_flow.outputs()
     done = second.run("dvc", "repro")
     assert ran(done.stdout) == ["ingest"]
-    assert "Its 45 earlier images stay" in done.stderr
+    assert "Its 45 earlier images are kept" in done.stderr
     assert set(did(second.flow()).values()) == {"cached"}
     assert second.outputs() == after_flow.outputs()
 

@@ -34,9 +34,10 @@ class Run(logging.Logger):
 def runs(monkeypatch) -> dict[int, Run]:
     """The log of each thread's run; the flow's is that of the main thread."""
     found = {}
-    monkeypatch.setattr(
-        orchestration, "get_run_logger", lambda: found.setdefault(threading.get_ident(), Run(str(len(found))))
-    )
+    for module in (orchestration, reporting):
+        monkeypatch.setattr(
+            module, "get_run_logger", lambda: found.setdefault(threading.get_ident(), Run(str(len(found))))
+        )
     return found
 
 
