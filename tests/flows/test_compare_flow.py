@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.flows.test_repro_and_flow import ONLY_A_LOOK
+from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.serving import worker
 
 TWO = ("shufflenet_v2_x0_5", "lenet5")
@@ -26,7 +26,7 @@ def test_a_comparison_leaves_a_table_and_a_page_and_nothing_stale(after_flow):
         (name, layer) for name in TWO for layer in ("low", "penultimate")
     ]
     assert (table["reason"] == "").all() and (table["data"] == table["data"][0]).all()
-    assert after_flow.status() == ONLY_A_LOOK
+    assert after_flow.status() == UP_TO_DATE
     assert {name: data for name, data in after_flow.outputs().items() if not name.startswith("data/compare")} == kept
     assert "Comparison of backbones" in (after_flow.root / "data" / "compare" / "report.html").read_text()
 

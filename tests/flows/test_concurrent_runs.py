@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.flows.test_repro_and_flow import ONLY_A_LOOK
+from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.serving import until
 from tests.workspace import Workspace
 
@@ -80,13 +80,13 @@ def test_a_flow_and_a_repro_at_once_both_end_well_and_the_later_waits(after_flow
     assert "Another run is writing" in waited
     assert "continues when that has ended" in waited
     assert "Traceback" not in said + waited
-    assert after_flow.status() == ONLY_A_LOOK
+    assert after_flow.status() == UP_TO_DATE
 
 
 @pytest.mark.parametrize("command", [REPRO, STAGE, ("dvc", "checkout"), ("dvc", "exp", "run", "-n", "x")], ids=" ".join)
 def test_what_writes_in_the_workspace_waits_for_the_run_that_does(after_flow, command):
     until_it_waits(after_flow, command, "Another run is writing", TURN)
-    assert after_flow.status() == ONLY_A_LOOK
+    assert after_flow.status() == UP_TO_DATE
 
 
 @pytest.mark.parametrize("command", [("status",), ("add", "notes.txt"), ("push",), ("repro",)], ids=" ".join)
@@ -128,7 +128,7 @@ def test_a_repro_that_knows_of_no_turns_is_refused_and_harms_no_flow(after_flow)
         refused.append(after_flow.run(*UNAWARE, check=False))
     assert flow.returncode == 0, flow.stdout.read()
     assert any("Another run is writing" in done.stderr for done in refused)
-    assert after_flow.status() == ONLY_A_LOOK
+    assert after_flow.status() == UP_TO_DATE
 
 
 def test_two_repros_at_once_run_one_after_the_other(after_flow):
@@ -137,7 +137,7 @@ def test_two_repros_at_once_run_one_after_the_other(after_flow):
     said = [each.communicate()[0] for each in both]
     assert [each.returncode for each in both] == [0, 0], said
     assert sum("Another run is writing" in each for each in said) == 1
-    assert after_flow.status() == ONLY_A_LOOK
+    assert after_flow.status() == UP_TO_DATE
 
 
 def test_a_stage_of_a_run_has_its_turn_and_what_outlives_the_run_has_not(after_flow):

@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from tests.flows.test_repro_and_flow import ONLY_A_LOOK, experiments
+from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
 from tests.serving import server, until
 from tests.workspace import Workspace, environment
 
@@ -45,7 +45,7 @@ def test_a_server_that_dies_under_a_run_ends_it_when_its_work_is_done_and_kept(w
         until(lambda: any(run.stages().get("fine_tune") == "Running" for run in api.runs()), "training", 120)
     running.join()
     assert f"The Prefect server at {api.url}" in ended[0] and "is kept" in ended[0]
-    assert workspace.status() == ONLY_A_LOOK
+    assert workspace.status() == UP_TO_DATE
     assert len(experiments(workspace)) == 1
 
 

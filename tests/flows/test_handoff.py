@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from tests.flows.test_repro_and_flow import ONLY_A_LOOK
+from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.serving import Api, Run, until, worker
 from tests.workspace import Workspace
 
@@ -80,7 +80,7 @@ def test_it_gives_what_the_same_machine_gives_and_the_first_clone_goes_on_from_i
     with worker(deployed, "gpu", there):
         table = here.flow(PREFECT_API_URL=deployed.url)
     assert "done by fine-tune/gpu: best after stage" in table
-    assert here.status() == ONLY_A_LOOK
+    assert here.status() == UP_TO_DATE
     mine, theirs = here.outputs(), alone.outputs()
     assert [name for name in mine if mine[name] != theirs[name]] == ["dvc.lock"]  # the timed files' digests
     [child] = next(found for run in deployed.runs() if (found := run.subflows()))
@@ -114,7 +114,7 @@ def test_without_a_worker_it_says_so_at_once_and_falls_back_or_gives_up_as_told(
     assert "prefect worker start --pool gpu" in done.stderr
     here.set(finetune={"if_no_worker": "here"})
     assert "best after stage" in here.flow(PREFECT_API_URL=deployed.url)
-    assert here.status() == ONLY_A_LOOK
+    assert here.status() == UP_TO_DATE
 
 
 def test_without_a_worker_it_waits_and_goes_on_when_one_comes(deployed, here, there):
@@ -123,7 +123,7 @@ def test_without_a_worker_it_waits_and_goes_on_when_one_comes(deployed, here, th
         until(run.subflows, "fine-tuning handed over")
         with worker(deployed, "gpu", there):
             assert process.wait(120) == 0
-    assert here.status() == ONLY_A_LOOK
+    assert here.status() == UP_TO_DATE
 
 
 def test_without_a_remote_or_a_deployment_or_a_server_it_says_what_is_missing(deployed, here):
@@ -154,7 +154,7 @@ def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoin
         assert process.wait(200) == 0
     said(second, "Resuming from the checkpoint")
     said(second, "Resuming after epoch")
-    assert here.status() == ONLY_A_LOOK
+    assert here.status() == UP_TO_DATE
 
 
 def test_cancelling_the_pipeline_cancels_what_it_handed_over(deployed, here, there):
@@ -177,7 +177,7 @@ def test_the_remote_may_be_an_s3_bucket(deployed, here, there, s3):
     with worker(deployed, "gpu", there, **s3.credentials):
         table = here.flow(PREFECT_API_URL=deployed.url, **s3.credentials)
     assert "done by fine-tune/gpu" in table
-    assert here.status() == ONLY_A_LOOK
+    assert here.status() == UP_TO_DATE
     assert not (here.root.parent / "shelf").exists()
     texts = [path.read_text(errors="replace") for path in (here.root / "dvc.lock", *here.root.parent.glob("*.log"))]
     assert not any(s3.credentials["AWS_SECRET_ACCESS_KEY"] in text for text in texts)
@@ -197,4 +197,4 @@ def test_a_machine_that_is_gone_is_noticed_by_its_silence_and_the_next_worker_go
             assert process.wait(200) == 0
     assert (state["name"], state["message"]) == ("Crashed", "No heartbeat from its machine for 90 s.")
     said(second, "Resuming after epoch")
-    assert here.status() == ONLY_A_LOOK
+    assert here.status() == UP_TO_DATE

@@ -10,7 +10,7 @@ from tests.workspace import CLASSES, draw_photo, draw_photos, make_workspace
 
 SAFE = YAML(typ="safe")
 STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune", "evaluate")
-ONLY_A_LOOK = {"ingest": ["always changed"]}
+UP_TO_DATE = {"ingest": ["always changed"]}
 
 
 def ran(repro_output: str) -> list[str]:
@@ -25,7 +25,7 @@ def did(table: str) -> dict[str, str]:
     return {name: word if word in ("cached", "restored") else "ran" for name, word in words.items()}
 
 
-def test_both_doors_leave_the_same_bytes_and_the_same_lock(flow_ran_in, repro_ran_in):
+def test_flow_and_repro_leave_the_same_bytes_and_the_same_lock(flow_ran_in, repro_ran_in):
     by_flow, by_repro = flow_ran_in.outputs(), repro_ran_in.outputs()
     assert by_flow.keys() == by_repro.keys()
     assert [name for name in by_flow if by_flow[name] != by_repro[name]] == ["dvc.lock"]
@@ -34,15 +34,15 @@ def test_both_doors_leave_the_same_bytes_and_the_same_lock(flow_ran_in, repro_ra
     assert all(one == other or b"md5:" in one or b"size:" in one for one, other in lines)
 
 
-def test_repro_after_the_flow_runs_nothing_but_ingests_look(after_flow):
-    assert after_flow.status() == ONLY_A_LOOK
+def test_repro_after_the_flow_runs_only_ingests_check(after_flow):
+    assert after_flow.status() == UP_TO_DATE
     before = after_flow.outputs()
     assert ran(after_flow.repro()) == ["ingest"]
     assert after_flow.outputs() == before
 
 
 def test_the_flow_after_repro_finds_everything_cached(after_repro):
-    assert after_repro.status() == ONLY_A_LOOK
+    assert after_repro.status() == UP_TO_DATE
     before = after_repro.outputs()
     assert set(did(after_repro.flow()).values()) == {"cached"}
     assert after_repro.outputs() == before
@@ -83,10 +83,10 @@ def test_added_images_are_the_only_ones_extracted(after_flow):
     assert "6 of 51 images extracted" in table
     now = after_flow.outputs()
     assert {name: now[name] for name in earlier} == earlier
-    assert after_flow.status() == ONLY_A_LOOK
+    assert after_flow.status() == UP_TO_DATE
 
 
-def test_a_stray_file_in_a_source_trains_nothing_anew_and_is_in_the_report(after_flow):
+def test_a_stray_file_in_a_source_retrains_nothing_and_is_in_the_report(after_flow):
     (after_flow.root / "photos" / "moss" / "README.md").write_text("# Moss\n")
     (after_flow.root / "photos" / "moss" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     kept = after_flow.outputs()
@@ -104,14 +104,14 @@ def test_a_stray_file_in_a_source_trains_nothing_anew_and_is_in_the_report(after
     assert ran(after_flow.repro()) == ["ingest"]
 
 
-def test_an_unpacked_archive_without_git_works_through_both_doors(tmp_path, prefect_home):
+def test_an_unpacked_archive_without_git_works_with_flow_and_repro(tmp_path, prefect_home):
     workspace = make_workspace(tmp_path / "unpacked", prefect_home, git=False)
     workspace.run("python", "-m", "tasks.bridge.versions")
     assert ran(workspace.repro()) == list(STAGES)
     assert set(did(workspace.flow()).values()) == {"cached"}
 
 
-def test_a_pulled_clone_runs_nothing_but_ingests_look_without_the_source(after_flow, tmp_path):
+def test_a_pulled_clone_runs_only_ingests_check_without_the_source(after_flow, tmp_path):
     remote, clone = tmp_path / "remote", tmp_path / "clone"
     after_flow.run("dvc", "remote", "add", "--default", "shelf", str(remote))
     after_flow.run("git", "add", ".dvc/config", "dvc.lock", "params.yaml")
@@ -135,7 +135,7 @@ def test_values_given_to_the_flow_are_what_dvc_records_and_keeps_as_an_experimen
     )
     after_flow.run("python", "-c", given)
     assert load(after_flow.root / "params.yaml").head.l2 == (7.0,)
-    assert after_flow.status() == ONLY_A_LOOK
+    assert after_flow.status() == UP_TO_DATE
     shown = json.loads(after_flow.run("dvc", "exp", "show", "--json").stdout)
     kept = {
         experiment["name"]: experiment["revs"][0]["data"]["params"]["params.yaml"]["data"]["head"]["l2"]
@@ -145,7 +145,7 @@ def test_values_given_to_the_flow_are_what_dvc_records_and_keeps_as_an_experimen
     assert sorted(map(tuple, kept.values())) == [(7.0,), (10.0, 0.1)]
     earlier = next(name for name, l2 in kept.items() if l2 != [7.0])
     after_flow.run("dvc", "exp", "apply", earlier)
-    assert after_flow.status() == ONLY_A_LOOK
+    assert after_flow.status() == UP_TO_DATE
 
 
 def experiments(workspace) -> dict[str, dict]:
@@ -197,7 +197,7 @@ def test_what_is_edited_before_a_stage_of_a_run_begins_stops_the_run(after_flow)
     assert "params.yaml was edited while this run was going on (finetune.weight_decay was" in done.stderr
     assert "fine_tune" in after_flow.status() and "train_head" not in after_flow.status()
     after_flow.flow()
-    assert after_flow.status() == ONLY_A_LOOK
+    assert after_flow.status() == UP_TO_DATE
 
 
 def test_what_repro_left_is_kept_as_an_experiment_before_a_flow_takes_its_place(after_repro):
@@ -230,10 +230,10 @@ def test_a_run_that_git_cannot_keep_still_ends_well(after_flow):
     assert "Not kept as an experiment: Git user name and email must be configured" in done.stderr
 
 
-@pytest.mark.parametrize("door", ["repro", "flow"])
-def test_a_bad_parameter_stops_a_run_before_any_work(workspace, door):
+@pytest.mark.parametrize("start", ["repro", "flow"])
+def test_a_bad_parameter_stops_a_run_before_any_work(workspace, start):
     workspace.set(backbone={"name": "resnet43"})
-    command = ("dvc", "repro") if door == "repro" else ("python", "-m", "flows.pipeline")
+    command = ("dvc", "repro") if start == "repro" else ("python", "-m", "flows.pipeline")
     done = workspace.run(*command, check=False)
     assert done.returncode != 0
     assert "params.yaml: backbone.name is 'resnet43'" in done.stderr

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from rootstock.model import history
 from rootstock.model.history import Row
-from tests.flows.test_repro_and_flow import ONLY_A_LOOK, experiments
+from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
 from tests.serving import until, worker
 from tests.workspace import CLASSES, Workspace, draw_photos
 
@@ -100,7 +100,7 @@ def test_what_was_there_stays_byte_for_byte_and_the_new_domain_is_in(in_use, pro
     assert {name: now[name] for name in earlier} == earlier
     manifest = pd.read_parquet(promoted.root / "data" / "dataset" / "manifest.parquet")
     assert manifest["domain"].value_counts().to_dict() == {"garden": 45, "shed": 60}
-    assert promoted.status() == ONLY_A_LOOK
+    assert promoted.status() == UP_TO_DATE
 
 
 def test_a_promotion_is_a_version_with_its_reason_its_figures_and_its_data(in_use, promoted):
@@ -133,7 +133,7 @@ print("passed", sum(seen))
     assert before.run("python", "-c", counting).stdout.strip().endswith("passed 60")
 
 
-def test_the_next_look_finds_nothing_new_and_repro_nothing_to_do(after):
+def test_the_next_run_finds_nothing_new_and_repro_nothing_to_do(after):
     kept = after.outputs()
     assert retrain(after) == "Nothing new: All images in the inbox have been ingested before."
     shutil.rmtree(after.root / "data" / "inbox")
@@ -158,7 +158,7 @@ def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_untouched(aft
     changed = {name for name, data in after.outputs().items() if data != kept.get(name)}
     assert changed == {"data/history.parquet", "data/history.parquet.dvc"}
     assert after.outputs().keys() == kept.keys()
-    assert after.status() == ONLY_A_LOOK
+    assert after.status() == UP_TO_DATE
     assert (champions(after)[-1].decision, champions(after)[-1].version) == ("rejected", 2)
     [challenger] = [name for name in experiments(after) if name in said]  # it can be looked at
     assert experiments(after)[challenger]["metrics"]["data/report/metrics.json"]["data"]["images"]["test"] > 20
@@ -260,11 +260,11 @@ def test_a_killed_retraining_goes_on_and_is_judged_against_the_same_champion(bef
     first, second = champions(before)
     assert (first.images, second.images, second.new_images) == (45, 105, 60)
     assert not (before.root / ".rootstock" / "champion").exists()
-    assert before.status() == ONLY_A_LOOK
+    assert before.status() == UP_TO_DATE
 
 
 @pytest.mark.ui  # a minute; test_inbox.py has what is moved and what is not
-def test_what_was_taken_in_is_archived_or_deleted_and_stays_in_the_data_set(before):
+def test_what_was_ingested_is_archived_or_deleted_and_stays_in_the_data_set(before):
     inbox = before.root / "data" / "inbox"
     deliver(before, "shed", 20)
     (inbox / "shed" / "moss" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -277,7 +277,7 @@ def test_what_was_taken_in_is_archived_or_deleted_and_stays_in_the_data_set(befo
     assert retrain(before).startswith("Nothing new: All images in the inbox have been ingested before.")
     assert [path.name for path in (inbox / "shed").rglob("*.png")] == ["broken.png"]
     assert "105 images" in before.flow()
-    assert before.status() == ONLY_A_LOOK
+    assert before.status() == UP_TO_DATE
 
 
 def test_an_earlier_champion_comes_back_with_its_data_and_says_what_changed(in_use, after):
@@ -289,14 +289,14 @@ def test_an_earlier_champion_comes_back_with_its_data_and_says_what_changed(in_u
     said = after.run(sys.executable, "-m", "flows.rollback").stdout
     assert "Champion v1 is restored.\nimages: 105 -> 45\ndomains: garden 45, shed 60 -> garden 45" in said
     assert model_of(after) == model_of(in_use)
-    assert after.status() == ONLY_A_LOOK
+    assert after.status() == UP_TO_DATE
     unknown = after.run(sys.executable, "-m", "flows.rollback", "--version", "7", check=False)
     assert "There is no champion v7 in data/history.parquet; there is v1, v2." in unknown.stderr
     assert [row.decision for row in champions(after)] == ["first", "promoted", "brought back"]
 
 
 @pytest.mark.ui  # half a minute
-def test_after_a_rollback_what_was_taken_in_has_had_its_chance_and_the_later_champion_can_come_back(after):
+def test_after_a_rollback_what_was_ingested_has_had_its_chance_and_the_later_champion_can_come_back(after):
     after.run(sys.executable, "-m", "flows.rollback")
     assert retrain(after).startswith("Nothing new")
     assert "Champion v2 is restored." in after.run(sys.executable, "-m", "flows.rollback", "--version", "2").stdout
@@ -353,7 +353,7 @@ def test_it_runs_on_a_schedule_and_shows_the_decision_and_the_drift_in_the_ui(de
     assert "attic" in artifacts["drift"]["data"]
     table = pd.read_csv(before.root / "data" / "report" / "to_label.csv")
     assert table["path"].str.startswith("attic/_unlabelled/").all()
-    assert before.status() == ONLY_A_LOOK
+    assert before.status() == UP_TO_DATE
 
 
 def test_an_event_or_a_person_starts_it_and_later_deliveries_wait_for_the_one_that_runs(deployed):

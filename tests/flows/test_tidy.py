@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.test_repro_and_flow import ONLY_A_LOOK
+from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.serving import worker
 from tests.workspace import Workspace
 
@@ -50,7 +50,7 @@ def test_it_shows_what_there_is_without_prefect_or_dvc(after_repro):
         assert said in row
     assert "data/images: " in shown and "gone" not in shown
     assert shown.splitlines()[-1] == "set()"
-    assert after_repro.outputs() == kept and after_repro.status() == ONLY_A_LOOK
+    assert after_repro.outputs() == kept and after_repro.status() == UP_TO_DATE
 
 
 @pytest.mark.ui  # a minute
@@ -63,7 +63,7 @@ def test_after_a_prune_nothing_is_stale_and_nothing_is_sent_but_the_list(twice):
     assert "Traceback" not in refused.stderr
     said = cache(workspace, "--backbone", "shufflenet_v2_x0_5", "--older-than", "0").stdout
     assert "1 pruned (" in said and old not in said
-    assert keys(workspace) == {used} and workspace.status() == ONLY_A_LOOK
+    assert keys(workspace) == {used} and workspace.status() == UP_TO_DATE
     kept = workspace.outputs()
     assert "didn't change, skipping" in workspace.repro() and workspace.outputs() == kept
     assert len(shelf(workspace) - before) == 1  # the folder's new list of files
@@ -79,7 +79,7 @@ def test_what_was_stale_before_a_prune_is_so_afterwards(after_repro):
     assert "1 pruned" in cache(after_repro, "--key", "0" * 12).stdout
     assert "extract" in after_repro.status()
     after_repro.run("dvc", "repro", "extract")
-    assert keys(after_repro) == {used} and after_repro.status() == ONLY_A_LOOK
+    assert keys(after_repro) == {used} and after_repro.status() == UP_TO_DATE
 
 
 @pytest.mark.ui  # half a minute
@@ -95,7 +95,7 @@ def test_after_a_compaction_nothing_is_extracted_again_and_the_old_bytes_are_gon
     new = shards(after_repro)
     assert len(new) == 1 and not new & old
     status = after_repro.status()
-    assert status["ingest"] == ONLY_A_LOOK["ingest"] and "data/features" not in str(status["extract"])
+    assert status["ingest"] == UP_TO_DATE["ingest"] and "data/features" not in str(status["extract"])
     kept = after_repro.outputs()
     after_repro.run("dvc", "repro", "ingest")
     assert after_repro.outputs() == kept

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from rootstock.config.params_file import load
-from tests.flows.test_repro_and_flow import ONLY_A_LOOK, STAGES
+from tests.flows.test_repro_and_flow import STAGES, UP_TO_DATE
 from tests.serving import Api, Run, free_port, until
 from tests.workspace import Workspace
 
@@ -148,7 +148,7 @@ def test_a_run_ends_with_the_verdict_and_names_its_experiment(ui):
     assert data["metrics"]["data/report/metrics.json"]["data"]["winner"] in ("head", "finetuned")
     earlier = ui.workspace.run("dvc", "exp", "list", "--name-only").stdout.split()
     ui.workspace.run("dvc", "exp", "apply", next(other for other in earlier if other != name))
-    assert ui.workspace.status() == ONLY_A_LOOK
+    assert ui.workspace.status() == UP_TO_DATE
     assert load(ui.workspace.root / "params.yaml").head.l2 == (10.0, 0.1)
 
 

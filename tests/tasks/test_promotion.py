@@ -11,7 +11,7 @@ import pytest
 from rootstock.model import history
 from rootstock.system.errors import RootstockError
 from tasks.bridge import champion
-from tests.flows.test_repro_and_flow import ONLY_A_LOOK, experiments
+from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
 from tests.flows.test_retrain import deliver
 from tests.power_cut import power_cut
 from tests.workspace import Workspace
@@ -101,7 +101,7 @@ def test_a_promotion_killed_anywhere_is_carried_out_and_pushed_once_by_the_next_
             assert f"{trial.run('git', 'rev-parse', 'HEAD').stdout.strip()}\trefs/heads/main" in origin, when
             assert trial.run("git", "diff", "--cached", "--name-only").stdout == "staged.md\n", when
             assert not (trial.root / ".rootstock" / "champion").exists(), when
-        assert trial.status() == ONLY_A_LOOK
+        assert trial.status() == UP_TO_DATE
         assert trial.run("dvc", "status", "--cloud", "--json").stdout.strip() == "{}"
 
 
@@ -141,7 +141,7 @@ def test_a_rollback_killed_anywhere_is_carried_out_by_the_next_run_of_any_kind(c
             assert champions(trial) == [("first", 1), ("promoted", 2), ("brought back", 1)], when
             assert "5.0" not in (trial.root / "params.yaml").read_text(), when
             assert not (trial.root / ".rootstock" / "rollback.json").exists(), when
-        assert trial.status() == ONLY_A_LOOK
+        assert trial.status() == UP_TO_DATE
 
 
 def champions_if_there(workspace: Workspace) -> list[tuple[str, int]]:
@@ -271,7 +271,7 @@ def test_a_retraining_killed_anywhere_leaves_one_champion_and_loses_no_delivery(
         assert said[-1].startswith("Nothing new"), when
         rows = champions(trial)
         assert [decision for decision, _ in rows].count("promoted") <= 1, when
-        assert trial.status() == ONLY_A_LOOK, when
+        assert trial.status() == UP_TO_DATE, when
         subjects = trial.run("git", "log", "--format=%s").stdout
         last = max(version for _, version in rows)
         if rows[-1][0] == "promoted":

@@ -12,7 +12,7 @@ import pytest
 
 from rootstock.system.errors import RootstockError
 from tasks.bridge import promotion, repair, rollback, run_params, workspace as places
-from tests.flows.test_repro_and_flow import ONLY_A_LOOK
+from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.workspace import Workspace
 
 LOCK = """schema: '2.0'
@@ -199,7 +199,7 @@ def test_the_next_command_repairs_everything_and_has_nothing_else_to_do(after_fl
     assert delivered.exists()
     after_flow.run("rm", "-r", "data/inbox")
     assert after_flow.outputs() == before
-    assert after_flow.status() == ONLY_A_LOOK
+    assert after_flow.status() == UP_TO_DATE
     for sentence in (
         "rwlock: removed; it was truncated",
         "dvc.lock: restored the last intact",
@@ -250,5 +250,5 @@ def test_a_stage_that_was_killed_before_it_was_recorded_gives_way_to_an_earlier_
         after_flow.set(**{section: value})
         after_flow.run(sys.executable, "-m", f"tasks.{stage}")  # and no more: killed
         (after_flow.root / "params.yaml").write_bytes(kept)
-    assert "restored" in after_flow.flow() or after_flow.status() == ONLY_A_LOOK
+    assert "restored" in after_flow.flow() or after_flow.status() == UP_TO_DATE
     assert after_flow.outputs() == before
