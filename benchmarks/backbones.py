@@ -42,7 +42,7 @@ METHODS = {
         "network.load_state_dict(load_file(folder / 'weights.safetensors'))",
         "then": IMAGE,
     },
-    "description and cache key only": {
+    "description and feature key only": {
         "imports": "from rootstock.backbones import backbones\nfrom rootstock.features import feature_keys\n"
         "from rootstock.config import params",
         "act": "fields = feature_keys.cache_key_fields(backbones.describe(folder), params.Extract(), 'eager')\n"

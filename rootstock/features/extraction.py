@@ -21,7 +21,7 @@ WARM_GROUPS, TIMED_IMAGES, TIMED_S = 4, 256, 5.0  # warm-up groups, then images 
 
 @dataclass(frozen=True)
 class ExtractionResult:
-    """What an extraction did: images with features, features computed now (all views), cache key and engine."""
+    """What an extraction did: images with features, features computed now (all views), feature key and engine."""
 
     images: int
     computed: int

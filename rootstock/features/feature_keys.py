@@ -1,4 +1,4 @@
-"""Cache keys: the folder of a set of features is named after everything that determines their values.
+"""Feature keys: the folder of a set of features is named after everything that determines their values.
 
 Features depend on image bytes, backbone and settings alone. Labels and splits are not part of them, so relabelling or
 a new split recomputes nothing.
@@ -49,7 +49,7 @@ def cache_key_fields(
 
 
 def key_of(fields: dict[str, Any]) -> str:
-    """Return the cache key, which is the folder's name: a short digest of the fields."""
+    """Return the feature key, which is the folder's name: a short digest of the fields."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -20,7 +20,7 @@ class Features:
     A set of up to KEPT_BYTES is kept in memory after the first pass; a larger one is streamed from disk at every pass.
 
     Args:
-        folders: of one cache key, or of several; each image then occurs once per folder.
+        folders: of one feature key, or of several; each image then occurs once per folder.
         rows: of the manifest (image_id, shard, class_index); chunks come in shard order.
 
     Raises:

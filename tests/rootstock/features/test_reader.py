@@ -1,4 +1,4 @@
-"""Cache keys, and streaming features with labels."""
+"""Feature keys, and streaming features with labels."""
 
 import shutil
 
