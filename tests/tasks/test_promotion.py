@@ -35,7 +35,7 @@ def next_run(work):
     promotion.publish()
 def promote():
     promotion.promote(better, DeliverySummary(), "run", Retrain(git="push"))
-def put_back():
+def reject():
     promotion.restore_champion(worse, DeliverySummary(), "run", Nothing())
 """
 RUNS = 3  # of a retraining that was killed: after them there is nothing left to do
@@ -84,7 +84,7 @@ def champions(workspace: Workspace) -> list[tuple[str, int]]:
 
 
 @KILLS
-def test_a_promotion_killed_anywhere_is_carried_out_and_pushed_once_by_the_next_run(contested, tmp_path, kills):
+def test_a_promotion_killed_anywhere_is_completed_and_pushed_once_by_the_next_run(contested, tmp_path, kills):
     with power_cut(tmp_path, PREPARE, contested.env, contested.root) as cut:
         _, operations = cut.run("promote()", own_remotes(contested, tmp_path / "whole").root)
         for at in points(operations, kills):
@@ -106,16 +106,16 @@ def test_a_promotion_killed_anywhere_is_carried_out_and_pushed_once_by_the_next_
 
 
 @KILLS
-def test_a_champion_put_back_is_whole_whatever_was_killed(contested, tmp_path, kills):
+def test_a_restored_champion_is_complete_whatever_was_killed(contested, tmp_path, kills):
     model = history.read(contested.root / ".rootstock" / "champion")[-1].model
     digest = "from tasks.bridge.champion import digest_of_model; print(digest_of_model())"
     with power_cut(tmp_path, PREPARE, contested.env, contested.root) as cut:
-        _, operations = cut.run("put_back()", own_remotes(contested, tmp_path / "whole").root)
+        _, operations = cut.run("reject()", own_remotes(contested, tmp_path / "whole").root)
         for at in points(operations, kills):
             trial = own_remotes(contested, tmp_path / f"at-{at}")
-            cut.run("put_back()", trial.root, at)
+            cut.run("reject()", trial.root, at)
             when = f"killed at operation {at} of {operations}"
-            assert cut.run("next_run(put_back)", trial.root)[0] == 0, when
+            assert cut.run("next_run(reject)", trial.root)[0] == 0, when
             assert champions(trial) == [("first", 1), ("rejected", 1)], when
             assert not (trial.root / ".rootstock" / "champion").exists(), when
             assert (trial.root / ".rootstock" / "inbox.rejected").read_text() == "what was delivered", when
@@ -124,7 +124,7 @@ def test_a_champion_put_back_is_whole_whatever_was_killed(contested, tmp_path, k
 
 
 @KILLS
-def test_a_rollback_killed_anywhere_is_carried_out_by_the_next_run_of_any_kind(contested, tmp_path, kills):
+def test_a_rollback_killed_anywhere_is_completed_by_the_next_run_of_any_kind(contested, tmp_path, kills):
     promoted = own_remotes(contested, tmp_path / "promoted")
     promoted.run("python", "-c", PREPARE + "promote()")
     with power_cut(tmp_path, PREPARE, promoted.env, promoted.root) as cut:
@@ -172,7 +172,7 @@ DAMAGE = {
 CHAMPIONS = ("data/model/model.json", "data/model/model.safetensors", "data/report/predictions.parquet")
 
 
-def test_a_champion_that_something_happened_to_is_brought_back_before_it_is_compared(flow_ran_in, tmp_path):
+def test_a_champion_that_something_happened_to_is_restored_before_it_is_compared(flow_ran_in, tmp_path):
     workspace = flow_ran_in.copy(tmp_path / "workspace")
     kept = workspace.outputs()
     with chdir(workspace.root):
@@ -189,9 +189,7 @@ def test_a_champion_that_something_happened_to_is_brought_back_before_it_is_comp
             champion.check_files()
 
 
-def test_a_champion_that_something_happened_to_while_it_was_aside_is_named_with_what_brings_it_back(
-    contested, tmp_path
-):
+def test_a_champion_that_something_happened_to_while_it_was_aside_is_named_with_the_remedy(contested, tmp_path):
     workspace = contested.copy(tmp_path / "workspace")
     with chdir(workspace.root):
         assert champion.check_files() == []

@@ -100,7 +100,7 @@ def test_the_file_as_it_was_is_kept_beside(workspace):
 
 
 @pytest.mark.parametrize("ending", ["failed", "killed"])
-def test_values_of_a_run_that_does_not_end_well_are_put_back(workspace, ending):
+def test_values_of_a_run_that_does_not_complete_are_undone(workspace, ending):
     path = workspace.root / "params.yaml"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + "# é\r\n".encode())  # byte for byte
     workspace.run("git", "commit", "-qam", "as another system writes it")
