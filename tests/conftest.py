@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.serving import Api, Bucket, bucket, server as booted
-from tests.workspace import Workspace, environment, make_workspace
+from tests.workspace import Workspace, environment, make_workspace, on_one_server
 
 # CI tries the same examples each time: what it finds is the change's fault. Elsewhere every run looks further.
 settings.register_profile("default", deadline=None, derandomize="CI" in os.environ)
@@ -27,6 +27,14 @@ def server(prefect_home) -> Iterator[Api]:
     """A Prefect server of its own on a free port of loopback, for the whole session; nothing is deployed."""
     with booted(environment(prefect_home)) as api:
         yield api
+
+
+@pytest.fixture(scope="module")
+def one_server(server) -> Iterator[None]:
+    """All flows of a module run on one server; each would take seconds to start its own."""
+    on_one_server["PREFECT_API_URL"] = server.url
+    yield
+    on_one_server.clear()
 
 
 @pytest.fixture(scope="session")

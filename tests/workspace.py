@@ -50,6 +50,9 @@ def draw_photos(folder: Path, each: int, first: int = 0) -> None:
             draw_photo(folder / label / f"{number:03d}.png", label, number)
 
 
+on_one_server: dict[str, str] = {}  # what leads there, in modules whose flows share one
+
+
 @dataclass(frozen=True)
 class Workspace:
     """A folder to run the project in, as a person on a terminal would."""
@@ -60,7 +63,13 @@ class Workspace:
     def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the workspace."""
         done = subprocess.run(
-            command, cwd=self.root, env=self.env | env, capture_output=True, text=True, timeout=300, check=False
+            command,
+            cwd=self.root,
+            env=self.env | on_one_server | env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")

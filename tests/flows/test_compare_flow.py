@@ -10,6 +10,8 @@ import pytest
 from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.serving import worker
 
+pytestmark = pytest.mark.usefixtures("one_server")
+
 TWO = ("shufflenet_v2_x0_5", "lenet5")
 
 

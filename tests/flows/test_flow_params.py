@@ -11,6 +11,8 @@ from rootstock.config.params_file import load
 from tests.serving import worker
 from tests.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("one_server")
+
 SECRET = "hunter2-of-this-test"
 ONE_OF_EACH = {
     "ingest": {"allow_shrink": True, "max_side": None},

@@ -8,6 +8,8 @@ from ruamel.yaml import YAML
 from rootstock.config.params_file import load
 from tests.workspace import CLASSES, draw_photo, draw_photos, make_workspace
 
+pytestmark = pytest.mark.usefixtures("one_server")
+
 SAFE = YAML(typ="safe")
 STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune", "evaluate")
 UP_TO_DATE = {"ingest": ["always changed"]}

@@ -18,6 +18,8 @@ from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
 from tests.serving import until, worker
 from tests.workspace import CLASSES, Workspace, draw_photos
 
+pytestmark = pytest.mark.usefixtures("one_server")
+
 LONG = [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}]
 
 

@@ -10,6 +10,8 @@ from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.serving import worker
 from tests.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("one_server")
+
 
 def cache(workspace: Workspace, *arguments: str, check: bool = True):
     return workspace.run(sys.executable, "-m", "flows.cache", *arguments, check=check)

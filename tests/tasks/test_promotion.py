@@ -24,6 +24,8 @@ from rootstock.ingest.inbox import Delivery
 from rootstock.config.params import Retrain
 from tasks.bridge import champion, promotion, rollback, interrupted
 from tasks.bridge.champion import DeliverySummary
+
+pytestmark = pytest.mark.usefixtures("one_server")
 better, worse = Decision(promote=True, reason="Better."), Decision(promote=False, reason="Worse.")
 class Nothing:
     def signature(self):

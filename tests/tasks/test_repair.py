@@ -15,6 +15,8 @@ from tasks.bridge import promotion, repair, rollback, run_params, workspace as p
 from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("one_server")
+
 LOCK = """schema: '2.0'
 stages:
   backbone:
