@@ -130,7 +130,7 @@ def test_a_rollback_killed_anywhere_is_completed_by_the_next_run_of_any_kind(con
     promoted = own_remotes(contested, tmp_path / "promoted")
     promoted.run("python", "-c", PREPARE + "promote()")
     with power_cut(tmp_path, PREPARE, promoted.env, promoted.root) as cut:
-        back = "rollback.bring_back(None)"
+        back = "rollback.roll_back(None)"
         _, operations = cut.run(back, promoted.copy(tmp_path / "whole").root)
         for number, at in enumerate(points(operations, kills)):
             trial = promoted.copy(tmp_path / f"at-{at}")
