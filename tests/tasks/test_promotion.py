@@ -24,8 +24,6 @@ from rootstock.ingest.inbox import Delivery
 from rootstock.config.params import Retrain
 from tasks.bridge import champion, promotion, rollback, interrupted
 from tasks.bridge.champion import DeliverySummary
-
-pytestmark = pytest.mark.usefixtures("one_server")
 better, worse = Decision(promote=True, reason="Better."), Decision(promote=False, reason="Worse.")
 class Nothing:
     def signature(self):
@@ -40,6 +38,7 @@ def promote():
 def reject():
     promotion.restore_champion(worse, DeliverySummary(), "run", Nothing())
 """
+pytestmark = pytest.mark.usefixtures("one_server")
 RUNS = 3  # of a retraining that was killed: after them there is nothing left to do
 KILLS = pytest.mark.parametrize("kills", [2, pytest.param(40, marks=[pytest.mark.ui, pytest.mark.timeout(1800)])])
 
