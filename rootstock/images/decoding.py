@@ -1,8 +1,8 @@
 """Decodes image files to tensors and resizes them to the network's input size, by torchvision where possible.
 
 Both steps are exact: torchvision's JPEG decoder gives the same bytes as Pillow's (both are libjpeg-turbo), and its
-resize differs from Pillow's by at most two levels of 255, in one value of a hundred. Together they are twice as fast
-(docs/extraction.md), and release the GIL.
+resize differs from Pillow's in one value of a hundred, by one or two levels of 255, rarely three. Together they are
+twice as fast (docs/extraction.md), and release the GIL.
 """
 
 from typing import Literal
