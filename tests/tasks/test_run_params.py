@@ -8,12 +8,13 @@ from ruamel.yaml import YAML
 from rootstock.config.params_file import load
 from tests.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("one_server")
+
 GIVE = """
 import json, os, sys
 from rootstock.system.errors import RootstockError
 from tasks.bridge import run_params, workspace
 
-pytestmark = pytest.mark.usefixtures("one_server")
 said, asked, ending = [], json.loads(sys.argv[1]), sys.argv[2]
 try:
     with run_params.writing(said.append), run_params.in_params_file(asked, said.append) as params:
