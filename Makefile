@@ -1,7 +1,8 @@
 # make run   sets up everything and runs the chain on the embedded sample (or on what params.yaml names)
 # make ui    sets up everything and starts the Prefect UI with all that can be run from it, until Ctrl-C
 # make retrain-demo  shows a new domain arrive, and a bad delivery, on the embedded samples (4 minutes)
-# make test  sets up everything and passes the tests; make test-ui  those that need a browser, PostgreSQL, or minutes;
+# make test  sets up everything and passes the tests; make test-slow  those that take minutes (kills at many moments,
+#            schedules, servers that die); make test-ui  those that need a browser or PostgreSQL;
 #            make test-cluster  those on a local Ray, which it installs, and more of a local Dask
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Two processes, each a file at a time: servers are waited for while others compute; the files that take longest lead.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run ui retrain-demo test test-ui test-cluster lint setup clean
+.PHONY: run ui retrain-demo test test-slow test-ui test-cluster lint setup clean
 
 run: setup
 	@$(BIN)/python -m flows.pipeline
@@ -23,7 +24,10 @@ retrain-demo: setup
 	@$(BIN)/python -m benchmarks.retrain_demo
 
 test: setup lint
-	@$(BIN)/python -m pytest -m "not ui and not cluster" $(SIDE_BY_SIDE)
+	@$(BIN)/python -m pytest -m "not slow and not ui and not cluster" $(SIDE_BY_SIDE)
+
+test-slow: setup
+	@$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE)
 
 test-ui: setup
 	@$(BIN)/python -m pytest -m ui $(SIDE_BY_SIDE)

@@ -1,4 +1,4 @@
-"""Compare backbones on this data set: accuracy against size, by depth, and against training from scratch.
+"""Compare backbones on this dataset: accuracy against size, by depth, and against training from scratch.
 
     ingest ──> try, one after the other ──> compare.parquet, pictures, report
 
@@ -55,7 +55,7 @@ def try_out(candidate: "Candidate", params: Params, title: str) -> State["Row"]:
 
 @flow(name="compare", validate_parameters=False)  # form.py says why
 def compare(compare: form.Compare = form.SHOWN["compare"]) -> State[ComparisonResult]:
-    """Evaluate backbones on the data set, at several depths, and plot accuracy against size.
+    """Evaluate backbones on the dataset, at several depths, and plot accuracy against size.
 
     Args:
         compare: Which backbones to compare, at which layers, and which networks to train from scratch as well.
@@ -85,7 +85,7 @@ def _summarize(rows: "tuple[Row, ...]") -> str:
 
 def arguments() -> dict[str, Any]:
     """Parse the command line: what is given there overrides params.yaml."""
-    parser = argparse.ArgumentParser(description="Compare backbones on the data set.")
+    parser = argparse.ArgumentParser(description="Compare backbones on the dataset.")
     parser.add_argument("backbones", nargs="*", help="names, or classics, small, all")
     parser.add_argument("--depths", nargs="+", help="low, mid, high, penultimate, or names of modules")
     parser.add_argument("--scratch", nargs="*", help="networks to train from random weights")

@@ -37,20 +37,20 @@ from tasks.train_head import train_head
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a run ended: what each stage did, metrics.json, and whether anything was fine-tuned."""
+    """Outcome of each stage, metrics.json, and whether anything was fine-tuned."""
 
     outcomes: list[Outcome]
     metrics: dict[str, Any]
     tuned: bool = True
-    without: str = ""  # classes that no figure is of
+    untested: str = ""  # classes without test or validation images, in words
 
     @property
-    def said(self) -> str:
-        """Say which model won and how good it is, and on which classes that was not tested."""
+    def headline(self) -> str:
+        """Format the winner, its test accuracy, and the classes that this does not cover."""
         winner = self.metrics["winner"]
         accuracy = self.metrics[winner]["accuracy"]
-        without = f" ({self.without})" if self.without else ""
-        return f"{artifacts.MODELS[winner]}: {accuracy['value']:.1%} of the test images right{without}"
+        untested = f" ({self.untested})" if self.untested else ""
+        return f"{artifacts.MODELS[winner]}: test accuracy {accuracy['value']:.1%}{untested}"
 
 
 def chain(params: Params) -> Verdict:
@@ -63,8 +63,8 @@ def chain(params: Params) -> Verdict:
     verdict = submit(evaluate, params, wait_for=[network])
     outcomes = [stage.result() for stage in (images, weights, features, head, network, verdict)]
     metrics = read_json(workspace.REPORT / "metrics.json")
-    without = tables.describe_missing_classes(tables.load_summary(workspace.DATASET))
-    return Verdict(outcomes, metrics, tuned=bool(params.finetune.stages), without=without)
+    untested = tables.describe_missing_classes(tables.load_summary(workspace.DATASET))
+    return Verdict(outcomes, metrics, tuned=bool(params.finetune.stages), untested=untested)
 
 
 @flow(name="pipeline", validate_parameters=False)  # form.py says why
@@ -102,7 +102,7 @@ def pipeline(
         return failed(error)
     artifacts.show_verdict(verdict.outcomes, verdict.metrics, kept, flow_run.name, tuned=verdict.tuned)
     log.info(kept.note)
-    return Completed(message=f"{verdict.said}. {kept.note}", data=verdict)
+    return Completed(message=f"{verdict.headline}. {kept.note}", data=verdict)
 
 
 def table(verdict: Verdict) -> str:
@@ -117,15 +117,15 @@ def table(verdict: Verdict) -> str:
         lines.append(
             f"test accuracy, {called:<20} {a['value']:6.1%}  (95 % interval {a['low']:.1%} to {a['high']:.1%}){won}"
         )
-    if verdict.without:
-        lines.append(f"mind: {verdict.without}; these figures say nothing of them")
+    if verdict.untested:
+        lines.append(f"note: {verdict.untested}; these figures do not cover them")
     lines += ["", f"report: {(workspace.REPORT / 'report.html').resolve().as_uri()}"]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Run with params.yaml; an error is one sentence, and exit status 1."""
-    parser = argparse.ArgumentParser(description="Run the chain of stages with params.yaml.")
+    parser = argparse.ArgumentParser(description="Run every stale stage, with params.yaml.")
     terminal.add_verbose(parser)
     with causes.entry_point("pipeline", verbose=parser.parse_args().verbose):
         workspace.read_params()  # a mistake is said at once

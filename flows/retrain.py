@@ -6,7 +6,7 @@
     python -m flows.retrain    # here and now; deployed, a schedule or an event can start it, too
 
 Features are extracted only for new images. A challenger that is not better is kept as an experiment; the champion and
-its data version stay, and the delivery is not added to the data set.
+its data version stay, and the delivery is not added to the dataset.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def challenge(delivery: Delivery, params: Params) -> RetrainResult:
     verdict = chain(params)
     extracted = next(outcome.note for outcome in verdict.outcomes if outcome.stage == "extract")
     summary = f"{new.describe()}; {extracted}"
-    get_run_logger().info("%s. The challenger: %s", summary, verdict.said)
+    get_run_logger().info("%s. The challenger: %s", summary, verdict.headline)
     return settle(compare.submit(params, new.new_domains).result(), new, summary, delivery, params, ingested)
 
 

@@ -1,4 +1,4 @@
-"""A small real data set: drawn images of three classes, taken in by ingest, and what is made of them."""
+"""A small real dataset: drawn images of three classes, taken in by ingest, and what is made of them."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -77,7 +77,7 @@ def take_in(folder: Path, *sources: tuple[Path, str], shard_mb: float = 0.05, al
 
 @cache
 def small_dataset(base: Path) -> Small:
-    """Make the data set that tests share, once a session: `base` is `tmp_path_factory.getbasetemp()`."""
+    """Make the dataset that tests share, once a session: `base` is `tmp_path_factory.getbasetemp()`."""
     studio, field = draw(base / "small" / "studio"), draw(base / "small" / "field", first=IMAGES)
     return take_in(base / "small", (studio, "studio"), (field, "field"))
 
@@ -104,7 +104,7 @@ def small_backbone(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32,
 
 @cache
 def small_features(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32) -> Path:
-    """Extract the features of the data set, once a session; returns the folder of the key."""
+    """Extract the features of the dataset, once a session; returns the folder of the key."""
     small, settings = small_dataset(base), params.Extract()
     done = extraction.extract(
         backbones.load(small_backbone(base, name, size)), settings, small.images, base / "features"

@@ -101,7 +101,7 @@ def predict_both(
         champion: folder of the current model.
         champion_predictions: its predictions.parquet, for an earlier test split.
         challenger_predictions: the challenger's, for the current one.
-        dataset_dir: the current data set.
+        dataset_dir: the current dataset.
         images_dir: its shards.
         challenger: folder of the new model.
 

@@ -1,4 +1,4 @@
-"""Compare backbones on one data set: accuracy as frozen feature extractors, by layer, and cost.
+"""Compare backbones on one dataset: accuracy as frozen feature extractors, by layer, and cost.
 
     candidates(params)                  which backbones, cut at which layer, frozen or trained from scratch
     measure(candidate, params, paths)   a Row: accuracy, size, speed; or the reason for a failure
@@ -47,7 +47,7 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Paths:
-    """The data set, the pipeline's features, and the comparison's own features and backbones."""
+    """The dataset, the pipeline's features, and the comparison's own features and backbones."""
 
     images: Path
     dataset: Path
@@ -101,7 +101,7 @@ class Row:
     test_images: int | None = None
     computed: int | None = None  # images whose features were computed; the others were cached
     seconds: float | None = None
-    data: str = ""  # the version of the data set
+    data: str = ""  # the version of the dataset
     reason: str = ""
 
 
@@ -154,7 +154,7 @@ def measure(candidate: Candidate, settings: params.Params, paths: Paths) -> tupl
 
 
 def version_of(dataset_dir: Path) -> str:
-    """Return the version of a data set: a short digest of its manifest."""
+    """Return the version of a dataset: a short digest of its manifest."""
     return digest(tables.files_of(dataset_dir / tables.MANIFEST))[:12]
 
 

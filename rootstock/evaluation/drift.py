@@ -50,7 +50,7 @@ COLUMNS = ("path", "domain", "predicted", "confidence", "entropy", "margin", "no
 class Drift:
     """The drift of one domain's unlabelled images.
 
-    `rejected` counts files that ingest would reject, `known` those already in the data set, `images` the others.
+    `rejected` counts files that ingest would reject, `known` those already in the dataset, `images` the others.
     `against` names the training images they are compared with: those of their domain, or of all domains if it has too
     few. `auc` is None with too few images to compare; near duplicates count once.
     """
@@ -65,7 +65,7 @@ class Drift:
 
     def describe(self) -> str:
         """Describe the result in a sentence."""
-        others = ((self.rejected, "rejected"), (self.known, "already in the data set"))
+        others = ((self.rejected, "rejected"), (self.known, "already in the dataset"))
         also = ", ".join(f"{count} more {what}" for count, what in others if count)
         counts = f"{self.domain}: {self.images} unlabelled{f' ({also})' if also else ''}"
         if self.auc is None:
@@ -92,7 +92,7 @@ def score(
         unlabelled: the files; those that fail the checks of ingest are rejected.
         backbone_dir: the frozen backbone.
         features_dir: cached features of the training images.
-        dataset_dir: the champion's data set.
+        dataset_dir: the champion's dataset.
         model_dir: the champion.
         settings: all parameters.
         to_label: the CSV file, replaced.

@@ -41,7 +41,7 @@ class Report:
             "images" (a count for each of train, val, test).
         validation: "head" and "finetuned", each {"accuracy", "log_loss"} on validation, and "why", the reason for the
             choice in a sentence.
-        dataset: summary.json of the data set; `splits`, `domains`, `by_class` and `rejected` are required, `sources`
+        dataset: summary.json of the dataset; `splits`, `domains`, `by_class` and `rejected` are required, `sources`
             and `near_duplicates` optional.
         backbone: backbone.json; any scalars, lists and mappings.
         params: params.yaml as nested mappings and lists.

@@ -68,7 +68,7 @@ def waste(data: Dataset, share: float = SHARE) -> Waste:
     """Compute what a compaction would free.
 
     Args:
-        data: the data set.
+        data: the dataset.
         share: shards with less than this share of their image bytes in use are compacted.
 
     Raises:
@@ -111,7 +111,7 @@ def compact(
 
     Raises:
         ParamsError: `share` is not above 0 and at most 1.
-        SourceError: there is no data set, or a shard is missing.
+        SourceError: there is no dataset, or a shard is missing.
     """
     for folder in (images_dir, dataset_dir, *features):
         sweep(folder)
@@ -123,7 +123,7 @@ def _compact(
 ) -> CompactionResult:
     data = tables.load(dataset_dir)
     if data.ledger.empty:
-        raise SourceError(f"{dataset_dir} holds no data set: run ingest first, or `dvc pull` it")
+        raise SourceError(f"{dataset_dir} holds no dataset: run ingest first, or `dvc pull` it")
     keys = [key for folder in features for key in _keys(folder)]
     with _ages_kept(keys):
         scan.forget_packed_except(shards.names(images_dir))
@@ -268,7 +268,7 @@ def _in_groups(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
 def _switched(
     data: Dataset, rows: pd.DataFrame, moved: pd.DataFrame, images_dir: Path, remaining: list[str]
 ) -> Dataset:
-    """Return the data set with new places in ledger, manifest and summary, even of a half-written manifest."""
+    """Return the dataset with new places in ledger, manifest and summary, even of a half-written manifest."""
     new = moved.set_index("image_id").reindex(rows["image_id"])
     new = new.fillna({"shard": UNPACKED, "offset": 0, "size": 0}).set_axis(rows.index)
     ledger = data.ledger.copy()

@@ -1,1 +1,1 @@
-"""Turn folders, archives and tables into a data set: layouts, labels, near duplicates, splits."""
+"""Turn folders, archives and tables into a dataset: layouts, labels, near duplicates, splits."""

@@ -25,7 +25,7 @@ from rootstock.system.parallel import bundled, ordered_map
 Info = dict[str, Any]  # fsspec's `info` of a file
 # Files per request to a store, their total bytes, and requests in flight.
 FILES_PER_REQUEST, BYTES_PER_REQUEST, CONCURRENT_REQUESTS = 16, 2**22, 4
-MAX_LINKS = 1000  # links that may lead to one folder; a data set may have as many classes
+MAX_LINKS = 1000  # links that may lead to one folder; a dataset may have as many classes
 UNKNOWN_BYTES = 2**20  # assumed size of a file if the store does not report one
 # Keys under which stores report that a file has changed; the first present one counts.
 CHANGE_KEYS = (

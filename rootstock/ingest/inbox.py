@@ -30,7 +30,7 @@ from rootstock.system.errors import SourceError
 from rootstock.system.safe_folder import SafeFolder
 from rootstock.system.stores import open_store
 
-SPEC = params.Source(path="retrain.inbox", domain="inbox")  # its name in the data set
+SPEC = params.Source(path="retrain.inbox", domain="inbox")  # its name in the dataset
 UNLABELLED, TAKEN, REJECTED = "_unlabelled", "_taken", "_rejected"
 
 
@@ -56,7 +56,7 @@ def list_delivery(url: str, settle_seconds: float, sources: Iterable[params.Sour
     Args:
         url: the inbox.
         settle_seconds: time between the two checks.
-        sources: the sources of the data set; the inbox must not share files with them.
+        sources: the sources of the dataset; the inbox must not share files with them.
 
     Raises:
         SourceError: the store cannot be reached, or the URL is a file or not an inbox.
@@ -140,7 +140,7 @@ def check_classes(items: Iterable[Item], known: Collection[str]) -> None:
 
     Args:
         items: the labelled files of the delivery.
-        known: the classes of the data set.
+        known: the classes of the dataset.
 
     Raises:
         SourceError: a folder is named like a split or masks, or contains class folders.

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class IngestResult:
-    """Counts of an ingest run, and whether it changed the data set."""
+    """Counts of an ingest run, and whether it changed the dataset."""
 
     images: int
     new: int
@@ -158,7 +158,7 @@ def _log_layouts(listed: list[SourceListing]) -> None:
 
 
 def _recorded_layout(spec: params.Source, dataset_dir: Path) -> Known:
-    """Return a source's recorded layout, or, for older data sets without one, its labels by path."""
+    """Return a source's recorded layout, or, for older datasets without one, its labels by path."""
     entries = tables.load_summary(dataset_dir).get("sources", [])
     before = next((entry for entry in entries if entry["name"] == spec.title()), None)
     if before is None:
@@ -203,7 +203,7 @@ def _fingerprint(settings: params.Ingest, seed: int, listed: list[SourceListing]
 
 
 def _outputs_digest(dataset_dir: Path) -> str:
-    """Hash the files of the data set; "" if one is missing or a run was killed while writing."""
+    """Hash the files of the dataset; "" if one is missing or a run was killed while writing."""
     paths = [path for name in tables.FILES for path in tables.files_of(dataset_dir / name)]
     return digest(paths, " ".join(path.name for path in paths)) if tables.is_complete(dataset_dir) else ""
 

@@ -1,4 +1,4 @@
-"""Choose the layout of a source: set by the user, else recorded with the data set, else detected now."""
+"""Choose the layout of a source: set by the user, else recorded with the dataset, else detected now."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ LEGACY_SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Known:
-    """What the data set records of a source: its layout, or, in older data sets, its labels by path."""
+    """What the dataset records of a source: its layout, or, in older datasets, its labels by path."""
 
     layout: Mapping[str, Any] | None = None
     labels: Callable[[], dict[str, str]] | None = None
@@ -59,7 +59,7 @@ def read_paths(stamps: dict[str, str], spec: params.Source, known: Known, *, tru
     Args:
         stamps: stamps of its files, by path; a path with a trailing slash is an empty folder.
         spec: the source, with the layout parameters.
-        known: what the data set records of it.
+        known: what the dataset records of it.
         trusted: Rootstock wrote the folders itself, so all of them are classes, whatever their names.
 
     Raises:
@@ -151,7 +151,7 @@ def _layout_from_params(images: Mapping[Parts, int], spec: params.Source) -> Lay
 def _layout_matching_labels(
     listing: Listing, images: Mapping[Parts, int], stamps: dict[str, str], spec: params.Source, labels: dict[str, str]
 ) -> Layout:
-    """Find the layout of a data set that did not record it: one that reproduces its labels."""
+    """Find the layout of a dataset that did not record it: one that reproduces its labels."""
 
     def agrees(layout: Layout) -> bool:
         items = label_files(listing, stamps, spec.domain, layout).items
@@ -165,7 +165,7 @@ def _layout_matching_labels(
         detected, doubt = None, error
     if agrees(before := _legacy_layout(images)):
         if doubt:
-            log.warning("%s Continuing with %s, as in the existing data set.", doubt, before.describe())
+            log.warning("%s Continuing with %s, as in the existing dataset.", doubt, before.describe())
         return before
     if doubt:
         raise doubt

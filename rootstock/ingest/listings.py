@@ -1,4 +1,4 @@
-"""Tabulate every file from the source listings, the scan cache and the previous data set."""
+"""Tabulate every file from the source listings, the scan cache and the previous dataset."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Check that a data set can be trained on, and that it did not shrink or change labels unexpectedly."""
+"""Check that a dataset can be trained on, and that it did not shrink or change labels unexpectedly."""
 
 import logging
 from collections import Counter
@@ -35,7 +35,7 @@ def check_shrink(settings: params.Ingest, listed: list[SourceListing], before: D
         if has * 2 < had and not settings.allow_shrink:
             raise SourceError(
                 f"ingest.sources: {entry.spec.path} had {had} images and now has {has}. If this is intended, "
-                "set ingest.allow_shrink to true; the data set is unchanged."
+                "set ingest.allow_shrink to true; the dataset is unchanged."
             )
 
 
@@ -72,7 +72,7 @@ def check_relabelled(
             how = "ingest.sources[].layout, classes_at and splits define which folders are classes. "
             raise SourceError(
                 f"ingest.sources: {entry.spec.path}: {said}. If this is intended, set ingest.allow_relabel to true; "
-                f"{'' if is_table else how}the data set is unchanged."
+                f"{'' if is_table else how}the dataset is unchanged."
             )
         log.info("%s: %s", title, said)
 

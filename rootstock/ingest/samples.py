@@ -1,4 +1,4 @@
-"""Write the embedded samples: two small data sets of digits that need no download.
+"""Write the embedded samples: two small datasets of digits that need no download.
 
 `digits` is handwriting, light ink on black; `printed` is the domain that arrives later, dark ink on light
 paper in the fonts that matplotlib ships. Both are greyscale PNG files of one size, in ten classes.

@@ -1,4 +1,4 @@
-"""Build the data set from the records of every file: one row per image, its split, and summary counts."""
+"""Build the dataset from the records of every file: one row per image, its split, and summary counts."""
 
 import logging
 from operator import attrgetter
@@ -65,7 +65,7 @@ def build(
     scan: Scan,
     ranges: dict[str, Range],
 ) -> Dataset:
-    """Build the data set from its previous state, the source listings and the journal.
+    """Build the dataset from its previous state, the source listings and the journal.
 
     Raises:
         SourceError: a source lost more than half of its images, or too few are left to train on.

@@ -67,7 +67,7 @@ class SourceListing:
 
 
 def open_source(spec: params.Source, scratch: Path, scan: Scan, known: Known | None = None) -> Source:
-    """List a source; a sample or torchvision data set is first written to `scratch`.
+    """List a source; a sample or torchvision dataset is first written to `scratch`.
 
     Args:
         spec: the source.
@@ -145,10 +145,10 @@ def _check_is_file(spec: params.Source, store: Any, root: str) -> None:  # noqa:
 
 
 def generated(spec: params.Source, scratch: Path) -> Path | None:
-    """Return the folder that a sample or torchvision data set is written to; None for other sources.
+    """Return the folder that a sample or torchvision dataset is written to; None for other sources.
 
     Raises:
-        SourceError: there is no such sample or data set.
+        SourceError: there is no such sample or dataset.
     """
     kind, _, name = spec.path.partition(":")
     if kind not in GENERATED or name.startswith("//"):

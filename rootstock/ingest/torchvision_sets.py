@@ -1,4 +1,4 @@
-"""Download public data sets with torchvision, and write them as folders of images.
+"""Download public datasets with torchvision, and write them as folders of images.
 
     torchvision:Flowers102   ->   folder/train/pink primrose/image_06734.jpg, folder/val, folder/test
     torchvision:EuroSAT      ->   folder/AnnualCrop/AnnualCrop_1.jpg
@@ -22,7 +22,7 @@ from rootstock.system.errors import SourceError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# The data sets of torchvision with one class per image that can be downloaded (StanfordCars no longer can).
+# The datasets of torchvision with one class per image that can be downloaded (StanfordCars no longer can).
 # fmt: off
 SETS = (
     "Caltech101", "Caltech256", "CIFAR10", "CIFAR100", "CLEVRClassification", "Country211", "DTD", "EMNIST",
@@ -37,7 +37,7 @@ ARCHIVES = (".gz", ".tgz", ".tar", ".zip")
 
 
 def check_name(name: str) -> None:
-    """Check that a data set exists.
+    """Check that a dataset exists.
 
     Raises:
         SourceError: it does not; the message suggests the nearest names.
@@ -46,15 +46,15 @@ def check_name(name: str) -> None:
         lowered = {known.lower(): known for known in SETS}
         nearest = [lowered[match] for match in get_close_matches(name.lower(), lowered)]
         raise SourceError(
-            f"torchvision:{name} is not an image classification data set of torchvision; expected one of "
+            f"torchvision:{name} is not an image classification dataset of torchvision; expected one of "
             f"{', '.join(SETS)}." + (f" Did you mean {' or '.join(nearest)}?" if nearest else "")
         )
 
 
 def write_torchvision_set(name: str, folder: Path, download_root: Path) -> None:
-    """Download a data set once and write it as `folder`/<split>/<class>/<file>, atomically.
+    """Download a dataset once and write it as `folder`/<split>/<class>/<file>, atomically.
 
-    A data set without splits is written as `folder`/<class>/<file>. Image files keep their names and bytes (hard
+    A dataset without splits is written as `folder`/<class>/<file>. Image files keep their names and bytes (hard
     links to the download, or copies if those are not possible); arrays are written as PNG files. Images without a
     label are left out.
 
@@ -64,7 +64,7 @@ def write_torchvision_set(name: str, folder: Path, download_root: Path) -> None:
         download_root: the download is kept as `download_root`/<name>; files already there are used as they are.
 
     Raises:
-        SourceError: torchvision has no such data set, it cannot be downloaded, or its files are incomplete.
+        SourceError: torchvision has no such dataset, it cannot be downloaded, or its files are incomplete.
 
     """
     check_name(name)
@@ -79,7 +79,7 @@ def write_torchvision_set(name: str, folder: Path, download_root: Path) -> None:
 
 
 def _splits(name: str) -> dict[str, dict[str, object]]:
-    """Map each split to torchvision's arguments for it; "" if the data set has no splits."""
+    """Map each split to torchvision's arguments for it; "" if the dataset has no splits."""
     from torchvision import datasets
 
     if name == "EMNIST":  # its `split` selects the classes: balanced has 47, with lookalike upper and lower case merged
@@ -91,7 +91,7 @@ def _splits(name: str) -> dict[str, dict[str, object]]:
         return {"": {}}
     try:
         getattr(datasets, name)(root=".", split="?")
-    except ValueError as error:  # the only place where every data set lists its splits
+    except ValueError as error:  # the only place where every dataset lists its splits
         allowed = re.findall(r"'([^']+)'", str(error).partition("Valid values are")[2])
     return {
         split: {"split": spellings[0]}
@@ -101,7 +101,7 @@ def _splits(name: str) -> dict[str, dict[str, object]]:
 
 
 def _open(name: str, root: Path, arguments: dict[str, object], download: bool = False) -> Any:  # noqa: ANN401
-    """Construct the data set; if it has a `loader` argument, its items become paths instead of images."""
+    """Construct the dataset; if it has a `loader` argument, its items become paths instead of images."""
     from torchvision import datasets
 
     set_class = getattr(datasets, name)
@@ -164,7 +164,7 @@ def _link(file: Path, folder: Path, index: int) -> None:
 
 
 def _items(dataset: Any) -> "Iterator[tuple[str | Path | Image, int | None]]":  # noqa: ANN401
-    """Yield path and label, or image and label if the data set has no image files."""
+    """Yield path and label, or image and label if the dataset has no image files."""
     # GTSRB and OxfordIIITPet have no loader argument: reading their lists avoids decoding every image.
     if hasattr(dataset, "_samples"):
         yield from dataset._samples
@@ -176,7 +176,7 @@ def _items(dataset: Any) -> "Iterator[tuple[str | Path | Image, int | None]]":  
 
 
 def _class_folders(dataset: Any) -> list[str]:  # noqa: ANN401
-    """Return class names as unique, valid folder names; empty if the data set has none."""
+    """Return class names as unique, valid folder names; empty if the dataset has none."""
     attributes = ("classes", "categories", "all_categories", "_characters")
     classes: list[Any] = next((found for name in attributes if (found := getattr(dataset, name, None))), [])
     # Imagenette has tuples of synonyms, SUN397 names like apartment_building/outdoor.

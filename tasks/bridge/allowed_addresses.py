@@ -33,7 +33,7 @@ def addresses(params: Params) -> dict[str, str]:
 
 
 def _is_a_name(key: str, address: str) -> bool:
-    """Whether it is a built-in name: a sample, a public data set, or the weights of a package."""
+    """Whether it is a built-in name: a sample, a public dataset, or the weights of a package."""
     kind, _, name = address.partition(":")
     if key == "backbone.weights":
         return address in ("pretrained", "random") or address.startswith(packages.PREFIX)

@@ -88,7 +88,7 @@ def show_comparison(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str
     def draw() -> None:
         shown = [_picture(pictures[name], caption) for name, caption in captions.items() if name in pictures]
         create_markdown_artifact(
-            "\n\n".join([text, *shown]), key="comparison", description="Backbones on this data set"
+            "\n\n".join([text, *shown]), key="comparison", description="Backbones on this dataset"
         )
         if address := _publish_report(flow_run.name, COMPARE / "report.html"):
             create_link_artifact(link=address, link_text="Report", key="report", description="The full comparison")

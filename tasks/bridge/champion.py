@@ -161,7 +161,7 @@ def tag_of(version: int) -> str:
 
 
 def summarize_delivery() -> DeliverySummary:
-    """Compare the data set with the champion's."""
+    """Compare the dataset with the champion's."""
     import pandas as pd  # not needed for an empty inbox
 
     before, now = tables.load_manifest(ASIDE / DATASET.name), tables.load_manifest(DATASET)
@@ -234,7 +234,7 @@ def abandon_retraining(params: Params) -> None:
 
 
 def ingested_files(delivery: Delivery) -> set[str]:
-    """Return the files of a delivery whose images are in the data set, from it or from another source."""
+    """Return the files of a delivery whose images are in the dataset, from it or from another source."""
     manifest = tables.labels_of(DATASET, inbox.SPEC.title())
     rejected = tables.load_rejected(DATASET)
     copies = (rejected["source"] == inbox.SPEC.title()) & (rejected["reason"] == DUPLICATE)

@@ -33,7 +33,7 @@ def test_a_comparison_leaves_a_table_and_a_page_and_nothing_stale(after_flow):
     assert "Comparison of backbones" in (after_flow.root / "data" / "compare" / "report.html").read_text()
 
 
-@pytest.mark.ui  # half a minute
+@pytest.mark.slow  # half a minute
 def test_the_pipeline_finds_the_features_of_the_backbone_that_is_chosen(after_flow):
     compare(after_flow, "lenet5")
     after_flow.set(backbone={"name": "lenet5", "image_size": None, "crop_fraction": None})
@@ -47,7 +47,7 @@ def test_a_misspelt_name_on_the_command_line_is_one_line(after_flow):
     assert "Did you mean resnet18" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.ui
+@pytest.mark.slow
 def test_in_the_ui_it_is_a_run_with_a_task_a_candidate_and_the_pictures(deployed, after_flow):
     with worker(deployed, "cpu", after_flow):
         run = deployed.start(
@@ -92,7 +92,7 @@ def insert(path: Path, after: str, code: str) -> None:
     path.write_text(text.replace(after, after + code))
 
 
-@pytest.mark.ui  # half a minute
+@pytest.mark.slow  # half a minute
 def test_a_new_backbone_is_one_entry_and_its_builder(workspace):
     """As docs/backbones.md says: here a network of a package of one's own, with the weights it ships."""
     package = workspace.root / "tiny_networks"

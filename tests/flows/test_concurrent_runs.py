@@ -68,7 +68,7 @@ def until_it_waits(workspace: Workspace, command: tuple[str, ...], said: str, wi
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [pytest.param(REPRO, FLOW, id="repro, flow"), pytest.param(FLOW, REPRO, id="flow, repro", marks=pytest.mark.ui)],
+    [pytest.param(REPRO, FLOW, id="repro, flow"), pytest.param(FLOW, REPRO, id="flow, repro", marks=pytest.mark.slow)],
 )
 def test_a_flow_and_a_repro_at_once_both_end_well_and_the_later_waits(after_flow, first, second):
     after_flow.set(evaluate={"resamples": 110})
@@ -119,7 +119,7 @@ def test_waiting_ends_in_a_sentence(after_flow):
     assert "end it, and run again" in said
 
 
-@pytest.mark.ui
+@pytest.mark.slow
 def test_a_repro_that_knows_of_no_turns_is_refused_and_harms_no_flow(after_flow):
     after_flow.set(evaluate={"resamples": 110})
     flow, refused = start(after_flow, *FLOW), []

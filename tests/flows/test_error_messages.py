@@ -34,7 +34,7 @@ def test_a_server_that_is_away_is_said_before_any_work(workspace, flow):
     assert not (workspace.root / "data" / "dataset").exists()
 
 
-@pytest.mark.ui  # half a minute for a server of its own
+@pytest.mark.slow  # half a minute for a server of its own
 def test_a_server_that_dies_under_a_run_ends_it_when_its_work_is_done_and_kept(workspace, tmp_path):
     with server(environment(tmp_path / "home")) as api:
         workspace.set(finetune={"stages": [{"unfreeze": "all", "epochs": 40, "lr": 0.0005}]})

@@ -82,7 +82,7 @@ def holding(root: Path, secret: str) -> list[str]:
     return found
 
 
-@pytest.mark.ui
+@pytest.mark.slow
 def test_no_secret_of_an_address_or_of_the_environment_is_kept_anywhere(workspace: Workspace, tmp_path):
     home = tmp_path / "prefect"
     secrets = {

@@ -12,7 +12,7 @@ from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.serving import Api, Run, until, worker
 from tests.workspace import Workspace
 
-pytestmark = pytest.mark.ui  # each waits for servers and workers
+pytestmark = pytest.mark.slow  # each waits for servers and workers
 
 ELSEWHERE = {"where": "fine-tune/gpu"}
 LONG = [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}]

@@ -15,7 +15,7 @@ from tests.images import put
 from tests.serving import Api, server as booted, until
 from tests.workspace import Workspace, environment
 
-pytestmark = pytest.mark.ui  # each waits for servers and workers
+pytestmark = pytest.mark.slow  # each waits for servers and workers
 
 SECRET = "token-that-nobody-is-to-see"
 

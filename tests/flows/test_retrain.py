@@ -118,7 +118,7 @@ def test_a_promotion_is_a_version_with_its_reason_its_figures_and_its_data(in_us
     assert promoted.run("git", "log", "--oneline", "HEAD").stdout.count("\n") == 2  # nothing was committed
 
 
-@pytest.mark.ui  # twenty seconds; `promoted` has read that 60 of 105 were computed
+@pytest.mark.slow  # twenty seconds; `promoted` has read that 60 of 105 were computed
 def test_only_new_images_go_through_the_backbone(before):
     deliver(before, "shed", 20)
     counting = """
@@ -167,7 +167,7 @@ def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_untouched(aft
     assert retrain(after) == "Nothing new: Nothing has arrived since the last delivery was rejected."
 
 
-@pytest.mark.ui  # twenty seconds
+@pytest.mark.slow  # twenty seconds
 def test_images_that_come_again_under_other_labels_have_to_prove_themselves_too(after):
     kept = after.outputs()
     shutil.rmtree(after.root / "data" / "inbox")
@@ -203,7 +203,7 @@ def test_a_delivery_that_cannot_be_used_is_rejected_with_the_files_named(before)
     assert changed == {"data/history.parquet", "data/history.parquet.dvc"}
 
 
-@pytest.mark.ui  # twenty seconds
+@pytest.mark.slow  # twenty seconds
 def test_a_class_that_the_champion_does_not_know_may_come_with_a_delivery(after):
     for number in range(20):
         path = after.root / "data" / "inbox" / "shed" / "brick" / f"{number}.png"
@@ -247,7 +247,7 @@ def test_a_folder_that_is_no_inbox_is_refused_and_nothing_in_it_is_touched(befor
     assert {path: path.read_bytes() for path in (before.root / "photos").rglob("*.png")} == photos
 
 
-@pytest.mark.ui  # half a minute
+@pytest.mark.slow  # half a minute
 def test_a_killed_retraining_goes_on_and_is_judged_against_the_same_champion(before):
     deliver(before, "shed", 20)
     before.set(finetune={"stages": LONG})
@@ -265,7 +265,7 @@ def test_a_killed_retraining_goes_on_and_is_judged_against_the_same_champion(bef
     assert before.status() == UP_TO_DATE
 
 
-@pytest.mark.ui  # a minute; test_inbox.py has what is moved and what is not
+@pytest.mark.slow  # a minute; test_inbox.py has what is moved and what is not
 def test_what_was_ingested_is_archived_or_deleted_and_stays_in_the_data_set(before):
     inbox = before.root / "data" / "inbox"
     deliver(before, "shed", 20)
@@ -297,7 +297,7 @@ def test_an_earlier_champion_comes_back_with_its_data_and_says_what_changed(in_u
     assert [row.decision for row in champions(after)] == ["first", "promoted", "brought back"]
 
 
-@pytest.mark.ui  # half a minute
+@pytest.mark.slow  # half a minute
 def test_after_a_rollback_what_was_ingested_has_had_its_chance_and_the_later_champion_can_come_back(after):
     after.run(sys.executable, "-m", "flows.rollback")
     assert retrain(after).startswith("Nothing new")
@@ -328,7 +328,7 @@ def test_without_a_model_it_says_what_to_do_first(workspace):
     assert "There is no champion yet: data/model holds no model. Run the pipeline once." in done.stderr
 
 
-@pytest.mark.ui  # half a minute
+@pytest.mark.slow  # half a minute
 def test_it_runs_on_a_schedule_and_shows_the_decision_and_the_drift_in_the_ui(deployed, before):
     deliver(before, "shed", 20)
     unlabelled = before.root / "data" / "inbox" / "attic" / "_unlabelled"

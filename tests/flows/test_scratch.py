@@ -7,7 +7,7 @@ import pytest
 
 from tests.workspace import make_workspace
 
-pytestmark = pytest.mark.ui  # a minute each
+pytestmark = pytest.mark.slow  # a minute each
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def test_it_shows_what_there_is_without_prefect_or_dvc(after_repro):
     assert after_repro.outputs() == kept and after_repro.status() == UP_TO_DATE
 
 
-@pytest.mark.ui  # a minute
+@pytest.mark.slow  # a minute
 def test_after_a_prune_nothing_is_stale_and_nothing_is_sent_but_the_list(twice):
     workspace, old = twice
     [used] = keys(workspace) - {old}
@@ -72,7 +72,7 @@ def test_after_a_prune_nothing_is_stale_and_nothing_is_sent_but_the_list(twice):
     assert "Nothing to prune" in cache(workspace, "--older-than", "0").stdout
 
 
-@pytest.mark.ui  # a minute
+@pytest.mark.slow  # a minute
 def test_what_was_stale_before_a_prune_is_so_afterwards(after_repro):
     [used] = keys(after_repro)
     folder = after_repro.root / "data/features"
@@ -84,7 +84,7 @@ def test_what_was_stale_before_a_prune_is_so_afterwards(after_repro):
     assert keys(after_repro) == {used} and after_repro.status() == UP_TO_DATE
 
 
-@pytest.mark.ui  # half a minute
+@pytest.mark.slow  # half a minute
 def test_after_a_compaction_nothing_is_extracted_again_and_the_old_bytes_are_gone(after_repro):
     for photo in (after_repro.root / "photos").rglob("00*.png"):
         photo.unlink()
@@ -121,7 +121,7 @@ def test_a_mistake_is_one_line(after_repro):
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.ui
+@pytest.mark.slow
 def test_in_the_ui_it_is_a_run_with_what_is_left_among_its_artifacts(deployed, after_flow):
     [key] = keys(after_flow)
     with worker(deployed, "cpu", after_flow):

@@ -127,7 +127,7 @@ def test_a_run_ends_with_the_verdict_and_names_its_experiment(ui):
     state = run.ended()
     name = run.page()["name"]
     assert state["name"] == "Completed"
-    assert "of the test images right" in state["message"]
+    assert ": test accuracy " in state["message"]
     assert f"Kept as experiment {name}" in state["message"]
     stages = run.stages()
     assert [stages[stage] for stage in STAGES] == ["Cached"] * 3 + ["Completed"] * 3
@@ -239,7 +239,7 @@ def test_ctrl_c_stops_all_that_it_started_and_the_next_start_finds_its_run_cance
         assert again.api.ask(f"flow_runs/{run.id}")["state"]["name"] == "Cancelled"
 
 
-@pytest.mark.ui  # most of a minute
+@pytest.mark.slow  # most of a minute
 def test_a_killed_ui_leaves_nothing_behind_and_the_next_start_goes_on(after_flow):
     with started(after_flow) as killed:
         run = killed.api.start(finetune=SLOW)
@@ -256,7 +256,7 @@ def test_a_killed_ui_leaves_nothing_behind_and_the_next_start_goes_on(after_flow
         assert again.api.start().ended()["name"] == "Completed"
 
 
-@pytest.mark.ui  # twenty seconds
+@pytest.mark.slow  # twenty seconds
 def test_a_server_that_dies_is_said_and_nothing_is_left_behind(workspace):
     with started(workspace) as ui:
         family = psutil.Process(ui.process.pid).children(recursive=True)
@@ -302,7 +302,7 @@ def test_what_it_cannot_be_started_with_is_said(workspace, options, env, said):
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.ui  # twenty seconds
+@pytest.mark.slow  # twenty seconds
 def test_a_secret_of_ones_own_is_asked_for_and_printed_nowhere(workspace):
     secret = "admin:a-secret-of-this-test"
     with started(workspace, PREFECT_SERVER_API_AUTH_STRING=secret) as asking:

@@ -1,4 +1,4 @@
-"""The small data set that tests of extraction share, its features, and the backbone that made them."""
+"""The small dataset that tests of extraction share, its features, and the backbone that made them."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small(base) -> Small:
-    """A data set of two domains in several shards; nothing writes to it."""
+    """A dataset of two domains in several shards; nothing writes to it."""
     return small_dataset(base)
 
 
 @pytest.fixture(scope="session")
 def folder(base) -> Path:
-    """The features of the data set; nothing writes to them."""
+    """The features of the dataset; nothing writes to them."""
     return small_features(base)
 
 

@@ -131,7 +131,7 @@ def test_a_run_that_is_cancelled_while_it_waits_puts_back_nothing_of_the_run_tha
     assert path.read_text() == with_seven
 
 
-@pytest.mark.ui
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_that_waits_for_dvc_within_seconds(after_flow):
     flow = subprocess.Popen(
         [sys.executable, "-m", "flows.pipeline", "--verbose"], cwd=after_flow.root, env=after_flow.env, text=True,

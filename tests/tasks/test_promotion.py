@@ -40,7 +40,7 @@ def reject():
 """
 pytestmark = pytest.mark.usefixtures("one_server")
 RUNS = 3  # of a retraining that was killed: after them there is nothing left to do
-KILLS = pytest.mark.parametrize("kills", [2, pytest.param(40, marks=[pytest.mark.ui, pytest.mark.timeout(1800)])])
+KILLS = pytest.mark.parametrize("kills", [2, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_of_a_promotion_that_was_not_committed_before_params_changed_the_experim
     assert not (workspace.root / ".rootstock" / "uncommitted.json").exists()
 
 
-@pytest.mark.ui
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_retraining_killed_anywhere_leaves_one_champion_and_loses_no_delivery(contested, tmp_path, server):
     start = own_remotes(contested, tmp_path / "start")

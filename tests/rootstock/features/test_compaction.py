@@ -35,7 +35,7 @@ WIDE, NARROW = "aaaaaaaaaaaa", "bbbbbbbbbbbb"  # keys
 
 @dataclass(frozen=True)
 class Store:
-    """A data set of three classes in shards of about ten images, and its features under two keys."""
+    """A dataset of three classes in shards of about ten images, and its features under two keys."""
 
     root: Path
     shard_mb: float = 0.05
@@ -111,7 +111,7 @@ def fill(folder: Path, store: Store, dtype: str, names: list[str] | None = None)
 
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory) -> Store:
-    """A data set most of whose first images were removed; do not change it, copy it."""
+    """A dataset most of whose first images were removed; do not change it, copy it."""
     store = Store(tmp_path_factory.mktemp("sparse"))
     draw(store.source, images=14)
     store.aside.mkdir()

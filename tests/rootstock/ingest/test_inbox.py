@@ -274,7 +274,7 @@ def test_a_folder_that_holds_mostly_other_things_is_no_inbox(tmp_path, others):
 
 
 class Taking:
-    """A data set with a folder and an inbox as sources."""
+    """A dataset with a folder and an inbox as sources."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.inbox, self.photos = root, root / "inbox", root / "photos"

@@ -649,7 +649,7 @@ def test_no_absolute_path_gets_into_the_data(listed, tmp_path, photos):
     }
 
 
-# Samples and torchvision data sets
+# Samples and torchvision datasets
 
 
 def test_a_torchvision_set_that_is_laid_out_already_is_listed_like_a_folder(listed, tmp_path):

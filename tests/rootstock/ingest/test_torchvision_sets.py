@@ -1,4 +1,4 @@
-"""torchvision's data sets, with tiny stand-ins for the archives, downloaded by its own code from a local site."""
+"""torchvision's datasets, with tiny stand-ins for the archives, downloaded by its own code from a local site."""
 
 import gzip
 import io
@@ -434,7 +434,7 @@ def test_a_misspelt_set_is_an_error_that_names_the_nearest(tmp_path, wrong, near
 
 @pytest.mark.parametrize("name", ["CocoDetection", "ImageFolder", "VOCSegmentation", "__doc__", "../EuroSAT"])
 def test_what_is_no_classification_set_is_an_error(tmp_path, name):
-    with pytest.raises(SourceError, match="is not an image classification data set of torchvision; expected one"):
+    with pytest.raises(SourceError, match="is not an image classification dataset of torchvision; expected one"):
         write_torchvision_set(name, tmp_path / "out", tmp_path / "downloads")
     assert not list(tmp_path.iterdir())
 
