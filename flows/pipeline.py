@@ -25,7 +25,7 @@ from rootstock.dataset import tables
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import read_json
 from tasks.backbone import backbone
-from tasks.bridge import artifacts, causes, run_params, terminal, versions, workspace
+from tasks.bridge import artifacts, causes, experiments, run_params, terminal, versions, workspace
 from tasks.bridge.orchestration import Outcome, failed, submit
 from tasks.bridge.workspace_lock import locked_workspace
 from tasks.evaluate import evaluate
@@ -93,11 +93,11 @@ def pipeline(
     )
     try:
         with locked_workspace() as log:
-            if left := versions.save_what_repro_left():
+            if left := experiments.save_what_repro_left():
                 log.info("What `dvc repro` left: %s", left.note)
             with run_params.in_params_file(asked, log.info) as params:
                 verdict = chain(params)
-                kept = versions.save_experiment(flow_run.name)
+                kept = experiments.save_experiment(flow_run.name)
     except RootstockError as error:
         return failed(error)
     artifacts.show_verdict(verdict.outcomes, verdict.metrics, kept, flow_run.name, tuned=verdict.tuned)

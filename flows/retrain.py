@@ -27,7 +27,7 @@ from rootstock.ingest import inbox
 from rootstock.ingest.inbox import Delivery
 from rootstock.system import escape
 from rootstock.system.errors import RootstockError
-from tasks.bridge import artifacts, causes, champion, promotion, run_params, terminal, versions, workspace
+from tasks.bridge import artifacts, causes, champion, experiments, promotion, run_params, terminal, versions, workspace
 from tasks.bridge.champion import DeliverySummary
 from tasks.bridge.orchestration import failed, reported_task, submit
 from tasks.bridge.workspace_lock import locked_workspace
@@ -64,7 +64,7 @@ def retrain(retrain: form.Retrain = form.SHOWN["retrain"]) -> State[RetrainResul
     """
     try:
         with locked_workspace() as log:
-            versions.save_what_repro_left()
+            experiments.save_what_repro_left()
             with run_params.in_params_file(form.given(retrain=retrain), log.info) as params:
                 champion.check()
                 for restored in champion.check_files():

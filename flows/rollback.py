@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from rootstock.system.errors import RootstockError
-from tasks.bridge import artifacts, causes, terminal, versions
+from tasks.bridge import artifacts, causes, experiments, terminal, versions
 from tasks.bridge.orchestration import failed, reported_task
 from tasks.bridge.rollback import roll_back
 from tasks.bridge.workspace_lock import locked_workspace
@@ -45,9 +45,9 @@ def rollback(version: int | None = None) -> State[RollbackResult]:
     """
     try:
         with locked_workspace(to_roll_back=True) as log:
-            versions.save_what_repro_left()
+            experiments.save_what_repro_left()
             done = RollbackResult(*restore_champion.submit(version).result())
-            kept = versions.save_experiment(flow_run.name)
+            kept = experiments.save_experiment(flow_run.name)
     except RootstockError as error:
         return failed(error)
     artifacts.show_rollback(done.version, done.changed)

@@ -11,7 +11,7 @@ from prefect.states import Completed
 
 from rootstock.features.cache import Selection
 from rootstock.system.errors import RootstockError
-from tasks.bridge import artifacts, versions
+from tasks.bridge import artifacts, experiments
 from tasks.bridge.cache import Tidied, show, tidy as to_tidy
 from tasks.bridge.orchestration import failed, reported_task
 from tasks.bridge.workspace_lock import locked_workspace
@@ -47,7 +47,7 @@ def cache(
         with locked_workspace() as log:
             done: Any = Tidied(summary="Nothing removed")
             if selection or compact is not None:
-                versions.save_what_repro_left()
+                experiments.save_what_repro_left()
                 done = tidy.submit(selection, compact).result()
             contents = show()
     except RootstockError as error:

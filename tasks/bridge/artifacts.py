@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL
 
 from rootstock.system.escape import file_name, markdown
 from rootstock.system.files import read_json, write
-from tasks.bridge.versions import SavedExperiment
+from tasks.bridge.experiments import SavedExperiment
 from tasks.bridge.workspace import (
     COMPARE,
     DATASET,
@@ -87,9 +87,7 @@ def show_comparison(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str
 
     def draw() -> None:
         shown = [_picture(pictures[name], caption) for name, caption in captions.items() if name in pictures]
-        create_markdown_artifact(
-            "\n\n".join([text, *shown]), key="comparison", description="Backbones on this dataset"
-        )
+        create_markdown_artifact("\n\n".join([text, *shown]), key="comparison", description="Backbones on this dataset")
         if address := _publish_report(flow_run.name, COMPARE / "report.html"):
             create_link_artifact(link=address, link_text="Report", key="report", description="The full comparison")
 

@@ -22,8 +22,8 @@ from rootstock.model.history import Row
 from rootstock.system import files
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import TEMPORARY, digest, remove, replacing_folder, write
-from tasks.bridge import versions
-from tasks.bridge.versions import LOCK
+from tasks.bridge import experiments, versions
+from tasks.bridge.repair import LOCK
 from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HISTORY, IMAGES, LOCAL, MODEL, PARAMS, REPORT, TO_LABEL
 
 if TYPE_CHECKING:  # these import torch and scikit-learn
@@ -99,7 +99,7 @@ def set_aside() -> None:
         reason = "Trained by a pipeline run, without a challenge." if rows else "The first champion."
         version = max(history.versions(rows), default=0) + 1
         rows.append(row_of(history.FIRST, version, reason))
-        versions.tag(tag_of(version), versions.revision_with(LOCK), reason)
+        experiments.tag(tag_of(version), experiments.revision_with(LOCK), reason)
     with replacing_folder(ASIDE) as temporary:
         shutil.copytree(MODEL, temporary / MODEL.name)
         history.write(temporary, rows)

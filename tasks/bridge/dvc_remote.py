@@ -1,6 +1,6 @@
 """Transfer the inputs, outputs and checkpoint of a stage between machines through the DVC remote.
 
-Like versions.py and repair.py, this module imports DVC, whose versions pyproject.toml pins.
+This module imports DVC, whose versions pyproject.toml pins (dvc_repository.py says which others do).
 """
 
 import hashlib
@@ -22,7 +22,9 @@ from rootstock.config import params_file
 from rootstock.config.params import Params
 from rootstock.system import files
 from rootstock.system.errors import ParamsError, RootstockError
-from tasks.bridge.versions import LOCK, commit, repository
+from tasks.bridge.dvc_repository import repository
+from tasks.bridge.repair import LOCK
+from tasks.bridge.versions import commit
 from tasks.bridge.workspace import DATA, PARAMS
 
 PIPELINE, IGNORED = Path("dvc.yaml"), Path(".dvcignore")

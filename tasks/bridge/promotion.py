@@ -18,9 +18,9 @@ from rootstock.model import history
 from rootstock.model.history import Row
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import sha256, write
-from tasks.bridge import champion, git, versions
+from tasks.bridge import champion, experiments, git, versions
 from tasks.bridge.champion import ASIDE, DeliverySummary
-from tasks.bridge.versions import LOCK
+from tasks.bridge.repair import LOCK
 from tasks.bridge.workspace import DATASET, HISTORY, LOCAL, PARAMS, read_note
 
 if TYPE_CHECKING:  # these import torch and scikit-learn
@@ -98,10 +98,10 @@ def _carry_out() -> Settlement:
 
 def _keep(row: Row, run: str, with_git: bool) -> str:
     """Keep a new champion as an experiment, a commit and a tag; return a sentence on it."""
-    kept = versions.save_experiment(run)
+    kept = experiments.save_experiment(run)
     name = champion.tag_of(row.version)
-    if not with_git or not versions.has_commits(Path()):
-        tag = versions.tag(name, kept.revision, row.reason)
+    if not with_git or not experiments.has_commits(Path()):
+        tag = experiments.tag(name, kept.revision, row.reason)
         return f"It is champion v{row.version}{', tagged ' + tag if tag else ''}. {kept.note}"
     of_earlier = commit_what_waits()
     now = {str(path): sha256(path) for path in COMMITTED}
@@ -130,7 +130,7 @@ def commit_what_waits() -> str:
         if not revision:
             UNCOMMITTED.unlink()
             return f"{LOCK} or {PARAMS} changed before {name} was committed; git does not have it."
-    if not versions.tag(name, revision, waits["reason"]):
+    if not experiments.tag(name, revision, waits["reason"]):
         return f"{name} is not tagged yet; the next run tries again."
     UNCOMMITTED.unlink()
     return f"{did} {name}."
@@ -139,7 +139,7 @@ def commit_what_waits() -> str:
 def _restore(rows: list[Row], run: str) -> str:
     """Restore the champion set aside, and keep the challenger; return a sentence on it."""
     if run and not CHALLENGER.exists():
-        write(CHALLENGER, versions.save_experiment(run).note)
+        write(CHALLENGER, experiments.save_experiment(run).note)
     versions.restore_version((ASIDE / LOCK.name).read_text())
     if not run:
         return ""

@@ -1,7 +1,7 @@
 """Repair files of DVC that a kill left half written, before DVC reads them, and report it.
 
 DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place, and keeps the state of files in SQLite. This module also waits for
-DVC's lock, since repairs need it. With versions.py and dvc_remote.py the only one that imports DVC.
+DVC's lock, since repairs need it.
 """
 
 import json

@@ -11,7 +11,7 @@ from rootstock.model import history
 from rootstock.model.history import Row
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import read_json, write
-from tasks.bridge import champion, run_params, versions
+from tasks.bridge import champion, experiments, run_params, versions
 from tasks.bridge.workspace import DATASET, HISTORY, LOCAL, MODEL, PARAMS, REPORT, read_note
 
 BEGUN = LOCAL / "rollback.json"  # the version being restored, and the state before
@@ -38,7 +38,7 @@ def roll_back(version: int | None) -> tuple[int, tuple[str, ...]]:
         there = ", ".join(f"v{old}" for old in champions) or "none"
         which = "before this one" if version is None else f"v{version}"
         raise RootstockError(f"There is no champion {which} in {HISTORY}; there is {there}.")
-    if not begun and versions.committed(PARAMS) is not None and not versions.is_kept(PARAMS):
+    if not begun and experiments.committed(PARAMS) is not None and not experiments.is_kept(PARAMS):
         remedy = f"commit it (`git commit {PARAMS}`) or undo the edit"
         raise RootstockError(f"{PARAMS} was edited and not committed, and would be overwritten: {remedy}.")
     before = {"facts": _facts(), "params": PARAMS.read_text(), "rows": len(rows), "now": now}

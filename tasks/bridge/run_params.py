@@ -19,7 +19,7 @@ from rootstock.system import roots, yaml_file
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import write
 from rootstock.system.roots import Roots
-from tasks.bridge import allowed_addresses, versions, workspace
+from tasks.bridge import allowed_addresses, dvc_repository, experiments, workspace
 from tasks.bridge.workspace import PARAMS
 
 WRITTEN = workspace.LOCAL / "params.written.json"  # values that flows wrote, which Prefect keeps
@@ -39,8 +39,8 @@ def writing(report: Report) -> Iterator[None]:
     Raises:
         RootstockError: the workspace cannot be written to.
     """
-    with versions.locked(report):
-        if restore(unless=versions.committed(PARAMS)):
+    with dvc_repository.locked(report):
+        if restore(unless=experiments.committed(PARAMS)):
             report(f"{PARAMS}: undid the values of the last run, which was killed")
         yield
 
@@ -79,7 +79,7 @@ def in_params_file(given: Values, report: Report) -> Iterator[Params]:
         try:
             yield params
         except BaseException:
-            if restore(unless=versions.committed(PARAMS)):
+            if restore(unless=experiments.committed(PARAMS)):
                 report(f"{PARAMS}: undid the values of this run, which did not complete")
             raise
         UNDER_WAY.unlink()
@@ -178,7 +178,7 @@ def _roots() -> Roots:
 
 def committed_params() -> Params | None:
     """Read params.yaml of the last commit; None without git, or if the file is invalid."""
-    content = versions.committed(PARAMS)
+    content = experiments.committed(PARAMS)
     try:
         return None if content is None else params_file.validate(yaml_file.parse(content, str(PARAMS)), str(PARAMS))
     except ParamsError:
@@ -187,7 +187,7 @@ def committed_params() -> Params | None:
 
 def _unsaved_edits(keys: dict[str, Any]) -> list[str]:
     """Return the keys whose value is kept nowhere but in the file."""
-    if not keys or versions.committed(PARAMS) is None or versions.is_kept(PARAMS):
+    if not keys or experiments.committed(PARAMS) is None or experiments.is_kept(PARAMS):
         return []  # no git (BEFORE keeps a copy), or git has the file as it is
     committed = committed_params()
     base = _flat(committed) if committed else {}

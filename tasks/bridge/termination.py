@@ -25,7 +25,7 @@ from prefect.states import Cancelled, Cancelling, Crashed
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from rootstock.system import progress
-from tasks.bridge import cancellation, run_params, versions, workspace
+from tasks.bridge import cancellation, dvc_repository, run_params, workspace
 
 RECORD_S, REPORT_S = 1.0, 4.0  # together less than the six seconds after which a worker checks a second time
 EXIT_STATUS = 128 + signal.SIGTERM
@@ -60,7 +60,7 @@ def _on_sigterm(run: str) -> Iterator[None]:
 
 
 def _end_process(run: UUID) -> None:
-    with versions.not_recording(timeout_s=RECORD_S):
+    with dvc_repository.not_recording(timeout_s=RECORD_S):
         if workspace.holds_lock():  # else params.yaml holds the values of another run
             with suppress(OSError):  # the next run will do it
                 run_params.restore()

@@ -8,7 +8,7 @@ from tests.flows.test_repro_and_flow import experiments
 from tests.power_cut import power_cut
 from tests.workspace import Workspace, make_workspace
 
-SAVE = "print(versions.save_experiment('mine'), file=sys.stderr)"
+SAVE = "print(experiments.save_experiment('mine'), file=sys.stderr)"
 
 
 def git(workspace: Workspace, *arguments: str) -> str:
@@ -17,7 +17,7 @@ def git(workspace: Workspace, *arguments: str) -> str:
 
 def saved(workspace: Workspace, name: str = "mine") -> str:
     """Save the workspace as an experiment; returns what was said."""
-    code = f"from tasks.bridge import versions; print(versions.save_experiment({name!r}).note)"
+    code = f"from tasks.bridge import experiments; print(experiments.save_experiment({name!r}).note)"
     return workspace.run("python", "-c", code).stdout.strip()
 
 
@@ -61,7 +61,7 @@ EVERY = pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.
 @EVERY
 def test_an_edit_survives_a_kill_at_every_file_operation_of_saving_an_experiment(edited, tmp_path, every):
     persons = what_is_a_persons(edited)
-    with power_cut(tmp_path, "import sys; from tasks.bridge import versions", edited.env, edited.root) as cut:
+    with power_cut(tmp_path, "import sys; from tasks.bridge import experiments", edited.env, edited.root) as cut:
         status, operations = cut.run(SAVE, edited.copy(tmp_path / "whole").root)
         assert status == 0
         assert operations > 30
@@ -157,7 +157,7 @@ def test_an_experiment_is_kept_in_a_worktree_of_its_own(edited, tmp_path):
 
 def test_what_a_hook_sets_leads_to_no_other_repository(edited, tmp_path):
     workspace = edited.copy(tmp_path / "workspace")
-    code = "from tasks.bridge import versions; print(versions.save_experiment('mine').note)"
+    code = "from tasks.bridge import experiments; print(experiments.save_experiment('mine').note)"
     elsewhere = {"GIT_DIR": str(tmp_path), "GIT_INDEX_FILE": str(tmp_path / "index"), "GIT_WORK_TREE": str(tmp_path)}
     assert workspace.run("python", "-c", code, **elsewhere).stdout.startswith("Kept as experiment mine")
     assert git(workspace, "rev-parse", ref_of(workspace))
