@@ -1,7 +1,7 @@
 """The trained model as one folder: load it anywhere and classify images.
 
-from rootstock.model.model import load
-load(Path("data/model")).predict([Path("photo.jpg")])
+import rootstock
+rootstock.load_model("data/model").predict(["photo.jpg"])
 """
 
 import json
@@ -246,9 +246,8 @@ def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: d
 Expect lower accuracy on images of other domains. To use the model:
 
 ```python
-from pathlib import Path
-from rootstock.model.model import load
+import rootstock
 
-load(Path("data/model")).predict([Path("photo.jpg")])
+rootstock.load_model("data/model").predict(["photo.jpg"])
 ```
 """

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import rootstock
 from rootstock.config.params import Evaluate, Params
 from rootstock.evaluation import evaluate
 from rootstock.evaluation.evaluate import Inputs
@@ -22,6 +23,7 @@ from rootstock.training import finetune, head
 from rootstock.training.head import Head
 from tests.image_files import GREY, RGB, png, tiff
 from tests.images import encoded, picture
+from tests.imports import ROOT
 from tests.small_dataset import (
     CLASSES,
     classifier_from,
@@ -102,7 +104,13 @@ def test_the_folder_is_all_it_needs(evaluated, tmp_path_factory, tmp_path):
     base = tmp_path_factory.getbasetemp()
     shutil.copytree(folder / "model", tmp_path / "elsewhere")
     paths = shown(base, small_dataset(base).manifest.iloc[:2])
-    assert model.load(tmp_path / "elsewhere").predict(paths) == model.load(folder / "model").predict(paths)
+    assert rootstock.load_model(tmp_path / "elsewhere").predict(paths) == model.load(folder / "model").predict(paths)
+
+
+def test_importing_rootstock_costs_no_torch():
+    look = "import sys, rootstock; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_the_card_describes_the_model_its_figures_and_its_use(evaluated):
@@ -119,7 +127,7 @@ def test_the_card_describes_the_model_its_figures_and_its_use(evaluated):
         and "| studio | 12 |" in card
         and "Licence of its weights**: unknown: a file of your" in card
     )
-    assert 'load(Path("data/model")).predict([Path("photo.jpg")])' in card
+    assert 'rootstock.load_model("data/model").predict(["photo.jpg"])' in card
 
 
 # Untrusted input
