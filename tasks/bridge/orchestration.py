@@ -41,9 +41,9 @@ from tasks.bridge.workspace import PARAMS
 P = ParamSpec("P")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-_said: WeakSet[RootstockError] = WeakSet()
+_logged: WeakSet[RootstockError] = WeakSet()
 RETRY_AFTER_S = [10.0, 60.0]
-AGAIN = "Start the run again: it goes on with what is there now."
+AGAIN = "Start the run again to use what is there now."
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Outcome:
 
 @cache
 def as_task(stage: Stage) -> Task[..., Any]:
-    """Make the Prefect task of a stage; what a network did not give is asked for again, other errors are final."""
+    """Make the Prefect task of a stage; errors of the network are retried, others are final."""
 
     @task(
         name=stage.name,
@@ -86,7 +86,7 @@ def as_task(stage: Stage) -> Task[..., Any]:
 def submit(
     stage: Stage, params: Params, *, wait_for: Sequence[PrefectFuture[Outcome]] = (), where: str = HERE
 ) -> PrefectFuture[Outcome]:
-    """Start a stage as a Prefect task of the flow that runs; what is up to date ends as Cached.
+    """Start a stage as a Prefect task of the running flow; a stage that is up to date ends as Cached.
 
     Args:
         stage: of dvc.yaml.
@@ -113,7 +113,7 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
         return Outcome(stage.name, did, time.perf_counter() - start, note)
 
     if edited := run_params.edits(params, dvc_remote.sections_of(stage.name)):
-        raise RootstockError(f"{PARAMS} was edited while this run was going on ({'; '.join(edited)}). {AGAIN}")
+        raise RootstockError(f"{PARAMS} was edited during this run ({'; '.join(edited)}). {AGAIN}")
     reasons = versions.stale(stage.name)
     if not reasons:
         return ended("cached", "up to date")
@@ -128,16 +128,16 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
         return ended("cached", summary.note)
     if changed := versions.commit(stage.name, ran_with):
         was = f"While {stage.name} ran, {'; '.join(changed)}"
-        raise RootstockError(f"{was}. What it ran with is recorded, so it is not up to date. {AGAIN}")
+        raise RootstockError(f"{was}. It is recorded with the values it ran with, so it is stale. {AGAIN}")
     return ended("ran", summary.note)
 
 
 def reported_task(function: Callable[P, T]) -> Callable[P, T]:
-    """Have the work of a task seen in the UI, and end as Failed with a sentence, or as Cancelled."""
+    """Decorate a task's function: show its log and progress; it ends as Failed with a sentence, or as Cancelled."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        ended: State[Any]  # Prefect takes a state for how the task ended
+        ended: State[Any]  # Prefect takes a returned state as the task's own
         try:
             with causes.described(), reporting():
                 return function(*args, **kwargs)
@@ -152,42 +152,42 @@ def reported_task(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def reported_flow() -> Iterator[RunLogger]:
-    """Have a flow end at once when it is cancelled, and with a sentence where others end it; gives the run's log.
+    """Run a flow's block: cancelling ends it at once, known errors become sentences; yields the run's logger.
 
     Raises:
-        RootstockError: whatever others bring about in the block, in words.
+        RootstockError: any known error in the block.
     """
     causes.keep_stacks_off()
-    # Prefect says an error again when the process ends, with a stack, and as one of every later stage.
+    # Prefect logs an error again when the process ends, with its stack, and for each later stage.
     for name in ("prefect.flow_runs", "prefect.engine", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_is_news)
+        logging.getLogger(name).addFilter(_is_new)
     log = get_run_logger()
     with causes.described(), logging_to(log), termination.when_cancelled():
         yield log
 
 
 def failed(error: RootstockError) -> State[Any]:
-    """End a task or a flow with the words of an error; a raised one would be shown with the framework's stack."""
-    if error not in _said:  # of a task's error, the flow's log has a line already
-        get_run_logger().error("%s", error, extra=terminal.DETAIL)  # a command ends with it
-        _said.add(error)
+    """Return a failed state with the message of an error; if raised, Prefect would show its own stack."""
+    if error not in _logged:  # the flow's log already has an error of a task
+        get_run_logger().error("%s", error, extra=terminal.DETAIL)  # a command ends with this message anyway
+        _logged.add(error)
     return Failed(message=str(error), data=error)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_new(record: logging.LogRecord) -> bool:
     known = record.exc_info and isinstance(record.exc_info[1], RootstockError)
     return not known and "in state NotReady" not in record.getMessage()
 
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a network, rather than a person, is at fault: trying again may help, and is said."""
-    passes = _is_of_a_network(state.data)
-    if passes and run.run_count <= len(RETRY_AFTER_S):
-        log.warning("%s: %s Tried again in %.0f s.", run.name, state.message, RETRY_AFTER_S[run.run_count - 1])
-    return passes
+    """Whether the network is at fault, so that a retry may help; logs the retry."""
+    may_pass = _is_of_the_network(state.data)
+    if may_pass and run.run_count <= len(RETRY_AFTER_S):
+        log.warning("%s: %s Retrying in %.0f s.", run.name, state.message, RETRY_AFTER_S[run.run_count - 1])
+    return may_pass
 
 
-def _is_of_a_network(cause: Any) -> bool:  # noqa: ANN401
+def _is_of_the_network(cause: Any) -> bool:  # noqa: ANN401
     if isinstance(cause, DamagedError):
         return False
     while cause := getattr(cause, "__cause__", None):

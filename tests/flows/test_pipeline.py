@@ -121,7 +121,7 @@ def test_only_what_may_pass_is_tried_again_and_that_is_said(causes, again, caplo
     ingest, run = as_task(Stage(lambda params: Summary(0, ""))), SimpleNamespace(name="ingest", run_count=1)
     ended = Failed(message="The mirror does not answer.", data=caused(*causes))
     assert ingest.retry_condition_fn(ingest, run, ended) is again
-    assert caplog.messages == ["ingest: The mirror does not answer. Tried again in 10 s."] * again
+    assert caplog.messages == ["ingest: The mirror does not answer. Retrying in 10 s."] * again
 
 
 def test_the_form_has_a_described_field_for_every_parameter():
