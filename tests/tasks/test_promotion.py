@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rootstock.model import history
+from rootstock.model.history import Row
 from rootstock.system.errors import RootstockError
 from tasks.bridge import champion
 from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
@@ -171,6 +172,16 @@ DAMAGE = {
     "gone": lambda path: path.unlink(),
 }
 CHAMPIONS = ("data/model/model.json", "data/model/model.safetensors", "data/report/predictions.parquet")
+
+
+@pytest.mark.parametrize("command", [("dvc", "repro"), (sys.executable, "-m", "flows.pipeline")], ids=["repro", "flow"])
+def test_the_history_that_an_earlier_version_kept_in_the_models_folder_survives(flow_ran_in, tmp_path, command):
+    workspace = flow_ran_in.copy(tmp_path / "workspace")
+    rows = [Row(history.FIRST, 1, "The first one.", 45, lock="lock", params="seed: 0", model="a")]
+    history.write(workspace.root / "data" / "model", rows)
+    workspace.run(*command)  # evaluate replaces the folder
+    assert not (workspace.root / "data" / "model" / "history.parquet").exists()
+    assert history.read(workspace.root / "data", workspace.root / ".rootstock") == rows
 
 
 def test_a_champion_that_something_happened_to_is_restored_before_it_is_compared(flow_ran_in, tmp_path):
