@@ -105,7 +105,7 @@ def test_a_flow_waits_for_a_dvc_command_at_every_call_and_says_for_which(after_f
         path = after_flow.root / "data" / "head"
         (after_flow.root / ".dvc" / "tmp" / "rwlock").write_text(reserved % (path, other.pid))
         waiting = start(after_flow, "python", "-c", "from tasks.bridge import versions; versions.commit('train_head')")
-        read_until(waiting, f"used by process {other.pid} (dvc repro --mine)")
+        read_until(waiting, f"in use by process {other.pid} (dvc repro --mine)")
     waiting.communicate()
     assert waiting.returncode == 0
 

@@ -135,7 +135,7 @@ def test_a_run_ends_with_the_verdict_and_names_its_experiment(ui):
     verdict = artifacts["verdict"]["data"]
     for wanted in ("won:", "Head on frozen features", "Fine-tuned", f"dvc exp apply {name}", "data:image/png"):
         assert wanted in verdict
-    for key, caption in {"sample": "Some of 45 images", "curves": "Loss and", "confusion": "test images"}.items():
+    for key, caption in {"sample": "A sample of 45 images", "curves": "Loss and", "confusion": "test images"}.items():
         assert caption in artifacts[key]["data"]
         assert "data:image/png" in artifacts[key]["data"]
     [address] = re.findall(rf"http://127.0.0.1:{ui.port + 1}/[\w-]{{20,}}/{name}.html", artifacts["report"]["data"])

@@ -134,7 +134,7 @@ def test_nothing_above_the_layer_is_computed_and_nothing_changes_its_output_in_p
 
 @pytest.mark.parametrize("layer", ["fc.0", "features.99", "layer3.1.conv7"])
 def test_a_layer_that_is_not_there_is_refused_with_the_nearest(layer):
-    with pytest.raises(ParamsError, match=rf"extract.layer is '{layer}'; expected low, mid, high, penultimate, or the"):
+    with pytest.raises(ParamsError, match=rf"extract.layer is '{layer}'; expected low, mid, high, penultimate, or a module name"):
         cut(build("resnet18", 32), "resnet18", layer, "avg")
     with pytest.raises(ParamsError, match=r"Did you mean layer3\.1\.conv2"):
         cut(build("resnet18", 32), "resnet18", "layer3.1.conv3", "avg")
@@ -146,7 +146,7 @@ def test_a_network_without_a_class_token_refuses_that_pooling():
 
 
 def test_a_misspelt_depth_is_refused_before_there_is_a_network():
-    with pytest.raises(ValueError, match="is 'penultimat'; expected low, mid, high, penultimate, or the"):
+    with pytest.raises(ValueError, match="is 'penultimat'; expected low, mid, high, penultimate, or a module name"):
         params.Extract(layer="penultimat")
     assert params.Extract(layer="layer3.0.conv1").layer == "layer3.0.conv1"
 
