@@ -13,7 +13,7 @@ from typing import Any
 
 from rootstock.features.compaction import SHARE
 from rootstock.system import escape
-from rootstock.system.entry_points import entry_point
+from rootstock.system.entry_points import add_verbose, entry_point
 from tasks.bridge.cache import check, show
 
 
@@ -27,7 +27,7 @@ def arguments() -> dict[str, Any]:
         "--compact", metavar="SHARE", type=float, nargs="?", const=SHARE,
         help=f"rewrite shards of which less than this share is still in use (default {SHARE})",
     )  # fmt: skip
-    parser.add_argument("--verbose", action="store_true", help="show all that the run logs, as Prefect formats it")
+    add_verbose(parser)
     return {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
 
 

@@ -23,8 +23,9 @@ from flows.ui import form
 from rootstock.config import params as parameters, params_file
 from rootstock.config.params import Params
 from rootstock.system import escape
+from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import ParamsError, RootstockError
-from tasks.bridge import artifacts, causes, comparison, run_params, terminal, versions, workspace
+from tasks.bridge import artifacts, causes, comparison, run_params, versions, workspace
 from tasks.bridge.orchestration import failed, reported_task, submit
 from tasks.bridge.workspace_lock import locked_workspace
 from tasks.ingest import ingest
@@ -93,7 +94,7 @@ def arguments() -> dict[str, Any]:
     parser.add_argument("--epochs", type=int, help="epochs of training from scratch")
     parser.add_argument("--augment", help="augmentation when training from scratch: none, crop, crop_flip")
     parser.add_argument("--lr", type=float, help="peak learning rate of training from scratch")
-    terminal.add_verbose(parser)
+    add_verbose(parser)
     asked = {name: value for name, value in vars(parser.parse_args()).items() if value not in (None, [])}
     if "scratch" in asked:
         asked.setdefault("backbones", [])  # then only those named

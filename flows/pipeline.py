@@ -22,10 +22,11 @@ from prefect.states import Completed
 from flows.ui import form
 from rootstock.config.params import Params
 from rootstock.dataset import tables
+from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import read_json
 from tasks.backbone import backbone
-from tasks.bridge import artifacts, causes, experiments, run_params, terminal, versions, workspace
+from tasks.bridge import artifacts, causes, experiments, run_params, versions, workspace
 from tasks.bridge.orchestration import Outcome, failed, submit
 from tasks.bridge.workspace_lock import locked_workspace
 from tasks.evaluate import evaluate
@@ -126,7 +127,7 @@ def table(verdict: Verdict) -> str:
 def main() -> None:
     """Run with params.yaml; an error is one sentence, and exit status 1."""
     parser = argparse.ArgumentParser(description="Run every stale stage, with params.yaml.")
-    terminal.add_verbose(parser)
+    add_verbose(parser)
     with causes.entry_point("pipeline", verbose=parser.parse_args().verbose):
         workspace.read_params()  # a mistake is said at once
         versions.prepare()

@@ -26,8 +26,9 @@ from rootstock.config.params import Params
 from rootstock.ingest import inbox
 from rootstock.ingest.inbox import Delivery
 from rootstock.system import escape
+from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import RootstockError
-from tasks.bridge import artifacts, causes, champion, experiments, promotion, run_params, terminal, versions, workspace
+from tasks.bridge import artifacts, causes, champion, experiments, promotion, run_params, versions, workspace
 from tasks.bridge.champion import DeliverySummary
 from tasks.bridge.orchestration import failed, reported_task, submit
 from tasks.bridge.workspace_lock import locked_workspace
@@ -170,7 +171,7 @@ def emit(event: str, reason: str, **more: Any) -> None:  # noqa: ANN401
 def main() -> None:
     """Run with params.yaml; an error is one sentence and exit status 1."""
     parser = argparse.ArgumentParser(description="Ingest new images, and promote a challenger if it is better.")
-    terminal.add_verbose(parser)
+    add_verbose(parser)
     with causes.entry_point("retrain", verbose=parser.parse_args().verbose):
         workspace.read_params()  # report a mistake at once
         versions.prepare()

@@ -13,8 +13,9 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import RootstockError
-from tasks.bridge import artifacts, causes, experiments, terminal, versions
+from tasks.bridge import artifacts, causes, experiments, versions
 from tasks.bridge.orchestration import failed, reported_task
 from tasks.bridge.rollback import roll_back
 from tasks.bridge.workspace_lock import locked_workspace
@@ -59,7 +60,7 @@ def main() -> None:
     """Roll back; an error is one sentence and exit status 1."""
     parser = argparse.ArgumentParser(description="Restore an earlier champion.")
     parser.add_argument("--version", type=int, help="as in its tag (champion@v2: 2); default: the one before this one")
-    terminal.add_verbose(parser)
+    add_verbose(parser)
     asked = parser.parse_args()
     with causes.entry_point("rollback", verbose=asked.verbose):
         versions.prepare()

@@ -39,7 +39,7 @@ class Compare(Section):
     def _replace_former_names(cls, names: Any) -> Any:  # noqa: ANN401
         if isinstance(names, list | tuple) and "seed" in names:
             warn_once("compare: the group seed was renamed to classics; change it to classics")
-            return [{"seed": "classics"}.get(name, name) if isinstance(name, str) else name for name in names]
+            return ["classics" if name == "seed" else name for name in names]
         return names
 
     @field_validator("backbones", "scratch")

@@ -73,11 +73,12 @@ def compute(
         ParamsError: float16 is too small for the features of this backbone.
         SourceError: a shard is damaged.
     """
+    libraries = engines.libraries(engine.name)
     with closing(groups_of(files, engine, backbone, settings, images_dir, threads)) as groups:
         for file in files:
             fields = feature_keys.cache_key_fields(backbone.description, settings, engine.name, file.view)
             rows = _checked(groups, images_dir, file.shard, advance)
-            feature_files.write(file.path, rows, backbone.width, settings.dtype, fields, engines.libraries(engine.name))
+            feature_files.write(file.path, rows, backbone.width, settings.dtype, fields, libraries)
 
 
 def groups_of(

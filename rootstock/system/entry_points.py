@@ -1,8 +1,9 @@
-"""How a command ends: an error is one sentence and exit status 1, Ctrl-C one word, a closed pipe nothing.
+"""What commands have in common: an error is one sentence and exit status 1, Ctrl-C one word, a closed pipe nothing.
 
 Output and log lines contain file names, which may hold terminal control sequences: these are escaped.
 """
 
+import argparse
 import logging
 import os
 import select
@@ -15,6 +16,13 @@ from typing import Any
 
 from rootstock.system import causes, escape
 from rootstock.system.errors import RootstockError
+
+DETAIL = {"detail": True}  # `extra` of a log record that is for the UI and --verbose
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Add the option that every flow's command has."""
+    parser.add_argument("--verbose", action="store_true", help="print all that the run logs")
 
 
 @contextmanager

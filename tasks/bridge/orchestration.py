@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any, ParamSpec, TypeVar
@@ -22,6 +22,7 @@ from prefect.tasks import Task
 
 from rootstock.config.params import Params
 from rootstock.system.causes import NETWORK
+from rootstock.system.entry_points import DETAIL
 from rootstock.system.errors import DamagedError, RootstockError
 from tasks.bridge import (
     artifacts,
@@ -112,12 +113,12 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
     def ended(did: str, note: str) -> Outcome:
         return Outcome(stage.name, did, time.perf_counter() - start, note)
 
-    if edited := run_params.edits(params, dvc_remote.sections_of(stage.name)):
+    if edited := run_params.edits(params, partial(dvc_remote.sections_of, stage.name)):
         raise RootstockError(f"{PARAMS} was edited during this run ({'; '.join(edited)}). {AGAIN}")
     reasons = versions.stale(stage.name)
     if not reasons:
         return ended("cached", "up to date")
-    log.info("Runs because %s", "; ".join(reasons), extra=terminal.DETAIL)
+    log.info("Runs because %s", "; ".join(reasons), extra=DETAIL)
     if versions.restore(stage.name):
         return ended("restored", "an earlier run's outputs, from DVC's run-cache")
     ran_with = versions.inputs_of(stage.name)
@@ -169,7 +170,7 @@ def reported_flow() -> Iterator[RunLogger]:
 def failed(error: RootstockError) -> State[Any]:
     """Return a failed state with the message of an error; if raised, Prefect would show its own stack."""
     if error not in _logged:  # the flow's log already has an error of a task
-        get_run_logger().error("%s", error, extra=terminal.DETAIL)  # a command ends with this message anyway
+        get_run_logger().error("%s", error, extra=DETAIL)  # a command ends with this message anyway
         _logged.add(error)
     return Failed(message=str(error), data=error)
 

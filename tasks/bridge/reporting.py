@@ -15,8 +15,9 @@ from prefect.context import TaskRunContext
 from prefect.settings import PREFECT_API_URL
 
 from rootstock.system import progress
+from rootstock.system.entry_points import DETAIL
 from rootstock.system.escape import markdown
-from tasks.bridge import artifacts, terminal, termination
+from tasks.bridge import artifacts, termination
 
 RunLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 REPORT_EVERY_S = 1.0  # an artifact is a row in the server's database
@@ -55,7 +56,7 @@ class _ToRun(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         runs = _run_of.copy()
         if run := runs.get(record.thread or 0) or next(iter(runs.values()), None):
-            extra = terminal.DETAIL if getattr(record, "detail", False) else None
+            extra = DETAIL if getattr(record, "detail", False) else None
             run.log(record.levelno, record.getMessage(), extra=extra)
 
 

@@ -139,15 +139,20 @@ def restore(unless: bytes | None = None) -> bool:
     return ours
 
 
-def edits(params: Params, sections: set[str]) -> list[str]:
-    """Describe the values in some sections of params.yaml that differ from those of a run."""
-    there = params_file.load(PARAMS)
-    return [change for change in changes(params, there) if change.partition(" ")[0].partition(".")[0] in sections]
+def edits(params: Params, sections_of: Callable[[], set[str]]) -> list[str]:
+    """Describe the values of params.yaml that differ from those of a run, in the sections that are then asked for."""
+    differences = _differences(params, params_file.load(PARAMS))
+    sections = sections_of() if differences else set()
+    return [_describe_change(*one) for one in differences if one[0].partition(".")[0] in sections]
 
 
 def changes(one: Params, other: Params) -> list[str]:
     """Describe the values that differ, old and new."""
-    return [f"{key} was {_format(old)}, is {_format(new)}" for key, old, new in _differences(one, other)]
+    return [_describe_change(*found) for found in _differences(one, other)]
+
+
+def _describe_change(key: str, old: object, new: object) -> str:
+    return f"{key} was {_format(old)}, is {_format(new)}"
 
 
 def _write(params: Params, changed: dict[str, tuple[Any, Any]]) -> None:

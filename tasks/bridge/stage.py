@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rootstock.config.params import Params
-from rootstock.system.entry_points import entry_point
+from rootstock.system.entry_points import DETAIL, entry_point
 from tasks.bridge import workspace
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Stage:
         seconds = time.perf_counter() - start
         if summary.changed:
             workspace.log_run(self.name, seconds, summary.images, summary.note)
-        log.info("%s: %s (%.1f s)", self.name, summary.note, seconds, extra={"detail": True})  # a flow has its own line
+        log.info("%s: %s (%.1f s)", self.name, summary.note, seconds, extra=DETAIL)  # a flow has its own line
         return summary
 
     def main(self) -> None:

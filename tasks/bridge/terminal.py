@@ -1,6 +1,5 @@
 """What a command shows on its terminal: one line per stage, warnings and notes; with --verbose, all that is logged."""
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -8,32 +7,30 @@ import prefect
 from prefect.logging.handlers import PrefectConsoleHandler
 from tqdm import tqdm
 
-DETAIL = {"detail": True}  # `extra` of a log record that is for the UI, and for --verbose
 ENGINE = str(Path(prefect.__file__).parent)
-show_record, format_record = PrefectConsoleHandler.filter, PrefectConsoleHandler.format
-_shown: list[str] = []  # lines of stages; empty where nobody looks
-
-
-def add_verbose(parser: argparse.ArgumentParser) -> None:
-    """Add the option that every flow's command has."""
-    parser.add_argument("--verbose", action="store_true", help="show all that the run logs, as Prefect formats it")
+HEADER = f"{'stage':<12}{'seconds':>8}  result"
+show_record = PrefectConsoleHandler.filter
+_header: list[str] | None = None  # still to be printed; None unless a command shows its runs
 
 
 def show_lines(*, verbose: bool) -> None:
     """Show runs of this process on its terminal: a line per stage on standard output, notes on standard error."""
-    _shown.append(f"{'stage':<12}{'seconds':>8}  result")
+    global _header
+    _header = [HEADER]
     if not verbose:
+        logging.raiseExceptions = (
+            False  # of a server that is away Prefect writes at each batch of logs, without a line end
+        )
         PrefectConsoleHandler.filter = _is_for_everybody  # type: ignore[assignment,method-assign]
         PrefectConsoleHandler.format = _plain  # type: ignore[assignment,method-assign]
 
 
 def show_stage(stage: str, seconds: float, result: str) -> None:
-    """Print the line of a stage that has ended; the first is preceded by what the columns are."""
-    if _shown:
-        lines = [_shown[0], ""] if len(_shown) == 1 else [""]
-        lines[-1] = f"{stage:<12}{seconds:>8.1f}  {result}"
-        _shown.append(lines[-1])
-        tqdm.write("\n".join(lines))  # bars of stages that go on stay below
+    """Print the line of a stage that has ended, the first one below a header."""
+    if _header is not None:
+        lines = [*_header, f"{stage:<12}{seconds:>8.1f}  {result}"]
+        _header.clear()
+        tqdm.write("\n".join(lines))  # bars of running stages stay below
 
 
 def _is_for_everybody(handler: logging.Handler, record: logging.LogRecord) -> bool:
