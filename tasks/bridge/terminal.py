@@ -18,9 +18,8 @@ def show_lines(*, verbose: bool) -> None:
     global _header
     _header = [HEADER]
     if not verbose:
-        logging.raiseExceptions = (
-            False  # of a server that is away Prefect writes at each batch of logs, without a line end
-        )
+        # Else Prefect writes, at each batch of logs that a server does not take, half a line to the terminal.
+        logging.raiseExceptions = False
         PrefectConsoleHandler.filter = _is_for_everybody  # type: ignore[assignment,method-assign]
         PrefectConsoleHandler.format = _plain  # type: ignore[assignment,method-assign]
 
