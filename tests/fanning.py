@@ -1,4 +1,4 @@
-"""A fan-out with work that is seen by its files, started through either door; what is tried of clusters imports it.
+"""A fan-out with work that is seen by its files, started as a stage or by a flow; tests of clusters import it.
 
 python -m tests.fanning dask stage <folder>
 """
@@ -27,7 +27,7 @@ def work(folder: Path, shard: str) -> int:
     return IMAGES
 
 
-def main(runner: str, door: str, folder: Path, *shards: str) -> None:
+def main(runner: str, entry_point: str, folder: Path, *shards: str) -> None:
     from tasks.bridge.fan_out import fan_out
 
     done = []
@@ -35,7 +35,7 @@ def main(runner: str, door: str, folder: Path, *shards: str) -> None:
     def stage() -> None:
         fan_out(work, folder, shards or SHARDS, runner, None, 2, done.append)
 
-    if door == "stage":  # as python -m tasks.extract
+    if entry_point == "stage":  # as python -m tasks.extract
         stage()
     else:
         from prefect import flow, task

@@ -91,7 +91,7 @@ class Api:
         return run
 
     def runs(self, **filters: Any) -> list["Run"]:
-        """Give the flow runs that match, the latest first."""
+        """Return the flow runs that match, the latest first."""
         found = self.ask("flow_runs/filter", {"flow_runs": filters, "sort": "EXPECTED_START_TIME_DESC"})
         return [Run(self, run["id"]) for run in found]
 
@@ -104,7 +104,7 @@ class Run:
     id: str
 
     def page(self) -> dict:
-        """Give everything about it."""
+        """Return everything about it."""
         return self.api.ask(f"flow_runs/{self.id}")
 
     @property
@@ -118,22 +118,22 @@ class Run:
         return self.page()["state"]
 
     def stages(self) -> dict[str, str]:
-        """Give each task's state by its name."""
+        """Return each task's state by its name."""
         runs = self.api.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [self.id]}}})
         return {run["name"].rpartition("-")[0] or run["name"]: (run["state"] or {}).get("name", "") for run in runs}
 
     def logs(self) -> list[str]:
-        """Give its log lines, and its tasks'."""
+        """Return its log lines, and its tasks'."""
         wanted = {"logs": {"flow_run_id": {"any_": [self.id]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
         return [line["message"] for line in self.api.ask("logs/filter", wanted)]
 
     def artifacts(self) -> dict[str, dict]:
-        """Give its artifacts, and its tasks', by key."""
+        """Return its artifacts, and its tasks', by key."""
         found = self.api.ask("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [self.id]}}})
         return {artifact["key"]: artifact for artifact in found}
 
     def subflows(self) -> list["Run"]:
-        """Give the flow runs that this one started."""
+        """Return the flow runs that this one started."""
         return self.api.runs(parent_flow_run_id={"any_": [self.id]})
 
     def cancel(self) -> None:

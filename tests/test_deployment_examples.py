@@ -68,7 +68,7 @@ def run(*command: str) -> str:
 
 
 def settings_of(unit: Path) -> Iterator[tuple[str, str, str]]:
-    """Give section, key and value of each line of a unit; keys may come more than once."""
+    """Return section, key and value of each line of a unit; keys may come more than once."""
     section = ""
     for line in unit.read_text().splitlines():
         if line.startswith("["):
@@ -379,7 +379,7 @@ def test_a_run_in_docker_gets_the_gpus_of_its_pool_as_a_device_request():
 
 
 def job() -> dict[str, Any]:
-    """Give the Job that the pool makes of a run."""
+    """Return the Job that the pool makes of a run."""
     made = configuration(EXAMPLES / "kubernetes" / "pool-gpu.json")["job_manifest"]
     # What prefect-kubernetes puts where a template has nothing.
     made["metadata"] |= {"generateName": "wise-goat-", "labels": {}, "annotations": {}}

@@ -29,7 +29,7 @@ SMALL = {
     },
     "evaluate": {"resamples": 100},
 }
-# Two files show seconds; everything else is to be the same whichever door and machine.
+# Two files show seconds; everything else is to be the same from either entry point, on any machine.
 TIMED = ("data/report/timings.json", "data/report/report.html")
 
 
@@ -76,11 +76,11 @@ class Workspace:
         return done
 
     def repro(self) -> str:
-        """Go through DVC's door."""
+        """Run `dvc repro`."""
         return self.run("dvc", "repro").stdout
 
     def flow(self, **env: str) -> str:
-        """Go through Prefect's door; returns the table that a person sees."""
+        """Run the flow; returns the table that a person sees."""
         return self.run(sys.executable, "-m", "flows.pipeline", **env).stdout
 
     def status(self) -> dict:
@@ -110,7 +110,7 @@ class Workspace:
 
 
 def environment(prefect_home: Path) -> dict[str, str]:
-    """Give processes what keeps them on this machine and off each other's toes."""
+    """Return processes what keeps them on this machine and off each other's toes."""
     bin_folder = str(Path(sys.executable).parent)
     quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DVC_NO_ANALYTICS": "1"}
     git = {f"GIT_{who}_{what}": "test@example.invalid" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -125,7 +125,7 @@ def make_workspace(root: Path, prefect_home: Path, *, git: bool = True) -> Works
         source, target = ROOT / name, root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, target)
         else:
             shutil.copy(source, target)
     draw_photos(root / "photos", each=15)

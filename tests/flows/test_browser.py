@@ -188,7 +188,7 @@ class Visit:
         return False
 
     def part(self, first: Locator, last: Locator) -> FloatRect:
-        """Give the part of the page from one thing on it to another further down, whatever is scrolled to."""
+        """Return the part of the page from one thing on it to another further down, whatever is scrolled to."""
         scrolled = self.page.evaluate("window.scrollY")
         top, bottom = first.bounding_box(), last.bounding_box()
         x, y = top["x"] - MARGIN, top["y"] + scrolled - MARGIN
@@ -241,7 +241,7 @@ def learning_rate(page: Page) -> Locator:
 
 
 def size_of_loaded(picture: Locator) -> tuple[int, int]:
-    """Give the size of a picture in pixels; one that cannot be decoded is an error."""
+    """Return the size of a picture in pixels; one that cannot be decoded is an error."""
     picture.evaluate("image => image.decode()")
     width, height = picture.evaluate("image => [image.naturalWidth, image.naturalHeight]")
     return width, height

@@ -120,7 +120,7 @@ def elsewhere() -> Iterator[int]:
 
 
 def target(ui: Ui, host: str = "127.0.0.1") -> dict[str, str]:
-    """Say what a page of another site goes for: it knows everything but the secret."""
+    """Return what a page of another site requests: it knows everything but the secret."""
     report = ui.workspace.root / ".rootstock" / "reports" / "mine.html"
     report.write_text("<html>mine</html>")
     settings = json.loads((ui.workspace.root / ".rootstock" / "ui" / "settings.json").read_text())

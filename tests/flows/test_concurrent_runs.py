@@ -26,7 +26,7 @@ def start(workspace: Workspace, *command: str) -> subprocess.Popen:
 
 @contextmanager
 def busy(workspace: Workspace, with_what: str):
-    """Have another process hold something while the block lasts."""
+    """Let another process hold something while the block lasts."""
     code = f"import sys\n{with_what}:\n    print('held', flush=True); sys.stdin.readline()"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=workspace.root, env=workspace.env, text=True,

@@ -24,6 +24,7 @@ ONE_OF_EACH = {
 }
 
 
+@pytest.mark.slow
 def test_one_key_of_each_section_by_the_api_changes_that_key_alone(deployed, after_flow):
     path = after_flow.root / "params.yaml"
     before = load(path).model_dump()

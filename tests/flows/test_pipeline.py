@@ -76,6 +76,7 @@ def test_an_error_of_a_stage_fails_the_run_with_the_persons_message(server, work
     assert run.page()["state"]["message"].startswith("ingest.sources: nowhere does not exist.")
 
 
+@pytest.mark.slow
 def test_what_a_network_did_not_give_is_asked_for_three_times(server, workspace):
     workspace.set(backbone={"weights": "pretrained"})
     soon = "from tasks.bridge import orchestration\norchestration.RETRY_AFTER_S[:] = [0.1, 0.1]\n"

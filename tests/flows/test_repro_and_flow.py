@@ -67,6 +67,7 @@ def test_another_evaluation_runs_only_that(after_repro):
     assert ran(after_repro.repro()) == ["ingest", "evaluate"]
 
 
+@pytest.mark.slow
 def test_relabelled_and_removed_images_are_not_extracted_again(after_repro):
     photos = after_repro.root / "photos"
     (photos / "moss" / "000.png").rename(photos / "plum" / "was-moss.png")
@@ -106,6 +107,7 @@ def test_a_stray_file_in_a_source_retrains_nothing_and_is_in_the_report(after_fl
     assert ran(after_flow.repro()) == ["ingest"]
 
 
+@pytest.mark.slow
 def test_an_unpacked_archive_without_git_works_with_flow_and_repro(tmp_path, prefect_home):
     workspace = make_workspace(tmp_path / "unpacked", prefect_home, git=False)
     workspace.run("python", "-m", "tasks.bridge.versions")
@@ -151,7 +153,7 @@ def test_values_given_to_the_flow_are_what_dvc_records_and_keeps_as_an_experimen
 
 
 def experiments(workspace) -> dict[str, dict]:
-    """Give what `dvc exp show` knows of each experiment, by name."""
+    """Return what `dvc exp show` knows of each experiment, by name."""
     shown = json.loads(workspace.run("dvc", "exp", "show", "--json").stdout)
     found = [experiment for revision in shown for experiment in revision["experiments"] or []]
     return {experiment["name"]: experiment["revs"][0]["data"] for experiment in found}
@@ -173,6 +175,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_what_is_edited_while_a_stage_runs_is_not_recorded_as_what_it_ran_with(after_flow):
     after_flow.set(head={"l2": [3.0], "max_iterations": 60})
     done = after_flow.run("python", "-c", EDITED_WHILE_IT_RAN, check=False)
@@ -199,6 +202,7 @@ def test_what_is_edited_before_a_stage_of_a_run_begins_stops_the_run(after_flow)
     assert after_flow.status() == UP_TO_DATE
 
 
+@pytest.mark.slow
 def test_what_repro_left_is_kept_as_an_experiment_before_a_flow_takes_its_place(after_repro):
     assert not experiments(after_repro)
     given = (
@@ -214,6 +218,7 @@ def test_what_repro_left_is_kept_as_an_experiment_before_a_flow_takes_its_place(
     assert len([name for name in experiments(after_repro) if name.startswith("repro-")]) == 1
 
 
+@pytest.mark.slow
 def test_a_run_by_dvc_exp_run_is_kept_once(after_repro):
     after_repro.run("dvc", "exp", "run", "--name", "by-dvc", "-S", "evaluate.mistakes=3")
     after_repro.flow()

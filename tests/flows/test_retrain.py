@@ -184,6 +184,7 @@ def test_too_few_new_images_wait_for_more(in_use, waiting, promoted):
     assert champions(promoted)[-1].new_images == 60
 
 
+@pytest.mark.slow
 def test_a_delivery_that_cannot_be_used_is_rejected_with_the_files_named(before):
     kept = before.outputs()
     deliver(before, "shed", 4)
@@ -282,6 +283,7 @@ def test_what_was_ingested_is_archived_or_deleted_and_stays_in_the_data_set(befo
     assert before.status() == UP_TO_DATE
 
 
+@pytest.mark.slow
 def test_an_earlier_champion_comes_back_with_its_data_and_says_what_changed(in_use, after):
     after.set(retrain={"min_gain": 0.5})
     refused = after.run(sys.executable, "-m", "flows.rollback", check=False)

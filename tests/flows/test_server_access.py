@@ -172,6 +172,7 @@ def test_a_run_takes_neither_command_nor_environment_from_whoever_starts_it(ui, 
     assert not made.exists()
 
 
+@pytest.mark.slow
 def test_a_pool_of_an_earlier_version_is_closed_and_one_of_the_users_own_is_told_of(ui):
     known = ui.workspace.env | ui.api.env
     refused = ui.api.ask("deployments/name/pipeline/cpu")["id"]  # starts nothing with variables that its pool refuses
@@ -232,6 +233,7 @@ def test_a_server_that_is_named_wins_over_the_ui_wherever_it_is_named(ui):
         named.unlink()
 
 
+@pytest.mark.slow
 def test_the_workers_and_who_looks_into_the_inbox_get_in(ui):
     until(lambda: workers(ui, "cpu") + workers(ui, "gpu") == ["cpu-here", "gpu-here"], "a worker for each pool")
     photo = ui.workspace.root / "data" / "inbox" / "shed" / "moss" / "1.png"

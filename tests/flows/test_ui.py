@@ -175,6 +175,7 @@ def test_a_failed_stage_shows_the_persons_error_and_no_stack(ui):
     assert not any("Traceback" in line or "NotReady" in line for line in run.logs())
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_stops_within_ten_seconds_and_the_next_one_goes_on_while_others_queue(ui):
     run = ui.api.start(finetune=SLOW)
     until(lambda: run.stages().get("fine_tune") == "Running", "training")
@@ -204,6 +205,7 @@ def process_of(ui: Ui, run: Run) -> psutil.Process:
     return next(one for one in family if one.environ().get("PREFECT__FLOW_RUN_ID") == run.id)
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_one_that_was_started_on_a_terminal(ui):
     hold = "import time\nfrom tasks.bridge import workspace\nwith workspace.writing(): print(flush=True); time.sleep(9)"
     with subprocess.Popen(
@@ -226,6 +228,7 @@ def test_the_form_follows_params_yaml(ui):
     until(lambda: default() == 17, "the new default")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_that_it_started_and_the_next_start_finds_its_run_cancelled(ui):
     ui.workspace.run("git", "checkout", "-q", "params.yaml")
     run = ui.api.start(finetune=SLOW)

@@ -18,6 +18,7 @@ from tests.serving import free_port, until
 from tests.workspace import Workspace, make_workspace
 
 MANY = 8  # shards
+DASK = pytest.param("dask", marks=pytest.mark.slow)
 RAY = pytest.param("ray", marks=pytest.mark.cluster)
 
 
@@ -46,7 +47,7 @@ def without_features(alone: Workspace, root, **extract: object) -> Workspace:
     return copy
 
 
-@pytest.mark.parametrize("runner", ["dask", RAY])
+@pytest.mark.parametrize("runner", [DASK, RAY])
 def test_on_two_workers_the_bytes_are_those_of_one_process(alone, tmp_path, runner):
     copy = without_features(alone, tmp_path / runner, runner=runner)
     said = copy.run("python", "-m", "tasks.extract", HOME=str(tmp_path)).stderr

@@ -107,6 +107,7 @@ def test_a_promotion_killed_anywhere_is_completed_and_pushed_once_by_the_next_ru
         assert trial.run("dvc", "status", "--cloud", "--json").stdout.strip() == "{}"
 
 
+@pytest.mark.slow
 @KILLS
 def test_a_restored_champion_is_complete_whatever_was_killed(contested, tmp_path, kills):
     model = history.read(contested.root / ".rootstock" / "champion")[-1].model
@@ -125,6 +126,7 @@ def test_a_restored_champion_is_complete_whatever_was_killed(contested, tmp_path
         assert "run" in experiments(trial)
 
 
+@pytest.mark.slow
 @KILLS
 def test_a_rollback_killed_anywhere_is_completed_by_the_next_run_of_any_kind(contested, tmp_path, kills):
     promoted = own_remotes(contested, tmp_path / "promoted")

@@ -245,6 +245,7 @@ def test_folders_of_the_cache_in_which_nothing_changed_are_not_looked_into_again
     assert not looked
 
 
+@pytest.mark.slow
 def test_a_stage_that_was_killed_before_it_was_recorded_gives_way_to_an_earlier_run_that_dvc_has(after_flow):
     before = after_flow.outputs()
     for stage, section, value in (("train_head", "head", {"l2": [3.0]}), ("backbone", "backbone", {"image_size": 33})):

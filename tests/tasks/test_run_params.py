@@ -90,6 +90,7 @@ def test_another_runs_values_give_way_but_an_edit_among_them_does_not(workspace)
     assert "evaluate.mistakes was edited to 5" in give(workspace, evaluate__mistakes=6)
 
 
+@pytest.mark.slow
 def test_what_an_experiment_keeps_gives_way(after_flow):
     after_flow.set(finetune={"batch_size": 8})
     after_flow.flow()

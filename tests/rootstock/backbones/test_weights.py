@@ -418,6 +418,7 @@ def efficient() -> dict[str, Tensor]:
     return dict(timm.create_model(TIMM).state_dict())
 
 
+@pytest.mark.slow
 def test_timms_weights_come_from_the_hub_that_is_set_and_stay_in_its_cache(efficient, tmp_path):
     hub = f"timm/{timm.get_pretrained_cfg(TIMM).hf_hub_id.removeprefix('timm/')}"
     with opened(**{f"{hub}/resolve/main/model.safetensors": safetensors.torch.save(efficient)}) as site:

@@ -132,6 +132,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_the_first_calls_of_a_process_may_come_from_many_threads_at_once(tmp_path_factory):
     weights = small_backbone(tmp_path_factory.getbasetemp())
     for _ in range(3):  # it hung in one process of a few, before the first call was made alone

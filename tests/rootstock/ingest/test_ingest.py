@@ -1187,6 +1187,7 @@ def of_one_colour(width: int, height: int, bits: int, colour: int, value: bytes)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_largest_images_of_every_depth_stay_within_the_memory_that_is_promised(store, photos):
     deepest = {"deep": (16, 6, 10_000), "deep2": (16, 6, 9_999)}  # two cores may decode one each
