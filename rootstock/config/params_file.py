@@ -93,11 +93,17 @@ def render(path: Path, params: Params) -> str:
     yaml.width = 10_000  # wraps no line
     yaml.preserve_quotes = True
     document = yaml.load(path) if path.exists() else None
-    before = load(path).model_dump(mode="json") if document else None
-    document = _merge(document, before, params.model_dump(mode="json"))
+    before = _values(load(path)) if document else None
+    document = _merge(document, before, _values(params))
     text = StringIO()
     yaml.dump(document, text)
     return text.getvalue()
+
+
+def _values(params: Params) -> dict[str, Any]:
+    """Return what a file of these parameters says: all of them, but no empty list of sources, which `load` refuses."""
+    without = None if params.ingest.sources else {"ingest": {"sources"}}
+    return params.model_dump(mode="json", exclude=without)
 
 
 class _ExactFloats(RoundTripRepresenter):

@@ -12,8 +12,6 @@ from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.serving import Api, Run, until, worker
 from tests.workspace import Workspace
 
-pytestmark = pytest.mark.slow  # each waits for servers and workers
-
 ELSEWHERE = {"where": "fine-tune/gpu"}
 LONG = [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}]
 
@@ -79,7 +77,7 @@ def test_it_gives_what_the_same_machine_gives_and_the_first_clone_goes_on_from_i
     alone.flow()
     with worker(deployed, "gpu", there):
         table = here.flow(PREFECT_API_URL=deployed.url)
-    assert "done by fine-tune/gpu: best after stage" in table
+    assert "run by fine-tune/gpu: best after stage" in table
     assert here.status() == UP_TO_DATE
     mine, theirs = here.outputs(), alone.outputs()
     assert [name for name in mine if mine[name] != theirs[name]] == ["dvc.lock"]  # the timed files' digests
@@ -94,6 +92,7 @@ def test_it_gives_what_the_same_machine_gives_and_the_first_clone_goes_on_from_i
     assert not list((here.root.parent / "shelf" / "rootstock").glob("*"))  # the checkpoint
 
 
+@pytest.mark.slow  # waits for servers and workers
 def test_a_worker_whose_code_is_another_says_which_files(deployed, here, there):
     here.set(finetune={"label_smoothing": 0.06})
     (there.root / "rootstock" / "training" / "finetune.py").open("a").write("# a line more\n")
@@ -106,6 +105,7 @@ def test_a_worker_whose_code_is_another_says_which_files(deployed, here, there):
     )
 
 
+@pytest.mark.slow  # waits for servers and workers
 def test_without_a_worker_it_says_so_at_once_and_falls_back_or_gives_up_as_told(deployed, here):
     here.set(finetune={"label_smoothing": 0.07, "if_no_worker": "fail"})
     done = here.run(sys.executable, "-m", "flows.pipeline", check=False, PREFECT_API_URL=deployed.url)
@@ -117,6 +117,7 @@ def test_without_a_worker_it_says_so_at_once_and_falls_back_or_gives_up_as_told(
     assert here.status() == UP_TO_DATE
 
 
+@pytest.mark.slow  # waits for servers and workers
 def test_without_a_worker_it_waits_and_goes_on_when_one_comes(deployed, here, there):
     here.set(finetune={"label_smoothing": 0.08})
     with pipeline(here, deployed) as (process, run):
@@ -126,6 +127,7 @@ def test_without_a_worker_it_waits_and_goes_on_when_one_comes(deployed, here, th
     assert here.status() == UP_TO_DATE
 
 
+@pytest.mark.slow  # waits for servers and workers
 def test_without_a_remote_or_a_deployment_or_a_server_it_says_what_is_missing(deployed, here):
     def error(**env: str) -> str:
         done = here.run(sys.executable, "-m", "flows.pipeline", check=False, **env)
@@ -142,6 +144,7 @@ def test_without_a_remote_or_a_deployment_or_a_server_it_says_what_is_missing(de
     assert "default DVC remote, and none is set: dvc remote add --default" in error(PREFECT_API_URL=deployed.url)
 
 
+@pytest.mark.slow  # waits for servers and workers
 def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoint(deployed, here, there):
     here.set(finetune={"stages": LONG})
     with worker(deployed, "gpu", there) as running, pipeline(here, deployed) as (process, run):
@@ -157,6 +160,7 @@ def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoin
     assert here.status() == UP_TO_DATE
 
 
+@pytest.mark.slow  # waits for servers and workers
 def test_cancelling_the_pipeline_cancels_what_it_handed_over(deployed, here, there):
     here.set(finetune={"stages": LONG, "label_smoothing": 0.11})
     with worker(deployed, "cpu", here), worker(deployed, "gpu", there):
@@ -169,6 +173,7 @@ def test_cancelling_the_pipeline_cancels_what_it_handed_over(deployed, here, the
         assert child.ended(15)["name"] == "Cancelled"
 
 
+@pytest.mark.slow  # waits for servers and workers
 def test_the_remote_may_be_an_s3_bucket(deployed, here, there, s3):
     for clone in (here, there):
         clone.run("dvc", "remote", "modify", "shelf", "url", f"s3://{s3.bucket}/shelf")
@@ -183,6 +188,7 @@ def test_the_remote_may_be_an_s3_bucket(deployed, here, there, s3):
     assert not any(s3.credentials["AWS_SECRET_ACCESS_KEY"] in text for text in texts)
 
 
+@pytest.mark.slow  # waits for servers and workers
 def test_a_machine_that_is_gone_is_noticed_by_its_silence_and_the_next_worker_goes_on(deployed, here, there, tmp_path):
     here.set(finetune={"stages": LONG, "label_smoothing": 0.13})
     with worker(deployed, "gpu", there) as running, pipeline(here, deployed) as (process, run):

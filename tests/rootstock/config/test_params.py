@@ -301,6 +301,12 @@ def test_what_is_saved_is_what_is_read_whatever_stood_there_before(tmp_path_fact
     assert load(file) == second
 
 
+def test_parameters_without_sources_as_another_machine_is_handed_them_are_saved_and_read(tmp_path):
+    file = tmp_path / "params.yaml"
+    save(file, Params(seed=3))
+    assert load(file) == Params(seed=3)
+
+
 def changed(file: Path, **sections: dict) -> dict[str, str]:
     """Save a copy of the shipped file with some values changed; returns the lines that differ, old to new."""
     before = SHIPPED.read_text().splitlines()
