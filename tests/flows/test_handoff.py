@@ -181,7 +181,7 @@ def test_the_remote_may_be_an_s3_bucket(deployed, here, there, s3):
     here.set(finetune={"label_smoothing": 0.12})
     with worker(deployed, "gpu", there, **s3.credentials):
         table = here.flow(PREFECT_API_URL=deployed.url, **s3.credentials)
-    assert "done by fine-tune/gpu" in table
+    assert "run by fine-tune/gpu" in table
     assert here.status() == UP_TO_DATE
     assert not (here.root.parent / "shelf").exists()
     texts = [path.read_text(errors="replace") for path in (here.root / "dvc.lock", *here.root.parent.glob("*.log"))]
