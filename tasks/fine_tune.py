@@ -10,12 +10,18 @@ from tasks.bridge.workspace import BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEA
 
 @stage
 def fine_tune(params: Params) -> Summary:
-    """Unfreeze layers in stages, starting from the head's weights; keep the best epoch on validation."""
+    """Unfreeze layers in stages, starting from the head's weights; keep the best epoch on validation.
+
+    Without stages there is no fine-tuned network: nothing is read, and only an empty history is written.
+    """
     from rootstock.backbones import backbones
     from rootstock.dataset import tables
     from rootstock.system.files import digest
     from rootstock.training import classifier, finetune, head
 
+    if not params.finetune.stages:
+        finetune.save(None, [], FINETUNED)
+        return Summary(0, "no stages: the backbone stays frozen")
     manifest = tables.load_manifest(DATASET)
     probe = head.load(HEAD)
     backbone = backbones.load(BACKBONE, probe.layer, probe.pooling)
@@ -30,8 +36,6 @@ def fine_tune(params: Params) -> Summary:
     )
     finetune.save(model, history, FINETUNED)
     CHECKPOINT.unlink(missing_ok=True)
-    if not history:
-        return Summary(0, "no stages: the backbone stays frozen")
     best = finetune.best_of(history)
     where = f"stage {best.stage} ({best.unfrozen}), epoch {best.epoch}"
     return Summary(len(train.rows), f"best after {where}: validation {best.val_accuracy:.1%}")

@@ -6,7 +6,7 @@ classifiers and one test set). The interval of the gain is a paired bootstrap.
 """
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,15 +17,13 @@ from scipy import stats
 
 from rootstock.config import params
 from rootstock.dataset import tables
-from rootstock.dataset.shards import Reader
 from rootstock.evaluation import plots
 from rootstock.evaluation.metrics import CONFIDENCE, Interval
-from rootstock.model import model
-from rootstock.system import escape, progress
+from rootstock.model import model, scoring
+from rootstock.system import escape
 from rootstock.system.files import reading
 
 OVERALL, DOMAIN, NEW_CLASSES = "overall", "domain", "new classes"  # what a comparison is about
-CHUNK = 256  # images read and classified at a time
 
 
 @dataclass(frozen=True)
@@ -93,16 +91,18 @@ def predict_both(
     challenger_predictions: Path,
     dataset_dir: Path,
     images_dir: Path,
+    features_dir: Path,
     challenger: Path,
 ) -> pd.DataFrame:
-    """Classify every test image with both models, reusing stored predictions.
+    """Classify every test image with both models, reusing stored predictions, then cached features.
 
     Args:
         champion: folder of the current model.
         champion_predictions: its predictions.parquet, for an earlier test split.
         challenger_predictions: the challenger's, for the current one.
         dataset_dir: the current dataset.
-        images_dir: its shards.
+        images_dir: its shards; images are decoded only for a fine-tuned champion, or one of another backbone.
+        features_dir: the cache of features.
         challenger: folder of the new model.
 
     Returns:
@@ -117,7 +117,7 @@ def predict_both(
     for name, (folder, predictions) in models.items():
         predicted = rows["image_id"].map(_stored_labels(folder, predictions)).astype(object)
         missing = predicted.isna()
-        predicted[missing] = list(_predict(folder, rows[missing], images_dir))
+        predicted[missing] = _predict(folder, rows[missing], images_dir, features_dir)
         table[name] = predicted == labels
     return table
 
@@ -133,17 +133,12 @@ def _stored_labels(folder: Path, predictions: Path) -> dict[str, str]:
         }
 
 
-def _predict(folder: Path, rows: pd.DataFrame, images_dir: Path) -> Iterator[str]:
+def _predict(folder: Path, rows: pd.DataFrame, images_dir: Path, features_dir: Path) -> list[str]:
     if rows.empty:
-        return
+        return []
     loaded = model.load(folder)
-    with Reader(images_dir) as reader, progress.bar("compare", len(rows)) as advance:
-        for start in range(0, len(rows), CHUNK):
-            chunk = rows.iloc[start : start + CHUNK]
-            places = zip(*(chunk[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
-            images = [reader.image(shard, int(offset), int(size), name) for shard, offset, size, name in places]
-            yield from (prediction.label for prediction in loaded.classify(images))
-            advance(len(chunk))
+    scores = scoring.logits(loaded, rows, images_dir, features_dir, "compare")
+    return [loaded.classes[index] for index in scores.argmax(1)]
 
 
 def decide(

@@ -25,11 +25,12 @@ from rootstock.backbones.backbones import Backbone
 from rootstock.config import params
 from rootstock.config.architectures import GROUPS, NONE, PENULTIMATE, architecture
 from rootstock.dataset import tables
-from rootstock.dataset.shards import Reader
 from rootstock.evaluation import metrics
 from rootstock.features import extraction
+from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.reader import Features
-from rootstock.images import loader
+from rootstock.model import scoring
+from rootstock.model.model import Model
 from rootstock.system import digests, escape
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import digest, reading, replacing, verify
@@ -254,18 +255,12 @@ def _from_scratch(
     )
     empty = Head(np.zeros((len(classes), backbone.width), np.float32), np.zeros(len(classes), np.float32), classes, 0.0)
     model = Classifier(backbone.network, backbone.transform, empty, frozen_statistics=False)
-    train, val, test = (SplitImages(splits[split], paths.images) for split in ("train", "val", "test"))
+    train, val = (SplitImages(splits[split], paths.images) for split in ("train", "val"))
     identity = f"{backbone.digest} {version_of(paths.dataset)} {recipe.recipe()} {settings.seed}"
     checkpoint = paths.own_backbones / f"{hashlib.sha256(identity.encode()).hexdigest()[:12]}.pt"
     history = finetune.fine_tune(model, backbone.transform, train, val, recipe, settings.seed, checkpoint, identity)
-    device = loader.device()
-    with Reader(paths.images) as reader:
-        logits = {
-            name: np.concatenate(
-                list(finetune.predict_all(model, reader, part, backbone.transform, recipe.batch_size, device))
-            )
-            for name, part in (("val", val), ("test", test))
-        }
+    trained = Model(model, FeatureSpec(backbone.transform), classes)
+    logits = {split: scoring.logits(trained, splits[split], paths.images) for split in ("val", "test")}
     checkpoint.unlink(missing_ok=True)
     return logits, history
 

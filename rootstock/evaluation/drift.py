@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +25,23 @@ from rootstock.dataset import tables
 from rootstock.evaluation.metrics import Interval
 from rootstock.evaluation.two_sample import tell_apart
 from rootstock.features import engines, feature_files, feature_keys
-from rootstock.features.engines import Engine
+from rootstock.features.feature_extractor import FeatureExtractor, Prepared
 from rootstock.features.feature_keys import FORMER_ENGINES
 from rootstock.features.reader import Features
-from rootstock.images import inspection, loader
+from rootstock.images import inspection
 from rootstock.images.inspection import Checks, NewImage, Rejected
 from rootstock.images.perceptual_hash import perceptual_hashes
 from rootstock.ingest.layout import Item, Loader
 from rootstock.ingest.near_duplicates import near_links
 from rootstock.ingest.sources import Source
 from rootstock.model import model
+from rootstock.model.model import Model
 from rootstock.system import escape, files, progress
-from rootstock.system.parallel import ordered_map
+from rootstock.system.parallel import grouped
 
 Array = NDArray[np.float32]
-Usable = tuple[Item, NewImage, NDArray[np.uint8]]  # a file, its image, and the backbone's input
+Usable = tuple[Item, NewImage]
+Skipped = tuple[str, str]  # a domain and the reason
 MIN_IMAGES = 20  # per side: with 20 new images an AUC of 0.86 is significantly above 0.7; with 5, not even 1 is
 MAX_IMAGES = 2000  # per side: bounds memory; an AUC of 0.5 is then known to 0.025
 COLUMNS = ("path", "domain", "predicted", "confidence", "entropy", "margin", "novelty", "like")
@@ -109,9 +110,9 @@ def score(
     drifts: list[Drift] = []
     candidates: list[_Candidate] = []
     with progress.bar("drift", sum(not item.problem for item in unlabelled.items)) as advance:
-        engine = _engine_of(folder, backbone, settings, len(unlabelled.items))
+        extractor = _extractor_of(folder, backbone, settings, len(unlabelled.items))
         ids = set(manifest["image_id"])
-        scorer = _Scorer(unlabelled, backbone, engine, model.load(model_dir), ids, settings, advance)
+        scorer = _Scorer(unlabelled, extractor, folder.name, model.load(model_dir), ids, settings, advance)
         for domain in sorted({item.domain for item in unlabelled.items}):
             against, reference = _reference(manifest, domain, folder, settings.seed)
             auc, usable = _compare(domain, scorer, reference, settings)
@@ -124,12 +125,15 @@ def score(
     return drifts
 
 
-def _engine_of(folder: Path, backbone: Backbone, settings: params.Params, images: int) -> Engine:
-    """Start the engine that computed the training images' features; for a discontinued one, that of `auto`."""
+def _extractor_of(folder: Path, backbone: Backbone, settings: params.Params, images: int) -> FeatureExtractor:
+    """Start what computed the training images' features; for a discontinued engine, that of `auto`."""
     name = feature_files.read_metadata(next(folder.glob("*.parquet")))["engine"]
     if name in FORMER_ENGINES:
-        return engines.start_auto(backbone, settings.extract, images)
-    return engines.start_named(name, backbone, settings.extract)
+        engine = engines.start_auto(backbone, settings.extract, images)
+    else:
+        engine = engines.start_named(name, backbone, settings.extract)
+    spec = feature_keys.spec_of(backbone.description, settings.extract, engine.name)
+    return FeatureExtractor(spec, engine, backbone.width)
 
 
 def _reference(manifest: pd.DataFrame, domain: str, folder: Path, seed: int) -> tuple[str, Array]:
@@ -206,14 +210,19 @@ def _sorted(candidates: Sequence[_Candidate], bits: int) -> list[_Candidate]:
 
 
 class _Scorer:
-    """Computes features and predictions of usable files; counts skipped ones by domain and reason."""
+    """Computes features and predictions of usable files; counts skipped ones by domain and reason.
+
+    An image is computed once: a champion that is a head on the very features that drift is measured on classifies
+    those. Any other champion computes its own, from the same decoded images if it takes them as they are.
+    """
 
     def __init__(
-        self, source: Source, backbone: backbones.Backbone, engine: Engine, champion: model.Model, ids: set[str],
+        self, source: Source, extractor: FeatureExtractor, key: str, champion: Model, ids: set[str],
         settings: params.Params, advance: progress.Advance,
     ) -> None:  # fmt: skip
-        self.source, self.champion, self.ids, self.advance = source, champion, ids, advance
-        self.transform, self.settings, self.engine = backbone.transform, settings.extract, engine
+        self.source, self.extractor, self.champion, self.ids, self.advance = source, extractor, champion, ids, advance
+        self.shares_features = champion.feature_key == key
+        self.shares_images = not self.shares_features and champion.extractor.spec.prepares_like(extractor.spec)
         own = settings.ingest
         self.checks = Checks(
             own.min_side,
@@ -228,44 +237,51 @@ class _Scorer:
 
     def score(self, paths: Collection[str]) -> Iterator[tuple[list[_Candidate], Array]]:
         """Yield usable images and their features (n, d) in batches, in the order of the source."""
-        usable = self._usable(paths)
-        while batch := list(islice(usable, self.engine.batch_size)):
-            yield self._predict(batch), self._features(np.stack([view for *_, view in batch]))
+        groups = grouped(self.source.read(paths), self.extractor.engine.batch_size)
+        for (usable, skipped, own), features in self.extractor.features(groups, self._prepare):
+            self.skipped.update(skipped)
+            self.advance(len(usable) + len(skipped))
+            if usable:
+                yield self._classified(usable, features if own is None else own), features
 
-    def _usable(self, paths: Collection[str]) -> Iterator[Usable]:
-        for checked in ordered_map(self._check, self.source.read(paths)):
-            self.advance(1)
-            if len(checked) == 3:
-                yield checked
-            else:
-                self.skipped[checked] += 1
+    def _prepare(
+        self, entries: Sequence[tuple[Item, Loader]]
+    ) -> tuple[tuple[list[Usable], list[Skipped], Array | None], list[Prepared]]:
+        """Check and decode files as ingest and extraction do, so that they are comparable with the training images.
 
-    def _check(self, entry: tuple[Item, Loader]) -> Usable | tuple[str, str]:
-        """Check and convert a file as ingest does, so that it is comparable with the training images."""
-        item, load = entry
-        try:
-            data = load()
-            if inspection.image_id(data) in self.ids:
-                return item.domain, "known"
-            image = inspection.check(data, item.path, self.checks)
-            return item, image, loader.view(image.data, self.transform, decode=self.settings.decode).numpy()
-        except Rejected:
-            return item.domain, "rejected"
+        Returns:
+            What can be used, what was skipped, and features of the champion's own, if it needs any; the images.
+        """
+        usable: list[Usable] = []
+        skipped: list[Skipped] = []
+        images: list[Prepared] = []
+        for item, load in entries:
+            try:
+                data = load()
+                if inspection.image_id(data) in self.ids:
+                    skipped.append((item.domain, "known"))
+                    continue
+                image = inspection.check(data, item.path, self.checks)
+                images.append(self.extractor.prepare(image.data))
+                usable.append((item, image))
+            except Rejected:
+                skipped.append((item.domain, "rejected"))
+        return (usable, skipped, None if self.shares_features else self._own(usable, images)), images
 
-    def _predict(self, batch: list[Usable]) -> list[_Candidate]:
-        """Classify a batch with the champion."""
+    def _own(self, usable: list[Usable], images: list[Prepared]) -> Array:
+        """Compute the champion's own features (n, d)."""
+        extractor = self.champion.extractor
+        if self.shares_images:
+            return extractor.features_of(images)
+        return extractor.features_of([extractor.prepare(image.data) for _, image in usable])
+
+    def _classified(self, usable: list[Usable], features: Array) -> list[_Candidate]:
+        """Classify images by the champion's features."""
         candidates = []
-        predictions = self.champion.classify([image.data for _, image, _ in batch])
-        hashes = perceptual_hashes([image.thumbnail for _, image, _ in batch])
-        for (item, *_), prediction, phash in zip(batch, predictions, hashes, strict=True):
-            best, second, *_ = sorted(prediction.probabilities.values(), reverse=True)
-            entropy = float(special.entr(list(prediction.probabilities.values())).sum())
-            margin = best - second
-            candidates.append(_Candidate(item.path, item.domain, prediction.label, best, entropy, margin, phash))
+        hashes = perceptual_hashes([image.thumbnail for _, image in usable])
+        for (item, _), row, phash in zip(usable, self.champion.probabilities(features), hashes, strict=True):
+            best, second = np.sort(row.astype(float))[:-3:-1]
+            entropy = float(special.entr(row.astype(float)).sum())
+            label = self.champion.classes[int(row.argmax())]
+            candidates.append(_Candidate(item.path, item.domain, label, best, entropy, best - second, phash))
         return candidates
-
-    def _features(self, views: NDArray[np.uint8]) -> Array:
-        """Compute features (n, d), rounded as the cached ones are, so that rounding cannot tell them apart."""
-        features = self.engine.forward(views)
-        limit = np.finfo(self.settings.dtype).max
-        return np.clip(features, -limit, limit).astype(self.settings.dtype).astype(np.float32)

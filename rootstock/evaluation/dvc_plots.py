@@ -29,10 +29,10 @@ def write(
     Args:
         folder: target, created if missing.
         labels: class indices of the test images (n,).
-        predicted: predicted class indices (n,) of "head" and "finetuned".
+        predicted: predicted class indices (n,) of "head" and, if there is one, "finetuned".
         winner: the model shown in confusion.csv and reliability.csv.
         classes: names in index order.
-        metrics: figures of "head" and "finetuned", as returned by `metrics.score`.
+        metrics: figures of the same models, as returned by `metrics.score`.
         history: fine-tuning's stage, epoch, train_loss, val_loss, val_accuracy, in order; may be empty.
         l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
         probabilities: the winner's (n, k).
@@ -55,7 +55,7 @@ def write(
 
 def _class_row(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"class": name}
-    for model in MODELS:
+    for model in filter(metrics.__contains__, MODELS):
         figures = metrics[model]["classes"][name]
         row["images"] = figures["images"]
         for column, metric in (("recall", "accuracy"), ("precision", "precision"), ("f1", "f1")):

@@ -4,7 +4,7 @@ import io
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,18 @@ from rootstock.evaluation import dvc_plots, metrics, plots
 from rootstock.evaluation.model_selection import MODELS, NAMES, Choice, Logits, choose
 from rootstock.evaluation.report import Mistake, Report, render
 from rootstock.features import feature_keys
+from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.reader import Features
-from rootstock.images import loader, pixels, value_ranges
-from rootstock.model import model
-from rootstock.system import progress
+from rootstock.images import pixels, value_ranges
+from rootstock.model import model, scoring
+from rootstock.model.model import Model
 from rootstock.system.errors import SourceError
 from rootstock.system.files import replacing, write
 from rootstock.training import calibration, classifier, finetune, head
-from rootstock.training.finetune import SplitImages
+from rootstock.training.classifier import Classifier
 from rootstock.training.head import Head
 
 log = logging.getLogger(__name__)
-BATCH_SIZE = 64
 THUMBNAIL_PX = 160
 FEW_IMAGES = 30  # with fewer test images, bootstrap intervals are too narrow
 
@@ -53,7 +53,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Scored:
-    """The images of a split (manifest rows) with both models' calibrated probabilities (n, k) float32."""
+    """The images of a split (manifest rows) with each model's calibrated probabilities (n, k) float32."""
 
     rows: pd.DataFrame
     probabilities: dict[str, NDArray[np.float32]]
@@ -65,7 +65,7 @@ class Scored:
 
 
 class ModelPair:
-    """The head and the fine-tuned network, loaded with what is needed to score a split."""
+    """The head and the fine-tuned network, if there is one, loaded with what is needed to score a split."""
 
     def __init__(self, inputs: Inputs, params: Params) -> None:
         self.inputs = inputs
@@ -80,40 +80,47 @@ class ModelPair:
             )
         self.backbone = backbones.load(inputs.backbone, self.head.layer, self.head.pooling)
         self.features, *_ = feature_keys.find(self.backbone.description, params.extract, inputs.features)
-        finetune.check(inputs.finetuned)
-        self.epochs = finetune.read_history(inputs.finetuned / finetune.HISTORY)
-        self.finetuned = classifier.Classifier(self.backbone.network, self.backbone.transform, self.head)
-        classifier.load(self.finetuned, inputs.finetuned / classifier.WEIGHTS)
+        engine = feature_keys.engine_in_use(self.backbone.description, params.extract, inputs.features)
+        self.spec = feature_keys.spec_of(self.backbone.description, params.extract, engine)
+        self.epochs = finetune.load_history(inputs.finetuned)
+        self.finetuned = self._load_finetuned() if self.epochs else None
+
+    def _load_finetuned(self) -> Model:
+        own = backbones.load(self.inputs.backbone, self.head.layer, self.head.pooling).network
+        network = Classifier(own, self.backbone.transform, self.head)
+        classifier.load(network, self.inputs.finetuned / classifier.WEIGHTS)
+        spec = FeatureSpec(self.backbone.transform, self.head.layer, self.head.pooling)
+        return Model(network, spec, self.classes)
 
     @property
-    def tuned(self) -> bool:
-        """Check whether anything was fine-tuned; if not, both models are the same up to rounding."""
-        return bool(self.epochs)
+    def names(self) -> tuple[str, ...]:
+        """Return the keys of the models: the head's alone if nothing was fine-tuned."""
+        return MODELS if self.finetuned else MODELS[:1]
 
     def rows(self, split: str) -> pd.DataFrame:
-        """Return a split's images in the order in which both models score them."""
+        """Return a split's images in the order in which the models score them."""
         rows = self.manifest[self.manifest["split"] == split]
         return rows.sort_values(["shard", "offset"], ignore_index=True)
 
     def logits(self, split: str) -> dict[str, Logits]:
-        """Return both models' logits (n, k) for a split; the head's for both if nothing was fine-tuned."""
+        """Return each model's logits (n, k) for a split: the head's from cached features, the network's from images."""
         rows = self.rows(split)
-        from_head = np.concatenate([self.head.logits(x) for x, _ in Features(self.features, rows)])
-        if not self.tuned:
-            return dict.fromkeys(MODELS, from_head)
-        device = loader.device()
-        network = self.finetuned.to(device)
-        with Reader(self.inputs.images) as reader:
-            images = SplitImages(rows, self.inputs.images)
-            scored = finetune.predict_all(network, reader, images, self.backbone.transform, BATCH_SIZE, device)
-            from_network = list(progress.track(scored, f"evaluate_{split}", -(-len(rows) // BATCH_SIZE), "batches"))
-        return {"head": from_head, "finetuned": np.concatenate(from_network)}
+        scores = {"head": np.concatenate([self.head.logits(x) for x, _ in Features(self.features, rows)])}
+        if self.finetuned:
+            scores["finetuned"] = scoring.logits(self.finetuned, rows, self.inputs.images, what=f"evaluate_{split}")
+        return scores
+
+    def model(self, name: str) -> tuple[Classifier, FeatureSpec]:
+        """Return a model's network, and how its features were computed when it was measured."""
+        if name == "finetuned" and self.finetuned:
+            return self.finetuned.network, self.finetuned.spec
+        return Classifier(self.backbone.network, self.backbone.transform, self.head), self.spec
 
 
 def evaluate(
     inputs: Inputs, params: Params, model_dir: Path, report_dir: Path, timings: Callable[[], list[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """Compare the head and the fine-tuned network, and write the better one and a report.
+    """Compare the head with the fine-tuned network, if there is one, and write the better one and a report.
 
     Args:
         inputs: the outputs of the other stages.
@@ -129,9 +136,6 @@ def evaluate(
     on_val = pair.logits("val")
     labels = pair.rows("val")["class_index"].to_numpy(np.int64)
     choice = choose(on_val, labels)
-    if not pair.tuned:
-        accuracy = f"{choice.figures['head']['accuracy']:.1%} validation accuracy ({len(labels)} images)"
-        choice = replace(choice, why=f"Nothing was fine-tuned, so the model is {NAMES['head']}: {accuracy}.")
     temperature = {name: calibration.fit_temperature(logits, labels) for name, logits in on_val.items()}
     on_test = pair.logits("test")  # the choice has been made: the test split is read only now
     val, test = (_scored(pair, *scored, temperature) for scored in (("val", on_val), ("test", on_test)))
@@ -140,7 +144,7 @@ def evaluate(
             test.labels, test.probabilities[name], test.rows["domain"].to_numpy(str), pair.classes,
             resamples=params.evaluate.resamples, seed=params.seed,
         )
-        for name in MODELS
+        for name in pair.names
     }  # fmt: skip
     counts = pair.manifest["split"].value_counts()
     scores |= {"winner": choice.winner, "images": {split: int(counts[split]) for split in ("train", "val", "test")}}
@@ -159,7 +163,7 @@ def _warnings(pair: ModelPair, temperature: dict[str, float], test_images: int) 
         f"The temperature of {NAMES[name]} is {found:.3g}, at a bound of the search: its probabilities are badly "
         "calibrated."
         for name, found in temperature.items()
-        if calibration.at_bound(found) and (pair.tuned or name == "head")
+        if calibration.at_bound(found)
     ]
     if test_images < FEW_IMAGES:
         found.append(f"There are only {test_images} test images: the 95 % intervals are unreliable.")
@@ -167,22 +171,16 @@ def _warnings(pair: ModelPair, temperature: dict[str, float], test_images: int) 
 
 
 def _scored(pair: ModelPair, split: str, logits: dict[str, Logits], temperature: dict[str, float]) -> Scored:
-    probabilities = {name: calibration.softmax(logits[name], temperature[name]) for name in MODELS}
+    probabilities = {name: calibration.softmax(logits[name], temperature[name]) for name in logits}
     return Scored(pair.rows(split), probabilities)
 
 
 def _write_model(pair: ModelPair, choice: Choice, temperature: float, scores: dict[str, Any], model_dir: Path) -> None:
-    if choice.winner == "finetuned":
-        best = pair.finetuned
-    else:
-        frozen = backbones.load(
-            pair.inputs.backbone, pair.head.layer, pair.head.pooling
-        ).network  # pair.backbone has the fine-tuned weights
-        best = classifier.Classifier(frozen, pair.backbone.transform, pair.head)
+    network, spec = pair.model(choice.winner)
     described = {
         "kind": choice.winner,
         "backbone": pair.backbone.description,
-        "features": {"layer": pair.head.layer, "pooling": pair.head.pooling, "width": pair.backbone.width},
+        "features": {**spec.as_dict(), "width": pair.backbone.width},
         "classes": pair.classes,
         "temperature": temperature,
         "validation": choice.figures[choice.winner],
@@ -190,7 +188,7 @@ def _write_model(pair: ModelPair, choice: Choice, temperature: float, scores: di
     if values_of := value_ranges.common(value_ranges.recorded(pair.summary).values()):
         described[value_ranges.KEY] = list(values_of)
     card = model.card(described, choice.why, scores, pair.summary)
-    model.save(model_dir, best, described, card)
+    model.save(model_dir, network, described, card)
 
 
 def _write_report(
@@ -216,12 +214,11 @@ def _write_report(
     }
     dvc_plots.write(
         report_dir / "plots",
-        predicted={name: test.probabilities[name].argmax(1) for name in MODELS},
+        predicted={name: probabilities.argmax(1) for name, probabilities in test.probabilities.items()},
         probabilities=test.probabilities[choice.winner],
         **shown,
     )
-    probabilities = {name: test.probabilities[name] for name in (MODELS if pair.tuned else MODELS[:1])}
-    pictures = plots.pictures(probabilities=probabilities, **shown)
+    pictures = plots.pictures(probabilities=test.probabilities, **shown)
     mistakes = worst_mistakes(pair, test, choice.winner, params.evaluate.mistakes)
     measured = timings()
     write(report_dir / "timings.json", json.dumps(measured, indent=2, ensure_ascii=False) + "\n")
@@ -236,7 +233,7 @@ def _write_report(
         pictures=pictures,
         mistakes=mistakes,
         warnings=warnings,
-        tuned=pair.tuned,
+        tuned=pair.finetuned is not None,
     )
     write(report_dir / "report.html", render(page))
 
@@ -246,8 +243,7 @@ def _write_predictions(path: Path, scored: list[Scored]) -> None:
     tables = []
     for part in scored:
         columns = {name: pa.array(part.rows[name], pa.string()) for name in ("image_id", "domain", "split", "label")}
-        for name in MODELS:
-            values = part.probabilities[name]
+        for name, values in part.probabilities.items():
             flat = pa.array(np.ascontiguousarray(values, np.float32).ravel())
             ends = pa.array(np.arange(len(values) + 1, dtype=np.int32) * values.shape[1])
             columns[name] = pa.ListArray.from_arrays(ends, flat)

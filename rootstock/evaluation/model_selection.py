@@ -15,7 +15,7 @@ NAMES = {"head": "the head on frozen features", "finetuned": "the fine-tuned net
 
 @dataclass(frozen=True)
 class Choice:
-    """The better model on validation, both models' figures, and the reason in a sentence."""
+    """The better model on validation, each model's figures, and the reason in a sentence."""
 
     winner: str
     figures: dict[str, dict[str, float]]
@@ -23,13 +23,16 @@ class Choice:
 
 
 def choose(logits: dict[str, Logits], labels: NDArray[np.int64]) -> Choice:
-    """Choose by validation accuracy, then log loss; the simpler model, the head, wins a tie."""
+    """Choose by validation accuracy, then log loss; the simpler model, the head, wins a tie, or if it is alone."""
     figures = {}
-    for name in MODELS:
+    for name in logits:
         probabilities = calibration.softmax(logits[name])
         of_label = probabilities[np.arange(len(labels)), labels]
         accuracy = float((logits[name].argmax(1) == labels).mean())
         figures[name] = {"accuracy": accuracy, "log_loss": float(-np.log(np.maximum(of_label, 1e-12)).mean())}
+    if len(figures) == 1:
+        measured = f"{figures['head']['accuracy']:.1%} validation accuracy ({len(labels)} images)"
+        return Choice("head", figures, f"Nothing was fine-tuned, so the model is {NAMES['head']}: {measured}.")
     first, second = (figures[name] for name in MODELS)
     gain, loss_drop = second["accuracy"] - first["accuracy"], first["log_loss"] - second["log_loss"]
     is_tie = gain == 0 and abs(loss_drop) < SAME_LOSS

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from rootstock.backbones.backbones import Backbone
 from rootstock.config import params
 from rootstock.features import feature_keys, gpu
+from rootstock.features.feature_spec import Precision
 from rootstock.images import loader
 from rootstock.images.loader import Normalise
 from rootstock.system import causes, packages
@@ -33,7 +34,6 @@ from rootstock.system.parallel import cores
 
 log = logging.getLogger(__name__)
 Name = feature_keys.Engine
-Precision = Literal["f32", "bf16"]
 Forward = Callable[[Any], NDArray[np.float32]]  # from uint8 images, which may already be on the GPU
 ENGINES: tuple[Name, ...] = ("openvino", "eager")
 # Images from which OpenVINO's start-up pays off (docs/extraction.md, "Engines").
@@ -71,7 +71,8 @@ def start(
         name: of the engine.
         backbone: in evaluation mode.
         precision: of the computation; features are float32 in any case.
-        batch_size: most images per forward pass; None is the fastest measured.
+        batch_size: most images per forward pass; None is the fastest measured, and so is any in eager bf16 on a CPU,
+            where features would depend on it.
         device: the GPU, or None for the CPU.
         threads: how many will call it at once; None is one per core.
 
@@ -84,10 +85,14 @@ def start(
     if device is not None and on_gpu:
         if name != "eager":
             raise Unavailable("it runs on CPUs only, and this machine has a GPU")
-        return Engine(name, gpu.forward(network, precision, device), batch_size, on_each_core=False)
+        forward = gpu.forward(network, precision, device, batch_size)
+        return Engine(name, forward, batch_size, on_each_core=False)
     match name:
         case "eager":
             forward = _in_torch(network.to(memory_format=torch.channels_last), precision)
+            if precision == "bf16":  # torch's kernels, and so the rounding, depend on the size of the batch
+                batch_size = best_batch_size(backbone.transform.size)
+                forward = _padded(forward, batch_size)
         case "openvino":
             forward = _in_openvino(network, precision, backbone.transform.size, batch_size, threads or cores())
         case _:

@@ -69,7 +69,7 @@ def speed(backbone: Backbone, settings: params.Extract, images_dir: Path) -> flo
     files = [File(Path(), shard, view=0) for shard in shards.names(images_dir)]
     seen, begin, seconds = -1, 0.0, float("nan")
     with closing(groups_of(cycle(files), engine, backbone, settings, images_dir)) as groups:
-        for number, group in enumerate(groups):
+        for number, (group, _) in enumerate(groups):
             if seen >= 0:
                 seen += len(group.ids)
                 seconds = time.perf_counter() - begin

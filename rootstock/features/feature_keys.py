@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rootstock.config import params
-from rootstock.config.architectures import PENULTIMATE
+from rootstock.config.architectures import PENULTIMATE, Transform
+from rootstock.features.feature_spec import FeatureSpec
 from rootstock.system.errors import SourceError
 from rootstock.system.files import read_json, reading, write
 
@@ -31,21 +32,34 @@ def cache_key_fields(
         engine: computes them.
         view: 0 is the image itself, others are augmented.
     """
-    depth = description.get("depths", {}).get(settings.layer)
-    layer = depth["layer"] if depth else settings.layer  # a level and the module it stands for have one key
+    fields = fields_of(description, spec_of(description, settings, engine))
+    if view:
+        del fields["decode"]  # views are always decoded at full size
+        fields |= {"view": view, "augment": settings.view_augment}
+    return fields
+
+
+def fields_of(description: dict[str, Any], spec: FeatureSpec) -> dict[str, Any]:
+    """Return everything that determines the values of the features of images as they are, without augmentation."""
+    depth = description.get("depths", {}).get(spec.layer)
+    layer = depth["layer"] if depth else spec.layer  # a level and the module it stands for have one key
     return {
         "backbone": description["name"],
         "digest": description["digest"],
         "transform": description["transform"],
         "layer": layer,
-        **({"pooling": settings.pooling} if layer != PENULTIMATE else {}),  # the penultimate layer has its own pooling
-        "dtype": settings.dtype,
-        "engine": engine,
-        "precision": settings.precision,
-        **({"view": view, "augment": settings.view_augment} if view else {}),  # views are always decoded at full size
-        **({"decode": settings.decode} if not view else {}),
+        **({"pooling": spec.pooling} if layer != PENULTIMATE else {}),  # the penultimate layer has its own pooling
+        "dtype": spec.dtype,
+        "engine": spec.engine,
+        "precision": spec.precision,
+        "decode": spec.decode,
         "format": FORMAT_VERSION,
     }
+
+
+def spec_of(description: dict[str, Any], settings: params.Extract, engine: str) -> FeatureSpec:
+    """Return the spec of a backbone's features."""
+    return FeatureSpec.of(Transform.from_dict(description["transform"]), settings, engine)
 
 
 def key_of(fields: dict[str, Any]) -> str:
@@ -59,11 +73,21 @@ def find(description: dict[str, Any], settings: params.Extract, features_dir: Pa
     Raises:
         SourceError: `extract.engine` is auto, and nothing has been extracted yet.
     """
+    engine = engine_in_use(description, settings, features_dir)
+    views = range(settings.views + 1)
+    return [features_dir / key_of(cache_key_fields(description, settings, engine, view)) for view in views]
+
+
+def engine_in_use(description: dict[str, Any], settings: params.Extract, features_dir: Path) -> str:
+    """Return the engine of a backbone's features: the one that the settings name, or that `auto` stands for.
+
+    Raises:
+        SourceError: `extract.engine` is auto, and nothing has been extracted yet.
+    """
     engine = settings.engine if settings.engine != AUTO else engine_of(description, settings, features_dir)
     if engine is None:
         raise SourceError(f"{features_dir} has no features of this backbone: run extract first, or `dvc pull` it")
-    views = range(settings.views + 1)
-    return [features_dir / key_of(cache_key_fields(description, settings, engine, view)) for view in views]
+    return engine
 
 
 def engine_of(description: dict[str, Any], settings: params.Extract, features_dir: Path) -> str | None:

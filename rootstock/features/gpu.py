@@ -6,16 +6,17 @@ Not measured: no GPU was available (docs/extraction.md).
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rootstock.features.feature_spec import Precision
+
 
 def forward(
-    network: nn.Module, precision: Literal["f32", "bf16"], device: torch.device
+    network: nn.Module, precision: Precision, device: torch.device, batch_size: int
 ) -> Callable[[NDArray[np.uint8] | Tensor], NDArray[np.float32]]:
     """Move a network to a GPU; the returned function may be called from several threads, each with its own stream.
 
@@ -23,6 +24,7 @@ def forward(
         network: uint8 images (n, 3, size, size) to features (n, width).
         precision: bf16 uses autocast.
         device: the GPU; the CPU in tests.
+        batch_size: most images per call; in bf16 fewer are padded to it, as the rounding depends on it.
     """
     network = network.to(device).to(memory_format=torch.channels_last)
     own = threading.local()
@@ -36,8 +38,11 @@ def forward(
             batch = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
             if device.type == "cuda" and not batch.is_cuda:
                 batch = batch.pin_memory()
-            batch = batch.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-            features: Tensor = network(batch)
-            return features.float().cpu().numpy()
+            batch = batch.to(device, non_blocking=True)
+            n = len(batch)
+            if precision == "bf16" and n < batch_size:
+                batch = torch.cat([batch, batch[:1].expand(batch_size - n, -1, -1, -1)])
+            features: Tensor = network(batch.contiguous(memory_format=torch.channels_last))
+            return features[:n].float().cpu().numpy()
 
     return run

@@ -7,26 +7,29 @@ rootstock.load_model("data/model").predict(["photo.jpg"])
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rootstock.backbones import depths, networks
-from rootstock.config.architectures import PENULTIMATE, Transform, check_name
+from rootstock.backbones.backbones import Backbone
+from rootstock.config.architectures import Transform, check_name
 from rootstock.dataset import tables
+from rootstock.features import feature_extractor, feature_keys
+from rootstock.features.feature_extractor import FeatureExtractor, Prepared
+from rootstock.features.feature_spec import FeatureSpec
 from rootstock.images import inspection, value_ranges
 from rootstock.images.deep import Range
 from rootstock.images.inspection import Checks, Reason, Rejected
-from rootstock.images.loader import device, prepare
 from rootstock.system import files
 from rootstock.system.escape import markdown
 from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
+from rootstock.system.parallel import grouped
 from rootstock.training import classifier
 from rootstock.training.calibration import softmax
 from rootstock.training.classifier import Classifier
@@ -36,7 +39,6 @@ Content = bytes | bytearray | memoryview
 Image = str | os.PathLike[str] | Content  # a path, or the bytes of a file
 
 DESCRIPTION, CARD = "model.json", "README.md"
-BATCH_SIZE = 64
 CHECKS = Checks(min_side=1, max_megapixels=100, max_side=None, accept_wrong_extension=True)
 
 
@@ -57,16 +59,41 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained classifier with its classes, transform and temperature.
+    """A trained classifier: a network and a linear head, its classes, temperature, and how its features are computed.
 
+    It was measured by the path it predicts by: the extractor's features, the head's logits in float32, softmax at the
+    temperature. `frozen` names the backbone of a head's features (backbone.json); None if the network was fine-tuned.
     `value_range` holds black and white for images of more than 8 bits, if all training images had the same range.
     """
 
     network: Classifier
-    transform: Transform
+    spec: FeatureSpec
     classes: list[str]
-    temperature: float
+    temperature: float = 1.0
     value_range: Range | None = None
+    frozen: dict[str, Any] | None = None
+
+    @cached_property
+    def extractor(self) -> FeatureExtractor:
+        """Start what computes the features, as they were computed for training and evaluation if this machine can."""
+        width = self.network.head.in_features
+        backbone = Backbone(self.network.backbone.eval(), self.spec.transform, width, "", self.frozen or {})
+        return feature_extractor.start_as_measured(self.spec, backbone)
+
+    @cached_property
+    def head(self) -> Head:
+        """Return the head that maps features to logits."""
+        weight, bias = (values.detach().cpu().numpy() for values in (self.network.head.weight, self.network.head.bias))
+        return Head(weight, bias, self.classes, 0.0)
+
+    @property
+    def feature_key(self) -> str | None:
+        """Return the name of the folder that holds its features in a cache; None for a fine-tuned network."""
+        return feature_keys.key_of(feature_keys.fields_of(self.frozen, self.spec)) if self.frozen else None
+
+    def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the calibrated probabilities (n, k) of features (n, width)."""
+        return softmax(self.head.logits(features), self.temperature)
 
     def predict(
         self,
@@ -92,40 +119,36 @@ class Model:
             raise ValueError(f"value_range is {value_range}; expected two numbers, black below white")
         checks = replace(checks, value_range=value_range or checks.value_range or self.value_range)
         given = [images] if isinstance(images, (str, os.PathLike, Content)) else images
-        numbered = enumerate(given)
+        named = ((_name(image, number), image) for number, image in enumerate(given))
         predictions: list[Prediction] = []
-        while batch := list(islice(numbered, BATCH_SIZE)):
-            predictions += self._predict([(_name(image, number), image) for number, image in batch], checks)
+        groups = grouped(named, self.extractor.engine.batch_size)
+        for found, features in self.extractor.features(groups, partial(self._prepare, checks=checks)):
+            rows = iter(self.probabilities(features))
+            predictions += [
+                Prediction("", {}, name, rejected.reason, rejected.detail)
+                if rejected
+                else self._named(name, next(rows))
+                for name, rejected in found
+            ]
         return predictions
 
-    def _predict(self, named: Sequence[tuple[str, Image]], checks: Checks) -> list[Prediction]:
-        prepared = [_prepare(name, image, self.transform, checks) for name, image in named]
-        accepted = [pixels for pixels in prepared if not isinstance(pixels, Rejected)]
-        predictions = iter(self._classify(accepted))
-        return [
-            Prediction("", {}, name, pixels.reason, pixels.detail)
-            if isinstance(pixels, Rejected)
-            else replace(next(predictions), name=name)
-            for (name, _), pixels in zip(named, prepared, strict=True)
-        ]
+    def _named(self, name: str, row: NDArray[np.float32]) -> Prediction:
+        probabilities = dict(zip(self.classes, map(float, row), strict=True))
+        return Prediction(max(probabilities, key=probabilities.__getitem__), probabilities, name)
 
-    def classify(self, contents: Sequence[bytes]) -> list[Prediction]:
-        """Classify the bytes of files that ingest has checked and packed."""
-        predictions: list[Prediction] = []
-        for start in range(0, len(contents), BATCH_SIZE):
-            batch = contents[start : start + BATCH_SIZE]
-            predictions += self._classify([prepare(content, self.transform) for content in batch])
-        return predictions
-
-    def _classify(self, pixels: Sequence[NDArray[np.uint8]]) -> Iterator[Prediction]:
-        if not len(pixels):
-            return
-        where = device()
-        batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        [logits] = classifier.predict(self.network.to(where), iter([batch]), where)
-        for row in softmax(logits, self.temperature):
-            probabilities = dict(zip(self.classes, map(float, row), strict=True))
-            yield Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
+    def _prepare(
+        self, named: Sequence[tuple[str, Image]], checks: Checks
+    ) -> tuple[list[tuple[str, Rejected | None]], list[Prepared]]:
+        """Read, check and decode images; return the name of each with why it was rejected, if so, and the others."""
+        found: list[tuple[str, Rejected | None]] = []
+        prepared = []
+        for name, image in named:
+            try:
+                prepared.append(self.extractor.prepare(_checked(name, image, checks)))
+                found.append((name, None))
+            except Rejected as rejected:
+                found.append((name, Rejected(rejected.reason, rejected.detail)))
+        return found, prepared
 
 
 def _name(image: Image, number: int) -> str:
@@ -136,18 +159,19 @@ def _name(image: Image, number: int) -> str:
     raise TypeError(f"image {number} is of type {type(image).__name__}; expected a path, or the bytes of a file")
 
 
-def _prepare(name: str, image: Image, transform: Transform, checks: Checks) -> NDArray[np.uint8] | Rejected:
-    """Read, check, decode and transform an image to the network's input."""
-    try:
-        data = bytes(image) if isinstance(image, Content) else _read(image)
-        if len(data) > inspection.MAX_FILE_BYTES:
-            raise Rejected(Reason.TOO_LARGE)
-        new = inspection.check(data, name, checks)
-        if new.deep and new.deep.unclear and not checks.value_range:
-            raise inspection.RangeUnknown(new.deep)
-        return prepare(new.data, transform)
-    except Rejected as rejected:
-        return Rejected(rejected.reason, rejected.detail)
+def _checked(name: str, image: Image, checks: Checks) -> bytes:
+    """Read and check an image file, and return its bytes as ingest would pack them.
+
+    Raises:
+        Rejected: it cannot be read, or fails a check.
+    """
+    data = bytes(image) if isinstance(image, Content) else _read(image)
+    if len(data) > inspection.MAX_FILE_BYTES:
+        raise Rejected(Reason.TOO_LARGE)
+    new = inspection.check(data, name, checks)
+    if new.deep and new.deep.unclear and not checks.value_range:
+        raise inspection.RangeUnknown(new.deep)
+    return new.data
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
@@ -181,17 +205,18 @@ def load(folder: Path | str) -> Model:
         check_name(backbone["name"])
         values_of = value_ranges.range_in(described)
         transform = Transform.from_dict(backbone["transform"])
-        default = {"layer": PENULTIMATE, "pooling": "avg", "width": backbone["feature_width"]}
-        features = {**default, **described.get("features", {})}
-        shape = (len(described["classes"]), features["width"])
+        recorded = described.get("features", {})  # earlier versions recorded layer, pooling and width, or nothing
+        spec = FeatureSpec.from_dict(recorded, transform)
+        shape = (len(described["classes"]), recorded.get("width", backbone["feature_width"]))
         empty = Head(np.zeros(shape, np.float32), np.zeros(shape[0], np.float32), described["classes"], 0.0)
         uncut = networks.build(backbone["name"], transform.size, backbone.get("variant"))
-    cut = depths.cut(uncut, backbone["name"], features["layer"], features["pooling"])
+    cut = depths.cut(uncut, backbone["name"], spec.layer, spec.pooling)
     network = Classifier(cut, transform, empty)
     if digest := described.get("digest"):  # earlier versions wrote no digest
         verify(folder / classifier.WEIGHTS, digest)
     classifier.load(network, folder / classifier.WEIGHTS)
-    return Model(network.eval(), transform, described["classes"], temperature, values_of)
+    frozen = backbone if described["kind"] == "head" else None
+    return Model(network.eval(), spec, described["classes"], temperature, values_of, frozen)
 
 
 def describe(folder: Path) -> dict[str, Any]:

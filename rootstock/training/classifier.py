@@ -43,8 +43,10 @@ class Classifier(nn.Module):
             self.head.bias.copy_(torch.from_numpy(head.bias))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Compute the logits of a batch."""
-        logits: Tensor = self.head(self.backbone(self.normalise(pixels)))
+        """Compute the logits of a batch; the head runs in float32 even where the backbone is in mixed precision."""
+        features: Tensor = self.backbone(self.normalise(pixels))
+        with torch.autocast(pixels.device.type, enabled=False):  # bf16 has three digits; calibration needs more
+            logits: Tensor = self.head(features.float())
         return logits
 
     def train(self, mode: bool = True) -> "Classifier":

@@ -28,7 +28,7 @@ from rootstock.images import loader
 from rootstock.images.loader import Ref
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError
-from rootstock.system.files import read_json, reading, replacing, replacing_folder, sha256, verify, write
+from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sha256, verify, write
 from rootstock.training import checkpoints
 from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.classifier import WEIGHTS, Classifier, mixed_precision, predict, save as save_classifier
@@ -232,27 +232,36 @@ def warnings(history: Sequence[Epoch]) -> list[str]:
     return []
 
 
-def save(model: Classifier, history: list[Epoch], folder: Path) -> None:
-    """Save a fine-tuned network, its training history, and the digests of both (finetuned.json)."""
+def save(model: Classifier | None, history: list[Epoch], folder: Path) -> None:
+    """Save a fine-tuned network, its training history, and the digests of both (finetuned.json).
+
+    Without epochs there is no such network, and only the empty history is saved.
+    """
     with replacing_folder(folder) as temporary:
-        save_classifier(model, temporary / WEIGHTS)
+        if model and history:
+            save_classifier(model, temporary / WEIGHTS)
         with replacing(temporary / HISTORY) as path:
             write_history(history, path)
-        digests = {name: sha256(temporary / name) for name in (WEIGHTS, HISTORY)}
+        digests = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         write(temporary / DESCRIPTION, json.dumps({"digests": digests}, indent=2) + "\n")
 
 
-def check(folder: Path) -> None:
-    """Check the files that `save` wrote against their digests.
+def load_history(folder: Path) -> list[Epoch]:
+    """Read the history that `save` wrote, empty if nothing was fine-tuned, and check all files against their digests.
 
     Raises:
         DamagedError: a file does not match.
     """
     described = read_json(folder / DESCRIPTION)
     with reading(folder / DESCRIPTION):
-        digests = {name: described["digests"][name] for name in (WEIGHTS, HISTORY)}
+        digests = {str(name): str(digest) for name, digest in described["digests"].items()}
+        digests[HISTORY]
     for name, digest in digests.items():
         verify(folder / name, digest)
+    history = read_history(folder / HISTORY)
+    if history and WEIGHTS not in digests:
+        raise damaged(folder / DESCRIPTION, f"has no digest of {WEIGHTS}")
+    return history
 
 
 def write_history(history: list[Epoch], path: Path) -> None:

@@ -187,7 +187,9 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     from rootstock.evaluation import challenge
 
     champion = ASIDE / MODEL.name
-    table = challenge.predict_both(champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, MODEL)
+    table = challenge.predict_both(
+        champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, FEATURES, MODEL
+    )
     return challenge.decide(table, new_domains, params.retrain, resamples=params.evaluate.resamples, seed=params.seed)
 
 

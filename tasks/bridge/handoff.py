@@ -52,12 +52,14 @@ def run_elsewhere(stage: str, params: Params, where: str) -> Summary | None:
     """Run a stage by a deployment, and fetch its outputs.
 
     Returns:
-        What it did; None if no worker is online and the stage should run here.
+        What it did; None if the stage should run here: no worker is online, or there is nothing to fine-tune.
 
     Raises:
         ParamsError: there is no such deployment, no server, or no DVC remote.
         RootstockError: it failed there, or there is no worker and `if_no_worker` is fail.
     """
+    if not params.finetune.stages:
+        return None
     if not PREFECT_API_URL.value():
         raise ParamsError(f"finetune.where is {where!r}, which needs a Prefect server; set PREFECT_API_URL")
     dvc_remote.check(f"finetune.where is {where!r}")

@@ -292,7 +292,7 @@ def test_a_head_is_trained_on_the_images_and_their_views(small, backbone, tmp_pa
 
 def test_where_one_device_computes_for_all_cores_the_features_are_the_same(small, folder, backbone, tmp_path):
     network = nn.Sequential(Normalise(backbone.transform), backbone.network).eval()
-    forward = gpu.forward(network, "f32", torch.device("cpu"))
+    forward = gpu.forward(network, "f32", torch.device("cpu"), 7)
     engine = Engine("eager", forward, batch_size=7, on_each_core=False)
     todo = planning.plan(backbone, EAGER, small.images, tmp_path)
     computing.compute(todo.missing, engine, backbone, EAGER, small.images, lambda n, **counts: None)
@@ -303,9 +303,9 @@ def test_where_one_device_computes_for_all_cores_the_features_are_the_same(small
 
 
 def test_what_the_device_decodes_gives_nearly_the_same_features(small, folder, backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr(computing.loader, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(loader, "device", lambda: torch.device("cpu"))
     network = nn.Sequential(Normalise(backbone.transform), backbone.network).eval()
-    engine = Engine("eager", gpu.forward(network, "f32", torch.device("cpu")), 7, on_each_core=False)
+    engine = Engine("eager", gpu.forward(network, "f32", torch.device("cpu"), 7), 7, on_each_core=False)
     settings = Extract(engine="eager", decode="gpu")
     todo = planning.plan(backbone, settings, small.images, tmp_path)
     assert todo.key != folder.name
