@@ -120,7 +120,8 @@ class Extract(Section):
     )
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None,
-        description="Images per forward pass; null is the batch size that was fastest for the input size.",
+        description="Images per forward pass; null is the batch size that was fastest for the input size. It does not "
+        "apply to eager bf16 on a CPU, whose values would depend on it.",
     )
     runner: Literal["local", "dask", "ray"] = Field(
         default="local",

@@ -127,10 +127,9 @@ def _stored_labels(folder: Path, predictions: Path) -> dict[str, str]:
     described = model.describe(folder)
     with reading(predictions):
         table = pq.read_table(predictions, columns=["image_id", described["kind"]])
-        return {
-            image_id: described["classes"][int(np.argmax(probabilities.values))]
-            for image_id, probabilities in zip(*table.columns, strict=True)
-        }
+        classes = np.asarray(described["classes"], dtype=object)
+        probabilities = table[described["kind"]].combine_chunks().flatten().to_numpy().reshape(-1, len(classes))
+        return dict(zip(table["image_id"].to_pylist(), classes[probabilities.argmax(1)], strict=True))
 
 
 def _predict(folder: Path, rows: pd.DataFrame, images_dir: Path, features_dir: Path) -> list[str]:

@@ -1,23 +1,26 @@
 """Drift of unlabelled images, which to label first, and that nothing else is kept of them."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings as options, strategies as st
 from PIL import ImageOps
 
+import rootstock
 from rootstock.config.params import Evaluate, Params, Retrain
 from rootstock.evaluation import drift, evaluate
 from rootstock.evaluation.evaluate import Inputs
 from rootstock.evaluation.two_sample import interval, tell_apart
 from rootstock.ingest import inbox
+from rootstock.training import finetune
 from tests.small_dataset import (
     CLASSES,
     picture,
     small_backbone,
     small_dataset,
     small_features,
-    small_finetuned,
     small_head,
 )
 
@@ -26,9 +29,10 @@ PARAMS = Params(evaluate=Evaluate(resamples=100), retrain=Retrain(drift_auc=0.7)
 
 @pytest.fixture(scope="module")
 def champion(base, tmp_path_factory):
-    """The folder of a model."""
+    """The folder of a head."""
     small, folder = small_dataset(base), tmp_path_factory.mktemp("champion")
-    folders = (small_backbone(base), small_features(base).parent, small_head(base), small_finetuned(base))
+    finetune.save(None, [], folder / "finetuned")
+    folders = (small_backbone(base), small_features(base).parent, small_head(base), folder / "finetuned")
     evaluate.evaluate(Inputs(small.images, small.dataset, *folders), PARAMS, folder / "m", folder / "r", list)
     return folder / "m"
 
@@ -37,7 +41,7 @@ def champion(base, tmp_path_factory):
 def score(base, champion, tmp_path):
     """Return a function that scores the inbox: a Drift per domain, and the list."""
 
-    def scored() -> tuple[dict[str, drift.Drift], pd.DataFrame]:
+    def scored(champion=champion) -> tuple[dict[str, drift.Drift], pd.DataFrame]:
         small, to_label = small_dataset(base), tmp_path / "to_label.csv"
         unlabelled = inbox.list_delivery(str(tmp_path / "inbox"), 0).unlabelled
         found = drift.score(
@@ -125,6 +129,31 @@ def test_the_same_images_give_the_same_list_and_leave_nothing_else(score, base, 
     assert {
         path: path.read_bytes() for folder in (small.images, small_features(base)) for path in folder.iterdir()
     } == kept
+
+
+def test_an_image_is_decoded_and_computed_once_for_drift_and_champion(score, work, champion, tmp_path):
+    arrive(tmp_path, "studio", 25)
+    _, table = score()
+    assert work.images == (25, 25)
+    read = rootstock.load_model(champion)
+    for row in table.itertuples():
+        [prediction] = read.predict(tmp_path / "inbox" / row.path)
+        assert prediction.label == row.predicted
+        assert max(prediction.probabilities.values()) == pytest.approx(row.confidence, abs=1e-5)
+
+
+def test_a_champion_of_its_own_features_computes_them_from_the_same_decoded_images(score, work, champion, tmp_path):
+    arrive(tmp_path, "studio", 25)
+    _, expected = score()
+    shutil.copytree(champion, tmp_path / "tuned")
+    path = tmp_path / "tuned" / "model.json"
+    path.write_text(path.read_text().replace('"kind": "head"', '"kind": "finetuned"'))
+    work.decoded.clear(), work.computed.clear()
+    _, table = score(tmp_path / "tuned")
+    assert work.images == (25, 50)
+    figures = ["confidence", "entropy", "margin"]
+    pd.testing.assert_frame_equal(table.drop(columns=figures), expected.drop(columns=figures))
+    np.testing.assert_allclose(table[figures], expected[figures], atol=1e-4)
 
 
 @given(auc=st.floats(0, 1), m=st.integers(5, 3000), n=st.integers(5, 3000))

@@ -17,11 +17,13 @@ from hypothesis import given, strategies as st
 
 from rootstock.backbones import backbones
 from rootstock.config.params import Evaluate, Params
+from rootstock.dataset import shards
 from rootstock.evaluation import evaluate
 from rootstock.evaluation.evaluate import Inputs, ModelPair, worst_mistakes
 from rootstock.evaluation.model_selection import MODELS, choose
-from rootstock.features import extraction, reader
+from rootstock.features import extraction, feature_extractor, reader
 from rootstock.system.errors import SourceError
+from rootstock.system.files import sha256
 from rootstock.training import calibration, finetune, head
 from rootstock.training.head import Head
 from tests.small_dataset import (
@@ -138,7 +140,7 @@ def test_the_test_split_is_not_read_before_the_choice(inputs, base, tmp_path, mo
     split_of = small.manifest.set_index(["shard", "offset"])["split"]
     events = []
 
-    class NotingReader(evaluate.Reader):
+    class NotingReader(shards.Reader):
         def read(self, shard: str, offset: int, size: int) -> bytes:
             events.append(split_of[shard, offset])
             return super().read(shard, offset, size)
@@ -152,7 +154,8 @@ def test_the_test_split_is_not_read_before_the_choice(inputs, base, tmp_path, mo
         events.append("the choice")
         return choose(*given)
 
-    monkeypatch.setattr(evaluate, "Reader", NotingReader)
+    for module in (evaluate, feature_extractor):
+        monkeypatch.setattr(module, "Reader", NotingReader)
     monkeypatch.setattr(evaluate, "Features", NotingFeatures)
     monkeypatch.setattr(evaluate, "choose", noting)
     run(inputs, tmp_path)
@@ -325,22 +328,42 @@ def test_a_head_of_another_data_set_is_not_scored(inputs, tmp_path):
 def untuned(inputs, base, tmp_path_factory) -> Done:
     """An evaluation of what `finetune.stages: []` leaves."""
     folder = tmp_path_factory.mktemp("untuned")
-    network = classifier_from(small_head(base), small_backbone(base))
-    finetune.save(network, [], folder / "finetuned")
+    finetune.save(None, [], folder / "finetuned")
     return run(dataclasses.replace(inputs, finetuned=folder / "finetuned"), folder)
 
 
 def test_where_nothing_was_tuned_the_model_is_the_head_and_all_texts_say_so(untuned):
     scores = untuned.scores
     assert scores["winner"] == "head"
-    assert scores["finetuned"] == scores["head"]
+    assert list(scores) == ["head", "winner", "images"]
     card, page = (untuned.model / "README.md").read_text(), (untuned.report / "report.html").read_text()
     for text in (card, page):
         assert "Nothing was fine-tuned, so the model is the head on frozen features" in text
         assert not re.search("fine-tuned (network|model)", text, re.IGNORECASE)
     assert "Fine-tuned" not in page
-    predictions = pd.read_parquet(untuned.report / "predictions.parquet")
-    assert all((one == other).all() for one, other in zip(predictions["head"], predictions["finetuned"], strict=True))
+    schema = pq.read_schema(untuned.report / "predictions.parquet")
+    assert schema.names == ["image_id", "domain", "split", "label", "head"]
+
+
+def test_where_nothing_was_tuned_no_image_is_decoded_or_goes_through_a_network(inputs, work, tmp_path):
+    finetune.save(None, [], tmp_path / "finetuned")
+    run(dataclasses.replace(inputs, finetuned=tmp_path / "finetuned"), tmp_path)
+    assert work.images == (0, 0)
+
+
+def test_only_the_images_that_a_fine_tuned_network_scores_are_decoded_and_once(inputs, work, tmp_path):
+    run(inputs, tmp_path)
+    assert work.images == (48, 48)
+
+
+def test_what_an_earlier_version_left_where_nothing_was_tuned_is_read(inputs, untuned, base, tmp_path):
+    network = classifier_from(small_head(base), small_backbone(base))
+    finetune.save(network, finetune.read_history(inputs.finetuned / finetune.HISTORY), tmp_path / "finetuned")
+    finetune.write_history([], tmp_path / "finetuned" / finetune.HISTORY)  # and the weights of the head
+    described = json.loads((tmp_path / "finetuned" / finetune.DESCRIPTION).read_text())
+    described["digests"][finetune.HISTORY] = sha256(tmp_path / "finetuned" / finetune.HISTORY)
+    (tmp_path / "finetuned" / finetune.DESCRIPTION).write_text(json.dumps(described))
+    assert run(dataclasses.replace(inputs, finetuned=tmp_path / "finetuned"), tmp_path).scores == untuned.scores
 
 
 def test_a_temperature_at_a_bound_and_too_few_test_images_are_in_the_log_and_in_the_report(
