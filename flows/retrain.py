@@ -6,7 +6,8 @@
     python -m flows.retrain    # here and now; deployed, a schedule or an event can start it, too
 
 Features are extracted only for new images. A challenger that is not better is kept as an experiment; the champion and
-its data version stay, and the delivery is not added to the dataset.
+its data version stay, and the delivery is not added to the dataset. Where the test images are too few to decide, the
+delivery stays in the inbox, and counts together with the next.
 """
 
 import argparse
@@ -25,20 +26,21 @@ from rootstock.config import params as parameters
 from rootstock.config.params import Params
 from rootstock.ingest import inbox
 from rootstock.ingest.inbox import Delivery
+from rootstock.model import history
 from rootstock.system import escape
 from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import RootstockError
-from tasks.bridge import artifacts, causes, champion, experiments, promotion, run_params, versions, workspace
+from tasks.bridge import artifacts, causes, champion, experiments, promotion, question, run_params, versions, workspace
 from tasks.bridge.champion import DeliverySummary
 from tasks.bridge.orchestration import failed, reported_task, submit
 from tasks.bridge.workspace_lock import locked_workspace
 from tasks.ingest import ingest, ingest_with
 
 if TYPE_CHECKING:  # these import torch and scikit-learn
-    from rootstock.evaluation.challenge import Decision
+    from rootstock.evaluation.decision import Decision
     from rootstock.evaluation.drift import Drift
 
-NOTHING_NEW, WAITING, PROMOTED, REJECTED = "Nothing new", "Waiting", "Promoted", "Rejected"
+NOTHING_NEW, WAITING, UNDECIDED = "Nothing new", "Waiting", "Undecided"  # "Promoted" and "Rejected" beside them
 compare = task(name="compare", task_run_name="compare")(reported_task(champion.compare))
 promote = task(name="promote", task_run_name="promote")(reported_task(promotion.promote))
 restore_champion = task(name="restore champion", task_run_name="restore champion")(
@@ -58,7 +60,7 @@ class RetrainResult:
 
 @flow(name="retrain", validate_parameters=False)  # form.py says why
 def retrain(retrain: form.Retrain = form.SHOWN["retrain"]) -> State[RetrainResult]:
-    """Ingest what has arrived, train a challenger, and promote it only if it is significantly better.
+    """Ingest what has arrived, train a challenger, and promote it if it is better and as good on what was there.
 
     Args:
         retrain: Where new images arrive, and when a challenger replaces the champion.
@@ -85,19 +87,41 @@ def challenge(delivery: Delivery, params: Params) -> RetrainResult:
     if not champion.is_aside():  # else a killed run left it there, and this one continues
         if not delivery.labelled.items:
             return RetrainResult(NOTHING_NEW, "The inbox holds no labelled images.")
-        if champion.was_rejected(delivery):
-            return RetrainResult(NOTHING_NEW, "Nothing has arrived since the last delivery was rejected.")
+        if champion.was_tried(delivery):
+            return RetrainResult(NOTHING_NEW, "Nothing has arrived since the last delivery, which was not promoted.")
     champion.set_aside()
     new, ingested, refusal = ingest_delivery(delivery, params)
     if refusal:
         return settle(champion.reject(refusal), new, new.describe(), delivery, params, ingested)
     if new.images < params.retrain.min_new:
         return undo_ingest(new, delivery, params, ingested)
+    if params.retrain.undecided == "wait" and (lacking := champion.find_lacking_images(params, new.new_domains)):
+        return wait_for_images(new, delivery, lacking)
     verdict = chain(params)
     extracted = next(outcome.note for outcome in verdict.outcomes if outcome.stage == "extract")
     summary = f"{new.describe()}; {extracted}"
     get_run_logger().info("%s. The challenger: %s", summary, verdict.headline)
-    return settle(compare.submit(params, new.new_domains).result(), new, summary, delivery, params, ingested)
+    decision = ask_person(compare.submit(params, new.new_domains).result(), params.retrain)
+    return settle(decision, new, summary, delivery, params, ingested)
+
+
+def ask_person(decision: "Decision", settings: parameters.Retrain) -> "Decision":
+    """Let a person, or `retrain.undecided`, decide what the test images leave open."""
+    match settings.undecided:
+        case "promote" if decision.outcome == history.UNDECIDED:
+            return replace(decision, outcome=history.PROMOTED, reason=f"{decision.reason} {question.BY_SETTING}")
+        case "ask" if decision.outcome == history.UNDECIDED or decision.trade_off:
+            return question.ask(decision)
+        case _:
+            return decision
+
+
+def wait_for_images(new: DeliverySummary, delivery: Delivery, lacking: str) -> RetrainResult:
+    """Restore the champion and its data before anything is trained: no model could be shown to be as good."""
+    promotion.undo()
+    champion.remember_tried(delivery)
+    reason = f"To show that a new model is as good on what was there before takes {lacking}."
+    return RetrainResult(UNDECIDED, f"{reason} {new.describe()}: they stay in the inbox until more arrive.")
 
 
 def list_inbox(settings: parameters.Retrain, sources: tuple[parameters.Source, ...]) -> Delivery:
@@ -157,9 +181,10 @@ def settle(
         kept = restore_champion.submit(decision, new, flow_run.name, delivery).result()
     artifacts.show_decision(decision, summary, kept.note)
     emit(f"rootstock.champion.{'promoted' if decision.promote else 'kept'}", decision.reason, version=kept.version)
-    champion.tidy(delivery, ingested, params.retrain, promoted=decision.promote)
-    name = PROMOTED if decision.promote else REJECTED
-    return RetrainResult(name, f"{decision.reason} {summary}. {kept.note}", table=champion.accuracy_table(decision))
+    if decision.outcome != history.UNDECIDED:  # else the delivery waits in the inbox, and adds up with the next
+        champion.tidy(delivery, ingested, params.retrain, promoted=decision.promote)
+    message = f"{decision.reason} {summary}. {kept.note}"
+    return RetrainResult(decision.outcome.capitalize(), message, table=champion.accuracy_table(decision))
 
 
 def emit(event: str, reason: str, **more: Any) -> None:  # noqa: ANN401

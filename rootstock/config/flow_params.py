@@ -81,14 +81,32 @@ class Retrain(Section):
     max_rejected: Share = Field(
         default=0.5, description="Reject a delivery as a whole if more than this share of its files is unusable."
     )
-    alpha: Share = Field(default=0.05, description="Significance level of McNemar's test.")
+    measure: Literal["accuracy", "balanced_accuracy"] = Field(
+        default="accuracy",
+        description="What champion and challenger are compared by; balanced: all classes count alike.",
+    )
+    margin: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.04,
+        description="Largest loss of accuracy on an older domain that counts as being as good (0.04 is four percentage "
+        "points); the challenger has to be shown to lose less.",
+    )
+    alpha: Share = Field(
+        default=0.05, description="Significance level of the one-sided test that the challenger is better somewhere."
+    )
+    undecided: Literal["wait", "ask", "promote"] = Field(
+        default="wait",
+        description="What to do if the test images are too few to decide: wait for more deliveries, pause the run and "
+        "ask, or promote.",
+    )
     min_gain: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0,
         description="Minimum gain in accuracy for promotion, overall or on the new domain (0.01 is one percentage "
         "point).",
     )
     new_class_accuracy: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.5, description="Minimum accuracy for promotion on classes that the champion does not know."
+        default=0.5,
+        description="Promote for a class that the champion does not know if the lower end of its accuracy's 95 % "
+        "interval is above this.",
     )
     drift_auc: Annotated[float, Field(ge=0.5, lt=1)] = Field(
         default=0.7,

@@ -58,7 +58,7 @@ def _class_row(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     for model in filter(metrics.__contains__, MODELS):
         figures = metrics[model]["classes"][name]
         row["images"] = figures["images"]
-        for column, metric in (("recall", "accuracy"), ("precision", "precision"), ("f1", "f1")):
+        for metric in ("recall", "precision", "f1"):
             for end, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
-                row[f"{model}_{column}{suffix}"] = figures.get(metric, {}).get(end)
+                row[f"{model}_{metric}{suffix}"] = figures.get(metric, {}).get(end)
     return row

@@ -194,8 +194,8 @@ def draw_recall(
 ) -> bytes:
     """Plot recall of both models with 95 % intervals for the winner's worst classes."""
     scored = {name: figures for name, figures in metrics[winner]["classes"].items() if figures["images"]}
-    names = sorted(scored, key=lambda name: scored[name]["accuracy"]["value"])[:worst]
-    recall = {model: [metrics[model]["classes"][name]["accuracy"] for name in names] for model in models}
+    names = sorted(scored, key=lambda name: scored[name]["recall"]["value"])[:worst]
+    recall = {model: [metrics[model]["classes"][name]["recall"] for name in names] for model in models}
     return draw_shares(names, recall, "recall, 95% interval", theme)
 
 

@@ -14,8 +14,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rootstock.dataset.tables import describe_missing_classes
 
 MODELS = {"head": "Head", "finetuned": "Fine-tuned"}  # key in metrics.json: name on the page
-SHARES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "top5": "Top 5"}  # larger is better, at most one
-LOSSES = {"log_loss": "Log loss", "ece": "Calibration error"}  # smaller is better, at least zero
+SHARES = {  # larger is better, at most one
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro-F1",
+    "top5": "Top 5",
+    "roc_auc": "ROC-AUC",
+    "average_precision": "Average precision",
+}
+LOSSES = {"log_loss": "Log loss", "brier": "Brier score", "ece": "Calibration error"}  # smaller is better, from zero
+TOP5_FROM = 6  # classes; with fewer, the top 5 say nothing
 CLASSES_OPEN = 20  # classes shown at once; the others are collapsed
 
 
@@ -149,8 +157,8 @@ def percent(share: float) -> str:
 
 
 def percents(interval: Mapping[str, float]) -> str:
-    """Format an interval of shares: 98.2 to 99.8%."""
-    return f"{percent(interval['low']).rstrip('%')} to {percent(interval['high'])}"
+    """Format an interval of shares: 98.2 to 99.8%; nothing without one."""
+    return "" if "low" not in interval else f"{percent(interval['low']).rstrip('%')} to {percent(interval['high'])}"
 
 
 def figure(value: float) -> str:
@@ -159,8 +167,8 @@ def figure(value: float) -> str:
 
 
 def figures(interval: Mapping[str, float]) -> str:
-    """Format an interval of losses: 0.031 to 0.112."""
-    return f"{figure(interval['low'])} to {figure(interval['high'])}"
+    """Format an interval of losses: 0.031 to 0.112; nothing without one."""
+    return "" if "low" not in interval else f"{figure(interval['low'])} to {figure(interval['high'])}"
 
 
 def _wrong(report: Report) -> int:
@@ -169,21 +177,26 @@ def _wrong(report: Report) -> int:
 
 
 def _bar(interval: Mapping[str, float], low: float, high: float) -> dict[str, float]:
-    """Return left end, width and value of an interval in per cent of the range from `low` to `high`."""
+    """Return left end, width and value of a figure in per cent of the range from `low` to `high`."""
     places = {name: 100 * (end - low) / ((high - low) or 1.0) for name, end in interval.items()}
-    return {"left": places["low"], "width": places["high"] - places["low"], "dot": places["value"]}
+    left = places.get("low", places["value"])
+    return {"left": left, "width": places.get("high", left) - left, "dot": places["value"]}
 
 
 def _comparison(report: Report) -> list[dict[str, Any]]:
     """Return one row per metric with the models' figures; all shares have one scale, up to one."""
     metrics, models = report.metrics, report.models
-    floor = _floor(metrics[model][metric] for model in models for metric in SHARES)
+    names = SHARES | LOSSES
+    if len(metrics[report.winner]["classes"]) < TOP5_FROM:
+        del names["top5"]
+    names = {metric: name for metric, name in names.items() if metric in metrics[report.winner]}
+    floor = _floor(metrics[model][metric] for model in models for metric in names if metric in SHARES)
     rows = []
-    for metric, name in (SHARES | LOSSES).items():
+    for metric, name in names.items():
         both = [metrics[model][metric] for model in models]
         # Each loss has its own scale, from zero to 10 % above the largest value.
-        scale = (floor, 1.0) if metric in SHARES else (0.0, 1.1 * max(one["high"] for one in both))
-        value, ends = (figure, figures) if metric == "log_loss" else (percent, percents)
+        scale = (floor, 1.0) if metric in SHARES else (0.0, 1.1 * max(max(one.values()) for one in both))
+        value, ends = (percent, percents) if metric in SHARES or metric == "ece" else (figure, figures)
         rows.append(
             {
                 "name": name,
@@ -199,7 +212,7 @@ def _comparison(report: Report) -> list[dict[str, Any]]:
 
 def _floor(intervals: Iterable[Mapping[str, float]]) -> float:
     """Return the lower end of a scale of shares on which the intervals use the full width."""
-    return max(0.0, min(interval["low"] for interval in intervals) - 0.02)
+    return max(0.0, min(min(interval.values()) for interval in intervals) - 0.02)
 
 
 def _domains(report: Report) -> list[dict[str, Any]]:
@@ -223,14 +236,14 @@ def _classes(report: Report) -> tuple[list[dict[str, Any]], list[str]]:
     """Return one row per class with test images, the winner's worst first, and the names of classes without."""
     best = report.metrics[report.winner]["classes"]
     scored = [name for name in best if best[name]["images"]]
-    scored.sort(key=lambda name: (best[name]["accuracy"]["value"], best[name]["f1"]["value"]))
-    low = _floor(best[name]["accuracy"] for name in scored)
+    scored.sort(key=lambda name: (best[name]["recall"]["value"], best[name]["f1"]["value"]))
+    low = _floor(best[name]["recall"] for name in scored)
     rows = [
         {
             "name": name,
             "images": best[name]["images"],
             "models": {model: report.metrics[model]["classes"][name] for model in report.models},
-            "bar": _bar(best[name]["accuracy"], low, 1.0),
+            "bar": _bar(best[name]["recall"], low, 1.0),
         }
         for name in scored
     ]

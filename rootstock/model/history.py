@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         ("params", pa.string()),
     ]
 )
-FIRST, PROMOTED, REJECTED, BROUGHT_BACK = "first", "promoted", "rejected", "brought back"
+FIRST, PROMOTED, REJECTED, UNDECIDED, BROUGHT_BACK = "first", "promoted", "rejected", "undecided", "brought back"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Row:
     """One decision.
 
     `version` is the version of the champion after the decision; `comparison` holds the figures as JSON (see
-    challenge.PairedComparison). Rows of new champions also have `model` (a digest) and the texts of dvc.lock and
+    decision.PairedComparison). Rows of new champions also have `model` (a digest) and the texts of dvc.lock and
     params.yaml.
     """
 

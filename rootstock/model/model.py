@@ -39,6 +39,16 @@ Content = bytes | bytearray | memoryview
 Image = str | os.PathLike[str] | Content  # a path, or the bytes of a file
 
 DESCRIPTION, CARD = "model.json", "README.md"
+CARD_FIGURES = {  # on the model card, with their keys
+    "accuracy": "accuracy",
+    "balanced accuracy": "balanced_accuracy",
+    "macro F1": "macro_f1",
+    "top-5 accuracy": "top5",
+    "log loss": "log_loss",
+    "Brier score": "brier",
+    "expected calibration error": "ece",
+    "ROC-AUC, one against rest": "roc_auc",
+}
 CHECKS = Checks(min_side=1, max_megapixels=100, max_side=None, accept_wrong_extension=True)
 
 
@@ -232,20 +242,19 @@ def describe(folder: Path) -> dict[str, Any]:
     return described
 
 
+def _ends(figure: dict[str, float]) -> str:
+    return f"{figure['low']:.4f} to {figure['high']:.4f}" if "low" in figure else ""
+
+
 def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: dict[str, Any]) -> str:
     """Format the model card: what the model is, its training data, test figures, limits (Mitchell et al. 2019)."""
     backbone, own = described["backbone"], scores[described["kind"]]
     splits = summary["splits"]
     figures = "\n".join(
-        f"| {name} | {own[key]['value']:.4f} | {own[key]['low']:.4f} to {own[key]['high']:.4f} |"
-        for name, key in (
-            ("accuracy", "accuracy"), ("macro F1", "macro_f1"), ("top-5 accuracy", "top5"),
-            ("log loss", "log_loss"), ("expected calibration error", "ece"),
-        )
-    )  # fmt: skip
+        f"| {name} | {own[key]['value']:.4f} | {_ends(own[key])} |" for name, key in CARD_FIGURES.items() if key in own
+    )
     domains = "\n".join(
-        f"| {markdown(name)} | {score['images']} | {score['accuracy']['value']:.4f} | "
-        f"{score['accuracy']['low']:.4f} to {score['accuracy']['high']:.4f} |"
+        f"| {markdown(name)} | {score['images']} | {score['accuracy']['value']:.4f} | {_ends(score['accuracy'])} |"
         for name, score in own["domains"].items()
     )
     without = tables.describe_missing_classes(summary)

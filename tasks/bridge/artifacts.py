@@ -33,7 +33,7 @@ from tasks.bridge.workspace import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rootstock.evaluation.challenge import Decision
+    from rootstock.evaluation.decision import Decision
     from rootstock.evaluation.drift import Drift
 
 KEPT_REPORTS = 200  # of about a megabyte each
@@ -63,19 +63,19 @@ def show_verdict(
 def show_decision(decision: "Decision", arrived: str, kept: str) -> None:
     """Show whether and why the challenger was promoted, and both models' accuracy per domain."""
 
-    def draw() -> str:
-        from rootstock.evaluation import challenge
+    def show() -> str:
+        from rootstock.evaluation.decision import draw, table
 
-        heading = f"## {'Promoted' if decision.promote else 'Rejected'}: {markdown(decision.reason)}"
+        heading = f"## {decision.outcome.capitalize()}: {markdown(decision.reason)}"
         shown = [
-            challenge.table(decision.comparisons),
-            _picture(challenge.draw(decision.comparisons), "Test accuracy before and after"),
+            table(decision.comparisons),
+            _picture(draw(decision.comparisons), "Test accuracy before and after"),
         ]
         return "\n\n".join([heading, f"{markdown(arrived)}. {_note(kept)}", *(shown if decision.comparisons else ())])
 
     what = "Champion against challenger, and the decision"
     if PREFECT_API_URL.value():
-        unless_it_fails(lambda: create_markdown_artifact(draw(), key="decision", description=what))
+        unless_it_fails(lambda: create_markdown_artifact(show(), key="decision", description=what))
 
 
 def show_comparison(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str:

@@ -27,12 +27,12 @@ from tasks.bridge.repair import LOCK
 from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HISTORY, IMAGES, LOCAL, MODEL, PARAMS, REPORT, TO_LABEL
 
 if TYPE_CHECKING:  # these import torch and scikit-learn
-    from rootstock.evaluation.challenge import Decision
+    from rootstock.evaluation.decision import Decision
     from rootstock.evaluation.drift import Drift
 
 log = logging.getLogger(__name__)
 ASIDE = LOCAL / "champion"
-REJECTED = LOCAL / "inbox.rejected"  # signature of the last rejected delivery, which is not tried again unchanged
+TRIED = LOCAL / "inbox.rejected"  # signature of the last delivery without a promotion; it is not tried again unchanged
 PREDICTIONS = "predictions.parquet"
 DUPLICATE = Reason.DUPLICATE.value  # not the fault of the file
 NAMED = 3  # files that a message names
@@ -184,37 +184,71 @@ def _unusable(folder: Path) -> dict[str, str]:
 
 def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     """Evaluate champion and challenger on the same test images, and decide."""
-    from rootstock.evaluation import challenge
+    import numpy as np
+
+    from rootstock.evaluation import challenge, decision
 
     champion = ASIDE / MODEL.name
     table = challenge.predict_both(
         champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, FEATURES, MODEL
     )
-    return challenge.decide(table, new_domains, params.retrain, resamples=params.evaluate.resamples, seed=params.seed)
+    earlier = tables.load_manifest(ASIDE / DATASET.name)["image_id"]
+    outcomes = decision.PairedOutcomes(
+        domains=table["domain"].to_numpy(object),
+        labels=table["label"].to_numpy(object),
+        groups=table["group"].to_numpy(np.int64),
+        known=table["known"].to_numpy(bool),
+        fresh=~table["image_id"].isin(earlier).to_numpy(bool),
+        champion=table["champion"].to_numpy(bool),
+        challenger=table["challenger"].to_numpy(bool),
+    )
+    return decision.decide(outcomes, new_domains, params.retrain, seed=params.seed)
+
+
+def find_lacking_images(params: Params, new_domains: tuple[str, ...]) -> str:
+    """Describe which older domains have too few test images for any decision; "" if all have enough.
+
+    Even if champion and challenger answered alike on all of them, it would not show that the challenger is as good.
+    """
+    import numpy as np
+
+    from rootstock.evaluation import decision, intervals
+    from rootstock.model import model
+
+    manifest = tables.load_manifest(DATASET)
+    known = manifest["label"].isin(model.describe(ASIDE / MODEL.name)["classes"])
+    older = manifest[(manifest["split"] == "test") & known & ~manifest["domain"].isin(new_domains)]
+    lacking = []
+    for domain, rows in older.groupby("domain", sort=True):
+        size = intervals.sample_size(np.zeros(len(rows)), rows["group_id"].factorize()[0])
+        if count := decision.lacking_images(len(rows), size, params.retrain.margin):
+            about = f"about {decision.round_up(count):,} more test images of {domain}"
+            lacking.append(f"{about} (it has {len(rows):,})")
+    return ", ".join(lacking)
 
 
 def reject(reason: str) -> "Decision":
     """Return a rejection without a challenger."""
-    from rootstock.evaluation.challenge import Decision
+    from rootstock.evaluation.decision import REJECTED as OUTCOME, Decision
 
-    return Decision(promote=False, reason=reason)
+    return Decision(OUTCOME, reason)
 
 
 def accuracy_table(decision: "Decision") -> str:
     """Return a table of both models' accuracy per domain."""
-    from rootstock.evaluation import challenge
+    from rootstock.evaluation.decision import table
 
-    return challenge.table(decision.comparisons) if decision.comparisons else ""
-
-
-def remember_rejected(delivery: Delivery) -> None:
-    """Remember a rejected delivery, so that it is not tried again unchanged."""
-    write(REJECTED, delivery.signature())
+    return table(decision.comparisons) if decision.comparisons else ""
 
 
-def was_rejected(delivery: Delivery) -> bool:
-    """Whether exactly this delivery was rejected before."""
-    return REJECTED.exists() and REJECTED.read_text() == delivery.signature()
+def remember_tried(delivery: Delivery) -> None:
+    """Remember a delivery that led to no promotion, so that it is not tried again unchanged."""
+    write(TRIED, delivery.signature())
+
+
+def was_tried(delivery: Delivery) -> bool:
+    """Whether exactly this delivery was rejected before, or left undecided."""
+    return TRIED.exists() and TRIED.read_text() == delivery.signature()
 
 
 def remove_aside() -> None:
@@ -230,7 +264,7 @@ def abandon_retraining(params: Params) -> None:
     """Drop a retraining and the delivery in the inbox: a person has rolled back the champion made from it."""
     remove_aside()
     try:
-        remember_rejected(inbox.list_delivery(params.retrain.inbox, 0, params.ingest.sources))
+        remember_tried(inbox.list_delivery(params.retrain.inbox, 0, params.ingest.sources))
     except RootstockError as error:
         log.warning("%s", error)
 

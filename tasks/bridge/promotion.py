@@ -24,7 +24,7 @@ from tasks.bridge.repair import LOCK
 from tasks.bridge.workspace import DATASET, HISTORY, LOCAL, PARAMS, read_note
 
 if TYPE_CHECKING:  # these import torch and scikit-learn
-    from rootstock.evaluation.challenge import Decision
+    from rootstock.evaluation.decision import Decision
 
 log = logging.getLogger(__name__)
 DECIDED = ASIDE / "decided.json"
@@ -52,9 +52,9 @@ def promote(decision: "Decision", new: DeliverySummary, run: str, settings: Retr
 
 
 def restore_champion(decision: "Decision", new: DeliverySummary, run: str, delivery: Delivery) -> Settlement:
-    """Keep the challenger as an experiment, and restore the champion with its data version."""
+    """Keep the challenger, rejected or undecided, as an experiment, and restore the champion with its data version."""
     version, images = champion.decisions_when_set_aside()[-1].version, len(tables.load_manifest(DATASET))
-    row = Row(history.REJECTED, version, decision.reason, images, new.images, new.new_domains, decision.to_json())
+    row = Row(decision.outcome, version, decision.reason, images, new.images, new.new_domains, decision.to_json())
     return _settle(row, run, rejected=delivery.signature())
 
 
@@ -83,7 +83,7 @@ def _carry_out() -> Settlement:
     if row and row.decision == history.PROMOTED:
         champion.record([*rows, row])
         note = _keep(row, decided["run"], decided["git"] != "none")
-        champion.REJECTED.unlink(missing_ok=True)
+        champion.TRIED.unlink(missing_ok=True)
     else:
         try:
             note = _restore([*rows, row] if row else rows, decided["run"])
@@ -91,7 +91,7 @@ def _carry_out() -> Settlement:
             DECIDED.unlink()
             raise
         if decided["rejected"]:
-            write(champion.REJECTED, decided["rejected"])
+            write(champion.TRIED, decided["rejected"])
     champion.remove_aside()
     return Settlement((row or rows[-1]).version, note)
 

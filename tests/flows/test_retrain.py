@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
+from rootstock.evaluation.decision import UNSEEN
 from rootstock.model import history
 from rootstock.model.history import Row
 from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
@@ -110,12 +111,56 @@ def test_a_promotion_is_a_version_with_its_reason_its_figures_and_its_data(in_us
     assert (first.decision, first.version, second.decision, second.version) == ("first", 1, "promoted", 2)
     assert "on shed" in second.reason
     assert (second.images, second.new_images, second.new_domains) == (105, 60, ("shed",))
-    assert {line["what"] for line in json.loads(second.comparison)} == {"overall", "garden", "shed"}
+    assert {line["what"] for line in json.loads(second.comparison)} == {"overall", "garden", "shed", UNSEEN}
     assert first.lock == (in_use.root / "dvc.lock").read_text()
     tags = promoted.run("git", "tag", "--list", "--format", "%(refname:short) %(objecttype)").stdout.split("\n")
     assert tags[:2] == ["champion@v1 tag", "champion@v2 tag"]
     assert promoted.run("git", "show", "champion@v2:dvc.lock").stdout == (promoted.root / "dvc.lock").read_text()
     assert promoted.run("git", "log", "--oneline", "HEAD").stdout.count("\n") == 2  # nothing was committed
+
+
+def test_where_no_model_could_be_shown_to_be_as_good_nothing_is_trained_and_deliveries_add_up(before):
+    before.set(retrain={"margin": 0.04})
+    kept, models = before.outputs(), model_of(before)
+    deliver(before, "shed", 6)
+    said = retrain(before)
+    assert said.startswith("Undecided: To show that a new model is as good on what was there before takes about ")
+    assert "more test images of garden (it has 9). 18 new images (18 of shed): they stay in the inbox" in said
+    assert before.outputs() == kept and model_of(before) == models
+    assert len(list((before.root / "data" / "inbox").rglob("*.png"))) == 18
+    assert retrain(before).startswith("Nothing new: Nothing has arrived since the last delivery")
+    deliver(before, "shed", 1, first=600)
+    assert "21 new images (21 of shed)" in retrain(before)
+
+
+@pytest.mark.parametrize("promote", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_what_the_test_images_leave_open_a_person_decides(before, server, promote):
+    before.set(retrain={"undecided": "ask", "alpha": 1e-12})  # nothing is ever shown to be better
+    deliver(before, "shed", 6)
+    command = [sys.executable, "-m", "flows.retrain"]
+    with subprocess.Popen(command, cwd=before.root, env=before.env | {"PREFECT_API_URL": server.url},
+                          stdout=subprocess.PIPE, text=True) as running:  # fmt: skip
+        [run] = until(lambda: server.runs(state={"type": {"any_": ["PAUSED"]}}), "the question", 120)
+        server.ask(f"flow_runs/{run.id}/resume", {"run_input": {"promote": promote}})
+        said = running.communicate(timeout=120)[0].strip().splitlines()[-1]
+    outcome, answer = ("Promoted", "promote it") if promote else ("Rejected", "keep the champion")
+    assert said.startswith(f"{outcome}: Too few test images to show a gain: ")
+    assert f"A person decided to {answer}." in said
+    assert champions(before)[-1].decision == outcome.lower()
+
+
+@pytest.mark.slow  # twenty seconds
+def test_what_the_test_images_leave_open_waits_or_is_promoted_as_told(before):
+    before.set(retrain={"alpha": 1e-12})
+    deliver(before, "shed", 6)
+    said = retrain(before)
+    assert said.startswith("Undecided: Too few test images to show a gain: ") and "v1 stays champion" in said
+    assert champions(before)[-1].decision == "undecided"
+    assert len(list((before.root / "data" / "inbox").rglob("*.png"))) == 18
+    deliver(before, "shed", 1, first=600)
+    before.set(retrain={"undecided": "promote"})
+    said = retrain(before)
+    assert said.startswith("Promoted: ") and "retrain.undecided is promote" in said and "21 new images" in said
 
 
 @pytest.mark.slow  # twenty seconds; `promoted` has read that 60 of 105 were computed
@@ -164,7 +209,7 @@ def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_untouched(aft
     assert (champions(after)[-1].decision, champions(after)[-1].version) == ("rejected", 2)
     [challenger] = [name for name in experiments(after) if name in said]  # it can be looked at
     assert experiments(after)[challenger]["metrics"]["data/report/metrics.json"]["data"]["images"]["test"] > 20
-    assert retrain(after) == "Nothing new: Nothing has arrived since the last delivery was rejected."
+    assert retrain(after) == "Nothing new: Nothing has arrived since the last delivery, which was not promoted."
 
 
 @pytest.mark.slow  # twenty seconds
@@ -210,8 +255,9 @@ def test_a_class_that_the_champion_does_not_know_may_come_with_a_delivery(after)
         path = after.root / "data" / "inbox" / "shed" / "brick" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.effect_noise((48, 40), 40 + 3 * number).convert("RGB").save(path)
+    after.set(retrain={"new_class_accuracy": 0.1})  # four test images show no more
     said = retrain(after)
-    assert "classes that the champion does not" in said
+    assert "has learnt new classes" in said and "on the new class brick" in said
     classes = json.loads((after.root / "data" / "model" / "model.json").read_text())["classes"]
     assert classes == ["brick", *CLASSES]
     assert champions(after)[-1].version == 3

@@ -20,12 +20,12 @@ from tests.workspace import Workspace
 PREPARE = """
 import sys
 from pathlib import Path
-from rootstock.evaluation.challenge import Decision
+from rootstock.evaluation.decision import Decision
 from rootstock.ingest.inbox import Delivery
 from rootstock.config.params import Retrain
 from tasks.bridge import champion, promotion, rollback, interrupted
 from tasks.bridge.champion import DeliverySummary
-better, worse = Decision(promote=True, reason="Better."), Decision(promote=False, reason="Worse.")
+better, worse = Decision("promoted", "Better."), Decision("rejected", "Worse.")
 class Nothing:
     def signature(self):
         return "what was delivered"

@@ -12,7 +12,8 @@ from sklearn import metrics as sklearn_metrics
 from rootstock.evaluation.metrics import BINS, reliability, score
 from rootstock.training.calibration import fit_temperature, softmax
 
-FIVE = ("accuracy", "macro_f1", "top5", "log_loss", "ece")
+WITH_INTERVAL = ("accuracy", "balanced_accuracy", "macro_f1", "top5", "log_loss", "brier")
+FIGURES = [*WITH_INTERVAL, "ece"]
 
 
 def simulated(n: int, k: int, *, skill: float = 2.0, seed: int = 0):
@@ -29,7 +30,7 @@ def names(k: int) -> list[str]:
 
 
 def intervals(result: dict) -> list[dict]:
-    """Every {"value", "low", "high"} anywhere in a result."""
+    """Every {"value"} and {"value", "low", "high"} anywhere in a result."""
     if "value" in result:
         return [result]
     return [found for inner in result.values() if isinstance(inner, dict) for found in intervals(inner)]
@@ -52,8 +53,8 @@ def test_every_interval_holds_its_value_and_the_result_is_plain_json(prediction)
     result = score(labels, probabilities, domains, classes, resamples=30)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     for interval in intervals(result):
-        assert list(interval) == ["value", "low", "high"]
-        assert 0 <= interval["low"] <= interval["value"] <= interval["high"]
+        assert list(interval) in (["value", "low", "high"], ["value"])
+        assert 0 <= interval.get("low", 0) <= interval["value"] <= interval.get("high", np.inf)
         assert all(round(end, 6) == end for end in interval.values())
     for figures in [result, *result["domains"].values()]:
         assert figures["accuracy"]["value"] <= figures["top5"]["value"] <= 1
@@ -77,6 +78,14 @@ def test_values_are_those_of_scikit_learn(prediction):
         assert figures["macro_f1"]["value"] == pytest.approx(f1, abs=1e-6)
         loss = sklearn_metrics.log_loss(truth, chances, labels=range(k))
         assert figures["log_loss"]["value"] == pytest.approx(loss, abs=1e-4)
+        recalls = sklearn_metrics.recall_score(truth, guess, labels=np.unique(truth), average="macro")
+        assert figures["balanced_accuracy"]["value"] == pytest.approx(recalls, abs=1e-6)
+        brier = ((chances - np.eye(k)[truth]) ** 2).sum(axis=1).mean()
+        assert figures["brier"]["value"] == pytest.approx(brier, abs=1e-5)
+    if len(present := np.unique(labels)) > 1:
+        pairs = [(labels == c, probabilities[:, c]) for c in present]
+        auc = np.mean([sklearn_metrics.roc_auc_score(*pair) for pair in pairs])
+        assert result["roc_auc"]["value"] == pytest.approx(auc, abs=1e-6)
     guess = probabilities.argmax(axis=1)
     precision, recall, f1, images = sklearn_metrics.precision_recall_fscore_support(
         labels, guess, labels=range(k), zero_division=0
@@ -85,7 +94,7 @@ def test_values_are_those_of_scikit_learn(prediction):
         figures = result["classes"][name]
         assert figures["images"] == images[c]
         if images[c]:
-            values = [figures[metric]["value"] for metric in ("precision", "accuracy", "f1")]
+            values = [figures[metric]["value"] for metric in ("precision", "recall", "f1")]
             assert values == pytest.approx([precision[c], recall[c], f1[c]], abs=1e-6)
 
 
@@ -106,7 +115,7 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy_in_15_bins
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
     labels = np.array([0, 0, 0, 1, 0, 1])  # 3 of 4 right at 0.95, 1 of 2 right at 0.62
     result = score(labels, probabilities, np.full(6, "field"), names(2), resamples=2)
-    assert result["ece"]["value"] == pytest.approx((4 * 0.20 + 2 * 0.12) / 6, abs=1e-6)
+    assert 0 <= result["ece"]["value"] < (4 * 0.20 + 2 * 0.12) / 6  # less what noise adds to it
     assert [list(np.round(row, 3)) for row in reliability(labels, probabilities)] == [
         [0.62, 0.95],
         [0.5, 0.75],
@@ -116,14 +125,29 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy_in_15_bins
 
 @given(predictions())
 @settings(max_examples=30, deadline=None)
-def test_reliability_bins_add_up_to_the_calibration_error(prediction):
+def test_calibration_error_is_at_most_the_gap_of_the_reliability_bins(prediction):
     labels, probabilities, domains, classes = prediction
     confidence, accuracy, images = reliability(labels, probabilities)
     assert images.sum() == len(labels) and 1 <= len(images) <= BINS and (images > 0).all()
-    expected = (images * np.abs(confidence - accuracy)).sum() / len(labels)
-    assert score(labels, probabilities, domains, classes, resamples=2)["ece"]["value"] == pytest.approx(
-        expected, abs=1e-6
-    )
+    gap = (images * np.abs(confidence - accuracy)).sum() / len(labels)
+    error = score(labels, probabilities, domains, classes, resamples=2)["ece"]["value"]
+    assert error <= gap + 1e-6
+    if ((accuracy == 0) | (accuracy == 1)).all():  # no noise to take off
+        assert error == pytest.approx(gap, abs=1e-6)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 2.0])
+def test_calibration_error_is_nearer_to_the_truth_than_the_gap_of_the_bins(sharpness):
+    def errors(n: int, seed: int) -> tuple[float, float]:
+        labels, logits, domains = simulated(n, 4, seed=seed)
+        probabilities = softmax(sharpness * logits)
+        confidence, accuracy, images = reliability(labels, probabilities)
+        gap = float((images * np.abs(confidence - accuracy)).sum() / n)
+        return score(labels, probabilities, domains, names(4), resamples=1)["ece"]["value"], gap
+
+    truth, _ = errors(200_000, 1)  # 0.002 for a sharpness of 1, at which the model is calibrated; 0.14 for 2
+    ours, gap = np.mean([errors(300, seed) for seed in range(2, 62)], axis=0)
+    assert abs(ours - truth) < 0.7 * abs(gap - truth)
 
 
 def test_shares_have_wilson_intervals():
@@ -132,7 +156,7 @@ def test_shares_have_wilson_intervals():
     probabilities[:2] = [0.1, 0.9]
     result = score(labels, probabilities, np.full(10, "field"), names(2), resamples=2)
     expected = stats.binomtest(8, 10).proportion_ci(0.95, method="wilson")
-    for interval in (result["accuracy"], result["classes"]["class 0"]["accuracy"]):
+    for interval in (result["accuracy"], result["classes"]["class 0"]["recall"]):
         assert interval == {"value": 0.8, "low": round(expected.low, 6), "high": round(expected.high, 6)}
 
 
@@ -140,37 +164,12 @@ def test_intervals_shrink_with_the_number_of_images():
     def widths(n: int) -> dict[str, float]:
         labels, logits, domains = simulated(n, 6, seed=n)
         result = score(labels, softmax(3 * logits), domains, names(6), resamples=300)
-        return {metric: result[metric]["high"] - result[metric]["low"] for metric in FIVE}
+        return {metric: result[metric]["high"] - result[metric]["low"] for metric in WITH_INTERVAL}
 
     few, many = widths(100), widths(1600)
-    for metric in FIVE:
+    for metric in WITH_INTERVAL:
         # Sixteen times the images: about a quarter of the width.
         assert 0.12 * few[metric] < many[metric] < 0.5 * few[metric], metric
-
-
-@pytest.mark.parametrize(
-    ("sharpness", "metric", "at_least"),
-    [(1.0, "macro_f1", 0.85), (1.0, "log_loss", 0.88), (2.0, "log_loss", 0.88), (2.0, "ece", 0.85)],
-)
-def test_bootstrap_intervals_hold_the_truth_about_as_often_as_they_say(sharpness, metric, at_least):
-    def figures(n: int, resamples: int, seed: int) -> dict[str, float]:
-        labels, logits, domains = simulated(n, 4, seed=seed)
-        return score(labels, softmax(sharpness * logits), domains, names(4), resamples=resamples)[metric]
-
-    truth = figures(300_000, 1, 1)["value"]
-    trials = [figures(250, 200, seed) for seed in range(2, 102)]
-    held = np.mean([trial["low"] <= truth <= trial["high"] for trial in trials])
-    assert at_least <= held <= 1.0
-
-
-def test_calibration_interval_of_a_calibrated_model_reaches_down_towards_zero():
-    lows = []
-    for seed in range(20):
-        labels, logits, domains = simulated(300, 4, seed=seed)
-        ece = score(labels, softmax(logits), domains, names(4), resamples=200)["ece"]
-        assert ece["value"] > 0.01  # noise alone: the true error is zero
-        lows.append(ece["low"])
-    assert np.median(lows) < 0.005
 
 
 def test_equal_arguments_give_equal_bytes_and_another_seed_only_other_bootstrap_ends():
@@ -210,8 +209,21 @@ def test_f1_without_a_mistake_or_without_a_hit_claims_no_certainty(right):
     probabilities = np.eye(2, dtype=np.float32)[labels if right else 1 - labels]
     result = score(labels, probabilities, np.full(40, "field"), names(2), resamples=50)
     assert result["macro_f1"] == result["accuracy"] and result["macro_f1"]["value"] == float(right)
-    assert result["classes"]["class 0"]["f1"] == result["classes"]["class 0"]["accuracy"]
+    assert result["classes"]["class 0"]["f1"] == result["classes"]["class 0"]["recall"]
     assert result["macro_f1"]["high"] - result["macro_f1"]["low"] > 0.05
+
+
+def test_images_of_a_scene_make_intervals_as_wide_as_the_scenes_are_few():
+    labels, logits, domains = simulated(40, 4)
+    alone = score(labels, softmax(logits), domains, names(4), resamples=300)
+    tenfold = [np.repeat(values, 10, axis=0) for values in (labels, softmax(logits), domains)]
+    scenes = score(*tenfold, names(4), groups=np.arange(40).repeat(10), resamples=300)
+    as_if_independent = score(*tenfold, names(4), resamples=300)
+    assert (scenes["images"], scenes["groups"]) == (400, 40)
+    for metric in WITH_INTERVAL[:3] + WITH_INTERVAL[4:]:
+        widths = [one[metric]["high"] - one[metric]["low"] for one in (alone, scenes, as_if_independent)]
+        assert widths[1] == pytest.approx(widths[0], rel=0.15), metric
+        assert widths[2] < 0.5 * widths[1], metric
 
 
 def test_a_domain_of_one_image_is_scored():
@@ -219,7 +231,7 @@ def test_a_domain_of_one_image_is_scored():
     domains = np.array(["field"] * 49 + ["studio"])
     result = score(labels, softmax(logits), domains, names(4), resamples=20)
     assert result["domains"]["studio"]["images"] == 1
-    assert list(result["domains"]["studio"]) == [*FIVE, "images"]
+    assert list(result["domains"]["studio"]) == [*FIGURES, "images", "groups"]
 
 
 def test_domains_may_come_from_pandas():

@@ -203,12 +203,12 @@ def test_a_report_without_pictures_timings_and_rejected_files_is_whole():
 def test_domains_and_classes_are_listed_worst_first():
     given = report(classes=tuple(f"species {c}" for c in range(12)))
     html = render(given)
-    for section, key in (("domains", "domains"), ("classes", "classes")):
+    for section, figure in (("domains", "accuracy"), ("classes", "recall")):
         part = html[html.index(f'<section id="{section}"') :]
         part = part[: part.index("</section>")]
-        figures = given.metrics["finetuned"][key]
+        figures = given.metrics["finetuned"][section]
         listed = [name for name in re.findall(r"<th [^>]*>([^<]+)</th>", part) if name in figures]
-        values = [figures[name]["accuracy"]["value"] for name in listed]
+        values = [figures[name][figure]["value"] for name in listed]
         assert len(listed) == len(figures) and values == sorted(values)
 
 

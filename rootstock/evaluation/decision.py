@@ -1,0 +1,305 @@
+"""Promoted, rejected or undecided: a challenger has to be better somewhere, and as good on all that was there.
+
+"Not significantly worse" says nothing where images are few, so that the challenger has to be shown to be as good
+(non-inferiority: Piaggio et al. 2012, JAMA 308:2594): on every older domain, and overall, the lower end of the
+one-sided 95 % interval of the gain has to lie above minus `retrain.margin`. It is better where the one-sided exact test
+says so, by Holm's correction (1979) over the places that are tested. Where images are too few to show either, the
+answer is "undecided", with the number of images that are lacking. docs/retraining.md has the error rates.
+"""
+
+import json
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rootstock.config import params
+from rootstock.evaluation import intervals, paired, plots
+from rootstock.evaluation.intervals import CONFIDENCE, Interval, SampleSize
+from rootstock.evaluation.paired import Gain
+from rootstock.system import escape
+
+PROMOTED, REJECTED, UNDECIDED = "promoted", "rejected", "undecided"  # outcomes
+# What a comparison is about: all test images, those of a domain, of a new class, or those that this delivery brought.
+OVERALL, DOMAIN, NEW_CLASS, DELIVERY = "overall", "domain", "new class", "delivery"
+UNSEEN = "this delivery (never looked at before)"
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Both models on a subset of the test images: accuracy with 95 % intervals, and the gain.
+
+    The images are of classes that both models know, but for a new class, where `champion` and `gain` are None.
+    Accuracy is balanced over classes if `retrain.measure` says so.
+    """
+
+    about: str
+    what: str
+    images: int
+    groups: int
+    challenger: Interval
+    champion: Interval | None = None
+    gain: Gain | None = None
+
+    def describe(self) -> str:
+        """Describe the comparison in a phrase."""
+        where = {OVERALL: "overall", NEW_CLASS: f"on the new class {self.what}"}.get(self.about, f"on {self.what}")
+        accuracy, images = f"{self.challenger['value']:.1%} test accuracy", f"{self.images:,} images"
+        if self.groups < self.images:
+            images += f" in {self.groups:,} groups"
+        if self.champion is None or self.gain is None:
+            ends = f"{self.challenger['low']:.1%} to {self.challenger['high']:.1%}"
+            return f"{accuracy} {where} ({images}, 95 % interval {ends})"
+        return f"{accuracy} {where}, champion {self.champion['value']:.1%} ({images}, {_points(self.gain)})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures for the history."""
+        figures = {
+            name: getattr(self, name) for name in ("about", "what", "images", "groups", "challenger", "champion")
+        }
+        gain = self.gain
+        return figures | {"gain": gain.interval if gain else None, "p": gain.p_better if gain else None}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of the challenger, the reason, and the comparisons behind it.
+
+    `trade_off` is set where it is better somewhere but not shown to be as good elsewhere: a person may promote it.
+    """
+
+    outcome: str
+    reason: str
+    comparisons: tuple[PairedComparison, ...] = ()
+    trade_off: bool = False
+
+    @property
+    def promote(self) -> bool:
+        """Whether the challenger becomes champion."""
+        return self.outcome == PROMOTED
+
+    def to_json(self) -> str:
+        """Return the comparisons as JSON."""
+        return json.dumps([comparison.to_dict() for comparison in self.comparisons], ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class PairedOutcomes:
+    """What both models answered on test images: arrays (n,).
+
+    Args:
+        domains: of the images.
+        labels: of the images.
+        groups: any integers.
+        known: whether the champion knows the class.
+        fresh: whether the image arrived with this delivery.
+        champion: whether the champion is correct.
+        challenger: whether the challenger is correct.
+    """
+
+    domains: NDArray[np.object_]
+    labels: NDArray[np.object_]
+    groups: NDArray[np.int64]
+    known: NDArray[np.bool_]
+    fresh: NDArray[np.bool_]
+    champion: NDArray[np.bool_]
+    challenger: NDArray[np.bool_]
+
+    def where(self, chosen: NDArray[np.bool_]) -> "PairedOutcomes":
+        """Return those of some of the images."""
+        return PairedOutcomes(**{name: values[chosen] for name, values in vars(self).items()})
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+
+def decide(
+    outcomes: PairedOutcomes, new_domains: Collection[str], settings: params.Retrain, *, seed: int = 0
+) -> Decision:
+    """Decide what becomes of the challenger; the champion is compared on the classes it knows.
+
+    Args:
+        outcomes: of all test images.
+        new_domains: domains that the champion was not trained on.
+        settings: the section `retrain` of params.yaml.
+        seed: of random sign flips, where there are too many to try all.
+    """
+    known, unknown = outcomes.where(outcomes.known), outcomes.where(~outcomes.known)
+    parts = [(OVERALL, OVERALL, known)] if len(known) else []
+    parts += [(DOMAIN, name, known.where(known.domains == name)) for name in sorted(set(known.domains))]
+    comparisons = [compare(*part, measure=settings.measure, seed=seed) for part in parts]
+    comparisons += [_new_class(name, unknown.where(unknown.labels == name)) for name in sorted(set(unknown.labels))]
+    found = _Verdict(comparisons, new_domains, settings).decision()
+    fresh = known.where(known.fresh)
+    if 0 < len(fresh) < len(known):
+        comparisons.append(compare(DELIVERY, UNSEEN, fresh, measure=settings.measure, seed=seed))
+    return replace(found, comparisons=tuple(comparisons))
+
+
+def compare(
+    about: str, what: str, images: PairedOutcomes, *, measure: str = "accuracy", seed: int = 0
+) -> PairedComparison:
+    """Compare the models on one or more images, all of classes that both know."""
+    champion, challenger, groups = images.champion, images.challenger, images.groups
+    differences = challenger.astype(np.int64) - champion
+    if measure == "balanced_accuracy":
+        labels = np.unique(images.labels, return_inverse=True)[1]
+        before, after = (intervals.balanced_share(hits, labels, groups) for hits in (champion, challenger))
+        gain = paired.gain(differences, groups, intervals.balancing_weights(labels), seed)
+    else:
+        before, after = (intervals.share(hits, groups) for hits in (champion, challenger))
+        gain = paired.gain(differences, groups)
+    return PairedComparison(about, what, len(images), gain.size.groups, after, before, gain)
+
+
+def _new_class(label: str, images: PairedOutcomes) -> PairedComparison:
+    share = intervals.share(images.challenger, images.groups)
+    return PairedComparison(NEW_CLASS, label, len(images), len(np.unique(images.groups)), share)
+
+
+def lacking_images(images: int, size: SampleSize, margin: float) -> int:
+    """Return how many test images are lacking at the least: without them, even equal answers on all show nothing.
+
+    With no disagreement among n independent images, the score against a loss of m is the root of n m / (1 - m).
+
+    Args:
+        images: test images of the older domain.
+        size: their effective sample size.
+        margin: `retrain.margin`.
+    """
+    if margin >= 1:
+        return 0
+    needed = size.quantile(1 - CONFIDENCE) ** 2 * (1 - margin) / margin if margin else math.inf
+    if needed <= size.images:
+        return 0
+    return math.ceil(images * (needed / size.images - 1)) if needed < math.inf else images
+
+
+class _Verdict:
+    """The rules, in the order in which they apply."""
+
+    def __init__(
+        self, comparisons: Sequence[PairedComparison], new_domains: Collection[str], settings: params.Retrain
+    ) -> None:
+        self.settings = settings
+        overall = [one for one in comparisons if one.about == OVERALL]
+        domains = [one for one in comparisons if one.about == DOMAIN]
+        self.tested = [*overall, *(one for one in domains if one.what in new_domains)]
+        self.older = [*overall, *(one for one in domains if one.what not in new_domains)]
+        self.new_classes = [one for one in comparisons if one.about == NEW_CLASS]
+        self.learnt = [one for one in self.new_classes if one.challenger["low"] > settings.new_class_accuracy]
+        self.better = _significantly_better(self.tested, settings.alpha)
+        self.worse = [one for one in self.older if _gain(one).is_below(-settings.margin)]
+        self.open = [one for one in self.older if one not in self.worse and not _gain(one).exceeds(-settings.margin)]
+
+    def decision(self) -> Decision:
+        """Return the decision without its comparisons."""
+        margin = f"retrain.margin is {100 * self.settings.margin:g} points"
+        enough = [one for one in self.better if _gain(one).value >= self.settings.min_gain]
+        gains = enough + self.learnt
+        if self.worse:
+            loss = f"worse by more than allowed ({margin}): {_describe(self.worse)}"
+            if not gains:
+                return Decision(REJECTED, f"The challenger is {loss}.")
+            return Decision(
+                REJECTED, f"A trade-off: the challenger is better: {_describe(gains)}; but {loss}.", trade_off=True
+            )
+        if gains and not self.open:
+            what = "is better" if enough else "has learnt new classes"
+            return Decision(
+                PROMOTED, f"The challenger {what}: {_describe(gains)}; as good on what was there before ({margin})."
+            )
+        if gains:
+            lacks = f"not shown to be as good: {self._lacks()} ({margin})"
+            return Decision(UNDECIDED, f"The challenger is better: {_describe(gains)}; but {lacks}.", trade_off=True)
+        return self._without_gain()
+
+    def _without_gain(self) -> Decision:
+        useful = self.settings.min_gain or self.settings.margin
+        figures = _describe([*self.tested, *self.new_classes]) or "there are no test images"
+        if self.better:
+            least = f"retrain.min_gain ({100 * self.settings.min_gain:g} points)"
+            return Decision(REJECTED, f"The challenger is better, but by less than {least}: {figures}.")
+        if self.new_classes:
+            least = f"retrain.new_class_accuracy is {self.settings.new_class_accuracy:.1%}"
+            failed = [one for one in self.new_classes if one.challenger["high"] < self.settings.new_class_accuracy]
+            if len(failed) == len(self.new_classes):
+                return Decision(REJECTED, f"The challenger has not learnt the new classes: {figures}; {least}.")
+            return Decision(UNDECIDED, f"Too few test images of the new classes: {figures}; {least}.")
+        if self.tested and all(_gain(one).is_below(useful) for one in self.tested):
+            return Decision(REJECTED, f"The challenger is no better: {figures}.")
+        return Decision(UNDECIDED, f"Too few test images to show a gain: {figures}.")
+
+    def _lacks(self) -> str:
+        return "; ".join(f"{one.describe()}, {self._more(one)}" for one in self.open)
+
+    def _more(self, one: PairedComparison) -> str:
+        """Say how many more test images would do if what was seen so far went on."""
+        score, quantile = _gain(one).score(-self.settings.margin), _gain(one).size.quantile(1 - CONFIDENCE)
+        if score <= 0:
+            return "more images will not show it if the loss stays as it is"
+        more = math.ceil(one.images * ((quantile / score) ** 2 - 1))
+        return f"about {round_up(more):,} more test images of it would show it"
+
+
+def round_up(count: int) -> int:
+    """Round a number of images up to two digits, as it is an estimate."""
+    step: int = 10 ** max(len(str(count)) - 2, 0)
+    return -(-count // step) * step
+
+
+def _significantly_better(comparisons: Sequence[PairedComparison], alpha: float) -> list[PairedComparison]:
+    """Return where the challenger is better at a family-wise error rate of `alpha` (Holm 1979)."""
+    found: list[PairedComparison] = []
+    for place, one in enumerate(sorted(comparisons, key=lambda one: _gain(one).p_better)):
+        if _gain(one).p_better * (len(comparisons) - place) > alpha:
+            break
+        found.append(one)
+    return found
+
+
+def _gain(comparison: PairedComparison) -> Gain:
+    assert comparison.gain is not None  # but for new classes, which are apart
+    return comparison.gain
+
+
+def _describe(comparisons: Sequence[PairedComparison]) -> str:
+    return "; ".join(map(PairedComparison.describe, comparisons))
+
+
+def _points(gain: Gain) -> str:
+    ends = {end: f"{100 * share:+.1f}" for end, share in gain.interval.items()}
+    return f"gain {ends['value']} points, {ends['low']} to {ends['high']}"
+
+
+def table(comparisons: Sequence[PairedComparison]) -> str:
+    """Format comparisons as a Markdown table."""
+    head = ["| test images | count | champion | challenger | gain (points) | p |", "|---|--:|--:|--:|--:|--:|"]
+    return "\n".join([*head, *map(_row, comparisons)])
+
+
+def _row(comparison: PairedComparison) -> str:
+    what, images = escape.markdown(comparison.what), f"{comparison.images:,}"
+    if comparison.groups < comparison.images:
+        images += f" in {comparison.groups:,} groups"
+    champion, gain, p = "", "", ""
+    if comparison.champion and comparison.gain:
+        champion = f"{comparison.champion['value']:.1%}"
+        points = {end: f"{100 * share:+.1f}" for end, share in comparison.gain.interval.items()}
+        gain = f"{points['value']} ({points['low']} to {points['high']})"
+        p = "< 0.001" if comparison.gain.p_better < 0.001 else f"{comparison.gain.p_better:.3f}"
+    return f"| {what} | {images} | {champion} | {comparison.challenger['value']:.1%} | {gain} | {p} |"
+
+
+def draw(comparisons: Sequence[PairedComparison], theme: plots.Theme = plots.LIGHT) -> bytes:
+    """Draw both models' test accuracy with 95 % intervals, one row per comparison, as a PNG."""
+    names = [f"{one.what} ({one.images:,})" for one in comparisons]
+    accuracies: dict[str, list[Interval | None]] = {
+        "champion": [one.champion for one in comparisons],
+        "challenger": [one.challenger for one in comparisons],
+    }
+    return plots.draw_shares(names, accuracies, "test accuracy, 95% interval", theme)

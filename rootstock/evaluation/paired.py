@@ -1,0 +1,144 @@
+"""The gain of one classifier over another on the same test images: an exact test, and an interval.
+
+    gain = paired.gain(correct_new - correct_old, groups)
+    gain.p, gain.low, gain.high
+
+Images of a group are no independent witnesses, so the test flips the signs of groups' sums, and the interval's variance
+is that of groups. Where every group is one image the test is McNemar's exact test (McNemar 1947; Dietterich 1998
+recommends it for two classifiers and one test set), and the interval is Tango's (1998), which keeps a width where the
+models never differ. docs/retraining.md has error rates and coverage.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import optimize, stats
+
+from rootstock.evaluation.intervals import CONFIDENCE, Floats, Integers, Interval, SampleSize, interval, sample_size
+
+MAX_FLOATS = 2**21  # 16 MB at a time
+FLIPS = 9_999  # random sign flips where sums are not whole numbers and too many to try all
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The weighted mean difference between two models on n images.
+
+    Args:
+        value: the gain, from -1 to 1.
+        won: weighted share of images that only the new model classifies correctly.
+        lost: the same of the old one.
+        size: effective sample size.
+        p: two-sided p of the exact sign-flip test.
+    """
+
+    value: float
+    won: float
+    lost: float
+    size: SampleSize
+    p: float
+
+    @property
+    def p_better(self) -> float:
+        """Return the one-sided p of the same test: how often a gain as large as this would be chance.
+
+        The distribution is symmetric, so that it is half of the two-sided p for a gain, and at least a half for a loss.
+        """
+        return self.p / 2 if self.value > 0 else 1 - self.p / 2
+
+    def score(self, hypothesis: float) -> float:
+        """Return the score statistic against a hypothetical gain: about standard normal if that is the true one.
+
+        The variance is that under the hypothesis (Tango 1998, Statistics in Medicine 17:891): with q the share of
+        images that the new model loses, and q + gain the share that it wins, the likelihood is largest at the root of
+
+            2 q² + b q + c = 0,    b = (2 - won + lost) gain - won - lost,    c = -lost gain (1 - gain)
+        """
+        b = (2 - self.won + self.lost) * hypothesis - self.won - self.lost
+        c = -self.lost * hypothesis * (1 - hypothesis)
+        q = (math.sqrt(max(b * b - 8 * c, 0.0)) - b) / 4
+        variance = max(2 * q + hypothesis - hypothesis**2, 0.0) / self.size.images
+        distance = self.value - hypothesis
+        if variance == 0:
+            return math.copysign(math.inf, distance) if distance else 0.0
+        return distance / math.sqrt(variance)
+
+    def bound(self, tail: float, *, upper: bool) -> float:
+        """Return one end of the interval that leaves out `tail` on that side: where the score is the quantile."""
+        quantile = self.size.quantile(tail)
+        end = 1 - 1e-9 if upper else -1 + 1e-9
+        near = self.value + math.copysign(1e-12, end)
+        if (abs(near) >= abs(end) and near * end > 0) or abs(self.score(end)) < quantile:
+            return round(end)
+        return float(optimize.brentq(lambda hypothesis: abs(self.score(hypothesis)) - quantile, near, end))
+
+    @property
+    def interval(self) -> Interval:
+        """Return the two-sided 95 % interval."""
+        tail = (1 - CONFIDENCE) / 2
+        return interval(self.value, self.bound(tail, upper=False), self.bound(tail, upper=True))
+
+    def exceeds(self, hypothesis: float) -> bool:
+        """Whether the lower end of the one-sided 95 % interval lies above a hypothetical gain."""
+        return self.score(hypothesis) > self.size.quantile(1 - CONFIDENCE)
+
+    def is_below(self, hypothesis: float) -> bool:
+        """Whether the upper end of the one-sided 95 % interval lies below a hypothetical gain."""
+        return self.score(hypothesis) < -self.size.quantile(1 - CONFIDENCE)
+
+    def times(self, factor: float) -> "Gain":
+        """Return what `factor` times as many images of the same kind would show."""
+        groups = max(round(self.size.groups * factor), 1)
+        return replace(self, size=replace(self.size, images=self.size.images * factor, groups=groups))
+
+
+def gain(differences: Integers, groups: Integers, weights: Floats | None = None, seed: int = 0) -> Gain:
+    """Return the gain of a new model over an old one.
+
+    Args:
+        differences: of each image (n,), n > 0: 1 where only the new model is correct, -1 where only the old one is, 0.
+        groups: the group of each image (n,), as any integers.
+        weights: of each image (n,), summing to 1; None for equal ones.
+        seed: of random sign flips, needed with weights and many groups.
+    """
+    own: Floats = np.full(len(differences), 1 / len(differences)) if weights is None else weights
+    codes = np.unique(groups, return_inverse=True)[1]
+    if weights is None:
+        p = sign_flip_p(np.bincount(codes, differences).astype(np.int64))
+    else:
+        p = _weighted_sign_flip_p(np.bincount(codes, own * differences).astype(np.float64), seed)
+    won, lost = (float(own[differences == side].sum()) for side in (1, -1))
+    value = float(differences.mean()) if weights is None else won - lost
+    return Gain(value, won, lost, sample_size(differences.astype(float), groups, weights), p)
+
+
+def sign_flip_p(sums: Integers) -> float:
+    """Return the exact two-sided p of a sign-flip test of whole sums (g,), by their size as often above as below zero.
+
+    If the models are equally good, each group's sum could as well have the other sign. The total of n signs and sizes
+    has the characteristic function cos(s₁ t) ... cos(sₙ t), whose inverse Fourier transform is its distribution.
+    """
+    sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
+    furthest = int(sizes @ counts)
+    if not furthest:
+        return 1.0
+    angles = 2 * np.pi * np.arange(2 * furthest + 1) / (2 * furthest + 1)
+    characteristic = np.ones(len(angles))
+    for size, count in zip(sizes, counts, strict=True):
+        characteristic *= np.cos(size * angles) ** count
+    probability = np.fft.ifft(characteristic).real  # of each total, modulo the length: 0, 1, ..., -2, -1
+    total = np.concatenate([np.arange(furthest + 1), np.arange(-furthest, 0)])
+    return float(np.clip(probability[np.abs(total) >= abs(int(sums.sum()))].sum(), 0.0, 1.0))
+
+
+def _weighted_sign_flip_p(sums: Floats, seed: int) -> float:
+    """Return the two-sided p of a sign-flip test of any sums (g,): exact for up to 13 of them, else by random flips."""
+    sums = sums[sums != 0]
+    if not len(sums):
+        return 1.0
+    test = stats.permutation_test(
+        (sums,), np.sum, permutation_type="samples", n_resamples=FLIPS, batch=MAX_FLOATS // len(sums) + 1,
+        vectorized=True, random_state=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(test.pvalue)

@@ -1,0 +1,181 @@
+"""Promoted, rejected or undecided: what has to be shown, and what is said where it cannot be."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rootstock.config.params import Retrain
+from rootstock.evaluation import decision
+from rootstock.evaluation.decision import (
+    DELIVERY,
+    DOMAIN,
+    NEW_CLASS,
+    OVERALL,
+    PROMOTED,
+    REJECTED,
+    UNDECIDED,
+    Decision,
+    PairedOutcomes,
+    compare,
+    decide,
+    lacking_images,
+)
+from rootstock.evaluation.intervals import SampleSize
+
+
+def outcomes(
+    domain: str, both: int, won: int, lost: int, neither: int = 0, *, label: str = "x", known: bool = True,
+    fresh: bool = False, scene: int = 1,
+) -> PairedOutcomes:  # fmt: skip
+    """Test images of a domain, by who is correct: both, the challenger alone, the champion alone, neither."""
+    counts = [both, won, lost, neither]
+    n = sum(counts)
+    return PairedOutcomes(
+        domains=np.full(n, domain, object), labels=np.full(n, label, object), groups=np.arange(n) // scene,
+        known=np.full(n, known), fresh=np.full(n, fresh),
+        champion=np.repeat([True, False, True, False], counts),
+        challenger=np.repeat([True, True, False, False], counts),
+    )  # fmt: skip
+
+
+def together(*parts: PairedOutcomes) -> PairedOutcomes:
+    """Put images together; groups of different parts are different."""
+    apart = [replace(part, groups=part.groups + 100_000 * number) for number, part in enumerate(parts)]
+    return PairedOutcomes(**{name: np.concatenate([vars(part)[name] for part in apart]) for name in vars(parts[0])})
+
+
+def decided(*parts: PairedOutcomes, new: tuple[str, ...] = (), **settings: object) -> Decision:
+    return decide(together(*parts), new, Retrain(**settings))
+
+
+def test_better_overall_and_as_good_everywhere_is_promoted():
+    found = decided(outcomes("old", 280, 20, 2))
+    assert found.outcome == PROMOTED and found.promote
+    assert "99.3% test accuracy overall, champion 93.4% (302 images, gain +6.0 points, " in found.reason
+    assert "as good on what was there before (retrain.margin is 4 points)" in found.reason
+
+
+def test_better_on_the_new_domain_alone_is_promoted():
+    found = decided(outcomes("old", 900, 10, 12), outcomes("new", 2, 10, 0), new=("new",))
+    assert found.outcome == PROMOTED
+    assert "100.0% test accuracy on new, champion 16.7% (12 images, gain +83.3 points" in found.reason
+
+
+def test_better_on_an_older_domain_alone_is_no_reason():
+    assert decided(outcomes("old", 80, 8, 0), outcomes("older", 900, 4, 10)).outcome != PROMOTED
+
+
+def test_a_new_domain_counts_by_holms_correction():
+    # Each p is 0.0327: significant alone, but not as the smaller of two.
+    tables = [outcomes("old", 900, 0, 0), outcomes("new", 100, 12, 4, 0)]
+    assert decided(*tables, new=("new",)).outcome != PROMOTED
+    assert decided(outcomes("new", 1000, 12, 4, 0)).outcome == PROMOTED
+
+
+def test_a_loss_beyond_the_margin_is_rejected_and_laid_out_where_there_is_a_gain_elsewhere():
+    found = decided(outcomes("old", 80, 0, 20), outcomes("new", 0, 100, 0), new=("new",))
+    assert found.outcome == REJECTED and found.trade_off
+    assert "A trade-off: the challenger is better: " in found.reason
+    assert "but worse by more than allowed (retrain.margin is 4 points): 80.0% test accuracy on old" in found.reason
+    without_gain = decided(outcomes("old", 80, 0, 20))
+    assert without_gain.outcome == REJECTED and not without_gain.trade_off
+
+
+def test_the_bargain_seen_on_paintings_is_left_to_a_person():
+    """31.6 points gained on 591 new images, 3.4 (0.0 to 6.6) lost on 351 older ones."""
+    found = decided(outcomes("photo", 300, 10, 22, 19), outcomes("painting", 300, 200, 13, 78), new=("painting",))
+    assert found.outcome == UNDECIDED and found.trade_off
+    assert "but not shown to be as good: " in found.reason and "on photo, champion " in found.reason
+
+
+def test_too_few_images_of_an_older_domain_are_undecided_and_say_how_many_more():
+    found = decided(outcomes("old", 900, 5, 5), outcomes("photo", 39, 0, 1), outcomes("new", 0, 50, 0), new=("new",))
+    assert found.outcome == UNDECIDED
+    assert "97.5% test accuracy on photo, champion 100.0% (40 images" in found.reason
+    more = int(found.reason.partition("about ")[2].split()[0].replace(",", ""))
+    enough = round((more + 40) / 40)
+    tables = [outcomes("old", 900, 5, 5), outcomes("photo", 39 * enough, 0, enough), outcomes("new", 0, 50, 0)]
+    assert decided(*tables, new=("new",)).outcome == PROMOTED
+
+
+def test_more_images_are_not_promised_to_help_against_a_loss_of_the_margin():
+    found = decided(outcomes("photo", 90, 0, 4), outcomes("new", 0, 50, 0), new=("new",))
+    assert "more images will not show it if the loss stays as it is" in found.reason
+
+
+def test_few_images_without_a_difference_are_undecided_and_many_are_rejected():
+    few = decided(outcomes("old", 900, 5, 5), outcomes("new", 3, 0, 0), new=("new",))
+    assert few.outcome == UNDECIDED and "Too few test images to show a gain: " in few.reason
+    many = decided(outcomes("old", 900, 5, 5), outcomes("new", 300, 3, 3), new=("new",))
+    assert many.outcome == REJECTED and "is no better: " in many.reason
+
+
+def test_a_gain_below_min_gain_is_not_enough():
+    assert decided(outcomes("old", 990, 10, 0)).outcome == PROMOTED
+    found = decided(outcomes("old", 990, 10, 0), min_gain=0.05)
+    assert found.outcome == REJECTED and "by less than retrain.min_gain (5 points)" in found.reason
+
+
+@pytest.mark.parametrize(("right", "of", "outcome"), [(1, 1, UNDECIDED), (9, 10, PROMOTED), (6, 10, UNDECIDED),
+                                                      (1, 20, REJECTED)])  # fmt: skip
+def test_a_new_class_counts_where_the_lower_end_of_its_accuracy_is_high_enough(right, of, outcome):
+    new_class = outcomes("new", 0, right, 0, of - right, known=False, label="brick")
+    found = decided(outcomes("old", 500, 0, 0), new_class, new=("new",))
+    assert found.outcome == outcome
+    [unknown] = [one for one in found.comparisons if one.about == NEW_CLASS]
+    assert (unknown.what, unknown.images, unknown.champion, unknown.gain) == ("brick", of, None, None)
+    assert found.comparisons[0].images == 500  # the champion is compared on the classes it knows
+
+
+def test_with_new_classes_alone_there_is_still_a_decision():
+    assert decided(outcomes("new", 0, 9, 0, 1, known=False), new=("new",)).outcome == PROMOTED
+
+
+def test_images_of_a_group_count_once():
+    alone = decided(outcomes("old", 600, 60, 0))
+    scenes = decided(outcomes("old", 600, 60, 0, scene=30))
+    assert alone.outcome == PROMOTED and scenes.outcome == UNDECIDED
+    assert "(660 images in 22 groups, gain " in scenes.reason
+
+
+def test_balanced_accuracy_lets_a_rare_class_count_like_a_common_one():
+    common, rare = outcomes("old", 500, 0, 10, label="common"), outcomes("old", 20, 20, 0, label="rare")
+    table = together(common, rare)
+    by_image = compare(OVERALL, OVERALL, table)
+    balanced = compare(OVERALL, OVERALL, table, measure="balanced_accuracy")
+    assert by_image.gain.value == pytest.approx(10 / 550)
+    assert balanced.gain.value == pytest.approx((0.5 - 10 / 510) / 2)
+    assert balanced.champion["value"] == pytest.approx((0.5 + 1) / 2)
+    assert balanced.gain.p_better < 0.001
+
+
+def test_images_of_the_delivery_are_shown_by_themselves_as_nobody_has_looked_at_them():
+    fresh = outcomes("old", 40, 5, 1, fresh=True)
+    found = decided(outcomes("old", 400, 10, 2), fresh)
+    last = found.comparisons[-1]
+    assert (last.about, last.images) == (DELIVERY, 46)
+    assert "never looked at before" in decision.table(found.comparisons)
+
+
+def test_comparisons_are_overall_then_by_domain_and_are_in_the_table_and_the_picture():
+    found = decided(outcomes("b|c", 50, 3, 1), outcomes("a", 20, 0, 0))
+    assert [(one.about, one.what) for one in found.comparisons] == [
+        (OVERALL, "overall"), (DOMAIN, "a"), (DOMAIN, "b|c")
+    ]  # fmt: skip
+    kept = json.loads(found.to_json())
+    assert [one["images"] for one in kept] == [74, 20, 54]
+    assert list(kept[0]["gain"]) == ["value", "low", "high"]
+    assert "| b\\|c | 54 | 94.4% | 98.1% | +3.7 (" in decision.table(found.comparisons)
+    assert decision.draw(found.comparisons).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.04, 0.1])
+def test_what_is_lacking_at_the_least_is_what_equal_answers_would_need(margin):
+    def shown(images: int) -> bool:
+        return decided(outcomes("new", 0, 50, 0), outcomes("old", images, 0, 0), new=("new",), margin=margin).promote
+
+    lacking = lacking_images(10, SampleSize(10, 10, False), margin)
+    assert shown(10 + lacking) and not shown(10 + lacking - 1)
+    assert lacking_images(10 + lacking, SampleSize(10 + lacking, 10 + lacking, False), margin) == 0
