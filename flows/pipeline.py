@@ -38,20 +38,28 @@ from tasks.train_head import train_head
 
 @dataclass(frozen=True)
 class Verdict:
-    """Outcome of each stage, metrics.json, and whether anything was fine-tuned."""
+    """Outcome of each stage, and what was measured.
+
+    Args:
+        outcomes: of the stages.
+        metrics: metrics.json: the winner, and each model's accuracy on validation.
+        test: test.json: the winner's figures on the test images.
+        untested: classes without test or validation images, in words.
+        uses: what earlier models measured on the same test images do to the figures, in words.
+    """
 
     outcomes: list[Outcome]
     metrics: dict[str, Any]
-    tuned: bool = True
-    untested: str = ""  # classes without test or validation images, in words
+    test: dict[str, Any]
+    untested: str = ""
+    uses: str = ""
 
     @property
     def headline(self) -> str:
         """Format the winner, its test accuracy, and the classes that this does not cover."""
-        winner = self.metrics["winner"]
-        accuracy = self.metrics[winner]["accuracy"]
         untested = f" ({self.untested})" if self.untested else ""
-        return f"{artifacts.MODELS[winner]}: test accuracy {accuracy['value']:.1%}{untested}"
+        accuracy = f"test accuracy {self.test['accuracy']['value']:.1%} ({self.test['images']:,} images)"
+        return f"{artifacts.MODELS[self.metrics['winner']]}: {accuracy}{untested}"
 
 
 def chain(params: Params) -> Verdict:
@@ -63,9 +71,9 @@ def chain(params: Params) -> Verdict:
     network = submit(fine_tune, params, where=params.finetune.where, wait_for=[head])
     verdict = submit(evaluate, params, wait_for=[network])
     outcomes = [stage.result() for stage in (images, weights, features, head, network, verdict)]
-    metrics = read_json(workspace.REPORT / "metrics.json")
+    metrics, test = (read_json(workspace.REPORT / name) for name in ("metrics.json", "test.json"))
     untested = tables.describe_missing_classes(tables.load_summary(workspace.DATASET))
-    return Verdict(outcomes, metrics, tuned=bool(params.finetune.stages), untested=untested)
+    return Verdict(outcomes, metrics, test, untested, artifacts.describe_test_uses())
 
 
 @flow(name="pipeline", validate_parameters=False)  # form.py says why
@@ -101,23 +109,26 @@ def pipeline(
                 kept = experiments.save_experiment(flow_run.name)
     except RootstockError as error:
         return failed(error)
-    artifacts.show_verdict(verdict.outcomes, verdict.metrics, kept, flow_run.name, tuned=verdict.tuned)
+    artifacts.show_verdict(verdict.outcomes, verdict.metrics, verdict.test, verdict.uses, kept, flow_run.name)
     log.info(kept.note)
     return Completed(message=f"{verdict.headline}. {kept.note}", data=verdict)
 
 
 def table(verdict: Verdict) -> str:
-    """Format the two models' test accuracy, and where the report is."""
+    """Format each model's validation accuracy, the winner's test accuracy, and where the report is."""
     lines = []
     for name, called in (("head", "frozen-feature head"), ("finetuned", "fine-tuned model")):
-        if name == "finetuned" and not verdict.tuned:
-            lines.append(f"test accuracy, {called:<20} nothing was fine-tuned (finetune.stages is empty)")
+        if name not in verdict.metrics:
+            lines.append(f"validation accuracy, {called:<20} nothing was fine-tuned (finetune.stages is empty)")
             continue
-        a = verdict.metrics[name]["accuracy"]
-        won = "  <- won on validation" if verdict.metrics["winner"] == name else ""
-        lines.append(
-            f"test accuracy, {called:<20} {a['value']:6.1%}  (95 % interval {a['low']:.1%} to {a['high']:.1%}){won}"
-        )
+        won = "  <- won" if verdict.metrics["winner"] == name and "finetuned" in verdict.metrics else ""
+        lines.append(f"validation accuracy, {called:<20} {verdict.metrics[name]:6.1%}{won}")
+    test = verdict.test["accuracy"]
+    ends = f"95 % interval {test['low']:.1%} to {test['high']:.1%}"
+    lines.append(f"test accuracy {test['value']:.1%} ({ends}), on {verdict.test['images']:,} test images, "
+                 "not used for any choice")  # fmt: skip
+    if verdict.uses:
+        lines.append(verdict.uses)
     if verdict.untested:
         lines.append(f"note: {verdict.untested}; these figures do not cover them")
     lines += ["", f"report: {(workspace.REPORT / 'report.html').resolve().as_uri()}"]

@@ -8,14 +8,14 @@ import time
 from rootstock.config.params import Params
 from tasks.bridge import workspace
 from tasks.bridge.stage import Summary, stage
-from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, MODEL, REPORT
+from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, MEASURED, MODEL, REPORT
 
 STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 
 
 @stage
 def evaluate(params: Params) -> Summary:
-    """Choose between head and fine-tuned model on validation, then read the test split once and report."""
+    """Choose between head and fine-tuned model on validation, then measure the winner on the test images."""
     from rootstock.dataset import tables
     from rootstock.evaluation.evaluate import Inputs, evaluate as compare
 
@@ -32,13 +32,13 @@ def evaluate(params: Params) -> Summary:
         }
         return [runs[name] for name in STAGES if name in runs] + [own]
 
-    metrics = compare(inputs, params, MODEL, REPORT, timings)
-    accuracy = metrics[metrics["winner"]]["accuracy"]
+    found = compare(inputs, params, MODEL, REPORT, timings, MEASURED)
+    accuracy = found.test["accuracy"]
     interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
-    note = f"winner {metrics['winner']}, test {accuracy['value']:.1%} ({interval})"
+    note = f"winner {found.choice.winner}, test {accuracy['value']:.1%} ({interval})"
     if without := tables.describe_missing_classes(tables.load_summary(DATASET)):
         note += f"; {without}"
-    return Summary(metrics["images"]["test"], note)
+    return Summary(found.test["images"], note)
 
 
 if __name__ == "__main__":

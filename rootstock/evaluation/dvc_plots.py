@@ -1,4 +1,4 @@
-"""CSV files for DVC plots of an evaluation."""
+"""CSV files for DVC plots of an evaluation, on the validation images: experiments are compared by these."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,6 @@ def write(
     folder: Path,
     *,
     labels: Integers,
-    predicted: Mapping[str, Integers],
     winner: str,
     classes: Sequence[str],
     metrics: Mapping[str, Any],
@@ -28,11 +27,10 @@ def write(
 
     Args:
         folder: target, created if missing.
-        labels: class indices of the test images (n,).
-        predicted: predicted class indices (n,) of "head" and, if there is one, "finetuned".
-        winner: the model shown in confusion.csv and reliability.csv.
+        labels: class indices of the images (n,).
+        winner: the model shown in confusion.csv and reliability.csv, and whose recall has a column of its own.
         classes: names in index order.
-        metrics: figures of the same models, as returned by `metrics.score`.
+        metrics: figures of each model, as returned by `metrics.score`.
         history: fine-tuning's stage, epoch, train_loss, val_loss, val_accuracy, in order; may be empty.
         l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
         probabilities: the winner's (n, k).
@@ -43,18 +41,20 @@ def write(
     steps = history[["stage", "epoch", "train_loss", "val_loss", "val_accuracy"]].reset_index(drop=True)
     steps.insert(0, "step", np.arange(1, len(steps) + 1))
     tables = {
-        "confusion": pd.DataFrame({"actual": names[labels], "predicted": names[predicted[winner]]}),
-        "per_class": pd.DataFrame([_class_row(name, metrics) for name in classes]),
+        "confusion": pd.DataFrame({"actual": names[labels], "predicted": names[probabilities.argmax(1)]}),
+        "per_class": pd.DataFrame([_class_row(name, metrics, winner) for name in classes]),
         "history": steps,
-        "l2_path": pd.DataFrame(l2_path, columns=["l2", "val_log_loss", "val_accuracy"]),
+        "l2_path": pd.DataFrame(l2_path, columns=["l2", "val_log_loss", "val_accuracy"]).assign(
+            log10_l2=lambda path: np.log10(path["l2"].to_numpy(float))
+        ),
         "reliability": pd.DataFrame({"confidence": confidence, "accuracy": accuracy, "images": images}),
     }
     for name, table in tables.items():
         files.write(folder / f"{name}.csv", escape.as_csv(table))
 
 
-def _class_row(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {"class": name}
+def _class_row(name: str, metrics: Mapping[str, Any], winner: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"class": name, "recall": metrics[winner]["classes"][name].get("recall", {}).get("value")}
     for model in filter(metrics.__contains__, MODELS):
         figures = metrics[model]["classes"][name]
         row["images"] = figures["images"]

@@ -1,4 +1,4 @@
-"""Evaluation of both models: choose the better one on validation, test it once, write model and report."""
+"""Evaluation: validation chooses the better model, test images say how good it is, and choose nothing."""
 
 import io
 import json
@@ -19,8 +19,8 @@ from rootstock.backbones import backbones
 from rootstock.config.params import Params
 from rootstock.dataset import tables
 from rootstock.dataset.shards import Reader
-from rootstock.evaluation import dvc_plots, metrics, plots
-from rootstock.evaluation.model_selection import MODELS, NAMES, Choice, Logits, choose
+from rootstock.evaluation import dvc_plots, metrics, plots, test_uses
+from rootstock.evaluation.model_selection import MODELS, NAMES, Choice, choose, summarize
 from rootstock.evaluation.report import Mistake, Report, render
 from rootstock.features import feature_keys
 from rootstock.features.feature_spec import FeatureSpec
@@ -36,7 +36,9 @@ from rootstock.training.head import Head
 
 log = logging.getLogger(__name__)
 THUMBNAIL_PX = 160
-FEW_IMAGES = 30  # with fewer test images, bootstrap intervals are too narrow
+FEW_IMAGES, FEW_OF_CLASS = 100, 30  # in a split, and of a class among the test images, for figures to be worth much
+NAMED = 5  # classes that a warning names
+Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,13 @@ class ModelPair:
         rows = self.manifest[self.manifest["split"] == split]
         return rows.sort_values(["shard", "offset"], ignore_index=True)
 
-    def logits(self, split: str) -> dict[str, Logits]:
-        """Return each model's logits (n, k) for a split: the head's from cached features, the network's from images."""
+    def logits(self, split: str, *models: str) -> dict[str, Logits]:
+        """Return logits (n, k) of models, by default of each, for a split; the head's come from cached features."""
         rows = self.rows(split)
-        scores = {"head": np.concatenate([self.head.logits(x) for x, _ in Features(self.features, rows)])}
-        if self.finetuned:
+        scores: dict[str, Logits] = {}
+        if "head" in (models or self.names):
+            scores["head"] = np.concatenate([self.head.logits(x) for x, _ in Features(self.features, rows)])
+        if self.finetuned and "finetuned" in (models or self.names):
             scores["finetuned"] = scoring.logits(self.finetuned, rows, self.inputs.images, what=f"evaluate_{split}")
         return scores
 
@@ -117,115 +121,167 @@ class ModelPair:
         return Classifier(self.backbone.network, self.backbone.transform, self.head), self.spec
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What was chosen, and how good it is.
+
+    Args:
+        choice: the better model, by validation alone.
+        validation: figures of each model on the validation images, as returned by `metrics.score`.
+        test: those of the winner on the test images, which nothing was chosen by.
+        models: how many different models have been measured on these test images on this machine.
+    """
+
+    choice: Choice
+    validation: dict[str, dict[str, Any]]
+    test: dict[str, Any]
+    models: int = 1
+
+
 def evaluate(
-    inputs: Inputs, params: Params, model_dir: Path, report_dir: Path, timings: Callable[[], list[dict[str, Any]]]
-) -> dict[str, Any]:
-    """Compare the head with the fine-tuned network, if there is one, and write the better one and a report.
+    inputs: Inputs,
+    params: Params,
+    model_dir: Path,
+    report_dir: Path,
+    timings: Callable[[], list[dict[str, Any]]],
+    uses: Path | None = None,
+) -> Evaluation:
+    """Choose between the head and the fine-tuned network, if there is one, and write the better one and a report.
 
     Args:
         inputs: the outputs of the other stages.
         params: all of params.yaml; shown in the report.
         model_dir: replaced by the winner (see `model.save`).
-        report_dir: receives metrics.json, predictions.parquet, plots/, timings.json and report.html.
+        report_dir: receives metrics.json (the winner in numbers, on validation), validation.json (all figures of each
+            model), test.json (the winner's), predictions.parquet, plots/, timings.json and report.html.
         timings: returns the stages' durations so far; only the last two files contain them.
-
-    Returns:
-        The contents of metrics.json.
+        uses: log of the models measured on test images (see `test_uses`); None keeps none.
     """
     pair = ModelPair(inputs, params)
-    on_val = pair.logits("val")
-    labels = pair.rows("val")["class_index"].to_numpy(np.int64)
-    choice = choose(on_val, labels)
-    temperature = {name: calibration.fit_temperature(logits, labels) for name, logits in on_val.items()}
-    on_test = pair.logits("test")  # the choice has been made: the test split is read only now
-    val, test = (_scored(pair, *scored, temperature) for scored in (("val", on_val), ("test", on_test)))
-    scores: dict[str, Any] = {
-        name: metrics.score(
-            test.labels, test.probabilities[name], test.rows["domain"].to_numpy(str), pair.classes,
-            resamples=params.evaluate.resamples, seed=params.seed,
-        )
-        for name in pair.names
-    }  # fmt: skip
-    counts = pair.manifest["split"].value_counts()
-    scores |= {"winner": choice.winner, "images": {split: int(counts[split]) for split in ("train", "val", "test")}}
-    warnings = _warnings(pair, temperature, len(test.rows))
+    logits = pair.logits("val")
+    rows = pair.rows("val")
+    labels = rows["class_index"].to_numpy(np.int64)
+    temperature = {name: calibration.fit_temperature(scores, labels) for name, scores in logits.items()}
+    val = _scored(rows, logits, temperature)
+    validation = {name: _score(pair, val, name, params) for name in pair.names}
+    choice = choose(validation)
+    # The choice has been made: only now are the test images looked at, and by the winner alone.
+    test = _scored(pair.rows("test"), pair.logits("test", choice.winner), temperature)
+    tested = _score(pair, test, choice.winner, params)
+    warnings = _warnings(pair, temperature, val, test)
     for warning in warnings:
         log.warning("%s", warning)
-    _write_model(pair, choice, temperature[choice.winner], scores, model_dir)
+    digest = _write_model(pair, choice, temperature[choice.winner], validation, tested, model_dir)
+    models = test_uses.count(uses, test.rows["image_id"], digest) if uses else 1
+    found = Evaluation(choice, validation, tested, models)
     reported = [*pair.head.warnings, *finetune.warnings(pair.epochs), *warnings]
-    _write_report(pair, params, choice, val, test, scores, reported, report_dir, timings)
-    return scores
+    _write_report(pair, params, found, val, test, reported, report_dir, timings)
+    return found
 
 
-def _warnings(pair: ModelPair, temperature: dict[str, float], test_images: int) -> list[str]:
-    """Warn about temperatures at a bound of the search, and about too few test images for reliable intervals."""
+def _score(pair: ModelPair, scored: Scored, name: str, params: Params) -> dict[str, Any]:
+    return metrics.score(
+        scored.labels, scored.probabilities[name], scored.rows["domain"].to_numpy(str), pair.classes,
+        groups=scored.rows["group_id"].factorize()[0].astype(np.int64),
+        resamples=params.evaluate.resamples, seed=params.seed,
+    )  # fmt: skip
+
+
+def _warnings(pair: ModelPair, temperature: dict[str, float], val: Scored, test: Scored) -> list[str]:
+    """Warn about temperatures at a bound of the search, and about too few images for a reliable figure."""
     found = [
         f"The temperature of {NAMES[name]} is {found:.3g}, at a bound of the search: its probabilities are badly "
         "calibrated."
         for name, found in temperature.items()
         if calibration.at_bound(found)
     ]
-    if test_images < FEW_IMAGES:
-        found.append(f"There are only {test_images} test images: the 95 % intervals are unreliable.")
+    for split, scored in (("validation", val), ("test", test)):
+        if len(scored.rows) < FEW_IMAGES:
+            found.append(f"There are only {len(scored.rows)} {split} images: figures on them are rough.")
+    counts = test.rows["label"].value_counts().reindex(pair.classes, fill_value=0)
+    if len(few := counts[counts < FEW_OF_CLASS]):
+        named = ", ".join(f"{label} ({count})" for label, count in few.sort_values(kind="stable").head(NAMED).items())
+        more = f" and {len(few) - NAMED} more classes" if len(few) > NAMED else ""
+        found.append(f"Fewer than {FEW_OF_CLASS} test images: {named}{more}. Their figures are rough.")
     return found
 
 
-def _scored(pair: ModelPair, split: str, logits: dict[str, Logits], temperature: dict[str, float]) -> Scored:
-    probabilities = {name: calibration.softmax(logits[name], temperature[name]) for name in logits}
-    return Scored(pair.rows(split), probabilities)
+def _scored(rows: pd.DataFrame, logits: dict[str, Logits], temperature: dict[str, float]) -> Scored:
+    return Scored(rows, {name: calibration.softmax(scores, temperature[name]) for name, scores in logits.items()})
 
 
-def _write_model(pair: ModelPair, choice: Choice, temperature: float, scores: dict[str, Any], model_dir: Path) -> None:
+def _write_model(
+    pair: ModelPair,
+    choice: Choice,
+    temperature: float,
+    validation: dict[str, dict[str, Any]],
+    test: dict[str, Any],
+    model_dir: Path,
+) -> str:
+    """Save the winner; return the digest of its weights."""
     network, spec = pair.model(choice.winner)
+    own = validation[choice.winner]
     described = {
         "kind": choice.winner,
         "backbone": pair.backbone.description,
         "features": {**spec.as_dict(), "width": pair.backbone.width},
         "classes": pair.classes,
         "temperature": temperature,
-        "validation": choice.figures[choice.winner],
+        "validation": {name: own[name]["value"] for name in ("accuracy", "log_loss")},
     }
     if values_of := value_ranges.common(value_ranges.recorded(pair.summary).values()):
         described[value_ranges.KEY] = list(values_of)
-    card = model.card(described, choice.why, scores, pair.summary)
-    model.save(model_dir, network, described, card)
+    model.save(model_dir, network, described, model.card(described, choice.why, test, pair.summary))
+    return str(model.describe(model_dir)["digest"])
 
 
 def _write_report(
     pair: ModelPair,
     params: Params,
-    choice: Choice,
+    found: Evaluation,
     val: Scored,
     test: Scored,
-    scores: dict[str, Any],
     warnings: list[str],
     report_dir: Path,
     timings: Callable[[], list[dict[str, Any]]],
 ) -> None:
-    write(report_dir / "metrics.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
-    _write_predictions(report_dir / "predictions.parquet", [val, test])
-    shown: dict[str, Any] = {
-        "labels": test.labels,
-        "winner": choice.winner,
-        "classes": pair.classes,
-        "metrics": scores,
-        "history": finetune.as_table(pair.epochs),
-        "l2_path": pair.head.path,
+    winner = found.choice.winner
+    files = {
+        "metrics.json": summarize(found.validation, winner),
+        "validation.json": found.validation,
+        "test.json": {"winner": winner, **found.test},
     }
+    for name, contents in files.items():
+        write(report_dir / name, json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
+    _write_predictions(report_dir / "predictions.parquet", [val, test])
+    trained: dict[str, Any] = {"history": finetune.as_table(pair.epochs), "l2_path": pair.head.path}
     dvc_plots.write(
         report_dir / "plots",
-        predicted={name: probabilities.argmax(1) for name, probabilities in test.probabilities.items()},
-        probabilities=test.probabilities[choice.winner],
-        **shown,
+        labels=val.labels,
+        probabilities=val.probabilities[winner],
+        winner=winner,
+        classes=pair.classes,
+        metrics=found.validation,
+        **trained,
     )
-    pictures = plots.pictures(probabilities=test.probabilities, **shown)
-    mistakes = worst_mistakes(pair, test, choice.winner, params.evaluate.mistakes)
+    pictures = plots.pictures(
+        labels=test.labels,
+        probabilities=test.probabilities,
+        winner=winner,
+        classes=pair.classes,
+        metrics={winner: found.test},
+        **trained,
+    )
+    mistakes = worst_mistakes(pair, test, winner, params.evaluate.mistakes)
     measured = timings()
     write(report_dir / "timings.json", json.dumps(measured, indent=2, ensure_ascii=False) + "\n")
     page = Report(
         name=f"{pair.backbone.description['name']} on {', '.join(sorted(set(pair.manifest['domain'])))}",
-        metrics=scores,
-        validation={**choice.figures, "why": choice.why},
+        winner=winner,
+        why=found.choice.why,
+        validation=found.validation,
+        test=found.test,
+        uses=test_uses.describe(found.models, len(test.rows)),
         dataset=pair.summary,
         backbone=pair.backbone.description,
         params=params.model_dump(mode="json", exclude={"retrain", "compare"}),  # not used by the pipeline
@@ -233,13 +289,12 @@ def _write_report(
         pictures=pictures,
         mistakes=mistakes,
         warnings=warnings,
-        tuned=pair.finetuned is not None,
     )
     write(report_dir / "report.html", render(page))
 
 
 def _write_predictions(path: Path, scored: list[Scored]) -> None:
-    """Write one row per validation and test image, with each model's class probabilities."""
+    """Write one row per validation and test image, with the class probabilities of each model measured on it."""
     tables = []
     for part in scored:
         columns = {name: pa.array(part.rows[name], pa.string()) for name in ("image_id", "domain", "split", "label")}
@@ -249,7 +304,7 @@ def _write_predictions(path: Path, scored: list[Scored]) -> None:
             columns[name] = pa.ListArray.from_arrays(ends, flat)
         tables.append(pa.table(columns))
     with replacing(path) as temporary:
-        pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
+        pq.write_table(pa.concat_tables(tables, promote_options="default"), temporary, compression="zstd")
 
 
 def worst_mistakes(pair: ModelPair, test: Scored, winner: str, count: int) -> list[Mistake]:

@@ -61,10 +61,10 @@ def pictures(
 
     Args:
         labels: class indices of the test images (n,).
-        probabilities: (n, k) of "head" and "finetuned"; of "head" alone if nothing was fine-tuned.
+        probabilities: (n, k) of the models to show; the winner at least.
         winner: the model shown in the confusion matrix.
         classes: names in index order.
-        metrics: figures of "head" and "finetuned", as returned by `metrics.score`.
+        metrics: figures of the same models, as returned by `metrics.score`.
         history: fine-tuning's stage, epoch, train_loss, val_loss, val_accuracy, in order; may be empty.
         l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
     """
@@ -192,7 +192,7 @@ def draw_reliability(labels: Integers, probabilities: Mapping[str, Floats], them
 def draw_recall(
     metrics: Mapping[str, Any], winner: str, theme: Theme = LIGHT, *, worst: int = 20, models: Iterable[str] = MODELS
 ) -> bytes:
-    """Plot recall of both models with 95 % intervals for the winner's worst classes."""
+    """Plot recall of models with 95 % intervals for the winner's worst classes."""
     scored = {name: figures for name, figures in metrics[winner]["classes"].items() if figures["images"]}
     names = sorted(scored, key=lambda name: scored[name]["recall"]["value"])[:worst]
     recall = {model: [metrics[model]["classes"][name]["recall"] for name in names] for model in models}

@@ -45,10 +45,10 @@ class Report:
 
     Args:
         name: of the model; the page's title.
-        metrics: metrics.json: "head" and "finetuned" as returned by `metrics.score`, "winner" (which of the two) and
-            "images" (a count for each of train, val, test).
-        validation: "head" and "finetuned", each {"accuracy", "log_loss"} on validation, and "why", the reason for the
-            choice in a sentence.
+        winner: the model chosen on validation, "head" or "finetuned".
+        why: the reason in a sentence.
+        validation: figures of "head" and, if anything was fine-tuned, "finetuned", as returned by `metrics.score`.
+        test: figures of the winner on the test images.
         dataset: summary.json of the dataset; `splits`, `domains`, `by_class` and `rejected` are required, `sources`
             and `near_duplicates` optional.
         backbone: backbone.json; any scalars, lists and mappings.
@@ -57,13 +57,15 @@ class Report:
         pictures: as returned by `plots.pictures`; missing ones are left out.
         mistakes: of the winner, worst first.
         warnings: one sentence each, such as a search that ended at a limit.
-        tuned: whether anything was fine-tuned.
+        uses: what earlier models measured on the same test images do to the figures, in a sentence; "" for none.
 
     """
 
     name: str
-    metrics: Mapping[str, Any]
+    winner: str
+    why: str
     validation: Mapping[str, Any]
+    test: Mapping[str, Any]
     dataset: Mapping[str, Any]
     backbone: Mapping[str, Any]
     params: Mapping[str, Any]
@@ -71,17 +73,12 @@ class Report:
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     mistakes: Sequence[Mistake] = ()
     warnings: Sequence[str] = ()
-    tuned: bool = True
+    uses: str = ""
 
     @property
     def models(self) -> dict[str, str]:
         """Return the models to show, by key: the head alone if nothing was fine-tuned."""
-        return MODELS if self.tuned else {"head": MODELS["head"]}
-
-    @property
-    def winner(self) -> str:
-        """Return the key of the model chosen on validation."""
-        return str(self.metrics["winner"])
+        return {key: name for key, name in MODELS.items() if key in self.validation}
 
 
 def render(report: Report) -> str:
@@ -93,7 +90,7 @@ def render(report: Report) -> str:
         .render(
             report=report,
             models=report.models,
-            best=report.metrics[report.winner],
+            best=report.test,
             wrong=_wrong(report),
             comparison=_comparison(report),
             domains=_domains(report),
@@ -172,8 +169,7 @@ def figures(interval: Mapping[str, float]) -> str:
 
 
 def _wrong(report: Report) -> int:
-    accuracy = float(report.metrics[report.winner]["accuracy"]["value"])
-    return round(int(report.metrics["images"]["test"]) * (1 - accuracy))
+    return round(int(report.test["images"]) * (1 - float(report.test["accuracy"]["value"])))
 
 
 def _bar(interval: Mapping[str, float], low: float, high: float) -> dict[str, float]:
@@ -184,29 +180,25 @@ def _bar(interval: Mapping[str, float], low: float, high: float) -> dict[str, fl
 
 
 def _comparison(report: Report) -> list[dict[str, Any]]:
-    """Return one row per metric with the models' figures; all shares have one scale, up to one."""
-    metrics, models = report.metrics, report.models
-    names = SHARES | LOSSES
-    if len(metrics[report.winner]["classes"]) < TOP5_FROM:
+    """Return one row per metric: each model on validation, then the winner on test. All shares have one scale."""
+    shown = [(key, f"{name}, validation", report.validation[key]) for key, name in report.models.items()]
+    shown.append((report.winner, f"{MODELS[report.winner]}, test", report.test))
+    names = {metric: name for metric, name in (SHARES | LOSSES).items() if all(metric in own for *_, own in shown)}
+    if len(report.test["classes"]) < TOP5_FROM:
         del names["top5"]
-    names = {metric: name for metric, name in names.items() if metric in metrics[report.winner]}
-    floor = _floor(metrics[model][metric] for model in models for metric in names if metric in SHARES)
+    floor = _floor(own[metric] for *_, own in shown for metric in names if metric in SHARES)
     rows = []
     for metric, name in names.items():
-        both = [metrics[model][metric] for model in models]
+        figures_of = [own[metric] for *_, own in shown]
         # Each loss has its own scale, from zero to 10 % above the largest value.
-        scale = (floor, 1.0) if metric in SHARES else (0.0, 1.1 * max(max(one.values()) for one in both))
+        scale = (floor, 1.0) if metric in SHARES else (0.0, 1.1 * max(max(one.values()) for one in figures_of))
         value, ends = (percent, percents) if metric in SHARES or metric == "ece" else (figure, figures)
-        rows.append(
-            {
-                "name": name,
-                "better": "higher is better" if metric in SHARES else "lower is better",
-                "models": [
-                    {"key": model, "value": value(one["value"]), "ends": ends(one), "bar": _bar(one, *scale)}
-                    for model, one in zip(models, both, strict=True)
-                ],
-            }
-        )
+        models = [
+            {"key": key, "name": title, "value": value(one["value"]), "ends": ends(one), "bar": _bar(one, *scale)}
+            for (key, title, _), one in zip(shown, figures_of, strict=True)
+        ]
+        better = "higher is better" if metric in SHARES else "lower is better"
+        rows.append({"name": name, "better": better, "models": models})
     return rows
 
 
@@ -216,38 +208,23 @@ def _floor(intervals: Iterable[Mapping[str, float]]) -> float:
 
 
 def _domains(report: Report) -> list[dict[str, Any]]:
-    """Return one row per domain with test images, the winner's worst first."""
-    best, models = report.metrics[report.winner]["domains"], report.models
-    low = _floor(report.metrics[model]["domains"][name]["accuracy"] for model in report.models for name in best)
+    """Return the winner's figures per domain with test images, the worst first."""
+    domains = report.test["domains"]
+    low = _floor(domains[name]["accuracy"] for name in domains)
     return [
-        {
-            "name": name,
-            "images": best[name]["images"],
-            "models": {model: report.metrics[model]["domains"][name] for model in models},
-            "bars": {
-                model: _bar(report.metrics[model]["domains"][name]["accuracy"], low, 1.0) for model in report.models
-            },
-        }
-        for name in sorted(best, key=lambda domain: best[domain]["accuracy"]["value"])
+        {"name": name, "bar": _bar(domains[name]["accuracy"], low, 1.0), **domains[name]}
+        for name in sorted(domains, key=lambda domain: domains[domain]["accuracy"]["value"])
     ]
 
 
 def _classes(report: Report) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return one row per class with test images, the winner's worst first, and the names of classes without."""
-    best = report.metrics[report.winner]["classes"]
-    scored = [name for name in best if best[name]["images"]]
-    scored.sort(key=lambda name: (best[name]["recall"]["value"], best[name]["f1"]["value"]))
-    low = _floor(best[name]["recall"] for name in scored)
-    rows = [
-        {
-            "name": name,
-            "images": best[name]["images"],
-            "models": {model: report.metrics[model]["classes"][name] for model in report.models},
-            "bar": _bar(best[name]["recall"], low, 1.0),
-        }
-        for name in scored
-    ]
-    return rows, [name for name in best if not best[name]["images"]]
+    """Return the winner's figures per class with test images, the worst first, and the names of classes without."""
+    classes = report.test["classes"]
+    scored = [name for name in classes if classes[name]["images"]]
+    scored.sort(key=lambda name: (classes[name]["recall"]["value"], classes[name]["f1"]["value"]))
+    low = _floor(classes[name]["recall"] for name in scored)
+    rows = [{"name": name, "bar": _bar(classes[name]["recall"], low, 1.0), **classes[name]} for name in scored]
+    return rows, [name for name in classes if not classes[name]["images"]]
 
 
 def _flat(value: object, key: str = "") -> Iterator[tuple[str, str]]:

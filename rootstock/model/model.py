@@ -246,16 +246,17 @@ def _ends(figure: dict[str, float]) -> str:
     return f"{figure['low']:.4f} to {figure['high']:.4f}" if "low" in figure else ""
 
 
-def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: dict[str, Any]) -> str:
+def card(described: dict[str, Any], why: str, test: dict[str, Any], summary: dict[str, Any]) -> str:
     """Format the model card: what the model is, its training data, test figures, limits (Mitchell et al. 2019)."""
-    backbone, own = described["backbone"], scores[described["kind"]]
-    splits = summary["splits"]
+    backbone, splits = described["backbone"], summary["splits"]
     figures = "\n".join(
-        f"| {name} | {own[key]['value']:.4f} | {_ends(own[key])} |" for name, key in CARD_FIGURES.items() if key in own
+        f"| {name} | {test[key]['value']:.4f} | {_ends(test[key])} |"
+        for name, key in CARD_FIGURES.items()
+        if key in test
     )
     domains = "\n".join(
         f"| {markdown(name)} | {score['images']} | {score['accuracy']['value']:.4f} | {_ends(score['accuracy'])} |"
-        for name, score in own["domains"].items()
+        for name, score in test["domains"].items()
     )
     without = tables.describe_missing_classes(summary)
     note = f"\n**Note: {markdown(without)}.** The figures below do not cover them.\n" if without else ""
@@ -269,7 +270,7 @@ def card(described: dict[str, Any], why: str, scores: dict[str, Any], summary: d
 - **Classes**: {", ".join(map(markdown, described["classes"]))}
 - **Probabilities** are calibrated on the validation split (temperature {described["temperature"]:.3f})
 
-| metric on the test split | value | 95 % interval |
+| metric on the test images, not used for any choice | value | 95 % interval |
 |---|---|---|
 {figures}
 

@@ -14,6 +14,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 
+from rootstock.dataset import tables
 from rootstock.system.escape import file_name, markdown
 from rootstock.system.files import read_json, write
 from tasks.bridge.experiments import SavedExperiment
@@ -23,6 +24,7 @@ from tasks.bridge.workspace import (
     FINETUNED,
     HEAD,
     IMAGES,
+    MEASURED,
     MODEL,
     REPORT,
     REPORTS,
@@ -53,11 +55,26 @@ def show(stage: str) -> None:
 
 
 def show_verdict(
-    outcomes: Sequence[Any], metrics: dict[str, Any], kept: SavedExperiment, run: str, *, tuned: bool = True
+    outcomes: Sequence[Any],
+    metrics: dict[str, Any],
+    test: dict[str, Any],
+    uses: str,
+    kept: SavedExperiment,
+    run: str,
 ) -> None:
-    """Show how a run ended: which model won and why, its test metrics, and what each stage did."""
+    """Show how a run ended: which model won and why, its test figures, and what each stage did."""
     if PREFECT_API_URL.value():
-        unless_it_fails(lambda: _verdict(outcomes, metrics, kept, run, tuned=tuned))
+        unless_it_fails(lambda: _verdict(outcomes, metrics, test, uses, kept, run))
+
+
+def describe_test_uses() -> str:
+    """Describe what earlier models measured on the present test images do to the figures; "" for the first model."""
+    from rootstock.evaluation import test_uses
+
+    manifest = tables.load_manifest(DATASET)
+    images = manifest.loc[manifest["split"] == "test", "image_id"]
+    digest = read_json(MODEL / "model.json").get("digest", "")
+    return test_uses.describe(test_uses.count(MEASURED, images, digest), len(images))
 
 
 def show_decision(decision: "Decision", arrived: str, kept: str) -> None:
@@ -168,27 +185,35 @@ def _picture(png: bytes, caption: str) -> str:
     return f"{caption}\n\n![{caption}]({data_uri(png)})"
 
 
-def _verdict(outcomes: Sequence[Any], metrics: dict[str, Any], kept: SavedExperiment, run: str, *, tuned: bool) -> None:
+def _verdict(
+    outcomes: Sequence[Any],
+    metrics: dict[str, Any],
+    test: dict[str, Any],
+    uses: str,
+    kept: SavedExperiment,
+    run: str,
+) -> None:
     address = _publish_report(run, REPORT / "report.html")
     if address:
         create_link_artifact(link=address, link_text="Report", key="report", description="The full report of this run")
     why = (MODEL / "README.md").read_text().split("\n\n")[1]
+    accuracy = test["accuracy"]
     lines = [
-        f"## {why}",
+        f"## {accuracy['value']:.1%} test accuracy",
         "",
-        "| test split | accuracy | 95 % interval | macro F1 | log loss | calibration error |",
+        f"{MODELS[metrics['winner']]}, on {test['images']:,} test images, not used for any choice "
+        f"(95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%}; macro F1 {test['macro_f1']['value']:.3f}, "
+        f"log loss {test['log_loss']['value']:.3f}). {uses}",
+        "",
+        why,
+        "",
+        "| validation | accuracy |",
+        "|---|---|",
     ]
-    lines.append("|---|---|---|---|---|---|")
-    for name, called in MODELS.items():
-        if name == "finetuned" and not tuned:
-            lines.append(f"| {called} | not fine-tuned | | | | |")
-            continue
-        own = metrics[name]
-        accuracy = own["accuracy"]
-        lines.append(
-            f"| {called} | **{accuracy['value']:.1%}** | {accuracy['low']:.1%} to {accuracy['high']:.1%} "
-            f"| {own['macro_f1']['value']:.3f} | {own['log_loss']['value']:.3f} | {own['ece']['value']:.3f} |"
-        )
+    lines += [
+        f"| {called} | {f'{metrics[name]:.1%}' if name in metrics else 'not fine-tuned'} |"
+        for name, called in MODELS.items()
+    ]
     page = REPORT / "report.html"
     where = f"[The report of this run]({address})" if address else f"Report: {markdown(page.resolve())}"
     lines += ["", f"{where}. {_note(kept.note)}", "", "| stage | seconds | |", "|---|---|---|"]

@@ -96,6 +96,6 @@ def _facts() -> dict[str, str]:
     with suppress(DamagedError, KeyError):
         facts["backbone"] = read_json(MODEL / "model.json")["backbone"]["name"]
     with suppress(DamagedError, KeyError):
-        metrics = read_json(REPORT / "metrics.json")
-        facts["test accuracy"] = f"{metrics[metrics['winner']]['accuracy']['value']:.1%} ({metrics['winner']})"
+        test = read_json(REPORT / "test.json")
+        facts["test accuracy"] = f"{test['accuracy']['value']:.1%} ({test['winner']})"
     return facts

@@ -18,7 +18,7 @@ from hypothesis import given, strategies as st
 from rootstock.backbones import backbones
 from rootstock.config.params import Evaluate, Params
 from rootstock.dataset import shards
-from rootstock.evaluation import evaluate
+from rootstock.evaluation import evaluate, metrics, test_uses
 from rootstock.evaluation.evaluate import Inputs, ModelPair, worst_mistakes
 from rootstock.evaluation.model_selection import MODELS, choose
 from rootstock.features import extraction, feature_extractor, reader
@@ -40,10 +40,9 @@ from tests.small_dataset import (
 
 PARAMS = Params(evaluate=Evaluate(resamples=100, mistakes=5))
 TIMED = {"timings.json", "report.html"}
-FILES = {
-    "metrics.json", "predictions.parquet", "timings.json", "report.html", "plots/confusion.csv", "plots/history.csv",
-    "plots/l2_path.csv", "plots/per_class.csv", "plots/reliability.csv",
-}  # fmt: skip
+FILES = {"metrics.json", "validation.json", "test.json", "predictions.parquet", "timings.json", "report.html"} | {
+    f"plots/{name}.csv" for name in ("confusion", "history", "l2_path", "per_class", "reliability")
+}
 
 
 def timings(seconds: float = 1.0) -> list[dict]:
@@ -63,7 +62,7 @@ def inputs(base) -> Inputs:
 class Done:
     """An evaluation and its outputs."""
 
-    scores: dict
+    found: evaluate.Evaluation
     model: Path
     report: Path
 
@@ -72,8 +71,9 @@ class Done:
 
 
 def run(inputs: Inputs, folder: Path, params: Params = PARAMS, seconds: float = 1.0) -> Done:
-    scores = evaluate.evaluate(inputs, params, folder / "model", folder / "report", lambda: timings(seconds))
-    return Done(scores, folder / "model", folder / "report")
+    uses = folder / "measured.json"
+    found = evaluate.evaluate(inputs, params, folder / "model", folder / "report", lambda: timings(seconds), uses)
+    return Done(found, folder / "model", folder / "report")
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +95,22 @@ def logits(*right: float) -> np.ndarray:
     return np.array([[margin, 0.0] for margin in right], np.float32)
 
 
-LABELS = np.zeros(4, np.int64)
+def measured(labels: np.ndarray | None = None, **logits: np.ndarray) -> dict:
+    """Figures of models with these logits; all images are of class 0 if no labels are given."""
+    n, k = logits["head"].shape
+    labels = np.zeros(n, np.int64) if labels is None else labels
+    given = np.full(n, "field"), [f"class {index}" for index in range(k)]
+    return {name: metrics.score(labels, calibration.softmax(own), *given, resamples=2) for name, own in logits.items()}
 
 
 def test_the_model_with_the_higher_validation_accuracy_wins():
-    choice = choose({"head": logits(1, 1, 1, -1), "finetuned": logits(0.1, 0.1, 0.1, 0.1)}, LABELS)
+    choice = choose(measured(head=logits(1, 1, 1, -1), finetuned=logits(0.1, 0.1, 0.1, 0.1)))
     assert choice.winner == "finetuned"
     assert choice.why == "The fine-tuned network won: validation accuracy 100.0% vs 75.0% (4 images)."
-    assert [figures["accuracy"] for figures in choice.figures.values()] == [0.75, 1.0]
 
 
 def test_of_models_with_equal_accuracy_the_lower_log_loss_wins():
-    choice = choose({"head": logits(1, 1, 1, -1), "finetuned": logits(2, 2, 2, -1)}, LABELS)
+    choice = choose(measured(head=logits(1, 1, 1, -1), finetuned=logits(2, 2, 2, -1)))
     assert choice.winner == "finetuned"
     assert choice.why == (
         "The fine-tuned network won: validation accuracy 75.0% vs 75.0% (4 images), log loss 0.424 vs 0.563."
@@ -114,25 +118,23 @@ def test_of_models_with_equal_accuracy_the_lower_log_loss_wins():
 
 
 def test_of_equal_models_the_head_which_is_simpler_wins():
-    choice = choose({"head": logits(1, 2, 3, 4), "finetuned": logits(1, 2, 3, 4)}, LABELS)
+    choice = choose(measured(head=logits(1, 2, 3, 4), finetuned=logits(1, 2, 3, 4)))
     assert choice.winner == "head" and choice.why.endswith(", equal log loss (0.127); the simpler model wins a tie.")
 
 
 @given(st.floats(-1e-4, 1e-4))
 def test_what_rounding_alone_tells_apart_is_a_tie(much):
-    choice = choose({"head": logits(1, 2, 3, -4), "finetuned": logits(1, 2, 3, -4 + much)}, LABELS)
-    assert (
-        choice.winner == "head" or choice.figures["head"]["log_loss"] - choice.figures["finetuned"]["log_loss"] > 1e-5
-    )
+    assert choose(measured(head=logits(1, 2, 3, -4), finetuned=logits(1, 2, 3, -4 + much))).winner == "head"
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(2, 5))
 def test_no_other_model_is_better_on_validation_than_the_winner(seed, n, k):
     rng = np.random.default_rng(seed)
-    choice = choose({name: rng.normal(size=(n, k)).astype(np.float32) for name in MODELS}, rng.integers(0, k, n))
-    best = max(choice.figures.values(), key=lambda figures: (figures["accuracy"], -figures["log_loss"]))
-    assert choice.figures[choice.winner]["accuracy"] == best["accuracy"]
-    assert choice.figures[choice.winner]["log_loss"] == pytest.approx(best["log_loss"], abs=1e-3)
+    drawn = {name: rng.normal(size=(n, k)).astype(np.float32) for name in MODELS}
+    scores = measured(labels=rng.integers(0, k, n), **drawn)
+    figures = {name: (own["accuracy"]["value"], -own["log_loss"]["value"]) for name, own in scores.items()}
+    won, best = figures[choose(scores).winner], max(figures.values())
+    assert won[0] == best[0] and won[1] == pytest.approx(best[1], abs=1e-3)
 
 
 def test_the_test_split_is_not_read_before_the_choice(inputs, base, tmp_path, monkeypatch):
@@ -161,7 +163,7 @@ def test_the_test_split_is_not_read_before_the_choice(inputs, base, tmp_path, mo
     run(inputs, tmp_path)
     chosen = events.index("the choice")
     assert set(events[:chosen]) == {"val"} and events.count("val") == 2 * 24
-    assert set(events[chosen + 1 :]) == {"test"} and events.count("test") >= 2 * 24
+    assert set(events[chosen + 1 :]) == {"test"} and events.count("test") >= 24
 
 
 def test_the_winner_is_validations_even_where_the_test_split_would_choose_the_other(inputs, done, base, tmp_path):
@@ -174,8 +176,9 @@ def test_the_winner_is_validations_even_where_the_test_split_would_choose_the_ot
     shutil.rmtree(tmp_path / "dataset/manifest.parquet")
     manifest.to_parquet(tmp_path / "dataset/manifest.parquet")
     other = run(dataclasses.replace(inputs, dataset=tmp_path / "dataset"), tmp_path)
-    assert other.scores["winner"] == done.scores["winner"]
-    assert other.scores["finetuned"]["log_loss"] != done.scores["finetuned"]["log_loss"]
+    assert other.found.choice == done.found.choice and other.found.validation == done.found.validation
+    assert other.found.test["log_loss"] != done.found.test["log_loss"]
+    assert (other.report / "metrics.json").read_bytes() == (done.report / "metrics.json").read_bytes()
     for name in ("model.safetensors", "model.json"):
         assert (other.model / name).read_bytes() == (done.model / name).read_bytes()
 
@@ -188,18 +191,39 @@ def test_these_files_are_written_and_no_others(done):
     assert set(done.files(done.model)) == {"model.safetensors", "model.json", "README.md"}
 
 
-def test_metrics_json_has_both_models_the_winner_and_the_numbers_of_images(done):
-    scores = json.loads((done.report / "metrics.json").read_text())
-    assert scores == done.scores
-    assert list(scores) == ["head", "finetuned", "winner", "images"]
-    assert scores["winner"] in ("head", "finetuned") and scores["images"] == {"train": 72, "val": 24, "test": 24}
-    for model in MODELS:
-        expected = {"accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier", "domains", "classes"}
-        assert expected < scores[model].keys()
-        assert list(scores[model]["domains"]) == ["field", "studio"] and list(scores[model]["classes"]) == CLASSES
+def test_metrics_json_is_what_runs_are_ranked_by_a_few_numbers_on_validation(done):
+    found = json.loads((done.report / "metrics.json").read_text())
+    assert list(found) == ["winner", "accuracy", "low", "high", "balanced", "log_loss", "head", "finetuned"]
+    assert found["low"] < found["accuracy"] == found[found["winner"]] < found["high"]
+    assert {name: found[name] for name in MODELS} == {
+        name: own["accuracy"]["value"] for name, own in done.found.validation.items()
+    }
+
+
+def test_validation_json_has_all_figures_of_both_models_and_test_json_those_of_the_winner_alone(done):
+    validation, test = (json.loads((done.report / f"{name}.json").read_text()) for name in ("validation", "test"))
+    assert validation == done.found.validation and list(validation) == list(MODELS)
+    assert test == {"winner": done.found.choice.winner, **done.found.test}
+    for own in (*validation.values(), test):
+        assert (own["images"], own["groups"]) == (24, 24)
+        assert list(own["domains"]) == ["field", "studio"] and list(own["classes"]) == CLASSES
         for figure in ("accuracy", "balanced_accuracy", "macro_f1", "top5", "log_loss", "brier"):
-            interval = scores[model][figure]
-            assert interval["low"] <= interval["value"] <= interval["high"]
+            assert own[figure]["low"] <= own[figure]["value"] <= own[figure]["high"]
+
+
+def test_every_other_model_measured_on_the_same_test_images_is_counted_and_said_from_the_second_on(
+    inputs, base, tmp_path
+):
+    first, again = run(inputs, tmp_path), run(inputs, tmp_path)
+    assert (first.found.models, again.found.models) == (1, 1)
+    assert "model measured on these" not in (again.report / "report.html").read_text()
+    finetune.save(None, [], tmp_path / "finetuned")
+    weaker = dataclasses.replace(head.load(inputs.head), bias=head.load(inputs.head).bias + np.float32([1, 0, 0]))
+    head.save(weaker, tmp_path / "head", {})
+    other = run(dataclasses.replace(inputs, head=tmp_path / "head", finetuned=tmp_path / "finetuned"), tmp_path)
+    assert other.found.models == 2
+    assert "The 2nd model measured on these 24 test images" in (other.report / "report.html").read_text()
+    assert test_uses.count(tmp_path / "measured.json", ["other", "images"], "model") == 1
 
 
 def test_predictions_have_a_row_an_image_of_validation_and_test(done, base):
@@ -213,26 +237,30 @@ def test_predictions_have_a_row_an_image_of_validation_and_test(done, base):
 
 
 def test_probabilities_sum_to_one_and_are_those_of_the_metrics(done, predictions):
-    test = predictions[predictions["split"] == "test"]
+    validation, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
     for model in MODELS:
-        probabilities = np.stack(predictions[model])
-        assert probabilities.shape == (48, 3)
+        probabilities = np.stack(predictions[model].dropna())
+        assert probabilities.shape == (48 if model == done.found.choice.winner else 24, 3)
         np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
-        right = [CLASSES[row.argmax()] == label for row, label in zip(test[model], test["label"], strict=True)]
-        assert np.mean(right) == pytest.approx(done.scores[model]["accuracy"]["value"], abs=1e-6)
+    for rows, model, scores in [
+        (test, done.found.choice.winner, done.found.test),
+        *((validation, model, done.found.validation[model]) for model in MODELS),
+    ]:
+        right = [CLASSES[row.argmax()] == label for row, label in zip(rows[model], rows["label"], strict=True)]
+        assert np.mean(right) == pytest.approx(scores["accuracy"]["value"], abs=1e-6)
 
 
 def test_the_heads_probabilities_are_those_of_its_logits_at_a_temperature_that_validation_chose(
     done, predictions, base
 ):
     small, fitted = small_dataset(base), head.load(small_head(base))
-    rows = small.split("test").sort_values(["shard", "offset"])
+    rows = small.split("val").sort_values(["shard", "offset"])
     logits = np.concatenate([fitted.logits(x) for x, _ in reader.Features(small_features(base), rows)])
     stored = np.stack(predictions.set_index("image_id").loc[rows["image_id"], "head"])
     # log p = logit / T + a constant of the image
     slopes = [np.polyfit(given, np.log(p), 1)[0] for given, p in zip(logits, stored, strict=True)]
     np.testing.assert_allclose(slopes, np.median(slopes), rtol=1e-2)
-    if done.scores["winner"] == "head":
+    if done.found.choice.winner == "head":
         temperature = json.loads((done.model / "model.json").read_text())["temperature"]
         assert np.median(slopes) == pytest.approx(1 / temperature, rel=1e-2)
 
@@ -266,9 +294,10 @@ def test_the_mistakes_shown_are_test_images_the_winner_got_wrong_worst_first(inp
     pair = ModelPair(inputs, PARAMS)
     rows = pair.rows("test")
     stored = predictions.set_index("image_id").loc[rows["image_id"]]
-    scored = evaluate.Scored(rows, {model: np.stack(stored[model]) for model in MODELS})
+    winner = done.found.choice.winner
+    scored = evaluate.Scored(rows, {winner: np.stack(stored[winner])})
     manifest = small_dataset(base).manifest.set_index(["source", "path"])
-    for model in MODELS:
+    for model in (winner,):
         wrong = (scored.probabilities[model].argmax(1) != scored.labels).sum()
         shown = worst_mistakes(pair, scored, model, 1000)
         assert len(shown) == wrong > 1
@@ -281,7 +310,7 @@ def test_the_mistakes_shown_are_test_images_the_winner_got_wrong_worst_first(inp
             assert mistake.predicted == CLASSES[probabilities.argmax()]
             assert mistake.confidence == probabilities.max() and mistake.domain == row["domain"]
             assert mistake.thumbnail.startswith(b"\x89PNG")
-    assert worst_mistakes(pair, scored, "head", 0) == []
+    assert worst_mistakes(pair, scored, winner, 0) == []
 
 
 def test_the_report_shows_the_worst_mistakes_and_is_one_file(done):
@@ -309,8 +338,8 @@ def test_names_of_users_are_escaped_in_the_report_and_survive_elsewhere(base, tm
     page = (done.report / "report.html").read_text()
     assert "<script" not in page and "<img src=x" not in page and "<b>&quot;" not in page and '<b>"&' not in page
     assert html.escape(domain) in page and html.escape(odd[1]) in page
-    assert done.scores["winner"] == "head"  # the other is the same
-    assert set(done.scores["head"]["classes"]) == set(odd) and list(done.scores["head"]["domains"]) == [domain]
+    assert done.found.choice.winner == "head"  # the other is the same
+    assert set(done.found.test["classes"]) == set(odd) and list(done.found.test["domains"]) == [domain]
     assert json.loads((done.model / "model.json").read_text(encoding="utf-8"))["classes"] == sorted(odd)
 
 
@@ -334,9 +363,7 @@ def untuned(inputs, base, tmp_path_factory) -> Done:
 
 
 def test_where_nothing_was_tuned_the_model_is_the_head_and_all_texts_say_so(untuned):
-    scores = untuned.scores
-    assert scores["winner"] == "head"
-    assert list(scores) == ["head", "winner", "images"]
+    assert untuned.found.choice.winner == "head" and list(untuned.found.validation) == ["head"]
     card, page = (untuned.model / "README.md").read_text(), (untuned.report / "report.html").read_text()
     for text in (card, page):
         assert "Nothing was fine-tuned, so the model is the head on frozen features" in text
@@ -354,7 +381,7 @@ def test_where_nothing_was_tuned_no_image_is_decoded_or_goes_through_a_network(i
 
 def test_only_the_images_that_a_fine_tuned_network_scores_are_decoded_and_once(inputs, work, tmp_path):
     run(inputs, tmp_path)
-    assert work.images == (48, 48)
+    assert work.images in ((48, 48), (24, 24))  # the test images only if the network won
 
 
 def test_what_an_earlier_version_left_where_nothing_was_tuned_is_read(inputs, untuned, base, tmp_path):
@@ -364,7 +391,7 @@ def test_what_an_earlier_version_left_where_nothing_was_tuned_is_read(inputs, un
     described = json.loads((tmp_path / "finetuned" / finetune.DESCRIPTION).read_text())
     described["digests"][finetune.HISTORY] = sha256(tmp_path / "finetuned" / finetune.HISTORY)
     (tmp_path / "finetuned" / finetune.DESCRIPTION).write_text(json.dumps(described))
-    assert run(dataclasses.replace(inputs, finetuned=tmp_path / "finetuned"), tmp_path).scores == untuned.scores
+    assert run(dataclasses.replace(inputs, finetuned=tmp_path / "finetuned"), tmp_path).found == untuned.found
 
 
 def test_a_temperature_at_a_bound_and_too_few_test_images_are_in_the_log_and_in_the_report(
@@ -372,6 +399,7 @@ def test_a_temperature_at_a_bound_and_too_few_test_images_are_in_the_log_and_in_
 ):
     page = (done.report / "report.html").read_text()
     assert "There are only 24 test images" in page
+    assert "Fewer than 30 test images: checks (8), rings (8), stripes (8)." in page
     assert "temperature" not in page.split("Warning:")[1].split("</p>")[0]
     assert calibration.at_bound(calibration.TEMPERATURES[0]) and calibration.at_bound(calibration.TEMPERATURES[1])
     assert not any(calibration.at_bound(temperature) for temperature in (0.06, 1.0, 19.0))

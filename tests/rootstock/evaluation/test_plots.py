@@ -46,9 +46,8 @@ def evaluation(k: int = 4, n: int = 80, *, classes: list[str] | None = None, epo
 
 def write(folder, given: dict) -> dict[str, pd.DataFrame]:
     chances = given["probabilities"]
-    predicted = {model: chances[model].argmax(axis=1) for model in chances}
     rest = {name: value for name, value in given.items() if name != "probabilities"}
-    dvc_plots.write(folder, **rest, predicted=predicted, probabilities=chances[given["winner"]])
+    dvc_plots.write(folder, **rest, probabilities=chances[given["winner"]])
     return {file.name: pd.read_csv(file) for file in folder.iterdir()}
 
 

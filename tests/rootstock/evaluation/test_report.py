@@ -61,19 +61,17 @@ def report(
     n, k = 60 * len(classes), len(classes)
     labels = np.arange(n) % k
     places = np.array(domains)[draw.integers(0, len(domains), n)]
-    metrics: dict = {"winner": winner, "images": {"train": 5 * n, "val": n, "test": n}}
+    measured = {}
     for model in ("head", "finetuned"):
         logits = draw.normal(size=(n, k)) * (0 if perfect else 1)
         logits[np.arange(n), labels] += 3 if model == winner else 2
-        metrics[model] = score(labels, softmax(logits), places, list(classes), resamples=20)
+        measured[model] = score(labels, softmax(logits), places, list(classes), resamples=20)
     return Report(
         name="insects, resnet34",
-        metrics=metrics,
-        validation={
-            "head": {"accuracy": 0.877, "log_loss": 0.4321},
-            "finetuned": {"accuracy": 0.943, "log_loss": 0.2109},
-            "why": "It has the lower log loss on validation.",
-        },
+        winner=winner,
+        why="It has the lower log loss on validation.",
+        validation=measured,
+        test=score(labels, softmax(logits), places, list(classes), resamples=20) if perfect else measured[winner],
         dataset={
             "splits": {"train": 5 * n, "val": n, "test": n},
             "domains": dict.fromkeys(domains, 7 * n),
@@ -110,14 +108,21 @@ def report(
 def test_the_page_opens_with_the_winner_and_its_test_accuracy(winner):
     given = report(winner=winner)
     page = Page(render(given))
-    accuracy = given.metrics[winner]["accuracy"]
+    accuracy = given.test["accuracy"]
     verdict = "The head on frozen features wins" if winner == "head" else "The fine-tuned model wins"
     start = page.words().index(verdict)
     rest = page.words()[start:]
     assert rest.startswith(f"{verdict} {percent(accuracy['value'])} test accuracy")
     assert f"95% interval {percents(accuracy)}" in rest
     assert "It has the lower log loss on validation." in rest
-    assert "87.7%" in rest and "94.3%" in rest and "0.432" in rest and "0.211" in rest
+    assert "test images, not used for any choice." in rest
+    for name, model in (("Head", "head"), ("Fine-tuned", "finetuned")):
+        assert f"{name}, validation {percent(given.validation[model]['accuracy']['value'])}" in rest
+
+
+def test_top5_is_shown_from_six_classes_on():
+    assert "Top 5" not in Page(render(report())).words()
+    assert "Top 5" in Page(render(report(classes=tuple("abcdef")))).words()
 
 
 def test_an_untested_class_is_noted_beside_the_accuracy_and_only_then():
@@ -155,7 +160,8 @@ def test_what_users_wrote_is_escaped_everywhere():
         given,
         name=evil,
         mistakes=[Mistake(picture(), evil, evil, 0.5, evil, f"photos/{evil}.jpg")],
-        validation={**given.validation, "why": evil},
+        why=evil,
+        uses=evil,
         dataset={
             **given.dataset,
             "rejected": {evil: 1},
@@ -206,7 +212,7 @@ def test_domains_and_classes_are_listed_worst_first():
     for section, figure in (("domains", "accuracy"), ("classes", "recall")):
         part = html[html.index(f'<section id="{section}"') :]
         part = part[: part.index("</section>")]
-        figures = given.metrics["finetuned"][section]
+        figures = given.test[section]
         listed = [name for name in re.findall(r"<th [^>]*>([^<]+)</th>", part) if name in figures]
         values = [figures[name][figure]["value"] for name in listed]
         assert len(listed) == len(figures) and values == sorted(values)
@@ -214,7 +220,7 @@ def test_domains_and_classes_are_listed_worst_first():
 
 def test_one_domain_and_two_classes_make_a_report():
     words = Page(render(report(classes=("ants", "bees"), domains=("field",)))).words()
-    assert "Domain Domain Test images" in words and "studio" not in words
+    assert "Domain The winner on the test images of each domain" in words and "studio" not in words
 
 
 def test_of_many_classes_the_worst_are_open_and_the_others_collapsed():
@@ -225,8 +231,7 @@ def test_of_many_classes_the_worst_are_open_and_the_others_collapsed():
 
 def test_a_class_without_test_images_is_named():
     given = report()
-    for model in ("head", "finetuned"):
-        given.metrics[model]["classes"]["hornets"] = {"images": 0}
+    given.test["classes"]["hornets"] = {"images": 0}
     assert "No test images, so no figures: hornets." in Page(render(given)).words()
 
 

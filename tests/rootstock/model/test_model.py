@@ -114,8 +114,8 @@ def test_importing_rootstock_costs_no_torch():
 def test_the_card_describes_the_model_its_figures_and_its_use(evaluated):
     winner, folder = evaluated
     card = (folder / "model/README.md").read_text()
-    scores = json.loads((folder / "report/metrics.json").read_text())
-    accuracy = scores[winner]["accuracy"]
+    scores = json.loads((folder / "report/test.json").read_text())
+    accuracy = scores["accuracy"]
     assert card.startswith("# shufflenet_v2_x0_5: 3 classes\n")
     assert f"{'The head on frozen' if winner == 'head' else 'The fine-tuned'}" in card
     assert f"| accuracy | {accuracy['value']:.4f} | {accuracy['low']:.4f} to {accuracy['high']:.4f} |" in card

@@ -135,9 +135,9 @@ def test_a_model_card_shows_classes_and_domains_as_they_are():
     described = {"backbone": backbone, "classes": list(NASTY), "kind": "head", "temperature": 1.0}
     splits = dict.fromkeys(("train", "val", "test"), 3)
     by_class = {described["classes"][0]: {"train": 9, "val": 0, "test": 0}}
-    scores = {"head": {**own, "domains": domains}}
+    scores = {**own, "domains": domains}
     assert "Note: no test images of" in model.card(described, "", scores, {"splits": splits, "by_class": by_class})
-    card = model.card(described, "The head won: <b>.", {"head": {**own, "domains": domains}}, {"splits": splits})
+    card = model.card(described, "The head won: <b>.", scores, {"splits": splits})
     assert "Note:" not in card
     page = PAGE.render(card)
     assert not re.findall(r"<(?!/?(?:h1|p|ul|li|strong|table|thead|tbody|tr|th|td|pre|code|br)\b)[^>]*>", page)
