@@ -51,7 +51,7 @@ def try_out(candidate: "Candidate", params: Params, title: str) -> State["Row"]:
     if row.reason:
         get_run_logger().warning("%s: %s", title, row.reason)
         return Completed(name="Not evaluated", message=row.reason, data=row)
-    return Completed(message=f"test {row.accuracy:.1%}, {row.images_per_second:.0f} images/s", data=row)
+    return Completed(message=f"validation {row.accuracy:.1%}, {row.images_per_second:.0f} images/s", data=row)
 
 
 @flow(name="compare", validate_parameters=False)  # form.py says why
@@ -80,8 +80,9 @@ def _summarize(rows: "tuple[Row, ...]") -> str:
     )
     if not measured:
         return f"No backbone could be evaluated{missing}"
-    best = max(measured, key=lambda row: row.val_accuracy or 0.0)
-    return f"Best on validation: {best.backbone}, {best.layer}: test accuracy {best.accuracy:.1%}{missing}"
+    best = max(measured, key=lambda row: row.accuracy or 0.0)
+    what = f"{best.backbone}, {best.layer}, {best.image_size} px, {best.origin}"
+    return f"Best validation accuracy of these {len(measured)}: {best.accuracy:.1%}, {what}{missing}"
 
 
 def arguments() -> dict[str, Any]:

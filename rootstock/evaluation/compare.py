@@ -76,8 +76,9 @@ class Candidate:
 class Row:
     """The figures of a candidate; if it failed, `reason` says why and they are None.
 
-    Accuracy and log loss are on the test split (low, high: 95 % interval). Parameters and multiply-accumulates per
-    image are up to the layer, without a classification layer. `feature_bytes` is per image.
+    Accuracy and log loss are on the validation split (low, high: 95 % interval), since candidates are chosen by them.
+    Parameters and multiply-accumulates per image are up to the layer, without a classification layer. `feature_bytes`
+    is per image.
     """
 
     backbone: str
@@ -93,13 +94,12 @@ class Row:
     feature_bytes: int | None = None
     images_per_second: float | None = None
     l2: float | None = None
-    val_accuracy: float | None = None
     accuracy: float | None = None
     accuracy_low: float | None = None
     accuracy_high: float | None = None
     log_loss: float | None = None
     train_images: int | None = None
-    test_images: int | None = None
+    val_images: int | None = None
     computed: int | None = None  # images whose features were computed; the others were cached
     seconds: float | None = None
     data: str = ""  # the version of the dataset
@@ -164,7 +164,7 @@ def _measured(candidate: Candidate, settings: params.Params, paths: Paths) -> tu
     backbone = backbones.load(_prepared(candidate, settings, paths), extract.layer, extract.pooling)
     manifest = tables.load_manifest(paths.dataset)
     ordered = manifest.sort_values(["shard", "offset"])
-    splits = {split: ordered[ordered["split"] == split] for split in ("train", "val", "test")}
+    splits = {split: ordered[ordered["split"] == split] for split in ("train", "val")}
     labels = {split: rows["class_index"].to_numpy(np.int64) for split, rows in splits.items()}
     classes = tables.classes_of(manifest)
     size = cost(backbone, extract)
@@ -179,8 +179,9 @@ def _measured(candidate: Candidate, settings: params.Params, paths: Paths) -> tu
         extract = extract.model_copy(update={"engine": done.engine})
     temperature = calibration.fit_temperature(logits["val"], labels["val"])
     scored = metrics.score(
-        labels["test"], calibration.softmax(logits["test"], temperature), splits["test"]["domain"].to_numpy(str),
-        classes, resamples=settings.evaluate.resamples, seed=settings.seed,
+        labels["val"], calibration.softmax(logits["val"], temperature), splits["val"]["domain"].to_numpy(str), classes,
+        groups=splits["val"]["group_id"].factorize()[0].astype(np.int64),
+        resamples=settings.evaluate.resamples, seed=settings.seed,
     )  # fmt: skip
     found = {
         "image_size": backbone.transform.size,
@@ -190,13 +191,12 @@ def _measured(candidate: Candidate, settings: params.Params, paths: Paths) -> tu
         "feature_bytes": backbone.width * np.dtype(extract.dtype).itemsize,
         "images_per_second": extraction.speed(backbone, extract, paths.images),
         **own,
-        "val_accuracy": float((logits["val"].argmax(1) == labels["val"]).mean()),
         "accuracy": scored["accuracy"]["value"],
         "accuracy_low": scored["accuracy"]["low"],
         "accuracy_high": scored["accuracy"]["high"],
         "log_loss": scored["log_loss"]["value"],
         "train_images": len(labels["train"]),
-        "test_images": len(labels["test"]),
+        "val_images": len(labels["val"]),
     }
     return found, epochs
 
@@ -237,8 +237,7 @@ def _probe(
     fitted = head.fit_logistic_path(
         parts["train"], parts["val"], classes, settings.head.l2, settings.head.max_iterations
     )
-    held_out = ("val", "test")
-    return fitted, {split: np.concatenate([fitted.logits(x) for x, _ in parts[split]]) for split in held_out}
+    return fitted, {"val": np.concatenate([fitted.logits(x) for x, _ in parts["val"]])}
 
 
 def _from_scratch(
@@ -260,7 +259,7 @@ def _from_scratch(
     checkpoint = paths.own_backbones / f"{hashlib.sha256(identity.encode()).hexdigest()[:12]}.pt"
     history = finetune.fine_tune(model, backbone.transform, train, val, recipe, settings.seed, checkpoint, identity)
     trained = Model(model, FeatureSpec(backbone.transform), classes)
-    logits = {split: scoring.logits(trained, splits[split], paths.images) for split in ("val", "test")}
+    logits = {"val": scoring.logits(trained, splits["val"], paths.images)}
     checkpoint.unlink(missing_ok=True)
     return logits, history
 
@@ -285,9 +284,15 @@ def read(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=[field.name for field in fields(Row)])
     table = digests.read(path)
+    names = [field.name for field in fields(Row)]
     with reading(path):
-        frame: pd.DataFrame = table.to_pandas()[[field.name for field in fields(Row)]]
-    return frame
+        frame: pd.DataFrame = table.to_pandas()
+        if "test_images" in frame and "val_images" not in frame:
+            log.warning(
+                "%s: its rows were measured on test images, by an earlier version: measured anew if asked", path
+            )
+            return pd.DataFrame(columns=names)
+        return frame[names]
 
 
 def write(path: Path, table: pd.DataFrame) -> None:

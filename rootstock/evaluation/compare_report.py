@@ -28,14 +28,14 @@ def name_of(row: Any) -> str:  # noqa: ANN401  a row of a frame, or a mapping
 
 
 def best_of_each(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep each backbone's layer with the best validation accuracy; sorted by test accuracy."""
-    measured = table[table["reason"] == ""].sort_values("val_accuracy", kind="stable")
-    same = ["backbone", "variant", "trained", "origin"]
+    """Keep each backbone's best layer, apart by input size and weights; sorted by validation accuracy."""
+    measured = table[table["reason"] == ""].sort_values("accuracy", kind="stable")
+    same = ["backbone", "variant", "trained", "origin", "image_size"]
     return measured.drop_duplicates(same, keep="last").sort_values("accuracy", ascending=False, kind="stable")
 
 
 def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
-    """Plot test accuracy against multiply-accumulates; marker area is the number of parameters."""
+    """Plot validation accuracy against multiply-accumulates; marker area is the number of parameters."""
     rows = best_of_each(table)
     figure, [[axes]] = plots.new_figure(theme, 9, 5.6)
     for _, row in rows.iterrows():
@@ -58,14 +58,14 @@ def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
 
 
 def draw_depths(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
-    """Plot test accuracy by layer, one line per backbone; None with a single layer."""
+    """Plot validation accuracy by layer, one line per backbone; None with a single layer."""
     order = [*FEATURE_LEVELS, PENULTIMATE]
     rows = table[(table["reason"] == "") & (table["trained"] == FROZEN) & table["layer"].isin(order)]
     if rows["layer"].nunique() < 2:
         return None
     figure, [[axes]] = plots.new_figure(theme, 7.6, 4.6)
     markers = "oDs^vP*Xdp"
-    for number, (_, line) in enumerate(rows.groupby(["backbone", "origin"], sort=False)):
+    for number, (_, line) in enumerate(rows.groupby(["backbone", "origin", "image_size"], sort=False)):
         line = line.drop_duplicates("layer", keep="last").set_index("layer").reindex(order).dropna(subset="accuracy")
         x, y = [order.index(layer) for layer in line.index], line["accuracy"].to_numpy(float)
         ends = [y - line["accuracy_low"].to_numpy(float), line["accuracy_high"].to_numpy(float) - y]
@@ -89,7 +89,7 @@ def draw_scratch(curves: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
         grid[1, 0].plot(epochs, line["val_accuracy"].to_numpy(), **style)
     grid[0, 0].set_ylabel("training loss")
     grid[1, 0].set_xlabel("epoch")
-    _as_accuracy(grid[1, 0], "validation accuracy")
+    _as_accuracy(grid[1, 0])
     plots.legend(grid[0, 0], theme)
     return plots.png(figure)
 
@@ -98,7 +98,7 @@ def _shade(number: int) -> str:
     return f"C{number % 10}"
 
 
-def _as_accuracy(axes: Axes, label: str = "test accuracy") -> None:
+def _as_accuracy(axes: Axes, label: str = "validation accuracy") -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylabel(label)
 
@@ -114,13 +114,15 @@ def pictures(table: pd.DataFrame, curves: pd.DataFrame) -> dict[str, bytes]:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Format a comparison as a Markdown table, sorted by test accuracy, followed by failures and their reasons."""
+    """Format a comparison as a Markdown table, best validation accuracy first, then failures and their reasons."""
     head = [
-        "| backbone | layer | test accuracy | 95 % interval | M parameters | G MACs | images/s | bytes per image |",
-        "|---|---|--:|---|--:|--:|--:|--:|",
+        "| backbone | layer | input | weights | validation accuracy | 95 % interval "
+        "| M parameters | G MACs | images/s | bytes per image |",
+        "|---|---|--:|---|--:|---|--:|--:|--:|--:|",
     ]
     lines = [
-        f"| {escape.markdown(name_of(row))} | {escape.markdown(row['layer'])} | **{row['accuracy']:.1%}** "
+        f"| {escape.markdown(name_of(row))} | {escape.markdown(row['layer'])} | {int(row['image_size'])} px "
+        f"| {escape.markdown(row['origin'])} | **{row['accuracy']:.1%}** "
         f"| {row['accuracy_low']:.1%} to {row['accuracy_high']:.1%} "
         f"| {row['parameters'] / 1e6:.2f} | {row['macs'] / 1e9:.3f} | {row['images_per_second']:.0f} "
         f"| {int(row['feature_bytes']):,} |"

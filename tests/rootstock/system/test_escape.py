@@ -147,7 +147,7 @@ def test_a_model_card_shows_classes_and_domains_as_they_are():
 def test_tables_of_backbones_and_of_what_is_cached_show_names_as_they_are():
     nasty = "a|b <b>*c*</b> [d](e)\nf"
     numbers = dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "images_per_second"), 0.5)
-    numbers |= dict.fromkeys(("parameters", "macs", "feature_bytes"), 1)
+    numbers |= dict.fromkeys(("parameters", "macs", "feature_bytes", "image_size"), 1)
     row = {"backbone": nasty, "layer": nasty, "variant": None, "origin": "x", "trained": "frozen", "reason": ""}
     table = pd.DataFrame([{**row, **numbers}, {**row, **numbers, "reason": nasty}])
     page = PAGE.render(compare_report.markdown(table))
