@@ -36,8 +36,9 @@ def _ingest(params: Params, delivery: "Source | None" = None) -> Summary:
     done = ingest_sources(params.ingest, params.seed, IMAGES, DATASET, LOCAL, delivery)
     rejected = f", {done.rejected} rejected (see {DATASET}/rejected.parquet)" if done.rejected else ""
     note = f"{done.new} new of {done.images} images" if done.changed else f"nothing new, {done.images} images"
-    without = tables.describe_missing_classes(tables.load_summary(DATASET))
-    return Summary(done.images, f"{note}{rejected}{'; ' if without else ''}{without}", done.changed)
+    summary = tables.load_summary(DATASET)
+    more = (tables.describe_groups(summary), tables.describe_missing_classes(summary))
+    return Summary(done.images, "; ".join(filter(None, [f"{note}{rejected}", *more])), done.changed)
 
 
 if __name__ == "__main__":

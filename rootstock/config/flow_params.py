@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from rootstock.config.architectures import FEATURE_LEVELS, GROUPS, PENULTIMATE, check_name, check_variant
+from rootstock.config.group_pattern import GroupPattern
 from rootstock.config.section import Augment, Section, Share, reject_near_miss, warn_once
 from rootstock.system.addresses import Address
 
@@ -65,6 +66,11 @@ class Retrain(Section):
         default="data/inbox",
         description="Where deliveries arrive, as domain/class/image (domain/_unlabelled/image if not labelled yet): a "
         "folder or any fsspec URL.",
+    )
+    group: GroupPattern = Field(
+        default=None,
+        description="Regular expression on domain/class/image that finds which images of a delivery belong together, "
+        "like ingest.sources[].group.",
     )
     after: Literal["keep", "archive", "delete"] = Field(
         default="keep",

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from rootstock.config.group_pattern import GroupPattern
 from rootstock.config.section import Section, Share
 from rootstock.system.addresses import Address
 
@@ -38,7 +39,11 @@ class Source(Section):
         default=None,
         description="Split of each folder that holds class folders, e.g. {training_set: train, test_set: test}.",
     )
-
+    group: GroupPattern = Field(
+        default=None,
+        description="Regular expression on an image's path in the source that finds which images belong together, such "
+        "as all of a patient, in a group named group, e.g. (?P<group>patient_\\d+). Images of a group share a split.",
+    )
     value_range: Annotated[tuple[float, ...], Field(min_length=2, max_length=2, strict=False)] | None = Field(
         default=None,
         description="Black and white levels of images with more than 8 bits per channel or float values, e.g. "

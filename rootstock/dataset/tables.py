@@ -65,9 +65,11 @@ SCHEMAS = {
             ("shard", pa.string()),
             ("offset", pa.int64()),
             ("size", pa.int64()),
+            ("group", pa.string()),  # the name of its group
         ]
     ),
 }
+OPTIONAL = {"group"}  # columns that are left out if they are empty, as in tables of earlier versions
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,12 @@ def describe_missing_classes(summary: dict[str, Any]) -> str:
         "validation": [label for label, counts in by_class.items() if not counts["val"]],
     }
     return ", ".join(f"no {split} images of {_enumerate(labels)}" for split, labels in found.items() if labels)
+
+
+def describe_groups(summary: dict[str, Any]) -> str:
+    """Describe how many named groups there are; "" if there are none."""
+    groups = summary.get("groups", {})
+    return f"{groups['images']} images in {groups['named']} named groups" if groups else ""
 
 
 def _enumerate(labels: list[str]) -> str:
@@ -198,9 +206,10 @@ def _write_by_shard(folder: Path, frame: "pd.DataFrame") -> None:
     """
     parts = {f"{shard}.parquet": rows for shard, rows in frame.groupby("shard", sort=True)}
     gone = {path.name: frame.head(0) for path in files_of(folder) if path.name not in parts}
+    schema = _schema_of(folder.name, frame)
     with replacing_folder(folder.with_suffix(NEXT)) as temporary:
         for name, rows in {**parts, **gone}.items():
-            _write(temporary / name, rows, SCHEMAS[folder.name], unless_like=folder / name)
+            _write(temporary / name, rows, schema, unless_like=folder / name)
     _move_in(folder)
 
 
@@ -220,6 +229,12 @@ def _move_in(folder: Path) -> None:
             path.unlink()
     sync(folder)
     new.rmdir()
+
+
+def _schema_of(name: str, frame: "pd.DataFrame") -> pa.Schema:
+    """Return the schema of a table without its optional columns, if they are empty in all of its files."""
+    left_out = {column for column in OPTIONAL if column not in frame.columns or frame[column].isna().all()}
+    return pa.schema([field for field in SCHEMAS[name] if field.name not in left_out])
 
 
 def _write(path: Path, frame: "pd.DataFrame", schema: pa.Schema, unless_like: Path | None = None) -> None:
@@ -246,9 +261,21 @@ def _check_written(folder: Path) -> None:
 
 
 def _read(path: Path, name: str) -> "pd.DataFrame":
-    tables = [digests.read(file, SCHEMAS[name]) for file in files_of(path)]
+    tables = [_read_file(file, SCHEMAS[name]) for file in files_of(path)]
     for file, table in zip(files_of(path), tables, strict=True):
         if path.is_dir() and table["shard"].unique().to_pylist() not in ([], [file.stem]):
             raise damaged(file, "belongs to another dataset: its rows are of another shard")
     frame: pd.DataFrame = pa.concat_tables(tables or [SCHEMAS[name].empty_table()]).to_pandas()
     return frame
+
+
+def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a file of a table; optional columns that it lacks are empty."""
+    with reading(path):
+        there = set(pq.read_schema(path).names)
+    written = [field for field in schema if field.name in there or field.name not in OPTIONAL]
+    table = digests.read(path, pa.schema(written))
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(schema.names)

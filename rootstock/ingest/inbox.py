@@ -5,6 +5,7 @@ labels, and _taken and _rejected hold images that earlier runs processed. Links 
 not look like an inbox is refused.
 """
 
+import logging
 import os
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from rootstock.config import params
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
 from rootstock.images.pixels import format_by_name
-from rootstock.ingest import file_names, folders, inbox_checks, layout, layout_detection
+from rootstock.ingest import file_names, folders, group_names, inbox_checks, layout, layout_detection
 from rootstock.ingest.ambiguity import AmbiguousLayoutError
 from rootstock.ingest.folders import Files, Info, stamp_of
 from rootstock.ingest.junk import is_junk, is_junk_name
@@ -30,7 +31,10 @@ from rootstock.system.errors import SourceError
 from rootstock.system.safe_folder import SafeFolder
 from rootstock.system.stores import open_store
 
+log = logging.getLogger(__name__)
+
 SPEC = params.Source(path="retrain.inbox", domain="inbox")  # its name in the dataset
+GROUP = "retrain.group"  # the parameter
 UNLABELLED, TAKEN, REJECTED = "_unlabelled", "_taken", "_rejected"
 
 
@@ -50,13 +54,16 @@ class Delivery:
         return "\n".join(f"{item.path}\t{item.stamp}" for item in self.labelled.items)
 
 
-def list_delivery(url: str, settle_seconds: float, sources: Iterable[params.Source] = ()) -> Delivery:
+def list_delivery(
+    url: str, settle_seconds: float, sources: Iterable[params.Source] = (), group: str | None = None
+) -> Delivery:
     """List the files of an inbox that did not change between two checks; a missing inbox is empty.
 
     Args:
         url: the inbox.
         settle_seconds: time between the two checks.
         sources: the sources of the dataset; the inbox must not share files with them.
+        group: regular expression that finds the group of an image in its path (`retrain.group`).
 
     Raises:
         SourceError: the store cannot be reached, or the URL is a file or not an inbox.
@@ -81,6 +88,9 @@ def list_delivery(url: str, settle_seconds: float, sources: Iterable[params.Sour
     items = [_item(path, info) for path, info in sorted(stable.items())]
     items = layout.mark_too_large(items, lambda path: stable[path].get("size"))
     inbox_checks.refuse_by_content(items, url)
+    items = group_names.name_groups(items, group, GROUP)
+    if mismatch := group_names.describe_mismatch((item for item in items if item.label != UNLABELLED), group, GROUP):
+        log.warning("%s", mismatch)  # no error: images of another kind may well be in no group
 
     def read_here(place: str) -> bytes:
         with SafeFolder(Path(root)) as inbox:
@@ -88,7 +98,8 @@ def list_delivery(url: str, settle_seconds: float, sources: Iterable[params.Sour
 
     def files(*, labelled: bool) -> Files:
         chosen = [item for item in items if (item.label != UNLABELLED) == labelled]
-        return Files(store, chosen, [], place_of, read_here=read_here)
+        notes = [note for note in (group_names.describe_groups(chosen),) if note and labelled]
+        return Files(store, chosen, notes, place_of, read_here=read_here)
 
     return Delivery(url, store, root, files(labelled=True), files(labelled=False), len(second) - len(stable))
 

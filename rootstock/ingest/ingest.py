@@ -153,8 +153,8 @@ def _log_layouts(listed: list[SourceListing]) -> None:
     for entry in listed:
         if entry.source and entry.source.layout:
             log.info("%s", layout_choice.describe(entry.source.layout, entry.spec.title()))
-            for note in entry.source.notes:
-                log.info("%s: %s", entry.spec.title(), note)
+        for note in entry.source.notes if entry.source else ():
+            log.info("%s: %s", entry.spec.title(), note)
 
 
 def _recorded_layout(spec: params.Source, dataset_dir: Path) -> Known:
@@ -198,7 +198,9 @@ def _fingerprint(settings: params.Ingest, seed: int, listed: list[SourceListing]
         if entry.source:
             digest.update(f"{entry.source.layout} {entry.source.empty}\n".encode())
         for item in entry.source.items if entry.source else ():
-            digest.update(f"{item.path}\t{item.label}\t{item.domain}\t{item.splits}\t{item.stamp}\n".encode())
+            digest.update(
+                f"{item.path}\t{item.label}\t{item.domain}\t{item.splits}\t{item.stamp}\t{item.group}\n".encode()
+            )
     return digest.hexdigest()
 
 

@@ -31,7 +31,8 @@ class Item:
     """One file of a source.
 
     `splits` are those it may be assigned to: one if the source defines it, several if the split is drawn at random.
-    `stamp` changes when the file may have changed; `problem` is the reason why it cannot be ingested.
+    `stamp` changes when the file may have changed; `problem` is the reason why it cannot be ingested; `group` names the
+    images that belong together, "" if it is in none.
     """
 
     path: str
@@ -40,6 +41,7 @@ class Item:
     splits: tuple[str, ...]
     stamp: str
     problem: Reason | None = None
+    group: str = ""
 
     @property
     def size(self) -> int | None:

@@ -13,14 +13,14 @@ from rootstock.ingest.layout import SPLITS, Item
 from rootstock.ingest.scan import Scan
 from rootstock.ingest.sources import SourceListing
 
-COLUMNS = ["source", "path", "label", "domain", "splits", "image_id", "reason"]
+COLUMNS = ["source", "path", "label", "domain", "splits", "image_id", "reason", "group"]
 
 
 def tabulate(entry: SourceListing, before: Dataset, scan: Scan) -> pd.DataFrame:
-    """Tabulate the files of one source: path, label, domain, allowed splits, and image id or rejection reason.
+    """Tabulate the files of one source: path, label, domain, allowed splits, image id or rejection reason, and group.
 
     For an unreachable source these are its previous files. For the inbox, earlier deliveries are added to the current
-    one; if an image has been delivered again, the later label counts.
+    one; if an image has been delivered again, the later label counts. A file that is not listed now has a null group.
     """
     if entry.source is None:
         return _earlier_files(entry.spec, before)
@@ -43,7 +43,7 @@ def _current_files(entry: SourceListing, scan: Scan) -> pd.DataFrame:
             reason, name = item.problem or Reason.UNREADABLE, None
         else:
             reason, name = record.reason, record.image_id
-        return title, item.path, item.label, item.domain, item.splits, name, reason and reason.value
+        return title, item.path, item.label, item.domain, item.splits, name, reason and reason.value, item.group
 
     files = pd.DataFrame([row(item) for item in entry.source.items], columns=COLUMNS)
     return files.astype({"image_id": "object", "reason": "object"})

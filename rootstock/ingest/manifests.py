@@ -26,11 +26,11 @@ TABLE = "table"  # the layout of such a source, in the summary
 # some overhead.
 MAX_UNPACKED_BYTES, MAX_EXPANSION, ROW_BYTES, ROWS_PER_BATCH = 2**26, 20, 32, 1024
 MAX_ROWS, MAX_COLUMNS, HEADER_BYTES = 2**21, 10_000, 2**16  # of a CSV
-COLUMNS = ("path", "label", "domain", "split")
+COLUMNS = ("path", "label", "domain", "split", "group")
 
 
 def list_manifest(spec: params.Source, store: Any, root: str, data: bytes) -> Files:  # noqa: ANN401
-    """List the images of a table with the columns path and label, and optionally domain and split.
+    """List the images of a table with the columns path and label, and optionally domain, split and group.
 
     Args:
         spec: the source.
@@ -58,7 +58,8 @@ def list_manifest(spec: params.Source, store: Any, root: str, data: bytes) -> Fi
         label, info = clean(row["label"] or ""), infos[place]
         stamp = stamp_of(info) if info else ""
         domain = row.get("domain") or spec.domain
-        items.append(Item(path, label, domain, allowed[split], stamp, _problem(label, info)))
+        group = clean(row.get("group") or "")
+        items.append(Item(path, label, domain, allowed[split], stamp, _problem(label, info), group))
     items.sort(key=lambda item: item.path)
     notes = layout.split_notes(given, "row")
     if converted:
@@ -112,7 +113,7 @@ def _hint(root: str, there: list[str]) -> str:
     expected = "tabs" if root.lower().endswith(".tsv") else "commas"
     if len(there) == 1 and (other := next((mark for mark in ";,\t|" if mark in there[0]), "")):
         return f" Its cells are separated by {other!r}; expected {expected}."
-    return " The first row must name the columns: path and label, and optionally domain and split."
+    return " The first row must name the columns: path and label, and optionally domain, split and group."
 
 
 def _parse(root: str, file: pa.BufferReader) -> tuple[pa.Table, list[str]]:

@@ -145,14 +145,15 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[Sourc
     if untaught := sorted(set(counts) - set(manifest.loc[manifest["split"] == "train", "label"])):
         raise SourceError(
             f"ingest.sources: no image of {', '.join(map(repr, untaught))} is in the train split: "
-            "the folders put them elsewhere, or they are near duplicates of held-out images. "
+            "the folders put them elsewhere, or they are near duplicates of held-out images or in a group with them. "
             "Add images to train on, or exclude the class."
         )
     if empty := [split for split in SPLITS if not (manifest["split"] == split).any()]:
         raise SourceError(
             f"ingest.sources: the {empty[0]} split has no images: too few are distinct, the others are "
-            f"duplicates or near duplicates ({len(manifest)} images{_describe_rejected(files)}). Add images, or lower "
-            "ingest.near_duplicate_bits."
+            f"duplicates, near duplicates or in the same group ({len(manifest)} images in "
+            f"{manifest['group_id'].nunique()} groups{_describe_rejected(files)}). Add images of other groups, or "
+            "lower ingest.near_duplicate_bits."
         )
 
 

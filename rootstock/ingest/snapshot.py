@@ -5,9 +5,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from rootstock.config import params
 from rootstock.dataset import shards, tables
@@ -15,12 +13,10 @@ from rootstock.dataset.tables import Dataset
 from rootstock.images import value_ranges
 from rootstock.images.deep import FULL, Range
 from rootstock.images.inspection import Reason
-from rootstock.ingest import listings, requirements
+from rootstock.ingest import assignment, group_notes, listings, requirements
 from rootstock.ingest.layout import SPLITS
-from rootstock.ingest.near_duplicates import near_links
 from rootstock.ingest.scan import Scan
 from rootstock.ingest.sources import SourceListing
-from rootstock.ingest.splits import Candidate, assign_splits
 from rootstock.system.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -76,7 +72,8 @@ def build(
     requirements.check_relabelled(settings, listed, before, files)
     files = listings.reject_ambiguous(listings.resolve_owners(files, before))
     accepted = files[files["reason"].isna()]
-    ledger = _assign_splits(ledger, accepted, settings, seed)
+    assigned = assignment.assign(ledger, files, settings, seed)
+    ledger = assigned.ledger
     placed = ledger.set_index("image_id").reindex(accepted["image_id"])
     files.loc[accepted.index[placed["split"].isna()], "reason"] = Reason.STRADDLES_SPLITS.value
     unpacked = accepted.index[placed["shard"] == tables.UNPACKED]  # packing them again failed
@@ -86,7 +83,9 @@ def build(
     requirements.check_enough(manifest, files, listed)
     _check_shards(manifest, images_dir)
     rejected = files.loc[files["reason"].notna(), ["source", "path", "domain", "label", "reason"]]
-    summary = _summary(manifest, rejected, files, ledger, listed, before, images_dir)
+    if assigned.drawn and (reached := group_notes.describe_splits(manifest, files, settings.split)):
+        log.info("%s", reached)
+    summary = _summary(manifest, rejected, files, assigned, listed, before, images_dir)
     damaged = int(manifest["image_id"].isin(scan.damaged()).sum()) if settings.damaged == "keep" else 0
     if damaged := max(damaged, before.summary.get("damaged", 0) if settings.damaged == "keep" else 0):
         summary["damaged"] = damaged  # keep the count: another clone does not check the files again
@@ -105,52 +104,13 @@ def _ledger(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
         return ledger
     row = attrgetter(*NEW_COLUMNS)
     rows = pd.DataFrame([row(packed) for packed in fresh], columns=list(NEW_COLUMNS)).drop_duplicates("image_id")
-    old = ledger.set_index("image_id")[["split", "group_id", "batch"]]
+    old = ledger.set_index("image_id")[["split", "group_id", "batch", "group"]]
     rows = rows.join(old, on="image_id")
     batch = 0 if ledger.empty else int(ledger["batch"].max())
     rows["batch"] = rows["batch"].fillna(batch + 1).astype("int32")
-    kept = ledger[~_is_in(ledger["image_id"], rows["image_id"])]
+    kept = ledger[~assignment.is_in(ledger["image_id"], rows["image_id"])]
     merged = pd.concat([kept, rows[ledger.columns]], ignore_index=True) if len(kept) else rows[ledger.columns]
     return merged.astype({"phash": "uint64", "width": "int32", "height": "int32"})
-
-
-def _assign_splits(ledger: pd.DataFrame, accepted: pd.DataFrame, settings: params.Ingest, seed: int) -> pd.DataFrame:
-    """Assign split and group to images of the manifest that have none yet."""
-    described = accepted.set_index("image_id")
-    has_split = ledger["split"].notna()
-    current = _is_in(ledger["image_id"], described.index)
-    if not (current & ~has_split).any():
-        return ledger
-    rows = pd.concat([ledger[has_split], ledger[current & ~has_split]])
-    facts = described.reindex(rows["image_id"])
-    candidates = [
-        Candidate(
-            name,
-            (domain, label) if isinstance(label, str) else None,  # images whose file is unreachable are not listed
-            splits if isinstance(splits, tuple) else SPLITS,
-            split if isinstance(split, str) else None,
-            group if isinstance(group, str) else None,
-        )
-        for name, split, group, domain, label, splits in zip(
-            *(rows[name].tolist() for name in ("image_id", "split", "group_id")),
-            *(facts[name].tolist() for name in ("domain", "label", "splits")),
-            strict=True,
-        )
-    ]  # fmt: skip
-    shares = {"val": settings.split.val, "test": settings.split.test}
-    shares["train"] = 1 - sum(shares.values())
-    links = near_links(rows["phash"].to_numpy(np.uint64), settings.near_duplicate_bits)
-    assign_splits(candidates, links, shares, seed)
-    ledger = ledger.copy()
-    ledger.loc[rows.index, "split"] = np.array([candidate.split for candidate in candidates], object)
-    ledger.loc[rows.index, "group_id"] = np.array([candidate.group_id for candidate in candidates], object)
-    return ledger
-
-
-def _is_in(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") -> NDArray[np.bool_]:
-    """Return which names are among others, which are unique; faster than `isin` for many strings."""
-    among: NDArray[np.bool_] = pd.Index(others).get_indexer(pd.Index(names)) >= 0
-    return among
 
 
 def _manifest(accepted: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
@@ -181,13 +141,17 @@ def _summary(
     manifest: pd.DataFrame,
     rejected: pd.DataFrame,
     files: pd.DataFrame,
-    ledger: pd.DataFrame,
+    assigned: assignment.Assignment,
     listed: list[SourceListing],
     before: Dataset,
     images_dir: Path,
 ) -> dict[str, Any]:
     """Return the summary counts; from the snapshot alone, so that another run writes the same."""
-    groups = manifest["group_id"].value_counts()
+    near = assigned.near.reindex(manifest["image_id"]).value_counts()
+    names = assigned.ledger.set_index("image_id")["group"].reindex(manifest["image_id"])
+    group_remarks = group_notes.describe(manifest, names)
+    for remark in group_remarks:
+        log.warning("%s", remark)
     by_class = manifest.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
     previous = {source["name"]: source for source in before.summary.get("sources", [])}
     return {
@@ -197,7 +161,8 @@ def _summary(
         "domains": _counts(manifest["domain"]),
         "by_class": {str(label): {split: int(row[split]) for split in SPLITS} for label, row in by_class.iterrows()},
         "without": {split: [str(label) for label in by_class.index[by_class[split] == 0]] for split in SPLITS},
-        "near_duplicates": {"groups": int((groups > 1).sum()), "images": int(groups[groups > 1].sum())},
+        "near_duplicates": {"groups": int((near > 1).sum()), "images": int(near[near > 1].sum())},
+        **group_notes.summarize(manifest, names, group_remarks),
         "batches": _counts(manifest["batch"].astype(str)),
         "rejected": _counts(rejected["reason"]),
         "sources": [
@@ -211,7 +176,7 @@ def _summary(
             }
             for entry in listed
         ],
-        "shards": count_shards(ledger, images_dir, shards.names(images_dir)),
+        "shards": count_shards(assigned.ledger, images_dir, shards.names(images_dir)),
     }
 
 
@@ -231,10 +196,13 @@ def _notes(entry: SourceListing, files: pd.DataFrame, manifest: pd.DataFrame) ->
     split = manifest.set_index("image_id")["split"].reindex(mine["image_id"])
     moved = sum(split not in allowed for split, allowed in zip(split, mine["splits"], strict=True))
     notes = list(entry.source.notes)
+    if leak := group_notes.describe_leaks(mine):
+        log.warning("%s: %s", entry.spec.title(), leak)
+        notes.append(leak)
     if moved:
         notes.append(
             f"{moved} images are in another split than their folder: they keep the split first assigned, "
-            "or share it with a near duplicate"
+            "or share it with a near duplicate or their group"
         )
     return notes
 

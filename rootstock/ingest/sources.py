@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from rootstock.config import params
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
-from rootstock.ingest import archives, layout, layout_choice, manifests, samples, torchvision_sets
+from rootstock.ingest import archives, group_names, layout, layout_choice, manifests, samples, torchvision_sets
 from rootstock.ingest.folders import Files, find, relative_paths, stamp_of
 from rootstock.ingest.layout import Item, Loader
 from rootstock.ingest.layout_choice import Known
@@ -77,9 +77,20 @@ def open_source(spec: params.Source, scratch: Path, scan: Scan, known: Known | N
 
     Raises:
         Unreachable: it does not exist, its store cannot be reached, or the driver of its store is not installed.
-        SourceError: it is not a valid source, or must not be read.
+        SourceError: it is not a valid source, or must not be read; or its `group` matches no path.
     """
-    known = known or Known()
+    source = _list(spec, scratch, scan, known or Known())
+    where = f"ingest.sources: {spec.path}: group"
+    source.items = group_names.name_groups(source.items, spec.group, where)
+    if mismatch := group_names.describe_mismatch(source.items, spec.group, where):
+        raise SourceError(mismatch)
+    if note := group_names.describe_groups(source.items):
+        source.notes.append(note)
+    return source
+
+
+def _list(spec: params.Source, scratch: Path, scan: Scan, known: Known) -> Source:
+    """List a source, with the group names that its table has."""
     if folder := generated(spec, scratch):
         _lay_out(folder, scratch)
         return _folder(spec, fsspec.filesystem("file"), str(folder.resolve()), known, trusted=True)

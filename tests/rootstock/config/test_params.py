@@ -94,7 +94,26 @@ def test_a_key_that_is_left_out_has_its_default(file):
         (
             "ingest: {sources: [photos]}",
             "ingest.sources[0] is 'photos'; expected the keys path, domain, name, layout, classes_at, splits, "
-            "value_range.",
+            "group, value_range.",
+        ),
+        *(
+            (
+                text,
+                f"{key} is {pattern!r}{reason}; expected a regular expression with one group named group, e.g. "
+                r"(?P<group>patient_\d+)",
+            )
+            for pattern, reason in (
+                ("patient_.*", ""),
+                (r"(?P<patient>\d+)", ""),
+                ("(?P<group>a)|(?P<group>b)", ""),
+                (r"(cam1|cam2)/(?P<group>\d+)", " (it has a group without a name; write (?:...) instead of (...))"),
+                ("(?P<group>[a", " (missing ]: [a)"),
+                ("(?=x)(?P<group>x)", " (invalid perl operator: (?=)"),
+            )
+            for key, text in (
+                ("ingest.sources[0].group", f"ingest: {{sources: [{{path: a, domain: b, group: '{pattern}'}}]}}"),
+                ("retrain.group", f"retrain: {{group: '{pattern}'}}"),
+            )
         ),
         ("ingest: {allow_shrink: yes}", "ingest.allow_shrink is 'yes'; expected true or false."),
         (

@@ -20,7 +20,6 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -31,11 +30,12 @@ from rootstock.dataset import shards, tables
 from rootstock.images import inspection, pixels
 from rootstock.images.perceptual_hash import perceptual_hashes, thumbnail
 from rootstock.ingest import folders
-from rootstock.ingest.ingest import IngestResult, ingest
+from rootstock.ingest.ingest import IngestResult
 from rootstock.system import files
 from rootstock.system.errors import DamagedError, SourceError
 from tests.image_files import chunk
 from tests.images import encoded, nearly, picture, put, put_classes
+from tests.store import Store
 
 CLASSES = {"ants": 6, "bees": 5, "wasps": 4}
 # Peak memory of this process; getrusage would report that of the parent process, if larger.
@@ -52,56 +52,6 @@ taken = ingest(settings, 0, root / "images", root / "dataset", root / "scratch")
 heavy = {"pandas", "torch", "sklearn", "prefect", "dvc"} & set(sys.modules)
 print(taken.new, sorted(heavy), PEAK_MIB)
 """.replace("PEAK_MIB", PEAK_MIB)
-
-
-class Store:
-    """The three folders of an ingest, and their contents."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.images, self.dataset, self.scratch = root / "images", root / "dataset", root / "scratch"
-
-    def ingest(self, *sources: Path | str | params.Source, seed: int = 0, **settings) -> IngestResult:
-        entries = [
-            source if isinstance(source, params.Source) else params.Source(path=str(source), domain="garden")
-            for source in sources
-        ]
-        given = params.Ingest(sources=tuple(entries), **settings)
-        return ingest(given, seed, self.images, self.dataset, self.scratch)
-
-    @property
-    def manifest(self) -> pd.DataFrame:
-        return tables.load_manifest(self.dataset)
-
-    @property
-    def rejected(self) -> dict[str, str]:
-        """Reasons by path."""
-        table = pq.read_table(self.dataset / "rejected.parquet").to_pydict()
-        return dict(zip(table["path"], table["reason"], strict=True))
-
-    @property
-    def summary(self) -> dict:
-        return json.loads((self.dataset / "summary.json").read_text())
-
-    @property
-    def splits(self) -> dict[str, str]:
-        """Splits by image id."""
-        manifest = self.manifest
-        return dict(zip(manifest["image_id"], manifest["split"], strict=True))
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Labels by path."""
-        manifest = self.manifest
-        return dict(zip(manifest["path"], manifest["label"], strict=True))
-
-    def bytes(self) -> dict[str, bytes]:
-        """Everything that is versioned."""
-        files = [path for folder in (self.images, self.dataset) for path in folder.rglob("*")]
-        return {str(path.relative_to(self.root)): path.read_bytes() for path in files if path.is_file()}
-
-    def times(self) -> dict[str, int]:
-        return {name: (self.root / name).stat().st_mtime_ns for name in self.bytes()}
 
 
 @pytest.fixture

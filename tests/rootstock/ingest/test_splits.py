@@ -1,4 +1,4 @@
-"""Splits: near duplicates stay together, every class has its shares, and assigned images never move."""
+"""Splits: images that belong together stay together, every class has its shares, and assigned images never move."""
 
 from collections import Counter
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from rootstock.ingest.drawing import Candidate
 from rootstock.ingest.layout import SPLITS
-from rootstock.ingest.splits import Candidate, assign_splits
+from rootstock.ingest.splits import assign_splits
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 NO_LINKS = np.empty((0, 2), np.int64)
@@ -21,64 +22,88 @@ def new(numbers, label="ants", domain="garden", allowed=SPLITS) -> list[Candidat
     return [Candidate(name(number), (domain, label), allowed) for number in numbers]
 
 
-def settled(images: list[Candidate], links=NO_LINKS, seed=0) -> dict[str, str | None]:
-    assign_splits(images, np.array(links, np.int64).reshape(-1, 2), SHARES, seed)
+def settled(images: list[Candidate], near=NO_LINKS, seed=0, named=NO_LINKS) -> dict[str, str | None]:
+    near, named = (np.array(links, np.int64).reshape(-1, 2) for links in (near, named))
+    assign_splits(images, near, named, SHARES, seed)
     return {image.image_id: image.split for image in images}
 
 
 def old(split: str, number: int, label="ants") -> Candidate:
-    return Candidate(name(number), ("garden", label), SPLITS, split, name(number))
+    return Candidate(name(number), ("garden", label), SPLITS, split)
 
 
 @st.composite
 def arrivals(draw):
-    """Draw images of a few classes and domains in two batches, links among all, and the allowed splits of each."""
+    """Draw images of a few classes and domains in two batches, allowed splits, near duplicates and names."""
     n = draw(st.integers(1, 25))
     labels, domains = st.sampled_from(["ants", "bees"]), st.sampled_from(["garden", "meadow"])
     allowed = st.sampled_from([SPLITS, SPLITS, ("train",), ("val",), ("test",), ("train", "val")])
     images = [Candidate(name(number), (draw(domains), draw(labels)), draw(allowed)) for number in range(n)]
     pairs = st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)).filter(lambda pair: pair[0] < pair[1])
-    links = draw(st.lists(pairs, max_size=n, unique=True)) if n > 1 else []
-    return images, links, draw(st.integers(0, n))
+    near = draw(st.lists(pairs, max_size=n, unique=True)) if n > 1 else []
+    names = draw(st.lists(st.sampled_from(["", "", "p1", "p2", "p3", "p4"]), min_size=n, max_size=n))
+    return images, near, names, draw(st.integers(0, n))
+
+
+def same_name(names: list[str]) -> list[tuple[int, int]]:
+    return [(names.index(name), at) for at, name in enumerate(names) if name and names.index(name) < at]
+
+
+def among(links: list[tuple[int, int]], first: int) -> list[tuple[int, int]]:
+    return [(i, j) for i, j in links if j < first]
 
 
 @given(arrivals(), st.integers(0, 3))
 @settings(deadline=None, max_examples=400)
-def test_near_duplicates_never_straddle_and_nobody_moves(arrived, seed):
-    images, links, first = arrived
-    before = settled(images[:first], [(i, j) for i, j in links if j < first], seed)
-    after = settled(images, links, seed)
-    assert {image: after[image] for image in before} == before
-    for i, j in links:
+def test_what_belongs_together_never_straddles_and_nobody_moves(arrived, seed):
+    images, near, names, first = arrived
+    named = same_name(names)
+    before = settled(images[:first], among(near, first), seed, among(named, first))
+    after = settled(images, near, seed, named)
+    assert {image: after[image] for image in before if before[image]} == {i: s for i, s in before.items() if s}
+    for i, j in [*near, *named]:
         one, other = images[i], images[j]
         assert not (one.split and other.split) or one.split == other.split
-    for image in images:
-        assert (image.split is None) == (image.group_id is None)
+
+
+@given(arrivals(), st.lists(st.sampled_from([None, *SPLITS]), min_size=25, max_size=25), st.integers(0, 3))
+@settings(deadline=None, max_examples=400)
+def test_new_images_of_a_name_share_a_split_even_if_it_was_given_after_the_split(arrived, assigned, seed):
+    images, near, names, first = arrived
+    for image, split in zip(images[:first], assigned, strict=False):
+        image.split = split
+    new = {at for at, image in enumerate(images) if not image.split}
+    before = {image.image_id: image.split for image in images if image.split}
+    after = settled(images, near, seed, same_name(names))
+    assert {image: after[image] for image in before} == before
+    for group in {*names} - {""}:
+        assert len({images[at].split for at in new if names[at] == group} - {None}) <= 1
+    for i, j in near:
+        if (i in new or j in new) and images[i].split and images[j].split:
+            assert images[i].split == images[j].split
 
 
 @given(arrivals(), st.integers(0, 3))
 @settings(deadline=None, max_examples=200)
 def test_images_that_arrive_together_all_get_a_place(arrived, seed):
-    images, links, _ = arrived
-    assert None not in settled(images, links, seed).values()
-    for i, j in links:
-        assert images[i].group_id == images[j].group_id
+    images, near, names, _ = arrived
+    assert None not in settled(images, near, seed, same_name(names)).values()
 
 
 @given(arrivals(), st.randoms(use_true_random=False), st.integers(0, 3))
 @settings(deadline=None, max_examples=200)
-def test_the_order_in_which_new_images_come_makes_no_difference(arrived, random, seed):
-    images, links, first = arrived
-    settled(images[:first], [(i, j) for i, j in links if j < first], seed)
-    copies = [Candidate(i.image_id, i.stratum, i.allowed, i.split, i.group_id) for i in images]
-    order = list(range(first)) + random.sample(range(first, len(images)), len(images) - first)
+def test_the_order_of_images_makes_no_difference(arrived, random, seed):
+    images, near, names, first = arrived
+    named = same_name(names)
+    settled(images[:first], among(near, first), seed, among(named, first))
+    copies = [Candidate(image.image_id, image.stratum, image.allowed, image.split) for image in images]
+    order = random.sample(range(len(images)), len(images))
     position = {number: at for at, number in enumerate(order)}
-    shuffled = [copies[number] for number in order]
-    moved = sorted(tuple(sorted((position[i], position[j]))) for i, j in links)
-    assert settled(images, links, seed) == settled(shuffled, moved, seed)
-    assert {image.image_id: image.group_id for image in images} == {
-        image.image_id: image.group_id for image in shuffled
-    }
+    moved = sorted(tuple(sorted((position[i], position[j]))) for i, j in near)
+    shuffled = settled(
+        [copies[number] for number in order], moved, seed, same_name([names[number] for number in order])
+    )
+    assert settled(images, near, seed, named) == shuffled
 
 
 @given(
@@ -137,11 +162,9 @@ def test_the_same_seed_gives_the_same_splits_and_another_gives_others():
     assert settled(new(range(50)), seed=1) != settled(new(range(50)), seed=2)
 
 
-def test_a_new_near_duplicate_joins_the_split_and_the_group_of_the_one_that_is_there():
+def test_a_new_near_duplicate_joins_the_split_of_the_one_that_is_there():
     for split in SPLITS:
-        images = [old(split, 1), *new([2, 3])]
-        assert settled(images, [(0, 1), (1, 2)])[name(3)] == split
-        assert images[2].group_id == name(1)
+        assert settled([old(split, 1), *new([2, 3])], [(0, 1), (1, 2)])[name(3)] == split
 
 
 def test_a_new_near_duplicate_joins_even_against_its_folder():
@@ -174,12 +197,80 @@ def test_an_image_without_a_place_gets_one_when_it_comes_again_without_its_neigh
         ([("train", "val"), ("test",)], "test"),
         ([("train", "val"), ("train",)], "train"),
         ([SPLITS, ("val",)], "val"),
+        ([("train",), ("test",), ("train",)], "train"),
+        ([("train",), ("val",), ("val",), ("test",)], "val"),
+        ([("train", "val"), ("val",), ("test",)], "val"),
     ],
 )
-def test_a_group_that_folders_tear_apart_is_held_out_together(folders, together):
+def test_a_group_that_folders_tear_apart_goes_with_most_of_its_images_and_is_rather_held_out(folders, together):
     images = [image for number, allowed in enumerate(folders) for image in new([number], allowed=allowed)]
     chain = [(number, number + 1) for number in range(len(folders) - 1)]
-    assert set(settled(images, chain).values()) == {together}
+    for near, named in ((chain, NO_LINKS), (NO_LINKS, chain)):
+        for image in images:
+            image.split = None
+        assert set(settled(images, near, named=named).values()) == {together}
+
+
+def test_a_new_image_of_a_known_name_joins_its_split():
+    images = [old("test", 1), *new([2, 3], allowed=("train",)), *new([4])]
+    after = settled(images, [(2, 3)], named=[(0, 1), (0, 2)])
+    assert set(after.values()) == {"test"}
+
+
+def test_a_name_in_two_splits_takes_new_images_where_most_of_it_is():
+    images = [old("train", 1), old("test", 2), old("test", 3), *new([4, 5])]
+    assert settled(images, named=[(0, number) for number in range(1, 5)])[name(5)] == "test"
+
+
+def test_a_new_name_near_to_two_splits_stays_whole_and_what_is_near_to_the_other_has_no_place():
+    images = [old("train", 1), old("train", 2), old("test", 3), *new([4, 5, 6, 7])]
+    together = [(3, number) for number in range(4, 7)]
+    after = settled(images, [(0, 3), (1, 4), (2, 5)], named=together)
+    assert [after[name(number)] for number in range(4, 8)] == ["train", "train", None, "train"]
+
+
+def test_a_group_of_several_classes_counts_for_each_of_them():
+    images, named = [], []
+    for group in range(40):  # 7 ants and 3 bees each: only whole groups
+        named += [(10 * group, 10 * group + more) for more in range(1, 10)]
+        images += [
+            *new(range(10 * group, 10 * group + 7), "ants"),
+            *new(range(10 * group + 7, 10 * group + 10), "bees"),
+        ]
+    settled(images, named=named)
+    counts = Counter((image.stratum[1], image.split) for image in images)
+    assert counts == {
+        ("ants", "train"): 196, ("ants", "val"): 42, ("ants", "test"): 42,
+        ("bees", "train"): 84, ("bees", "val"): 18, ("bees", "test"): 18,
+    }  # fmt: skip
+
+
+def test_a_rare_class_within_groups_of_a_frequent_one_is_in_every_split():
+    images, named = new(range(400), "ants"), []
+    for group in range(4):
+        bee = len(images)
+        images += new([bee], "bees")
+        named += [(100 * group, 100 * group + more) for more in range(1, 30)] + [(100 * group, bee)]
+    settled(images, named=named)
+    assert {image.split for image in images if image.stratum[1] == "bees"} == set(SPLITS)
+
+
+@pytest.mark.parametrize("mixture", [0.5, 10])
+def test_groups_of_very_different_sizes_keep_every_class_within_a_few_points_of_its_shares(mixture):
+    rng = np.random.default_rng(0)
+    classes = np.array([0.4, 0.3, 0.2, 0.08, 0.02])
+    images, named = [], []
+    for size in np.maximum(rng.lognormal(2.3, 1.2, 1000).astype(int), 1):
+        first = len(images)
+        for label in rng.choice(5, size, p=rng.dirichlet(classes * mixture * 5)):
+            images += new([len(images)], f"class {label}")
+        named += [(first, first + more) for more in range(1, size)]
+    settled(images, named=named)
+    counts = Counter((image.stratum[1], image.split) for image in images)
+    totals = Counter(image.stratum[1] for image in images)
+    for label, total in totals.items():
+        for split in SPLITS:
+            assert abs(counts[label, split] / total - SHARES[split]) < 0.01
 
 
 def test_what_a_folder_says_is_done():

@@ -1,0 +1,112 @@
+"""Assign splits, group names and group ids to the images of the ledger."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rootstock.config import params
+from rootstock.ingest import groups
+from rootstock.ingest.drawing import Candidate
+from rootstock.ingest.layout import SPLITS
+from rootstock.ingest.near_duplicates import Links, near_links
+from rootstock.ingest.splits import assign_splits
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The ledger with split, group name and group id of each image.
+
+    `near` is the group of each image by near duplicates alone; `drawn` counts the images that have a split now, and had
+    none before.
+    """
+
+    ledger: pd.DataFrame
+    near: "pd.Series[str]"  # by image id
+    drawn: int
+
+
+def assign(ledger: pd.DataFrame, files: pd.DataFrame, settings: params.Ingest, seed: int) -> Assignment:
+    """Assign a split to images of the manifest that have none, and update group names and ids of all.
+
+    A group is what near duplicates and group names connect (groups.py). Group ids follow from the present names and
+    hashes; splits never change.
+
+    Args:
+        ledger: all images ever packed.
+        files: the files of all sources; those without a reason become the manifest.
+        settings: the section `ingest` of params.yaml.
+        seed: random seed of the split.
+    """
+    ledger = _with_names(ledger, files)
+    accepted = files[files["reason"].isna()].set_index("image_id")
+    has_split = ledger["split"].notna()
+    new = ~has_split & is_in(ledger["image_id"], accepted.index)
+    rows = pd.concat([ledger[has_split], ledger[new]])
+    near = near_links(rows["phash"].to_numpy(np.uint64), settings.near_duplicate_bits)
+    named = groups.links_by_name(rows, _named(ledger, files))
+    if new.any():
+        rows["split"] = _splits(rows, accepted, near, named, settings, seed)
+        ledger.loc[rows.index, "split"] = rows["split"]
+    rows, near, named = _placed(rows, near, named)
+    ledger.loc[rows.index, "group_id"] = groups.group_ids(rows, np.concatenate([near, named]))
+    alike = pd.Series(groups.group_ids(rows, near), index=rows["image_id"])
+    return Assignment(ledger, alike, len(rows) - int(has_split.sum()))
+
+
+def _placed(rows: pd.DataFrame, near: Links, named: Links) -> tuple[pd.DataFrame, Links, Links]:
+    """Return the images that have a split, and the links between them."""
+    is_placed = rows["split"].notna().to_numpy()
+    number = np.cumsum(is_placed) - 1
+    near, named = (number[links[is_placed[links].all(axis=1)]] for links in (near, named))
+    return rows[is_placed], near, named
+
+
+def _with_names(ledger: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
+    """Return the ledger with the group names of the files that are listed now; other images keep theirs.
+
+    Of copies of an image, the one in the manifest names its group, or else the first that has a name.
+    """
+    listed = files[files["image_id"].notna() & files["group"].notna()]
+    order = pd.DataFrame({"unnamed": listed["group"] == "", "copy": listed["reason"].notna()})
+    names = listed.loc[order.sort_values(["unnamed", "copy"], kind="stable").index].drop_duplicates("image_id")
+    found = ledger["image_id"].map(names.set_index("image_id")["group"])
+    group = found.where(found.notna(), ledger["group"]).astype(object)
+    return ledger.assign(group=group.where(group.notna() & (group != ""), None))
+
+
+def _named(ledger: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
+    """Return image ids and group names; an image whose copies are in several groups is in all of them."""
+    both = pd.concat([ledger[["image_id", "group"]], files[["image_id", "group"]]])
+    return both[both["image_id"].notna() & both["group"].notna() & (both["group"] != "")].drop_duplicates()
+
+
+def _splits(
+    rows: pd.DataFrame, accepted: pd.DataFrame, near: Links, named: Links, settings: params.Ingest, seed: int
+) -> NDArray[np.object_]:
+    """Return the split of each row, (n,); None for a new image that cannot be assigned."""
+    facts = accepted.reindex(rows["image_id"])
+    candidates = [
+        Candidate(
+            name,
+            (domain, label) if isinstance(label, str) else None,  # images whose file is unreachable are not listed
+            splits if isinstance(splits, tuple) else SPLITS,
+            split if isinstance(split, str) else None,
+        )
+        for name, split, domain, label, splits in zip(
+            *(rows[name].tolist() for name in ("image_id", "split")),
+            *(facts[name].tolist() for name in ("domain", "label", "splits")),
+            strict=True,
+        )
+    ]
+    shares = {"val": settings.split.val, "test": settings.split.test}
+    shares["train"] = 1 - sum(shares.values())
+    assign_splits(candidates, near, named, shares, seed)
+    return np.array([candidate.split for candidate in candidates], object)
+
+
+def is_in(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") -> NDArray[np.bool_]:
+    """Return which names are among others, which are unique; faster than `isin` for many strings."""
+    among: NDArray[np.bool_] = pd.Index(others).get_indexer(pd.Index(names)) >= 0
+    return among

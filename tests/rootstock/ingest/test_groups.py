@@ -1,0 +1,61 @@
+"""Groups: what names and near duplicates connect, and the id that tells them."""
+
+import numpy as np
+import pandas as pd
+from hypothesis import given, settings, strategies as st
+
+from rootstock.ingest.groups import components, group_ids, links_by_name
+
+IDS = [f"{number:04x}" for number in range(12)]
+
+
+def table(ids, batches) -> pd.DataFrame:
+    return pd.DataFrame({"image_id": ids, "batch": batches})
+
+
+@st.composite
+def grouped(draw):
+    """Draw images in batches, and links between some."""
+    batches = draw(st.lists(st.integers(1, 3), min_size=len(IDS), max_size=len(IDS)))
+    index = st.integers(0, len(IDS) - 1)
+    return table(IDS, batches), np.array(draw(st.lists(st.tuples(index, index), max_size=12)), np.int64).reshape(-1, 2)
+
+
+@given(grouped())
+@settings(deadline=None)
+def test_two_images_have_the_same_id_if_and_only_if_links_connect_them(images_and_links):
+    images, links = images_and_links
+    ids, component = group_ids(images, links), components(len(images), links)
+    assert [[a == b for a in ids] for b in ids] == [[a == b for a in component] for b in component]
+
+
+@given(grouped())
+@settings(deadline=None)
+def test_an_id_is_that_of_the_first_image_and_stays_when_later_ones_join(images_and_links):
+    images, links = images_and_links
+    known = (images["batch"] < 3).to_numpy()
+    position = np.cumsum(known) - 1
+    within = links[known[links].all(axis=1)]
+    before = dict(zip(images["image_id"][known], group_ids(images[known], position[within]), strict=True))
+    after = dict(zip(images["image_id"], group_ids(images, links), strict=True))
+    assert set(after.values()) <= set(IDS)
+    for image, was in before.items():
+        merged = {before[other] for other in before if after[other] == after[image]}
+        assert after[image] in merged, "the id of one of the groups that are now one"
+        assert len(merged) > 1 or after[image] == was
+
+
+@given(grouped(), st.permutations(range(len(IDS))))
+@settings(deadline=None)
+def test_the_order_of_images_makes_no_difference_to_ids(images_and_links, order):
+    images, links = images_and_links
+    shuffled = group_ids(images.iloc[order], np.argsort(order)[links])
+    assert dict(zip(images["image_id"].iloc[order], shuffled, strict=True)) == dict(
+        zip(images["image_id"], group_ids(images, links), strict=True)
+    )
+
+
+def test_images_of_the_same_name_are_linked_and_an_image_may_have_two_names():
+    named = pd.DataFrame({"image_id": ["0003", "0001", "0005", "0005", "0007", "gone"], "group": [*"aaabbb"]})
+    assert links_by_name(table(IDS, 1), named).tolist() == [[1, 3], [1, 5], [5, 7]]
+    assert links_by_name(table(IDS, 1), named.head(0)).tolist() == []

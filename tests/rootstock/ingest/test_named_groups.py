@@ -1,0 +1,342 @@
+"""Named groups, from files to the dataset: images of a patient, a scene or a camera share a split, for ever."""
+
+import json
+import logging
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rootstock.config import params
+from rootstock.dataset import tables
+from rootstock.ingest import inbox
+from rootstock.system.errors import SourceError
+from tests.images import nearly, picture, put, put_classes
+from tests.store import Store
+
+PATIENT = r"(?P<group>patient_\d+)"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def put_patients(folder: Path, patients: range, scans: int = 3, labels: tuple[str, ...] = ("ill", "well")) -> Path:
+    """Write pictures of patients, of alternate classes: `<class>/patient_<number>/<scan>.png`."""
+    for patient in patients:
+        for scan in range(scans):
+            put(folder / labels[patient % len(labels)] / f"patient_{patient}" / f"{scan}.png", 1000 * patient + scan)
+    return folder
+
+
+def source(path: Path, **settings) -> params.Source:
+    return params.Source(path=str(path), domain="clinic", **settings)
+
+
+def named(store: Store) -> pd.DataFrame:
+    """The manifest with the name of each group."""
+    return store.manifest.merge(store.ledger[["image_id", "group"]], on="image_id")
+
+
+def notes_of(store: Store) -> list[str]:
+    return store.summary["groups"]["notes"]
+
+
+def test_images_that_an_expression_finds_to_belong_together_share_split_and_group_id(store, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    store.ingest(source(put_patients(tmp_path / "scans", range(40)), group=PATIENT))
+    table = named(store)
+    assert (table["group"] == table["path"].str.split("/").str[1]).all()
+    assert (table.groupby("group")["group_id"].nunique() == 1).all() and table["group_id"].nunique() == 40
+    assert (table.groupby("group")["split"].nunique() == 1).all()
+    assert Counter(table.drop_duplicates("group")["split"]) == {"train": 28, "val": 6, "test": 6}
+    assert store.summary["groups"] == {"named": 40, "images": 120, "notes": []}
+    assert store.summary["near_duplicates"] == {"groups": 0, "images": 0}
+    assert "scans: 40 named groups" in caplog.messages
+    assert "splits 70.0 / 15.0 / 15.0 % of 120 images, in 40 groups" in caplog.text
+    assert "largest deviation of a class from its share: 0.0 points" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_names_groups_and_where_it_is_empty_the_expression_does(store, tmp_path, kind, caplog):
+    caplog.set_level(logging.INFO)
+    put_patients(tmp_path, range(12))
+    paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*/patient_*/*.png"))
+    groups = ["  Dr. Who " if "patient_1/" in path else "" for path in paths]
+    columns = {"path": paths, "label": [path.split("/")[0] for path in paths], "group": groups}
+    if kind == "csv":
+        rows = ["path,label,group", *map(",".join, zip(*columns.values(), strict=True))]
+        put(tmp_path / "list.csv", "\n".join(rows).encode())
+    else:
+        pq.write_table(pa.table(columns), tmp_path / "list.parquet")
+    store.ingest(source(tmp_path / f"list.{kind}", group=r"/(?P<group>patient_\d)/"))
+    found = named(store).groupby("group", dropna=False)["path"].agg(lambda path: path.str.split("/").str[1].unique()[0])
+    assert found["Dr. Who"] == "patient_1" and len(found) == 11
+    note = "10 named groups; 6 of 36 images are in none (e.g. ill/patient_10/0.png)"
+    assert store.summary["sources"][0]["notes"] == [note]
+
+
+def test_a_column_of_groups_alone_is_enough(store, tmp_path):
+    put_patients(tmp_path, range(10))
+    paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*/patient_*/*.png"))
+    rows = [f"{path},{path.split('/')[0]},{int(path.split('_')[1].split('/')[0]) // 2}" for path in paths]
+    put(tmp_path / "list.csv", "\n".join(["path,label,group", *rows]).encode())
+    store.ingest(tmp_path / "list.csv")
+    assert store.summary["groups"]["named"] == 5
+    assert (named(store).groupby("group")["split"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize("name", ["scans", "scans.zip"])
+def test_an_expression_that_matches_nothing_is_an_error_and_no_split_is_drawn(store, tmp_path, name):
+    put_patients(tmp_path / "scans", range(6))
+    shutil.make_archive(str(tmp_path / "scans"), "zip", tmp_path / "scans")
+    with pytest.raises(SourceError) as error:
+        store.ingest(source(tmp_path / name, group=r"(?P<group>Patient\d+)"))
+    assert f"{tmp_path / name}: group is '(?P<group>Patient" in str(error.value)
+    assert "matches none of 18 paths (e.g. ill/patient_0/0.png); expected a regular expression" in str(error.value)
+    assert not (store.dataset / "ledger.parquet").exists()
+
+
+def test_letters_other_than_ascii_are_no_word_characters_which_is_an_error_and_not_a_wrong_group(store, tmp_path):
+    photos = put_patients(tmp_path / "scans", range(6))
+    (photos / "ill" / "patient_0").rename(photos / "ill" / "Mu\u0308ller_0")
+    with pytest.raises(SourceError, match=r"know only ASCII letters, but there are others, e.g. in ill/Müller_0/0.png"):
+        store.ingest(source(photos, group=r"(?P<group>\w+)/\d+.png"))
+    store.ingest(source(photos, group=r"(?P<group>[\pL_]+\d+)/"))
+    assert "Müller_0" in set(named(store)["group"])
+
+
+def test_an_expression_that_takes_others_for_ever_takes_no_time_here(store, tmp_path):
+    photos = put_patients(tmp_path / "scans", range(6))
+    put(photos / "ill" / ("a" * 200 + "!.png"), 1)
+    store.ingest(source(photos, group=r"(?P<group>(?:(?:[a-z]+_?)+)+\d)/"))
+    assert store.summary["groups"]["named"] == 6
+
+
+# Near duplicates
+
+
+def test_near_duplicates_join_named_groups_and_the_summary_says_so(store, tmp_path, caplog):
+    photos = put_patients(tmp_path / "scans", range(30))
+    put(photos / "well" / "patient_1" / "twin.png", nearly(picture(2000)))  # of the first scan of patient 2
+    put(photos / "ill" / "alone.png", nearly(picture(1001)))  # of a scan of patient 1
+    store.ingest(source(photos, group=PATIENT))
+    table = named(store)
+    joined = table[table["group"].isin(["patient_1", "patient_2"]) | table["path"].str.endswith("alone.png")]
+    assert len(joined) == 8 and joined["group_id"].nunique() == joined["split"].nunique() == 1
+    assert table["group_id"].nunique() == 29
+    assert notes_of(store) == [
+        "Near duplicates join 2 named groups into 1, e.g. patient_1 and patient_2; the largest has 2 names and 7 of 92 "
+        "images. Blank images in common? Remove those."
+    ]
+    assert notes_of(store)[0] in caplog.messages
+    assert store.summary["near_duplicates"] == {"groups": 2, "images": 4}
+
+
+def test_copies_of_an_image_in_two_groups_join_them(store, tmp_path):
+    photos = put_patients(tmp_path / "scans", range(20), labels=("ill",))
+    put_classes(photos, {"well": 6})
+    shutil.copy(photos / "ill" / "patient_3" / "0.png", photos / "ill" / "patient_4" / "copy.png")
+    store.ingest(source(photos, group=PATIENT))
+    assert named(store).set_index("group").loc[["patient_3", "patient_4"], "group_id"].nunique() == 1
+
+
+# Given splits
+
+
+def test_a_group_in_train_and_test_folders_goes_with_most_of_its_images_and_the_leak_is_named(store, tmp_path, caplog):
+    photos = tmp_path / "scans"
+    for number, split in enumerate(("train", "val", "test")):
+        put_patients(photos / split, range(10 * number, 10 * number + 6))
+    put(photos / "test" / "ill" / "patient_0" / "late.png", 77)
+    put(photos / "train" / "well" / "patient_21" / "early.png", 78)
+    store.ingest(source(photos, group=PATIENT))
+    splits = named(store).groupby("group")["split"].agg(["first", "nunique"])
+    assert (splits["nunique"] == 1).all()
+    assert splits.loc["patient_0", "first"] == "train" and splits.loc["patient_21", "first"] == "test"
+    leak = (
+        "a leak: its own splits share 2 groups, patient_0 (3 train, 1 test), patient_21 (1 train, 3 test); each goes "
+        "as a whole to the split of most of its images"
+    )
+    assert leak in store.summary["sources"][0]["notes"]
+    assert f"scans: {leak}" in caplog.messages
+
+
+# Later images
+
+
+def test_a_new_image_of_a_known_group_joins_it_even_if_the_old_ones_are_gone(store, tmp_path):
+    store.ingest(source(put_patients(tmp_path / "scans", range(20)), group=PATIENT))
+    before = named(store).groupby("group")["split"].first()
+    shutil.rmtree(tmp_path / "scans")
+    shutil.rmtree(store.scratch)  # as in another clone, which has only the dataset
+    later = tmp_path / "later"
+    for patient in range(20):
+        put(later / ("ill", "well")[patient % 2] / f"p{patient}.png", 50_000 + patient)
+    again = source(later, name="later", group=r"(?P<group>p\d+)")
+    store.ingest(source(tmp_path / "scans", group=PATIENT), again)
+    assert named(store)["group"].nunique() == 40, "other names are other groups"
+    put_patients(tmp_path / "more", range(20, 23))
+    for patient in range(20):
+        put(tmp_path / "more" / ("ill", "well")[patient % 2] / f"patient_{patient}.png", 70_000 + patient)
+    store.ingest(again, source(tmp_path / "more", name="more", group=PATIENT), allow_shrink=True)
+    table = named(store)
+    new = table[(table["source"] == "more") & table["group"].isin(before.index)]
+    assert len(new) == 20 and (new["split"].to_numpy() == before[new["group"]].to_numpy()).all()
+    assert "scans" not in set(table["source"])
+
+
+def test_groups_that_are_named_after_the_split_move_no_image_and_the_run_says_so(store, tmp_path, caplog):
+    photos = put_patients(tmp_path / "scans", range(12), scans=8)
+    store.ingest(photos)
+    before, plain = store.splits, store.bytes()
+    store.ingest(source(photos, group=PATIENT))
+    assert store.splits == before
+    table = named(store)
+    assert table["group_id"].nunique() == 12
+    torn = table.groupby("group")["split"].nunique() > 1
+    [note] = notes_of(store)
+    assert note.startswith(f"{torn.sum()} groups ({8 * torn.sum()} images) in several splits, e.g. that of patient_")
+    assert "To keep groups whole, remove data/dataset: the next run draws new splits" in note
+    assert note in caplog.messages
+    put_patients(photos, range(12), scans=9)
+    store.ingest(source(photos, group=PATIENT))
+    table = named(store)
+    new = table[~table["image_id"].isin(before)]
+    counts = table[table["image_id"].isin(before)].groupby(["group", "split"]).size()
+    for row in new.itertuples():
+        assert counts[row.group, row.split] == counts[row.group].max()
+    assert len(new) == 12
+    for patient in range(12):
+        (photos / ("ill", "well")[patient % 2] / f"patient_{patient}" / "8.png").unlink()
+    store.ingest(photos)
+    after = store.bytes()
+    assert "groups" not in store.summary
+    assert after["dataset/summary.json"] != plain["dataset/summary.json"]  # one shard more
+    assert {image: store.splits[image] for image in before} == before
+
+
+def test_removing_the_dataset_draws_new_splits_of_whole_groups_and_packs_nothing_again(store, tmp_path):
+    photos = put_patients(tmp_path / "scans", range(12), scans=8)
+    store.ingest(photos)
+    store.ingest(source(photos, group=PATIENT))
+    shutil.rmtree(store.dataset)
+    assert store.ingest(source(photos, group=PATIENT)).new == 0
+    assert (named(store).groupby("group")["split"].nunique() == 1).all() and notes_of(store) == []
+
+
+def test_group_ids_follow_corrected_names(store, tmp_path):
+    put_patients(tmp_path, range(12))
+    paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*/patient_*/*.png"))
+
+    def write(moved: str) -> Path:
+        rows = [f"{path},{path.split('/')[0]},{'x' if path == moved else path.split('/')[1]}" for path in paths]
+        return put(tmp_path / "list.csv", "\n".join(["path,label,group", *rows]).encode())
+
+    store.ingest(write(""))
+    assert store.manifest["group_id"].nunique() == 12
+    store.ingest(write(paths[0]))
+    assert store.manifest["group_id"].nunique() == 13
+    store.ingest(write(""))
+    assert store.manifest["group_id"].nunique() == 12
+
+
+def test_an_unreachable_source_keeps_its_names(store, tmp_path):
+    scans, other = put_patients(tmp_path / "scans", range(6)), put_patients(tmp_path / "other", range(10, 16))
+    store.ingest(source(scans, group=PATIENT), source(other, group=PATIENT))
+    scans.rename(tmp_path / "away")
+    put(other / "ill" / "patient_10" / "more.png", 9)
+    store.ingest(source(scans, group=PATIENT), source(other, group=PATIENT))
+    assert store.summary["groups"]["named"] == 12
+
+
+def test_a_class_in_fewer_than_three_groups_is_named(store, tmp_path, caplog):
+    photos = put_patients(tmp_path / "scans", range(20))
+    put_patients(photos, range(30, 31), labels=("rare",))
+    put_patients(photos, range(40, 42), labels=("rarer",))
+    store.ingest(source(photos, group=PATIENT))
+    said = (
+        "'rare' is in 1 group, 'rarer' is in 2 groups: a class needs 3, one each for train, val and test; "
+        "a group is in one split."
+    )
+    assert notes_of(store) == [said] and said in caplog.messages
+    assert "rare" in store.summary["without"]["test"] and "rarer" not in store.summary["without"]["test"]
+
+
+def test_a_dataset_in_two_groups_is_an_error_that_says_so(store, tmp_path):
+    photos = put_classes(tmp_path / "scans", {"ants": 12, "bees": 12})
+    with pytest.raises(SourceError, match=r"val split has no images.* in the same group \(24 images in 2 groups"):
+        store.ingest(source(photos, group=r"(?P<group>\d)\d.png$"))  # 0 and 1
+    with pytest.raises(SourceError, match="no image"):
+        store.ingest(source(photos, group="(?P<group>ants|bees)"))
+
+
+# Deliveries
+
+
+def deliver(folder: Path, expression: str | None = PATIENT) -> inbox.Delivery:
+    return inbox.list_delivery(str(folder), 0, group=expression)
+
+
+def test_a_delivery_joins_the_groups_that_are_there_and_later_ones_join_its_own(store, tmp_path):
+    scans = source(put_patients(tmp_path / "scans", range(20)), group=PATIENT)
+    store.ingest(scans)
+    for number, patients in enumerate((range(10, 30), range(25, 32))):
+        box = tmp_path / f"inbox{number}"  # what is ingested leaves the inbox
+        for patient in patients:
+            label = ("ill", "well")[patient % 2]
+            put(box / "ward" / label / f"patient_{patient}-{number}.png", 40_000 + 100 * number + patient)
+        delivery = deliver(box)
+        store.ingest(scans, delivery=delivery.labelled)
+        assert delivery.labelled.notes == [f"{len(patients)} named groups"]
+    table = named(store)
+    assert table["group"].nunique() == 32
+    assert (table.groupby("group")[["split", "group_id"]].nunique() == 1).all(axis=None)
+    put(tmp_path / "scans" / "ill" / "patient_0" / "more.png", 3)
+    store.ingest(scans)  # without the inbox, as `dvc repro`
+    assert named(store)["group"].nunique() == 32
+
+
+def test_a_delivery_of_which_no_path_matches_is_ingested_with_a_warning(tmp_path, caplog):
+    put(tmp_path / "ward" / "ill" / "1.png", 1)
+    assert [item.group for item in deliver(tmp_path).labelled.items] == [""]
+    assert "retrain.group is '(?P<group>patient_" in caplog.text and "(e.g. ward/ill/1.png)" in caplog.text
+    caplog.clear()
+    deliver(tmp_path, None)
+    assert not caplog.messages
+
+
+# The tables
+
+
+def test_a_dataset_without_names_has_the_tables_it_always_had(store, tmp_path):
+    store.ingest(put_patients(tmp_path / "scans", range(6)))
+    for path in (store.dataset / "ledger.parquet").iterdir():
+        assert pq.read_schema(path).names == [name for name in tables.SCHEMAS[tables.LEDGER].names if name != "group"]
+    assert "groups" not in store.summary
+    assert store.ledger["group"].isna().all()
+
+
+def test_all_files_of_a_ledger_have_the_column_as_soon_as_one_image_has_a_name(store, tmp_path):
+    plain = put_patients(tmp_path / "plain", range(100, 104))
+    store.ingest(plain)
+    store.ingest(plain, source(put_patients(tmp_path / "scans", range(6)), group=PATIENT))
+    files = sorted((store.dataset / "ledger.parquet").iterdir())
+    assert len(files) == 2
+    assert all("group" in pq.read_schema(path).names for path in files)
+    assert pq.read_table(store.dataset / "ledger.parquet")["group"].null_count == 12
+
+
+def test_the_summary_and_the_tables_of_a_second_run_are_the_same(store, tmp_path):
+    photos = put_patients(tmp_path / "scans", range(10))
+    store.ingest(source(photos, group=PATIENT))
+    before = store.bytes()
+    shutil.rmtree(store.scratch)
+    assert not store.ingest(source(photos, group=PATIENT)).changed
+    assert store.bytes() == before
+    assert json.loads(before["dataset/summary.json"])["groups"]["named"] == 10

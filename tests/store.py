@@ -1,0 +1,68 @@
+"""An ingested dataset in a folder, for tests that look at what ingest leaves."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from rootstock.config import params
+from rootstock.dataset import tables
+from rootstock.ingest.ingest import IngestResult, ingest
+from rootstock.ingest.sources import Source
+
+
+class Store:
+    """The three folders of an ingest, and their contents."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.images, self.dataset, self.scratch = root / "images", root / "dataset", root / "scratch"
+
+    def ingest(
+        self, *sources: Path | str | params.Source, seed: int = 0, delivery: Source | None = None, **settings
+    ) -> IngestResult:
+        entries = [
+            source if isinstance(source, params.Source) else params.Source(path=str(source), domain="garden")
+            for source in sources
+        ]
+        given = params.Ingest(sources=tuple(entries), **settings)
+        return ingest(given, seed, self.images, self.dataset, self.scratch, delivery)
+
+    @property
+    def manifest(self) -> pd.DataFrame:
+        return tables.load_manifest(self.dataset)
+
+    @property
+    def ledger(self) -> pd.DataFrame:
+        return tables.load(self.dataset).ledger
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """Reasons by path."""
+        table = pq.read_table(self.dataset / "rejected.parquet").to_pydict()
+        return dict(zip(table["path"], table["reason"], strict=True))
+
+    @property
+    def summary(self) -> dict:
+        return json.loads((self.dataset / "summary.json").read_text())
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """Splits by image id."""
+        manifest = self.manifest
+        return dict(zip(manifest["image_id"], manifest["split"], strict=True))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels by path."""
+        manifest = self.manifest
+        return dict(zip(manifest["path"], manifest["label"], strict=True))
+
+    def bytes(self) -> dict[str, bytes]:
+        """Everything that is versioned."""
+        files = [path for folder in (self.images, self.dataset) for path in folder.rglob("*")]
+        return {str(path.relative_to(self.root)): path.read_bytes() for path in files if path.is_file()}
+
+    def times(self) -> dict[str, int]:
+        return {name: (self.root / name).stat().st_mtime_ns for name in self.bytes()}
