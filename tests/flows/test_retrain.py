@@ -163,6 +163,14 @@ def test_what_the_test_images_leave_open_waits_or_is_promoted_as_told(before):
     assert said.startswith("Promoted: ") and "retrain.undecided is promote" in said and "21 new images" in said
 
 
+def test_groups_are_found_in_the_paths_of_a_delivery(before):
+    before.set(retrain={"group": r"(?P<group>patient_\d+)", "settle_seconds": 0.2, "min_new": 100})
+    deliver(before, "shed", 2)
+    done = before.run(sys.executable, "-m", "flows.retrain")
+    assert "retrain.group is '(?P<group>patient_" in done.stdout + done.stderr
+    assert "matches none of 6 paths" in done.stdout + done.stderr
+
+
 @pytest.mark.slow  # twenty seconds; `promoted` has read that 60 of 105 were computed
 def test_only_new_images_go_through_the_backbone(before):
     deliver(before, "shed", 20)
