@@ -6,49 +6,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.decisions import BETTER, TRIALS, Domain, draw, outcomes
 from rootstock.config.params import Retrain
 from rootstock.evaluation import intervals, paired
-from rootstock.evaluation.decision import PROMOTED, PairedOutcomes, decide
+from rootstock.evaluation.decision import PROMOTED
 from rootstock.evaluation.metrics import score
 
-TRIALS = 2000
 SETTINGS = Retrain()
-BETTER = {"images": 200, "gain": 0.1, "differ": 0.2}  # on a new domain
 
 
-def draw(
-    rng: np.random.Generator, images: int, gain: float, differ: float, *, scene: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw which of two models is right on test images that come in scenes; all images of a scene are alike.
-
-    Args:
-        rng: draws.
-        images: how many.
-        gain: true gain in accuracy.
-        differ: share of images of which only one model is right.
-        scene: images per scene.
-
-    Returns:
-        The difference (n,): 1, 0 or -1, and the scene (n,) of each image.
-    """
-    won, lost = (differ + gain) / 2, (differ - gain) / 2
-    differences = rng.choice([1, -1, 0], images // scene, p=[won, lost, 1 - won - lost])
-    return differences.repeat(scene), np.arange(images // scene).repeat(scene)
-
-
-def promoted(**domains: tuple[dict, ...]) -> float:
+def promoted(**domains: Domain) -> float:
     """Return the share of trials in which the challenger is promoted; the domain "new" is new."""
-    rng = np.random.default_rng(0)
-    outcomes: Counter[str] = Counter()
-    for _ in range(TRIALS):
-        drawn = [draw(rng, **arguments) for arguments in domains.values()]
-        differences = np.concatenate([values for values, _ in drawn])
-        names = np.repeat(np.array(list(domains), object), [len(values) for values, _ in drawn])
-        groups = np.concatenate([scenes + 10_000 * number for number, (_, scenes) in enumerate(drawn)])
-        labels, known = np.full(len(names), "x", object), np.ones(len(names), bool)
-        images = PairedOutcomes(names, labels, groups, known, names == "new", differences <= 0, differences >= 0)
-        outcomes[decide(images, ["new"], SETTINGS).outcome] += 1
-    return outcomes[PROMOTED] / TRIALS
+    return outcomes(SETTINGS, domains)[PROMOTED] / TRIALS
 
 
 @pytest.mark.parametrize("differ", [0.06, 0.3])

@@ -1,0 +1,82 @@
+"""Error rates of retraining's decision by simulation, and the choice of `retrain.margin`.
+
+    python -m benchmarks.decisions    # the table of docs/retraining.md, in about a minute
+
+tests/rootstock/evaluation/test_error_rates.py holds the default to it.
+"""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rootstock.config.params import Retrain
+from rootstock.evaluation.decision import PROMOTED, REJECTED, UNDECIDED, PairedOutcomes, decide
+
+TRIALS = 2000
+Domain = dict[str, Any]
+BETTER: Domain = {"images": 200, "gain": 0.1, "differ": 0.2}  # on a new domain
+SCENES: Domain = {"images": 300, "gain": 0.0, "differ": 0.1, "scene": 10}
+UNCHANGED: Domain = {"images": 200, "gain": 0.0, "differ": 0.06}
+WORSE: Domain = {"gain": -0.1, "differ": 0.14}
+CASES: dict[str, dict[str, Domain]] = {
+    "equal, 30 scenes of 10 images on either domain": {"old": SCENES, "new": SCENES},
+    "10 points lost on 40 older images, 10 gained": {"old": {**WORSE, "images": 40}, "new": BETTER},
+    "10 points lost on 100 older images, 10 gained": {"old": {**WORSE, "images": 100}, "new": BETTER},
+    "10 points lost on 400 older images, 10 gained": {"old": {**WORSE, "images": 400}, "new": BETTER},
+    "nothing lost on 400 older images, 10 gained": {"old": {**UNCHANGED, "images": 400}, "new": BETTER},
+    "nothing lost on 200 of each of two domains, 10 gained": {"old": UNCHANGED, "older": UNCHANGED, "new": BETTER},
+}
+
+
+def draw(
+    rng: np.random.Generator, images: int, gain: float, differ: float, *, scene: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw which of two models is right on test images that come in scenes; all images of a scene are alike.
+
+    Args:
+        rng: draws.
+        images: how many.
+        gain: true gain in accuracy.
+        differ: share of images of which only one model is right.
+        scene: images per scene.
+
+    Returns:
+        The difference (n,): 1, 0 or -1, and the scene (n,) of each image.
+    """
+    won, lost = (differ + gain) / 2, (differ - gain) / 2
+    differences = rng.choice([1, -1, 0], images // scene, p=[won, lost, 1 - won - lost])
+    return differences.repeat(scene), np.arange(images // scene).repeat(scene)
+
+
+def outcomes(settings: Retrain, domains: dict[str, Domain], trials: int = TRIALS) -> Counter[str]:
+    """Count how often a challenger is promoted, rejected and undecided; the domain "new" is new."""
+    rng = np.random.default_rng(0)
+    counts: Counter[str] = Counter()
+    for _ in range(trials):
+        drawn = [draw(rng, **arguments) for arguments in domains.values()]
+        differences = np.concatenate([values for values, _ in drawn])
+        names = np.repeat(np.array(list(domains), object), [len(values) for values, _ in drawn])
+        groups = np.concatenate([scenes + 10_000 * number for number, (_, scenes) in enumerate(drawn)])
+        labels, known = np.full(len(names), "x", object), np.ones(len(names), bool)
+        images = PairedOutcomes(names, labels, groups, known, names == "new", differences <= 0, differences >= 0)
+        counts[decide(images, ["new"], settings).outcome] += 1
+    return counts
+
+
+def main() -> None:
+    """Print the shares of decisions by margin, as a Markdown table."""
+    margins = (0.02, 0.03, 0.04, 0.05)
+    print("| promoted / rejected / undecided, in % | " + " | ".join(f"margin {margin}" for margin in margins) + " |")
+    print("|---|" + "---|" * len(margins))
+    for name, domains in CASES.items():
+        cells = []
+        for margin in margins:
+            counts = outcomes(Retrain(margin=margin), domains)
+            cells.append(" / ".join(f"{100 * counts[one] / TRIALS:.1f}" for one in (PROMOTED, REJECTED, UNDECIDED)))
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
