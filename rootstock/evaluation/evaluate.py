@@ -70,7 +70,7 @@ class ModelPair:
     """The head and the fine-tuned network, if there is one, loaded with what is needed to score a split."""
 
     def __init__(self, inputs: Inputs, params: Params) -> None:
-        self.inputs = inputs
+        self.inputs, self.max_side = inputs, params.ingest.max_side
         self.manifest = tables.load_manifest(inputs.dataset)
         self.summary = tables.load_verified_summary(inputs.dataset, self.manifest)
         self.classes = tables.classes_of(self.manifest)
@@ -231,6 +231,8 @@ def _write_model(
     }
     if values_of := value_ranges.common(value_ranges.recorded(pair.summary).values()):
         described[value_ranges.KEY] = list(values_of)
+    if pair.max_side:
+        described[model.MAX_SIDE] = pair.max_side
     model.save(model_dir, network, described, model.card(described, choice.why, test, pair.summary))
     return str(model.describe(model_dir)["digest"])
 

@@ -158,5 +158,7 @@ def start_as_measured(spec: FeatureSpec, backbone: Backbone) -> FeatureExtractor
 
 
 def _start(spec: FeatureSpec, backbone: Backbone) -> Engine:
-    device = None if spec.engine == "openvino" else loader.device()  # what it computed, it computed on a CPU
-    return engines.start(spec.engine, backbone, spec.precision, device=device)
+    on_cpu = spec.engine == "openvino"  # what it computed, it computed there
+    # Images come one at a time, too. In bf16 the rounding may depend on the batch size, so there it is extraction's.
+    batch_size = 1 if on_cpu and spec.precision == "f32" else None
+    return engines.start(spec.engine, backbone, spec.precision, batch_size, None if on_cpu else loader.device())

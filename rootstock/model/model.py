@@ -38,7 +38,7 @@ from rootstock.training.head import Head
 Content = bytes | bytearray | memoryview
 Image = str | os.PathLike[str] | Content  # a path, or the bytes of a file
 
-DESCRIPTION, CARD = "model.json", "README.md"
+DESCRIPTION, CARD, MAX_SIDE = "model.json", "README.md", "max_side"
 CARD_FIGURES = {  # on the model card, with their keys
     "accuracy": "accuracy",
     "balanced accuracy": "balanced_accuracy",
@@ -73,7 +73,8 @@ class Model:
 
     It was measured by the path it predicts by: the extractor's features, the head's logits in float32, softmax at the
     temperature. `frozen` names the backbone of a head's features (backbone.json); None if the network was fine-tuned.
-    `value_range` holds black and white for images of more than 8 bits, if all training images had the same range.
+    `value_range` holds black and white for images of more than 8 bits, if all training images had the same range;
+    `max_side` is the size to which ingest downscaled them.
     """
 
     network: Classifier
@@ -81,6 +82,7 @@ class Model:
     classes: list[str]
     temperature: float = 1.0
     value_range: Range | None = None
+    max_side: int | None = None
     frozen: dict[str, Any] | None = None
 
     @cached_property
@@ -127,7 +129,8 @@ class Model:
         """
         if value_range is not None and not -math.inf < value_range[0] < value_range[1] < math.inf:
             raise ValueError(f"value_range is {value_range}; expected two numbers, black below white")
-        checks = replace(checks, value_range=value_range or checks.value_range or self.value_range)
+        value_range = value_range or checks.value_range or self.value_range
+        checks = replace(checks, value_range=value_range, max_side=checks.max_side or self.max_side)
         given = [images] if isinstance(images, (str, os.PathLike, Content)) else images
         named = ((_name(image, number), image) for number, image in enumerate(given))
         predictions: list[Prediction] = []
@@ -213,7 +216,7 @@ def load(folder: Path | str) -> Model:
     with reading(folder / DESCRIPTION):
         backbone, temperature = described["backbone"], float(described["temperature"])
         check_name(backbone["name"])
-        values_of = value_ranges.range_in(described)
+        values_of, max_side = value_ranges.range_in(described), described.get(MAX_SIDE)
         transform = Transform.from_dict(backbone["transform"])
         recorded = described.get("features", {})  # earlier versions recorded layer, pooling and width, or nothing
         spec = FeatureSpec.from_dict(recorded, transform)
@@ -226,7 +229,7 @@ def load(folder: Path | str) -> Model:
         verify(folder / classifier.WEIGHTS, digest)
     classifier.load(network, folder / classifier.WEIGHTS)
     frozen = backbone if described["kind"] == "head" else None
-    return Model(network.eval(), spec, described["classes"], temperature, values_of, frozen)
+    return Model(network.eval(), spec, described["classes"], temperature, values_of, max_side, frozen)
 
 
 def describe(folder: Path) -> dict[str, Any]:

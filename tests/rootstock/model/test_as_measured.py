@@ -14,11 +14,12 @@ import torch
 
 import rootstock
 from rootstock.backbones import backbones
-from rootstock.config.params import Evaluate, Extract, Finetune, Params, Stage
+from rootstock.config.params import Evaluate, Extract, Finetune, Ingest, Params, Source, Split, Stage
 from rootstock.evaluation import evaluate
 from rootstock.evaluation.evaluate import Inputs
 from rootstock.features import extraction, feature_keys
 from rootstock.features.reader import Features
+from rootstock.ingest.ingest import ingest
 from rootstock.system.errors import DamagedError, ParamsError
 from rootstock.training import classifier, finetune, head
 from tests.small_dataset import CLASSES, Small, classifier_from, picture, small_backbone, small_head, take_in
@@ -54,11 +55,14 @@ def evaluated(photos, tmp_path_factory) -> Callable[..., Path]:
     """Return a function that extracts, trains and evaluates as a pipeline run does; returns the folder of it all."""
     base = tmp_path_factory.getbasetemp()
 
-    def run(extract: Extract, stages: tuple[Stage, ...] = ()) -> Path:
+    def run(
+        extract: Extract, stages: tuple[Stage, ...] = (), photos: Small = photos, max_side: int | None = None
+    ) -> Path:
         folder = tmp_path_factory.mktemp("run")
-        params = Params(extract=extract, finetune=Finetune(stages=stages, batch_size=16), evaluate=Evaluate(
-            resamples=100, mistakes=0
-        ))  # fmt: skip
+        params = Params(
+            ingest=Ingest(max_side=max_side), extract=extract, finetune=Finetune(stages=stages, batch_size=16),
+            evaluate=Evaluate(resamples=100, mistakes=0),
+        )  # fmt: skip
         backbone = backbones.load(small_backbone(base), extract.layer, extract.pooling)
         extraction.extract(backbone, extract, photos.images, folder / "features")
         features, *_ = feature_keys.find(backbone.description, extract, folder / "features")
@@ -132,6 +136,16 @@ def test_without_the_record_the_figures_would_be_others(photos, evaluated, name,
 def test_a_head_is_served_from_the_layer_and_pooling_it_was_fitted_to(photos, evaluated):
     folder = evaluated(Extract(engine="eager", layer="mid", pooling="gem"))
     images, probabilities = measured(folder, photos)
+    np.testing.assert_allclose(predicted(folder, images), probabilities, atol=ATOL)
+
+
+def test_images_are_downscaled_as_ingest_downscaled_those_that_were_measured(photos, evaluated, tmp_path):
+    source = Source(path=str(photos.source), domain="studio")
+    settings = Ingest(sources=(source,), max_side=100, split=Split(val=0.2, test=0.2))
+    ingest(settings, 0, tmp_path / "images", tmp_path / "dataset", tmp_path / "scratch")
+    smaller = Small(photos.source, tmp_path / "images", tmp_path / "dataset")
+    folder = evaluated(Extract(engine="eager"), photos=smaller, max_side=100)
+    images, probabilities = measured(folder, smaller)
     np.testing.assert_allclose(predicted(folder, images), probabilities, atol=ATOL)
 
 
