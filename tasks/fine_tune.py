@@ -37,7 +37,9 @@ def fine_tune(params: Params) -> Summary:
     finetune.save(model, history, FINETUNED)
     CHECKPOINT.unlink(missing_ok=True)
     best = finetune.best_of(history)
-    where = f"stage {best.stage} ({best.unfrozen}), epoch {best.epoch}"
+    stages = params.finetune.stages
+    where = f"stage {best.stage + 1} of {len(stages)} ({best.unfrozen}), "
+    where += f"epoch {best.epoch + 1} of {stages[best.stage].epochs}"
     return Summary(len(train.rows), f"best after {where}: validation {best.val_accuracy:.1%}")
 
 

@@ -28,8 +28,9 @@ print(child.pid, flush=True)
 time.sleep(600)
 """
 STARTS = """
-import subprocess, sys, threading, time
+import signal, subprocess, sys, threading, time
 from tasks.bridge import child_process
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit an ignored one
 def start():  # of a thread that ends: the kernel's own signal would come then
     global process
     command = child_process.command("watched_by_the_test")
