@@ -30,7 +30,18 @@ from rootstock.model import history
 from rootstock.system import escape
 from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import RootstockError
-from tasks.bridge import artifacts, causes, champion, experiments, promotion, question, run_params, versions, workspace
+from tasks.bridge import (
+    artifacts,
+    causes,
+    champion,
+    experiments,
+    promotion,
+    question,
+    run_params,
+    verdict,
+    versions,
+    workspace,
+)
 from tasks.bridge.champion import DeliverySummary
 from tasks.bridge.orchestration import failed, reported_task, submit
 from tasks.bridge.workspace_lock import locked_workspace
@@ -41,7 +52,7 @@ if TYPE_CHECKING:  # these import torch and scikit-learn
     from rootstock.evaluation.drift import Drift
 
 NOTHING_NEW, WAITING, UNDECIDED = "Nothing new", "Waiting", "Undecided"  # "Promoted" and "Rejected" beside them
-compare = task(name="compare", task_run_name="compare")(reported_task(champion.compare))
+compare = task(name="compare", task_run_name="compare")(reported_task(verdict.compare))
 promote = task(name="promote", task_run_name="promote")(reported_task(promotion.promote))
 restore_champion = task(name="restore champion", task_run_name="restore champion")(
     reported_task(promotion.restore_champion)
@@ -95,12 +106,12 @@ def challenge(delivery: Delivery, params: Params) -> RetrainResult:
         return settle(champion.reject(refusal), new, new.describe(), delivery, params, ingested)
     if new.images < params.retrain.min_new:
         return undo_ingest(new, delivery, params, ingested)
-    if params.retrain.undecided == "wait" and (lacking := champion.find_lacking_images(params, new.new_domains)):
+    if params.retrain.undecided == "wait" and (lacking := verdict.find_lacking_images(params, new.new_domains)):
         return wait_for_images(new, delivery, lacking)
-    verdict = chain(params)
-    extracted = next(outcome.note for outcome in verdict.outcomes if outcome.stage == "extract")
+    trained = chain(params)
+    extracted = next(outcome.note for outcome in trained.outcomes if outcome.stage == "extract")
     summary = f"{new.describe()}; {extracted}"
-    get_run_logger().info("%s. The challenger: %s", summary, verdict.headline)
+    get_run_logger().info("%s. The challenger: %s", summary, trained.headline)
     decision = ask_person(compare.submit(params, new.new_domains).result(), params.retrain)
     return settle(decision, new, summary, delivery, params, ingested)
 

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rootstock.config import params
-from rootstock.evaluation import intervals, paired, plots
+from rootstock.evaluation import intervals, paired
 from rootstock.evaluation.intervals import CONFIDENCE, Interval, SampleSize
 from rootstock.evaluation.paired import Gain
-from rootstock.system import escape
 
 PROMOTED, REJECTED, UNDECIDED = "promoted", "rejected", "undecided"  # outcomes
 # What a comparison is about: all test images, those of a domain, of a new class, or those that this delivery brought.
@@ -274,32 +273,3 @@ def _describe(comparisons: Sequence[PairedComparison]) -> str:
 def _points(gain: Gain) -> str:
     ends = {end: f"{100 * share:+.1f}" for end, share in gain.interval.items()}
     return f"gain {ends['value']} points, {ends['low']} to {ends['high']}"
-
-
-def table(comparisons: Sequence[PairedComparison]) -> str:
-    """Format comparisons as a Markdown table."""
-    head = ["| test images | count | champion | challenger | gain (points) | p |", "|---|--:|--:|--:|--:|--:|"]
-    return "\n".join([*head, *map(_row, comparisons)])
-
-
-def _row(comparison: PairedComparison) -> str:
-    what, images = escape.markdown(comparison.what), f"{comparison.images:,}"
-    if comparison.groups < comparison.images:
-        images += f" in {comparison.groups:,} groups"
-    champion, gain, p = "", "", ""
-    if comparison.champion and comparison.gain:
-        champion = f"{comparison.champion['value']:.1%}"
-        points = {end: f"{100 * share:+.1f}" for end, share in comparison.gain.interval.items()}
-        gain = f"{points['value']} ({points['low']} to {points['high']})"
-        p = "< 0.001" if comparison.gain.p_better < 0.001 else f"{comparison.gain.p_better:.3f}"
-    return f"| {what} | {images} | {champion} | {comparison.challenger['value']:.1%} | {gain} | {p} |"
-
-
-def draw(comparisons: Sequence[PairedComparison], theme: plots.Theme = plots.LIGHT) -> bytes:
-    """Draw both models' test accuracy with 95 % intervals, one row per comparison, as a PNG."""
-    names = [f"{one.what} ({one.images:,})" for one in comparisons]
-    accuracies: dict[str, list[Interval | None]] = {
-        "champion": [one.champion for one in comparisons],
-        "challenger": [one.challenger for one in comparisons],
-    }
-    return plots.draw_shares(names, accuracies, "test accuracy, 95% interval", theme)

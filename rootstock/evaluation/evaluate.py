@@ -1,6 +1,5 @@
 """Evaluation: validation chooses the better model, test images say how good it is, and choose nothing."""
 
-import io
 import json
 import logging
 from collections.abc import Callable
@@ -12,113 +11,21 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from PIL import Image
 
-from rootstock.backbones import backbones
 from rootstock.config.params import Params
-from rootstock.dataset import tables
-from rootstock.dataset.shards import Reader
 from rootstock.evaluation import dvc_plots, metrics, plots, test_uses
-from rootstock.evaluation.model_selection import MODELS, NAMES, Choice, choose, summarize
-from rootstock.evaluation.report import Mistake, Report, render
-from rootstock.features import feature_keys
-from rootstock.features.feature_spec import FeatureSpec
-from rootstock.features.reader import Features
-from rootstock.images import pixels, value_ranges
-from rootstock.model import model, scoring
-from rootstock.model.model import Model
-from rootstock.system.errors import SourceError
+from rootstock.evaluation.mistakes import worst_mistakes
+from rootstock.evaluation.model_pair import Inputs as Inputs, Logits, ModelPair, Scored
+from rootstock.evaluation.model_selection import NAMES, Choice, choose, summarize
+from rootstock.evaluation.report import Report, render
+from rootstock.images import value_ranges
+from rootstock.model import model
 from rootstock.system.files import replacing, write
-from rootstock.training import calibration, classifier, finetune, head
-from rootstock.training.classifier import Classifier
-from rootstock.training.head import Head
+from rootstock.training import calibration, finetune
 
 log = logging.getLogger(__name__)
-THUMBNAIL_PX = 160
 FEW_IMAGES, FEW_OF_CLASS = 100, 30  # in a split, and of a class among the test images, for figures to be worth much
 NAMED = 5  # classes that a warning names
-Logits = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The outputs of the other stages."""
-
-    images: Path
-    dataset: Path
-    backbone: Path
-    features: Path
-    head: Path
-    finetuned: Path
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The images of a split (manifest rows) with each model's calibrated probabilities (n, k) float32."""
-
-    rows: pd.DataFrame
-    probabilities: dict[str, NDArray[np.float32]]
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Return the class indices (n,)."""
-        return self.rows["class_index"].to_numpy(np.int64)
-
-
-class ModelPair:
-    """The head and the fine-tuned network, if there is one, loaded with what is needed to score a split."""
-
-    def __init__(self, inputs: Inputs, params: Params) -> None:
-        self.inputs, self.max_side = inputs, params.ingest.max_side
-        self.manifest = tables.load_manifest(inputs.dataset)
-        self.summary = tables.load_verified_summary(inputs.dataset, self.manifest)
-        self.classes = tables.classes_of(self.manifest)
-        self.head: Head = head.load(inputs.head)
-        if self.head.classes != self.classes:
-            raise SourceError(
-                f"{inputs.head} was trained on other classes ({', '.join(self.head.classes)}) than those of "
-                f"{inputs.dataset} ({', '.join(self.classes)}); run train_head again"
-            )
-        self.backbone = backbones.load(inputs.backbone, self.head.layer, self.head.pooling)
-        self.features, *_ = feature_keys.find(self.backbone.description, params.extract, inputs.features)
-        engine = feature_keys.engine_in_use(self.backbone.description, params.extract, inputs.features)
-        self.spec = feature_keys.spec_of(self.backbone.description, params.extract, engine)
-        self.epochs = finetune.load_history(inputs.finetuned)
-        self.finetuned = self._load_finetuned() if self.epochs else None
-
-    def _load_finetuned(self) -> Model:
-        own = backbones.load(self.inputs.backbone, self.head.layer, self.head.pooling).network
-        network = Classifier(own, self.backbone.transform, self.head)
-        classifier.load(network, self.inputs.finetuned / classifier.WEIGHTS)
-        spec = FeatureSpec(self.backbone.transform, self.head.layer, self.head.pooling)
-        return Model(network, spec, self.classes)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Return the keys of the models: the head's alone if nothing was fine-tuned."""
-        return MODELS if self.finetuned else MODELS[:1]
-
-    def rows(self, split: str) -> pd.DataFrame:
-        """Return a split's images in the order in which the models score them."""
-        rows = self.manifest[self.manifest["split"] == split]
-        return rows.sort_values(["shard", "offset"], ignore_index=True)
-
-    def logits(self, split: str, *models: str) -> dict[str, Logits]:
-        """Return logits (n, k) of models, by default of each, for a split; the head's come from cached features."""
-        rows = self.rows(split)
-        scores: dict[str, Logits] = {}
-        if "head" in (models or self.names):
-            scores["head"] = np.concatenate([self.head.logits(x) for x, _ in Features(self.features, rows)])
-        if self.finetuned and "finetuned" in (models or self.names):
-            scores["finetuned"] = scoring.logits(self.finetuned, rows, self.inputs.images, what=f"evaluate_{split}")
-        return scores
-
-    def model(self, name: str) -> tuple[Classifier, FeatureSpec]:
-        """Return a model's network, and how its features were computed when it was measured."""
-        if name == "finetuned" and self.finetuned:
-            return self.finetuned.network, self.finetuned.spec
-        return Classifier(self.backbone.network, self.backbone.transform, self.head), self.spec
 
 
 @dataclass(frozen=True)
@@ -307,39 +214,3 @@ def _write_predictions(path: Path, scored: list[Scored]) -> None:
         tables.append(pa.table(columns))
     with replacing(path) as temporary:
         pq.write_table(pa.concat_tables(tables, promote_options="default"), temporary, compression="zstd")
-
-
-def worst_mistakes(pair: ModelPair, test: Scored, winner: str, count: int) -> list[Mistake]:
-    """Return the misclassified test images, most confident first."""
-    probabilities = test.probabilities[winner]
-    predicted = probabilities.argmax(1)
-    confidence = probabilities.max(1)
-    wrong = np.flatnonzero(predicted != test.labels)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
-    mistakes = []
-    with Reader(pair.inputs.images) as reader:
-        for index in worst:
-            row = test.rows.iloc[index]
-            picture = pixels.decode(reader.image(row["shard"], int(row["offset"]), int(row["size"]), row["image_id"]))
-            mistakes.append(
-                Mistake(
-                    thumbnail=_thumbnail(picture),
-                    actual=row["label"],
-                    predicted=pair.classes[predicted[index]],
-                    confidence=float(confidence[index]),
-                    domain=row["domain"],
-                    path=f"{row['source']}/{row['path']}",
-                )
-            )
-    return mistakes
-
-
-def _thumbnail(image: Image.Image) -> bytes:
-    """Return a thumbnail as PNG; tiny images are enlarged."""
-    times = THUMBNAIL_PX // max(image.size)
-    if times > 1:
-        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
-    drawn = io.BytesIO()
-    image.save(drawn, "PNG")
-    return drawn.getvalue()

@@ -6,34 +6,27 @@ losses their quantiles (bootstrap-t). Figures whose intervals would not cover wh
 error, ROC-AUC, average precision. docs/retraining.md has the coverage.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse, special
+from scipy import special
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from rootstock.evaluation.bootstrap import SMALLEST, Outcome, Resampled, resample
 from rootstock.evaluation.intervals import (
     CONFIDENCE as CONFIDENCE,
     DECIMALS as DECIMALS,
     Floats as Floats,
     Integers as Integers,
     Interval as Interval,
-    SampleSize,
     balanced_share,
-    interval,
     share,
-    wilson,
 )
 
 Strings = npt.NDArray[Any]
 
 BINS = 15  # of equal width, for calibration: Guo et al. (2017), On Calibration of Modern Neural Networks
-MAX_FLOATS = 2**21  # 16 MB of float64: bounds each array of a bootstrap chunk
-SMALLEST = float(np.finfo(np.float32).eps)  # a probability below it counts as this in the log loss, as in scikit-learn
-LARGEST = {"log_loss": float(-np.log(SMALLEST)), "brier": 2.0}  # of a single image
 
 
 def score(
@@ -80,13 +73,13 @@ def score(
     _check(labels, probabilities, domains, classes)
     outcome = _outcome(labels, probabilities, np.arange(len(labels)) if groups is None else groups)
     k = len(classes)
-    boot = _bootstrap(outcome, k, resamples, seed)
+    boot = resample(outcome, k, resamples, seed)
     found = domains.astype(str)
     parts = {str(name): outcome.among(found == name) for name in np.unique(found)}
     return {
         **_scored(outcome, boot),
         **_ranking(labels, probabilities),
-        "domains": {name: _scored(part, _bootstrap(part, k, resamples, seed)) for name, part in parts.items()},
+        "domains": {name: _scored(part, resample(part, k, resamples, seed)) for name, part in parts.items()},
         "classes": {name: _scored_class(outcome, index, boot.f1[index]) for index, name in enumerate(classes)},
     }
 
@@ -94,35 +87,6 @@ def score(
 def reliability(labels: Integers, probabilities: Floats) -> tuple[Floats, Floats, Integers]:
     """Return mean confidence, accuracy and number of images of each non-empty calibration bin: arrays (bins,)."""
     return _reliability(_outcome(labels, probabilities, np.arange(len(labels))))
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """The outcome for each image: arrays (n,)."""
-
-    labels: Integers
-    groups: Integers
-    predicted: Integers
-    correct: npt.NDArray[np.bool_]
-    top5: npt.NDArray[np.bool_]
-    log_loss: Floats
-    brier: Floats
-    confidence: Floats
-    bins: Integers
-
-    def among(self, images: npt.NDArray[np.bool_]) -> "_Outcome":
-        """Return the outcome for some of the images."""
-        return _Outcome(**{name: values[images] for name, values in vars(self).items()})
-
-
-@dataclass(frozen=True)
-class _Boot:
-    """What the bootstrap over groups gives: figures with intervals; None for an F1 of 0 or 1."""
-
-    macro_f1: Interval | None
-    f1: list[Interval | None]  # (classes,)
-    log_loss: Interval
-    brier: Interval
 
 
 def _check(labels: Integers, probabilities: Floats, domains: Strings, classes: list[str]) -> None:
@@ -137,7 +101,7 @@ def _check(labels: Integers, probabilities: Floats, domains: Strings, classes: l
         raise ValueError(f"{odd} of {n} images have probabilities that are not finite")
 
 
-def _outcome(labels: Integers, probabilities: Floats, groups: Integers) -> _Outcome:
+def _outcome(labels: Integers, probabilities: Floats, groups: Integers) -> Outcome:
     predicted = probabilities.argmax(axis=1)
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)
     # Ties go to the first class, as in argmax.
@@ -146,7 +110,7 @@ def _outcome(labels: Integers, probabilities: Floats, groups: Integers) -> _Outc
     confidence = probabilities.max(axis=1).astype(np.float64)
     of_label = own[:, 0].astype(np.float64)
     squares = np.einsum("nk,nk->n", probabilities, probabilities, dtype=np.float64)
-    return _Outcome(
+    return Outcome(
         labels=labels,
         groups=groups,
         predicted=predicted,
@@ -159,7 +123,7 @@ def _outcome(labels: Integers, probabilities: Floats, groups: Integers) -> _Outc
     )
 
 
-def _scored(outcome: _Outcome, boot: _Boot) -> dict[str, Any]:
+def _scored(outcome: Outcome, boot: Resampled) -> dict[str, Any]:
     accuracy = share(outcome.correct, outcome.groups)
     return {
         "accuracy": accuracy,
@@ -174,7 +138,7 @@ def _scored(outcome: _Outcome, boot: _Boot) -> dict[str, Any]:
     }
 
 
-def _scored_class(outcome: _Outcome, index: int, f1: Interval | None) -> dict[str, Any]:
+def _scored_class(outcome: Outcome, index: int, f1: Interval | None) -> dict[str, Any]:
     actual, predicted = outcome.labels == index, outcome.predicted == index
     if not actual.any():
         return {"images": 0}
@@ -199,7 +163,7 @@ def _ranking(labels: Integers, probabilities: Floats) -> dict[str, Interval]:
     return {name: {"value": round(mean, DECIMALS)} for name, mean in means.items()}
 
 
-def _reliability(outcome: _Outcome) -> tuple[Floats, Floats, Integers]:
+def _reliability(outcome: Outcome) -> tuple[Floats, Floats, Integers]:
     images = np.bincount(outcome.bins, minlength=BINS)
     used = images > 0
     confidence = np.bincount(outcome.bins, outcome.confidence, BINS)[used] / images[used]
@@ -207,7 +171,7 @@ def _reliability(outcome: _Outcome) -> tuple[Floats, Floats, Integers]:
     return confidence, accuracy, images[used].astype(np.int64)
 
 
-def _calibration_error(outcome: _Outcome) -> float:
+def _calibration_error(outcome: Outcome) -> float:
     """Return the expected calibration error less its bias.
 
     In a bin of n images the accuracy deviates from its expectation with a variance of a (1 - a) / n, which on average
@@ -223,94 +187,3 @@ def _calibration_error(outcome: _Outcome) -> float:
     bias = np.zeros(len(gap))
     bias[some] = noise[some] * folded - gap[some]
     return float(max((images / images.sum()) @ (gap - bias), 0.0))
-
-
-def _bootstrap(outcome: _Outcome, k: int, resamples: int, seed: int) -> _Boot:
-    """Resample the groups; the first "resample" is the sample itself and gives the values.
-
-    All figures are functions of sums over groups: true positives, predictions and images of each class (k each), and
-    for each loss the sums that its mean and standard error need. One sparse matrix (sums, groups) holds what each group
-    adds to each sum, so that a chunk of resamples is one matrix product.
-    """
-    codes = np.unique(outcome.groups, return_inverse=True)[1]
-    count = int(codes.max()) + 1
-    counts = [
-        _adds(outcome.labels, outcome.correct, codes, k),
-        _adds(outcome.predicted, None, codes, k),
-        _adds(outcome.labels, None, codes, k),
-    ]
-    sums = [sparse.csr_matrix(_moments(loss, codes)) for loss in (outcome.log_loss, outcome.brier)]
-    adds = sparse.vstack([*counts, *sums], format="csr")
-    draws = [
-        np.split((adds @ weights.T).T, np.cumsum([k, k, k, 5]), axis=1)
-        for weights in _weights(count, resamples, seed, max(1, MAX_FLOATS // max(adds.shape)))
-    ]
-    hits, predictions, images, log_loss, brier = (np.concatenate(figure) for figure in zip(*draws, strict=True))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        f1 = 2 * hits / (predictions + images)  # NaN without images
-    macro_f1 = np.nansum(f1, axis=1) / (predictions + images > 0).sum(axis=1)
-    size = SampleSize(len(codes), count, count < len(codes))
-    return _Boot(
-        _from_standard_error(macro_f1, size),
-        [_from_standard_error(column, size) for column in f1.T],
-        _bootstrap_t(log_loss, count, LARGEST["log_loss"]),
-        _bootstrap_t(brier, count, LARGEST["brier"]),
-    )
-
-
-def _adds(classes: Integers, counted: npt.NDArray[np.bool_] | None, codes: Integers, k: int) -> sparse.csr_matrix:
-    """Return how many images of each class (k, groups) each group has; of those counted, if given."""
-    values = np.ones(len(codes)) if counted is None else counted.astype(np.float64)
-    return sparse.csr_matrix((values, (classes, codes)), shape=(k, int(codes.max()) + 1))
-
-
-def _moments(loss: Floats, codes: Integers) -> Floats:
-    """Return what each group adds (5, groups) to the sums that the mean loss and its standard error are made of."""
-    s, n = np.bincount(codes, loss), np.bincount(codes).astype(np.float64)
-    return np.stack([s, n, s * s, s * n, n * n])
-
-
-def _weights(count: int, resamples: int, seed: int, at_once: int) -> Iterator[Floats]:
-    """Yield how often each group is in each resample, (up to at_once, groups); the first is the sample itself."""
-    draw = np.random.default_rng(seed)
-    for start in range(0, resamples + 1, at_once):
-        rows = range(start, min(start + at_once, resamples + 1))
-        counts = [
-            np.bincount(draw.integers(0, count, count), minlength=count) if row else np.ones(count) for row in rows
-        ]
-        yield np.stack(counts).astype(np.float64)
-
-
-def _from_standard_error(draws: Floats, size: SampleSize) -> Interval | None:
-    """Return a share with the Wilson interval of its bootstrap standard error; None for 0 and 1, which have none."""
-    value = float(draws[0])
-    spread = draws[1:][np.isfinite(draws[1:])]
-    if not 0 < value < 1:
-        return None
-    variance = float(spread.var(ddof=1)) if len(spread) > 1 and size.groups > 1 else 0.0
-    if variance == 0:  # nothing to go by: of a group, only one image counts
-        return wilson(value, SampleSize(size.groups, size.groups, size.grouped))
-    variance *= size.groups / (size.groups - 1)
-    return wilson(value, SampleSize(value * (1 - value) / variance, size.groups, size.grouped))
-
-
-def _bootstrap_t(sums: Floats, groups: int, largest: float) -> Interval:
-    """Return a mean loss with its bootstrap-t interval, from the `_moments` of resamples (1 + r, 5), the sample first.
-
-    The quantiles are those of (log m* - log m) / (standard error of log m*).
-    """
-    s, n, ss, sn, nn = sums.T
-    mean = s / n
-    value = {"value": round(float(mean[0]), DECIMALS) + 0.0}
-    if groups < 2 or mean[0] <= 0:
-        return value
-    squares = np.maximum(ss - 2 * mean * sn + mean**2 * nn, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.sqrt(groups / (groups - 1) * squares) / n / mean  # of log m
-        t = np.log(mean / mean[0]) / error
-    t = t[1:][np.isfinite(t[1:])]
-    if not error[0] or len(t) < 2:
-        return value
-    tail = (1 - CONFIDENCE) / 2
-    least, most = np.log(mean[0]) - np.quantile(t, [1 - tail, tail]) * error[0]
-    return interval(mean[0], np.exp(min(least, np.log(mean[0]))), np.exp(min(most, np.log(largest))))

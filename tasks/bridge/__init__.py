@@ -9,6 +9,6 @@ Prefect     orchestration (a stage as a task), workspace_lock (what each flow st
 DVC, git    dvc_repository (opened by one at a time), versions (up to date, restored, recorded), experiments (a run
             kept), git, repair (after a kill), dvc_program (the command `dvc`)
 elsewhere   handoff (a stage on another machine), dvc_remote (its data), fan_out (shards on a cluster)
-models      champion, promotion, question (to a person), rollback, interrupted (a decision that a killed run left
-            half done), comparison, cache
+models      champion, verdict, promotion, question (to a person), rollback, interrupted (a decision that
+            a killed run left half done), comparison, cache
 """

@@ -81,7 +81,7 @@ def show_decision(decision: "Decision", arrived: str, kept: str) -> None:
     """Show whether and why the challenger was promoted, and both models' accuracy per domain."""
 
     def show() -> str:
-        from rootstock.evaluation.decision import draw, table
+        from rootstock.evaluation.decision_report import draw, table
 
         heading = f"## {decision.outcome.capitalize()}: {markdown(decision.reason)}"
         shown = [

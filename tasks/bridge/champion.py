@@ -24,7 +24,7 @@ from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import TEMPORARY, digest, remove, replacing_folder, write
 from tasks.bridge import experiments, versions
 from tasks.bridge.repair import LOCK
-from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HISTORY, IMAGES, LOCAL, MODEL, PARAMS, REPORT, TO_LABEL
+from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HISTORY, LOCAL, MODEL, PARAMS, REPORT, TO_LABEL
 
 if TYPE_CHECKING:  # these import torch and scikit-learn
     from rootstock.evaluation.decision import Decision
@@ -182,51 +182,6 @@ def _unusable(folder: Path) -> dict[str, str]:
     return dict(zip(rows["path"], rows["reason"], strict=True))
 
 
-def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
-    """Evaluate champion and challenger on the same test images, and decide."""
-    import numpy as np
-
-    from rootstock.evaluation import challenge, decision
-
-    champion = ASIDE / MODEL.name
-    table = challenge.predict_both(
-        champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, FEATURES, MODEL
-    )
-    earlier = tables.load_manifest(ASIDE / DATASET.name)["image_id"]
-    outcomes = decision.PairedOutcomes(
-        domains=table["domain"].to_numpy(object),
-        labels=table["label"].to_numpy(object),
-        groups=table["group"].to_numpy(np.int64),
-        known=table["known"].to_numpy(bool),
-        fresh=~table["image_id"].isin(earlier).to_numpy(bool),
-        champion=table["champion"].to_numpy(bool),
-        challenger=table["challenger"].to_numpy(bool),
-    )
-    return decision.decide(outcomes, new_domains, params.retrain, seed=params.seed)
-
-
-def find_lacking_images(params: Params, new_domains: tuple[str, ...]) -> str:
-    """Describe which older domains have too few test images for any decision; "" if all have enough.
-
-    Even if champion and challenger answered alike on all of them, it would not show that the challenger is as good.
-    """
-    import numpy as np
-
-    from rootstock.evaluation import decision, intervals
-    from rootstock.model import model
-
-    manifest = tables.load_manifest(DATASET)
-    known = manifest["label"].isin(model.describe(ASIDE / MODEL.name)["classes"])
-    older = manifest[(manifest["split"] == "test") & known & ~manifest["domain"].isin(new_domains)]
-    lacking = []
-    for domain, rows in older.groupby("domain", sort=True):
-        size = intervals.sample_size(np.zeros(len(rows)), rows["group_id"].factorize()[0])
-        if count := decision.lacking_images(len(rows), size, params.retrain.margin):
-            about = f"about {decision.round_up(count):,} more test images of {domain}"
-            lacking.append(f"{about} (it has {len(rows):,})")
-    return ", ".join(lacking)
-
-
 def reject(reason: str) -> "Decision":
     """Return a rejection without a challenger."""
     from rootstock.evaluation.decision import REJECTED as OUTCOME, Decision
@@ -236,7 +191,7 @@ def reject(reason: str) -> "Decision":
 
 def accuracy_table(decision: "Decision") -> str:
     """Return a table of both models' accuracy per domain."""
-    from rootstock.evaluation.decision import table
+    from rootstock.evaluation.decision_report import table
 
     return table(decision.comparisons) if decision.comparisons else ""
 

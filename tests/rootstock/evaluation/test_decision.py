@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rootstock.config.params import Retrain
-from rootstock.evaluation import decision
+from rootstock.evaluation import decision_report
 from rootstock.evaluation.decision import (
     DELIVERY,
     DOMAIN,
@@ -156,7 +156,7 @@ def test_images_of_the_delivery_are_shown_by_themselves_as_nobody_has_looked_at_
     found = decided(outcomes("old", 400, 10, 2), fresh)
     last = found.comparisons[-1]
     assert (last.about, last.images) == (DELIVERY, 46)
-    assert "never looked at before" in decision.table(found.comparisons)
+    assert "never looked at before" in decision_report.table(found.comparisons)
 
 
 def test_comparisons_are_overall_then_by_domain_and_are_in_the_table_and_the_picture():
@@ -167,8 +167,8 @@ def test_comparisons_are_overall_then_by_domain_and_are_in_the_table_and_the_pic
     kept = json.loads(found.to_json())
     assert [one["images"] for one in kept] == [74, 20, 54]
     assert list(kept[0]["gain"]) == ["value", "low", "high"]
-    assert "| b\\|c | 54 | 94.4% | 98.1% | +3.7 (" in decision.table(found.comparisons)
-    assert decision.draw(found.comparisons).startswith(b"\x89PNG")
+    assert "| b\\|c | 54 | 94.4% | 98.1% | +3.7 (" in decision_report.table(found.comparisons)
+    assert decision_report.draw(found.comparisons).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("margin", [0.02, 0.04, 0.1])

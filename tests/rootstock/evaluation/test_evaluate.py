@@ -18,8 +18,9 @@ from hypothesis import given, strategies as st
 from rootstock.backbones import backbones
 from rootstock.config.params import Evaluate, Params
 from rootstock.dataset import shards
-from rootstock.evaluation import evaluate, metrics, test_uses
-from rootstock.evaluation.evaluate import Inputs, ModelPair, worst_mistakes
+from rootstock.evaluation import evaluate, metrics, mistakes, model_pair, test_uses
+from rootstock.evaluation.mistakes import worst_mistakes
+from rootstock.evaluation.model_pair import Inputs, ModelPair, Scored
 from rootstock.evaluation.model_selection import MODELS, choose
 from rootstock.features import extraction, feature_extractor, reader
 from rootstock.system.errors import SourceError
@@ -156,9 +157,9 @@ def test_the_test_split_is_not_read_before_the_choice(inputs, base, tmp_path, mo
         events.append("the choice")
         return choose(*given)
 
-    for module in (evaluate, feature_extractor):
+    for module in (mistakes, feature_extractor):
         monkeypatch.setattr(module, "Reader", NotingReader)
-    monkeypatch.setattr(evaluate, "Features", NotingFeatures)
+    monkeypatch.setattr(model_pair, "Features", NotingFeatures)
     monkeypatch.setattr(evaluate, "choose", noting)
     run(inputs, tmp_path)
     chosen = events.index("the choice")
@@ -295,7 +296,7 @@ def test_the_mistakes_shown_are_test_images_the_winner_got_wrong_worst_first(inp
     rows = pair.rows("test")
     stored = predictions.set_index("image_id").loc[rows["image_id"]]
     winner = done.found.choice.winner
-    scored = evaluate.Scored(rows, {winner: np.stack(stored[winner])})
+    scored = Scored(rows, {winner: np.stack(stored[winner])})
     manifest = small_dataset(base).manifest.set_index(["source", "path"])
     for model in (winner,):
         wrong = (scored.probabilities[model].argmax(1) != scored.labels).sum()

@@ -185,7 +185,7 @@ def test_equal_arguments_give_equal_bytes_and_another_seed_only_other_bootstrap_
 def test_chunks_of_resamples_do_not_show_in_the_result(monkeypatch):
     labels, logits, domains = simulated(200, 5)
     whole = score(labels, softmax(logits), domains, names(5), resamples=50)
-    monkeypatch.setattr("rootstock.evaluation.metrics.MAX_FLOATS", 1000)
+    monkeypatch.setattr("rootstock.evaluation.bootstrap.MAX_FLOATS", 1000)
     assert score(labels, softmax(logits), domains, names(5), resamples=50) == whole
 
 

@@ -13,7 +13,7 @@ from hypothesis import example, given, strategies as st
 from markdown_it import MarkdownIt
 
 from rootstock.config import params
-from rootstock.evaluation import compare_report, decision
+from rootstock.evaluation import compare_report, decision, decision_report
 from rootstock.features import cache
 from rootstock.ingest import sources
 from rootstock.ingest.scan import Scan
@@ -156,7 +156,7 @@ def test_tables_of_backbones_and_of_what_is_cached_show_names_as_they_are():
     page = PAGE.render(cache.table([entry]))
     assert page.count("<tr>") == 2 and "<b>" not in page and "<a" not in page
     line = decision.PairedComparison("all", nasty, 3, 3, score())
-    page = PAGE.render(decision.table([line]))
+    page = PAGE.render(decision_report.table([line]))
     assert page.count("<tr>") == 2 and "<b>" not in page and "<a" not in page
 
 

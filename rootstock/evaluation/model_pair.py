@@ -1,0 +1,104 @@
+"""The head and the fine-tuned network side by side, and what they answer on a split."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rootstock.backbones import backbones
+from rootstock.config.params import Params
+from rootstock.dataset import tables
+from rootstock.evaluation.model_selection import MODELS
+from rootstock.features import feature_keys
+from rootstock.features.feature_spec import FeatureSpec
+from rootstock.features.reader import Features
+from rootstock.model import scoring
+from rootstock.model.model import Model
+from rootstock.system.errors import SourceError
+from rootstock.training import classifier, finetune, head
+from rootstock.training.classifier import Classifier
+from rootstock.training.head import Head
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The outputs of the other stages."""
+
+    images: Path
+    dataset: Path
+    backbone: Path
+    features: Path
+    head: Path
+    finetuned: Path
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The images of a split (manifest rows) with each model's calibrated probabilities (n, k) float32."""
+
+    rows: pd.DataFrame
+    probabilities: dict[str, NDArray[np.float32]]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Return the class indices (n,)."""
+        return self.rows["class_index"].to_numpy(np.int64)
+
+
+class ModelPair:
+    """The head and the fine-tuned network, if there is one, loaded with what is needed to score a split."""
+
+    def __init__(self, inputs: Inputs, params: Params) -> None:
+        self.inputs, self.max_side = inputs, params.ingest.max_side
+        self.manifest = tables.load_manifest(inputs.dataset)
+        self.summary = tables.load_verified_summary(inputs.dataset, self.manifest)
+        self.classes = tables.classes_of(self.manifest)
+        self.head: Head = head.load(inputs.head)
+        if self.head.classes != self.classes:
+            raise SourceError(
+                f"{inputs.head} was trained on other classes ({', '.join(self.head.classes)}) than those of "
+                f"{inputs.dataset} ({', '.join(self.classes)}); run train_head again"
+            )
+        self.backbone = backbones.load(inputs.backbone, self.head.layer, self.head.pooling)
+        self.features, *_ = feature_keys.find(self.backbone.description, params.extract, inputs.features)
+        engine = feature_keys.engine_in_use(self.backbone.description, params.extract, inputs.features)
+        self.spec = feature_keys.spec_of(self.backbone.description, params.extract, engine)
+        self.epochs = finetune.load_history(inputs.finetuned)
+        self.finetuned = self._load_finetuned() if self.epochs else None
+
+    def _load_finetuned(self) -> Model:
+        own = backbones.load(self.inputs.backbone, self.head.layer, self.head.pooling).network
+        network = Classifier(own, self.backbone.transform, self.head)
+        classifier.load(network, self.inputs.finetuned / classifier.WEIGHTS)
+        spec = FeatureSpec(self.backbone.transform, self.head.layer, self.head.pooling)
+        return Model(network, spec, self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the keys of the models: the head's alone if nothing was fine-tuned."""
+        return MODELS if self.finetuned else MODELS[:1]
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """Return a split's images in the order in which the models score them."""
+        rows = self.manifest[self.manifest["split"] == split]
+        return rows.sort_values(["shard", "offset"], ignore_index=True)
+
+    def logits(self, split: str, *models: str) -> dict[str, Logits]:
+        """Return logits (n, k) of models, by default of each, for a split; the head's come from cached features."""
+        rows = self.rows(split)
+        scores: dict[str, Logits] = {}
+        if "head" in (models or self.names):
+            scores["head"] = np.concatenate([self.head.logits(x) for x, _ in Features(self.features, rows)])
+        if self.finetuned and "finetuned" in (models or self.names):
+            scores["finetuned"] = scoring.logits(self.finetuned, rows, self.inputs.images, what=f"evaluate_{split}")
+        return scores
+
+    def model(self, name: str) -> tuple[Classifier, FeatureSpec]:
+        """Return a model's network, and how its features were computed when it was measured."""
+        if name == "finetuned" and self.finetuned:
+            return self.finetuned.network, self.finetuned.spec
+        return Classifier(self.backbone.network, self.backbone.transform, self.head), self.spec

@@ -1,0 +1,56 @@
+"""The verdict on a challenger: compared with the champion, set aside, on the same test images."""
+
+from typing import TYPE_CHECKING
+
+from rootstock.config.params import Params
+from rootstock.dataset import tables
+from tasks.bridge.champion import ASIDE, PREDICTIONS
+from tasks.bridge.workspace import DATASET, FEATURES, IMAGES, MODEL, REPORT
+
+if TYPE_CHECKING:  # imports scikit-learn
+    from rootstock.evaluation.decision import Decision
+
+
+def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
+    """Evaluate champion and challenger on the same test images, and decide."""
+    import numpy as np
+
+    from rootstock.evaluation import challenge, decision
+
+    champion = ASIDE / MODEL.name
+    table = challenge.predict_both(
+        champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, FEATURES, MODEL
+    )
+    earlier = tables.load_manifest(ASIDE / DATASET.name)["image_id"]
+    outcomes = decision.PairedOutcomes(
+        domains=table["domain"].to_numpy(object),
+        labels=table["label"].to_numpy(object),
+        groups=table["group"].to_numpy(np.int64),
+        known=table["known"].to_numpy(bool),
+        fresh=~table["image_id"].isin(earlier).to_numpy(bool),
+        champion=table["champion"].to_numpy(bool),
+        challenger=table["challenger"].to_numpy(bool),
+    )
+    return decision.decide(outcomes, new_domains, params.retrain, seed=params.seed)
+
+
+def find_lacking_images(params: Params, new_domains: tuple[str, ...]) -> str:
+    """Describe which older domains have too few test images for any decision; "" if all have enough.
+
+    Even if champion and challenger answered alike on all of them, it would not show that the challenger is as good.
+    """
+    import numpy as np
+
+    from rootstock.evaluation import decision, intervals
+    from rootstock.model import model
+
+    manifest = tables.load_manifest(DATASET)
+    known = manifest["label"].isin(model.describe(ASIDE / MODEL.name)["classes"])
+    older = manifest[(manifest["split"] == "test") & known & ~manifest["domain"].isin(new_domains)]
+    lacking = []
+    for domain, rows in older.groupby("domain", sort=True):
+        size = intervals.sample_size(np.zeros(len(rows)), rows["group_id"].factorize()[0])
+        if count := decision.lacking_images(len(rows), size, params.retrain.margin):
+            about = f"about {decision.round_up(count):,} more test images of {domain}"
+            lacking.append(f"{about} (it has {len(rows):,})")
+    return ", ".join(lacking)
