@@ -22,7 +22,7 @@ def compare(workspace, *arguments: str, check: bool = True):
 def test_a_comparison_leaves_a_table_and_a_page_and_nothing_stale(after_flow):
     kept = after_flow.outputs()
     said = compare(after_flow, *TWO, "--depths", "low", "penultimate").stdout
-    assert "| lenet5 (random) | low |" in said and "Best on validation:" in said
+    assert "| lenet5 (random) | low | 32 px | random" in said and "Best validation accuracy of these 4: " in said
     table = pd.read_parquet(after_flow.root / "data" / "compare" / "compare.parquet")
     assert list(zip(table["backbone"], table["layer"], strict=True)) == [
         (name, layer) for name in TWO for layer in ("low", "penultimate")

@@ -361,6 +361,7 @@ def test_after_a_rollback_what_was_ingested_has_had_its_chance_and_the_later_cha
     assert [row.decision for row in champions(after)] == ["first", "promoted", "brought back", "brought back"]
 
 
+@pytest.mark.slow  # fifteen seconds; test_promotion.py has what is pushed when
 def test_a_promotion_is_committed_and_pushed_if_that_is_asked_for(before, tmp_path):
     before.run("git", "init", "-q", "--bare", str(tmp_path / "origin"))
     before.run("git", "remote", "add", "origin", str(tmp_path / "origin"))
