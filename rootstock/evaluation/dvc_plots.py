@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rootstock.evaluation.metrics import Floats, Integers, reliability
-from rootstock.evaluation.plots import MODELS
+from rootstock.evaluation.plots import MODELS, stage_names
 from rootstock.system import escape, files
 
 
@@ -39,6 +39,8 @@ def write(
     names = np.asarray(classes, dtype=object)
     confidence, accuracy, images = reliability(labels, probabilities)
     steps = history[["stage", "epoch", "train_loss", "val_loss", "val_accuracy"]].reset_index(drop=True)
+    steps["stage"] = stage_names(history)
+    steps["epoch"] += 1  # of its stage, as people count
     steps.insert(0, "step", np.arange(1, len(steps) + 1))
     tables = {
         "confusion": pd.DataFrame({"actual": names[labels], "predicted": names[probabilities.argmax(1)]}),

@@ -106,3 +106,31 @@ def balanced_share(hits: npt.NDArray[np.bool_], labels: Integers, groups: Intege
     """Return the mean over classes of the share of hits (balanced accuracy) with its interval."""
     weights = balancing_weights(labels)
     return wilson(float(weights @ hits), sample_size(hits.astype(float), groups, weights))
+
+
+def mean_loss(losses: Floats, groups: Integers, largest: float) -> Interval:
+    """Return a mean of losses, at least 0 each, with an interval that is symmetric on a logarithmic scale.
+
+    Its variance is that of groups. A mean to which few images contribute most has a variance that is hardly known: the
+    t distribution has Satterthwaite's (1946) degrees of freedom, 2 g / (kurtosis - 1) for g groups.
+
+    Args:
+        losses: of each image (n,), n > 0.
+        groups: the group of each image (n,), as any integers.
+        largest: the largest possible loss.
+
+    Returns:
+        The value alone if there is nothing to estimate a variance from.
+    """
+    codes = np.unique(groups, return_inverse=True)[1]
+    sums, sizes = np.bincount(codes, losses), np.bincount(codes)
+    count, mean = len(sums), float(losses.mean())
+    deviations = sums - sizes * mean
+    squares = float((deviations**2).sum())
+    if count < 2 or mean <= 0 or squares == 0:
+        return {"value": round(mean, DECIMALS) + 0.0}
+    kurtosis = count * float((deviations**4).sum()) / squares**2
+    freedom = min(count - 1.0, max(2 * count / max(kurtosis - 1, 1e-9), 1.0))
+    error = np.sqrt(count / (count - 1) * squares) / len(losses) / mean  # of the logarithm
+    factor = float(np.exp(special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * error))
+    return interval(mean, mean / factor, min(mean * factor, largest))

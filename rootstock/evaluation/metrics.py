@@ -1,9 +1,9 @@
 """Classification metrics with 95 % intervals that count groups of images, not images.
 
 Accuracy, balanced accuracy, top-5, recall and precision are shares and have Wilson intervals at the effective sample
-size (intervals.py). F1 and the losses are bootstrapped over groups: F1 takes its standard error from the resamples, the
-losses their quantiles (bootstrap-t). Figures whose intervals would not cover what they promise have none: calibration
-error, ROC-AUC, average precision. docs/retraining.md has the coverage.
+size (intervals.py), losses t intervals on a logarithmic scale, and F1 the standard error of a bootstrap over groups.
+Figures whose intervals would not cover what they promise have none: calibration error, ROC-AUC, average precision.
+docs/retraining.md has the coverage.
 """
 
 from typing import Any
@@ -21,11 +21,13 @@ from rootstock.evaluation.intervals import (
     Integers as Integers,
     Interval as Interval,
     balanced_share,
+    mean_loss,
     share,
 )
 
 Strings = npt.NDArray[Any]
 
+LARGEST = {"log_loss": float(-np.log(SMALLEST)), "brier": 2.0}  # of a single image
 BINS = 15  # of equal width, for calibration: Guo et al. (2017), On Calibration of Modern Neural Networks
 
 
@@ -46,8 +48,8 @@ def score(
     - accuracy, balanced_accuracy (the mean recall), top5 (the best min(5, k)), recall, precision: Wilson.
     - macro_f1, f1: Wilson at the standard error of the bootstrap; without a mistake or without a hit, resamples do not
       differ, and macro-F1 takes the interval of accuracy, F1 that of recall.
-    - log_loss, brier (the squared error, summed over classes, 0 to 2): bootstrap-t on a logarithmic scale (DiCiccio and
-      Efron 1996); no interval with fewer than two groups.
+    - log_loss, brier (the squared error, summed over classes, 0 to 2): symmetric on a logarithmic scale, from the
+      variance of groups; no interval with fewer than two.
     - ece, expected calibration error, less what noise adds to it (Kumar et al. 2019); at least 0; no interval.
     - roc_auc, average_precision: one against rest, averaged over the classes that occur; no interval.
 
@@ -130,8 +132,8 @@ def _scored(outcome: Outcome, boot: Resampled) -> dict[str, Any]:
         "balanced_accuracy": balanced_share(outcome.correct, outcome.labels, outcome.groups),
         "macro_f1": boot.macro_f1 or dict(accuracy),
         "top5": share(outcome.top5, outcome.groups),
-        "log_loss": boot.log_loss,
-        "brier": boot.brier,
+        "log_loss": mean_loss(outcome.log_loss, outcome.groups, LARGEST["log_loss"]),
+        "brier": mean_loss(outcome.brier, outcome.groups, LARGEST["brier"]),
         "ece": {"value": round(_calibration_error(outcome), DECIMALS)},
         "images": len(outcome.labels),
         "groups": len(np.unique(outcome.groups)),

@@ -153,7 +153,7 @@ def _finetuning_curves(
         best = l2_path[_selected(l2_path)]
         loss.axhline(best["val_log_loss"], color=theme.head, linewidth=1.2, label="head, validation")
         accuracy.axhline(best["val_accuracy"], color=theme.head, linewidth=1.2)
-    stages = history["stage"].astype(str).tolist()
+    stages = stage_names(history)
     for start in [0, *(at + 1 for at, (one, other) in enumerate(pairwise(stages)) if one != other)]:
         for axes in (loss, accuracy) if start else ():
             axes.axvline(start + 0.5, color=theme.ink, linewidth=0.8, linestyle=":")
@@ -164,6 +164,13 @@ def _finetuning_curves(
     accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
     accuracy.set_xlim(0.5, len(steps) + 0.5)
     legend(loss, theme)
+
+
+def stage_names(history: pd.DataFrame) -> list[str]:
+    """Return the stage of each epoch as people count: 1 (last_block), 2 (all)."""
+    if "unfrozen" not in history:
+        return [str(stage) for stage in history["stage"]]
+    return [f"{stage + 1} ({name})" for stage, name in zip(history["stage"], history["unfrozen"], strict=True)]
 
 
 def draw_reliability(labels: Integers, probabilities: Mapping[str, Floats], theme: Theme = LIGHT) -> bytes:
