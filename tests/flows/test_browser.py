@@ -334,12 +334,14 @@ def test_the_verdict_says_which_model_won_and_leads_to_the_report(visit):
 
     visit.open_run()
     visit.open_artifact("verdict")
-    metrics = json.loads((visit.workspace.root / "data" / "report" / "metrics.json").read_text())
+    report = visit.workspace.root / "data" / "report"
+    metrics, test = (json.loads((report / name).read_text()) for name in ("metrics.json", "test.json"))
+    measured = f"{test['accuracy']['value']:.1%}"
     won = {"head": "The head on frozen features won", "finetuned": "The fine-tuned network won"}[metrics["winner"]]
-    expect(visit.tab.get_by_role("heading", level=2)).to_contain_text(f"{won}: ")
+    expect(visit.tab.get_by_role("heading", level=2)).to_have_text(f"{measured} test accuracy")
+    expect(visit.tab).to_contain_text(f"{won}: ")
     for model, called in (("head", "Head on frozen features"), ("finetuned", "Fine-tuned")):
-        accuracy = f"{metrics[model]['accuracy']['value']:.1%}"
-        expect(visit.tab.get_by_role("row", name=called)).to_contain_text(accuracy)
+        expect(visit.tab.get_by_role("row", name=called)).to_contain_text(f"{metrics[model]:.1%}")
     assert metrics["accuracy"] > 0.9
     expect(visit.tab).to_contain_text(f"Kept as experiment {visit.run}")
     assert visit.run in visit.workspace.run("dvc", "exp", "list", "--name-only").stdout.split()
@@ -351,7 +353,7 @@ def test_the_verdict_says_which_model_won_and_leads_to_the_report(visit):
     visit.tab.get_by_role("link", name="The report of this run").click()
     expect(page).to_have_url(re.compile(rf"http://127.0.0.1:\d+/[\w-]+/{visit.run}\.html"))
     expect(page.get_by_role("heading", level=1)).to_contain_text("efficientnet_lite0")
-    expect(page.locator("body")).to_contain_text(f"{metrics[metrics['winner']]['accuracy']['value']:.1%}")
+    expect(page.locator("body")).to_contain_text(measured)
 
 
 def test_started_again_unchanged_every_stage_is_cached(visit):
