@@ -233,11 +233,9 @@ def cost(backbone: Backbone, extract: params.Extract) -> dict[str, Any]:
 def _probe(
     folder: Path, splits: dict[str, pd.DataFrame], classes: list[str], settings: params.Params
 ) -> tuple[Head, dict[str, Logits]]:
-    parts = {split: Features(folder, rows) for split, rows in splits.items()}
-    fitted = head.fit_logistic_path(
-        parts["train"], parts["val"], classes, settings.head.l2, settings.head.max_iterations
-    )
-    return fitted, {"val": np.concatenate([fitted.logits(x) for x, _ in parts["val"]])}
+    train, val = (Features(folder, splits[split]) for split in ("train", "val"))
+    fitted = head.fit_logistic_path(train, val, classes, settings.head.l2, settings.head.max_iterations)
+    return fitted, {"val": np.concatenate([fitted.logits(x) for x, _ in val])}
 
 
 def _from_scratch(

@@ -24,7 +24,7 @@ from rootstock.evaluation.paired import Gain
 PROMOTED, REJECTED, UNDECIDED = "promoted", "rejected", "undecided"  # outcomes
 # What a comparison is about: all test images, those of a domain, of a new class, or those that this delivery brought.
 OVERALL, DOMAIN, NEW_CLASS, DELIVERY = "overall", "domain", "new class", "delivery"
-UNSEEN = "this delivery (never looked at before)"
+UNSEEN = "fresh, never looked at"
 
 
 @dataclass(frozen=True)

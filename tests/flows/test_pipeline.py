@@ -48,6 +48,7 @@ def test_a_command_prints_a_line_per_stage_and_nothing_of_servers_and_states(aft
     assert said[1].startswith("Kept as experiment ") and len(said) == 2
 
 
+@pytest.mark.slow
 def test_verbose_prints_all_that_a_run_logs(after_flow):
     done = after_flow.run(sys.executable, "-m", "flows.pipeline", "--verbose")
     for part in ("Starting temporary server", "Beginning flow run", "Runs because always changed", "Finished in state"):

@@ -190,6 +190,7 @@ def test_what_is_edited_while_a_stage_runs_is_not_recorded_as_what_it_ran_with(a
     assert did(after_flow.flow())["train_head"] == "restored"
 
 
+@pytest.mark.slow
 def test_what_is_edited_before_a_stage_of_a_run_begins_stops_the_run(after_flow):
     after_flow.set(head={"l2": [3.0]})
     edit = EDITED_WHILE_IT_RAN.replace(r"max_iterations: \d+", "weight_decay: [0-9.]+")

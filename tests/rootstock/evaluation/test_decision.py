@@ -156,7 +156,7 @@ def test_images_of_the_delivery_are_shown_by_themselves_as_nobody_has_looked_at_
     found = decided(outcomes("old", 400, 10, 2), fresh)
     last = found.comparisons[-1]
     assert (last.about, last.images) == (DELIVERY, 46)
-    assert "never looked at before" in decision_report.table(found.comparisons)
+    assert "never looked at" in decision_report.table(found.comparisons)
 
 
 def test_comparisons_are_overall_then_by_domain_and_are_in_the_table_and_the_picture():
