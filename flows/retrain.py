@@ -51,7 +51,7 @@ if TYPE_CHECKING:  # these import torch and scikit-learn
     from rootstock.evaluation.decision import Decision
     from rootstock.evaluation.drift import Drift
 
-NOTHING_NEW, WAITING, UNDECIDED = "Nothing new", "Waiting", "Undecided"  # "Promoted" and "Rejected" beside them
+NOTHING_NEW, WAITING = "Nothing new", "Waiting"  # beside the outcomes of a decision, capitalised
 compare = task(name="compare", task_run_name="compare")(reported_task(verdict.compare))
 promote = task(name="promote", task_run_name="promote")(reported_task(promotion.promote))
 restore_champion = task(name="restore champion", task_run_name="restore champion")(
@@ -132,7 +132,9 @@ def wait_for_images(new: DeliverySummary, delivery: Delivery, lacking: str) -> R
     promotion.undo()
     champion.remember_tried(delivery)
     reason = f"To show that a new model is as good on what was there before takes {lacking}."
-    return RetrainResult(UNDECIDED, f"{reason} {new.describe()}: they stay in the inbox until more arrive.")
+    return RetrainResult(
+        history.UNDECIDED.capitalize(), f"{reason} {new.describe()}: they stay in the inbox until more arrive."
+    )
 
 
 def list_inbox(settings: parameters.Retrain, sources: tuple[parameters.Source, ...]) -> Delivery:

@@ -23,7 +23,9 @@ from rootstock.system.errors import SourceError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sync, write
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd  # not imported when ingest finds nothing new
+    from numpy.typing import NDArray
 
 MANIFEST, REJECTED, LEDGER, SUMMARY = "manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json"
 NAMED = 5  # classes listed by name in a message
@@ -179,6 +181,12 @@ def is_complete(folder: Path) -> bool:
 def classes_of(manifest: "pd.DataFrame") -> list[str]:
     """Return the classes in the order of `class_index`."""
     return sorted(manifest["label"].unique())
+
+
+def group_numbers(rows: "pd.DataFrame") -> "NDArray[np.int64]":
+    """Return the group of each row of a manifest as a number, (n,)."""
+    numbers: NDArray[np.int64] = rows["group_id"].factorize()[0].astype("int64")
+    return numbers
 
 
 def files_of(path: Path) -> list[Path]:

@@ -42,7 +42,7 @@ def predict_both(
     rows = manifest[manifest["split"] == "test"].sort_values(["shard", "offset"], ignore_index=True)
     labels = rows["label"].astype(object)
     table = rows[["image_id", "domain", "label"]].assign(
-        group=rows["group_id"].factorize()[0], known=labels.isin(model.describe(champion)["classes"])
+        group=tables.group_numbers(rows), known=labels.isin(model.describe(champion)["classes"])
     )
     models = {"champion": (champion, champion_predictions), "challenger": (challenger, challenger_predictions)}
     for name, (folder, predictions) in models.items():

@@ -180,7 +180,7 @@ def _measured(candidate: Candidate, settings: params.Params, paths: Paths) -> tu
     temperature = calibration.fit_temperature(logits["val"], labels["val"])
     scored = metrics.score(
         labels["val"], calibration.softmax(logits["val"], temperature), splits["val"]["domain"].to_numpy(str), classes,
-        groups=splits["val"]["group_id"].factorize()[0].astype(np.int64),
+        groups=tables.group_numbers(splits["val"]),
         resamples=settings.evaluate.resamples, seed=settings.seed,
     )  # fmt: skip
     found = {

@@ -20,8 +20,8 @@ from rootstock.config import params
 from rootstock.evaluation import intervals, paired
 from rootstock.evaluation.intervals import CONFIDENCE, Interval, SampleSize
 from rootstock.evaluation.paired import Gain
+from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
 
-PROMOTED, REJECTED, UNDECIDED = "promoted", "rejected", "undecided"  # outcomes
 # What a comparison is about: all test images, those of a domain, of a new class, or those that this delivery brought.
 OVERALL, DOMAIN, NEW_CLASS, DELIVERY = "overall", "domain", "new class", "delivery"
 UNSEEN = "fresh, never looked at"
@@ -170,8 +170,6 @@ def lacking_images(images: int, size: SampleSize, margin: float) -> int:
         size: their effective sample size.
         margin: `retrain.margin`.
     """
-    if margin >= 1:
-        return 0
     needed = size.quantile(1 - CONFIDENCE) ** 2 * (1 - margin) / margin if margin else math.inf
     if needed <= size.images:
         return 0

@@ -15,14 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from rootstock.backbones import backbones
 from rootstock.backbones.backbones import Backbone
 from rootstock.config import params
 from rootstock.dataset import tables
-from rootstock.evaluation.metrics import Interval
+from rootstock.evaluation.intervals import Interval
 from rootstock.evaluation.two_sample import tell_apart
 from rootstock.features import engines, feature_files, feature_keys
 from rootstock.features.feature_extractor import FeatureExtractor, Prepared
@@ -31,6 +29,7 @@ from rootstock.features.reader import Features
 from rootstock.images import inspection
 from rootstock.images.inspection import Checks, NewImage, Rejected
 from rootstock.images.perceptual_hash import perceptual_hashes
+from rootstock.ingest.groups import components
 from rootstock.ingest.layout import Item, Loader
 from rootstock.ingest.near_duplicates import near_links
 from rootstock.ingest.sources import Source
@@ -193,9 +192,7 @@ class _Candidate:
 def _groups(candidates: Sequence[_Candidate], bits: int) -> NDArray[np.int32]:
     """Return the near-duplicate group of each image: (n,)."""
     links = near_links(np.array([candidate.phash for candidate in candidates], np.uint64), bits)
-    graph = coo_array((np.ones(len(links), np.int8), (links[:, 0], links[:, 1])), shape=(len(candidates),) * 2)
-    groups: NDArray[np.int32] = connected_components(graph, directed=False)[1]
-    return groups
+    return components(len(candidates), links)
 
 
 def _sorted(candidates: Sequence[_Candidate], bits: int) -> list[_Candidate]:

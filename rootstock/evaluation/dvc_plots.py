@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rootstock.evaluation.metrics import Floats, Integers, reliability
+from rootstock.evaluation.intervals import Floats, Integers
+from rootstock.evaluation.metrics import reliability
 from rootstock.evaluation.plots import MODELS, stage_names
 from rootstock.system import escape, files
 

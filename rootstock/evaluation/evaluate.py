@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rootstock.config.params import Params
-from rootstock.evaluation import dvc_plots, metrics, plots, test_uses
+from rootstock.dataset import tables
+from rootstock.evaluation import dvc_plots, measured_models, metrics, plots
 from rootstock.evaluation.mistakes import worst_mistakes
 from rootstock.evaluation.model_pair import Inputs as Inputs, Logits, ModelPair, Scored
 from rootstock.evaluation.model_selection import NAMES, Choice, choose, summarize
@@ -62,7 +63,7 @@ def evaluate(
         report_dir: receives metrics.json (the winner in numbers, on validation), validation.json (all figures of each
             model), test.json (the winner's), predictions.parquet, plots/, timings.json and report.html.
         timings: returns the stages' durations so far; only the last two files contain them.
-        uses: log of the models measured on test images (see `test_uses`); None keeps none.
+        uses: log of the models measured on test images (see `measured_models`); None keeps none.
     """
     pair = ModelPair(inputs, params)
     logits = pair.logits("val")
@@ -79,7 +80,7 @@ def evaluate(
     for warning in warnings:
         log.warning("%s", warning)
     digest = _write_model(pair, choice, temperature[choice.winner], validation, tested, model_dir)
-    models = test_uses.count(uses, test.rows["image_id"], digest) if uses else 1
+    models = measured_models.count(uses, test.rows["image_id"], digest) if uses else 1
     found = Evaluation(choice, validation, tested, models)
     reported = [*pair.head.warnings, *finetune.warnings(pair.epochs), *warnings]
     _write_report(pair, params, found, val, test, reported, report_dir, timings)
@@ -89,7 +90,7 @@ def evaluate(
 def _score(pair: ModelPair, scored: Scored, name: str, params: Params) -> dict[str, Any]:
     return metrics.score(
         scored.labels, scored.probabilities[name], scored.rows["domain"].to_numpy(str), pair.classes,
-        groups=scored.rows["group_id"].factorize()[0].astype(np.int64),
+        groups=tables.group_numbers(scored.rows),
         resamples=params.evaluate.resamples, seed=params.seed,
     )  # fmt: skip
 
@@ -190,7 +191,7 @@ def _write_report(
         why=found.choice.why,
         validation=found.validation,
         test=found.test,
-        uses=test_uses.describe(found.models, len(test.rows)),
+        uses=measured_models.describe(found.models, len(test.rows)),
         dataset=pair.summary,
         backbone=pair.backbone.description,
         params=params.model_dump(mode="json", exclude={"retrain", "compare"}),  # not used by the pipeline
@@ -204,13 +205,13 @@ def _write_report(
 
 def _write_predictions(path: Path, scored: list[Scored]) -> None:
     """Write one row per validation and test image, with the class probabilities of each model measured on it."""
-    tables = []
+    written = []
     for part in scored:
         columns = {name: pa.array(part.rows[name], pa.string()) for name in ("image_id", "domain", "split", "label")}
         for name, values in part.probabilities.items():
             flat = pa.array(np.ascontiguousarray(values, np.float32).ravel())
             ends = pa.array(np.arange(len(values) + 1, dtype=np.int32) * values.shape[1])
             columns[name] = pa.ListArray.from_arrays(ends, flat)
-        tables.append(pa.table(columns))
+        written.append(pa.table(columns))
     with replacing(path) as temporary:
-        pq.write_table(pa.concat_tables(tables, promote_options="default"), temporary, compression="zstd")
+        pq.write_table(pa.concat_tables(written, promote_options="default"), temporary, compression="zstd")

@@ -15,11 +15,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from rootstock.evaluation.bootstrap import SMALLEST, Outcome, Resampled, resample
 from rootstock.evaluation.intervals import (
-    CONFIDENCE as CONFIDENCE,
-    DECIMALS as DECIMALS,
-    Floats as Floats,
-    Integers as Integers,
-    Interval as Interval,
+    DECIMALS,
+    Floats,
+    Integers,
+    Interval,
     balanced_share,
     mean_loss,
     share,

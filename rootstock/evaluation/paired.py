@@ -10,7 +10,7 @@ models never differ. docs/retraining.md has error rates and coverage.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, stats
@@ -86,11 +86,6 @@ class Gain:
     def is_below(self, hypothesis: float) -> bool:
         """Whether the upper end of the one-sided 95 % interval lies below a hypothetical gain."""
         return self.score(hypothesis) < -self.size.quantile(1 - CONFIDENCE)
-
-    def times(self, factor: float) -> "Gain":
-        """Return what `factor` times as many images of the same kind would show."""
-        groups = max(round(self.size.groups * factor), 1)
-        return replace(self, size=replace(self.size, images=self.size.images * factor, groups=groups))
 
 
 def gain(differences: Integers, groups: Integers, weights: Floats | None = None, seed: int = 0) -> Gain:

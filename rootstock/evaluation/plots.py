@@ -17,7 +17,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rootstock.evaluation.metrics import Floats, Integers, Interval, reliability
+from rootstock.evaluation.intervals import Floats, Integers, Interval
+from rootstock.evaluation.metrics import reliability
 
 DPI = 110
 MODELS = {"head": "head", "finetuned": "fine-tuned"}  # key in metrics.json: name in plots

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from rootstock.evaluation.metrics import CONFIDENCE, DECIMALS, Interval
+from rootstock.evaluation.intervals import CONFIDENCE, DECIMALS, Interval
 
 Array = NDArray[np.float32]
 FOLDS = 5

@@ -63,36 +63,47 @@ def show_verdict(
     run: str,
 ) -> None:
     """Show how a run ended: which model won and why, its test figures, and what each stage did."""
+
+    def draw() -> None:
+        address = _publish_report(run, REPORT / "report.html")
+        if address:
+            create_link_artifact(
+                link=address, link_text="Report", key="report", description="The full report of this run"
+            )
+        lines = [*_measured(metrics, test, uses), "", *_done(outcomes, kept, address)]
+        text = "\n\n".join(["\n".join(lines), _confusion(), _curves()])
+        create_markdown_artifact(text, key="verdict", description="Which model won, and how good it is")
+
     if PREFECT_API_URL.value():
-        unless_it_fails(lambda: _verdict(outcomes, metrics, test, uses, kept, run))
+        unless_it_fails(draw)
 
 
 def describe_test_uses() -> str:
     """Describe what earlier models measured on the present test images do to the figures; "" for the first model."""
-    from rootstock.evaluation import test_uses
+    from rootstock.evaluation import measured_models
 
     manifest = tables.load_manifest(DATASET)
     images = manifest.loc[manifest["split"] == "test", "image_id"]
     digest = read_json(MODEL / "model.json").get("digest", "")
-    return test_uses.describe(test_uses.count(MEASURED, images, digest), len(images))
+    return measured_models.describe(measured_models.count(MEASURED, images, digest), len(images))
 
 
 def show_decision(decision: "Decision", arrived: str, kept: str) -> None:
     """Show whether and why the challenger was promoted, and both models' accuracy per domain."""
 
-    def show() -> str:
-        from rootstock.evaluation.decision_report import draw, table
+    def draw() -> str:
+        from rootstock.evaluation import decision_report as report
 
         heading = f"## {decision.outcome.capitalize()}: {markdown(decision.reason)}"
         shown = [
-            table(decision.comparisons),
-            _picture(draw(decision.comparisons), "Test accuracy before and after"),
+            report.table(decision.comparisons),
+            _picture(report.draw(decision.comparisons), "Test accuracy before and after"),
         ]
         return "\n\n".join([heading, f"{markdown(arrived)}. {_note(kept)}", *(shown if decision.comparisons else ())])
 
     what = "Champion against challenger, and the decision"
     if PREFECT_API_URL.value():
-        unless_it_fails(lambda: create_markdown_artifact(show(), key="decision", description=what))
+        unless_it_fails(lambda: create_markdown_artifact(draw(), key="decision", description=what))
 
 
 def show_comparison(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str:
@@ -185,20 +196,11 @@ def _picture(png: bytes, caption: str) -> str:
     return f"{caption}\n\n![{caption}]({data_uri(png)})"
 
 
-def _verdict(
-    outcomes: Sequence[Any],
-    metrics: dict[str, Any],
-    test: dict[str, Any],
-    uses: str,
-    kept: SavedExperiment,
-    run: str,
-) -> None:
-    address = _publish_report(run, REPORT / "report.html")
-    if address:
-        create_link_artifact(link=address, link_text="Report", key="report", description="The full report of this run")
+def _measured(metrics: dict[str, Any], test: dict[str, Any], uses: str) -> list[str]:
+    """Format the winner's test figures, why it won, and each model's validation accuracy, as lines of Markdown."""
     why = (MODEL / "README.md").read_text().split("\n\n")[1]
     accuracy = test["accuracy"]
-    lines = [
+    return [
         f"## {accuracy['value']:.1%} test accuracy",
         "",
         f"{MODELS[metrics['winner']]}, on {test['images']:,} test images, not used for any choice "
@@ -209,17 +211,24 @@ def _verdict(
         "",
         "| validation | accuracy |",
         "|---|---|",
+        *(
+            f"| {called} | {f'{metrics[name]:.1%}' if name in metrics else 'not fine-tuned'} |"
+            for name, called in MODELS.items()
+        ),
     ]
-    lines += [
-        f"| {called} | {f'{metrics[name]:.1%}' if name in metrics else 'not fine-tuned'} |"
-        for name, called in MODELS.items()
-    ]
+
+
+def _done(outcomes: Sequence[Any], kept: SavedExperiment, address: str | None) -> list[str]:
+    """Format where the report is, how the run is kept, and what each stage did, as lines of Markdown."""
     page = REPORT / "report.html"
     where = f"[The report of this run]({address})" if address else f"Report: {markdown(page.resolve())}"
-    lines += ["", f"{where}. {_note(kept.note)}", "", "| stage | seconds | |", "|---|---|---|"]
-    lines += [f"| {one.stage} | {one.seconds:.1f} | {one.did}: {markdown(one.note)} |" for one in outcomes]
-    text = "\n\n".join(["\n".join(lines), _confusion(), _curves()])
-    create_markdown_artifact(text, key="verdict", description="Which model won, and how good it is")
+    return [
+        f"{where}. {_note(kept.note)}",
+        "",
+        "| stage | seconds | |",
+        "|---|---|---|",
+        *(f"| {one.stage} | {one.seconds:.1f} | {one.did}: {markdown(one.note)} |" for one in outcomes),
+    ]
 
 
 def _publish_report(name: str, page: Path) -> str | None:

@@ -184,9 +184,9 @@ def _unusable(folder: Path) -> dict[str, str]:
 
 def reject(reason: str) -> "Decision":
     """Return a rejection without a challenger."""
-    from rootstock.evaluation.decision import REJECTED as OUTCOME, Decision
+    from rootstock.evaluation.decision import Decision
 
-    return Decision(OUTCOME, reason)
+    return Decision(history.REJECTED, reason)
 
 
 def accuracy_table(decision: "Decision") -> str:

@@ -49,7 +49,7 @@ def find_lacking_images(params: Params, new_domains: tuple[str, ...]) -> str:
     older = manifest[(manifest["split"] == "test") & known & ~manifest["domain"].isin(new_domains)]
     lacking = []
     for domain, rows in older.groupby("domain", sort=True):
-        size = intervals.sample_size(np.zeros(len(rows)), rows["group_id"].factorize()[0])
+        size = intervals.sample_size(np.zeros(len(rows)), tables.group_numbers(rows))
         if count := decision.lacking_images(len(rows), size, params.retrain.margin):
             about = f"about {decision.round_up(count):,} more test images of {domain}"
             lacking.append(f"{about} (it has {len(rows):,})")

@@ -43,7 +43,7 @@ DVC_LOCK = Path(".dvc/tmp/lock")
 WRITER = LOCAL / "writer"  # which process holds it
 TRIED = LOCAL / "features"  # of compared backbones, which may be chosen later
 TRIED_BACKBONES = LOCAL / "backbones"
-MEASURED = LOCAL / "measured.json"  # models measured on the present test images (evaluation/test_uses.py)
+MEASURED = LOCAL / "measured.json"  # models measured on the present test images (evaluation/measured_models.py)
 REPORTS = LOCAL / "reports"  # one per run, linked from the UI
 
 ROOT = "ROOTSTOCK_WORKSPACE"  # environment variables of a worker: the workspace of its runs,

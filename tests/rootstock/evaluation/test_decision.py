@@ -13,9 +13,6 @@ from rootstock.evaluation.decision import (
     DOMAIN,
     NEW_CLASS,
     OVERALL,
-    PROMOTED,
-    REJECTED,
-    UNDECIDED,
     Decision,
     PairedOutcomes,
     compare,
@@ -23,6 +20,7 @@ from rootstock.evaluation.decision import (
     lacking_images,
 )
 from rootstock.evaluation.intervals import SampleSize
+from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
 
 
 def outcomes(

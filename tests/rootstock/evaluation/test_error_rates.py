@@ -9,8 +9,8 @@ from scipy import stats
 from benchmarks.decisions import BETTER, TRIALS, Domain, draw, outcomes
 from rootstock.config.params import Retrain
 from rootstock.evaluation import intervals, paired
-from rootstock.evaluation.decision import PROMOTED
 from rootstock.evaluation.metrics import score
+from rootstock.model.history import PROMOTED
 
 SETTINGS = Retrain()
 

@@ -18,7 +18,7 @@ from hypothesis import given, strategies as st
 from rootstock.backbones import backbones
 from rootstock.config.params import Evaluate, Params
 from rootstock.dataset import shards
-from rootstock.evaluation import evaluate, metrics, mistakes, model_pair, test_uses
+from rootstock.evaluation import evaluate, measured_models, metrics, mistakes, model_pair
 from rootstock.evaluation.mistakes import worst_mistakes
 from rootstock.evaluation.model_pair import Inputs, ModelPair, Scored
 from rootstock.evaluation.model_selection import MODELS, choose
@@ -224,7 +224,7 @@ def test_every_other_model_measured_on_the_same_test_images_is_counted_and_said_
     other = run(dataclasses.replace(inputs, head=tmp_path / "head", finetuned=tmp_path / "finetuned"), tmp_path)
     assert other.found.models == 2
     assert "The 2nd model measured on these 24 test images" in (other.report / "report.html").read_text()
-    assert test_uses.count(tmp_path / "measured.json", ["other", "images"], "model") == 1
+    assert measured_models.count(tmp_path / "measured.json", ["other", "images"], "model") == 1
 
 
 def test_predictions_have_a_row_an_image_of_validation_and_test(done, base):

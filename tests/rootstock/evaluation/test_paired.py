@@ -72,7 +72,7 @@ def test_scenes_in_which_all_images_agree_are_worth_one_image_each():
 def test_twice_the_images_are_worth_twice_as_much():
     one = gain(differences(9, 4, 80), np.arange(93))
     two = gain(differences(18, 8, 160), np.arange(186))
-    assert one.times(2).score(-0.04) == pytest.approx(two.score(-0.04))
+    assert np.sqrt(2) * one.score(-0.04) == pytest.approx(two.score(-0.04))
 
 
 def test_weights_that_are_equal_change_nothing_but_the_way_to_p():

@@ -12,7 +12,7 @@ from pathlib import Path
 from rootstock.system.errors import DamagedError
 from rootstock.system.files import read_json, write
 
-KEPT = 100  # sets of test images, the last used
+KEPT = 100  # sets of test images, the last on which a model was new
 
 
 def count(path: Path, test_images: Iterable[str], model: str) -> int:
@@ -32,8 +32,9 @@ def count(path: Path, test_images: Iterable[str], model: str) -> int:
         log = {}
     images = hashlib.sha256("\n".join(sorted(test_images)).encode()).hexdigest()[:16]
     models = log.pop(images, [])
-    if model[:16] not in models:
-        models = [*models, model[:16]]
+    if model[:16] in models:  # as whenever nothing was trained anew
+        return len(models)
+    models = [*models, model[:16]]
     log = {**dict(list(log.items())[1 - KEPT :]), images: models}
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, json.dumps(log))
