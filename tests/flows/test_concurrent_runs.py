@@ -9,6 +9,7 @@ import pytest
 
 from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.serving import until
+from tests.slow import slow
 from tests.workspace import Workspace
 
 FLOW = (sys.executable, "-m", "flows.pipeline")
@@ -83,13 +84,15 @@ def test_a_flow_and_a_repro_at_once_both_end_well_and_the_later_waits(after_flow
     assert after_flow.status() == UP_TO_DATE
 
 
-@pytest.mark.parametrize("command", [REPRO, STAGE, ("dvc", "checkout"), ("dvc", "exp", "run", "-n", "x")], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [REPRO, STAGE, *slow(("dvc", "checkout"), ("dvc", "exp", "run", "-n", "x"))], ids=" ".join
+)
 def test_what_writes_in_the_workspace_waits_for_the_run_that_does(after_flow, command):
     until_it_waits(after_flow, command, "Another run is writing", TURN)
     assert after_flow.status() == UP_TO_DATE
 
 
-@pytest.mark.parametrize("command", [("status",), ("add", "notes.txt"), ("push",), ("repro",)], ids=" ".join)
+@pytest.mark.parametrize("command", [("repro",), *slow(("status",), ("add", "notes.txt"), ("push",))], ids=" ".join)
 def test_a_dvc_command_waits_until_dvcs_lock_is_free_longer_than_dvc_itself_does(after_flow, command):
     (after_flow.root / "notes.txt").write_text("mine\n")
     after_flow.run("dvc", "remote", "add", "--default", "shelf", str(after_flow.root.parent / "shelf"))
@@ -131,6 +134,7 @@ def test_a_repro_that_knows_of_no_turns_is_refused_and_harms_no_flow(after_flow)
     assert after_flow.status() == UP_TO_DATE
 
 
+@pytest.mark.slow
 def test_two_repros_at_once_run_one_after_the_other(after_flow):
     after_flow.set(evaluate={"resamples": 110})
     both = [start(after_flow, *REPRO) for _ in range(2)]

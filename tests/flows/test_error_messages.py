@@ -81,6 +81,7 @@ def test_data_as_a_link_is_said_before_any_work(workspace, tmp_path):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give up the right to write everywhere")
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_named(workspace):
     cache = Path(workspace.root / ".dvc/cache")
     cache.mkdir()

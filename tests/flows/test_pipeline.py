@@ -17,6 +17,7 @@ from tests.serving import free_port
 from tests.workspace import ROOT
 
 
+@pytest.mark.slow
 def test_a_server_boots_and_shows_states_and_progress_of_a_run(server, workspace):
     run = server.run_of(lambda: workspace.flow(PREFECT_API_URL=server.url))
     assert run.stages() == dict.fromkeys(STAGES, "Completed")
@@ -55,6 +56,7 @@ def test_verbose_prints_all_that_a_run_logs(after_flow):
         assert part in done.stderr
 
 
+@pytest.mark.slow
 def test_what_a_stage_logs_is_among_the_logs_of_the_run_and_once_on_the_terminal(server, after_flow):
     (after_flow.root / "photos").rename(after_flow.root / "elsewhere")
     command, printed = [sys.executable, "-m", "flows.pipeline"], []

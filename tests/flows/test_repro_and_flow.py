@@ -62,6 +62,7 @@ def test_another_head_does_not_extract_again(after_flow):
     assert again["train_head"] == again["fine_tune"] == again["evaluate"] == "restored"
 
 
+@pytest.mark.slow
 def test_another_evaluation_runs_only_that(after_repro):
     after_repro.set(evaluate={"resamples": 150})
     assert ran(after_repro.repro()) == ["ingest", "evaluate"]
@@ -89,6 +90,7 @@ def test_added_images_are_the_only_ones_extracted(after_flow):
     assert after_flow.status() == UP_TO_DATE
 
 
+@pytest.mark.slow
 def test_a_stray_file_in_a_source_retrains_nothing_and_is_in_the_report(after_flow):
     (after_flow.root / "photos" / "moss" / "README.md").write_text("# Moss\n")
     (after_flow.root / "photos" / "moss" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -228,6 +230,7 @@ def test_a_run_by_dvc_exp_run_is_kept_once(after_repro):
     assert not [name for name in kept if name.startswith("repro-")]
 
 
+@pytest.mark.slow
 def test_a_run_that_git_cannot_keep_still_ends_well(after_flow):
     nameless = [f"--unset=GIT_{who}_{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")]
     after_flow.set(evaluate={"mistakes": 3})
@@ -246,6 +249,7 @@ def test_a_bad_parameter_stops_a_run_before_any_work(workspace, start):
     assert not (workspace.root / "data" / "dataset").exists()
 
 
+@pytest.mark.slow
 def test_a_class_of_two_images_stops_a_run_and_says_so(workspace):
     for number in range(2):
         draw_photo(workspace.root / "photos" / "rare" / f"{number}.png", next(iter(CLASSES)), 900 + number)

@@ -163,6 +163,7 @@ def test_a_value_that_only_the_model_can_judge_fails_the_run_by_name(ui):
     assert "Did you mean last_block?" in run.ended()["message"]
 
 
+@pytest.mark.slow
 def test_a_failed_stage_shows_the_persons_error_and_no_stack(ui):
     run = ui.api.start(ingest={"sources": [{"path": "nowhere", "domain": "garden"}]})
     state = run.ended()
@@ -270,6 +271,7 @@ def test_a_server_that_dies_is_said_and_nothing_is_left_behind(workspace):
     until(lambda: not [one for one in family if one.is_running()], "their end", 10)
 
 
+@pytest.mark.slow
 def test_a_database_that_does_not_answer_is_said_in_words(workspace):
     nobody = f"postgresql+asyncpg://me:my-password@127.0.0.1:{free_port()}/prefect"
     command = [sys.executable, "-m", "flows.ui", "--port", str(free_port())]

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.serving import until
+from tests.slow import slow
 from tests.workspace import ROOT, environment
 
 # A process that starts a watched one, which starts one of its own that obeys no SIGTERM.
@@ -43,7 +44,7 @@ time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, *slow(signal.SIGTERM, signal.SIGINT)])
 def test_what_a_process_started_ends_with_it_however_it_ends(tmp_path, how):
     (tmp_path / "watched_by_the_test.py").write_text(WATCHED)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}

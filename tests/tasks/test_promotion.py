@@ -219,6 +219,7 @@ def test_a_champion_that_something_happened_to_while_it_was_aside_is_named_with_
                 path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_promotion_in_the_middle_of_a_persons_merge_is_committed_tagged_and_pushed_by_a_run_after_it(
     contested, tmp_path
 ):

@@ -19,13 +19,23 @@ from rootstock.training.classifier import Classifier
 from rootstock.training.head import Head
 from rootstock.training.unfreezing import parameters_by_block
 from tests.rootstock.backbones.test_backbones import FAMILIES, meta
+from tests.slow import slow
 
 OTHERS = {"lenet5": 32, "plain34": 32, "efficientnet_lite0": 32, "timm/vit_tiny_patch16_224": 224,
           "timm/swin_tiny_patch4_window7_224": 224, "timm/convnext_atto": 32, "timm/hrnet_w18_small": 64}  # fmt: skip
 SIZES = {name: size for name, (size, _, _) in FAMILIES.items()} | OTHERS
 
 
-@pytest.mark.parametrize("name", SIZES)
+LARGE = ("vgg11_bn", "wide_resnet50_2", "regnet_x_16gf", "regnet_x_32gf", "regnet_y_16gf", "regnet_y_32gf",
+         "regnet_y_128gf")  # a smaller one of the same family is tried as well  # fmt: skip
+
+
+def large_are_slow(names):
+    """Mark the networks whose random weights alone take seconds."""
+    return [*(name for name in names if name not in LARGE), *slow(*(name for name in names if name in LARGE))]
+
+
+@pytest.mark.parametrize("name", large_are_slow(SIZES))
 def test_every_family_has_three_depths_each_below_the_next(name):
     size = SIZES[name]
     network = build(name, size).eval()
@@ -49,7 +59,7 @@ def _uncut(network: depths.Cut) -> nn.Module:
     return whole
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", large_are_slow(NAMES))
 def test_the_depths_of_every_network_are_there_and_shrink_as_the_literature_has_it(name):
     """Edges and textures at stride 4 or 8, parts at stride 16, objects at the end."""
     size = {"inception_v3": 299, "lenet5": 32}.get(name, 224)

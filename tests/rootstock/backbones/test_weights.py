@@ -596,6 +596,7 @@ def test_a_model_of_another_architecture_is_refused_by_name(earlier, tmp_path):
         weights.find(Backbone(name=NAME, weights=str(tmp_path / "empty")), 0, 32)
 
 
+@pytest.mark.slow
 def test_weights_are_the_file_mapped_into_memory_and_not_a_copy(tmp_path):
     backbones.prepare(Backbone(name="vgg11", weights="random", image_size=32), 0, tmp_path / "out")
     code = f"""

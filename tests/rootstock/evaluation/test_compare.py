@@ -179,6 +179,7 @@ def test_one_that_needs_too_much_memory_is_a_row_with_its_reason(paths, monkeypa
     assert found.reason.endswith("can't allocate memory")
 
 
+@pytest.mark.slow
 def test_from_scratch_everything_is_trained_and_its_epochs_are_kept(paths):
     asked = settings(backbones=(), scratch=(TINY,), epochs=8, lr=0.003)
     [candidate] = candidates(asked)

@@ -53,7 +53,7 @@ def predictions(rng: np.random.Generator, scenes: int, images: int) -> tuple[np.
     return labels, chances / chances.sum(axis=1, keepdims=True), scene
 
 
-@pytest.mark.parametrize(("scenes", "images"), [(250, 1), (60, 5)])
+@pytest.mark.parametrize(("scenes", "images"), [(250, 1), pytest.param(60, 5, marks=pytest.mark.slow)])
 def test_a_95_percent_interval_holds_the_truth_in_93_to_97_percent_of_samples(scenes, images):
     trials, names = 500, list("abcde")
     rng = np.random.default_rng(1)

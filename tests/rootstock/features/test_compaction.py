@@ -344,6 +344,7 @@ for step in STEPS:
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_nothing_that_the_next_one_cannot_mend(store, tmp_path):
     before = facts(store)
     for step in STEPS:

@@ -177,6 +177,7 @@ while killed < 20:
 """
 
 
+@pytest.mark.slow
 def test_an_extraction_killed_at_twenty_moments_ends_as_an_undisturbed_one(small, backbone, tmp_path_factory, tmp_path):
     settings = Extract(engine="eager", batch_size=4)
     whole = extract(backbone, settings, small.images, tmp_path / "undisturbed")

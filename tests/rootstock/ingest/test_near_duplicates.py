@@ -83,7 +83,7 @@ def look_alikes(n: int, flips: int) -> np.ndarray:
     "hashes",
     [
         look_alikes(100_000, 4),
-        look_alikes(100_000, 10),
+        pytest.param(look_alikes(100_000, 10), marks=pytest.mark.slow),
         np.arange(100_000, dtype=np.uint64),
         np.random.default_rng(0).integers(0, 2**52, 100_000, dtype=np.uint64),
     ],

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +23,21 @@ from rootstock.features.reader import Features
 from rootstock.ingest.ingest import ingest
 from rootstock.system.errors import DamagedError, ParamsError
 from rootstock.training import classifier, finetune, head
+from tests.slow import slow
 from tests.small_dataset import CLASSES, Small, classifier_from, picture, small_backbone, small_head, take_in
 
 ATOL = 1e-5
 PHOTO_PX = 150  # at 32 px, reduced decoding halves it twice
 TUNED = (Stage(unfreeze="all", epochs=5, lr=1e-3),)
-SPECS = [
-    {"engine": "openvino", "precision": precision, "decode": decode, "dtype": dtype}
-    for precision in ("f32", "bf16")
-    for decode in ("full", "reduced")
-    for dtype in ("float32", "float16")
-] + [
-    {"engine": "eager", "precision": "f32", "decode": "full", "dtype": "float32"},
-    {"engine": "eager", "precision": "bf16", "decode": "reduced", "dtype": "float16"},
+KEYS = ("engine", "precision", "decode", "dtype")
+EVERY = [("openvino", *spec) for spec in product(("f32", "bf16"), ("full", "reduced"), ("float32", "float16"))]
+FAST = [  # every value of every key; make test-slow has all combinations
+    ("openvino", "f32", "full", "float32"),
+    ("openvino", "bf16", "reduced", "float16"),
+    ("eager", "f32", "full", "float32"),
+    ("eager", "bf16", "reduced", "float16"),
 ]
+SPECS = [*FAST, *slow(*(spec for spec in EVERY if spec not in FAST))]
 INEXACT = [("precision", "bf16", "f32"), ("decode", "reduced", "full"), ("dtype", "float16", "float32")]
 
 
@@ -114,11 +116,12 @@ def predicted(folder: Path, images: list[Path]) -> np.ndarray:
     return np.array([list(prediction.probabilities.values()) for prediction in predictions], np.float32)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: "-".join(spec.values()))
+@pytest.mark.parametrize("spec", SPECS, ids="-".join)
 def test_a_head_is_served_with_the_features_it_was_measured_with(photos, evaluated, spec, caplog):
-    folder = run_or_skip(evaluated, **spec)
+    named = dict(zip(KEYS, spec, strict=True))
+    folder = run_or_skip(evaluated, **named)
     recorded = json.loads((folder / "model" / "model.json").read_text())["features"]
-    assert recorded == {**spec, "layer": "penultimate", "pooling": "avg", "width": 1024}
+    assert recorded == {**named, "layer": "penultimate", "pooling": "avg", "width": 1024}
     caplog.clear()
     images, probabilities = measured(folder, photos)
     np.testing.assert_allclose(predicted(folder, images), probabilities, atol=ATOL)

@@ -333,9 +333,9 @@ def result(model: Classifier, history: list[Epoch], folder: Path) -> tuple[bytes
 @pytest.mark.parametrize(
     ("name", "stops"),
     [
-        (SHUFFLENET, [TRAIN + 20]),  # in the second epoch of the first stage
+        pytest.param(SHUFFLENET, [TRAIN + 20], marks=pytest.mark.slow),  # in the second epoch of the first stage
         (SHUFFLENET, [2 * TRAIN, 3 * TRAIN + 1]),  # between the stages, then in the last epoch
-        (MNASNET, [TRAIN]),  # between the epochs of the first stage
+        pytest.param(MNASNET, [TRAIN], marks=pytest.mark.slow),  # between the epochs of the first stage
         (SQUEEZENET, [10, 3 * TRAIN]),  # before anything is done, then after the first epoch of the second stage
     ],
 )
