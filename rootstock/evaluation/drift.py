@@ -29,7 +29,7 @@ from rootstock.features.reader import Features
 from rootstock.images import inspection
 from rootstock.images.inspection import Checks, NewImage, Rejected
 from rootstock.images.perceptual_hash import perceptual_hashes
-from rootstock.ingest.groups import components
+from rootstock.ingest.groups import components, links_by_name
 from rootstock.ingest.layout import Item, Loader
 from rootstock.ingest.near_duplicates import near_links
 from rootstock.ingest.sources import Source
@@ -52,7 +52,7 @@ class Drift:
 
     `rejected` counts files that ingest would reject, `known` those already in the dataset, `images` the others.
     `against` names the training images they are compared with: those of their domain, or of all domains if it has too
-    few. `auc` is None with too few images to compare; near duplicates count once.
+    few. `auc` is None with too few images to compare; images of a group count once.
     """
 
     domain: str
@@ -69,7 +69,7 @@ class Drift:
         also = ", ".join(f"{count} more {what}" for count, what in others if count)
         counts = f"{self.domain}: {self.images} unlabelled{f' ({also})' if also else ''}"
         if self.auc is None:
-            return f"{counts}; too few distinct images to test for drift (at least {MIN_IMAGES})"
+            return f"{counts}; too few distinct images or groups to test for drift (at least {MIN_IMAGES})"
         return (
             f"{counts}; {'significant drift' if self.drifted else 'no significant drift'} from the training images of "
             f"{self.against}: domain classifier AUC {self.auc['value']:.2f} (95 % interval {self.auc['low']:.2f} to "
@@ -136,7 +136,7 @@ def _extractor_of(folder: Path, backbone: Backbone, settings: params.Params, ima
 
 
 def _reference(manifest: pd.DataFrame, domain: str, folder: Path, seed: int) -> tuple[str, Array]:
-    """Sample training images to compare a domain with, one per group of near duplicates: name, features (n, d).
+    """Sample training images to compare a domain with, one per group: name, features (n, d).
 
     They are of the same domain if it has enough: images of one of two different domains are told from a mixture of both
     with an AUC of 0.75 even without drift.
@@ -158,14 +158,16 @@ def _compare(
     candidates = [candidate for batch, _ in scored for candidate in batch]
     if not candidates:
         return None, []
-    # Near duplicates, such as frames of one scene, count once and must not be on both sides of a fold.
-    groups = _groups(candidates, settings.ingest.near_duplicate_bits)
-    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    # Images of a group, such as frames of one scene, count once and must not be on both sides of a fold.
+    groups = _groups(candidates, settings.ingest.near_duplicate_bits, named=True)
+    first = np.unique(groups, return_index=True)[1]
     if min(len(first), len(reference)) < MIN_IMAGES:
         return None, candidates
-    features = np.concatenate([features for _, features in scored])[first]
-    auc, novelties, classifier = tell_apart(features, reference, settings.seed)
-    for candidate, novelty in zip(candidates, novelties[group], strict=True):
+    features = np.concatenate([features for _, features in scored])
+    auc, out_of_fold, classifier = tell_apart(features[first], reference, settings.seed)
+    novelties = classifier.predict_proba(features)[:, 1]
+    novelties[first] = out_of_fold
+    for candidate, novelty in zip(candidates, novelties, strict=True):
         candidate.novelty = novelty
     for batch, features in scorer.score({paths[index] for index in order[MAX_IMAGES:]}):
         for candidate, novelty in zip(batch, classifier.predict_proba(features)[:, 1], strict=True):
@@ -176,7 +178,7 @@ def _compare(
 
 @dataclass(slots=True)
 class _Candidate:
-    """A row of the list for labelling, and the image's perceptual hash."""
+    """A row of the list for labelling, and the image's perceptual hash and group, which are not in it."""
 
     path: str
     domain: str
@@ -185,13 +187,17 @@ class _Candidate:
     entropy: float
     margin: float
     phash: int
+    group: str = ""
     novelty: float = math.nan
     like: str = ""
 
 
-def _groups(candidates: Sequence[_Candidate], bits: int) -> NDArray[np.int32]:
-    """Return the near-duplicate group of each image: (n,)."""
+def _groups(candidates: Sequence[_Candidate], bits: int, *, named: bool = False) -> NDArray[np.int32]:
+    """Return the group of each image, (n,): near duplicates, and if `named`, those of the same name (retrain.group)."""
     links = near_links(np.array([candidate.phash for candidate in candidates], np.uint64), bits)
+    if named:
+        images = pd.DataFrame({"image_id": range(len(candidates)), "group": [one.group for one in candidates]})
+        links = np.concatenate([links, links_by_name(images, images[images["group"] != ""])])
     return components(len(candidates), links)
 
 
@@ -280,5 +286,6 @@ class _Scorer:
             best, second = np.sort(row.astype(float))[:-3:-1]
             entropy = float(special.entr(row.astype(float)).sum())
             label = self.champion.classes[int(row.argmax())]
-            candidates.append(_Candidate(item.path, item.domain, label, best, entropy, best - second, phash))
+            found = _Candidate(item.path, item.domain, label, best, entropy, best - second, phash, item.group)
+            candidates.append(found)
         return candidates

@@ -41,9 +41,9 @@ def champion(base, tmp_path_factory):
 def score(base, champion, tmp_path):
     """Return a function that scores the inbox: a Drift per domain, and the list."""
 
-    def scored(champion=champion) -> tuple[dict[str, drift.Drift], pd.DataFrame]:
+    def scored(champion=champion, group=None) -> tuple[dict[str, drift.Drift], pd.DataFrame]:
         small, to_label = small_dataset(base), tmp_path / "to_label.csv"
-        unlabelled = inbox.list_delivery(str(tmp_path / "inbox"), 0).unlabelled
+        unlabelled = inbox.list_delivery(str(tmp_path / "inbox"), 0, group=group).unlabelled
         found = drift.score(
             unlabelled, small_backbone(base), small_features(base).parent, small.dataset, champion, PARAMS, to_label
         )
@@ -106,13 +106,24 @@ def test_of_images_that_look_alike_one_goes_first_and_the_others_last(score, tmp
     assert set(last["path"].str[-7:]) | set(last["like"].str[-7:]) == {"000.png", "ke0.png", "ke1.png", "ke2.png"}
 
 
+@pytest.mark.parametrize(("scenes", "enough"), [(6, False), (25, True)])
+def test_images_of_a_group_count_once_and_each_has_a_novelty_of_its_own(score, tmp_path, scenes, enough):
+    arrive(tmp_path, "night", 50, lambda image: image.point(lambda value: value // 6))
+    for path in sorted((tmp_path / "inbox" / "night" / "_unlabelled").iterdir()):
+        path.rename(path.with_name(f"scene{int(path.stem) % scenes}_{path.name}"))
+    found, table = score(group=r"(?P<group>scene\d+)_")
+    assert (found["night"].auc is not None) == enough
+    assert enough or "too few distinct images or groups" in found["night"].describe()
+    assert not enough or table["novelty"].nunique() > scenes
+
+
 def test_too_few_say_so_and_none_is_no_error(score, tmp_path):
     arrive(tmp_path, "few", 5)
     (tmp_path / "inbox" / "none" / "_unlabelled").mkdir(parents=True)
     (tmp_path / "inbox" / "none" / "_unlabelled" / "broken.png").write_bytes(b"x")
     found, table = score()
     assert found["few"].auc is None and not found["few"].drifted
-    assert "too few distinct images to test for drift (at least 20)" in found["few"].describe()
+    assert "too few distinct images or groups to test for drift (at least 20)" in found["few"].describe()
     assert (found["none"].images, found["none"].rejected) == (0, 1)
     assert len(table) == 5
 
