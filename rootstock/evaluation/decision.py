@@ -170,7 +170,9 @@ def lacking_images(images: int, size: SampleSize, margin: float) -> int:
         size: their effective sample size.
         margin: `retrain.margin`.
     """
-    needed = size.quantile(1 - CONFIDENCE) ** 2 * (1 - margin) / margin if margin else math.inf
+    if not margin:  # only a gain on the older domain would show it, and no number of images replaces that
+        return 0
+    needed = size.quantile(1 - CONFIDENCE) ** 2 * (1 - margin) / margin
     if needed <= size.images:
         return 0
     return math.ceil(images * (needed / size.images - 1)) if needed < math.inf else images
@@ -238,7 +240,7 @@ class _Verdict:
         """Say how many more test images would do if what was seen so far went on."""
         score, quantile = _gain(one).score(-self.settings.margin), _gain(one).size.quantile(1 - CONFIDENCE)
         if score <= 0:
-            return "more images will not show it if the loss stays as it is"
+            return "more images will not show it if that stays as it is"
         more = math.ceil(one.images * ((quantile / score) ** 2 - 1))
         return f"about {round_up(more):,} more test images of it would show it"
 

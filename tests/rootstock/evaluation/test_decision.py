@@ -100,7 +100,7 @@ def test_too_few_images_of_an_older_domain_are_undecided_and_say_how_many_more()
 
 def test_more_images_are_not_promised_to_help_against_a_loss_of_the_margin():
     found = decided(outcomes("photo", 90, 0, 4), outcomes("new", 0, 50, 0), new=("new",))
-    assert "more images will not show it if the loss stays as it is" in found.reason
+    assert "more images will not show it if that stays as it is" in found.reason
 
 
 def test_few_images_without_a_difference_are_undecided_and_many_are_rejected():
@@ -177,3 +177,9 @@ def test_what_is_lacking_at_the_least_is_what_equal_answers_would_need(margin):
     lacking = lacking_images(10, SampleSize(10, 10, False), margin)
     assert shown(10 + lacking) and not shown(10 + lacking - 1)
     assert lacking_images(10 + lacking, SampleSize(10 + lacking, 10 + lacking, False), margin) == 0
+
+
+def test_a_margin_of_nothing_waits_for_no_images_since_a_gain_alone_can_show_it():
+    assert lacking_images(10, SampleSize(10, 10, False), 0.0) == 0
+    better = outcomes("old", 100, 60, 0)
+    assert decided(better, margin=0.0).promote
