@@ -48,7 +48,7 @@ def rollback(version: int | None = None) -> State[RollbackResult]:
         with locked_workspace(to_roll_back=True) as log:
             experiments.save_what_repro_left()
             done = RollbackResult(*restore_champion.submit(version).result())
-            kept = experiments.save_experiment(flow_run.name)
+            kept = experiments.keep(flow_run.name)
     except RootstockError as error:
         return failed(error)
     artifacts.show_rollback(done.version, done.changed)

@@ -4,6 +4,7 @@ A new champion's row has its version, and the dvc.lock and params.yaml that rest
 with an older commit, so a copy is kept on this machine. A history only grows, so the longer of two is the newer.
 """
 
+import json
 import logging
 import shutil
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from rootstock.system.files import reading, replacing
 log = logging.getLogger(__name__)
 
 HISTORY = "history.parquet"
+FIGURE = pa.struct([(name, pa.float64()) for name in ("value", "low", "high")])
 SCHEMA = pa.schema(
     [
         ("decision", pa.string()),
@@ -30,6 +32,10 @@ SCHEMA = pa.schema(
         ("model", pa.string()),
         ("lock", pa.string()),
         ("params", pa.string()),
+        ("at", pa.string()),
+        ("run", pa.string()),
+        ("validation", FIGURE),
+        ("test", FIGURE),
     ]
 )
 FIRST, PROMOTED, REJECTED, UNDECIDED, BROUGHT_BACK = "first", "promoted", "rejected", "undecided", "brought back"
@@ -41,7 +47,8 @@ class Row:
 
     `version` is the version of the champion after the decision; `comparison` holds the figures as JSON (see
     decision.PairedComparison). Rows of new champions also have `model` (a digest) and the texts of dvc.lock and
-    params.yaml.
+    params.yaml. `at` is the time (ISO 8601, UTC) and `run` the flow run; `validation` and `test` are the accuracy of
+    the model that was decided on, with its 95 % interval. Earlier versions did not write these four.
     """
 
     decision: str
@@ -54,6 +61,24 @@ class Row:
     model: str = ""
     lock: str = ""
     params: str = ""
+    at: str = ""
+    run: str = ""
+    validation: dict[str, float] | None = None
+    test: dict[str, float] | None = None
+
+
+def read_accuracy(path: Path) -> dict[str, float] | None:
+    """Read the accuracy with its interval from metrics.json or test.json.
+
+    Returns:
+        value, low and high; None if the file is missing, damaged, or of an earlier version without them.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+        ends = found["accuracy"] if isinstance(found["accuracy"], dict) else {**found, "value": found["accuracy"]}
+        return {name: float(ends[name]) for name in ("value", "low", "high")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read(*folders: Path) -> list[Row]:

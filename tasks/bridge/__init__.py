@@ -7,7 +7,7 @@ Prefect     orchestration (a stage as a task), workspace_lock (what each flow st
             termination (how a run ends early), causes (errors in one sentence), connection, server and
             child_process (which server shows a run, and who may reach it)
 DVC, git    dvc_repository (opened by one at a time), versions (up to date, restored, recorded), experiments (a run
-            kept), git, repair (after a kill), dvc_program (the command `dvc`)
+            kept), run_list (all of them), git, repair (after a kill), dvc_program (the command `dvc`)
 elsewhere   handoff (a stage on another machine), dvc_remote (its data), fan_out (shards on a cluster)
 models      champion, verdict, promotion, question (to a person), rollback, interrupted (a decision that
             a killed run left half done), comparison, cache

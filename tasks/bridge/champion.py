@@ -7,7 +7,8 @@ history (rootstock/model/history.py). A killed retraining leaves the champion as
 import logging
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,8 +99,9 @@ def set_aside() -> None:
     if not rows or model != history.versions(rows)[rows[-1].version].model:
         reason = "Trained by a pipeline run, without a challenge." if rows else "The first champion."
         version = max(history.versions(rows), default=0) + 1
-        rows.append(row_of(history.FIRST, version, reason))
-        experiments.tag(tag_of(version), experiments.revision_with(LOCK), reason)
+        kept = experiments.find(LOCK)
+        rows.append(as_champion(row_of(history.FIRST, version, reason, run=kept.name if kept else "")))
+        experiments.tag(tag_of(version), kept.revision if kept else None, reason)
     with replacing_folder(ASIDE) as temporary:
         shutil.copytree(MODEL, temporary / MODEL.name)
         history.write(temporary, rows)
@@ -131,21 +133,35 @@ def digest_of_model() -> str:
 
 
 def row_of(
-    decision: str, version: int, reason: str, delivered: DeliverySummary | None = None, comparison: str = "[]"
+    decision: str,
+    version: int,
+    reason: str,
+    new: DeliverySummary | None = None,
+    comparison: str = "[]",
+    run: str = "",
+    *,
+    trained: bool = True,
 ) -> Row:
-    """Return the history row that makes the current model champion."""
+    """Return the history row of a decision on the current model, or, if none was `trained`, on a delivery."""
+    new = new or DeliverySummary()
     return Row(
         decision=decision,
         version=version,
         reason=reason,
         images=len(tables.load_manifest(DATASET)),
-        new_images=delivered.images if delivered else 0,
-        new_domains=delivered.new_domains if delivered else (),
+        new_images=new.images,
+        new_domains=new.new_domains,
         comparison=comparison,
-        model=digest_of_model(),
-        lock=LOCK.read_text(),
-        params=PARAMS.read_text(),
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        run=run,
+        validation=history.read_accuracy(REPORT / "metrics.json") if trained else None,
+        test=history.read_accuracy(REPORT / "test.json") if trained else None,
     )
+
+
+def as_champion(row: Row) -> Row:
+    """Return a decision's row with what restores the current model."""
+    return replace(row, model=digest_of_model(), lock=LOCK.read_text(), params=PARAMS.read_text())
 
 
 def record(rows: list[Row]) -> None:

@@ -2,6 +2,8 @@
 
 import logging
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from dvc.exceptions import DvcException
@@ -9,6 +11,7 @@ from dvc.repo import Repo
 from dvc.repo.experiments.executor.base import BaseExecutor
 from dvc.repo.experiments.refs import ExpRefInfo
 from dvc.scm import SCM, SCMError
+from dvc_data.hashfile.db import HashFileDB
 
 from rootstock.system import escape
 from rootstock.system.errors import RootstockError
@@ -19,6 +22,7 @@ from tasks.bridge.repair import LOCK
 from tasks.bridge.versions import ALWAYS
 
 log = logging.getLogger(__name__)
+REF_PARTS = 5  # refs/exps/<first two digits of the baseline's id>/<the others>/<name>
 
 
 @dataclass(frozen=True)
@@ -60,28 +64,66 @@ def _beside_tracked(repo: Repo) -> list[Path]:
     return [LOCK, *(path for path in shown if not any(path.is_relative_to(out) for out in outputs))]
 
 
+def keep(run: str) -> SavedExperiment:
+    """Save the workspace as an experiment, unless git has exactly these results."""
+    if (kept := find(LOCK)) is None:
+        return save_experiment(run)
+    where = f"experiment {kept.name}" if kept.name else "the last commit"
+    return SavedExperiment(kept.name, f"Nothing new to keep: all results are those of {where}.", kept.revision)
+
+
 def save_what_repro_left() -> SavedExperiment | None:
-    """Save the results of a `dvc repro` as an experiment, unless one has them, before a flow replaces them."""
-    if not LOCK.exists() or is_kept(LOCK):
+    """Save the results of a `dvc repro` as an experiment, unless git has them, before a flow replaces them."""
+    if not LOCK.exists() or find(LOCK):
         return None
     with repository() as repo:
         finished = all(entries == [ALWAYS] for entries in repo.status().values())
     return save_experiment(f"repro-{sha256(LOCK)[:7]}") if finished else None
 
 
-def is_kept(path: Path) -> bool:
-    """Whether git has a file exactly as it is, in the last commit or an experiment based on it."""
-    return revision_with(path) is not None
+@dataclass(frozen=True)
+class KeptRun:
+    """A run that git keeps: the name of its experiment ("" for the last commit), and when it was saved."""
+
+    name: str
+    revision: str
+    at: datetime
 
 
-def revision_with(path: Path) -> str | None:
-    """Find a revision that has a file exactly as it is: the last commit, or an experiment based on it."""
-    with repository() as repo:
-        if not has_commits(Path(repo.root_dir)):
-            return None
-        experiments = [revision for found in repo.experiments.ls().values() for _, revision in found]
-        having = (rev for rev in ["HEAD", *experiments] if _in_git(repo, rev, path) == path.read_bytes())
-        return next(having, None)
+def find(path: Path) -> KeptRun | None:
+    """Find where git has a file exactly as it is: in the last commit, or an experiment."""
+    if not has_commits(Path()) or not path.exists():
+        return None
+    wanted = git.run("hash-object", "--no-filters", "--", str(path))
+    kept = [KeptRun("", git.head(), datetime.min.replace(tzinfo=UTC)), *list_kept()]
+    blobs = git.blobs([run.revision for run in kept], path)
+    return next((run for run, blob in zip(kept, blobs, strict=True) if blob == wanted), None)
+
+
+def list_kept() -> list[KeptRun]:
+    """List the experiments of every commit, in the order in which they were saved; needs no lock."""
+    if not has_commits(Path()):
+        return []
+    shown = "%(refname)%09%(objectname)%09%(committerdate:iso-strict)"
+    refs = [line.split("\t") for line in git.run("for-each-ref", f"--format={shown}", "refs/exps").splitlines()]
+    named = [(ref.split("/"), revision, at) for ref, revision, at in refs]
+    kept = [
+        KeptRun(parts[-1], revision, datetime.fromisoformat(at))
+        for parts, revision, at in named
+        if len(parts) == REF_PARTS and len(parts[2]) == len("ab")  # else DVC's own: refs/exps/exec, stash, celery
+    ]
+    return sorted(kept, key=lambda run: run.at)
+
+
+def cached(digest: str) -> Path:
+    """Return where DVC's cache has a file, if it has it, given its digest (of a directory: with .dir)."""
+    return Path(_cache().oid_to_path(digest or "missing"))
+
+
+@cache
+def _cache() -> HashFileDB:
+    found: HashFileDB = Repo().cache.local
+    return found
 
 
 def committed(path: Path) -> bytes | None:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,8 +36,8 @@ class GitError(RootstockError):
     """A git command failed."""
 
 
-def run(*arguments: str, index: Path | None = None, hooks: bool = False) -> str:
-    """Run git in the workspace.
+def run(*arguments: str, index: Path | None = None, hooks: bool = False, given: str = "") -> str:
+    """Run git in the workspace; it reads what is `given` as its standard input.
 
     Raises:
         GitError: it fails.
@@ -50,7 +50,7 @@ def run(*arguments: str, index: Path | None = None, hooks: bool = False) -> str:
     env |= {"GIT_INDEX_FILE": str(index)} if index else {}
     command = ["git", *(part for setting in settings for part in ("-c", setting)), *arguments]
     try:
-        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=env, input=given, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise GitError("git is not installed") from None
     if done.returncode:
@@ -63,6 +63,18 @@ def run(*arguments: str, index: Path | None = None, hooks: bool = False) -> str:
 def head() -> str:
     """Return the id of the last commit."""
     return run("rev-parse", "--verify", "HEAD^{commit}")
+
+
+def blobs(revisions: Sequence[str], path: Path) -> list[str | None]:
+    """Return the id of a file's content in each revision; None where there is no such file."""
+    given = "".join(f"{revision}:{path.as_posix()}\n" for revision in revisions)
+    found = run("cat-file", "--batch-check=%(objectname)", given=given).splitlines()
+    return [None if line.endswith(" missing") else line for line in found]
+
+
+def blob_of(text: str) -> str:
+    """Return the id that a file with this content has, unless a filter changes it."""
+    return run("hash-object", "--stdin", given=text)
 
 
 def commit_of_working_tree(parent: str, message: str, also: Iterable[Path]) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rootstock.config.params import Retrain
-from rootstock.dataset import tables
 from rootstock.ingest.inbox import Delivery
 from rootstock.model import history
 from rootstock.model.history import Row
@@ -21,7 +20,7 @@ from rootstock.system.files import sha256, write
 from tasks.bridge import champion, experiments, git, versions
 from tasks.bridge.champion import ASIDE, DeliverySummary
 from tasks.bridge.repair import LOCK
-from tasks.bridge.workspace import DATASET, HISTORY, LOCAL, PARAMS, read_note
+from tasks.bridge.workspace import HISTORY, LOCAL, PARAMS, read_note
 
 if TYPE_CHECKING:  # these import torch and scikit-learn
     from rootstock.evaluation.decision import Decision
@@ -45,16 +44,16 @@ class Settlement:
 def promote(decision: "Decision", new: DeliverySummary, run: str, settings: Retrain) -> Settlement:
     """Make the challenger champion, with a new version, tagged, committed and pushed as the settings say."""
     version = max(history.versions(champion.decisions_when_set_aside())) + 1
-    row = champion.row_of(history.PROMOTED, version, decision.reason, new, decision.to_json())
-    settled = _settle(row, run, settings.git)
+    row = champion.row_of(history.PROMOTED, version, decision.reason, new, decision.to_json(), run)
+    settled = _settle(champion.as_champion(row), run, settings.git)
     pushed = publish() if settings.git == "push" else ""
     return Settlement(settled.version, " ".join(filter(None, [settled.note, pushed])))
 
 
 def restore_champion(decision: "Decision", new: DeliverySummary, run: str, delivery: Delivery) -> Settlement:
     """Keep the challenger, rejected or undecided, as an experiment, and restore the champion with its data version."""
-    version, images = champion.decisions_when_set_aside()[-1].version, len(tables.load_manifest(DATASET))
-    row = Row(decision.outcome, version, decision.reason, images, new.images, new.new_domains, decision.to_json())
+    version, trained = champion.decisions_when_set_aside()[-1].version, bool(decision.comparisons)
+    row = champion.row_of(decision.outcome, version, decision.reason, new, decision.to_json(), run, trained=trained)
     return _settle(row, run, rejected=delivery.signature())
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from rootstock.config import params_file
 from rootstock.dataset import tables
 from rootstock.model import history
-from rootstock.model.history import Row
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import read_json, write
 from tasks.bridge import champion, experiments, run_params, versions
@@ -38,7 +37,7 @@ def roll_back(version: int | None) -> tuple[int, tuple[str, ...]]:
         there = ", ".join(f"v{old}" for old in champions) or "none"
         which = "before this one" if version is None else f"v{version}"
         raise RootstockError(f"There is no champion {which} in {HISTORY}; there is {there}.")
-    if not begun and experiments.committed(PARAMS) is not None and not experiments.is_kept(PARAMS):
+    if not begun and experiments.committed(PARAMS) is not None and not experiments.find(PARAMS):
         remedy = f"commit it (`git commit {PARAMS}`) or undo the edit"
         raise RootstockError(f"{PARAMS} was edited and not committed, and would be overwritten: {remedy}.")
     before = {"facts": _facts(), "params": PARAMS.read_text(), "rows": len(rows), "now": now}
@@ -73,7 +72,7 @@ def _carry_out() -> tuple[int, tuple[str, ...]]:
         raise
     write(run_params.BEFORE, begun["params"])
     write(PARAMS, target.params)
-    back = Row(history.BROUGHT_BACK, wanted, f"v{wanted} in place of v{begun['now']}.", target.images)
+    back = champion.row_of(history.BROUGHT_BACK, wanted, f"v{wanted} in place of v{begun['now']}.")
     champion.record([*rows, back])
     params = params_file.load(PARAMS)
     champion.abandon_retraining(params)

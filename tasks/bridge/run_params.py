@@ -192,7 +192,7 @@ def committed_params() -> Params | None:
 
 def _unsaved_edits(keys: dict[str, Any]) -> list[str]:
     """Return the keys whose value is kept nowhere but in the file."""
-    if not keys or experiments.committed(PARAMS) is None or experiments.is_kept(PARAMS):
+    if not keys or experiments.committed(PARAMS) is None or experiments.find(PARAMS):
         return []  # no git (BEFORE keeps a copy), or git has the file as it is
     committed = committed_params()
     base = _flat(committed) if committed else {}

@@ -1,0 +1,182 @@
+"""List the runs of this workspace and what became of them: experiments of DVC and the history of champions as one."""
+
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rootstock.model import history
+from rootstock.model.history import Row
+from rootstock.system import yaml_file
+from rootstock.system.errors import DamagedError, RootstockError
+from rootstock.system.files import read_json
+from tasks.bridge import champion, experiments, git
+from tasks.bridge.experiments import KeptRun
+from tasks.bridge.repair import LOCK
+from tasks.bridge.workspace import DATASET, REPORT
+
+HEADING = ("run", "champion", "when", "validation %", "test %", "data (images)")
+LONG_AGO = datetime.min.replace(tzinfo=UTC)  # decisions of earlier versions have no time
+SHORT = 7  # hexadecimal digits of a data version
+NAMED = 4  # changed parameters that a line names
+NO_ANSWER = "-"
+Accuracy = dict[str, float]
+Stages = dict[str, Any]  # of dvc.lock
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, a decision about a champion, or both.
+
+    Args:
+        name: of the flow run and its experiment; "" if unknown.
+        champion: what became of it: the version (v2), rejected, undecided, brought back; "" for a run by hand.
+        at: when it ended; None if unknown.
+        validation: accuracy with its 95 % interval on the validation images.
+        test: the same on the test images.
+        data: the version of the dataset, as dvc.lock has it; "" if unknown.
+        images: in that dataset.
+        why: the reason of a decision, or what was changed since the run before.
+    """
+
+    name: str
+    champion: str
+    at: datetime | None
+    validation: Accuracy | None
+    test: Accuracy | None
+    data: str
+    images: int | None
+    why: str
+
+
+def list_runs(last: int | None = None) -> list[Run]:
+    """List runs in the order in which they ended, the latest last.
+
+    Args:
+        last: how many; None: all.
+    """
+    rows = champion.decisions()
+    now = rows[-1].version if rows else None
+    pairs = sorted(_pair(rows, experiments.list_kept()), key=lambda pair: _time(*pair) or LONG_AGO)
+    start = 0 if last is None else max(len(pairs) - last, 0)
+    before = _recorded(*pairs[start - 1]) if start else {}
+    runs = []
+    for row, kept in pairs[start:]:
+        recorded = _recorded(row, kept)
+        runs.append(_describe(row, kept, recorded, before, now))
+        before = recorded or before
+    return runs
+
+
+def _pair(rows: Sequence[Row], kept: Sequence[KeptRun]) -> Iterator[tuple[Row | None, KeptRun | None]]:
+    """Yield each decision with the experiment of its run, if there is one, and then the other experiments."""
+    left = {run.name: run for run in kept}
+    locks = dict(zip(left, git.blobs([run.revision for run in left.values()], LOCK), strict=True)) if left else {}
+    named = {row.run for row in rows}
+    for row in rows:
+        name = row.run if row.run in left else ""
+        if left and not name and row.decision in (history.FIRST, history.PROMOTED):  # earlier versions wrote no name
+            lock = git.blob_of(row.lock)
+            name = next((name for name in left if locks[name] == lock and name not in named), "")
+        yield row, left.pop(name, None)
+    yield from ((None, run) for run in left.values())
+
+
+def _time(row: Row | None, kept: KeptRun | None) -> datetime | None:
+    if kept:  # a first champion is recorded when it is challenged
+        return kept.at
+    return datetime.fromisoformat(row.at) if row and row.at else None
+
+
+def _recorded(row: Row | None, kept: KeptRun | None) -> Stages:
+    """Return the stages of the run's dvc.lock; none if there is none."""
+    try:
+        lock = git.run("cat-file", "blob", f"{kept.revision}:{LOCK}") if kept else row.lock if row else ""
+        return dict(yaml_file.parse(lock.encode(), str(LOCK))["stages"])
+    except (RootstockError, TypeError, KeyError, ValueError):
+        return {}
+
+
+def _describe(row: Row | None, kept: KeptRun | None, recorded: Stages, before: Stages, now: int | None) -> Run:
+    outputs = {out["path"]: out["md5"] for stage in recorded.values() for out in stage.get("outs", [])}
+    validation, test = (
+        history.read_accuracy(experiments.cached(outputs.get(str(REPORT / name), "")))
+        for name in ("metrics.json", "test.json")
+    )
+    return Run(
+        name=kept.name if kept else row.run if row else "",
+        champion=_outcome(row, now),
+        at=_time(row, kept),
+        validation=(row.validation if row else None) or validation,
+        test=(row.test if row else None) or test,
+        data=outputs.get(str(DATASET), "")[:SHORT],
+        images=row.images if row else _images(outputs.get(str(DATASET), "")),
+        why=row.reason if row else _changes(before, recorded),
+    )
+
+
+def _outcome(row: Row | None, now: int | None) -> str:
+    if row is None:
+        return ""
+    if row.decision not in (history.FIRST, history.PROMOTED, history.BROUGHT_BACK):
+        return row.decision
+    word = f"v{row.version} again" if row.decision == history.BROUGHT_BACK else f"v{row.version}"
+    return f"{word}, now" if row.version == now else word
+
+
+def _images(dataset: str) -> int | None:
+    """Return the number of images of a version of the dataset, if DVC's cache has it."""
+    try:
+        listed = json.loads(experiments.cached(dataset).read_bytes())
+        files = {file["relpath"]: file["md5"] for file in listed}
+        return int(read_json(experiments.cached(files["summary.json"]))["images"])
+    except (DamagedError, OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _changes(before: Stages, recorded: Stages) -> str:
+    """Describe which parameters differ from those of the run before."""
+    old, new = _params(before), _params(recorded)
+    if not old or not new:
+        return ""
+    changed = [f"{key} {old.get(key)} -> {value}" for key, value in new.items() if old.get(key) != value]
+    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+    return f"{', '.join(changed[:NAMED])}{more}"
+
+
+def _params(recorded: Stages) -> dict[str, Any]:
+    """Return all recorded parameters by their dotted keys."""
+    found: dict[str, Any] = {}
+    for stage in recorded.values():
+        for values in stage.get("params", {}).values():
+            for key, value in values.items():
+                inner = value.items() if isinstance(value, dict) else ()
+                found |= {f"{key}.{name}": one for name, one in inner} or {key: value}
+    return found
+
+
+def format_runs(runs: Sequence[Run], width: int) -> str:
+    """Format runs for a terminal: a line of figures each, and the reason below it."""
+    rows = [HEADING, *(_cells(run) for run in runs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADING))]
+    lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows]
+    indent = " " * (widths[0] + 2)
+    shown = lines[:1]
+    for run, line in zip(runs, lines[1:], strict=True):
+        shown += [line, *textwrap.wrap(run.why, width, initial_indent=indent, subsequent_indent=indent)]
+    return "\n".join(shown)
+
+
+def _cells(run: Run) -> tuple[str, ...]:
+    when = run.at.astimezone().strftime("%Y-%m-%d %H:%M") if run.at else NO_ANSWER
+    images = f"({run.images:,})" if run.images is not None else ""
+    data = " ".join(filter(None, [run.data, images])) or NO_ANSWER
+    return (run.name or NO_ANSWER, run.champion, when, _percent(run.validation), _percent(run.test), data)
+
+
+def _percent(accuracy: Accuracy | None) -> str:
+    if not accuracy:
+        return NO_ANSWER
+    return "{value:.1f} ({low:.1f} to {high:.1f})".format(**{end: 100 * share for end, share in accuracy.items()})
