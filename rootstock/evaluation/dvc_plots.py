@@ -12,6 +12,8 @@ from rootstock.evaluation.metrics import reliability
 from rootstock.evaluation.plots import MODELS, stage_names
 from rootstock.system import escape, files
 
+ENDS = {"accuracy": "value", "low": "low", "high": "high"}
+
 
 def write(
     folder: Path,
@@ -23,8 +25,11 @@ def write(
     history: pd.DataFrame,
     l2_path: Sequence[Mapping[str, float]],
     probabilities: Floats,
+    backbone: Mapping[str, Any],
 ) -> None:
-    """Write confusion.csv, per_class.csv, history.csv, l2_path.csv and reliability.csv, deterministically.
+    """Write confusion, per_class, history, l2_path, reliability and size as CSV files, deterministically.
+
+    `size` is a point per model, accuracy against the backbone's parameters: `dvc plots diff` draws several runs.
 
     Args:
         folder: target, created if missing.
@@ -35,7 +40,7 @@ def write(
         history: fine-tuning's stage, epoch, train_loss, val_loss, val_accuracy, in order; may be empty.
         l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
         probabilities: the winner's (n, k).
-
+        backbone: its description, with name and parameters.
     """
     names = np.asarray(classes, dtype=object)
     confidence, accuracy, images = reliability(labels, probabilities)
@@ -51,6 +56,11 @@ def write(
             log10_l2=lambda path: np.log10(path["l2"].to_numpy(float))
         ),
         "reliability": pd.DataFrame({"confidence": confidence, "accuracy": accuracy, "images": images}),
+        "size": pd.DataFrame(
+            {"backbone": backbone["name"], "model": model, "million_parameters": backbone["parameters"] / 1e6}
+            | {end: metrics[model]["accuracy"][value] for end, value in ENDS.items()}
+            for model in filter(metrics.__contains__, MODELS)
+        ),
     }
     for name, table in tables.items():
         files.write(folder / f"{name}.csv", escape.as_csv(table))

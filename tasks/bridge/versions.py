@@ -18,7 +18,7 @@ from scmrepo.exceptions import SCMError as GitError
 from rootstock.system import causes
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import write
-from tasks.bridge import repair
+from tasks.bridge import dvc_plots_page, repair
 from tasks.bridge.dvc_repository import repository
 from tasks.bridge.repair import LOCK as LOCK  # re-exported
 
@@ -220,7 +220,8 @@ def prepare(root: Path = Path()) -> None:
     """Configure DVC for a folder with or without a git repository (an unpacked archive has none)."""
     from dvc.config import Config
 
-    config = Config(str(root / ".dvc"), validate=False)
+    folder = root / ".dvc"
+    config = Config(str(folder), validate=False)
     in_git = (root / ".git").exists()
     with config.edit("local") as local:
         core = local.setdefault("core", {})
@@ -228,7 +229,12 @@ def prepare(root: Path = Path()) -> None:
             core.pop("no_scm", None)
         else:
             core["no_scm"] = True
+        if (folder / dvc_plots_page.PAGE).exists():
+            local["plots"] = {"html_template": str(dvc_plots_page.PAGE)}
+        else:
+            local.pop("plots", None)
 
 
 if __name__ == "__main__":
+    dvc_plots_page.prepare(Path(".dvc"))
     prepare()
