@@ -106,7 +106,7 @@ def pipeline(
                 log.info("What `dvc repro` left: %s", left.note)
             with run_params.in_params_file(asked, log.info) as params:
                 verdict = chain(params)
-                kept = experiments.save_experiment(flow_run.name)
+                kept = experiments.keep(flow_run.name)
     except RootstockError as error:
         return failed(error)
     artifacts.show_verdict(verdict.outcomes, verdict.metrics, verdict.test, verdict.uses, kept, flow_run.name)
@@ -127,6 +127,9 @@ def table(verdict: Verdict) -> str:
     ends = f"95 % interval {test['low']:.1%} to {test['high']:.1%}"
     lines.append(f"test accuracy {test['value']:.1%} ({ends}), on {verdict.test['images']:,} test images, "
                  "not used for any choice")  # fmt: skip
+    if repeated := verdict.test.get("repeated_splits"):
+        mean = sum(repeated["accuracies"]) / len(repeated["accuracies"])
+        lines.append(f"test accuracy {mean:.1%}, frozen-feature head, mean over repeated splits of all images")
     if verdict.uses:
         lines.append(verdict.uses)
     if verdict.untested:

@@ -244,6 +244,11 @@ class Evaluate(Section):
     mistakes: Annotated[int, Field(ge=0, le=500)] = Field(
         default=24, description="Number of misclassified images shown in the report, worst first."
     )
+    repeats: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=0,
+        description="How often all images are split anew into five folds, to measure the frozen-feature head on each: "
+        "5 for a few hundred images, whose test split is too small (0: not at all).",
+    )
 
 
 class Params(Section):

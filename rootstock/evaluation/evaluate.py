@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 
 from rootstock.config.params import Params
 from rootstock.dataset import tables
-from rootstock.evaluation import dvc_plots, measured_models, metrics, plots
+from rootstock.evaluation import dvc_plots, measured_models, metrics, plots, repeated_splits
 from rootstock.evaluation.mistakes import worst_mistakes
 from rootstock.evaluation.model_pair import Inputs as Inputs, Logits, ModelPair, Scored
 from rootstock.evaluation.model_selection import NAMES, Choice, choose, summarize
+from rootstock.evaluation.repeated_splits import RepeatedSplits
 from rootstock.evaluation.report import Report, render
 from rootstock.images import value_ranges
 from rootstock.model import model
@@ -38,12 +39,14 @@ class Evaluation:
         validation: figures of each model on the validation images, as returned by `metrics.score`.
         test: those of the winner on the test images, which nothing was chosen by.
         models: how many different models have been measured on these test images on this machine.
+        repeated: the head on repeated splits, if `evaluate.repeats` asks for it.
     """
 
     choice: Choice
     validation: dict[str, dict[str, Any]]
     test: dict[str, Any]
     models: int = 1
+    repeated: RepeatedSplits | None = None
 
 
 def evaluate(
@@ -76,12 +79,13 @@ def evaluate(
     # The choice has been made: only now are the test images looked at, and by the winner alone.
     test = _scored(pair.rows("test"), pair.logits("test", choice.winner), temperature)
     tested = _score(pair, test, choice.winner, params)
-    warnings = _warnings(pair, temperature, val, test)
+    warnings = _warnings(pair, temperature, val, test, params.evaluate.repeats)
     for warning in warnings:
         log.warning("%s", warning)
     digest = _write_model(pair, choice, temperature[choice.winner], validation, tested, model_dir)
     models = measured_models.count(uses, test.rows["image_id"], digest) if uses else 1
-    found = Evaluation(choice, validation, tested, models)
+    repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, params.evaluate.repeats, params.seed)
+    found = Evaluation(choice, validation, tested, models, repeated)
     reported = [*pair.head.warnings, *finetune.warnings(pair.epochs), *warnings]
     _write_report(pair, params, found, val, test, reported, report_dir, timings)
     return found
@@ -95,7 +99,7 @@ def _score(pair: ModelPair, scored: Scored, name: str, params: Params) -> dict[s
     )  # fmt: skip
 
 
-def _warnings(pair: ModelPair, temperature: dict[str, float], val: Scored, test: Scored) -> list[str]:
+def _warnings(pair: ModelPair, temperature: dict[str, float], val: Scored, test: Scored, repeats: int) -> list[str]:
     """Warn about temperatures at a bound of the search, and about too few images for a reliable figure."""
     found = [
         f"The temperature of {NAMES[name]} is {found:.3g}, at a bound of the search: its probabilities are badly "
@@ -106,6 +110,8 @@ def _warnings(pair: ModelPair, temperature: dict[str, float], val: Scored, test:
     for split, scored in (("validation", val), ("test", test)):
         if len(scored.rows) < FEW_IMAGES:
             found.append(f"There are only {len(scored.rows)} {split} images: figures on them are rough.")
+    if len(test.rows) < FEW_IMAGES and not repeats:
+        found[-1] += " With evaluate.repeats: 5, the head is measured on repeated splits of all images as well."
     counts = test.rows["label"].value_counts().reindex(pair.classes, fill_value=0)
     if len(few := counts[counts < FEW_OF_CLASS]):
         named = ", ".join(f"{label} ({count})" for label, count in few.sort_values(kind="stable").head(NAMED).items())
@@ -161,6 +167,8 @@ def _write_report(
         "validation.json": found.validation,
         "test.json": {"winner": winner, **found.test},
     }
+    if found.repeated:
+        files["test.json"]["repeated_splits"] = asdict(found.repeated)
     for name, contents in files.items():
         write(report_dir / name, json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
     _write_predictions(report_dir / "predictions.parquet", [val, test])
@@ -172,6 +180,7 @@ def _write_report(
         winner=winner,
         classes=pair.classes,
         metrics=found.validation,
+        backbone=pair.backbone.description,
         **trained,
     )
     pictures = plots.pictures(
@@ -192,6 +201,7 @@ def _write_report(
         validation=found.validation,
         test=found.test,
         uses=measured_models.describe(found.models, len(test.rows)),
+        repeated=found.repeated.describe() if found.repeated else "",
         dataset=pair.summary,
         backbone=pair.backbone.description,
         params=params.model_dump(mode="json", exclude={"retrain", "compare"}),  # not used by the pipeline

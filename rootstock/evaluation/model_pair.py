@@ -64,7 +64,7 @@ class ModelPair:
                 f"{inputs.dataset} ({', '.join(self.classes)}); run train_head again"
             )
         self.backbone = backbones.load(inputs.backbone, self.head.layer, self.head.pooling)
-        self.features, *_ = feature_keys.find(self.backbone.description, params.extract, inputs.features)
+        self.folders = feature_keys.find(self.backbone.description, params.extract, inputs.features)
         engine = feature_keys.engine_in_use(self.backbone.description, params.extract, inputs.features)
         self.spec = feature_keys.spec_of(self.backbone.description, params.extract, engine)
         self.epochs = finetune.load_history(inputs.finetuned)
@@ -92,7 +92,7 @@ class ModelPair:
         rows = self.rows(split)
         scores: dict[str, Logits] = {}
         if "head" in (models or self.names):
-            scores["head"] = np.concatenate([self.head.logits(x) for x, _ in Features(self.features, rows)])
+            scores["head"] = np.concatenate([self.head.logits(x) for x, _ in Features(self.folders[0], rows)])
         if self.finetuned and "finetuned" in (models or self.names):
             scores["finetuned"] = scoring.logits(self.finetuned, rows, self.inputs.images, what=f"evaluate_{split}")
         return scores

@@ -58,7 +58,7 @@ class Report:
         mistakes: of the winner, worst first.
         warnings: one sentence each, such as a search that ended at a limit.
         uses: what earlier models measured on the same test images do to the figures, in a sentence; "" for none.
-
+        repeated: the head on repeated splits, in words; "" if that was not asked for.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Report:
     mistakes: Sequence[Mistake] = ()
     warnings: Sequence[str] = ()
     uses: str = ""
+    repeated: str = ""
 
     @property
     def models(self) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,21 @@ def fit_logistic_path(
     Raises:
         SourceError: a class does not occur in `train`.
     """
+    fitted = fit_path(
+        train,
+        val,
+        classes,
+        progress.track(sorted(l2, reverse=True), "train_head", len(l2), "strengths"),
+        max_iterations,
+    )
+    found = warnings(fitted.path, fitted.l2, max_iterations)
+    for warning in found:
+        log.warning("%s", warning)
+    return replace(fitted, warnings=found)
+
+
+def fit_path(train: Features, val: Features, classes: list[str], l2: Iterable[float], max_iterations: int) -> Head:
+    """Fit a head as `fit_logistic_path` does, without a word on the search; `l2` runs from strong to weak."""
     if unseen := sorted(set(range(len(classes))) - set(train.labels.tolist())):
         raise SourceError(
             f"no image of {', '.join(repr(classes[index]) for index in unseen)} is in the train split; expected images "
@@ -83,7 +98,7 @@ def fit_logistic_path(
     solution = np.zeros(k * (d + 1))
     best: Head | None = None
     path = []
-    for strength in progress.track(sorted(l2, reverse=True), "train_head", len(l2), "strengths"):
+    for strength in l2:
         # L-BFGS's vectors are too short for BLAS threads (docs/benchmarks.md, "Choices that were measured").
         with threadpool_limits(1, user_api="blas"):
             result = minimize(
@@ -99,10 +114,7 @@ def fit_logistic_path(
         if best is None or loss < min(entry["val_log_loss"] for entry in path[:-1]):
             best = candidate
     assert best is not None, "no strength was given"
-    found = warnings(path, best.l2, max_iterations)
-    for warning in found:
-        log.warning("%s", warning)
-    return replace(best, path=path, warnings=found)
+    return replace(best, path=path)
 
 
 def warnings(path: Sequence[Mapping[str, float]], l2: float, max_iterations: int) -> list[str]:

@@ -42,7 +42,7 @@ from tests.small_dataset import (
 PARAMS = Params(evaluate=Evaluate(resamples=100, mistakes=5))
 TIMED = {"timings.json", "report.html"}
 FILES = {"metrics.json", "validation.json", "test.json", "predictions.parquet", "timings.json", "report.html"} | {
-    f"plots/{name}.csv" for name in ("confusion", "history", "l2_path", "per_class", "reliability")
+    f"plots/{name}.csv" for name in ("confusion", "history", "l2_path", "per_class", "reliability", "size")
 }
 
 

@@ -12,7 +12,9 @@ from PIL import Image
 
 from rootstock.evaluation import dvc_plots, metrics, plots
 from rootstock.training import calibration
+from tests.slow import slow
 
+BACKBONE = {"name": "resnet18", "parameters": 11_689_512}
 HISTORY = ["stage", "epoch", "train_loss", "val_loss", "val_accuracy"]
 
 
@@ -47,7 +49,7 @@ def evaluation(k: int = 4, n: int = 80, *, classes: list[str] | None = None, epo
 def write(folder, given: dict) -> dict[str, pd.DataFrame]:
     chances = given["probabilities"]
     rest = {name: value for name, value in given.items() if name != "probabilities"}
-    dvc_plots.write(folder, **rest, probabilities=chances[given["winner"]])
+    dvc_plots.write(folder, **rest, probabilities=chances[given["winner"]], backbone=BACKBONE)
     return {file.name: pd.read_csv(file) for file in folder.iterdir()}
 
 
@@ -100,11 +102,20 @@ def test_reliability_csv_adds_up_to_the_winners_calibration_error(tmp_path):
     assert gap >= given["metrics"]["finetuned"]["ece"]["value"] - 1e-5  # which is less what noise adds
 
 
+def test_size_csv_has_a_point_for_each_model(tmp_path):
+    given = evaluation()
+    table = write(tmp_path, given)["size.csv"]
+    assert list(table["model"]) == ["head", "finetuned"]
+    assert list(table["million_parameters"]) == [11.6895] * 2
+    assert list(table["accuracy"]) == [given["metrics"][model]["accuracy"]["value"] for model in table["model"]]
+    assert (table["low"] <= table["accuracy"]).all() and (table["accuracy"] <= table["high"]).all()
+
+
 def test_equal_evaluations_give_equal_bytes_and_no_other_files(tmp_path):
     for name in ("one", "other"):
         write(tmp_path / name, evaluation())
     files = sorted(file.name for file in (tmp_path / "one").iterdir())
-    assert files == ["confusion.csv", "history.csv", "l2_path.csv", "per_class.csv", "reliability.csv"]
+    assert files == ["confusion.csv", "history.csv", "l2_path.csv", "per_class.csv", "reliability.csv", "size.csv"]
     for file in files:
         content = (tmp_path / "one" / file).read_bytes()
         assert content == (tmp_path / "other" / file).read_bytes()
@@ -118,7 +129,7 @@ def test_class_names_with_commas_and_quotes_survive_in_the_csv(tmp_path):
     assert set(tables["confusion.csv"]["actual"]) <= set(names)
 
 
-@pytest.mark.parametrize("k", [2, 4, 40, 120, 150])
+@pytest.mark.parametrize("k", [2, 40, *slow(4, 120, 150)])
 def test_all_pictures_are_drawn_for_few_and_many_classes(k):
     drawn = plots.pictures(**evaluation(k, 10 * k))
     names = {"curves", "confusion", "reliability", "recall"}

@@ -1,0 +1,112 @@
+"""Repeated splits: how good the head is on test images if the images are split otherwise, for small sets.
+
+The images are split anew into folds, several times. Each fold in turn is the test images, the next one the validation
+images, and the rest trains a head, so that every image is a test image once in each repeat. The L2 strength is chosen
+inside (nested cross-validation; Varma and Simon 2006, BMC Bioinformatics 7:91).
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+from rootstock.config import params
+from rootstock.dataset import tables
+from rootstock.features.reader import Features
+from rootstock.system import progress
+from rootstock.training import head
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class RepeatedSplits:
+    """The head's accuracy on test images in each repeat, over all images."""
+
+    accuracies: tuple[float, ...]
+    images: int
+    groups: int
+
+    def describe(self) -> str:
+        """Describe the result in two sentences.
+
+        There is no interval: the repeats share their images, so that their spread is that of the splits alone.
+        """
+        several, what = len(self.accuracies), f"all {self.images:,} images"
+        if self.groups < self.images:
+            what += f", in {self.groups:,} groups,"
+        spread = (
+            f", {min(self.accuracies):.1%} to {max(self.accuracies):.1%} from repeat to repeat" if several > 1 else ""
+        )
+        return (
+            f"Repeated splits, frozen-feature head: {np.mean(self.accuracies):.1%} mean test accuracy{spread}. "
+            f"In each of {several} repeats, {what} were split anew into {FOLDS} folds: three train a head, one chooses "
+            "its L2 strength, one tests it."
+        )
+
+
+def measure(
+    folders: Sequence[Path], manifest: pd.DataFrame, settings: params.Head, repeats: int, seed: int
+) -> RepeatedSplits | None:
+    """Measure the head on repeated splits of all images, whichever split they are in.
+
+    Args:
+        folders: cached features of the images and then of their augmented views, which only train.
+        manifest: of the dataset.
+        settings: the section `head` of params.yaml.
+        repeats: how often all images are split.
+        seed: of the splits.
+
+    Returns:
+        None if there are fewer groups than folds.
+    """
+    rows = manifest.sort_values(["shard", "offset"], ignore_index=True)
+    groups = tables.group_numbers(rows)
+    if not repeats or len(np.unique(groups)) < FOLDS:
+        return None
+    labels = rows["class_index"].to_numpy(np.int64)
+    accuracies = []
+    for repeat in progress.track(range(repeats), "evaluate", repeats, "repeats"):
+        fold = draw_folds(labels, groups, seed + repeat)
+        correct = sum(_correct(folders, rows, fold, test, settings) for test in range(FOLDS))
+        accuracies.append(correct / len(rows))
+    return RepeatedSplits(tuple(accuracies), len(rows), len(np.unique(groups)))
+
+
+def draw_folds(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Assign images (n,) to folds, stratified by class as well as whole groups allow."""
+    fold = np.zeros(len(labels), np.int64)
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        for number, (_, chosen) in enumerate(splitter.split(labels, labels, groups)):
+            fold[chosen] = number
+    return fold
+
+
+def _correct(
+    folders: Sequence[Path], rows: pd.DataFrame, fold: NDArray[np.int64], test: int, settings: params.Head
+) -> int:
+    """Train a head without two folds, and count the images of one that it classifies correctly.
+
+    A class without a training image is unknown to it: none of its images is classified correctly.
+    """
+    held_out = {"test": fold == test, "val": fold == (test + 1) % FOLDS}
+    training = rows[~held_out["test"] & ~held_out["val"]]
+    known = np.unique(training["class_index"])
+    usable = rows[rows["class_index"].isin(known)]
+    val, tested = (usable[held_out[name][usable.index]] for name in ("val", "test"))
+    if len(known) < 2 or tested.empty:
+        return len(tested)
+    train, chosen_by, scored = (
+        Features(where, part.assign(class_index=np.searchsorted(known, part["class_index"])))
+        for where, part in ((folders, training), (folders[0], training if val.empty else val), (folders[0], tested))
+    )
+    l2 = sorted(settings.l2, reverse=True)
+    fitted = head.fit_path(train, chosen_by, list(map(str, known)), l2, settings.max_iterations)
+    return round(head.evaluate(fitted, scored)[1] * len(scored))
