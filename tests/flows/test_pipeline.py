@@ -46,7 +46,7 @@ def test_a_command_prints_a_line_per_stage_and_nothing_of_servers_and_states(aft
     assert all(line.count("cached: ") == 1 for line in lines[1:7])
     said = done.stderr.splitlines()
     assert said[0] == "ingest: photos: class folders; 3 classes: lemon, moss, plum"
-    assert said[1].startswith("Kept as experiment ") and len(said) == 2
+    assert said[1].startswith("Nothing new to keep: all results are those of experiment ") and len(said) == 2
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def test_a_promotion_is_a_version_with_its_reason_its_figures_and_its_data(in_us
     assert promoted.run("git", "log", "--oneline", "HEAD").stdout.count("\n") == 2  # nothing was committed
 
 
-def test_where_no_model_could_be_shown_to_be_as_good_nothing_is_trained_and_deliveries_add_up(before):
+def test_where_no_model_could_be_shown_to_be_as_good_nothing_is_trained_and_the_delivery_waits(before):
     before.set(retrain={"margin": 0.04})
     kept, models = before.outputs(), model_of(before)
     deliver(before, "shed", 6)
@@ -128,11 +128,20 @@ def test_where_no_model_could_be_shown_to_be_as_good_nothing_is_trained_and_deli
     assert "more test images of garden (it has 9). 18 new images (18 of shed): they stay in the inbox" in said
     assert before.outputs() == kept and model_of(before) == models
     assert len(list((before.root / "data" / "inbox").rglob("*.png"))) == 18
+
+
+@pytest.mark.slow  # twenty seconds
+def test_deliveries_that_wait_add_up(before):
+    before.set(retrain={"margin": 0.04})
+    deliver(before, "shed", 6)
+    assert retrain(before).startswith("Undecided: ")
+    assert retrain(before).startswith("Nothing new: Nothing has arrived since the last delivery")
     deliver(before, "shed", 1, first=600)
     assert "21 new images (21 of shed)" in retrain(before)
 
 
-@pytest.mark.parametrize("promote", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow  # forty seconds, most of them until the run is seen to be paused and resumed
+@pytest.mark.parametrize("promote", [True, False])
 def test_what_the_test_images_leave_open_a_person_decides(before, server, promote):
     before.set(retrain={"undecided": "ask", "alpha": 1e-12})  # nothing is ever shown to be better
     deliver(before, "shed", 6)

@@ -15,6 +15,7 @@ from tasks.bridge import champion
 from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
 from tests.flows.test_retrain import deliver
 from tests.power_cut import power_cut
+from tests.slow import slow
 from tests.workspace import Workspace
 
 PREPARE = """
@@ -176,7 +177,9 @@ DAMAGE = {
 CHAMPIONS = ("data/model/model.json", "data/model/model.safetensors", "data/report/predictions.parquet")
 
 
-@pytest.mark.parametrize("command", [("dvc", "repro"), (sys.executable, "-m", "flows.pipeline")], ids=["repro", "flow"])
+@pytest.mark.parametrize(
+    "command", [("dvc", "repro"), *slow((sys.executable, "-m", "flows.pipeline"))], ids=["repro", "flow"]
+)
 def test_the_history_that_an_earlier_version_kept_in_the_models_folder_survives(flow_ran_in, tmp_path, command):
     workspace = flow_ran_in.copy(tmp_path / "workspace")
     rows = [Row(history.FIRST, 1, "The first one.", 45, lock="lock", params="seed: 0", model="a")]

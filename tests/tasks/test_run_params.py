@@ -193,7 +193,7 @@ def test_a_file_that_names_no_source_is_refused(workspace):
 @pytest.mark.parametrize(
     ("lines", "error"),
     [
-        (("evaluate:", "resamples:", "mistakes:"), "evaluate is missing, and DVC records it"),
+        (("evaluate:", "resamples:", "mistakes:", "repeats:"), "evaluate is missing, and DVC records it"),
         (("augment:",), "finetune.augment is missing, and DVC records it; its default is 'none'"),
     ],
 )
