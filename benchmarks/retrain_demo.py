@@ -14,8 +14,7 @@ from benchmarks.project import copy_project
 from rootstock.config import params_file
 from rootstock.config.params import Finetune, Ingest, Retrain, Source, Stage
 from rootstock.ingest.samples import write_sample
-from rootstock.model import history
-from tasks.bridge.workspace import HISTORY, LOCAL, PARAMS
+from tasks.bridge.workspace import LOCAL, PARAMS
 
 DEMO = LOCAL / "demo"
 BAD = 3  # every third printed digit is delivered last, with a random label
@@ -64,9 +63,8 @@ def main() -> None:
     print(run("retrain"))
     print(f"\n=== {deliver('scanned', bad=True)} more arrive, with random labels\n", flush=True)
     print(run("retrain"))
-    print("\n=== History of champions (data/history.parquet)\n")
-    for row in history.read(DEMO / HISTORY.parent):
-        print(f"v{row.version} {row.decision}: {row.reason}")
+    print("\n=== Runs and champions (python -m flows.runs)\n")
+    print(run("runs"))
     print(f"\n{time.perf_counter() - start:.0f} s; the workspace is {DEMO}")
 
 

@@ -128,8 +128,9 @@ def table(verdict: Verdict) -> str:
     lines.append(f"test accuracy {test['value']:.1%} ({ends}), on {verdict.test['images']:,} test images, "
                  "not used for any choice")  # fmt: skip
     if repeated := verdict.test.get("repeated_splits"):
-        mean = sum(repeated["accuracies"]) / len(repeated["accuracies"])
-        lines.append(f"test accuracy {mean:.1%}, frozen-feature head, mean over repeated splits of all images")
+        lines.append(
+            f"test accuracy {repeated['mean']:.1%}, frozen-feature head, mean over repeated splits of all images"
+        )
     if verdict.uses:
         lines.append(verdict.uses)
     if verdict.untested:

@@ -240,7 +240,7 @@ class _Scorer:
 
     def score(self, paths: Collection[str]) -> Iterator[tuple[list[_Candidate], Array]]:
         """Yield usable images and their features (n, d) in batches, in the order of the source."""
-        groups = grouped(self.source.read(paths), self.extractor.engine.batch_size)
+        groups = grouped(self.source.read(paths), self.extractor.engine.group_size)
         for (usable, skipped, own), features in self.extractor.features(groups, self._prepare):
             self.skipped.update(skipped)
             self.advance(len(usable) + len(skipped))

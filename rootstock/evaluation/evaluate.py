@@ -168,7 +168,7 @@ def _write_report(
         "test.json": {"winner": winner, **found.test},
     }
     if found.repeated:
-        files["test.json"]["repeated_splits"] = asdict(found.repeated)
+        files["test.json"]["repeated_splits"] = {"mean": found.repeated.mean, **asdict(found.repeated)}
     for name, contents in files.items():
         write(report_dir / name, json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
     _write_predictions(report_dir / "predictions.parquet", [val, test])

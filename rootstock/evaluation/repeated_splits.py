@@ -32,6 +32,11 @@ class RepeatedSplits:
     images: int
     groups: int
 
+    @property
+    def mean(self) -> float:
+        """Return the mean accuracy."""
+        return float(np.mean(self.accuracies))
+
     def describe(self) -> str:
         """Describe the result in two sentences.
 
@@ -44,7 +49,7 @@ class RepeatedSplits:
             f", {min(self.accuracies):.1%} to {max(self.accuracies):.1%} from repeat to repeat" if several > 1 else ""
         )
         return (
-            f"Repeated splits, frozen-feature head: {np.mean(self.accuracies):.1%} mean test accuracy{spread}. "
+            f"Repeated splits, frozen-feature head: {self.mean:.1%} mean test accuracy{spread}. "
             f"In each of {several} repeats, {what} were split anew into {FOLDS} folds: three train a head, one chooses "
             "its L2 strength, one tests it."
         )

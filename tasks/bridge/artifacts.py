@@ -199,13 +199,14 @@ def _picture(png: bytes, caption: str) -> str:
 def _measured(metrics: dict[str, Any], test: dict[str, Any], uses: str) -> list[str]:
     """Format the winner's test figures, why it won, and each model's validation accuracy, as lines of Markdown."""
     why = (MODEL / "README.md").read_text().split("\n\n")[1]
-    accuracy = test["accuracy"]
+    accuracy, repeated = test["accuracy"], test.get("repeated_splits")
+    splits = f" Head on repeated splits of all images: {repeated['mean']:.1%} on average." if repeated else ""
     return [
         f"## {accuracy['value']:.1%} test accuracy",
         "",
         f"{MODELS[metrics['winner']]}, on {test['images']:,} test images, not used for any choice "
         f"(95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%}; macro F1 {test['macro_f1']['value']:.3f}, "
-        f"log loss {test['log_loss']['value']:.3f}). {uses}",
+        f"log loss {test['log_loss']['value']:.3f}).{splits} {uses}",
         "",
         why,
         "",

@@ -408,6 +408,21 @@ def test_a_temperature_at_a_bound_and_too_few_test_images_are_in_the_log_and_in_
     assert "There are only 24 test images" in caplog.text
 
 
+def test_repeated_splits_are_measured_as_asked_and_offered_where_test_images_are_few(done, inputs, tmp_path):
+    offer = "With evaluate.repeats: 5, the head is measured on repeated splits"
+    assert offer in (done.report / "report.html").read_text()
+    assert "repeated_splits" not in json.loads((done.report / "test.json").read_text())
+    evaluated = PARAMS.evaluate.model_copy(update={"repeats": 2})
+    again = run(inputs, tmp_path, PARAMS.model_copy(update={"evaluate": evaluated}))
+    page = (again.report / "report.html").read_text()
+    assert "Repeated splits, frozen-feature head:" in page and offer not in page
+    found = json.loads((again.report / "test.json").read_text())["repeated_splits"]
+    assert found["images"] == 120 and len(found["accuracies"]) == 2 and min(found["accuracies"]) > 0.5
+    assert found["mean"] == pytest.approx(np.mean(found["accuracies"]))
+    metrics_of = [json.loads((one.report / "metrics.json").read_text()) for one in (done, again)]
+    assert metrics_of[0] == metrics_of[1]  # nothing is chosen by it
+
+
 def test_what_head_and_fine_tuning_warn_of_is_in_the_report(inputs, base, tmp_path):
     warned = dataclasses.replace(head.load(small_head(base)), warnings=["The head has not converged."])
     head.save(warned, tmp_path / "head", {})
