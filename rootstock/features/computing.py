@@ -78,7 +78,7 @@ def groups_of(
     """Yield all images of the files with their features (n, width), in order, a few images at a time."""
     spec = FeatureSpec.of(backbone.transform, settings, engine.name)
     extractor = FeatureExtractor(spec, engine, backbone.width)
-    parts = (part for file in files for part in _parts(file, images_dir, engine.batch_size))
+    parts = (part for file in files for part in _parts(file, images_dir, engine.group_size))
     with shards.Reader(images_dir) as reader:
         yield from extractor.unrounded(parts, _Decoder(reader, extractor, settings), threads)
 

@@ -2,7 +2,7 @@
 
 On a CPU each core works independently: one thread decodes a few images and computes their features. Cores that share
 a forward pass wait for each other at every layer; here they never do, and small batches stay in the CPU cache (figures
-in docs/extraction.md). For a GPU the cores decode, and two threads feed it.
+in docs/extraction.md). For a GPU the cores decode, and one thread feeds it (gpu.py).
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ import logging
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
@@ -35,12 +35,14 @@ from rootstock.system.parallel import cores
 log = logging.getLogger(__name__)
 Name = feature_keys.Engine
 Forward = Callable[[Any], NDArray[np.float32]]  # from uint8 images, which may already be on the GPU
+Stream = Callable[[Iterable[Any]], Iterator[NDArray[np.float32]]]
 ENGINES: tuple[Name, ...] = ("openvino", "eager")
 # Images from which OpenVINO's start-up pays off (docs/extraction.md, "Engines").
 OPENVINO_FROM = 256
 # Batch size per core at 224 px, and the most for smaller images (docs/extraction.md, "One thread per core").
 BATCH_SIZE_AT_224, MAX_BATCH_SIZE = 4, 64
-GPU_BATCH_SIZE_AT_224, GPU_MAX_BATCH_SIZE = 256, 2048  # not measured: no GPU was available
+GPU_BATCH_SIZE_AT_224, GPU_MAX_BATCH_SIZE = 256, 2048
+DECODED_TOGETHER = 16  # images that a thread decodes at a time for a GPU: sixteen threads fill a batch of 256 together
 
 
 class Unavailable(Exception):  # noqa: N818  not an error: another engine may do
@@ -51,14 +53,20 @@ class Unavailable(Exception):  # noqa: N818  not an error: another engine may do
 class Engine:
     """A network ready for inference.
 
-    `forward` maps uint8 images (n, 3, size, size), n up to `batch_size`, to features (n, width) float32. With
-    `on_each_core` it may be called from one thread per core at once, each of which has called `limit_to_one_core`.
+    `forward` maps uint8 images (n, 3, size, size), n up to `batch_size`, to features (n, width) float32. On a CPU it
+    may be called from one thread per core at once, each of which has called `limit_to_one_core`. `stream` maps an
+    iterator of such batches on a GPU, several of which are on their way; None on a CPU.
     """
 
     name: str
     forward: Forward
     batch_size: int
-    on_each_core: bool = True
+    stream: Stream | None = None
+
+    @property
+    def group_size(self) -> int:
+        """Return how many images a thread reads and decodes at a time."""
+        return self.batch_size if self.stream is None else min(self.batch_size, DECODED_TOGETHER)
 
 
 def start(
@@ -85,8 +93,8 @@ def start(
     if device is not None and on_gpu:
         if name != "eager":
             raise Unavailable("it runs on CPUs only, and this machine has a GPU")
-        forward = gpu.forward(network, precision, device, batch_size)
-        return Engine(name, forward, batch_size, on_each_core=False)
+        there = gpu.GpuNetwork(network, precision, device, batch_size)
+        return Engine(name, there.forward, batch_size, there.stream)
     match name:
         case "eager":
             forward = _in_torch(network.to(memory_format=torch.channels_last), precision)

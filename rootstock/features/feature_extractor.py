@@ -4,13 +4,15 @@
     for kept, features in extractor.features(groups, prepare): ...
 
 On a CPU each core takes a group of images from bytes to features (engines.py says why). For a GPU the cores decode, and
-two threads feed it.
+what they have decoded is put together to batches of one size, which run on over the borders of groups and shards.
 """
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,12 +20,13 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rootstock.backbones.backbones import Backbone
 from rootstock.config.section import Augment
 from rootstock.dataset.shards import Reader
 from rootstock.features import engines
-from rootstock.features.engines import Engine
+from rootstock.features.engines import Engine, Stream
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.images import gpu_decoding, loader
 from rootstock.system import causes
@@ -35,7 +38,7 @@ Prepared = NDArray[np.uint8] | bytes  # an image as the engine takes it; encoded
 Group = TypeVar("Group")
 Kept = TypeVar("Kept")
 Prepare = Callable[[Group], tuple[Kept, list[Prepared]]]
-GPU_BATCHES = 2  # in flight on the GPU: one is copied while the other is computed
+BATCHES_AHEAD = 2  # decoded for a GPU, beside those that it computes
 # By how much probabilities change with another engine or decoder (docs/extraction.md, "Where a model is loaded").
 MAY_DIFFER = {"f32": "by less than 0.0001", "bf16": "by more than 0.1 for one image in a hundred"}
 DECODING_MAY_DIFFER = "a little"
@@ -63,50 +66,87 @@ class FeatureExtractor:
         """Yield the features of each group, rounded as those in feature files are, in order.
 
         Args:
-            groups: of at most `engine.batch_size` images each; iterated in the caller's thread.
+            groups: of at most `engine.batch_size` images each (on a GPU better of `engine.group_size`); iterated in
+                the caller's thread.
             prepare: called with a group, on any thread; returns what to yield beside its features, and its images.
         """
-        yield from self._pipeline(groups, prepare, self.features_of, None)
+        for kept, features in self.unrounded(groups, prepare):
+            yield kept, self._rounded(features)
 
     def unrounded(
         self, groups: Iterable[Group], prepare: Prepare[Group, Kept], threads: int | None = None
     ) -> Generator[tuple[Kept, Array]]:
         """Yield features like `features`, for a file whose writer rounds them and says if they do not fit."""
-        yield from self._pipeline(groups, prepare, self._forward, threads)
+        if self.engine.stream is None:
+
+            def computed(group: Group) -> tuple[Kept, Array]:
+                kept, images = prepare(group)
+                return kept, self._forward(images) if images else self._no_features()
+
+            yield from ordered_map(computed, groups, threads, first=engines.limit_to_one_core)
+        else:
+            yield from self._on_gpu(groups, prepare, self.engine.stream, threads)
 
     def features_of(self, images: Sequence[Prepared]) -> Array:
         """Compute the features of prepared images (n, width) on this thread, rounded as those in feature files are."""
         parts = [self._forward(part) for part in grouped(images, self.engine.batch_size)]
-        features = np.concatenate([np.empty((0, self.width), np.float32), *parts])
+        return self._rounded(np.concatenate([self._no_features(), *parts]))
+
+    def _no_features(self) -> Array:
+        return np.empty((0, self.width), np.float32)
+
+    def _rounded(self, features: Array) -> Array:
+        """Round features as those in feature files are."""
         limit = np.finfo(self.spec.dtype).max
         rounded: Array = np.clip(features, -limit, limit).astype(self.spec.dtype).astype(np.float32)
         return rounded
 
-    def _pipeline(
-        self, groups: Iterable[Group], prepare: Prepare[Group, Kept], compute: Callable[[Sequence[Prepared]], Array],
-        threads: int | None,
-    ) -> Generator[tuple[Kept, Array]]:  # fmt: skip
-        def computed(ready: tuple[Kept, list[Prepared]]) -> tuple[Kept, Array]:
-            return ready[0], compute(ready[1])
+    def _on_gpu(
+        self, groups: Iterable[Group], prepare: Prepare[Group, Kept], stream: Stream, threads: int | None
+    ) -> Generator[tuple[Kept, Array]]:
+        """Decode groups on all cores, and compute their images in batches of one size.
 
-        if self.engine.on_each_core:
-            each = ordered_map(lambda group: computed(prepare(group)), groups, threads, first=engines.limit_to_one_core)
-            yield from each
-            return
-        ready = ordered_map(prepare, groups, threads, (threads or cores()) + GPU_BATCHES)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):  # TF32 is torch's default
-            yield from ordered_map(computed, ready, threads=GPU_BATCHES, window=GPU_BATCHES)
+        An error while groups are read or decoded is raised once what came before it has been yielded.
+        """
+        size, threads = self.engine.batch_size, threads or cores()
+        waiting: deque[tuple[Kept, int]] = deque()
+        errors: list[Exception] = []
+
+        def images() -> Iterator[Prepared]:
+            window = threads + BATCHES_AHEAD * -(-size // self.engine.group_size)
+            try:
+                for kept, few in ordered_map(prepare, groups, threads, window):
+                    waiting.append((kept, len(few)))
+                    yield from few
+            except Exception as error:
+                errors.append(error)
+
+        # Encoded images, which the GPU decodes, and augmented views, which it does not, are in batches of their own.
+        batches = (batch for _, same in groupby(images(), type) for batch in grouped(same, size))
+        there = self._no_features()
+        for computed in stream(ordered_map(self._batch, batches, threads=1, window=BATCHES_AHEAD)):
+            there = np.concatenate([there, computed])
+            while waiting and waiting[0][1] <= len(there):
+                kept, count = waiting.popleft()
+                yield kept, there[:count]
+                there = there[count:]
+        yield from ((kept, self._no_features()) for kept, _ in waiting)  # groups without images
+        if errors:
+            raise errors[0]
 
     def _forward(self, images: Sequence[Prepared]) -> Array:
         """Compute the unrounded features of prepared images, at least one and at most `engine.batch_size`."""
+        return self.engine.forward(self._batch(images))
+
+    def _batch(self, images: Sequence[Prepared]) -> NDArray[np.uint8] | Tensor:
+        """Put images together; encoded ones are decoded on the GPU."""
         if not isinstance(images[0], bytes):
-            pixels: NDArray[np.uint8] = np.stack([image for image in images if not isinstance(image, bytes)])
-            return self.engine.forward(pixels)
+            return np.stack([image for image in images if not isinstance(image, bytes)])
         device = loader.device()
         seen = gpu_decoding.views([image for image in images if isinstance(image, bytes)], self.spec.transform, device)
         if seen.is_cuda:
             torch.cuda.synchronize(device)  # the network runs on another stream
-        return self.engine.forward(seen)
+        return seen
 
     def of_images(self, rows: pd.DataFrame, images_dir: Path) -> Generator[Array]:
         """Yield the features of images of a dataset, a few at a time.
@@ -125,7 +165,7 @@ class FeatureExtractor:
                 contents = (reader.image(shard, int(offset), int(size), name) for shard, offset, size, name in group)
                 return None, [self.prepare(content) for content in contents]
 
-            with closing(self.features(grouped(places, self.engine.batch_size), prepare)) as groups:
+            with closing(self.features(grouped(places, self.engine.group_size), prepare)) as groups:
                 yield from (features for _, features in groups)
 
 

@@ -98,7 +98,7 @@ def extract_shard(job: Job, name: str) -> int:
 
         # One worker per core; a worker with a GPU decodes on all cores of its machine.
         computing.compute(
-            [made], engine, backbone, job.settings, tar.parent, advance, 1 if engine.on_each_core else cores()
+            [made], engine, backbone, job.settings, tar.parent, advance, 1 if engine.stream is None else cores()
         )
         for path in (feature_files.digest_path(made.path), made.path):
             stores.put(path, f"{job.features}/{path.relative_to(scratch).as_posix()}")

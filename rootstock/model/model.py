@@ -134,7 +134,7 @@ class Model:
         given = [images] if isinstance(images, (str, os.PathLike, Content)) else images
         named = ((_name(image, number), image) for number, image in enumerate(given))
         predictions: list[Prediction] = []
-        groups = grouped(named, self.extractor.engine.batch_size)
+        groups = grouped(named, self.extractor.engine.group_size)
         for found, features in self.extractor.features(groups, partial(self._prepare, checks=checks)):
             rows = iter(self.probabilities(features))
             predictions += [

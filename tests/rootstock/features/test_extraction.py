@@ -15,22 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from rootstock.backbones import backbones
-from rootstock.config.architectures import Transform
 from rootstock.config.params import Extract
 from rootstock.dataset import shards
-from rootstock.features import computing, engines, extraction, feature_files, feature_keys, gpu, planning, reader
-from rootstock.features.engines import Engine
+from rootstock.features import engines, extraction, feature_files, feature_keys, reader
 from rootstock.features.extraction import extract
-from rootstock.images import gpu_decoding, loader
 from rootstock.images.loader import Normalise, prepare
 from rootstock.system import progress
 from rootstock.system.errors import DamagedError, ParamsError, SourceError
 from rootstock.training import head
-from tests.images import encoded, picture
 from tests.small_dataset import CLASSES, Small, draw, small_backbone, take_in
 
 EAGER = Extract(engine="eager")
@@ -288,55 +283,7 @@ def test_a_head_is_trained_on_the_images_and_their_views(small, backbone, tmp_pa
     assert head.evaluate(fitted, val)[1] > 0.4  # of three classes, by a network of random weights
 
 
-# The GPU code path, on the CPU
-
-
-def test_where_one_device_computes_for_all_cores_the_features_are_the_same(small, folder, backbone, tmp_path):
-    network = nn.Sequential(Normalise(backbone.transform), backbone.network).eval()
-    forward = gpu.forward(network, "f32", torch.device("cpu"), 7)
-    engine = Engine("eager", forward, batch_size=7, on_each_core=False)
-    todo = planning.plan(backbone, EAGER, small.images, tmp_path)
-    computing.compute(todo.missing, engine, backbone, EAGER, small.images, lambda n, **counts: None)
-    one, other = (
-        np.concatenate([x for x, _ in reader.Features(path, small.manifest)]) for path in (folder, tmp_path / todo.key)
-    )
-    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
-
-
-def test_what_the_device_decodes_gives_nearly_the_same_features(small, folder, backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr(loader, "device", lambda: torch.device("cpu"))
-    network = nn.Sequential(Normalise(backbone.transform), backbone.network).eval()
-    engine = Engine("eager", gpu.forward(network, "f32", torch.device("cpu"), 7), 7, on_each_core=False)
-    settings = Extract(engine="eager", decode="gpu")
-    todo = planning.plan(backbone, settings, small.images, tmp_path)
-    assert todo.key != folder.name
-    computing.compute(todo.missing, engine, backbone, settings, small.images, lambda n, **counts: None)
-    one, other = (
-        np.concatenate([x for x, _ in reader.Features(path, small.manifest)]) for path in (folder, tmp_path / todo.key)
-    )
-    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
-
-
-def test_a_batch_of_all_kinds_is_decoded_on_the_device_where_it_can_be(monkeypatch):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    contents = [
-        encoded(picture(1, 90, 60), "JPEG"),
-        encoded(picture(2, 90, 60, "L"), "JPEG"),
-        encoded(picture(3, 90, 60, "CMYK"), "JPEG"),
-        encoded(picture(4, 90, 60), "JPEG", exif=exif.tobytes()),
-        encoded(picture(5, 90, 60), "PNG"),
-    ]
-    to = Transform(32, 36, "bilinear", (0.5,) * 3, (0.5,) * 3)
-    expected = np.stack([loader.view(content, to).numpy() for content in contents])
-    device = torch.device("cpu")
-    assert np.array_equal(gpu_decoding.views(contents, to, device).numpy(), expected)
-    monkeypatch.setattr(gpu_decoding.torchvision_io, "decode_jpeg", fails)  # as nvJPEG does where it does not know one
-    assert np.abs(gpu_decoding.views(contents, to, device).numpy().astype(int) - expected).max() <= 2
-
-
-def fails(*_: object, **__: object) -> None:
-    raise RuntimeError("nvjpeg: unsupported")
+# What this machine cannot do
 
 
 def test_a_gpu_that_is_not_there_decodes_nothing(small, backbone, tmp_path):
