@@ -1,6 +1,6 @@
 """The data loader: reads, decodes, resizes and crops images on threads, in order and in bounded memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -75,6 +75,30 @@ def batches(
     loaded = ordered_map(load, refs, threads, window=2 * batch_size)
     for size in batch_sizes(len(refs), batch_size, lone):
         yield torch.from_numpy(np.stack(list(islice(loaded, size)))).permute(0, 3, 1, 2)
+
+
+def on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Copy batches to a device; to a GPU from pinned memory, each while the one before is computed."""
+    if device.type != "cuda":
+        yield from batches
+        return
+    copying = torch.cuda.Stream(device)
+    copied: tuple[Tensor, torch.cuda.Event] | None = None
+    for batch in batches:
+        before = copied
+        with torch.cuda.stream(copying):  # torch keeps pinned memory and gives it out again
+            copied = batch.pin_memory().to(device, non_blocking=True), copying.record_event()
+        if before:
+            yield _arrived(*before)
+    if copied:
+        yield _arrived(*copied)
+
+
+def _arrived(batch: Tensor, there: "torch.cuda.Event") -> Tensor:
+    computing = torch.cuda.current_stream(batch.device)
+    computing.wait_event(there)
+    batch.record_stream(computing)
+    return batch
 
 
 def batch_sizes(images: int, batch_size: int, lone: bool = True) -> list[int]:

@@ -29,13 +29,14 @@ class Epoch:
 
 @dataclass
 class TrainingState:
-    """The progress of a run: completed stage and epochs, best weights so far, optimiser state."""
+    """The progress of a run: what is completed, best weights so far, optimiser and gradient scaler."""
 
     stage: int = 0
     epoch: int = 0
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
     optimiser: dict[str, Any] | None = None
+    scaler: dict[str, Any] = field(default_factory=dict)  # empty but in float16
 
 
 def save(path: Path, fingerprint: str, state: TrainingState, model: nn.Module) -> None:
@@ -48,6 +49,7 @@ def save(path: Path, fingerprint: str, state: TrainingState, model: nn.Module) -
         "history": [asdict(epoch) for epoch in state.history],
         "best": state.best,
         "optimiser": state.optimiser,
+        "scaler": state.scaler,
     }
     with replacing(path) as temporary:
         torch.save(content, temporary)
@@ -67,7 +69,8 @@ def load(path: Path, fingerprint: str, model: nn.Module, device: torch.device) -
             history = [Epoch(**epoch) for epoch in content["history"]]
             best = {name: value.cpu() for name, value in content["best"].items()}
             optimiser = dict(content["optimiser"])
-            state = TrainingState(int(content["stage"]), int(content["epoch"]), history, best, optimiser)
+            scaler = dict(content.get("scaler", {}))  # earlier versions had none
+            state = TrainingState(int(content["stage"]), int(content["epoch"]), history, best, optimiser, scaler)
     except DamagedError as error:
         state_dicts.copy_state(model, before)
         log.warning("Ignoring the damaged checkpoint; fine-tuning starts from the beginning: %s", error)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from rootstock.backbones import state_dicts
 from rootstock.backbones.blocks import NORMS
 from rootstock.config.architectures import Transform
-from rootstock.images.loader import Normalise
+from rootstock.images.loader import Normalise, on_device
 from rootstock.system.files import reading, replacing
 from rootstock.training.head import Head
 
 WEIGHTS = "model.safetensors"
+PLAN_FOR_SHAPES = ("cuda",)  # kinds of devices
 
 
 class Classifier(nn.Module):
@@ -77,15 +78,31 @@ def load(model: Classifier, path: Path) -> None:
         state_dicts.assign_state(model, load_file(path))
 
 
-def predict(model: Classifier, batches: Iterator[Tensor], device: torch.device) -> Iterator[NDArray[np.float32]]:
-    """Yield the logits (n, k) float32 of each batch; sets evaluation mode."""
+def predict(
+    model: Classifier, batches: Iterator[Tensor], device: torch.device, batch_size: int
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the logits (n, k) float32 of each batch; sets evaluation mode.
+
+    On a GPU, batches are filled up to `batch_size`: cuDNN plans anew for each shape (features/gpu.py).
+    """
     model.eval()
     with torch.inference_mode(), mixed_precision(device):
-        for batch in batches:
-            logits: Tensor = model(batch.to(device, non_blocking=True))
-            yield logits.float().cpu().numpy()
+        for batch in on_device(batches, device):
+            images = len(batch)
+            if device.type in PLAN_FOR_SHAPES and images < batch_size:
+                batch = torch.cat([batch, batch[:1].expand(batch_size - images, -1, -1, -1)])
+            logits: Tensor = model(batch)
+            yield logits[:images].float().cpu().numpy()
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """Return an autocast context: bfloat16 on a GPU, float32 on a CPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    """Return an autocast context for `precision_on` a device."""
+    precision = precision_on(device)
+    return torch.autocast(device.type, precision, enabled=precision is not torch.float32)
+
+
+def precision_on(device: torch.device) -> torch.dtype:
+    """Return the precision to train in: on a GPU bfloat16, or float16 before Ampere (T4, V100); float32 on a CPU."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from rootstock.backbones import state_dicts
@@ -31,16 +31,17 @@ from rootstock.system.errors import ParamsError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sha256, verify, write
 from rootstock.training import checkpoints
 from rootstock.training.checkpoints import Epoch, TrainingState
-from rootstock.training.classifier import WEIGHTS, Classifier, mixed_precision, predict, save as save_classifier
+from rootstock.training.classifier import WEIGHTS, Classifier, predict, save as save_classifier
+from rootstock.training.step import TrainingStep
 from rootstock.training.unfreezing import check_stages, optimiser_of
 
 log = logging.getLogger(__name__)
 HISTORY, DESCRIPTION = "history.parquet", "finetuned.json"
 WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; torch's default)
-MAX_GRADIENT_NORM = 1.0  # bounds the first steps after unfreezing (docs/benchmarks.md)
 MIN_EPOCHS_TO_JUDGE = 3  # with fewer, no warning about the first or last epoch
 STILL_FALLING = 0.2  # relative drop of validation loss in the last epoch that suggests more epochs
 START_DIVISOR, END_DIVISOR = 25.0, 1e4
+CHECKED_EVERY = 100  # steps on a GPU, after which the loss is looked at: that waits for the device
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def fine_tune(
     device = loader.device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = checkpoints.load(checkpoint, fingerprint, model, device)
-    epochs = sum(stage.epochs for stage in settings.stages)
+    epochs, parts = sum(stage.epochs for stage in settings.stages), 1
     with (
         Reader(train.images_dir) as reader,
         progress.bar("fine_tune", epochs * len(train.rows)) as advance,
@@ -106,19 +107,20 @@ def fine_tune(
         for index, stage in enumerate(settings.stages):
             if index < state.stage:
                 continue
-            optimiser = optimiser_of(model, stage, settings)
+            step = TrainingStep(model, optimiser_of(model, stage, settings), settings.label_smoothing, parts)
             if index == state.stage and state.optimiser:
-                optimiser.load_state_dict(state.optimiser)
+                step.optimiser.load_state_dict(state.optimiser)
+                step.scaler.load_state_dict(state.scaler)
             for epoch in range(state.epoch if index == state.stage else 0, stage.epochs):
                 torch.manual_seed(_mix(seed, index, epoch))
-                loss = _train_epoch(
-                    model, optimiser, reader, train, transform, settings, stage, (index, epoch), seed, advance
-                )
+                loss = _train_epoch(step, reader, train, transform, settings, stage, (index, epoch), seed, advance)
                 val_loss, val_accuracy = _validate(model, reader, val, transform, settings.batch_size, device)
                 state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
                 _keep_best(state, model)
-                state.stage, state.epoch, state.optimiser = index, epoch + 1, optimiser.state_dict()
+                state.stage, state.epoch = index, epoch + 1
+                state.optimiser, state.scaler = step.optimiser.state_dict(), step.scaler.state_dict()
                 checkpoints.save(checkpoint, fingerprint, state, model)
+            parts = step.parts
     if state.best:
         state_dicts.copy_state(model, state.best)
     for warning in warnings(state.history):
@@ -127,8 +129,7 @@ def fine_tune(
 
 
 def _train_epoch(
-    model: Classifier,
-    optimiser: torch.optim.Optimizer,
+    step: TrainingStep,
     reader: Reader,
     train: SplitImages,
     transform: Transform,
@@ -139,37 +140,38 @@ def _train_epoch(
     advance: progress.Advance,
 ) -> float:
     """Train for one epoch in a new random order; return the mean training loss."""
-    device = model.head.weight.device
+    model, device = step.model, step.device
     order = np.random.default_rng(_mix(seed, *at)).permutation(len(train.rows))
-    labels = train.labels()[order]
     refs = train.refs(order, seed=_mix(seed, *at))
     sizes = loader.batch_sizes(len(order), settings.batch_size, lone=model.frozen_statistics)
-    total = 0.0
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    targets = train.labels()[order].to(device).split(sizes)
     model.train()
     batches = loader.batches(
         reader, refs, transform, settings.batch_size, settings.augment, lone=model.frozen_statistics
     )
-    for step, (batch, target) in enumerate(zip(batches, labels.split(sizes), strict=True)):
-        rate = one_cycle((at[1] * len(sizes) + step) / (stage.epochs * len(sizes)))
-        for group in optimiser.param_groups:
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for number, (batch, target) in enumerate(zip(loader.on_device(batches, device), targets, strict=True), start=1):
+        rate = one_cycle((at[1] * len(sizes) + number - 1) / (stage.epochs * len(sizes)))
+        for group in step.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
-        with mixed_precision(device):
-            logits = model(batch.to(device, non_blocking=True))
-        loss = F.cross_entropy(logits.float(), target.to(device), label_smoothing=settings.label_smoothing)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
-        optimiser.step()
-        lost = loss.item()
-        if not math.isfinite(lost):
-            raise ParamsError(
-                f"params.yaml: lr is {stage.lr:g} in the stage that unfreezes {stage.unfreeze}, and after {step + 1} "
-                f"batches of epoch {at[1]} the training loss is NaN or infinite; expected a lower lr."
-            )
-        total += lost * len(batch)
+        total += step(batch, target) * len(batch)
+        if device.type == "cpu" or number % CHECKED_EVERY == 0 or number == len(sizes):
+            _check_loss(total, stage, number, at[1])
         advance(len(batch))
-    return total / len(order)
+    return total.item() / len(order)
+
+
+def _check_loss(total: Tensor, stage: params.Stage, batches: int, epoch: int) -> None:
+    """Stop where the training has diverged.
+
+    Raises:
+        ParamsError: a loss was NaN or infinite.
+    """
+    if not math.isfinite(total.item()):
+        raise ParamsError(
+            f"params.yaml: lr is {stage.lr:g} in the stage that unfreezes {stage.unfreeze}, and after {batches} "
+            f"batches of epoch {epoch + 1} the training loss is NaN or infinite; expected a lower lr."
+        )
 
 
 def one_cycle(position: float) -> float:
@@ -209,7 +211,7 @@ def predict_all(
     device: torch.device,
 ) -> Iterator[np.ndarray[Any, Any]]:
     """Yield the logits of a split's images batch by batch, in row order."""
-    yield from predict(model, loader.batches(reader, images.refs(), transform, batch_size), device)
+    yield from predict(model, loader.batches(reader, images.refs(), transform, batch_size), device, batch_size)
 
 
 def best_of(history: list[Epoch]) -> Epoch:
