@@ -3,7 +3,8 @@
 DVC does not know of the flows. Started during one, `dvc repro` would reserve files that the flow is about to record,
 and fail at its first stage; and a file that DVC was writing when it was killed breaks every later command. So in a
 workspace a command that writes waits for running flows, any other one for DVC's lock, and truncated files are repaired
-first. Everywhere else this is DVC's own program (`python -m dvc` always is).
+first. `dvc exp show` shows metrics alone unless it is told which columns to show: with all parameters and dependencies
+there are a hundred. Everywhere else this is DVC's own program (`python -m dvc` always is).
 """
 
 import argparse
@@ -23,6 +24,9 @@ LOCKING = WRITING | {"CmdDataStatus", "CmdDataPush", "CmdDataFetch", "CmdAdd", "
                      "CmdMove", "CmdUpdate", "CmdImport", "CmdImportUrl", "CmdExperimentsList",
                      "CmdExperimentsRemove", "CmdExperimentsPush", "CmdExperimentsPull",
                      "CmdExperimentsBranch"}  # fmt: skip
+COLUMN_OPTIONS = ("drop", "keep", "only_changed", "param_deps", "json", "csv", "markdown")
+# Columns: dependencies, parameters (names of metrics have no dot), and one metric, without which 120 characters do.
+LEFT_OUT = r"(rootstock|tasks|data)/|.*\.|seed$|balanced$"  # matched from the start
 
 
 def main() -> int:
@@ -33,9 +37,19 @@ def main() -> int:
         asked = parse_args()
     except (DvcParserError, SystemExit):  # DVC prints the error or its help itself
         return int(dvc() or 0)
+    if asked.func.__name__ == "CmdExperimentsShow" and _workspace(Path(asked.cd)):
+        return int(dvc([*sys.argv[1:], *_columns(asked)]) or 0)
     root = _workspace(Path(asked.cd)) if asked.func.__name__ in LOCKING else None
     with _ready(root, asked) if root else nullcontext():
         return int(dvc() or 0)
+
+
+def _columns(asked: argparse.Namespace) -> list[str]:
+    """Return options that leave the metrics, unless some were given that say what to show."""
+    if any(getattr(asked, option, None) for option in COLUMN_OPTIONS):
+        return []
+    print("dvc: parameters are left out; --only-changed shows those that differ, --param-deps all", file=sys.stderr)
+    return ["--drop", LEFT_OUT]
 
 
 def _workspace(start: Path) -> Path | None:

@@ -113,3 +113,22 @@ def test_the_command_says_where_runs_would_come_from(here, workspace):
     said = workspace.run(sys.executable, "-m", "flows.runs").stdout
     assert said == "There are no runs yet: `python -m flows.pipeline` runs the first.\n"
     assert here.run(sys.executable, "-m", "flows.runs").stdout.splitlines()[1].split()[0] in git(here, "for-each-ref")
+
+
+def test_dvc_exp_show_fits_120_columns_with_the_metrics_unless_it_is_told_what_to_show(here):
+    shown = here.run("dvc", "exp", "show", "-A", "--no-pager", COLUMNS="120")
+    head = next(line for line in shown.stdout.splitlines() if "Experiment" in line)
+    assert head.split() == [
+        "Experiment",
+        "Created",
+        "winner",
+        "accuracy",
+        "low",
+        "high",
+        "log_loss",
+        "head",
+        "finetuned",
+    ]
+    assert max(map(len, shown.stdout.splitlines())) <= 120 and "parameters are left out" in shown.stderr
+    told = here.run("dvc", "exp", "show", "--csv")
+    assert "head.l2" in told.stdout and "balanced" in told.stdout and "left out" not in told.stderr
