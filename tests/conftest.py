@@ -1,11 +1,13 @@
 """Workspaces that have been run once, to copy from: a run takes a while, a copy does not."""
 
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from tests.serving import Api, Bucket, bucket, server as booted
@@ -16,10 +18,45 @@ settings.register_profile("default", deadline=None, derandomize="CI" in os.envir
 settings.load_profile("default")
 
 
+# Begins beside the first file, whose process sets up what all flows need, so that the other one finds it there.
+BESIDE = Path(__file__).parent / "rootstock" / "evaluation" / "test_error_rates.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    files = list(dict.fromkeys(item.path for item in items))
+    if BESIDE in files:
+        files.remove(BESIDE)
+        files.insert(1, BESIDE)
+    items.sort(key=lambda item: files.index(item.path))
+
+
 @pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory) -> Path:
-    """Prefect's folder for the whole session: setting up its database takes 20 s."""
-    return tmp_path_factory.mktemp("prefect")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Return a function that makes a folder once for all processes of a session; the others wait for it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder = shared / name
+        with FileLock(shared / f"{name}.lock"):
+            if not (made := shared / f"{name}.made").exists():
+                make(folder)
+                made.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory, once) -> Path:
+    """Prefect's folder for the whole session: setting up its database takes 20 s, copying it none."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+        Workspace(folder, environment(folder)).run(*command)
+
+    return Path(shutil.copytree(once("prefect-database", make), tmp_path_factory.mktemp("prefect"), dirs_exist_ok=True))
 
 
 @pytest.fixture(scope="session")
@@ -58,19 +95,17 @@ def workspace(tmp_path, prefect_home) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def flow_ran_in(tmp_path_factory, prefect_home) -> Workspace:
+def flow_ran_in(once, prefect_home) -> Workspace:
     """A workspace in which the flow has run; do not change it, copy it."""
-    workspace = make_workspace(tmp_path_factory.mktemp("flow") / "workspace", prefect_home)
-    workspace.flow()
-    return workspace
+    folder = once("flow", lambda folder: make_workspace(folder, prefect_home).flow())
+    return Workspace(folder, environment(prefect_home))
 
 
 @pytest.fixture(scope="session")
-def repro_ran_in(tmp_path_factory, prefect_home) -> Workspace:
+def repro_ran_in(once, prefect_home) -> Workspace:
     """A workspace in which `dvc repro` has run; do not change it, copy it."""
-    workspace = make_workspace(tmp_path_factory.mktemp("repro") / "workspace", prefect_home)
-    workspace.repro()
-    return workspace
+    folder = once("repro", lambda folder: make_workspace(folder, prefect_home).repro())
+    return Workspace(folder, environment(prefect_home))
 
 
 @pytest.fixture
