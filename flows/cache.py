@@ -4,6 +4,7 @@
     python -m flows.cache --backbone resnet18                # prune its features
     python -m flows.cache --older-than 30                    # prune what has not been used for 30 days
     python -m flows.cache --compact                          # rewrite shards of which less than half is in use
+    python -m flows.cache --pixels                           # remove decoded images
 
 Showing needs no Prefect; changes are made by the flow in tidy.py.
 """
@@ -27,6 +28,7 @@ def arguments() -> dict[str, Any]:
         "--compact", metavar="SHARE", type=float, nargs="?", const=SHARE,
         help=f"rewrite shards of which less than this share is still in use (default {SHARE})",
     )  # fmt: skip
+    parser.add_argument("--pixels", action="store_true", default=None, help="remove the decoded images of fine-tuning")
     add_verbose(parser)
     return {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
 
@@ -37,7 +39,7 @@ def main() -> None:
     verbose = asked.pop("verbose")
     with entry_point("cache"):
         if asked:
-            check(**asked)
+            check(**{name: value for name, value in asked.items() if name != "pixels"})
             tidy(asked, verbose=verbose)
         print(escape.plain(show()))
 

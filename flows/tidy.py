@@ -19,9 +19,9 @@ from tasks.bridge.workspace_lock import locked_workspace
 
 @task(name="tidy", task_run_name="tidy")
 @reported_task
-def tidy(selection: Selection, share: float | None) -> State[Tidied]:
-    """Prune features and compact shards."""
-    done = to_tidy(selection, share)
+def tidy(selection: Selection, share: float | None, *, pixels: bool) -> State[Tidied]:
+    """Prune features and decoded images, and compact shards."""
+    done = to_tidy(selection, share, pixels=pixels)
     return Completed(message=done.summary, data=done)
 
 
@@ -31,6 +31,7 @@ def cache(
     older_than: float | None = None,
     key: str | None = None,
     compact: float | None = None,
+    pixels: bool = False,
 ) -> State[Tidied]:
     """Prune cached features, compact shards, and show what is left; without any value, only show.
 
@@ -41,14 +42,15 @@ def cache(
         older_than: Prune features not used for this many days.
         key: Prune features under this key.
         compact: Rewrite shards of which less than this share is still in use (e.g. 0.5); models become stale.
+        pixels: Remove the decoded images of fine-tuning, which the next one decodes again.
     """
     selection = Selection(backbone, older_than, key)
     try:
         with locked_workspace() as log:
             done: Any = Tidied(summary="Nothing removed")
-            if selection or compact is not None:
+            if selection or compact is not None or pixels:
                 experiments.save_what_repro_left()
-                done = tidy.submit(selection, compact).result()
+                done = tidy.submit(selection, compact, pixels=pixels).result()
             contents = show()
     except RootstockError as error:
         return failed(error)

@@ -4,11 +4,16 @@ python -m tasks.evaluate
 """
 
 import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from rootstock.config.params import Params
 from tasks.bridge import workspace
 from tasks.bridge.stage import Summary, stage
-from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, MEASURED, MODEL, REPORT
+from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, MEASURED, MODEL, PIXELS, REPORT
+
+if TYPE_CHECKING:  # imports torch
+    from rootstock.images.pixel_store import PixelStore
 
 STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 
@@ -32,13 +37,27 @@ def evaluate(params: Params) -> Summary:
         }
         return [runs[name] for name in STAGES if name in runs] + [own]
 
-    found = compare(inputs, params, MODEL, REPORT, timings, MEASURED)
+    with _decoded(params) as store:
+        found = compare(inputs, params, MODEL, REPORT, timings, MEASURED, store)
     accuracy = found.test["accuracy"]
     interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
     note = f"winner {found.choice.winner}, test {accuracy['value']:.1%} ({interval})"
     if without := tables.describe_missing_classes(tables.load_summary(DATASET)):
         note += f"; {without}"
     return Summary(found.test["images"], note)
+
+
+def _decoded(params: Params) -> "AbstractContextManager[PixelStore | None]":
+    """Open the store of decoded images that fine-tuning has begun; nothing is decoded where nothing was fine-tuned."""
+    from rootstock.backbones import backbones
+    from rootstock.config.architectures import Transform
+    from rootstock.dataset import shards
+    from rootstock.images import pixel_store
+
+    if not params.finetune.stages:
+        return nullcontext()
+    transform = Transform.from_dict(backbones.describe(BACKBONE)["transform"])
+    return pixel_store.opened(PIXELS, transform, IMAGES, shards.names(IMAGES), params.cache.pixels_gb)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python -m tasks.fine_tune
 
 from rootstock.config.params import Params
 from tasks.bridge.stage import Summary, stage
-from tasks.bridge.workspace import BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEAD, IMAGES
+from tasks.bridge.workspace import BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEAD, IMAGES, PIXELS
 
 
 @stage
@@ -16,6 +16,7 @@ def fine_tune(params: Params) -> Summary:
     """
     from rootstock.backbones import backbones
     from rootstock.dataset import tables
+    from rootstock.images import pixel_store
     from rootstock.system.files import digest
     from rootstock.training import classifier, finetune, head
 
@@ -26,21 +27,24 @@ def fine_tune(params: Params) -> Summary:
     probe = head.load(HEAD)
     backbone = backbones.load(BACKBONE, probe.layer, probe.pooling)
     model = classifier.Classifier(backbone.network, backbone.transform, probe)
-    train, val = (finetune.SplitImages(manifest[manifest["split"] == split], IMAGES) for split in ("train", "val"))
+    rows = {split: manifest[manifest["split"] == split] for split in ("train", "val")}
     inputs = digest(
         [*tables.files_of(DATASET / tables.MANIFEST), BACKBONE / backbones.WEIGHTS, HEAD / head.WEIGHTS],
         f"{params.seed} {params.finetune.recipe()}",
     )
-    history = finetune.fine_tune(
-        model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs
-    )
+    used = {shard for split in rows.values() for shard in split["shard"]}
+    with pixel_store.opened(PIXELS, backbone.transform, IMAGES, used, params.cache.pixels_gb) as store:
+        train, val = (finetune.SplitImages(split, IMAGES, store) for split in rows.values())
+        history = finetune.fine_tune(
+            model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs
+        )
     finetune.save(model, history, FINETUNED)
     CHECKPOINT.unlink(missing_ok=True)
     best = finetune.best_of(history)
     stages = params.finetune.stages
     where = f"stage {best.stage + 1} of {len(stages)} ({best.unfrozen}), "
     where += f"epoch {best.epoch + 1} of {stages[best.stage].epochs}"
-    return Summary(len(train.rows), f"best after {where}: validation {best.val_accuracy:.1%}")
+    return Summary(len(rows["train"]), f"best after {where}: validation {best.val_accuracy:.1%}")
 
 
 if __name__ == "__main__":

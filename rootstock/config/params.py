@@ -251,6 +251,16 @@ class Evaluate(Section):
     )
 
 
+class Cache(Section):
+    """What is kept on this machine to be computed once; no result depends on it."""
+
+    pixels_gb: Annotated[float, Field(ge=0)] = Field(
+        default=10.0,
+        description="Decoded images under .rootstock/pixels, in GB at most, which fine-tuning and evaluation read "
+        "instead of decoding them again in every epoch (0: none).",
+    )
+
+
 class Params(Section):
     """All parameters: the contents of params.yaml."""
 
@@ -263,3 +273,4 @@ class Params(Section):
     evaluate: Evaluate = Evaluate()
     compare: Compare = Compare()
     retrain: Retrain = Retrain()
+    cache: Cache = Cache()

@@ -21,6 +21,7 @@ from rootstock.evaluation.model_selection import NAMES, Choice, choose, summariz
 from rootstock.evaluation.repeated_splits import RepeatedSplits
 from rootstock.evaluation.report import Report, render
 from rootstock.images import value_ranges
+from rootstock.images.pixel_store import PixelStore
 from rootstock.model import model
 from rootstock.system.files import replacing, write
 from rootstock.training import calibration, finetune
@@ -56,6 +57,7 @@ def evaluate(
     report_dir: Path,
     timings: Callable[[], list[dict[str, Any]]],
     uses: Path | None = None,
+    store: PixelStore | None = None,
 ) -> Evaluation:
     """Choose between the head and the fine-tuned network, if there is one, and write the better one and a report.
 
@@ -67,8 +69,9 @@ def evaluate(
             model), test.json (the winner's), predictions.parquet, plots/, timings.json and report.html.
         timings: returns the stages' durations so far; only the last two files contain them.
         uses: log of the models measured on test images (see `measured_models`); None keeps none.
+        store: of decoded images, which a fine-tuned network reads.
     """
-    pair = ModelPair(inputs, params)
+    pair = ModelPair(inputs, params, store)
     logits = pair.logits("val")
     rows = pair.rows("val")
     labels = rows["class_index"].to_numpy(np.int64)
@@ -204,7 +207,7 @@ def _write_report(
         repeated=found.repeated.describe() if found.repeated else "",
         dataset=pair.summary,
         backbone=pair.backbone.description,
-        params=params.model_dump(mode="json", exclude={"retrain", "compare"}),  # not used by the pipeline
+        params=params.model_dump(mode="json", exclude={"retrain", "compare", "cache"}),  # not used by the pipeline
         timings=measured,
         pictures=pictures,
         mistakes=mistakes,

@@ -14,6 +14,7 @@ from rootstock.evaluation.model_selection import MODELS
 from rootstock.features import feature_keys
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.reader import Features
+from rootstock.images.pixel_store import PixelStore
 from rootstock.model import scoring
 from rootstock.model.model import Model
 from rootstock.system.errors import SourceError
@@ -52,8 +53,8 @@ class Scored:
 class ModelPair:
     """The head and the fine-tuned network, if there is one, loaded with what is needed to score a split."""
 
-    def __init__(self, inputs: Inputs, params: Params) -> None:
-        self.inputs, self.max_side = inputs, params.ingest.max_side
+    def __init__(self, inputs: Inputs, params: Params, store: PixelStore | None = None) -> None:
+        self.inputs, self.max_side, self.store = inputs, params.ingest.max_side, store
         self.manifest = tables.load_manifest(inputs.dataset)
         self.summary = tables.load_verified_summary(inputs.dataset, self.manifest)
         self.classes = tables.classes_of(self.manifest)
@@ -94,7 +95,9 @@ class ModelPair:
         if "head" in (models or self.names):
             scores["head"] = np.concatenate([self.head.logits(x) for x, _ in Features(self.folders[0], rows)])
         if self.finetuned and "finetuned" in (models or self.names):
-            scores["finetuned"] = scoring.logits(self.finetuned, rows, self.inputs.images, what=f"evaluate_{split}")
+            scores["finetuned"] = scoring.logits(
+                self.finetuned, rows, self.inputs.images, what=f"evaluate_{split}", store=self.store
+            )
         return scores
 
     def model(self, name: str) -> tuple[Classifier, FeatureSpec]:

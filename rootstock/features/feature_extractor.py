@@ -29,6 +29,7 @@ from rootstock.features import engines
 from rootstock.features.engines import Engine, Stream
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.images import gpu_decoding, loader
+from rootstock.images.pixel_store import PixelStore
 from rootstock.system import causes
 from rootstock.system.parallel import cores, grouped, ordered_map
 
@@ -148,22 +149,32 @@ class FeatureExtractor:
             torch.cuda.synchronize(device)  # the network runs on another stream
         return seen
 
-    def of_images(self, rows: pd.DataFrame, images_dir: Path) -> Generator[Array]:
+    def of_images(self, rows: pd.DataFrame, images_dir: Path, store: PixelStore | None = None) -> Generator[Array]:
         """Yield the features of images of a dataset, a few at a time.
 
         Args:
             rows: of the manifest (image_id, shard, offset, size), in the order wanted.
             images_dir: the shards.
+            store: has images that have been decoded before, and keeps the others; None keeps none.
 
         Raises:
             DamagedError: the bytes of an image are not those that were packed.
         """
+        kept = store if self.spec.decode == "full" else None
         places = zip(*(rows[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
         with Reader(images_dir) as reader:
 
             def prepare(group: list[tuple[str, int, int, str]]) -> tuple[None, list[Prepared]]:
-                contents = (reader.image(shard, int(offset), int(size), name) for shard, offset, size, name in group)
-                return None, [self.prepare(content) for content in contents]
+                return None, [image(*place) for place in group]
+
+            def image(shard: str, offset: int, size: int, name: str) -> Prepared:
+                found = kept.get(shard, offset) if kept else None
+                if found is None:
+                    prepared = self.prepare(reader.image(shard, int(offset), int(size), name))
+                    if kept and not isinstance(prepared, bytes):
+                        kept.put(shard, offset, prepared.transpose(1, 2, 0))
+                    return prepared
+                return found.transpose(2, 0, 1)
 
             with closing(self.features(grouped(places, self.engine.group_size), prepare)) as groups:
                 yield from (features for _, features in groups)

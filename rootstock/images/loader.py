@@ -15,6 +15,7 @@ from rootstock.config.section import Augment
 from rootstock.dataset.shards import Reader
 from rootstock.images import decoding, pixels
 from rootstock.images.decoding import INTERPOLATION, Decode, resize_and_crop
+from rootstock.images.pixel_store import PixelStore
 from rootstock.system.memory import DECODING_BUDGET
 from rootstock.system.parallel import ordered_map
 
@@ -59,10 +60,11 @@ def batches(
     augment: Augment = "none",
     threads: int | None = None,
     lone: bool = True,
+    store: PixelStore | None = None,
 ) -> Iterator[Tensor]:
     """Yield the images in order as uint8 batches (n, 3, size, size), channels last in memory.
 
-    `batch_sizes` returns the size of each batch.
+    `batch_sizes` returns the size of each batch. Images without augmentation are taken from the store and left there.
     """
 
     def read(ref: Ref) -> bytes:
@@ -70,7 +72,13 @@ def batches(
         return reader.image(*place, ref.image_id) if ref.image_id else reader.read(*place)
 
     def load(ref: Ref) -> NDArray[np.uint8]:
-        return prepare(read(ref), transform, augment, ref.seed)
+        if store is None or (augment != "none" and ref.seed is not None):
+            return prepare(read(ref), transform, augment, ref.seed)
+        image = store.get(ref.shard, ref.offset)
+        if image is None:
+            image = prepare(read(ref), transform)
+            store.put(ref.shard, ref.offset, image)
+        return image
 
     loaded = ordered_map(load, refs, threads, window=2 * batch_size)
     for size in batch_sizes(len(refs), batch_size, lone):

@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 
 from rootstock.features import feature_files
 from rootstock.features.reader import Features
+from rootstock.images.pixel_store import PixelStore
 from rootstock.model.model import Model
 from rootstock.system import progress
 
 
 def logits(
-    model: Model, rows: pd.DataFrame, images_dir: Path, features_dir: Path | None = None, what: str = "evaluate"
-) -> NDArray[np.float32]:
+    model: Model, rows: pd.DataFrame, images_dir: Path, features_dir: Path | None = None, what: str = "evaluate",
+    store: PixelStore | None = None,
+) -> NDArray[np.float32]:  # fmt: skip
     """Return a model's logits (n, k); nothing is decoded whose features are in a file.
 
     Args:
@@ -23,6 +25,7 @@ def logits(
         images_dir: the shards.
         features_dir: the cache of features.
         what: name of the progress bar, if images are read.
+        store: of decoded images.
 
     Raises:
         DamagedError: an image or a feature file is not what was written.
@@ -34,7 +37,7 @@ def logits(
     if folder and cached.any():
         scores[cached] = np.concatenate([model.head.logits(x) for x, _ in Features(folder, rows[cached])])
     if not cached.all():
-        scores[~cached] = _computed(model, rows[~cached], images_dir, what)
+        scores[~cached] = _computed(model, rows[~cached], images_dir, what, store)
     return scores
 
 
@@ -42,10 +45,12 @@ def _has_features(folder: Path, shard: str) -> bool:
     return feature_files.is_intact(folder / f"{shard}.parquet")
 
 
-def _computed(model: Model, rows: pd.DataFrame, images_dir: Path, what: str) -> NDArray[np.float32]:
+def _computed(
+    model: Model, rows: pd.DataFrame, images_dir: Path, what: str, store: PixelStore | None
+) -> NDArray[np.float32]:
     scores = []
     with progress.bar(what, len(rows)) as advance:
-        for features in model.extractor.of_images(rows, images_dir):
+        for features in model.extractor.of_images(rows, images_dir, store):
             scores.append(model.head.logits(features))
             advance(len(features))
     return np.concatenate(scores)

@@ -26,6 +26,7 @@ from rootstock.config.architectures import Transform
 from rootstock.dataset.shards import Reader
 from rootstock.images import loader
 from rootstock.images.loader import Ref
+from rootstock.images.pixel_store import PixelStore
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sha256, verify, write
@@ -46,10 +47,14 @@ CHECKED_EVERY = 100  # steps on a GPU, after which the loss is looked at: that w
 
 @dataclass(frozen=True)
 class SplitImages:
-    """The images of a split: manifest rows (image_id, shard, offset, size, class_index) and the shards' folder."""
+    """The images of a split: manifest rows (image_id, shard, offset, size, class_index) and the shards' folder.
+
+    `store` has those that have been decoded before, and keeps the others.
+    """
 
     rows: pd.DataFrame
     images_dir: Path
+    store: PixelStore | None = None
 
     def refs(self, order: np.ndarray[Any, Any] | None = None, seed: int | None = None) -> list[Ref]:
         """Return references to the images in a given order, each with its own augmentation seed."""
@@ -147,7 +152,7 @@ def _train_epoch(
     targets = train.labels()[order].to(device).split(sizes)
     model.train()
     batches = loader.batches(
-        reader, refs, transform, settings.batch_size, settings.augment, lone=model.frozen_statistics
+        reader, refs, transform, settings.batch_size, settings.augment, lone=model.frozen_statistics, store=train.store
     )
     total = torch.zeros((), dtype=torch.float64, device=device)
     for number, (batch, target) in enumerate(zip(loader.on_device(batches, device), targets, strict=True), start=1):
@@ -211,7 +216,8 @@ def predict_all(
     device: torch.device,
 ) -> Iterator[np.ndarray[Any, Any]]:
     """Yield the logits of a split's images batch by batch, in row order."""
-    yield from predict(model, loader.batches(reader, images.refs(), transform, batch_size), device, batch_size)
+    batches = loader.batches(reader, images.refs(), transform, batch_size, store=images.store)
+    yield from predict(model, batches, device, batch_size)
 
 
 def best_of(history: list[Epoch]) -> Epoch:

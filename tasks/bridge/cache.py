@@ -3,6 +3,7 @@
 Nothing is removed from DVC's own cache, from which earlier versions are restored: `dvc gc` does that.
 """
 
+import shutil
 from dataclasses import dataclass
 
 from rootstock.dataset import tables
@@ -12,7 +13,7 @@ from rootstock.features.feature_keys import AUTO
 from rootstock.ingest.packing import MIB
 from rootstock.system.files import read_json
 from tasks.bridge import workspace
-from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, IMAGES, LOCAL, TRIED
+from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, IMAGES, LOCAL, PIXELS, TRIED
 
 ROOTS = (FEATURES, TRIED)
 
@@ -57,6 +58,7 @@ def show() -> str:
     lines += [
         f"{FEATURES}: {cache.format_bytes(sizes[FEATURES])}",
         f"{TRIED}: {cache.format_bytes(sizes[TRIED])}, from comparisons, on this machine only",
+        f"{PIXELS}: {cache.format_bytes(cache.size_of(PIXELS))}, decoded images, on this machine only",
         f"{IMAGES}: {cache.format_bytes(cache.size_of(IMAGES))}",
     ]
     data = tables.load(DATASET) if DATASET.exists() else None
@@ -83,12 +85,13 @@ def _select(selection: Selection, share: float | None) -> list[Entry]:
     return cache.select(entries(), selection) if selection else []
 
 
-def tidy(selection: Selection, share: float | None) -> Tidied:
-    """Prune features and compact shards, and record the result in dvc.lock.
+def tidy(selection: Selection, share: float | None, *, pixels: bool = False) -> Tidied:
+    """Prune features and decoded images, compact shards, and record the result in dvc.lock.
 
     Args:
         selection: which features to prune.
         share: compact shards of which less than this share is left; None: compact none.
+        pixels: remove all decoded images.
 
     Raises:
         RootstockError: the features do not exist, or are in use.
@@ -103,6 +106,9 @@ def tidy(selection: Selection, share: float | None) -> Tidied:
     if selection:
         freed = cache.format_bytes(sum(entry.bytes for entry in doomed))
         done.append(f"{len(doomed)} pruned ({freed})" if doomed else "Nothing to prune")
+    if pixels:
+        done.append(f"{cache.format_bytes(cache.size_of(PIXELS))} of decoded images removed")
+        shutil.rmtree(PIXELS, ignore_errors=True)
     if share is not None:
         done.append(_compact(share))
     return Tidied(tuple(doomed), "; ".join(done) or "Nothing to do")

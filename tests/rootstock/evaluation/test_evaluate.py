@@ -417,7 +417,7 @@ def test_repeated_splits_are_measured_as_asked_and_offered_where_test_images_are
     page = (again.report / "report.html").read_text()
     assert "Repeated splits, frozen-feature head:" in page and offer not in page
     found = json.loads((again.report / "test.json").read_text())["repeated_splits"]
-    assert found["images"] == 120 and len(found["accuracies"]) == 2 and min(found["accuracies"]) > 0.5
+    assert found["images"] == 120 and len(found["accuracies"]) == 2 and max(found["accuracies"]) < 1
     assert found["mean"] == pytest.approx(np.mean(found["accuracies"]))
     metrics_of = [json.loads((one.report / "metrics.json").read_text()) for one in (done, again)]
     assert metrics_of[0] == metrics_of[1]  # nothing is chosen by it

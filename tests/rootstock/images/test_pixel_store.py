@@ -1,0 +1,131 @@
+"""Decoded images on disk: each is decoded once, what is read is what was decoded, and memory and disk are bounded."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rootstock.config.architectures import Transform
+from rootstock.dataset import shards
+from rootstock.dataset.shards import Reader
+from rootstock.images import loader, pixel_store
+from rootstock.images.loader import Ref
+from rootstock.images.pixel_store import PixelStore, key_of, opened
+from tests.small_dataset import Small
+
+TRANSFORM = Transform(32, 36, "bilinear", (0.5,) * 3, (0.25,) * 3)
+ENOUGH = 1.0  # GB
+
+
+def refs(small: Small) -> list[Ref]:
+    rows = small.manifest
+    columns = (rows[name] for name in ("shard", "offset", "size", "image_id"))
+    return [Ref(shard, int(offset), int(size), None, name) for shard, offset, size, name in zip(*columns, strict=True)]
+
+
+def read(small: Small, store: PixelStore | None, augment: str = "none", seed: int | None = None) -> np.ndarray:
+    seeded = [Ref(one.shard, one.offset, one.size, seed, one.image_id) for one in refs(small)]
+    with Reader(small.images) as reader:
+        return np.concatenate([b.numpy() for b in loader.batches(reader, seeded, TRANSFORM, 16, augment, store=store)])
+
+
+def store_of(small: Small, root: Path, most_gb: float = ENOUGH, transform: Transform = TRANSFORM):
+    return opened(root, transform, small.images, shards.names(small.images), most_gb)
+
+
+def test_every_image_is_decoded_once_and_read_as_it_was_decoded(small, work, tmp_path):
+    expected = read(small, None)
+    for _ in range(2):  # filled, closed and opened again
+        with store_of(small, tmp_path) as store:
+            for _ in range(2):
+                assert np.array_equal(read(small, store), expected)
+    assert len(work.decoded) == 2 * len(expected)  # once without the store, and once for it
+
+
+def test_augmented_images_are_decoded_exactly_every_time_and_not_kept(small, work, tmp_path):
+    expected = read(small, None, "crop", seed=3)
+    with store_of(small, tmp_path) as store:
+        assert np.array_equal(read(small, store, "crop", seed=3), expected)
+        assert store.get(refs(small)[0].shard, refs(small)[0].offset) is None
+
+
+def test_the_key_stands_for_the_pixels_alone():
+    assert key_of(Transform(32, 36, "bilinear", (0.1,) * 3, (1.0,) * 3)) == key_of(TRANSFORM)
+    others = [(32, 36, "bicubic"), (32, 40, "bilinear"), (30, 36, "bilinear")]
+    assert len({key_of(Transform(*other, (0.5,) * 3, (0.25,) * 3)) for other in others} | {key_of(TRANSFORM)}) == 4
+
+
+def test_what_does_not_fit_is_not_kept_and_other_stores_make_room_oldest_first(small, tmp_path, caplog):
+    own = len(small.manifest) * (3 * 32 * 32 + 1) / pixel_store.GB
+    with caplog.at_level("INFO"), store_of(small, tmp_path, own * 0.9) as store:
+        assert store is None
+    assert "more than cache.pixels_gb: not kept" in caplog.text
+    with store_of(small, tmp_path, 0) as store:
+        assert store is None
+    transforms = [Transform(32, resize, "bilinear", (0.5,) * 3, (0.5,) * 3) for resize in (36, 40, 44)]
+    for age, transform in enumerate(transforms):
+        with store_of(small, tmp_path, 2.5 * own, transform):
+            pass
+        os.utime(tmp_path / key_of(transform), (age, age))
+    assert {path.name for path in tmp_path.iterdir()} == {key_of(transform) for transform in transforms[1:]}
+
+
+def test_a_full_disk_is_a_warning_and_images_are_decoded(small, tmp_path, monkeypatch, caplog):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with store_of(small, tmp_path) as store:
+        assert store is None
+    assert "decoded images are not kept: No space left on device" in caplog.text
+    assert not any(tmp_path.rglob("*.pixels"))
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from tests.rootstock.images.test_pixel_store import TRANSFORM, read, store_of
+from tests.small_dataset import Small
+from rootstock.images.pixel_store import PixelStore
+small = Small(*map(Path, sys.argv[1:4]))
+put, done = PixelStore.put, []
+def put_or_die(self, *given):
+    if len(done) == 30:
+        os.kill(os.getpid(), 9)
+    put(self, *given); done.append(None)
+PixelStore.put = put_or_die
+with store_of(small, Path(sys.argv[4])) as store:
+    read(small, store)
+"""
+
+
+@pytest.mark.parametrize("power_cut", [False, True])
+def test_a_killed_process_loses_nothing_and_after_a_power_cut_the_store_is_begun_anew(small, work, tmp_path, power_cut):
+    given = [str(path) for path in (small.source, small.images, small.dataset, tmp_path)]
+    assert subprocess.run([sys.executable, "-c", KILLED, *given], check=False).returncode == -9
+    if power_cut:
+        state = next(tmp_path.rglob("state.json"))
+        state.write_text(json.dumps({"boot": "another", "closed": False}))
+    expected = read(small, None)
+    work.decoded.clear()
+    with store_of(small, tmp_path) as store:
+        assert np.array_equal(read(small, store), expected)
+    there = 0 if power_cut else 29  # the others are decoded by another thread meanwhile
+    assert len(work.decoded) <= len(expected) - there
+    assert power_cut == (len(work.decoded) == len(expected))
+
+
+def test_shards_that_are_gone_leave_the_store(small, tmp_path):
+    with store_of(small, tmp_path):
+        pass
+    folder = tmp_path / key_of(TRANSFORM)
+    (folder / "gone.pixels").write_bytes(b"1"), (folder / "gone.there").write_bytes(b"1")
+    with store_of(small, tmp_path):
+        pass
+    assert not list(folder.glob("gone.*"))
+    assert len(list(folder.glob("*.pixels"))) == len(shards.names(small.images))
