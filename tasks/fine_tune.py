@@ -18,7 +18,7 @@ def fine_tune(params: Params) -> Summary:
     from rootstock.dataset import tables
     from rootstock.images import pixel_store
     from rootstock.system.files import digest
-    from rootstock.training import classifier, finetune, head
+    from rootstock.training import classifier, epochs, finetune, head
 
     if not params.finetune.stages:
         finetune.save(None, [], FINETUNED)
@@ -40,7 +40,7 @@ def fine_tune(params: Params) -> Summary:
         )
     finetune.save(model, history, FINETUNED)
     CHECKPOINT.unlink(missing_ok=True)
-    best = finetune.best_of(history)
+    best = epochs.best_of(history)
     stages = params.finetune.stages
     where = f"stage {best.stage + 1} of {len(stages)} ({best.unfrozen}), "
     where += f"epoch {best.epoch + 1} of {stages[best.stage].epochs}"

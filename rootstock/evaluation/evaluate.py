@@ -24,7 +24,7 @@ from rootstock.images import value_ranges
 from rootstock.images.pixel_store import PixelStore
 from rootstock.model import model
 from rootstock.system.files import replacing, write
-from rootstock.training import calibration, finetune
+from rootstock.training import calibration, epochs
 
 log = logging.getLogger(__name__)
 FEW_IMAGES, FEW_OF_CLASS = 100, 30  # in a split, and of a class among the test images, for figures to be worth much
@@ -89,7 +89,7 @@ def evaluate(
     models = measured_models.count(uses, test.rows["image_id"], digest) if uses else 1
     repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, params.evaluate.repeats, params.seed)
     found = Evaluation(choice, validation, tested, models, repeated)
-    reported = [*pair.head.warnings, *finetune.warnings(pair.epochs), *warnings]
+    reported = [*pair.head.warnings, *epochs.warnings(pair.epochs), *warnings]
     _write_report(pair, params, found, val, test, reported, report_dir, timings)
     return found
 
@@ -175,7 +175,7 @@ def _write_report(
     for name, contents in files.items():
         write(report_dir / name, json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
     _write_predictions(report_dir / "predictions.parquet", [val, test])
-    trained: dict[str, Any] = {"history": finetune.as_table(pair.epochs), "l2_path": pair.head.path}
+    trained: dict[str, Any] = {"history": epochs.as_table(pair.epochs), "l2_path": pair.head.path}
     dvc_plots.write(
         report_dir / "plots",
         labels=val.labels,

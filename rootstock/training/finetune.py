@@ -9,8 +9,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from rootstock.images.pixel_store import PixelStore
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sha256, verify, write
-from rootstock.training import checkpoints
+from rootstock.training import checkpoints, epochs
+from rootstock.training.batch_norm import folded
 from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.classifier import WEIGHTS, Classifier, predict, save as save_classifier
 from rootstock.training.step import TrainingStep
@@ -39,8 +41,6 @@ from rootstock.training.unfreezing import check_stages, optimiser_of
 log = logging.getLogger(__name__)
 HISTORY, DESCRIPTION = "history.parquet", "finetuned.json"
 WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; torch's default)
-MIN_EPOCHS_TO_JUDGE = 3  # with fewer, no warning about the first or last epoch
-STILL_FALLING = 0.2  # relative drop of validation loss in the last epoch that suggests more epochs
 START_DIVISOR, END_DIVISOR = 25.0, 1e4
 CHECKED_EVERY = 100  # steps on a GPU, after which the loss is looked at: that waits for the device
 
@@ -103,10 +103,11 @@ def fine_tune(
     device = loader.device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = checkpoints.load(checkpoint, fingerprint, model, device)
-    epochs, parts = sum(stage.epochs for stage in settings.stages), 1
+    total, parts = sum(stage.epochs for stage in settings.stages), 1
     with (
         Reader(train.images_dir) as reader,
-        progress.bar("fine_tune", epochs * len(train.rows)) as advance,
+        _faster(model, settings.batch_size, transform.size) if len(state.history) < total else nullcontext(),
+        progress.bar("fine_tune", total * len(train.rows)) as advance,
     ):
         advance(len(state.history) * len(train.rows))
         for index, stage in enumerate(settings.stages):
@@ -128,9 +129,17 @@ def fine_tune(
             parts = step.parts
     if state.best:
         state_dicts.copy_state(model, state.best)
-    for warning in warnings(state.history):
+    for warning in epochs.warnings(state.history):
         log.warning("%s", warning)
     return state.history
+
+
+def _faster(model: Classifier, batch_size: int, size: int) -> AbstractContextManager[None]:
+    """Let the model compute frozen batch norms within convolutions."""
+    if not model.frozen_statistics:
+        return nullcontext()
+    shape = (batch_size, 3, size, size)  # that of training: a GPU plans for it anyway
+    return folded(model, torch.randint(256, shape, dtype=torch.uint8).to(model.head.weight.device))
 
 
 def _train_epoch(
@@ -220,26 +229,6 @@ def predict_all(
     yield from predict(model, batches, device, batch_size)
 
 
-def best_of(history: list[Epoch]) -> Epoch:
-    """Return the epoch with the highest validation accuracy; ties go to the lower log loss."""
-    return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
-
-
-def warnings(history: Sequence[Epoch]) -> list[str]:
-    """Warn if the best epoch is the first, or the last with the loss still falling.
-
-    That the last epoch is the best is normal, since the learning rate ends near zero.
-    """
-    if len(history) < MIN_EPOCHS_TO_JUDGE:
-        return []
-    best, before, last = best_of(list(history)), history[-2], history[-1]
-    if best is history[0]:
-        return ["The first epoch of fine-tuning was the best: try a lower learning rate (lr)."]
-    if best is last and before.stage == last.stage and last.val_loss < (1 - STILL_FALLING) * before.val_loss:
-        return ["Validation loss was still falling when fine-tuning ended: try more epochs."]
-    return []
-
-
 def save(model: Classifier | None, history: list[Epoch], folder: Path) -> None:
     """Save a fine-tuned network, its training history, and the digests of both (finetuned.json).
 
@@ -249,7 +238,7 @@ def save(model: Classifier | None, history: list[Epoch], folder: Path) -> None:
         if model and history:
             save_classifier(model, temporary / WEIGHTS)
         with replacing(temporary / HISTORY) as path:
-            write_history(history, path)
+            epochs.write_history(history, path)
         digests = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         write(temporary / DESCRIPTION, json.dumps({"digests": digests}, indent=2) + "\n")
 
@@ -266,30 +255,14 @@ def load_history(folder: Path) -> list[Epoch]:
         digests[HISTORY]
     for name, digest in digests.items():
         verify(folder / name, digest)
-    history = read_history(folder / HISTORY)
+    history = epochs.read_history(folder / HISTORY)
     if history and WEIGHTS not in digests:
         raise damaged(folder / DESCRIPTION, f"has no digest of {WEIGHTS}")
     return history
 
 
-def write_history(history: list[Epoch], path: Path) -> None:
-    """Write one row per epoch; without epochs, an empty table with all columns."""
-    as_table(history).to_parquet(path, index=False)
-
-
-def read_history(path: Path) -> list[Epoch]:
-    """Read what `write_history` wrote."""
-    with reading(path):
-        return [Epoch(*row) for row in pd.read_parquet(path).itertuples(index=False)]
-
-
-def as_table(history: list[Epoch]) -> pd.DataFrame:
-    """Return one row per epoch; without epochs, an empty table with all columns."""
-    return pd.DataFrame(history, columns=[column.name for column in fields(Epoch)])
-
-
 def _keep_best(state: TrainingState, model: Classifier) -> None:
-    if best_of(state.history) is state.history[-1]:
+    if epochs.best_of(state.history) is state.history[-1]:
         state.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 

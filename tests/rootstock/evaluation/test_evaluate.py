@@ -25,7 +25,7 @@ from rootstock.evaluation.model_selection import MODELS, choose
 from rootstock.features import extraction, feature_extractor, reader
 from rootstock.system.errors import SourceError
 from rootstock.system.files import sha256
-from rootstock.training import calibration, finetune, head
+from rootstock.training import calibration, epochs, finetune, head
 from rootstock.training.head import Head
 from tests.small_dataset import (
     CLASSES,
@@ -387,8 +387,8 @@ def test_only_the_images_that_a_fine_tuned_network_scores_are_decoded_and_once(i
 
 def test_what_an_earlier_version_left_where_nothing_was_tuned_is_read(inputs, untuned, base, tmp_path):
     network = classifier_from(small_head(base), small_backbone(base))
-    finetune.save(network, finetune.read_history(inputs.finetuned / finetune.HISTORY), tmp_path / "finetuned")
-    finetune.write_history([], tmp_path / "finetuned" / finetune.HISTORY)  # and the weights of the head
+    finetune.save(network, epochs.read_history(inputs.finetuned / finetune.HISTORY), tmp_path / "finetuned")
+    epochs.write_history([], tmp_path / "finetuned" / finetune.HISTORY)  # and the weights of the head
     described = json.loads((tmp_path / "finetuned" / finetune.DESCRIPTION).read_text())
     described["digests"][finetune.HISTORY] = sha256(tmp_path / "finetuned" / finetune.HISTORY)
     (tmp_path / "finetuned" / finetune.DESCRIPTION).write_text(json.dumps(described))

@@ -19,7 +19,7 @@ from rootstock.config.params import Evaluate, Params
 from rootstock.evaluation import evaluate
 from rootstock.evaluation.evaluate import Inputs
 from rootstock.model import model
-from rootstock.training import finetune, head
+from rootstock.training import epochs, finetune, head
 from rootstock.training.head import Head
 from tests.image_files import GREY, RGB, png, tiff
 from tests.images import encoded, picture
@@ -45,7 +45,7 @@ def inputs_where(winner: str, base: Path, folder: Path) -> Inputs:
     if winner == "head":
         useless = classifier_from(small_head(base), small_backbone(base))
         torch.nn.init.zeros_(useless.head.weight)
-        finetune.save(useless, finetune.read_history(inputs.finetuned / finetune.HISTORY), folder / "finetuned")
+        finetune.save(useless, epochs.read_history(inputs.finetuned / finetune.HISTORY), folder / "finetuned")
         return dataclasses.replace(inputs, finetuned=folder / "finetuned")
     fitted = head.load(inputs.head)
     head.save(Head(0 * fitted.weight, fitted.bias, CLASSES, 1.0, fitted.path), folder / "head", {})

@@ -19,10 +19,10 @@ from rootstock.features.reader import Features
 from rootstock.images import loader
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError
-from rootstock.training import classifier, finetune, head, step as step_module
+from rootstock.training import classifier, epochs, finetune, head, step as step_module
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
-from rootstock.training.finetune import SplitImages, best_of, fine_tune, one_cycle
+from rootstock.training.finetune import SplitImages, fine_tune, one_cycle
 from rootstock.training.step import TrainingStep
 from rootstock.training.unfreezing import optimiser_of, parameters_by_block, unfrozen_from
 from tests.small_dataset import (
@@ -306,7 +306,7 @@ def test_training_learns(base, tmp_path):
 def test_the_network_is_left_as_it_was_after_its_best_epoch(base, small, tmp_path):
     model = start(base)
     history = tune(model, base, stages(("all", 4), lr=0.03), tmp_path / "checkpoint")  # much too fast
-    best = best_of(history)
+    best = epochs.best_of(history)
     assert len({epoch.val_loss for epoch in history}) == 4
     val, transform = SplitImages(small.split("val"), small.images), backbones.load(small_backbone(base)).transform
     with shards.Reader(small.images) as reader:
@@ -318,7 +318,9 @@ def test_of_epochs_with_equal_accuracy_the_lower_loss_is_better_and_of_equals_th
     def epoch(number: int, accuracy: float, loss: float) -> Epoch:
         return Epoch(0, "all", number, 0.0, loss, accuracy)
 
-    assert best_of([epoch(0, 0.9, 0.1), epoch(1, 0.95, 0.5), epoch(2, 0.95, 0.4), epoch(3, 0.95, 0.4)]).epoch == 2
+    assert (
+        epochs.best_of([epoch(0, 0.9, 0.1), epoch(1, 0.95, 0.5), epoch(2, 0.95, 0.4), epoch(3, 0.95, 0.4)]).epoch == 2
+    )
 
 
 def test_without_stages_the_network_stays_as_it_is_and_the_history_is_empty(base, tmp_path):
@@ -326,14 +328,14 @@ def test_without_stages_the_network_stays_as_it_is_and_the_history_is_empty(base
     before = copied(model)
     assert tune(model, base, Finetune(stages=()), tmp_path / "checkpoint") == []
     assert not changed(before, model) and not (tmp_path / "checkpoint").exists()
-    finetune.write_history([], tmp_path / "history.parquet")
+    epochs.write_history([], tmp_path / "history.parquet")
     frame = pd.read_parquet(tmp_path / "history.parquet")
     assert list(frame) == ["stage", "unfrozen", "epoch", "train_loss", "val_loss", "val_accuracy"] and frame.empty
 
 
 def test_the_history_has_a_row_an_epoch(base, tmp_path):
     history = tune(start(base), base, stages(("head", 1), ("all", 2)), tmp_path / "checkpoint")
-    finetune.write_history(history, tmp_path / "history.parquet")
+    epochs.write_history(history, tmp_path / "history.parquet")
     frame = pd.read_parquet(tmp_path / "history.parquet")
     assert list(zip(frame["stage"], frame["unfrozen"], frame["epoch"], strict=True)) == [
         (0, "head", 0), (1, "all", 0), (1, "all", 1),
@@ -397,7 +399,7 @@ TWO_STAGES = stages(("last_block", 2), ("all", 2), augment="crop_flip", batch_si
 def result(model: Classifier, history: list[Epoch], folder: Path) -> tuple[bytes, bytes]:
     """Return the bytes of the stage's output."""
     classifier.save(model, folder / "model.safetensors")
-    finetune.write_history(history, folder / "history.parquet")
+    epochs.write_history(history, folder / "history.parquet")
     return (folder / "model.safetensors").read_bytes(), (folder / "history.parquet").read_bytes()
 
 
@@ -477,7 +479,7 @@ def epochs_with(*losses: float) -> list[Epoch]:
     ],
 )
 def test_a_best_epoch_that_is_first_or_still_improving_warns(losses, says):
-    found = finetune.warnings(epochs_with(*losses))
+    found = epochs.warnings(epochs_with(*losses))
     assert len(found) == (says is not None)
     assert all(says in warning for warning in found)
 

@@ -1,0 +1,49 @@
+"""The epochs of fine-tuning as a table: which was the best, what they warn of, and history.parquet."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import pandas as pd
+
+from rootstock.system.files import reading
+from rootstock.training.checkpoints import Epoch
+
+MIN_EPOCHS_TO_JUDGE = 3  # with fewer, no warning about the first or last epoch
+STILL_FALLING = 0.2  # relative drop of validation loss in the last epoch that suggests more epochs
+
+
+def best_of(history: list[Epoch]) -> Epoch:
+    """Return the epoch with the highest validation accuracy; ties go to the lower log loss."""
+    return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
+
+
+def warnings(history: Sequence[Epoch]) -> list[str]:
+    """Warn if the best epoch is the first, or the last with the loss still falling.
+
+    That the last epoch is the best is normal, since the learning rate ends near zero.
+    """
+    if len(history) < MIN_EPOCHS_TO_JUDGE:
+        return []
+    best, before, last = best_of(list(history)), history[-2], history[-1]
+    if best is history[0]:
+        return ["The first epoch of fine-tuning was the best: try a lower learning rate (lr)."]
+    if best is last and before.stage == last.stage and last.val_loss < (1 - STILL_FALLING) * before.val_loss:
+        return ["Validation loss was still falling when fine-tuning ended: try more epochs."]
+    return []
+
+
+def write_history(history: list[Epoch], path: Path) -> None:
+    """Write one row per epoch; without epochs, an empty table with all columns."""
+    as_table(history).to_parquet(path, index=False)
+
+
+def read_history(path: Path) -> list[Epoch]:
+    """Read what `write_history` wrote."""
+    with reading(path):
+        return [Epoch(*row) for row in pd.read_parquet(path).itertuples(index=False)]
+
+
+def as_table(history: list[Epoch]) -> pd.DataFrame:
+    """Return one row per epoch; without epochs, an empty table with all columns."""
+    return pd.DataFrame(history, columns=[column.name for column in fields(Epoch)])
