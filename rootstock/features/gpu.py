@@ -82,7 +82,9 @@ class GpuNetwork:
         yield torch.cuda.stream(self._streams[0]) if self._streams else nullcontext()
 
     def _filled(self, images: Tensor) -> Tensor:
-        """Fill up a batch that is on the GPU already."""
+        """Fill up a batch that is on the GPU already; its memory is not given out again before it has been computed."""
+        if self._streams:
+            images.record_stream(self._streams[0])
         missing = self.batch_size - len(images)
         return torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
 
