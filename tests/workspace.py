@@ -61,15 +61,17 @@ class Workspace:
     root: Path
     env: dict[str, str]
 
-    def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the workspace."""
+    def run(
+        self, *command: str, check: bool = True, timeout: float = 300, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the workspace, for some seconds at most."""
         done = subprocess.run(
             command,
             cwd=self.root,
             env=self.env | on_one_server | env,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout,
             check=False,
         )
         if check and done.returncode:

@@ -110,7 +110,9 @@ def test_a_new_backbone_is_one_entry_and_its_builder(workspace):
     assert (described["name"], described["licence"], described["feature_width"]) == ("tiny", "MIT", 16)
     assert described["depths"]["low"]["width"] == 8
     model = json.loads((workspace.root / "data" / "model" / "model.json").read_text())
-    assert model["features"] == {"layer": "low", "pooling": "avg", "width": 8}
+    assert {key: model["features"][key] for key in ("layer", "pooling", "width")} == {
+        "layer": "low", "pooling": "avg", "width": 8,
+    }  # fmt: skip
     ask = "from pathlib import Path; from rootstock.model.model import load; import sys"
     photo = "photos/moss/000.png"
     said = workspace.run("python", "-c", f"{ask}; print(load(Path('data/model')).predict([Path('{photo}')])[0].label)")

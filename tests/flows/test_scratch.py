@@ -7,7 +7,8 @@ import pytest
 
 from tests.workspace import make_workspace
 
-pytestmark = pytest.mark.slow  # a minute each
+MOST_S = 900  # a minute or two on two cores of its own, several beside other tests
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * MOST_S)]
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def sample(tmp_path_factory, prefect_home):
 
 
 def compare(workspace, *arguments: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    workspace.run(sys.executable, "-m", "flows.compare", "--scratch", *arguments)
+    workspace.run(sys.executable, "-m", "flows.compare", "--scratch", *arguments, timeout=MOST_S)
     kept = workspace.root / "data" / "compare"
     return tuple(pd.read_parquet(kept / f"{name}.parquet").set_index(key) for name, key in TABLES)
 
