@@ -237,7 +237,7 @@ class _Verdict:
         return "; ".join(f"{one.describe()}, {self._more(one)}" for one in self.open)
 
     def _more(self, one: PairedComparison) -> str:
-        """Say how many more test images would do if what was seen so far went on."""
+        """Describe how many more test images would do if what was seen so far went on."""
         score, quantile = _gain(one).score(-self.settings.margin), _gain(one).size.quantile(1 - CONFIDENCE)
         if score <= 0:
             return "more images will not show it if that stays as it is"

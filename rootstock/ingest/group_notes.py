@@ -1,4 +1,4 @@
-"""Say what became of the groups: how close to the shares their splits are, and which could not be kept apart."""
+"""Describe what became of the groups: how close to the shares their splits are, and which could not be kept apart."""
 
 from collections import Counter
 from typing import Any
