@@ -112,10 +112,10 @@ def classification_layers(network: nn.Module) -> list[str]:
 
     timm names them itself: a convolution in some networks, and two layers in distilled vision transformers.
     """
+    modules = dict(network.named_modules())
     named = getattr(network, "pretrained_cfg", {}).get("classifier")
-    known = dict(network.named_modules())
-    if named and all(name in known for name in ([named] if isinstance(named, str) else named)):
-        return [named] if isinstance(named, str) else list(named)
+    by_timm = [named] if isinstance(named, str) else list(named or ())
+    if by_timm and all(name in modules for name in by_timm):
+        return by_timm
     kind = nn.Conv2d if type(network).__name__ == "SqueezeNet" else nn.Linear
-    layers: list[str] = [name for name, module in network.named_modules() if isinstance(module, kind)]
-    return layers[-1:]
+    return [name for name, module in modules.items() if isinstance(module, kind)][-1:]

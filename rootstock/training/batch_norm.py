@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ def folded(model: nn.Module, example: Tensor) -> Iterator[None]:
 
     Args:
         model: batch norms in evaluation mode, in training too.
-        example: a batch, which goes through the model three times.
+        example: a batch, which goes through the model twice.
     """
     training = model.training
     model.eval()
@@ -51,17 +52,17 @@ def folded(model: nn.Module, example: Tensor) -> Iterator[None]:
 
 def _pairs(model: nn.Module, example: Tensor) -> tuple[Tensor, list[Pair]]:
     """Return the model's output, and each convolution whose output goes into a batch norm."""
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensors are kept, so that ids stay unique
+    outputs: dict[int, tuple[nn.Conv2d, ReferenceType[Tensor]]] = {}  # weak: else all activations would stay in memory
     pairs: list[Pair] = []
 
     def computed(module: nn.Module, _: Any, output: Tensor) -> None:  # noqa: ANN401
         if isinstance(module, nn.Conv2d):
-            outputs[id(output)] = module, output
+            outputs[id(output)] = module, ref(output)
 
     def given(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        convolution, _ = outputs.get(id(inputs[0]), (None, None))
-        if convolution is not None and isinstance(module, nn.BatchNorm2d):
-            pairs.append((convolution, module))
+        found = outputs.get(id(inputs[0]))
+        if found and found[1]() is inputs[0] and isinstance(module, nn.BatchNorm2d):
+            pairs.append((found[0], module))
 
     with ExitStack() as hooks:
         for module in model.modules():
