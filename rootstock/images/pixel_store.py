@@ -103,12 +103,14 @@ def opened(
     Yields:
         None if the images are too many for that, or for the disk: then they are decoded every time.
     """
+    if not most_gb:  # nothing to look up in the shards' headers
+        yield None
+        return
     folder, size = root / key_of(transform), transform.size
     offsets = {name: _offsets(images_dir, name) for name in sorted(names)}
     needed = sum(len(places) for places in offsets.values()) * (3 * size * size + 1)
     if not needed or needed > most_gb * GB:
-        if most_gb:
-            log.info("Decoded images would take %.1f GB, more than cache.pixels_gb: not kept", needed / GB)
+        log.info("Decoded images would take %.1f GB, more than cache.pixels_gb: not kept", needed / GB)
         yield None
         return
     _discard_after_power_cut(folder)
