@@ -32,7 +32,7 @@ from rootstock.features import computing, engines
 from rootstock.features.engines import Engine, Unavailable
 from rootstock.images import decoding
 from rootstock.ingest import ingest
-from rootstock.system.parallel import cores, grouped, ordered_map
+from rootstock.system.parallel import cores, grouped, limit_to_one_core, ordered_map
 
 SIDES = [(375, 500), (500, 375), (333, 500), (480, 640), (768, 1024), (1024, 683), (600, 800), (1200, 1600)]
 SECONDS = 4.0  # per round, of the loop and of forward alone
@@ -105,7 +105,7 @@ def forward_alone(engine: Engine, size: int) -> Callable[[], float]:
 
     def rounds() -> float:
         begin, seen = time.perf_counter(), 0
-        for number, features in enumerate(ordered_map(engine.forward, repeat(batch), first=engines.limit_to_one_core)):
+        for number, features in enumerate(ordered_map(engine.forward, repeat(batch), first=limit_to_one_core)):
             if number == 0:
                 begin = time.perf_counter()
                 continue

@@ -65,7 +65,7 @@ def main() -> None:
                 for group in optimiser.param_groups:
                     group["fused"] = fused
                 with folded(model, batch) if fold else nullcontext():
-                    step = TrainingStep(model, optimiser, 0.1)
+                    step = TrainingStep(model, optimiser, params.Finetune(batch_size=given.batch))
                     found.setdefault((fused, fold), []).append(rate(step, batch, target, given.seconds))
         for (fused, fold), rates in found.items():
             what = f"{'fused AdamW' if fused else 'AdamW'}{', folded batch norms' if fold else ''}"

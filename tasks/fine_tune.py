@@ -19,6 +19,7 @@ def fine_tune(params: Params) -> Summary:
     from rootstock.images import pixel_store
     from rootstock.system.files import digest
     from rootstock.training import classifier, epochs, finetune, head
+    from rootstock.training.split_images import SplitImages
 
     if not params.finetune.stages:
         finetune.save(None, [], FINETUNED)
@@ -34,7 +35,7 @@ def fine_tune(params: Params) -> Summary:
     )
     used = {shard for split in rows.values() for shard in split["shard"]}
     with pixel_store.opened(PIXELS, backbone.transform, IMAGES, used, params.cache.pixels_gb) as store:
-        train, val = (finetune.SplitImages(split, IMAGES, store) for split in rows.values())
+        train, val = (SplitImages(split, IMAGES, store) for split in rows.values())
         history = finetune.fine_tune(
             model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs
         )

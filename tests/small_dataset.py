@@ -17,6 +17,7 @@ from rootstock.dataset import tables
 from rootstock.features import extraction, reader
 from rootstock.ingest.ingest import ingest
 from rootstock.training import classifier, finetune, head
+from rootstock.training.split_images import SplitImages
 
 torch.set_num_threads(1)  # networks this small gain nothing from more, and lose much on a busy machine
 CLASSES = ["checks", "rings", "stripes"]
@@ -136,7 +137,7 @@ def small_finetuned(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32
         small_backbone(base, name, size),
     )
     model = classifier_from(small_head(base, name, size), backbone)
-    train, val = (finetune.SplitImages(small.split(split), small.images) for split in ("train", "val"))
+    train, val = (SplitImages(small.split(split), small.images) for split in ("train", "val"))
     settings = params.Finetune(stages=(params.Stage(unfreeze="all", epochs=5, lr=1e-3),), batch_size=16)
     transform = backbones.load(backbone).transform
     history = finetune.fine_tune(model, transform, train, val, settings, 0, base / "checkpoint", "")

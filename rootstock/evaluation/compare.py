@@ -37,8 +37,8 @@ from rootstock.system.files import digest, reading, replacing, verify
 from rootstock.training import calibration, finetune, head
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
-from rootstock.training.finetune import SplitImages
 from rootstock.training.head import Head
+from rootstock.training.split_images import SplitImages
 
 log = logging.getLogger(__name__)
 FROZEN, SCRATCH = "frozen", "scratch"

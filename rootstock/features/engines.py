@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from rootstock.backbones.backbones import Backbone
@@ -160,12 +159,6 @@ def best_batch_size(size: int, on_gpu: bool = False) -> int:
     """Return the batch size for images of `size` pixels a side: a power of two."""
     at_224, largest = (GPU_BATCH_SIZE_AT_224, GPU_MAX_BATCH_SIZE) if on_gpu else (BATCH_SIZE_AT_224, MAX_BATCH_SIZE)
     return min(largest, int(2 ** max(0, round(log2(at_224 * (224 / size) ** 2)))))
-
-
-def limit_to_one_core() -> None:
-    """Limit the calling thread to one OpenMP thread; other threads keep theirs."""
-    torch.get_num_threads()  # torch sets a thread's number at the first query; after that it stays what is set here
-    threadpool_limits(1, user_api="openmp")
 
 
 def _in_torch(network: nn.Module, precision: Precision) -> Forward:

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,18 +27,20 @@ from rootstock.dataset.shards import Reader
 from rootstock.features import engines
 from rootstock.features.engines import Engine, Stream
 from rootstock.features.feature_spec import FeatureSpec
-from rootstock.images import gpu_decoding, loader
+from rootstock.images import gpu_decoding, loader, pixels
 from rootstock.images.pixel_store import PixelStore
+from rootstock.images.pixels import OpenedFile
 from rootstock.system import causes
-from rootstock.system.parallel import cores, grouped, ordered_map
+from rootstock.system.parallel import ahead, cores, grouped, limit_to_one_core, ordered_map
 
 log = logging.getLogger(__name__)
 Array = NDArray[np.float32]
-Prepared = NDArray[np.uint8] | bytes  # an image as the engine takes it; encoded if the GPU decodes it
+Prepared = NDArray[np.uint8] | OpenedFile  # an image as the engine takes it; a file if the GPU decodes it
 Group = TypeVar("Group")
 Kept = TypeVar("Kept")
 Prepare = Callable[[Group], tuple[Kept, list[Prepared]]]
-BATCHES_AHEAD = 2  # decoded for a GPU, beside those that it computes
+BATCHES_AHEAD = 2  # put together for a GPU, or decoded by it, beside those that it computes
+GROUPS_AHEAD = 64  # computed by a GPU before they are asked for: writing files takes a core
 # By how much probabilities change with another engine or decoder (docs/extraction.md, "Where a model is loaded").
 MAY_DIFFER = {"f32": "by less than 0.0001", "bf16": "by more than 0.1 for one image in a hundred"}
 DECODING_MAY_DIFFER = "a little"
@@ -54,14 +55,16 @@ class FeatureExtractor:
     width: int
 
     def prepare(self, data: bytes, augment: Augment = "none", seed: int | None = None) -> Prepared:
-        """Decode an accepted file and resize it to (3, size, size) uint8; return it as it is if the GPU decodes.
+        """Decode an accepted file and resize it to (3, size, size) uint8; only open it if the GPU decodes it.
 
         Augmented views (those with a seed) are always decoded in full, on the CPU.
         """
         if self.spec.decode == "gpu" and seed is None:
-            return data
-        pixels: NDArray[np.uint8] = loader.view(data, self.spec.transform, augment, seed, self.spec.decode).numpy()
-        return pixels
+            file = pixels.open_file(data)
+            if gpu_decoding.can_decode(file):
+                return file
+        view: NDArray[np.uint8] = loader.view(data, self.spec.transform, augment, seed, self.spec.decode).numpy()
+        return view
 
     def features(self, groups: Iterable[Group], prepare: Prepare[Group, Kept]) -> Generator[tuple[Kept, Array]]:
         """Yield the features of each group, rounded as those in feature files are, in order.
@@ -84,9 +87,9 @@ class FeatureExtractor:
                 kept, images = prepare(group)
                 return kept, self._forward(images) if images else self._no_features()
 
-            yield from ordered_map(computed, groups, threads, first=engines.limit_to_one_core)
+            yield from ordered_map(computed, groups, threads, first=limit_to_one_core)
         else:
-            yield from self._on_gpu(groups, prepare, self.engine.stream, threads)
+            yield from ahead(self._on_gpu(groups, prepare, self.engine.stream, threads), GROUPS_AHEAD)
 
     def features_of(self, images: Sequence[Prepared]) -> Array:
         """Compute the features of prepared images (n, width) on this thread, rounded as those in feature files are."""
@@ -116,16 +119,15 @@ class FeatureExtractor:
         def images() -> Iterator[Prepared]:
             window = threads + BATCHES_AHEAD * -(-size // self.engine.group_size)
             try:
-                for kept, few in ordered_map(prepare, groups, threads, window):
+                for kept, few in ordered_map(prepare, groups, threads, window, first=limit_to_one_core):
                     waiting.append((kept, len(few)))
                     yield from few
             except Exception as error:
                 errors.append(error)
 
-        # Encoded images, which the GPU decodes, and augmented views, which it does not, are in batches of their own.
-        batches = (batch for _, same in groupby(images(), type) for batch in grouped(same, size))
         there = self._no_features()
-        for computed in stream(ordered_map(self._batch, batches, threads=1, window=BATCHES_AHEAD)):
+        batches = ordered_map(self._batch, grouped(images(), size), BATCHES_AHEAD, BATCHES_AHEAD, limit_to_one_core)
+        for computed in stream(batches):
             there = np.concatenate([there, computed])
             while waiting and waiting[0][1] <= len(there):
                 kept, count = waiting.popleft()
@@ -140,14 +142,22 @@ class FeatureExtractor:
         return self.engine.forward(self._batch(images))
 
     def _batch(self, images: Sequence[Prepared]) -> NDArray[np.uint8] | Tensor:
-        """Put images together; encoded ones are decoded on the GPU."""
-        if not isinstance(images[0], bytes):
-            return np.stack([image for image in images if not isinstance(image, bytes)])
-        device = loader.device()
-        seen = gpu_decoding.views([image for image in images if isinstance(image, bytes)], self.spec.transform, device)
-        if seen.is_cuda:
-            torch.cuda.synchronize(device)  # the network runs on another stream
-        return seen
+        """Put images together; those that are still files are decoded on the GPU."""
+        files = [image for image in images if isinstance(image, OpenedFile)]
+        decoded = [image for image in images if not isinstance(image, OpenedFile)]
+        if not files:
+            return np.stack(decoded)
+        seen = gpu_decoding.views(files, self.spec.transform, loader.device())
+        if not decoded:
+            return seen
+        both = torch.cat([seen, torch.from_numpy(np.stack(decoded)).to(seen.device)])
+        places = [
+            index
+            for kind in (True, False)
+            for index, image in enumerate(images)
+            if isinstance(image, OpenedFile) is kind
+        ]
+        return both[torch.argsort(torch.tensor(places))]
 
     def of_images(self, rows: pd.DataFrame, images_dir: Path, store: PixelStore | None = None) -> Generator[Array]:
         """Yield the features of images of a dataset, a few at a time.
@@ -171,7 +181,7 @@ class FeatureExtractor:
                 found = kept.get(shard, offset) if kept else None
                 if found is None:
                     prepared = self.prepare(reader.image(shard, int(offset), int(size), name))
-                    if kept and not isinstance(prepared, bytes):
+                    if kept and not isinstance(prepared, OpenedFile):
                         kept.put(shard, offset, prepared.transpose(1, 2, 0))
                     return prepared
                 return found.transpose(2, 0, 1)

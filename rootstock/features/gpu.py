@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rootstock.features.feature_spec import Precision
+from rootstock.system.parallel import limit_to_one_core
 
 IN_FLIGHT = 3  # batches: one is copied to the GPU, one is computed, one is copied back
 Images = NDArray[np.uint8] | Tensor  # (n, 3, size, size) uint8; a tensor is on the GPU
@@ -37,7 +38,7 @@ class GpuNetwork:
     def __init__(self, network: nn.Module, precision: Precision, device: torch.device, batch_size: int) -> None:
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.precision, self.device, self.batch_size = precision, device, batch_size
-        self._launching = ThreadPoolExecutor(1, thread_name_prefix="gpu")
+        self._launching = ThreadPoolExecutor(1, "gpu", limit_to_one_core)
         self._streams = [torch.cuda.Stream(device) for _ in range(2)] if device.type == "cuda" else []
         self._free: SimpleQueue[_Buffers] = SimpleQueue()
         for _ in range(IN_FLIGHT):

@@ -5,6 +5,7 @@ resize differs from Pillow's in one value of a hundred, by one or two levels of 
 twice as fast (docs/extraction.md), and release the GIL.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from torchvision import io as torchvision_io
 
 from rootstock.config.architectures import Transform
 from rootstock.images import pixels
-from rootstock.images.orientation import UPRIGHT, upright_pixels
+from rootstock.images.orientation import upright_pixels
 from rootstock.images.pixels import OpenedFile
 
 Decode = Literal["full", "reduced", "gpu"]
@@ -50,17 +51,8 @@ def decode_opened(file: OpenedFile, shorter: int | None = None) -> Tensor:
             return _tensor(file.reduced("RGB", shorter))
         exact = _decode_by_torchvision(file.data)
         if exact is not None:
-            return rotate_upright(exact, file.orientation)
+            return upright_pixels(exact, file.orientation)
     return _tensor(file.rgb().convert("RGB"))
-
-
-def rotate_upright(image: Tensor, orientation: int) -> Tensor:
-    """Apply the EXIF orientation to (3, h, w); see rootstock/images/orientation.py."""
-    if orientation == UPRIGHT:
-        return image
-    if image.device.type != "cpu":
-        return rotate_upright(image.cpu(), orientation).to(image.device)
-    return torch.from_numpy(np.ascontiguousarray(upright_pixels(image.numpy(), orientation)))
 
 
 def _decode_by_torchvision(data: bytes) -> Tensor | None:
@@ -91,16 +83,36 @@ def resize_and_crop(image: Tensor, transform: Transform) -> Tensor:
     Returns:
         (3, size, size) uint8.
     """
+    image = crop_to_aspect_ratio(image)
     height, width = image.shape[1:]
-    short = min(height, width)
-    if max(height, width) > MAX_ASPECT_RATIO * short:
-        image = crop_centre(image, min(height, MAX_ASPECT_RATIO * short), min(width, MAX_ASPECT_RATIO * short))
-        height, width = image.shape[1:]
-    new = (int(transform.resize * height / short), int(transform.resize * width / short))  # rounds as torchvision does
-    new = (max(new[0], transform.size), max(new[1], transform.size))
-    if new != (height, width):
-        image = resize(image, new, transform.interpolation)
-    return crop_centre(image, transform.size, transform.size)
+    box = Box.of(height, width, transform)
+    if box.resized != (height, width):
+        image = resize(image, box.resized, transform.interpolation)
+    return image[:, box.top : box.top + transform.size, box.left : box.left + transform.size]
+
+
+def crop_to_aspect_ratio(image: Tensor) -> Tensor:
+    """Crop the centre of a very long or very high image (3, h, w) to the largest aspect ratio that is resized."""
+    height, width = image.shape[1:]
+    most = MAX_ASPECT_RATIO * min(height, width)
+    return crop_centre(image, min(height, most), min(width, most))
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """What the network sees of an image: a square of the resized image, at (`top`, `left`)."""
+
+    resized: tuple[int, int]  # height and width
+    top: int
+    left: int
+
+    @classmethod
+    def of(cls, height: int, width: int, transform: Transform) -> "Box":
+        """Return the central square of an image of a height and width, as torchvision's Resize and CenterCrop do."""
+        short, size = min(height, width), transform.size
+        new = (int(transform.resize * height / short), int(transform.resize * width / short))  # torchvision's rounding
+        new = (max(new[0], size), max(new[1], size))
+        return cls(new, *(round((side - size) / 2) for side in new))
 
 
 def resize(image: Tensor, new: tuple[int, int], interpolation: str) -> Tensor:

@@ -17,7 +17,7 @@ from rootstock.images import decoding, pixels
 from rootstock.images.decoding import INTERPOLATION, Decode, resize_and_crop
 from rootstock.images.pixel_store import PixelStore
 from rootstock.system.memory import DECODING_BUDGET
-from rootstock.system.parallel import ordered_map
+from rootstock.system.parallel import limit_to_one_core, ordered_map
 
 # Milder than Inception's 0.08 (Szegedy et al. 2015): a pretrained network needs less, and small objects survive.
 CROP_AREA = (0.6, 1.0)
@@ -80,7 +80,7 @@ def batches(
             store.put(ref.shard, ref.offset, image)
         return image
 
-    loaded = ordered_map(load, refs, threads, window=2 * batch_size)
+    loaded = ordered_map(load, refs, threads, window=2 * batch_size, first=limit_to_one_core)
     for size in batch_sizes(len(refs), batch_size, lone):
         yield torch.from_numpy(np.stack(list(islice(loaded, size)))).permute(0, 3, 1, 2)
 

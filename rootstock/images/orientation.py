@@ -6,9 +6,8 @@ Libraries differ on doubled headers, broken blocks and values out of range, and 
 import re
 import struct
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 TAG = 0x0112  # of EXIF and TIFF
 UPRIGHT, LYING = 1, (5, 6, 7, 8)  # values; LYING ones swap width and height
@@ -61,12 +60,9 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
-def upright_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Apply an orientation to an array (..., h, w), as `upright` does to an image; returns a view."""
+def upright_pixels(pixels: Tensor, orientation: int) -> Tensor:
+    """Apply an orientation to pixels (..., h, w) on any device, as `upright` does to an image."""
     if orientation in LYING:
-        pixels = pixels.swapaxes(-1, -2)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[..., ::-1, :]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[..., ::-1]
-    return pixels
+        pixels = pixels.transpose(-1, -2)
+    flipped = [axis for axis, turned in ((-2, (3, 4, 7, 8)), (-1, (2, 3, 6, 7))) if orientation in turned]
+    return pixels.flip(flipped) if flipped else pixels

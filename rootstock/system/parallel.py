@@ -2,9 +2,9 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -13,6 +13,15 @@ R = TypeVar("R")
 def cores() -> int:
     """Return the number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def limit_to_one_core() -> None:
+    """Limit the calling thread to one OpenMP thread; other threads keep theirs."""
+    import torch  # takes a second, and not every process needs it
+    from threadpoolctl import threadpool_limits
+
+    torch.get_num_threads()  # torch sets a thread's number at the first query; after that it stays what is set here
+    threadpool_limits(1, user_api="openmp")
 
 
 def ordered_map(
@@ -47,6 +56,20 @@ def ordered_map(
                 yield waiting.popleft()[0].result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead(items: Generator[T], most: int) -> Generator[T]:
+    """Yield the items of a generator that runs on a thread of its own, at most that many items ahead of the caller."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as pool:
+        pending = deque(pool.submit(next, items, end) for _ in range(most))
+        try:
+            while (item := pending.popleft().result()) is not end:
+                pending.append(pool.submit(next, items, end))
+                yield item
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            items.close()
 
 
 def bundled(items: Iterable[T], most: int, size: int, size_of: Callable[[T], int]) -> Iterator[list[T]]:

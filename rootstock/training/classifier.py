@@ -1,6 +1,6 @@
 """The classifier: a backbone with a linear head, as it is fine-tuned, saved and used for prediction."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rootstock.backbones import state_dicts
 from rootstock.backbones.blocks import NORMS
 from rootstock.config.architectures import Transform
-from rootstock.images.loader import Normalise, on_device
+from rootstock.images.loader import Normalise
 from rootstock.system.files import reading, replacing
 from rootstock.training.head import Head
 
@@ -78,27 +78,33 @@ def load(model: Classifier, path: Path) -> None:
         state_dicts.assign_state(model, load_file(path))
 
 
-def predict(
-    model: Classifier, batches: Iterator[Tensor], device: torch.device, batch_size: int
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the logits (n, k) float32 of each batch; sets evaluation mode.
+def predict(model: Classifier, batches: Iterable[Tensor], batch_size: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the logits (n, k) float32 of each batch on the model's device; sets evaluation mode.
 
     On a GPU, batches are filled up to `batch_size`: cuDNN plans anew for each shape (features/gpu.py).
     """
     model.eval()
+    device = model.head.weight.device
     with torch.inference_mode(), mixed_precision(device):
-        for batch in on_device(batches, device):
+        for batch in batches:
             images = len(batch)
-            if device.type in PLAN_FOR_SHAPES and images < batch_size:
-                batch = torch.cat([batch, batch[:1].expand(batch_size - images, -1, -1, -1)])
-            logits: Tensor = model(batch)
+            logits: Tensor = model(filled(batch, batch_size))
             yield logits[:images].float().cpu().numpy()
+
+
+def filled(batch: Tensor, batch_size: int) -> Tensor:
+    """Fill a batch up with copies of its first image, on a device that plans for each shape."""
+    missing = batch_size - len(batch)
+    if batch.device.type not in PLAN_FOR_SHAPES or missing <= 0:
+        return batch
+    return torch.cat([batch, batch[:1].expand(missing, -1, -1, -1)])
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
     """Return an autocast context for `precision_on` a device."""
     precision = precision_on(device)
-    return torch.autocast(device.type, precision, enabled=precision is not torch.float32)
+    # Every weight is used once in a pass, so that a cache of cast ones would only be in the way of CUDA graphs.
+    return torch.autocast(device.type, precision, enabled=precision is not torch.float32, cache_enabled=False)
 
 
 def precision_on(device: torch.device) -> torch.dtype:

@@ -5,18 +5,13 @@ stay those of the pretrained network. A checkpoint is written after each epoch. 
 same bytes as an uninterrupted one.
 """
 
-import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,8 +21,6 @@ from rootstock.config import params
 from rootstock.config.architectures import Transform
 from rootstock.dataset.shards import Reader
 from rootstock.images import loader
-from rootstock.images.loader import Ref
-from rootstock.images.pixel_store import PixelStore
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sha256, verify, write
@@ -35,6 +28,7 @@ from rootstock.training import checkpoints, epochs
 from rootstock.training.batch_norm import folded
 from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.classifier import WEIGHTS, Classifier, predict, save as save_classifier
+from rootstock.training.split_images import Batches, SplitImages, mix
 from rootstock.training.step import TrainingStep
 from rootstock.training.unfreezing import check_stages, optimiser_of
 
@@ -43,32 +37,6 @@ HISTORY, DESCRIPTION = "history.parquet", "finetuned.json"
 WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; torch's default)
 START_DIVISOR, END_DIVISOR = 25.0, 1e4
 CHECKED_EVERY = 100  # steps on a GPU, after which the loss is looked at: that waits for the device
-
-
-@dataclass(frozen=True)
-class SplitImages:
-    """The images of a split: manifest rows (image_id, shard, offset, size, class_index) and the shards' folder.
-
-    `store` has those that have been decoded before, and keeps the others.
-    """
-
-    rows: pd.DataFrame
-    images_dir: Path
-    store: PixelStore | None = None
-
-    def refs(self, order: np.ndarray[Any, Any] | None = None, seed: int | None = None) -> list[Ref]:
-        """Return references to the images in a given order, each with its own augmentation seed."""
-        order = np.arange(len(self.rows)) if order is None else order
-        columns = (self.rows[name].to_numpy()[order] for name in ("shard", "offset", "size", "image_id"))
-        places = zip(*columns, strict=True)
-        return [
-            Ref(str(shard), int(offset), int(size), None if seed is None else _mix(seed, int(index)), str(image_id))
-            for index, (shard, offset, size, image_id) in zip(order, places, strict=True)
-        ]
-
-    def labels(self) -> Tensor:
-        """Return the class indices (n,) int64."""
-        return torch.from_numpy(self.rows["class_index"].to_numpy(np.int64))
 
 
 def fine_tune(
@@ -109,18 +77,21 @@ def fine_tune(
         _faster(model, settings.batch_size, transform.size) if len(state.history) < total else nullcontext(),
         progress.bar("fine_tune", total * len(train.rows)) as advance,
     ):
+        lone = model.frozen_statistics  # else a single image would have no statistics
+        batches = Batches(train, reader, transform, settings.batch_size, device, settings.augment, lone)
+        val_batches = Batches(val, reader, transform, settings.batch_size, device)
         advance(len(state.history) * len(train.rows))
         for index, stage in enumerate(settings.stages):
             if index < state.stage:
                 continue
-            step = TrainingStep(model, optimiser_of(model, stage, settings), settings.label_smoothing, parts)
+            step = TrainingStep(model, optimiser_of(model, stage, settings), settings, parts)
             if index == state.stage and state.optimiser:
                 step.optimiser.load_state_dict(state.optimiser)
                 step.scaler.load_state_dict(state.scaler)
             for epoch in range(state.epoch if index == state.stage else 0, stage.epochs):
-                torch.manual_seed(_mix(seed, index, epoch))
-                loss = _train_epoch(step, reader, train, transform, settings, stage, (index, epoch), seed, advance)
-                val_loss, val_accuracy = _validate(model, reader, val, transform, settings.batch_size, device)
+                torch.manual_seed(mix(seed, index, epoch))
+                loss = _train_epoch(step, batches, stage, (index, epoch), seed, advance)
+                val_loss, val_accuracy = _validate(model, val_batches)
                 state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
                 _keep_best(state, model)
                 state.stage, state.epoch = index, epoch + 1
@@ -143,31 +114,16 @@ def _faster(model: Classifier, batch_size: int, size: int) -> AbstractContextMan
 
 
 def _train_epoch(
-    step: TrainingStep,
-    reader: Reader,
-    train: SplitImages,
-    transform: Transform,
-    settings: params.Finetune,
-    stage: params.Stage,
-    at: tuple[int, int],
-    seed: int,
-    advance: progress.Advance,
+    step: TrainingStep, batches: Batches, stage: params.Stage, at: tuple[int, int], seed: int, advance: progress.Advance
 ) -> float:
     """Train for one epoch in a new random order; return the mean training loss."""
-    model, device = step.model, step.device
-    order = np.random.default_rng(_mix(seed, *at)).permutation(len(train.rows))
-    refs = train.refs(order, seed=_mix(seed, *at))
-    sizes = loader.batch_sizes(len(order), settings.batch_size, lone=model.frozen_statistics)
-    targets = train.labels()[order].to(device).split(sizes)
-    model.train()
-    batches = loader.batches(
-        reader, refs, transform, settings.batch_size, settings.augment, lone=model.frozen_statistics, store=train.store
-    )
+    device, sizes = batches.device, batches.sizes
+    order = np.random.default_rng(mix(seed, *at)).permutation(len(batches.images.rows))
+    targets = batches.images.labels()[order].to(device).split(sizes)
+    step.model.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for number, (batch, target) in enumerate(zip(loader.on_device(batches, device), targets, strict=True), start=1):
-        rate = one_cycle((at[1] * len(sizes) + number - 1) / (stage.epochs * len(sizes)))
-        for group in step.optimiser.param_groups:
-            group["lr"] = group["peak"] * rate
+    for number, (batch, target) in enumerate(zip(batches(order, mix(seed, *at)), targets, strict=True), start=1):
+        step.set_learning_rate(one_cycle((at[1] * len(sizes) + number - 1) / (stage.epochs * len(sizes))))
         total += step(batch, target) * len(batch)
         if device.type == "cpu" or number % CHECKED_EVERY == 0 or number == len(sizes):
             _check_loss(total, stage, number, at[1])
@@ -197,36 +153,15 @@ def one_cycle(position: float) -> float:
     return float(low + (high - low) * (1 - np.cos(np.pi * share)) / 2)
 
 
-def _validate(
-    model: Classifier,
-    reader: Reader,
-    val: SplitImages,
-    transform: Transform,
-    batch_size: int,
-    device: torch.device,
-) -> tuple[float, float]:
+def _validate(model: Classifier, batches: Batches) -> tuple[float, float]:
     """Compute mean log loss and accuracy."""
-    labels = val.labels()
+    labels = batches.images.labels()
     loss, correct = 0.0, 0
-    batches = predict_all(model, reader, val, transform, batch_size, device)
-    for batch, target in zip(batches, labels.split(batch_size), strict=True):
+    for batch, target in zip(predict(model, batches(), batches.batch_size), labels.split(batches.sizes), strict=True):
         logits = torch.from_numpy(batch)
         loss += F.cross_entropy(logits, target, reduction="sum").item()
         correct += int((logits.argmax(1) == target).sum())
     return loss / len(labels), correct / len(labels)
-
-
-def predict_all(
-    model: Classifier,
-    reader: Reader,
-    images: SplitImages,
-    transform: Transform,
-    batch_size: int,
-    device: torch.device,
-) -> Iterator[np.ndarray[Any, Any]]:
-    """Yield the logits of a split's images batch by batch, in row order."""
-    batches = loader.batches(reader, images.refs(), transform, batch_size, store=images.store)
-    yield from predict(model, batches, device, batch_size)
 
 
 def save(model: Classifier | None, history: list[Epoch], folder: Path) -> None:
@@ -264,8 +199,3 @@ def load_history(folder: Path) -> list[Epoch]:
 def _keep_best(state: TrainingState, model: Classifier) -> None:
     if epochs.best_of(state.history) is state.history[-1]:
         state.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
-
-def _mix(*parts: int) -> int:
-    """Derive one seed from several numbers."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "little")

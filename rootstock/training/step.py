@@ -1,15 +1,23 @@
-"""A step of training: forward, backward and update, without waiting for the device, in parts where memory is short."""
+"""A step of training: forward, backward and update, without waiting for the device, in parts where memory is short.
+
+On a GPU the step is captured as a CUDA graph, and replayed: launching its kernels one by one from Python takes longer
+than a small mini-batch takes to compute (docs/benchmarks.md).
+"""
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rootstock.training.classifier import Classifier, mixed_precision, precision_on
+from rootstock.config import params
+from rootstock.training.classifier import Classifier, filled, mixed_precision, precision_on
 
 log = logging.getLogger(__name__)
 MAX_GRADIENT_NORM = 1.0  # bounds the first steps after unfreezing (docs/benchmarks.md)
+NO_CLASS = -100  # the target of images that only fill up a mini-batch: torch's cross-entropy ignores them
+STEPS_BEFORE_CAPTURE = 3  # in which libraries allocate what they keep
 
 
 class TrainingStep:
@@ -20,19 +28,30 @@ class TrainingStep:
 
     Args:
         model: in training mode.
-        optimiser: of its parameters.
-        label_smoothing: of the cross-entropy.
+        optimiser: of its parameters, each group with its `peak` learning rate.
+        settings: the section `finetune` of params.yaml (batch_size, label_smoothing).
         parts: how many parts a mini-batch begins with.
     """
 
     def __init__(
-        self, model: Classifier, optimiser: torch.optim.Optimizer, label_smoothing: float, parts: int = 1
+        self, model: Classifier, optimiser: torch.optim.Optimizer, settings: params.Finetune, parts: int = 1
     ) -> None:
-        self.model, self.optimiser, self.label_smoothing, self.parts = model, optimiser, label_smoothing, parts
+        self.model, self.optimiser, self.parts = model, optimiser, parts
+        self.label_smoothing, self.batch_size = settings.label_smoothing, settings.batch_size
         self.device = model.head.weight.device
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # float16 has no room for small gradients: they are scaled up (Micikevicius et al. 2018)
         self.scaler = torch.GradScaler(self.device.type, enabled=precision_on(self.device) is torch.float16)
+        # The scaler looks at the gradients on the CPU, which a graph cannot.
+        self._graph = _Graph(self._step) if self.device.type == "cuda" and not self.scaler.is_enabled() else None
+
+    def set_learning_rate(self, share: float) -> None:
+        """Set the learning rate of each group to a share of its peak."""
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(group["peak"] * share)
+            else:
+                group["lr"] = group["peak"] * share
 
     def __call__(self, batch: Tensor, target: Tensor) -> Tensor:
         """Update the weights by a mini-batch (n, 3, size, size) and its class indices (n,), both on the device.
@@ -40,9 +59,12 @@ class TrainingStep:
         Returns:
             The mean loss, a scalar on the device: reading it would wait for the step to end.
         """
+        if self.model.frozen_statistics:  # else the copies would count in the statistics
+            batch, few = filled(batch, self.batch_size), len(batch)
+            target = F.pad(target, (0, len(batch) - few), value=NO_CLASS)
         while True:
             try:
-                return self._step(batch, target)
+                return self._graph(batch, target) if self._graph else self._step(batch, target)
             except torch.OutOfMemoryError:
                 if self.parts >= len(batch):
                     raise
@@ -53,16 +75,20 @@ class TrainingStep:
                 )  # fmt: skip
                 self.optimiser.zero_grad(set_to_none=True)
                 if self.device.type == "cuda":
+                    self._graph = _Graph(self._step) if self._graph else None
                     torch.cuda.empty_cache()
 
     def _step(self, batch: Tensor, target: Tensor) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
+        real = (target != NO_CLASS).sum()
         for images, labels in zip(batch.chunk(self.parts), target.chunk(self.parts), strict=True):
             with mixed_precision(self.device):
                 logits = self.model(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
-            loss = loss * (len(images) / len(batch))
+            loss = F.cross_entropy(
+                logits.float(), labels, reduction="sum", label_smoothing=self.label_smoothing, ignore_index=NO_CLASS
+            )
+            loss = loss / real
             self.scaler.scale(loss).backward()
             total += loss.detach()
         self.scaler.unscale_(self.optimiser)
@@ -70,3 +96,54 @@ class TrainingStep:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return total
+
+
+class _Graph:
+    """A step that is computed a few times, then captured as a CUDA graph, and replayed for mini-batches of its shape.
+
+    Others, and all where it cannot be captured (an operation that waits for the GPU), are computed as they come.
+    """
+
+    def __init__(self, step: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.step = step
+        self._stream = torch.cuda.Stream()
+        self._before = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._batch, self._target, self._loss = (torch.empty(0) for _ in range(3))
+
+    def __call__(self, batch: Tensor, target: Tensor) -> Tensor:
+        """Compute the step, as `TrainingStep` does."""
+        if self._before < STEPS_BEFORE_CAPTURE:
+            self._before += 1
+            return self._beside(batch, target)
+        if self._before == STEPS_BEFORE_CAPTURE:
+            self._before += 1
+            self._capture(batch, target)
+        if self._graph is None or batch.shape != self._batch.shape:
+            return self._beside(batch, target)
+        self._batch.copy_(batch)
+        self._target.copy_(target)
+        self._graph.replay()
+        return self._loss.clone()
+
+    def _beside(self, batch: Tensor, target: Tensor) -> Tensor:
+        """Compute on another stream than the default one, to which a captured step may not be tied."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            loss = self.step(batch, target)
+        current.wait_stream(self._stream)
+        return loss
+
+    def _capture(self, batch: Tensor, target: Tensor) -> None:
+        self._batch, self._target = batch.clone(), target.clone()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._loss = self.step(self._batch, self._target)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            log.info("fine_tune: the step is launched from Python, as it cannot be a CUDA graph: %s", error)
+        else:
+            self._graph = graph

@@ -18,7 +18,7 @@ from rootstock.dataset.shards import Reader
 from rootstock.features import engines
 from rootstock.features.engines import ENGINES, Unavailable, best_batch_size, start, start_auto
 from rootstock.images.loader import Normalise, view
-from rootstock.system.parallel import ordered_map
+from rootstock.system.parallel import limit_to_one_core, ordered_map
 from tests.small_dataset import Small, small_backbone
 
 CUT = [("shufflenet_v2_x0_5", "penultimate", "avg"), ("resnet18", "mid", "gem"), ("resnet18", "low", "avgmax")]
@@ -56,7 +56,7 @@ def computed(engine: engines.Engine, images: np.ndarray) -> np.ndarray:
     groups = [
         part for group in groups for part in np.split(group, range(engine.batch_size, len(group), engine.batch_size))
     ]
-    return np.concatenate(list(ordered_map(engine.forward, groups, first=engines.limit_to_one_core)))
+    return np.concatenate(list(ordered_map(engine.forward, groups, first=limit_to_one_core)))
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -121,7 +121,7 @@ from pathlib import Path
 import numpy as np
 from rootstock.backbones import backbones
 from rootstock.features import engines
-from rootstock.system.parallel import ordered_map
+from rootstock.system.parallel import limit_to_one_core, ordered_map
 
 backbone = backbones.load(Path(sys.argv[1]))
 engine = engines.start("openvino", backbone, batch_size=4, threads=8)
@@ -143,7 +143,7 @@ def test_the_first_calls_of_a_process_may_come_from_many_threads_at_once(tmp_pat
 
 def test_a_thread_of_its_own_leaves_the_others_theirs():
     before = torch.get_num_threads()
-    with ThreadPoolExecutor(1, initializer=engines.limit_to_one_core) as pool:
+    with ThreadPoolExecutor(1, initializer=limit_to_one_core) as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
     assert torch.get_num_threads() == before
 

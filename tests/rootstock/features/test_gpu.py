@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision import io as torchvision_io
 
 from rootstock.backbones.backbones import Backbone
 from rootstock.config.architectures import Transform
@@ -17,7 +18,9 @@ from rootstock.dataset import shards
 from rootstock.features import computing, feature_keys, gpu, planning, reader
 from rootstock.features.computing import File
 from rootstock.features.engines import Engine
-from rootstock.images import gpu_decoding, loader
+from rootstock.features.feature_extractor import FeatureExtractor
+from rootstock.features.feature_spec import FeatureSpec
+from rootstock.images import gpu_decoding, loader, pixels
 from rootstock.images.loader import Normalise
 from rootstock.system.errors import DamagedError, SourceError
 from rootstock.system.parallel import ordered_map
@@ -127,22 +130,54 @@ def test_whoever_stops_waiting_or_fails_leaves_the_network_usable(backbone):
     assert there.forward(batch[:1]).tolist() == [[1, 1, 1]]
 
 
-def test_a_batch_of_all_kinds_is_decoded_on_the_device_where_it_can_be(monkeypatch):
+def kinds_of_files() -> list[bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
-    contents = [
+    return [
         encoded(picture(1, 90, 60), "JPEG"),
         encoded(picture(2, 90, 60, "L"), "JPEG"),
         encoded(picture(3, 90, 60, "CMYK"), "JPEG"),
         encoded(picture(4, 90, 60), "JPEG", exif=exif.tobytes()),
         encoded(picture(5, 90, 60), "PNG"),
+        encoded(picture(6, 61, 90), "JPEG"),
     ]
+
+
+@pytest.mark.parametrize("left_to_the_cpu", ["none", "one", "all"])
+def test_files_of_all_kinds_share_batches_and_the_device_decodes_those_that_it_can(monkeypatch, left_to_the_cpu):
+    monkeypatch.setattr(loader, "device", lambda: CPU)
     to = Transform(32, 36, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    contents = kinds_of_files()
     expected = np.stack([loader.view(content, to).numpy() for content in contents])
-    assert np.array_equal(gpu_decoding.views(contents, to, CPU).numpy(), expected)
-    monkeypatch.setattr(gpu_decoding.torchvision_io, "decode_jpeg", fails)  # as nvJPEG does where it does not know one
-    assert np.abs(gpu_decoding.views(contents, to, CPU).numpy().astype(int) - expected).max() <= 2
+    on_device: list[int] = []
+
+    def decode_jpeg(encoded: list[torch.Tensor], *given: object, **named: object) -> list[torch.Tensor]:
+        refused = contents[0] if left_to_the_cpu == "one" else b""
+        if left_to_the_cpu == "all" or any(bytes(one.numpy()) == refused for one in encoded):
+            raise RuntimeError("nvjpeg: unsupported")
+        on_device.append(len(encoded))
+        return torchvision_io.decode_jpeg(encoded, *given, **named)
+
+    monkeypatch.setattr(gpu_decoding, "decode_jpeg", decode_jpeg)
+    network = gpu.GpuNetwork(nn.Flatten(), "f32", CPU, len(contents))
+    spec = FeatureSpec.of(to, Extract(decode="gpu"), "eager")
+    extractor = FeatureExtractor(spec, Engine("eager", network.forward, len(contents), network.stream), 3 * 32 * 32)
+    [(_, seen)] = extractor.features([contents], lambda group: (None, [extractor.prepare(data) for data in group]))
+    assert sum(on_device) == {"none": 4, "one": 3, "all": 0}[left_to_the_cpu]
+    assert np.abs(seen.reshape(expected.shape) - expected).max() <= 2
 
 
-def fails(*_: object, **__: object) -> None:
-    raise RuntimeError("nvjpeg: unsupported")
+def test_large_images_are_decoded_in_parts_that_fit_into_the_devices_memory(monkeypatch):
+    monkeypatch.setattr(gpu_decoding, "DECODED_BYTES", 2 * 3 * 90 * 60)
+    to = Transform(32, 36, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    contents = [encoded(picture(seed, 90, 60), "JPEG") for seed in range(5)]
+    parts: list[int] = []
+
+    def decode_jpeg(encoded: list[torch.Tensor], *given: object, **named: object) -> list[torch.Tensor]:
+        parts.append(len(encoded))
+        return torchvision_io.decode_jpeg(encoded, *given, **named)
+
+    monkeypatch.setattr(gpu_decoding, "decode_jpeg", decode_jpeg)
+    seen = gpu_decoding.views([pixels.open_file(content) for content in contents], to, CPU)
+    assert parts == [2, 2, 1]
+    assert np.array_equal(seen.numpy(), np.stack([loader.view(content, to).numpy() for content in contents]))

@@ -145,7 +145,7 @@ TO = Transform(24, 24, "bilinear", (0.5,) * 3, (0.5,) * 3)
 
 def ways(data: bytes) -> dict[str, np.ndarray]:
     """Decode on every way there is: (h, w, 3) uint8 each."""
-    [there] = gpu_decoding.views([data], TO, torch.device("cpu"))
+    [there] = gpu_decoding.views([pixels.open_file(data)], TO, torch.device("cpu"))
     return {
         "a look": bytes_of(pixels.decode(data)),
         "for a network": decoding.decode(data).permute(1, 2, 0).numpy(),

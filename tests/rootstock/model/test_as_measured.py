@@ -23,6 +23,7 @@ from rootstock.features.reader import Features
 from rootstock.ingest.ingest import ingest
 from rootstock.system.errors import DamagedError, ParamsError
 from rootstock.training import classifier, finetune, head
+from rootstock.training.split_images import SplitImages
 from tests.slow import slow
 from tests.small_dataset import CLASSES, Small, classifier_from, picture, small_backbone, small_head, take_in
 
@@ -73,7 +74,7 @@ def evaluated(photos, tmp_path_factory) -> Callable[..., Path]:
         fitted = dataclasses.replace(fitted, layer=extract.layer, pooling=extract.pooling)
         head.save(fitted, folder / "head", {})
         network = classifier.Classifier(backbone.network, backbone.transform, head.load(folder / "head"))
-        parts = (finetune.SplitImages(photos.split(split), photos.images) for split in ("train", "val"))
+        parts = (SplitImages(photos.split(split), photos.images) for split in ("train", "val"))
         history = finetune.fine_tune(
             network, backbone.transform, *parts, params.finetune, 0, folder / "checkpoint", ""
         )  # fmt: skip

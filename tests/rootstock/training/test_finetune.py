@@ -22,7 +22,8 @@ from rootstock.system.errors import ParamsError
 from rootstock.training import classifier, epochs, finetune, head, step as step_module
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
-from rootstock.training.finetune import SplitImages, fine_tune, one_cycle
+from rootstock.training.finetune import fine_tune, one_cycle
+from rootstock.training.split_images import Batches, SplitImages
 from rootstock.training.step import TrainingStep
 from rootstock.training.unfreezing import optimiser_of, parameters_by_block, unfrozen_from
 from tests.small_dataset import (
@@ -73,7 +74,8 @@ def test_the_start_is_exactly_the_head_on_the_frozen_features(base, small, name)
     model, transform = start(base, name), backbones.load(small_backbone(base, name)).transform
     with shards.Reader(small.images) as reader:
         examples = SplitImages(rows, small.images)
-        got = np.concatenate(list(finetune.predict_all(model, reader, examples, transform, 8, torch.device("cpu"))))
+        batches = Batches(examples, reader, transform, 8, torch.device("cpu"))
+        got = np.concatenate(list(classifier.predict(model, batches(), 8)))
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
     assert expected.std() > 0.1
 
@@ -227,15 +229,14 @@ def test_batches_hold_all_images_and_a_lone_one_joins_the_batch_before(images, b
 
 
 @pytest.mark.parametrize("batch_size", [16, 32])
-def test_training_and_validation_meet_one_thread_and_two_shapes_at_most(base, tmp_path, monkeypatch, batch_size):
+def test_training_and_validation_meet_one_thread_and_one_shape(base, tmp_path, monkeypatch, batch_size):
     monkeypatch.setattr(classifier, "PLAN_FOR_SHAPES", ("cpu",))  # as on a GPU
     model, meets = start(base), set()
     model.backbone.register_forward_pre_hook(
         lambda network, given: meets.add((threading.get_ident(), tuple(given[0].shape)))
     )
     tune(model, base, stages(("last_block", 2), ("all", 2), batch_size=batch_size), tmp_path / "checkpoint")
-    assert {len for _, (len, *_) in meets} == {batch_size, TRAIN % batch_size}
-    assert len(meets) == 2
+    assert [images for _, (images, *_) in meets] == [batch_size]
 
 
 class Cramped(nn.Module):
@@ -260,7 +261,7 @@ def test_where_memory_is_short_gradients_of_parts_add_up_to_the_same_step(base, 
         model = start(base).eval()
         optimiser = optimiser_of(model, settings.stages[0], settings)
         model.backbone = Cramped(model.backbone, images)
-        step = TrainingStep(model, optimiser, 0.1)
+        step = TrainingStep(model, optimiser, settings)
         losses = [step(batch, target).item() for _ in range(2)]
         steps.append((step, losses, {name: p.grad for name, p in model.named_parameters()}))
     (whole, losses, gradients), (parts, losses_of_parts, gradients_of_parts) = steps
@@ -277,7 +278,7 @@ def test_an_image_that_does_not_fit_alone_is_an_error(base):
     optimiser = optimiser_of(model, settings.stages[0], settings)
     model.backbone = Cramped(model.backbone, 0)
     with pytest.raises(torch.OutOfMemoryError):
-        TrainingStep(model, optimiser, 0.1)(
+        TrainingStep(model, optimiser, settings)(
             torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)
         )
 
@@ -310,7 +311,7 @@ def test_the_network_is_left_as_it_was_after_its_best_epoch(base, small, tmp_pat
     assert len({epoch.val_loss for epoch in history}) == 4
     val, transform = SplitImages(small.split("val"), small.images), backbones.load(small_backbone(base)).transform
     with shards.Reader(small.images) as reader:
-        measured = finetune._validate(model, reader, val, transform, 32, torch.device("cpu"))
+        measured = finetune._validate(model, Batches(val, reader, transform, 32, torch.device("cpu")))
     assert measured == pytest.approx((best.val_loss, best.val_accuracy), rel=1e-5)
 
 

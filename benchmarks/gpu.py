@@ -1,0 +1,315 @@
+"""A GPU and many cores: extraction, fine-tuning and ingest beside their limits, and beside the loop of a user.
+
+    python -m benchmarks.gpu [--images 6000] [--parts decode extract tune ...] [--seconds 3] [--out figures.json]
+
+Needs `rootstock/` alone, neither Prefect nor DVC. Without a GPU it runs everything on the CPU: --images 200 --size 96.
+Photos are drawn (0.1 to 1.9 megapixels, 400 different ones, the rest copies with other last bytes), ingested once, and
+resized to 224 pixels. Every figure is printed and written as it comes, in images/s unless it says otherwise.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.extract import SIDES, draw_photo
+from rootstock.backbones import backbones
+from rootstock.config import params
+from rootstock.config.architectures import Transform
+from rootstock.dataset import shards, tables
+from rootstock.features import computing, engines
+from rootstock.features.engines import best_batch_size
+from rootstock.images import gpu_decoding, loader, pixel_store, pixels
+from rootstock.ingest import ingest
+from rootstock.system.parallel import cores, grouped, limit_to_one_core, ordered_map
+from rootstock.training import checkpoints, finetune
+from rootstock.training.classifier import Classifier
+from rootstock.training.head import Head
+from rootstock.training.split_images import SplitImages
+from rootstock.training.step import TrainingStep
+from rootstock.training.unfreezing import optimiser_of
+
+NAMES = {"efficientnet_lite0": "pretrained", "resnet50": "random"}
+DRAWN, CLASSES = 400, 2
+TUNED_EPOCHS = 4
+
+
+@dataclass
+class Bench:
+    """What is measured, and the figures so far."""
+
+    folder: Path
+    images: int
+    size: int
+    seconds: float
+    out: Path | None
+    device: torch.device = field(default_factory=loader.device)
+    figures: dict[str, float] = field(default_factory=dict)
+    tuned: int = 0  # training images in an epoch of fine-tuning, which ends with validation
+
+    @property
+    def photos(self) -> Path:
+        """Return the folder of JPEGs, a subfolder per class."""
+        return self.folder / "photos"
+
+    def put(self, name: str, figure: float) -> None:
+        """Print a figure, and write all of them."""
+        self.figures[name] = round(figure, 4 if figure < 10 else 1)
+        print(f"{name:<60}{self.figures[name]:>12,}", flush=True)
+        if self.out:
+            self.out.write_text(json.dumps(self.figures, indent=1))
+
+    def backbone(self, name: str) -> backbones.Backbone:
+        """Return a backbone with its weights."""
+        return backbones.load(self.folder / name)
+
+    def contents(self) -> list[bytes]:
+        """Return all files."""
+        return [path.read_bytes() for path in sorted(self.photos.rglob("*.jpg"))]
+
+    def wait(self) -> None:
+        """Wait for the GPU."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def rate(self, step: Callable[[], Any], images: int) -> float:
+        """Return images/s of a step that is repeated, after a warm-up."""
+        step()
+        self.wait()
+        begin, count = time.perf_counter(), 0
+        while time.perf_counter() - begin < self.seconds:
+            step()
+            count += 1
+        self.wait()
+        return count * images / (time.perf_counter() - begin)
+
+
+def prepare(bench: Bench) -> None:
+    """Draw the photos, ingest them, and prepare the backbones."""
+
+    def draw(index: int) -> None:
+        photo = draw_photo(index, SIDES[index % len(SIDES)], 88)
+        for copy in range(index, bench.images, DRAWN):
+            path = bench.photos / f"class{copy % CLASSES}" / f"{copy:06d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(photo + copy.to_bytes(4, "big"))
+
+    for _ in ordered_map(draw, range(min(DRAWN, bench.images))):
+        pass
+    source = params.Source(path=str(bench.photos), domain="drawn")
+    settings = params.Ingest(sources=(source,), near_duplicate_bits=0)
+    begin = time.perf_counter()
+    ingest.ingest(settings, 0, bench.folder / "images", bench.folder / "dataset", bench.folder / "scratch")
+    bench.put("ingest", bench.images / (time.perf_counter() - begin))
+    for name, weights in NAMES.items():
+        backbones.prepare(params.Backbone(name=name, weights=weights, image_size=bench.size), 0, bench.folder / name)
+
+
+def decode(bench: Bench) -> None:
+    """Decode and resize files in memory: on threads, in processes, and by nvJPEG."""
+    contents, transform = bench.contents(), bench.backbone("resnet50").transform
+    for how, threads in [("full", n) for n in (1, 2, 4, 8, 16) if n < cores()] + [
+        ("full", cores()),
+        ("reduced", cores()),
+    ]:
+        few = contents[: max(64, len(contents) * threads // cores())]
+
+        def views(group: list[bytes], how: str = how) -> None:
+            for data in group:
+                loader.view(data, transform, decode=how)  # type: ignore[arg-type]
+
+        begin = time.perf_counter()
+        for _ in ordered_map(views, grouped(few, 8), threads, first=limit_to_one_core):
+            pass
+        bench.put(f"decode alone, {how}, {threads} threads", len(few) / (time.perf_counter() - begin))
+    with ProcessPoolExecutor(cores(), multiprocessing.get_context("forkserver")) as pool:
+        groups = [(group, transform) for group in grouped(contents, 16)]
+        list(pool.map(_decode_group, groups[: cores()]))
+        begin = time.perf_counter()
+        list(pool.map(_decode_group, groups))
+        bench.put(f"decode alone, full, {cores()} processes", len(contents) / (time.perf_counter() - begin))
+    if bench.device.type == "cuda":
+        few = contents[:1024]
+        files = [pixels.open_file(data) for data in few]
+        encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in few]
+        for _ in range(2):
+            begin = time.perf_counter()
+            for group in grouped(encoded, 256):
+                gpu_decoding._decoded(group, bench.device)
+            bench.wait()
+            bench.put("nvJPEG alone", len(few) / (time.perf_counter() - begin))
+        for _ in range(2):
+            begin = time.perf_counter()
+            for part in grouped(files, 256):
+                gpu_decoding.views(part, transform, bench.device)
+            bench.put("nvJPEG and resize", len(few) / (time.perf_counter() - begin))
+
+
+def _decode_group(given: tuple[list[bytes], Transform]) -> None:
+    limit_to_one_core()
+    for data in given[0]:
+        loader.view(data, given[1])
+
+
+def network(bench: Bench) -> None:
+    """Compute features of a batch that is on the device already."""
+    for name in NAMES:
+        for precision in ("f32", "bf16"):
+            backbone = bench.backbone(name)
+            net = nn.Sequential(loader.Normalise(backbone.transform), backbone.network).eval().to(bench.device)
+            net = net.to(memory_format=torch.channels_last)
+            size = best_batch_size(bench.size, bench.device.type == "cuda")
+            batch = torch.randint(256, (size, 3, bench.size, bench.size), dtype=torch.uint8, device=bench.device)
+            batch = batch.contiguous(memory_format=torch.channels_last)
+
+            def forward(net: nn.Module = net, batch: torch.Tensor = batch, precision: str = precision) -> None:
+                with (
+                    torch.inference_mode(),
+                    torch.autocast(bench.device.type, torch.bfloat16, enabled=precision == "bf16"),
+                    torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False),
+                ):
+                    net(batch)
+
+            bench.put(f"network alone, {name}, {precision}", bench.rate(forward, size))
+
+
+def extract(bench: Bench) -> None:
+    """Extract from shards to feature files, as the stage does; the second pass is without start-up."""
+    names = shards.names(bench.folder / "images")
+    for name in NAMES:
+        for how in ("full", "reduced", "gpu") if bench.device.type == "cuda" else ("full", "reduced"):
+            settings = params.Extract(engine="eager", precision="bf16", decode=how)
+            backbone = bench.backbone(name)
+            begin = time.perf_counter()
+            engine = engines.start_named("eager", bench.backbone(name), settings)
+            bench.put(f"start, {name}, {how}, seconds", time.perf_counter() - begin)
+            for turn in ("first", "second"):
+                with tempfile.TemporaryDirectory() as folder:
+                    files = [computing.File(Path(folder) / f"{shard}.parquet", shard, 0) for shard in names]
+                    begin = time.perf_counter()
+                    computing.compute(files, engine, backbone, settings, bench.folder / "images", _nothing)
+                    seconds = time.perf_counter() - begin
+                bench.put(f"extraction, {name}, {how}, {turn}", bench.images / seconds)
+
+
+def _nothing(n: int, **counts: int) -> None:
+    pass
+
+
+def tune(bench: Bench) -> None:
+    """Fine-tune all layers: the step on a batch that is there, and the stage, whose later epochs read the store."""
+    for name in NAMES:
+        for batch_size in (32, 128):
+            model = _classifier(bench, name)
+            stage = params.Stage(unfreeze="all", epochs=TUNED_EPOCHS, lr=1e-4)
+            settings = params.Finetune(stages=(stage,), batch_size=batch_size)
+            model.to(bench.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+            step = TrainingStep(model, optimiser_of(model, stage, settings), settings)
+            batch = torch.randint(256, (batch_size, 3, bench.size, bench.size), dtype=torch.uint8, device=bench.device)
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            target = torch.arange(batch_size, device=bench.device) % CLASSES
+            begin = time.perf_counter()
+            step(batch, target).item()
+            bench.put(f"first step, {name}, batch {batch_size}, seconds", time.perf_counter() - begin)
+
+            def resident(step: TrainingStep = step, batch: torch.Tensor = batch, target: torch.Tensor = target) -> None:
+                step(batch, target)
+
+            bench.put(f"training step alone, {name}, batch {batch_size}", bench.rate(resident, batch_size))
+            times = [0.0, *_epoch_ends(bench, name, settings)]
+            for epoch, seconds in enumerate(np.diff(times), start=1):
+                bench.put(f"fine-tuning, {name}, batch {batch_size}, epoch {epoch}", bench.tuned / seconds)
+
+
+def _epoch_ends(bench: Bench, name: str, settings: params.Finetune) -> list[float]:
+    """Fine-tune, and return when each epoch had ended, in seconds from the start."""
+    manifest, images = tables.load_manifest(bench.folder / "dataset"), bench.folder / "images"
+    model, transform = _classifier(bench, name), bench.backbone(name).transform
+    rows = {split: manifest[manifest["split"] == split] for split in ("train", "val")}
+    bench.tuned = len(rows["train"])
+    ends: list[float] = []
+    begin = time.perf_counter()
+    with (
+        pixel_store.opened(bench.folder / "pixels", transform, images, shards.names(images), most_gb=50) as store,
+        patch.object(checkpoints, "save", lambda *given: ends.append(time.perf_counter() - begin)),
+    ):
+        train, val = (SplitImages(split, images, store) for split in rows.values())
+        finetune.fine_tune(model, transform, train, val, settings, 0, bench.folder / "checkpoint", "")
+    return ends
+
+
+def _classifier(bench: Bench, name: str) -> Classifier:
+    backbone = bench.backbone(name)
+    head = Head(
+        np.zeros((CLASSES, backbone.width), np.float32), np.zeros(CLASSES, np.float32), ["class0", "class1"], 1.0
+    )
+    return Classifier(backbone.network, backbone.transform, head)
+
+
+def loop(bench: Bench) -> None:
+    """Measure the loop that a user would write: ImageFolder, DataLoader with all cores, bf16 autocast."""
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    for name in NAMES:
+        backbone = bench.backbone(name)
+        spec = backbone.transform
+        transform = v2.Compose(
+            [
+                v2.Resize(spec.resize), v2.CenterCrop(spec.size), v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True), v2.Normalize(spec.mean, spec.std),
+            ]
+        )  # fmt: skip
+        net = backbone.network.eval().to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pinned = bench.device.type == "cuda"
+        batches = DataLoader(ImageFolder(bench.photos, transform), 256, num_workers=cores(), pin_memory=pinned)
+        seen, begin = 0, None
+        with torch.inference_mode(), torch.autocast(bench.device.type, torch.bfloat16):
+            for batch, _ in batches:
+                there = batch.to(bench.device, non_blocking=True).to(memory_format=torch.channels_last)
+                net(there).float().cpu()
+                if begin is None:
+                    begin = time.perf_counter()
+                else:
+                    seen += len(batch)
+        if begin:
+            bench.put(f"user's loop, {name}, bf16", seen / (time.perf_counter() - begin))
+
+
+PARTS = {"decode": decode, "network": network, "extract": extract, "tune": tune, "loop": loop}
+
+
+def main() -> None:
+    """Measure the chosen parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=6000)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), given.images, given.size, given.seconds, given.out)
+        gpu = torch.cuda.get_device_name() if bench.device.type == "cuda" else "no GPU"
+        print(f"{gpu}, {cores()} cores, torch {torch.__version__}", flush=True)
+        prepare(bench)
+        for part in given.parts:
+            begin = time.perf_counter()
+            PARTS[part](bench)
+            print(f"({part}: {time.perf_counter() - begin:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()

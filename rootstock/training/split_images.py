@@ -1,0 +1,115 @@
+"""The images of a split as mini-batches on the device: decoded, or read from what an earlier pass has left."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from rootstock.config.architectures import Transform
+from rootstock.config.section import Augment
+from rootstock.dataset.shards import Reader
+from rootstock.images import loader
+from rootstock.images.loader import Ref
+from rootstock.images.pixel_store import PixelStore
+
+log = logging.getLogger(__name__)
+KEEPS_IMAGES = ("cuda",)  # kinds of devices
+MOST_MEMORY = 0.4  # share of a device's free memory that images may take
+
+
+@dataclass(frozen=True)
+class SplitImages:
+    """The images of a split: manifest rows (image_id, shard, offset, size, class_index) and the shards' folder.
+
+    `store` has those that have been decoded before, and keeps the others.
+    """
+
+    rows: pd.DataFrame
+    images_dir: Path
+    store: PixelStore | None = None
+
+    def refs(self, order: np.ndarray[Any, Any] | None = None, seed: int | None = None) -> list[Ref]:
+        """Return references to the images in a given order, each with its own augmentation seed."""
+        order = np.arange(len(self.rows)) if order is None else order
+        columns = (self.rows[name].to_numpy()[order] for name in ("shard", "offset", "size", "image_id"))
+        places = zip(*columns, strict=True)
+        return [
+            Ref(str(shard), int(offset), int(size), None if seed is None else mix(seed, int(index)), str(image_id))
+            for index, (shard, offset, size, image_id) in zip(order, places, strict=True)
+        ]
+
+    def labels(self) -> Tensor:
+        """Return the class indices (n,) int64."""
+        return torch.from_numpy(self.rows["class_index"].to_numpy(np.int64))
+
+
+class Batches:
+    """Mini-batches of a split (n, 3, size, size) uint8 on a device, channels last in memory.
+
+    A GPU keeps the images of the first pass where they fit, and later passes take them from its memory.
+
+    Args:
+        images: of the split.
+        reader: of their shards.
+        transform: what the backbone expects.
+        batch_size: of all mini-batches but the last.
+        device: where they are used.
+        augment: anew in every pass, which are then decoded every time.
+        lone: whether the last mini-batch may hold a single image (see `loader.batch_sizes`).
+    """
+
+    def __init__(
+        self, images: SplitImages, reader: Reader, transform: Transform, batch_size: int, device: torch.device,
+        augment: Augment = "none", lone: bool = True,
+    ) -> None:  # fmt: skip
+        self.images, self.reader, self.transform, self.device = images, reader, transform, device
+        self.augment, self.lone, self.batch_size = augment, lone, batch_size
+        self.sizes = loader.batch_sizes(len(images.rows), batch_size, lone)
+        self._kept: Tensor | None = None
+
+    def __call__(self, order: np.ndarray[Any, Any] | None = None, seed: int | None = None) -> Iterator[Tensor]:
+        """Yield all images once, in a given order, with augmentation if there is a seed."""
+        if self.augment != "none" and seed is not None:
+            yield from loader.on_device(self._decoded(order, seed), self.device)
+            return
+        order = np.arange(len(self.images.rows)) if order is None else order
+        parts = torch.from_numpy(order).to(self.device).split(self.sizes)
+        if self._kept is not None:
+            yield from (self._kept[part].permute(0, 3, 1, 2) for part in parts)
+            return
+        kept = self._memory()
+        for part, batch in zip(parts, loader.on_device(self._decoded(order), self.device), strict=True):
+            if kept is not None:
+                kept[part] = batch.permute(0, 2, 3, 1)
+            yield batch
+        self._kept = kept
+
+    def _decoded(self, order: np.ndarray[Any, Any] | None, seed: int | None = None) -> Iterator[Tensor]:
+        refs, store = self.images.refs(order, seed), self.images.store
+        yield from loader.batches(
+            self.reader, refs, self.transform, self.batch_size, self.augment, lone=self.lone, store=store
+        )
+
+    def _memory(self) -> Tensor | None:
+        """Return memory of the device for all images (n, size, size, 3), or None if they do not fit."""
+        if self.device.type not in KEEPS_IMAGES:
+            return None
+        size = self.transform.size
+        shape = (len(self.images.rows), size, size, 3)
+        free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else np.inf
+        if np.prod(shape, dtype=float) > MOST_MEMORY * free:
+            log.debug("the images of a split do not fit into the GPU's memory: they are copied in every epoch")
+            return None
+        return torch.empty(shape, dtype=torch.uint8, device=self.device)
+
+
+def mix(*parts: int) -> int:
+    """Derive one seed from several numbers."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "little")
