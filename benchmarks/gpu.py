@@ -9,11 +9,10 @@ resized to 224 pixels. Every figure is printed and written as it comes, in image
 
 import argparse
 import json
-import multiprocessing
+import math
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,10 @@ from rootstock.config import params
 from rootstock.config.architectures import Transform
 from rootstock.dataset import shards, tables
 from rootstock.features import computing, engines
-from rootstock.features.engines import best_batch_size
+from rootstock.features.engines import Engine, best_batch_size
 from rootstock.images import gpu_decoding, loader, pixel_store, pixels
 from rootstock.ingest import ingest
+from rootstock.system import parallel
 from rootstock.system.parallel import cores, grouped, limit_to_one_core, ordered_map
 from rootstock.training import checkpoints, finetune
 from rootstock.training.classifier import Classifier
@@ -42,7 +42,7 @@ from rootstock.training.unfreezing import optimiser_of
 
 NAMES = {"efficientnet_lite0": "pretrained", "resnet50": "random"}
 DRAWN, CLASSES = 400, 2
-TUNED_EPOCHS = 4
+TUNED_EPOCHS = 3
 
 
 @dataclass
@@ -119,47 +119,46 @@ def prepare(bench: Bench) -> None:
 def decode(bench: Bench) -> None:
     """Decode and resize files in memory: on threads, in processes, and by nvJPEG."""
     contents, transform = bench.contents(), bench.backbone("resnet50").transform
-    for how, threads in [("full", n) for n in (1, 2, 4, 8, 16) if n < cores()] + [
-        ("full", cores()),
-        ("reduced", cores()),
-    ]:
-        few = contents[: max(64, len(contents) * threads // cores())]
-
-        def views(group: list[bytes], how: str = how) -> None:
-            for data in group:
-                loader.view(data, transform, decode=how)  # type: ignore[arg-type]
-
+    counts = [count for count in (1, 2, 4, 8) if count < cores()]
+    for how, threads in [*(("full", count) for count in (*counts, cores())), ("reduced", cores())]:
+        groups = list(grouped(contents[: max(64, len(contents) * threads // cores())], 8))
+        decoded = ordered_map(_Views(transform, how), groups, threads, first=limit_to_one_core)
+        bench.put(f"decode alone, {how}, {threads} threads", _rate_of(decoded))
+    views = _Views(transform, "full")
+    for _ in ordered_map(views, grouped(contents[: 8 * cores()], 8), processes=True):
+        pass  # they have started
+    decoded = ordered_map(views, grouped(contents, 16), first=limit_to_one_core, processes=True)
+    bench.put(f"decode alone, full, {cores()} processes", _rate_of(decoded))
+    if bench.device.type != "cuda":
+        return
+    files = [pixels.open_file(data) for data in contents[:2048]]
+    encoded = [torch.frombuffer(bytearray(file.data), dtype=torch.uint8) for file in files]
+    for _ in range(2):
         begin = time.perf_counter()
-        for _ in ordered_map(views, grouped(few, 8), threads, first=limit_to_one_core):
-            pass
-        bench.put(f"decode alone, {how}, {threads} threads", len(few) / (time.perf_counter() - begin))
-    with ProcessPoolExecutor(cores(), multiprocessing.get_context("forkserver")) as pool:
-        groups = [(group, transform) for group in grouped(contents, 16)]
-        list(pool.map(_decode_group, groups[: cores()]))
-        begin = time.perf_counter()
-        list(pool.map(_decode_group, groups))
-        bench.put(f"decode alone, full, {cores()} processes", len(contents) / (time.perf_counter() - begin))
-    if bench.device.type == "cuda":
-        few = contents[:1024]
-        files = [pixels.open_file(data) for data in few]
-        encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in few]
-        for _ in range(2):
-            begin = time.perf_counter()
-            for group in grouped(encoded, 256):
-                gpu_decoding._decoded(group, bench.device)
-            bench.wait()
-            bench.put("nvJPEG alone", len(few) / (time.perf_counter() - begin))
-        for _ in range(2):
-            begin = time.perf_counter()
-            for part in grouped(files, 256):
-                gpu_decoding.views(part, transform, bench.device)
-            bench.put("nvJPEG and resize", len(few) / (time.perf_counter() - begin))
+        for group in grouped(encoded, 256):
+            gpu_decoding._decoded(group, bench.device)
+        bench.wait()
+        bench.put("nvJPEG alone", len(files) / (time.perf_counter() - begin))
+    for threads in (1, 2, 2):
+        seen = ordered_map(lambda part: gpu_decoding.views(part, transform, bench.device), grouped(files, 256), threads)
+        bench.put(f"nvJPEG and resize, {threads} threads", _rate_of(seen))
 
 
-def _decode_group(given: tuple[list[bytes], Transform]) -> None:
-    limit_to_one_core()
-    for data in given[0]:
-        loader.view(data, given[1])
+@dataclass(frozen=True)
+class _Views:
+    """Decodes and resizes files, on a thread or in a process."""
+
+    transform: Transform
+    how: Any
+
+    def __call__(self, contents: list[bytes]) -> list[int]:
+        return [loader.view(data, self.transform, decode=self.how).shape[0] for data in contents]
+
+
+def _rate_of(groups: Iterator[Sized]) -> float:
+    begin = time.perf_counter()
+    images = sum(len(group) for group in groups)
+    return images / (time.perf_counter() - begin)
 
 
 def network(bench: Bench) -> None:
@@ -186,21 +185,25 @@ def network(bench: Bench) -> None:
 
 def extract(bench: Bench) -> None:
     """Extract from shards to feature files, as the stage does; the second pass is without start-up."""
-    names = shards.names(bench.folder / "images")
+    ways: list[tuple[Any, bool]] = [("full", False), ("full", True), ("reduced", True), ("gpu", False)]
     for name in NAMES:
-        for how in ("full", "reduced", "gpu") if bench.device.type == "cuda" else ("full", "reduced"):
+        for how, processes in ways if bench.device.type == "cuda" else ways[:1]:
             settings = params.Extract(engine="eager", precision="bf16", decode=how)
-            backbone = bench.backbone(name)
-            begin = time.perf_counter()
             engine = engines.start_named("eager", bench.backbone(name), settings)
-            bench.put(f"start, {name}, {how}, seconds", time.perf_counter() - begin)
-            for turn in ("first", "second"):
-                with tempfile.TemporaryDirectory() as folder:
-                    files = [computing.File(Path(folder) / f"{shard}.parquet", shard, 0) for shard in names]
-                    begin = time.perf_counter()
-                    computing.compute(files, engine, backbone, settings, bench.folder / "images", _nothing)
-                    seconds = time.perf_counter() - begin
-                bench.put(f"extraction, {name}, {how}, {turn}", bench.images / seconds)
+            with patch.object(parallel, "PROCESSES_FROM_IMAGES", 0 if processes else math.inf):
+                for turn in ("first", "second"):
+                    title = f"{name}, {how}{', in processes' if processes else ''}, {turn} pass"
+                    bench.put(f"extraction, {title}", _extracted(bench, name, settings, engine))
+
+
+def _extracted(bench: Bench, name: str, settings: params.Extract, engine: Engine) -> float:
+    """Return images/s of an extraction."""
+    shard_names = shards.names(bench.folder / "images")
+    with tempfile.TemporaryDirectory() as folder:
+        files = [computing.File(Path(folder) / f"{shard}.parquet", shard, 0) for shard in shard_names]
+        begin = time.perf_counter()
+        computing.compute(files, engine, bench.backbone(name), settings, bench.folder / "images", _nothing)
+        return bench.images / (time.perf_counter() - begin)
 
 
 def _nothing(n: int, **counts: int) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -249,6 +249,10 @@ class Reader:
         self.folder = folder
         self._open: dict[str, int] = {}
 
+    def __reduce__(self) -> tuple[Callable[[Path], "Reader"], tuple[Path]]:
+        """In another process there is one for each folder, with files of its own."""
+        return _reader_here, (self.folder,)
+
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """Read the bytes of one image in a single system call."""
         descriptor = self._open.get(shard)
@@ -292,3 +296,8 @@ class Reader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+@cache
+def _reader_here(folder: Path) -> Reader:
+    return Reader(folder)

@@ -23,8 +23,9 @@ from rootstock.dataset import tables
 from rootstock.evaluation.intervals import Interval
 from rootstock.evaluation.two_sample import tell_apart
 from rootstock.features import engines, feature_files, feature_keys
-from rootstock.features.feature_extractor import FeatureExtractor, Prepared
+from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.feature_keys import FORMER_ENGINES
+from rootstock.features.preparing import Prepared
 from rootstock.features.reader import Features
 from rootstock.images import inspection
 from rootstock.images.inspection import Checks, NewImage, Rejected

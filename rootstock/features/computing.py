@@ -5,9 +5,9 @@ results come back in order and are written as they arrive, under a temporary nam
 """
 
 import hashlib
+import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,29 +19,13 @@ from rootstock.dataset import shards
 from rootstock.dataset.shards import Member
 from rootstock.features import engines, feature_files, feature_keys
 from rootstock.features.engines import Engine
-from rootstock.features.feature_extractor import FeatureExtractor, Prepared
+from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.feature_spec import FeatureSpec
+from rootstock.features.preparing import File as File, Group, Preparation
 from rootstock.system import progress
-from rootstock.system.parallel import grouped
+from rootstock.system.parallel import cores, grouped, pays_for_processes
 
-
-@dataclass(frozen=True)
-class File:
-    """A feature file: one shard's images as they are (view 0), or one augmented view of each."""
-
-    path: Path
-    shard: str
-    view: int
-
-
-@dataclass(frozen=True)
-class Group:
-    """A few images of a shard in flight: ids and tar records (for the digest); `last` marks the end of the shard."""
-
-    file: File
-    last: bool
-    ids: list[str]
-    records: list[bytes]
+log = logging.getLogger(__name__)
 
 
 def compute(
@@ -80,7 +64,17 @@ def groups_of(
     extractor = FeatureExtractor(spec, engine, backbone.width)
     parts = (part for file in files for part in _parts(file, images_dir, engine.group_size))
     with shards.Reader(images_dir) as reader:
-        yield from extractor.unrounded(parts, _Decoder(reader, extractor, settings), threads)
+        decode = Preparation(reader, spec, settings)
+        yield from extractor.unrounded(parts, decode, threads, _in_processes(files, engine, spec, images_dir))
+
+
+def _in_processes(files: Iterable[File], engine: Engine, spec: FeatureSpec, images_dir: Path) -> bool:
+    """Whether images are decoded in processes: many of them, on many cores, for a GPU that decodes none itself."""
+    if engine.stream is None or spec.decode == "gpu" or not isinstance(files, Sequence):
+        return False
+    pays = pays_for_processes(sum(shards.count_images(images_dir, file.shard) for file in files))
+    log.info("extract: decoding in %d %s", cores(), "processes" if pays else "threads")
+    return pays
 
 
 def _parts(file: File, images_dir: Path, size: int) -> Iterator[tuple[File, list[Member], bool]]:
@@ -91,37 +85,6 @@ def _parts(file: File, images_dir: Path, size: int) -> Iterator[tuple[File, list
     *most, last = parts
     yield from ((file, members, False) for members in most)
     yield file, last, True
-
-
-class _Decoder:
-    """Reads images from a shard and decodes them to the backbone's input."""
-
-    def __init__(self, reader: shards.Reader, extractor: FeatureExtractor, settings: params.Extract) -> None:
-        self.reader, self.extractor, self.settings = reader, extractor, settings
-
-    def __call__(self, part: tuple[File, list[Member], bool]) -> tuple[Group, list[Prepared]]:
-        file, members, last = part
-        try:
-            contents = [self.reader.read(file.shard, member.offset, member.size) for member in members]
-        except OSError as error:  # truncated, or a disk error
-            raise shards.damaged_error(self.reader.folder, file.shard, str(error)) from error
-        records = [shards.record(member.name, data) for member, data in zip(members, contents, strict=True)]
-        images = [self._image(*entry, file) for entry in zip(contents, members, strict=True)]
-        return Group(file, last, [member.image_id for member in members], records), images
-
-    def _image(self, data: bytes, member: Member, file: File) -> Prepared:
-        augment = self.settings.view_augment if file.view else "none"
-        seed = seed_of(member.image_id, file.view) if file.view else None
-        try:
-            return self.extractor.prepare(data, augment, seed)
-        except Exception as error:  # Pillow's plug-ins raise anything; ingest has decoded this image once
-            why = f"its image {member.name} cannot be decoded ({error})"
-            raise shards.damaged_error(self.reader.folder, file.shard, why) from error
-
-
-def seed_of(image_id: str, view: int) -> int:
-    """Return the seed of an augmented view; it depends on the image alone, so a view is the same in any shard."""
-    return int.from_bytes(hashlib.sha256(f"{image_id} {view}".encode()).digest()[:8], "big")
 
 
 def _checked(

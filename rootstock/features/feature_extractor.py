@@ -24,10 +24,11 @@ from torch import Tensor
 from rootstock.backbones.backbones import Backbone
 from rootstock.config.section import Augment
 from rootstock.dataset.shards import Reader
-from rootstock.features import engines
+from rootstock.features import engines, preparing
 from rootstock.features.engines import Engine, Stream
 from rootstock.features.feature_spec import FeatureSpec
-from rootstock.images import gpu_decoding, loader, pixels
+from rootstock.features.preparing import Prepared
+from rootstock.images import gpu_decoding, loader
 from rootstock.images.pixel_store import PixelStore
 from rootstock.images.pixels import OpenedFile
 from rootstock.system import causes
@@ -35,7 +36,6 @@ from rootstock.system.parallel import ahead, cores, grouped, limit_to_one_core, 
 
 log = logging.getLogger(__name__)
 Array = NDArray[np.float32]
-Prepared = NDArray[np.uint8] | OpenedFile  # an image as the engine takes it; a file if the GPU decodes it
 Group = TypeVar("Group")
 Kept = TypeVar("Kept")
 Prepare = Callable[[Group], tuple[Kept, list[Prepared]]]
@@ -55,16 +55,8 @@ class FeatureExtractor:
     width: int
 
     def prepare(self, data: bytes, augment: Augment = "none", seed: int | None = None) -> Prepared:
-        """Decode an accepted file and resize it to (3, size, size) uint8; only open it if the GPU decodes it.
-
-        Augmented views (those with a seed) are always decoded in full, on the CPU.
-        """
-        if self.spec.decode == "gpu" and seed is None:
-            file = pixels.open_file(data)
-            if gpu_decoding.can_decode(file):
-                return file
-        view: NDArray[np.uint8] = loader.view(data, self.spec.transform, augment, seed, self.spec.decode).numpy()
-        return view
+        """Prepare an accepted file for the engine (see `preparing.prepare`)."""
+        return preparing.prepare(self.spec, data, augment, seed)
 
     def features(self, groups: Iterable[Group], prepare: Prepare[Group, Kept]) -> Generator[tuple[Kept, Array]]:
         """Yield the features of each group, rounded as those in feature files are, in order.
@@ -78,9 +70,13 @@ class FeatureExtractor:
             yield kept, self._rounded(features)
 
     def unrounded(
-        self, groups: Iterable[Group], prepare: Prepare[Group, Kept], threads: int | None = None
-    ) -> Generator[tuple[Kept, Array]]:
-        """Yield features like `features`, for a file whose writer rounds them and says if they do not fit."""
+        self, groups: Iterable[Group], prepare: Prepare[Group, Kept], threads: int | None = None,
+        processes: bool = False,
+    ) -> Generator[tuple[Kept, Array]]:  # fmt: skip
+        """Yield features like `features`, for a file whose writer rounds them and says if they do not fit.
+
+        With `processes`, images for a GPU are prepared in processes, to which groups and `prepare` are pickled.
+        """
         if self.engine.stream is None:
 
             def computed(group: Group) -> tuple[Kept, Array]:
@@ -89,7 +85,7 @@ class FeatureExtractor:
 
             yield from ordered_map(computed, groups, threads, first=limit_to_one_core)
         else:
-            yield from ahead(self._on_gpu(groups, prepare, self.engine.stream, threads), GROUPS_AHEAD)
+            yield from ahead(self._on_gpu(groups, prepare, self.engine.stream, threads, processes), GROUPS_AHEAD)
 
     def features_of(self, images: Sequence[Prepared]) -> Array:
         """Compute the features of prepared images (n, width) on this thread, rounded as those in feature files are."""
@@ -106,8 +102,9 @@ class FeatureExtractor:
         return rounded
 
     def _on_gpu(
-        self, groups: Iterable[Group], prepare: Prepare[Group, Kept], stream: Stream, threads: int | None
-    ) -> Generator[tuple[Kept, Array]]:
+        self, groups: Iterable[Group], prepare: Prepare[Group, Kept], stream: Stream, threads: int | None,
+        processes: bool,
+    ) -> Generator[tuple[Kept, Array]]:  # fmt: skip
         """Decode groups on all cores, and compute their images in batches of one size.
 
         An error while groups are read or decoded is raised once what came before it has been yielded.
@@ -119,7 +116,7 @@ class FeatureExtractor:
         def images() -> Iterator[Prepared]:
             window = threads + BATCHES_AHEAD * -(-size // self.engine.group_size)
             try:
-                for kept, few in ordered_map(prepare, groups, threads, window, first=limit_to_one_core):
+                for kept, few in ordered_map(prepare, groups, threads, window, limit_to_one_core, processes=processes):
                     waiting.append((kept, len(few)))
                     yield from few
             except Exception as error:

@@ -5,6 +5,7 @@ resize differs from Pillow's in one value of a hundred, by one or two levels of 
 twice as fast (docs/extraction.md), and release the GIL.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,7 @@ from torch.nn.functional import interpolate
 from torchvision import io as torchvision_io
 
 from rootstock.config.architectures import Transform
-from rootstock.images import pixels
+from rootstock.images import jpeg, pixels
 from rootstock.images.orientation import upright_pixels
 from rootstock.images.pixels import OpenedFile
 
@@ -48,11 +49,20 @@ def decode_opened(file: OpenedFile, shorter: int | None = None) -> Tensor:
     """Decode an opened file; see `decode`."""
     if file.jpeg:
         if shorter and min(file.size) >= 2 * shorter:
-            return _tensor(file.reduced("RGB", shorter))
+            return _decode_reduced(file, file.jpeg, shorter)
         exact = _decode_by_torchvision(file.data)
         if exact is not None:
             return upright_pixels(exact, file.orientation)
     return _tensor(file.rgb().convert("RGB"))
+
+
+def _decode_reduced(file: OpenedFile, header: jpeg.Header, shorter: int) -> Tensor:
+    """Decode at a fraction of the size; CMYK, and what libjpeg gives up on, by Pillow."""
+    if header.components in (1, 3):
+        with suppress(ValueError):
+            small = torch.from_numpy(jpeg.reduced(file.data, header, shorter)).permute(2, 0, 1)
+            return upright_pixels(small, file.orientation)
+    return _tensor(file.reduced("RGB", shorter))
 
 
 def _decode_by_torchvision(data: bytes) -> Tensor | None:

@@ -1,5 +1,6 @@
 """The data loader: reads, decodes, resizes and crops images on threads, in order and in bounded memory."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,11 +18,12 @@ from rootstock.images import decoding, pixels
 from rootstock.images.decoding import INTERPOLATION, Decode, resize_and_crop
 from rootstock.images.pixel_store import PixelStore
 from rootstock.system.memory import DECODING_BUDGET
-from rootstock.system.parallel import limit_to_one_core, ordered_map
+from rootstock.system.parallel import grouped, limit_to_one_core, ordered_map
 
 # Milder than Inception's 0.08 (Szegedy et al. 2015): a pretrained network needs less, and small objects survive.
 CROP_AREA = (0.6, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
+DECODED_TOGETHER = 8  # images that a thread decodes at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,23 @@ class Normalise(nn.Module):
         return pixels.float() * self.scale + self.shift
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """Reads images and decodes them as `view` does, on a thread or in a process of its own."""
+
+    reader: Reader
+    transform: Transform
+    augment: Augment = "none"
+
+    def __call__(self, refs: Sequence[Ref]) -> list[NDArray[np.uint8]]:
+        """Return each image, (size, size, 3) uint8."""
+        return [prepare(self._read(ref), self.transform, self.augment, ref.seed) for ref in refs]
+
+    def _read(self, ref: Ref) -> bytes:
+        place = (ref.shard, ref.offset, ref.size)
+        return self.reader.image(*place, ref.image_id) if ref.image_id else self.reader.read(*place)
+
+
 def batches(
     reader: Reader,
     refs: Sequence[Ref],
@@ -61,28 +80,41 @@ def batches(
     threads: int | None = None,
     lone: bool = True,
     store: PixelStore | None = None,
+    processes: bool = False,
 ) -> Iterator[Tensor]:
     """Yield the images in order as uint8 batches (n, 3, size, size), channels last in memory.
 
     `batch_sizes` returns the size of each batch. Images without augmentation are taken from the store and left there.
+    With `processes` they are decoded in processes instead of threads.
     """
-
-    def read(ref: Ref) -> bytes:
-        place = (ref.shard, ref.offset, ref.size)
-        return reader.image(*place, ref.image_id) if ref.image_id else reader.read(*place)
-
-    def load(ref: Ref) -> NDArray[np.uint8]:
-        if store is None or (augment != "none" and ref.seed is not None):
-            return prepare(read(ref), transform, augment, ref.seed)
-        image = store.get(ref.shard, ref.offset)
-        if image is None:
-            image = prepare(read(ref), transform)
-            store.put(ref.shard, ref.offset, image)
-        return image
-
-    loaded = ordered_map(load, refs, threads, window=2 * batch_size, first=limit_to_one_core)
+    decode = Decoding(reader, transform, augment)
+    kept = None if augment != "none" and any(ref.seed is not None for ref in refs) else store
+    loaded = _loaded(decode, refs, threads, max(2, 2 * batch_size // DECODED_TOGETHER), kept, processes)
     for size in batch_sizes(len(refs), batch_size, lone):
         yield torch.from_numpy(np.stack(list(islice(loaded, size)))).permute(0, 3, 1, 2)
+
+
+def _loaded(
+    decode: Decoding, refs: Sequence[Ref], threads: int | None, window: int, store: PixelStore | None, processes: bool
+) -> Iterator[NDArray[np.uint8]]:
+    pending: deque[tuple[list[Ref], list[NDArray[np.uint8] | None]]] = deque()
+
+    def missing() -> Iterator[list[Ref]]:
+        for group in grouped(refs, DECODED_TOGETHER):
+            images = [store.get(ref.shard, ref.offset) if store else None for ref in group]
+            pending.append((group, images))
+            yield [ref for ref, image in zip(group, images, strict=True) if image is None]
+
+    for decoded in ordered_map(decode, missing(), threads, window, limit_to_one_core, processes=processes):
+        fresh = iter(decoded)
+        for ref, image in zip(*pending.popleft(), strict=True):
+            if image is not None:
+                yield image
+                continue
+            new = next(fresh)
+            if store:
+                store.put(ref.shard, ref.offset, new)
+            yield new
 
 
 def on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:

@@ -21,8 +21,9 @@ from rootstock.backbones.backbones import Backbone
 from rootstock.config.architectures import Transform, check_name
 from rootstock.dataset import tables
 from rootstock.features import feature_extractor, feature_keys
-from rootstock.features.feature_extractor import FeatureExtractor, Prepared
+from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.feature_spec import FeatureSpec
+from rootstock.features.preparing import Prepared
 from rootstock.images import inspection, value_ranges
 from rootstock.images.deep import Range
 from rootstock.images.inspection import Checks, Reason, Rejected

@@ -18,6 +18,7 @@ from rootstock.dataset.shards import Reader
 from rootstock.images import loader
 from rootstock.images.loader import Ref
 from rootstock.images.pixel_store import PixelStore
+from rootstock.system.parallel import pays_for_processes
 
 log = logging.getLogger(__name__)
 KEEPS_IMAGES = ("cuda",)  # kinds of devices
@@ -73,6 +74,7 @@ class Batches:
         self.augment, self.lone, self.batch_size = augment, lone, batch_size
         self.sizes = loader.batch_sizes(len(images.rows), batch_size, lone)
         self._kept: Tensor | None = None
+        self._in_processes = device.type == "cuda" and pays_for_processes(len(images.rows))  # else the CPU trains
 
     def __call__(self, order: np.ndarray[Any, Any] | None = None, seed: int | None = None) -> Iterator[Tensor]:
         """Yield all images once, in a given order, with augmentation if there is a seed."""
@@ -92,10 +94,10 @@ class Batches:
         self._kept = kept
 
     def _decoded(self, order: np.ndarray[Any, Any] | None, seed: int | None = None) -> Iterator[Tensor]:
-        refs, store = self.images.refs(order, seed), self.images.store
         yield from loader.batches(
-            self.reader, refs, self.transform, self.batch_size, self.augment, lone=self.lone, store=store
-        )
+            self.reader, self.images.refs(order, seed), self.transform, self.batch_size, self.augment,
+            lone=self.lone, store=self.images.store, processes=self._in_processes,
+        )  # fmt: skip
 
     def _memory(self) -> Tensor | None:
         """Return memory of the device for all images (n, size, size, 3), or None if they do not fit."""

@@ -14,6 +14,8 @@ from rootstock.images.decoding import decode, resize_and_crop
 from tests.images import encoded, picture
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -125,3 +127,12 @@ def test_a_strip_is_seen_without_taking_memory_without_bound():
     strip = decode(encoded(Image.new("RGB", (30_000, 8), "red"), format="PNG"))
     assert resize_and_crop(strip, Transform(224, 256, "bilinear", MEAN, STD)).shape == (3, 224, 224)
     assert decoding.MAX_ASPECT_RATIO * 256 == 4096
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"exif": TURNED}])
+def test_reduced_decoding_gives_the_bytes_of_pillows_draft_mode(mode, options):
+    data = encoded(picture(3, 333, 250, mode), "JPEG", **options)
+    for shorter in (30, 62, 63, 125):
+        expected = pixels.open_file(data).reduced("RGB", shorter).convert("RGB")
+        assert np.array_equal(decoding.decode(data, shorter).permute(1, 2, 0).numpy(), np.asarray(expected))
