@@ -125,7 +125,7 @@ def decode(bench: Bench) -> None:
         decoded = ordered_map(_Views(transform, how), groups, threads, first=limit_to_one_core)
         bench.put(f"decode alone, {how}, {threads} threads", _rate_of(decoded))
     views = _Views(transform, "full")
-    for _ in ordered_map(views, grouped(contents[: 8 * cores()], 8), processes=True):
+    for _ in ordered_map(views, grouped(contents[: 8 * cores()], 8), first=limit_to_one_core, processes=True):
         pass  # they have started
     decoded = ordered_map(views, grouped(contents, 16), first=limit_to_one_core, processes=True)
     bench.put(f"decode alone, full, {cores()} processes", _rate_of(decoded))
