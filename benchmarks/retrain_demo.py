@@ -31,7 +31,7 @@ def make_workspace() -> None:
     params_file.save(DEMO / PARAMS, params_file.load(PARAMS).model_copy(update=shorter))
 
 
-def deliver(domain: str, *, bad: bool) -> int:
+def deliver(*, bad: bool) -> int:
     """Put printed digits into the inbox, bad ones with a random label; return their number."""
     rng = random.Random(0)
     printed = DEMO / "printed"
@@ -40,7 +40,7 @@ def deliver(domain: str, *, bad: bool) -> int:
     files = [path for path in sorted(printed.rglob("*.png")) if (int(path.stem) % BAD == 0) == bad]
     for path in files:
         label = str(rng.randrange(10)) if bad else path.parent.name
-        target = DEMO / "data" / "inbox" / domain / label / path.name
+        target = DEMO / "data" / "inbox" / "printed" / label / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     return len(files)
@@ -59,9 +59,9 @@ def main() -> None:
     make_workspace()
     print("\n=== Training on handwritten digits\n", flush=True)
     print(run("pipeline"))
-    print(f"\n=== {deliver('printed', bad=False)} printed digits arrive in the inbox\n", flush=True)
+    print(f"\n=== {deliver(bad=False)} printed digits arrive in the inbox\n", flush=True)
     print(run("retrain"))
-    print(f"\n=== {deliver('scanned', bad=True)} more arrive, with random labels\n", flush=True)
+    print(f"\n=== {deliver(bad=True)} more arrive, with random labels\n", flush=True)
     print(run("retrain"))
     print("\n=== Runs and champions (python -m flows.runs)\n")
     print(run("runs"))

@@ -98,7 +98,7 @@ def challenge(delivery: Delivery, params: Params) -> RetrainResult:
     if not champion.is_aside():  # else a killed run left it there, and this one continues
         if not delivery.labelled.items:
             return RetrainResult(NOTHING_NEW, "The inbox holds no labelled images.")
-        if champion.was_tried(delivery):
+        if champion.was_tried(delivery, params.retrain):
             return RetrainResult(NOTHING_NEW, "Nothing has arrived since the last delivery, which was not promoted.")
     champion.set_aside()
     new, ingested, refusal = ingest_delivery(delivery, params)
@@ -107,7 +107,7 @@ def challenge(delivery: Delivery, params: Params) -> RetrainResult:
     if new.images < params.retrain.min_new:
         return undo_ingest(new, delivery, params, ingested)
     if params.retrain.undecided == "wait" and (lacking := verdict.find_lacking_images(params, new.new_domains)):
-        return wait_for_images(new, delivery, lacking)
+        return wait_for_images(new, delivery, lacking, params)
     trained = chain(params)
     extracted = next(outcome.note for outcome in trained.outcomes if outcome.stage == "extract")
     summary = f"{new.describe()}; {extracted}"
@@ -127,10 +127,10 @@ def ask_person(decision: "Decision", settings: parameters.Retrain) -> "Decision"
             return decision
 
 
-def wait_for_images(new: DeliverySummary, delivery: Delivery, lacking: str) -> RetrainResult:
+def wait_for_images(new: DeliverySummary, delivery: Delivery, lacking: str, params: Params) -> RetrainResult:
     """Restore the champion and its data before anything is trained: no model could be shown to be as good."""
     promotion.undo()
-    champion.remember_tried(delivery)
+    champion.remember_tried(champion.sign(delivery, params.retrain))
     reason = f"To show that a new model is as good on what was there before takes {lacking}."
     return RetrainResult(
         history.UNDECIDED.capitalize(), f"{reason} {new.describe()}: they stay in the inbox until more arrive."
@@ -191,13 +191,27 @@ def settle(
     if decision.promote:
         kept = promote.submit(decision, new, flow_run.name, params.retrain).result()
     else:
-        kept = restore_champion.submit(decision, new, flow_run.name, delivery).result()
-    artifacts.show_decision(decision, summary, kept.note)
+        tried = champion.sign(delivery, params.retrain)
+        kept = restore_champion.submit(decision, new, flow_run.name, tried).result()
+    note = " ".join(filter(None, [kept.note, what_next(decision, params.retrain)]))
+    artifacts.show_decision(decision, summary, note)
     emit(f"rootstock.champion.{'promoted' if decision.promote else 'kept'}", decision.reason, version=kept.version)
     if decision.outcome != history.UNDECIDED:  # else the delivery waits in the inbox, and adds up with the next
         champion.tidy(delivery, ingested, params.retrain, promoted=decision.promote)
-    message = f"{decision.reason} {summary}. {kept.note}"
+    message = f"{decision.reason} {summary}. {note}"
     return RetrainResult(decision.outcome.capitalize(), message, table=champion.accuracy_table(decision))
+
+
+def what_next(decision: "Decision", settings: parameters.Retrain) -> str:
+    """Describe what becomes of an undecided delivery, and how a person could decide; "" where all is said."""
+    notes = []
+    if decision.outcome == history.UNDECIDED:
+        notes.append("The delivery stays in the inbox, and counts together with the next.")
+    if settings.undecided == "wait" and (decision.outcome == history.UNDECIDED or decision.trade_off):
+        moved = decision.outcome == history.REJECTED and settings.after != "keep"
+        back = f", move the images back from {inbox.REJECTED}" if moved else ""
+        notes.append(f"To decide yourself, set retrain.undecided to ask{back}, and run again.")
+    return " ".join(notes)
 
 
 def emit(event: str, reason: str, **more: Any) -> None:  # noqa: ANN401

@@ -11,56 +11,23 @@ import json
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rootstock.config import params
 from rootstock.evaluation import intervals, paired
-from rootstock.evaluation.intervals import CONFIDENCE, Interval, SampleSize
+from rootstock.evaluation.intervals import CONFIDENCE, SampleSize
 from rootstock.evaluation.paired import Gain
+from rootstock.evaluation.paired_comparison import (
+    DELIVERY as DELIVERY,
+    DOMAIN as DOMAIN,
+    NEW_CLASS as NEW_CLASS,
+    OVERALL as OVERALL,
+    UNSEEN as UNSEEN,
+    PairedComparison as PairedComparison,
+)
 from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
-
-# What a comparison is about: all test images, those of a domain, of a new class, or those that this delivery brought.
-OVERALL, DOMAIN, NEW_CLASS, DELIVERY = "overall", "domain", "new class", "delivery"
-UNSEEN = "fresh, never looked at"
-
-
-@dataclass(frozen=True)
-class PairedComparison:
-    """Both models on a subset of the test images: accuracy with 95 % intervals, and the gain.
-
-    The images are of classes that both models know, but for a new class, where `champion` and `gain` are None.
-    Accuracy is balanced over classes if `retrain.measure` says so.
-    """
-
-    about: str
-    what: str
-    images: int
-    groups: int
-    challenger: Interval
-    champion: Interval | None = None
-    gain: Gain | None = None
-
-    def describe(self) -> str:
-        """Describe the comparison in a phrase."""
-        where = {OVERALL: "overall", NEW_CLASS: f"on the new class {self.what}"}.get(self.about, f"on {self.what}")
-        accuracy, images = f"{self.challenger['value']:.1%} test accuracy", f"{self.images:,} images"
-        if self.groups < self.images:
-            images += f" in {self.groups:,} groups"
-        if self.champion is None or self.gain is None:
-            ends = f"{self.challenger['low']:.1%} to {self.challenger['high']:.1%}"
-            return f"{accuracy} {where} ({images}, 95 % interval {ends})"
-        return f"{accuracy} {where}, champion {self.champion['value']:.1%} ({images}, {_points(self.gain)})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures for the history."""
-        figures = {
-            name: getattr(self, name) for name in ("about", "what", "images", "groups", "challenger", "champion")
-        }
-        gain = self.gain
-        return figures | {"gain": gain.interval if gain else None, "p": gain.p_better if gain else None}
 
 
 @dataclass(frozen=True)
@@ -210,7 +177,9 @@ class _Verdict:
         if gains and not self.open:
             what = "is better" if enough else "has learnt new classes"
             return Decision(
-                PROMOTED, f"The challenger {what}: {_describe(gains)}; as good on what was there before ({margin})."
+                PROMOTED,
+                f"The challenger {what}: {_describe(gains)}; as good on what was there before"
+                f"{self._largest_loss()} ({margin}).",
             )
         if gains:
             lacks = f"not shown to be as good: {self._lacks()} ({margin})"
@@ -229,20 +198,38 @@ class _Verdict:
             if len(failed) == len(self.new_classes):
                 return Decision(REJECTED, f"The challenger has not learnt the new classes: {figures}; {least}.")
             return Decision(UNDECIDED, f"Too few test images of the new classes: {figures}; {least}.")
-        if self.tested and all(_gain(one).is_below(useful) for one in self.tested):
+        unclear = [one for one in self.tested if not _gain(one).is_below(useful)]
+        if self.tested and not unclear:
             return Decision(REJECTED, f"The challenger is no better: {figures}.")
-        return Decision(UNDECIDED, f"Too few test images to show a gain: {figures}.")
+        lacks = "; ".join(f"{one.describe()}, {self._more_to_tell(one, useful)}" for one in unclear) or figures
+        return Decision(UNDECIDED, f"Too few test images to tell whether the challenger is better: {lacks}.")
+
+    def _largest_loss(self) -> str:
+        """Describe the loss that the one-sided intervals leave possible on what was there, where it is largest."""
+        ends = [(_gain(one).bound(1 - CONFIDENCE, upper=False), one) for one in self.older]
+        low, one = min(ends, key=lambda pair: pair[0], default=(0.0, None))
+        return f", at most {-100 * low:.1f} points lost {one.where}" if one and low < 0 else ""
 
     def _lacks(self) -> str:
-        return "; ".join(f"{one.describe()}, {self._more(one)}" for one in self.open)
+        return "; ".join(f"{one.describe()}, {self._more_to_show(one)}" for one in self.open)
 
-    def _more(self, one: PairedComparison) -> str:
-        """Describe how many more test images would do if what was seen so far went on."""
-        score, quantile = _gain(one).score(-self.settings.margin), _gain(one).size.quantile(1 - CONFIDENCE)
-        if score <= 0:
-            return "more images will not show it if that stays as it is"
-        more = math.ceil(one.images * ((quantile / score) ** 2 - 1))
-        return f"about {round_up(more):,} more test images of it would show it"
+    def _more_to_show(self, one: PairedComparison) -> str:
+        """Describe how many more test images would show that the challenger is as good."""
+        return _more(one, _gain(one).growth_to_exceed(-self.settings.margin, 1 - CONFIDENCE), "show it")
+
+    def _more_to_tell(self, one: PairedComparison, useful: float) -> str:
+        """Describe how many more test images would show a gain, or that there is none worth having."""
+        gain = _gain(one)
+        better = gain.growth_to_be_better(self.settings.alpha / len(self.tested))
+        return _more(one, min(better, gain.growth_to_exceed(useful, 1 - CONFIDENCE, below=True)), "tell")
+
+
+def _more(one: PairedComparison, growth: float, what: str) -> str:
+    """Describe how many more test images are needed, if what was seen so far goes on, of how many times those there."""
+    if growth == math.inf:
+        return f"more images will not {what} if that stays as it is"
+    more = round_up(max(math.ceil(one.images * (growth - 1)), 1))
+    return f"about {more:,} more test image{'s' if more > 1 else ''}{one.of_it} would {what}"
 
 
 def round_up(count: int) -> int:
@@ -268,8 +255,3 @@ def _gain(comparison: PairedComparison) -> Gain:
 
 def _describe(comparisons: Sequence[PairedComparison]) -> str:
     return "; ".join(map(PairedComparison.describe, comparisons))
-
-
-def _points(gain: Gain) -> str:
-    ends = {end: f"{100 * share:+.1f}" for end, share in gain.interval.items()}
-    return f"gain {ends['value']} points, {ends['low']} to {ends['high']}"

@@ -10,7 +10,10 @@ from rootstock.system import escape
 
 def table(comparisons: Sequence[PairedComparison]) -> str:
     """Format comparisons as a Markdown table."""
-    head = ["| test images | count | champion | challenger | gain (points) | p |", "|---|--:|--:|--:|--:|--:|"]
+    head = [
+        "| test images | count | champion | challenger | gain (points, 95 % interval) | p (one-sided) |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
     return "\n".join([*head, *map(_row, comparisons)])
 
 

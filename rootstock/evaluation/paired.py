@@ -87,6 +87,29 @@ class Gain:
         """Whether the upper end of the one-sided 95 % interval lies below a hypothetical gain."""
         return self.score(hypothesis) < -self.size.quantile(1 - CONFIDENCE)
 
+    def growth_to_exceed(self, hypothesis: float, tail: float, *, below: bool = False) -> float:
+        """Return of how many times as many images the interval would exclude a hypothesis; infinity: of none.
+
+        Args:
+            hypothesis: a hypothetical gain.
+            tail: what the one-sided interval leaves out.
+            below: whether the interval is to lie below it, not above.
+        """
+        score = -self.score(hypothesis) if below else self.score(hypothesis)
+        return (self.size.quantile(tail) / score) ** 2 if score > 0 else math.inf
+
+    def growth_to_be_better(self, alpha: float) -> float:
+        """Return of how many times as many images the exact test would show a gain; infinity: of none.
+
+        With d images on which the models differ, w more of them won than lost, and the correction for continuity
+        (Edwards 1948), f times as many have (f w - 1) / root(f d) = z.
+        """
+        if self.value <= 0:
+            return math.inf
+        more_won, differ = self.size.images * self.value, self.size.images * (self.won + self.lost)
+        spread = self.size.quantile(alpha) * math.sqrt(differ)
+        return ((spread + math.sqrt(spread**2 + 4 * more_won)) / (2 * more_won)) ** 2
+
 
 def gain(differences: Integers, groups: Integers, weights: Floats | None = None, seed: int = 0) -> Gain:
     """Return the gain of a new model over an old one.

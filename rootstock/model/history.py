@@ -46,9 +46,9 @@ class Row:
     """One decision.
 
     `version` is the version of the champion after the decision; `comparison` holds the figures as JSON (see
-    decision.PairedComparison). Rows of new champions also have `model` (a digest) and the texts of dvc.lock and
-    params.yaml. `at` is the time (ISO 8601, UTC) and `run` the flow run; `validation` and `test` are the accuracy of
-    the model that was decided on, with its 95 % interval. Earlier versions did not write these four.
+    paired_comparison.PairedComparison). Rows of new champions also have `model` (a digest) and the texts of dvc.lock
+    and params.yaml. `at` is the time (ISO 8601, UTC) and `run` the flow run; `validation` and `test` are the accuracy
+    of the model that was decided on, with its 95 % interval. Earlier versions did not write these four.
     """
 
     decision: str

@@ -4,6 +4,7 @@ The champion is the model in data/model, with the data version that dvc.lock nam
 history (rootstock/model/history.py). A killed retraining leaves the champion aside, and the next one goes on with it.
 """
 
+import json
 import logging
 import shutil
 from collections import Counter
@@ -37,6 +38,8 @@ TRIED = LOCAL / "inbox.rejected"  # signature of the last delivery without a pro
 PREDICTIONS = "predictions.parquet"
 DUPLICATE = Reason.DUPLICATE.value  # not the fault of the file
 NAMED = 3  # files that a message names
+# What a delivery is judged by: a person who changes one of these wants it to be tried again.
+DECIDING = {"group", "max_rejected", "measure", "margin", "alpha", "undecided", "min_gain", "new_class_accuracy"}
 
 
 @dataclass(frozen=True)
@@ -212,14 +215,23 @@ def accuracy_table(decision: "Decision") -> str:
     return table(decision.comparisons) if decision.comparisons else ""
 
 
-def remember_tried(delivery: Delivery) -> None:
-    """Remember a delivery that led to no promotion, so that it is not tried again unchanged."""
-    write(TRIED, delivery.signature())
+def sign(delivery: Delivery, settings: Retrain) -> str:
+    """Return a string that identifies a delivery and what it is judged by."""
+    return f"{delivery.signature()}\n{json.dumps(settings.model_dump(include=DECIDING), sort_keys=True)}"
 
 
-def was_tried(delivery: Delivery) -> bool:
-    """Whether exactly this delivery was rejected before, or left undecided."""
-    return TRIED.exists() and TRIED.read_text() == delivery.signature()
+def remember_tried(tried: str) -> None:
+    """Remember a delivery that led to no promotion, so that it is not tried again unchanged.
+
+    Args:
+        tried: as returned by `sign`; the delivery's signature alone: not even if the settings change.
+    """
+    write(TRIED, tried)
+
+
+def was_tried(delivery: Delivery, settings: Retrain) -> bool:
+    """Whether exactly this delivery was rejected before, or left undecided, by the same settings."""
+    return TRIED.exists() and TRIED.read_text() in (delivery.signature(), sign(delivery, settings))
 
 
 def remove_aside() -> None:
@@ -235,7 +247,7 @@ def abandon_retraining(params: Params) -> None:
     """Drop a retraining and the delivery in the inbox: a person has rolled back the champion made from it."""
     remove_aside()
     try:
-        remember_tried(inbox.list_delivery(params.retrain.inbox, 0, params.ingest.sources))
+        remember_tried(inbox.list_delivery(params.retrain.inbox, 0, params.ingest.sources).signature())
     except RootstockError as error:
         log.warning("%s", error)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rootstock.config.params import Retrain
-from rootstock.ingest.inbox import Delivery
 from rootstock.model import history
 from rootstock.model.history import Row
 from rootstock.system.errors import RootstockError
@@ -50,11 +49,18 @@ def promote(decision: "Decision", new: DeliverySummary, run: str, settings: Retr
     return Settlement(settled.version, " ".join(filter(None, [settled.note, pushed])))
 
 
-def restore_champion(decision: "Decision", new: DeliverySummary, run: str, delivery: Delivery) -> Settlement:
-    """Keep the challenger, rejected or undecided, as an experiment, and restore the champion with its data version."""
+def restore_champion(decision: "Decision", new: DeliverySummary, run: str, tried: str) -> Settlement:
+    """Keep the challenger, rejected or undecided, as an experiment, and restore the champion with its data version.
+
+    Args:
+        decision: what was decided, and why.
+        new: what the delivery contains.
+        run: name of the flow run.
+        tried: identifies the delivery (`champion.sign`).
+    """
     version, trained = champion.decisions_when_set_aside()[-1].version, bool(decision.comparisons)
     row = champion.row_of(decision.outcome, version, decision.reason, new, decision.to_json(), run, trained=trained)
-    return _settle(row, run, rejected=delivery.signature())
+    return _settle(row, run, rejected=tried)
 
 
 def undo() -> None:
@@ -90,7 +96,7 @@ def _carry_out() -> Settlement:
             DECIDED.unlink()
             raise
         if decided["rejected"]:
-            write(champion.TRIED, decided["rejected"])
+            champion.remember_tried(decided["rejected"])
     champion.remove_aside()
     return Settlement((row or rows[-1]).version, note)
 

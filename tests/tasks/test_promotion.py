@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from rootstock.config.params import Retrain
+from rootstock.ingest import inbox
 from rootstock.model import history
 from rootstock.model.history import Row
 from rootstock.system.errors import RootstockError
 from tasks.bridge import champion
 from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
 from tests.flows.test_retrain import deliver
+from tests.images import put
 from tests.power_cut import power_cut
 from tests.slow import slow
 from tests.workspace import Workspace
@@ -22,14 +25,10 @@ PREPARE = """
 import sys
 from pathlib import Path
 from rootstock.evaluation.decision import Decision
-from rootstock.ingest.inbox import Delivery
 from rootstock.config.params import Retrain
 from tasks.bridge import champion, promotion, rollback, interrupted
 from tasks.bridge.champion import DeliverySummary
 better, worse = Decision("promoted", "Better."), Decision("rejected", "Worse.")
-class Nothing:
-    def signature(self):
-        return "what was delivered"
 def next_run(work):
     interrupted.finish(lambda said: None)
     if champion.is_aside():  # killed before it was decided: that is decided again
@@ -38,7 +37,7 @@ def next_run(work):
 def promote():
     promotion.promote(better, DeliverySummary(), "run", Retrain(git="push"))
 def reject():
-    promotion.restore_champion(worse, DeliverySummary(), "run", Nothing())
+    promotion.restore_champion(worse, DeliverySummary(), "run", "what was delivered")
 """
 pytestmark = pytest.mark.usefixtures("one_server")
 RUNS = 3  # of a retraining that was killed: after them there is nothing left to do
@@ -84,6 +83,22 @@ def points(operations: int, kills: int) -> list[int]:
 
 def champions(workspace: Workspace) -> list[tuple[str, int]]:
     return [(row.decision, row.version) for row in history.read(workspace.root / "data")]
+
+
+def test_a_delivery_is_tried_again_as_soon_as_it_is_judged_otherwise_but_for_one_that_was_rolled_back(tmp_path):
+    put(tmp_path / "data" / "inbox" / "shed" / "ants" / "1.png", 1)
+    with chdir(tmp_path):
+        delivery, settings = inbox.list_delivery("data/inbox", 0), Retrain()
+        champion.remember_tried(champion.sign(delivery, settings))
+        for changed, again in (
+            ({}, False),
+            ({"margin": 0.1}, True),
+            ({"undecided": "ask"}, True),
+            ({"git": "commit"}, False),
+        ):
+            assert champion.was_tried(delivery, Retrain(**changed)) is not again, changed
+        champion.remember_tried(delivery.signature())  # as a rollback does, and as earlier versions wrote it
+        assert champion.was_tried(delivery, Retrain(margin=0.1))
 
 
 @KILLS

@@ -1,6 +1,7 @@
 """Promoted, rejected or undecided: what has to be shown, and what is said where it cannot be."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -52,7 +53,15 @@ def test_better_overall_and_as_good_everywhere_is_promoted():
     found = decided(outcomes("old", 280, 20, 2))
     assert found.outcome == PROMOTED and found.promote
     assert "99.3% test accuracy overall, champion 93.4% (302 images, gain +6.0 points, " in found.reason
-    assert "as good on what was there before (retrain.margin is 4 points)" in found.reason
+    assert "as good on what was there before (retrain.margin is 4 points)" in found.reason  # nothing is lost
+
+
+def test_a_promotion_says_what_may_have_been_lost_at_most_by_the_interval_that_decides():
+    old, new = outcomes("old", 390, 5, 8), outcomes("new", 0, 60, 0)
+    found = decided(old, new, new=("new",))
+    lost = -100 * compare(DOMAIN, "old", old).gain.bound(0.05, upper=False)
+    assert found.outcome == PROMOTED and 0.8 < lost < 4
+    assert f"before, at most {lost:.1f} points lost on old (retrain.margin is 4 points)" in found.reason
 
 
 def test_better_on_the_new_domain_alone_is_promoted():
@@ -105,9 +114,31 @@ def test_more_images_are_not_promised_to_help_against_a_loss_of_the_margin():
 
 def test_few_images_without_a_difference_are_undecided_and_many_are_rejected():
     few = decided(outcomes("old", 900, 5, 5), outcomes("new", 3, 0, 0), new=("new",))
-    assert few.outcome == UNDECIDED and "Too few test images to show a gain: " in few.reason
+    assert few.outcome == UNDECIDED and "Too few test images to tell whether the challenger is better: " in few.reason
+    assert "overall" not in few.reason  # where no gain worth having is left
     many = decided(outcomes("old", 900, 5, 5), outcomes("new", 300, 3, 3), new=("new",))
     assert many.outcome == REJECTED and "is no better: " in many.reason
+
+
+@pytest.mark.parametrize(("won", "lost", "neither", "outcome"), [(4, 0, 0, PROMOTED), (8, 3, 29, PROMOTED),
+                                                                 (0, 0, 20, REJECTED)])  # fmt: skip
+def test_how_many_more_images_would_tell_is_about_right(won, lost, neither, outcome):
+    old, of_new = outcomes("old", 900, 0, 0), won + lost + neither
+    found = decided(old, outcomes("new", 0, won, lost, neither), new=("new",))
+    assert found.outcome == UNDECIDED
+    more = int(re.search(r"about ([\d,]+) more test images of new would tell", found.reason)[1].replace(",", ""))
+
+    def grown(images: float) -> str:
+        return decided(old, outcomes("new", 0, *(round(images / of_new * n) for n in (won, lost, neither))),
+                       new=("new",)).outcome  # fmt: skip
+
+    assert grown(of_new + 1.15 * more) == outcome
+    assert grown(of_new + 0.7 * more) == UNDECIDED
+
+
+def test_where_nothing_would_ever_tell_that_is_said():
+    found = decided(outcomes("old", 100, 5, 5), margin=0.0)
+    assert found.outcome == UNDECIDED and "more images will not tell if that stays as it is" in found.reason
 
 
 def test_a_gain_below_min_gain_is_not_enough():

@@ -1,0 +1,61 @@
+"""Two models side by side on some of the test images: accuracies, gain, and how that is said."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rootstock.evaluation.intervals import Interval
+from rootstock.evaluation.paired import Gain
+
+# What a comparison is about: all test images, those of a domain, of a new class, or those that this delivery brought.
+OVERALL, DOMAIN, NEW_CLASS, DELIVERY = "overall", "domain", "new class", "delivery"
+UNSEEN = "fresh, never looked at"
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Both models on a subset of the test images: accuracy with 95 % intervals, and the gain.
+
+    The images are of classes that both models know, but for a new class, where `champion` and `gain` are None.
+    Accuracy is balanced over classes if `retrain.measure` says so.
+    """
+
+    about: str
+    what: str
+    images: int
+    groups: int
+    challenger: Interval
+    champion: Interval | None = None
+    gain: Gain | None = None
+
+    @property
+    def where(self) -> str:
+        """Say on which images."""
+        return {OVERALL: "overall", NEW_CLASS: f"on the new class {self.what}"}.get(self.about, f"on {self.what}")
+
+    @property
+    def of_it(self) -> str:
+        """Say of which domain images are, where they are of one."""
+        return f" of {self.what}" if self.about == DOMAIN else ""
+
+    def describe(self) -> str:
+        """Describe the comparison in a phrase."""
+        accuracy, images = f"{self.challenger['value']:.1%} test accuracy", f"{self.images:,} images"
+        if self.groups < self.images:
+            images += f" in {self.groups:,} groups"
+        if self.champion is None or self.gain is None:
+            ends = f"{self.challenger['low']:.1%} to {self.challenger['high']:.1%}"
+            return f"{accuracy} {self.where} ({images}, 95 % interval {ends})"
+        return f"{accuracy} {self.where}, champion {self.champion['value']:.1%} ({images}, {_points(self.gain)})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures for the history."""
+        figures = {
+            name: getattr(self, name) for name in ("about", "what", "images", "groups", "challenger", "champion")
+        }
+        gain = self.gain
+        return figures | {"gain": gain.interval if gain else None, "p": gain.p_better if gain else None}
+
+
+def _points(gain: Gain) -> str:
+    ends = {end: f"{100 * share:+.1f}" for end, share in gain.interval.items()}
+    return f"gain {ends['value']} points, {ends['low']} to {ends['high']}"
