@@ -5,6 +5,7 @@ images, and the rest trains a head, so that every image is a test image once in 
 inside (nested cross-validation; Varma and Simon 2006, BMC Bioinformatics 7:91).
 """
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 
 from rootstock.config import params
 from rootstock.dataset import tables
 from rootstock.features.reader import Features
-from rootstock.system import progress
+from rootstock.system import parallel, progress
 from rootstock.training import head
 
 FOLDS = 5
@@ -75,11 +78,22 @@ def measure(
     if not repeats or len(np.unique(groups)) < FOLDS:
         return None
     labels = rows["class_index"].to_numpy(np.int64)
-    accuracies = []
-    for repeat in progress.track(range(repeats), "evaluate", repeats, "repeats"):
-        fold = draw_folds(labels, groups, seed + repeat)
-        correct = sum(_correct(folders, rows, fold, test, settings) for test in range(FOLDS))
-        accuracies.append(correct / len(rows))
+    drawn = [draw_folds(labels, groups, seed + repeat) for repeat in range(repeats)]
+
+    def correct(trial: tuple[int, int]) -> int:
+        return _correct(folders, rows, drawn[trial[0]], trial[1], settings)
+
+    # Each core trains heads of its own: their products are too small to share, above all on cores that others use.
+    threads = torch.get_num_threads()
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            found = parallel.ordered_map(
+                correct, itertools.product(range(repeats), range(FOLDS)), first=lambda: torch.set_num_threads(1)
+            )
+            counts = list(progress.track(found, "evaluate", repeats * FOLDS, "repeated splits"))
+    finally:
+        torch.set_num_threads(threads)
+    accuracies = [sum(counts[start : start + FOLDS]) / len(rows) for start in range(0, len(counts), FOLDS)]
     return RepeatedSplits(tuple(accuracies), len(rows), len(np.unique(groups)))
 
 
