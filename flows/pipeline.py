@@ -118,15 +118,13 @@ def table(verdict: Verdict) -> str:
     """Format each model's validation accuracy, the winner's test accuracy, and where the report is."""
     lines = []
     for name, called in (("head", "frozen-feature head"), ("finetuned", "fine-tuned model")):
-        if name not in verdict.metrics:
-            lines.append(f"validation accuracy, {called:<20} nothing was fine-tuned (finetune.stages is empty)")
-            continue
-        won = "  <- won" if verdict.metrics["winner"] == name and "finetuned" in verdict.metrics else ""
-        lines.append(f"validation accuracy, {called:<20} {verdict.metrics[name]:6.1%}{won}")
+        if name in verdict.metrics:
+            won = "  <- won" if verdict.metrics["winner"] == name and "finetuned" in verdict.metrics else ""
+            lines.append(f"validation accuracy, {called:<20} {verdict.metrics[name]:6.1%}{won}")
     test = verdict.test["accuracy"]
     ends = f"95 % interval {test['low']:.1%} to {test['high']:.1%}"
-    lines.append(f"test accuracy {test['value']:.1%} ({ends}), on {verdict.test['images']:,} test images, "
-                 "not used for any choice")  # fmt: skip
+    images = artifacts.describe_test_images(verdict.test)
+    lines.append(f"test accuracy {test['value']:.1%} ({ends}), on {images}, not used for any choice")
     if repeated := verdict.test.get("repeated_splits"):
         lines.append(
             f"test accuracy {repeated['mean']:.1%}, frozen-feature head, mean over repeated splits of all images"

@@ -78,6 +78,12 @@ def show_verdict(
         unless_it_fails(draw)
 
 
+def describe_test_images(test: dict[str, Any]) -> str:
+    """Describe how many test images there are, and in how many groups if those are fewer."""
+    groups = f" in {test['groups']:,} groups" if test.get("groups", test["images"]) < test["images"] else ""
+    return f"{test['images']:,} test images{groups}"
+
+
 def describe_test_uses() -> str:
     """Describe what earlier models measured on the present test images do to the figures; "" for the first model."""
     from rootstock.evaluation import measured_models
@@ -204,7 +210,7 @@ def _measured(metrics: dict[str, Any], test: dict[str, Any], uses: str) -> list[
     return [
         f"## {accuracy['value']:.1%} test accuracy",
         "",
-        f"{MODELS[metrics['winner']]}, on {test['images']:,} test images, not used for any choice "
+        f"{MODELS[metrics['winner']]}, on {describe_test_images(test)}, not used for any choice "
         f"(95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%}; macro F1 {test['macro_f1']['value']:.3f}, "
         f"log loss {test['log_loss']['value']:.3f}).{splits} {uses}",
         "",
@@ -212,10 +218,7 @@ def _measured(metrics: dict[str, Any], test: dict[str, Any], uses: str) -> list[
         "",
         "| validation | accuracy |",
         "|---|---|",
-        *(
-            f"| {called} | {f'{metrics[name]:.1%}' if name in metrics else 'not fine-tuned'} |"
-            for name, called in MODELS.items()
-        ),
+        *(f"| {called} | {metrics[name]:.1%} |" for name, called in MODELS.items() if name in metrics),
     ]
 
 

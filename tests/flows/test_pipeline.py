@@ -9,6 +9,7 @@ from urllib.error import HTTPError, URLError
 import pytest
 from prefect.states import Failed
 
+from flows.pipeline import Verdict, table
 from rootstock.system.errors import RootstockError
 from tasks.bridge.orchestration import as_task
 from tasks.bridge.stage import Stage, Summary
@@ -142,3 +143,13 @@ def test_the_form_has_a_described_field_for_every_parameter():
     assert all(map(described, schema["properties"].values()))
     assert "resnet34" in definitions["Backbone"]["properties"]["name"]["anyOf"][0]["enum"]
     assert all(described(field) for model in definitions.values() for field in model["properties"].values())
+
+
+def test_the_last_lines_speak_of_one_model_if_nothing_was_fine_tuned_and_count_groups_of_test_images():
+    accuracy = {"value": 0.91, "low": 0.77, "high": 0.968}
+    test = {"images": 89, "groups": 21, "accuracy": accuracy}
+    lines = table(Verdict([], {"winner": "head", "head": 0.912}, test)).splitlines()
+    assert lines[:2] == [
+        "validation accuracy, frozen-feature head   91.2%",
+        "test accuracy 91.0% (95 % interval 77.0% to 96.8%), on 89 test images in 21 groups, not used for any choice",
+    ]
