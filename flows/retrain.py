@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # these import torch and scikit-learn
     from rootstock.evaluation.drift import Drift
 
 NOTHING_NEW, WAITING = "Nothing new", "Waiting"  # beside the outcomes of a decision, capitalised
+DECIDE_YOURSELF = "To decide yourself, set retrain.undecided to ask{first}, and run again."
 compare = task(name="compare", task_run_name="compare")(reported_task(verdict.compare))
 promote = task(name="promote", task_run_name="promote")(reported_task(promotion.promote))
 restore_champion = task(name="restore champion", task_run_name="restore champion")(
@@ -132,9 +133,8 @@ def wait_for_images(new: DeliverySummary, delivery: Delivery, lacking: str, para
     promotion.undo()
     champion.remember_tried(champion.sign(delivery, params.retrain))
     reason = f"To show that a new model is as good on what was there before takes {lacking}."
-    return RetrainResult(
-        history.UNDECIDED.capitalize(), f"{reason} {new.describe()}: they stay in the inbox until more arrive."
-    )
+    waits = f"{new.describe()}: they stay in the inbox until more arrive."
+    return RetrainResult(history.UNDECIDED.capitalize(), f"{reason} {waits} {DECIDE_YOURSELF.format(first='')}")
 
 
 def list_inbox(settings: parameters.Retrain, sources: tuple[parameters.Source, ...]) -> Delivery:
@@ -210,7 +210,7 @@ def what_next(decision: "Decision", settings: parameters.Retrain) -> str:
     if settings.undecided == "wait" and (decision.outcome == history.UNDECIDED or decision.trade_off):
         moved = decision.outcome == history.REJECTED and settings.after != "keep"
         back = f", move the images back from {inbox.REJECTED}" if moved else ""
-        notes.append(f"To decide yourself, set retrain.undecided to ask{back}, and run again.")
+        notes.append(DECIDE_YOURSELF.format(first=back))
     return " ".join(notes)
 
 

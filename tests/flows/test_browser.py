@@ -155,7 +155,7 @@ class Visit:
 
     def training(self) -> Locator:
         """Find the progress of fine-tuning on the tab of artifacts, once there is some."""
-        return self.tab.get_by_text(re.compile(r"^fine_tune: [1-9][\d,]* of [\d,]+ images, \d+ images/s"))
+        return self.tab.get_by_text(re.compile(r"^fine_tune: [1-9][\d,]* of [\d,]+ images, [\d.]+ images/s"))
 
     def open_artifact(self, key: str) -> None:
         """Open what the last run shows under a name: its card leads to all runs' artifacts of that name."""
@@ -310,7 +310,7 @@ def test_the_stages_of_the_corrected_run_go_by_until_it_is_completed(visit):
     visit.picture("run")
 
     visit.open_tab("Artifacts")
-    expect(visit.tab).to_contain_text(re.compile(rf"extract: {IMAGES:,} of {IMAGES:,} images, \d+ images/s"))
+    expect(visit.tab).to_contain_text(re.compile(rf"extract: {IMAGES:,} of {IMAGES:,} images, [\d.]+ images/s"))
     visit.sees(visit.training)
     done, total = re.search(r"fine_tune: ([\d,]+) of ([\d,]+) images", visit.tab.inner_text()).groups()
     assert int(done.replace(",", "")) < int(total.replace(",", ""))

@@ -126,6 +126,7 @@ def test_where_no_model_could_be_shown_to_be_as_good_nothing_is_trained_and_the_
     said = retrain(before)
     assert said.startswith("Undecided: To show that a new model is as good on what was there before takes about ")
     assert "more test images of garden (it has 9). 18 new images (18 of shed): they stay in the inbox" in said
+    assert said.endswith("To decide yourself, set retrain.undecided to ask, and run again.")
     assert before.outputs() == kept and model_of(before) == models
     assert len(list((before.root / "data" / "inbox").rglob("*.png"))) == 18
 
