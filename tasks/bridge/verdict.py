@@ -49,7 +49,9 @@ def find_lacking_images(params: Params, new_domains: tuple[str, ...]) -> str:
     older = manifest[(manifest["split"] == "test") & known & ~manifest["domain"].isin(new_domains)]
     lacking = []
     for domain, rows in older.groupby("domain", sort=True):
-        size = intervals.sample_size(np.zeros(len(rows)), tables.group_numbers(rows))
+        groups = len(np.unique(tables.group_numbers(rows)))
+        # How alike the images of a group are is seen once there are answers: until then, each may count.
+        size = intervals.SampleSize(len(rows), groups, grouped=groups < len(rows))
         if count := decision.lacking_images(len(rows), size, params.retrain.margin):
             about = f"about {decision.round_up(count):,} more test images of {domain}"
             lacking.append(f"{about} (it has {len(rows):,})")
