@@ -1,4 +1,4 @@
-"""A small real dataset: drawn images of three classes, taken in by ingest, and what is made of them."""
+"""A small real dataset: drawn images of three classes, as ingest leaves it, and what the other stages make of it."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -59,7 +59,7 @@ def picture(label: str, seed: int, side: int = SIDE) -> Image.Image:
 
 
 def draw(folder: Path, images: int = IMAGES, first: int = 0) -> Path:
-    """Write a folder with a sub-folder a class."""
+    """Write a folder with one subfolder per class."""
     for label in CLASSES:
         (folder / label).mkdir(parents=True, exist_ok=True)
         for number in range(first, first + images):

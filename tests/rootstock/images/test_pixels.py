@@ -40,7 +40,7 @@ def assert_alike(one: np.ndarray, other: np.ndarray | Image.Image, tolerance: fl
     assert np.abs(one - np.asarray(other).astype(int)).mean() <= tolerance
 
 
-# What is taken in
+# What is ingested
 
 
 @pytest.mark.parametrize(
