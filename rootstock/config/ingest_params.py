@@ -1,7 +1,7 @@
 """The section `ingest` of params.yaml: sources of images, splits, checks and packing."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -96,6 +96,8 @@ class Split(Section):
 class Ingest(Section):
     """Which images are ingested, and how they are checked, split and packed into shards."""
 
+    former_keys: ClassVar = {"seconds_a_file": "max_decode_seconds"}
+
     sources: Annotated[tuple[Source, ...], Field(min_length=1, strict=False)] = Field(
         default=(), description="Image sources to ingest."
     )  # no default makes sense: params_file.check_complete requires at least one
@@ -118,10 +120,8 @@ class Ingest(Section):
         default="reject",
         description="What to do with damaged files that can still be decoded.",
     )
-    seconds_a_file: Annotated[float, Field(gt=0, le=3600)] = Field(
-        default=20,
-        title="Seconds per file",
-        description="Reject files that take longer than this to decode, in CPU seconds.",
+    max_decode_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=20, description="Reject files that take longer than this to decode, in CPU seconds."
     )
     accept_wrong_extension: bool = Field(
         default=False, description="Accept files whose extension does not match their format, e.g. a PNG named .jpg."

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML, ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarfloat import ScalarFloat
 
+from rootstock.config.ingest_params import Ingest
 from rootstock.config.params import Params, Section
 from rootstock.system import yaml_file
 from rootstock.system.errors import ParamsError
@@ -25,6 +26,7 @@ EXPECTED = {  # by pydantic error type, where pydantic's own message does not su
     "string_type": "text (in quotes, if it looks like a number or a date)",
     "tuple_type": "a list",
 }
+FORMER_KEYS = {key: former for former, key in Ingest.former_keys.items()}  # no other section has any
 SHOWN_CHARACTERS = 200  # of a value in a message
 
 
@@ -125,6 +127,7 @@ def _merge(old: Any, before: Any, new: Any) -> Any:  # noqa: ANN401
         for key, value in new.items():
             if key not in before or value != before[key]:
                 old[key] = _merge(old.get(key), before.get(key), value)
+                old.pop(FORMER_KEYS.get(key), None)  # or the value under the former name would win
         for key in before.keys() - new.keys():  # of a mapping with free keys
             old.pop(key, None)
         return old

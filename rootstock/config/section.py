@@ -1,11 +1,12 @@
 """The base class of all sections of params.yaml, and what several of them share."""
 
 import logging
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 log = logging.getLogger(__name__)
 Augment = Literal["none", "crop", "crop_flip"]
@@ -33,3 +34,18 @@ class Section(BaseModel):
     """A section of params.yaml: immutable, without unknown keys or implicit type conversion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+    former_keys: ClassVar[Mapping[str, str]] = {}  # of earlier versions, and what they are called now
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_keys(cls, values: Any) -> Any:  # noqa: ANN401
+        """Read a key under its former name, with a warning; that value wins, since a run may be given it."""
+        if not isinstance(values, Mapping):
+            return values
+        found = dict(values)
+        for former in cls.former_keys.keys() & found.keys():
+            key, value = cls.former_keys[former], found.pop(former)
+            warn_once(f"{cls.__name__.lower()}.{former} was renamed to {key}; change it to {key}")
+            if value is not None:  # as for any key: a null changes nothing
+                found[key] = value
+        return found

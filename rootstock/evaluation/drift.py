@@ -234,7 +234,7 @@ class _Scorer:
             own.max_side,
             own.accept_wrong_extension,
             own.damaged,
-            own.seconds_a_file,
+            own.max_decode_seconds,
             champion.value_range,
         )
         self.skipped = Counter((item.domain, "rejected") for item in source.items if item.problem)

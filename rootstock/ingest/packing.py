@@ -87,7 +87,7 @@ def checks_of(settings: params.Ingest) -> Checks:
     """Return the checks that the parameters ask for."""
     return Checks(
         settings.min_side, settings.max_megapixels, settings.max_side, settings.accept_wrong_extension,
-        settings.damaged, settings.seconds_a_file,
+        settings.damaged, settings.max_decode_seconds,
     )  # fmt: skip
 
 

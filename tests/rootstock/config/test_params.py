@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from ruamel.yaml import YAML
 
 from rootstock.config.architectures import NAMES, TORCHVISION
+from rootstock.config.merging import merged
 from rootstock.config.params import Params, Section
 from rootstock.config.params_file import load, save, section_in, validate
 from rootstock.config.section import warn_once
@@ -442,12 +443,34 @@ def test_a_misspelt_depth_is_refused_before_a_network_is_built(file, written, me
 
 def test_former_names_are_read_with_one_warning(caplog):
     warn_once.cache_clear()
+    values = {
+        "ingest": {"seconds_a_file": 3},
+        "extract": {"engine": "onnxruntime"},
+        "compare": {"backbones": ["seed", "resnet18"]},
+    }
     for _ in range(2):
-        found = validate({"extract": {"engine": "onnxruntime"}, "compare": {"backbones": ["seed", "resnet18"]}}, "here")
+        found = validate(values, "here")
+    assert found.ingest.max_decode_seconds == 3
     assert found.extract.engine == "auto"
     assert found.compare.backbones == ("classics", "resnet18")
     said = [record.getMessage() for record in caplog.records]
     assert said == [
+        "params.yaml: ingest.seconds_a_file was renamed to max_decode_seconds; change it to max_decode_seconds",
         "params.yaml: extract.engine: onnxruntime was removed and is read as auto; change it to auto",
         "params.yaml: compare: the group seed was renamed to classics; change it to classics",
     ]
+
+
+def test_a_value_under_a_former_key_gives_way_to_a_new_one_and_may_be_given_to_a_run(file):
+    file.write_text("ingest:\n  sources: [{path: photos, domain: field}]\n  seconds_a_file: 3.0\n  shard_mb: 1\n")
+    given = load(file).model_dump()
+    given["ingest"]["shard_mb"] = 2
+    save(file, Params.model_validate(given))
+    assert "  seconds_a_file: 3.0\n  shard_mb: 2" in file.read_text()  # only what differs is written
+    given["ingest"]["max_decode_seconds"] = 4.0
+    save(file, Params.model_validate(given))
+    assert load(file).ingest.max_decode_seconds == 4 and "seconds_a_file" not in file.read_text()
+    over = merged(load(file).model_dump(), {"ingest": {"seconds_a_file": 5}})
+    assert validate(over, "the run").ingest.max_decode_seconds == 5
+    untouched = merged(load(file).model_dump(), {"ingest": {"seconds_a_file": None}})
+    assert validate(untouched, "the run").ingest.max_decode_seconds == 4
