@@ -25,7 +25,7 @@ from rootstock.config.params import Params
 from rootstock.system import escape
 from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import ParamsError, RootstockError
-from tasks.bridge import artifacts, causes, comparison, run_params, versions, workspace
+from tasks.bridge import artifacts, causes, comparison, run_params, terminal, versions, workspace
 from tasks.bridge.orchestration import failed, reported_task, submit
 from tasks.bridge.workspace_lock import locked_workspace
 from tasks.ingest import ingest
@@ -51,7 +51,9 @@ def try_out(candidate: "Candidate", params: Params, title: str) -> State["Row"]:
     if row.reason:
         get_run_logger().warning("%s: %s", title, row.reason)
         return Completed(name="Not evaluated", message=row.reason, data=row)
-    return Completed(message=f"validation {row.accuracy:.1%}, {row.images_per_second:.0f} images/s", data=row)
+    figures = f"validation {row.accuracy:.1%}, {row.images_per_second:.0f} images/s"
+    terminal.show_stage("compare", row.seconds or 0.0, f"{title}: {figures}")
+    return Completed(message=figures, data=row)
 
 
 @flow(name="compare", validate_parameters=False)  # form.py says why

@@ -1,6 +1,7 @@
 """`python -m flows.compare` on a real workspace, and a new backbone that is one entry in one file."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def compare(workspace, *arguments: str, check: bool = True):
 def test_a_comparison_leaves_a_table_and_a_page_and_nothing_stale(after_flow):
     kept = after_flow.outputs()
     said = compare(after_flow, *TWO, "--depths", "low", "penultimate").stdout
+    for name in TWO:  # a line per candidate, as it ends
+        assert len(re.findall(rf"^compare +[\d.]+  {name}, \w+: validation [\d.]+%, \d+ images/s$", said, re.M)) == 2
     assert "| lenet5 (random) | low | 32 px | random" in said and "Best validation accuracy of these 4: " in said
     table = pd.read_parquet(after_flow.root / "data" / "compare" / "compare.parquet")
     assert list(zip(table["backbone"], table["layer"], strict=True)) == [
