@@ -1,12 +1,15 @@
 """The report of a comparison of backbones: plots, Markdown table and HTML page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.transforms import Bbox
 
 from rootstock.config.architectures import FEATURE_LEVELS, PENULTIMATE
 from rootstock.evaluation import plots
@@ -17,6 +20,7 @@ from rootstock.system import escape
 
 AREA_PER_MILLION = 9.0  # square points per million parameters
 MIN_AREA = 14.0
+GAP = 2.0  # pixels around a name
 
 
 def name_of(row: Any) -> str:  # noqa: ANN401  a row of a frame, or a mapping
@@ -38,6 +42,7 @@ def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
     """Plot validation accuracy against multiply-accumulates; marker area is the number of parameters."""
     rows = best_of_each(table)
     figure, [[axes]] = plots.new_figure(theme, 9, 5.6)
+    names: list[Annotation] = []
     for _, row in rows.iterrows():
         colour = theme.finetuned if row["trained"] == SCRATCH else theme.head
         hollow = str(row["origin"]).startswith("random") and row["trained"] == FROZEN
@@ -48,13 +53,28 @@ def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
         face = "none" if hollow else colour
         axes.scatter(x, y, s=area, facecolor=face, edgecolor=colour, alpha=0.75, zorder=3)
         place = {"xytext": (4 + area**0.5 / 2, 3), "textcoords": "offset points", "fontsize": 8, "color": theme.ink}
-        axes.annotate(name_of(row), (x, y), **place, parse_math=False)
+        names.append(axes.annotate(name_of(row), (x, y), **place, parse_math=False))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.margins(x=0.14)
     axes.set_xlabel("multiply-accumulates per image (G); marker area: parameters")
     _as_accuracy(axes)
+    keep_apart(figure, names)
     return plots.png(figure)
+
+
+def keep_apart(figure: Figure, labels: Sequence[Annotation]) -> None:
+    """Move labels down, from the highest on, until none covers another."""
+    figure.draw_without_rendering()  # now the limits of the axes are final, and so is where a label is
+    placed: list[Bbox] = []
+    for label in sorted(labels, key=lambda label: -label.xy[1]):
+        box = label.get_window_extent().padded(GAP)
+        top = box.y1
+        while below := [other.y0 for other in placed if box.overlaps(other)]:
+            box = box.translated(0, min(below) - box.y1 - 1)  # a pixel, since boxes that touch overlap
+        x, y = label.xyann
+        label.xyann = (x, y - (top - box.y1) * 72 / figure.dpi)  # pixels to points
+        placed.append(box)
 
 
 def draw_depths(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
@@ -65,15 +85,18 @@ def draw_depths(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
         return None
     figure, [[axes]] = plots.new_figure(theme, 7.6, 4.6)
     markers = "oDs^vP*Xdp"
-    for number, (_, line) in enumerate(rows.groupby(["backbone", "origin", "image_size"], sort=False)):
+    lines = rows.groupby(["backbone", "origin", "image_size"], sort=False)
+    for number, (_, line) in enumerate(lines):
         line = line.drop_duplicates("layer", keep="last").set_index("layer").reindex(order).dropna(subset="accuracy")
-        x, y = [order.index(layer) for layer in line.index], line["accuracy"].to_numpy(float)
+        beside = 0.03 * (number - (len(lines) - 1) / 2)  # or intervals would cover each other
+        x, y = [order.index(layer) + beside for layer in line.index], line["accuracy"].to_numpy(float)
         ends = [y - line["accuracy_low"].to_numpy(float), line["accuracy_high"].to_numpy(float) - y]
         style = {"marker": markers[number % len(markers)], "markersize": 5, "elinewidth": 0.8}
         axes.errorbar(x, y, yerr=ends, label=name_of(line.iloc[0]), color=_shade(number), **style)
+    axes.margins(x=0.08)
     axes.set_xticks(range(len(order)), ["low\nedges, textures", "mid\nparts", "high\nwhole objects", PENULTIMATE])
     _as_accuracy(axes)
-    plots.legend(axes, theme)
+    plots.legend(axes, theme, above=True)
     return plots.png(figure)
 
 

@@ -1,5 +1,6 @@
 """Comparison of backbones: candidates, measurements, table and report."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from rootstock.backbones import backbones
 from rootstock.config import params
 from rootstock.config.architectures import GROUPS, NAMES
 from rootstock.config.params_file import load
-from rootstock.evaluation import compare, compare_report
+from rootstock.evaluation import compare, compare_report, plots
 from rootstock.evaluation.compare import Candidate, Paths, Row, candidates, expand, measure, merge
 from rootstock.features import extraction, feature_keys
 from rootstock.system.errors import DamagedError, ParamsError
@@ -261,6 +262,20 @@ def test_plots_are_drawn_where_there_is_data(table):
     one = compare_report.pictures(table[table["layer"] == "low"], pd.DataFrame(columns=["name"]))
     assert set(one) == {"size", "size_dark"}
     assert compare_report.pictures(table[table["reason"] != ""], pd.DataFrame(columns=["name"])) == {}
+
+
+def test_no_name_in_a_picture_covers_another():
+    figure, [[axes]] = plots.new_figure(plots.LIGHT, 9, 5.6)
+    axes.set_ylim(0, 1)
+    place = {"xytext": (6, 3), "textcoords": "offset points"}
+    names = [axes.annotate(f"name {number}", (0.5, 0.5 + number / 500), **place) for number in range(6)]
+    names.append(axes.annotate("far away", (0.5, 0.9), **place))
+    compare_report.keep_apart(figure, names)
+    figure.draw_without_rendering()
+    boxes = [name.get_window_extent() for name in names]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert names[5].xyann == names[6].xyann == (6, 3)  # the highest, and one that covers nothing, stay
+    assert [box.y0 for box in boxes] == sorted(box.y0 for box in boxes)
 
 
 def test_the_table_names_accuracy_and_cost_and_what_failed(table):
