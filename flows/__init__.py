@@ -6,3 +6,5 @@ import os
 # Prefect gives up after 20; its telemetry fills the terminal with stack traces without a network.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "60")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+# Else Prefect's client tells a new user on a terminal that it collects data on them, and does.
+os.environ.setdefault("DO_NOT_TRACK", "1")

@@ -1,5 +1,6 @@
 """Progress of long loops: a bar on a terminal, elsewhere a line every ten seconds, or what a flow reports it to."""
 
+import os
 import sys
 import time
 from collections import Counter
@@ -28,8 +29,8 @@ Reporter = Callable[[str, int, str], AbstractContextManager[Advance]]
 
 @contextmanager
 def terminal(what: str, total: int, unit: str) -> Iterator[Advance]:
-    """Draw a bar on standard error; where that is not a terminal, print a line every ten seconds."""
-    if not sys.stderr.isatty():
+    """Draw a bar on standard error; where that is no terminal with a width, print a line every ten seconds."""
+    if not sys.stderr.isatty() or os.get_terminal_size(sys.stderr.fileno()).columns == 0:
         with _lines(what, total, unit) as advance_line:
             yield advance_line
         return

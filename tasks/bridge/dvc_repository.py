@@ -124,10 +124,12 @@ def not_recording(timeout_s: float) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence DVC's progress bars and hints, which are meant for its own command line."""
-    logger = logging.getLogger("dvc")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    silenced = {logging.getLogger("dvc"): logging.ERROR, logging.getLogger("dvc.progress"): logging.CRITICAL}
+    levels = {logger: logger.level for logger in silenced}
+    for logger, level in silenced.items():
+        logger.setLevel(level)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)

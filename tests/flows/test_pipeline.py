@@ -1,6 +1,7 @@
 """The flow under a real Prefect server: states, progress and the form that a person fills in."""
 
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -15,7 +16,8 @@ from tasks.bridge.orchestration import as_task
 from tasks.bridge.stage import Stage, Summary
 from tests.flows.test_repro_and_flow import STAGES
 from tests.serving import free_port
-from tests.workspace import ROOT
+from tests.terminal import run_on_terminal
+from tests.workspace import ROOT, on_one_server
 
 
 @pytest.mark.slow
@@ -48,6 +50,17 @@ def test_a_command_prints_a_line_per_stage_and_nothing_of_servers_and_states(aft
     said = done.stderr.splitlines()
     assert said[0] == "ingest: photos: class folders; 3 classes: lemon, moss, plum"
     assert said[1].startswith("Nothing new to keep: all results are those of experiment ") and len(said) == 2
+
+
+def test_on_a_terminal_neither_dvc_nor_prefect_adds_anything(after_flow):
+    env = {name: value for name, value in after_flow.env.items() if name not in ("CI", "DO_NOT_TRACK")}
+    said = run_on_terminal([sys.executable, "-m", "flows.pipeline"], cwd=after_flow.root, env=env | on_one_server)
+    shown = re.split(r"[\r\n]+", re.sub(r"\x1b\[\d*[mAK]", "", said))
+    lines = [line for line in shown if line.strip() and not line.startswith("ingest: 0 images")]
+    first_words = [line.split()[0] for line in lines]
+    stages_and_notes = ["stage", *STAGES, "ingest:", "Nothing"]  # ingest and backbone run side by side
+    assert sorted(first_words[:-4]) == sorted(stages_and_notes), said
+    assert first_words[-4:] == ["validation", "validation", "test", "report:"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,22 @@
 """Progress: a bar on a terminal, elsewhere a line every ten seconds."""
 
+import sys
+
+import pytest
+
 from rootstock.system import progress
+from tests.terminal import run_on_terminal
+
+
+@pytest.mark.parametrize("columns", [100, 0])
+def test_on_a_terminal_there_is_a_bar_and_on_one_without_a_width_a_line(columns):
+    code = (
+        "import time; from rootstock.system import progress; progress.LINE_EVERY_S = 0.2\n"
+        "for _ in progress.track(range(5), 'extract', 5): time.sleep(0.15)"
+    )
+    said = run_on_terminal([sys.executable, "-c", code], columns=columns)
+    assert ("extract:  " in said and "%|" in said) == (columns > 0)
+    assert ("extract: 2 of 5 images" in said) == (columns == 0)
 
 
 def test_where_there_is_no_terminal_a_line_comes_every_ten_seconds(monkeypatch, capsys):
