@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 # DVC's lock works between processes; stages of a flow are threads.
 _thread_lock = threading.RLock()
 _opened: list[Repo] = []
+BARS = ("dvc.progress", "dvc_data.callbacks")  # their levels decide whether DVC draws progress bars
 
 
 @contextmanager
@@ -124,7 +125,8 @@ def not_recording(timeout_s: float) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence DVC's progress bars and hints, which are meant for its own command line."""
-    silenced = {logging.getLogger("dvc"): logging.ERROR, logging.getLogger("dvc.progress"): logging.CRITICAL}
+    silenced = {logging.getLogger("dvc"): logging.ERROR}
+    silenced |= {logging.getLogger(name): logging.CRITICAL for name in BARS}
     levels = {logger: logger.level for logger in silenced}
     for logger, level in silenced.items():
         logger.setLevel(level)
