@@ -7,6 +7,7 @@ launch for each image and step (float, resize, round, crop) would take longer th
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -31,13 +32,14 @@ def resize_and_crop(images: Sequence[Tensor], boxes: Sequence[Box], size: int, i
     """
     device = images[0].device
     out = torch.empty((len(images), size, size, 3), dtype=torch.uint8, device=device)
-    addresses = torch.tensor([image.data_ptr() for image in images]).to(device)
-    sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int32)
-    resized = torch.tensor([box.resized for box in boxes])
-    corners = torch.tensor([(box.top, box.left) for box in boxes])
-    where = torch.cat([corners, sizes.double() / resized], 1).float().to(device)
+    addresses = torch.tensor([image.data_ptr() for image in images], device=device)
+    sizes = np.array([image.shape[1:] for image in images], np.float32)
+    corners = np.array([(box.top, box.left) for box in boxes], np.float32)
+    resized = np.array([box.resized for box in boxes], np.float32)
+    # Height and width of an image, top and left of the square, and by how much it is made smaller.
+    places = torch.from_numpy(np.concatenate([sizes, corners, sizes / resized], 1)).to(device)
     _resize[(len(images), size)](
-        addresses, sizes.to(device), where, out, size,
+        addresses, places, out, size,
         half_width=HALF_WIDTH[interpolation], block=triton.next_power_of_2(size),
     )  # fmt: skip
     return out.permute(0, 3, 1, 2)
@@ -55,12 +57,13 @@ def _weight(distance, half_width: tl.constexpr):
 
 
 @triton.jit
-def _resize(addresses, sizes, where, out, size, half_width: tl.constexpr, block: tl.constexpr):
+def _resize(addresses, places, out, size, half_width: tl.constexpr, block: tl.constexpr):
     image, row = tl.program_id(0), tl.program_id(1)
     pixels = tl.load(addresses + image).to(tl.pointer_type(tl.uint8))
-    height, width = tl.load(sizes + 2 * image), tl.load(sizes + 2 * image + 1)
-    top, left = tl.load(where + 4 * image), tl.load(where + 4 * image + 1)
-    scale_y, scale_x = tl.load(where + 4 * image + 2), tl.load(where + 4 * image + 3)
+    place = places + 6 * image
+    height, width = tl.load(place).to(tl.int32), tl.load(place + 1).to(tl.int32)
+    top, left = tl.load(place + 2), tl.load(place + 3)
+    scale_y, scale_x = tl.load(place + 4), tl.load(place + 5)
     column = tl.arange(0, block)
     stretch_y, stretch_x = tl.maximum(scale_y, 1.0), tl.maximum(scale_x, 1.0)
     centre_y = (row + top + 0.5) * scale_y

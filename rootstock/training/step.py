@@ -81,14 +81,15 @@ class TrainingStep:
     def _step(self, batch: Tensor, target: Tensor) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        real = (target != NO_CLASS).sum()
         for images, labels in zip(batch.chunk(self.parts), target.chunk(self.parts), strict=True):
             with mixed_precision(self.device):
                 logits = self.model(images)
             loss = F.cross_entropy(
-                logits.float(), labels, reduction="sum", label_smoothing=self.label_smoothing, ignore_index=NO_CLASS
-            )
-            loss = loss / real
+                logits.float(), labels, label_smoothing=self.label_smoothing, ignore_index=NO_CLASS,
+                reduction="mean" if self.parts == 1 else "sum",
+            )  # fmt: skip
+            if self.parts > 1:
+                loss = loss / (target != NO_CLASS).sum()
             self.scaler.scale(loss).backward()
             total += loss.detach()
         self.scaler.unscale_(self.optimiser)
