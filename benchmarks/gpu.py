@@ -31,8 +31,9 @@ from rootstock.features import computing, engines
 from rootstock.features.engines import Engine, best_batch_size
 from rootstock.images import gpu_decoding, loader, pixel_store, pixels
 from rootstock.ingest import ingest
-from rootstock.system import parallel
+from rootstock.system import processes
 from rootstock.system.parallel import cores, grouped, limit_to_one_core, ordered_map
+from rootstock.system.processes import ordered_map_in_processes
 from rootstock.training import checkpoints, finetune
 from rootstock.training.classifier import Classifier
 from rootstock.training.head import Head
@@ -125,9 +126,9 @@ def decode(bench: Bench) -> None:
         decoded = ordered_map(_Views(transform, how), groups, threads, first=limit_to_one_core)
         bench.put(f"decode alone, {how}, {threads} threads", _rate_of(decoded))
     views = _Views(transform, "full")
-    for _ in ordered_map(views, grouped(contents[: 8 * cores()], 8), first=limit_to_one_core, processes=True):
+    for _ in ordered_map_in_processes(views, grouped(contents[: 8 * cores()], 8), 0, first=limit_to_one_core):
         pass  # they have started
-    decoded = ordered_map(views, grouped(contents, 16), first=limit_to_one_core, processes=True)
+    decoded = ordered_map_in_processes(views, grouped(contents, 16), 0, first=limit_to_one_core)
     bench.put(f"decode alone, full, {cores()} processes", _rate_of(decoded))
     if bench.device.type != "cuda":
         return
@@ -187,12 +188,12 @@ def extract(bench: Bench) -> None:
     """Extract from shards to feature files, as the stage does; the second pass is without start-up."""
     ways: list[tuple[Any, bool]] = [("full", False), ("full", True), ("reduced", True), ("gpu", False)]
     for name in NAMES:
-        for how, processes in ways if bench.device.type == "cuda" else ways[:1]:
+        for how, in_processes in ways if bench.device.type == "cuda" else ways[:1]:
             settings = params.Extract(engine="eager", precision="bf16", decode=how)
             engine = engines.start_named("eager", bench.backbone(name), settings)
-            with patch.object(parallel, "PROCESSES_FROM_IMAGES", 0 if processes else math.inf):
+            with patch.object(processes, "FROM_IMAGES", 0 if in_processes else math.inf):
                 for turn in ("first", "second"):
-                    title = f"{name}, {how}{', in processes' if processes else ''}, {turn} pass"
+                    title = f"{name}, {how}{', in processes' if in_processes else ''}, {turn} pass"
                     bench.put(f"extraction, {title}", _extracted(bench, name, settings, engine))
 
 

@@ -22,8 +22,8 @@ from rootstock.features.engines import Engine
 from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.preparing import File as File, Group, Preparation
-from rootstock.system import progress
-from rootstock.system.parallel import cores, grouped, pays_for_processes
+from rootstock.system import processes, progress
+from rootstock.system.parallel import cores, grouped
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def _in_processes(files: Iterable[File], engine: Engine, spec: FeatureSpec, imag
     """Whether images are decoded in processes: many of them, on many cores, for a GPU that decodes none itself."""
     if engine.stream is None or spec.decode == "gpu" or not isinstance(files, Sequence):
         return False
-    pays = pays_for_processes(sum(shards.count_images(images_dir, file.shard) for file in files))
+    pays = processes.pay(sum(shards.count_images(images_dir, file.shard) for file in files))
     log.info("extract: decoding in %d %s", cores(), "processes" if pays else "threads")
     return pays
 

@@ -27,12 +27,13 @@ from rootstock.dataset.shards import Reader
 from rootstock.features import engines, preparing
 from rootstock.features.engines import Engine, Stream
 from rootstock.features.feature_spec import FeatureSpec
-from rootstock.features.preparing import Prepared
+from rootstock.features.preparing import InMemoryOrder, Prepared
 from rootstock.images import gpu_decoding, loader
 from rootstock.images.pixel_store import PixelStore
 from rootstock.images.pixels import OpenedFile
 from rootstock.system import causes
 from rootstock.system.parallel import ahead, cores, grouped, limit_to_one_core, ordered_map
+from rootstock.system.processes import ordered_map_in_processes
 
 log = logging.getLogger(__name__)
 Array = NDArray[np.float32]
@@ -109,14 +110,13 @@ class FeatureExtractor:
 
         An error while groups are read or decoded is raised once what came before it has been yielded.
         """
-        size, threads = self.engine.batch_size, threads or cores()
+        size = self.engine.batch_size
         waiting: deque[tuple[Kept, int]] = deque()
         errors: list[Exception] = []
 
         def images() -> Iterator[Prepared]:
-            window = threads + BATCHES_AHEAD * -(-size // self.engine.group_size)
             try:
-                for kept, few in ordered_map(prepare, groups, threads, window, limit_to_one_core, processes=processes):
+                for kept, few in self._prepared(groups, prepare, threads or cores(), processes):
                     waiting.append((kept, len(few)))
                     yield from few
             except Exception as error:
@@ -133,6 +133,18 @@ class FeatureExtractor:
         yield from ((kept, self._no_features()) for kept, _ in waiting)  # groups without images
         if errors:
             raise errors[0]
+
+    def _prepared(
+        self, groups: Iterable[Group], prepare: Prepare[Group, Kept], threads: int, processes: bool
+    ) -> Iterator[tuple[Kept, Sequence[Prepared]]]:
+        window = threads + BATCHES_AHEAD * -(-self.engine.batch_size // self.engine.group_size)
+        if not processes:
+            yield from ordered_map(prepare, groups, threads, window, limit_to_one_core)
+            return
+        bytes_each = self.engine.group_size * 3 * self.spec.transform.size**2
+        in_memory_order = InMemoryOrder(prepare)
+        for kept, few in ordered_map_in_processes(in_memory_order, groups, bytes_each, window, limit_to_one_core):
+            yield kept, [image.transpose(2, 0, 1) for image in few]
 
     def _forward(self, images: Sequence[Prepared]) -> Array:
         """Compute the unrounded features of prepared images, at least one and at most `engine.batch_size`."""

@@ -113,9 +113,11 @@ class _Buffers:
         self._output: Tensor | None = None
 
     def input(self, batch_size: int, shape: tuple[int, ...]) -> Tensor:
-        """Return the images' memory, of a size that never changes."""
+        """Return the images' memory, channels last as decoders leave them, of a size that never changes."""
         if self._input is None:
-            self._input = torch.empty((batch_size, *shape), dtype=torch.uint8, pin_memory=self.pinned)
+            self._input = torch.empty(
+                (batch_size, *shape), dtype=torch.uint8, pin_memory=self.pinned, memory_format=torch.channels_last
+            )
         return self._input
 
     def copy_back(self, features: Tensor) -> tuple[Tensor, "torch.cuda.Event | None"]:

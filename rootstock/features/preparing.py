@@ -1,8 +1,10 @@
 """Prepares images for an engine: read, checked and decoded, on a thread or in a process of its own."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +64,18 @@ class Preparation:
         except Exception as error:  # Pillow's plug-ins raise anything; ingest has decoded this image once
             why = f"its image {member.name} cannot be decoded ({error})"
             raise shards.damaged_error(self.reader.folder, file.shard, why) from error
+
+
+@dataclass(frozen=True)
+class InMemoryOrder:
+    """Another preparation, with each image as (size, size, 3), which is handed over as it lies in memory."""
+
+    prepare: Callable[[Any], tuple[Any, list[Prepared]]]
+
+    def __call__(self, group: object) -> tuple[Any, list[NDArray[np.uint8]]]:
+        """Prepare a group of images, none of which is left to the GPU."""
+        kept, images = self.prepare(group)
+        return kept, [image.transpose(1, 2, 0) for image in images if not isinstance(image, OpenedFile)]
 
 
 def seed_of(image_id: str, view: int) -> int:

@@ -18,7 +18,8 @@ from rootstock.images import decoding, pixels
 from rootstock.images.decoding import INTERPOLATION, Decode, resize_and_crop
 from rootstock.images.pixel_store import PixelStore
 from rootstock.system.memory import DECODING_BUDGET
-from rootstock.system.parallel import grouped, limit_to_one_core, ordered_map
+from rootstock.system.parallel import cores, grouped, limit_to_one_core, ordered_map
+from rootstock.system.processes import ordered_map_in_processes
 
 # Milder than Inception's 0.08 (Szegedy et al. 2015): a pretrained network needs less, and small objects survive.
 CROP_AREA = (0.6, 1.0)
@@ -89,7 +90,8 @@ def batches(
     """
     decode = Decoding(reader, transform, augment)
     kept = None if augment != "none" and any(ref.seed is not None for ref in refs) else store
-    loaded = _loaded(decode, refs, threads, max(2, 2 * batch_size // DECODED_TOGETHER), kept, processes)
+    window = max(2 * (threads or cores()), 2 * batch_size // DECODED_TOGETHER)
+    loaded = _loaded(decode, refs, threads, window, kept, processes)
     for size in batch_sizes(len(refs), batch_size, lone):
         yield torch.from_numpy(np.stack(list(islice(loaded, size)))).permute(0, 3, 1, 2)
 
@@ -105,7 +107,12 @@ def _loaded(
             pending.append((group, images))
             yield [ref for ref, image in zip(group, images, strict=True) if image is None]
 
-    for decoded in ordered_map(decode, missing(), threads, window, limit_to_one_core, processes=processes):
+    if processes:
+        bytes_each = DECODED_TOGETHER * 3 * decode.transform.size**2
+        found = ordered_map_in_processes(decode, missing(), bytes_each, window, limit_to_one_core)
+    else:
+        found = ordered_map(decode, missing(), threads, window, limit_to_one_core)
+    for decoded in found:
         fresh = iter(decoded)
         for ref, image in zip(*pending.popleft(), strict=True):
             if image is not None:
@@ -175,18 +182,17 @@ def view(
         decode: reduced is faster for large JPEGs but not exact; random crops are always taken at full resolution.
 
     Returns:
-        (3, size, size) uint8: torchvision's resize and centre crop of the upright image.
+        (3, size, size) uint8, channels last in memory: torchvision's resize and centre crop of the upright image.
     """
     file = pixels.open_file(data)
     with DECODING_BUDGET.take(file.cost):
         if augment == "none" or seed is None:
             shorter = transform.resize if decode == "reduced" else None
-            return resize_and_crop(
-                decoding.decode_opened(file, shorter), transform
-            ).clone()  # else it would keep the whole image in memory
+            seen = resize_and_crop(decoding.decode_opened(file, shorter), transform).permute(1, 2, 0)
+            return seen.contiguous().permute(2, 0, 1)  # a view would keep the whole image in memory
         image = Image.fromarray(decoding.decode_opened(file).permute(1, 2, 0).contiguous().numpy())
-        seen = _augmented(image, transform, augment, np.random.default_rng(seed))
-        return torch.from_numpy(seen.copy()).permute(2, 0, 1)
+        crop = _augmented(image, transform, augment, np.random.default_rng(seed))
+        return torch.from_numpy(crop.copy()).permute(2, 0, 1)
 
 
 def _augmented(

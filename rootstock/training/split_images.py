@@ -18,7 +18,7 @@ from rootstock.dataset.shards import Reader
 from rootstock.images import loader
 from rootstock.images.loader import Ref
 from rootstock.images.pixel_store import PixelStore
-from rootstock.system.parallel import pays_for_processes
+from rootstock.system import processes
 
 log = logging.getLogger(__name__)
 KEEPS_IMAGES = ("cuda",)  # kinds of devices
@@ -74,7 +74,7 @@ class Batches:
         self.augment, self.lone, self.batch_size = augment, lone, batch_size
         self.sizes = loader.batch_sizes(len(images.rows), batch_size, lone)
         self._kept: Tensor | None = None
-        self._in_processes = device.type == "cuda" and pays_for_processes(len(images.rows))  # else the CPU trains
+        self._in_processes = device.type == "cuda" and processes.pay(len(images.rows))  # else the CPU trains
 
     def __call__(self, order: np.ndarray[Any, Any] | None = None, seed: int | None = None) -> Iterator[Tensor]:
         """Yield all images once, in a given order, with augmentation if there is a seed."""

@@ -22,7 +22,7 @@ from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.images import gpu_decoding, loader, pixels
 from rootstock.images.loader import Normalise
-from rootstock.system import parallel
+from rootstock.system import processes
 from rootstock.system.errors import DamagedError, SourceError
 from rootstock.system.parallel import ordered_map
 from tests.images import encoded, picture
@@ -187,8 +187,8 @@ def test_large_images_are_decoded_in_parts_that_fit_into_the_devices_memory(monk
 def test_processes_that_decode_give_the_same_files_as_threads(small, backbone, tmp_path, monkeypatch):
     both = []
     for name, images in (("threads", 10**9), ("processes", 1)):
-        monkeypatch.setattr(parallel, "PROCESSES_FROM_IMAGES", images)
-        monkeypatch.setattr(parallel, "PROCESSES_FROM_CORES", 1)
+        monkeypatch.setattr(processes, "FROM_IMAGES", images)
+        monkeypatch.setattr(processes, "FROM_CORES", 1)
         files = planning.plan(backbone, EAGER, small.images, tmp_path / name).missing
         computed(files, engine_of(backbone), backbone, EAGER, small.images)
         both.append({file.path.name: file.path.read_bytes() for file in files})

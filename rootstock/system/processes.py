@@ -1,0 +1,163 @@
+"""An ordered parallel map over processes, which hand NumPy arrays back in shared memory.
+
+What threads lose to Python's lock and to the memory management that they share grows with their number; processes take
+seconds to start. Through a pipe, arrays of decoded images would take longer than their decoding (docs/extraction.md).
+"""
+
+import logging
+import mmap
+import os
+import pickle
+import signal
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from rootstock.system.parallel import cores, in_order, ordered_map
+
+T = TypeVar("T")
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+FROM_CORES, FROM_IMAGES = 4, 10_000  # from which decoding in processes pays for their start
+IDLE_S = 60  # after which processes end
+# loky replaces a process that has grown by 300 MB, which the shared memory alone may take.
+KEEP = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  memory, not a folder for files; small in many containers
+
+
+def pay(images: int) -> bool:
+    """Whether decoding so many images pays for the start of a process per core."""
+    return cores() >= FROM_CORES and images >= FROM_IMAGES
+
+
+def ordered_map_in_processes(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    bytes_each: int,
+    window: int | None = None,
+    first: Callable[[], None] | None = None,
+) -> Iterator[R]:
+    """Yield `function(item)` in the order of `items`, computed in a process per core.
+
+    Args:
+        function: pickled, like the items and its results. Exceptions are raised here.
+        items: iterated in the caller's thread.
+        bytes_each: of the NumPy arrays in a result, usually; more are handed back through a pipe.
+        window: most results pending; default: four per process.
+        first: called once in each process.
+
+    Where there is too little shared memory, threads do the work.
+    """
+    window = window or 4 * cores()
+    try:
+        slots = _Slots(window, bytes_each)
+    except OSError as error:
+        log.info("%s: %s; there are threads instead of processes", SHARED_MEMORY, error.strerror)
+        yield from ordered_map(function, items, window=window, first=first)
+        return
+    with closing(slots):
+        pool = _pool(first)
+        into_slot = _IntoSlot(function, slots.path, slots.inode, bytes_each)
+        try:
+            for returned in in_order(lambda item: pool.submit(into_slot, slots.take(), item), items, window):
+                yield slots.receive(returned)
+        except BrokenProcessPool:
+            _pool.cache_clear()
+            raise
+
+
+@lru_cache(maxsize=1)
+def _pool(first: Callable[[], None] | None) -> Executor:
+    """Start the processes; they stay for the next time, which loky's own reusable pool does for one thread alone."""
+    from loky import ProcessPoolExecutor  # new interpreters, which do not run the main module
+
+    pool: Executor = ProcessPoolExecutor(cores(), timeout=IDLE_S, initializer=_begin, initargs=(first,), env=KEEP)
+    return pool
+
+
+def _begin(first: Callable[[], None] | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, which ends it
+    if first:
+        first()
+
+
+@dataclass(frozen=True)
+class _Returned:
+    """A result: pickled, and the sizes of its arrays in the slot."""
+
+    slot: int
+    pickled: bytes
+    sizes: list[int]
+
+
+class _Slots:
+    """Places in shared memory, in a file without a name: it vanishes with the processes, however they end."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.size = size
+        self._file = tempfile.TemporaryFile(dir=SHARED_MEMORY)  # noqa: SIM115  closed by `close`
+        try:
+            os.posix_fallocate(self._file.fileno(), 0, count * size)
+            self._memory = mmap.mmap(self._file.fileno(), count * size)
+        except OSError:
+            self._file.close()
+            raise
+        self._free = deque(range(count))
+        self.path, self.inode = f"/proc/{os.getpid()}/fd/{self._file.fileno()}", os.fstat(self._file.fileno()).st_ino
+
+    def take(self) -> int:
+        """Return a free slot."""
+        return self._free.popleft()
+
+    def receive(self, returned: _Returned) -> Any:  # noqa: ANN401
+        """Return a result with arrays of its own, and make its slot free."""
+        at = returned.slot * self.size
+        shared = np.frombuffer(self._memory, np.uint8, sum(returned.sizes), at)
+        own = shared.copy().data  # copied without the GIL
+        del shared  # else the memory could not be closed
+        self._free.append(returned.slot)
+        ends = accumulate(returned.sizes, initial=0)
+        return pickle.loads(returned.pickled, buffers=[own[a:b] for a, b in pairwise(ends)])  # noqa: S301  our own
+
+    def close(self) -> None:
+        """Give the memory back, once the processes that still write to it are done."""
+        self._memory.close()
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class _IntoSlot:
+    function: Callable[[Any], Any]
+    path: str
+    inode: int
+    size: int
+
+    def __call__(self, slot: int, item: object) -> _Returned:
+        result = self.function(item)
+        buffers: list[pickle.PickleBuffer] = []
+        pickled = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
+        arrays = [buffer.raw() for buffer in buffers]
+        if sum(array.nbytes for array in arrays) > self.size:
+            return _Returned(slot, pickle.dumps(result, protocol=5), [])
+        memory, at = _attached(self.path, self.inode), slot * self.size
+        for array in arrays:
+            memory[at : at + array.nbytes] = array
+            at += array.nbytes
+        return _Returned(slot, pickled, [array.nbytes for array in arrays])
+
+
+@lru_cache(maxsize=2)
+def _attached(path: str, inode: int) -> mmap.mmap:
+    """Map the shared memory of the process that started this one; the inode tells one file from the next."""
+    with Path(path).open("r+b") as file:
+        return mmap.mmap(file.fileno(), 0)

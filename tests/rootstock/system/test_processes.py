@@ -1,0 +1,86 @@
+"""The parallel map over processes: the results of the one over threads, and arrays in shared memory."""
+
+import os
+import signal
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rootstock.system import processes
+from rootstock.system.errors import SourceError
+from rootstock.system.parallel import cores
+from rootstock.system.processes import ordered_map_in_processes
+
+MIB = 2**20
+HELD: list[np.ndarray] = []
+
+
+def squares(number: int) -> tuple[int, int, list[np.ndarray]]:
+    return os.getpid(), number, [np.full((100, number + 1), number, np.uint8), np.arange(number) ** 2]
+
+
+def fails_at_three(number: int) -> int:
+    if number == 3:
+        raise SourceError("the third is damaged")
+    return number
+
+
+def dies(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def grows(number: int) -> int:
+    HELD.append(np.ones(160 * MIB, np.uint8) if len(HELD) < 2 else np.zeros(0))
+    time.sleep(0.6)  # memory is looked at once a second
+    return os.getpid()
+
+
+def test_processes_that_have_grown_stay():
+    assert len(set(ordered_map_in_processes(grows, range(8 * cores()), MIB))) == cores()
+
+
+@pytest.mark.parametrize("bytes_each", [MIB, 64])  # what does not fit into shared memory comes through the pipe
+def test_results_come_in_order_with_arrays_of_their_own(bytes_each):
+    found = list(ordered_map_in_processes(squares, range(40), bytes_each, window=3))
+    assert [number for _, number, _ in found] == list(range(40))
+    assert os.getpid() not in {process for process, _, _ in found}
+    for _, number, (filled, squared) in found:  # none was overwritten by a later one
+        assert filled.shape == (100, number + 1) and (filled == number).all()
+        assert squared.tolist() == [x * x for x in range(number)]
+        squared[:1] = 7  # and each may be changed
+
+
+def test_an_exception_is_raised_in_its_place_and_the_next_map_works():
+    got = []
+    with pytest.raises(SourceError, match="the third is damaged"):
+        got.extend(ordered_map_in_processes(fails_at_three, range(10), MIB, window=2))
+    assert got == [0, 1, 2]
+    assert list(ordered_map_in_processes(fails_at_three, range(3), MIB)) == [0, 1, 2]
+
+
+def test_whoever_stops_early_leaves_no_memory_behind():
+    numbers = ordered_map_in_processes(squares, iter(range(10**9)), MIB, window=4)
+    assert next(numbers)[1] == 0
+    numbers.close()
+    links = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not [link for link in links if link.is_relative_to(processes.SHARED_MEMORY) and "deleted" in link.name]
+
+
+def test_a_process_that_is_killed_is_an_error_and_the_next_map_starts_others():
+    with pytest.raises(BrokenProcessPool):
+        list(ordered_map_in_processes(dies, range(3), MIB))
+    assert list(ordered_map_in_processes(fails_at_three, range(3), MIB)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("why", ["none", "too little"])
+def test_without_shared_memory_threads_do_the_work(why, monkeypatch, tmp_path, caplog):
+    caplog.set_level("INFO")
+    if why == "none":
+        monkeypatch.setattr(processes, "SHARED_MEMORY", str(tmp_path / "none"))
+    found = list(ordered_map_in_processes(squares, range(3), MIB if why == "none" else 2**50, window=3))
+    assert {process for process, _, _ in found} == {os.getpid()}
+    assert "threads instead of processes" in caplog.text
