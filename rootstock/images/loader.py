@@ -86,7 +86,8 @@ def batches(
     """Yield the images in order as uint8 batches (n, 3, size, size), channels last in memory.
 
     `batch_sizes` returns the size of each batch. Images without augmentation are taken from the store and left there.
-    With `processes` they are decoded in processes instead of threads.
+    With `processes` they are decoded in processes instead of threads. Two batches are read ahead, or two groups of
+    images per thread if these are more.
     """
     decode = Decoding(reader, transform, augment)
     kept = None if augment != "none" and any(ref.seed is not None for ref in refs) else store

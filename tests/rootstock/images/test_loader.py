@@ -14,7 +14,7 @@ from PIL import Image
 from rootstock.config.architectures import Transform
 from rootstock.dataset.shards import Reader
 from rootstock.images import loader
-from rootstock.images.loader import Normalise, Ref, batches, prepare
+from rootstock.images.loader import DECODED_TOGETHER, Normalise, Ref, batches, prepare
 from rootstock.system.parallel import grouped, ordered_map
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -74,21 +74,22 @@ def test_a_batch_is_bytes_with_channels_last_in_memory(small):
     assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_no_more_images_are_read_ahead_than_two_batches(small):
+@pytest.mark.parametrize(("batch_size", "threads", "ahead"), [(32, 1, 2 * 32), (8, 2, 2 * 2 * DECODED_TOGETHER)])
+def test_no_more_images_are_read_ahead_than_two_batches_or_two_groups_per_thread(small, batch_size, threads, ahead):
     reader = CountingReader(small.images)
     with reader:
-        for taken, _ in enumerate(batches(reader, refs_of(small), TO_32, 8, threads=4), start=1):
+        for taken, _ in enumerate(batches(reader, refs_of(small), TO_32, batch_size, threads=threads), start=1):
             time.sleep(0.01)  # a slow network
-            assert reader.asked <= taken * 8 + 2 * 8
+            assert reader.asked <= taken * batch_size + ahead
     assert reader.asked == len(small.manifest)
 
 
 def test_a_reader_that_stops_early_stops_the_threads(small):
     reader, before = CountingReader(small.images), threading.active_count()
     with reader:
-        next(stream := batches(reader, refs_of(small), TO_32, 8))
+        next(stream := batches(reader, refs_of(small), TO_32, 8, threads=2))
         stream.close()
-        assert reader.asked <= 8 + 2 * 8 and threading.active_count() == before
+        assert reader.asked <= 8 + 2 * 2 * DECODED_TOGETHER and threading.active_count() == before
 
 
 def test_an_image_that_cannot_be_read_is_an_error_and_not_a_gap(small):
