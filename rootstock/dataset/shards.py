@@ -15,12 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from rootstock.dataset.tar_headers import Member as Member, header, padded, read_header
 from rootstock.system.errors import SourceError
 from rootstock.system.files import TEMPORARY, sync
 
 SUFFIX = ".tar"
 WRITE_BUFFER_BYTES = 2**22  # large, since each write releases the GIL and then waits for other threads
-NAMELESS = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # header template: mtime, owner and mode are constants
 DIGITS = 8  # of the digest in a shard's name, hexadecimal
 EXTENSION_OF = {
     "JPEG": "jpg",
@@ -41,38 +41,9 @@ class Place:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An image in a shard: its member name and the position of its bytes."""
-
-    name: str
-    offset: int
-    size: int
-
-    @property
-    def image_id(self) -> str:
-        """Return the image id, the member name without its extension."""
-        return self.name.partition(".")[0]
-
-
 def record(name: str, data: bytes) -> bytes:
     """Return an image's contribution to the digest in a shard's name."""
     return f"{name} {len(data)} {zlib.crc32(data)}\n".encode()
-
-
-def header(name: str, size: int) -> bytes:
-    """Return a tar header identical to tarfile's (tested), which took half of the packing time of small images.
-
-    Args:
-        name: at most 99 ASCII characters.
-        size: of the file in bytes, at most 8 GiB.
-    """
-    block = bytearray(NAMELESS)
-    block[: len(name)] = name.encode()
-    block[124:135] = b"%011o" % size
-    block[148:155] = b" " * 7  # the checksum field counts as blanks
-    block[148:155] = b"%06o\0" % sum(block)
-    return bytes(block)
 
 
 class Writer:
@@ -105,7 +76,7 @@ class Writer:
             self._file = self._temporary.open("wb", buffering=WRITE_BUFFER_BYTES)
         name = f"{image_id}.{EXTENSION_OF[format]}"
         place = Place(self._offset + tarfile.BLOCKSIZE, len(data))
-        self._offset += self._file.write(header(name, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+        self._offset += self._file.write(header(name, len(data)) + data + bytes(padded(len(data)) - len(data)))
         self._content.update(record(name, data))
         return place
 
@@ -158,9 +129,9 @@ def iter_members(folder: Path, shard: str) -> Iterator[Member]:
     """
     with path_of(folder, shard).open("rb") as file:
         at, size = 0, os.fstat(file.fileno()).st_size
-        while member := _member(os.pread(file.fileno(), tarfile.BLOCKSIZE, at), at, size):
+        while member := read_header(os.pread(file.fileno(), tarfile.BLOCKSIZE, at), at, size):
             yield member
-            at = member.offset + _padded(member.size)
+            at = member.offset + padded(member.size)
         file.seek(at)  # what follows is the end, or is not ours, or is damaged: tarfile decides
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -169,20 +140,6 @@ def iter_members(folder: Path, shard: str) -> Iterator[Member]:
                     yield Member(other.name, other.offset_data, other.size)
         except tarfile.TarError as error:
             raise damaged_error(folder, shard, str(error)) from error
-
-
-def _member(block: bytes, at: int, size: int) -> Member | None:
-    """Read a header that `header` wrote, a tenth of tarfile's time; None if it is none, or the file of a size ends."""
-    name, length = block[:100].rstrip(b"\0"), block[124:135]
-    if not name.isascii() or not length.isdigit():
-        return None
-    found = Member(name.decode(), at + tarfile.BLOCKSIZE, int(length, 8))
-    whole = block == header(found.name, found.size) and found.offset + _padded(found.size) <= size
-    return found if whole else None
-
-
-def _padded(size: int) -> int:
-    return size + -size % tarfile.BLOCKSIZE
 
 
 def iter_places(folder: Path, shard: str) -> Iterator[tuple[str, Place]]:

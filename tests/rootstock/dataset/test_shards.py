@@ -1,15 +1,17 @@
 """Shards: plain tar files, the same for the same images, read by place, whole or not there."""
 
 import tarfile
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
-from rootstock.dataset import shards
-from rootstock.dataset.shards import Place, Reader, Writer
+from rootstock.dataset import shards, tar_headers
+from rootstock.dataset.shards import Member, Place, Reader, Writer
 from rootstock.system.errors import SourceError
 
 
@@ -88,7 +90,7 @@ def test_a_shard_is_what_tarfile_would_write(tmp_path_factory, images):
 
 @given(st.integers(0, 8**11 - 1))
 def test_a_header_holds_any_size_that_a_tar_can(size):
-    member = tarfile.TarInfo.frombuf(shards.header("a.png", size), "ascii", "strict")  # checks the sum
+    member = tarfile.TarInfo.frombuf(tar_headers.header("a.png", size), "ascii", "strict")  # checks the sum
     assert (member.name, member.size) == ("a.png", size)
 
 
@@ -175,3 +177,37 @@ def test_what_was_stored_smaller_than_it_came_is_held_to_the_name_of_its_shard(t
     shards.is_intact.cache_clear()
     with shards.Reader(tmp_path) as reader, pytest.raises(SourceError, match="are not those of image 000000000000"):
         reader.image(name, place.offset, place.size, came)
+
+
+def by_tarfile(path: Path) -> list[Member] | None:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return [Member(member.name, member.offset_data, member.size) for member in tar]
+    except tarfile.TarError:
+        return None
+
+
+def by_us(path: Path) -> list[Member] | None:
+    try:
+        return list(shards.iter_members(path.parent, path.name.removesuffix(".tar")))
+    except SourceError:
+        return None
+
+
+@given(st.lists(st.binary(max_size=1500), min_size=1, max_size=4), st.integers(0, 8000), st.integers(0, 255))
+@settings(max_examples=150, deadline=None)
+def test_members_are_those_that_tarfile_finds_however_a_shard_is_damaged(contents, at, value):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with Writer(folder, 0, 10**9) as writer:
+            for index, data in enumerate(contents):
+                writer.add(f"{index}" * 64, "PNG", data)
+            path = shards.path_of(folder, writer.close())
+        whole = path.read_bytes()
+        assert by_us(path) == by_tarfile(path) != []
+        path.write_bytes(whole[:at])  # cut
+        assert by_us(path) == by_tarfile(path)
+        damaged = bytearray(whole)
+        damaged[at % len(whole)] = value
+        path.write_bytes(damaged)
+        assert by_us(path) == by_tarfile(path)
