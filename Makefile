@@ -4,6 +4,7 @@
 # make test  sets up everything and passes the tests; make test-slow  those that take minutes (kills at many moments,
 #            schedules, servers that die); make test-ui  those that need a browser or PostgreSQL;
 #            make test-cluster  those on a local Ray, which it installs, and more of a local Dask
+#            make test-gpu  those that need a GPU, where rootstock/ and pytest suffice
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Two processes, each a file at a time: servers are waited for while others compute; the files that take longest lead.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run ui retrain-demo test test-slow test-ui test-cluster lint setup clean
+.PHONY: run ui retrain-demo test test-slow test-ui test-cluster test-gpu lint setup clean
 
 run: setup
 	@$(BIN)/python -m flows.pipeline
@@ -34,6 +35,9 @@ test-ui: setup
 
 test-cluster: setup $(VENV)/.clusters
 	@$(BIN)/python -m pytest -m cluster
+
+test-gpu:
+	@$(PYTHON) -m pytest --noconftest -o addopts= -q -s tests/gpu
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
