@@ -49,7 +49,10 @@ def views(files: Sequence[OpenedFile], transform: Transform, device: torch.devic
     """
     parts = grouped(files, DECODED_BYTES, lambda file: 3 * file.stored[0] * file.stored[1])
     with torch.inference_mode(), _own_stream(device):
-        return torch.cat([_views(part, transform, device) for part in parts])
+        seen = [_views(part, transform, device) for part in parts]
+        whole = seen[0] if len(seen) == 1 else torch.cat(seen)
+        _wait(device)
+        return whole
 
 
 def _views(files: Sequence[OpenedFile], transform: Transform, device: torch.device) -> Tensor:
@@ -59,9 +62,13 @@ def _views(files: Sequence[OpenedFile], transform: Transform, device: torch.devi
         for file, image in zip(files, decoded, strict=True)
     ]
     seen = _resized(upright, transform)
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()  # nvJPEG, on a stream of torchvision's, reuses this memory
+    _wait(device)  # nvJPEG, on a stream of torchvision's, reuses the memory of what it has decoded
     return seen
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _decoded(encoded: list[Tensor], device: torch.device) -> list[Tensor | None]:
