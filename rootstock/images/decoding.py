@@ -18,7 +18,7 @@ from torchvision import io as torchvision_io
 
 from rootstock.config.architectures import Transform
 from rootstock.images import jpeg, pixels
-from rootstock.images.orientation import upright_pixels
+from rootstock.images.orientation import LYING
 from rootstock.images.pixels import OpenedFile
 
 Decode = Literal["full", "reduced", "gpu"]
@@ -54,6 +54,14 @@ def decode_opened(file: OpenedFile, shorter: int | None = None) -> Tensor:
         if exact is not None:
             return upright_pixels(exact, file.orientation)
     return _tensor(file.rgb().convert("RGB"))
+
+
+def upright_pixels(pixels: Tensor, orientation: int) -> Tensor:
+    """Apply an orientation to pixels (..., h, w) on any device, as `orientation.upright` does to an image."""
+    if orientation in LYING:
+        pixels = pixels.transpose(-1, -2)
+    flipped = [axis for axis, turned in ((-2, (3, 4, 7, 8)), (-1, (2, 3, 6, 7))) if orientation in turned]
+    return pixels.flip(flipped) if flipped else pixels
 
 
 def _decode_reduced(file: OpenedFile, header: jpeg.Header, shorter: int) -> Tensor:

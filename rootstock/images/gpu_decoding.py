@@ -18,7 +18,6 @@ from torchvision import io as torchvision_io
 from rootstock.config.architectures import Transform
 from rootstock.images import decoding
 from rootstock.images.decoding import TORCH_INTERPOLATION, Box
-from rootstock.images.orientation import upright_pixels
 from rootstock.images.pixels import OpenedFile
 from rootstock.system.parallel import grouped
 
@@ -58,7 +57,7 @@ def views(files: Sequence[OpenedFile], transform: Transform, device: torch.devic
 def _views(files: Sequence[OpenedFile], transform: Transform, device: torch.device) -> Tensor:
     decoded = _decoded([torch.frombuffer(file.data, dtype=torch.uint8) for file in files], device)
     upright = [
-        decoding.decode_opened(file).to(device) if image is None else upright_pixels(image, file.orientation)
+        decoding.decode_opened(file).to(device) if image is None else decoding.upright_pixels(image, file.orientation)
         for file, image in zip(files, decoded, strict=True)
     ]
     seen = _resized(upright, transform)

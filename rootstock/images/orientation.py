@@ -7,7 +7,6 @@ import re
 import struct
 
 from PIL import Image
-from torch import Tensor
 
 TAG = 0x0112  # of EXIF and TIFF
 UPRIGHT, LYING = 1, (5, 6, 7, 8)  # values; LYING ones swap width and height
@@ -58,11 +57,3 @@ def _from_exif(block: bytes) -> int | None:
 def upright(image: Image.Image, orientation: int) -> Image.Image:
     """Apply an orientation to an image."""
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
-
-
-def upright_pixels(pixels: Tensor, orientation: int) -> Tensor:
-    """Apply an orientation to pixels (..., h, w) on any device, as `upright` does to an image."""
-    if orientation in LYING:
-        pixels = pixels.transpose(-1, -2)
-    flipped = [axis for axis, turned in ((-2, (3, 4, 7, 8)), (-1, (2, 3, 6, 7))) if orientation in turned]
-    return pixels.flip(flipped) if flipped else pixels
