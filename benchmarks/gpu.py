@@ -8,12 +8,9 @@ resized to 224 pixels. Every figure is printed and written as it comes, in image
 """
 
 import argparse
-import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sized
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,15 +19,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.extract import SIDES, draw_photo
-from rootstock.backbones import backbones
+from benchmarks.bench import CLASSES, NAMES, Bench, Views, extracted, prepare, rate_of
 from rootstock.config import params
-from rootstock.config.architectures import Transform
 from rootstock.dataset import shards, tables
-from rootstock.features import computing, engines
-from rootstock.features.engines import Engine, best_batch_size
+from rootstock.features import engines
+from rootstock.features.engines import best_batch_size
 from rootstock.images import gpu_decoding, loader, pixel_store, pixels
-from rootstock.ingest import ingest
 from rootstock.system import processes
 from rootstock.system.parallel import cores, grouped, limit_to_one_core, ordered_map
 from rootstock.system.processes import ordered_map_in_processes
@@ -41,80 +35,7 @@ from rootstock.training.split_images import SplitImages
 from rootstock.training.step import TrainingStep
 from rootstock.training.unfreezing import optimiser_of
 
-NAMES = {"efficientnet_lite0": "pretrained", "resnet50": "random"}
-DRAWN, CLASSES = 400, 2
 TUNED_EPOCHS = 3
-
-
-@dataclass
-class Bench:
-    """What is measured, and the figures so far."""
-
-    folder: Path
-    images: int
-    size: int
-    seconds: float
-    out: Path | None
-    device: torch.device = field(default_factory=loader.device)
-    figures: dict[str, float] = field(default_factory=dict)
-    tuned: int = 0  # training images in an epoch of fine-tuning, which ends with validation
-
-    @property
-    def photos(self) -> Path:
-        """Return the folder of JPEGs, a subfolder per class."""
-        return self.folder / "photos"
-
-    def put(self, name: str, figure: float) -> None:
-        """Print a figure, and write all of them."""
-        self.figures[name] = round(figure, 4 if figure < 10 else 1)
-        print(f"{name:<60}{self.figures[name]:>12,}", flush=True)
-        if self.out:
-            self.out.write_text(json.dumps(self.figures, indent=1))
-
-    def backbone(self, name: str) -> backbones.Backbone:
-        """Return a backbone with its weights."""
-        return backbones.load(self.folder / name)
-
-    def contents(self) -> list[bytes]:
-        """Return all files."""
-        return [path.read_bytes() for path in sorted(self.photos.rglob("*.jpg"))]
-
-    def wait(self) -> None:
-        """Wait for the GPU."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def rate(self, step: Callable[[], Any], images: int) -> float:
-        """Return images/s of a step that is repeated, after a warm-up."""
-        step()
-        self.wait()
-        begin, count = time.perf_counter(), 0
-        while time.perf_counter() - begin < self.seconds:
-            step()
-            count += 1
-        self.wait()
-        return count * images / (time.perf_counter() - begin)
-
-
-def prepare(bench: Bench) -> None:
-    """Draw the photos, ingest them, and prepare the backbones."""
-
-    def draw(index: int) -> None:
-        photo = draw_photo(index, SIDES[index % len(SIDES)], 88)
-        for copy in range(index, bench.images, DRAWN):
-            path = bench.photos / f"class{copy % CLASSES}" / f"{copy:06d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(photo + copy.to_bytes(4, "big"))
-
-    for _ in ordered_map(draw, range(min(DRAWN, bench.images))):
-        pass
-    source = params.Source(path=str(bench.photos), domain="drawn")
-    settings = params.Ingest(sources=(source,), near_duplicate_bits=0)
-    begin = time.perf_counter()
-    ingest.ingest(settings, 0, bench.folder / "images", bench.folder / "dataset", bench.folder / "scratch")
-    bench.put("ingest", bench.images / (time.perf_counter() - begin))
-    for name, weights in NAMES.items():
-        backbones.prepare(params.Backbone(name=name, weights=weights, image_size=bench.size), 0, bench.folder / name)
 
 
 def decode(bench: Bench) -> None:
@@ -123,13 +44,13 @@ def decode(bench: Bench) -> None:
     counts = [count for count in (1, 2, 4, 8) if count < cores()]
     for how, threads in [*(("full", count) for count in (*counts, cores())), ("reduced", cores())]:
         groups = list(grouped(contents[: max(64, len(contents) * threads // cores())], 8))
-        decoded = ordered_map(_Views(transform, how), groups, threads, first=limit_to_one_core)
-        bench.put(f"decode alone, {how}, {threads} threads", _rate_of(decoded))
-    views = _Views(transform, "full")
+        decoded = ordered_map(Views(transform, how), groups, threads, first=limit_to_one_core)
+        bench.put(f"decode alone, {how}, {threads} threads", rate_of(decoded))
+    views = Views(transform, "full")
     for _ in ordered_map_in_processes(views, grouped(contents[: 8 * cores()], 8), 0, first=limit_to_one_core):
         pass  # they have started
     decoded = ordered_map_in_processes(views, grouped(contents, 16), 0, first=limit_to_one_core)
-    bench.put(f"decode alone, full, {cores()} processes", _rate_of(decoded))
+    bench.put(f"decode alone, full, {cores()} processes", rate_of(decoded))
     if bench.device.type != "cuda":
         return
     files = [pixels.open_file(data) for data in contents[:2048]]
@@ -142,24 +63,7 @@ def decode(bench: Bench) -> None:
         bench.put("nvJPEG alone", len(files) / (time.perf_counter() - begin))
     for threads in (1, 2, 2):
         seen = ordered_map(lambda part: gpu_decoding.views(part, transform, bench.device), grouped(files, 256), threads)
-        bench.put(f"nvJPEG and resize, {threads} threads", _rate_of(seen))
-
-
-@dataclass(frozen=True)
-class _Views:
-    """Decodes and resizes files, on a thread or in a process."""
-
-    transform: Transform
-    how: Any
-
-    def __call__(self, contents: list[bytes]) -> list[int]:
-        return [loader.view(data, self.transform, decode=self.how).shape[0] for data in contents]
-
-
-def _rate_of(groups: Iterator[Sized]) -> float:
-    begin = time.perf_counter()
-    images = sum(len(group) for group in groups)
-    return images / (time.perf_counter() - begin)
+        bench.put(f"nvJPEG and resize, {threads} threads", rate_of(seen))
 
 
 def network(bench: Bench) -> None:
@@ -194,21 +98,7 @@ def extract(bench: Bench) -> None:
             with patch.object(processes, "FROM_IMAGES", 0 if in_processes else math.inf):
                 for turn in ("first", "second"):
                     title = f"{name}, {how}{', in processes' if in_processes else ''}, {turn} pass"
-                    bench.put(f"extraction, {title}", _extracted(bench, name, settings, engine))
-
-
-def _extracted(bench: Bench, name: str, settings: params.Extract, engine: Engine) -> float:
-    """Return images/s of an extraction."""
-    shard_names = shards.names(bench.folder / "images")
-    with tempfile.TemporaryDirectory() as folder:
-        files = [computing.File(Path(folder) / f"{shard}.parquet", shard, 0) for shard in shard_names]
-        begin = time.perf_counter()
-        computing.compute(files, engine, bench.backbone(name), settings, bench.folder / "images", _nothing)
-        return bench.images / (time.perf_counter() - begin)
-
-
-def _nothing(n: int, **counts: int) -> None:
-    pass
+                    bench.put(f"extraction, {title}", extracted(bench, name, settings, engine))
 
 
 def tune(bench: Bench) -> None:
