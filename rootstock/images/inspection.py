@@ -176,7 +176,11 @@ def _grey(found: OpenedFile, data: bytes, checks: Checks) -> tuple[Image.Image, 
     if grey is None:
         grey = found.reduced("L", HASH_SIDE)  # raises if Pillow cannot decode it
     if not damage or jpeg.is_unsupported(damage):
-        damage = jpeg.find_hole(data, found.jpeg) or transfer_damage.find_text_transfer(data, found.jpeg.scans_at)
+        damage = (
+            jpeg.find_hole(data, found.jpeg)
+            or jpeg.find_missing_scans(data, found.jpeg)
+            or transfer_damage.find_text_transfer(data, found.jpeg.scans_at)
+        )
     return grey, _accepted(damage, checks)
 
 

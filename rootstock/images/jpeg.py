@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rootstock.images import orientation
+from rootstock.images.byte_counts import count_pair
 from rootstock.images.reasons import Reason, Rejected
 
 START = b"\xff\xd8\xff"
@@ -107,8 +108,9 @@ def count_scans(data: bytes, header: Header, most: int) -> int:
 
     Data after the EOI marker (a phone's second picture or film) are not counted.
     """
-    if data.count(b"\xff\xda", header.scans_at) < most:
-        return data.count(b"\xff\xda", header.scans_at)  # an upper bound: may include data after EOI
+    marks = count_pair(data, b"\xff\xda", header.scans_at)
+    if marks < most:
+        return marks  # an upper bound: may include data after EOI
     found = 0
     for number, (marker, _, _) in enumerate(_segments(data, header.scans_at)):
         found += marker == SOS
@@ -137,6 +139,25 @@ def find_hole(data: bytes, header: Header) -> str:
         elif marker == SCAN and would_be_noise and data.find(bytes(LEAST_HOLE), start, end) >= 0:
             return "a run of zeros inside the compressed data"
     return ""
+
+
+def find_missing_scans(data: bytes, header: Header) -> str:
+    """Describe that a progressive JPEG ends before its last scan, as one that was cut between two does; "" if not.
+
+    libjpeg decodes what there is, blurred. The standard (T.81, G.1.1.1) wants every bit of every coefficient sent.
+    """
+    if not header.progressive:
+        return ""
+    lacking: dict[int, dict[int, int]] = {}  # component -> coefficient -> how many of its lowest bits are to come
+    for marker, start, end in islice(_segments(data, 2), MOST_MARKERS):
+        count = data[start] if marker == SOS else 0
+        spectral = data[start + 1 + 2 * count : min(end, start + 4 + 2 * count)]
+        if count and len(spectral) == 3:
+            for component in data[start + 1 : start + 1 + 2 * count : 2]:
+                sent = range(spectral[0], min(spectral[1], 63) + 1)
+                lacking.setdefault(component, {}).update(dict.fromkeys(sent, spectral[2] & 15))
+    whole = [len(coefficients) == 64 and not any(coefficients.values()) for coefficients in lacking.values()]
+    return "" if len(whole) == header.components and all(whole) else "scans are missing"
 
 
 def _zero_codes(tables: bytes) -> dict[int, int]:

@@ -1,14 +1,14 @@
 """Detects damage by a broken copy: blocks that were allocated but never written, and converted line ends."""
 
-import re
-
 import numpy as np
+
+from rootstock.images.byte_counts import count_byte, count_pair
 
 LEAST_HOLE = 128  # bytes; no TIFF compressor writes so long a run, which it would have compressed
 LEAST_BYTES = 2**13  # in which no byte value would be missing by chance
 LEAST_PAIRS = 24  # expected CR LF pairs from which on finding none is no coincidence
 DENSE = 0.6  # of the distinct byte pairs of random data; photos: 0.7 to 1, patterns: up to 0.2
-CR, LF, LONE_FEED = b"\r", b"\n", re.compile(rb"(?<!\r)\n")
+CR, LF = b"\r", b"\n"
 
 
 def find_hole(packed: bytes) -> str:
@@ -22,10 +22,11 @@ def find_text_transfer(data: bytes, start: int = 0) -> str:
 
     After a transfer in text mode, every LF follows a CR, or one of the two or their pair never occurs.
     """
-    if data.find(CR + LF, start) >= 0 and LONE_FEED.search(data, start):
-        return ""  # true of nearly all intact files, and found quickly
     size = len(data) - start
-    feeds, returns, pairs = (data.count(mark, start) for mark in (LF, CR, CR + LF))
+    feeds, pairs = count_byte(data, LF, start), count_pair(data, CR + LF, start)
+    if feeds > pairs > 0:
+        return ""  # true of nearly all intact files
+    returns = count_byte(data, CR, start)
     changed = pairs == feeds or not returns or (not pairs and feeds * returns >= LEAST_PAIRS * size)
     if size < LEAST_BYTES or not changed or not _is_dense(data, start):
         return ""

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from PIL import Image
 
 from rootstock.images import decoding, inspection, pixels
@@ -224,7 +224,19 @@ def test_where_damage_is_kept_a_text_with_a_wrong_checksum_costs_no_pixel():
     assert np.array_equal(np.asarray(pixels.decode(new.data)), np.asarray(PHOTO))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_progressive_jpeg_cut_between_two_scans_is_damaged_and_a_whole_one_is_not(mode):
+    data = encoded(PHOTO.convert(mode), "JPEG", progressive=True)
+    scans = [at for at in range(len(data)) if data.startswith(b"\xff\xda", at)]
+    assert len(scans) > 5 and why_not(data, "a.jpg") is None
+    for at in scans[1:]:
+        tables = data.rfind(b"\xff\xc4", 0, at)  # in front of a scan
+        for cut in {at, tables} if data.find(b"\xff\xda", tables) == at else {at}:
+            assert why_not(data[:cut] + b"\xff\xd9", "a.jpg") is Reason.DAMAGED
+
+
 @given(st.sampled_from(sorted(JPEGS)), st.floats(0.05, 0.98))
+@example("progressive", 0.18899613062868859)
 @settings(max_examples=60, deadline=None)
 def test_a_jpeg_cut_anywhere_is_not_taken_for_whole_whatever_is_put_behind(kind, where):
     data = JPEGS[kind]
