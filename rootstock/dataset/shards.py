@@ -11,16 +11,17 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 from rootstock.dataset.tar_headers import Member as Member, header, padded, read_header
 from rootstock.system.errors import SourceError
 from rootstock.system.files import TEMPORARY, sync
 
 SUFFIX = ".tar"
-WRITE_BUFFER_BYTES = 2**22  # large, since each write releases the GIL and then waits for other threads
+WRITE_BYTES = 2**22  # at once: each write releases the GIL and then waits for other threads
+MOST_PARTS = 1000  # of a write; Linux allows 1,024
 DIGITS = 8  # of the digest in a shard's name, hexadecimal
 EXTENSION_OF = {
     "JPEG": "jpg",
@@ -56,8 +57,9 @@ class Writer:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.number, self.shard_bytes = folder, number, shard_bytes
         self._temporary = folder / f"next{SUFFIX}{TEMPORARY}"
-        self._file: BinaryIO | None = None
-        self._offset = 0
+        self._file: FileIO | None = None
+        self._waiting: list[bytes] = []  # to be written; joining or buffering them would copy every image
+        self._offset = self._written = 0
         self._content = hashlib.sha256()
 
     def __enter__(self) -> "Writer":
@@ -73,12 +75,30 @@ class Writer:
     def add(self, image_id: str, format: str, data: bytes) -> Place:
         """Append an image to the open shard and return its position."""
         if self._file is None:
-            self._file = self._temporary.open("wb", buffering=WRITE_BUFFER_BYTES)
+            self._file = self._temporary.open("wb", buffering=0)
         name = f"{image_id}.{EXTENSION_OF[format]}"
         place = Place(self._offset + tarfile.BLOCKSIZE, len(data))
-        self._offset += self._file.write(header(name, len(data)) + data + bytes(padded(len(data)) - len(data)))
+        self._append(header(name, len(data)), data, bytes(padded(len(data)) - len(data)))
+        if self._offset - self._written >= WRITE_BYTES or len(self._waiting) >= MOST_PARTS:
+            self._write(self._file)
         self._content.update(record(name, data))
         return place
+
+    def _append(self, *parts: bytes) -> None:
+        self._waiting += parts
+        self._offset += sum(map(len, parts))
+
+    def _write(self, file: FileIO) -> None:
+        """Write what is waiting in one system call, or more if the disk takes less at a time."""
+        parts: list[bytes | memoryview] = [part for part in self._waiting if part]
+        while parts:
+            count = os.writev(file.fileno(), parts[:MOST_PARTS])
+            self._written += count
+            while parts and count >= len(parts[0]):
+                count -= len(parts.pop(0))
+            if count:
+                parts[0] = memoryview(parts[0])[count:]
+        self._waiting = []
 
     @property
     def full(self) -> bool:
@@ -95,14 +115,15 @@ class Writer:
         assert self._file is not None, "nothing was added"
         file, self._file = self._file, None
         with file:
-            file.write(bytes(2 * tarfile.BLOCKSIZE))  # the end-of-archive marker
-            file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
+            self._append(bytes(2 * tarfile.BLOCKSIZE))  # the end-of-archive marker
+            self._append(bytes(-self._offset % tarfile.RECORDSIZE))
+            self._write(file)
         name = f"{self.number:06d}-{self._content.hexdigest()[:DIGITS]}"
         sync(self._temporary)
         self._temporary.replace(path_of(self.folder, name))
         sync(self.folder)
         self.number += 1
-        self._offset, self._content = 0, hashlib.sha256()
+        self._offset, self._written, self._content = 0, 0, hashlib.sha256()
         return name
 
 
