@@ -159,14 +159,11 @@ class FeatureExtractor:
         seen = gpu_decoding.views(files, self.spec.transform, loader.device())
         if not decoded:
             return seen
-        both = torch.cat([seen, torch.from_numpy(np.stack(decoded)).to(seen.device)])
-        places = [
-            index
-            for kind in (True, False)
-            for index, image in enumerate(images)
-            if isinstance(image, OpenedFile) is kind
-        ]
-        return both[torch.argsort(torch.tensor(places))]
+        is_file = torch.tensor([isinstance(image, OpenedFile) for image in images], device=seen.device)
+        both = seen.new_empty((len(images), *seen.shape[1:]))
+        both[is_file] = seen
+        both[~is_file] = torch.from_numpy(np.stack(decoded)).to(seen.device)
+        return both
 
     def of_images(self, rows: pd.DataFrame, images_dir: Path, store: PixelStore | None = None) -> Generator[Array]:
         """Yield the features of images of a dataset, a few at a time.

@@ -85,6 +85,7 @@ class GpuNetwork:
     def _filled(self, images: Tensor) -> Tensor:
         """Fill up a batch that is on the GPU already; its memory is not given out again before it has been computed."""
         if self._streams:
+            self._streams[0].wait_stream(torch.cuda.default_stream(self.device))  # which may still put it together
             images.record_stream(self._streams[0])
         missing = self.batch_size - len(images)
         return torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images

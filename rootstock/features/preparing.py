@@ -39,11 +39,13 @@ class Group:
     records: list[bytes]
 
 
+@dataclass(frozen=True)
 class Preparation:
     """Reads images from a shard and decodes them to the backbone's input, here or in another process."""
 
-    def __init__(self, reader: shards.Reader, spec: FeatureSpec, settings: params.Extract) -> None:
-        self.reader, self.spec, self.settings = reader, spec, settings
+    reader: shards.Reader
+    spec: FeatureSpec
+    settings: params.Extract
 
     def __call__(self, part: tuple[File, list[Member], bool]) -> tuple[Group, list[Prepared]]:
         """Read and decode a group: its file, its members, and whether it is the last of the shard."""

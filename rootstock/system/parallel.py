@@ -51,10 +51,7 @@ def ordered_map(
     """
     threads = threads or cores()
     with ThreadPoolExecutor(threads, initializer=first) as pool:
-        try:
-            yield from in_order(lambda item: pool.submit(function, item), items, window or 4 * threads, weigh, most)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        yield from in_order(lambda item: pool.submit(function, item), items, window or 4 * threads, weigh, most)
 
 
 def in_order(
