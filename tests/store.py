@@ -1,6 +1,8 @@
 """An ingested dataset in a folder, for tests that look at what ingest leaves."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +12,22 @@ from rootstock.config import params
 from rootstock.dataset import tables
 from rootstock.ingest.ingest import IngestResult, ingest
 from rootstock.ingest.sources import Source
+
+CLASSES = {"ants": 6, "bees": 5, "wasps": 4}  # the number of images of each class of the fixture `photos`
+# An ingest in a process of its own; arguments: the store, the photos, the shard size. It prints the number of new
+# images, the heavy libraries that it imported, and its peak memory in MiB (getrusage would report that of the parent
+# process, if larger).
+ALONE = """
+import sys
+from pathlib import Path
+from rootstock.config import params
+from rootstock.ingest.ingest import ingest
+root, source = Path(sys.argv[1]), params.Source(path=sys.argv[2], domain="garden")
+settings = params.Ingest(sources=(source,), shard_mb=float(sys.argv[3]))
+done = ingest(settings, 0, root / "images", root / "dataset", root / "scratch")
+heavy = {"pandas", "torch", "sklearn", "prefect", "dvc"} & set(sys.modules)
+print(done.new, sorted(heavy), int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1024)
+"""
 
 
 class Store:
@@ -28,6 +46,11 @@ class Store:
         ]
         given = params.Ingest(sources=tuple(entries), **settings)
         return ingest(given, seed, self.images, self.dataset, self.scratch, delivery)
+
+    def start_ingest(self, source: Path, shard_mb: float = 256) -> subprocess.Popen:
+        """Start an ingest in a process of its own, which a test may kill; it prints what ALONE says."""
+        command = [sys.executable, "-c", ALONE, str(self.root), str(source), str(shard_mb)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     @property
     def manifest(self) -> pd.DataFrame:

@@ -1,50 +1,18 @@
-"""Named groups, from files to the dataset: images of a patient, a scene or a camera share a split, for ever."""
+"""Named groups in a dataset: images of a patient, a scene or a camera share a split, permanently."""
 
 import json
 import logging
 import shutil
 from collections import Counter
-from pathlib import Path
 
-import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rootstock.config import params
 from rootstock.dataset import tables
-from rootstock.ingest import inbox
 from rootstock.system.errors import SourceError
+from tests.deliveries import delivery_in
 from tests.images import nearly, picture, put, put_classes
-from tests.store import Store
-
-PATIENT = r"(?P<group>patient_\d+)"
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "store")
-
-
-def put_patients(folder: Path, patients: range, scans: int = 3, labels: tuple[str, ...] = ("ill", "well")) -> Path:
-    """Write pictures of patients, of alternate classes: `<class>/patient_<number>/<scan>.png`."""
-    for patient in patients:
-        for scan in range(scans):
-            put(folder / labels[patient % len(labels)] / f"patient_{patient}" / f"{scan}.png", 1000 * patient + scan)
-    return folder
-
-
-def source(path: Path, **settings) -> params.Source:
-    return params.Source(path=str(path), domain="clinic", **settings)
-
-
-def named(store: Store) -> pd.DataFrame:
-    """The manifest with the name of each group."""
-    return store.manifest.merge(store.ledger[["image_id", "group"]], on="image_id")
-
-
-def notes_of(store: Store) -> list[str]:
-    return store.summary["groups"]["notes"]
+from tests.patients import PATIENT, named, notes_of, put_patients, source
 
 
 def test_images_that_an_expression_finds_to_belong_together_share_split_and_group_id(store, tmp_path, caplog):
@@ -62,60 +30,43 @@ def test_images_that_an_expression_finds_to_belong_together_share_split_and_grou
     assert "largest deviation of a class from its share: 0.0 points" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_column_names_groups_and_where_it_is_empty_the_expression_does(store, tmp_path, kind, caplog):
-    caplog.set_level(logging.INFO)
-    put_patients(tmp_path, range(12))
-    paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*/patient_*/*.png"))
-    groups = ["  Dr. Who " if "patient_1/" in path else "" for path in paths]
-    columns = {"path": paths, "label": [path.split("/")[0] for path in paths], "group": groups}
-    if kind == "csv":
-        rows = ["path,label,group", *map(",".join, zip(*columns.values(), strict=True))]
-        put(tmp_path / "list.csv", "\n".join(rows).encode())
-    else:
-        pq.write_table(pa.table(columns), tmp_path / "list.parquet")
-    store.ingest(source(tmp_path / f"list.{kind}", group=r"/(?P<group>patient_\d)/"))
-    found = named(store).groupby("group", dropna=False)["path"].agg(lambda path: path.str.split("/").str[1].unique()[0])
-    assert found["Dr. Who"] == "patient_1" and len(found) == 11
-    note = "10 named groups; 6 of 36 images are in none (e.g. ill/patient_10/0.png)"
-    assert store.summary["sources"][0]["notes"] == [note]
+def test_a_group_in_train_and_test_folders_goes_with_most_of_its_images_and_the_leak_is_named(store, tmp_path, caplog):
+    photos = tmp_path / "scans"
+    for number, split in enumerate(("train", "val", "test")):
+        put_patients(photos / split, range(10 * number, 10 * number + 6))
+    put(photos / "test" / "ill" / "patient_0" / "late.png", 77)
+    put(photos / "train" / "well" / "patient_21" / "early.png", 78)
+    store.ingest(source(photos, group=PATIENT))
+    splits = named(store).groupby("group")["split"].agg(["first", "nunique"])
+    assert (splits["nunique"] == 1).all()
+    assert splits.loc["patient_0", "first"] == "train" and splits.loc["patient_21", "first"] == "test"
+    leak = (
+        "a leak: its own splits share 2 groups, patient_0 (3 train, 1 test), patient_21 (1 train, 3 test); each goes "
+        "as a whole to the split of most of its images"
+    )
+    assert leak in store.summary["sources"][0]["notes"]
+    assert f"scans: {leak}" in caplog.messages
 
 
-def test_a_column_of_groups_alone_is_enough(store, tmp_path):
-    put_patients(tmp_path, range(10))
-    paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*/patient_*/*.png"))
-    rows = [f"{path},{path.split('/')[0]},{int(path.split('_')[1].split('/')[0]) // 2}" for path in paths]
-    put(tmp_path / "list.csv", "\n".join(["path,label,group", *rows]).encode())
-    store.ingest(tmp_path / "list.csv")
-    assert store.summary["groups"]["named"] == 5
-    assert (named(store).groupby("group")["split"].nunique() == 1).all()
+def test_a_class_in_fewer_than_three_groups_is_named(store, tmp_path, caplog):
+    photos = put_patients(tmp_path / "scans", range(20))
+    put_patients(photos, range(30, 31), labels=("rare",))
+    put_patients(photos, range(40, 42), labels=("rarer",))
+    store.ingest(source(photos, group=PATIENT))
+    said = (
+        "'rare' is in 1 group, 'rarer' is in 2 groups: a class needs 3, one each for train, val and test; "
+        "a group is in one split."
+    )
+    assert notes_of(store) == [said] and said in caplog.messages
+    assert "rare" in store.summary["without"]["test"] and "rarer" not in store.summary["without"]["test"]
 
 
-@pytest.mark.parametrize("name", ["scans", "scans.zip"])
-def test_an_expression_that_matches_nothing_is_an_error_and_no_split_is_drawn(store, tmp_path, name):
-    put_patients(tmp_path / "scans", range(6))
-    shutil.make_archive(str(tmp_path / "scans"), "zip", tmp_path / "scans")
-    with pytest.raises(SourceError) as error:
-        store.ingest(source(tmp_path / name, group=r"(?P<group>Patient\d+)"))
-    assert f"{tmp_path / name}: group is '(?P<group>Patient" in str(error.value)
-    assert "matches none of 18 paths (e.g. ill/patient_0/0.png); expected a regular expression" in str(error.value)
-    assert not (store.dataset / "ledger.parquet").exists()
-
-
-def test_letters_other_than_ascii_are_no_word_characters_which_is_an_error_and_not_a_wrong_group(store, tmp_path):
-    photos = put_patients(tmp_path / "scans", range(6))
-    (photos / "ill" / "patient_0").rename(photos / "ill" / "Mu\u0308ller_0")
-    with pytest.raises(SourceError, match=r"know only ASCII letters, but there are others, e.g. in ill/Müller_0/0.png"):
-        store.ingest(source(photos, group=r"(?P<group>\w+)/\d+.png"))
-    store.ingest(source(photos, group=r"(?P<group>[\pL_]+\d+)/"))
-    assert "Müller_0" in set(named(store)["group"])
-
-
-def test_an_expression_that_takes_others_for_ever_takes_no_time_here(store, tmp_path):
-    photos = put_patients(tmp_path / "scans", range(6))
-    put(photos / "ill" / ("a" * 200 + "!.png"), 1)
-    store.ingest(source(photos, group=r"(?P<group>(?:(?:[a-z]+_?)+)+\d)/"))
-    assert store.summary["groups"]["named"] == 6
+def test_a_dataset_in_two_groups_is_an_error_that_says_so(store, tmp_path):
+    photos = put_classes(tmp_path / "scans", {"ants": 12, "bees": 12})
+    with pytest.raises(SourceError, match=r"val split has no images.* in the same group \(24 images in 2 groups"):
+        store.ingest(source(photos, group=r"(?P<group>\d)\d.png$"))  # 0 and 1
+    with pytest.raises(SourceError, match="no image"):
+        store.ingest(source(photos, group="(?P<group>ants|bees)"))
 
 
 # Near duplicates
@@ -144,27 +95,6 @@ def test_copies_of_an_image_in_two_groups_join_them(store, tmp_path):
     shutil.copy(photos / "ill" / "patient_3" / "0.png", photos / "ill" / "patient_4" / "copy.png")
     store.ingest(source(photos, group=PATIENT))
     assert named(store).set_index("group").loc[["patient_3", "patient_4"], "group_id"].nunique() == 1
-
-
-# Given splits
-
-
-def test_a_group_in_train_and_test_folders_goes_with_most_of_its_images_and_the_leak_is_named(store, tmp_path, caplog):
-    photos = tmp_path / "scans"
-    for number, split in enumerate(("train", "val", "test")):
-        put_patients(photos / split, range(10 * number, 10 * number + 6))
-    put(photos / "test" / "ill" / "patient_0" / "late.png", 77)
-    put(photos / "train" / "well" / "patient_21" / "early.png", 78)
-    store.ingest(source(photos, group=PATIENT))
-    splits = named(store).groupby("group")["split"].agg(["first", "nunique"])
-    assert (splits["nunique"] == 1).all()
-    assert splits.loc["patient_0", "first"] == "train" and splits.loc["patient_21", "first"] == "test"
-    leak = (
-        "a leak: its own splits share 2 groups, patient_0 (3 train, 1 test), patient_21 (1 train, 3 test); each goes "
-        "as a whole to the split of most of its images"
-    )
-    assert leak in store.summary["sources"][0]["notes"]
-    assert f"scans: {leak}" in caplog.messages
 
 
 # Later images
@@ -230,57 +160,7 @@ def test_removing_the_dataset_draws_new_splits_of_whole_groups_and_packs_nothing
     assert (named(store).groupby("group")["split"].nunique() == 1).all() and notes_of(store) == []
 
 
-def test_group_ids_follow_corrected_names(store, tmp_path):
-    put_patients(tmp_path, range(12))
-    paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*/patient_*/*.png"))
-
-    def write(moved: str) -> Path:
-        rows = [f"{path},{path.split('/')[0]},{'x' if path == moved else path.split('/')[1]}" for path in paths]
-        return put(tmp_path / "list.csv", "\n".join(["path,label,group", *rows]).encode())
-
-    store.ingest(write(""))
-    assert store.manifest["group_id"].nunique() == 12
-    store.ingest(write(paths[0]))
-    assert store.manifest["group_id"].nunique() == 13
-    store.ingest(write(""))
-    assert store.manifest["group_id"].nunique() == 12
-
-
-def test_an_unreachable_source_keeps_its_names(store, tmp_path):
-    scans, other = put_patients(tmp_path / "scans", range(6)), put_patients(tmp_path / "other", range(10, 16))
-    store.ingest(source(scans, group=PATIENT), source(other, group=PATIENT))
-    scans.rename(tmp_path / "away")
-    put(other / "ill" / "patient_10" / "more.png", 9)
-    store.ingest(source(scans, group=PATIENT), source(other, group=PATIENT))
-    assert store.summary["groups"]["named"] == 12
-
-
-def test_a_class_in_fewer_than_three_groups_is_named(store, tmp_path, caplog):
-    photos = put_patients(tmp_path / "scans", range(20))
-    put_patients(photos, range(30, 31), labels=("rare",))
-    put_patients(photos, range(40, 42), labels=("rarer",))
-    store.ingest(source(photos, group=PATIENT))
-    said = (
-        "'rare' is in 1 group, 'rarer' is in 2 groups: a class needs 3, one each for train, val and test; "
-        "a group is in one split."
-    )
-    assert notes_of(store) == [said] and said in caplog.messages
-    assert "rare" in store.summary["without"]["test"] and "rarer" not in store.summary["without"]["test"]
-
-
-def test_a_dataset_in_two_groups_is_an_error_that_says_so(store, tmp_path):
-    photos = put_classes(tmp_path / "scans", {"ants": 12, "bees": 12})
-    with pytest.raises(SourceError, match=r"val split has no images.* in the same group \(24 images in 2 groups"):
-        store.ingest(source(photos, group=r"(?P<group>\d)\d.png$"))  # 0 and 1
-    with pytest.raises(SourceError, match="no image"):
-        store.ingest(source(photos, group="(?P<group>ants|bees)"))
-
-
 # Deliveries
-
-
-def deliver(folder: Path, expression: str | None = PATIENT) -> inbox.Delivery:
-    return inbox.list_delivery(str(folder), 0, group=expression)
 
 
 def test_a_delivery_joins_the_groups_that_are_there_and_later_ones_join_its_own(store, tmp_path):
@@ -291,7 +171,7 @@ def test_a_delivery_joins_the_groups_that_are_there_and_later_ones_join_its_own(
         for patient in patients:
             label = ("ill", "well")[patient % 2]
             put(box / "ward" / label / f"patient_{patient}-{number}.png", 40_000 + 100 * number + patient)
-        delivery = deliver(box)
+        delivery = delivery_in(box, PATIENT)
         store.ingest(scans, delivery=delivery.labelled)
         assert delivery.labelled.notes == [f"{len(patients)} named groups"]
     table = named(store)
@@ -304,10 +184,10 @@ def test_a_delivery_joins_the_groups_that_are_there_and_later_ones_join_its_own(
 
 def test_a_delivery_of_which_no_path_matches_is_ingested_with_a_warning(tmp_path, caplog):
     put(tmp_path / "ward" / "ill" / "1.png", 1)
-    assert [item.group for item in deliver(tmp_path).labelled.items] == [""]
+    assert [item.group for item in delivery_in(tmp_path, PATIENT).labelled.items] == [""]
     assert "retrain.group is '(?P<group>patient_" in caplog.text and "(e.g. ward/ill/1.png)" in caplog.text
     caplog.clear()
-    deliver(tmp_path, None)
+    delivery_in(tmp_path)
     assert not caplog.messages
 
 

@@ -1,0 +1,248 @@
+"""Zip and tar archives as sources: their members are listed and read without unpacking, unsafe members are rejected,
+and a damaged or oversized archive is an error."""
+
+import bz2
+import gzip
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+
+from rootstock.images.inspection import MAX_FILE_BYTES, Reason
+from rootstock.ingest import archives
+from rootstock.ingest.sources import Unreachable
+from rootstock.system.errors import SourceError
+from tests.archive_files import add_to_tar, archived, tar_bytes, zip_bytes
+from tests.images import encoded, picture, put, put_classes
+from tests.listing import CLASSES, PATHS, contents, drawn, labels, problems, splits
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz", "photos.tar.bz2", "photos.tar.xz"])
+def test_an_archive_of_class_folders_is_a_source(listed, tmp_path, name):
+    archive = archived(tmp_path / name, {path: drawn(number) for number, path in enumerate(PATHS)})
+    source = listed(archive)
+    assert labels(source) == {path: path.split("/")[0] for path in PATHS}
+    assert contents(source) == {path: drawn(number) for number, path in enumerate(PATHS)}
+    assert contents(source, {"ants/01.png"}) == {"ants/01.png": drawn(1)}
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz", "photos.tar.xz"])
+def test_an_archive_of_split_folders_below_a_shared_one_gives_the_split(listed, tmp_path, name):
+    members = {f"photos-1.0/{split}/ants/1.png": drawn(n) for n, split in enumerate(("train", "val", "test"))}
+    source = listed(archived(tmp_path / name, members | {"photos-1.0/README": b"Hello."}))
+    assert splits(source) == {f"photos-1.0/{split}/ants/1.png": (split,) for split in ("test", "train", "val")}
+    assert source.notes == ["train, val and test as defined by the folders"]
+
+
+def test_a_tar_of_the_folder_it_was_made_in_has_the_same_paths(listed, tmp_path, five_photos):
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        archive.add(five_photos, ".")
+    source = listed(tmp_path / "photos.tar")
+    assert labels(source) == {path: path.split("/")[0] for path in PATHS}
+    assert contents(source) == contents(listed(five_photos))
+
+
+def test_a_zip_with_backslashes_is_understood(listed, tmp_path):
+    source = listed(
+        archived(tmp_path / "photos.zip", {"ants\\1.png": drawn(1), "ants\\": b"", "bees\\2.png": drawn(2)})
+    )
+    assert contents(source) == {"ants/1.png": drawn(1), "bees/2.png": drawn(2)}
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar.gz"])
+def test_members_that_point_outside_are_rejected_and_the_rest_is_taken_in(listed, tmp_path, name):
+    unsafe = ["../evil.png", "ants/../../evil.png", "/etc/evil.png", "C:/evil.png"]
+    members = {path: drawn(1) for path in unsafe} | {"ants/1.png": drawn(2), "__MACOSX/ants/._1.png": b"x"}
+    source = listed(archived(tmp_path / name, members))
+    assert problems(source) == dict.fromkeys(unsafe, Reason.UNSAFE_PATH)
+    assert contents(source) == {"ants/1.png": drawn(2)}
+    assert [item.path for item in source.items] == sorted([*unsafe, "ants/1.png"])
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz"])
+def test_an_empty_folder_in_an_archive_is_a_class_of_no_image(listed, tmp_path, name):
+    folder = put_classes(tmp_path / "photos", CLASSES)
+    (folder / "wasps").mkdir()
+    (folder / "ants" / "deep").mkdir()
+    if name.endswith("zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for path in sorted(folder.rglob("*")):
+                archive.write(path, path.relative_to(folder))
+    else:
+        with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
+            archive.add(folder, ".")
+    assert listed(tmp_path / name).empty == listed(folder).empty == ("wasps",)
+    assert labels(listed(tmp_path / name)) == labels(listed(folder))
+
+
+def test_of_two_zip_members_with_one_name_the_later_counts(listed, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("ants/1.png", drawn(1))
+        archive.writestr("ants/1.png", drawn(2))
+    assert contents(listed(tmp_path / "photos.zip")) == {"ants/1.png": drawn(2)}
+
+
+def test_names_in_a_tar_that_are_not_utf_8_are_spelled_out_and_still_read(listed, tmp_path):
+    with tarfile.open(tmp_path / "photos.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
+        add_to_tar(archive, "ants/käfer.png", drawn(1))
+    assert contents(listed(tmp_path / "photos.tar")) == {r"ants/k\xe4fer.png": drawn(1)}
+
+
+def test_an_archive_is_listed_from_memory_while_it_stays_the_same(listed, tmp_path):
+    archive = archived(tmp_path / "photos.tar.gz", {path: drawn(1) for path in PATHS})
+    about = archive.stat()
+    before = listed(archive).items
+    archive.write_bytes(b"x" * about.st_size)  # other content with the same size and time: the listing is cached
+    os.utime(archive, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert listed(archive).items == before
+    os.utime(archive)
+    with pytest.raises(SourceError):
+        listed(archive)
+
+
+def test_only_the_members_that_changed_have_another_stamp_in_a_new_zip(listed, tmp_path):
+    def stamps(**changes) -> dict[str, str]:
+        members = {path: drawn(changes.get(path, number)) for number, path in enumerate(PATHS)}
+        return {item.path: item.stamp for item in listed(archived(tmp_path / "photos.zip", members)).items}
+
+    before, after = stamps(), stamps(**{"ants/00.png": 99})
+    assert {path for path in PATHS if before[path] != after[path]} == {"ants/00.png"}
+
+
+# Links and damage
+
+
+def test_links_and_devices_in_a_tar_are_rejected(listed, tmp_path):
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        add_to_tar(archive, "ants/1.png", drawn(1))
+        add_to_tar(archive, "ants/soft.png", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+        add_to_tar(archive, "ants/hard.png", type=tarfile.LNKTYPE, linkname="ants/1.png")
+        add_to_tar(archive, "ants/device.png", type=tarfile.CHRTYPE)
+        add_to_tar(archive, "ants/pipe.png", type=tarfile.FIFOTYPE)
+    source = listed(tmp_path / "photos.tar")
+    assert set(problems(source).values()) == {Reason.UNSAFE_PATH}
+    assert len(problems(source)) == 4
+    assert contents(source) == {"ants/1.png": drawn(1)}
+
+
+def test_links_in_a_zip_are_rejected(listed, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("ants/1.png", drawn(1))
+        link = zipfile.ZipInfo("ants/link.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    assert problems(listed(tmp_path / "photos.zip")) == {"ants/link.png": Reason.UNSAFE_PATH}
+
+
+def test_a_zip_member_with_a_wrong_checksum_is_one_files_fault(listed, tmp_path):
+    archive = archived(tmp_path / "photos.zip", {"ants/1.png": drawn(1), "ants/2.png": drawn(2)})
+    data = bytearray(archive.read_bytes())
+    data[100] ^= 1
+    archive.write_bytes(data)
+    assert contents(listed(archive)) == {"ants/1.png": Reason.UNDECODABLE, "ants/2.png": drawn(2)}
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz", "photos.tar.xz"])
+@pytest.mark.parametrize("content", [b"", b"no archive at all", bytes(range(256)) * 40])
+def test_what_is_no_archive_is_an_error(listed, tmp_path, name, content):
+    put(tmp_path / name, content)
+    with pytest.raises(SourceError, match=f"{name} is not a readable archive") as error:
+        listed(tmp_path / name)
+    assert not isinstance(error.value, Unreachable)
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz", "photos.tar.bz2", "photos.tar.xz"])
+def test_an_archive_that_lacks_its_end_is_an_error_wherever_it_was_cut(listed, tmp_path, name):
+    archive = archived(tmp_path / name, {f"ants/{number}.png": drawn(number) for number in range(4)})
+    whole = archive.read_bytes()
+    header_cut = 512 + -(-len(drawn(0)) // 512) * 512
+    for cut in {1, 3, header_cut, header_cut + 100, len(whole) // 2, *range(1, len(whole), len(whole) // 15)}:
+        archive.write_bytes(whole[:cut])
+        try:
+            source = listed(archive)
+        except SourceError as error:
+            assert "is not a readable archive" in str(error)
+        else:  # only padding is missing
+            assert len(source.items) == 4
+            assert cut > 0.6 * len(whole)
+
+
+@pytest.mark.parametrize("name", ["photos.tar", "photos.zip"])
+def test_an_archive_with_damage_anywhere_is_an_error_or_costs_the_files_it_hit(listed, tmp_path, name):
+    archive = archived(tmp_path / name, {f"ants/{number}.png": drawn(number) for number in range(4)})
+    whole = archive.read_bytes()
+    random = np.random.default_rng(0)
+    for at in random.integers(0, len(whole), 40):
+        damaged = bytearray(whole)
+        damaged[at : at + 8] = random.bytes(8)
+        archive.write_bytes(damaged)
+        try:
+            contents(listed(archive))
+        except SourceError as error:
+            assert name in str(error)
+
+
+# Limits
+
+
+def test_a_member_that_unpacks_to_gigabytes_is_refused_by_its_header(listed, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ants/1.png", drawn(1))
+        with archive.open("ants/bomb.png", "w", force_zip64=True) as member:
+            for _ in range(MAX_FILE_BYTES // 2**24 + 1):
+                member.write(bytes(2**24))
+    assert problems(listed(tmp_path / "photos.zip")) == {"ants/bomb.png": Reason.TOO_LARGE}
+
+
+def header_that_claims(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return a header with its size in base-256 encoding, which allows up to 2**63."""
+    header = bytearray(tarfile.TarInfo("ants/huge.png").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\x80" + size.to_bytes(11, "big")
+    header[156:157] = kind
+    header[148:156] = b" " * 8
+    header[148:155] = b"%06o\0" % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress], ids=["tar", "gz", "bz2", "xz"])
+@pytest.mark.parametrize(
+    "last",
+    [
+        header_that_claims(2**63),
+        header_that_claims(2**40),
+        header_that_claims(2**87),
+        header_that_claims(2**33, tarfile.XHDTYPE),
+        header_that_claims(2**33, tarfile.GNUTYPE_LONGNAME),
+    ],
+)
+def test_a_tar_whose_header_claims_what_is_not_there_is_an_error_at_once(listed, tmp_path, pack, last):
+    images = {f"{'ab'[number % 2]}/{number}.png": encoded(picture(number)) for number in range(4)}
+    content = tar_bytes(images).rstrip(b"\0")
+    content = content.ljust(-(-len(content) // 512) * 512, b"\0") + last + bytes(1024)
+    name = {bytes: "a.tar", gzip.compress: "a.tar.gz", bz2.compress: "a.tar.bz2", lzma.compress: "a.tar.xz"}[pack]
+    put(tmp_path / name, pack(content))
+    with pytest.raises(SourceError, match=r"is not a readable archive"):
+        listed(tmp_path / name)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
+def test_an_archive_that_unpacks_to_hundreds_of_times_its_size_is_refused(listed, tmp_path, name, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 2**24)
+    members = {f"ants/{number}.bmp": bytes(2**21) for number in range(20)}
+    data = zip_bytes(members, compression=zipfile.ZIP_DEFLATED) if name == "a.zip" else tar_bytes(members, "gz")
+    put(tmp_path / name, data)
+    with pytest.raises(SourceError, match=r"its [\d,]+ bytes unpack to [\d,]+ or more"):
+        listed(tmp_path / name)
+
+
+def test_an_index_of_a_zip_is_not_read_if_it_is_too_large(listed, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_INDEX_BYTES", 100)
+    path = archived(tmp_path / "photos.zip", {f"a/{number}.png": drawn(number) for number in range(3)})
+    with pytest.raises(SourceError, match=r"its index takes [0-9]+ bytes; expected at most 100"):
+        listed(path)

@@ -1,0 +1,139 @@
+"""The next ingest of the same sources: it reads only new files, appends shards, and changes none that exist."""
+
+import os
+import shutil
+from collections import Counter
+
+import pytest
+
+from rootstock.config import params
+from rootstock.dataset import shards
+from rootstock.ingest.ingest import IngestResult
+from rootstock.system.errors import SourceError
+from tests.images import encoded, picture, put, put_classes
+
+
+def test_a_second_look_writes_nothing(store, photos):
+    store.ingest(photos)
+    times, content = store.times(), store.bytes()
+    assert store.ingest(photos) == IngestResult(images=15, new=0, rejected=0, changed=False)
+    assert (store.times(), store.bytes()) == (times, content)
+
+
+def test_a_second_look_imports_neither_pandas_nor_torch(store, photos):
+    store.ingest(photos)
+    assert store.start_ingest(photos).communicate()[0].startswith("0 [] ")
+
+
+def test_only_what_is_new_is_read(store, photos):
+    store.ingest(photos)
+    for path in photos.rglob("*.png"):  # reading these again would add an unknown image
+        about = path.stat()
+        path.write_bytes(encoded(picture(999))[: about.st_size].ljust(about.st_size, b"\0"))
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    put(photos / "ants" / "new.png", 500)
+    assert store.ingest(photos) == IngestResult(images=16, new=1, rejected=0, changed=True)
+
+
+def test_new_images_make_a_new_shard_in_a_new_batch_and_no_old_byte_changes(store, photos):
+    store.ingest(photos)
+    before = store.bytes()
+    put_classes(photos, {"hornets": 3}, first=300)
+    assert store.ingest(photos).new == 3
+    after = store.bytes()
+    assert {name: after[name] for name in before if name.endswith(".tar")} == {
+        name: data for name, data in before.items() if name.endswith(".tar")
+    }
+    assert Counter(store.manifest["batch"]) == {1: 15, 2: 3}
+    assert store.summary["batches"] == {"1": 15, "2": 3}
+    assert len(shards.names(store.images)) == 2
+
+
+def test_a_moved_image_is_relabelled_and_no_shard_is_touched(store, photos):
+    store.ingest(photos)
+    before, times = store.splits, {name: at for name, at in store.times().items() if name.endswith(".tar")}
+    (photos / "ants" / "00.png").rename(photos / "bees" / "moved.png")
+    assert store.ingest(photos) == IngestResult(images=15, new=0, rejected=0, changed=True)
+    assert store.labels["bees/moved.png"] == "bees"
+    assert store.splits == before
+    assert {name: at for name, at in store.times().items() if name.endswith(".tar")} == times
+
+
+def test_a_removed_image_leaves_the_manifest_and_no_shard_is_touched(store, photos):
+    store.ingest(photos)
+    times = {name: at for name, at in store.times().items() if name.endswith(".tar")}
+    (photos / "ants" / "00.png").unlink()
+    assert store.ingest(photos) == IngestResult(images=14, new=0, rejected=0, changed=True)
+    assert "ants/00.png" not in store.labels
+    assert {name: at for name, at in store.times().items() if name.endswith(".tar")} == times
+
+
+def test_a_file_with_new_content_is_a_new_image(store, photos):
+    store.ingest(photos)
+    old = store.manifest.set_index("path").loc["ants/00.png", "image_id"]
+    put(photos / "ants" / "00.png", 600)
+    assert store.ingest(photos) == IngestResult(images=15, new=1, rejected=0, changed=True)
+    row = store.manifest.set_index("path").loc["ants/00.png"]
+    assert row["image_id"] != old
+    assert row["batch"] == 2
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(store, photos):
+    (photos / "ants" / "late.png").symlink_to(photos.parent / "late.png")
+    store.ingest(photos)
+    times = store.times()
+    assert store.ingest(photos) == IngestResult(images=15, new=0, rejected=1, changed=False)
+    assert store.times() == times
+    put(photos.parent / "late.png", 700)
+    assert store.ingest(photos) == IngestResult(images=16, new=1, rejected=0, changed=True)
+
+
+def test_a_changed_rule_is_held_to_old_images_too(store, photos):
+    put(photos / "ants" / "small.png", picture(800, 20, 20))
+    put(photos / "ants" / "misnamed.jpg", encoded(picture(801)))
+    assert store.ingest(photos, accept_wrong_extension=True).images == 17
+    before = store.splits
+    assert store.ingest(photos, min_side=21).images == 15
+    assert store.rejected == {"ants/small.png": "too_small", "ants/misnamed.jpg": "wrong_extension"}
+    assert store.ingest(photos, accept_wrong_extension=True) == IngestResult(images=17, new=0, rejected=0, changed=True)
+    assert store.splits == before
+
+
+def test_after_an_error_the_repaired_source_is_taken_in_without_reading_it_again(store, photos):
+    put_classes(photos, {"hornets": 2}, first=300)
+    with pytest.raises(SourceError):
+        store.ingest(photos)
+    put(photos / "hornets" / "third.png", 310)
+    assert store.ingest(photos) == IngestResult(images=18, new=1, rejected=0, changed=True)
+    assert set(store.manifest["batch"]) == {1}
+
+
+def test_an_embedded_sample_is_a_source_and_is_not_written_again_in_another_clone(store):
+    sample = params.Source(path="sample:printed", domain="printed")
+    assert store.ingest(sample) == IngestResult(images=880, new=880, rejected=0, changed=True)
+    before = store.bytes()
+    assert store.ingest(sample).changed is False
+    shutil.rmtree(store.scratch)
+    assert store.ingest(sample).changed is False
+    assert not (store.scratch / "sample").exists()
+    assert store.bytes() == before
+
+
+# Missing shards
+
+
+def test_shards_that_are_missing_are_packed_again_with_their_splits_where_the_source_is_there(store, photos):
+    store.ingest(photos)
+    before = store.splits
+    shutil.rmtree(store.images)
+    assert store.ingest(photos).new == 15
+    assert store.splits == before
+    assert set(store.manifest["batch"]) == {1}
+
+
+def test_shards_that_are_missing_are_an_error_where_the_source_is_away(store, photos):
+    store.ingest(photos)
+    shutil.rmtree(store.images)
+    shutil.rmtree(photos)
+    with pytest.raises(SourceError, match=r"000000-\w+.tar does not exist, nor do the source images: .*dvc pull"):
+        store.ingest(photos)

@@ -1,0 +1,203 @@
+"""Tables with one row per image as sources: their columns, the files that they name, and what makes one an error."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rootstock.images.inspection import MAX_FILE_BYTES, Reason
+from rootstock.ingest.layout import SPLITS
+from rootstock.ingest.sources import Unreachable
+from rootstock.system.errors import SourceError
+from tests.images import put
+from tests.listing import contents, drawn, labels, manifest, problems, splits
+
+
+def test_a_csv_names_paths_and_labels(listed, tmp_path, five_photos):
+    manifest(tmp_path / "list.csv", "path,label\nphotos/ants/00.png,007\nphotos/bees/00.png,true\n")
+    source = listed(tmp_path / "list.csv")
+    assert labels(source) == {"photos/ants/00.png": "007", "photos/bees/00.png": "true"}
+    assert {item.domain for item in source.items} == {"garden"}
+    assert contents(source) == {"photos/ants/00.png": drawn(0), "photos/bees/00.png": drawn(3)}
+
+
+def test_a_tsv_is_separated_by_tabs(listed, tmp_path, five_photos):
+    manifest(five_photos / "list.TSV", "label\tpath\nants, red\tants/00.png\n")
+    assert labels(listed(five_photos / "list.TSV")) == {"ants/00.png": "ants, red"}
+
+
+def test_domain_and_split_columns_count_where_they_are_filled(listed, five_photos):
+    rows = "ants/00.png,ants,,train\nants/01.png,ants,meadow,Valid\nants/02.png,ants,meadow,\n"
+    source = listed(manifest(five_photos / "list.csv", "path,label,domain,split\n" + rows))
+    assert [(item.domain, item.splits) for item in source.items] == [
+        ("garden", ("train",)),
+        ("meadow", ("val",)),
+        ("meadow", SPLITS),
+    ]
+    assert source.notes == []
+
+
+def test_rows_without_a_test_split_are_read_as_folders_without_one(listed, five_photos):
+    rows = "ants/00.png,ants,train\nbees/00.png,bees,val\n"
+    source = listed(manifest(five_photos / "list.csv", "path,label,split\n" + rows))
+    assert list(splits(source).values()) == [("train", "val"), ("test",)]
+    assert source.notes == ["no test row: val becomes the test split, and validation is drawn from train"]
+
+
+def test_a_parquet_manifest_may_have_labels_of_any_type(listed, five_photos):
+    for labels_, expected in (
+        (pa.array([7, 12]), ["7", "12"]),
+        (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
+        (pa.array(["a", None]), ["a"]),
+    ):
+        table = pa.table({"path": ["ants/00.png", "bees/00.png"], "label": labels_, "other": [b"x", b"y"]})
+        pq.write_table(table, five_photos / "list.parquet")
+        assert list(labels(listed(five_photos / "list.parquet")).values()) == expected
+
+
+# Paths and spellings
+
+
+def test_paths_with_backslashes_are_read_with_slashes_where_that_is_what_is_there(listed, five_photos):
+    put(five_photos / "odd\\name.png", 70)
+    rows = "ants\\00.png,a\n.\\bees\\01.png,b\nodd\\name.png,c\nants\\gone.png,a\n"
+    source = listed(manifest(five_photos / "list.csv", "path,label\n" + rows))
+    assert labels(source) == {"ants/00.png": "a", "bees/01.png": "b", "odd\\name.png": "c"}
+    assert problems(source) == {"ants\\gone.png": Reason.UNREADABLE}
+    assert source.notes == ["2 paths have backslashes, read as slashes (e.g. ants\\00.png)"]
+
+
+def test_splits_of_rows_may_have_other_names_and_labels_have_one_spelling(listed, five_photos):
+    rows = 'ants/00.png," ants",Training\nants/01.png,ants ,dev\nants/02.png,"fire  ants",hold-out\n'
+    source = listed(manifest(five_photos / "list.csv", "path,label,split\n" + rows))
+    assert [(item.label, item.splits) for item in source.items] == [
+        ("ants", ("train",)), ("ants", ("val",)), ("fire ants", ("test",))
+    ]  # fmt: skip
+
+
+def test_no_absolute_path_gets_into_the_data(listed, tmp_path, five_photos):
+    elsewhere = put(tmp_path / "elsewhere" / "1.png", 50)
+    rows = [five_photos / "ants" / "00.png", elsewhere, f"file://{five_photos}/bees/00.png", "./bees/01.png"]
+    manifest(five_photos / "list.csv", "path,label\n" + "".join(f"{row},x\n" for row in rows))
+    source = listed(five_photos / "list.csv")
+    assert contents(source) == {
+        "../elsewhere/1.png": drawn(50),
+        "ants/00.png": drawn(0),
+        "bees/00.png": drawn(3),
+        "bees/01.png": drawn(4),
+    }
+
+
+# Errors
+
+
+def test_a_missing_column_is_an_error_that_names_what_is_there(listed, five_photos):
+    for name in ("list.csv", "list.parquet"):
+        if name.endswith("csv"):
+            manifest(five_photos / name, "file,label\nants/00.png,ants\n")
+        else:
+            pq.write_table(pa.table({"file": ["a"], "label": ["b"]}), five_photos / name)
+        with pytest.raises(SourceError, match=rf"{name}: no column 'path'; it has file, label"):
+            listed(five_photos / name)
+
+
+def test_a_wrong_split_is_an_error_that_names_the_row(listed, five_photos):
+    manifest(five_photos / "list.csv", "path,label,split\nants/00.png,ants,both\n")
+    with pytest.raises(SourceError, match=r"split of ants/00.png is 'both'; expected train, val or test"):
+        listed(five_photos / "list.csv")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"path,label\nonly one\n", b"path,label\n\xff\xfe,x\n"], ids=["empty", "ragged", "latin"]
+)
+def test_a_broken_manifest_is_an_error(listed, five_photos, content):
+    put(five_photos / "list.csv", content)
+    with pytest.raises(SourceError, match=r"list.csv: not a readable manifest"):
+        listed(five_photos / "list.csv")
+
+
+def test_a_broken_parquet_file_is_an_error(listed, five_photos):
+    put(five_photos / "list.parquet", b"PAR1 not really")
+    with pytest.raises(SourceError, match=r"list.parquet: not a readable manifest"):
+        listed(five_photos / "list.parquet")
+
+
+def test_a_row_without_a_file_or_without_a_label_is_rejected(listed, five_photos):
+    manifest(
+        five_photos / "list.csv", "path,label\nants/00.png,ants\nants/gone.png,ants\nbees/00.png,\nants,ants\n,x\n"
+    )
+    assert problems(listed(five_photos / "list.csv")) == {
+        "ants": Reason.UNREADABLE,
+        "ants/gone.png": Reason.UNREADABLE,
+        "bees/00.png": Reason.NO_LABEL,
+    }
+
+
+WRONG_TABLES = {
+    "a column twice": (b"path,label,label\na.png,a,b\n", "the column 'label' appears twice"),
+    "no rows": (b"path,label\n", "lists no images"),
+    "rows without paths": (b"path,label\n,a\n,b\n", "lists no images"),
+    "nothing": (b"", "not a readable manifest"),
+    "UTF-16": ("path,label\na.png,a\n".encode("utf-16"), "not a readable manifest|no column"),
+    "semicolons": (b"path;label\na.png;a\n", "no column 'path'; it has path;label"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_TABLES)
+def test_a_table_that_is_there_and_wrong_is_an_error_and_never_taken_for_away(listed, five_photos, name):
+    content, said = WRONG_TABLES[name]
+    with pytest.raises(SourceError, match=said) as error:
+        listed(put(five_photos / "list.csv", content))
+    assert not isinstance(error.value, Unreachable)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"path": ["a.png"], "label": [["a"]]}, r"the column 'label' holds list<.*expected text"),
+        ({"path": ["a.png"], "label": [{"x": 1}]}, r"the column 'label' holds struct<"),
+        ({"path": [["a.png"]], "label": ["a"]}, r"the column 'path' holds list<"),
+        ({"path": pa.array([], pa.string()), "label": pa.array([], pa.string())}, "lists no images"),
+        ({"file": ["a.png"]}, "no column 'path'; it has file"),
+    ],
+)
+def test_a_parquet_table_of_other_things_is_an_error_and_never_taken_for_away(listed, five_photos, columns, said):
+    pq.write_table(pa.table(columns), five_photos / "list.parquet")
+    whole = (five_photos / "list.parquet").read_bytes()
+    with pytest.raises(SourceError, match=said) as error:
+        listed(five_photos / "list.parquet")
+    assert not isinstance(error.value, Unreachable)
+    for cut in (1, len(whole) // 2, len(whole) - 1):
+        with pytest.raises(SourceError, match="not a readable manifest") as error:
+            listed(put(five_photos / "list.parquet", whole[:cut]))
+        assert not isinstance(error.value, Unreachable)
+
+
+# Limits
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"path": pa.repeat("ants/00.png", 20_000_000), "label": pa.repeat("ants", 20_000_000)}),
+        pa.table({"path": pa.repeat("a" * 2_000_000, 200).dictionary_encode(), "label": pa.repeat("ants", 200)}),
+    ],
+    ids=["millions of rows", "names of megabytes"],
+)
+def test_a_table_that_unpacks_to_hundreds_of_times_its_size_is_refused(listed, five_photos, table):
+    pq.write_table(table, five_photos / "labels.parquet", compression="zstd")
+    assert (five_photos / "labels.parquet").stat().st_size < 2_000_000
+    with pytest.raises(SourceError, match=r"labels.parquet: not a readable manifest: .* (rows|or more)"):
+        listed(five_photos / "labels.parquet")
+
+
+def test_a_table_larger_than_any_is_refused_unread(listed, five_photos):
+    with (five_photos / "labels.csv").open("w") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(SourceError, match=r"labels.csv holds [\d,]+ bytes; expected a table of at most 536,870,912"):
+        listed(five_photos / "labels.csv")
+
+
+def test_a_table_of_very_many_columns_is_refused(listed, tmp_path):
+    with pytest.raises(SourceError, match="more than 10,000 columns"):
+        listed(manifest(tmp_path / "list.csv", "path,label" + ",x" * 20_000 + "\n"))

@@ -1,0 +1,224 @@
+"""Sources on remote stores and web servers: folders, archives and manifests as on a disk, read concurrently, and
+of each file at most as much as an image may have."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from rootstock.images.inspection import Reason, Rejected
+from rootstock.ingest import folders
+from rootstock.ingest.sources import Unreachable
+from rootstock.system.errors import SourceError
+from tests.archive_files import archived
+from tests.images import put
+from tests.listing import PATHS, contents, drawn, manifest, problems
+
+
+def test_a_store_of_another_kind_holds_folders_archives_and_manifests(listed, memory, tmp_path):
+    for number, path in enumerate(PATHS):
+        memory.pipe(f"/bucket/photos/{path}", drawn(number))
+    expected = {path: drawn(number) for number, path in enumerate(PATHS)}
+    for name in ("photos.zip", "photos.tar.gz"):
+        memory.pipe(f"/bucket/{name}", archived(tmp_path / name, expected).read_bytes())
+        assert contents(listed(f"memory://bucket/{name}")) == expected
+    assert contents(listed("memory://bucket/photos")) == expected
+    rows = "".join(f"../photos/{path},x\n" for path in PATHS[:2]) + f"memory://bucket/photos/{PATHS[2]},x\ngone.png,x\n"
+    memory.pipe("/bucket/lists/list.csv", b"path,label\n" + rows.encode())
+    source = listed("memory://bucket/lists/list.csv")
+    assert contents(source) == {f"../photos/{path}": expected[path] for path in PATHS[:3]}
+    assert problems(source) == {"gone.png": Reason.UNREADABLE}
+
+
+def test_a_file_rewritten_in_a_store_has_another_stamp(listed, memory):
+    memory.pipe("/bucket/photos/ants/1.png", b"12345")
+    before = listed("memory://bucket/photos").items[0].stamp
+    memory.pipe("/bucket/photos/ants/1.png", b"54321")
+    assert listed("memory://bucket/photos").items[0].stamp != before
+
+
+@pytest.mark.parametrize("name", ["a[1].png", "a*.png", "a?.png", "{b,c}.png"])
+def test_a_name_in_a_store_is_no_pattern(listed, name):
+    store = fsspec.filesystem("memory")
+    for path in ("a1.png", "ab.png", "b.png", name):
+        store.pipe_file(f"/patterns/x/{path}", path.encode())
+    try:
+        assert contents(listed("memory://patterns"))[f"x/{name}"] == name.encode()
+    finally:
+        store.rm("/patterns", recursive=True)
+
+
+# Web servers
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def copyfile(self, source, outputfile):
+        with suppress(ConnectionError):  # a client that only checks for existence hangs up
+            super().copyfile(source, outputfile)
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128  # pending connections
+
+
+@contextmanager
+def web(folder: Path, handler: type[SimpleHTTPRequestHandler] = Quiet) -> Iterator[str]:
+    """Serve a folder on the loopback interface without support for byte ranges; yields its URL."""
+    server = Server(("127.0.0.1", 0), partial(handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Serve a folder; yields the folder and its URL."""
+    with web(tmp_path / "served") as url:
+        yield tmp_path / "served", url
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+def test_a_web_server_holds_folders_archives_and_manifests(listed, served):
+    folder, url = served
+    expected = {f"pink ants/{number}.png": drawn(number) for number in range(3)}
+    for path, data in expected.items():
+        put(folder / "photos" / path, data)
+    assert contents(listed(f"{url}/photos")) == expected
+    for name in ("photos.zip", "photos.tar.gz"):
+        assert contents(listed(f"{url}/{archived(folder / name, expected).name}")) == expected
+    manifest(folder / "list.csv", "path,label\nphotos/pink%20ants/0.png,x\n")
+    assert list(contents(listed(f"{url}/list.csv")).values()) == [drawn(0)]
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+def test_a_web_server_that_does_not_answer_is_unreachable(listed, served):
+    _, url = served
+    with pytest.raises(Unreachable, match="does not exist"):
+        listed(f"{url}/photos")
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:9"):
+        listed("http://127.0.0.1:9/photos")
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (400, "Bad Request"),
+        (401, "Unauthorized"),
+        (403, "Forbidden"),
+        (404, "does not exist"),
+        (503, "cannot be reached"),
+    ],
+)
+def test_a_web_server_that_refuses_is_an_error_and_one_that_fails_is_away(listed, tmp_path, status, said):
+    class Refusing(Quiet):
+        def send_head(self):
+            self.send_error(status)
+
+    (tmp_path / "web").mkdir()
+    with web(tmp_path / "web", Refusing) as url:
+        for name in ("photos", "photos.zip", "list.csv"):
+            with pytest.raises(SourceError, match=said) as raised:
+                listed(f"{url}/{name}")
+            assert isinstance(raised.value, Unreachable) == (status in (404, 503))
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+def test_a_store_is_asked_for_many_files_at_once_and_not_for_all(listed, tmp_path):
+    many, asked = 320, []
+    together = threading.Barrier(32, timeout=20)
+
+    class Patient(Quiet):
+        """Answers only once this many requests are waiting."""
+
+        def send_head(self):
+            if self.path.endswith(".png"):
+                asked.append(self.path)
+                together.wait()
+            return super().send_head()
+
+    for number in range(many):
+        put(tmp_path / "web" / f"{number}.png", b"%d" % number)
+    manifest(tmp_path / "web" / "list.csv", "path,label\n" + "".join(f"{number}.png,x\n" for number in range(many)))
+    with web(tmp_path / "web", Patient) as url:
+        source = listed(f"{url}/list.csv")
+        (tmp_path / "web" / "99.png").unlink()
+        asked.clear()
+        reading = source.read({item.path for item in source.items})
+        first = next(reading)
+        assert len(asked) <= 4 * 2 * 16
+        found = {item.path: load for item, load in chain([first], reading)}
+    with pytest.raises(Rejected, match="unreadable"):
+        found.pop("99.png")()
+    assert {path: load() for path, load in found.items()} == {
+        f"{number}.png": b"%d" % number for number in range(many) if number != 99
+    }
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+def test_a_file_of_a_web_server_is_read_no_further_than_it_may_be_large(listed, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MAX_FILE_BYTES", 2**22)
+    sent = []
+
+    class Endless(Quiet):
+        """Sends files without a content length; one file never ends."""
+
+        def do_GET(self):
+            if not self.path.endswith("x.png"):
+                return super().do_GET()
+            self.send_response(200)
+            self.end_headers()
+            with suppress(ConnectionError):
+                while len(sent) < 4000:
+                    self.wfile.write(bytes(2**18))
+                    sent.append(2**18)
+            return None
+
+    for name in ("a/endx.png", "a/1.png", "b/2.png"):
+        put(tmp_path / "web/photos" / name, drawn(1))
+    with web(tmp_path / "web", Endless) as url:
+        source = listed(f"{url}/photos")
+        found = {item.path: load() for item, load in source.read({item.path for item in source.items})}
+    assert found["a/1.png"] == found["b/2.png"] == drawn(1)
+    assert len(found["a/endx.png"]) == 2**22 + 1  # which is too large
+    assert sum(sent) < 2**27
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+def test_a_table_of_a_web_server_that_says_no_size_is_read_to_its_end(listed, tmp_path):
+    class Slowly(Quiet):
+        def do_GET(self):
+            if not self.path.endswith(".csv"):
+                return super().do_GET()
+            self.send_response(200)
+            self.end_headers()
+            for line in (tmp_path / "web/list.csv").read_bytes().splitlines(keepends=True):
+                self.wfile.write(line)
+                self.wfile.flush()
+                time.sleep(0.01)
+            return None
+
+        def do_HEAD(self):
+            self.send_response(200)
+            self.end_headers()
+
+    put(tmp_path / "web/1.png", drawn(1))
+    manifest(tmp_path / "web/list.csv", "path,label\n" + "".join(f"1.png?{number},x\n" for number in range(50)))
+    with web(tmp_path / "web", Slowly) as url:
+        assert len(listed(f"{url}/list.csv").items) == 50

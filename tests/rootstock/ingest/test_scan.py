@@ -1,0 +1,66 @@
+"""A damaged scan cache costs a second reading of the sources, and nothing else."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rootstock.ingest.ingest import IngestResult
+from tests.images import put
+
+
+def page_of(number: int):
+    """Fill a page of an SQLite file with noise; pages are numbered from the end."""
+
+    def damage(path: Path) -> None:
+        with path.open("r+b") as file:
+            size = file.seek(0, 2)
+            file.seek(size - 4096 * number)
+            file.write(np.random.default_rng(number).bytes(4096))
+
+    return damage
+
+
+def foreign_tables(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.executescript("create table notes (what text); create table looked (one int, two int)")
+
+
+def changed_by(statement: str):
+    def change(path: Path) -> None:
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute(statement)
+
+    return change
+
+
+HARMS_TO_A_SCAN = {
+    "another kind of file": lambda path: path.write_bytes(b"no database" * 1000),
+    "empty": lambda path: path.write_bytes(b""),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "without its last page": lambda path: path.write_bytes(path.read_bytes()[:-4096]),
+    **{f"noise in page {number} from the end": page_of(number) for number in range(1, 13)},
+    "another program's tables": foreign_tables,
+    "an unknown reason": changed_by("update looked set reason = 'because', image_id = null"),
+    "a hash that is none": changed_by("update packed set phash = 'half'"),
+    "a text that is none": changed_by("update looked set stamp = cast(x'ff' as text)"),
+    "one column emptied": changed_by("update packed set phash = null"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS_TO_A_SCAN)
+def test_a_scan_cache_that_something_happened_to_costs_another_look_and_nothing_else(store, photos, harm):
+    store.ingest(photos)
+    put(next(photos.iterdir()) / "new.png", 777)  # otherwise little of it is read
+    kept = store.bytes()
+    HARMS_TO_A_SCAN[harm](store.scratch / "scan.sqlite")
+    assert store.ingest(photos) == IngestResult(images=16, new=1, rejected=0, changed=True)
+    now = store.bytes()
+    assert {name: now[name] for name in kept if name.endswith(".tar")} == {
+        name: data for name, data in kept.items() if name.endswith(".tar")
+    }
+    assert store.ingest(photos) == IngestResult(images=16, new=0, rejected=0, changed=False)
