@@ -31,14 +31,14 @@ def test_an_archive_of_class_folders_is_a_source(listed, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz", "photos.tar.xz"])
-def test_an_archive_of_split_folders_below_a_shared_one_gives_the_split(listed, tmp_path, name):
+def test_split_folders_of_an_archive_determine_the_splits_below_a_common_folder_too(listed, tmp_path, name):
     members = {f"photos-1.0/{split}/ants/1.png": drawn(n) for n, split in enumerate(("train", "val", "test"))}
     source = listed(archived(tmp_path / name, members | {"photos-1.0/README": b"Hello."}))
     assert splits(source) == {f"photos-1.0/{split}/ants/1.png": (split,) for split in ("test", "train", "val")}
     assert source.notes == ["train, val and test as defined by the folders"]
 
 
-def test_a_tar_of_the_folder_it_was_made_in_has_the_same_paths(listed, tmp_path, five_photos):
+def test_a_tar_made_inside_a_folder_lists_the_same_paths_as_the_folder(listed, tmp_path, five_photos):
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:
         archive.add(five_photos, ".")
     source = listed(tmp_path / "photos.tar")
@@ -46,7 +46,7 @@ def test_a_tar_of_the_folder_it_was_made_in_has_the_same_paths(listed, tmp_path,
     assert contents(source) == contents(listed(five_photos))
 
 
-def test_a_zip_with_backslashes_is_understood(listed, tmp_path):
+def test_backslashes_in_the_names_of_a_zip_are_separators(listed, tmp_path):
     source = listed(
         archived(tmp_path / "photos.zip", {"ants\\1.png": drawn(1), "ants\\": b"", "bees\\2.png": drawn(2)})
     )
@@ -54,7 +54,7 @@ def test_a_zip_with_backslashes_is_understood(listed, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["photos.zip", "photos.tar.gz"])
-def test_members_that_point_outside_are_rejected_and_the_rest_is_taken_in(listed, tmp_path, name):
+def test_members_that_point_outside_the_archive_are_rejected_and_the_others_listed(listed, tmp_path, name):
     unsafe = ["../evil.png", "ants/../../evil.png", "/etc/evil.png", "C:/evil.png"]
     members = {path: drawn(1) for path in unsafe} | {"ants/1.png": drawn(2), "__MACOSX/ants/._1.png": b"x"}
     source = listed(archived(tmp_path / name, members))
@@ -64,7 +64,7 @@ def test_members_that_point_outside_are_rejected_and_the_rest_is_taken_in(listed
 
 
 @pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz"])
-def test_an_empty_folder_in_an_archive_is_a_class_of_no_image(listed, tmp_path, name):
+def test_an_empty_folder_in_an_archive_is_an_empty_class(listed, tmp_path, name):
     folder = put_classes(tmp_path / "photos", CLASSES)
     (folder / "wasps").mkdir()
     (folder / "ants" / "deep").mkdir()
@@ -79,20 +79,20 @@ def test_an_empty_folder_in_an_archive_is_a_class_of_no_image(listed, tmp_path, 
     assert labels(listed(tmp_path / name)) == labels(listed(folder))
 
 
-def test_of_two_zip_members_with_one_name_the_later_counts(listed, tmp_path):
+def test_of_two_zip_members_with_the_same_name_the_later_one_counts(listed, tmp_path):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("ants/1.png", drawn(1))
         archive.writestr("ants/1.png", drawn(2))
     assert contents(listed(tmp_path / "photos.zip")) == {"ants/1.png": drawn(2)}
 
 
-def test_names_in_a_tar_that_are_not_utf_8_are_spelled_out_and_still_read(listed, tmp_path):
+def test_tar_members_with_names_that_are_not_utf_8_are_listed_with_escapes_and_read(listed, tmp_path):
     with tarfile.open(tmp_path / "photos.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
         add_to_tar(archive, "ants/käfer.png", drawn(1))
     assert contents(listed(tmp_path / "photos.tar")) == {r"ants/k\xe4fer.png": drawn(1)}
 
 
-def test_an_archive_is_listed_from_memory_while_it_stays_the_same(listed, tmp_path):
+def test_the_listing_of_an_unchanged_archive_is_cached(listed, tmp_path):
     archive = archived(tmp_path / "photos.tar.gz", {path: drawn(1) for path in PATHS})
     about = archive.stat()
     before = listed(archive).items
@@ -104,7 +104,7 @@ def test_an_archive_is_listed_from_memory_while_it_stays_the_same(listed, tmp_pa
         listed(archive)
 
 
-def test_only_the_members_that_changed_have_another_stamp_in_a_new_zip(listed, tmp_path):
+def test_in_a_rewritten_zip_only_changed_members_have_new_stamps(listed, tmp_path):
     def stamps(**changes) -> dict[str, str]:
         members = {path: drawn(changes.get(path, number)) for number, path in enumerate(PATHS)}
         return {item.path: item.stamp for item in listed(archived(tmp_path / "photos.zip", members)).items}
@@ -138,7 +138,7 @@ def test_links_in_a_zip_are_rejected(listed, tmp_path):
     assert problems(listed(tmp_path / "photos.zip")) == {"ants/link.png": Reason.UNSAFE_PATH}
 
 
-def test_a_zip_member_with_a_wrong_checksum_is_one_files_fault(listed, tmp_path):
+def test_a_zip_member_with_a_wrong_checksum_is_rejected_and_the_others_read(listed, tmp_path):
     archive = archived(tmp_path / "photos.zip", {"ants/1.png": drawn(1), "ants/2.png": drawn(2)})
     data = bytearray(archive.read_bytes())
     data[100] ^= 1
@@ -148,7 +148,7 @@ def test_a_zip_member_with_a_wrong_checksum_is_one_files_fault(listed, tmp_path)
 
 @pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz", "photos.tar.xz"])
 @pytest.mark.parametrize("content", [b"", b"no archive at all", bytes(range(256)) * 40])
-def test_what_is_no_archive_is_an_error(listed, tmp_path, name, content):
+def test_a_file_that_is_not_an_archive_is_an_error(listed, tmp_path, name, content):
     put(tmp_path / name, content)
     with pytest.raises(SourceError, match=f"{name} is not a readable archive") as error:
         listed(tmp_path / name)
@@ -156,7 +156,7 @@ def test_what_is_no_archive_is_an_error(listed, tmp_path, name, content):
 
 
 @pytest.mark.parametrize("name", ["photos.zip", "photos.tar", "photos.tar.gz", "photos.tar.bz2", "photos.tar.xz"])
-def test_an_archive_that_lacks_its_end_is_an_error_wherever_it_was_cut(listed, tmp_path, name):
+def test_a_truncated_archive_is_an_error_wherever_it_was_cut(listed, tmp_path, name):
     archive = archived(tmp_path / name, {f"ants/{number}.png": drawn(number) for number in range(4)})
     whole = archive.read_bytes()
     header_cut = 512 + -(-len(drawn(0)) // 512) * 512
@@ -172,7 +172,7 @@ def test_an_archive_that_lacks_its_end_is_an_error_wherever_it_was_cut(listed, t
 
 
 @pytest.mark.parametrize("name", ["photos.tar", "photos.zip"])
-def test_an_archive_with_damage_anywhere_is_an_error_or_costs_the_files_it_hit(listed, tmp_path, name):
+def test_damage_anywhere_in_an_archive_is_an_error_or_affects_only_the_damaged_members(listed, tmp_path, name):
     archive = archived(tmp_path / name, {f"ants/{number}.png": drawn(number) for number in range(4)})
     whole = archive.read_bytes()
     random = np.random.default_rng(0)
@@ -189,7 +189,7 @@ def test_an_archive_with_damage_anywhere_is_an_error_or_costs_the_files_it_hit(l
 # Limits
 
 
-def test_a_member_that_unpacks_to_gigabytes_is_refused_by_its_header(listed, tmp_path):
+def test_a_member_that_unpacks_to_gigabytes_is_rejected_by_its_header(listed, tmp_path):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("ants/1.png", drawn(1))
         with archive.open("ants/bomb.png", "w", force_zip64=True) as member:
@@ -220,7 +220,7 @@ def header_that_claims(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
         header_that_claims(2**33, tarfile.GNUTYPE_LONGNAME),
     ],
 )
-def test_a_tar_whose_header_claims_what_is_not_there_is_an_error_at_once(listed, tmp_path, pack, last):
+def test_a_tar_header_with_an_impossible_size_is_an_error_at_once(listed, tmp_path, pack, last):
     images = {f"{'ab'[number % 2]}/{number}.png": encoded(picture(number)) for number in range(4)}
     content = tar_bytes(images).rstrip(b"\0")
     content = content.ljust(-(-len(content) // 512) * 512, b"\0") + last + bytes(1024)
@@ -232,7 +232,7 @@ def test_a_tar_whose_header_claims_what_is_not_there_is_an_error_at_once(listed,
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
-def test_an_archive_that_unpacks_to_hundreds_of_times_its_size_is_refused(listed, tmp_path, name, monkeypatch):
+def test_an_archive_that_unpacks_to_many_times_its_size_is_an_error(listed, tmp_path, name, monkeypatch):
     monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 2**24)
     members = {f"ants/{number}.bmp": bytes(2**21) for number in range(20)}
     data = zip_bytes(members, compression=zipfile.ZIP_DEFLATED) if name == "a.zip" else tar_bytes(members, "gz")
@@ -241,7 +241,7 @@ def test_an_archive_that_unpacks_to_hundreds_of_times_its_size_is_refused(listed
         listed(tmp_path / name)
 
 
-def test_an_index_of_a_zip_is_not_read_if_it_is_too_large(listed, tmp_path, monkeypatch):
+def test_a_zip_with_an_oversized_index_is_an_error(listed, tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_INDEX_BYTES", 100)
     path = archived(tmp_path / "photos.zip", {f"a/{number}.png": drawn(number) for number in range(3)})
     with pytest.raises(SourceError, match=r"its index takes [0-9]+ bytes; expected at most 100"):

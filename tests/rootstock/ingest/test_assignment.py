@@ -1,4 +1,4 @@
-"""The splits of a dataset: assigned once, shared by near duplicates, and kept whatever comes and goes."""
+"""The splits of a dataset: assigned once, shared by near duplicates, and kept whatever is added and removed."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ from tests.images import nearly, picture, put, put_classes
 from tests.store import CLASSES, Store
 
 
-def test_folders_give_the_split_and_the_summary_says_what_was_made_of_them(store, tmp_path):
+def test_split_folders_determine_the_splits_and_the_summary_notes_how(store, tmp_path):
     put_classes(tmp_path / "photos" / "train", {"ants": 10, "bees": 10})
     put_classes(tmp_path / "photos" / "val", {"ants": 3, "bees": 3}, first=50)
     store.ingest(tmp_path / "photos")
@@ -36,7 +36,7 @@ def test_near_duplicates_share_a_split_and_a_group(store, tmp_path):
     assert store.summary["near_duplicates"] == {"groups": 20, "images": 40}
 
 
-def test_near_duplicates_in_train_and_test_folders_are_both_tested_on(store, tmp_path):
+def test_near_duplicates_in_train_and_test_folders_all_go_to_test(store, tmp_path):
     for number, split in enumerate(("train", "val", "test")):
         put_classes(tmp_path / "photos" / split, {"ants": 3, "bees": 3}, first=10 * number)
     twin = put(tmp_path / "photos" / "test" / "ants" / "twin.png", nearly(picture(1)))
@@ -56,7 +56,7 @@ def three_in_a_row() -> list[Image.Image]:
     return [blends[0], blends[middle], blends[last]]
 
 
-def test_a_new_image_near_to_two_splits_is_rejected_and_none_of_the_old_moves(store, tmp_path):
+def test_a_new_near_duplicate_of_images_in_two_splits_is_rejected_and_no_known_image_moves(store, tmp_path):
     first, bridge, last = three_in_a_row()
     photos = tmp_path / "photos"
     for number, split in enumerate(("train", "val", "test")):
@@ -75,7 +75,7 @@ def test_a_new_image_near_to_two_splits_is_rejected_and_none_of_the_old_moves(st
     assert store.rejected == {"train/ants/bridge.png": "straddles_splits"}
 
 
-def test_adding_images_moves_none_and_gives_the_new_ones_their_share(store, photos):
+def test_new_images_are_split_by_the_shares_and_no_known_image_moves(store, photos):
     store.ingest(photos)
     before = store.splits
     put_classes(photos, {"ants": 40}, first=200)
@@ -88,7 +88,7 @@ def test_adding_images_moves_none_and_gives_the_new_ones_their_share(store, phot
     assert Counter(store.manifest.loc[store.manifest["label"] == "ants", "split"]) == {"train": 28, "val": 6, "test": 6}
 
 
-def test_an_image_that_was_away_comes_back_to_its_split(store, photos):
+def test_an_image_that_was_removed_and_returns_keeps_its_split(store, photos):
     store.ingest(photos)
     before, paths = store.splits, [photos / "ants" / "00.png", photos / "bees" / "01.png", photos / "wasps" / "02.png"]
     contents = [path.read_bytes() for path in paths]
@@ -101,7 +101,7 @@ def test_an_image_that_was_away_comes_back_to_its_split(store, photos):
     assert store.splits == before
 
 
-def test_a_domain_that_arrives_later_moves_nothing(store, tmp_path, photos):
+def test_a_domain_added_later_has_all_splits_and_moves_no_known_image(store, tmp_path, photos):
     store.ingest(photos)
     before = store.splits
     more = params.Source(path=str(put_classes(tmp_path / "more", CLASSES, first=100)), domain="meadow")
@@ -112,7 +112,7 @@ def test_a_domain_that_arrives_later_moves_nothing(store, tmp_path, photos):
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from(["ants", "bees"]), st.integers(0, 11)), max_size=8), max_size=3))
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_comes_and_goes_an_image_keeps_its_split(tmp_path_factory, changes):
+def test_images_keep_their_splits_whatever_is_added_and_removed(tmp_path_factory, changes):
     root = tmp_path_factory.mktemp("history")
     store, photos = Store(root / "store"), put_classes(root / "photos", {"ants": 3, "bees": 3}, first=100)
     known: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""File names: those that point outside of their folder or archive are unsafe, and all become valid UTF-8."""
+"""File names that point outside their folder or archive are unsafe; names that are not UTF-8 are escaped."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from rootstock.ingest.file_names import is_unsafe, storable
 @pytest.mark.parametrize(
     "path", ["/etc/1.jpg", "../1.jpg", "ants/../../1.jpg", "C:/1.jpg", "C:\\1.jpg", "\\\\host\\1.jpg", "a\\..\\1.jpg"]
 )
-def test_names_that_point_outside_are_unsafe(path):
+def test_names_that_point_outside_their_folder_are_unsafe(path):
     assert is_unsafe(path)
 
 
@@ -17,6 +17,6 @@ def test_other_names_are_safe(path):
     assert not is_unsafe(path)
 
 
-def test_names_that_are_not_utf_8_become_text_that_any_file_can_hold():
+def test_names_that_are_not_utf_8_are_escaped():
     assert storable("käfer/1.jpg") == "käfer/1.jpg"
     assert storable(b"k\xe4fer/1.jpg".decode("utf-8", "surrogateescape")) == r"k\xe4fer/1.jpg"

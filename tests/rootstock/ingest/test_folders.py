@@ -13,17 +13,17 @@ from tests.images import put, put_classes
 from tests.listing import CLASSES, PATHS, contents, drawn, labels, problems, splits
 
 
-def test_a_folder_lists_its_classes_and_gives_the_bytes_of_its_files(listed, five_photos):
+def test_a_folder_source_lists_its_images_with_their_labels_and_reads_their_bytes(listed, five_photos):
     source = listed(five_photos)
     assert labels(source) == {path: path.split("/")[0] for path in PATHS}
     assert contents(source) == {path: drawn(number) for number, path in enumerate(PATHS)}
 
 
-def test_only_what_is_wanted_is_read(listed, five_photos):
+def test_only_the_requested_files_are_read(listed, five_photos):
     assert list(contents(listed(five_photos), {"bees/00.png"})) == ["bees/00.png"]
 
 
-def test_a_stamp_changes_with_the_file_and_only_then(listed, five_photos):
+def test_a_stamp_changes_if_and_only_if_the_file_changes(listed, five_photos):
     def stamps() -> dict[str, str]:
         return {item.path: item.stamp for item in listed(five_photos).items}
 
@@ -33,7 +33,7 @@ def test_a_stamp_changes_with_the_file_and_only_then(listed, five_photos):
     assert {path for path, stamp in stamps().items() if stamp != before[path]} == {"ants/00.png"}
 
 
-def test_split_folders_give_the_split_and_a_note(listed, tmp_path):
+def test_split_folders_determine_the_splits_and_are_noted(listed, tmp_path):
     for number, split in enumerate(("train", "val")):
         put_classes(tmp_path / "photos" / split, {"ants": 1}, number)
     source = listed(tmp_path / "photos")
@@ -41,21 +41,21 @@ def test_split_folders_give_the_split_and_a_note(listed, tmp_path):
     assert source.notes == ["no test folder: val becomes the test split, and validation is drawn from train"]
 
 
-def test_names_that_are_not_utf_8_are_spelled_out_and_still_read(listed, five_photos):
+def test_files_with_names_that_are_not_utf_8_are_listed_with_escapes_and_read(listed, five_photos):
     folder = os.fsencode(five_photos / "ants")
     put(Path(os.fsdecode(folder + b"/k\xe4fer.png")), drawn(9))
     source = listed(five_photos)
     assert contents(source)[r"ants/k\xe4fer.png"] == drawn(9)
 
 
-def test_file_urls_are_folders_of_this_machine(listed, five_photos):
+def test_a_file_url_names_a_local_folder(listed, five_photos):
     assert contents(listed(f"file://{five_photos}")) == contents(listed(five_photos))
 
 
 # Links
 
 
-def test_linked_classes_and_linked_images_are_followed(listed, tmp_path):
+def test_links_to_class_folders_and_to_images_are_followed(listed, tmp_path):
     pool = put_classes(tmp_path / "pool", CLASSES)
     photos = tmp_path / "photos"
     (photos / "bees").mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_linked_classes_and_linked_images_are_followed(listed, tmp_path):
     assert contents(source)["bees/a.png"] == drawn(3)
 
 
-def test_the_stamp_of_a_linked_image_is_that_of_what_it_leads_to(listed, tmp_path):
+def test_the_stamp_of_a_linked_image_is_that_of_its_target(listed, tmp_path):
     target = put(tmp_path / "pool" / "1.png", 1)
     (tmp_path / "photos" / "ants").mkdir(parents=True)
     (tmp_path / "photos" / "ants" / "a.png").symlink_to(target)
@@ -75,7 +75,7 @@ def test_the_stamp_of_a_linked_image_is_that_of_what_it_leads_to(listed, tmp_pat
     assert listed(tmp_path / "photos").items[0].stamp != before
 
 
-def test_links_in_a_circle_end(listed, five_photos):
+def test_links_in_a_cycle_are_followed_only_once(listed, five_photos):
     (five_photos / "ants" / "up").symlink_to(five_photos)
     (five_photos / "bees" / "across").symlink_to(five_photos / "ants")
     assert set(PATHS) <= set(labels(listed(five_photos)))
@@ -83,7 +83,7 @@ def test_links_in_a_circle_end(listed, five_photos):
 
 @pytest.mark.parametrize("target", ["{name}", "other", "/no/such/place", "{name}/x", "ants/00.png/x"])
 @pytest.mark.parametrize("name", ["wasps", "ants/99.png"])
-def test_a_link_that_leads_nowhere_or_to_itself_costs_nothing_else(listed, five_photos, target, name):
+def test_a_broken_link_or_one_to_itself_affects_no_other_file(listed, five_photos, target, name):
     (five_photos / "other").symlink_to("other")
     (five_photos / name).symlink_to(target.format(name=Path(name).name))
     source = listed(five_photos)
@@ -93,7 +93,7 @@ def test_a_link_that_leads_nowhere_or_to_itself_costs_nothing_else(listed, five_
     assert set(source.empty) == {"other"} | ({"wasps"} if name == "wasps" else set())
 
 
-def test_the_second_of_two_links_to_one_folder_brings_its_files_under_its_own_name(listed, tmp_path):
+def test_each_of_two_links_to_one_folder_lists_its_files_under_its_own_name(listed, tmp_path):
     pool = put_classes(tmp_path / "pool", CLASSES)
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -104,7 +104,7 @@ def test_the_second_of_two_links_to_one_folder_brings_its_files_under_its_own_na
     assert labels(listed(tmp_path / "linked")) == labels(listed(photos))
 
 
-def test_links_among_folders_end_and_too_many_ways_are_an_error(listed, tmp_path, monkeypatch):
+def test_links_between_folders_are_followed_only_once_and_too_many_links_are_an_error(listed, tmp_path, monkeypatch):
     photos = put_classes(tmp_path / "photos", {"ants": 1, "bees": 1})
     for name in ("ants", "bees"):
         for other in ("ants", "bees"):
@@ -128,7 +128,7 @@ def test_links_among_folders_end_and_too_many_ways_are_an_error(listed, tmp_path
 # Files that cannot be read
 
 
-def test_a_link_to_nowhere_and_a_pipe_cost_nothing_else(listed, five_photos):
+def test_a_broken_link_is_unreadable_and_neither_it_nor_a_pipe_affects_other_files(listed, five_photos):
     (five_photos / "ants" / "gone.png").symlink_to(five_photos / "nowhere.png")
     os.mkfifo(five_photos / "ants" / "pipe.png")
     found = contents(listed(five_photos))
@@ -149,7 +149,7 @@ def test_a_file_too_large_to_be_an_image_is_not_read(listed, five_photos):
 
 
 @pytest.mark.timeout(60)
-def test_a_file_that_has_become_a_pipe_is_unreadable_and_nobody_waits_for_it(listed, five_photos):
+def test_a_file_replaced_by_a_pipe_or_device_is_unreadable_and_does_not_block_reading(listed, five_photos):
     source = listed(five_photos)
     (five_photos / "ants/00.png").unlink()
     os.mkfifo(five_photos / "ants/00.png")
@@ -165,7 +165,7 @@ def test_a_file_that_has_become_a_pipe_is_unreadable_and_nobody_waits_for_it(lis
     assert found == {"ants/00.png": Reason.UNREADABLE, "ants/01.png": Reason.UNREADABLE}
 
 
-def test_no_more_is_read_of_a_file_that_grows_than_an_image_may_have(tmp_path, monkeypatch):
+def test_a_file_is_read_no_further_than_the_size_limit(tmp_path, monkeypatch):
     put(tmp_path / "a", bytes(1000))
     assert len(files.read(tmp_path / "a", 500)) == 501
     with pytest.raises(OSError, match="not a regular file"):

@@ -14,7 +14,7 @@ from tests.patients import PATIENT, named, put_patients, source
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_column_names_groups_and_where_it_is_empty_the_expression_does(store, tmp_path, kind, caplog):
+def test_a_column_names_groups_and_the_expression_applies_where_it_is_empty(store, tmp_path, kind, caplog):
     caplog.set_level(logging.INFO)
     put_patients(tmp_path, range(12))
     paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*/patient_*/*.png"))
@@ -32,7 +32,7 @@ def test_a_column_names_groups_and_where_it_is_empty_the_expression_does(store, 
     assert store.summary["sources"][0]["notes"] == [note]
 
 
-def test_a_column_of_groups_alone_is_enough(store, tmp_path):
+def test_a_column_of_groups_needs_no_expression(store, tmp_path):
     put_patients(tmp_path, range(10))
     paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*/patient_*/*.png"))
     rows = [f"{path},{path.split('/')[0]},{int(path.split('_')[1].split('/')[0]) // 2}" for path in paths]
@@ -43,7 +43,7 @@ def test_a_column_of_groups_alone_is_enough(store, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["scans", "scans.zip"])
-def test_an_expression_that_matches_nothing_is_an_error_and_no_split_is_drawn(store, tmp_path, name):
+def test_an_expression_that_matches_no_path_is_an_error_before_splits_are_drawn(store, tmp_path, name):
     put_patients(tmp_path / "scans", range(6))
     shutil.make_archive(str(tmp_path / "scans"), "zip", tmp_path / "scans")
     with pytest.raises(SourceError) as error:
@@ -53,7 +53,7 @@ def test_an_expression_that_matches_nothing_is_an_error_and_no_split_is_drawn(st
     assert not (store.dataset / "ledger.parquet").exists()
 
 
-def test_letters_other_than_ascii_are_no_word_characters_which_is_an_error_and_not_a_wrong_group(store, tmp_path):
+def test_ascii_character_classes_are_an_error_if_paths_have_other_letters(store, tmp_path):
     photos = put_patients(tmp_path / "scans", range(6))
     (photos / "ill" / "patient_0").rename(photos / "ill" / "Mu\u0308ller_0")
     with pytest.raises(SourceError, match=r"know only ASCII letters, but there are others, e.g. in ill/Müller_0/0.png"):
@@ -62,7 +62,7 @@ def test_letters_other_than_ascii_are_no_word_characters_which_is_an_error_and_n
     assert "Müller_0" in set(named(store)["group"])
 
 
-def test_an_expression_that_takes_others_for_ever_takes_no_time_here(store, tmp_path):
+def test_an_expression_that_backtracks_exponentially_elsewhere_takes_no_time(store, tmp_path):
     photos = put_patients(tmp_path / "scans", range(6))
     put(photos / "ill" / ("a" * 200 + "!.png"), 1)
     store.ingest(source(photos, group=r"(?P<group>(?:(?:[a-z]+_?)+)+\d)/"))

@@ -1,4 +1,4 @@
-"""Groups: what names and near duplicates connect, and the id that tells them."""
+"""Groups are the images that group names and near duplicates connect; the group id is that of the first image."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ def grouped(draw):
 
 @given(grouped())
 @settings(deadline=None)
-def test_two_images_have_the_same_id_if_and_only_if_links_connect_them(images_and_links):
+def test_two_images_have_the_same_group_id_if_and_only_if_links_connect_them(images_and_links):
     images, links = images_and_links
     ids, component = group_ids(images, links), components(len(images), links)
     assert [[a == b for a in ids] for b in ids] == [[a == b for a in component] for b in component]
@@ -31,7 +31,7 @@ def test_two_images_have_the_same_id_if_and_only_if_links_connect_them(images_an
 
 @given(grouped())
 @settings(deadline=None)
-def test_an_id_is_that_of_the_first_image_and_stays_when_later_ones_join(images_and_links):
+def test_a_group_id_is_the_id_of_its_first_image_and_stays_when_later_images_join(images_and_links):
     images, links = images_and_links
     known = (images["batch"] < 3).to_numpy()
     position = np.cumsum(known) - 1
@@ -47,7 +47,7 @@ def test_an_id_is_that_of_the_first_image_and_stays_when_later_ones_join(images_
 
 @given(grouped(), st.permutations(range(len(IDS))))
 @settings(deadline=None)
-def test_the_order_of_images_makes_no_difference_to_ids(images_and_links, order):
+def test_group_ids_do_not_depend_on_the_order_of_images(images_and_links, order):
     images, links = images_and_links
     shuffled = group_ids(images.iloc[order], np.argsort(order)[links])
     assert dict(zip(images["image_id"].iloc[order], shuffled, strict=True)) == dict(
@@ -55,7 +55,7 @@ def test_the_order_of_images_makes_no_difference_to_ids(images_and_links, order)
     )
 
 
-def test_images_of_the_same_name_are_linked_and_an_image_may_have_two_names():
+def test_images_with_the_same_group_name_are_linked_and_an_image_may_have_two_names():
     named = pd.DataFrame({"image_id": ["0003", "0001", "0005", "0005", "0007", "gone"], "group": [*"aaabbb"]})
     assert links_by_name(table(IDS, 1), named).tolist() == [[1, 3], [1, 5], [5, 7]]
     assert links_by_name(table(IDS, 1), named.head(0)).tolist() == []

@@ -14,7 +14,7 @@ from tests.images import put
 # Deliveries
 
 
-def test_a_delivery_is_domain_class_image(tmp_path):
+def test_a_delivery_is_the_images_in_domain_and_class_folders(tmp_path):
     for name in ("shed/ant/1.png", "shed/ant/deep/2.png", "barn/bee/3.png", "shed/_unlabelled/4.png"):
         put(tmp_path / name, len(name))
     for name in ("README.md", ".DS_Store", "_taken/shed/ant/0.png", "_rejected/shed/ant/0.png", "shed/ant/.hidden.png"):
@@ -27,7 +27,7 @@ def test_a_delivery_is_domain_class_image(tmp_path):
     assert delivery.unsettled == 0
 
 
-def test_files_without_a_class_are_delivered_and_will_be_rejected(tmp_path):
+def test_files_outside_class_folders_belong_to_the_delivery_with_a_reason_for_rejection(tmp_path):
     for name in ("alone.png", "shed/1.png", "shed/_odd/2.png"):
         put(tmp_path / name, 1)
     put(tmp_path / "shed" / "ant" / "notes.txt", b"text")
@@ -40,7 +40,7 @@ def test_files_without_a_class_are_delivered_and_will_be_rejected(tmp_path):
     }  # fmt: skip
 
 
-def test_an_inbox_that_is_not_there_is_empty_and_one_that_is_a_file_is_an_error(tmp_path):
+def test_a_missing_inbox_is_empty_and_a_file_or_unknown_url_is_an_error(tmp_path):
     assert items(delivery_in(tmp_path / "nowhere").labelled) == {}
     put(tmp_path / "file", b"x")
     with pytest.raises(SourceError, match="is a file; expected a folder with one subfolder per domain"):
@@ -49,7 +49,7 @@ def test_an_inbox_that_is_not_there_is_empty_and_one_that_is_a_file_is_an_error(
         delivery_in("nonsense://x")
 
 
-def test_a_file_that_grows_between_two_looks_is_left_for_the_next_time(tmp_path, monkeypatch):
+def test_files_that_change_or_appear_between_two_checks_wait_for_the_next_delivery(tmp_path, monkeypatch):
     put(tmp_path / "shed" / "ant" / "whole.png", 1)
     growing = put(tmp_path / "shed" / "ant" / "growing.png", b"half")
     late = tmp_path / "shed" / "ant" / "late.png"
@@ -65,7 +65,7 @@ def test_a_file_that_grows_between_two_looks_is_left_for_the_next_time(tmp_path,
     assert delivery.unsettled == 2
 
 
-def test_another_listing_has_another_signature(tmp_path):
+def test_the_signature_of_a_delivery_changes_only_with_its_labelled_images(tmp_path):
     put(tmp_path / "shed" / "ant" / "1.png", 1)
     one = delivery_in(tmp_path).signature()
     assert delivery_in(tmp_path).signature() == one
@@ -78,7 +78,7 @@ def test_another_listing_has_another_signature(tmp_path):
 # After a delivery
 
 
-def test_files_are_put_away_or_deleted_but_none_that_was_replaced_since(tmp_path):
+def test_files_are_moved_or_deleted_unless_they_were_replaced_since(tmp_path):
     for name in ("a", "b", "c"):
         put(tmp_path / "shed" / "ant" / f"{name}[1].png", ord(name))
     put(tmp_path / "_taken" / "shed" / "ant" / "a[1].png", b"an earlier delivery's")
@@ -90,7 +90,7 @@ def test_files_are_put_away_or_deleted_but_none_that_was_replaced_since(tmp_path
     assert left == ["_taken/shed/ant/a[1]-2.png", "_taken/shed/ant/a[1].png", "shed/ant/c[1].png"]
 
 
-def test_a_store_that_is_no_folder_serves_as_well(memory, tmp_path):
+def test_the_inbox_can_be_on_a_remote_store(memory, tmp_path):
     path = put(tmp_path / "x.png", 1)
     memory.pipe("/bucket/inbox/shed/ant/1.png", path.read_bytes())
     memory.pipe("/bucket/inbox/shed/_unlabelled/2.png", path.read_bytes())
@@ -111,7 +111,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_links_are_listed_as_what_they_are_and_nothing_behind_them_is(tmp_path):
+def test_links_in_an_inbox_are_unsafe_and_never_followed(tmp_path):
     outside = put(tmp_path / "photos" / "bee" / "1.png", 1).parent
     for number in range(4):
         put(tmp_path / "inbox" / "shed" / "ant" / f"{number}.png", number + 10)
@@ -129,7 +129,7 @@ def test_links_are_listed_as_what_they_are_and_nothing_behind_them_is(tmp_path):
 
 @pytest.mark.parametrize("act", [inbox.delete, lambda delivery, paths: inbox.move_files(delivery, paths, inbox.TAKEN)])
 @pytest.mark.parametrize("swapped", ["shed", "shed/ant", "_taken", "_taken/shed"])
-def test_a_folder_that_became_a_link_since_leads_nowhere(tmp_path, act, swapped):
+def test_nothing_is_moved_or_deleted_through_a_folder_that_became_a_link(tmp_path, act, swapped):
     put(tmp_path / "inbox" / "shed" / "ant" / "1.png", 1)
     delivery = delivery_in(tmp_path / "inbox")
     other = tmp_path / "other" / "ant"
@@ -147,7 +147,7 @@ def test_a_folder_that_became_a_link_since_leads_nowhere(tmp_path, act, swapped)
 
 
 @pytest.mark.parametrize("swapped", ["shed", "shed/ant", "shed/ant/1.png"])
-def test_what_became_a_link_since_is_not_read_through(tmp_path, swapped):
+def test_nothing_is_read_through_a_path_that_became_a_link(tmp_path, swapped):
     put(tmp_path / "inbox" / "shed" / "ant" / "1.png", 1)
     put(tmp_path / "inbox" / "shed" / "_unlabelled" / "2.png", 2)
     delivery = delivery_in(tmp_path / "inbox")
@@ -166,7 +166,7 @@ def test_what_became_a_link_since_is_not_read_through(tmp_path, swapped):
             load()
 
 
-def test_only_images_of_the_delivery_are_moved_or_removed(tmp_path):
+def test_only_images_of_the_delivery_are_moved_or_deleted(tmp_path):
     for number in range(4):
         put(tmp_path / "shed" / "ant" / f"{number}.png", number)
     put(tmp_path / "shed" / "ant" / "notes.txt", b"mine")

@@ -1,4 +1,4 @@
-"""A folder that cannot be an inbox is refused before a file of it is moved or deleted."""
+"""A folder that cannot be an inbox is an error before any of its files is moved or deleted."""
 
 import pytest
 
@@ -21,7 +21,7 @@ from tests.images import put
         ("file", "is a file"), ("workspace/data/inbox", ""), ("workspace/data/inbox/late", ""), ("elsewhere", ""),
     ],
 )  # fmt: skip
-def test_a_folder_that_cannot_be_an_inbox_is_refused_before_it_is_looked_into(tmp_path, monkeypatch, place, why):
+def test_a_folder_that_cannot_be_an_inbox_is_an_error_before_it_is_listed(tmp_path, monkeypatch, place, why):
     for name in ("home/me", "workspace/data/inbox/late", "workspace/photos", "source/deep", "elsewhere"):
         (tmp_path / name).mkdir(parents=True)
     put(tmp_path / "file", b"x")
@@ -46,7 +46,7 @@ def test_a_folder_that_cannot_be_an_inbox_is_refused_before_it_is_looked_into(tm
         ("~/x", "{home}/x"), ("{home}/x", "~/x/y"), ("{home}/x", "simplecache::file://{home}"),
     ],
 )  # fmt: skip
-def test_an_inbox_that_shares_files_with_a_source_is_refused_wherever_it_is(tmp_path, monkeypatch, url, source):
+def test_an_inbox_that_shares_files_with_a_source_is_an_error_on_any_store(tmp_path, monkeypatch, url, source):
     monkeypatch.setenv("HOME", str(tmp_path))
     sources = [params.Source(path=source.format(home=tmp_path), domain="garden")]
     with pytest.raises(SourceError, match="shares files with the source"):
@@ -54,7 +54,7 @@ def test_an_inbox_that_shares_files_with_a_source_is_refused_wherever_it_is(tmp_
 
 
 @pytest.mark.parametrize("url", ["simplecache::/", "filecache::file://{folder}", "zip://::{folder}/x.zip", "tar://"])
-def test_an_inbox_behind_a_cache_or_an_archive_is_refused_unseen(tmp_path, url):
+def test_an_inbox_behind_a_cache_or_archive_is_an_error_before_it_is_listed(tmp_path, url):
     put(tmp_path / "shed" / "ant" / "1.png", 1)
     with pytest.raises(
         SourceError, match=r"is chained through (simplecache|filecache|zip|tar): expected a dedicated folder"
@@ -62,7 +62,7 @@ def test_an_inbox_behind_a_cache_or_an_archive_is_refused_unseen(tmp_path, url):
         delivery_in(url.format(folder=tmp_path))
 
 
-def test_a_file_that_is_about_an_image_does_not_count_against_an_inbox(tmp_path):
+def test_metadata_files_beside_images_are_allowed_in_an_inbox(tmp_path):
     for number in range(3):
         put(tmp_path / "shed" / "ant" / f"{number}.png", number)
         for ending in ("json", "txt", "xml"):
@@ -71,7 +71,7 @@ def test_a_file_that_is_about_an_image_does_not_count_against_an_inbox(tmp_path)
 
 
 @pytest.mark.parametrize("others", [["a/notes.txt", "b/c/d.pdf"], ["1.png", "shed/2.png"], ["shed/_old/1.png"] * 2])
-def test_a_folder_that_holds_mostly_other_things_is_no_inbox(tmp_path, others):
+def test_a_folder_of_mostly_other_files_is_an_error(tmp_path, others):
     for name in others:
         put(tmp_path / name, 1 if name.endswith("png") else b"mine")
     with pytest.raises(SourceError, match=r"files other than images in <domain>/<class>/ \(.*, but only 0 images"):

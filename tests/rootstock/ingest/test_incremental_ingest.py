@@ -13,19 +13,19 @@ from rootstock.system.errors import SourceError
 from tests.images import encoded, picture, put, put_classes
 
 
-def test_a_second_look_writes_nothing(store, photos):
+def test_a_second_ingest_of_the_same_files_writes_nothing(store, photos):
     store.ingest(photos)
     times, content = store.times(), store.bytes()
     assert store.ingest(photos) == IngestResult(images=15, new=0, rejected=0, changed=False)
     assert (store.times(), store.bytes()) == (times, content)
 
 
-def test_a_second_look_imports_neither_pandas_nor_torch(store, photos):
+def test_a_second_ingest_of_the_same_files_imports_neither_pandas_nor_torch(store, photos):
     store.ingest(photos)
     assert store.start_ingest(photos).communicate()[0].startswith("0 [] ")
 
 
-def test_only_what_is_new_is_read(store, photos):
+def test_only_new_files_are_read(store, photos):
     store.ingest(photos)
     for path in photos.rglob("*.png"):  # reading these again would add an unknown image
         about = path.stat()
@@ -35,7 +35,7 @@ def test_only_what_is_new_is_read(store, photos):
     assert store.ingest(photos) == IngestResult(images=16, new=1, rejected=0, changed=True)
 
 
-def test_new_images_make_a_new_shard_in_a_new_batch_and_no_old_byte_changes(store, photos):
+def test_new_images_form_a_new_batch_in_a_new_shard_and_existing_shards_do_not_change(store, photos):
     store.ingest(photos)
     before = store.bytes()
     put_classes(photos, {"hornets": 3}, first=300)
@@ -49,7 +49,7 @@ def test_new_images_make_a_new_shard_in_a_new_batch_and_no_old_byte_changes(stor
     assert len(shards.names(store.images)) == 2
 
 
-def test_a_moved_image_is_relabelled_and_no_shard_is_touched(store, photos):
+def test_an_image_moved_to_another_class_folder_is_relabelled_without_writing_a_shard(store, photos):
     store.ingest(photos)
     before, times = store.splits, {name: at for name, at in store.times().items() if name.endswith(".tar")}
     (photos / "ants" / "00.png").rename(photos / "bees" / "moved.png")
@@ -59,7 +59,7 @@ def test_a_moved_image_is_relabelled_and_no_shard_is_touched(store, photos):
     assert {name: at for name, at in store.times().items() if name.endswith(".tar")} == times
 
 
-def test_a_removed_image_leaves_the_manifest_and_no_shard_is_touched(store, photos):
+def test_a_removed_image_leaves_the_manifest_without_writing_a_shard(store, photos):
     store.ingest(photos)
     times = {name: at for name, at in store.times().items() if name.endswith(".tar")}
     (photos / "ants" / "00.png").unlink()
@@ -78,7 +78,7 @@ def test_a_file_with_new_content_is_a_new_image(store, photos):
     assert row["batch"] == 2
 
 
-def test_a_file_that_could_not_be_read_is_tried_again(store, photos):
+def test_an_unreadable_file_is_tried_again_by_the_next_ingest(store, photos):
     (photos / "ants" / "late.png").symlink_to(photos.parent / "late.png")
     store.ingest(photos)
     times = store.times()
@@ -88,7 +88,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(store, photos):
     assert store.ingest(photos) == IngestResult(images=16, new=1, rejected=0, changed=True)
 
 
-def test_a_changed_rule_is_held_to_old_images_too(store, photos):
+def test_a_changed_limit_applies_to_known_images_too(store, photos):
     put(photos / "ants" / "small.png", picture(800, 20, 20))
     put(photos / "ants" / "misnamed.jpg", encoded(picture(801)))
     assert store.ingest(photos, accept_wrong_extension=True).images == 17
@@ -99,7 +99,7 @@ def test_a_changed_rule_is_held_to_old_images_too(store, photos):
     assert store.splits == before
 
 
-def test_after_an_error_the_repaired_source_is_taken_in_without_reading_it_again(store, photos):
+def test_after_an_error_a_repaired_source_is_ingested_without_reading_its_files_again(store, photos):
     put_classes(photos, {"hornets": 2}, first=300)
     with pytest.raises(SourceError):
         store.ingest(photos)
@@ -108,7 +108,7 @@ def test_after_an_error_the_repaired_source_is_taken_in_without_reading_it_again
     assert set(store.manifest["batch"]) == {1}
 
 
-def test_an_embedded_sample_is_a_source_and_is_not_written_again_in_another_clone(store):
+def test_an_embedded_sample_is_ingested_and_not_written_again_in_another_clone(store):
     sample = params.Source(path="sample:printed", domain="printed")
     assert store.ingest(sample) == IngestResult(images=880, new=880, rejected=0, changed=True)
     before = store.bytes()
@@ -122,7 +122,7 @@ def test_an_embedded_sample_is_a_source_and_is_not_written_again_in_another_clon
 # Missing shards
 
 
-def test_shards_that_are_missing_are_packed_again_with_their_splits_where_the_source_is_there(store, photos):
+def test_missing_shards_are_packed_again_from_the_source_with_the_same_splits(store, photos):
     store.ingest(photos)
     before = store.splits
     shutil.rmtree(store.images)
@@ -131,7 +131,7 @@ def test_shards_that_are_missing_are_packed_again_with_their_splits_where_the_so
     assert set(store.manifest["batch"]) == {1}
 
 
-def test_shards_that_are_missing_are_an_error_where_the_source_is_away(store, photos):
+def test_missing_shards_are_an_error_if_the_source_is_unreachable(store, photos):
     store.ingest(photos)
     shutil.rmtree(store.images)
     shutil.rmtree(photos)

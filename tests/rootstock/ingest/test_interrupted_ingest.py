@@ -20,7 +20,7 @@ from tests.store import CLASSES, Store
 # Killed
 
 
-def test_a_killed_ingest_goes_on_and_ends_in_the_same_bytes(tmp_path):
+def test_an_ingest_that_is_killed_repeatedly_ends_in_the_same_bytes_as_an_undisturbed_one(tmp_path):
     photos = put_classes(tmp_path / "photos", {"ants": 150, "bees": 150})
     for number in range(40):  # rejected and duplicate files must not shift anything either
         put(
@@ -44,7 +44,7 @@ def test_a_killed_ingest_goes_on_and_ends_in_the_same_bytes(tmp_path):
     assert killed.bytes() == undisturbed.bytes()
 
 
-def test_a_shard_written_just_before_a_kill_is_written_again(store, tmp_path, photos):
+def test_a_shard_that_was_written_but_not_recorded_before_a_kill_is_written_again(store, tmp_path, photos):
     whole = Store(tmp_path / "whole")
     whole.ingest(photos, shard_mb=0.01)
     store.images.mkdir(parents=True)
@@ -57,7 +57,7 @@ def test_a_shard_written_just_before_a_kill_is_written_again(store, tmp_path, ph
 
 
 @pytest.mark.parametrize("moved", [0, 1, 3])
-def test_a_run_killed_while_its_ledger_is_put_in_place_makes_no_second_draw(
+def test_splits_are_drawn_once_even_if_ingest_is_killed_while_it_replaces_the_ledger(
     moved, store, tmp_path, photos, monkeypatch
 ):
     whole = Store(tmp_path / "whole")
@@ -79,7 +79,7 @@ def test_a_run_killed_while_its_ledger_is_put_in_place_makes_no_second_draw(
     assert store.bytes() == whole.bytes()
 
 
-def test_a_run_killed_between_two_files_of_the_data_set_is_completed(store, photos):
+def test_an_ingest_killed_between_two_files_of_the_dataset_is_completed_by_the_next(store, photos):
     store.ingest(photos)
     before = store.bytes()
     put_classes(photos, {"ants": 9}, first=300)
@@ -101,7 +101,9 @@ def test_a_run_killed_between_two_files_of_the_data_set_is_completed(store, phot
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_a_file_that_changes_while_it_is_read_is_what_was_read_and_is_looked_at_again(torn, store, photos, monkeypatch):
+def test_a_file_that_changes_while_it_is_read_is_stored_as_read_and_read_again_by_the_next_ingest(
+    torn, store, photos, monkeypatch
+):
     changing, new = photos / "ants" / "00.png", encoded(picture(900))
     was = changing.read_bytes()
     read = folders.Files._load
@@ -128,7 +130,7 @@ def test_a_file_that_changes_while_it_is_read_is_what_was_read_and_is_looked_at_
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("table", ["ledger.parquet", "manifest.parquet"])
-def test_a_table_of_another_data_set_is_refused_or_made_anew(store, photos, tmp_path, seed, table):
+def test_a_table_of_another_dataset_is_refused_or_rewritten(store, photos, tmp_path, seed, table):
     """A table of other images, or of the same ones with another seed, so that splits differ."""
     store.ingest(photos)
     before = store.bytes()
@@ -146,7 +148,7 @@ def test_a_table_of_another_data_set_is_refused_or_made_anew(store, photos, tmp_
         assert store.bytes() == before
 
 
-def test_a_shard_that_is_not_what_was_packed_stops_the_look_and_whole_ones_are_read_once(store, photos, monkeypatch):
+def test_a_changed_shard_is_an_error_and_an_intact_one_is_verified_only_once(store, photos, monkeypatch):
     store.ingest(photos)
     read = []
     real = shards.is_intact

@@ -18,7 +18,7 @@ def test_junk_files_are_ignored(path):
 
 
 @pytest.mark.parametrize("path", ["ants/1.jpg", "./ants/1.jpg", "ants/a.b.jpg", "a/../../1.jpg"])
-def test_what_a_person_put_there_is_not_junk(path):
+def test_files_of_a_user_are_not_junk(path):
     assert not is_junk(path)
 
 
@@ -34,13 +34,13 @@ def test_what_a_person_put_there_is_not_junk(path):
         "CaptureOne/Cache/Thumbnails/1.jpg", "ants/AlbumArt_{7C2}_Large.jpg", "#snapshot/ants/1.jpg",
     ],
 )  # fmt: skip
-def test_junk_files_of_desktops_drives_and_programs_are_no_class_and_not_listed(path):
+def test_junk_files_of_desktops_drives_and_programs_are_neither_listed_nor_classes(path):
     found = arrange(path, *images("ants", "bees"))
     assert {item.path for item in found.items} == set(images("ants", "bees"))
     assert found.empty == ()
 
 
-def test_junk_files_are_not_listed(listed, five_photos):
+def test_junk_files_in_a_folder_source_are_not_listed(listed, five_photos):
     for name in (".DS_Store", "ants/.DS_Store", "__MACOSX/ants/._00.png", ".cache/ants/1.png", "ants/Thumbs.db"):
         put(five_photos / name, b"x")
     assert [item.path for item in listed(five_photos).items] == PATHS

@@ -10,7 +10,7 @@ from rootstock.system.errors import SourceError
 
 
 @given(st.text(max_size=12), st.sampled_from(["", " ", "\t", "\u00a0", "  "]), st.sampled_from(["NFC", "NFD"]))
-def test_a_label_has_one_spelling_however_it_is_composed_and_whatever_blanks_surround_it(label, blank, form):
+def test_a_label_is_normalised_in_unicode_form_and_surrounding_spaces(label, blank, form):
     assert clean(blank + unicodedata.normalize(form, label) + blank) == clean(label)
     assert clean(clean(label)) == clean(label)
     assert lookalike_key(clean(label)) == lookalike_key(label)
@@ -34,7 +34,7 @@ TWO_CLASSES = [
 
 
 @pytest.mark.parametrize("pair", ONE_CLASS)
-def test_labels_that_differ_by_look_alone_stop_and_both_are_named(pair):
+def test_labels_that_look_the_same_are_an_error_that_names_both(pair):
     with pytest.raises(SourceError, match="These labels look like the same class: ") as error:
         check_lookalikes({pair[0]: "photos: a/1.png", pair[1]: "inbox: b/2.png"})
     for label in pair:
@@ -42,7 +42,7 @@ def test_labels_that_differ_by_look_alone_stop_and_both_are_named(pair):
 
 
 @pytest.mark.parametrize("pair", TWO_CLASSES)
-def test_labels_that_a_person_tells_apart_are_two(pair):
+def test_labels_that_a_person_can_tell_apart_are_two_classes(pair):
     assert lookalikes(dict.fromkeys(pair, "")) == []
 
 
@@ -52,11 +52,11 @@ def test_labels_that_a_person_tells_apart_are_two(pair):
      "ants - Kopie", "Copie de ants", "ants_copy", "Ants (12)", "Copia di ants", "ants \u2013 kopia",
      "ants - \u526f\u672c", "ants\u306e\u30b3\u30d4\u30fc 2", "ants \u2014 \u043a\u043e\u043f\u0438\u044f"],
 )  # fmt: skip
-def test_a_label_that_is_a_copy_by_its_name_is_one_where_the_other_is_there(copy):
+def test_a_label_named_like_a_copy_is_reported_only_beside_the_original(copy):
     assert copies(dict.fromkeys(["ants", copy, "bees"], "")) == [("ants", copy)]
     assert copies(dict.fromkeys([copy, "bees"], "")) == []
 
 
-def test_numbered_classes_are_no_copies_of_each_other():
+def test_numbered_classes_are_not_copies_of_each_other():
     assert copies(dict.fromkeys(["Mustang", "Mustang (1969)"], "")) == []
     assert copies(dict.fromkeys(["type (1)", "type (2)", "photocopy", "copy"], "")) == []

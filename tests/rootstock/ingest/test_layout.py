@@ -23,13 +23,13 @@ def problems(*paths: str) -> dict[str, Reason]:
 # Classes
 
 
-def test_a_sub_folder_is_a_class_and_may_go_to_any_split():
+def test_a_subfolder_is_a_class_whose_images_may_go_to_any_split():
     taken, notes = arranged("ants/1.jpg", "bees/2.jpg")
     assert taken == {"ants/1.jpg": ("ants", SPLITS), "bees/2.jpg": ("bees", SPLITS)}
     assert notes == []
 
 
-def test_items_carry_domain_and_stamp_and_are_sorted_by_path():
+def test_items_have_domain_and_stamp_and_are_sorted_by_path():
     source = params.Source(path="photos", domain="garden")
     found = layout_choice.read_paths({"b/1.jpg": "one", "a/2.jpg": "two"}, source, Known()).files
     assert [(item.path, item.domain, item.stamp) for item in found.items] == [
@@ -38,24 +38,24 @@ def test_items_carry_domain_and_stamp_and_are_sorted_by_path():
     ]
 
 
-def test_deeper_folders_belong_to_their_class():
+def test_images_in_deeper_folders_have_the_label_of_their_class_folder():
     taken, _ = arranged("ants/2024/may/1.jpg", "ants/2.jpg", "bees/hive 1/3.jpg")
     assert {label for label, _ in taken.values()} == {"ants", "bees"}
 
 
-def test_folders_that_all_images_share_say_nothing():
+def test_folders_common_to_all_images_are_not_classes():
     taken, _ = arranged("photos-main/data/ants/1.jpg", "photos-main/data/bees/2.jpg", "photos-main/README.md")
     assert taken["photos-main/data/ants/1.jpg"] == ("ants", SPLITS)
     taken, _ = arranged("./ants/1.jpg", "./bees/2.jpg")
     assert taken["./ants/1.jpg"] == ("ants", SPLITS)
 
 
-def test_a_readme_or_a_licence_beside_the_shared_folder_changes_nothing():
+def test_a_readme_or_licence_beside_the_common_folder_changes_nothing():
     taken, _ = arranged("photos/ants/1.jpg", "photos/bees/2.jpg", "LICENSE", "README.md")
     assert taken["photos/ants/1.jpg"] == ("ants", SPLITS)
 
 
-def test_a_single_class_folder_keeps_its_name():
+def test_a_single_folder_is_a_class():
     assert arranged("ants/1.jpg", "ants/2.jpg")[0]["ants/1.jpg"] == ("ants", SPLITS)
 
 
@@ -65,7 +65,7 @@ def test_a_class_may_be_called_train():
     assert notes == []
 
 
-def test_a_class_folder_that_holds_nothing_but_junk_is_a_class_of_no_image():
+def test_a_folder_that_contains_only_junk_is_an_empty_class():
     paths = [*images("ants", "bees"), "wasps/", "hornets/.DS_Store", "ants/2024/"]
     assert arrange(*paths).empty == ("hornets", "wasps")
 
@@ -73,7 +73,7 @@ def test_a_class_folder_that_holds_nothing_but_junk_is_a_class_of_no_image():
 # Splits
 
 
-def test_train_val_and_test_folders_give_the_split():
+def test_train_val_and_test_folders_determine_the_split():
     taken, notes = arranged("train/ants/1.jpg", "val/ants/2.jpg", "test/ants/3.jpg", "train/bees/a/4.jpg")
     assert taken == {
         "train/ants/1.jpg": ("ants", ("train",)),
@@ -85,7 +85,7 @@ def test_train_val_and_test_folders_give_the_split():
 
 
 @pytest.mark.parametrize(("train", "val", "test"), [("Train", "Valid", "Test"), ("training", "validation", "testing")])
-def test_split_folders_may_be_spelled_in_other_ways(train, val, test):
+def test_split_folders_may_have_other_common_spellings(train, val, test):
     taken, _ = arranged(f"set/{train}/ants/1.jpg", f"set/{val}/ants/2.jpg", f"set/{test}/ants/3.jpg")
     assert {path.split("/")[1]: splits for path, (_, splits) in taken.items()} == {
         train: ("train",),
@@ -94,27 +94,27 @@ def test_split_folders_may_be_spelled_in_other_ways(train, val, test):
     }
 
 
-def test_without_a_test_folder_val_is_the_test_split_and_validation_is_cut_from_train():
+def test_without_a_test_folder_val_becomes_test_and_validation_is_drawn_from_train():
     taken, notes = arranged("train/ants/1.jpg", "val/ants/2.jpg")
     assert taken["train/ants/1.jpg"] == ("ants", ("train", "val"))
     assert taken["val/ants/2.jpg"] == ("ants", ("test",))
     assert notes == ["no test folder: val becomes the test split, and validation is drawn from train"]
 
 
-def test_without_a_val_folder_validation_is_cut_from_train():
+def test_without_a_val_folder_validation_is_drawn_from_train():
     taken, notes = arranged("train/ants/1.jpg", "test/ants/2.jpg")
     assert taken["train/ants/1.jpg"] == ("ants", ("train", "val"))
     assert taken["test/ants/2.jpg"] == ("ants", ("test",))
     assert notes == ["no val folder: validation is drawn from train"]
 
 
-def test_a_train_folder_alone_is_cut_into_all_three():
+def test_without_val_and_test_folders_both_are_drawn_from_train():
     taken, notes = arranged("train/ants/1.jpg", "train/bees/2.jpg")
     assert taken["train/bees/2.jpg"] == ("bees", SPLITS)
     assert notes == ["neither val nor test folder: both are drawn from train"]
 
 
-def test_annotations_beside_the_split_folders_change_nothing():
+def test_annotations_beside_split_folders_change_nothing():
     taken, _ = arranged("train/ants/1.jpg", "val/ants/2.jpg", "annotations/xml/1.xml", "labels.csv")
     assert taken["train/ants/1.jpg"] == ("ants", ("train", "val"))
 
@@ -122,7 +122,7 @@ def test_annotations_beside_the_split_folders_change_nothing():
 # Files without a label
 
 
-def test_images_without_a_class_beside_or_in_split_folders_have_no_label():
+def test_images_outside_class_folders_in_or_beside_split_folders_have_no_label():
     paths = ("train/ants/1.jpg", "test/2.jpg", "val/ants/3.jpg", "unlabelled/4.jpg", "extra/ants/5.jpg", "6.jpg")
     assert problems(*paths) == dict.fromkeys(
         ["test/2.jpg", "unlabelled/4.jpg", "extra/ants/5.jpg", "6.jpg"], Reason.NO_LABEL
@@ -133,12 +133,12 @@ def test_an_image_in_no_folder_has_no_label():
     assert problems("1.jpg", "ants/2.jpg") == {"1.jpg": Reason.NO_LABEL}
 
 
-def test_other_files_are_not_images_and_a_name_without_extension_may_be_one():
+def test_files_with_other_extensions_are_not_images_and_those_without_may_be():
     paths = ("ants/1.jpg", "ants/notes.txt", "ants/clip.mp4", "ants/img_0002")
     assert problems(*paths) == dict.fromkeys(["ants/notes.txt", "ants/clip.mp4"], Reason.NOT_AN_IMAGE)
 
 
-def test_pictures_that_cannot_be_read_make_a_class_and_texts_do_not():
+def test_a_folder_of_images_in_unsupported_formats_is_a_class_and_one_of_text_files_is_not():
     found = arrange(*images("ants", "bees"), "wasps/1.heic", "flies/1.cr2", "scripts/run.py", "lists/a.csv")
     assert {item.path: item.label for item in found.items if item.problem is Reason.NOT_AN_IMAGE} == {
         "wasps/1.heic": "wasps", "flies/1.cr2": "flies", "scripts/run.py": "", "lists/a.csv": "",

@@ -13,7 +13,7 @@ from tests.layouts import images, kept, labels, read, splits
 # Set by the user
 
 
-def test_a_person_may_say_which_folders_are_classes():
+def test_the_user_can_set_which_folders_are_classes():
     both = images("left/a", "left/b", "right/a", "right/b")
     assert labels(*both, classes_at=".") == {"left", "right"}
     assert labels(*both, classes_at="*") == {"a", "b"}
@@ -26,12 +26,12 @@ def test_a_person_may_say_which_folders_are_classes():
     assert labels(*cameras, classes_at="bees") == {"cam1", "cam2", "cam3"}
 
 
-def test_a_form_that_was_left_empty_says_nothing_of_a_layout():
+def test_empty_fields_of_a_form_set_no_layout():
     for empty in ({"classes_at": ""}, {"splits": {}}, {"classes_at": None, "splits": None, "layout": "auto"}):
         assert params.Source(path="photos", domain="garden", **empty).layout_given() == {}
 
 
-def test_a_person_may_say_which_folders_are_splits():
+def test_the_user_can_set_which_folders_are_splits():
     paths = images("a/ants", "a/bees", "b/ants", "b/bees", "c/ants")
     given = {"splits": {"a": "train", "b": "test"}}
     assert splits(*paths, **given) == {"a": ("train", "val"), "b": ("test",)}
@@ -52,7 +52,7 @@ def test_a_person_may_say_which_folders_are_splits():
         ({"layout": "split_folders"}, "no folder is named like a split"),
     ],
 )
-def test_a_layout_that_fits_nothing_is_an_error(given, said):
+def test_a_layout_that_matches_no_folder_is_an_error(given, said):
     with pytest.raises(SourceError, match=said):
         read(*images("ants", "bees"), **given)
 
@@ -60,7 +60,7 @@ def test_a_layout_that_fits_nothing_is_an_error(given, said):
 # Recorded with the dataset
 
 
-def test_a_layout_that_was_decided_is_kept_whatever_comes_or_goes():
+def test_a_recorded_layout_is_kept_whatever_is_added_and_removed():
     known = kept(*images("2023/ants", "2023/bees", each=40))
     found = read(*images("2023/ants", each=40), *images("2024/ants", each=3), "2023/wasps/1.jpg", known=known)
     assert {item.label for item in found.files.items if not item.problem} == {"ants", "wasps"}
@@ -88,7 +88,7 @@ def test_a_layout_that_was_decided_is_kept_whatever_comes_or_goes():
         (["train/ants", "train/bees", "test/ants"], ["more/ants"], "splits: {test: test, train: train, more: train}"),
     ],
 )
-def test_many_images_outside_the_layout_stop_and_the_parameter_that_decides_is_named(first, second, remedy):
+def test_many_images_outside_the_recorded_layout_are_an_error_that_names_the_parameter_to_set(first, second, remedy):
     known = kept(*images(*first))
     with pytest.raises(SourceError, match=r"\d+ of \d+ images are outside its") as error:
         read(*images(*first, *second, each=6), known=known)
@@ -96,14 +96,14 @@ def test_many_images_outside_the_layout_stop_and_the_parameter_that_decides_is_n
 
 
 @pytest.mark.parametrize("second", ["test", "masks", "Validation", "old/ants", "train", "2024", "cam 3", "unlabelled"])
-def test_a_folder_that_comes_later_and_is_hardly_a_class_stops(second):
+def test_a_later_folder_that_is_probably_not_a_class_is_an_error(second):
     known = kept(*images("ants", "bees"))
     with pytest.raises(SourceError, match=r"a class|classes beside it"):
         read(*images("ants", "bees", second), known=known)
     assert labels(*images("ants", "bees", second), known=known, classes_at=".") > {"ants", "bees"}
 
 
-def test_a_class_that_was_accepted_stays_accepted():
+def test_a_class_that_was_accepted_once_stays_accepted():
     paths = images("images", "masks")
     layout = read(*paths, layout="class_folders").layout
     assert layout["given"] == {"layout": "class_folders"}
@@ -111,13 +111,13 @@ def test_a_class_that_was_accepted_stays_accepted():
     assert labels(*train, known=kept(*train)) == {"train", "bus", "car"}
 
 
-def test_a_parameter_that_is_taken_back_decides_anew():
+def test_removing_a_layout_parameter_detects_the_layout_again():
     paths = images("left/a", "left/b")
     known = kept(*paths, classes_at=".", layout="class_folders")
     assert read(*paths, known=known).layout["classes_at"] == "left"
 
 
-def test_a_source_whose_images_have_all_moved_is_decided_anew():
+def test_the_layout_is_detected_again_if_all_images_have_moved():
     known = kept(*images("2023/ants", "2023/bees"))
     assert read(*images("photos/ants", "photos/bees"), known=known).layout["classes_at"] == "photos"
 
@@ -132,7 +132,7 @@ def test_a_source_whose_images_have_all_moved_is_decided_anew():
         (images("train/ants", "val/ants"), {"ants"}),
     ],
 )
-def test_a_data_set_that_kept_no_layout_goes_on_by_the_one_it_was_made_by(paths, expected):
+def test_the_layout_of_a_dataset_that_recorded_none_is_inferred_from_its_labels(paths, expected):
     depth = 1 if expected & {path.split("/")[1] for path in paths} else 0
     known = Known(labels=lambda: {path: path.split("/")[depth] for path in paths})
     assert {item.label for item in read(*paths, known=known).files.items} == expected
@@ -141,7 +141,7 @@ def test_a_data_set_that_kept_no_layout_goes_on_by_the_one_it_was_made_by(paths,
         assert {item.label for item in read(*more, known=known).files.items} == expected
 
 
-def test_the_layout_is_said_in_a_line():
+def test_a_layout_is_described_in_one_line():
     layout = read(*images("2023/ants", "2023/bees")).layout
     assert layout_choice.describe(layout, "field") == "field: class folders under 2023/; 2 classes: ants, bees"
     layout = read(*images("train/ants", "test/ants")).layout

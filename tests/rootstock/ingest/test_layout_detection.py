@@ -1,4 +1,4 @@
-"""The layout of a source is detected without asking where its folders allow one reading only."""
+"""The layout of a source is detected where its folders are unambiguous."""
 
 import pytest
 
@@ -20,20 +20,20 @@ from tests.layouts import images, labels, read, splits
         (["\uff34\uff32\uff21\uff29\uff2e", "test"], {"train", "test"}),
     ],
 )
-def test_splits_by_other_names_are_splits(folders, expected):
+def test_split_folders_are_recognised_by_other_common_names(folders, expected):
     paths = images(*(f"set/{folder}/{label}" for folder in folders for label in ("ants", "bees")))
     assert labels(*paths) == {"ants", "bees"}
     assert set(read(*paths).layout["splits"].values()) == expected
     assert set(read(*paths).layout["splits"]) == {f"set/{folder}" for folder in folders}
 
 
-def test_of_two_validation_folders_the_one_called_eval_is_tested_on():
+def test_of_dev_and_eval_folders_dev_is_val_and_eval_is_test():
     paths = images(*(f"{split}/{label}" for split in ("train", "dev", "eval") for label in ("ants", "bees")))
     assert splits(*paths) == {"train": ("train",), "dev": ("val",), "eval": ("test",)}
 
 
 @pytest.mark.parametrize("inner", [("seg_train", "seg_test"), ("images", "images"), ("train", "test")])
-def test_a_folder_between_a_split_and_its_classes_is_looked_through(inner):
+def test_a_folder_between_a_split_and_its_classes_is_ignored(inner):
     outer = ("seg_train", "seg_test")
     paths = images(*(f"{o}/{i}/{label}" for o, i in zip(outer, inner, strict=True) for label in ("sea", "street")))
     assert labels(*paths, *images("seg_pred/seg_pred", each=20)) == {"sea", "street"}
@@ -76,5 +76,5 @@ def test_a_folder_between_a_split_and_its_classes_is_looked_through(inner):
         ([*images("photos/ants", "photos/bees", each=20), "photos/cover.jpg", "title.jpg"], {"ants", "bees"}),
     ],
 )
-def test_what_is_certain_is_read_without_asking(paths, expected):
+def test_unambiguous_folders_are_read_without_asking(paths, expected):
     assert labels(*paths) == expected

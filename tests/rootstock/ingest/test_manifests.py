@@ -12,7 +12,7 @@ from tests.images import put
 from tests.listing import contents, drawn, labels, manifest, problems, splits
 
 
-def test_a_csv_names_paths_and_labels(listed, tmp_path, five_photos):
+def test_a_csv_manifest_lists_paths_and_labels(listed, tmp_path, five_photos):
     manifest(tmp_path / "list.csv", "path,label\nphotos/ants/00.png,007\nphotos/bees/00.png,true\n")
     source = listed(tmp_path / "list.csv")
     assert labels(source) == {"photos/ants/00.png": "007", "photos/bees/00.png": "true"}
@@ -20,12 +20,12 @@ def test_a_csv_names_paths_and_labels(listed, tmp_path, five_photos):
     assert contents(source) == {"photos/ants/00.png": drawn(0), "photos/bees/00.png": drawn(3)}
 
 
-def test_a_tsv_is_separated_by_tabs(listed, tmp_path, five_photos):
+def test_columns_of_a_tsv_manifest_are_separated_by_tabs(listed, tmp_path, five_photos):
     manifest(five_photos / "list.TSV", "label\tpath\nants, red\tants/00.png\n")
     assert labels(listed(five_photos / "list.TSV")) == {"ants/00.png": "ants, red"}
 
 
-def test_domain_and_split_columns_count_where_they_are_filled(listed, five_photos):
+def test_domain_and_split_columns_apply_to_the_rows_in_which_they_are_filled(listed, five_photos):
     rows = "ants/00.png,ants,,train\nants/01.png,ants,meadow,Valid\nants/02.png,ants,meadow,\n"
     source = listed(manifest(five_photos / "list.csv", "path,label,domain,split\n" + rows))
     assert [(item.domain, item.splits) for item in source.items] == [
@@ -36,7 +36,7 @@ def test_domain_and_split_columns_count_where_they_are_filled(listed, five_photo
     assert source.notes == []
 
 
-def test_rows_without_a_test_split_are_read_as_folders_without_one(listed, five_photos):
+def test_a_split_column_without_test_rows_is_treated_like_folders_without_test(listed, five_photos):
     rows = "ants/00.png,ants,train\nbees/00.png,bees,val\n"
     source = listed(manifest(five_photos / "list.csv", "path,label,split\n" + rows))
     assert list(splits(source).values()) == [("train", "val"), ("test",)]
@@ -57,7 +57,7 @@ def test_a_parquet_manifest_may_have_labels_of_any_type(listed, five_photos):
 # Paths and spellings
 
 
-def test_paths_with_backslashes_are_read_with_slashes_where_that_is_what_is_there(listed, five_photos):
+def test_backslashes_in_paths_are_separators_unless_a_file_has_that_name(listed, five_photos):
     put(five_photos / "odd\\name.png", 70)
     rows = "ants\\00.png,a\n.\\bees\\01.png,b\nodd\\name.png,c\nants\\gone.png,a\n"
     source = listed(manifest(five_photos / "list.csv", "path,label\n" + rows))
@@ -66,7 +66,7 @@ def test_paths_with_backslashes_are_read_with_slashes_where_that_is_what_is_ther
     assert source.notes == ["2 paths have backslashes, read as slashes (e.g. ants\\00.png)"]
 
 
-def test_splits_of_rows_may_have_other_names_and_labels_have_one_spelling(listed, five_photos):
+def test_split_names_and_labels_of_rows_are_normalised(listed, five_photos):
     rows = 'ants/00.png," ants",Training\nants/01.png,ants ,dev\nants/02.png,"fire  ants",hold-out\n'
     source = listed(manifest(five_photos / "list.csv", "path,label,split\n" + rows))
     assert [(item.label, item.splits) for item in source.items] == [
@@ -74,7 +74,7 @@ def test_splits_of_rows_may_have_other_names_and_labels_have_one_spelling(listed
     ]  # fmt: skip
 
 
-def test_no_absolute_path_gets_into_the_data(listed, tmp_path, five_photos):
+def test_absolute_paths_are_listed_relative_to_the_manifest(listed, tmp_path, five_photos):
     elsewhere = put(tmp_path / "elsewhere" / "1.png", 50)
     rows = [five_photos / "ants" / "00.png", elsewhere, f"file://{five_photos}/bees/00.png", "./bees/01.png"]
     manifest(five_photos / "list.csv", "path,label\n" + "".join(f"{row},x\n" for row in rows))
@@ -90,7 +90,7 @@ def test_no_absolute_path_gets_into_the_data(listed, tmp_path, five_photos):
 # Errors
 
 
-def test_a_missing_column_is_an_error_that_names_what_is_there(listed, five_photos):
+def test_a_missing_column_is_an_error_that_names_the_existing_ones(listed, five_photos):
     for name in ("list.csv", "list.parquet"):
         if name.endswith("csv"):
             manifest(five_photos / name, "file,label\nants/00.png,ants\n")
@@ -100,22 +100,24 @@ def test_a_missing_column_is_an_error_that_names_what_is_there(listed, five_phot
             listed(five_photos / name)
 
 
-def test_a_wrong_split_is_an_error_that_names_the_row(listed, five_photos):
+def test_an_invalid_split_is_an_error_that_names_the_row(listed, five_photos):
     manifest(five_photos / "list.csv", "path,label,split\nants/00.png,ants,both\n")
     with pytest.raises(SourceError, match=r"split of ants/00.png is 'both'; expected train, val or test"):
         listed(five_photos / "list.csv")
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"path,label\nonly one\n", b"path,label\n\xff\xfe,x\n"], ids=["empty", "ragged", "latin"]
+    "content",
+    [b"", b"path,label\nonly one\n", b"path,label\n\xff\xfe,x\n"],
+    ids=["empty", "missing value", "not UTF-8"],
 )
-def test_a_broken_manifest_is_an_error(listed, five_photos, content):
+def test_an_unreadable_csv_manifest_is_an_error(listed, five_photos, content):
     put(five_photos / "list.csv", content)
     with pytest.raises(SourceError, match=r"list.csv: not a readable manifest"):
         listed(five_photos / "list.csv")
 
 
-def test_a_broken_parquet_file_is_an_error(listed, five_photos):
+def test_an_unreadable_parquet_manifest_is_an_error(listed, five_photos):
     put(five_photos / "list.parquet", b"PAR1 not really")
     with pytest.raises(SourceError, match=r"list.parquet: not a readable manifest"):
         listed(five_photos / "list.parquet")
@@ -133,17 +135,17 @@ def test_a_row_without_a_file_or_without_a_label_is_rejected(listed, five_photos
 
 
 WRONG_TABLES = {
-    "a column twice": (b"path,label,label\na.png,a,b\n", "the column 'label' appears twice"),
+    "duplicate column": (b"path,label,label\na.png,a,b\n", "the column 'label' appears twice"),
     "no rows": (b"path,label\n", "lists no images"),
     "rows without paths": (b"path,label\n,a\n,b\n", "lists no images"),
-    "nothing": (b"", "not a readable manifest"),
+    "empty file": (b"", "not a readable manifest"),
     "UTF-16": ("path,label\na.png,a\n".encode("utf-16"), "not a readable manifest|no column"),
     "semicolons": (b"path;label\na.png;a\n", "no column 'path'; it has path;label"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRONG_TABLES)
-def test_a_table_that_is_there_and_wrong_is_an_error_and_never_taken_for_away(listed, five_photos, name):
+def test_an_invalid_csv_manifest_is_an_error_and_not_unreachable(listed, five_photos, name):
     content, said = WRONG_TABLES[name]
     with pytest.raises(SourceError, match=said) as error:
         listed(put(five_photos / "list.csv", content))
@@ -160,7 +162,7 @@ def test_a_table_that_is_there_and_wrong_is_an_error_and_never_taken_for_away(li
         ({"file": ["a.png"]}, "no column 'path'; it has file"),
     ],
 )
-def test_a_parquet_table_of_other_things_is_an_error_and_never_taken_for_away(listed, five_photos, columns, said):
+def test_an_invalid_parquet_manifest_is_an_error_and_not_unreachable(listed, five_photos, columns, said):
     pq.write_table(pa.table(columns), five_photos / "list.parquet")
     whole = (five_photos / "list.parquet").read_bytes()
     with pytest.raises(SourceError, match=said) as error:
@@ -184,20 +186,20 @@ def test_a_parquet_table_of_other_things_is_an_error_and_never_taken_for_away(li
     ],
     ids=["millions of rows", "names of megabytes"],
 )
-def test_a_table_that_unpacks_to_hundreds_of_times_its_size_is_refused(listed, five_photos, table):
+def test_a_parquet_manifest_that_unpacks_to_many_times_its_size_is_an_error(listed, five_photos, table):
     pq.write_table(table, five_photos / "labels.parquet", compression="zstd")
     assert (five_photos / "labels.parquet").stat().st_size < 2_000_000
     with pytest.raises(SourceError, match=r"labels.parquet: not a readable manifest: .* (rows|or more)"):
         listed(five_photos / "labels.parquet")
 
 
-def test_a_table_larger_than_any_is_refused_unread(listed, five_photos):
+def test_an_oversized_manifest_is_an_error_before_it_is_read(listed, five_photos):
     with (five_photos / "labels.csv").open("w") as file:
         file.truncate(MAX_FILE_BYTES + 1)
     with pytest.raises(SourceError, match=r"labels.csv holds [\d,]+ bytes; expected a table of at most 536,870,912"):
         listed(five_photos / "labels.csv")
 
 
-def test_a_table_of_very_many_columns_is_refused(listed, tmp_path):
+def test_a_manifest_with_too_many_columns_is_an_error(listed, tmp_path):
     with pytest.raises(SourceError, match="more than 10,000 columns"):
         listed(manifest(tmp_path / "list.csv", "path,label" + ",x" * 20_000 + "\n"))

@@ -15,7 +15,7 @@ from tests.images import nearly, picture, put, put_classes
 from tests.patients import PATIENT, named, notes_of, put_patients, source
 
 
-def test_images_that_an_expression_finds_to_belong_together_share_split_and_group_id(store, tmp_path, caplog):
+def test_images_with_the_same_group_name_share_split_and_group_id(store, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     store.ingest(source(put_patients(tmp_path / "scans", range(40)), group=PATIENT))
     table = named(store)
@@ -30,7 +30,9 @@ def test_images_that_an_expression_finds_to_belong_together_share_split_and_grou
     assert "largest deviation of a class from its share: 0.0 points" in caplog.text
 
 
-def test_a_group_in_train_and_test_folders_goes_with_most_of_its_images_and_the_leak_is_named(store, tmp_path, caplog):
+def test_a_group_in_train_and_test_folders_goes_to_the_split_of_most_of_its_images_and_the_leak_is_noted(
+    store, tmp_path, caplog
+):
     photos = tmp_path / "scans"
     for number, split in enumerate(("train", "val", "test")):
         put_patients(photos / split, range(10 * number, 10 * number + 6))
@@ -48,7 +50,7 @@ def test_a_group_in_train_and_test_folders_goes_with_most_of_its_images_and_the_
     assert f"scans: {leak}" in caplog.messages
 
 
-def test_a_class_in_fewer_than_three_groups_is_named(store, tmp_path, caplog):
+def test_a_class_in_fewer_than_three_groups_is_noted(store, tmp_path, caplog):
     photos = put_patients(tmp_path / "scans", range(20))
     put_patients(photos, range(30, 31), labels=("rare",))
     put_patients(photos, range(40, 42), labels=("rarer",))
@@ -61,7 +63,7 @@ def test_a_class_in_fewer_than_three_groups_is_named(store, tmp_path, caplog):
     assert "rare" in store.summary["without"]["test"] and "rarer" not in store.summary["without"]["test"]
 
 
-def test_a_dataset_in_two_groups_is_an_error_that_says_so(store, tmp_path):
+def test_a_dataset_of_two_groups_is_an_error_that_gives_the_number_of_groups(store, tmp_path):
     photos = put_classes(tmp_path / "scans", {"ants": 12, "bees": 12})
     with pytest.raises(SourceError, match=r"val split has no images.* in the same group \(24 images in 2 groups"):
         store.ingest(source(photos, group=r"(?P<group>\d)\d.png$"))  # 0 and 1
@@ -72,7 +74,7 @@ def test_a_dataset_in_two_groups_is_an_error_that_says_so(store, tmp_path):
 # Near duplicates
 
 
-def test_near_duplicates_join_named_groups_and_the_summary_says_so(store, tmp_path, caplog):
+def test_near_duplicates_merge_named_groups_which_the_summary_notes(store, tmp_path, caplog):
     photos = put_patients(tmp_path / "scans", range(30))
     put(photos / "well" / "patient_1" / "twin.png", nearly(picture(2000)))  # of the first scan of patient 2
     put(photos / "ill" / "alone.png", nearly(picture(1001)))  # of a scan of patient 1
@@ -89,7 +91,7 @@ def test_near_duplicates_join_named_groups_and_the_summary_says_so(store, tmp_pa
     assert store.summary["near_duplicates"] == {"groups": 2, "images": 4}
 
 
-def test_copies_of_an_image_in_two_groups_join_them(store, tmp_path):
+def test_copies_of_an_image_merge_the_groups_that_contain_them(store, tmp_path):
     photos = put_patients(tmp_path / "scans", range(20), labels=("ill",))
     put_classes(photos, {"well": 6})
     shutil.copy(photos / "ill" / "patient_3" / "0.png", photos / "ill" / "patient_4" / "copy.png")
@@ -100,7 +102,7 @@ def test_copies_of_an_image_in_two_groups_join_them(store, tmp_path):
 # Later images
 
 
-def test_a_new_image_of_a_known_group_joins_it_even_if_the_old_ones_are_gone(store, tmp_path):
+def test_a_new_image_joins_its_group_even_if_the_earlier_images_are_gone(store, tmp_path):
     store.ingest(source(put_patients(tmp_path / "scans", range(20)), group=PATIENT))
     before = named(store).groupby("group")["split"].first()
     shutil.rmtree(tmp_path / "scans")
@@ -121,7 +123,7 @@ def test_a_new_image_of_a_known_group_joins_it_even_if_the_old_ones_are_gone(sto
     assert "scans" not in set(table["source"])
 
 
-def test_groups_that_are_named_after_the_split_move_no_image_and_the_run_says_so(store, tmp_path, caplog):
+def test_groups_named_after_splits_were_drawn_move_no_image_which_is_noted(store, tmp_path, caplog):
     photos = put_patients(tmp_path / "scans", range(12), scans=8)
     store.ingest(photos)
     before, plain = store.splits, store.bytes()
@@ -151,7 +153,7 @@ def test_groups_that_are_named_after_the_split_move_no_image_and_the_run_says_so
     assert {image: store.splits[image] for image in before} == before
 
 
-def test_removing_the_dataset_draws_new_splits_of_whole_groups_and_packs_nothing_again(store, tmp_path):
+def test_after_the_dataset_is_removed_splits_of_whole_groups_are_drawn_without_packing_again(store, tmp_path):
     photos = put_patients(tmp_path / "scans", range(12), scans=8)
     store.ingest(photos)
     store.ingest(source(photos, group=PATIENT))
@@ -163,7 +165,7 @@ def test_removing_the_dataset_draws_new_splits_of_whole_groups_and_packs_nothing
 # Deliveries
 
 
-def test_a_delivery_joins_the_groups_that_are_there_and_later_ones_join_its_own(store, tmp_path):
+def test_delivered_images_join_known_groups_and_later_images_join_theirs(store, tmp_path):
     scans = source(put_patients(tmp_path / "scans", range(20)), group=PATIENT)
     store.ingest(scans)
     for number, patients in enumerate((range(10, 30), range(25, 32))):
@@ -182,7 +184,7 @@ def test_a_delivery_joins_the_groups_that_are_there_and_later_ones_join_its_own(
     assert named(store)["group"].nunique() == 32
 
 
-def test_a_delivery_of_which_no_path_matches_is_ingested_with_a_warning(tmp_path, caplog):
+def test_a_delivery_without_a_matching_path_is_a_warning(tmp_path, caplog):
     put(tmp_path / "ward" / "ill" / "1.png", 1)
     assert [item.group for item in delivery_in(tmp_path, PATIENT).labelled.items] == [""]
     assert "retrain.group is '(?P<group>patient_" in caplog.text and "(e.g. ward/ill/1.png)" in caplog.text
@@ -194,7 +196,7 @@ def test_a_delivery_of_which_no_path_matches_is_ingested_with_a_warning(tmp_path
 # The tables
 
 
-def test_a_dataset_without_names_has_the_tables_it_always_had(store, tmp_path):
+def test_the_tables_of_a_dataset_without_group_names_have_no_group_column(store, tmp_path):
     store.ingest(put_patients(tmp_path / "scans", range(6)))
     for path in (store.dataset / "ledger.parquet").iterdir():
         assert pq.read_schema(path).names == [name for name in tables.SCHEMAS[tables.LEDGER].names if name != "group"]
@@ -202,7 +204,7 @@ def test_a_dataset_without_names_has_the_tables_it_always_had(store, tmp_path):
     assert store.ledger["group"].isna().all()
 
 
-def test_all_files_of_a_ledger_have_the_column_as_soon_as_one_image_has_a_name(store, tmp_path):
+def test_every_file_of_the_ledger_has_a_group_column_once_an_image_has_a_group_name(store, tmp_path):
     plain = put_patients(tmp_path / "plain", range(100, 104))
     store.ingest(plain)
     store.ingest(plain, source(put_patients(tmp_path / "scans", range(6)), group=PATIENT))
@@ -212,7 +214,7 @@ def test_all_files_of_a_ledger_have_the_column_as_soon_as_one_image_has_a_name(s
     assert pq.read_table(store.dataset / "ledger.parquet")["group"].null_count == 12
 
 
-def test_the_summary_and_the_tables_of_a_second_run_are_the_same(store, tmp_path):
+def test_a_second_ingest_leaves_the_summary_and_tables_of_named_groups_unchanged(store, tmp_path):
     photos = put_patients(tmp_path / "scans", range(10))
     store.ingest(source(photos, group=PATIENT))
     before = store.bytes()

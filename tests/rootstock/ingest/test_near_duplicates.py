@@ -1,4 +1,4 @@
-"""Perceptual hashes and the links between near ones."""
+"""Perceptual hashes, and links between those that differ in few bits."""
 
 import io
 
@@ -51,7 +51,7 @@ def clustered_hashes(draw):
 
 @given(clustered_hashes(), st.integers(0, 8))
 @settings(deadline=None, max_examples=300)
-def test_near_links_join_what_comparing_all_pairs_joins(hashes, bits):
+def test_near_links_form_the_same_groups_as_comparing_all_pairs(hashes, bits):
     links = near_links(np.array(hashes, np.uint64), bits)
     assert groups(len(hashes), links) == groups(len(hashes), all_pairs(hashes, bits))
     assert all((hashes[i] ^ hashes[j]).bit_count() <= bits for i, j in links.tolist())
@@ -60,7 +60,7 @@ def test_near_links_join_what_comparing_all_pairs_joins(hashes, bits):
 
 @given(clustered_hashes(), st.integers(0, 8), st.sampled_from([(0, 4096), (0, 2)]))
 @settings(deadline=None, max_examples=300)
-def test_where_hashes_crowd_the_links_join_the_same(hashes, bits, crowded):
+def test_near_links_form_the_same_groups_where_many_hashes_share_a_band(hashes, bits, crowded):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(near_duplicates, "MAX_COMPARISONS", crowded[0])
         patch.setattr(near_duplicates, "LARGE_BUCKET", crowded[1])
@@ -69,7 +69,7 @@ def test_where_hashes_crowd_the_links_join_the_same(hashes, bits, crowded):
     assert all((hashes[i] ^ hashes[j]).bit_count() <= bits for i, j in links.tolist())
 
 
-def look_alikes(n: int, flips: int) -> np.ndarray:
+def flipped(n: int, flips: int) -> np.ndarray:
     """Draw hashes that are one hash with some bits flipped."""
     random = np.random.default_rng(flips)
     hashes = np.full(n, 2**63 + 12345, np.uint64)
@@ -82,14 +82,14 @@ def look_alikes(n: int, flips: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "hashes",
     [
-        look_alikes(100_000, 4),
-        pytest.param(look_alikes(100_000, 10), marks=pytest.mark.slow),
+        flipped(100_000, 4),
+        pytest.param(flipped(100_000, 10), marks=pytest.mark.slow),
         np.arange(100_000, dtype=np.uint64),
         np.random.default_rng(0).integers(0, 2**52, 100_000, dtype=np.uint64),
     ],
-    ids=["nearly alike", "less alike", "in a row", "alike in one band"],
+    ids=["four flips", "ten flips", "consecutive", "one band in common"],
 )
-def test_a_hundred_thousand_look_alikes_are_linked_in_seconds_and_in_little_memory(hashes):
+def test_100_000_near_duplicates_are_linked_in_seconds_with_few_links(hashes):
     links = near_links(hashes, 4)
     assert len(links) < 20 * len(hashes)
     assert (np.bitwise_count(hashes[links[:, 0]] ^ hashes[links[:, 1]]) <= 4).all()
@@ -112,14 +112,14 @@ def test_a_thousand_equal_hashes_make_a_thousand_links():
 
 
 @pytest.mark.timeout(60)  # a second or two; all pairs would be 20 billion
-def test_hundreds_of_thousands_of_hashes_are_linked_in_seconds():
+def test_200_000_random_hashes_are_linked_in_seconds():
     hashes = np.random.default_rng(0).integers(0, 2**64, 200_000, dtype=np.uint64)
     hashes[1::1000] = hashes[::1000] ^ np.uint64(0b1001)
     links = near_links(hashes, 4)
     assert links.tolist() == [[at, at + 1] for at in range(0, 200_000, 1000)]
 
 
-def test_hashes_made_together_are_those_that_imagehash_gives_of_each():
+def test_batched_hashes_equal_those_of_imagehash():
     blank, ruled = Image.new("RGB", (40, 30), "white"), Image.new("L", (64, 64))
     ruled.paste(255, (0, 0, 64, 32))
     shown = [*(picture(number, 30 + number, 90 - number) for number in range(60)), blank, ruled, blank.convert("1")]
@@ -130,11 +130,11 @@ def test_hashes_made_together_are_those_that_imagehash_gives_of_each():
 
 
 @given(arrays(np.uint8, (7, 32, 32)))
-def test_a_hash_does_not_depend_on_what_else_is_hashed(thumbnails):
+def test_a_hash_does_not_depend_on_the_rest_of_its_batch(thumbnails):
     assert perceptual_hashes(thumbnails) == [perceptual_hashes([one])[0] for one in thumbnails]
 
 
-def test_a_photo_stays_near_itself_when_it_is_edited_lightly():
+def test_a_lightly_edited_photo_stays_a_near_duplicate():
     photo = picture(1, 320, 240)
     was, *hashes = hashes_of(
         photo,

@@ -16,7 +16,7 @@ from tests.images import encoded, picture, put
 from tests.store import Store
 
 
-def test_larger_photos_are_stored_smaller_where_that_is_asked_for(store, tmp_path):
+def test_images_larger_than_max_side_are_downscaled_and_keep_the_id_of_the_original_file(store, tmp_path):
     for label in ("ants", "bees"):
         for number in range(3):
             path = tmp_path / "photos" / label / f"{number}.jpg"
@@ -34,7 +34,7 @@ def test_larger_photos_are_stored_smaller_where_that_is_asked_for(store, tmp_pat
     assert store.ingest(tmp_path / "photos", max_side=100).new == 0
 
 
-def test_damaged_files_are_named_and_are_kept_where_that_is_asked_for(store, photos, caplog):
+def test_damaged_files_are_rejected_and_named_or_kept_if_the_user_sets_so(store, photos, caplog):
     whole = encoded(picture(999, 200, 200), "JPEG", quality=95)
     put(photos / "ants/hurt.jpg", whole[: len(whole) // 2] + b"\xff\xd9")
     assert store.ingest(photos).images == 15
@@ -72,7 +72,7 @@ def of_one_colour(width: int, height: int, bits: int, colour: int, value: bytes)
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_largest_images_of_every_depth_stay_within_the_memory_that_is_promised(store, photos):
+def test_the_largest_accepted_images_of_each_bit_depth_stay_within_the_documented_memory(store, photos):
     deepest = {"deep": (16, 6, 10_000), "deep2": (16, 6, 9_999)}  # two cores may decode one each
     for name, (bits, colour, height) in {"grey": (16, 0, 10_000), "rgba": (8, 6, 10_000), **deepest}.items():
         put(photos / f"ants/{name}.png", of_one_colour(10_000, height, bits, colour, b"\x80\x01"))
@@ -81,7 +81,7 @@ def test_the_largest_images_of_every_depth_stay_within_the_memory_that_is_promis
 
 
 @pytest.mark.timeout(120)
-def test_a_file_that_would_keep_a_core_busy_for_minutes_is_a_row_with_a_reason(store, photos):
+def test_files_that_would_take_minutes_to_decode_are_rejected(store, photos):
     large = encoded(Image.new("L", (6000, 6000), 128), "JPEG", progressive=True)
     end = large.rfind(b"\xff\xd9")
     scan = large[large.rfind(b"\xff\xda", 0, end) : end]

@@ -15,7 +15,7 @@ from tests.images import put, put_classes
 # Layouts
 
 
-def test_the_layout_is_said_and_kept_and_travels_with_the_data_set(store, tmp_path, caplog):
+def test_the_detected_layout_is_logged_and_recorded_in_the_dataset_and_kept_in_another_clone(store, tmp_path, caplog):
     photos = put_classes(tmp_path / "field" / "2023", {"ants": 6, "bees": 6}).parent
     caplog.set_level("INFO")
     store.ingest(photos)
@@ -37,7 +37,7 @@ def test_the_layout_is_said_and_kept_and_travels_with_the_data_set(store, tmp_pa
     assert store.bytes() == content
 
 
-def test_a_data_set_that_kept_no_layout_keeps_its_labels_and_has_one_from_then_on(store, tmp_path):
+def test_a_dataset_without_a_recorded_layout_keeps_its_labels_and_records_one(store, tmp_path):
     photos = put_classes(tmp_path / "photos" / "2023", {"ants": 6, "bees": 6}).parent
     store.ingest(photos)
     labels, splits = store.labels, store.splits
@@ -51,7 +51,7 @@ def test_a_data_set_that_kept_no_layout_keeps_its_labels_and_has_one_from_then_o
     assert store.summary["sources"][0]["layout"]["layout"] == "class_folders"
 
 
-def test_a_layout_that_a_person_gives_may_change_labels(store, tmp_path):
+def test_a_layout_set_by_the_user_may_change_labels(store, tmp_path):
     photos = tmp_path / "photos"
     for number, place in enumerate(("left/a", "left/b", "right/a", "right/b")):
         put_classes(photos / place, {"": 5}, first=10 * number)
@@ -66,7 +66,7 @@ def test_a_layout_that_a_person_gives_may_change_labels(store, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_a_class_that_is_renamed_or_many_images_with_another_label_stop_unless_that_is_meant(store, tmp_path, kind):
+def test_a_renamed_class_or_many_changed_labels_are_an_error_unless_relabelling_is_allowed(store, tmp_path, kind):
     photos = put_classes(tmp_path / "photos", {"ants": 30, "bees": 30})
 
     def source() -> Path:
@@ -95,14 +95,14 @@ def test_a_class_that_is_renamed_or_many_images_with_another_label_stop_unless_t
     assert Counter(store.manifest["label"]) == {"bees": 33, "emmets": 27}
 
 
-def test_a_better_spelling_of_a_label_is_no_other_label(store, photos):
+def test_a_label_that_changes_only_in_case_or_spaces_is_updated_without_asking(store, photos):
     store.ingest(photos)
     (photos / "ants").rename(photos / "Ants ")
     assert store.ingest(photos).images == 15
     assert set(store.manifest["label"]) == {"Ants", "bees", "wasps"}
 
 
-def test_rows_of_a_table_are_corrected_without_asking_but_not_most_of_them(store, photos):
+def test_a_table_may_correct_some_labels_without_asking_but_not_most(store, photos):
     def table(**new: str) -> Path:
         rows = [(path, new.get(path.parent.name, path.parent.name)) for path in sorted(photos.rglob("*.png"))]
         text = "".join(f"{path.relative_to(photos)},{label}\n" for path, label in rows)
@@ -117,7 +117,7 @@ def test_rows_of_a_table_are_corrected_without_asking_but_not_most_of_them(store
 
 
 @pytest.mark.parametrize("other", ["Ants", "ants ", "a\u00adnts"])
-def test_labels_of_two_sources_that_a_person_reads_as_one_stop(store, tmp_path, photos, other):
+def test_labels_of_two_sources_that_look_the_same_are_an_error(store, tmp_path, photos, other):
     more = put_classes(tmp_path / "more", {other: 5, "flies": 5}, first=100)
     if other == "ants ":
         assert store.ingest(photos, more).images == 25

@@ -23,7 +23,7 @@ from tests.images import put
 from tests.listing import PATHS, contents, drawn, manifest, problems
 
 
-def test_a_store_of_another_kind_holds_folders_archives_and_manifests(listed, memory, tmp_path):
+def test_folders_archives_and_manifests_are_read_from_a_remote_store(listed, memory, tmp_path):
     for number, path in enumerate(PATHS):
         memory.pipe(f"/bucket/photos/{path}", drawn(number))
     expected = {path: drawn(number) for number, path in enumerate(PATHS)}
@@ -38,7 +38,7 @@ def test_a_store_of_another_kind_holds_folders_archives_and_manifests(listed, me
     assert problems(source) == {"gone.png": Reason.UNREADABLE}
 
 
-def test_a_file_rewritten_in_a_store_has_another_stamp(listed, memory):
+def test_a_file_rewritten_in_a_remote_store_has_a_new_stamp(listed, memory):
     memory.pipe("/bucket/photos/ants/1.png", b"12345")
     before = listed("memory://bucket/photos").items[0].stamp
     memory.pipe("/bucket/photos/ants/1.png", b"54321")
@@ -46,7 +46,7 @@ def test_a_file_rewritten_in_a_store_has_another_stamp(listed, memory):
 
 
 @pytest.mark.parametrize("name", ["a[1].png", "a*.png", "a?.png", "{b,c}.png"])
-def test_a_name_in_a_store_is_no_pattern(listed, name):
+def test_wildcards_in_the_names_of_a_remote_store_are_read_literally(listed, name):
     store = fsspec.filesystem("memory")
     for path in ("a1.png", "ab.png", "b.png", name):
         store.pipe_file(f"/patterns/x/{path}", path.encode())
@@ -94,7 +94,7 @@ def served(tmp_path):
 
 
 @pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
-def test_a_web_server_holds_folders_archives_and_manifests(listed, served):
+def test_folders_archives_and_manifests_are_read_from_a_web_server(listed, served):
     folder, url = served
     expected = {f"pink ants/{number}.png": drawn(number) for number in range(3)}
     for path, data in expected.items():
@@ -107,7 +107,7 @@ def test_a_web_server_holds_folders_archives_and_manifests(listed, served):
 
 
 @pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
-def test_a_web_server_that_does_not_answer_is_unreachable(listed, served):
+def test_a_missing_page_and_a_web_server_that_does_not_answer_are_unreachable(listed, served):
     _, url = served
     with pytest.raises(Unreachable, match="does not exist"):
         listed(f"{url}/photos")
@@ -126,7 +126,9 @@ def test_a_web_server_that_does_not_answer_is_unreachable(listed, served):
         (503, "cannot be reached"),
     ],
 )
-def test_a_web_server_that_refuses_is_an_error_and_one_that_fails_is_away(listed, tmp_path, status, said):
+def test_a_request_that_a_web_server_refuses_is_an_error_and_one_that_fails_is_unreachable(
+    listed, tmp_path, status, said
+):
     class Refusing(Quiet):
         def send_head(self):
             self.send_error(status)
@@ -140,7 +142,7 @@ def test_a_web_server_that_refuses_is_an_error_and_one_that_fails_is_away(listed
 
 
 @pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
-def test_a_store_is_asked_for_many_files_at_once_and_not_for_all(listed, tmp_path):
+def test_files_are_requested_concurrently_but_not_all_at_once(listed, tmp_path):
     many, asked = 320, []
     together = threading.Barrier(32, timeout=20)
 
@@ -172,7 +174,7 @@ def test_a_store_is_asked_for_many_files_at_once_and_not_for_all(listed, tmp_pat
 
 
 @pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
-def test_a_file_of_a_web_server_is_read_no_further_than_it_may_be_large(listed, tmp_path, monkeypatch):
+def test_an_endless_file_of_a_web_server_is_read_no_further_than_the_size_limit(listed, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "MAX_FILE_BYTES", 2**22)
     sent = []
 
@@ -201,7 +203,7 @@ def test_a_file_of_a_web_server_is_read_no_further_than_it_may_be_large(listed, 
 
 
 @pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
-def test_a_table_of_a_web_server_that_says_no_size_is_read_to_its_end(listed, tmp_path):
+def test_a_manifest_without_a_content_length_is_read_to_its_end(listed, tmp_path):
     class Slowly(Quiet):
         def do_GET(self):
             if not self.path.endswith(".csv"):

@@ -12,7 +12,7 @@ from tests.images import nearly, picture, put, put_classes
 # Too few images
 
 
-def test_a_class_of_two_images_is_an_error_that_counts_them(store, photos):
+def test_a_class_of_two_images_is_an_error_that_counts_its_images_and_rejected_files(store, photos):
     put_classes(photos, {"hornets": 2}, first=300)
     put(photos / "hornets" / "broken.png", b"x")
     with pytest.raises(
@@ -27,23 +27,25 @@ def linked_to_nowhere(folder: Path) -> None:
     folder.symlink_to("a/disk/that/is/not/mounted")
 
 
-SPOILT = {
-    "of a kind that is not read": (lambda path: path.rename(path.with_suffix(".heic")), "an_image, e.g. wasps/00.heic"),
-    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:200]), "truncated, e.g. wasps/00.png"),
-    "misnamed": (lambda path: path.rename(path.with_suffix(".jpg")), "wrong_extension, e.g. wasps/00.jpg"),
+UNUSABLE = {
+    "unsupported format": (lambda path: path.rename(path.with_suffix(".heic")), "an_image, e.g. wasps/00.heic"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:200]), "truncated, e.g. wasps/00.png"),
+    "wrong extension": (lambda path: path.rename(path.with_suffix(".jpg")), "wrong_extension, e.g. wasps/00.jpg"),
     "too small": (lambda path: put(path, picture(1, 6, 6)), "too_small, e.g. wasps/00.png"),
-    "gone": (Path.unlink, "its folder is empty"),
+    "deleted": (Path.unlink, "its folder is empty"),
     "junk": (lambda path: path.rename(path.with_name(f"._{path.name}")), "its folder is empty"),
-    "behind a link to nowhere": (lambda path: linked_to_nowhere(path.parent), "or a broken link"),
-    "another class's": (lambda path: put(path, picture(int(path.stem))), "conflicting_label, e.g. wasps/00.png"),
+    "folder is a broken link": (lambda path: linked_to_nowhere(path.parent), "or a broken link"),
+    "copies of another class": (
+        lambda path: put(path, picture(int(path.stem))), "conflicting_label, e.g. wasps/00.png",
+    ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", SPOILT)
-def test_a_class_of_no_usable_image_is_an_error_that_names_the_reasons_and_a_file(store, photos, how):
+@pytest.mark.parametrize("how", UNUSABLE)
+def test_a_class_without_usable_images_is_an_error_that_names_the_reason_and_a_file(store, photos, how):
     store.ingest(photos)
     before = store.bytes()
-    spoil, said = SPOILT[how]
+    spoil, said = UNUSABLE[how]
     for path in sorted((photos / "wasps").iterdir()):
         spoil(path)
     with pytest.raises(SourceError, match=rf"'wasps' has 0 \(.*{said}.*exclude the class"):
@@ -55,7 +57,7 @@ def test_a_class_of_no_usable_image_is_an_error_that_names_the_reasons_and_a_fil
 
 @pytest.mark.parametrize("name", ["bees copy", "bees - Copy", "Copy of bees", "bees (1)", "Kopie von bees"])
 @pytest.mark.parametrize("same", [True, False])
-def test_a_copied_class_folder_is_named_with_its_original(store, photos, name, same):
+def test_a_copied_class_folder_is_an_error_that_names_the_original(store, photos, name, same):
     if same:
         shutil.copytree(photos / "bees", photos / name)
     else:
@@ -71,7 +73,7 @@ def test_a_single_class_is_an_error(store, tmp_path):
         store.ingest(put_classes(tmp_path / "photos", {"ants": 5}))
 
 
-def test_nothing_usable_is_an_error_that_counts_the_reasons(store, tmp_path):
+def test_a_source_without_usable_images_is_an_error_that_counts_the_reasons(store, tmp_path):
     put(tmp_path / "photos" / "ants" / "1.png", b"x")
     put(tmp_path / "photos" / "ants" / "2.txt", b"x")
     put(tmp_path / "photos" / "bees" / "3.png", b"x")
@@ -79,20 +81,20 @@ def test_nothing_usable_is_an_error_that_counts_the_reasons(store, tmp_path):
         store.ingest(tmp_path / "photos")
 
 
-def test_an_empty_folder_is_an_error(store, tmp_path):
+def test_an_empty_source_folder_is_an_error(store, tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(SourceError, match=r"no usable image in 0 files"):
         store.ingest(tmp_path / "photos")
 
 
-def test_a_class_with_nothing_to_train_on_is_an_error(store, tmp_path):
+def test_a_class_without_training_images_is_an_error(store, tmp_path):
     put_classes(tmp_path / "photos" / "train", {"ants": 3, "bees": 3})
     put_classes(tmp_path / "photos" / "test", {"ants": 3, "wasps": 3}, first=20)
     with pytest.raises(SourceError, match=r"no image of 'wasps' is in the train split"):
         store.ingest(tmp_path / "photos")
 
 
-def test_nothing_to_test_on_is_an_error(store, tmp_path):
+def test_an_empty_val_or_test_split_is_an_error(store, tmp_path):
     for number, label in enumerate(("ants", "bees")):
         for copy in range(3):
             put(tmp_path / "photos" / label / f"{copy}.png", nearly(picture(number), copy))
@@ -103,7 +105,7 @@ def test_nothing_to_test_on_is_an_error(store, tmp_path):
 # Shrunken sources
 
 
-def test_a_source_that_lost_more_than_half_is_an_error_unless_that_is_meant(store, photos):
+def test_a_source_that_lost_more_than_half_of_its_images_is_an_error_unless_shrinking_is_allowed(store, photos):
     store.ingest(photos)
     before = store.bytes()
     for label in ("ants", "bees"):
@@ -116,7 +118,7 @@ def test_a_source_that_lost_more_than_half_is_an_error_unless_that_is_meant(stor
     assert store.ingest(photos, allow_shrink=True).images == 6
 
 
-def test_a_source_may_lose_half(store, tmp_path):
+def test_a_source_may_lose_half_of_its_images(store, tmp_path):
     photos = put_classes(tmp_path / "photos", {"ants": 6, "bees": 6})
     store.ingest(photos)
     for label in ("ants", "bees"):

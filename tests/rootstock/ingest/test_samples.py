@@ -47,7 +47,7 @@ def near_duplicates(pixels: np.ndarray) -> tuple[int, int]:
     return int(near.sum()), Counter(connected_components(near)[1]).most_common(1)[0][1]
 
 
-def test_samples_are_taken_in_whole_and_nothing_is_warned_of(samples, tmp_path, caplog):
+def test_all_images_of_the_samples_are_ingested_without_a_warning(samples, tmp_path, caplog):
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch" / "sample").symlink_to(samples)
     caplog.set_level("INFO")
@@ -66,7 +66,7 @@ def test_samples_are_taken_in_whole_and_nothing_is_warned_of(samples, tmp_path, 
     assert load_summary(tmp_path / "dataset")["without"] == {"train": [], "val": [], "test": []}
 
 
-def test_digits_are_the_handwriting_of_scikit_learn_in_order(samples):
+def test_the_digits_are_those_of_scikit_learn_in_order(samples):
     from sklearn.datasets import load_digits
 
     pixels, classes = images_of(samples / "digits")
@@ -77,7 +77,7 @@ def test_digits_are_the_handwriting_of_scikit_learn_in_order(samples):
     assert np.corrcoef(shrunk.ravel(), load_digits().images.ravel())[0, 1] > 0.98
 
 
-def test_the_near_duplicates_among_the_digits_are_those_of_the_design(samples):
+def test_the_digits_have_75_pairs_of_near_duplicates_in_groups_of_at_most_seven(samples):
     assert near_duplicates(images_of(samples / "digits")[0]) == (75, 7)
 
 
@@ -97,7 +97,7 @@ def test_no_printed_digit_comes_from_a_font_without_digits(samples):
     assert near_duplicates(pixels)[1] <= 10  # .notdef boxes would all look the same
 
 
-def test_printed_digits_are_another_domain_but_can_be_learned(samples):
+def test_a_model_of_handwritten_digits_fails_on_printed_ones_which_can_be_learned(samples):
     from sklearn.neighbors import KNeighborsClassifier
 
     def small(pixels: np.ndarray) -> np.ndarray:
@@ -119,14 +119,14 @@ def test_a_sample_has_the_same_bytes_every_time(samples, tmp_path, name):
     assert bytes_of(tmp_path / name) == bytes_of(samples / name)
 
 
-def test_a_sample_replaces_what_was_in_its_folder(tmp_path):
+def test_writing_a_sample_replaces_the_contents_of_its_folder(tmp_path):
     (tmp_path / "printed" / "11").mkdir(parents=True)
     write_sample("printed", tmp_path / "printed")
     assert sorted(path.name for path in (tmp_path / "printed").iterdir()) == list("0123456789")
     assert [path.name for path in tmp_path.iterdir()] == ["printed"]
 
 
-def test_an_unknown_sample_is_an_error_that_names_the_nearest(tmp_path):
+def test_an_unknown_sample_is_an_error_that_suggests_a_name(tmp_path):
     with pytest.raises(SourceError, match=r"sample:digit is not .* Did you mean sample:digits\?"):
         write_sample("digit", tmp_path / "x")
     assert not list(tmp_path.iterdir())

@@ -37,27 +37,27 @@ def changed_by(statement: str):
     return change
 
 
-HARMS_TO_A_SCAN = {
-    "another kind of file": lambda path: path.write_bytes(b"no database" * 1000),
+DAMAGES = {
+    "not a database": lambda path: path.write_bytes(b"no database" * 1000),
     "empty": lambda path: path.write_bytes(b""),
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "cut in half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "without its last page": lambda path: path.write_bytes(path.read_bytes()[:-4096]),
     **{f"noise in page {number} from the end": page_of(number) for number in range(1, 13)},
     "another program's tables": foreign_tables,
-    "an unknown reason": changed_by("update looked set reason = 'because', image_id = null"),
-    "a hash that is none": changed_by("update packed set phash = 'half'"),
-    "a text that is none": changed_by("update looked set stamp = cast(x'ff' as text)"),
-    "one column emptied": changed_by("update packed set phash = null"),
+    "unknown reason": changed_by("update looked set reason = 'because', image_id = null"),
+    "invalid hash": changed_by("update packed set phash = 'half'"),
+    "invalid UTF-8": changed_by("update looked set stamp = cast(x'ff' as text)"),
+    "empty column": changed_by("update packed set phash = null"),
 }
 
 
-@pytest.mark.parametrize("harm", HARMS_TO_A_SCAN)
-def test_a_scan_cache_that_something_happened_to_costs_another_look_and_nothing_else(store, photos, harm):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_scan_cache_only_costs_a_second_reading_of_the_source(store, photos, damage):
     store.ingest(photos)
     put(next(photos.iterdir()) / "new.png", 777)  # otherwise little of it is read
     kept = store.bytes()
-    HARMS_TO_A_SCAN[harm](store.scratch / "scan.sqlite")
+    DAMAGES[damage](store.scratch / "scan.sqlite")
     assert store.ingest(photos) == IngestResult(images=16, new=1, rejected=0, changed=True)
     now = store.bytes()
     assert {name: now[name] for name in kept if name.endswith(".tar")} == {

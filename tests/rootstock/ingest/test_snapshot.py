@@ -15,7 +15,7 @@ from tests.images import encoded, nearly, picture, put, put_classes
 from tests.store import CLASSES, Store
 
 
-def test_every_image_is_in_the_manifest_once_and_its_bytes_are_where_it_says(store, photos):
+def test_each_image_has_one_row_in_the_manifest_which_locates_its_bytes(store, photos):
     assert store.ingest(photos) == IngestResult(images=15, new=15, rejected=0, changed=True)
     manifest = store.manifest
     assert manifest.columns.tolist() == tables.SCHEMAS[tables.MANIFEST].names
@@ -34,7 +34,7 @@ def test_every_image_is_in_the_manifest_once_and_its_bytes_are_where_it_says(sto
     assert manifest["group_id"].nunique() == 15
 
 
-def test_the_summary_counts_what_there_is(store, photos):
+def test_the_summary_counts_images_classes_splits_domains_and_rejected_files(store, photos):
     put(photos / "ants" / "broken.png", b"not a png")
     put(photos / "bees" / "cut.jpg", encoded(picture(90), "JPEG")[:-200])
     put(photos / "notes.txt", b"hello")
@@ -54,7 +54,7 @@ def test_the_summary_counts_what_there_is(store, photos):
     assert summary["shards"] == [{"name": shard, "images": 15, "bytes": size}]
 
 
-def test_a_class_that_is_in_one_split_alone_is_said(store, tmp_path):
+def test_the_summary_names_classes_that_are_missing_from_a_split(store, tmp_path):
     photos = put_classes(tmp_path / "photos", {"other": 20})
     for copy in range(6):
         put(photos / "frames" / f"{copy}.png", nearly(picture(50), copy))
@@ -66,7 +66,7 @@ def test_a_class_that_is_in_one_split_alone_is_said(store, tmp_path):
 # Rejected files
 
 
-def test_bad_files_are_rejected_with_their_reasons_and_the_run_goes_on(store, photos):
+def test_bad_files_are_rejected_with_a_reason_each_and_the_others_are_ingested(store, photos):
     put(photos / "ants" / "garbage.jpg", b"\x01\x02" * 500)
     put(photos / "ants" / "empty.png", b"")
     put(photos / "ants" / "text.jpg", b"<html>404</html>")
@@ -105,13 +105,13 @@ def test_an_unsafe_archive_member_is_rejected_and_counted(store, tmp_path, photo
     assert store.summary["rejected"] == {"unsafe_path": 1}
 
 
-def test_an_image_that_is_there_twice_is_kept_once(store, photos):
+def test_of_two_files_with_the_same_bytes_the_second_is_rejected_as_a_duplicate(store, photos):
     shutil.copy(photos / "ants" / "03.png", photos / "ants" / "again.png")
     assert store.ingest(photos).images == 15
     assert store.rejected == {"ants/again.png": "duplicate"}
 
 
-def test_an_image_under_two_labels_is_rejected_under_both(store, photos):
+def test_an_image_with_two_labels_is_rejected_under_both(store, photos):
     shutil.copy(photos / "ants" / "03.png", photos / "bees" / "ant.png")
     assert store.ingest(photos).images == 14
     assert store.rejected == dict.fromkeys(["ants/03.png", "bees/ant.png"], "conflicting_label")
@@ -120,7 +120,7 @@ def test_an_image_under_two_labels_is_rejected_under_both(store, photos):
     assert len(shards.names(store.images)) == 1
 
 
-def test_a_copy_under_a_wrong_extension_is_rejected_whichever_is_read_first(store, photos):
+def test_a_copy_with_a_wrong_extension_is_rejected_whichever_file_is_read_first(store, photos):
     for name in ("00.jpg", "zz.jpg"):
         shutil.copy(photos / "ants" / "00.png", photos / "ants" / name)
     store.ingest(photos)
@@ -130,7 +130,7 @@ def test_a_copy_under_a_wrong_extension_is_rejected_whichever_is_read_first(stor
     assert store.rejected["ants/later.jpg"] == "wrong_extension"
 
 
-def test_one_folder_under_two_labels_is_rejected_under_both(store, tmp_path, photos):
+def test_images_of_a_folder_linked_into_two_classes_are_rejected_under_both(store, tmp_path, photos):
     put_classes(tmp_path / "pool", {"x": 4}, first=200)
     for label in ("bees", "wasps"):
         (photos / label / "linked").symlink_to(tmp_path / "pool" / "x")
@@ -143,7 +143,7 @@ def test_one_folder_under_two_labels_is_rejected_under_both(store, tmp_path, pho
 # Several sources
 
 
-def test_two_sources_bring_their_domains_and_a_copy_belongs_to_the_first(store, tmp_path, photos):
+def test_images_have_the_domain_of_their_source_and_a_copy_that_of_the_first_source(store, tmp_path, photos):
     more = put_classes(tmp_path / "more", {"ants": 3, "bees": 3}, first=100)
     shutil.copy(photos / "ants" / "00.png", more / "ants" / "copy.png")
     shutil.copy(photos / "wasps" / "00.png", more / "ants" / "wasp.png")
@@ -158,7 +158,9 @@ def test_two_sources_bring_their_domains_and_a_copy_belongs_to_the_first(store, 
     assert len(shards.names(store.images)) == 2  # each source begins a shard
 
 
-def test_a_source_that_is_no_longer_named_takes_its_images_along(store, tmp_path, photos):
+def test_images_of_a_source_that_was_removed_leave_the_manifest_and_return_to_their_splits_with_it(
+    store, tmp_path, photos
+):
     more = put_classes(tmp_path / "more", CLASSES, first=100)
     store.ingest(photos, more)
     before = store.splits
@@ -171,7 +173,7 @@ def test_a_source_that_is_no_longer_named_takes_its_images_along(store, tmp_path
 # Reproducible bytes
 
 
-def test_the_same_images_give_the_same_bytes_in_another_folder(tmp_path):
+def test_the_same_images_give_the_same_bytes_in_any_folder(tmp_path):
     stores = [Store(tmp_path / place / "store") for place in ("one", "two")]
     for store in stores:
         photos = put_classes(store.root.parent / "photos", CLASSES)
@@ -183,7 +185,7 @@ def test_the_same_images_give_the_same_bytes_in_another_folder(tmp_path):
     assert len(shards.names(stores[0].images)) > 3
 
 
-def test_nothing_versioned_knows_where_it_was_made(store, tmp_path, photos):
+def test_no_versioned_file_contains_a_path_of_the_machine(store, tmp_path, photos):
     rows = "".join(f"{path},{path.parent.name}\n" for path in sorted(photos.rglob("*.png")))
     put(tmp_path / "list.csv", ("path,label\n" + rows).encode())
     more = put_classes(tmp_path / "more", CLASSES, first=100)

@@ -18,12 +18,12 @@ from tests.images import put, put_classes
 from tests.listing import CLASSES, PATHS, drawn, labels, manifest
 
 
-def test_a_torchvision_set_that_is_laid_out_already_is_listed_like_a_folder(listed, tmp_path):
+def test_a_torchvision_dataset_that_was_downloaded_is_listed_like_a_folder(listed, tmp_path):
     put_classes(tmp_path / "scratch" / "torchvision" / "EuroSAT", CLASSES)
     assert labels(listed("torchvision:EuroSAT")) == {path: path.split("/")[0] for path in PATHS}
 
 
-def test_an_unknown_sample_or_set_is_an_error_that_names_the_nearest(listed):
+def test_an_unknown_sample_or_torchvision_dataset_is_an_error_that_suggests_a_name(listed):
     with pytest.raises(SourceError, match=r"Did you mean sample:digits\?"):
         listed("sample:digit")
     with pytest.raises(SourceError, match=r"Did you mean Flowers102"):
@@ -36,33 +36,33 @@ def test_an_unknown_protocol_is_an_error(listed):
 
 
 @pytest.mark.skipif(find_spec("gcsfs") is not None, reason="the driver is installed")
-def test_a_missing_driver_is_an_error_that_names_the_extra(listed):
+def test_a_missing_driver_is_an_error_that_names_the_extra_to_install(listed):
     with pytest.raises(
         SourceError, match=r"gs://bucket/photos: its driver is not installed: pip install .* '\.\[gs\]'"
     ):
         listed("gs://bucket/photos")
 
 
-def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path):
+def test_a_password_in_the_url_of_a_source_is_an_error_that_does_not_repeat_it(tmp_path):
     path = put(tmp_path / "params.yaml", b"ingest: {sources: [{path: 'sftp://me:s3cret@host/photos', domain: x}]}")
     with pytest.raises(ParamsError, match=r"ingest.sources\[0\].path: a password in a URL would be recorded") as error:
         params_file.load(path)
     assert "s3cret" not in str(error.value)
 
 
-def test_a_folder_that_is_not_there_is_unreachable(listed, tmp_path):
+def test_a_missing_folder_is_unreachable(listed, tmp_path):
     with pytest.raises(Unreachable, match=r"ingest.sources: .*/photos does not exist. Expected a folder"):
         listed(tmp_path / "photos")
 
 
-def test_a_file_that_is_no_archive_is_an_error_that_says_what_would_be(listed, tmp_path):
+def test_a_file_of_an_unsupported_kind_is_an_error_that_names_the_supported_ones(listed, tmp_path):
     put(tmp_path / "photos.rar", b"Rar!")
     with pytest.raises(SourceError, match=r"photos.rar is a file; expected a folder, or a file ending in .zip, .tar"):
         listed(tmp_path / "photos.rar")
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.parquet", "photos.zip", "photos.tar.gz"])
-def test_a_folder_that_is_named_as_a_file_is_an_error_and_never_taken_for_away(listed, tmp_path, name):
+def test_a_folder_named_like_an_archive_or_manifest_is_an_error_and_not_unreachable(listed, tmp_path, name):
     put_classes(tmp_path / name, CLASSES)
     with pytest.raises(SourceError, match=f"{name} is a folder, but is named like a") as error:
         listed(tmp_path / name)
@@ -71,7 +71,7 @@ def test_a_folder_that_is_named_as_a_file_is_an_error_and_never_taken_for_away(l
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.parquet", "photos.zip", "photos.tar.gz"])
 @pytest.mark.timeout(60)
-def test_a_pipe_in_the_place_of_a_table_or_an_archive_is_refused(listed, tmp_path, name):
+def test_a_pipe_in_place_of_a_manifest_or_archive_is_an_error(listed, tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(SourceError, match="is a pipe or a device; expected a file"):
         listed(tmp_path / name)
@@ -114,7 +114,9 @@ def of_driver(module: str, name: str, **said) -> Exception:
         (of_driver("paramiko.ssh_exception", "SSHException"), True), (socket.gaierror(-2, "unknown host"), True),
     ],
 )  # fmt: skip
-def test_only_a_missing_path_or_a_network_is_taken_for_away(listed, five_photos, monkeypatch, error, is_away):
+def test_a_source_is_unreachable_only_if_its_path_is_missing_or_its_disk_or_network_fails(
+    listed, five_photos, monkeypatch, error, is_away
+):
     def fails(*_, **__):
         raise error
 
@@ -127,9 +129,7 @@ def test_only_a_missing_path_or_a_network_is_taken_for_away(listed, five_photos,
 
 
 @pytest.mark.parametrize("name", ["photos.zip", "photos.tar.gz", "list.csv", "list.tsv"])
-def test_what_lists_more_files_than_a_data_set_has_is_refused_before_it_takes_memory(
-    listed, tmp_path, monkeypatch, name
-):
+def test_a_source_that_lists_too_many_files_is_an_error(listed, tmp_path, monkeypatch, name):
     monkeypatch.setattr(archives, "MAX_MEMBERS", 20)
     monkeypatch.setattr(manifests, "MAX_ROWS", 20)
 

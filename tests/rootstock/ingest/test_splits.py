@@ -1,4 +1,4 @@
-"""Splits: images that belong together stay together, every class has its shares, and assigned images never move."""
+"""Splits: images that belong together share one, every class has its shares, and assigned images never move."""
 
 from collections import Counter
 
@@ -55,7 +55,7 @@ def among(links: list[tuple[int, int]], first: int) -> list[tuple[int, int]]:
 
 @given(arrivals(), st.integers(0, 3))
 @settings(deadline=None, max_examples=400)
-def test_what_belongs_together_never_straddles_and_nobody_moves(arrived, seed):
+def test_images_that_belong_together_share_a_split_and_assigned_images_never_move(arrived, seed):
     images, near, names, first = arrived
     named = same_name(names)
     before = settled(images[:first], among(near, first), seed, among(named, first))
@@ -68,7 +68,7 @@ def test_what_belongs_together_never_straddles_and_nobody_moves(arrived, seed):
 
 @given(arrivals(), st.lists(st.sampled_from([None, *SPLITS]), min_size=25, max_size=25), st.integers(0, 3))
 @settings(deadline=None, max_examples=400)
-def test_new_images_of_a_name_share_a_split_even_if_it_was_given_after_the_split(arrived, assigned, seed):
+def test_new_images_with_the_same_group_name_share_a_split_even_if_older_ones_do_not(arrived, assigned, seed):
     images, near, names, first = arrived
     for image, split in zip(images[:first], assigned, strict=False):
         image.split = split
@@ -85,7 +85,7 @@ def test_new_images_of_a_name_share_a_split_even_if_it_was_given_after_the_split
 
 @given(arrivals(), st.integers(0, 3))
 @settings(deadline=None, max_examples=200)
-def test_images_that_arrive_together_all_get_a_place(arrived, seed):
+def test_images_that_arrive_together_are_all_assigned(arrived, seed):
     images, near, names, _ = arrived
     assert None not in settled(images, near, seed, same_name(names)).values()
 
@@ -122,34 +122,34 @@ def test_every_stratum_and_every_class_keeps_the_shares(strata, seed):
                 assert abs(counts[key, split] - total * SHARES[split]) <= tolerance
 
 
-def test_a_hundred_images_are_cut_exactly():
+def test_a_hundred_images_are_split_exactly_by_the_shares():
     assert Counter(settled(new(range(100))).values()) == {"train": 70, "val": 15, "test": 15}
 
 
-def test_what_comes_later_is_cut_so_that_the_whole_keeps_the_shares():
+def test_later_images_are_split_so_that_the_whole_keeps_the_shares():
     images = new(range(20))
     settled(images)
     images += new(range(20, 200))
     assert Counter(settled(images).values()) == {"train": 140, "val": 30, "test": 30}
 
 
-def test_a_class_of_three_has_one_in_each_split():
+def test_a_class_of_three_images_has_one_in_each_split():
     images = [image for number in range(50) for image in new(range(3 * number, 3 * number + 3), f"class {number}")]
     settled(images)
     for label in {image.stratum[1] for image in images}:
         assert {image.split for image in images if image.stratum[1] == label} == set(SPLITS)
 
 
-def test_a_class_of_three_domains_with_one_image_each_has_one_in_each_split():
+def test_a_class_with_one_image_in_each_of_three_domains_has_one_in_each_split():
     images = [image for domain in "abc" for image in new([ord(domain)], domain=domain)]
     assert set(settled(images).values()) == set(SPLITS)
 
 
-def test_a_class_of_two_groups_is_trained_and_tested_on():
+def test_a_class_of_two_groups_is_in_train_and_test():
     assert sorted(settled(new(range(4)), [(0, 1), (2, 3)]).values()) == ["test", "test", "train", "train"]
 
 
-def test_a_large_group_goes_where_there_is_room_for_it():
+def test_a_large_group_goes_to_the_split_with_room_for_it():
     chain = [(number, number + 1) for number in range(39)] + [(number, number + 1) for number in range(40, 59)]
     for seed in range(10):
         counts = Counter(settled(images := new(range(100)), chain, seed).values())
@@ -162,29 +162,29 @@ def test_the_same_seed_gives_the_same_splits_and_another_gives_others():
     assert settled(new(range(50)), seed=1) != settled(new(range(50)), seed=2)
 
 
-def test_a_new_near_duplicate_joins_the_split_of_the_one_that_is_there():
+def test_a_new_near_duplicate_joins_the_split_of_the_known_image():
     for split in SPLITS:
         assert settled([old(split, 1), *new([2, 3])], [(0, 1), (1, 2)])[name(3)] == split
 
 
-def test_a_new_near_duplicate_joins_even_against_its_folder():
+def test_a_new_near_duplicate_joins_that_split_even_if_its_folder_says_otherwise():
     assert settled([old("test", 1), *new([2], allowed=("train",))], [(0, 1)])[name(2)] == "test"
 
 
-def test_an_image_near_to_two_splits_has_no_place_and_its_neighbours_have():
+def test_a_near_duplicate_of_images_in_two_splits_is_not_assigned_but_its_neighbours_are():
     images = [old("train", 1), old("test", 2), *new([3, 4, 5])]
     after = settled(images, [(0, 2), (1, 2), (0, 3), (1, 4)])
     assert after == {name(1): "train", name(2): "test", name(3): None, name(4): "train", name(5): "test"}
 
 
-def test_what_hangs_on_an_image_without_a_place_stands_for_itself():
+def test_near_duplicates_of_an_unassigned_image_are_assigned_on_their_own():
     images = [old("train", 1), old("test", 2), *new([3, 4, 5])]
     after = settled(images, [(0, 2), (1, 2), (2, 3), (3, 4)])
     assert after[name(3)] is None
     assert after[name(4)] == after[name(5)] is not None
 
 
-def test_an_image_without_a_place_gets_one_when_it_comes_again_without_its_neighbours():
+def test_an_unassigned_image_is_assigned_once_its_conflict_is_gone():
     assert settled([old("train", 1), *new([3])], [(0, 1)])[name(3)] == "train"
 
 
@@ -202,7 +202,7 @@ def test_an_image_without_a_place_gets_one_when_it_comes_again_without_its_neigh
         ([("train", "val"), ("val",), ("test",)], "val"),
     ],
 )
-def test_a_group_that_folders_tear_apart_goes_with_most_of_its_images_and_is_rather_held_out(folders, together):
+def test_a_group_in_several_split_folders_follows_most_of_its_images_and_ties_prefer_held_out_splits(folders, together):
     images = [image for number, allowed in enumerate(folders) for image in new([number], allowed=allowed)]
     chain = [(number, number + 1) for number in range(len(folders) - 1)]
     for near, named in ((chain, NO_LINKS), (NO_LINKS, chain)):
@@ -211,25 +211,25 @@ def test_a_group_that_folders_tear_apart_goes_with_most_of_its_images_and_is_rat
         assert set(settled(images, near, named=named).values()) == {together}
 
 
-def test_a_new_image_of_a_known_name_joins_its_split():
+def test_a_new_image_with_a_known_group_name_joins_its_split():
     images = [old("test", 1), *new([2, 3], allowed=("train",)), *new([4])]
     after = settled(images, [(2, 3)], named=[(0, 1), (0, 2)])
     assert set(after.values()) == {"test"}
 
 
-def test_a_name_in_two_splits_takes_new_images_where_most_of_it_is():
+def test_new_images_of_a_group_in_two_splits_join_the_split_of_most_of_its_images():
     images = [old("train", 1), old("test", 2), old("test", 3), *new([4, 5])]
     assert settled(images, named=[(0, number) for number in range(1, 5)])[name(5)] == "test"
 
 
-def test_a_new_name_near_to_two_splits_stays_whole_and_what_is_near_to_the_other_has_no_place():
+def test_a_new_group_near_two_splits_stays_whole_and_its_images_near_the_other_split_are_not_assigned():
     images = [old("train", 1), old("train", 2), old("test", 3), *new([4, 5, 6, 7])]
     together = [(3, number) for number in range(4, 7)]
     after = settled(images, [(0, 3), (1, 4), (2, 5)], named=together)
     assert [after[name(number)] for number in range(4, 8)] == ["train", "train", None, "train"]
 
 
-def test_a_group_of_several_classes_counts_for_each_of_them():
+def test_a_group_of_several_classes_counts_towards_the_shares_of_each():
     images, named = [], []
     for group in range(40):  # 7 ants and 3 bees each: only whole groups
         named += [(10 * group, 10 * group + more) for more in range(1, 10)]
@@ -245,7 +245,7 @@ def test_a_group_of_several_classes_counts_for_each_of_them():
     }  # fmt: skip
 
 
-def test_a_rare_class_within_groups_of_a_frequent_one_is_in_every_split():
+def test_a_rare_class_in_groups_of_a_frequent_one_is_in_every_split():
     images, named = new(range(400), "ants"), []
     for group in range(4):
         bee = len(images)
@@ -256,7 +256,7 @@ def test_a_rare_class_within_groups_of_a_frequent_one_is_in_every_split():
 
 
 @pytest.mark.parametrize("mixture", [0.5, 10])
-def test_groups_of_very_different_sizes_keep_every_class_within_a_few_points_of_its_shares(mixture):
+def test_with_groups_of_very_different_sizes_every_class_is_within_one_point_of_its_shares(mixture):
     rng = np.random.default_rng(0)
     classes = np.array([0.4, 0.3, 0.2, 0.08, 0.02])
     images, named = [], []
@@ -273,21 +273,21 @@ def test_groups_of_very_different_sizes_keep_every_class_within_a_few_points_of_
             assert abs(counts[label, split] / total - SHARES[split]) < 0.01
 
 
-def test_what_a_folder_says_is_done():
+def test_split_folders_are_followed():
     images = new(range(10), allowed=("train", "val")) + new(range(10, 20), allowed=("test",))
     after = settled(images)
     assert {after[name(number)] for number in range(10, 20)} == {"test"}
     assert Counter(after[name(number)] for number in range(10)) == {"train": 8, "val": 2}
 
 
-def test_small_classes_in_a_train_folder_still_have_one_to_validate_by():
+def test_a_class_of_two_training_images_has_one_for_validation():
     images = new(range(2), allowed=("train", "val")) + new(range(10, 30), allowed=("test",))
     after = settled(images)
     assert {after[name(0)], after[name(1)]} == {"train", "val"}
 
 
 @pytest.mark.timeout(60)
-def test_a_hundred_thousand_images_with_a_thousand_bridges_are_settled_in_seconds():
+def test_100_000_images_with_a_thousand_conflicts_are_assigned_in_seconds():
     n = 100_000
     images = [old("train" if number % 2 else "test", number) for number in range(n // 2)] + new(range(n // 2, n))
     bridges = [

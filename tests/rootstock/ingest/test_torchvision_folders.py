@@ -13,13 +13,13 @@ from tests.archive_files import tar_bytes, zip_bytes
 from tests.torchvision_site import EUROSAT, EUROSAT_LAID_OUT, aircraft, idx, mat, photos, tree
 
 
-def test_a_set_without_splits_is_laid_out_by_class_with_its_bytes_untouched(site, tmp_path):
+def test_a_dataset_without_splits_becomes_class_folders_with_unchanged_files(site, tmp_path):
     site.has({"EuroSAT.zip": zip_bytes(EUROSAT)})
     write_torchvision_set("EuroSAT", tmp_path / "out", tmp_path / "downloads")
     assert tree(tmp_path / "out") == EUROSAT_LAID_OUT
 
 
-def test_flowers_are_laid_out_by_split_and_class_name(site, tmp_path):
+def test_flowers102_becomes_split_folders_with_class_names(site, tmp_path):
     images = photos(*(f"jpg/image_{number:05d}.jpg" for number in range(1, 7)))
     splits = {"trnid": np.array([5, 1]), "valid": np.array([2, 4]), "tstid": np.array([3, 6])}
     labels = np.array([1, 1, 2, 2, 1, 60])  # of the images in order; 60 is "pink-yellow dahlia?"
@@ -36,7 +36,7 @@ def test_flowers_are_laid_out_by_split_and_class_name(site, tmp_path):
     }
 
 
-def test_pets_have_their_trainval_as_train(site, tmp_path):
+def test_the_trainval_split_of_oxford_pets_becomes_train(site, tmp_path):
     names = ["Abyssinian_1", "Abyssinian_2", "yorkshire_terrier_1", "yorkshire_terrier_2"]
     images = photos(*(f"images/{name}.jpg" for name in names))
     lists = {
@@ -53,7 +53,7 @@ def test_pets_have_their_trainval_as_train(site, tmp_path):
     }
 
 
-def test_a_set_of_arrays_becomes_png_files_of_the_same_pixels(site, tmp_path):
+def test_a_dataset_of_arrays_becomes_png_files_with_the_same_pixels(site, tmp_path):
     train, test = np.random.default_rng(0).integers(0, 256, (2, 3, 28, 28), dtype=np.uint8)
     site.has(
         {
@@ -77,14 +77,14 @@ def test_a_set_of_arrays_becomes_png_files_of_the_same_pixels(site, tmp_path):
         assert (np.asarray(Image.open(tmp_path / "out" / name)) == pixels).all()
 
 
-def test_no_image_is_in_two_splits_where_a_set_lists_trainval_too(site, tmp_path):
+def test_no_image_is_in_two_splits_if_a_dataset_lists_trainval_too(site, tmp_path):
     site.has({"fgvc-aircraft-2013b.tar.gz": tar_bytes(aircraft(), "gz")})
     write_torchvision_set("FGVCAircraft", tmp_path / "out", tmp_path / "downloads")
     expected = ["test/F-16A-B/3.jpg", "train/747-100/1.jpg", "val/F-16A-B/2.jpg"]
     assert sorted(tree(tmp_path / "out")) == expected
 
 
-def test_classes_whose_folders_would_be_one_are_numbered():
+def test_classes_that_would_share_a_folder_are_numbered():
     assert _class_folders(SimpleNamespace(classes=["a/b", "a:b"])) == ["000 a-b", "001 a-b"]
     assert _class_folders(SimpleNamespace(classes=["A", "a", "b"])) == ["000 A", "001 a", "002 b"]
     assert _class_folders(SimpleNamespace(classes=["..", "x"])) == ["000", "001 x"]
@@ -98,7 +98,7 @@ def lines(*rows: str) -> bytes:
 
 
 # Unpacked as torchvision expects them: the files of each set, and where its images belong.
-BY_HAND = {
+DOWNLOADED_BY_HAND = {
     "DTD": (
         {
             **photos(*(f"dtd/dtd/images/{name}.jpg" for name in ("banded/b_1", "banded/b_2", "dotted/d_1"))),
@@ -181,9 +181,9 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("name", BY_HAND)
-def test_files_put_there_by_hand_are_laid_out_without_a_download(site, tmp_path, name):
-    given, expected = BY_HAND[name]
+@pytest.mark.parametrize("name", DOWNLOADED_BY_HAND)
+def test_files_downloaded_by_hand_are_used_without_a_download(site, tmp_path, name):
+    given, expected = DOWNLOADED_BY_HAND[name]
     for path, content in given.items():
         (tmp_path / "downloads" / name / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "downloads" / name / path).write_bytes(content)
@@ -195,7 +195,7 @@ def test_files_put_there_by_hand_are_laid_out_without_a_download(site, tmp_path,
     assert site.asked == []
 
 
-def test_stanford_cars_cannot_be_downloaded_but_can_be_put_there(site, tmp_path):
+def test_stanford_cars_can_only_be_downloaded_by_hand(site, tmp_path):
     downloads = tmp_path / "downloads"
     with pytest.raises(SourceError, match="StanfordCars cannot be loaded: The original URL is broken"):
         write_torchvision_set("StanfordCars", tmp_path / "out", downloads)

@@ -15,7 +15,7 @@ from tests.torchvision_site import EUROSAT, EUROSAT_LAID_OUT, aircraft, photos, 
 # Downloads
 
 
-def test_a_set_that_is_there_is_not_downloaded_again(site, tmp_path):
+def test_a_downloaded_dataset_is_not_downloaded_again(site, tmp_path):
     site.has({"EuroSAT.zip": zip_bytes(EUROSAT)})
     write_torchvision_set("EuroSAT", tmp_path / "out", tmp_path / "downloads")
     site.asked.clear()
@@ -24,7 +24,7 @@ def test_a_set_that_is_there_is_not_downloaded_again(site, tmp_path):
     assert site.asked == []
 
 
-def test_a_run_killed_while_unpacking_is_finished_without_a_second_download(site, tmp_path):
+def test_unpacking_that_was_killed_is_completed_without_a_second_download(site, tmp_path):
     site.has({"EuroSAT.zip": zip_bytes(EUROSAT)})
     left = tmp_path / "downloads" / "EuroSAT.tmp" / "eurosat"
     (left / "2750" / "Forest").mkdir(parents=True)
@@ -36,14 +36,14 @@ def test_a_run_killed_while_unpacking_is_finished_without_a_second_download(site
     assert site.asked == []
 
 
-def test_the_files_are_linked_to_the_download_where_the_disk_allows(site, tmp_path):
+def test_images_are_hard_links_to_the_download_if_the_disk_allows(site, tmp_path):
     site.has({"EuroSAT.zip": zip_bytes(EUROSAT)})
     write_torchvision_set("EuroSAT", tmp_path / "out", tmp_path / "downloads")
     original = tmp_path / "downloads" / "EuroSAT" / "eurosat" / "2750" / "River" / "River_1.jpg"
     assert (tmp_path / "out" / "River" / "River_1.jpg").samefile(original)
 
 
-def test_the_files_are_copied_where_links_cannot_be_made(site, tmp_path, monkeypatch):
+def test_images_are_copied_if_hard_links_fail(site, tmp_path, monkeypatch):
     def refuse(*paths, **options):
         raise OSError(18, "Invalid cross-device link")
 
@@ -56,7 +56,7 @@ def test_the_files_are_copied_where_links_cannot_be_made(site, tmp_path, monkeyp
 # Errors
 
 
-def test_a_missing_archive_is_an_error_that_names_set_reason_and_remedy(site, tmp_path):
+def test_a_missing_archive_is_an_error_that_names_the_dataset_the_reason_and_a_remedy(site, tmp_path):
     with pytest.raises(SourceError) as raised:
         write_torchvision_set("Flowers102", tmp_path / "out", tmp_path / "downloads")
     message = str(raised.value)
@@ -68,7 +68,7 @@ def test_a_missing_archive_is_an_error_that_names_set_reason_and_remedy(site, tm
     assert not (tmp_path / "downloads" / "Flowers102").exists()
 
 
-def test_a_site_that_does_not_answer_is_an_error_and_what_had_arrived_is_kept(site, tmp_path):
+def test_a_site_that_does_not_answer_is_an_error_and_finished_downloads_are_kept(site, tmp_path):
     site.has({"images.tar.gz": tar_bytes(photos("images/a_1.jpg"), "gz")})
     with pytest.raises(SourceError, match=r"torchvision:OxfordIIITPet cannot be loaded: .*404"):
         write_torchvision_set("OxfordIIITPet", tmp_path / "out", tmp_path / "downloads")
@@ -82,7 +82,7 @@ def test_a_site_that_does_not_answer_is_an_error_and_what_had_arrived_is_kept(si
 
 
 @pytest.mark.parametrize("damage", ["cut short", "bytes lost inside", "a page of HTML"])
-def test_a_damaged_archive_is_not_taken_again(site, tmp_path, damage):
+def test_a_damaged_archive_is_an_error_and_downloaded_again_by_the_next_run(site, tmp_path, damage):
     whole = tar_bytes(aircraft(), "gz")
     damaged = {
         "cut short": whole[: len(whole) // 2],
@@ -107,13 +107,13 @@ def test_an_incomplete_download_folder_is_an_error_that_says_to_remove_it(site, 
     ("wrong", "nearest"),
     [("flowers102", "Flowers102"), ("OxfordPet", "OxfordIIITPet"), ("Cifar-10", "CIFAR10")],
 )
-def test_a_misspelt_set_is_an_error_that_names_the_nearest(tmp_path, wrong, nearest):
+def test_a_misspelt_dataset_is_an_error_that_suggests_a_name(tmp_path, wrong, nearest):
     with pytest.raises(SourceError, match=rf"torchvision:{wrong} .* Did you mean {nearest}\b"):
         write_torchvision_set(wrong, tmp_path / "out", tmp_path / "downloads")
 
 
 @pytest.mark.parametrize("name", ["CocoDetection", "ImageFolder", "VOCSegmentation", "__doc__", "../EuroSAT"])
-def test_what_is_no_classification_set_is_an_error(tmp_path, name):
+def test_a_name_that_is_not_a_classification_dataset_is_an_error(tmp_path, name):
     with pytest.raises(SourceError, match="is not an image classification dataset of torchvision; expected one"):
         write_torchvision_set(name, tmp_path / "out", tmp_path / "downloads")
     assert not list(tmp_path.iterdir())
@@ -122,7 +122,7 @@ def test_what_is_no_classification_set_is_an_error(tmp_path, name):
 # Which sets
 
 
-def test_every_set_exists_in_torchvision_and_its_splits_are_known():
+def test_every_dataset_exists_in_torchvision_with_known_splits():
     both, three, none = ["train", "test"], ["train", "val", "test"], [""]
     assert {name: list(_splits(name)) for name in SETS if name != "PCAM"} == {
         **dict.fromkeys(["CIFAR10", "CIFAR100", "EMNIST", "FashionMNIST", "KMNIST", "MNIST", "QMNIST"], both),

@@ -12,13 +12,15 @@ from tests.images import put, put_classes
 from tests.store import CLASSES
 
 
-def test_a_source_that_is_away_is_an_error_the_first_time(store, tmp_path):
+def test_a_source_that_was_never_ingested_and_is_unreachable_is_an_error(store, tmp_path):
     with pytest.raises(SourceError, match=r"photos does not exist"):
         store.ingest(tmp_path / "photos")
 
 
 @pytest.mark.parametrize("another_clone", [False, True])
-def test_a_source_that_is_away_later_is_a_warning_and_nothing_changes(store, photos, caplog, another_clone):
+def test_a_known_source_that_is_unreachable_is_a_warning_and_the_dataset_does_not_change(
+    store, photos, caplog, another_clone
+):
     for path, content in {"ants/bad.png": b"x", "ants/copy.png": (photos / "ants" / "00.png").read_bytes()}.items():
         put(photos / path, content)
     store.ingest(photos)
@@ -34,7 +36,7 @@ def test_a_source_that_is_away_later_is_a_warning_and_nothing_changes(store, pho
         assert (store.bytes(), store.times()) == (before, times)
 
 
-def test_an_archive_and_a_manifest_that_are_away_leave_nothing_changed_either(store, tmp_path, photos):
+def test_an_unreachable_archive_and_manifest_leave_the_dataset_unchanged(store, tmp_path, photos):
     rows = [
         f"{path.relative_to(photos)},{path.parent.name},{'meadow' if number % 2 else ''},"
         + ("train", "val", "test", "")[number % 4]
@@ -59,7 +61,7 @@ def test_an_archive_and_a_manifest_that_are_away_leave_nothing_changed_either(st
     assert store.bytes() == before
 
 
-def test_the_sources_that_are_there_go_on_while_another_is_away(store, tmp_path, photos):
+def test_reachable_sources_are_ingested_while_another_is_unreachable(store, tmp_path, photos):
     more = put_classes(tmp_path / "more", CLASSES, first=100)
     store.ingest(photos, more)
     shutil.rmtree(photos)
@@ -67,7 +69,7 @@ def test_the_sources_that_are_there_go_on_while_another_is_away(store, tmp_path,
     assert store.ingest(photos, more) == IngestResult(images=31, new=1, rejected=0, changed=True)
 
 
-def test_a_mistake_in_a_source_is_an_error_even_if_it_was_taken_in_before(store, photos):
+def test_an_invalid_manifest_is_an_error_even_if_it_was_ingested_before(store, photos):
     rows = "".join(f"{path.relative_to(photos)},{path.parent.name}\n" for path in sorted(photos.rglob("*.png")))
     put(photos / "list.csv", ("path,label\n" + rows).encode())
     store.ingest(photos / "list.csv")

@@ -1,4 +1,4 @@
-"""Images with more than eight bits per sample: one value range per source, given, inferred or asked for."""
+"""Images with more than eight bits per sample have one value range per source: set, inferred or asked for."""
 
 import re
 import shutil
@@ -39,7 +39,9 @@ def source_with(folder: Path, value_range: tuple[float, float] | None) -> params
 
 
 @pytest.mark.parametrize(("times", "kind"), [(4, np.uint16), (16, np.uint16), (1, np.float32), (100, np.int32)])
-def test_what_files_do_not_tell_of_their_values_is_asked_for_and_then_the_same_for_all(store, tmp_path, times, kind):
+def test_an_unclear_value_range_is_an_error_until_it_is_set_and_then_applies_to_the_whole_source(
+    store, tmp_path, times, kind
+):
     folder = deep_source(tmp_path / "xray", {"dark": 0.3, "bright": 1.0}, times, kind)
     for _ in range(2):  # a run that stopped does not count as an answer
         with pytest.raises(SourceError, match=r"xray: .* have values \(\w+\) from [\d.]+ to [\d.]+; .*Set value_range"):
@@ -52,7 +54,7 @@ def test_what_files_do_not_tell_of_their_values_is_asked_for_and_then_the_same_f
     assert not store.ingest(source_with(folder, (0, 255 * times))).changed and store.bytes() == before
 
 
-def test_sixteen_bits_that_are_used_are_not_asked_for_however_dark_one_class_is(store, tmp_path):
+def test_the_value_range_is_inferred_if_some_images_use_all_16_bits_however_dark_others_are(store, tmp_path):
     folder = deep_source(tmp_path / "xray", {"dark": 0.05, "bright": 1.0})
     assert store.ingest(folder).new == 12
     seen = brightness(store)
@@ -64,7 +66,7 @@ def test_sixteen_bits_that_are_used_are_not_asked_for_however_dark_one_class_is(
     assert brightness(store)["dark"] < 10
 
 
-def test_values_beyond_the_range_that_was_given_are_said(store, tmp_path, caplog):
+def test_values_outside_the_value_range_are_a_warning(store, tmp_path, caplog):
     folder = deep_source(tmp_path / "xray", {"dark": 0.3, "bright": 1.0}, times=16)
     deep_source(folder, {"dark": 1 / 255}, 1, np.float32, first=6)  # of another dtype, with another range
     store.ingest(source_with(folder, (0, 1)))
@@ -76,7 +78,7 @@ def test_values_beyond_the_range_that_was_given_are_said(store, tmp_path, caplog
     assert "value_range" not in caplog.text
 
 
-def test_a_value_range_cannot_be_changed_for_images_that_are_packed(store, tmp_path):
+def test_the_value_range_of_packed_images_cannot_be_changed(store, tmp_path):
     folder = deep_source(tmp_path / "xray", {"dark": 0.3, "bright": 1.0}, times=16)
     store.ingest(source_with(folder, (0, 4095)))
     with pytest.raises(
@@ -86,7 +88,7 @@ def test_a_value_range_cannot_be_changed_for_images_that_are_packed(store, tmp_p
     assert store.ingest(folder).images == 12  # omitted, it keeps its value
 
 
-def test_images_of_eight_bits_have_no_value_range(store, photos):
+def test_8_bit_images_have_no_value_range(store, photos):
     store.ingest(source_with(photos, (0, 4095)))
     assert "value_range" not in store.summary["sources"][0]
     assert store.ingest(source_with(photos, (0, 1023))).images == 15
