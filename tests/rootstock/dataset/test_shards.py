@@ -1,4 +1,5 @@
-"""Shards: plain tar files, the same for the same images, read by place, whole or not there."""
+"""Shards are plain tar files: the same images give the same bytes, an image is read by its place, and a shard is
+complete or absent."""
 
 import tarfile
 import tempfile
@@ -51,7 +52,7 @@ def test_an_image_is_read_back_by_its_place(tmp_path):
             assert reader.read(shard, place.offset, place.size) == content(number)
 
 
-def test_an_image_is_read_back_from_many_threads(tmp_path):
+def test_images_are_read_back_by_many_threads(tmp_path):
     places = fill(tmp_path, range(40), shard_bytes=5000)
     numbers = [number % 40 for number in range(400)]
     with Reader(tmp_path) as reader, ThreadPoolExecutor(8) as pool:
@@ -63,7 +64,7 @@ def test_an_image_is_read_back_from_many_threads(tmp_path):
         assert list(pool.map(read, numbers)) == [content(number) for number in numbers]
 
 
-def test_tar_reads_a_shard_too(tmp_path):
+def test_a_shard_is_readable_by_tarfile(tmp_path):
     places = fill(tmp_path, range(5))
     (shard,) = {shard for shard, _ in places.values()}
     with tarfile.open(shards.path_of(tmp_path, shard)) as tar:
@@ -72,7 +73,7 @@ def test_tar_reads_a_shard_too(tmp_path):
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(shards.EXTENSION_OF)), st.binary(max_size=3000)), min_size=1))
-def test_a_shard_is_what_tarfile_would_write(tmp_path_factory, images):
+def test_a_shard_has_the_bytes_that_tarfile_would_write(tmp_path_factory, images):
     folder, expected = tmp_path_factory.mktemp("shards"), BytesIO()
     with (
         Writer(folder, 0, 10**9) as writer,
@@ -89,12 +90,12 @@ def test_a_shard_is_what_tarfile_would_write(tmp_path_factory, images):
 
 
 @given(st.integers(0, 8**11 - 1))
-def test_a_header_holds_any_size_that_a_tar_can(size):
+def test_a_header_can_hold_every_size_allowed_in_a_tar(size):
     member = tarfile.TarInfo.frombuf(tar_headers.header("a.png", size), "ascii", "strict")  # checks the sum
     assert (member.name, member.size) == ("a.png", size)
 
 
-def test_the_headers_alone_say_where_everything_is(tmp_path):
+def test_the_place_of_every_image_is_found_from_the_headers_alone(tmp_path):
     places = fill(tmp_path, range(5))
     (shard,) = shards.names(tmp_path)
     assert {image: (shard, place) for image, place in shards.iter_places(tmp_path, shard)} == places
@@ -107,7 +108,7 @@ def test_equal_images_in_equal_order_give_equal_files(tmp_path):
     assert files_in(tmp_path / "one") == files_in(tmp_path / "two")
 
 
-def test_other_content_or_another_order_gives_another_name(tmp_path):
+def test_the_name_of_a_shard_depends_on_content_and_order(tmp_path):
     for folder, numbers in (("a", [1, 2]), ("b", [2, 1]), ("c", [1, 3])):
         fill(tmp_path / folder, numbers)
     assert len({shards.names(tmp_path / folder)[0] for folder in "abc"}) == 3
@@ -119,28 +120,28 @@ def test_a_shard_is_closed_when_it_is_full(tmp_path):
     assert max(sizes) < 5000 + tarfile.RECORDSIZE + 2000  # the image that fills it, and tar's padding
 
 
-def test_shards_are_listed_as_they_were_numbered(tmp_path):
+def test_shards_are_listed_by_number(tmp_path):
     fill(tmp_path, range(30), shard_bytes=3000, first=7)
     assert [shards.number_of(shard) for shard in shards.names(tmp_path)] == list(
         range(7, 7 + len(shards.names(tmp_path)))
     )
 
 
-def test_other_files_in_the_folder_are_no_shards(tmp_path):
+def test_other_files_in_the_folder_are_not_listed_as_shards(tmp_path):
     fill(tmp_path, range(3))
     (tmp_path / "backup.tar").write_bytes(b"mine")
     (tmp_path / ".gitignore").write_text("/x")
     assert len(shards.names(tmp_path)) == 1
 
 
-def test_a_writer_left_by_an_error_leaves_no_file(tmp_path):
+def test_an_error_while_writing_leaves_no_file(tmp_path):
     with pytest.raises(RuntimeError), Writer(tmp_path, 0, 10**6) as writer:
         writer.add(name(1), "PNG", content(1))
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_has_a_shards_name_before_it_is_whole(tmp_path):
+def test_a_shard_has_its_name_only_when_it_is_complete(tmp_path):
     with Writer(tmp_path, 0, 10**6) as writer:
         writer.add(name(1), "PNG", content(1))
         assert shards.names(tmp_path) == []
@@ -148,7 +149,7 @@ def test_nothing_has_a_shards_name_before_it_is_whole(tmp_path):
         assert shards.names(tmp_path) == [shard]
 
 
-def test_a_shard_that_was_cut_says_how_to_restore_it(tmp_path):
+def test_a_truncated_shard_is_an_error_that_says_how_to_restore_it(tmp_path):
     places = fill(tmp_path, range(5))
     shard, place = places[name(4)]
     path = shards.path_of(tmp_path, shard)
@@ -160,12 +161,12 @@ def test_a_shard_that_was_cut_says_how_to_restore_it(tmp_path):
         reader.read(shard, place.offset, place.size)
 
 
-def test_a_shard_that_is_not_there_is_named(tmp_path):
+def test_a_missing_shard_is_an_error_that_names_it(tmp_path):
     with Reader(tmp_path) as reader, pytest.raises(FileNotFoundError, match="000003-abc"):
         reader.read("000003-abc", 0, 10)
 
 
-def test_what_was_stored_smaller_than_it_came_is_held_to_the_name_of_its_shard(tmp_path):
+def test_a_downscaled_image_is_verified_by_the_digest_in_the_name_of_its_shard(tmp_path):
     came, data = "0" * 64, b"smaller" * 100  # the id is the digest of the file that came in
     with shards.Writer(tmp_path, 0, 2**20) as writer:
         place = writer.add(came, "PNG", data)
@@ -196,7 +197,7 @@ def by_us(path: Path) -> list[Member] | None:
 
 @given(st.lists(st.binary(max_size=1500), min_size=1, max_size=4), st.integers(0, 8000), st.integers(0, 255))
 @settings(max_examples=150, deadline=None)
-def test_members_are_those_that_tarfile_finds_however_a_shard_is_damaged(contents, at, value):
+def test_the_members_of_a_damaged_shard_are_those_that_tarfile_finds(contents, at, value):
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with Writer(folder, 0, 10**9) as writer:

@@ -1,4 +1,4 @@
-"""Counting bytes: what bytes.count counts, whatever the size and the start."""
+"""Counting bytes gives the same as bytes.count, for any size and start."""
 
 from unittest.mock import patch
 
@@ -11,7 +11,7 @@ FEW = st.lists(st.sampled_from([0xFF, 0xDA, 0x0D, 0x0A, 0]), max_size=80).map(by
 
 @given(FEW, st.integers(0, 90), st.sampled_from([b"\xff\xda", b"\r\n"]), st.integers(1, 9))
 @settings(max_examples=300)
-def test_counts_are_those_of_bytes(data, start, pair, block):
+def test_counts_equal_those_of_bytes_count(data, start, pair, block):
     with patch.multiple(byte_counts, LARGE=1, BLOCK=block):
         assert byte_counts.count_pair(data, pair, start) == data.count(pair, start)
         assert byte_counts.count_byte(data, pair[:1], start) == data.count(pair[:1], start)

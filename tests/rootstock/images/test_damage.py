@@ -1,5 +1,5 @@
-"""Files that something happened to: each is named, with what is wrong, and kept only where that is asked for; sound
-files that look odd are not among them."""
+"""Damaged image files: they are detected in every format and kept only where that is set; unusual but intact files are
+not mistaken for damaged."""
 
 import struct
 import zlib
@@ -51,7 +51,7 @@ HARMED = [(kind, harm) for kind in JPEGS for harm in HARMS]
 
 
 @pytest.mark.parametrize(("kind", "harm"), HARMED)
-def test_a_jpeg_that_something_happened_to_is_not_taken_for_whole(kind, harm):
+def test_a_damaged_jpeg_is_detected(kind, harm):
     data = JPEGS[kind]
     assert why_not(data, "a.jpg") is None
     reason = why_not(HARMS[harm](data, len(data) // 2), "a.jpg")
@@ -59,7 +59,7 @@ def test_a_jpeg_that_something_happened_to_is_not_taken_for_whole(kind, harm):
 
 
 @pytest.mark.parametrize(("kind", "harm"), HARMED)
-def test_what_is_kept_though_it_is_damaged_says_so_and_can_always_be_decoded(kind, harm):
+def test_a_damaged_image_that_is_kept_has_its_damage_noted_and_can_be_decoded(kind, harm):
     data = HARMS[harm](JPEGS[kind], len(JPEGS[kind]) // 2)
     try:
         new = inspection.check(data, "a.jpg", KEEP)
@@ -85,7 +85,7 @@ SOUND = {
 
 
 @pytest.mark.parametrize("kind", SOUND)
-def test_a_sound_photo_with_more_than_a_photo_in_it_is_taken_in(kind):
+def test_an_intact_jpeg_with_additional_data_is_accepted(kind):
     assert why_not(SOUND[kind], "a.jpg") is None
 
 
@@ -138,7 +138,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_damaged_file_of_every_other_format_is_not_taken_for_whole(name):
+def test_damaged_files_of_all_other_formats_are_detected(name):
     path, data = OTHERS[name]
     assert why_not(data, path) in (Reason.DAMAGED, Reason.TRUNCATED, Reason.UNDECODABLE)
     try:
@@ -162,7 +162,7 @@ HOLES = [(kind, harm) for kind in PACKED_TIFFS for harm in INSIDE if (kind, harm
 
 
 @pytest.mark.parametrize(("compression", "harm"), HOLES)
-def test_a_tiff_with_a_hole_is_not_taken_for_whole_however_it_is_compressed(compression, harm):
+def test_overwritten_bytes_in_a_compressed_tiff_are_detected(compression, harm):
     data = PACKED_TIFFS[compression]
     assert why_not(data, "a.tif") is None
     reason = why_not(INSIDE[harm](data, len(data) // 2), "a.tif")
@@ -188,7 +188,7 @@ AS_TEXT = {
         ("a.tif", {"format": "TIFF", "compression": "jpeg", "quality": 98}),
     ],
 )
-def test_a_file_that_was_transferred_as_text_is_not_taken_for_whole(name, options, change):
+def test_a_file_with_converted_line_ends_is_detected_as_damaged(name, options, change):
     data = encoded(LARGE, **options)
     assert why_not(data, name) is None
     assert why_not(data.replace(*AS_TEXT[change]), name) is not None
@@ -205,7 +205,7 @@ REGULAR = {
 
 
 @pytest.mark.parametrize("name", REGULAR)
-def test_a_drawing_whose_bytes_repeat_is_not_taken_for_damaged(name):
+def test_an_image_of_repeated_bytes_is_not_mistaken_for_damaged(name):
     for options in (
         {"format": "JPEG", "quality": 95, "optimize": True},
         {"format": "JPEG", "quality": 95, "progressive": True},
@@ -217,7 +217,7 @@ def test_a_drawing_whose_bytes_repeat_is_not_taken_for_damaged(name):
             assert why_not(encoded(REGULAR[name].convert(mode), **options), "a") is None, options
 
 
-def test_where_damage_is_kept_a_text_with_a_wrong_checksum_costs_no_pixel():
+def test_a_png_kept_despite_a_wrong_checksum_of_a_text_keeps_all_pixels():
     data = OTHERS["png: checksum of a text"][1]
     new = inspection.check(data, "a.png", KEEP)
     assert new.damage == "wrong checksum of a tEXt chunk"
@@ -225,7 +225,7 @@ def test_where_damage_is_kept_a_text_with_a_wrong_checksum_costs_no_pixel():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_progressive_jpeg_cut_between_two_scans_is_damaged_and_a_whole_one_is_not(mode):
+def test_a_progressive_jpeg_cut_between_two_scans_is_detected(mode):
     data = encoded(PHOTO.convert(mode), "JPEG", progressive=True)
     scans = [at for at in range(len(data)) if data.startswith(b"\xff\xda", at)]
     assert len(scans) > 5 and why_not(data, "a.jpg") is None
@@ -238,7 +238,7 @@ def test_a_progressive_jpeg_cut_between_two_scans_is_damaged_and_a_whole_one_is_
 @given(st.sampled_from(sorted(JPEGS)), st.floats(0.05, 0.98))
 @example("progressive", 0.18899613062868859)
 @settings(max_examples=60, deadline=None)
-def test_a_jpeg_cut_anywhere_is_not_taken_for_whole_whatever_is_put_behind(kind, where):
+def test_a_jpeg_cut_anywhere_is_detected_whatever_follows(kind, where):
     data = JPEGS[kind]
     at = int(len(data) * where)
     for tail in (b"", bytes(len(data) - at), b"\xff\xd9"):

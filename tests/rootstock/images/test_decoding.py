@@ -1,4 +1,4 @@
-"""Decoding for a network: torchvision's where it gives the same pixels, Pillow's for everything else."""
+"""Decoding for a network: by torchvision where it gives the same pixels, by Pillow for everything else."""
 
 import io
 
@@ -43,27 +43,27 @@ def by_pillow(data: bytes) -> np.ndarray:
 @pytest.mark.parametrize(
     "options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 30}]
 )
-def test_a_jpeg_has_the_pixels_that_pillow_sees(options):
+def test_a_jpeg_has_the_same_pixels_as_by_pillow(options):
     data = jpeg(photo(97, 61), **options)
     assert np.array_equal(seen(data), by_pillow(data))
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "YCbCr"])
-def test_a_jpeg_of_any_kind_is_rgb(mode):
+def test_a_jpeg_of_any_colour_mode_is_decoded_to_rgb(mode):
     data = jpeg(photo(60, 40).convert(mode))
     assert seen(data).shape == (40, 60, 3)
     assert np.array_equal(seen(data), by_pillow(data))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_camera_held_sideways_is_upright(orientation):
+def test_a_jpeg_is_decoded_upright(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = jpeg(photo(60, 40), exif=exif.tobytes())
     assert np.array_equal(seen(data), by_pillow(data))
 
 
-def test_an_orientation_that_only_xmp_knows_is_followed():
+def test_an_orientation_that_is_only_in_xmp_is_applied():
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
     data = jpeg(photo(60, 40), xmp=xmp)
     assert seen(data).shape == (60, 40, 3)
@@ -71,12 +71,12 @@ def test_an_orientation_that_only_xmp_knows_is_followed():
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
-def test_every_other_format_is_pillows(format):
+def test_every_other_format_has_the_same_pixels_as_by_pillow(format):
     data = encoded(picture(0), format=format)
     assert np.array_equal(seen(data), by_pillow(data))
 
 
-def test_what_is_no_whole_jpeg_is_an_error():
+def test_a_truncated_jpeg_is_an_error():
     with pytest.raises(OSError, match=r"truncated|broken"):
         decode(jpeg(photo(200, 200))[:2000])
 
@@ -84,7 +84,7 @@ def test_what_is_no_whole_jpeg_is_an_error():
 # Decoded at a fraction of its size
 
 
-def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size_and_looks_the_same():
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size_with_similar_pixels():
     data = jpeg(photo(1600, 1200))
     whole, reduced = decode(data), decode(data, shorter=256)
     assert whole.shape == (3, 1200, 1600) and reduced.shape == (3, 300, 400)
@@ -93,12 +93,12 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size_and_looks_the_same():
     assert 0 < difference.mean() < 3 and difference.max() < 40
 
 
-def test_a_jpeg_that_is_not_twice_as_large_is_decoded_in_full():
+def test_a_jpeg_less_than_twice_as_large_is_decoded_in_full():
     data = jpeg(photo(500, 400))
     assert np.array_equal(seen(data, shorter=256), seen(data))
 
 
-def test_what_is_no_jpeg_is_decoded_in_full():
+def test_a_large_image_of_another_format_is_decoded_in_full():
     data = encoded(photo(1200, 1000), format="PNG")
     assert np.array_equal(seen(data, shorter=256), by_pillow(data))
 
@@ -112,7 +112,9 @@ def test_what_is_no_jpeg_is_decoded_in_full():
 )  # fmt: skip
 @example(width=19, height=69, size=16, more=1, interpolation="bicubic")  # three levels
 @settings(max_examples=100, deadline=None)
-def test_the_middle_is_torchvisions_resize_and_crop_to_three_levels(width, height, size, more, interpolation):
+def test_resizing_and_cropping_differs_from_torchvision_by_at_most_three_levels(
+    width, height, size, more, interpolation
+):
     image = photo(width, height, width)
     found = resize_and_crop(
         decode(encoded(image, format="PNG")), Transform(size, size + more, interpolation, MEAN, STD)
@@ -123,7 +125,7 @@ def test_the_middle_is_torchvisions_resize_and_crop_to_three_levels(width, heigh
     assert difference.max() <= 3 and difference.mean() < 0.5
 
 
-def test_a_strip_is_seen_without_taking_memory_without_bound():
+def test_an_extremely_long_image_is_resized_in_bounded_memory():
     strip = decode(encoded(Image.new("RGB", (30_000, 8), "red"), format="PNG"))
     assert resize_and_crop(strip, Transform(224, 256, "bilinear", MEAN, STD)).shape == (3, 224, 224)
     assert decoding.MAX_ASPECT_RATIO * 256 == 4096
@@ -131,7 +133,7 @@ def test_a_strip_is_seen_without_taking_memory_without_bound():
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"exif": TURNED}])
-def test_reduced_decoding_gives_the_bytes_of_pillows_draft_mode(mode, options):
+def test_reduced_decoding_equals_the_draft_mode_of_pillow(mode, options):
     data = encoded(picture(3, 333, 250, mode), "JPEG", **options)
     for shorter in (30, 62, 63, 125):
         expected = pixels.open_file(data).reduced("RGB", shorter).convert("RGB")

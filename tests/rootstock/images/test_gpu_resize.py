@@ -1,4 +1,4 @@
-"""The kernel that resizes on a GPU, in Triton's interpreter on the CPU; tests/gpu has it on a GPU."""
+"""The kernel that resizes on a GPU, run by Triton's interpreter on the CPU; tests/gpu runs it on a GPU."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ for interpolation in ("bilinear", "bicubic"):
 """
 
 
-def test_the_kernel_gives_the_levels_of_the_cpu_or_one_beside():
+def test_the_kernel_differs_from_the_cpu_by_at_most_one_level():
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     run = subprocess.run([sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

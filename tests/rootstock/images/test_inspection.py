@@ -31,20 +31,20 @@ from tests.images import encoded, picture
 )
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.95])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning")
-def test_a_file_without_its_end_is_truncated(name, options, share):
+def test_a_file_that_was_cut_is_truncated(name, options, share):
     data = encoded(picture(13, 90, 60), **options)
     assert why_not(data[: int(len(data) * share)], name) is Reason.TRUNCATED
 
 
-def test_garbage_with_an_images_name_is_undecodable():
+def test_random_bytes_with_the_name_of_an_image_are_undecodable():
     assert why_not(np.random.default_rng(0).bytes(5000), "ants/1.jpg") is Reason.UNDECODABLE
 
 
-def test_text_with_an_images_name_is_undecodable():
+def test_text_with_the_name_of_an_image_is_undecodable():
     assert why_not(b"<html>404 Not Found</html>", "ants/1.jpg") is Reason.UNDECODABLE
 
 
-def test_text_that_claims_nothing_is_not_an_image():
+def test_text_without_an_extension_is_not_an_image():
     assert why_not(b"See the licence.", "ants/LICENSE") is Reason.NOT_AN_IMAGE
 
 
@@ -52,13 +52,13 @@ def test_an_empty_file_is_not_an_image():
     assert why_not(b"", "ants/1.jpg") is Reason.NOT_AN_IMAGE
 
 
-def test_an_image_with_damage_inside_is_undecodable():
+def test_an_image_with_overwritten_bytes_is_damaged():
     data = bytearray(encoded(picture(14, 90, 60)))
     data[60:90] = bytes(30)
     assert why_not(bytes(data), "a.png") is Reason.DAMAGED
 
 
-def test_a_png_named_jpg_is_rejected_unless_that_is_allowed():
+def test_a_png_named_jpg_is_rejected_unless_wrong_extensions_are_accepted():
     data = encoded(picture(15))
     assert why_not(data, "ants/1.jpg") is Reason.WRONG_EXTENSION
     assert check(data, "ants/1.jpg", accept_wrong_extension=True).format == "PNG"
@@ -70,13 +70,13 @@ def test_an_image_with_a_short_side_is_too_small():
     assert check(data, "a.png", min_side=20).height == 20
 
 
-def test_a_decompression_bomb_is_refused_by_its_header():
+def test_a_decompression_bomb_is_rejected_by_its_header():
     bomb = png_by_hand(30_000, 30_000, 8, 2, b"never looked at")
     assert why_not(bomb, "a.png") is Reason.TOO_LARGE
     assert why_not(bomb, "a.png", max_megapixels=1000) is not Reason.TOO_LARGE
 
 
-def test_the_header_alone_is_enough_to_refuse_a_known_image_under_a_wrong_name():
+def test_a_known_image_with_a_wrong_extension_is_rejected_by_its_header_alone():
     data = encoded(picture(17))
     inspection.check_header(data, "a.png", CHECKS)
     with pytest.raises(Rejected) as rejected:
@@ -86,7 +86,7 @@ def test_the_header_alone_is_enough_to_refuse_a_known_image_under_a_wrong_name()
 
 @given(st.binary(max_size=200), st.sampled_from(["a.png", "a.jpg", "a.gif", "a.tif", "a"]))
 @settings(max_examples=200, deadline=None)
-def test_no_bytes_do_more_than_be_rejected(data, path):
+def test_random_bytes_are_always_rejected(data, path):
     with pytest.raises(Rejected):
         check(data, path)
 
@@ -99,7 +99,7 @@ WHOLE = {
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 @given(st.sampled_from(sorted(WHOLE)), st.floats(0, 1), st.binary(min_size=1, max_size=4), st.integers(0, 2000))
 @settings(max_examples=400, deadline=None)
-def test_what_passes_the_check_can_always_be_decoded(format, where, wrong, cut):
+def test_every_accepted_image_can_be_decoded(format, where, wrong, cut):
     data = bytearray(WHOLE[format])
     at = int(where * (len(data) - 1))
     data[at : at + len(wrong)] = wrong
@@ -116,7 +116,7 @@ def test_what_passes_the_check_can_always_be_decoded(format, where, wrong, cut):
 
 @pytest.mark.parametrize(("size", "stored"), [((640, 480), (100, 75)), ((480, 640), (75, 100)), ((100, 90), (100, 90))])
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_larger_photos_are_stored_with_the_longer_side_asked_for(format, size, stored):
+def test_larger_images_are_downscaled_to_max_side(format, size, stored):
     image = picture(19, *size)
     data = encoded(image, format)
     new = check(data, "a", max_side=100)
@@ -128,7 +128,7 @@ def test_larger_photos_are_stored_with_the_longer_side_asked_for(format, size, s
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_turned_photo_is_stored_upright_when_it_is_stored_smaller(format):
+def test_a_rotated_photo_is_stored_upright_when_downscaled(format):
     seen = picture(20, 300, 200)
     exif = Image.Exif()
     exif[TAG] = 6
@@ -137,7 +137,7 @@ def test_a_turned_photo_is_stored_upright_when_it_is_stored_smaller(format):
     assert_alike(pixels_of(new.data), seen.resize((150, 100), Image.Resampling.LANCZOS), 4)
 
 
-def test_a_transparent_deep_or_printed_image_is_stored_smaller_as_it_looks():
+def test_transparent_16_bit_and_cmyk_images_keep_their_colours_when_downscaled():
     clear = Image.new("RGBA", (64, 64), (200, 0, 100, 128))
     assert np.abs(pixels_of(check(encoded(clear), "a.png", max_side=32).data) - (227, 127, 177)).max() <= 1
     deep = Image.fromarray(np.full((64, 64), 100 * 257, np.uint16))

@@ -1,4 +1,4 @@
-"""What the pixels of an image are: one answer for every kind of file, on every way to it."""
+"""The pixels of image files of every kind: each decoder gives the same, upright, whatever metadata a file has."""
 
 import struct
 import zlib
@@ -29,7 +29,7 @@ def bytes_of(image: Image.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_file_of_every_kind_shows_what_it_holds_and_is_stored_as_that(kind):
+def test_a_file_of_every_kind_is_decoded_and_stored_with_its_pixels(kind):
     new = inspection.check(kind.data, f"a.{kind.extension}", checks_for(kind))
     assert (new.width, new.height) == kind.shows.shape[1::-1]
     stored = bytes_of(pixels.decode(new.data)).astype(int)
@@ -40,7 +40,7 @@ def test_a_file_of_every_kind_shows_what_it_holds_and_is_stored_as_that(kind):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.value_range], ids=lambda kind: kind.name)
-def test_what_a_file_does_not_tell_of_its_values_is_asked_for(kind):
+def test_an_unclear_value_range_is_reported(kind):
     try:
         new = inspection.check(kind.data, "a", CHECKS)
     except RangeUnknown as unknown:
@@ -61,7 +61,7 @@ def test_what_a_file_does_not_tell_of_its_values_is_asked_for(kind):
         png(RGB, 8, 2).replace(b"\x1a\n", b"\x1a\n" + chunk(b"CgBI", b"P\0 \6"), 1),
     ],
 )
-def test_what_nobody_can_read_is_unsupported_and_not_garbled(data):
+def test_a_file_that_no_library_decodes_correctly_is_unsupported(data):
     with pytest.raises(Rejected) as rejected:
         inspection.check(data, "a", CHECKS)
     assert rejected.value.reason is Reason.UNSUPPORTED
@@ -69,7 +69,7 @@ def test_what_nobody_can_read_is_unsupported_and_not_garbled(data):
 
 @given(st.integers(9, 15), st.data())
 @settings(max_examples=20, deadline=None)
-def test_two_images_of_one_range_differ_as_their_values_do(bits, data):
+def test_images_with_one_value_range_keep_the_ratio_of_their_values(bits, data):
     dim = data.draw(st.integers(2, 8))
     bright = GREY.astype(np.uint16) << (bits - 8)
     seen = [
@@ -147,22 +147,22 @@ def ways(data: bytes) -> dict[str, np.ndarray]:
     """Decode on every way there is: (h, w, 3) uint8 each."""
     [there] = gpu_decoding.views([pixels.open_file(data)], TO, torch.device("cpu"))
     return {
-        "a look": bytes_of(pixels.decode(data)),
+        "for ingest": bytes_of(pixels.decode(data)),
         "for a network": decoding.decode(data).permute(1, 2, 0).numpy(),
-        "on the processor in place of a GPU": there.permute(1, 2, 0).numpy(),
-        "what a network sees": loader.prepare(data, TO),
+        "for a network, by the GPU code on a CPU": there.permute(1, 2, 0).numpy(),
+        "resized for a network": loader.prepare(data, TO),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TURNED)
-def test_every_way_to_the_pixels_turns_a_photo_alike(name):
+def test_every_decoder_applies_the_orientation_alike(name):
     data = TURNED[name]
     new = inspection.check(data, "a", Checks(8, 100, None, False))
     assert (new.width, new.height) == SIDEWAYS.shape[1::-1]
     seen = ways(new.data)
-    assert np.abs(seen["a look"].astype(int) - SIDEWAYS).mean() < 3
-    assert np.array_equal(seen["a look"], seen["for a network"])
-    assert np.array_equal(seen["on the processor in place of a GPU"], seen["what a network sees"])
+    assert np.abs(seen["for ingest"].astype(int) - SIDEWAYS).mean() < 3
+    assert np.array_equal(seen["for ingest"], seen["for a network"])
+    assert np.array_equal(seen["for a network, by the GPU code on a CPU"], seen["resized for a network"])
     augmented = loader.view(new.data, TO, "crop", seed=1)
     assert torch.equal(augmented, loader.view(encoded(pixels.decode(new.data)), TO, "crop", seed=1))
     smaller = inspection.check(data, "a", Checks(8, 100, 32, False))
@@ -170,7 +170,7 @@ def test_every_way_to_the_pixels_turns_a_photo_alike(name):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_reduced_jpeg_is_turned_as_a_whole_one_is(orientation):
+def test_a_jpeg_decoded_at_reduced_size_has_the_same_orientation(orientation):
     large = encoded(picture(5, 400, 240), "JPEG", quality=95)
     data = with_exif(large, EXIF + EXIF + block(orientation))
     whole, reduced = (decoding.decode(data, shorter).permute(1, 2, 0).numpy() for shorter in (None, 50))
@@ -181,7 +181,7 @@ def test_a_reduced_jpeg_is_turned_as_a_whole_one_is(orientation):
 
 @pytest.mark.parametrize("name", JUNK)
 @pytest.mark.filterwarnings("error")
-def test_broken_exif_costs_no_image_whose_pixels_are_sound(name):
+def test_an_image_with_broken_exif_and_intact_pixels_is_accepted(name):
     junk, image = JUNK[name], Image.fromarray(RGB)
     files = {
         "a.jpg": with_exif(JPEG, EXIF + junk),
@@ -199,7 +199,7 @@ def test_broken_exif_costs_no_image_whose_pixels_are_sound(name):
 
 @given(st.binary(max_size=80), st.sampled_from(["", "II*\0", "MM\0*", "Exif\0\0II*\0\x08\0\0\0"]))
 @settings(max_examples=200, deadline=None)
-def test_whatever_the_exif_says_both_decoders_turn_alike(junk, start):
+def test_both_decoders_apply_the_same_orientation_whatever_the_exif(junk, start):
     data = with_exif(JPEG, EXIF + start.encode("latin-1") + junk)
     assert np.array_equal(bytes_of(pixels.decode(data)), decoding.decode(data).permute(1, 2, 0).numpy())
 
@@ -207,7 +207,7 @@ def test_whatever_the_exif_says_both_decoders_turn_alike(junk, start):
 # Metadata of sound files
 
 
-def test_no_amount_of_metadata_costs_a_png_its_place():
+def test_a_png_with_any_amount_of_metadata_is_accepted():
     deep = RGB.astype(np.uint16) * 257
     long = np.random.default_rng(0).bytes(3_000_000)
     extras = [

@@ -1,4 +1,4 @@
-"""Files that say little and would take much: each is bounded by what it is, in memory and in time."""
+"""Small files that would take much memory or time to decode: both are bounded, whatever a header says."""
 
 import io
 import struct
@@ -37,20 +37,20 @@ def peak_of(data: bytes) -> int:
 
 
 @pytest.mark.parametrize(("magic", "digits", "most"), [(b"P1", b"01", 3), (b"P2", b"7 7 ", 5), (b"P3", b"7 " * 6, 9)])
-def test_a_map_written_out_in_one_line_is_read_a_piece_at_a_time(magic, digits, most, monkeypatch):
+def test_a_plain_portable_map_of_one_line_is_read_in_pieces(magic, digits, most, monkeypatch):
     monkeypatch.setattr(pnm, "PIECE_BYTES", 2**12)
     head = magic + b" 300 300 " + (b"" if magic == b"P1" else b"255 ")
     assert peak_of(head + digits * (300 * 300 // 2)) < most * 2**20
 
 
-def test_a_comment_within_numbers_may_be_longer_than_a_piece():
+def test_a_comment_in_a_plain_portable_map_may_be_longer_than_a_piece():
     data = b"P2 8 8 255\n" + b"3 " * 30 + b"#" + b" 9" * 2**20 + b"\n" + b"3 " * 34
     seen = np.asarray(Image.open(io.BytesIO(inspection.check(data, "a", CHECKS).data)))
     assert (seen == 3).all()
 
 
 @pytest.mark.parametrize(("bits", "compression"), [(8, 1), (8, 8), (16, 1), (16, 8)])
-def test_a_tiff_of_very_many_strips_takes_seconds(bits, compression):
+def test_a_tiff_of_60_000_strips_is_checked_in_seconds(bits, compression):
     data = tiff(np.zeros((60_000, 16)), bits, rows=1, compression=compression)
     begin = time.thread_time()
     assert why_not(data) is None
@@ -66,7 +66,7 @@ def saying(data: bytes, **numbers: int) -> bytes:
     return data
 
 
-def test_strips_that_share_their_bytes_are_not_unpacked_each():
+def test_a_tiff_whose_strips_share_their_bytes_is_too_costly():
     data = tiff(np.random.default_rng(0).integers(0, 9999, (8, 400)), 16, rows=1, compression=8)
     says = directory(data)
     first, most = says.offsets[0], says.ends - says.offsets[0]
@@ -76,7 +76,7 @@ def test_strips_that_share_their_bytes_are_not_unpacked_each():
 
 
 @pytest.mark.parametrize("compression", [1, 8])
-def test_a_tiff_that_is_cut_behind_its_directory_is_truncated_however_little_is_left(compression):
+def test_a_tiff_cut_anywhere_after_its_directory_is_truncated(compression):
     whole = tiff(np.random.default_rng(0).integers(0, 9999, (80, 400)), 16, rows=8, compression=compression)
     says = directory(whole)
     body = struct.unpack_from("<I", whole, 4)[0]
@@ -95,12 +95,12 @@ def test_a_tiff_that_is_cut_behind_its_directory_is_truncated_however_little_is_
 
 
 @pytest.mark.parametrize(("bits", "format", "samples"), [(64, 3, 1), (16, 1, 4), (32, 1, 3)])
-def test_a_strip_is_unpacked_only_if_there_is_room_for_it(bits, format, samples):
+def test_a_tiff_with_a_strip_that_exceeds_memory_is_too_costly(bits, format, samples):
     data = tiff(np.zeros((8, 8, samples)), bits, format, 1, compression=8, extra=(0,) * (samples - 1))
     assert why_not(saying(data, width=9000, height=9000, rows=9000)) is Reason.TOO_COSTLY
 
 
-def test_a_jpeg_inside_a_tiff_has_no_more_scans_than_one_outside():
+def test_the_limit_of_scans_of_a_jpeg_applies_inside_a_tiff_too():
     whole = encoded(Image.new("L", (4000, 3000), 128), "JPEG", progressive=True)
     scan = whole[whole.rfind(b"\xff\xda") : -2]
     for scans, reason in ((0, None), (60, Reason.TOO_COSTLY)):
@@ -113,7 +113,7 @@ def test_a_jpeg_inside_a_tiff_has_no_more_scans_than_one_outside():
         assert why_not(data, replace(CHECKS, seconds=3)) is reason
 
 
-def test_a_gif_of_more_blocks_than_any_program_writes_is_not_walked_to_its_end(monkeypatch):
+def test_a_gif_with_too_many_blocks_is_too_costly(monkeypatch):
     monkeypatch.setattr(integrity, "MOST_BLOCKS", 1000)
     gif = encoded(picture(3), "GIF")
     at = 13 + 3 * 2 ** ((gif[10] & 7) + 1)

@@ -1,4 +1,4 @@
-"""From shards to batches of pixels: in order, on threads, in bounded memory, with augmentations that repeat."""
+"""From shards to batches of pixels: in order, on threads, in bounded memory, with reproducible augmentations."""
 
 import io
 import resource
@@ -57,7 +57,7 @@ class CountingReader(Reader):
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize("batch_size", [1, 32, 500])
-def test_images_come_in_order_in_batches_whatever_the_threads(small, threads, batch_size):
+def test_images_come_in_order_in_batches_for_any_number_of_threads(small, threads, batch_size):
     refs = refs_of(small)[::-1]
     with Reader(small.images) as reader:
         got = list(batches(reader, refs, TO_32, batch_size, threads=threads))
@@ -67,7 +67,7 @@ def test_images_come_in_order_in_batches_whatever_the_threads(small, threads, ba
     assert np.array_equal(torch.cat(got).permute(0, 2, 3, 1), one_by_one)
 
 
-def test_a_batch_is_bytes_with_channels_last_in_memory(small):
+def test_a_batch_is_uint8_with_channels_last_in_memory(small):
     with Reader(small.images) as reader:
         batch = next(batches(reader, refs_of(small), TO_32, 8))
     assert batch.shape == (8, 3, 32, 32) and batch.dtype == torch.uint8
@@ -75,7 +75,7 @@ def test_a_batch_is_bytes_with_channels_last_in_memory(small):
 
 
 @pytest.mark.parametrize(("batch_size", "threads", "ahead"), [(32, 1, 2 * 32), (8, 2, 2 * 2 * DECODED_TOGETHER)])
-def test_no_more_images_are_read_ahead_than_two_batches_or_two_groups_per_thread(small, batch_size, threads, ahead):
+def test_at_most_two_batches_or_two_groups_per_thread_are_read_ahead(small, batch_size, threads, ahead):
     reader = CountingReader(small.images)
     with reader:
         for taken, _ in enumerate(batches(reader, refs_of(small), TO_32, batch_size, threads=threads), start=1):
@@ -84,7 +84,7 @@ def test_no_more_images_are_read_ahead_than_two_batches_or_two_groups_per_thread
     assert reader.asked == len(small.manifest)
 
 
-def test_a_reader_that_stops_early_stops_the_threads(small):
+def test_the_threads_stop_when_the_consumer_stops_early(small):
     reader, before = CountingReader(small.images), threading.active_count()
     with reader:
         next(stream := batches(reader, refs_of(small), TO_32, 8, threads=2))
@@ -101,12 +101,12 @@ def test_an_image_that_cannot_be_read_is_an_error_and_not_a_gap(small):
 
 @given(st.lists(st.integers()), st.integers(1, 5), st.integers(1, 9))
 @settings(max_examples=50, deadline=None)
-def test_an_ordered_map_is_a_map(items, threads, window):
+def test_an_ordered_map_equals_a_map(items, threads, window):
     assert list(ordered_map(lambda item: item * 2, items, threads, window)) == [item * 2 for item in items]
 
 
 @given(st.lists(st.integers(0, 5)), st.integers(1, 9))
-def test_groups_are_closed_as_soon_as_they_are_heavy_enough(weights, size):
+def test_a_group_is_complete_as_soon_as_it_reaches_the_weight(weights, size):
     groups = list(grouped(weights, size, weigh=lambda weight: weight))
     assert [weight for group in groups for weight in group] == weights
     assert all(sum(group[:-1]) < size for group in groups) and all(sum(group) >= size for group in groups[:-1])
@@ -115,7 +115,7 @@ def test_groups_are_closed_as_soon_as_they_are_heavy_enough(weights, size):
 # Augmentation
 
 
-def test_an_augmented_image_depends_on_its_seed_and_on_nothing_else(small):
+def test_an_augmented_image_depends_only_on_its_seed(small):
     refs = refs_of(small, seeded=True)
     with Reader(small.images) as reader:
         one, two, backwards = (
@@ -135,14 +135,14 @@ def test_an_image_without_a_seed_is_not_augmented():
 
 
 @pytest.mark.parametrize(("augment", "mirrored"), [("crop", (0, 0)), ("crop_flip", (0.35, 0.65))])
-def test_half_of_the_images_are_mirrored_where_that_is_asked_for_and_none_elsewhere(augment, mirrored):
+def test_half_of_the_images_are_mirrored_by_crop_flip_and_none_by_crop(augment, mirrored):
     rising = png(Image.fromarray(np.tile(np.linspace(0, 255, 64, dtype=np.uint8)[None, :, None], (64, 1, 3))))
     images = [prepare(rising, TO_32, augment, seed).astype(int) for seed in range(200)]
     falls = np.mean([image[:, 0].mean() > image[:, -1].mean() for image in images])
     assert mirrored[0] <= falls <= mirrored[1]
 
 
-def test_a_crop_shows_between_sixty_and_a_hundred_per_cent_of_the_image():
+def test_a_crop_covers_60_to_100_percent_of_the_image():
     width = height = 200
     y, x = np.mgrid[:height, :width]
     place = png(Image.fromarray(np.stack([x, y, 0 * x], axis=2).astype(np.uint8)))  # pixels say where they are from
@@ -175,7 +175,7 @@ def test_an_image_of_any_size_fills_the_square(width, height, size, more, augmen
 
 
 @pytest.mark.parametrize("across", [False, True])
-def test_of_a_very_long_image_the_middle_is_seen_without_resizing_all_of_it(across):
+def test_the_middle_of_a_very_long_image_is_cropped_without_resizing_the_rest(across):
     strip = np.zeros((9, 200_001, 3), np.uint8)
     strip[:, 100_000 - 200 : 100_000 + 201] = (200, 100, 50)
     strip = strip.transpose(1, 0, 2) if across else strip
@@ -185,7 +185,7 @@ def test_of_a_very_long_image_the_middle_is_seen_without_resizing_all_of_it(acro
     assert (seen == (200, 100, 50)).all()
 
 
-def test_normalised_pixels_have_the_mean_and_deviation_taken_out():
+def test_normalising_subtracts_the_mean_and_divides_by_the_standard_deviation():
     batch = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
     expected = (batch / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     torch.testing.assert_close(Normalise(TO_32)(batch), expected, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Decoded images on disk: each is decoded once, what is read is what was decoded, and memory and disk are bounded."""
+"""Decoded images on disk: each image is decoded once and read back unchanged, and memory and disk space are bounded."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ def store_of(small: Small, root: Path, most_gb: float = ENOUGH, transform: Trans
     return opened(root, transform, small.images, shards.names(small.images), most_gb)
 
 
-def test_every_image_is_decoded_once_and_read_as_it_was_decoded(small, work, tmp_path):
+def test_every_image_is_decoded_once_and_read_back_unchanged(small, work, tmp_path):
     expected = read(small, None)
     for _ in range(2):  # filled, closed and opened again
         with store_of(small, tmp_path) as store:
@@ -47,20 +47,20 @@ def test_every_image_is_decoded_once_and_read_as_it_was_decoded(small, work, tmp
     assert len(work.decoded) == 2 * len(expected)  # once without the store, and once for it
 
 
-def test_augmented_images_are_decoded_exactly_every_time_and_not_kept(small, work, tmp_path):
+def test_augmented_images_are_decoded_every_time_and_not_stored(small, work, tmp_path):
     expected = read(small, None, "crop", seed=3)
     with store_of(small, tmp_path) as store:
         assert np.array_equal(read(small, store, "crop", seed=3), expected)
         assert store.get(refs(small)[0].shard, refs(small)[0].offset) is None
 
 
-def test_the_key_stands_for_the_pixels_alone():
+def test_the_key_depends_only_on_what_determines_the_pixels():
     assert key_of(Transform(32, 36, "bilinear", (0.1,) * 3, (1.0,) * 3)) == key_of(TRANSFORM)
     others = [(32, 36, "bicubic"), (32, 40, "bilinear"), (30, 36, "bilinear")]
     assert len({key_of(Transform(*other, (0.5,) * 3, (0.25,) * 3)) for other in others} | {key_of(TRANSFORM)}) == 4
 
 
-def test_what_does_not_fit_is_not_kept_and_other_stores_make_room_oldest_first(small, tmp_path, caplog):
+def test_a_store_that_exceeds_the_limit_is_not_kept_and_the_oldest_stores_make_room(small, tmp_path, caplog):
     own = len(small.manifest) * (3 * 32 * 32 + 1) / pixel_store.GB
     with caplog.at_level("INFO"), store_of(small, tmp_path, own * 0.9) as store:
         assert store is None
@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_not_kept_and_other_stores_make_room_oldest_first(s
     assert {path.name for path in tmp_path.iterdir()} == {key_of(transform) for transform in transforms[1:]}
 
 
-def test_a_full_disk_is_a_warning_and_images_are_decoded(small, tmp_path, monkeypatch, caplog):
+def test_on_a_full_disk_images_are_decoded_with_a_warning(small, tmp_path, monkeypatch, caplog):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -105,7 +105,7 @@ with store_of(small, Path(sys.argv[4])) as store:
 
 
 @pytest.mark.parametrize("power_cut", [False, True])
-def test_a_killed_process_loses_nothing_and_after_a_power_cut_the_store_is_begun_anew(small, work, tmp_path, power_cut):
+def test_a_store_survives_a_killed_process_and_is_rebuilt_after_a_power_cut(small, work, tmp_path, power_cut):
     given = [str(path) for path in (small.source, small.images, small.dataset, tmp_path)]
     assert subprocess.run([sys.executable, "-c", KILLED, *given], check=False).returncode == -9
     if power_cut:
@@ -120,7 +120,7 @@ def test_a_killed_process_loses_nothing_and_after_a_power_cut_the_store_is_begun
     assert power_cut == (len(work.decoded) == len(expected))
 
 
-def test_shards_that_are_gone_leave_the_store(small, tmp_path):
+def test_pixels_of_deleted_shards_are_deleted(small, tmp_path):
     with store_of(small, tmp_path):
         pass
     folder = tmp_path / key_of(TRANSFORM)

@@ -1,4 +1,4 @@
-"""The pixels of image files of every format and colour mode: upright RGB, as a viewer shows them."""
+"""Images of every format and colour mode are decoded to upright RGB, as a viewer shows them."""
 
 import zlib
 
@@ -31,7 +31,7 @@ from tests.images import encoded, picture
         ("a", {"format": "PNG"}, 0),
     ],
 )
-def test_each_format_gives_its_pixels_back(name, options, tolerance):
+def test_an_image_of_each_format_is_decoded_to_its_pixels(name, options, tolerance):
     image = picture(1, 48, 32)
     data = encoded(image, **options)
     new = check(data, f"ants/{name}")
@@ -42,25 +42,25 @@ def test_each_format_gives_its_pixels_back(name, options, tolerance):
 
 @pytest.mark.parametrize("mode", ["L", "1"])
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP", "PPM"])
-def test_grey_and_black_and_white_images_keep_their_greys(mode, format):
+def test_greyscale_and_bilevel_images_keep_their_values(mode, format):
     image = picture(2, mode=mode)
     data = encoded(image, format)
     assert (pixels_of(data) == np.asarray(image.convert("RGB"))).all()
     assert check(data, "a").format == format
 
 
-def test_a_grey_jpeg_keeps_its_greys():
+def test_a_greyscale_jpeg_keeps_its_values():
     image = picture(2, mode="L")
     assert_alike(pixels_of(encoded(image, "JPEG", quality=95)), image.convert("RGB"), 2)
 
 
-def test_a_palette_image_shows_the_colours_of_its_palette():
+def test_a_palette_image_has_the_colours_of_its_palette():
     image = picture(3).quantize(64)
     assert (pixels_of(encoded(image)) == np.asarray(image.convert("RGB"))).all()
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF"])
-def test_a_palette_image_is_white_where_it_is_transparent(format):
+def test_transparent_pixels_of_a_palette_image_are_white(format):
     image = Image.new("P", (16, 16), 0)
     image.putpalette([200, 0, 0, 0, 90, 0])
     image.paste(1, (0, 0, 8, 16))
@@ -70,7 +70,7 @@ def test_a_palette_image_is_white_where_it_is_transparent(format):
 
 
 @pytest.mark.parametrize(("mode", "clear"), [("L", 77), ("RGB", (9, 8, 7)), ("1", 0)])
-def test_a_png_with_a_transparent_colour_is_white_there(mode, clear):
+def test_pixels_of_the_transparent_colour_of_a_png_are_white(mode, clear):
     image = Image.new(mode, (16, 16), clear)
     image.paste(255 if mode != "RGB" else (255, 0, 0), (0, 0, 8, 16))
     pixels = pixels_of(encoded(image, transparency=clear))
@@ -81,13 +81,13 @@ def test_a_png_with_a_transparent_colour_is_white_there(mode, clear):
 @pytest.mark.parametrize(("mode", "colour", "over_white"), [("RGBA", (200, 0, 100, 128), (227, 127, 177)),
                                                             ("LA", (100, 64), (216, 216, 216))])  # fmt: skip
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
-def test_what_is_half_transparent_lies_over_white(mode, colour, over_white, format):
+def test_half_transparent_pixels_are_blended_with_white(mode, colour, over_white, format):
     options = {"lossless": True, "exact": True} if format == "WEBP" else {}
     pixels = pixels_of(encoded(Image.new(mode, (16, 16), colour), format, **options))
     assert np.abs(pixels - over_white).max() <= 1
 
 
-def test_a_cmyk_jpeg_shows_the_colours_that_were_printed():
+def test_a_cmyk_jpeg_has_the_colours_of_the_print():
     image = picture(4, 64, 64)
     image.paste("white", (0, 0, 32, 32))
     pixels = pixels_of(encoded(image.convert("CMYK"), "JPEG", quality=95))
@@ -95,46 +95,46 @@ def test_a_cmyk_jpeg_shows_the_colours_that_were_printed():
     assert pixels[:24, :24].min() > 245  # not inverted
 
 
-def test_a_cmyk_tiff_shows_the_colours_that_were_printed():
+def test_a_cmyk_tiff_has_the_colours_of_the_print():
     image = picture(4)
     assert (pixels_of(encoded(image.convert("CMYK"), "TIFF")) == np.asarray(image)).all()
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
-def test_sixteen_bits_of_grey_become_the_eight_that_a_viewer_shows(format):
+def test_16_bit_greyscale_becomes_8_bit(format):
     grey = np.asarray(picture(5, mode="L"))
     data = encoded(Image.fromarray(grey.astype(np.uint16) * 257), format)
     assert (pixels_of(data) == grey[..., None]).all()
     assert (pixels_of(check(data, "a").data) == grey[..., None]).all()
 
 
-def test_a_sixteen_bit_tiff_may_have_its_bytes_in_either_order():
+def test_a_16_bit_tiff_may_be_big_endian():
     grey = np.asarray(picture(5, mode="L"))
     big = Image.frombytes("I;16B", (32, 32), (grey.astype(">u2") * 257).tobytes())
     assert (pixels_of(encoded(big, "TIFF")) == grey[..., None]).all()
 
 
-def test_a_sixteen_bit_colour_png_becomes_eight_bits():
+def test_a_16_bit_colour_png_becomes_8_bit():
     colours = np.asarray(picture(6))
     rows = (colours.astype(">u2") * 257).tobytes()
     lines = b"".join(b"\0" + rows[at : at + 192] for at in range(0, len(rows), 192))
     assert (pixels_of(png_by_hand(32, 32, 16, 2, zlib.compress(lines))) == colours).all()
 
 
-def test_a_lab_tiff_shows_its_colours():
+def test_a_lab_tiff_has_its_colours():
     lab = ImageCms.createProfile("LAB")
     to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), lab, "RGB", "LAB")
     image = picture(8)
     assert_alike(pixels_of(encoded(ImageCms.applyTransform(image, to_lab), "TIFF")), image, 4)
 
 
-def test_a_gif_gives_its_first_frame():
+def test_an_animated_gif_is_decoded_to_its_first_frame():
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert (pixels_of(data) == [255, 0, 0]).all()
 
 
-def test_a_phones_picture_with_a_preview_is_a_jpeg():
+def test_a_phone_photo_with_a_preview_is_a_jpeg():
     image, preview = picture(9, 64, 48), picture(9, 32, 24)
     data = encoded(image, "MPO", save_all=True, append_images=[preview], quality=95, subsampling=0)
     new = check(data, "DSC_0001.JPG")
@@ -163,7 +163,7 @@ TURNED_BACK = {
     ("format", "options"),
     [("JPEG", {"quality": 95, "subsampling": 0}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})],
 )
-def test_a_turned_photo_stands_upright_and_so_do_its_width_and_height(format, options, orientation):
+def test_a_rotated_photo_is_decoded_upright_with_upright_width_and_height(format, options, orientation):
     seen = picture(10, 48, 32)
     stored = Image.fromarray(np.ascontiguousarray(TURNED_BACK[orientation](np.asarray(seen))))
     exif = Image.Exif()
@@ -175,7 +175,7 @@ def test_a_turned_photo_stands_upright_and_so_do_its_width_and_height(format, op
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning")
-def test_broken_exif_does_not_cost_the_image():
+def test_an_image_with_broken_exif_is_accepted():
     image = picture(11)
     for exif in (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12"):
         data = encoded(image, "JPEG", exif=exif, quality=95, subsampling=0)
@@ -183,7 +183,7 @@ def test_broken_exif_does_not_cost_the_image():
         assert_alike(pixels_of(data), image, 3)
 
 
-def test_the_hash_of_a_new_image_is_that_of_what_it_shows():
+def test_the_hash_from_reduced_decoding_is_close_to_that_of_all_pixels():
     for format in ("JPEG", "PNG"):
         data = encoded(picture(12, 640, 480), format)
         new = check(data, "a")  # a JPEG is decoded at a fraction of its size for this

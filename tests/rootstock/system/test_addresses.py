@@ -1,4 +1,4 @@
-"""Addresses in the parameters: no secret in them, none in what is said of them, no protocol but those named."""
+"""Addresses in the parameters contain no secrets, error messages repeat none, and protocols are those on a list."""
 
 import re
 import sys
@@ -81,7 +81,7 @@ FIELDS = {
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("address", HOLDING)
-def test_no_address_in_the_parameters_may_hold_a_secret_and_the_refusal_does_not_show_it(field, address):
+def test_an_address_with_a_secret_is_an_error_that_does_not_repeat_it(field, address):
     with pytest.raises(ParamsError) as error:
         validate(FIELDS[field](address), "params.yaml")
     assert str(error.value).startswith(f"params.yaml: {field}: a ")
@@ -94,12 +94,12 @@ def test_no_address_in_the_parameters_may_hold_a_secret_and_the_refusal_does_not
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("address", FREE)
-def test_what_holds_none_is_taken(field, address):
+def test_an_address_without_a_secret_is_accepted(field, address):
     if not (address.startswith("package:") and field != "backbone.weights"):
         validate(FIELDS[field](address), "params.yaml")
 
 
-def test_a_server_that_holds_parameters_to_their_schema_keeps_hardly_any_of_them():
+def test_the_schema_of_the_parameters_rejects_nearly_all_addresses_with_a_secret():
     assert all(re.search(NO_SECRET, address) for address in FREE)
     kept = [address for address in HOLDING if re.search(NO_SECRET, address)]
     assert all("%253A" in address or "?to%6ben" in address or "%26password" in address for address in kept)
@@ -117,13 +117,13 @@ def test_a_server_that_holds_parameters_to_their_schema_keeps_hardly_any_of_them
         (f"other://k:{SECRET}@b", "FSSPEC_<PROTOCOL>_<OPTION>"),
     ],
 )
-def test_the_refusal_names_the_variables_that_serve_for_that_protocol(address, variable):
+def test_the_error_names_the_environment_variables_for_the_protocol(address, variable):
     with pytest.raises(ParamsError, match=re.escape(variable)):
         validate(FIELDS["extract.store"](address), "params.yaml")
 
 
 @pytest.mark.parametrize("address", [address for address in HOLDING if "%253A" not in address])
-def test_no_message_of_an_error_repeats_the_secret_of_an_address(address):
+def test_secrets_of_addresses_are_redacted_from_error_messages(address):
     if "http%3A" in address or address.startswith(("u:", "simplecache::u:", "https%3A", "S3:/k", "s3:/k")):
         pytest.skip("not seen to be an address in the middle of a text")
     if " " in address or "to%6b" in address or "%26password" in address:
@@ -133,7 +133,7 @@ def test_no_message_of_an_error_repeats_the_secret_of_an_address(address):
 
 
 @given(text=st.text(max_size=60))
-def test_a_text_without_an_address_is_said_as_it_is(text):
+def test_a_text_without_an_address_is_not_changed(text):
     if not any(mark in text for mark in "@=:"):
         assert redacted(text) == text
 
@@ -144,7 +144,7 @@ def test_a_text_without_an_address_is_said_as_it_is(text):
      "size mismatch for class_token: copying", "http://127.0.0.1:4200/api answers", "see http://h:80/me@x.jpg, and",
      "sftp://me@host/x is not there", "Set ROOTSTOCK_WEIGHTS_MIRROR to a folder", "tokens: 3", "key=1, keys=2"],
 )  # fmt: skip
-def test_what_looks_like_a_secret_and_is_none_stays(text):
+def test_a_text_that_only_resembles_a_secret_is_not_changed(text):
     assert redacted(text) == text
 
 
@@ -162,7 +162,7 @@ def test_what_looks_like_a_secret_and_is_none_stays(text):
         ("FSSPEC_S3_SECRET", SECRET, SECRET),
     ],
 )
-def test_what_the_environment_keeps_secret_is_in_no_message(name, value, secret, monkeypatch):
+def test_secrets_in_environment_variables_are_redacted_from_error_messages(name, value, secret, monkeypatch):
     monkeypatch.setenv(name, value)
     for spelling in (secret, quote(secret, safe="")):
         assert spelling not in str(RootstockError(f"the driver said {spelling}@127.0.0.1:9 and '{spelling}'"))
@@ -171,7 +171,7 @@ def test_what_the_environment_keeps_secret_is_in_no_message(name, value, secret,
 @pytest.mark.parametrize(
     "mirror", [f"http://u:{SECRET}@127.0.0.1:9/w", f"http://127.0.0.1:9/w?sig={SECRET}", f"sfpt://u:{SECRET}@h"]
 )
-def test_a_mirror_that_cannot_be_reached_is_named_without_what_is_secret_in_its_address(mirror, tmp_path, monkeypatch):
+def test_an_unreachable_mirror_is_named_without_the_secret_in_its_address(mirror, tmp_path, monkeypatch):
     monkeypatch.setenv(weights.MIRROR, mirror)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(downloads, "RETRY_AFTER_S", ())
@@ -180,7 +180,7 @@ def test_a_mirror_that_cannot_be_reached_is_named_without_what_is_secret_in_its_
     assert SECRET not in str(error.value)
 
 
-def test_urls_are_taken_apart_as_fsspec_does():
+def test_urls_are_parsed_as_by_fsspec():
     def seen(address: str) -> list[str]:
         return [link.protocol for link in links(address)]
 
@@ -200,7 +200,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("address", REFUSED)
-def test_a_protocol_that_is_not_on_the_list_is_refused_with_the_list_and_nothing_of_it_is_imported(address):
+def test_an_unsupported_protocol_is_an_error_that_lists_the_supported_ones_and_imports_no_driver(address):
     with pytest.raises(ValueError, match=re.escape(f"supported protocols: {', '.join(PROTOCOLS)}")):
         check_protocols(address)
     before = set(sys.modules)
@@ -213,7 +213,7 @@ def test_a_protocol_that_is_not_on_the_list_is_refused_with_the_list_and_nothing
     "name", ["/any/where/sample/digits", "../sample/digits", "digits/../digits", "", "Digits", "."]
 )
 @pytest.mark.parametrize("kind", ["sample", "torchvision"])
-def test_samples_and_sets_are_taken_by_their_exact_names(kind, name, tmp_path):
+def test_samples_and_torchvision_datasets_are_accepted_only_by_their_exact_names(kind, name, tmp_path):
     from rootstock.ingest.scan import Scan
     from rootstock.ingest.sources import open_source
 

@@ -51,7 +51,7 @@ SYSTEM = [
 
 
 @pytest.mark.parametrize(("code", "words"), SYSTEM)
-def test_what_a_system_refuses_names_the_file_and_what_helps(code, words):
+def test_an_error_of_the_operating_system_is_described_with_the_file_and_a_remedy(code, words):
     sentence = causes.describe(of_system(code, "data/head/head.json"))
     assert words in sentence
     assert code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) or "data/head/head.json" in sentence
@@ -59,12 +59,12 @@ def test_what_a_system_refuses_names_the_file_and_what_helps(code, words):
 
 
 @pytest.mark.parametrize("code", sorted(errno.errorcode))
-def test_every_answer_of_a_system_is_a_sentence_with_and_without_a_file(code):
+def test_every_error_code_of_the_operating_system_is_described_in_a_sentence_with_or_without_a_file(code):
     for error in (of_system(code), of_system(code, "photo.jpg"), of_system(code, "from", None, "to")):
         assert causes.describe(error).endswith((".", ")"))
 
 
-def test_a_copy_that_finds_no_space_names_what_it_writes_to():
+def test_a_copy_without_disk_space_names_its_destination():
     assert "to.tar" in causes.describe(of_system(errno.ENOSPC, "from.tar", None, "to.tar"))
 
 
@@ -78,7 +78,7 @@ def small_limit(call) -> BaseException:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_every_library_that_writes_a_file_has_a_sentence_for_a_disk_that_takes_no_more(tmp_path):
+def test_a_full_disk_is_described_for_every_library_that_writes_files(tmp_path):
     import pandas as pd
 
     large = np.arange(50_000.0)
@@ -105,7 +105,7 @@ def test_every_library_that_writes_a_file_has_a_sentence_for_a_disk_that_takes_n
     assert "SQLite" in causes.describe(small_limit(database))
 
 
-def test_every_library_that_reads_a_damaged_file_has_a_sentence(tmp_path):
+def test_a_damaged_file_is_described_for_every_library_that_reads_files(tmp_path):
     damaged = tmp_path / "damaged"
     damaged.write_bytes(b"\0" * 1000)
     readers = [
@@ -119,11 +119,11 @@ def test_every_library_that_reads_a_damaged_file_has_a_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("ask", [lambda: torch.empty(10**15), lambda: np.zeros(10**15), lambda: bytearray(2**62)])
-def test_an_error_of_memory_is_described(ask):
+def test_an_out_of_memory_error_is_described(ask):
     assert "Out of memory" in causes.describe(raised(ask))
 
 
-def test_no_sentence_has_a_password_or_a_signature():
+def test_no_description_contains_a_password_or_signature():
     text = "https://user:secret@store/photos?X-Amz-Signature=secret is away"
     for error in (ConnectionError(text), of_system(errno.ECONNREFUSED, text), TimeoutError(text)):
         assert "secret" not in (causes.describe(error) or "")
@@ -155,14 +155,14 @@ ENTRY_POINT = "from rootstock.system.entry_points import entry_point\nwith entry
         ("raise ValueError('ours')", 1, "Traceback"),
     ],
 )
-def test_a_command_ends_with_one_line(line, status, says):
+def test_a_failing_command_prints_one_line_and_a_bug_its_traceback(line, status, says):
     done = subprocess.run([sys.executable, "-c", ENTRY_POINT + line], capture_output=True, text=True, check=False)
     assert done.returncode == status
     assert says in done.stderr
     assert says == "Traceback" or len(done.stderr.splitlines()) == 1
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     prints = ENTRY_POINT + "for i in range(100000): print(i)"
     command = f'"{sys.executable}" -c "{prints}" | head -1'
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""A large file from an address: once, checked, going on where a broken connection left it."""
+"""Downloads of large files: each happens once, is verified, and resumes where a connection broke."""
 
 import hashlib
 import random
@@ -36,78 +36,78 @@ def get(site: Site, folder, digest: str | None = DIGEST) -> bytes:
     return fetch(f"{site.address}/weights", folder / "kept", digest).read_bytes()
 
 
-def test_a_file_that_is_here_is_asked_of_nobody(site, tmp_path):
+def test_a_file_that_was_downloaded_is_not_requested_again(site, tmp_path):
     assert get(site, tmp_path) == get(site, tmp_path) == CONTENT
     assert site.asked == [("weights", 0, 200)]
     assert fetch("http://no.such.host.invalid/weights", tmp_path / "kept", DIGEST).read_bytes() == CONTENT
 
 
-def test_a_user_and_a_password_in_an_address_are_sent_where_a_server_looks_for_them(site, tmp_path):
+def test_user_and_password_in_an_address_are_sent_as_basic_authentication(site, tmp_path):
     fetch(f"{site.address.replace('//', '//me:pass%2Fword@')}/weights", tmp_path / "kept", DIGEST)
     assert site.sent[-1]["Authorization"] == f"Basic {b64encode(b'me:pass/word').decode()}"
     assert site.asked == [("weights", 0, 200)]
 
 
-def test_after_a_broken_connection_it_goes_on_where_it_was(site, waits, tmp_path):
+def test_a_download_resumes_where_the_connection_broke(site, waits, tmp_path):
     site.breaks = [2**20 + 5, 2**20]
     assert get(site, tmp_path) == CONTENT
     assert site.asked == [("weights", 0, 200), ("weights", 2**20 + 5, 206), ("weights", 2**21 + 5, 206)]
     assert waits == [1, 2]
 
 
-def test_where_a_server_cannot_go_on_it_begins_again(site, tmp_path):
+def test_a_download_restarts_if_the_server_does_not_support_ranges(site, tmp_path):
     site.ranges, site.breaks = False, [2**20]
     assert get(site, tmp_path) == CONTENT
     assert [first for _, first, _ in site.asked] == [0, 0]
 
 
-def test_what_a_killed_run_left_is_gone_on_with(site, tmp_path):
+def test_a_partial_download_of_a_killed_run_is_resumed(site, tmp_path):
     (tmp_path / f"kept{PART}").write_bytes(CONTENT[:1000])
     assert get(site, tmp_path) == CONTENT
     assert site.asked == [("weights", 1000, 206)]
 
 
 @pytest.mark.parametrize("left", [b"of another file", CONTENT + b"more", CONTENT[:-1] + b"?"])
-def test_what_was_left_of_another_file_is_thrown_away(left, site, tmp_path):
+def test_a_partial_download_of_another_file_is_discarded(left, site, tmp_path):
     (tmp_path / f"kept{PART}").write_bytes(left)
     assert get(site, tmp_path) == CONTENT
     assert site.asked[-1] == ("weights", 0, 200)
 
 
-def test_all_that_was_missing_was_the_renaming(site, tmp_path):
+def test_a_complete_download_that_was_not_yet_renamed_is_used(site, tmp_path):
     (tmp_path / f"kept{PART}").write_bytes(CONTENT)
     assert get(site, tmp_path) == CONTENT
 
 
-def test_a_busy_server_is_asked_again_with_longer_and_longer_waits(site, waits, tmp_path):
+def test_a_busy_server_is_tried_again_with_increasing_delays(site, waits, tmp_path):
     site.failures = [503, 429, 500]
     assert get(site, tmp_path) == CONTENT
     assert waits == sorted(waits) == [1, 2, 4]
 
 
 @pytest.mark.parametrize(("failures", "asked"), [([404] * 9, 1), ([403] * 9, 1), ([503] * 9, 4)])
-def test_what_will_not_change_is_not_asked_again(failures, asked, site, tmp_path):
+def test_permanent_errors_are_not_retried_and_others_at_most_three_times(failures, asked, site, tmp_path):
     site.failures = failures
     with pytest.raises(OSError, match=f"HTTP Error {failures[0]}"):
         get(site, tmp_path)
     assert len(site.asked) == asked
 
 
-def test_another_file_than_the_digest_says_is_refused_and_not_kept(site, tmp_path):
+def test_a_file_with_a_wrong_digest_is_an_error_and_not_kept(site, tmp_path):
     with pytest.raises(DamagedError, match=f"begins with {DIGEST[:4]}.*, expected 00000000"):
         get(site, tmp_path, "00000000")
     assert {path.name for path in tmp_path.iterdir()} <= {"kept.lock"}
     assert len(site.asked) == 1
 
 
-def test_a_file_that_was_damaged_since_is_said_to_be(site, tmp_path):
+def test_a_downloaded_file_that_was_damaged_since_is_an_error(site, tmp_path):
     get(site, tmp_path)
     (tmp_path / "kept").write_bytes(CONTENT[:-1])
     with pytest.raises(DamagedError):
         get(site, tmp_path)
 
 
-def test_any_store_that_fsspec_reaches_will_do(tmp_path, waits):
+def test_files_are_fetched_from_any_fsspec_store(tmp_path, waits):
     store = fsspec.filesystem("memory")
     store.pipe("/shelf/weights", CONTENT)
     (tmp_path / f"kept{PART}").write_bytes(CONTENT[:77])
@@ -139,11 +139,11 @@ def test_progress_is_reported_in_megabytes(site, tmp_path):
 
 @given(st.lists(st.integers(0, len(CONTENT)), max_size=3), st.booleans())
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_wherever_connections_break_the_bytes_are_the_same(site, tmp_path_factory, breaks, ranges):
+def test_the_downloaded_bytes_are_the_same_wherever_connections_break(site, tmp_path_factory, breaks, ranges):
     site.breaks, site.ranges, site.asked = breaks, ranges, []
     assert get(site, tmp_path_factory.mktemp("any")) == CONTENT
 
 
-def test_a_digest_is_read_off_a_name_as_torchs_hub_writes_it():
+def test_a_digest_is_read_from_a_file_name_in_the_convention_of_torch_hub():
     assert downloads.digest_in("resnet34-b627a593.pth") == "b627a593"
     assert downloads.digest_in("model.safetensors") is None

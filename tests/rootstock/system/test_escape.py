@@ -1,4 +1,4 @@
-"""Whatever a name holds, it is shown as it is and obeyed by nothing: Markdown, spreadsheets, terminals, paths, git."""
+"""Names are shown as they are, and nothing in them takes effect in Markdown, spreadsheets, terminals, paths or git."""
 
 import csv
 import io
@@ -79,13 +79,13 @@ def test_markdown_shows_a_name_as_it_is(name):
 
 
 @given(names)
-def test_a_terminal_shows_a_name_in_a_table_as_it_is(name):
+def test_a_table_in_a_terminal_shows_a_name_as_it_is(name):
     assert escape.plain(escape.markdown(name)) == shown(name)
     assert escape.plain(f"| {escape.markdown(name)} | **1** |") == f"| {shown(name)} | **1** |"
 
 
 @given(names)
-def test_a_terminal_obeys_no_name(name):
+def test_a_printed_name_contains_no_control_characters(name):
     said = escape.printable(name)
     assert not [char for char in said if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]
     assert not set(said) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
@@ -93,7 +93,7 @@ def test_a_terminal_obeys_no_name(name):
 
 
 @given(st.lists(names.filter(lambda name: NO_TEXT not in name), max_size=4))
-def test_a_spreadsheet_computes_nothing_of_a_name_and_the_name_can_be_had_back(found):
+def test_a_name_in_a_csv_cell_is_never_a_formula_and_can_be_restored(found):
     table = pd.DataFrame({"class": found, "images": range(len(found))})
     rows = list(csv.reader(io.StringIO(escape.as_csv(table), newline="")))
     for name, (cell, count) in zip(found, rows[1:], strict=True):
@@ -103,7 +103,7 @@ def test_a_spreadsheet_computes_nothing_of_a_name_and_the_name_can_be_had_back(f
 
 
 @given(names)
-def test_a_name_of_a_file_leads_nowhere_else(name):
+def test_a_file_name_made_from_a_name_stays_in_its_folder(name):
     made = escape.file_name(name)
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", made)
     assert len(made) <= 100 and ".." not in made
@@ -112,17 +112,17 @@ def test_a_name_of_a_file_leads_nowhere_else(name):
 
 
 @given(st.lists(names | names.map(escape.file_name), unique=True, max_size=30))
-def test_two_names_are_two_files(found):
+def test_different_names_give_different_file_names(found):
     assert len({escape.file_name(name) for name in found}) == len(found)
 
 
-def test_a_plain_name_stays_as_it_is():
+def test_a_plain_name_is_not_escaped():
     for name in ("wise-goat", "nightly_3", "v1.2", "A"):
         assert escape.file_name(name) == escape.markdown(name) == escape.cell(name) == name
 
 
 @pytest.mark.parametrize("name", [name for name in NASTY if "\0" not in name])
-def test_git_takes_a_name_of_a_file_for_one_of_its_own(name):
+def test_a_file_name_made_from_a_name_is_a_valid_git_ref(name):
     made = f"refs/exps/{escape.file_name(name)}"
     assert subprocess.run(["git", "check-ref-format", made], check=False).returncode == 0
 
@@ -144,7 +144,7 @@ def test_a_model_card_shows_classes_and_domains_as_they_are():
     assert page.count("<tr>") == 1 + 5 + 1 + len(domains)
 
 
-def test_tables_of_backbones_and_of_what_is_cached_show_names_as_they_are():
+def test_tables_of_backbones_cached_features_and_decisions_show_names_as_they_are():
     nasty = "a|b <b>*c*</b> [d](e)\nf"
     numbers = dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "images_per_second"), 0.5)
     numbers |= dict.fromkeys(("parameters", "macs", "feature_bytes", "image_size"), 1)
@@ -164,7 +164,7 @@ def score() -> dict[str, float]:
     return {"value": 0.5, "low": 0.4, "high": 0.6}
 
 
-def test_a_table_that_was_made_for_a_spreadsheet_names_the_true_files_and_labels(tmp_path):
+def test_a_manifest_with_escaped_cells_names_the_original_files_and_labels(tmp_path):
     found = ["=1+1", "+a", "-b", "@c", "'=d", "e"]
     for name in found:
         put(tmp_path / f"{name}.png", found.index(name))

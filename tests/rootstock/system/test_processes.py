@@ -1,4 +1,4 @@
-"""The parallel map over processes: the results of the one over threads, and arrays in shared memory."""
+"""The parallel map over processes: results as by threads, with arrays in shared memory."""
 
 import os
 import signal
@@ -35,16 +35,16 @@ def dies(number: int) -> int:
 
 def grows(number: int) -> int:
     HELD.append(np.ones(160 * MIB, np.uint8) if len(HELD) < 2 else np.zeros(0))
-    time.sleep(0.6)  # memory is looked at once a second
+    time.sleep(0.6)  # memory is checked once a second
     return os.getpid()
 
 
-def test_processes_that_have_grown_stay():
+def test_processes_are_reused_after_their_memory_has_grown():
     assert len(set(ordered_map_in_processes(grows, range(8 * cores()), MIB))) == cores()
 
 
 @pytest.mark.parametrize("bytes_each", [MIB, 64])  # what does not fit into shared memory comes through the pipe
-def test_results_come_in_order_with_arrays_of_their_own(bytes_each):
+def test_results_come_in_order_and_their_arrays_are_never_overwritten(bytes_each):
     found = list(ordered_map_in_processes(squares, range(40), bytes_each, window=3))
     assert [number for _, number, _ in found] == list(range(40))
     assert os.getpid() not in {process for process, _, _ in found}
@@ -54,7 +54,7 @@ def test_results_come_in_order_with_arrays_of_their_own(bytes_each):
         squared[:1] = 7  # and each may be changed
 
 
-def test_an_exception_is_raised_in_its_place_and_the_next_map_works():
+def test_an_exception_is_raised_in_order_and_the_next_map_works():
     got = []
     with pytest.raises(SourceError, match="the third is damaged"):
         got.extend(ordered_map_in_processes(fails_at_three, range(10), MIB, window=2))
@@ -62,7 +62,7 @@ def test_an_exception_is_raised_in_its_place_and_the_next_map_works():
     assert list(ordered_map_in_processes(fails_at_three, range(3), MIB)) == [0, 1, 2]
 
 
-def test_whoever_stops_early_leaves_no_memory_behind():
+def test_stopping_early_leaves_no_shared_memory_behind():
     numbers = ordered_map_in_processes(squares, iter(range(10**9)), MIB, window=4)
     assert next(numbers)[1] == 0
     numbers.close()
@@ -70,14 +70,14 @@ def test_whoever_stops_early_leaves_no_memory_behind():
     assert not [link for link in links if link.is_relative_to(processes.SHARED_MEMORY) and "deleted" in link.name]
 
 
-def test_a_process_that_is_killed_is_an_error_and_the_next_map_starts_others():
+def test_a_killed_process_is_an_error_and_the_next_map_starts_new_ones():
     with pytest.raises(BrokenProcessPool):
         list(ordered_map_in_processes(dies, range(3), MIB))
     assert list(ordered_map_in_processes(fails_at_three, range(3), MIB)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("why", ["none", "too little"])
-def test_without_shared_memory_threads_do_the_work(why, monkeypatch, tmp_path, caplog):
+def test_threads_replace_processes_if_shared_memory_is_missing_or_too_small(why, monkeypatch, tmp_path, caplog):
     caplog.set_level("INFO")
     if why == "none":
         monkeypatch.setattr(processes, "SHARED_MEMORY", str(tmp_path / "none"))

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, elsewhere a line every ten seconds."""
+"""Progress is a bar on a terminal, and elsewhere a line every ten seconds."""
 
 import sys
 
@@ -9,7 +9,7 @@ from tests.terminal import run_on_terminal
 
 
 @pytest.mark.parametrize("columns", [100, 0])
-def test_on_a_terminal_there_is_a_bar_and_on_one_without_a_width_a_line(columns):
+def test_progress_is_a_bar_on_a_terminal_and_lines_on_one_without_a_width(columns):
     code = (
         "import time; from rootstock.system import progress; progress.LINE_EVERY_S = 0.2\n"
         "for _ in progress.track(range(5), 'extract', 5): time.sleep(0.15)"
@@ -19,7 +19,7 @@ def test_on_a_terminal_there_is_a_bar_and_on_one_without_a_width_a_line(columns)
     assert ("extract: 2 of 5 images" in said) == (columns == 0)
 
 
-def test_where_there_is_no_terminal_a_line_comes_every_ten_seconds(monkeypatch, capsys):
+def test_progress_without_a_terminal_is_a_line_every_ten_seconds(monkeypatch, capsys):
     now = iter(range(0, 1000, 4))  # a look at the clock every four seconds
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     with progress.bar("fine_tune", 1200) as advance:
@@ -32,6 +32,6 @@ def test_where_there_is_no_terminal_a_line_comes_every_ten_seconds(monkeypatch, 
     assert "of 1,200 images, " in lines[0] and "images/s, " in lines[0] and " left" in lines[0]
 
 
-def test_what_is_soon_done_prints_nothing(capsys):
+def test_a_short_task_prints_no_progress(capsys):
     assert list(progress.track("abc", "extract", 3)) == ["a", "b", "c"]
     assert capsys.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""What an address may reach that was given by an API: judged in parts, with links and `..` resolved, by whole names."""
+"""The addresses that a caller of the API may use lie under the allowed roots, with links, `..` and escapes resolved."""
 
 import os
 from pathlib import Path
@@ -40,7 +40,7 @@ def judged(home: Path, address: str) -> bool:
      "simplecache::https://h:8080/data/x", "zip://x::simplecache::file://{home}/allowed/x.zip", "tcp://scheduler:8786",
      "photos/not there yet"],
 )  # fmt: skip
-def test_what_lies_under_a_root_is_reached(home, address):
+def test_addresses_under_a_root_are_allowed(home, address):
     assert judged(home, address)
 
 
@@ -58,11 +58,11 @@ def test_what_lies_under_a_root_is_reached(home, address):
      "zip://photos::file:///etc/x.zip", "file://{home}/allowed::s3://other/x", "s3://bucket/photos::file:///etc",
      "photos/\0/x", "tcp://scheduler:87860", "tcp://other:8786", "memory://x", "zip://{home}/workspace/photos"],
 )  # fmt: skip
-def test_what_does_not_is_not(home, address):
+def test_addresses_outside_the_roots_are_not_allowed(home, address):
     assert not judged(home, address)
 
 
-def test_a_link_to_itself_leads_nowhere(home):
+def test_a_link_to_itself_is_not_allowed(home):
     assert not judged(home, "loop/x")
 
 
@@ -73,7 +73,7 @@ def listed(path: Path, scratch: Path) -> dict[str, str | None]:
     return {item.path: item.problem and item.problem.value for item in source.items}
 
 
-def test_files_of_a_source_that_was_given_lie_under_the_roots_too(home):
+def test_files_and_links_of_a_source_must_lie_under_the_roots_too(home):
     inside, outside = home / "workspace" / "photos", home / "elsewhere"
     for number, folder in enumerate((inside / "moss", outside)):
         draw_photo(folder / f"{number}.png", "moss", number)
@@ -99,7 +99,7 @@ def test_files_of_a_source_that_was_given_lie_under_the_roots_too(home):
     assert not forbids("/etc/passwd", "file")
 
 
-def test_places_in_a_store_are_held_to_its_roots():
+def test_paths_in_a_remote_store_must_lie_under_its_roots():
     with restricted_to(["s3://bucket/photos"]):
         assert not forbids("bucket/photos/a.png", "s3")
         assert forbids("bucket/other/a.png", "s3") and forbids("bucket/photos/../a.png", "s3")

@@ -1,4 +1,4 @@
-"""A store is a folder or a bucket: files go in whole, come out unchanged, and a folder's are not copied."""
+"""A store is a folder or a bucket: files are written atomically and read back unchanged; local ones are not copied."""
 
 import uuid
 
@@ -33,7 +33,7 @@ def made(tmp_path):
     return path
 
 
-def test_what_is_put_is_listed_is_there_and_comes_back(store, made, tmp_path):
+def test_a_file_put_into_a_store_exists_is_listed_and_is_fetched_unchanged(store, made, tmp_path):
     assert stores.names(store) == [] and not stores.exists(f"{store}/b.parquet")
     for name in ("b.parquet", "a.parquet", "summary.json"):
         stores.put(made, f"{store}/{name}")
@@ -42,7 +42,7 @@ def test_what_is_put_is_listed_is_there_and_comes_back(store, made, tmp_path):
     assert stores.fetch(store, "b.parquet", tmp_path / "copies").read_bytes() == DATA
 
 
-def test_what_is_put_again_replaces_what_was_there_and_leaves_nothing_beside(store, made, tmp_path):
+def test_putting_a_file_again_replaces_it_and_leaves_no_other_file(store, made, tmp_path):
     stores.put(made, f"{store}/a.parquet")
     made.write_bytes(DATA[::-1])
     stores.put(made, f"{store}/a.parquet")
@@ -50,13 +50,13 @@ def test_what_is_put_again_replaces_what_was_there_and_leaves_nothing_beside(sto
     assert stores.fetch(store, "a.parquet", tmp_path / "copies").read_bytes() == DATA[::-1]
 
 
-def test_a_file_of_a_folder_is_used_where_it_lies(tmp_path, made):
+def test_a_file_of_a_local_store_is_used_in_place(tmp_path, made):
     for url in (str(tmp_path), f"file://{tmp_path}"):
         assert stores.fetch(url, made.name, tmp_path / "copies") == made
     assert not (tmp_path / "copies").exists()
 
 
-def test_a_copy_is_fetched_once(store, made, tmp_path, monkeypatch):
+def test_a_file_of_a_remote_store_is_fetched_only_once(store, made, tmp_path, monkeypatch):
     if "://" not in store or store.startswith("file"):
         pytest.skip("a folder's files are not copied")
     stores.put(made, f"{store}/a.tar")
@@ -65,14 +65,14 @@ def test_a_copy_is_fetched_once(store, made, tmp_path, monkeypatch):
     assert (first.st_ino, first.st_mtime_ns) == (again.st_ino, again.st_mtime_ns)
 
 
-def test_a_file_that_is_not_there_is_an_error_that_names_the_store_and_leaves_no_copy(store, tmp_path):
+def test_a_missing_file_is_an_error_that_names_the_store_and_leaves_no_copy(store, tmp_path):
     with pytest.raises(SourceError, match="FileNotFoundError") as error:
         stores.fetch(store, "none.tar", tmp_path / "copies")
     assert store in str(error.value)
     assert not list((tmp_path / "copies").glob("*")) if (tmp_path / "copies").exists() else True
 
 
-def test_a_password_in_a_url_is_not_repeated(tmp_path):
+def test_a_password_in_the_url_of_a_store_is_not_repeated_in_errors(tmp_path):
     with pytest.raises(SourceError) as error:
         stores.exists("no-such-store://me:never-to-be-seen@host/folder")
     assert "never-to-be-seen" not in str(error.value)
@@ -80,7 +80,7 @@ def test_a_password_in_a_url_is_not_repeated(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["folder", "file"])
-def test_a_put_that_fails_leaves_the_old_file_and_no_temporary_one(scheme, tmp_path, made):
+def test_a_failed_put_leaves_the_old_file_and_no_temporary_file(scheme, tmp_path, made):
     store = str(tmp_path / "store") if scheme == "folder" else f"file://{tmp_path}/store"
     stores.put(made, f"{store}/a.parquet")
     with pytest.raises(SourceError):
