@@ -95,12 +95,12 @@ def test_a_tiff_cut_anywhere_after_its_directory_is_truncated(compression):
 
 
 @pytest.mark.parametrize(("bits", "format", "samples"), [(64, 3, 1), (16, 1, 4), (32, 1, 3)])
-def test_a_tiff_with_a_strip_that_exceeds_memory_is_too_costly(bits, format, samples):
+def test_a_tiff_with_a_strip_beyond_the_memory_limit_is_too_costly(bits, format, samples):
     data = tiff(np.zeros((8, 8, samples)), bits, format, 1, compression=8, extra=(0,) * (samples - 1))
     assert why_not(saying(data, width=9000, height=9000, rows=9000)) is Reason.TOO_COSTLY
 
 
-def test_the_limit_of_scans_of_a_jpeg_applies_inside_a_tiff_too():
+def test_the_limit_on_scans_of_a_jpeg_applies_inside_a_tiff_too():
     whole = encoded(Image.new("L", (4000, 3000), 128), "JPEG", progressive=True)
     scan = whole[whole.rfind(b"\xff\xda") : -2]
     for scans, reason in ((0, None), (60, Reason.TOO_COSTLY)):
