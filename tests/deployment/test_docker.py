@@ -1,0 +1,78 @@
+"""The image, the Compose file and the Docker work pools."""
+
+import re
+from fnmatch import fnmatch
+
+import pytest
+
+from tests.deployment_examples import COMPOSE, EXAMPLES, ROOT, SAFE, configuration, named, run, tool
+
+DOCKERFILE = EXAMPLES / "docker" / "Dockerfile"
+
+
+def stages_of_dockerfile() -> dict[str, str]:
+    parts = re.split(r"^FROM \S+ AS (\w+)\n", DOCKERFILE.read_text(), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def copied(stage: str) -> list[str]:
+    lines = re.findall(r"^COPY (.*) \S+$", stages_of_dockerfile()[stage], re.MULTILINE)
+    return [word.rstrip("/") for line in lines for word in line.split() if not word.startswith("--")]
+
+
+def test_hadolint_accepts_the_dockerfile():
+    assert run(tool("hadolint"), str(DOCKERFILE)) == ""
+
+
+def test_what_the_dockerfile_copies_is_there_and_not_ignored():
+    let_through = [
+        line[1:]
+        for line in (EXAMPLES / "docker" / "Dockerfile.dockerignore").read_text().split()
+        if line.startswith("!")
+    ]
+    for source in copied("prefect") + copied("rootstock"):
+        assert (ROOT / source).exists(), source
+        assert any(fnmatch(source, pattern) for pattern in let_through), f"{source} is ignored"
+
+
+def test_the_image_has_the_code_of_every_stage():
+    """A worker copies it into the workspace of each run, and compares that of fine_tune with the pipeline's."""
+    stages = SAFE.load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    code = {dep for stage in stages for dep in stage["deps"] if not dep.startswith("data/")} | {
+        "dvc.yaml",
+        "prefect.yaml",
+    }
+    there = copied("rootstock")
+    assert {path for path in code if path not in there and path.partition("/")[0] not in there} == set()
+
+
+def test_runs_in_the_image_happen_where_its_code_is():
+    stage = stages_of_dockerfile()["rootstock"]
+    [workspace] = re.findall(r"ROOTSTOCK_WORKSPACE=(\S+)", stage)
+    assert re.findall(r"^WORKDIR (.*)", stage, re.MULTILINE) == [workspace]
+    volumes = configuration(EXAMPLES / "docker" / "pool-cpu.json")["volumes"]
+    assert f"/srv/rootstock:{workspace}" in volumes
+
+
+def test_the_compose_file_fits_the_compose_specification():
+    compose_spec = pytest.importorskip("compose_spec")
+    compose_spec.PyCompose.from_yaml(COMPOSE).validate()
+
+
+def test_the_parts_of_the_compose_file_refer_to_each_other():
+    compose = SAFE.load(COMPOSE)
+    services = compose["services"]
+    for name, service in services.items():
+        assert set(service.get("depends_on", {})) <= set(services), name
+        volumes = {volume.partition(":")[0] for volume in service.get("volumes", [])}
+        assert {volume for volume in volumes if not volume.startswith("/")} <= set(compose["volumes"]), name
+    variables = set(re.findall(r"\$\{(\w+)", COMPOSE))
+    assert variables == named(r"^#?([A-Z][A-Z_]+)=", EXAMPLES / "docker" / "example.env")
+    cpu = configuration(EXAMPLES / "docker" / "pool-cpu.json")
+    assert cpu["networks"] == [compose["networks"]["default"]["name"]]
+
+
+def test_a_run_in_docker_gets_the_gpus_of_its_pool_as_a_device_request():
+    made = configuration(EXAMPLES / "docker" / "pool-gpu.json")
+    requested = {"driver": "nvidia", "device_ids": ["0"], "capabilities": [["gpu"]]}
+    assert made["container_create_kwargs"]["device_requests"] == [requested]
