@@ -6,23 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import stats
-from scipy.special import log_softmax
 from sklearn import metrics as sklearn_metrics
 
 from rootstock.evaluation.metrics import BINS, reliability, score
-from rootstock.training.calibration import fit_temperature, softmax
+from rootstock.training.calibration import softmax
+from tests.simulated_predictions import simulated
 
 WITH_INTERVAL = ("accuracy", "balanced_accuracy", "macro_f1", "top5", "log_loss", "brier")
 FIGURES = [*WITH_INTERVAL, "ece"]
-
-
-def simulated(n: int, k: int, *, skill: float = 2.0, seed: int = 0):
-    """Labels, logits and domains; calibrated by construction: a label is drawn from its own softmax."""
-    draw = np.random.default_rng(seed)
-    logits = skill * draw.normal(size=(n, k)).astype(np.float32)
-    cumulated = softmax(logits).cumsum(axis=1)
-    labels = (draw.random((n, 1)) * cumulated[:, -1:] > cumulated).sum(axis=1).astype(np.int64)
-    return labels, logits, np.array(["field", "studio"])[draw.integers(0, 2, n)]
 
 
 def names(k: int) -> list[str]:
@@ -259,48 +250,3 @@ def test_wrong_input_is_named(change, message):
     }
     with pytest.raises(ValueError, match=message):
         score(**(good | change), classes=names(2))
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0.1, 10))
-@settings(max_examples=30, deadline=None)
-def test_probabilities_sum_to_one_and_a_temperature_keeps_their_order(seed, temperature):
-    logits = np.random.default_rng(seed).normal(size=(5, 7)).astype(np.float32) * 30
-    probabilities = softmax(logits, temperature)
-    assert probabilities.dtype == np.float32
-    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
-    assert (probabilities.argmax(axis=1) == logits.argmax(axis=1)).all()
-
-
-@pytest.mark.parametrize("sharpness", [0.2, 1.0, 5.0])
-def test_temperature_scaling_finds_the_temperature_that_was_put_in(sharpness):
-    labels, logits, _ = simulated(20_000, 5)
-    assert fit_temperature(sharpness * logits, labels) == pytest.approx(sharpness, rel=0.05)
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
-@settings(max_examples=30, deadline=None)
-def test_temperature_scaling_stays_in_bounds_is_repeatable_and_never_harms(seed, n):
-    draw = np.random.default_rng(seed)
-    logits, labels = draw.normal(size=(n, 4)).astype(np.float32), draw.integers(0, 4, n)
-    temperature = fit_temperature(logits, labels)
-    assert 0.05 <= temperature <= 20 and temperature == fit_temperature(logits, labels)
-
-    targets = np.full((n, 4), 1 / (n + 2) / 3)  # Platt (1999): one in n + 2 goes to another class
-    targets[np.arange(n), labels] = 1 - 1 / (n + 2)
-
-    def loss(at: float) -> float:
-        return -(targets * log_softmax(logits.astype(np.float64) / at, axis=1)).sum(axis=1).mean()
-
-    assert all(loss(temperature) <= loss(other) + 1e-4 for other in (0.06, 0.5, 1.0, 3.0, 19.0))
-
-
-def test_a_model_without_a_mistake_on_validation_gets_finite_confidence():
-    labels, logits, _ = simulated(300, 5)
-    logits[np.arange(300), labels] = logits.max(axis=1) + 0.5
-    confidence = softmax(logits, fit_temperature(logits, labels))[np.arange(300), labels]
-    assert 0.97 < confidence.mean() < 1 - 0.5 / 302
-
-
-def test_temperature_of_no_images_is_refused():
-    with pytest.raises(ValueError, match="expected logits"):
-        fit_temperature(np.zeros((0, 3), dtype=np.float32), np.zeros(0, dtype=np.int64))
