@@ -1,0 +1,102 @@
+"""Fine-tuning that was stopped resumes from its checkpoint, and ends with the same bytes."""
+
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from rootstock.system import progress
+from rootstock.training import classifier, epochs
+from rootstock.training.checkpoints import Epoch
+from rootstock.training.classifier import Classifier
+from tests.fine_tuning import MNASNET, SHUFFLENET, SQUEEZENET, TRAIN, changed, copied, stages, start, tune
+
+
+class StoppedError(Exception):
+    """Simulates the end of a run."""
+
+
+@contextmanager
+def stopping_after(images: int):
+    """Report progress to a caller that stops the run after a number of images."""
+
+    @contextmanager
+    def reporter(what: str, total: int, unit: str):
+        done = 0
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            if done > images:
+                raise StoppedError
+
+        yield advance
+
+    with progress.report_to(reporter):
+        yield
+
+
+TWO_STAGES = stages(("last_block", 2), ("all", 2), augment="crop_flip", batch_size=16, layer_decay=0.9)
+
+
+def result(model: Classifier, history: list[Epoch], folder: Path) -> tuple[bytes, bytes]:
+    """Return the bytes of the stage's output."""
+    classifier.save(model, folder / "model.safetensors")
+    epochs.write_history(history, folder / "history.parquet")
+    return (folder / "model.safetensors").read_bytes(), (folder / "history.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "stops"),
+    [
+        pytest.param(SHUFFLENET, [TRAIN + 20], marks=pytest.mark.slow),  # in the second epoch of the first stage
+        (SHUFFLENET, [2 * TRAIN, 3 * TRAIN + 1]),  # between the stages, then in the last epoch
+        pytest.param(MNASNET, [TRAIN], marks=pytest.mark.slow),  # between the epochs of the first stage
+        (SQUEEZENET, [10, 3 * TRAIN]),  # before anything is done, then after the first epoch of the second stage
+    ],
+)
+def test_a_run_that_was_stopped_ends_with_the_bytes_of_an_undisturbed_one(base, tmp_path, name, stops):
+    undisturbed = start(base, name)
+    expected = result(undisturbed, tune(undisturbed, base, TWO_STAGES, tmp_path / "undisturbed"), tmp_path)
+    for stop in stops:
+        with stopping_after(stop), pytest.raises(StoppedError):
+            tune(start(base, name), base, TWO_STAGES, tmp_path / "stopped")
+    resumed, trained = start(base, name), []
+    resumed.register_forward_hook(lambda module, given, logits: trained.append(len(logits) * module.training))
+    assert result(resumed, tune(resumed, base, TWO_STAGES, tmp_path / "stopped"), tmp_path) == expected
+    assert sum(trained) == 4 * TRAIN - stops[-1] // TRAIN * TRAIN  # whole epochs are not done again
+
+
+def test_a_finished_run_is_not_trained_again_while_its_checkpoint_is_there(base, tmp_path):
+    first, again = start(base), start(base)
+    history = tune(first, base, stages(("last_block", 1)), tmp_path / "checkpoint")
+    again.register_forward_hook(lambda *_: pytest.fail("an image was shown"))
+    assert tune(again, base, stages(("last_block", 1)), tmp_path / "checkpoint") == history
+    assert not changed(copied(first), again)
+
+
+def test_a_checkpoint_of_other_inputs_is_not_resumed_from(base, tmp_path):
+    expected = start(base)
+    history = tune(expected, base, stages(("last_block", 1)), tmp_path / "one", inputs="these")
+    with stopping_after(TRAIN), suppress(StoppedError):
+        tune(start(base), base, stages(("all", 3)), tmp_path / "two", inputs="others")
+    assert (tmp_path / "two").exists()
+    model = start(base)
+    assert tune(model, base, stages(("last_block", 1)), tmp_path / "two", inputs="these") == history
+    assert not changed(copied(expected), model)
+
+
+def test_progress_is_counted_in_images_and_resumes_with_the_run(base, tmp_path):
+    with stopping_after(TRAIN), suppress(StoppedError):
+        tune(start(base), base, stages(("last_block", 2)), tmp_path / "checkpoint")
+    reported = []
+
+    @contextmanager
+    def reporter(what: str, total: int, unit: str):
+        reported.append((what, total, unit))
+        yield reported.append
+
+    with progress.report_to(reporter):
+        tune(start(base), base, stages(("last_block", 2)), tmp_path / "checkpoint")
+    assert reported[:2] == [("fine_tune", 2 * TRAIN, "images"), TRAIN]
+    assert sum(reported[1:]) == 2 * TRAIN

@@ -1,0 +1,49 @@
+"""Epochs: which one is best, the history of all, and the warnings where training ends at a limit."""
+
+import pandas as pd
+import pytest
+
+from rootstock.training import epochs
+from rootstock.training.checkpoints import Epoch
+from tests.fine_tuning import stages, start, tune
+
+
+def test_of_epochs_with_equal_accuracy_the_lower_loss_is_better_and_of_equals_the_first():
+    def epoch(number: int, accuracy: float, loss: float) -> Epoch:
+        return Epoch(0, "all", number, 0.0, loss, accuracy)
+
+    assert (
+        epochs.best_of([epoch(0, 0.9, 0.1), epoch(1, 0.95, 0.5), epoch(2, 0.95, 0.4), epoch(3, 0.95, 0.4)]).epoch == 2
+    )
+
+
+def test_the_history_has_a_row_an_epoch(base, tmp_path):
+    history = tune(start(base), base, stages(("head", 1), ("all", 2)), tmp_path / "checkpoint")
+    epochs.write_history(history, tmp_path / "history.parquet")
+    frame = pd.read_parquet(tmp_path / "history.parquet")
+    assert list(zip(frame["stage"], frame["unfrozen"], frame["epoch"], strict=True)) == [
+        (0, "head", 0), (1, "all", 0), (1, "all", 1),
+    ]  # fmt: skip
+    assert frame["val_accuracy"].between(0, 1).all() and (frame["train_loss"] > 0).all()
+
+
+def epochs_with(*losses: float) -> list[Epoch]:
+    """Return epochs of one stage; the one with the lowest loss is the most accurate."""
+    return [Epoch(0, "all", number, loss, loss, 1 - loss) for number, loss in enumerate(losses)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "says"),
+    [
+        ((0.2, 0.3, 0.4), "try a lower learning rate"),
+        ((0.4, 0.3, 0.2), "try more epochs"),
+        ((0.4, 0.21, 0.2), None),  # the rate has run out, and the loss stands
+        ((0.4, 0.2, 0.3), None),
+        ((0.2, 0.3), None),
+        ((), None),
+    ],
+)
+def test_a_best_epoch_that_is_first_or_still_improving_warns(losses, says):
+    found = epochs.warnings(epochs_with(*losses))
+    assert len(found) == (says is not None)
+    assert all(says in warning for warning in found)

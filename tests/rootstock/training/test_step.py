@@ -1,0 +1,67 @@
+"""A training step: gradients of parts where memory is short, and the loss scaler of float16."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rootstock.training import classifier, step as step_module
+from rootstock.training.step import TrainingStep
+from rootstock.training.unfreezing import optimiser_of
+from tests.fine_tuning import stages, start, tune
+
+
+class Cramped(nn.Module):
+    """A backbone on a device whose memory holds some images at most."""
+
+    def __init__(self, network: nn.Module, images: int) -> None:
+        super().__init__()
+        self.network, self.images, self.refused = network, images, 0
+
+    def forward(self, batch: Tensor) -> Tensor:
+        if len(batch) > self.images and torch.is_grad_enabled():
+            self.refused += 1
+            raise torch.OutOfMemoryError
+        return self.network(batch)
+
+
+def test_where_memory_is_short_gradients_of_parts_add_up_to_the_same_step(base, small, caplog):
+    batch, target = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8), torch.arange(16) % 3
+    settings = stages(("all", 1))
+    steps = []
+    for images in (16, 5):
+        model = start(base).eval()
+        optimiser = optimiser_of(model, settings.stages[0], settings)
+        model.backbone = Cramped(model.backbone, images)
+        step = TrainingStep(model, optimiser, settings)
+        losses = [step(batch, target).item() for _ in range(2)]
+        steps.append((step, losses, {name: p.grad for name, p in model.named_parameters()}))
+    (whole, losses, gradients), (parts, losses_of_parts, gradients_of_parts) = steps
+    assert (whole.parts, parts.parts, parts.model.backbone.refused) == (1, 4, 2)  # 16, then 8, then 4 at a time
+    assert losses_of_parts == pytest.approx(losses, rel=1e-3)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradients_of_parts[name], gradient, rtol=5e-2, atol=5e-4)
+    assert "not enough memory for a mini-batch of 16 images: computed in 4 parts" in caplog.text
+
+
+def test_an_image_that_does_not_fit_alone_is_an_error(base):
+    model = start(base)
+    settings = stages(("all", 1))
+    optimiser = optimiser_of(model, settings.stages[0], settings)
+    model.backbone = Cramped(model.backbone, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        TrainingStep(model, optimiser, settings)(
+            torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)
+        )
+
+
+def test_training_learns_in_float16_with_a_scaler_whose_state_survives_a_stop(base, tmp_path, monkeypatch):
+    for module in (classifier, step_module):
+        monkeypatch.setattr(module, "precision_on", lambda device: torch.float16)
+    model = start(base)
+    nn.init.zeros_(model.head.weight)
+    history = tune(model, base, stages(("all", 6), lr=3e-3), tmp_path / "checkpoint")
+    assert history[-1].train_loss < 0.95 * history[0].train_loss
+    scaler = torch.load(tmp_path / "checkpoint", weights_only=True)["scaler"]
+    assert scaler["scale"] > 0 and scaler["_growth_tracker"] > 0
+    again = tune(start(base), base, stages(("all", 6), ("all", 1), lr=3e-3), tmp_path / "checkpoint")
+    assert again[:6] == history

@@ -1,0 +1,98 @@
+"""Which layers a stage trains, and at which learning rates."""
+
+import pytest
+from torch import nn
+
+from rootstock.system.errors import ParamsError
+from rootstock.training.unfreezing import optimiser_of, parameters_by_block, unfrozen_from
+from tests.fine_tuning import changed, copied, stages, start, tune
+
+
+def test_a_stage_on_the_last_block_changes_that_and_the_head_alone(base, tmp_path):
+    model = start(base)
+    before = copied(model)
+    tune(model, base, stages(("last_block", 2)), tmp_path / "checkpoint")
+    inside = {id(parameter) for parameter in parameters_by_block(model.backbone)[-1][1]}
+    trained = {name for name, value in model.named_parameters() if id(value) in inside or name.startswith("head.")}
+    assert changed(before, model) == trained and len(trained) > 4
+
+
+def test_a_stage_on_the_head_changes_the_head_alone(base, tmp_path):
+    model = start(base)
+    before = copied(model)
+    tune(model, base, stages(("head", 1)), tmp_path / "checkpoint")
+    assert changed(before, model) == {"head.weight", "head.bias"}
+
+
+def test_batch_norm_keeps_the_statistics_of_the_pretrained_network(base, tmp_path):
+    model = start(base)
+    before = copied(model)
+    tune(model, base, stages(("all", 2)), tmp_path / "checkpoint")
+    after = changed(before, model)
+    assert not any(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in after)
+    assert after == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "first"),
+    [
+        ("head", None),
+        ("last_block", "stage4.3"),
+        ("last_2_blocks", "stage4.2"),
+        ("last_3_blocks", "stage4.1"),
+        ("all", "conv1.0"),
+        ("stage4", "stage4.0"),
+        ("stage4.2", "stage4.2"),
+        ("stage4.2.branch2.0", "stage4.2"),  # within a block: all of it
+        ("conv1.1", "conv1.0"),  # a norm belongs to what it follows
+        ("conv5", "stage4.3"),
+    ],
+)
+def test_training_begins_at_the_block_that_is_named_or_holds_the_layer_that_is(base, unfreeze, first):
+    network = start(base).backbone
+    names = [name for name, _ in parameters_by_block(network)]
+    assert unfrozen_from(network, unfreeze) == (names.index(first) if first else len(names))
+
+
+def test_more_blocks_than_there_are_is_all_of_them():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert unfrozen_from(network, "last_3_blocks") == 0
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "nearest"),
+    [("stage4.9", "stage4."), ("stage4.2.branch2.99", "stage4.2")],
+)
+def test_a_misspelt_layer_stops_before_training_and_names_the_nearest(base, tmp_path, unfreeze, nearest):
+    model = start(base)
+    before = copied(model)
+    with pytest.raises(ParamsError) as error:
+        tune(model, base, stages(("head", 1), (unfreeze, 1)), tmp_path / "checkpoint")
+    said = str(error.value)
+    assert said.startswith(
+        f"params.yaml: finetune.stages[1].unfreeze is '{unfreeze}'; expected head, last_block, last_2_blocks, "
+        "last_3_blocks, all, or a layer: conv1.0, stage2.0, "
+    )
+    assert f"Did you mean {nearest}" in said
+    assert not changed(before, model) and not (tmp_path / "checkpoint").exists()
+
+
+def test_a_layer_without_weights_is_not_a_layer_to_train_from(base):
+    with pytest.raises(ParamsError, match="is 'maxpool'; expected head, last_block"):
+        unfrozen_from(start(base).backbone, "maxpool")
+
+
+def test_rates_fall_from_block_to_block_and_biases_and_norms_do_not_decay(base):
+    model = start(base)
+    settings = stages(("last_2_blocks", 1), lr=0.1, layer_decay=0.5, weight_decay=0.03)
+    optimiser = optimiser_of(model, settings.stages[0], settings)
+    groups = {id(parameter): group for group in optimiser.param_groups for parameter in group["params"]}
+    blocks = parameters_by_block(model.backbone)
+    for parameters, rate in ((model.head.parameters(), 0.1), (blocks[-1][1], 0.05), (blocks[-2][1], 0.025)):
+        for parameter in parameters:
+            group = groups.pop(id(parameter))
+            assert group["peak"] == pytest.approx(rate)
+            assert group["weight_decay"] == (0.03 if parameter.ndim > 1 else 0)
+            assert parameter.requires_grad
+    assert groups == {}
+    assert not any(parameter.requires_grad for _, block in blocks[:-2] for parameter in block)
