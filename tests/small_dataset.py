@@ -23,6 +23,7 @@ torch.set_num_threads(1)  # networks this small gain nothing from more, and lose
 CLASSES = ["checks", "rings", "stripes"]
 SIDE = 40  # pixels
 IMAGES = 20  # a class and domain
+EAGER = params.Extract(engine="eager")
 
 
 @dataclass(frozen=True)

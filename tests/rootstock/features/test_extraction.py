@@ -5,14 +5,11 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,15 +17,13 @@ from torch import Tensor, nn
 from rootstock.backbones import backbones
 from rootstock.config.params import Extract
 from rootstock.dataset import shards
-from rootstock.features import engines, extraction, feature_files, feature_keys, reader
+from rootstock.features import engines, feature_keys, reader
 from rootstock.features.extraction import extract
 from rootstock.images.loader import Normalise, prepare
 from rootstock.system import progress
-from rootstock.system.errors import DamagedError, ParamsError, SourceError
+from rootstock.system.errors import ParamsError
 from rootstock.training import head
-from tests.small_dataset import CLASSES, Small, draw, small_backbone, take_in
-
-EAGER = Extract(engine="eager")
+from tests.small_dataset import CLASSES, EAGER, draw, small_backbone, take_in
 
 
 @pytest.fixture
@@ -130,9 +125,6 @@ def test_progress_shows_how_many_were_there_already(small, folder, backbone, tmp
     assert str(tally) == f"extract: {missing} of {missing} images, {120 - missing} cached"
 
 
-# Interruption and damage
-
-
 KILLED = """
 import os, random, signal, sys, time
 from contextlib import contextmanager
@@ -188,66 +180,6 @@ def test_an_extraction_killed_at_twenty_moments_ends_as_an_undisturbed_one(small
     assert list((tmp_path / "killed").rglob("*.tmp")) == []
 
 
-def damage(small: Small, tmp_path: Path, at: int, data: bytes) -> tuple[Path, str]:
-    """Copy the shards, and overwrite bytes of an image in the second one."""
-    copied = shutil.copytree(small.images, tmp_path / "images")
-    shard = shards.names(copied)[1]
-    member = list(shards.iter_members(copied, shard))[2]
-    path = shards.path_of(copied, shard)
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.seek(member.offset + at)
-        file.write(data)
-    return copied, shard
-
-
-@pytest.mark.parametrize(("at", "data"), [(60, b"\x00\xff\x00\xff"), (-400, b"\x00\xff")], ids=["image", "header"])
-def test_changed_bytes_in_a_shard_are_an_error_and_intact_files_are_kept(small, backbone, tmp_path, at, data):
-    copied, shard = damage(small, tmp_path, at, data)
-    with pytest.raises(SourceError, match=rf"{shard}\.tar: .* restore it with `dvc checkout`"):
-        extract(backbone, EAGER, copied, tmp_path / "out")
-    assert {path.stem for path in (tmp_path / "out").rglob("*.parquet")} == {shards.names(copied)[0]}
-    assert list((tmp_path / "out").rglob("*.tmp")) == []
-
-
-@pytest.mark.parametrize("share", [0, 0.3, 0.9])
-def test_a_shard_that_ends_too_early_is_an_error_that_says_what_to_do(small, backbone, tmp_path, share):
-    copied = shutil.copytree(small.images, tmp_path / "images")
-    path = shards.path_of(copied, shards.names(copied)[1])
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(SourceError, match=rf"{path.name}: .*restore it with `dvc checkout`"):
-        extract(backbone, EAGER, copied, tmp_path / "out")
-    assert list((tmp_path / "out").rglob(f"{path.stem}*")) == list((tmp_path / "out").rglob("*.tmp")) == []
-
-
-def test_an_image_that_decodes_but_is_another_one_is_found_by_its_shards_name(small, backbone, tmp_path):
-    copied = shutil.copytree(small.images, tmp_path / "images")
-    shard = shards.names(copied)[1]
-    one, two, *_ = (m for m in shards.iter_members(copied, shard))
-    content = bytearray(shards.path_of(copied, shard).read_bytes())
-    size = min(one.size, two.size)
-    content[one.offset : one.offset + size] = content[two.offset : two.offset + size]
-    content[one.offset + size : one.offset + one.size] = bytes(one.size - size)
-    shards.path_of(copied, shard).chmod(0o644)
-    shards.path_of(copied, shard).write_bytes(content)
-    with pytest.raises(SourceError, match=rf"{shard}\.tar: "):
-        extract(backbone, EAGER, copied, tmp_path / "out")
-    assert not list((tmp_path / "out").rglob(f"{shard}*"))
-
-
-class Louder(nn.Module):
-    def forward(self, features: Tensor) -> Tensor:
-        return features * 1e20
-
-
-def test_features_too_large_for_float16_stop_it_and_leave_nothing(small, backbone, tmp_path):
-    loud = dataclasses.replace(backbone, network=nn.Sequential(backbone.network, Louder()))
-    with pytest.raises(ParamsError, match=r"params\.yaml: extract\.dtype is 'float16', but .* expected float32"):
-        extract(loud, Extract(engine="eager", dtype="float16"), small.images, tmp_path)
-    assert list(tmp_path.rglob("*.parquet*")) == []
-
-
 # Views
 
 
@@ -283,7 +215,19 @@ def test_a_head_is_trained_on_the_images_and_their_views(small, backbone, tmp_pa
     assert head.evaluate(fitted, val)[1] > 0.4  # of three classes, by a network of random weights
 
 
-# What this machine cannot do
+# Errors
+
+
+class Louder(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return features * 1e20
+
+
+def test_features_too_large_for_float16_stop_it_and_leave_nothing(small, backbone, tmp_path):
+    loud = dataclasses.replace(backbone, network=nn.Sequential(backbone.network, Louder()))
+    with pytest.raises(ParamsError, match=r"params\.yaml: extract\.dtype is 'float16', but .* expected float32"):
+        extract(loud, Extract(engine="eager", dtype="float16"), small.images, tmp_path)
+    assert list(tmp_path.rglob("*.parquet*")) == []
 
 
 def test_a_gpu_that_is_not_there_decodes_nothing(small, backbone, tmp_path):
@@ -295,105 +239,3 @@ def test_an_engine_that_cannot_is_an_error_that_names_the_parameters(small, back
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ParamsError, match=r"but openvino is not installed; expected another engine"):
         extract(backbone, Extract(engine="openvino"), small.images, tmp_path)
-
-
-# Which libraries
-
-
-def test_files_tell_the_versions_of_the_libraries_that_computed_them(small, folder):
-    for path in folder.iterdir():
-        assert feature_files.read_libraries(path) == {
-            name: version(name) for name in ("torch", "torchvision", "pillow")
-        }
-
-
-def test_features_of_other_versions_of_libraries_are_used_and_the_mixture_is_in_the_log(
-    small, folder, backbone, tmp_path, caplog, monkeypatch
-):
-    shutil.copytree(folder.parent, tmp_path / "features")
-    kept, lost = sorted((tmp_path / "features" / folder.name).iterdir())[:2]
-    lost.unlink()
-    monkeypatch.setattr(engines.packages, "installed_versions", lambda *names: dict.fromkeys(names, "99"))
-    with caplog.at_level("INFO"):
-        done = extract(backbone, EAGER, small.images, tmp_path / "features")
-    assert 0 < done.computed < 120
-    assert f"cached feature files were computed by pillow {version('pillow')}, torch " in caplog.text
-    assert "new ones by pillow 99, torch 99, torchvision 99: the last digits may differ" in caplog.text
-    assert feature_files.read_libraries(lost)["torch"] == "99" != feature_files.read_libraries(kept)["torch"]
-    caplog.clear()
-    assert extract(backbone, EAGER, small.images, tmp_path / "features").computed == 0
-    assert "were computed by" not in caplog.text  # nothing is mixed now
-
-
-# Digests of feature files
-
-
-def zeros(path: Path) -> None:
-    """Write a file with the same images and schema, but features of zero."""
-    table = pq.read_table(path)
-    kind = table.schema.field("feature").type
-    none = pa.array(np.zeros(kind.list_size * len(table), np.float32))
-    columns = [table["image_id"], pa.FixedSizeListArray.from_arrays(none, type=kind)]
-    pq.write_table(pa.Table.from_arrays(columns, schema=table.schema), path)
-
-
-def half(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def blank(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def of_another_shard(path: Path) -> None:
-    path.write_bytes(next(other for other in sorted(path.parent.iterdir()) if other != path).read_bytes())
-
-
-def one_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def without_digest(path: Path) -> None:
-    feature_files.digest_path(path).unlink()
-
-
-DAMAGE = [zeros, half, empty, blank, of_another_shard, one_bit, without_digest]
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_features_that_are_not_what_was_written_are_named_and_computed_again(
-    backbone, small, folder, tmp_path, damage, caplog
-):
-    whole = shutil.copytree(folder.parent, tmp_path / "features") / folder.name
-    path = sorted(whole.iterdir())[1]
-    before = path.read_bytes()
-    damage(path)
-    rows = small.manifest[small.manifest["shard"] == path.stem]
-    with pytest.raises(DamagedError, match=f"{path} does not match the digest in .*dvc checkout"):
-        reader.Features(whole, rows)
-    done = extraction.extract(backbone, Extract(), small.images, whole.parent)
-    assert done.computed == len(pq.read_table(path))
-    assert str(path) in caplog.text and "do not match their digests" in caplog.text
-    assert path.read_bytes() == before
-    assert len(reader.Features(whole, rows)) == len(rows)
-
-
-def test_the_digests_are_read_by_sha256sum(folder):
-    listed = [path.name for path in sorted(folder.parent.glob(f"{folder.name}.*.sha256"))]
-    assert len(listed) == len(list(folder.iterdir()))
-    command = ["sha256sum", "--check", *listed]
-    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-
-
-def test_features_of_an_earlier_version_without_digests_are_used_unchecked(backbone, small, folder, tmp_path, caplog):
-    shutil.copytree(folder, tmp_path / folder.name)
-    assert extraction.extract(backbone, Extract(), small.images, tmp_path).computed == 0
-    assert "written by an earlier version" in caplog.text
-    assert feature_files.has_digests(tmp_path / folder.name)
