@@ -1,0 +1,32 @@
+"""An evaluation of the small dataset's models, and its outputs."""
+
+import dataclasses
+from pathlib import Path
+
+from rootstock.config.params import Evaluate, Params
+from rootstock.evaluation import evaluate
+from rootstock.evaluation.model_pair import Inputs
+
+PARAMS = Params(evaluate=Evaluate(resamples=100, mistakes=5))
+
+
+def timings(seconds: float = 1.0) -> list[dict]:
+    return [{"stage": "evaluate", "seconds": seconds, "images": 24, "note": "on a machine"}]
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """An evaluation and its outputs."""
+
+    found: evaluate.Evaluation
+    model: Path
+    report: Path
+
+    def files(self, folder: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def run(inputs: Inputs, folder: Path, params: Params = PARAMS, seconds: float = 1.0) -> Done:
+    uses = folder / "measured.json"
+    found = evaluate.evaluate(inputs, params, folder / "model", folder / "report", lambda: timings(seconds), uses)
+    return Done(found, folder / "model", folder / "report")
