@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.flows.test_browser import BROWSER, CHROMIUM, PAGE_S
-from tests.flows.test_ui import Ui, started
+from tests.browser import BROWSER, CHROMIUM, PAGE_S
+from tests.started_ui import Ui, started
 
 pytestmark = [
     pytest.mark.ui,

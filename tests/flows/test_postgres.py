@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.test_ui import started
 from tests.serving import free_port, until
+from tests.started_ui import started
 
 PLACES = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *map(Path, os.get_exec_path())]
 BIN = next((folder for folder in PLACES if (folder / "initdb").exists()), None)

@@ -17,8 +17,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from flows.ui import deploy
-from tests.flows.test_ui import Ui, started, workers
 from tests.serving import until
+from tests.started_ui import Ui, started, workers
 
 OPEN = {"/api/health": b"true", "/api/ready": b'{"message":"OK"}'}  # for probes
 SOCKETS = ("events/in", "events/out", "logs/out", "task_runs/subscriptions/scheduled", "work_pools/cpu/workers/connect")

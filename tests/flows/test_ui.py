@@ -8,8 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -18,45 +17,10 @@ import pytest
 
 from rootstock.config.params_file import load
 from tests.flows.test_repro_and_flow import STAGES, UP_TO_DATE
-from tests.serving import Api, Run, free_port, until
-from tests.workspace import Workspace
+from tests.serving import Run, free_port, until
+from tests.started_ui import Ui, started, workers
 
 SLOW = {"stages": [{"unfreeze": "all", "epochs": 400, "lr": 0.0005}]}
-
-
-@dataclass(frozen=True)
-class Ui:
-    """A started UI."""
-
-    process: "subprocess.Popen[str]"
-    workspace: Workspace
-    api: Api
-    port: int
-    printed: str
-
-
-@contextmanager
-def started(workspace: Workspace, **env: str) -> Iterator[Ui]:
-    """Start the UI as `make ui` does, and wait until it prints its address."""
-    port = free_port()
-    without_home = {name: value for name, value in workspace.env.items() if name != "PREFECT_HOME"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.ui", "--port", str(port)], cwd=workspace.root, env=without_home | env,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        printed = ""
-        while "Ctrl-C stops it" not in printed:
-            line = process.stdout.readline()
-            assert line, f"{printed}\n{process.wait()}"
-            printed += line
-        beside = json.loads((workspace.root / ".rootstock" / "ui" / "settings.json").read_text())
-        api = Api(f"http://127.0.0.1:{port}/api", beside["PREFECT_API_AUTH_STRING"])
-        yield Ui(process, workspace, api, port, printed)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +55,6 @@ def test_it_deploys_what_prefect_yaml_names_with_forms_limits_and_workers(ui):
     assert automations == dict.fromkeys(("rootstock-crashed", "rootstock-inbox"), True) | dict.fromkeys(
         ("rootstock-failed", "rootstock-promoted", "rootstock-drift"), False
     )
-
-
-def workers(ui: Ui, pool: str) -> list[str]:
-    return [worker["name"] for worker in ui.api.ask(f"work_pools/{pool}/workers/filter", {})]
 
 
 def test_it_listens_on_loopback_alone(ui):

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 from ruamel.yaml import YAML
 
-from tests.flows.test_browser import BROWSER, CHROMIUM
+from tests.browser import BROWSER, CHROMIUM
 from tests.workspace import ROOT
 
 PLOTS = YAML(typ="safe").load(ROOT / "dvc.yaml")["plots"]
