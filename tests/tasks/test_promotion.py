@@ -1,24 +1,14 @@
 """A decision is carried out exactly once, by the next run if one is killed on the way."""
 
 import json
-import shutil
 import sys
-from contextlib import chdir
-from pathlib import Path
 
 import pytest
 
-from rootstock.config.params import Retrain
-from rootstock.ingest import inbox
 from rootstock.model import history
-from rootstock.model.history import Row
-from rootstock.system.errors import RootstockError
-from tasks.bridge import champion
 from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
-from tests.flows.test_retrain import deliver
-from tests.images import put
 from tests.power_cut import power_cut
-from tests.slow import slow
+from tests.retraining import deliver
 from tests.workspace import Workspace
 
 PREPARE = """
@@ -44,26 +34,6 @@ RUNS = 3  # of a retraining that was killed: after them there is nothing left to
 KILLS = pytest.mark.parametrize("kills", [2, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 
 
-@pytest.fixture(scope="module")
-def contested(flow_ran_in, tmp_path_factory) -> Workspace:
-    """A workspace with a champion aside, a challenger in its place, and a remote to push to; do not change it."""
-    folder = tmp_path_factory.mktemp("contested")
-    workspace = flow_ran_in.copy(folder / "workspace")
-    workspace.run("git", "init", "-q", "--bare", "-b", "main", str(folder / "origin"))
-    workspace.run("git", "remote", "add", "origin", str(folder / "origin"))
-    workspace.run("dvc", "remote", "add", "--default", "shelf", str(folder / "shelf"))
-    workspace.run("git", "add", ".dvc/config", "dvc.lock", "params.yaml")
-    workspace.run("git", "commit", "-qm", "in use")
-    workspace.run("git", "push", "-q", "origin", "main")
-    workspace.run("python", "-c", "from tasks.bridge import champion; champion.set_aside()")
-    workspace.set(evaluate={"resamples": 120})  # makes another model's card and another dvc.lock
-    workspace.set(head={"l2": [5.0]})
-    workspace.run("dvc", "repro")
-    (workspace.root / "staged.md").write_text("mine\n")
-    workspace.run("git", "add", "staged.md")
-    return workspace
-
-
 def own_remotes(contested: Workspace, root) -> Workspace:
     """Copy it, with remotes of its own."""
     workspace = contested.copy(root / "workspace")
@@ -83,22 +53,6 @@ def points(operations: int, kills: int) -> list[int]:
 
 def champions(workspace: Workspace) -> list[tuple[str, int]]:
     return [(row.decision, row.version) for row in history.read(workspace.root / "data")]
-
-
-def test_a_delivery_is_tried_again_as_soon_as_it_is_judged_otherwise_but_for_one_that_was_rolled_back(tmp_path):
-    put(tmp_path / "data" / "inbox" / "shed" / "ants" / "1.png", 1)
-    with chdir(tmp_path):
-        delivery, settings = inbox.list_delivery("data/inbox", 0), Retrain()
-        champion.remember_tried(champion.sign(delivery, settings))
-        for changed, again in (
-            ({}, False),
-            ({"margin": 0.1}, True),
-            ({"undecided": "ask"}, True),
-            ({"git": "commit"}, False),
-        ):
-            assert champion.was_tried(delivery, Retrain(**changed)) is not again, changed
-        champion.remember_tried(delivery.signature())  # as a rollback does, and as earlier versions wrote it
-        assert champion.was_tried(delivery, Retrain(margin=0.1))
 
 
 @KILLS
@@ -181,60 +135,6 @@ def test_a_push_that_failed_is_tried_again_and_one_that_succeeded_is_not(contest
     theirs.run("git", "commit", "-q", "--allow-empty", "-m", "theirs, on top")
     theirs.run("git", "push", "-q", "origin", "main")
     assert workspace.run("python", "-c", publish).stdout == "\n"
-
-
-DAMAGE = {
-    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    "another's": lambda path: path.write_bytes(b"another's"),
-    "gone": lambda path: path.unlink(),
-}
-CHAMPIONS = ("data/model/model.json", "data/model/model.safetensors", "data/report/predictions.parquet")
-
-
-@pytest.mark.parametrize(
-    "command", [("dvc", "repro"), *slow((sys.executable, "-m", "flows.pipeline"))], ids=["repro", "flow"]
-)
-def test_the_history_that_an_earlier_version_kept_in_the_models_folder_survives(flow_ran_in, tmp_path, command):
-    workspace = flow_ran_in.copy(tmp_path / "workspace")
-    rows = [Row(history.FIRST, 1, "The first one.", 45, lock="lock", params="seed: 0", model="a")]
-    history.write(workspace.root / "data" / "model", rows)
-    workspace.run(*command)  # evaluate replaces the folder
-    assert not (workspace.root / "data" / "model" / "history.parquet").exists()
-    assert history.read(workspace.root / "data", workspace.root / ".rootstock") == rows
-
-
-def test_a_champion_that_something_happened_to_is_restored_before_it_is_compared(flow_ran_in, tmp_path):
-    workspace = flow_ran_in.copy(tmp_path / "workspace")
-    kept = workspace.outputs()
-    with chdir(workspace.root):
-        assert champion.check_files() == []
-        for name in CHAMPIONS:
-            for damage in DAMAGE.values():
-                damage(Path(name))
-                [said] = champion.check_files()
-                assert "was not what dvc.lock records; restored it from DVC" in said
-                assert workspace.outputs() == kept
-        shutil.rmtree(".dvc/cache")
-        Path("data/model/model.json").unlink()
-        with pytest.raises(RootstockError, match=r"data/model is not what dvc\.lock records.*dvc fetch"):
-            champion.check_files()
-
-
-def test_a_champion_that_something_happened_to_while_it_was_aside_is_named_with_the_remedy(contested, tmp_path):
-    workspace = contested.copy(tmp_path / "workspace")
-    with chdir(workspace.root):
-        assert champion.check_files() == []
-        aside = sorted(path for path in Path(".rootstock/champion").rglob("*") if path.is_file())
-        for path in aside:
-            content = path.read_bytes()
-            for damage in DAMAGE.values():
-                damage(path)
-                if path.exists() or path.name != "sha256sums":
-                    with pytest.raises(RootstockError, match=r"rollback --version 1` restores the champion") as said:
-                        champion.check_files()
-                    assert str(path) in str(said.value) or path.name == "sha256sums"
-                path.write_bytes(content)
 
 
 @pytest.mark.slow

@@ -1,0 +1,150 @@
+"""Deliveries that are not promoted: undecided ones wait, unusable and worse ones are rejected; the champion stays."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
+from tests.retraining import champions, deliver, model_of, retrain
+from tests.serving import until
+
+pytestmark = pytest.mark.usefixtures("one_server")
+
+
+def test_where_no_model_could_be_shown_to_be_as_good_nothing_is_trained_and_the_delivery_waits(before):
+    before.set(retrain={"margin": 0.04})
+    kept, models = before.outputs(), model_of(before)
+    deliver(before, "shed", 6)
+    said = retrain(before)
+    assert said.startswith("Undecided: To show that a new model is as good on what was there before takes about ")
+    assert "more test images of garden (it has 9). 18 new images (18 of shed): they stay in the inbox" in said
+    assert said.endswith("To decide yourself, set retrain.undecided to ask, and run again.")
+    assert before.outputs() == kept and model_of(before) == models
+    assert len(list((before.root / "data" / "inbox").rglob("*.png"))) == 18
+
+
+@pytest.mark.slow  # twenty seconds
+def test_deliveries_that_wait_add_up(before):
+    before.set(retrain={"margin": 0.04})
+    deliver(before, "shed", 6)
+    assert retrain(before).startswith("Undecided: ")
+    assert retrain(before).startswith("Nothing new: Nothing has arrived since the last delivery")
+    deliver(before, "shed", 1, first=600)
+    assert "21 new images (21 of shed)" in retrain(before)
+
+
+@pytest.mark.slow  # forty seconds, most of them until the run is seen to be paused and resumed
+@pytest.mark.parametrize("promote", [True, False])
+def test_what_the_test_images_leave_open_a_person_decides(before, server, promote):
+    before.set(retrain={"undecided": "ask", "alpha": 1e-12})  # nothing is ever shown to be better
+    deliver(before, "shed", 6)
+    command = [sys.executable, "-m", "flows.retrain"]
+    with subprocess.Popen(command, cwd=before.root, env=before.env | {"PREFECT_API_URL": server.url},
+                          stdout=subprocess.PIPE, text=True) as running:  # fmt: skip
+        [run] = until(lambda: server.runs(state={"type": {"any_": ["PAUSED"]}}), "the question", 120)
+        server.ask(f"flow_runs/{run.id}/resume", {"run_input": {"promote": promote}})
+        said = running.communicate(timeout=120)[0].strip().splitlines()[-1]
+    outcome, answer = ("Promoted", "promote it") if promote else ("Rejected", "keep the champion")
+    assert said.startswith(f"{outcome}: Too few test images to tell whether the challenger is better: ")
+    assert f"A person decided to {answer}." in said
+    assert champions(before)[-1].decision == outcome.lower()
+
+
+@pytest.mark.slow  # twenty seconds
+def test_what_the_test_images_leave_open_waits_or_is_promoted_as_told(before):
+    before.set(retrain={"alpha": 1e-12})
+    deliver(before, "shed", 6)
+    said = retrain(before)
+    assert said.startswith("Undecided: Too few test images to tell whether the challenger is better: ")
+    assert "v1 stays champion" in said and "The delivery stays in the inbox, and counts together with the next." in said
+    assert "To decide yourself, set retrain.undecided to ask, and run again." in said
+    assert champions(before)[-1].decision == "undecided"
+    assert len(list((before.root / "data" / "inbox").rglob("*.png"))) == 18
+    assert retrain(before).startswith("Nothing new: Nothing has arrived since the last delivery")
+    before.set(retrain={"undecided": "promote"})  # which is reason enough to try the same delivery again
+    said = retrain(before)
+    assert said.startswith("Promoted: ") and "retrain.undecided is promote" in said and "18 new images" in said
+
+
+def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_untouched(after):
+    model, kept = model_of(after), after.outputs()
+    deliver(after, "barn", 20, first=700, bad=True)
+    said = retrain(after)
+    assert said.startswith("Rejected: The challenger is")
+    assert "v2 stays champion" in said
+    assert model_of(after) == model
+    changed = {name for name, data in after.outputs().items() if data != kept.get(name)}
+    assert changed == {"data/history.parquet", "data/history.parquet.dvc"}
+    assert after.outputs().keys() == kept.keys()
+    assert after.status() == UP_TO_DATE
+    assert (champions(after)[-1].decision, champions(after)[-1].version) == ("rejected", 2)
+    [challenger] = [name for name in experiments(after) if name in said]  # it can be looked at
+    assert experiments(after)[challenger]["metrics"]["data/report/metrics.json"]["data"]["winner"]
+    assert retrain(after) == "Nothing new: Nothing has arrived since the last delivery, which was not promoted."
+
+
+@pytest.mark.slow  # twenty seconds
+def test_images_that_come_again_under_other_labels_have_to_prove_themselves_too(after):
+    kept = after.outputs()
+    shutil.rmtree(after.root / "data" / "inbox")
+    deliver(after, "shed", 20, bad=True)
+    assert retrain(after).startswith("Rejected")
+    assert {n for n, data in after.outputs().items() if data != kept.get(n)} == {
+        "data/history.parquet",
+        "data/history.parquet.dvc",
+    }
+
+
+@pytest.mark.slow
+def test_a_delivery_that_cannot_be_used_is_rejected_with_the_files_named(before):
+    kept = before.outputs()
+    deliver(before, "shed", 4)
+    for path in sorted((before.root / "data" / "inbox").rglob("*.png"))[:-3]:
+        path.write_bytes(path.read_bytes()[:200])
+    said = retrain(before)
+    assert said.startswith(
+        "Rejected: 75% of the new files cannot be used, and retrain.max_rejected is 50%: shed/lemon/"
+    )
+    rare = before.root / "data" / "inbox" / "shed" / "rare"
+    rare.mkdir()
+    shutil.copy(before.root / "photos" / "moss" / "000.png", rare / "one.png")
+    Image.open(rare / "one.png").rotate(90).save(rare / "one.png")
+    shutil.rmtree(before.root / "data" / "inbox" / "shed" / "lemon")
+    assert "'rare' has 1. A class needs at least 3 usable images" in retrain(before)
+    changed = {name for name, data in before.outputs().items() if data != kept.get(name)}
+    assert changed == {"data/history.parquet", "data/history.parquet.dvc"}
+
+
+@pytest.mark.slow
+def test_a_class_that_is_only_spelt_in_another_way_is_refused_and_both_names_are_said(before):
+    kept = before.outputs()
+    deliver(before, "shed", 6)
+    inbox = before.root / "data" / "inbox" / "shed"
+    (inbox / "lemon").rename(inbox / "Lemon")
+    said = retrain(before)
+    assert said.startswith("Rejected: The delivery cannot be ingested: ")
+    assert "'Lemon'" in said and "'lemon'" in said
+    changed = {name for name, data in before.outputs().items() if data != kept.get(name)}
+    assert changed == {"data/history.parquet", "data/history.parquet.dvc"}
+    assert len(list(inbox.rglob("*.png"))) == 18
+
+
+def test_a_folder_that_is_no_inbox_is_refused_and_nothing_in_it_is_touched(before, tmp_path):
+    home = tmp_path / "somebody"
+    for name in ("thesis/chapter.tex", "taxes/2025/return.pdf", "code/app/main.py"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(b"mine")
+    (home / "photos" / "summer").mkdir(parents=True)
+    shutil.copy(before.root / "photos" / "moss" / "000.png", home / "photos" / "summer" / "1.png")
+    files = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    photos = {path: path.read_bytes() for path in (before.root / "photos").rglob("*.png")}
+    for inbox, why in ((home, "holds 3 files other than images"), ("photos", "lies in the workspace")):
+        before.set(retrain={"inbox": str(inbox), "after": "delete", "min_new": 1})
+        done = before.run(sys.executable, "-m", "flows.retrain", check=False)
+        assert done.returncode == 1
+        assert f"retrain.inbox: {inbox} {why}" in done.stderr
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == files
+    assert {path: path.read_bytes() for path in (before.root / "photos").rglob("*.png")} == photos

@@ -1,0 +1,34 @@
+"""`python -m flows.rollback`: an earlier champion comes back with its data."""
+
+import sys
+
+import pytest
+
+from tests.flows.test_repro_and_flow import UP_TO_DATE
+from tests.retraining import champions, model_of, retrain
+
+pytestmark = pytest.mark.usefixtures("one_server")
+
+
+@pytest.mark.slow
+def test_an_earlier_champion_comes_back_with_its_data_and_says_what_changed(in_use, after):
+    after.set(retrain={"min_gain": 0.5})
+    refused = after.run(sys.executable, "-m", "flows.rollback", check=False)
+    assert refused.returncode == 1
+    assert "rollback: params.yaml was edited and not committed" in refused.stderr
+    after.run("git", "checkout", "-q", "params.yaml")
+    said = after.run(sys.executable, "-m", "flows.rollback").stdout
+    assert "Champion v1 is restored.\nimages: 105 -> 45\ndomains: garden 45, shed 60 -> garden 45" in said
+    assert model_of(after) == model_of(in_use)
+    assert after.status() == UP_TO_DATE
+    unknown = after.run(sys.executable, "-m", "flows.rollback", "--version", "7", check=False)
+    assert "There is no champion v7 in data/history.parquet; there is v1, v2." in unknown.stderr
+    assert [row.decision for row in champions(after)] == ["first", "promoted", "brought back"]
+
+
+@pytest.mark.slow  # half a minute
+def test_after_a_rollback_what_was_ingested_has_had_its_chance_and_the_later_champion_can_come_back(after):
+    after.run(sys.executable, "-m", "flows.rollback")
+    assert retrain(after).startswith("Nothing new")
+    assert "Champion v2 is restored." in after.run(sys.executable, "-m", "flows.rollback", "--version", "2").stdout
+    assert [row.decision for row in champions(after)] == ["first", "promoted", "brought back", "brought back"]
