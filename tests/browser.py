@@ -136,7 +136,7 @@ class Visit:
         expect(self.page.get_by_role("link", name=self.run, exact=True)).to_be_visible()
 
     def sees(self, what: Callable[[], Locator], seconds: float = RUN_S) -> None:
-        """Wait for something on the open tab, which the page itself asks for anew every 30 seconds only."""
+        """Wait for something on the open tab, which the page itself refreshes only every 30 seconds."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self.page.reload()

@@ -1,4 +1,4 @@
-"""Workspaces that have been run once, to copy from: a run takes a while, a copy does not."""
+"""Workspaces in which a run has happened, for tests to copy: a run takes a while, a copy does not."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from hypothesis import settings
 from tests.serving import Api, Bucket, bucket, server as booted
 from tests.workspace import Workspace, environment, make_workspace, on_one_server
 
-# CI tries the same examples each time: what it finds is the change's fault. Elsewhere every run looks further.
+# CI tries the same examples each time: what it finds is the change's fault. Elsewhere each run tries other ones.
 settings.register_profile("default", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("default")
 

@@ -7,7 +7,7 @@ import pytest
 from rootstock.config.params_file import load
 from rootstock.system.errors import ParamsError
 
-SHIPPED = Path(__file__).parents[3] / "params.yaml"
+SHIPPED = Path(__file__).parents[1] / "params.yaml"
 
 
 def error_of(path: Path, text: str) -> str:

@@ -1,4 +1,4 @@
-"""A web site on loopback that has files, and gives them as badly as a test wants."""
+"""A web site on loopback that serves files, as unreliably as a test wants."""
 
 import threading
 from collections.abc import Iterator

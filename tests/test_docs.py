@@ -1,4 +1,4 @@
-"""Docs name what is there."""
+"""The docs name only files, folders and modules that exist."""
 
 import re
 
@@ -12,14 +12,14 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[\w-]*)?\)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_file_and_folder_that_a_page_names_is_there(page):
+def test_every_file_and_folder_that_a_page_names_exists(page):
     text = page.read_text()
     named = {ROOT / found for found in NAMED.findall(text)} | {page.parent / found for found in LINK.findall(text)}
     assert [str(path.relative_to(ROOT)) for path in sorted(named) if not path.exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_module_that_a_page_names_is_one(page):
+def test_every_module_that_a_page_names_exists(page):
     code = {
         path.name
         for folder in ("rootstock", "tasks", "flows", "tests", "benchmarks")
@@ -28,7 +28,7 @@ def test_every_module_that_a_page_names_is_one(page):
     assert [name for name in re.findall(r"`(\w+\.py)`", page.read_text()) if name not in code] == []
 
 
-def test_readmes_table_has_every_room():
+def test_the_table_in_the_readme_names_every_package():
     table = (ROOT / "README.md").read_text().partition("| question | room |")[2]
     rooms = [path.parent.relative_to(ROOT) for path in (ROOT / "rootstock").glob("*/__init__.py")]
     for room in (*rooms, "flows/ui", "tasks/bridge"):

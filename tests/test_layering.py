@@ -1,4 +1,4 @@
-"""Dependencies point one way, flows -> tasks -> rootstock, and the work knows neither Prefect nor DVC."""
+"""Dependencies point one way, flows -> tasks -> rootstock, and `rootstock/` imports neither Prefect nor DVC."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ def test_a_module_imports_only_its_own_layer_and_those_below(module):
     assert ours <= MAY_IMPORT[module.parts[0]]
 
 
-def test_rootstocks_packages_are_those_in_order_and_each_says_what_it_is_for():
+def test_the_order_lists_every_package_and_each_says_what_it_is_for():
     packages = {path.parent for path in MODULES if len(path.parts) == 3 and path.parts[0] == "rootstock"}
     assert {package.name for package in packages} == set(ORDER)
     for package in packages:
@@ -35,19 +35,19 @@ def test_a_package_imports_only_itself_and_those_before_it(package):
     assert not [(name, other) for name, other in found if other not in allowed]
 
 
-def test_no_module_of_ours_imports_one_that_imports_it():
+def test_imports_form_no_cycle():
     graph = networkx.DiGraph((ROOT / path, other) for path in MODULES for other in every_import(ROOT / path))
     assert [[path.name for path in circle] for circle in networkx.simple_cycles(graph)] == []
 
 
-def test_nothing_of_ours_is_imported_by_its_name():
+def test_no_module_of_the_project_is_imported_by_a_name_in_a_string():
     for path in MODULES:
         for call in re.findall(r"import_module\((.*?)\)", (ROOT / path).read_text()):
             assert not call.strip("\"'f").startswith(tuple(MAY_IMPORT)), path
 
 
 @pytest.mark.parametrize("module", [path for path in MODULES if path.parts[0] == "rootstock"], ids=str)
-def test_the_work_imports_neither_prefect_nor_dvc(module):
+def test_rootstock_imports_neither_prefect_nor_dvc(module):
     assert not top_packages(ROOT / module) & {"prefect", "dvc"}
 
 
@@ -60,7 +60,7 @@ def test_only_six_modules_call_dvc():
 
 
 @pytest.mark.parametrize("stage", ["ingest", "backbone", "extract", "train_head", "fine_tune", "evaluate"])
-def test_importing_a_stage_costs_neither_torch_nor_prefect_nor_dvc(stage):
+def test_importing_a_stage_imports_neither_torch_nor_prefect_nor_dvc(stage):
     heavy = "{'torch', 'prefect', 'dvc', 'pandas', 'sklearn', 'matplotlib'}"
     done = subprocess.run(
         [sys.executable, "-c", f"import sys, tasks.{stage}; print(*({heavy} & sys.modules.keys()))"],

@@ -113,7 +113,7 @@ class Workspace:
 
 
 def environment(prefect_home: Path) -> dict[str, str]:
-    """Return processes what keeps them on this machine and off each other's toes."""
+    """Return environment variables that keep processes on this machine and apart from each other."""
     bin_folder = str(Path(sys.executable).parent)
     quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DVC_NO_ANALYTICS": "1"}
     git = {f"GIT_{who}_{what}": "test@example.invalid" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}

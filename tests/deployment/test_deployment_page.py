@@ -26,7 +26,7 @@ def test_the_page_names_every_example(path):
     assert path.name == ".gitignore" or f"deployment/{name_of(path)}" in PAGE.read_text()
 
 
-def test_every_file_that_the_page_names_is_there():
+def test_every_file_that_the_page_names_exists():
     linked = named(r"\]\((deployment/[^)]*)\)", PAGE)
     typed = named(r"\bdocs/(deployment/[\w./@-]*\w)", PAGE)
     assert [path for path in linked | typed if not (ROOT / "docs" / path).exists() and not path.endswith("/.env")] == []
@@ -40,13 +40,13 @@ def test_the_commands_on_the_page_parse():
         assert not said.stderr, f"{block}\n{said.stderr}"
 
 
-def test_every_setting_of_prefect_is_one():
+def test_every_prefect_setting_exists():
     names = named(r"\b(PREFECT_[A-Z0-9_]*[A-Z0-9])\b(?!\*)", PAGE, *FILES) - OF_PREFECT_KUBERNETES
     assert "PREFECT_API_URL" in names
     assert [name for name in sorted(names) if not hasattr(prefect.settings, name)] == []
 
 
-def test_every_variable_of_rootstock_is_read_by_the_code():
+def test_every_rootstock_variable_is_read_by_the_code():
     code = "".join(
         path.read_text() for folder in ("flows", "tasks", "rootstock") for path in (ROOT / folder).rglob("*.py")
     )
@@ -55,7 +55,7 @@ def test_every_variable_of_rootstock_is_read_by_the_code():
     assert [name for name in names if f'"{name}"' not in code] == []
 
 
-def test_every_key_of_params_is_one():
+def test_every_key_of_the_parameters_exists():
     keys = named(r"`finetune\.(\w+)", PAGE) | set(
         SAFE.load(re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)[0])["finetune"]
     )
@@ -63,7 +63,7 @@ def test_every_key_of_params_is_one():
     assert keys <= set(Finetune.model_fields)
 
 
-def test_pools_and_deployments_are_those_of_prefect_yaml():
+def test_pools_and_deployments_agree_with_prefect_yaml():
     pools = {deployment["work_pool"]["name"] for deployment in SERVER["deployments"]}
     named_pools = named(r"--pool(?:, | )(\w+)", PAGE, *FILES) | named(
         r"work-pool (?:create|update|pause|resume) (\w+)", PAGE
@@ -74,7 +74,7 @@ def test_pools_and_deployments_are_those_of_prefect_yaml():
     assert named(rf"\b((?:{'|'.join(flows)})/\w+)\b(?!\.)", PAGE) == deployments
 
 
-def test_workers_send_heartbeats_before_the_automation_takes_them_for_dead():
+def test_workers_send_heartbeats_often_enough_for_the_automation():
     within = SAFE.load((ROOT / "automations.yaml").read_text())["automations"][0]["trigger"]["within"]
     pattern = r'PREFECT_FLOWS_HEARTBEAT_FREQUENCY(?:=|: |\n\s+value: ")(\d+)'
     workers = [path for path in FILES if re.search(r"worker(?:, | )start", path.read_text())]
@@ -84,6 +84,6 @@ def test_workers_send_heartbeats_before_the_automation_takes_them_for_dead():
         assert 3 * int(seconds) <= within, path
 
 
-def test_no_secret_stands_in_an_example():
+def test_no_example_contains_a_secret():
     secrets = named(r"(?:PASSWORD|AUTH_STRING|KEY|KEY_ID)(?:=|: )(\S+)", *FILES)
     assert [secret for secret in secrets if "CHANGE-ME" not in secret and not secret.startswith("${")] == []

@@ -24,7 +24,7 @@ def test_hadolint_accepts_the_dockerfile():
     assert run(tool("hadolint"), str(DOCKERFILE)) == ""
 
 
-def test_what_the_dockerfile_copies_is_there_and_not_ignored():
+def test_files_that_the_dockerfile_copies_exist_and_are_not_ignored():
     let_through = [
         line[1:]
         for line in (EXAMPLES / "docker" / "Dockerfile.dockerignore").read_text().split()
@@ -35,7 +35,7 @@ def test_what_the_dockerfile_copies_is_there_and_not_ignored():
         assert any(fnmatch(source, pattern) for pattern in let_through), f"{source} is ignored"
 
 
-def test_the_image_has_the_code_of_every_stage():
+def test_the_image_contains_the_code_of_every_stage():
     """A worker copies it into the workspace of each run, and compares that of fine_tune with the pipeline's."""
     stages = SAFE.load((ROOT / "dvc.yaml").read_text())["stages"].values()
     code = {dep for stage in stages for dep in stage["deps"] if not dep.startswith("data/")} | {

@@ -1,4 +1,4 @@
-"""nginx before the server and the reports: who is answered, and who is not."""
+"""nginx in front of the server and the reports: which requests are answered, and which are not."""
 
 import os
 import re
@@ -34,7 +34,7 @@ def nginx_files(folder: Path, openssl: str) -> Path:
     return whole
 
 
-def test_a_server_asks_for_a_secret_and_answers_its_own_pages_alone():
+def test_a_server_requires_a_secret_and_answers_only_its_own_pages():
     env = (EXAMPLES / "env" / "server.env").read_text()
     proxy = (EXAMPLES / "nginx" / "prefect.conf").read_text()
     [own] = named(r"^PREFECT_UI_URL=(\S+)", EXAMPLES / "env" / "server.env")
@@ -78,7 +78,7 @@ def answered_by_nginx(port: int, called: str, host: str, **headers: str) -> str:
         return ""
 
 
-def test_nginx_answers_who_calls_it_by_its_name_and_no_page_of_another_site(nginx):
+def test_nginx_answers_only_requests_to_its_name_and_none_from_pages_of_other_sites(nginx):
     own = "prefect.example.org"
     assert answered_by_nginx(nginx, own, own) == "200"
     assert answered_by_nginx(nginx, own, own, Origin=f"https://{own}") == "200"
@@ -93,7 +93,7 @@ def test_nginx_answers_who_calls_it_by_its_name_and_no_page_of_another_site(ngin
         assert answered_by_nginx(nginx, called, host) == "", host
 
 
-def test_nginx_leads_to_the_server_and_to_the_reports():
+def test_nginx_serves_the_server_and_the_reports():
     proxy, reports = ((EXAMPLES / "nginx" / f"{name}.conf").read_text() for name in ("prefect", "reports"))
     [listens] = named(r"--port (\d+)", EXAMPLES / "systemd" / "rootstock-server.service")
     assert f"proxy_pass http://127.0.0.1:{listens};" in proxy

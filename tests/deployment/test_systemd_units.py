@@ -1,4 +1,4 @@
-"""The systemd units start a server and workers for good, as a user who may do little else."""
+"""The systemd units keep a server and workers running, as a user of their own with secrets from a file."""
 
 import re
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def test_systemd_accepts_each_unit(unit, tmp_path):
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=name_of)
-def test_each_unit_starts_prefect_for_good_as_a_user_with_secrets_from_a_file(unit):
+def test_each_unit_keeps_prefect_running_as_a_user_with_secrets_from_a_file(unit):
     settings = {(section, key): value for section, key, value in settings_of(unit)}
     assert {section for section, _ in settings} == {"Unit", "Service", "Install"}
     assert settings["Service", "User"] in ("prefect", "rootstock")
@@ -45,7 +45,7 @@ def test_each_unit_starts_prefect_for_good_as_a_user_with_secrets_from_a_file(un
 
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if "server" not in unit.name], ids=name_of)
-def test_a_worker_takes_one_run_at_a_time_in_its_workspace(unit):
+def test_a_worker_executes_one_run_at_a_time_in_its_workspace(unit):
     lines = [f"{key}={value}" for _, key, value in settings_of(unit)]
     assert "Environment=ROOTSTOCK_WORKSPACE=/srv/rootstock" in lines
     assert any(line.startswith("ExecStart=") and line.endswith("--limit 1") for line in lines)

@@ -19,7 +19,7 @@ def test_prefect_accepts_the_template_of_a_pool(pool):
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=name_of)
-def test_a_pool_takes_nothing_from_whoever_starts_a_run(pool):
+def test_whoever_starts_a_run_cannot_set_any_variable_of_a_pool(pool):
     template = json.loads(pool.read_text())
     assert taken_by(template) == []
     assert template["variables"] == TEMPLATE["variables"]

@@ -1,7 +1,7 @@
 """`make ui` in a browser: a person without a terminal trains, reads the verdict, and cancels.
 
     python -m pytest -m ui tests/flows/test_browser.py
-    ROOTSTOCK_PICTURES=1 python -m pytest -m ui tests/flows/test_browser.py    # docs/pictures/ui-*.png anew
+    ROOTSTOCK_PICTURES=1 python -m pytest -m ui tests/flows/test_browser.py    # renews docs/pictures/ui-*.png
 
 The tests go on from one another, in order.
 """
@@ -85,7 +85,7 @@ def size_of_loaded(picture: Locator) -> tuple[int, int]:
     return width, height
 
 
-def test_the_address_leads_to_a_deployment_that_says_what_it_does(visit):
+def test_the_printed_address_opens_the_ui_with_a_described_deployment(visit):
     page = visit.page
     visit.arrive()
     page.get_by_role("link", name="Deployments").first.click()
@@ -97,7 +97,7 @@ def test_the_address_leads_to_a_deployment_that_says_what_it_does(visit):
     expect(visit.tab).to_contain_text("Images in, a tested and versioned classifier out.")
 
 
-def test_the_form_explains_its_fields_and_refuses_an_impossible_value_by_name(visit):
+def test_the_form_explains_its_fields_and_refuses_an_invalid_value_by_name(visit):
     page = visit.page
     visit.open_form()
     for explained in (
@@ -131,7 +131,7 @@ def test_the_form_explains_its_fields_and_refuses_an_impossible_value_by_name(vi
     assert not visit.started()
 
 
-def test_the_stages_of_the_corrected_run_go_by_until_it_is_completed(visit):
+def test_the_corrected_run_shows_its_stages_until_it_is_completed(visit):
     page = visit.page
     learning_rate(page).fill("0.0006")
     visit.picture("form", visit.part(page.locator("label", has_text="backbone"), learning_rate(page)))
@@ -164,7 +164,7 @@ def test_the_stages_of_the_corrected_run_go_by_until_it_is_completed(visit):
     expect(visit.tab).to_contain_text("6 Completed")
 
 
-def test_the_verdict_says_which_model_won_and_leads_to_the_report(visit):
+def test_the_verdict_names_the_winner_and_links_to_the_report(visit):
     page = visit.page
     visit.open_artifact("sample")
     expect(visit.tab.locator("p").first).to_have_text(f"A sample of {IMAGES:,} images, with their labels")
@@ -194,7 +194,7 @@ def test_the_verdict_says_which_model_won_and_leads_to_the_report(visit):
     expect(page.locator("body")).to_contain_text(measured)
 
 
-def test_started_again_unchanged_every_stage_is_cached(visit):
+def test_every_stage_of_an_unchanged_second_run_is_cached(visit):
     visit.arrive()
     visit.open_deployment()
     visit.start(visit.quick_run)
@@ -206,7 +206,7 @@ def test_started_again_unchanged_every_stage_is_cached(visit):
     visit.picture("cached")
 
 
-def test_a_schedule_whose_fields_nobody_touched_runs_with_params_yaml_as_it_is(visit):
+def test_a_schedule_with_untouched_fields_runs_with_params_yaml_unchanged(visit):
     visit.arrive()
     visit.open_deployment()
     visit.page.get_by_role("button", name=re.compile("Schedule")).first.click()  # with a capital, unlike others
@@ -232,7 +232,7 @@ def test_a_schedule_whose_fields_nobody_touched_runs_with_params_yaml_as_it_is(v
     assert path.read_bytes() == before
 
 
-def test_a_source_that_is_not_there_fails_with_a_persons_message(visit):
+def test_a_missing_source_fails_the_run_with_a_readable_message(visit):
     page = visit.page
     visit.open_form()
     expect(page.get_by_label("Select Name")).to_have_text("efficientnet_lite0")  # the form starts from the last run
@@ -249,7 +249,7 @@ def test_a_source_that_is_not_there_fails_with_a_persons_message(visit):
     visit.picture("failed")
 
 
-def test_the_logs_of_a_failed_run_show_no_stack(visit):
+def test_the_logs_of_a_failed_run_contain_no_traceback(visit):
     with visit.page.expect_download() as download:
         visit.page.get_by_role("button", name="Download logs").click()
     log = download.value.path().read_text()
@@ -257,7 +257,7 @@ def test_the_logs_of_a_failed_run_show_no_stack(visit):
     assert "Traceback" not in log
 
 
-def test_a_long_run_is_cancelled_within_ten_seconds_and_leaves_everything_in_order(visit):
+def test_a_long_run_is_cancelled_within_ten_seconds_and_its_values_are_undone(visit):
     page, workspace = visit.page, visit.workspace
     visit.open_form()  # the values of the last run, which failed, were undone
     page.get_by_label("Epochs", exact=True).nth(1).fill("50")
@@ -280,7 +280,7 @@ def test_a_long_run_is_cancelled_within_ten_seconds_and_leaves_everything_in_ord
     assert seconds <= CANCELLED_S
 
 
-def test_ctrl_c_ends_everything_that_was_started(visit):
+def test_ctrl_c_ends_every_process_that_was_started(visit):
     root = visit.workspace.root
     family = psutil.Process(visit.server.pid).children(recursive=True)
     assert len(family) >= 3  # the server and two workers

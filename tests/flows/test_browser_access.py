@@ -1,4 +1,4 @@
-"""`make ui` in a browser that has other pages open: they neither read nor start anything; the printed address lets in.
+"""`make ui` in a browser that has other pages open: they neither read nor start anything.
 
 python -m pytest -m ui tests/flows/test_browser_access.py
 """
@@ -143,7 +143,7 @@ def let_in(browser: Browser, ui: Ui) -> Page:
 
 
 @pytest.mark.parametrize("site", ["127.0.0.1", "localhost", REBOUND])
-def test_a_page_of_another_site_neither_reads_nor_starts_anything(ui, browser, elsewhere, site):
+def test_a_page_of_another_site_can_neither_read_nor_start_anything(ui, browser, elsewhere, site):
     page = let_in(browser, ui).context.new_page()  # the same browser, in which somebody is let in
     before = len(ui.api.runs())
     page.goto(f"http://{site}:{elsewhere}/")
@@ -157,7 +157,7 @@ def test_a_page_of_another_site_neither_reads_nor_starts_anything(ui, browser, e
     assert len(ui.api.runs()) == before
 
 
-def test_a_site_whose_name_leads_to_this_machine_reads_nothing_of_it(ui, browser):
+def test_a_site_whose_name_resolves_to_this_machine_can_read_nothing(ui, browser):
     """DNS rebinding: to the browser, page and server are of one origin, and it has no reason to hinder anything."""
     page = browser.new_context().new_page()
     before = len(ui.api.runs())
@@ -172,7 +172,7 @@ def test_a_site_whose_name_leads_to_this_machine_reads_nothing_of_it(ui, browser
     assert len(ui.api.runs()) == before
 
 
-def test_the_printed_address_lets_in_and_leaves_no_secret_in_the_address_line(ui, browser):
+def test_the_printed_address_grants_access_and_leaves_no_secret_in_the_address_bar(ui, browser):
     page = let_in(browser, ui)
     assert ui.api.secret not in page.url
     page.go_back()
@@ -182,7 +182,7 @@ def test_the_printed_address_lets_in_and_leaves_no_secret_in_the_address_line(ui
     expect(page.get_by_role("link", name=OWN_PAGE).first).to_be_visible()
 
 
-def test_without_the_secret_it_is_asked_for_and_a_wrong_one_takes_no_right_ones_place(ui, browser):
+def test_a_browser_without_the_secret_is_asked_for_it_and_a_wrong_one_does_not_replace_the_right_one(ui, browser):
     page = browser.new_context().new_page()
     page.set_default_timeout(PAGE_S * 1000)
     page.goto(f"http://127.0.0.1:{ui.port}/")
@@ -193,7 +193,7 @@ def test_without_the_secret_it_is_asked_for_and_a_wrong_one_takes_no_right_ones_
     expect(page.get_by_role("link", name=OWN_PAGE).first).to_be_visible(timeout=PAGE_S * 1000)
 
 
-def test_a_report_opens_from_its_link_as_it_is(ui, browser):
+def test_a_report_opens_from_its_link_with_its_plots(ui, browser):
     published = ui.workspace.root / ".rootstock" / "reports" / "whole.html"
     published.write_bytes(Path(ui.workspace.root / "data" / "report" / "report.html").read_bytes())
     page = browser.new_context().new_page()

@@ -20,7 +20,7 @@ def compare(workspace, *arguments: str, check: bool = True):
     return workspace.run(sys.executable, "-m", "flows.compare", *arguments, check=check)
 
 
-def test_a_comparison_leaves_a_table_and_a_page_and_nothing_stale(after_flow):
+def test_a_comparison_writes_a_table_and_a_page_and_makes_nothing_stale(after_flow):
     kept = after_flow.outputs()
     said = compare(after_flow, *TWO, "--depths", "low", "penultimate").stdout
     for name in TWO:  # a line per candidate, as it ends
@@ -37,13 +37,13 @@ def test_a_comparison_leaves_a_table_and_a_page_and_nothing_stale(after_flow):
 
 
 @pytest.mark.slow  # half a minute
-def test_the_pipeline_finds_the_features_of_the_backbone_that_is_chosen(after_flow):
+def test_the_pipeline_reuses_the_features_of_the_backbone_chosen_after_a_comparison(after_flow):
     compare(after_flow, "lenet5")
     after_flow.set(backbone={"name": "lenet5", "image_size": None, "crop_fraction": None})
     assert "0 of 45 images extracted" in after_flow.flow()
 
 
-def test_a_misspelt_name_on_the_command_line_is_one_line(after_flow):
+def test_a_misspelt_name_on_the_command_line_is_a_one_line_error(after_flow):
     done = compare(after_flow, "resnet-18", check=False)
     assert done.returncode == 1
     assert "compare: command line: compare.backbones is 'resnet-18'" in done.stderr
@@ -51,7 +51,7 @@ def test_a_misspelt_name_on_the_command_line_is_one_line(after_flow):
 
 
 @pytest.mark.slow
-def test_in_the_ui_it_is_a_run_with_a_task_a_candidate_and_the_pictures(deployed, after_flow):
+def test_the_ui_shows_a_comparison_as_a_run_with_one_task_per_candidate_and_its_plots(deployed, after_flow):
     with worker(deployed, "cpu", after_flow):
         run = deployed.start(
             "compare/cpu",
@@ -96,7 +96,7 @@ def insert(path: Path, after: str, code: str) -> None:
 
 
 @pytest.mark.slow  # half a minute
-def test_a_new_backbone_is_one_entry_and_its_builder(workspace):
+def test_a_new_backbone_takes_one_entry_and_a_builder(workspace):
     """As docs/backbones.md says: here a network of a package of one's own, with the weights it ships."""
     package = workspace.root / "tiny_networks"
     package.mkdir()

@@ -1,4 +1,4 @@
-"""Two runs in one workspace, of flows or `dvc repro`: the later one waits and says so, and neither harms the other."""
+"""Two runs in one workspace, of flows or `dvc repro`: the later one waits, and neither harms the other."""
 
 import subprocess
 import sys
@@ -71,7 +71,7 @@ def until_it_waits(workspace: Workspace, command: tuple[str, ...], said: str, wi
     ("first", "second"),
     [pytest.param(REPRO, FLOW, id="repro, flow"), pytest.param(FLOW, REPRO, id="flow, repro", marks=pytest.mark.slow)],
 )
-def test_a_flow_and_a_repro_at_once_both_end_well_and_the_later_waits(after_flow, first, second):
+def test_a_flow_and_a_repro_at_once_both_succeed_and_the_later_one_waits(after_flow, first, second):
     after_flow.set(evaluate={"resamples": 110})
     one = start(after_flow, *first)
     until((after_flow.root / ".rootstock" / "writer").exists, "that it has its turn")
@@ -87,19 +87,19 @@ def test_a_flow_and_a_repro_at_once_both_end_well_and_the_later_waits(after_flow
 @pytest.mark.parametrize(
     "command", [REPRO, STAGE, *slow(("dvc", "checkout"), ("dvc", "exp", "run", "-n", "x"))], ids=" ".join
 )
-def test_what_writes_in_the_workspace_waits_for_the_run_that_does(after_flow, command):
+def test_a_command_that_writes_in_the_workspace_waits_for_the_current_run(after_flow, command):
     until_it_waits(after_flow, command, "Another run is writing", TURN)
     assert after_flow.status() == UP_TO_DATE
 
 
 @pytest.mark.parametrize("command", [("repro",), *slow(("status",), ("add", "notes.txt"), ("push",))], ids=" ".join)
-def test_a_dvc_command_waits_until_dvcs_lock_is_free_longer_than_dvc_itself_does(after_flow, command):
+def test_a_dvc_command_waits_for_dvcs_lock_longer_than_dvc_itself_would(after_flow, command):
     (after_flow.root / "notes.txt").write_text("mine\n")
     after_flow.run("dvc", "remote", "add", "--default", "shelf", str(after_flow.root.parent / "shelf"))
     until_it_waits(after_flow, ("dvc", *command), "DVC's lock is held by process", DVC_LOCK)
 
 
-def test_a_flow_waits_for_a_dvc_command_at_every_call_and_says_for_which(after_flow):
+def test_a_flow_waits_for_a_running_dvc_command_and_names_it(after_flow):
     code = "from tasks.bridge import versions; print(versions.stale('ingest'))"
     said = until_it_waits(after_flow, ("python", "-c", code), "DVC's lock is held by process", DVC_LOCK)
     assert said.endswith("['always changed']\n")
@@ -113,7 +113,7 @@ def test_a_flow_waits_for_a_dvc_command_at_every_call_and_says_for_which(after_f
     assert waiting.returncode == 0
 
 
-def test_waiting_ends_in_a_sentence(after_flow):
+def test_waiting_too_long_ends_with_an_error_that_names_the_process(after_flow):
     code = "from tasks.bridge import repair, versions; repair.DVC_WAIT_S = 1.0\n"
     code += "try: versions.stale('ingest')\nexcept versions.RootstockError as error: print(error)"
     with busy(after_flow, DVC_LOCK):
@@ -123,7 +123,7 @@ def test_waiting_ends_in_a_sentence(after_flow):
 
 
 @pytest.mark.slow
-def test_a_repro_that_knows_of_no_turns_is_refused_and_harms_no_flow(after_flow):
+def test_a_repro_started_around_our_wrapper_is_refused_and_harms_no_flow(after_flow):
     after_flow.set(evaluate={"resamples": 110})
     flow, refused = start(after_flow, *FLOW), []
     until((after_flow.root / ".rootstock" / "writer").exists, "that the flow has its turn")
@@ -144,7 +144,7 @@ def test_two_repros_at_once_run_one_after_the_other(after_flow):
     assert after_flow.status() == UP_TO_DATE
 
 
-def test_a_stage_of_a_run_has_its_turn_and_what_outlives_the_run_has_not(after_flow):
+def test_a_stage_shares_the_turn_of_its_run_but_not_after_the_run_has_ended(after_flow):
     of_a_run = "import subprocess, sys\nfrom tasks.bridge.workspace import writing\nwith writing():\n"
     of_a_run += "    sys.exit(subprocess.run([sys.executable, '-m', 'tasks.ingest']).returncode)"
     assert after_flow.run("python", "-c", of_a_run).returncode == 0

@@ -27,7 +27,7 @@ def last_line(workspace: Workspace, flow: str, **env: str) -> str:
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-def test_a_server_that_is_away_is_said_before_any_work(workspace, flow):
+def test_an_unreachable_server_is_reported_before_any_work(workspace, flow):
     said = last_line(workspace, flow, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert "The Prefect server at http://127.0.0.1:9/api" in said
     assert "make ui" in said and "PREFECT_API_URL" in said
@@ -35,7 +35,7 @@ def test_a_server_that_is_away_is_said_before_any_work(workspace, flow):
 
 
 @pytest.mark.slow  # half a minute for a server of its own
-def test_a_server_that_dies_under_a_run_ends_it_when_its_work_is_done_and_kept(workspace, tmp_path):
+def test_a_run_whose_server_dies_keeps_its_finished_work_and_reports_the_server(workspace, tmp_path):
     with server(environment(tmp_path / "home")) as api:
         workspace.set(finetune={"stages": [{"unfreeze": "all", "epochs": 40, "lr": 0.0005}]})
         known = {"PREFECT_API_URL": api.url, "PREFECT_CLIENT_MAX_RETRIES": "1"}
@@ -49,7 +49,7 @@ def test_a_server_that_dies_under_a_run_ends_it_when_its_work_is_done_and_kept(w
     assert len(experiments(workspace)) == 1
 
 
-def test_a_server_that_answers_nonsense_is_said(workspace):
+def test_a_server_that_answers_nonsense_is_reported(workspace):
     class Nonsense(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -68,13 +68,13 @@ def test_a_server_that_answers_nonsense_is_said(workspace):
         server.shutdown()
 
 
-def test_a_home_of_prefects_that_cannot_be_written_is_said_before_any_work(workspace, tmp_path):
+def test_an_unwritable_prefect_home_is_reported_before_any_work(workspace, tmp_path):
     (tmp_path / "file").write_text("")
     said = last_line(workspace, "flows.pipeline", PREFECT_HOME=str(tmp_path / "file"))
     assert str(tmp_path / "file") in said and "PREFECT_HOME" in said
 
 
-def test_data_as_a_link_is_said_before_any_work(workspace, tmp_path):
+def test_a_data_folder_that_is_a_link_is_reported_before_any_work(workspace, tmp_path):
     (workspace.root / "data").rename(tmp_path / "disk")
     (workspace.root / "data").symlink_to(tmp_path / "disk")
     assert "data is a link to" in last_line(workspace, "flows.pipeline")
@@ -82,7 +82,7 @@ def test_data_as_a_link_is_said_before_any_work(workspace, tmp_path):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give up the right to write everywhere")
 @pytest.mark.slow
-def test_a_cache_that_cannot_be_written_is_named(workspace):
+def test_an_unwritable_cache_is_named(workspace):
     cache = Path(workspace.root / ".dvc/cache")
     cache.mkdir()
     cache.chmod(0o555)

@@ -25,7 +25,7 @@ ONE_OF_EACH = {
 
 
 @pytest.mark.slow
-def test_one_key_of_each_section_by_the_api_changes_that_key_alone(deployed, after_flow):
+def test_values_given_by_the_api_change_only_the_given_keys(deployed, after_flow):
     path = after_flow.root / "params.yaml"
     before = load(path).model_dump()
     with worker(deployed, "cpu", after_flow):
@@ -60,7 +60,7 @@ WITH_A_SECRET = (
 )
 
 
-def test_an_address_with_a_secret_is_refused_before_there_is_a_run_and_the_server_keeps_nothing_of_it(
+def test_an_address_with_a_secret_is_refused_before_a_run_exists_and_the_server_stores_nothing_of_it(
     deployed, prefect_home
 ):
     started = [("pipeline/cpu", given) for given in WITH_A_SECRET]
@@ -84,7 +84,7 @@ def holding(root: Path, secret: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_no_secret_of_an_address_or_of_the_environment_is_kept_anywhere(workspace: Workspace, tmp_path):
+def test_no_secret_of_an_address_or_of_the_environment_is_stored_anywhere(workspace: Workspace, tmp_path):
     home = tmp_path / "prefect"
     secrets = {
         "AWS_SECRET_ACCESS_KEY": SECRET, "FSSPEC_SFTP_PASSWORD": SECRET, "HTTPS_PROXY": f"http://u:{SECRET}@127.0.0.1:9",

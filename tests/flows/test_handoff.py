@@ -70,7 +70,7 @@ def has_checkpoint(workspace: Workspace) -> bool:
     return any(not path.name.startswith(".") for path in shelf.glob("*"))
 
 
-def test_another_machine_fine_tunes_and_the_first_clone_goes_on_from_it(deployed, here, there):
+def test_another_machine_fine_tunes_and_the_first_clone_continues_with_its_result(deployed, here, there):
     here.set(finetune={"label_smoothing": 0.05})
     with worker(deployed, "gpu", there):
         table = here.flow(PREFECT_API_URL=deployed.url)
@@ -87,7 +87,7 @@ def test_another_machine_fine_tunes_and_the_first_clone_goes_on_from_it(deployed
 
 
 @pytest.mark.slow  # waits for servers and workers
-def test_it_gives_what_the_same_machine_gives_and_is_not_handed_over_again(deployed, here, there):
+def test_a_hand_off_gives_the_result_of_a_single_machine_and_is_not_repeated(deployed, here, there):
     here.set(finetune={"label_smoothing": 0.05})
     alone = here.copy(here.root.parent / "alone")
     alone.set(finetune={"where": "here"})
@@ -102,7 +102,7 @@ def test_it_gives_what_the_same_machine_gives_and_is_not_handed_over_again(deplo
 
 
 @pytest.mark.slow  # waits for servers and workers
-def test_a_worker_whose_code_is_another_says_which_files(deployed, here, there):
+def test_a_worker_with_different_code_names_the_files_that_differ(deployed, here, there):
     here.set(finetune={"label_smoothing": 0.06})
     (there.root / "rootstock" / "training" / "finetune.py").open("a").write("# a line more\n")
     with worker(deployed, "gpu", there):
@@ -115,7 +115,7 @@ def test_a_worker_whose_code_is_another_says_which_files(deployed, here, there):
 
 
 @pytest.mark.slow  # waits for servers and workers
-def test_without_a_worker_it_says_so_at_once_and_falls_back_or_gives_up_as_told(deployed, here):
+def test_a_hand_off_without_a_worker_falls_back_or_fails_at_once_as_configured(deployed, here):
     here.set(finetune={"label_smoothing": 0.07, "if_no_worker": "fail"})
     done = here.run(sys.executable, "-m", "flows.pipeline", check=False, PREFECT_API_URL=deployed.url)
     assert done.returncode == 1
@@ -127,7 +127,7 @@ def test_without_a_worker_it_says_so_at_once_and_falls_back_or_gives_up_as_told(
 
 
 @pytest.mark.slow  # waits for servers and workers
-def test_without_a_worker_it_waits_and_goes_on_when_one_comes(deployed, here, there):
+def test_a_hand_off_without_a_worker_waits_and_continues_when_one_starts(deployed, here, there):
     here.set(finetune={"label_smoothing": 0.08})
     with pipeline(here, deployed) as (process, run):
         until(run.subflows, "fine-tuning handed over")
@@ -137,7 +137,7 @@ def test_without_a_worker_it_waits_and_goes_on_when_one_comes(deployed, here, th
 
 
 @pytest.mark.slow  # waits for servers and workers
-def test_without_a_remote_or_a_deployment_or_a_server_it_says_what_is_missing(deployed, here):
+def test_a_hand_off_names_a_missing_remote_deployment_or_server(deployed, here):
     def error(**env: str) -> str:
         done = here.run(sys.executable, "-m", "flows.pipeline", check=False, **env)
         assert done.returncode == 1
@@ -154,7 +154,7 @@ def test_without_a_remote_or_a_deployment_or_a_server_it_says_what_is_missing(de
 
 
 @pytest.mark.slow  # waits for servers and workers
-def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoint(deployed, here, there):
+def test_a_hand_off_resumes_from_the_checkpoint_that_a_killed_one_pushed(deployed, here, there):
     here.set(finetune={"stages": LONG})
     with worker(deployed, "gpu", there) as running, pipeline(here, deployed) as (process, run):
         first = handed(run)
@@ -170,7 +170,7 @@ def test_where_the_run_there_dies_the_next_one_goes_on_from_the_pushed_checkpoin
 
 
 @pytest.mark.slow  # waits for servers and workers
-def test_cancelling_the_pipeline_cancels_what_it_handed_over(deployed, here, there):
+def test_cancelling_the_pipeline_cancels_its_hand_off(deployed, here, there):
     here.set(finetune={"stages": LONG, "label_smoothing": 0.11})
     with worker(deployed, "cpu", here), worker(deployed, "gpu", there):
         run = deployed.start()
@@ -198,7 +198,7 @@ def test_the_remote_may_be_an_s3_bucket(deployed, here, there, s3):
 
 
 @pytest.mark.slow  # waits for servers and workers
-def test_a_machine_that_is_gone_is_noticed_by_its_silence_and_the_next_worker_goes_on(deployed, here, there, tmp_path):
+def test_a_lost_machine_is_noticed_by_missing_heartbeats_and_the_next_worker_resumes(deployed, here, there, tmp_path):
     here.set(finetune={"stages": LONG, "label_smoothing": 0.13})
     with worker(deployed, "gpu", there) as running, pipeline(here, deployed) as (process, run):
         first = handed(run)

@@ -1,4 +1,4 @@
-"""What the server does by itself: it tells of failures, promotions, drift, and retrains when files arrive."""
+"""What the server does by itself: it reports failures, promotions and drift, and retrains when files arrive."""
 
 import json
 import subprocess
@@ -63,7 +63,7 @@ def emit(api: Api, event: str, **payload: object) -> None:
     api.ask("events", [one])
 
 
-def test_without_an_address_notifications_are_there_but_switched_off(api, flow_ran_in):
+def test_notifications_without_an_address_are_deployed_but_disabled(api, flow_ran_in):
     deploy(flow_ran_in, api)
     assert enabled(api) == {
         "rootstock-crashed": True, "rootstock-inbox": True,
@@ -71,7 +71,7 @@ def test_without_an_address_notifications_are_there_but_switched_off(api, flow_r
     }  # fmt: skip
 
 
-def test_with_one_it_is_told_of_failure_promotion_and_drift(api, flow_ran_in, hook):
+def test_notifications_with_an_address_report_failures_promotions_and_drift(api, flow_ran_in, hook):
     address, texts = hook
     deploy(flow_ran_in, api)
     shown = deploy(flow_ran_in, api, ROOTSTOCK_WEBHOOK=address)
@@ -93,7 +93,7 @@ def test_with_one_it_is_told_of_failure_promotion_and_drift(api, flow_ran_in, ho
     assert SECRET not in json.dumps(shown)
 
 
-def test_what_a_person_has_switched_off_stays_off(api, flow_ran_in, hook):
+def test_an_automation_that_a_person_has_disabled_stays_disabled(api, flow_ran_in, hook):
     deploy(flow_ran_in, api, ROOTSTOCK_WEBHOOK=hook[0])
     [drift] = [found for found in api.ask("automations/filter", {}) if found["name"] == "rootstock-drift"]
     api.ask(f"automations/{drift['id']}", {"enabled": False}, method="PATCH")
@@ -102,7 +102,7 @@ def test_what_a_person_has_switched_off_stays_off(api, flow_ran_in, hook):
     assert enabled(api)["rootstock-failed"]
 
 
-def test_files_that_arrive_start_a_retraining_once(api, flow_ran_in, tmp_path):
+def test_arriving_files_start_a_retraining_once(api, flow_ran_in, tmp_path):
     workspace = flow_ran_in.copy(tmp_path / "workspace")
     workspace.set(retrain={"settle_seconds": 0.2})
     deploy(workspace, api)

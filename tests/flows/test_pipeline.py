@@ -21,7 +21,7 @@ from tests.workspace import ROOT, on_one_server
 
 
 @pytest.mark.slow
-def test_a_server_boots_and_shows_states_and_progress_of_a_run(server, workspace):
+def test_the_server_shows_the_states_and_the_progress_of_a_run(server, workspace):
     run = server.run_of(lambda: workspace.flow(PREFECT_API_URL=server.url))
     assert run.stages() == dict.fromkeys(STAGES, "Completed")
     tasks = {task["name"]: task for task in server.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [run.id]}}})}
@@ -37,7 +37,7 @@ def test_a_server_boots_and_shows_states_and_progress_of_a_run(server, workspace
     assert {"sample", "curves", "confusion", "verdict"} <= set(again.artifacts())  # the same to see
 
 
-def test_a_command_prints_a_line_per_stage_and_nothing_of_servers_and_states(after_flow):
+def test_the_command_prints_one_line_per_stage_and_nothing_about_servers_or_states(after_flow):
     done = after_flow.run(sys.executable, "-m", "flows.pipeline")
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[:7]].count("stage") == 1 and lines[0].split() == [
@@ -52,7 +52,7 @@ def test_a_command_prints_a_line_per_stage_and_nothing_of_servers_and_states(aft
     assert said[1].startswith("Nothing new to keep: all results are those of experiment ") and len(said) == 2
 
 
-def test_on_a_terminal_neither_dvc_nor_prefect_adds_anything(after_flow):
+def test_neither_dvc_nor_prefect_adds_output_on_a_terminal(after_flow):
     env = {name: value for name, value in after_flow.env.items() if name not in ("CI", "DO_NOT_TRACK")}
     after_flow.set(evaluate={"resamples": 110})  # a stage that runs, and that DVC records
     said = run_on_terminal([sys.executable, "-m", "flows.pipeline"], cwd=after_flow.root, env=env | on_one_server)
@@ -65,14 +65,14 @@ def test_on_a_terminal_neither_dvc_nor_prefect_adds_anything(after_flow):
 
 
 @pytest.mark.slow
-def test_verbose_prints_all_that_a_run_logs(after_flow):
+def test_verbose_prints_everything_that_a_run_logs(after_flow):
     done = after_flow.run(sys.executable, "-m", "flows.pipeline", "--verbose")
     for part in ("Starting temporary server", "Beginning flow run", "Runs because always changed", "Finished in state"):
         assert part in done.stderr
 
 
 @pytest.mark.slow
-def test_what_a_stage_logs_is_among_the_logs_of_the_run_and_once_on_the_terminal(server, after_flow):
+def test_messages_of_a_stage_appear_once_in_the_logs_of_the_run_and_once_on_the_terminal(server, after_flow):
     (after_flow.root / "photos").rename(after_flow.root / "elsewhere")
     command, printed = [sys.executable, "-m", "flows.pipeline"], []
     run = server.run_of(lambda: printed.append(after_flow.run(*command, PREFECT_API_URL=server.url).stderr))
@@ -82,7 +82,7 @@ def test_what_a_stage_logs_is_among_the_logs_of_the_run_and_once_on_the_terminal
     assert any(message.startswith("ingest: nothing new, 45 images") for message in logged)
 
 
-def test_an_error_of_a_stage_fails_the_run_with_the_persons_message(server, workspace):
+def test_an_error_in_a_stage_fails_the_run_with_the_message_of_the_error(server, workspace):
     workspace.set(ingest={"sources": [{"path": "nowhere", "domain": "garden"}]})
     ended = []
     command = [sys.executable, "-m", "flows.pipeline"]
@@ -95,7 +95,7 @@ def test_an_error_of_a_stage_fails_the_run_with_the_persons_message(server, work
 
 
 @pytest.mark.slow
-def test_what_a_network_did_not_give_is_asked_for_three_times(server, workspace):
+def test_a_download_that_fails_is_tried_three_times(server, workspace):
     workspace.set(backbone={"weights": "pretrained"})
     soon = "from tasks.bridge import orchestration\norchestration.RETRY_AFTER_S[:] = [0.1, 0.1]\n"
     command = [sys.executable, "-c", f"{soon}from flows.pipeline import main\nmain()"]
@@ -136,7 +136,7 @@ def caused(*causes: BaseException) -> RootstockError:
         ([ValueError()], False),
     ],
 )
-def test_only_what_may_pass_is_tried_again_and_that_is_said(causes, again, caplog):
+def test_only_transient_errors_are_retried_and_the_retry_is_logged(causes, again, caplog):
     ingest, run = as_task(Stage(lambda params: Summary(0, ""))), SimpleNamespace(name="ingest", run_count=1)
     ended = Failed(message="The mirror does not answer.", data=caused(*causes))
     assert ingest.retry_condition_fn(ingest, run, ended) is again
@@ -159,7 +159,7 @@ def test_the_form_has_a_described_field_for_every_parameter():
     assert all(described(field) for model in definitions.values() for field in model["properties"].values())
 
 
-def test_the_last_lines_speak_of_one_model_if_nothing_was_fine_tuned_and_count_groups_of_test_images():
+def test_the_summary_names_one_model_if_nothing_was_fine_tuned_and_counts_groups_of_test_images():
     accuracy = {"value": 0.91, "low": 0.77, "high": 0.968}
     test = {"images": 89, "groups": 21, "accuracy": accuracy}
     lines = table(Verdict([], {"winner": "head", "head": 0.912}, test)).splitlines()

@@ -1,4 +1,4 @@
-"""`dvc repro` and the flow run the same stages: both leave the same files, and neither repeats the other's work."""
+"""`dvc repro` and the flow run the same stages: both write the same files, and neither repeats the other's work."""
 
 import json
 
@@ -27,7 +27,7 @@ def did(table: str) -> dict[str, str]:
     return {name: word if word in ("cached", "restored") else "ran" for name, word in words.items()}
 
 
-def test_flow_and_repro_leave_the_same_bytes_and_the_same_lock(flow_ran_in, repro_ran_in):
+def test_flow_and_repro_write_the_same_bytes_and_the_same_lock(flow_ran_in, repro_ran_in):
     by_flow, by_repro = flow_ran_in.outputs(), repro_ran_in.outputs()
     assert by_flow.keys() == by_repro.keys()
     assert [name for name in by_flow if by_flow[name] != by_repro[name]] == ["dvc.lock"]
@@ -36,7 +36,7 @@ def test_flow_and_repro_leave_the_same_bytes_and_the_same_lock(flow_ran_in, repr
     assert all(one == other or b"md5:" in one or b"size:" in one for one, other in lines)
 
 
-def test_repro_after_the_flow_runs_only_ingests_check(after_flow):
+def test_repro_after_the_flow_runs_only_ingest(after_flow):
     assert after_flow.status() == UP_TO_DATE
     before = after_flow.outputs()
     assert ran(after_flow.repro()) == ["ingest"]
@@ -51,7 +51,7 @@ def test_the_flow_after_repro_finds_everything_cached(after_repro):
 
 
 @pytest.mark.slow
-def test_another_head_does_not_extract_again(after_flow):
+def test_changed_head_settings_extract_nothing_again(after_flow):
     after_flow.set(head={"l2": [3.0]})
     assert did(after_flow.flow()) == {
         "ingest": "cached", "backbone": "cached", "extract": "cached",
@@ -64,7 +64,7 @@ def test_another_head_does_not_extract_again(after_flow):
 
 
 @pytest.mark.slow
-def test_another_evaluation_runs_only_that(after_repro):
+def test_changed_evaluation_settings_run_only_evaluate(after_repro):
     after_repro.set(evaluate={"resamples": 150})
     assert ran(after_repro.repro()) == ["ingest", "evaluate"]
 
@@ -80,7 +80,7 @@ def test_relabelled_and_removed_images_are_not_extracted_again(after_repro):
     assert set(did(after_repro.flow()).values()) == {"cached"}
 
 
-def test_added_images_are_the_only_ones_extracted(after_flow):
+def test_only_added_images_are_extracted(after_flow):
     earlier = {n: data for n, data in after_flow.outputs().items() if n.endswith((".tar", ".parquet")) and "00000" in n}
     draw_photos(after_flow.root / "photos", each=2, first=100)
     table = after_flow.flow()
@@ -92,7 +92,7 @@ def test_added_images_are_the_only_ones_extracted(after_flow):
 
 
 @pytest.mark.slow
-def test_a_stray_file_in_a_source_retrains_nothing_and_is_in_the_report(after_flow):
+def test_a_stray_file_in_a_source_retrains_nothing_and_is_listed_in_the_report(after_flow):
     (after_flow.root / "photos" / "moss" / "README.md").write_text("# Moss\n")
     (after_flow.root / "photos" / "moss" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     kept = after_flow.outputs()
@@ -111,14 +111,14 @@ def test_a_stray_file_in_a_source_retrains_nothing_and_is_in_the_report(after_fl
 
 
 @pytest.mark.slow
-def test_an_unpacked_archive_without_git_works_with_flow_and_repro(tmp_path, prefect_home):
+def test_flow_and_repro_work_in_an_unpacked_archive_without_git(tmp_path, prefect_home):
     workspace = make_workspace(tmp_path / "unpacked", prefect_home, git=False)
     workspace.run("python", "-m", "tasks.bridge.versions")
     assert ran(workspace.repro()) == list(STAGES)
     assert set(did(workspace.flow()).values()) == {"cached"}
 
 
-def test_a_pulled_clone_runs_only_ingests_check_without_the_source(after_flow, tmp_path):
+def test_a_pulled_clone_without_the_source_runs_only_ingest(after_flow, tmp_path):
     remote, clone = tmp_path / "remote", tmp_path / "clone"
     after_flow.run("dvc", "remote", "add", "--default", "shelf", str(remote))
     after_flow.run("git", "add", ".dvc/config", "dvc.lock", "params.yaml")
@@ -136,7 +136,7 @@ def test_a_pulled_clone_runs_only_ingests_check_without_the_source(after_flow, t
     assert second.outputs() == after_flow.outputs()
 
 
-def test_values_given_to_the_flow_are_what_dvc_records_and_keeps_as_an_experiment(after_flow):
+def test_values_given_to_the_flow_are_recorded_by_dvc_and_kept_as_an_experiment(after_flow):
     given = (
         "from flows.pipeline import pipeline; from rootstock.config.params import Head; pipeline(head=Head(l2=(7.0,)))"
     )
@@ -180,7 +180,7 @@ main()
 
 
 @pytest.mark.slow
-def test_what_is_edited_while_a_stage_runs_is_not_recorded_as_what_it_ran_with(after_flow):
+def test_an_edit_during_a_stage_is_not_recorded_as_what_the_stage_ran_with(after_flow):
     after_flow.set(head={"l2": [3.0], "max_iterations": 60})
     done = after_flow.run("python", "-c", EDITED_WHILE_IT_RAN, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -195,7 +195,7 @@ def test_what_is_edited_while_a_stage_runs_is_not_recorded_as_what_it_ran_with(a
 
 
 @pytest.mark.slow
-def test_what_is_edited_before_a_stage_of_a_run_begins_stops_the_run(after_flow):
+def test_an_edit_before_a_stage_of_a_run_begins_stops_the_run(after_flow):
     after_flow.set(head={"l2": [3.0]})
     edit = EDITED_WHILE_IT_RAN.replace(r"max_iterations: \d+", "weight_decay: [0-9.]+")
     edit = edit.replace("max_iterations: 77", "weight_decay: 0.07")
@@ -208,7 +208,7 @@ def test_what_is_edited_before_a_stage_of_a_run_begins_stops_the_run(after_flow)
 
 
 @pytest.mark.slow
-def test_what_repro_left_is_kept_as_an_experiment_before_a_flow_takes_its_place(after_repro):
+def test_results_of_repro_are_kept_as_an_experiment_before_a_flow_replaces_them(after_repro):
     assert not experiments(after_repro)
     given = (
         "from flows.pipeline import pipeline; from rootstock.config.params import Head; pipeline(head=Head(l2=(7.0,)))"
@@ -233,7 +233,7 @@ def test_a_run_by_dvc_exp_run_is_kept_once(after_repro):
 
 
 @pytest.mark.slow
-def test_a_run_that_git_cannot_keep_still_ends_well(after_flow):
+def test_a_run_that_git_cannot_keep_still_succeeds(after_flow):
     nameless = [f"--unset=GIT_{who}_{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")]
     after_flow.set(evaluate={"mistakes": 3})
     done = after_flow.run("env", *nameless, "python", "-m", "flows.pipeline", HOME=str(after_flow.root))
@@ -252,7 +252,7 @@ def test_a_bad_parameter_stops_a_run_before_any_work(workspace, start):
 
 
 @pytest.mark.slow
-def test_a_class_of_two_images_stops_a_run_and_says_so(workspace):
+def test_a_class_of_two_images_stops_a_run_and_is_named(workspace):
     for number in range(2):
         draw_photo(workspace.root / "photos" / "rare" / f"{number}.png", next(iter(CLASSES)), 900 + number)
     done = workspace.run("python", "-m", "flows.pipeline", check=False)

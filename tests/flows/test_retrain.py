@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_server")
 LONG = [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}]
 
 
-def test_what_was_there_stays_byte_for_byte_and_the_new_domain_is_in(in_use, promoted):
+def test_a_promotion_adds_the_new_domain_and_changes_no_byte_of_earlier_files(in_use, promoted):
     earlier = {
         name: data for name, data in in_use.outputs().items() if name.endswith((".tar", ".parquet")) and "0000" in name
     }
@@ -34,7 +34,7 @@ def test_what_was_there_stays_byte_for_byte_and_the_new_domain_is_in(in_use, pro
     assert promoted.status() == UP_TO_DATE
 
 
-def test_a_promotion_is_a_version_with_its_reason_its_figures_and_its_data(in_use, promoted):
+def test_a_promotion_is_a_version_with_its_reason_figures_and_data(in_use, promoted):
     first, second = champions(promoted)
     assert (first.decision, first.version, second.decision, second.version) == ("first", 1, "promoted", 2)
     assert "on shed" in second.reason
@@ -48,7 +48,7 @@ def test_a_promotion_is_a_version_with_its_reason_its_figures_and_its_data(in_us
 
 
 @pytest.mark.slow
-def test_groups_are_found_in_the_paths_of_a_delivery(before):
+def test_a_group_pattern_that_matches_no_path_of_a_delivery_is_reported(before):
     before.set(retrain={"group": r"(?P<group>patient_\d+)", "settle_seconds": 0.2, "min_new": 100})
     deliver(before, "shed", 2)
     done = before.run(sys.executable, "-m", "flows.retrain")
@@ -74,7 +74,7 @@ print("passed", sum(seen))
 
 
 @pytest.mark.slow
-def test_the_next_run_finds_nothing_new_and_repro_nothing_to_do(after):
+def test_the_run_after_a_promotion_finds_nothing_new_and_repro_has_nothing_to_do(after):
     kept = after.outputs()
     assert retrain(after) == "Nothing new: All images in the inbox have been ingested before."
     shutil.rmtree(after.root / "data" / "inbox")
@@ -84,7 +84,7 @@ def test_the_next_run_finds_nothing_new_and_repro_nothing_to_do(after):
 
 
 @pytest.mark.slow
-def test_the_history_stays_when_dvc_evaluates_again(after):
+def test_the_history_survives_another_evaluation_by_dvc(after):
     after.set(evaluate={"resamples": 150})
     after.repro()
     assert [row.version for row in champions(after)] == [1, 2]
@@ -96,7 +96,7 @@ def test_too_few_new_images_wait_for_more(in_use, waiting, promoted):
 
 
 @pytest.mark.slow  # twenty seconds
-def test_a_class_that_the_champion_does_not_know_may_come_with_a_delivery(after):
+def test_a_delivery_may_contain_a_class_unknown_to_the_champion(after):
     for number in range(20):
         path = after.root / "data" / "inbox" / "shed" / "brick" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
@@ -110,7 +110,7 @@ def test_a_class_that_the_champion_does_not_know_may_come_with_a_delivery(after)
 
 
 @pytest.mark.slow  # half a minute
-def test_a_killed_retraining_goes_on_and_is_judged_against_the_same_champion(before):
+def test_a_killed_retraining_resumes_and_is_compared_with_the_same_champion(before):
     deliver(before, "shed", 20)
     before.set(finetune={"stages": LONG})
     with subprocess.Popen(
@@ -128,7 +128,7 @@ def test_a_killed_retraining_goes_on_and_is_judged_against_the_same_champion(bef
 
 
 @pytest.mark.slow  # a minute; test_inbox.py has what is moved and what is not
-def test_what_was_ingested_is_archived_or_deleted_and_stays_in_the_data_set(before):
+def test_ingested_images_are_archived_out_of_the_inbox_and_stay_in_the_dataset(before):
     inbox = before.root / "data" / "inbox"
     deliver(before, "shed", 20)
     (inbox / "shed" / "moss" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -145,7 +145,7 @@ def test_what_was_ingested_is_archived_or_deleted_and_stays_in_the_data_set(befo
 
 
 @pytest.mark.slow  # fifteen seconds; test_promotion.py has what is pushed when
-def test_a_promotion_is_committed_and_pushed_if_that_is_asked_for(before, tmp_path):
+def test_a_promotion_is_committed_and_pushed_if_so_configured(before, tmp_path):
     before.run("git", "init", "-q", "--bare", str(tmp_path / "origin"))
     before.run("git", "remote", "add", "origin", str(tmp_path / "origin"))
     before.run("dvc", "remote", "add", "--default", "shelf", str(tmp_path / "shelf"))
@@ -162,14 +162,14 @@ def test_a_promotion_is_committed_and_pushed_if_that_is_asked_for(before, tmp_pa
     assert before.run("dvc", "status", "--cloud", "--json").stdout.strip() == "{}"
 
 
-def test_without_a_model_it_says_what_to_do_first(workspace):
+def test_retraining_without_a_champion_says_to_run_the_pipeline_first(workspace):
     done = workspace.run(sys.executable, "-m", "flows.retrain", check=False)
     assert done.returncode == 1
     assert "There is no champion yet: data/model holds no model. Run the pipeline once." in done.stderr
 
 
 @pytest.mark.slow  # half a minute
-def test_it_runs_on_a_schedule_and_shows_the_decision_and_the_drift_in_the_ui(deployed, before):
+def test_a_scheduled_retraining_shows_its_decision_and_the_drift_in_the_ui(deployed, before):
     deliver(before, "shed", 20)
     unlabelled = before.root / "data" / "inbox" / "attic" / "_unlabelled"
     unlabelled.mkdir(parents=True)
@@ -198,7 +198,7 @@ def test_it_runs_on_a_schedule_and_shows_the_decision_and_the_drift_in_the_ui(de
     assert before.status() == UP_TO_DATE
 
 
-def test_an_event_or_a_person_starts_it_and_later_deliveries_wait_for_the_one_that_runs(deployed):
+def test_retrain_and_rollback_are_deployed_and_retrainings_run_one_at_a_time(deployed):
     deployment = deployed.ask("deployments/name/retrain/cpu")
     assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
     assert "retrain" in deployment["parameter_openapi_schema"]["properties"]

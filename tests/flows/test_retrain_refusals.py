@@ -14,7 +14,7 @@ from tests.serving import until
 pytestmark = pytest.mark.usefixtures("one_server")
 
 
-def test_where_no_model_could_be_shown_to_be_as_good_nothing_is_trained_and_the_delivery_waits(before):
+def test_nothing_is_trained_and_the_delivery_waits_where_no_model_could_be_shown_to_be_as_good(before):
     before.set(retrain={"margin": 0.04})
     kept, models = before.outputs(), model_of(before)
     deliver(before, "shed", 6)
@@ -27,7 +27,7 @@ def test_where_no_model_could_be_shown_to_be_as_good_nothing_is_trained_and_the_
 
 
 @pytest.mark.slow  # twenty seconds
-def test_deliveries_that_wait_add_up(before):
+def test_waiting_deliveries_add_up(before):
     before.set(retrain={"margin": 0.04})
     deliver(before, "shed", 6)
     assert retrain(before).startswith("Undecided: ")
@@ -38,7 +38,7 @@ def test_deliveries_that_wait_add_up(before):
 
 @pytest.mark.slow  # forty seconds, most of them until the run is seen to be paused and resumed
 @pytest.mark.parametrize("promote", [True, False])
-def test_what_the_test_images_leave_open_a_person_decides(before, server, promote):
+def test_a_person_decides_what_the_test_images_leave_undecided(before, server, promote):
     before.set(retrain={"undecided": "ask", "alpha": 1e-12})  # nothing is ever shown to be better
     deliver(before, "shed", 6)
     command = [sys.executable, "-m", "flows.retrain"]
@@ -54,7 +54,7 @@ def test_what_the_test_images_leave_open_a_person_decides(before, server, promot
 
 
 @pytest.mark.slow  # twenty seconds
-def test_what_the_test_images_leave_open_waits_or_is_promoted_as_told(before):
+def test_an_undecided_delivery_waits_or_is_promoted_as_configured(before):
     before.set(retrain={"alpha": 1e-12})
     deliver(before, "shed", 6)
     said = retrain(before)
@@ -69,7 +69,7 @@ def test_what_the_test_images_leave_open_waits_or_is_promoted_as_told(before):
     assert said.startswith("Promoted: ") and "retrain.undecided is promote" in said and "18 new images" in said
 
 
-def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_untouched(after):
+def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_is_unchanged(after):
     model, kept = model_of(after), after.outputs()
     deliver(after, "barn", 20, first=700, bad=True)
     said = retrain(after)
@@ -87,7 +87,7 @@ def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_untouched(aft
 
 
 @pytest.mark.slow  # twenty seconds
-def test_images_that_come_again_under_other_labels_have_to_prove_themselves_too(after):
+def test_a_second_delivery_of_images_under_wrong_labels_is_rejected_too(after):
     kept = after.outputs()
     shutil.rmtree(after.root / "data" / "inbox")
     deliver(after, "shed", 20, bad=True)
@@ -99,7 +99,7 @@ def test_images_that_come_again_under_other_labels_have_to_prove_themselves_too(
 
 
 @pytest.mark.slow
-def test_a_delivery_that_cannot_be_used_is_rejected_with_the_files_named(before):
+def test_an_unusable_delivery_is_rejected_and_its_files_are_named(before):
     kept = before.outputs()
     deliver(before, "shed", 4)
     for path in sorted((before.root / "data" / "inbox").rglob("*.png"))[:-3]:
@@ -119,7 +119,7 @@ def test_a_delivery_that_cannot_be_used_is_rejected_with_the_files_named(before)
 
 
 @pytest.mark.slow
-def test_a_class_that_is_only_spelt_in_another_way_is_refused_and_both_names_are_said(before):
+def test_a_class_that_differs_only_in_spelling_is_rejected_and_both_names_are_shown(before):
     kept = before.outputs()
     deliver(before, "shed", 6)
     inbox = before.root / "data" / "inbox" / "shed"
@@ -132,7 +132,7 @@ def test_a_class_that_is_only_spelt_in_another_way_is_refused_and_both_names_are
     assert len(list(inbox.rglob("*.png"))) == 18
 
 
-def test_a_folder_that_is_no_inbox_is_refused_and_nothing_in_it_is_touched(before, tmp_path):
+def test_a_folder_that_is_not_an_inbox_is_refused_and_left_untouched(before, tmp_path):
     home = tmp_path / "somebody"
     for name in ("thesis/chapter.tex", "taxes/2025/return.pdf", "code/app/main.py"):
         (home / name).parent.mkdir(parents=True, exist_ok=True)

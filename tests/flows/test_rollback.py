@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("one_server")
 
 
 @pytest.mark.slow
-def test_an_earlier_champion_comes_back_with_its_data_and_says_what_changed(in_use, after):
+def test_a_rollback_restores_an_earlier_champion_with_its_data_and_prints_what_changed(in_use, after):
     after.set(retrain={"min_gain": 0.5})
     refused = after.run(sys.executable, "-m", "flows.rollback", check=False)
     assert refused.returncode == 1
@@ -27,7 +27,7 @@ def test_an_earlier_champion_comes_back_with_its_data_and_says_what_changed(in_u
 
 
 @pytest.mark.slow  # half a minute
-def test_after_a_rollback_what_was_ingested_has_had_its_chance_and_the_later_champion_can_come_back(after):
+def test_a_rolled_back_delivery_is_not_tried_again_and_the_later_champion_can_be_restored(after):
     after.run(sys.executable, "-m", "flows.rollback")
     assert retrain(after).startswith("Nothing new")
     assert "Champion v2 is restored." in after.run(sys.executable, "-m", "flows.rollback", "--version", "2").stdout

@@ -1,4 +1,4 @@
-"""Training from scratch on the sample: LeNet-5 learns its digits, and shortcuts are what makes 34 layers learn."""
+"""Training from scratch on the sample: LeNet-5 learns the digits, and 34 layers learn only with shortcuts."""
 
 import sys
 

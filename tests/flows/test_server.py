@@ -1,9 +1,9 @@
-"""The server that `make ui` starts: on SQLite, too, many may write at once."""
+"""The server that `make ui` starts: many clients may write at once, even on SQLite."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 
-def test_nobody_is_refused_because_others_are_writing(deployed):
+def test_no_client_is_refused_because_others_are_writing(deployed):
     deployment = deployed.ask("deployments/name/pipeline/cpu")["id"]
     later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
 

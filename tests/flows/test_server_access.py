@@ -56,7 +56,7 @@ def ask(port: int, method: str, path: str, body: str | None = None, **headers: s
     return answer.status, answer.read()
 
 
-def test_nothing_but_a_pulse_is_answered_without_the_secret(ui):
+def test_only_health_checks_are_answered_without_the_secret(ui):
     _, described = ask(ui.port, "GET", "/openapi.json")
     paths = json.loads(described)["paths"]
     routes = [(verb.upper(), f"/api{path}") for path, verbs in paths.items() for verb in verbs]
@@ -69,7 +69,7 @@ def test_nothing_but_a_pulse_is_answered_without_the_secret(ui):
 
 
 @pytest.mark.parametrize("origin", STRANGERS)
-def test_a_page_of_another_site_is_turned_away_even_with_the_secret(ui, origin):
+def test_a_page_of_another_site_is_refused_even_with_the_secret(ui, origin):
     for verb in ("GET", "POST", "OPTIONS", "DELETE"):
         status, _ = ask(ui.port, verb, "/api/flows/count", "{}", Origin=origin, **ui.api.known)
         assert status == 403, verb
@@ -86,7 +86,7 @@ def socket_url(ui: Ui) -> str:
 
 @pytest.mark.parametrize("path", SOCKETS)
 @pytest.mark.parametrize("token", [None, "", "admin:pass", 7])
-def test_a_websocket_gives_and_takes_nothing_without_the_secret(ui, path, token):
+def test_a_websocket_sends_and_accepts_nothing_without_the_secret(ui, path, token):
     with connect(f"{socket_url(ui)}/{path}", subprotocols=["prefect"]) as socket:
         socket.send(json.dumps({"type": "auth", "token": token}))
         with pytest.raises(ConnectionClosed):
@@ -96,7 +96,7 @@ def test_a_websocket_gives_and_takes_nothing_without_the_secret(ui, path, token)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_who_calls_the_servers_by_another_name_is_turned_away_even_with_the_secret(ui, name):
+def test_a_request_to_another_host_name_is_refused_even_with_the_secret(ui, name):
     for path in ("/api/flows/count", "/", "/api/health", "/enter", "/ui-settings"):
         status, said = ask(ui.port, "GET", path, Host=name, **ui.api.known)
         assert status in (400, 403), path
@@ -114,7 +114,7 @@ def a_report(ui: Ui) -> str:
     return f"{urlsplit(settings['ROOTSTOCK_REPORTS_URL']).path}/mine.html"
 
 
-def test_reports_are_given_by_their_whole_address_alone_and_nothing_else_is(ui, tmp_path):
+def test_reports_are_served_only_at_their_full_address_and_nothing_else_is_served(ui, tmp_path):
     report = a_report(ui)
     key = report.split("/")[1]
     folder = ui.workspace.root / ".rootstock" / "reports"
@@ -143,7 +143,7 @@ def test_reports_are_given_by_their_whole_address_alone_and_nothing_else_is(ui, 
         assert b"secret" not in said and b"mine.html" not in said
 
 
-def test_a_run_takes_neither_command_nor_environment_from_whoever_starts_it(ui, tmp_path):
+def test_whoever_starts_a_run_sets_neither_its_command_nor_its_environment(ui, tmp_path):
     made = tmp_path / "made"
     found = ui.api.ask("deployments/name/fine-tune/gpu")
     own = {"flow_id": found["flow_id"], "work_pool_name": "gpu"}
@@ -173,7 +173,7 @@ def test_a_run_takes_neither_command_nor_environment_from_whoever_starts_it(ui, 
 
 
 @pytest.mark.slow
-def test_a_pool_of_an_earlier_version_is_closed_and_one_of_the_users_own_is_told_of(ui):
+def test_a_work_pool_of_an_earlier_version_is_restricted_and_a_users_own_open_one_is_reported(ui):
     known = ui.workspace.env | ui.api.env
     refused = ui.api.ask("deployments/name/pipeline/cpu")["id"]  # starts nothing with variables that its pool refuses
     ui.api.ask(f"deployments/{refused}", {"job_variables": {"command": "touch x", "env": {"A": "b"}}}, method="PATCH")
@@ -206,7 +206,7 @@ def test_no_other_user_of_the_machine_sees_the_secret(ui):
         assert stat.S_IMODE(path.stat().st_mode) == mode, path
 
 
-def test_a_run_that_is_started_on_a_terminal_is_seen_in_the_ui(ui):
+def test_a_run_started_on_a_terminal_appears_in_the_ui(ui):
     run = ui.api.run_of(ui.workspace.flow)
     assert run.page()["state"]["name"] == "Completed"
     assert run.artifacts()["verdict"]["data"]
@@ -217,7 +217,7 @@ def test_a_run_that_is_started_on_a_terminal_is_seen_in_the_ui(ui):
     assert "pipeline/cpu" in ui.workspace.run("sh", "-c", typed).stdout
 
 
-def test_a_server_that_is_named_wins_over_the_ui_wherever_it_is_named(ui):
+def test_a_configured_server_takes_precedence_over_the_ui(ui):
     look = "from tasks.bridge import causes\nwith causes.entry_point('look'): print(causes.PREFECT_API_URL.value())"
 
     def seen_on(**env: str) -> str:
@@ -234,7 +234,7 @@ def test_a_server_that_is_named_wins_over_the_ui_wherever_it_is_named(ui):
 
 
 @pytest.mark.slow
-def test_the_workers_and_who_looks_into_the_inbox_get_in(ui):
+def test_the_workers_and_the_inbox_watcher_have_access(ui):
     until(lambda: workers(ui, "cpu") + workers(ui, "gpu") == ["cpu-here", "gpu-here"], "a worker for each pool")
     photo = ui.workspace.root / "data" / "inbox" / "shed" / "moss" / "1.png"
     photo.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`python -m flows.cache` on a real workspace: it shows, prunes and compacts, and dvc.lock says what is there."""
+"""`python -m flows.cache` on a real workspace: it lists, prunes and compacts, and dvc.lock stays up to date."""
 
 import shutil
 import sys
@@ -43,7 +43,7 @@ def twice(after_repro) -> tuple[Workspace, str]:
     return after_repro, old
 
 
-def test_it_shows_what_there_is_without_prefect_or_dvc(after_repro):
+def test_the_cache_is_listed_without_loading_prefect_or_dvc(after_repro):
     kept, [key] = after_repro.outputs(), keys(after_repro)
     loaded = "import sys; from flows import cache; cache.main(); print({'prefect', 'dvc'} & set(sys.modules))"
     shown = after_repro.run(sys.executable, "-c", loaded).stdout
@@ -56,7 +56,7 @@ def test_it_shows_what_there_is_without_prefect_or_dvc(after_repro):
 
 
 @pytest.mark.slow  # a minute
-def test_after_a_prune_nothing_is_stale_and_nothing_is_sent_but_the_list(twice):
+def test_a_prune_makes_nothing_stale_and_pushes_only_the_new_list_of_files(twice):
     workspace, old = twice
     [used] = keys(workspace) - {old}
     before = shelf(workspace)
@@ -73,7 +73,7 @@ def test_after_a_prune_nothing_is_stale_and_nothing_is_sent_but_the_list(twice):
 
 
 @pytest.mark.slow  # a minute
-def test_what_was_stale_before_a_prune_is_so_afterwards(after_repro):
+def test_a_stage_that_was_stale_before_a_prune_stays_stale(after_repro):
     [used] = keys(after_repro)
     folder = after_repro.root / "data/features"
     shutil.copytree(folder / used, folder / ("0" * 12))
@@ -85,7 +85,7 @@ def test_what_was_stale_before_a_prune_is_so_afterwards(after_repro):
 
 
 @pytest.mark.slow  # half a minute
-def test_after_a_compaction_nothing_is_extracted_again_and_the_old_bytes_are_gone(after_repro):
+def test_a_compaction_removes_the_old_bytes_and_nothing_is_extracted_again(after_repro):
     for photo in (after_repro.root / "photos").rglob("00*.png"):
         photo.unlink()
     after_repro.set(ingest={"allow_shrink": True})
@@ -109,7 +109,7 @@ def test_after_a_compaction_nothing_is_extracted_again_and_the_old_bytes_are_gon
     assert "nothing to compact" in cache(after_repro, "--compact").stdout
 
 
-def test_a_mistake_is_one_line(after_repro):
+def test_a_mistake_on_the_command_line_is_a_one_line_error(after_repro):
     for arguments, said in (
         (
             ("--backbone", "resnet-18"),
@@ -122,7 +122,7 @@ def test_a_mistake_is_one_line(after_repro):
 
 
 @pytest.mark.slow
-def test_in_the_ui_it_is_a_run_with_what_is_left_among_its_artifacts(deployed, after_flow):
+def test_a_run_in_the_ui_shows_what_is_left_in_the_cache_as_an_artifact(deployed, after_flow):
     [key] = keys(after_flow)
     with worker(deployed, "cpu", after_flow):
         run = deployed.start("cache/cpu", older_than=30, compact=0.5)

@@ -38,7 +38,7 @@ def committed_params(request) -> Iterator[None]:
         request.getfixturevalue("ui").workspace.run("git", "checkout", "-q", "params.yaml")
 
 
-def test_it_deploys_what_prefect_yaml_names_with_forms_limits_and_workers(ui):
+def test_the_ui_deploys_what_prefect_yaml_names_with_forms_limits_and_workers(ui):
     deployments = {found["entrypoint"].partition(":")[2]: found for found in ui.api.ask("deployments/filter", {})}
     assert set(deployments) == {"pipeline", "retrain", "compare", "rollback", "cache", "fine_tune"}
     pipeline = deployments["pipeline"]
@@ -57,7 +57,7 @@ def test_it_deploys_what_prefect_yaml_names_with_forms_limits_and_workers(ui):
     )
 
 
-def test_it_listens_on_loopback_alone(ui):
+def test_the_ui_listens_only_on_loopback(ui):
     def listening(port: int) -> set[str]:
         return {
             connection.laddr.ip
@@ -68,7 +68,7 @@ def test_it_listens_on_loopback_alone(ui):
     assert listening(ui.port) == listening(ui.port + 1) == {"127.0.0.1"}
 
 
-def test_started_again_it_says_where_it_is_and_harms_nothing(ui):
+def test_starting_the_ui_twice_prints_its_address_and_changes_nothing(ui):
     def all_that_runs() -> list[int]:
         children = psutil.Process(ui.process.pid).children()
         return sorted(child.pid for child in children if "flows.ui.deploy" not in child.cmdline())
@@ -112,19 +112,19 @@ def test_a_run_ends_with_the_verdict_and_names_its_experiment(ui):
     assert load(ui.workspace.root / "params.yaml").head.l2 == (10.0, 0.1)
 
 
-def test_a_wrong_value_is_refused_by_name_before_there_is_a_run(ui):
+def test_an_invalid_value_is_refused_by_name_before_a_run_exists(ui):
     with pytest.raises(HTTPError) as refused:
         ui.api.start(finetune={**SLOW, "stages": [{"unfreeze": "all", "epochs": 1, "lr": 7}]})
     assert "finetune.stages[0].lr" in json.load(refused.value)["detail"]
 
 
-def test_a_value_that_only_the_model_can_judge_fails_the_run_by_name(ui):
+def test_an_invalid_value_that_the_form_cannot_detect_fails_the_run_by_name(ui):
     run = ui.api.start(finetune={"stages": [{"unfreeze": "last_blok", "epochs": 1, "lr": 0.1}]})
     assert "Did you mean last_block?" in run.ended()["message"]
 
 
 @pytest.mark.slow
-def test_a_failed_stage_shows_the_persons_error_and_no_stack(ui):
+def test_a_failed_stage_shows_a_readable_error_and_no_traceback(ui):
     run = ui.api.start(ingest={"sources": [{"path": "nowhere", "domain": "garden"}]})
     state = run.ended()
     assert state["name"] == "Failed"
@@ -137,13 +137,13 @@ def test_a_failed_stage_shows_the_persons_error_and_no_stack(ui):
 
 
 @pytest.mark.slow
-def test_a_cancelled_run_stops_within_ten_seconds_and_the_next_one_goes_on_while_others_queue(ui):
+def test_a_cancelled_run_stops_within_ten_seconds_and_the_queued_one_resumes_its_training(ui):
     run = ui.api.start(finetune=SLOW)
     until(lambda: run.stages().get("fine_tune") == "Running", "training")
     checkpoint = ui.workspace.root / ".rootstock" / "finetune.pt"
     until(checkpoint.exists, "a checkpoint")
     queued = ui.api.start(finetune=SLOW)
-    time.sleep(4)  # two looks of the worker
+    time.sleep(4)  # the worker polls twice
     assert queued.page()["state"]["type"] in ("SCHEDULED", "PENDING")
     start = time.monotonic()
     run.cancel()
@@ -190,7 +190,7 @@ def test_the_form_follows_params_yaml(ui):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_all_that_it_started_and_the_next_start_finds_its_run_cancelled(ui):
+def test_ctrl_c_stops_every_process_and_the_run_is_cancelled(ui):
     ui.workspace.run("git", "checkout", "-q", "params.yaml")
     run = ui.api.start(finetune=SLOW)
     until(lambda: run.stages().get("fine_tune") == "Running", "training")
@@ -204,7 +204,7 @@ def test_ctrl_c_stops_all_that_it_started_and_the_next_start_finds_its_run_cance
 
 
 @pytest.mark.slow  # most of a minute
-def test_a_killed_ui_leaves_nothing_behind_and_the_next_start_goes_on(after_flow):
+def test_a_killed_ui_leaves_no_process_behind_and_can_be_started_again(after_flow):
     with started(after_flow) as killed:
         run = killed.api.start(finetune=SLOW)
         until(lambda: run.stages().get("fine_tune") == "Running", "training")
@@ -221,7 +221,7 @@ def test_a_killed_ui_leaves_nothing_behind_and_the_next_start_goes_on(after_flow
 
 
 @pytest.mark.slow  # twenty seconds
-def test_a_server_that_dies_is_said_and_nothing_is_left_behind(workspace):
+def test_a_server_that_dies_is_reported_and_no_process_is_left_behind(workspace):
     with started(workspace) as ui:
         family = psutil.Process(ui.process.pid).children(recursive=True)
         next(one for one in family if "flows.ui.server" in one.cmdline()).kill()
@@ -232,7 +232,7 @@ def test_a_server_that_dies_is_said_and_nothing_is_left_behind(workspace):
 
 
 @pytest.mark.slow
-def test_a_database_that_does_not_answer_is_said_in_words(workspace):
+def test_a_database_that_does_not_answer_is_a_readable_error(workspace):
     nobody = f"postgresql+asyncpg://me:my-password@127.0.0.1:{free_port()}/prefect"
     command = [sys.executable, "-m", "flows.ui", "--port", str(free_port())]
     done = workspace.run(*command, check=False, PREFECT_SERVER_DATABASE_CONNECTION_URL=nobody)
@@ -260,7 +260,7 @@ def test_a_taken_port_is_a_clear_error(workspace):
         ([], {"PREFECT_SERVER_API_AUTH_STRING": "admin:pässword"}, "PREFECT_SERVER_API_AUTH_STRING contains non-ASCII"),
     ],
 )
-def test_what_it_cannot_be_started_with_is_said(workspace, options, env, said):
+def test_invalid_options_and_settings_are_readable_errors(workspace, options, env, said):
     port = [] if options is None else ["--port", str(free_port())]
     done = workspace.run(sys.executable, "-m", "flows.ui", *port, *(options or ()), check=False, **env)
     assert done.returncode != 0
@@ -268,7 +268,7 @@ def test_what_it_cannot_be_started_with_is_said(workspace, options, env, said):
 
 
 @pytest.mark.slow  # twenty seconds
-def test_a_secret_of_ones_own_is_asked_for_and_printed_nowhere(workspace):
+def test_a_secret_set_by_the_user_is_required_and_never_printed(workspace):
     secret = "admin:a-secret-of-this-test"
     with started(workspace, PREFECT_SERVER_API_AUTH_STRING=secret) as asking:
         assert asking.api.secret == secret

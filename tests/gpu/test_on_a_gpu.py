@@ -1,4 +1,4 @@
-"""What only a GPU can show; `make test-gpu` on a machine with one, where `rootstock/` and pytest suffice."""
+"""What only a GPU can test; `make test-gpu` on a machine with one, where `rootstock/` and pytest suffice."""
 
 import io
 
@@ -31,7 +31,7 @@ def transform(interpolation: str = "bilinear", size: int = 224) -> Transform:
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_resizing_in_one_kernel_gives_pillows_levels_or_one_beside(interpolation):
+def test_resizing_in_one_kernel_differs_from_pillow_by_at_most_one_level(interpolation):
     from rootstock.images import gpu_resize
 
     to, rng = transform(interpolation), np.random.default_rng(0)
@@ -45,7 +45,7 @@ def test_resizing_in_one_kernel_gives_pillows_levels_or_one_beside(interpolation
     assert differences.max() <= 1
 
 
-def test_nvjpeg_gives_nearly_what_the_cpu_gives():
+def test_nvjpeg_decodes_nearly_the_same_pixels_as_the_cpu():
     to = transform()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -67,7 +67,7 @@ def test_nvjpeg_gives_nearly_what_the_cpu_gives():
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_features_are_those_of_the_cpu(precision):
+def test_features_on_the_gpu_equal_those_on_the_cpu(precision):
     network = build("resnet18", 64).eval()
     batch = np.random.default_rng(0).integers(0, 256, (100, 3, 64, 64), np.uint8)
     net = torch.nn.Sequential(loader.Normalise(transform(size=64)), network).eval()

@@ -45,19 +45,19 @@ def judged(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["source", "weights", "inbox", "store"])
-def test_files_are_reached_in_the_workspace_and_where_the_committed_parameters_point(judged, key):
+def test_paths_are_allowed_in_the_workspace_and_where_the_committed_parameters_point(judged, key):
     reached = ["photos", "./a/../photos", "/data/photos/x", "file:///data/photos", "s3://bucket/photos/x"]
     assert [value for value in reached if not judged(key, value)] == []
     not_reached = ["/data/photos2", "/data", "out", "out/passwd", "..", "~", "s3://bucket", "https://h/x", "memory://x"]
     assert [value for value in not_reached if judged(key, value)] == []
 
 
-def test_names_of_what_is_brought_along_are_no_places(judged):
+def test_names_of_built_in_sources_and_weights_are_always_allowed(judged):
     assert judged("source", "sample:digits") and judged("source", "torchvision:EuroSAT")
     assert judged("weights", "pretrained") and judged("weights", "random") and judged("weights", "package:torch/x")
 
 
-def test_a_cluster_is_a_host_however_it_is_written(judged, monkeypatch):
+def test_a_cluster_is_allowed_by_its_host_however_its_address_is_written(judged, monkeypatch):
     reached = ["scheduler:8786", "tcp://scheduler:8786"]
     others = [
         "evil:8786",
@@ -76,7 +76,7 @@ def test_a_cluster_is_a_host_however_it_is_written(judged, monkeypatch):
     assert not judged("cluster", "tcp://evil:8786")
 
 
-def test_a_worker_may_name_its_roots_from_its_home(judged, monkeypatch, tmp_path):
+def test_roots_of_a_worker_may_be_relative_to_its_home(judged, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     monkeypatch.setenv(allowed_addresses.ROOTS, " ~/photos ; s3://other/x;")
     home = Path(tmp_path / "me" / "photos")

@@ -28,7 +28,7 @@ DAMAGE = {
 CHAMPIONS = ("data/model/model.json", "data/model/model.safetensors", "data/report/predictions.parquet")
 
 
-def test_a_delivery_is_tried_again_as_soon_as_it_is_judged_otherwise_but_for_one_that_was_rolled_back(tmp_path):
+def test_a_delivery_is_tried_again_when_the_criteria_change_unless_it_was_rolled_back(tmp_path):
     put(tmp_path / "data" / "inbox" / "shed" / "ants" / "1.png", 1)
     with chdir(tmp_path):
         delivery, settings = inbox.list_delivery("data/inbox", 0), Retrain()
@@ -47,7 +47,7 @@ def test_a_delivery_is_tried_again_as_soon_as_it_is_judged_otherwise_but_for_one
 @pytest.mark.parametrize(
     "command", [("dvc", "repro"), *slow((sys.executable, "-m", "flows.pipeline"))], ids=["repro", "flow"]
 )
-def test_the_history_that_an_earlier_version_kept_in_the_models_folder_survives(flow_ran_in, tmp_path, command):
+def test_a_history_in_the_models_folder_as_of_an_earlier_version_survives(flow_ran_in, tmp_path, command):
     workspace = flow_ran_in.copy(tmp_path / "workspace")
     rows = [Row(history.FIRST, 1, "The first one.", 45, lock="lock", params="seed: 0", model="a")]
     history.write(workspace.root / "data" / "model", rows)
@@ -56,7 +56,7 @@ def test_the_history_that_an_earlier_version_kept_in_the_models_folder_survives(
     assert history.read(workspace.root / "data", workspace.root / ".rootstock") == rows
 
 
-def test_a_champion_that_something_happened_to_is_restored_before_it_is_compared(flow_ran_in, tmp_path):
+def test_a_damaged_champion_is_restored_before_it_is_compared(flow_ran_in, tmp_path):
     workspace = flow_ran_in.copy(tmp_path / "workspace")
     kept = workspace.outputs()
     with chdir(workspace.root):
@@ -73,7 +73,7 @@ def test_a_champion_that_something_happened_to_is_restored_before_it_is_compared
             champion.check_files()
 
 
-def test_a_champion_that_something_happened_to_while_it_was_aside_is_named_with_the_remedy(contested, tmp_path):
+def test_a_champion_damaged_while_set_aside_is_an_error_that_names_the_remedy(contested, tmp_path):
     workspace = contested.copy(tmp_path / "workspace")
     with chdir(workspace.root):
         assert champion.check_files() == []

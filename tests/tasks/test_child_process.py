@@ -45,7 +45,7 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, *slow(signal.SIGTERM, signal.SIGINT)])
-def test_what_a_process_started_ends_with_it_however_it_ends(tmp_path, how):
+def test_child_processes_end_with_their_parent_however_it_ends(tmp_path, how):
     (tmp_path / "watched_by_the_test.py").write_text(WATCHED)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     with subprocess.Popen([sys.executable, "-c", STARTS], env=env, stdout=subprocess.PIPE) as process:
@@ -80,7 +80,7 @@ running()
 """
 
 
-def test_the_server_of_a_run_without_one_asks_for_a_secret_and_ends_with_a_killed_run(prefect_home, tmp_path):
+def test_the_temporary_server_of_a_run_requires_a_secret_and_ends_with_a_killed_run(prefect_home, tmp_path):
     from tests.flows.test_server_access import ask
 
     log = tmp_path / "log"
@@ -113,7 +113,7 @@ def basic(secret: str) -> str:
     return f"Basic {b64encode(secret.encode()).decode()}"
 
 
-def test_a_server_that_is_named_is_left_as_it_is(prefect_home):
+def test_settings_of_a_configured_server_are_left_as_they_are(prefect_home):
     look = (
         "from tasks.bridge import connection\nconnection.guard_own_server()\n"
         "from prefect.settings import PREFECT_API_AUTH_STRING\nprint(PREFECT_API_AUTH_STRING.value())"
@@ -124,7 +124,7 @@ def test_a_server_that_is_named_is_left_as_it_is(prefect_home):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give up the right to read everything")
-def test_the_ui_of_another_user_is_none_of_this_ones(tmp_path):
+def test_the_ui_of_another_user_is_not_used(tmp_path):
     folder = tmp_path / ".rootstock" / "ui"
     folder.mkdir(parents=True)
     (folder / "settings.json").write_text('{"PREFECT_API_URL": "http://127.0.0.1:1/api"}')
@@ -137,7 +137,7 @@ def test_the_ui_of_another_user_is_none_of_this_ones(tmp_path):
     assert done.stdout.strip() == "{}"
 
 
-def test_a_file_of_settings_without_its_ui_counts_for_nothing(tmp_path):
+def test_a_settings_file_whose_ui_does_not_run_is_ignored(tmp_path):
     folder = tmp_path / ".rootstock" / "ui"
     folder.mkdir(parents=True)
     settings = folder / "settings.json"

@@ -48,7 +48,7 @@ def without_features(alone: Workspace, root, **extract: object) -> Workspace:
 
 
 @pytest.mark.parametrize("runner", [DASK, RAY])
-def test_on_two_workers_the_bytes_are_those_of_one_process(alone, tmp_path, runner):
+def test_two_workers_write_the_same_bytes_as_one_process(alone, tmp_path, runner):
     copy = without_features(alone, tmp_path / runner, runner=runner)
     said = copy.run("python", "-m", "tasks.extract", HOME=str(tmp_path)).stderr
     assert "45 of 45 images extracted with openvino" in said
@@ -57,7 +57,7 @@ def test_on_two_workers_the_bytes_are_those_of_one_process(alone, tmp_path, runn
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("runner", ["dask", "ray"])
-def test_a_worker_that_is_killed_loses_nothing_but_time(alone, tmp_path, runner):
+def test_a_killed_worker_costs_nothing_but_time(alone, tmp_path, runner):
     copy = without_features(alone, tmp_path / runner, runner=runner)
     killed: list[int] = []
 
@@ -85,7 +85,7 @@ def test_a_worker_that_is_killed_loses_nothing_but_time(alone, tmp_path, runner)
 
 
 @pytest.mark.cluster
-def test_through_a_store_the_bytes_are_the_same_and_the_next_workspace_finds_them(alone, tmp_path, s3):
+def test_features_in_a_store_have_the_same_bytes_and_are_reused_by_the_next_workspace(alone, tmp_path, s3):
     store = f"s3://{s3.bucket}/features"
     env = s3.credentials | {"AWS_ENDPOINT_URL": s3.url}
     copy = without_features(alone, tmp_path / "one", runner="dask", store=store)
@@ -97,7 +97,7 @@ def test_through_a_store_the_bytes_are_the_same_and_the_next_workspace_finds_the
 
 
 @pytest.mark.cluster
-def test_the_flow_fans_out_too_and_dvc_has_nothing_left_to_do(alone, tmp_path):
+def test_a_flow_fans_out_too_and_dvc_has_nothing_left_to_do(alone, tmp_path):
     copy = without_features(alone, tmp_path / "flow", runner="dask")
     copy.flow()
     assert features_of(copy) == features_of(alone)
@@ -144,7 +144,7 @@ def running_ray(env: dict[str, str]) -> Iterator[str]:
 
 @pytest.mark.cluster
 @pytest.mark.parametrize(("runner", "running"), [("dask", running_dask), ("ray", running_ray)])
-def test_a_cluster_that_runs_already_gives_the_same_bytes_and_stays(alone, tmp_path, server, runner, running):
+def test_a_running_cluster_gives_the_same_bytes_and_keeps_running(alone, tmp_path, server, runner, running):
     env = alone.env | {"PREFECT_API_URL": server.url, "HOME": str(tmp_path)}
     with running(env) as address:
         for turn in ("one", "two"):

@@ -133,10 +133,10 @@ CASES = [(stage, what, damage) for stage, files in READ.items() for what in file
 
 
 @pytest.mark.parametrize(("stage", "what", "damage"), CASES, ids=lambda value: getattr(value, "__name__", value))
-def test_a_stage_names_a_file_that_is_not_what_was_written_and_what_brings_it_back(copied, stage, what, damage):
+def test_a_stage_names_a_damaged_file_and_how_to_restore_it(copied, stage, what, damage):
     path = sorted(copied.glob(what))[0]
     damage(path)
-    if stage == "ingest":  # a look that finds nothing new reads less
+    if stage == "ingest":  # an ingest that finds nothing new reads less
         draw_one(copied)
     with pytest.raises(RootstockError) as caught:
         run(stage)
@@ -154,7 +154,7 @@ def draw_one(root: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda value: value.__name__)
-def test_features_that_are_damaged_are_computed_again(copied, finished, damage):
+def test_damaged_features_are_computed_again(copied, finished, damage):
     path = sorted(copied.glob("data/features/*/*.parquet"))[0]
     damage(path)
     if path.is_dir():
@@ -164,7 +164,7 @@ def test_features_that_are_damaged_are_computed_again(copied, finished, damage):
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda value: value.__name__)
-def test_a_checkpoint_that_is_damaged_is_no_reason_not_to_train(copied, finished, damage, caplog):
+def test_a_damaged_checkpoint_does_not_prevent_training(copied, finished, damage, caplog):
     workspace.CHECKPOINT.write_bytes(b"PK" + bytes(1000))
     damage(workspace.CHECKPOINT)
     if workspace.CHECKPOINT.is_dir():
@@ -186,7 +186,7 @@ def test_a_folder_of_outputs_may_be_a_link_to_another_disk(copied, tmp_path, nam
 
 
 @pytest.mark.parametrize("name", ["data", "data/report"])
-def test_data_that_git_and_dvc_would_not_see_is_refused_before_any_work(copied, tmp_path, name):
+def test_a_linked_folder_that_git_and_dvc_would_not_follow_is_refused_before_any_work(copied, tmp_path, name):
     shutil.move(copied / name, tmp_path / "disk")
     (copied / name).symlink_to(tmp_path / "disk")
     refused = pytest.raises(RootstockError, match=f"^{name} is a link to .*data/images.*may be links to another disk")

@@ -22,7 +22,7 @@ def shown(after_flow):
     return after_flow.root / "dvc_plots"
 
 
-def test_the_page_loads_nothing_and_is_configured_on_this_machine_alone(shown):
+def test_the_page_loads_nothing_and_its_template_is_configured_only_on_this_machine(shown):
     page = (shown / "index.html").read_text()
     assert "vegaEmbed=" in page and page.count("vegaEmbed('#") == len(PLOTS)
     assert "<script src" not in page and "cdn." not in page.split("</script>", 1)[0][-5000:]

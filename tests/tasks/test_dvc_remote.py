@@ -33,7 +33,7 @@ def shelf(request, tmp_path) -> tuple[list[str], dict[str, str]]:
     ], s3.credentials
 
 
-def test_a_file_comes_back_as_last_put_and_is_gone_when_dropped(workspace: Workspace, shelf):
+def test_a_file_is_read_as_last_written_and_is_gone_after_its_removal(workspace: Workspace, shelf):
     commands, credentials = shelf
     for command in commands:
         workspace.run("dvc", "remote", *command.split())

@@ -28,12 +28,12 @@ def test_the_code_dependencies_of_a_stage_are_its_module_and_the_packages_that_i
     assert listed == [*wanted, f"tasks/{stage}.py"]
 
 
-def test_the_map_is_short():
+def test_dvc_yaml_is_short():
     assert len((ROOT / "dvc.yaml").read_text().splitlines()) < 130
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_command_of_a_stage_is_its_modules(stage):
+def test_the_command_of_a_stage_runs_its_module(stage):
     assert STAGES[stage]["cmd"] == f"python -m tasks.{stage}"
 
 
@@ -63,14 +63,14 @@ def flow_edges() -> set[tuple[str, str]]:
     return edges
 
 
-def test_where_it_is_fine_tuned_makes_nothing_stale_and_every_other_setting_does():
+def test_every_setting_of_fine_tuning_makes_it_stale_except_those_of_where_it_runs():
     recipe = [f"finetune.{key}" for key in Finetune().recipe()]
     assert {"where", "if_no_worker"} == set(Finetune.model_fields) - set(Finetune().recipe())
     for stage in ("fine_tune", "evaluate"):
         assert [param for param in STAGES[stage]["params"] if param.startswith("finetune")] == recipe
 
 
-def test_where_and_how_many_at_once_are_extracted_makes_nothing_stale_and_every_other_setting_does():
+def test_every_setting_of_extraction_makes_it_stale_except_batch_size_and_those_of_where_it_runs():
     recipe = [f"extract.{key}" for key in Extract().recipe()]
     assert {"batch_size", "runner", "workers", "cluster", "store"} == set(Extract.model_fields) - set(
         Extract().recipe()
@@ -79,7 +79,7 @@ def test_where_and_how_many_at_once_are_extracted_makes_nothing_stale_and_every_
         assert [param for param in STAGES[stage]["params"] if param.startswith("extract")] == recipe
 
 
-def test_every_section_of_the_parameters_reaches_a_stage_but_those_that_no_result_depends_on():
+def test_every_section_of_the_parameters_that_results_depend_on_reaches_a_stage():
     watched = {param.split(".")[0] for stage in STAGES.values() for param in stage["params"]}
     assert watched | {"retrain", "compare", "cache"} == set(YAML(typ="safe").load(ROOT / "params.yaml"))
 

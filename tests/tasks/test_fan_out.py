@@ -46,7 +46,7 @@ def test_a_killed_worker_loses_only_its_shard_which_is_tried_again(runner, start
 
 
 @pytest.mark.cluster
-def test_the_shards_are_task_runs_of_a_flow_below_the_one_that_runs(server, fan_out):
+def test_shards_are_task_runs_of_a_subflow(server, fan_out):
     before = {run.id for run in server.runs()}
     done = fan_out("dask", "flow", PREFECT_API_URL=server.url)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -60,7 +60,7 @@ def test_the_shards_are_task_runs_of_a_flow_below_the_one_that_runs(server, fan_
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("runner", ["dask", "ray"])
-def test_what_a_worker_says_is_wrong_ends_the_call_in_its_words(runner, fan_out, tmp_path):
+def test_an_error_in_a_worker_ends_the_call_with_its_message(runner, fan_out, tmp_path):
     done = fan_out(runner, "stage", "a", fanning.FAILS, "b")
     assert done.returncode == 1
     assert f"SourceError: {tmp_path}/fails: holds 3 of the 5 images wanted" in done.stderr.splitlines()
@@ -68,7 +68,7 @@ def test_what_a_worker_says_is_wrong_ends_the_call_in_its_words(runner, fan_out,
 
 
 @pytest.mark.parametrize(("runner", "package"), [("dask", "prefect_dask"), ("ray", "ray")])
-def test_a_runner_that_is_not_installed_is_named_with_what_installs_it(runner, package, monkeypatch):
+def test_a_runner_that_is_not_installed_is_an_error_that_says_how_to_install_it(runner, package, monkeypatch):
     from tasks.bridge.fan_out import fan_out
 
     monkeypatch.setitem(sys.modules, package, None)

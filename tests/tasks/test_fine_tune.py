@@ -1,4 +1,4 @@
-"""The stage fine_tune where there is nothing to fine-tune: it reads nothing, here or elsewhere."""
+"""The stage fine_tune where there is nothing to fine-tune: it reads nothing and is not handed off."""
 
 from contextlib import chdir
 from pathlib import Path
@@ -14,7 +14,7 @@ from tasks.fine_tune import fine_tune
 NOTHING = Params(finetune=Finetune(stages=(), where="fine-tune/gpu"))
 
 
-def test_without_stages_nothing_is_read_and_no_weights_are_written(tmp_path):
+def test_fine_tuning_without_stages_reads_nothing_and_writes_no_weights(tmp_path):
     with chdir(tmp_path):
         summary = fine_tune(NOTHING)
         assert {path.name for path in FINETUNED.iterdir()} == {"history.parquet", "finetuned.json"}
@@ -23,7 +23,7 @@ def test_without_stages_nothing_is_read_and_no_weights_are_written(tmp_path):
     assert not (tmp_path / ".rootstock" / "finetune.pt").exists()
 
 
-def test_without_stages_no_other_machine_is_asked(tmp_path, monkeypatch):
+def test_fine_tuning_without_stages_is_not_handed_off(tmp_path, monkeypatch):
     monkeypatch.setattr(handoff, "get_client", pytest.fail)
     monkeypatch.setattr(handoff.dvc_remote, "push_inputs", pytest.fail)
     with chdir(tmp_path):

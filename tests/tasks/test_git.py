@@ -1,4 +1,4 @@
-"""How runs are kept in git, without ever touching a person's work, even if they are killed."""
+"""Runs are kept in git without touching a person's work, even if they are killed."""
 
 import shutil
 
@@ -130,9 +130,7 @@ CIRCUMSTANCES = {
 
 
 @pytest.mark.parametrize("circumstance", CIRCUMSTANCES)
-def test_an_experiment_is_kept_in_every_state_a_person_may_leave_git_in_and_the_state_stays(
-    edited, tmp_path, circumstance
-):
+def test_an_experiment_is_kept_in_any_state_of_git_and_the_state_stays(edited, tmp_path, circumstance):
     workspace = edited.copy(tmp_path / "workspace")
     CIRCUMSTANCES[circumstance](workspace)
     persons = what_is_a_persons(workspace)
@@ -155,7 +153,7 @@ def test_an_experiment_is_kept_in_a_worktree_of_its_own(edited, tmp_path):
     assert not (beside.root / "staged.md").exists()
 
 
-def test_what_a_hook_sets_leads_to_no_other_repository(edited, tmp_path):
+def test_git_variables_set_by_a_hook_do_not_lead_to_another_repository(edited, tmp_path):
     workspace = edited.copy(tmp_path / "workspace")
     code = "from tasks.bridge import experiments; print(experiments.save_experiment('mine').note)"
     elsewhere = {"GIT_DIR": str(tmp_path), "GIT_INDEX_FILE": str(tmp_path / "index"), "GIT_WORK_TREE": str(tmp_path)}
@@ -163,7 +161,7 @@ def test_what_a_hook_sets_leads_to_no_other_repository(edited, tmp_path):
     assert git(workspace, "rev-parse", ref_of(workspace))
 
 
-def test_dvc_shows_applies_and_removes_what_was_kept(after_flow):
+def test_dvc_shows_applies_and_removes_kept_experiments(after_flow):
     [name] = experiments(after_flow)
     before = after_flow.outputs()
     assert experiments(after_flow)[name]["metrics"]["data/report/metrics.json"]["data"]["winner"]
@@ -193,7 +191,7 @@ def test_a_promotion_is_committed_alone_beside_what_a_person_has_staged(edited, 
 
 
 @EVERY
-def test_a_commit_of_ours_that_was_killed_anywhere_is_made_once_by_the_next(edited, tmp_path, every):
+def test_a_commit_that_was_killed_anywhere_is_made_once_by_the_next_run(edited, tmp_path, every):
     work = "git.commit([Path('dvc.lock'), Path('params.yaml')], 'champion@v2')"
     prepare = "from pathlib import Path; from tasks.bridge import git"
     with power_cut(tmp_path, prepare, edited.env, edited.root) as cut:
@@ -219,7 +217,7 @@ def test_a_lock_that_another_git_program_holds_is_waited_for_and_then_named(edit
     assert git(workspace, "log", "-1", "--format=%s") == "no photos"
 
 
-def test_what_an_earlier_way_of_saving_had_moved_aside_is_named_with_the_way_back(edited, tmp_path):
+def test_changes_stashed_by_an_earlier_version_are_named_with_how_to_restore_them(edited, tmp_path):
     workspace = edited.copy(tmp_path / "workspace")
     code = "from tasks.bridge import git; print(git.left_by_dvc())"
     assert workspace.run("python", "-c", code).stdout.strip() == "None"

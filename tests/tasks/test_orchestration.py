@@ -1,4 +1,4 @@
-"""What a task of a flow shows and how it ends; how a run waits for another run, or for DVC."""
+"""What a task of a flow logs, in which state it ends, and how a run waits for another run or for DVC."""
 
 import contextlib
 import logging
@@ -47,7 +47,7 @@ def in_a_thread(work) -> threading.Thread:
     return thread
 
 
-def test_what_the_work_says_is_in_the_log_of_its_own_run_once_and_a_helpers_in_the_flows(runs, caplog):
+def test_messages_of_a_task_are_logged_once_in_its_own_run_and_those_of_helper_threads_in_the_flows(runs, caplog):
     log, own = logging.getLogger("tasks.bridge.repair"), {}
 
     @orchestration.reported_task
@@ -71,7 +71,7 @@ def test_what_the_work_says_is_in_the_log_of_its_own_run_once_and_a_helpers_in_t
 @pytest.mark.parametrize(
     ("ends_it", "state"), [(RootstockError("it failed"), "Failed"), (cancellation.Stopped("cancelled"), "Cancelled")]
 )
-def test_a_task_ends_in_a_state_with_the_words_of_what_ended_it(runs, ends_it, state):
+def test_a_task_ends_in_a_state_with_the_message_of_what_ended_it(runs, ends_it, state):
     @orchestration.reported_task
     def task() -> None:
         raise ends_it
@@ -80,7 +80,7 @@ def test_a_task_ends_in_a_state_with_the_words_of_what_ended_it(runs, ends_it, s
     assert (ended.name, ended.message) == (state, str(ends_it))
 
 
-def test_every_task_can_be_stopped_where_it_reports_progress(runs):
+def test_every_task_can_be_cancelled_where_it_reports_progress(runs):
     @orchestration.reported_task
     def task() -> None:
         with progress.bar("compare", 3) as advance:
@@ -93,7 +93,7 @@ def test_every_task_can_be_stopped_where_it_reports_progress(runs):
         cancellation.forget()
 
 
-def test_a_wait_for_dvc_ends_at_once_when_the_run_is_to_end(tmp_path, monkeypatch):
+def test_a_wait_for_dvc_ends_at_once_when_the_run_is_cancelled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     repair.TMP.mkdir(parents=True)
     said, ended = [], []
@@ -115,7 +115,7 @@ def test_a_wait_for_dvc_ends_at_once_when_the_run_is_to_end(tmp_path, monkeypatc
     assert ended[0] - asked < 1
 
 
-def test_a_run_that_is_cancelled_while_it_waits_puts_back_nothing_of_the_run_that_it_waits_for(workspace):
+def test_a_run_cancelled_while_waiting_undoes_nothing_of_the_run_that_it_waits_for(workspace):
     given = "from tasks.bridge import run_params as run\nwith run.writing(str), run.in_params_file({'seed': %d}, str)"
     end = "import uuid; from tasks.bridge import termination; termination._report_state = lambda run: None; "
     end += "termination._end_process(uuid.uuid4())"

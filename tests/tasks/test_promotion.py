@@ -138,9 +138,7 @@ def test_a_push_that_failed_is_tried_again_and_one_that_succeeded_is_not(contest
 
 
 @pytest.mark.slow
-def test_a_promotion_in_the_middle_of_a_persons_merge_is_committed_tagged_and_pushed_by_a_run_after_it(
-    contested, tmp_path
-):
+def test_a_promotion_during_a_merge_is_committed_tagged_and_pushed_by_a_run_after_it(contested, tmp_path):
     workspace = own_remotes(contested, tmp_path)
     merging = workspace.root / ".git" / "MERGE_HEAD"
     merging.write_text(workspace.run("git", "rev-parse", "HEAD").stdout)
@@ -159,7 +157,7 @@ def test_a_promotion_in_the_middle_of_a_persons_merge_is_committed_tagged_and_pu
     assert "champion@v2" in workspace.run("git", "ls-remote", "origin").stdout
 
 
-def test_of_a_promotion_that_was_not_committed_before_params_changed_the_experiment_is_tagged(contested, tmp_path):
+def test_the_experiment_of_a_promotion_is_tagged_if_params_changed_before_its_commit(contested, tmp_path):
     workspace = own_remotes(contested, tmp_path)
     (workspace.root / ".git" / "MERGE_HEAD").write_text(workspace.run("git", "rev-parse", "HEAD").stdout)
     workspace.run("python", "-c", PREPARE + "promote()")

@@ -56,14 +56,14 @@ def of(pid: int, cmd: str = "dvc repro") -> dict:
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"write": {"/a": {"pid": 1', "[]", '{"write": {"/a": 3}}', "\0\0\0\0"])
-def test_a_list_of_busy_files_that_was_cut_is_removed_and_that_is_said(here, text):
+def test_a_truncated_list_of_files_in_use_is_removed_and_reported(here, text):
     repair.RWLOCK.write_text(text)
     assert repair.blockers(["/a"], ["/a"]) == []
     assert "it was truncated when a DVC command was killed" in repair.repair_rwlock()
     assert not repair.RWLOCK.exists()
 
 
-def test_who_is_dead_keeps_nothing_busy_and_who_lives_does(here, dead):
+def test_files_are_in_use_by_living_processes_but_not_by_dead_ones(here, dead):
     with subprocess.Popen(["sleep", "60"]) as living:
         for pid, blocks in ((dead, False), (living.pid, True)):
             repair.RWLOCK.write_text(
@@ -81,7 +81,7 @@ def test_who_is_dead_keeps_nothing_busy_and_who_lives_does(here, dead):
 
 
 @pytest.mark.parametrize("end", range(0, len(LOCK), 7))
-def test_dvc_lock_cut_anywhere_is_as_it_was_before(here, end):
+def test_a_dvc_lock_truncated_anywhere_is_restored(here, end):
     repair.LOCK.write_text(LOCK)
     assert repair.repair_lock() is None
     repair.LOCK.write_text(LOCK[:end])
@@ -89,7 +89,7 @@ def test_dvc_lock_cut_anywhere_is_as_it_was_before(here, end):
     assert repair.LOCK.read_text() == LOCK
 
 
-def test_an_irreparable_dvc_lock_is_named_with_what_to_do(here):
+def test_an_irreparable_dvc_lock_is_an_error_that_says_what_to_do(here):
     repair.LOCK.write_text(LOCK[:100])
     with pytest.raises(RootstockError, match=r"dvc\.lock is truncated.*git checkout dvc\.lock"):
         repair.repair_lock()
@@ -124,7 +124,7 @@ def test_a_truncated_dvc_file_of_a_comparison_is_removed_and_any_other_is_named(
     assert theirs.read_text() == ADDED[:end]
 
 
-def test_a_run_log_that_was_cut_loses_that_line_and_no_other(here):
+def test_a_truncated_run_log_loses_only_the_truncated_line(here):
     places.log_run("ingest", 1.0, 5, "first")
     cut = places.RUN_LOG.read_bytes()
     for end in range(len(cut)):
@@ -140,7 +140,7 @@ NOTES = ["", "{", "[1]", "7", "{}", "\0\0", '{"before": 1, "after": 2, "written"
 
 
 @pytest.mark.parametrize("text", NOTES)
-def test_a_note_of_what_was_begun_that_is_damaged_is_named_with_what_removing_it_means(here, text):
+def test_a_damaged_note_of_work_under_way_is_an_error_that_says_what_removing_it_means(here, text):
     for note, carry_out in (
         (rollback.BEGUN, rollback.finish), (promotion.DECIDED, promotion.finish),
         (promotion.UNCOMMITTED, promotion.commit_what_waits),
@@ -153,7 +153,7 @@ def test_a_note_of_what_was_begun_that_is_damaged_is_named_with_what_removing_it
 
 
 @pytest.mark.parametrize("text", NOTES)
-def test_a_note_of_the_values_of_a_run_that_is_damaged_changes_nothing(here, text):
+def test_a_damaged_note_of_the_values_of_a_run_changes_nothing(here, text):
     places.PARAMS.write_text("a person's\n")
     for note in (run_params.UNDER_WAY, run_params.WRITTEN):
         note.write_text(text)
@@ -211,7 +211,7 @@ def test_the_next_command_repairs_everything_and_has_nothing_else_to_do(after_fl
     assert "Traceback" not in said.stdout + said.stderr
 
 
-def test_a_temporary_file_that_a_process_is_writing_is_left_to_it(here):
+def test_a_temporary_file_that_a_process_is_writing_is_kept(here):
     cache = here / "cache" / "files" / "md5" / "0a"
     cache.mkdir(parents=True)
     left, written = cache / ".left.tmp", cache / ".written.tmp"
@@ -226,7 +226,7 @@ def test_a_temporary_file_that_a_process_is_writing_is_left_to_it(here):
     assert not written.exists()
 
 
-def test_folders_of_the_cache_in_which_nothing_changed_are_not_looked_into_again(here, monkeypatch):
+def test_unchanged_folders_of_the_cache_are_not_scanned_again(here, monkeypatch):
     folders = [here / "cache" / "files" / "md5" / f"{number:02x}" for number in range(256)]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -246,7 +246,7 @@ def test_folders_of_the_cache_in_which_nothing_changed_are_not_looked_into_again
 
 
 @pytest.mark.slow
-def test_a_stage_that_was_killed_before_it_was_recorded_gives_way_to_an_earlier_run_that_dvc_has(after_flow):
+def test_outputs_of_a_stage_killed_before_it_was_recorded_are_replaced_by_those_of_an_earlier_run(after_flow):
     before = after_flow.outputs()
     for stage, section, value in (("train_head", "head", {"l2": [3.0]}), ("backbone", "backbone", {"image_size": 33})):
         kept = (after_flow.root / "params.yaml").read_bytes()

@@ -27,7 +27,7 @@ def here(after_flow, monkeypatch):
     experiments._cache.cache_clear()
 
 
-def test_a_run_has_the_time_figures_and_data_version_of_its_experiment(here):
+def test_a_run_is_listed_with_the_time_figures_and_data_version_of_its_experiment(here):
     [run] = run_list.list_runs()
     [(name, at)] = [(kept.name, kept.at) for kept in experiments.list_kept()]
     assert (run.name, run.at, run.champion, run.images, run.why) == (name, at, "", 45, "")
@@ -52,7 +52,7 @@ def test_a_decision_and_the_experiment_of_its_run_are_one_line(here):
     assert [run.name for run in run_list.list_runs()] == ["", name]  # its own run, not one with the same lock
 
 
-def test_what_changed_since_the_run_before_is_named_and_the_last_runs_are_the_last(here):
+def test_changes_since_the_previous_run_are_named_and_the_latest_runs_come_last(here):
     lock = here.root / "dvc.lock"
     lock.write_text(lock.read_text().replace("max_iterations: 300", "max_iterations: 77"))
     experiments.save_experiment("zebra")
@@ -62,7 +62,7 @@ def test_what_changed_since_the_run_before_is_named_and_the_last_runs_are_the_la
     assert len(run_list.list_runs()) == 2  # those of earlier commits, too
 
 
-def test_results_that_git_has_are_not_kept_again(here):
+def test_results_that_are_committed_are_not_kept_again(here):
     [kept] = experiments.list_kept()
     again = experiments.keep("again")
     assert (again.name, len(experiments.list_kept())) == (kept.name, 1)
@@ -74,7 +74,7 @@ def test_results_that_git_has_are_not_kept_again(here):
     assert experiments.keep("another").note.startswith("Kept as experiment another")
 
 
-def test_it_works_where_the_cache_git_or_the_lock_is_gone_or_damaged(here):
+def test_the_list_works_where_the_cache_git_or_the_lock_is_missing_or_damaged(here):
     shutil.rmtree(".dvc/cache")
     [run] = run_list.list_runs()
     assert (run.validation, run.test, run.images) == (None, None, None) and run.data
@@ -87,7 +87,7 @@ def test_it_works_where_the_cache_git_or_the_lock_is_gone_or_damaged(here):
     assert [run.champion for run in run_list.list_runs()] == ["v1, now"]
 
 
-def test_on_a_terminal_every_line_fits_and_names_cannot_break_it():
+def test_every_line_fits_a_terminal_and_names_cannot_break_it():
     why = "The challenger is better: " + "90.0% test accuracy on shed; " * 9
     accuracy = {"value": 1.0, "low": 0.985, "high": 1.0}
     run = Run(
@@ -115,7 +115,7 @@ def test_the_command_says_where_runs_would_come_from(here, workspace):
     assert here.run(sys.executable, "-m", "flows.runs").stdout.splitlines()[1].split()[0] in git(here, "for-each-ref")
 
 
-def test_dvc_exp_show_fits_120_columns_with_the_metrics_unless_it_is_told_what_to_show(here):
+def test_dvc_exp_show_with_metrics_fits_120_columns_unless_options_say_what_to_show(here):
     shown = here.run("dvc", "exp", "show", "-A", "--no-pager", COLUMNS="120")
     head = next(line for line in shown.stdout.splitlines() if "Experiment" in line)
     assert head.split() == [

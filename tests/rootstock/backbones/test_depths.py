@@ -60,7 +60,7 @@ def _uncut(network: depths.Cut) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", large_are_slow(NAMES))
-def test_the_depths_of_every_network_are_there_and_shrink_as_the_literature_has_it(name):
+def test_every_network_has_its_depths_at_the_strides_known_from_the_literature(name):
     """Edges and textures at stride 4 or 8, parts at stride 16, objects at the end."""
     size = {"inception_v3": 299, "lenet5": 32}.get(name, 224)
     with meta(name):
@@ -95,7 +95,7 @@ def test_maps_and_tokens_are_pooled_to_vectors(name, pooling):
         assert found(torch.rand(2, 3, size, size)).shape == (2, POOLED[pooling] * width)
 
 
-def test_pooling_is_what_its_name_says():
+def test_each_pooling_computes_what_its_name_says():
     values = torch.tensor([[[1.0, 2.0, 3.0], [0.0, 0.0, 6.0]]])
     assert pool(values, "avg").tolist() == [[2, 2]]
     assert pool(values, "max").tolist() == [[3, 6]]
@@ -104,7 +104,7 @@ def test_pooling_is_what_its_name_says():
     np.testing.assert_allclose(gem, [(36 / 3) ** (1 / 3), (216 / 3) ** (1 / 3)], rtol=1e-5)
 
 
-def test_a_swins_maps_have_their_channels_last_and_are_pooled_over_places():
+def test_feature_maps_of_a_swin_have_their_channels_last_and_are_pooled_over_positions():
     network = build("swin_t", 64).eval()
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
@@ -112,7 +112,7 @@ def test_a_swins_maps_have_their_channels_last_and_are_pooled_over_places():
         torch.testing.assert_close(cut(network, "swin_t", "norm", "avg")(images), whole)
 
 
-def test_the_class_token_is_what_a_transformer_classifies_by():
+def test_the_class_token_is_the_input_of_a_transformers_classifier():
     network = build("vit_b_32", 64).eval()
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
@@ -143,7 +143,7 @@ def test_nothing_above_the_layer_is_computed_and_nothing_changes_its_output_in_p
 
 
 @pytest.mark.parametrize("layer", ["fc.0", "features.99", "layer3.1.conv7"])
-def test_a_layer_that_is_not_there_is_refused_with_the_nearest(layer):
+def test_an_unknown_layer_is_refused_and_the_nearest_is_suggested(layer):
     with pytest.raises(ParamsError, match=rf"extract.layer is '{layer}'; expected low, mid, high, penultimate, or the"):
         cut(build("resnet18", 32), "resnet18", layer, "avg")
     with pytest.raises(ParamsError, match=r"Did you mean layer3\.1\.conv2"):
@@ -155,7 +155,7 @@ def test_a_network_without_a_class_token_refuses_that_pooling():
         cut(build("resnet18", 32), "resnet18", "mid", "cls")
 
 
-def test_a_misspelt_depth_is_refused_before_there_is_a_network():
+def test_a_misspelt_depth_is_refused_before_a_network_is_built():
     with pytest.raises(ValueError, match="is 'penultimat'; expected low, mid, high, penultimate, or a module name"):
         params.Extract(layer="penultimat")
     assert params.Extract(layer="layer3.0.conv1").layer == "layer3.0.conv1"
@@ -181,7 +181,7 @@ def test_the_description_has_width_parameters_and_cost_of_each_depth(prepared):
         assert values == sorted(values) and values[-1] == described[figure]
 
 
-def test_a_depth_and_the_module_it_means_share_a_cache_and_other_depths_do_not(prepared):
+def test_a_depth_and_the_module_it_stands_for_share_a_cache_and_other_depths_do_not(prepared):
     described = backbones.describe(prepared)
 
     def key(**settings: str) -> str:

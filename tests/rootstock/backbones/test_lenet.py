@@ -27,7 +27,7 @@ def test_each_layer_has_as_many_parameters_as_the_paper_says(variant, by_layer, 
     assert variant or without_output == 60_000  # "60,000 trainable parameters"
 
 
-def test_it_has_as_many_connections_as_the_paper_says():
+def test_lenet5_has_as_many_connections_as_the_paper_says():
     per_unit = {"c1": 25 + 1, "s2": 4 + 1, "s4": 4 + 1, "c5": 400 + 1, "f6": 120 + 1, "rbf": 84}
     units = {"c1": 6 * 28**2, "s2": 6 * 14**2, "s4": 16 * 5**2, "c5": 120, "f6": 84, "rbf": 10}
     c3 = sum(25 * len(sees) + 1 for sees in C3_SEES) * 10**2
@@ -63,14 +63,14 @@ def test_subsampling_adds_four_neighbours_times_a_weight_plus_a_bias():
     assert layer(maps)[0, 1, 1, 1] == 2 * (26 + 27 + 30 + 31) - 1
 
 
-def test_the_squashing_function_maps_one_to_one():
+def test_the_squashing_function_maps_1_to_1():
     torch.testing.assert_close(
         Squash()(torch.tensor([-1.0, 0.0, 1.0])), torch.tensor([-1.0, 0.0, 1.0]), rtol=0, atol=1e-4
     )
 
 
 @pytest.mark.parametrize("variant", [None, "average_pooling"])
-def test_it_sees_grey_and_learns(variant):
+def test_lenet5_converts_images_to_grey_and_learns(variant):
     torch.manual_seed(0)
     network = LeNet5(variant, classes=3)
     image = torch.rand(1, 1, 32, 32).expand(4, 3, 32, 32)

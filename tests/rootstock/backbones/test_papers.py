@@ -25,7 +25,7 @@ def count(network: nn.Module) -> int:
         ("googlenet", 6_624_904, 6.8e6),
     ],
 )
-def test_the_measured_numbers_are_near_the_papers(name, parameters, said):
+def test_measured_figures_are_close_to_those_of_the_papers(name, parameters, said):
     with torch.device("meta"):
         network = build_with_classifier(name, 224)
     assert count(network) == parameters == pytest.approx(said, rel=0.03)
@@ -39,7 +39,7 @@ def test_vgg16s_weights_are_about_five_hundred_megabytes():
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg16", "vgg19", "resnet34", "plain34"])
-def test_there_are_as_many_layers_with_weights_as_the_paper_counts(name):
+def test_a_network_has_as_many_layers_with_weights_as_its_paper_counts(name):
     with torch.device("meta"):
         layers = [n for n, m in build_with_classifier(name, 224).named_modules() if isinstance(m, LAYERS_THAT_COUNT)]
     assert len([layer for layer in layers if "downsample" not in layer]) == PAPERS[name].layers
@@ -60,7 +60,7 @@ def test_a_bottleneck_of_one_by_one_convolutions_saves_what_the_description_says
     assert "204,800" in PAPERS["googlenet"].idea and "67,584" in PAPERS["googlenet"].idea
 
 
-def test_the_description_of_a_network_holds_what_its_paper_says(tmp_path):
+def test_the_description_of_a_network_contains_the_figures_of_its_paper(tmp_path):
     described = backbones.prepare(Backbone(name="lenet5", weights="random"), 0, tmp_path / "lenet5")
     assert described["parameters"] == 60_000
     assert described["paper"]["parameters"].startswith("60 thousand (60,000 trainable")

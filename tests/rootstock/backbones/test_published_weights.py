@@ -57,7 +57,7 @@ def test_pretrained_weights_are_downloaded_once(site, named, expected, tmp_path)
     assert (tmp_path / "first/backbone.json").read_bytes() == (tmp_path / "second/backbone.json").read_bytes()
 
 
-def test_what_is_in_torchs_own_cache_is_taken_from_there_without_a_network(named, expected, tmp_path, monkeypatch):
+def test_weights_in_torchs_cache_are_used_without_a_network(named, expected, tmp_path, monkeypatch):
     kept = tmp_path / "torch/hub/checkpoints" / named
     kept.parent.mkdir(parents=True)
     (tmp_path / "state.pth").rename(kept)
@@ -70,7 +70,7 @@ def test_what_is_in_torchs_own_cache_is_taken_from_there_without_a_network(named
     assert same(prepared("pretrained", tmp_path / "out"), expected)
 
 
-def test_a_file_that_is_not_what_its_name_says_is_refused_and_not_kept(site, named, expected, tmp_path):
+def test_a_download_that_does_not_match_the_digest_in_its_name_is_refused_and_not_kept(site, named, expected, tmp_path):
     good = site.files[named]
     site.files[named] = good[:-9] + b"different"
     with pytest.raises(WeightsError, match=r"are damaged: its digest begins with .*\nRemove .* and try again"):
@@ -79,7 +79,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_and_not_kept(site, nam
     assert same(prepared("pretrained", tmp_path / "out"), expected)
 
 
-def test_after_a_broken_connection_the_next_run_fetches_the_rest(site, named, expected, tmp_path):
+def test_a_download_that_broke_off_is_resumed_by_the_next_run(site, named, expected, tmp_path):
     half = len(site.files[named]) // 2
     site.breaks = [half]
     with pytest.raises(WeightsError, match=rf"cannot be loaded from http.*: the connection was lost after {half:,} of"):
@@ -88,7 +88,7 @@ def test_after_a_broken_connection_the_next_run_fetches_the_rest(site, named, ex
     assert site.asked == [(named, 0, 200), (named, half, 206)]
 
 
-def test_a_damaged_file_in_torchs_own_cache_is_named(site, named, tmp_path):
+def test_a_damaged_file_in_torchs_cache_is_named(site, named, tmp_path):
     prepared("pretrained", tmp_path / "out")
     kept = tmp_path / "torch/hub/checkpoints" / named
     kept.write_bytes(kept.read_bytes()[:1000])
@@ -96,7 +96,7 @@ def test_a_damaged_file_in_torchs_own_cache_is_named(site, named, tmp_path):
         prepared("pretrained", tmp_path / "out")
 
 
-def test_an_address_that_has_no_such_file_or_does_not_answer_says_what_to_do(site, named, tmp_path, monkeypatch):
+def test_the_error_for_a_missing_file_or_an_unreachable_address_says_what_to_do(site, named, tmp_path, monkeypatch):
     del site.files[named]
     advice = f"Set {weights.MIRROR} to a folder or URL that contains {named}, or backbone.weights to a local file"
     with pytest.raises(
@@ -130,7 +130,7 @@ def test_any_store_that_fsspec_reaches_serves_as_a_mirror(named, expected, tmp_p
         prepared("pretrained", tmp_path / "out")
 
 
-def test_weights_under_a_licence_of_their_own_are_said_to_be(tmp_path, monkeypatch):
+def test_weights_with_a_licence_of_their_own_are_recorded_with_it(tmp_path, monkeypatch):
     from torchvision.models import RegNet_Y_128GF_Weights
 
     torch.save({"a": torch.zeros(1)}, tmp_path / "state.pth")
@@ -144,7 +144,7 @@ def test_weights_under_a_licence_of_their_own_are_said_to_be(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(("name", "variant"), [("lenet5", None), ("plain34", None), ("resnet34", "shortcut_a")])
-def test_where_nobody_publishes_weights_it_is_said(name, variant):
+def test_a_network_without_published_weights_is_an_error_that_says_so(name, variant):
     with pytest.raises(WeightsError, match=f"no published weights for {name}.*; expected random, or the path"):
         weights.find(Backbone(name=name, variant=variant), 0, 32)
 
@@ -180,7 +180,7 @@ def efficient() -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_timms_weights_come_from_the_hub_that_is_set_and_stay_in_its_cache(efficient, tmp_path):
+def test_timms_weights_are_downloaded_from_the_configured_hub_and_stay_in_its_cache(efficient, tmp_path):
     hub = f"timm/{timm.get_pretrained_cfg(TIMM).hf_hub_id.removeprefix('timm/')}"
     with opened(**{f"{hub}/resolve/main/model.safetensors": safetensors.torch.save(efficient)}) as site:
         site.headers = {"X-Repo-Commit": "0" * 40, "ETag": '"1"'}
@@ -194,7 +194,7 @@ def test_timms_weights_come_from_the_hub_that_is_set_and_stay_in_its_cache(effic
     assert weights.MIRROR in prepared_alone(f"timm/{TIMM}", tmp_path / "none", **nowhere)
 
 
-def test_a_mirror_has_timms_weights_under_the_models_name(efficient, tmp_path, monkeypatch):
+def test_a_mirror_provides_timms_weights_under_the_name_of_the_model(efficient, tmp_path, monkeypatch):
     save_file(efficient, tmp_path / f"{TIMM}.safetensors")
     monkeypatch.setenv(weights.MIRROR, str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -205,6 +205,6 @@ def test_a_mirror_has_timms_weights_under_the_models_name(efficient, tmp_path, m
 
 
 @pytest.mark.parametrize("name", ["hf-hub:x/resnet18", "local-dir:/tmp", "hf_hub:resnet18", "../resnet18"])
-def test_timms_names_of_places_are_no_architectures(name):
+def test_timm_names_that_denote_locations_are_not_architectures(name):
     with pytest.raises(ParamsError, match="has no model of that name"):
         timm_config(f"timm/{name}")

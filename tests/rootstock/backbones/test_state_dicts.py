@@ -13,7 +13,7 @@ from rootstock.system.errors import WeightsError
 from tests.squeezenet import prepared, same
 
 
-def test_entries_that_do_not_fit_are_listed_by_name(state, tmp_path):
+def test_entries_that_do_not_fit_the_architecture_are_listed_by_name(state, tmp_path):
     odd = dict(state) | {"features.3.squeeze.weight": torch.zeros(2, 2), "neck.weight": torch.zeros(1)}
     del odd["features.0.bias"]
     torch.save(odd, tmp_path / "odd.pth")
@@ -28,14 +28,14 @@ def test_entries_that_do_not_fit_are_listed_by_name(state, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_of_many_entries_that_do_not_fit_twenty_are_listed(tmp_path):
+def test_at_most_twenty_entries_that_do_not_fit_are_listed(tmp_path):
     torch.save({f"layer{number}": torch.zeros(1) for number in range(60)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError) as error:
         prepared(tmp_path / "other.pth", tmp_path / "out")
     assert len(str(error.value).splitlines()) == 22 and "\n  and 90 more" in str(error.value)
 
 
-def test_weights_that_give_no_finite_features_are_refused(state, tmp_path):
+def test_weights_that_make_features_infinite_or_nan_are_refused(state, tmp_path):
     torch.save(dict(state) | {"features.0.bias": torch.full((64,), torch.nan)}, tmp_path / "nan.pth")
     with pytest.raises(WeightsError, match="features would not be finite"):
         prepared(tmp_path / "nan.pth", tmp_path / "out")
@@ -51,7 +51,7 @@ ODD = {
 
 @pytest.mark.parametrize("kind", [".safetensors", ".pth"])
 @pytest.mark.parametrize("dtype", ODD)
-def test_weights_that_are_no_floating_point_numbers_are_refused_by_name(dtype, kind, state, tmp_path):
+def test_weights_that_are_not_floating_point_numbers_are_refused_by_name(dtype, kind, state, tmp_path):
     odd = dict(state) | {"features.0.weight": ODD[dtype](state["features.0.weight"])}
     (save_file if kind == ".safetensors" else torch.save)(odd, tmp_path / f"odd{kind}")
     with pytest.raises(WeightsError) as error:
@@ -60,14 +60,14 @@ def test_weights_that_are_no_floating_point_numbers_are_refused_by_name(dtype, k
     assert str(error.value).splitlines()[1:] == [f"  {expected}"]
 
 
-def test_a_sparse_tensor_is_no_weight(state, tmp_path):
+def test_a_sparse_tensor_is_refused(state, tmp_path):
     torch.save(dict(state) | {"features.0.bias": state["features.0.bias"].to_sparse()}, tmp_path / "odd.pth")
     with pytest.raises(WeightsError, match=r"features\.0\.bias is not a plain dense tensor"):
         prepared(tmp_path / "odd.pth", tmp_path / "out")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_floating_point_numbers_of_any_width_and_whole_counters_are_weights(dtype, tmp_path):
+def test_floating_point_weights_of_any_width_and_integer_counters_are_loaded(dtype, tmp_path):
     network = backbones.build("resnet18", 32)
     given = {
         name: value.to(dtype) if value.is_floating_point() else value for name, value in network.state_dict().items()
@@ -78,7 +78,7 @@ def test_floating_point_numbers_of_any_width_and_whole_counters_are_weights(dtyp
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_a_tensor_that_is_not_finite_is_named(value, state, tmp_path):
+def test_a_tensor_with_infinite_or_nan_values_is_named(value, state, tmp_path):
     torch.save(dict(state) | {"features.0.bias": torch.full((64,), value)}, tmp_path / "nan.pth")
     with pytest.raises(WeightsError, match=r"features\.0\.bias holds NaN or infinite values"):
         prepared(tmp_path / "nan.pth", tmp_path / "out")
@@ -93,7 +93,7 @@ OLDER = {  # names in torchvision's older files that differ from its code
 
 
 @pytest.mark.parametrize("name", OLDER)
-def test_weights_from_before_torchvision_renamed_a_layer_fit(name):
+def test_weights_from_before_torchvision_renamed_a_layer_are_loaded(name):
     network, other = (backbones.build(name, 64) for _ in range(2))
     older = {OLDER[name](key): value for key, value in network.state_dict().items()}
     assert name == "mnasnet0_5" or older.keys() != network.state_dict().keys()
@@ -108,7 +108,7 @@ def test_the_auxiliary_classifiers_of_googlenet_are_left_out():
     assert torch.equal(network.state_dict()["conv1.conv.weight"], whole.state_dict()["conv1.conv.weight"])
 
 
-def test_the_projecting_variant_has_torchvisions_weights(tmp_path):
+def test_resnet34_with_shortcut_b_loads_torchvisions_weights(tmp_path):
     torch.manual_seed(1)
     state = get_model("resnet34").state_dict()
     save_file(state, tmp_path / "b.safetensors")

@@ -20,7 +20,7 @@ from rootstock.system.errors import WeightsError
 from tests.squeezenet import NAME, prepared, same
 
 
-def test_a_safetensors_file_gives_its_weights_and_its_name_but_not_its_folder(state, expected, tmp_path):
+def test_a_safetensors_file_is_recorded_by_its_name_without_its_folder(state, expected, tmp_path):
     save_file(state, tmp_path / "mine.safetensors")
     assert same(prepared(tmp_path / "mine.safetensors", tmp_path / "out"), expected)
     described = backbones.describe(tmp_path / "out")
@@ -39,12 +39,12 @@ def test_a_safetensors_file_gives_its_weights_and_its_name_but_not_its_folder(st
     ],
     ids=["plain", "state_dict", "model", "model_state_dict and module.", "module."],
 )
-def test_a_pth_file_gives_its_weights_however_they_are_wrapped(wrapped, state, expected, tmp_path):
+def test_a_pth_file_is_read_however_its_state_dict_is_wrapped(wrapped, state, expected, tmp_path):
     torch.save(wrapped(state), tmp_path / "mine.pth")
     assert same(prepared(tmp_path / "mine.pth", tmp_path / "out"), expected)
 
 
-def test_a_file_in_half_precision_is_taken_as_float32(state, expected, tmp_path):
+def test_weights_in_half_precision_are_converted_to_float32(state, expected, tmp_path):
     save_file({name: value.half() for name, value in state.items()}, tmp_path / "half.safetensors")
     got = prepared(tmp_path / "half.safetensors", tmp_path / "out")
     assert same(got, {name: value.half().float() for name, value in expected.items()})
@@ -67,13 +67,13 @@ def test_code_in_a_pickle_is_refused_and_not_executed(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_whole_pickled_network_is_refused_with_what_to_do(tmp_path):
+def test_a_pickled_network_is_refused_with_the_advice_to_save_its_state_dict(tmp_path):
     torch.save(get_model(NAME), tmp_path / "whole.pth")
     with pytest.raises(WeightsError, match=r"Save the state dict: torch\.save\(model\.state_dict\(\), path\)"):
         weights.read(tmp_path / "whole.pth")
 
 
-def test_a_missing_file_is_named_with_what_is_expected(tmp_path):
+def test_a_missing_file_is_named_and_the_error_says_what_is_expected(tmp_path):
     with pytest.raises(
         WeightsError, match=r"backbone\.weights: .*gone\.pth does not exist; expected pretrained, random"
     ):
@@ -81,7 +81,7 @@ def test_a_missing_file_is_named_with_what_is_expected(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_address_that_is_no_file_of_this_machine_is_said_to_be_one(tmp_path):
+def test_a_url_is_refused_and_the_error_says_what_is_expected(tmp_path):
     with pytest.raises(WeightsError, match=r"backbone.weights is 'https://h/x.pth', a URL; expected pretrained"):
         prepared("https://h/x.pth", tmp_path / "out")
 
@@ -89,7 +89,7 @@ def test_an_address_that_is_no_file_of_this_machine_is_said_to_be_one(tmp_path):
 @pytest.mark.parametrize(
     ("content", "what"), [([1, 2], "list"), ({"epoch": 3, "net": {}}, "dict of epoch, net"), (3, "int")]
 )
-def test_a_file_of_something_else_is_said_to_be_that(content, what, tmp_path):
+def test_a_file_without_a_state_dict_is_refused_and_the_error_says_what_it_contains(content, what, tmp_path):
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=f"contains a {what}; expected a state dict"):
         weights.read(tmp_path / "other.pth")
@@ -125,7 +125,7 @@ def test_a_truncated_or_damaged_file_is_an_error_that_names_it(files, tmp_path_f
 
 
 @pytest.mark.slow
-def test_weights_are_the_file_mapped_into_memory_and_not_a_copy(tmp_path):
+def test_weights_are_mapped_into_memory_and_not_copied(tmp_path):
     backbones.prepare(Backbone(name="vgg11", weights="random", image_size=32), 0, tmp_path / "out")
     code = f"""
 import psutil, torch

@@ -15,7 +15,7 @@ from rootstock.system.errors import WeightsError
 from tests.squeezenet import NAME, prepared, same
 
 
-def test_a_package_that_ships_weights_is_taken_by_its_name(state, expected, tmp_path, monkeypatch):
+def test_weights_of_an_installed_package_are_found_by_its_name(state, expected, tmp_path, monkeypatch):
     package = tmp_path / "squeezed"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -37,7 +37,7 @@ HOSTILE = "open({marker!r}, 'w').close()\n"
 
 
 @pytest.mark.parametrize("place", ["data.inbox.field.bee.evil/x", "evil/*.pth", "evil", "installed_here/*.pth"])
-def test_what_lies_in_the_workspace_is_no_package_and_is_never_executed(place, state, tmp_path):
+def test_a_module_in_the_workspace_is_not_a_package_and_is_never_executed(place, state, tmp_path):
     folder = tmp_path / "data" / "inbox" / "field" / "bee"
     folder.mkdir(parents=True)
     marker = tmp_path / "ran"
@@ -69,7 +69,7 @@ def test_what_lies_in_the_workspace_is_no_package_and_is_never_executed(place, s
     ["package:", "package:/x", "package:os/", "package:x/../../y", "package:x//y", "package:../x/y", "package:x y/z",
      "package:x/\0", "package:.x/y", "package:x./y"],
 )  # fmt: skip
-def test_a_place_in_a_package_that_is_none_is_refused_before_anything_runs(place):
+def test_a_malformed_path_in_a_package_is_refused_before_anything_runs(place):
     with pytest.raises(ValueError, match=r"expected package:<import name>/<file>|control character"):
         Backbone(name=NAME, weights=place)
 
@@ -87,7 +87,7 @@ def test_a_place_in_a_package_that_is_none_is_refused_before_anything_runs(place
         (".", "contains none of model.safetensors"),
     ],
 )
-def test_what_a_package_or_a_path_does_not_hold_is_said_in_a_sentence(place, said, tmp_path, monkeypatch):
+def test_a_path_without_usable_weights_is_an_error_in_one_sentence(place, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=re.escape(said)):
         weights.find(Backbone(name=NAME, weights=place), 0, 32)

@@ -30,12 +30,12 @@ def earlier(tmp_path) -> tuple[Path, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("file", ["", "model.safetensors"])
-def test_a_model_of_an_earlier_run_gives_its_backbone(file, earlier, tmp_path):
+def test_a_model_of_an_earlier_run_provides_its_backbone(file, earlier, tmp_path):
     folder, backbone = earlier
     assert same(prepared(folder / file, tmp_path / "out"), backbone)
 
 
-def test_a_backbone_of_an_earlier_run_and_a_checkpoint_of_fine_tuning_do_too(earlier, tmp_path):
+def test_a_backbone_and_a_checkpoint_of_an_earlier_run_provide_the_backbone_too(earlier, tmp_path):
     folder, backbone = earlier
     assert same(prepared(tmp_path / "backbone", tmp_path / "out"), backbone)
     content = {"model": {}, "best": load_file(folder / "model.safetensors"), "epoch": 3}
@@ -54,7 +54,7 @@ def test_a_model_of_another_architecture_is_refused_by_name(earlier, tmp_path):
 
 
 @pytest.mark.parametrize("said", [b"", b"[]", b'{"backbone": {}}', b'{"backbone": "resnet"}', b'{"name": "resn'])
-def test_an_earlier_model_whose_description_is_damaged_is_named_and_never_guessed(state, tmp_path, said):
+def test_a_damaged_description_of_an_earlier_model_is_an_error_that_names_it(state, tmp_path, said):
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "model.json").write_bytes(said)
     with pytest.raises(DamagedError, match=re.escape(str(tmp_path / "model.json"))):

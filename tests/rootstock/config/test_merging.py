@@ -1,4 +1,4 @@
-"""Values given to a run over those of params.yaml."""
+"""Values given to a run override those of params.yaml."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def known(given_: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(base=trees, asked=trees)
-def test_what_is_given_is_there_and_everything_else_is_as_it_was(base, asked):
+def test_given_values_are_set_and_all_others_stay_the_same(base, asked):
     asked = known(asked, base)
     result = merged(base, asked)
     given_values = {path: value for path, value in paths(asked).items() if value is not None}
@@ -50,7 +50,7 @@ def test_what_is_given_is_there_and_everything_else_is_as_it_was(base, asked):
 
 
 @given(base=trees, asked=trees)
-def test_a_null_changes_nothing_and_is_told_where_there_is_a_value(base, asked):
+def test_a_null_changes_nothing_and_is_reported_where_there_is_a_value(base, asked):
     asked = known(asked, base)
     nulls = {path for path, value in paths(asked).items() if value is None and at(base, path) is not None}
     assert {tuple(key.split(".")) for key in ignored(base, asked)} == nulls
@@ -62,7 +62,7 @@ def test_nothing_given_changes_nothing(base):
     assert merged(base, {}) == base
 
 
-def test_a_list_is_one_value_and_what_is_unknown_stays_to_be_refused():
+def test_a_list_is_replaced_as_a_whole_and_unknown_keys_are_left_to_validation():
     assert merged({"a": [1, 2]}, {"a": [3]}) == {"a": [3]}
     assert merged({"a": {"b": 1}}, {"a": {"x": None}, "y": 2}) == {"a": {"b": 1, "x": None}, "y": 2}
 

@@ -17,7 +17,7 @@ SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate, compare, 
 STAGE = "unfreeze: all, epochs: 1, lr: 0.1"
 
 
-def test_the_shipped_file_shows_every_key_there_is_in_the_order_of_the_model():
+def test_the_shipped_file_has_every_key_in_the_order_of_the_model():
     def shows(shown: dict, section: type[Section]) -> None:
         assert list(shown) == list(section.model_fields)
         for name, field in section.model_fields.items():
@@ -29,7 +29,7 @@ def test_the_shipped_file_shows_every_key_there_is_in_the_order_of_the_model():
     assert load(SHIPPED).model_dump(exclude=of_the_sample) == Params().model_dump(exclude=of_the_sample)
 
 
-def test_a_key_that_is_left_out_has_its_default(file):
+def test_an_omitted_key_has_its_default(file):
     file.write_text("# nothing\n")
     assert load(file) == Params()
     file.write_text("head: {max_iterations: 7}")
@@ -141,7 +141,7 @@ def test_a_key_that_is_left_out_has_its_default(file):
         ),
     ],
 )
-def test_an_error_names_the_key_what_is_allowed_and_the_nearest_spelling(file, text, line):
+def test_an_error_names_the_key_the_allowed_values_and_the_nearest_spelling(file, text, line):
     assert error_of(file, text) == f"params.yaml: {line}"
 
 
@@ -161,7 +161,7 @@ def test_all_errors_of_a_file_are_reported_at_once(file):
     ]
 
 
-def test_an_error_shows_no_part_of_a_source_but_the_key_at_fault(file):
+def test_an_error_shows_nothing_of_a_source_but_the_key_at_fault(file):
     assert "hunter2" not in error_of(file, "ingest: {sources: {path: 's3://me:hunter2@store/x', domain: a}}")
     assert "hunter2" not in error_of(file, "ingest: {sources: [{path: 's3://me:hunter2@store/x', domain: a}]}")
 
@@ -186,7 +186,7 @@ def test_every_torchvision_classifier_of_the_installed_version_is_a_backbone():
     assert len(TORCHVISION) == len(set(TORCHVISION)) == 80
 
 
-def test_reading_parameters_imports_neither_torch_nor_anything_as_heavy():
+def test_importing_the_parameters_imports_neither_torch_nor_another_large_package():
     heavy = "{'torch', 'torchvision', 'timm', 'pandas', 'numpy', 'pyarrow', 'prefect', 'dvc'}"
     code = f"import sys, rootstock.config.params; print({heavy} & set(sys.modules) or 'none')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,7 +20,7 @@ from tests.params_yaml import SHIPPED, error_of
 @pytest.mark.parametrize(
     ("text", "part"), [("seed: [", "not valid YAML"), ("seed: 1\nseed: 2", "duplicate key"), ("a: b: c", "line 1")]
 )
-def test_what_is_not_yaml_is_refused_with_the_place(file, text, part):
+def test_invalid_yaml_is_refused_with_its_position(file, text, part):
     message = error_of(file, text)
     assert message.startswith(f"{file}: not valid YAML: ") and part in message
 
@@ -62,7 +62,7 @@ LONG = 5000 * "9"
     ],
     ids=itertools.count(),
 )  # fmt: skip
-def test_whatever_the_file_holds_the_answer_is_a_short_sentence(file, content, part):
+def test_any_invalid_file_is_refused_in_a_short_message(file, content, part):
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ParamsError) as error:
         load(file)
@@ -70,7 +70,7 @@ def test_whatever_the_file_holds_the_answer_is_a_short_sentence(file, content, p
     assert len(str(error.value)) < 8000
 
 
-def test_the_files_of_deployments_are_refused_in_a_sentence_too(tmp_path, monkeypatch):
+def test_an_invalid_prefect_yaml_is_refused_in_a_short_message_too(tmp_path, monkeypatch):
     from flows.ui import deploy
 
     monkeypatch.chdir(tmp_path)
@@ -89,7 +89,7 @@ def test_the_files_of_deployments_are_refused_in_a_sentence_too(tmp_path, monkey
         deploy.refresh_forms()
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
+def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path):
     with pytest.raises(ParamsError, match=r"nowhere\.yaml: not found"):
         load(tmp_path / "nowhere.yaml")
     with pytest.raises(ParamsError, match="cannot be read: Is a directory"):
@@ -154,7 +154,7 @@ valid = st.fixed_dictionaries(
 
 @given(first=valid, second=valid)
 @settings(max_examples=40, deadline=None)
-def test_what_is_saved_is_what_is_read_whatever_stood_there_before(tmp_path_factory, first, second):
+def test_saved_parameters_are_read_back_whatever_the_file_contained_before(tmp_path_factory, first, second):
     file = tmp_path_factory.getbasetemp() / "round-trip.yaml"
     file.write_text(SHIPPED.read_text())
     for wanted in (first, second, load(SHIPPED)):
@@ -165,7 +165,7 @@ def test_what_is_saved_is_what_is_read_whatever_stood_there_before(tmp_path_fact
     assert load(file) == second
 
 
-def test_parameters_without_sources_as_another_machine_is_handed_them_are_saved_and_read(tmp_path):
+def test_parameters_without_sources_as_in_a_hand_off_are_saved_and_read_back(tmp_path):
     file = tmp_path / "params.yaml"
     save(file, Params(seed=3))
     assert load(file) == Params(seed=3)
@@ -184,7 +184,7 @@ def changed(file: Path, **sections: dict) -> dict[str, str]:
     return {old.strip(): new.strip() for old, new in zip(before, after, strict=True) if old != new}
 
 
-def test_the_folders_of_a_mapping_come_and_go_when_it_is_saved(file):
+def test_saving_adds_and_removes_entries_of_a_mapping(file):
     file.write_text("ingest:\n  sources:\n    - path: p  # mine\n      domain: d\n      splits: {a: train, b: test}\n")
     params = load(file)
     source = params.ingest.sources[0].model_copy(update={"splits": {"b": "test", "c": "train"}})
@@ -194,7 +194,7 @@ def test_the_folders_of_a_mapping_come_and_go_when_it_is_saved(file):
     assert "path: p  # mine" in file.read_text()
 
 
-def test_saving_changes_the_lines_of_what_changed_alone_and_keeps_their_comments(file):
+def test_saving_changes_only_the_lines_of_changed_values_and_keeps_their_comments(file):
     assert changed(file) == {}
     assert changed(file, backbone={"name": "resnet34"}) == {"name: efficientnet_lite0": "name: resnet34"}
     assert changed(file, finetune={"weight_decay": 0.1}) == {"weight_decay: 0.01": "weight_decay: 0.1"}
@@ -204,13 +204,13 @@ def test_saving_changes_the_lines_of_what_changed_alone_and_keeps_their_comments
     assert old.partition("#")[2] == new.partition("#")[2] and new.startswith("l2: [10.0, 1.0] ")
 
 
-def test_saving_changes_no_digit_of_a_number_that_stays(file):
+def test_saving_keeps_every_digit_of_an_unchanged_number(file):
     file.write_text("finetune:\n  weight_decay: 5.960464477539063e-08\n  layer_decay: 9e-1\n")
     save(file, load(file).model_copy(update={"seed": 3}))
     assert file.read_text() == "finetune:\n  weight_decay: 5.960464477539063e-08\n  layer_decay: 9e-1\nseed: 3\n"
 
 
-def test_saving_adds_no_key_that_keeps_its_default(file):
+def test_saving_adds_no_key_that_has_its_default(file):
     text = "# mine\nhead:\n  max_iterations: 7  # enough\n"
     file.write_text(text)
     save(file, load(file))
@@ -219,7 +219,7 @@ def test_saving_adds_no_key_that_keeps_its_default(file):
     assert file.read_text() == f"{text}seed: 3\n"
 
 
-def test_saving_a_longer_or_shorter_list_keeps_the_entries_that_stay(file):
+def test_saving_a_longer_or_shorter_list_keeps_the_comments_of_the_entries_that_stay(file):
     file.write_text(
         "ingest: {sources: [{path: photos, domain: field}]}\n"
         "finetune:\n  stages:\n    - unfreeze: head  # first\n      epochs: 1\n      lr: 0.1\n"
@@ -235,7 +235,7 @@ def test_saving_a_longer_or_shorter_list_keeps_the_entries_that_stay(file):
     assert len(load(file).finetune.stages) == 1
 
 
-def test_a_value_under_a_former_key_gives_way_to_a_new_one_and_may_be_given_to_a_run(file):
+def test_a_former_key_is_replaced_when_its_value_changes_and_may_be_given_to_a_run(file):
     file.write_text("ingest:\n  sources: [{path: photos, domain: field}]\n  seconds_a_file: 3.0\n  shard_mb: 1\n")
     given = load(file).model_dump()
     given["ingest"]["shard_mb"] = 2

@@ -1,4 +1,4 @@
-"""Champion versus challenger: both answers on the same test images, computed once."""
+"""Champion versus challenger: predictions of both on the same test images, each computed once."""
 
 import dataclasses
 import json
@@ -67,7 +67,7 @@ def test_stored_predictions_are_reused_and_equal_new_ones(evaluated, predict, fe
     assert (reused["champion"] == reused["challenger"]).all()
 
 
-def test_what_a_features_file_has_is_neither_decoded_nor_computed(evaluated, predict, fewer, work, base, tmp_path):
+def test_images_with_cached_features_are_neither_decoded_nor_computed(evaluated, predict, fewer, work, base, tmp_path):
     small, folder = evaluated
     if (folder / "finetuned" / "model.safetensors").exists():  # its features are in no file
         predict(fewer)
@@ -86,7 +86,7 @@ def test_what_a_features_file_has_is_neither_decoded_nor_computed(evaluated, pre
     assert work.images == (expected, expected) and expected
 
 
-def test_a_champion_of_other_features_computes_its_own(evaluated, predict, fewer, work, tmp_path):
+def test_a_champion_with_other_features_computes_its_own(evaluated, predict, fewer, work, tmp_path):
     _, folder = evaluated
     shutil.copytree(folder / "model", tmp_path / "model")
     path = tmp_path / "model" / "model.json"

@@ -48,7 +48,7 @@ def row(paths) -> Row:
 # Candidates
 
 
-def test_groups_stand_for_their_members_each_once():
+def test_a_group_name_stands_for_its_members_and_each_is_tried_once():
     assert expand(["classics", "resnet34", "resnet18"]) == [*GROUPS["classics"], "resnet18"]
     assert expand(["all"]) == list(NAMES)
     assert set(GROUPS["small"]) < set(NAMES)
@@ -62,7 +62,7 @@ def test_every_backbone_is_tried_at_every_depth_and_then_from_scratch():
     ]  # fmt: skip
 
 
-def test_who_has_no_pretrained_weights_is_tried_with_random_ones_at_its_own_size():
+def test_a_backbone_without_pretrained_weights_is_tried_with_random_ones_at_its_own_image_size():
     residual, first = candidates(settings(backbones=("resnet34", "lenet5")))
     assert (residual.backbone.weights, residual.backbone.image_size) == ("pretrained", 32)
     assert (first.backbone.weights, first.backbone.image_size) == ("random", None)
@@ -70,7 +70,7 @@ def test_who_has_no_pretrained_weights_is_tried_with_random_ones_at_its_own_size
     assert small.backbone.image_size == 64
 
 
-def test_a_variant_is_named_behind_a_colon():
+def test_a_variant_is_named_after_a_colon():
     asked = settings(backbones=("resnet34:shortcut_a", "resnet34:shortcut_b", "lenet5:average_pooling"))
     a, b, pooled = candidates(asked)
     assert (a.title, a.backbone.weights) == ("resnet34 shortcut_a, penultimate", "random")
@@ -91,7 +91,7 @@ def test_a_variant_is_named_behind_a_colon():
         ("depths: [hihg]", "compare.depths is 'hihg'; expected low, mid, high, penultimate, or a module name"),
     ],
 )
-def test_a_misspelt_one_is_refused_with_the_nearest(written, said, tmp_path):
+def test_a_misspelt_candidate_is_refused_and_the_nearest_is_suggested(written, said, tmp_path):
     (tmp_path / "params.yaml").write_text(f"compare: {{{written}}}")
     with pytest.raises(ParamsError, match=said):
         load(tmp_path / "params.yaml")
@@ -110,7 +110,7 @@ def test_a_row_has_accuracy_size_and_speed(row, paths):
     assert row.train_images + row.val_images < row.computed == 120
 
 
-def test_what_was_extracted_is_not_extracted_again(row, paths):
+def test_extracted_features_are_not_extracted_again(row, paths):
     again, _ = measure(candidates(settings())[0], settings(), paths)
     assert again.computed == 0
     assert (again.accuracy, again.l2, again.log_loss) == (row.accuracy, row.l2, row.log_loss)
@@ -126,7 +126,7 @@ def test_a_damaged_cached_backbone_is_prepared_again(row, paths, name):
         assert {path: path.read_bytes() for path in folder.iterdir()} == kept
 
 
-def test_what_the_pipeline_has_extracted_is_found(row, paths, tmp_path):
+def test_a_comparison_reuses_features_that_the_pipeline_extracted(row, paths, tmp_path):
     [folder] = {path for path in paths.own_features.iterdir() if path.is_dir()}
     elsewhere = replace(paths, features=paths.own_features, own_features=tmp_path / "features")
     found, _ = measure(candidates(settings())[0], settings(), elsewhere)
@@ -134,7 +134,7 @@ def test_what_the_pipeline_has_extracted_is_found(row, paths, tmp_path):
     assert {path.name for path in (tmp_path / "features" / folder.name).iterdir()} == {p.name for p in folder.iterdir()}
 
 
-def test_and_the_pipeline_finds_what_a_comparison_has_extracted(row, paths, tmp_path):
+def test_the_pipeline_reuses_features_that_a_comparison_extracted(row, paths, tmp_path):
     backbone = backbones.load(next(paths.own_backbones.iterdir()))
     wanted = settings().extract
     key = feature_keys.find(backbone.description, wanted, paths.own_features)[0].name
@@ -166,12 +166,12 @@ def test_a_lower_depth_costs_less(row, paths):
         (params.Backbone(name="timm/resnet_18"), "low", "has no model of that name. Did you mean timm/resnet18"),
     ],
 )
-def test_one_that_fails_is_a_row_with_its_reason(backbone, layer, reason, paths):
+def test_a_candidate_that_fails_is_a_row_with_the_reason(backbone, layer, reason, paths):
     found, _ = measure(Candidate(backbone, layer), settings(), paths)
     assert reason in found.reason and found.accuracy is None and found.backbone == backbone.name
 
 
-def test_one_that_needs_too_much_memory_is_a_row_with_its_reason(paths, monkeypatch):
+def test_a_candidate_that_needs_too_much_memory_is_a_row_with_the_reason(paths, monkeypatch):
     def too_much(*_: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:98] DefaultCPUAllocator: can't allocate memory\nstack")
 
@@ -181,7 +181,7 @@ def test_one_that_needs_too_much_memory_is_a_row_with_its_reason(paths, monkeypa
 
 
 @pytest.mark.slow
-def test_from_scratch_everything_is_trained_and_its_epochs_are_kept(paths):
+def test_training_from_scratch_learns_keeps_its_history_and_is_reproducible(paths):
     asked = settings(backbones=(), scratch=(TINY,), epochs=8, lr=0.003)
     [candidate] = candidates(asked)
     found, epochs = measure(candidate, asked, paths)
@@ -195,7 +195,7 @@ def test_from_scratch_everything_is_trained_and_its_epochs_are_kept(paths):
 # The table
 
 
-def test_one_tried_again_takes_its_own_place_and_nobody_elses(row):
+def test_a_candidate_tried_again_replaces_its_own_row_and_no_other(row):
     table = merge(merge(pd.DataFrame(), row), replace(row, layer="low", accuracy=0.5))
     table = merge(table, replace(row, accuracy=0.9))
     assert sorted(zip(table["layer"], table["accuracy"], strict=True)) == [("low", 0.5), ("penultimate", 0.9)]
@@ -221,7 +221,7 @@ def test_the_table_is_read_as_it_was_written(row, tmp_path):
 # The report
 
 
-def test_a_table_that_is_not_what_was_written_is_named(row, tmp_path):
+def test_a_damaged_table_is_an_error_that_names_it(row, tmp_path):
     path = tmp_path / "compare.parquet"
     compare.write(path, pd.DataFrame([row, replace(row, backbone="alexnet", variant="x", accuracy=None)]))
     whole = pq.read_table(path)
@@ -246,7 +246,7 @@ def table(row) -> pd.DataFrame:
     return merge(rows, failed)
 
 
-def test_the_picture_has_each_backbone_at_the_layer_that_validation_likes(table):
+def test_the_plot_shows_each_backbone_at_its_best_layer_on_validation(table):
     best = compare_report.best_of_each(table)
     assert list(zip(best["backbone"], best["layer"], strict=True)) == [
         ("a <b>", "penultimate"),
@@ -264,7 +264,7 @@ def test_plots_are_drawn_where_there_is_data(table):
     assert compare_report.pictures(table[table["reason"] != ""], pd.DataFrame(columns=["name"])) == {}
 
 
-def test_no_name_in_a_picture_covers_another():
+def test_names_in_a_plot_do_not_overlap():
     figure, [[axes]] = plots.new_figure(plots.LIGHT, 9, 5.6)
     axes.set_ylim(0, 1)
     place = {"xytext": (6, 3), "textcoords": "offset points"}
@@ -278,21 +278,21 @@ def test_no_name_in_a_picture_covers_another():
     assert [box.y0 for box in boxes] == sorted(box.y0 for box in boxes)
 
 
-def test_the_table_names_accuracy_and_cost_and_what_failed(table):
+def test_the_table_shows_accuracy_cost_and_failures(table):
     text = compare_report.markdown(table)
     lines = text.splitlines()
     assert lines[2].startswith("| a &lt;b&gt; (random) | penultimate | 32 px | random, seed 0 | **96.0%** |")
     assert "- vgg19, low: no weights &lt;here&gt;" in text
 
 
-def test_the_page_needs_nothing_else_and_escapes_what_it_shows(table):
+def test_the_page_is_self_contained_and_escapes_what_it_shows(table):
     page = compare_report.render(table, compare_report.pictures(table, pd.DataFrame(columns=["name"])))
     assert "a &lt;b&gt;" in page and "no weights &lt;here&gt;" in page and "<here>" not in page
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
     assert page.count("data:image/png") == 4
 
 
-def test_speed_is_of_decoding_and_the_network_together(paths):
+def test_the_speed_includes_decoding_and_the_network(paths):
     prepared = next(paths.own_backbones.glob(f"{TINY}-*"))
     for batch_size in (8, 4096):  # of which all images are less than one
         settings = params.Extract(engine="eager", batch_size=batch_size)

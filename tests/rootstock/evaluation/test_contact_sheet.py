@@ -1,4 +1,4 @@
-"""The contact sheet: shows every class, and the same images every time."""
+"""The contact sheet shows every class, and the same images every time."""
 
 import io
 
@@ -16,21 +16,21 @@ def manifest(**images_of: int) -> pd.DataFrame:
     return pd.DataFrame({"label": labels, "class_index": [classes.index(label) for label in labels], "domain": "field"})
 
 
-def test_every_class_is_there_however_unequal_they_are():
+def test_every_class_is_shown_however_unequal_their_sizes():
     chosen = choose(manifest(common=1000, rare=1, scarce=2))["label"].value_counts()
     assert dict(chosen) == {"common": MAX_IMAGES - 3, "scarce": 2, "rare": 1}
 
 
-def test_equal_classes_get_equal_room():
+def test_classes_of_equal_size_get_equally_many_images():
     assert set(choose(manifest(a=50, b=50, c=50, d=50))["label"].value_counts()) == {MAX_IMAGES // 4}
 
 
-def test_of_more_classes_than_fit_the_first_images_are_shown():
+def test_the_number_of_images_is_limited_even_if_there_are_more_classes():
     assert len(choose(manifest(**{f"c{number}": 2 for number in range(3 * MAX_IMAGES)}))) == MAX_IMAGES
 
 
 @pytest.mark.parametrize("count", [1, COLUMNS, COLUMNS + 1])
-def test_it_is_as_large_as_its_images_need(count):
+def test_the_sheet_is_as_large_as_its_images_need(count):
     picture = Image.open(
         io.BytesIO(sheet([(Image.new("RGB", (300, 100), "red"), "a name that is much too long")] * count))
     )
@@ -39,7 +39,7 @@ def test_it_is_as_large_as_its_images_need(count):
     assert picture.convert("RGB").getpixel((8 + 48, 8 + 48)) == (255, 0, 0)
 
 
-def test_it_is_drawn_from_the_shards_and_the_same_every_time(tmp_path_factory):
+def test_the_sheet_is_drawn_from_the_shards_and_is_the_same_every_time(tmp_path_factory):
     data = small_dataset(tmp_path_factory.getbasetemp())
     one = draw(data.manifest, data.images)
     assert one == draw(data.manifest, data.images)

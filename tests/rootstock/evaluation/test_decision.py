@@ -1,4 +1,4 @@
-"""Promoted, rejected or undecided: what has to be shown, and what is said where it cannot be."""
+"""Promoted, rejected or undecided: what has to be shown, and the reason given where it cannot be."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def test_better_overall_and_as_good_everywhere_is_promoted():
     assert "as good on what was there before (retrain.margin is 4 points)" in found.reason  # nothing is lost
 
 
-def test_a_promotion_says_what_may_have_been_lost_at_most_by_the_interval_that_decides():
+def test_a_promotion_states_the_largest_possible_loss_by_the_interval_that_decides():
     old, new = outcomes("old", 390, 5, 8), outcomes("new", 0, 60, 0)
     found = decided(old, new, new=("new",))
     lost = -100 * compare(DOMAIN, "old", old).gain.bound(0.05, upper=False)
@@ -70,18 +70,18 @@ def test_better_on_the_new_domain_alone_is_promoted():
     assert "100.0% test accuracy on new, champion 16.7% (12 images, gain +83.3 points" in found.reason
 
 
-def test_better_on_an_older_domain_alone_is_no_reason():
+def test_better_on_an_older_domain_alone_is_not_promoted():
     assert decided(outcomes("old", 80, 8, 0), outcomes("older", 900, 4, 10)).outcome != PROMOTED
 
 
-def test_a_new_domain_counts_by_holms_correction():
+def test_gains_on_new_domains_are_tested_with_holms_correction():
     # Each p is 0.0327: significant alone, but not as the smaller of two.
     tables = [outcomes("old", 900, 0, 0), outcomes("new", 100, 12, 4, 0)]
     assert decided(*tables, new=("new",)).outcome != PROMOTED
     assert decided(outcomes("new", 1000, 12, 4, 0)).outcome == PROMOTED
 
 
-def test_a_loss_beyond_the_margin_is_rejected_and_laid_out_where_there_is_a_gain_elsewhere():
+def test_a_loss_beyond_the_margin_is_rejected_and_shown_beside_a_gain_elsewhere():
     found = decided(outcomes("old", 80, 0, 20), outcomes("new", 0, 100, 0), new=("new",))
     assert found.outcome == REJECTED and found.trade_off
     assert "A trade-off: the challenger is better: " in found.reason
@@ -90,14 +90,14 @@ def test_a_loss_beyond_the_margin_is_rejected_and_laid_out_where_there_is_a_gain
     assert without_gain.outcome == REJECTED and not without_gain.trade_off
 
 
-def test_the_bargain_seen_on_paintings_is_left_to_a_person():
+def test_a_gain_on_paintings_with_a_possible_loss_on_photos_is_left_to_a_person():
     """31.6 points gained on 591 new images, 3.4 (0.0 to 6.6) lost on 351 older ones."""
     found = decided(outcomes("photo", 300, 10, 22, 19), outcomes("painting", 300, 200, 13, 78), new=("painting",))
     assert found.outcome == UNDECIDED and found.trade_off
     assert "but not shown to be as good: " in found.reason and "on photo, champion " in found.reason
 
 
-def test_too_few_images_of_an_older_domain_are_undecided_and_say_how_many_more():
+def test_too_few_images_of_an_older_domain_are_undecided_and_the_reason_says_how_many_more_are_needed():
     found = decided(outcomes("old", 900, 5, 5), outcomes("photo", 39, 0, 1), outcomes("new", 0, 50, 0), new=("new",))
     assert found.outcome == UNDECIDED
     assert "97.5% test accuracy on photo, champion 100.0% (40 images" in found.reason
@@ -107,7 +107,7 @@ def test_too_few_images_of_an_older_domain_are_undecided_and_say_how_many_more()
     assert decided(*tables, new=("new",)).outcome == PROMOTED
 
 
-def test_more_images_are_not_promised_to_help_against_a_loss_of_the_margin():
+def test_a_loss_as_large_as_the_margin_is_not_said_to_need_more_images():
     found = decided(outcomes("photo", 90, 0, 4), outcomes("new", 0, 50, 0), new=("new",))
     assert "more images will not show it if that stays as it is" in found.reason
 
@@ -122,7 +122,7 @@ def test_few_images_without_a_difference_are_undecided_and_many_are_rejected():
 
 @pytest.mark.parametrize(("won", "lost", "neither", "outcome"), [(4, 0, 0, PROMOTED), (8, 3, 29, PROMOTED),
                                                                  (0, 0, 20, REJECTED)])  # fmt: skip
-def test_how_many_more_images_would_tell_is_about_right(won, lost, neither, outcome):
+def test_the_estimate_of_images_needed_is_about_right(won, lost, neither, outcome):
     old, of_new = outcomes("old", 900, 0, 0), won + lost + neither
     found = decided(old, outcomes("new", 0, won, lost, neither), new=("new",))
     assert found.outcome == UNDECIDED
@@ -136,7 +136,7 @@ def test_how_many_more_images_would_tell_is_about_right(won, lost, neither, outc
     assert grown(of_new + 0.7 * more) == UNDECIDED
 
 
-def test_where_nothing_would_ever_tell_that_is_said():
+def test_the_reason_says_so_where_no_number_of_images_would_decide():
     found = decided(outcomes("old", 100, 5, 5), margin=0.0)
     assert found.outcome == UNDECIDED and "more images will not tell if that stays as it is" in found.reason
 
@@ -149,7 +149,7 @@ def test_a_gain_below_min_gain_is_not_enough():
 
 @pytest.mark.parametrize(("right", "of", "outcome"), [(1, 1, UNDECIDED), (9, 10, PROMOTED), (6, 10, UNDECIDED),
                                                       (1, 20, REJECTED)])  # fmt: skip
-def test_a_new_class_counts_where_the_lower_end_of_its_accuracy_is_high_enough(right, of, outcome):
+def test_a_new_class_counts_where_the_lower_bound_of_its_accuracy_is_high_enough(right, of, outcome):
     new_class = outcomes("new", 0, right, 0, of - right, known=False, label="brick")
     found = decided(outcomes("old", 500, 0, 0), new_class, new=("new",))
     assert found.outcome == outcome
@@ -180,7 +180,7 @@ def test_balanced_accuracy_lets_a_rare_class_count_like_a_common_one():
     assert balanced.gain.p_better < 0.001
 
 
-def test_images_of_the_delivery_are_shown_by_themselves_as_nobody_has_looked_at_them():
+def test_test_images_of_the_delivery_are_shown_separately_as_nobody_has_reviewed_them():
     fresh = outcomes("old", 40, 5, 1, fresh=True)
     found = decided(outcomes("old", 400, 10, 2), fresh)
     last = found.comparisons[-1]
@@ -188,7 +188,7 @@ def test_images_of_the_delivery_are_shown_by_themselves_as_nobody_has_looked_at_
     assert "never looked at" in decision_report.table(found.comparisons)
 
 
-def test_comparisons_are_overall_then_by_domain_and_are_in_the_table_and_the_picture():
+def test_comparisons_are_shown_overall_and_then_by_domain_in_the_table_and_the_plot():
     found = decided(outcomes("b|c", 50, 3, 1), outcomes("a", 20, 0, 0))
     assert [(one.about, one.what) for one in found.comparisons] == [
         (OVERALL, "overall"), (DOMAIN, "a"), (DOMAIN, "b|c")
@@ -201,7 +201,7 @@ def test_comparisons_are_overall_then_by_domain_and_are_in_the_table_and_the_pic
 
 
 @pytest.mark.parametrize("margin", [0.02, 0.04, 0.1])
-def test_what_is_lacking_at_the_least_is_what_equal_answers_would_need(margin):
+def test_the_minimum_of_missing_images_is_what_equal_predictions_would_need(margin):
     def shown(images: int) -> bool:
         return decided(outcomes("new", 0, 50, 0), outcomes("old", images, 0, 0), new=("new",), margin=margin).promote
 
@@ -210,7 +210,7 @@ def test_what_is_lacking_at_the_least_is_what_equal_answers_would_need(margin):
     assert lacking_images(10 + lacking, SampleSize(10 + lacking, 10 + lacking, False), margin) == 0
 
 
-def test_a_margin_of_nothing_waits_for_no_images_since_a_gain_alone_can_show_it():
+def test_a_margin_of_zero_waits_for_no_images_as_only_a_gain_can_show_it():
     assert lacking_images(10, SampleSize(10, 10, False), 0.0) == 0
     better = outcomes("old", 100, 60, 0)
     assert decided(better, margin=0.0).promote

@@ -1,4 +1,4 @@
-"""Drift of unlabelled images, which to label first, and that nothing else is kept of them."""
+"""Drift of unlabelled images, which to label first, and that no other file is written."""
 
 import shutil
 
@@ -92,7 +92,7 @@ def test_every_usable_image_is_listed_most_uncertain_first(score, tmp_path):
     assert table["confidence"].between(1 / 3, 1).all()
 
 
-def test_of_images_that_look_alike_one_goes_first_and_the_others_last(score, tmp_path):
+def test_one_of_several_similar_images_is_listed_first_and_the_others_last(score, tmp_path):
     arrive(tmp_path, "studio", 24)
     folder = tmp_path / "inbox" / "studio" / "_unlabelled"
     for copy in range(3):
@@ -117,7 +117,7 @@ def test_images_of_a_group_count_once_and_each_has_a_novelty_of_its_own(score, t
     assert not enough or table["novelty"].nunique() > scenes
 
 
-def test_too_few_say_so_and_none_is_no_error(score, tmp_path):
+def test_too_few_images_are_reported_and_none_is_not_an_error(score, tmp_path):
     arrive(tmp_path, "few", 5)
     (tmp_path / "inbox" / "none" / "_unlabelled").mkdir(parents=True)
     (tmp_path / "inbox" / "none" / "_unlabelled" / "broken.png").write_bytes(b"x")
@@ -128,7 +128,7 @@ def test_too_few_say_so_and_none_is_no_error(score, tmp_path):
     assert len(table) == 5
 
 
-def test_the_same_images_give_the_same_list_and_leave_nothing_else(score, base, tmp_path):
+def test_the_same_images_give_the_same_list_and_no_other_file(score, base, tmp_path):
     arrive(tmp_path, "studio", 25, ImageOps.invert)
     small = small_dataset(base)
     folders = (small.images, small_features(base))
@@ -153,7 +153,7 @@ def test_an_image_is_decoded_and_computed_once_for_drift_and_champion(score, wor
         assert max(prediction.probabilities.values()) == pytest.approx(row.confidence, abs=1e-5)
 
 
-def test_a_champion_of_its_own_features_computes_them_from_the_same_decoded_images(score, work, champion, tmp_path):
+def test_a_champion_with_other_features_computes_them_from_the_same_decoded_images(score, work, champion, tmp_path):
     arrive(tmp_path, "studio", 25)
     _, expected = score()
     shutil.copytree(champion, tmp_path / "tuned")
@@ -168,7 +168,7 @@ def test_a_champion_of_its_own_features_computes_them_from_the_same_decoded_imag
 
 
 @given(auc=st.floats(0, 1), m=st.integers(5, 3000), n=st.integers(5, 3000))
-def test_an_interval_holds_its_auc_and_mirrors(auc, m, n):
+def test_an_interval_contains_its_auc_and_is_mirrored_when_the_samples_are_swapped(auc, m, n):
     ends, mirrored = interval(auc, m, n), interval(1 - auc, m, n)
     assert 0 <= ends["low"] <= ends["value"] + 1e-6 <= ends["high"] + 2e-6 <= 1 + 2e-6
     assert ends["low"] == pytest.approx(1 - mirrored["high"], abs=2e-6)
@@ -176,14 +176,14 @@ def test_an_interval_holds_its_auc_and_mirrors(auc, m, n):
 
 @options(max_examples=5)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_two_samples_of_one_kind_are_seldom_told_apart_and_of_two_kinds_always(seed):
+def test_samples_of_one_distribution_are_rarely_told_apart_and_of_two_always(seed):
     random = np.random.default_rng(seed)
     one, other = random.normal(size=(2, 60, 200)).astype(np.float32)
     assert tell_apart(one, other, 0)[0]["low"] < 0.62
     assert tell_apart(one + 1, other, 0)[0]["low"] > 0.8
 
 
-def test_without_drift_the_interval_holds_one_half_about_as_often_as_it_says():
+def test_the_interval_without_drift_contains_one_half_about_as_often_as_stated():
     random, held = np.random.default_rng(0), 0
     for _ in range(60):
         one, other = random.normal(size=(40, 30)), random.normal(size=(60, 30))

@@ -54,7 +54,7 @@ def predictions(rng: np.random.Generator, scenes: int, images: int) -> tuple[np.
 
 
 @pytest.mark.parametrize(("scenes", "images"), [(250, 1), pytest.param(60, 5, marks=pytest.mark.slow)])
-def test_a_95_percent_interval_holds_the_truth_in_93_to_97_percent_of_samples(scenes, images):
+def test_a_95_percent_interval_contains_the_true_value_in_93_to_97_percent_of_samples(scenes, images):
     trials, names = 500, list("abcde")
     rng = np.random.default_rng(1)
     labels, chances, groups = predictions(rng, 300_000, 1)
@@ -74,7 +74,7 @@ def test_a_95_percent_interval_holds_the_truth_in_93_to_97_percent_of_samples(sc
     ("scenes", "images", "gain", "differ"),
     [(300, 1, 0.0, 0.06), (300, 1, 0.1, 0.2), (100, 3, 0.0, 0.15), (100, 3, -0.03, 0.05)],
 )
-def test_the_interval_of_a_gain_holds_the_truth_in_93_to_97_percent_of_samples(scenes, images, gain, differ):
+def test_the_interval_of_a_gain_contains_the_true_value_in_93_to_97_percent_of_samples(scenes, images, gain, differ):
     rng = np.random.default_rng(2)
     held = 0
     for _ in range(TRIALS):

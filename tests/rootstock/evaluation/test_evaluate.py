@@ -66,8 +66,7 @@ def test_the_test_split_is_not_read_before_the_choice(inputs, base, tmp_path, mo
     assert set(events[chosen + 1 :]) == {"test"} and events.count("test") >= 24
 
 
-def test_the_winner_is_validations_even_where_the_test_split_would_choose_the_other(inputs, done, base, tmp_path):
-    """Choice and model do not depend on the labels of the test images."""
+def test_the_choice_and_the_model_do_not_depend_on_the_labels_of_test_images(inputs, done, base, tmp_path):
     shutil.copytree(inputs.dataset, tmp_path / "dataset")
     manifest = pd.read_parquet(tmp_path / "dataset/manifest.parquet")
     test = manifest["split"] == "test"
@@ -83,9 +82,7 @@ def test_the_winner_is_validations_even_where_the_test_split_would_choose_the_ot
         assert (other.model / name).read_bytes() == (done.model / name).read_bytes()
 
 
-def test_every_other_model_measured_on_the_same_test_images_is_counted_and_said_from_the_second_on(
-    inputs, base, tmp_path
-):
+def test_models_measured_on_the_same_test_images_are_counted_and_reported_from_the_second_on(inputs, base, tmp_path):
     first, again = run(inputs, tmp_path), run(inputs, tmp_path)
     assert (first.found.models, again.found.models) == (1, 1)
     assert "model measured on these" not in (again.report / "report.html").read_text()
@@ -98,7 +95,7 @@ def test_every_other_model_measured_on_the_same_test_images_is_counted_and_said_
     assert measured_models.count(tmp_path / "measured.json", ["other", "images"], "model") == 1
 
 
-def test_a_head_of_another_data_set_is_not_scored(inputs, tmp_path):
+def test_a_head_of_another_dataset_is_refused(inputs, tmp_path):
     fitted = head.load(inputs.head)
     head.save(Head(fitted.weight[:2], fitted.bias[:2], CLASSES[:2], 1.0), tmp_path / "head", {})
     with pytest.raises(SourceError, match="was trained on other classes"):
@@ -106,7 +103,7 @@ def test_a_head_of_another_data_set_is_not_scored(inputs, tmp_path):
     assert not (tmp_path / "report").exists() and not (tmp_path / "model").exists()
 
 
-def test_only_the_images_that_a_fine_tuned_network_scores_are_decoded_and_once(inputs, work, tmp_path):
+def test_only_images_that_the_fine_tuned_network_scores_are_decoded_each_once(inputs, work, tmp_path):
     run(inputs, tmp_path)
     assert work.images in ((48, 48), (24, 24))  # the test images only if the network won
 
@@ -114,12 +111,12 @@ def test_only_the_images_that_a_fine_tuned_network_scores_are_decoded_and_once(i
 # The files
 
 
-def test_these_files_are_written_and_no_others(done):
+def test_exactly_the_listed_files_are_written(done):
     assert set(done.files(done.report)) == FILES
     assert set(done.files(done.model)) == {"model.safetensors", "model.json", "README.md"}
 
 
-def test_metrics_json_is_what_runs_are_ranked_by_a_few_numbers_on_validation(done):
+def test_metrics_json_holds_the_few_validation_figures_by_which_runs_are_ranked(done):
     found = json.loads((done.report / "metrics.json").read_text())
     assert list(found) == ["winner", "accuracy", "low", "high", "balanced", "log_loss", "head", "finetuned"]
     assert found["low"] < found["accuracy"] == found[found["winner"]] < found["high"]
@@ -139,7 +136,7 @@ def test_validation_json_has_all_figures_of_both_models_and_test_json_those_of_t
             assert own[figure]["low"] <= own[figure]["value"] <= own[figure]["high"]
 
 
-def test_predictions_have_a_row_an_image_of_validation_and_test(done, base):
+def test_predictions_have_one_row_per_validation_and_test_image(done, base):
     schema = pq.read_schema(done.report / "predictions.parquet")
     assert schema.names == ["image_id", "domain", "split", "label", "head", "finetuned"]
     assert [schema.field(name).type for name in schema.names] == [pa.string()] * 4 + [pa.list_(pa.float32())] * 2
@@ -149,7 +146,7 @@ def test_predictions_have_a_row_an_image_of_validation_and_test(done, base):
     assert len(frame) == 48 and frame[["domain", "split", "label"]].equals(expected[["domain", "split", "label"]])
 
 
-def test_probabilities_sum_to_one_and_are_those_of_the_metrics(done, predictions):
+def test_probabilities_sum_to_one_and_agree_with_the_metrics(done, predictions):
     validation, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
     for model in MODELS:
         probabilities = np.stack(predictions[model].dropna())
@@ -163,9 +160,7 @@ def test_probabilities_sum_to_one_and_are_those_of_the_metrics(done, predictions
         assert np.mean(right) == pytest.approx(scores["accuracy"]["value"], abs=1e-6)
 
 
-def test_the_heads_probabilities_are_those_of_its_logits_at_a_temperature_that_validation_chose(
-    done, predictions, base
-):
+def test_the_heads_probabilities_are_its_logits_at_the_temperature_fitted_on_validation(done, predictions, base):
     small, fitted = small_dataset(base), head.load(small_head(base))
     rows = small.split("val").sort_values(["shard", "offset"])
     logits = np.concatenate([fitted.logits(x) for x, _ in reader.Features(small_features(base), rows)])
@@ -178,7 +173,7 @@ def test_the_heads_probabilities_are_those_of_its_logits_at_a_temperature_that_v
         assert np.median(slopes) == pytest.approx(1 / temperature, rel=1e-2)
 
 
-def test_two_runs_give_the_same_bytes_but_in_the_two_files_that_show_seconds(inputs, done, tmp_path):
+def test_two_runs_write_the_same_bytes_except_in_the_two_files_that_show_seconds(inputs, done, tmp_path):
     again = run(inputs, tmp_path, seconds=2.0)
     for one, other in ((done.report, again.report), (done.model, again.model)):
         first, second = done.files(one), done.files(other)
@@ -186,7 +181,7 @@ def test_two_runs_give_the_same_bytes_but_in_the_two_files_that_show_seconds(inp
         assert differ == TIMED & first.keys()
 
 
-def test_no_file_but_those_two_names_a_time_a_machine_or_a_place(done, base):
+def test_no_other_file_contains_a_time_a_machine_name_or_a_path(done, base):
     for folder in (done.report, done.model):
         for name, content in done.files(folder).items():
             if name not in TIMED:

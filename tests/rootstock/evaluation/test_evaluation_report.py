@@ -1,4 +1,4 @@
-"""What an evaluation puts into its report: mistakes, warnings, repeated splits, and names of users, escaped."""
+"""What an evaluation puts into its report: mistakes, warnings, repeated splits, and escaped names."""
 
 import dataclasses
 import html
@@ -54,7 +54,7 @@ def test_the_report_shows_the_worst_mistakes_and_is_one_file(done):
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
 
 
-def test_names_of_users_are_escaped_in_the_report_and_survive_elsewhere(base, tmp_path):
+def test_names_given_by_users_are_escaped_in_the_report_and_unchanged_elsewhere(base, tmp_path):
     odd = ['<b>"&', "<script>alert(1)", "Ünïcode"]
     for label, name in zip(CLASSES, odd, strict=True):
         (draw(tmp_path / "drawn", images=8) / label).rename(tmp_path / "drawn" / name)
@@ -78,9 +78,7 @@ def test_names_of_users_are_escaped_in_the_report_and_survive_elsewhere(base, tm
     assert json.loads((done.model / "model.json").read_text(encoding="utf-8"))["classes"] == sorted(odd)
 
 
-def test_a_temperature_at_a_bound_and_too_few_test_images_are_in_the_log_and_in_the_report(
-    done, inputs, tmp_path, caplog
-):
+def test_too_few_test_images_and_a_temperature_at_its_bound_are_reported_and_logged(done, inputs, tmp_path, caplog):
     page = (done.report / "report.html").read_text()
     assert "There are only 24 test images" in page
     assert "Fewer than 30 test images: checks (8), rings (8), stripes (8)." in page
@@ -91,7 +89,7 @@ def test_a_temperature_at_a_bound_and_too_few_test_images_are_in_the_log_and_in_
     assert "There are only 24 test images" in caplog.text
 
 
-def test_repeated_splits_are_measured_as_asked_and_offered_where_test_images_are_few(done, inputs, tmp_path):
+def test_repeated_splits_are_measured_if_configured_and_suggested_where_test_images_are_few(done, inputs, tmp_path):
     offer = "With evaluate.repeats: 5, the head is measured on repeated splits"
     assert offer in (done.report / "report.html").read_text()
     assert "repeated_splits" not in json.loads((done.report / "test.json").read_text())
@@ -106,7 +104,7 @@ def test_repeated_splits_are_measured_as_asked_and_offered_where_test_images_are
     assert metrics_of[0] == metrics_of[1]  # nothing is chosen by it
 
 
-def test_what_head_and_fine_tuning_warn_of_is_in_the_report(inputs, base, tmp_path):
+def test_warnings_of_head_and_fine_tuning_are_in_the_report(inputs, base, tmp_path):
     warned = dataclasses.replace(head.load(small_head(base)), warnings=["The head has not converged."])
     head.save(warned, tmp_path / "head", {})
     done = run(dataclasses.replace(inputs, head=tmp_path / "head"), tmp_path)

@@ -39,7 +39,7 @@ def predictions(draw):
 
 @given(predictions())
 @settings(max_examples=60, deadline=None)
-def test_every_interval_holds_its_value_and_the_result_is_plain_json(prediction):
+def test_every_interval_contains_its_value_and_the_result_is_plain_json(prediction):
     labels, probabilities, domains, classes = prediction
     result = score(labels, probabilities, domains, classes, resamples=30)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
@@ -56,7 +56,7 @@ def test_every_interval_holds_its_value_and_the_result_is_plain_json(prediction)
 
 @given(predictions())
 @settings(max_examples=60, deadline=None)
-def test_values_are_those_of_scikit_learn(prediction):
+def test_values_equal_those_of_scikit_learn(prediction):
     labels, probabilities, domains, classes = prediction
     k = len(classes)
     result = score(labels, probabilities, domains, classes, resamples=2)
@@ -89,7 +89,7 @@ def test_values_are_those_of_scikit_learn(prediction):
             assert values == pytest.approx([precision[c], recall[c], f1[c]], abs=1e-6)
 
 
-def test_top5_is_that_of_scikit_learn():
+def test_top5_equals_that_of_scikit_learn():
     labels, logits, domains = simulated(500, 12)
     result = score(labels, softmax(logits), domains, names(12), resamples=2)
     expected = sklearn_metrics.top_k_accuracy_score(labels, logits, k=5, labels=range(12))
@@ -128,7 +128,7 @@ def test_calibration_error_is_at_most_the_gap_of_the_reliability_bins(prediction
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 2.0])
-def test_calibration_error_is_nearer_to_the_truth_than_the_gap_of_the_bins(sharpness):
+def test_calibration_error_is_closer_to_the_true_value_than_the_gap_of_the_bins(sharpness):
     def errors(n: int, seed: int) -> tuple[float, float]:
         labels, logits, domains = simulated(n, 4, seed=seed)
         probabilities = softmax(sharpness * logits)
@@ -141,7 +141,7 @@ def test_calibration_error_is_nearer_to_the_truth_than_the_gap_of_the_bins(sharp
     assert abs(ours - truth) < 0.7 * abs(gap - truth)
 
 
-def test_shares_have_wilson_intervals():
+def test_proportions_have_wilson_intervals():
     labels = np.zeros(10, dtype=np.int64)
     probabilities = np.tile(np.float32([0.9, 0.1]), (10, 1))
     probabilities[:2] = [0.1, 0.9]
@@ -163,7 +163,7 @@ def test_intervals_shrink_with_the_number_of_images():
         assert 0.12 * few[metric] < many[metric] < 0.5 * few[metric], metric
 
 
-def test_equal_arguments_give_equal_bytes_and_another_seed_only_other_bootstrap_ends():
+def test_equal_arguments_give_equal_bytes_and_another_seed_changes_only_bootstrap_bounds():
     labels, logits, domains = simulated(200, 5)
     first, again, other = (
         score(labels, softmax(logits), domains, names(5), resamples=100, seed=seed) for seed in (3, 3, 4)
@@ -173,14 +173,14 @@ def test_equal_arguments_give_equal_bytes_and_another_seed_only_other_bootstrap_
     assert first["log_loss"]["value"] == other["log_loss"]["value"]
 
 
-def test_chunks_of_resamples_do_not_show_in_the_result(monkeypatch):
+def test_the_chunk_size_of_resamples_does_not_change_the_result(monkeypatch):
     labels, logits, domains = simulated(200, 5)
     whole = score(labels, softmax(logits), domains, names(5), resamples=50)
     monkeypatch.setattr("rootstock.evaluation.bootstrap.MAX_FLOATS", 1000)
     assert score(labels, softmax(logits), domains, names(5), resamples=50) == whole
 
 
-def test_a_class_without_test_images_has_no_figures_but_its_false_alarms_count():
+def test_a_class_without_test_images_has_no_figures_but_its_false_positives_count():
     labels = np.array([0, 0, 1, 1])
     probabilities = np.eye(3, dtype=np.float32)[[0, 2, 1, 1]]
     result = score(labels, probabilities, np.full(4, "field"), names(3), resamples=50)
@@ -188,14 +188,14 @@ def test_a_class_without_test_images_has_no_figures_but_its_false_alarms_count()
     assert result["macro_f1"]["value"] == pytest.approx((2 / 3 + 1 + 0) / 3, abs=1e-6)
 
 
-def test_a_class_that_is_never_predicted_has_precision_0_of_which_nothing_is_known():
+def test_a_class_that_is_never_predicted_has_precision_0_with_an_interval_from_0_to_1():
     probabilities = np.eye(2, dtype=np.float32)[[0, 0, 0]]
     result = score(np.array([0, 0, 1]), probabilities, np.full(3, "field"), names(2), resamples=50)
     assert result["classes"]["class 1"]["precision"] == {"value": 0.0, "low": 0.0, "high": 1.0}
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_f1_without_a_mistake_or_without_a_hit_claims_no_certainty(right):
+def test_f1_with_all_or_no_predictions_correct_still_has_an_interval(right):
     labels = np.repeat([0, 1], 20)
     probabilities = np.eye(2, dtype=np.float32)[labels if right else 1 - labels]
     result = score(labels, probabilities, np.full(40, "field"), names(2), resamples=50)
@@ -204,7 +204,7 @@ def test_f1_without_a_mistake_or_without_a_hit_claims_no_certainty(right):
     assert result["macro_f1"]["high"] - result["macro_f1"]["low"] > 0.05
 
 
-def test_images_of_a_scene_make_intervals_as_wide_as_the_scenes_are_few():
+def test_intervals_of_grouped_images_are_as_wide_as_those_of_one_image_per_group():
     labels, logits, domains = simulated(40, 4)
     alone = score(labels, softmax(logits), domains, names(4), resamples=300)
     tenfold = [np.repeat(values, 10, axis=0) for values in (labels, softmax(logits), domains)]
@@ -242,7 +242,7 @@ def test_domains_may_come_from_pandas():
         ({"probabilities": np.float32([[0.5, 0.5], [np.nan, 1], [1, 0]])}, "1 of 3 images"),
     ],
 )
-def test_wrong_input_is_named(change, message):
+def test_the_error_for_invalid_input_says_what_is_wrong(change, message):
     good = {
         "labels": np.array([0, 1, 1]),
         "probabilities": np.full((3, 2), 0.5, dtype=np.float32),

@@ -28,7 +28,7 @@ def test_the_model_with_the_higher_validation_accuracy_wins():
     assert choice.why == "The fine-tuned network won: validation accuracy 100.0% vs 75.0% (4 images)."
 
 
-def test_of_models_with_equal_accuracy_the_lower_log_loss_wins():
+def test_the_lower_log_loss_wins_among_models_of_equal_accuracy():
     choice = choose(measured(head=logits(1, 1, 1, -1), finetuned=logits(2, 2, 2, -1)))
     assert choice.winner == "finetuned"
     assert choice.why == (
@@ -36,13 +36,13 @@ def test_of_models_with_equal_accuracy_the_lower_log_loss_wins():
     )
 
 
-def test_of_equal_models_the_head_which_is_simpler_wins():
+def test_the_head_wins_among_equal_models_as_it_is_simpler():
     choice = choose(measured(head=logits(1, 2, 3, 4), finetuned=logits(1, 2, 3, 4)))
     assert choice.winner == "head" and choice.why.endswith(", equal log loss (0.127); the simpler model wins a tie.")
 
 
 @given(st.floats(-1e-4, 1e-4))
-def test_what_rounding_alone_tells_apart_is_a_tie(much):
+def test_models_that_differ_only_by_rounding_are_a_tie(much):
     assert choose(measured(head=logits(1, 2, 3, -4), finetuned=logits(1, 2, 3, -4 + much))).winner == "head"
 
 

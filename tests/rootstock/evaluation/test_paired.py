@@ -1,4 +1,4 @@
-"""The gain of one model over another: McNemar's exact test where groups are single images, and its kin where not."""
+"""The gain of one model over another: McNemar's exact test for single images, a sign-flip test for groups."""
 
 from itertools import product
 
@@ -17,7 +17,7 @@ def differences(won: int, lost: int, same: int) -> np.ndarray:
 
 
 @given(won=counts, lost=counts, same=counts)
-def test_where_every_group_is_one_image_the_test_is_mcnemars(won, lost, same):
+def test_the_test_is_mcnemars_where_every_group_is_one_image(won, lost, same):
     if won + lost + same == 0:
         return
     found = gain(differences(won, lost, same), np.arange(won + lost + same))
@@ -40,7 +40,7 @@ def test_the_sign_flip_test_is_exact(sums):
 
 @given(won=counts, lost=counts, same=counts, groups=st.integers(1, 40))
 @settings(deadline=None)
-def test_intervals_hold_their_value_and_swapping_the_models_mirrors_them(won, lost, same, groups):
+def test_intervals_contain_their_value_and_swapping_the_models_mirrors_them(won, lost, same, groups):
     if won + lost + same == 0:
         return
     values = differences(won, lost, same)
@@ -62,20 +62,20 @@ def test_tangos_interval_keeps_a_width_where_the_models_hardly_differ():
     assert one["low"] == pytest.approx(-0.118, abs=5e-4)  # Tango (1998): -11.8 %
 
 
-def test_scenes_in_which_all_images_agree_are_worth_one_image_each():
+def test_scenes_in_which_all_images_agree_count_as_one_image_each():
     values = differences(3, 1, 26).repeat(10)
     scenes = gain(values, np.arange(30).repeat(10))
     assert scenes.size.images == pytest.approx(30, rel=0.1) and scenes.size.groups == 30
     assert scenes.p == pytest.approx(gain(differences(3, 1, 26), np.arange(30)).p)
 
 
-def test_twice_the_images_are_worth_twice_as_much():
+def test_twice_the_images_multiply_the_score_by_the_square_root_of_two():
     one = gain(differences(9, 4, 80), np.arange(93))
     two = gain(differences(18, 8, 160), np.arange(186))
     assert np.sqrt(2) * one.score(-0.04) == pytest.approx(two.score(-0.04))
 
 
-def test_weights_that_are_equal_change_nothing_but_the_way_to_p():
+def test_equal_weights_change_nothing_but_the_computation_of_p():
     values, groups = differences(8, 2, 50), np.arange(60) // 2
     plain, weighted = gain(values, groups), gain(values, groups, np.full(60, 1 / 60))
     assert weighted.interval == pytest.approx(plain.interval)

@@ -60,7 +60,7 @@ def size(png: bytes) -> tuple[int, int]:
         return picture.size
 
 
-def test_confusion_csv_has_a_row_an_image_with_the_names_of_the_classes(tmp_path):
+def test_confusion_csv_has_one_row_per_image_with_the_names_of_the_classes(tmp_path):
     given = evaluation()
     table = write(tmp_path, given)["confusion.csv"]
     assert list(table) == ["actual", "predicted"]
@@ -89,7 +89,7 @@ def test_history_csv_counts_steps_over_all_stages(tmp_path):
     assert list(table["stage"]) == ["last_block"] * 2 + ["all"] * 3
 
 
-def test_an_empty_history_leaves_a_header_alone(tmp_path):
+def test_an_empty_history_gives_a_csv_file_with_only_a_header(tmp_path):
     write(tmp_path, evaluation(epochs=0))
     assert (tmp_path / "history.csv").read_text() == "step,stage,epoch,train_loss,val_loss,val_accuracy\n"
 
@@ -130,7 +130,7 @@ def test_class_names_with_commas_and_quotes_survive_in_the_csv(tmp_path):
 
 
 @pytest.mark.parametrize("k", [2, 40, *slow(4, 120, 150)])
-def test_all_pictures_are_drawn_for_few_and_many_classes(k):
+def test_all_plots_are_drawn_for_few_and_many_classes(k):
     drawn = plots.pictures(**evaluation(k, 10 * k))
     names = {"curves", "confusion", "reliability", "recall"}
     assert set(drawn) == names | {f"{name}_dark" for name in names}
@@ -165,7 +165,7 @@ def test_curves_of_one_epoch_and_one_strength_are_drawn():
     assert size(plots.draw_curves(given["history"], []))
 
 
-def test_the_recall_picture_shows_the_twenty_worst_classes():
+def test_the_recall_plot_shows_the_twenty_worst_classes():
     many, few = evaluation(60, 600), evaluation(21, 600)  # 59 and 20 classes with images
     heights = [size(plots.draw_recall(one["metrics"], "finetuned"))[1] for one in (many, few)]
     assert heights[0] == heights[1]
@@ -181,7 +181,7 @@ def test_class_names_are_drawn_as_they_are_and_never_as_formulas(name):
         assert plots.pictures(**given)
 
 
-def test_a_perfect_model_can_be_drawn():
+def test_the_plots_of_a_perfect_model_are_drawn():
     given = evaluation(3, 30)
     sure = np.eye(3, dtype=np.float32)[given["labels"]]
     given["probabilities"] = {"head": sure, "finetuned": sure}
@@ -189,7 +189,7 @@ def test_a_perfect_model_can_be_drawn():
     assert plots.pictures(**given | {"metrics": {"head": scored, "finetuned": scored}})
 
 
-def test_drawing_leaves_no_trace_in_matplotlibs_global_state():
+def test_drawing_does_not_change_matplotlibs_global_state():
     before = json.dumps(dict(mpl.rcParams), default=str)
     plots.pictures(**evaluation())
     assert json.dumps(dict(mpl.rcParams), default=str) == before

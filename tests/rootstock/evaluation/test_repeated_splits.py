@@ -1,4 +1,4 @@
-"""Repeated splits: every image is a test image once a repeat, groups stay whole, and nothing leaks into training."""
+"""Repeated splits: every image is a test image once per repeat, groups stay whole, and nothing leaks into training."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_a_group_is_never_in_two_folds(labels, per_group, seed):
     assert set(fold) <= set(range(FOLDS))
 
 
-def test_each_repeat_measures_every_image_and_splits_otherwise(tmp_path):
+def test_each_repeat_measures_every_image_with_a_different_split(tmp_path):
     labels = np.arange(150) % 3
     folders, manifest = dataset(tmp_path, labels, separable(labels, 3), np.arange(150))
     found = repeated_splits.measure(folders, manifest, SETTINGS, 3, seed=0)
@@ -61,7 +61,7 @@ def test_each_repeat_measures_every_image_and_splits_otherwise(tmp_path):
     assert "all 150 images were split anew into 5 folds" in found.describe()
 
 
-def test_features_that_say_nothing_are_no_better_than_chance_even_where_groups_repeat_an_image(tmp_path):
+def test_uninformative_features_are_no_better_than_chance_even_where_groups_repeat_an_image(tmp_path):
     rng = np.random.default_rng(0)
     groups = np.arange(200) // 4
     labels = rng.integers(0, 2, 50)[groups]
@@ -72,7 +72,7 @@ def test_features_that_say_nothing_are_no_better_than_chance_even_where_groups_r
     assert "in 50 groups," in found.describe()
 
 
-def test_a_class_whose_images_are_all_held_out_is_not_known(tmp_path):
+def test_images_of_a_class_that_is_held_out_as_a_whole_count_as_mistakes(tmp_path):
     labels = np.array([0, 1] * 45 + [2] * 10)
     groups = np.array([*range(90), *[90] * 10])  # the third class is one group
     folders, manifest = dataset(tmp_path, labels, separable(labels, 3), groups)
@@ -81,7 +81,7 @@ def test_a_class_whose_images_are_all_held_out_is_not_known(tmp_path):
 
 
 @pytest.mark.parametrize("classes", [1, 2])
-def test_fewer_groups_than_folds_are_not_split_and_one_class_is_no_error(tmp_path, classes):
+def test_fewer_groups_than_folds_are_not_split_and_one_class_is_not_an_error(tmp_path, classes):
     labels = np.arange(40) % classes
     folders, manifest = dataset(tmp_path, labels, separable(labels, 2), np.arange(40) // 10)
     assert repeated_splits.measure(folders, manifest, SETTINGS, 1, seed=0) is None

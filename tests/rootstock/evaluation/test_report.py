@@ -125,7 +125,7 @@ def test_top5_is_shown_from_six_classes_on():
     assert "Top 5" in Page(render(report(classes=tuple("abcdef")))).words()
 
 
-def test_an_untested_class_is_noted_beside_the_accuracy_and_only_then():
+def test_the_accuracy_has_a_note_on_untested_classes_only_if_there_are_any():
     given = report()
     untested = given.dataset["by_class"] | {"ants": {"train": 300, "val": 60, "test": 0}}
     words = Page(render(replace(given, dataset={**given.dataset, "by_class": untested}))).words()
@@ -134,7 +134,7 @@ def test_an_untested_class_is_noted_beside_the_accuracy_and_only_then():
     assert "Note:" not in Page(render(given)).words()
 
 
-def test_the_page_needs_nothing_but_itself():
+def test_the_page_is_self_contained():
     page = Page(render(report()))
     for tag, attributes in page.tags:
         assert tag not in {"script", "iframe", "object", "form"}
@@ -153,7 +153,7 @@ def test_every_link_within_the_page_leads_somewhere():
     assert links <= places and len(links) == 9
 
 
-def test_what_users_wrote_is_escaped_everywhere():
+def test_text_given_by_users_is_escaped_everywhere():
     evil = "<script>alert('&')</script>\"onload=x"
     given = report(classes=("ants", evil, "wasps"), domains=("field", evil))
     given = replace(
@@ -178,7 +178,7 @@ def test_what_users_wrote_is_escaped_everywhere():
     assert page.words().count("<script>alert('&')</script>") > 10
 
 
-def test_dark_and_light_pictures_are_chosen_by_the_readers_system():
+def test_the_readers_system_chooses_between_dark_and_light_plots():
     page = Page(render(report()))
     dark = [attributes for tag, attributes in page.tags if tag == "source"]
     assert [one["media"] for one in dark] == ["(prefers-color-scheme: dark)"]  # the one picture that has one
@@ -198,7 +198,7 @@ def test_a_report_without_mistakes_says_so():
     assert "misclassified; none are shown." in words
 
 
-def test_a_report_without_pictures_timings_and_rejected_files_is_whole():
+def test_a_report_without_plots_timings_and_rejected_files_is_complete():
     given = report()
     bare = {key: given.dataset[key] for key in ("splits", "domains", "by_class")} | {"rejected": {}}
     page = Page(render(replace(given, pictures={}, timings=[], mistakes=[], dataset=bare)))
@@ -218,12 +218,12 @@ def test_domains_and_classes_are_listed_worst_first():
         assert len(listed) == len(figures) and values == sorted(values)
 
 
-def test_one_domain_and_two_classes_make_a_report():
+def test_a_report_of_one_domain_and_two_classes_is_rendered():
     words = Page(render(report(classes=("ants", "bees"), domains=("field",)))).words()
     assert "Domain The winner on the test images of each domain" in words and "studio" not in words
 
 
-def test_of_many_classes_the_worst_are_open_and_the_others_collapsed():
+def test_the_worst_of_many_classes_are_shown_and_the_others_collapsed():
     words = Page(render(report(classes=tuple(f"species {c}" for c in range(120))))).words()
     assert "100 more classes" in words
     assert all(f"species {c} " in words for c in range(120))
@@ -251,7 +251,7 @@ def test_times_are_shown_per_stage_and_in_total():
     assert "fine_tune 1 min 07 s" in words and "1 min 08 s in total" in words
 
 
-def test_a_pictures_address_names_its_kind():
+def test_the_data_url_of_a_picture_names_its_format():
     assert data_uri(picture()).startswith("data:image/png;base64,iVBOR")
     assert data_uri(picture("JPEG")).startswith("data:image/jpeg;base64,")
     assert data_uri(picture("WEBP")).startswith("data:image/webp;base64,")
@@ -275,5 +275,5 @@ def test_durations_are_formatted_for_reading(seconds, words):
 @pytest.mark.parametrize(
     ("share", "words"), [(1, "100%"), (0.99999, "99.9%"), (0.9876, "98.8%"), (0.00001, "0.1%"), (0, "0%")]
 )
-def test_only_all_is_a_hundred_per_cent_and_only_nothing_is_none(share, words):
+def test_only_one_is_shown_as_100_percent_and_only_zero_as_0_percent(share, words):
     assert percent(share) == words

@@ -25,7 +25,7 @@ def untuned(inputs, base, tmp_path_factory) -> Done:
     return run(dataclasses.replace(inputs, finetuned=folder / "finetuned"), folder)
 
 
-def test_where_nothing_was_tuned_the_model_is_the_head_and_all_texts_say_so(untuned):
+def test_the_model_is_the_head_and_all_texts_say_so(untuned):
     assert untuned.found.choice.winner == "head" and list(untuned.found.validation) == ["head"]
     card, page = (untuned.model / "README.md").read_text(), (untuned.report / "report.html").read_text()
     for text in (card, page):
@@ -36,13 +36,13 @@ def test_where_nothing_was_tuned_the_model_is_the_head_and_all_texts_say_so(untu
     assert schema.names == ["image_id", "domain", "split", "label", "head"]
 
 
-def test_where_nothing_was_tuned_no_image_is_decoded_or_goes_through_a_network(inputs, work, tmp_path):
+def test_no_image_is_decoded_or_goes_through_a_network(inputs, work, tmp_path):
     finetune.save(None, [], tmp_path / "finetuned")
     run(dataclasses.replace(inputs, finetuned=tmp_path / "finetuned"), tmp_path)
     assert work.images == (0, 0)
 
 
-def test_what_an_earlier_version_left_where_nothing_was_tuned_is_read(inputs, untuned, base, tmp_path):
+def test_the_output_of_an_earlier_version_is_read(inputs, untuned, base, tmp_path):
     network = classifier_from(small_head(base), small_backbone(base))
     finetune.save(network, epochs.read_history(inputs.finetuned / finetune.HISTORY), tmp_path / "finetuned")
     epochs.write_history([], tmp_path / "finetuned" / finetune.HISTORY)  # and the weights of the head

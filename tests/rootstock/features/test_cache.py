@@ -54,7 +54,7 @@ def test_entries_are_listed(roots):
         assert said in row
 
 
-def test_what_is_not_there_empty_or_damaged_is_no_obstacle(roots, tmp_path):
+def test_missing_empty_or_damaged_entries_do_not_prevent_a_listing(roots, tmp_path):
     (roots[0] / "empty").mkdir()
     (roots[0] / OLD / "000000-aaaaaaaa.parquet").write_bytes(b"PAR1 no more")
     found = {entry.key: entry for entry in list_entries([*roots, tmp_path / "nowhere"], [])}
@@ -62,7 +62,7 @@ def test_what_is_not_there_empty_or_damaged_is_no_obstacle(roots, tmp_path):
     assert found[OLD].images == 5 and found[OLD].backbone == "vgg16"
 
 
-def test_by_backbone_by_age_by_key_and_by_all_of_them(roots):
+def test_entries_are_selected_by_backbone_age_key_or_a_combination(roots):
     entries = list_entries(roots, [USED])
     assert keys(select(entries, Selection(backbone="vgg16"))) == {OLD, OTHER}
     assert keys(select(entries, Selection(older_than=30))) == {OLD}  # the one in use is older
@@ -72,7 +72,7 @@ def test_by_backbone_by_age_by_key_and_by_all_of_them(roots):
     assert not Selection() and Selection(older_than=0)
 
 
-def test_what_is_in_use_is_never_pruned_and_the_error_says_what_to_do(roots):
+def test_features_in_use_are_never_pruned_and_the_error_says_what_to_do(roots):
     entries = list_entries(roots, [USED])
     for selection in (Selection(key=USED), Selection(backbone="resnet18"), Selection(key=USED, older_than=1)):
         with pytest.raises(
@@ -82,7 +82,7 @@ def test_what_is_in_use_is_never_pruned_and_the_error_says_what_to_do(roots):
             select(entries, selection)
 
 
-def test_a_misspelt_name_is_an_error_that_says_what_there_is(roots):
+def test_a_misspelt_name_is_an_error_that_lists_the_valid_ones(roots):
     entries = list_entries(roots, [])
     with pytest.raises(
         RootstockError, match=r"No features are cached for backbone 'vgg'; expected one of: resnet18, vgg16"
@@ -96,7 +96,7 @@ def test_a_misspelt_name_is_an_error_that_says_what_there_is(roots):
         select(entries, Selection(older_than=-1))
 
 
-def test_a_pruned_key_takes_the_pointers_to_it_along(roots):
+def test_pruning_a_key_removes_the_pointers_to_it(roots):
     pointers = {name: roots[0] / f"{name * 12}.json" for name in "abc"}
     pointers["a"].write_text(json.dumps({"key": OLD, "engine": "torch compiled"}))
     pointers["b"].write_text(json.dumps({"key": USED, "engine": "torch compiled"}))
@@ -106,12 +106,12 @@ def test_a_pruned_key_takes_the_pointers_to_it_along(roots):
     assert keys(list_entries(roots, [])) == {USED, OTHER}
 
 
-def test_features_that_a_pointer_in_use_names_are_in_use(roots):
+def test_features_that_a_pointer_in_use_refers_to_are_in_use(roots):
     (roots[0] / f"{'a' * 12}.json").write_text(json.dumps({"key": OLD}))
     assert {entry.key for entry in list_entries(roots, ["a" * 12]) if entry.in_use} == {OLD}
 
 
-def test_a_prune_that_is_killed_leaves_no_half_of_a_key(roots, monkeypatch):
+def test_a_killed_prune_leaves_no_partial_key(roots, monkeypatch):
     def killed(*_, **__):
         raise KeyboardInterrupt
 

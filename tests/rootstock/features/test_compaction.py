@@ -20,7 +20,7 @@ from tests.small_dataset import CLASSES, draw, small_backbone
 from tests.sparse_shards import NARROW, WIDE, Store
 
 
-def test_images_and_features_stay_as_they_were_and_bytes_are_freed(store):
+def test_compaction_frees_bytes_and_leaves_images_and_features_unchanged(store):
     pixels, manifest = store.pixels(), store.manifest
     values = {key: store.values(key) for key in (store.features / WIDE, store.features / NARROW, store.tried / WIDE)}
     found = waste(store.data)
@@ -40,7 +40,7 @@ def test_images_and_features_stay_as_they_were_and_bytes_are_freed(store):
         assert sorted(path.stem for path in key.iterdir()) == shards.names(store.images)
 
 
-def test_what_is_gone_is_counted(store):
+def test_images_no_longer_in_use_are_counted_with_their_bytes(store):
     found = waste(store.data)
     assert found.images == len(store.data.ledger) - len(store.manifest) > 0
     assert found.bytes >= found.freed > 0 and set(found.shards) < set(shards.names(store.images))
@@ -62,7 +62,7 @@ def test_a_second_compaction_finds_nothing_to_do(store):
     assert store.compact() == CompactionResult(0, 0, 0, 0, 0) and store.state() == before
 
 
-def test_compacting_the_same_twice_gives_the_same_bytes(store, tmp_path):
+def test_compacting_two_equal_datasets_gives_the_same_bytes(store, tmp_path):
     shutil.copytree(store.root, tmp_path / "other")
     other = Store(tmp_path / "other")
     store.compact(), other.compact()
@@ -70,12 +70,12 @@ def test_compacting_the_same_twice_gives_the_same_bytes(store, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.5])
-def test_a_share_that_is_none_is_an_error(store, share):
+def test_an_invalid_share_is_an_error(store, share):
     with pytest.raises(ParamsError, match="expected a share above 0 and up to 1"):
         store.compact(share=share)
 
 
-def test_without_a_data_set_or_a_shard_it_is_an_error_and_nothing_is_removed(store):
+def test_a_missing_dataset_or_shard_is_an_error_and_nothing_is_removed(store):
     before = store.state()
     path = shards.path_of(store.images, waste(store.data).shards[0])
     path.rename(store.aside / path.name)
@@ -101,7 +101,7 @@ def test_the_next_ingest_finds_nothing_to_do(store):
     assert (store.ingest().new, store.state()) == (0, before)
 
 
-def test_images_that_return_are_packed_again_and_keep_their_split(store):
+def test_images_that_come_back_are_packed_again_and_keep_their_split(store):
     ledger = store.data.ledger.set_index("image_id")
     done = store.compact()
     dropped = store.data.ledger.query("shard == 'unpacked'")["image_id"]
@@ -151,7 +151,7 @@ def test_a_rejected_image_is_not_packed_at_every_ingest(store):
     assert store.manifest.set_index("image_id").loc[kept["image_id"], "split"] == kept["split"]
 
 
-def test_an_image_that_comes_back_and_cannot_be_read_is_tried_again(store, monkeypatch):
+def test_an_image_that_comes_back_and_could_not_be_read_is_tried_again(store, monkeypatch):
     left = len(store.manifest)
     store.compact(share=1)
     store.bring_back()
@@ -169,7 +169,7 @@ def refuse(*_: object) -> None:
 # Features
 
 
-def test_a_new_file_of_features_is_as_extraction_writes_it(store, monkeypatch):
+def test_a_rewritten_feature_file_has_the_format_that_extraction_writes(store, monkeypatch):
     monkeypatch.setattr(feature_files, "GROUP_BYTES", 4 * 8 * 2)  # of four rows
     before = set(shards.names(store.images))
     old = pq.read_schema(next((store.features / NARROW).iterdir()))
@@ -186,7 +186,7 @@ def test_a_new_file_of_features_is_as_extraction_writes_it(store, monkeypatch):
         assert column.encodings == ("PLAIN", "RLE") or "PLAIN" in column.encodings
 
 
-def test_a_key_that_lacks_some_shards_loses_nothing_of_the_others(store):
+def test_a_key_without_features_of_some_shards_keeps_those_of_the_others(store):
     found = waste(store.data).shards
     for shard in found[::2]:
         (store.features / WIDE / f"{shard}.parquet").unlink()
@@ -197,7 +197,7 @@ def test_a_key_that_lacks_some_shards_loses_nothing_of_the_others(store):
     assert {path.stem for path in (store.features / NARROW).iterdir()} == set(shards.names(store.images))
 
 
-def test_a_damaged_file_of_features_is_left_to_extraction(store, caplog):
+def test_a_damaged_feature_file_is_left_to_extraction(store, caplog):
     path = store.features / WIDE / f"{waste(store.data).shards[0]}.parquet"
     pq.write_table(pq.read_table(path)[:0], path)
     store.compact()
@@ -205,7 +205,7 @@ def test_a_damaged_file_of_features_is_left_to_extraction(store, caplog):
     assert {file.stem for file in (store.features / WIDE).iterdir()} < set(shards.names(store.images))
 
 
-def test_nothing_goes_through_the_backbone_again(store, tmp_path_factory):
+def test_no_image_goes_through_the_backbone_again(store, tmp_path_factory):
     backbone = backbones.load(small_backbone(tmp_path_factory.getbasetemp()))
     key = extraction.extract(backbone, params.Extract(), store.images, store.features).key
     rows = store.manifest

@@ -25,7 +25,9 @@ def damage(small: Small, tmp_path: Path, at: int, data: bytes) -> tuple[Path, st
 
 
 @pytest.mark.parametrize(("at", "data"), [(60, b"\x00\xff\x00\xff"), (-400, b"\x00\xff")], ids=["image", "header"])
-def test_changed_bytes_in_a_shard_are_an_error_and_intact_files_are_kept(small, backbone, tmp_path, at, data):
+def test_changed_bytes_in_a_shard_are_an_error_and_features_of_intact_shards_are_kept(
+    small, backbone, tmp_path, at, data
+):
     copied, shard = damage(small, tmp_path, at, data)
     with pytest.raises(SourceError, match=rf"{shard}\.tar: .* restore it with `dvc checkout`"):
         extract(backbone, EAGER, copied, tmp_path / "out")
@@ -34,7 +36,7 @@ def test_changed_bytes_in_a_shard_are_an_error_and_intact_files_are_kept(small, 
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.9])
-def test_a_shard_that_ends_too_early_is_an_error_that_says_what_to_do(small, backbone, tmp_path, share):
+def test_a_truncated_shard_is_an_error_that_says_what_to_do(small, backbone, tmp_path, share):
     copied = shutil.copytree(small.images, tmp_path / "images")
     path = shards.path_of(copied, shards.names(copied)[1])
     path.chmod(0o644)
@@ -44,7 +46,7 @@ def test_a_shard_that_ends_too_early_is_an_error_that_says_what_to_do(small, bac
     assert list((tmp_path / "out").rglob(f"{path.stem}*")) == list((tmp_path / "out").rglob("*.tmp")) == []
 
 
-def test_an_image_that_decodes_but_is_another_one_is_found_by_its_shards_name(small, backbone, tmp_path):
+def test_an_image_replaced_by_another_one_is_detected_although_it_decodes(small, backbone, tmp_path):
     copied = shutil.copytree(small.images, tmp_path / "images")
     shard = shards.names(copied)[1]
     one, two, *_ = (m for m in shards.iter_members(copied, shard))

@@ -65,7 +65,7 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["eager", "openvino"])
-def test_features_in_f32_are_those_of_plain_torch(name, backbone, images, expected):
+def test_features_in_f32_equal_those_of_plain_torch(name, backbone, images, expected):
     found = computed(start(name, backbone, batch_size=4), images)
     assert found.shape == expected.shape and found.dtype == np.float32
     assert cosines(found, expected).min() >= 0.9999
@@ -73,7 +73,7 @@ def test_features_in_f32_are_those_of_plain_torch(name, backbone, images, expect
 
 
 @pytest.mark.parametrize("name", ["eager", "openvino"])
-def test_features_in_bf16_are_near_and_not_the_same(name, backbone, images, expected):
+def test_features_in_bf16_are_close_to_those_of_plain_torch_but_not_equal(name, backbone, images, expected):
     try:
         engine = start(name, backbone, "bf16", batch_size=4)
     except Unavailable as why:
@@ -87,7 +87,7 @@ def test_features_in_bf16_are_near_and_not_the_same(name, backbone, images, expe
     ("name", "precision", "least"),
     [(name, "f32", 0.9999) for name in ("eager", "openvino")] + [("openvino", "bf16", 0.99)],
 )
-def test_the_shipped_networks_features_are_those_of_plain_torch(tmp_path_factory, small, name, precision, least):
+def test_features_of_the_default_network_equal_those_of_plain_torch(tmp_path_factory, small, name, precision, least):
     backbone = backbones.load(shipped(tmp_path_factory.getbasetemp()))
     images = images_of(small, backbone, 12)
     with torch.inference_mode():
@@ -141,14 +141,14 @@ def test_the_first_calls_of_a_process_may_come_from_many_threads_at_once(tmp_pat
         assert done.stdout.strip() == "done"
 
 
-def test_a_thread_of_its_own_leaves_the_others_theirs():
+def test_limiting_one_thread_to_one_core_does_not_limit_the_others():
     before = torch.get_num_threads()
     with ThreadPoolExecutor(1, initializer=limit_to_one_core) as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
     assert torch.get_num_threads() == before
 
 
-def test_what_a_machine_lacks_is_said(backbone, monkeypatch):
+def test_an_unavailable_engine_is_an_error_that_says_why(backbone, monkeypatch):
     with pytest.raises(Unavailable, match="on CPUs only, and this machine has a GPU"):
         start("openvino", backbone, device=torch.device("cuda"))
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
@@ -185,12 +185,12 @@ def test_auto_on_a_gpu_is_torch(backbone, monkeypatch):
 
 @given(st.integers(16, 1024), st.booleans())
 @settings(max_examples=50, deadline=None)
-def test_smaller_images_go_in_larger_batches(size, on_gpu):
+def test_smaller_images_are_computed_in_larger_batches(size, on_gpu):
     assert best_batch_size(size, on_gpu) >= best_batch_size(size + 1, on_gpu) >= 1
     assert best_batch_size(size, on_gpu).bit_count() == 1
 
 
-def test_every_engine_of_the_parameters_is_one():
+def test_every_engine_that_the_parameters_allow_exists():
     from typing import get_args
 
     from rootstock.config.params import Extract

@@ -43,7 +43,7 @@ def identities(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*.parquet")}
 
 
-def test_a_feature_is_what_the_backbone_gives_of_the_image(small, folder, backbone):
+def test_a_feature_is_the_output_of_the_backbone_for_the_image(small, folder, backbone):
     row = small.manifest.iloc[77]
     with shards.Reader(small.images) as reader:
         pixels = prepare(reader.read(row["shard"], row["offset"], row["size"]), backbone.transform)
@@ -58,7 +58,7 @@ def test_a_feature_is_what_the_backbone_gives_of_the_image(small, folder, backbo
 # Caching
 
 
-def test_only_the_shards_that_have_no_features_yet_are_computed(small, folder, backbone, seen, tmp_path):
+def test_only_shards_without_features_are_computed(small, folder, backbone, seen, tmp_path):
     shutil.copytree(folder, tmp_path / folder.name)
     first, *_, last = sorted((tmp_path / folder.name).iterdir())
     first.unlink(), last.unlink()
@@ -72,7 +72,7 @@ def test_only_the_shards_that_have_no_features_yet_are_computed(small, folder, b
     assert (again.images, again.computed, sum(seen)) == (120, 0, done.computed)
 
 
-def test_new_images_are_computed_and_no_earlier_file_is_touched(backbone, seen, tmp_path):
+def test_new_images_are_computed_and_no_earlier_file_is_rewritten(backbone, seen, tmp_path):
     small = take_in(tmp_path, (draw(tmp_path / "source", images=6), "field"))
     key = extract(backbone, EAGER, small.images, tmp_path / "features").key
     before, kept = contents(tmp_path / "features" / key), identities(tmp_path / "features" / key)
@@ -100,13 +100,13 @@ def test_relabelling_removing_and_a_new_split_change_no_file(backbone, seen, tmp
     assert seen == [] and identities(tmp_path / "features" / key) == kept
 
 
-def test_another_backbone_and_back_again_computes_nothing(small, backbone, folder, tmp_path_factory, tmp_path):
+def test_returning_to_an_earlier_backbone_computes_nothing(small, backbone, folder, tmp_path_factory, tmp_path):
     other = backbones.load(small_backbone(tmp_path_factory.getbasetemp(), seed=1))
     done = [extract(one, EAGER, small.images, tmp_path) for one in (backbone, other, backbone, other)]
     assert [entry.computed for entry in done] == [120, 120, 0, 0]
 
 
-def test_progress_shows_how_many_were_there_already(small, folder, backbone, tmp_path):
+def test_progress_shows_how_many_images_were_cached(small, folder, backbone, tmp_path):
     shutil.copytree(folder, tmp_path / folder.name)
     first = min((tmp_path / folder.name).iterdir())
     first.unlink()
@@ -165,7 +165,7 @@ while killed < 20:
 
 
 @pytest.mark.slow
-def test_an_extraction_killed_at_twenty_moments_ends_as_an_undisturbed_one(small, backbone, tmp_path_factory, tmp_path):
+def test_an_extraction_killed_twenty_times_ends_like_an_uninterrupted_one(small, backbone, tmp_path_factory, tmp_path):
     settings = Extract(engine="eager", batch_size=4)
     whole = extract(backbone, settings, small.images, tmp_path / "undisturbed")
     weights = small_backbone(tmp_path_factory.getbasetemp())
@@ -183,7 +183,7 @@ def test_an_extraction_killed_at_twenty_moments_ends_as_an_undisturbed_one(small
 # Views
 
 
-def test_each_view_is_kept_by_itself_and_a_further_one_computes_itself_alone(small, folder, backbone, seen, tmp_path):
+def test_each_view_is_cached_separately_and_only_an_additional_one_is_computed(small, folder, backbone, seen, tmp_path):
     done = extract(backbone, Extract(engine="eager", views=2), small.images, tmp_path)
     assert (done.images, done.computed, done.key) == (120, 360, folder.name)
     assert contents(tmp_path / folder.name) == contents(folder)
@@ -223,19 +223,19 @@ class Louder(nn.Module):
         return features * 1e20
 
 
-def test_features_too_large_for_float16_stop_it_and_leave_nothing(small, backbone, tmp_path):
+def test_features_too_large_for_float16_stop_the_extraction_and_leave_no_file(small, backbone, tmp_path):
     loud = dataclasses.replace(backbone, network=nn.Sequential(backbone.network, Louder()))
     with pytest.raises(ParamsError, match=r"params\.yaml: extract\.dtype is 'float16', but .* expected float32"):
         extract(loud, Extract(engine="eager", dtype="float16"), small.images, tmp_path)
     assert list(tmp_path.rglob("*.parquet*")) == []
 
 
-def test_a_gpu_that_is_not_there_decodes_nothing(small, backbone, tmp_path):
+def test_decoding_on_a_missing_gpu_is_an_error(small, backbone, tmp_path):
     with pytest.raises(ParamsError, match=r"extract\.decode is 'gpu', but this machine has no GPU; expected full"):
         extract(backbone, Extract(engine="eager", decode="gpu"), small.images, tmp_path)
 
 
-def test_an_engine_that_cannot_is_an_error_that_names_the_parameters(small, backbone, tmp_path, monkeypatch):
+def test_an_engine_that_is_not_installed_is_an_error(small, backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ParamsError, match=r"but openvino is not installed; expected another engine"):
         extract(backbone, Extract(engine="openvino"), small.images, tmp_path)

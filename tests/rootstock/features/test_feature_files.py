@@ -34,7 +34,7 @@ def written(path: Path, ids: list[str], values: np.ndarray, batch: int, dtype: s
     return path
 
 
-def test_a_shards_file_holds_its_images_in_its_order_and_nothing_else(small, folder):
+def test_a_feature_file_holds_exactly_the_images_of_its_shard_in_order(small, folder):
     assert sorted(path.stem for path in folder.iterdir()) == names(small.images)
     for shard in names(small.images):
         table = pq.read_table(folder / f"{shard}.parquet")
@@ -44,7 +44,7 @@ def test_a_shards_file_holds_its_images_in_its_order_and_nothing_else(small, fol
         assert table["image_id"].to_pylist() == [name for name, _ in iter_places(small.images, shard)]
 
 
-def test_the_metadata_spells_the_key_out(small, folder, tmp_path_factory):
+def test_the_metadata_contains_every_field_of_the_key(small, folder, tmp_path_factory):
     from rootstock.backbones import backbones
     from tests.small_dataset import small_backbone
 
@@ -68,7 +68,7 @@ def test_the_metadata_spells_the_key_out(small, folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_pandas_polars_and_duckdb_read_a_file_as_it_is(tmp_path, dtype):
+def test_pandas_polars_and_duckdb_can_read_a_feature_file(tmp_path, dtype):
     ids, values = drawn(50, 12)
     path, expected = written(tmp_path / "a.parquet", ids, values, 7, dtype), values.astype(dtype).astype(np.float32)
     by_pandas = pd.read_parquet(path)
@@ -88,7 +88,9 @@ def test_pandas_polars_and_duckdb_read_a_file_as_it_is(tmp_path, dtype):
     dtype=st.sampled_from(["float32", "float16"]),
 )  # fmt: skip
 @settings(max_examples=30, deadline=None)
-def test_what_is_read_is_what_was_written_whatever_the_batches(tmp_path_factory, n, width, batch, group, dtype):
+def test_features_are_read_as_they_were_written_whatever_the_batch_sizes(
+    tmp_path_factory, n, width, batch, group, dtype
+):
     ids, values = drawn(n, width, n)
     path = tmp_path_factory.mktemp("files") / "a.parquet"
     with pytest.MonkeyPatch.context() as patch:
@@ -100,7 +102,7 @@ def test_what_is_read_is_what_was_written_whatever_the_batches(tmp_path_factory,
     assert np.array_equal(np.concatenate([features for _, features in read]), values.astype(dtype).astype(np.float32))
 
 
-def test_the_bytes_do_not_depend_on_how_many_came_at_once(tmp_path):
+def test_the_bytes_of_a_file_do_not_depend_on_the_batch_sizes(tmp_path):
     ids, values = drawn(40, 8)
     one, other = written(tmp_path / "a.parquet", ids, values, 3), written(tmp_path / "b.parquet", ids, values, 17)
     assert one.read_bytes() == other.read_bytes()

@@ -1,4 +1,4 @@
-"""The GPU's code path, on the CPU: one thread, one shape, and the features that the CPU's path gives."""
+"""The GPU's code path, on the CPU: one thread, one shape, and the same features as on the CPU's path."""
 
 import threading
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ Meets = set[tuple[int, tuple[int, ...]]]
 
 @pytest.fixture
 def meets(backbone) -> Meets:
-    """The pairs of a thread and a shape that the backbone has met: cuDNN would plan anew for each."""
+    """The pairs of a thread and a shape that the backbone was called with: cuDNN would plan again for each."""
     found: Meets = set()
     backbone.network.register_forward_pre_hook(
         lambda network, given: found.add((threading.get_ident(), tuple(given[0].shape)))
@@ -57,7 +57,9 @@ def features_in(folder: Path, small) -> np.ndarray:
     return np.concatenate([x for x, _ in reader.Features(folder, small.manifest)])
 
 
-def test_an_extraction_of_many_shards_meets_one_thread_and_one_shape(small, folder, backbone, meets, tmp_path):
+def test_an_extraction_of_many_shards_calls_the_network_from_one_thread_with_one_shape(
+    small, folder, backbone, meets, tmp_path
+):
     todo = planning.plan(backbone, EAGER, small.images, tmp_path)
     assert len(todo.missing) > 5
     meets.clear()
@@ -73,7 +75,7 @@ def test_an_extraction_of_many_shards_meets_one_thread_and_one_shape(small, fold
     )
 
 
-def test_a_file_has_the_same_bytes_whatever_is_computed_beside_it(small, backbone, tmp_path):
+def test_a_file_has_the_same_bytes_whatever_else_is_computed_with_it(small, backbone, tmp_path):
     both = []
     for name in ("together", "alone"):
         files = planning.plan(backbone, EAGER, small.images, tmp_path / name).missing
@@ -83,7 +85,7 @@ def test_a_file_has_the_same_bytes_whatever_is_computed_beside_it(small, backbon
     assert both[0] == both[1]
 
 
-def test_a_damaged_shard_costs_no_other(small, backbone, tmp_path):
+def test_a_damaged_shard_does_not_affect_the_others(small, backbone, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     names = shards.names(small.images)
@@ -98,7 +100,7 @@ def test_a_damaged_shard_costs_no_other(small, backbone, tmp_path):
     assert sorted(path.stem for path in (tmp_path / "features" / todo.key).glob("*.parquet")) == names[:2]
 
 
-def test_what_the_device_decodes_gives_nearly_the_same_features_beside_views_that_it_does_not(
+def test_images_decoded_by_the_device_have_nearly_the_same_features_beside_views_that_are_not(
     small, folder, backbone, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(loader, "device", lambda: CPU)
@@ -111,7 +113,7 @@ def test_what_the_device_decodes_gives_nearly_the_same_features_beside_views_tha
     assert not np.allclose(features_in(plain, small), features_in(view, small))
 
 
-def test_whoever_stops_waiting_or_fails_leaves_the_network_usable(backbone):
+def test_a_caller_that_stops_waiting_or_fails_leaves_the_network_usable(backbone):
     there = gpu.GpuNetwork(nn.Flatten(), "f32", CPU, 2)
     batch = np.ones((2, 3, 1, 1), np.uint8)
 
@@ -184,7 +186,7 @@ def test_large_images_are_decoded_in_parts_that_fit_into_the_devices_memory(monk
     assert np.array_equal(seen.numpy(), np.stack([loader.view(content, to).numpy() for content in contents]))
 
 
-def test_processes_that_decode_give_the_same_files_as_threads(small, backbone, tmp_path, monkeypatch):
+def test_decoding_in_processes_gives_the_same_files_as_in_threads(small, backbone, tmp_path, monkeypatch):
     both = []
     for name, images in (("threads", 10**9), ("processes", 1)):
         monkeypatch.setattr(processes, "FROM_IMAGES", images)

@@ -97,7 +97,7 @@ def die_at(monkeypatch, step: str, nth: int, die: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("nth", [1, 2])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_kill_at_any_moment_loses_nothing(store, monkeypatch, step, nth):
+def test_a_compaction_killed_before_any_operation_loses_nothing(store, monkeypatch, step, nth):
     before = facts(store)
     with monkeypatch.context() as until_killed:
         die_at(until_killed, step, nth, killed)
@@ -129,7 +129,7 @@ for step in STEPS:
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_leaves_nothing_that_the_next_one_cannot_mend(store, tmp_path):
+def test_a_killed_process_leaves_nothing_that_the_next_compaction_cannot_repair(store, tmp_path):
     before = facts(store)
     for step in STEPS:
         shutil.copytree(store.root, tmp_path / "killed" / step)

@@ -20,7 +20,7 @@ from tests.small_dataset import small_backbone
 # The key
 
 
-def test_the_key_changes_with_what_decides_the_numbers_and_with_nothing_else(backbone):
+def test_the_key_depends_on_what_determines_the_values_and_on_nothing_else(backbone):
     described = backbone.description
 
     def key(engine: str = "eager", view: int = 0, described: dict = described, **changes: object) -> str:
@@ -44,7 +44,7 @@ def test_the_key_changes_with_what_decides_the_numbers_and_with_nothing_else(bac
     assert key(view=1, decode="reduced") == changed[2]  # a random part is cut out of all pixels
 
 
-def test_a_second_backbone_has_its_features_beside_those_of_the_first(small, folder, tmp_path_factory, tmp_path):
+def test_features_of_a_second_backbone_are_stored_beside_those_of_the_first(small, folder, tmp_path_factory, tmp_path):
     base = tmp_path_factory.getbasetemp()
     keys = {
         extract(backbones.load(small_backbone(base, seed=seed)), Extract(), small.images, tmp_path).key
@@ -58,7 +58,7 @@ def test_a_second_backbone_has_its_features_beside_those_of_the_first(small, fol
 # Which engine
 
 
-def test_auto_stays_what_it_was_and_is_found_where_nothing_is_computed(small, backbone, tmp_path):
+def test_auto_keeps_the_engine_of_the_features_that_were_extracted_first(small, backbone, tmp_path):
     assert engine_of(backbone.description, Extract(), tmp_path) is None
     first = extract(backbone, Extract(engine="openvino"), small.images, tmp_path)
     again = extract(backbone, Extract(), small.images, tmp_path)
@@ -84,13 +84,15 @@ def of_an_earlier_version(small, backbone, tmp_path) -> str:
     return key_of(fields)
 
 
-def test_features_of_an_engine_that_is_no_longer_there_are_read(small, backbone, of_an_earlier_version, tmp_path):
+def test_features_of_an_engine_that_no_longer_exists_are_read(small, backbone, of_an_earlier_version, tmp_path):
     again = extract(backbone, Extract(), small.images, tmp_path)
     assert (again.engine, again.key, again.computed) == ("onnxruntime", of_an_earlier_version, 0)
     assert find(backbone.description, Extract(), tmp_path) == [tmp_path / of_an_earlier_version]
 
 
-def test_where_some_of_them_are_missing_all_are_recomputed(small, backbone, of_an_earlier_version, tmp_path, caplog):
+def test_features_of_an_engine_that_no_longer_exists_are_all_computed_again_if_some_are_missing(
+    small, backbone, of_an_earlier_version, tmp_path, caplog
+):
     next((tmp_path / of_an_earlier_version).iterdir()).unlink()
     with caplog.at_level("INFO"):
         again = extract(backbone, Extract(), small.images, tmp_path)
@@ -99,13 +101,13 @@ def test_where_some_of_them_are_missing_all_are_recomputed(small, backbone, of_a
     assert find(backbone.description, Extract(), tmp_path) == [tmp_path / again.key]
 
 
-def test_a_view_has_the_engine_of_the_images_and_dtype_one_of_its_own(small, backbone, tmp_path):
+def test_views_have_the_engine_of_the_images_and_another_dtype_chooses_its_own(small, backbone, tmp_path):
     first = extract(backbone, Extract(engine="openvino"), small.images, tmp_path)
     assert extract(backbone, Extract(views=1), small.images, tmp_path).engine == first.engine
     assert engine_of(backbone.description, Extract(dtype="float16"), tmp_path) is None
 
 
-def test_before_anything_is_extracted_auto_is_an_error_that_says_so(backbone, tmp_path):
+def test_reading_with_engine_auto_before_any_extraction_is_an_error_that_says_so(backbone, tmp_path):
     with pytest.raises(SourceError, match="has no features of this backbone: run extract first"):
         find(backbone.description, Extract(), tmp_path)
     [named] = find(backbone.description, Extract(engine="eager"), tmp_path)
@@ -134,14 +136,14 @@ def test_features_come_with_their_labels_in_the_order_of_the_shards(small, folde
 
 @given(chosen=st.sets(st.integers(0, 119), min_size=1))
 @settings(max_examples=30, deadline=None)
-def test_any_choice_of_images_is_found_in_its_order(small, folder, chosen):
+def test_any_selection_of_images_is_read_in_its_order(small, folder, chosen):
     rows = small.manifest.iloc[sorted(chosen)]
     chunks = Features(folder, rows)
     x, labels = gathered(chunks)
     assert len(x) == len(chunks) == len(chosen) and np.array_equal(labels, chunks.labels)
 
 
-def test_what_is_kept_in_memory_and_what_is_streamed_is_the_same(small, folder, monkeypatch):
+def test_features_kept_in_memory_equal_those_that_are_streamed(small, folder, monkeypatch):
     kept, streamed = (Features(folder, small.split("train")) for _ in range(2))
     expected = gathered(kept)
     assert kept._kept is not None
@@ -151,7 +153,7 @@ def test_what_is_kept_in_memory_and_what_is_streamed_is_the_same(small, folder, 
     assert streamed._kept is None
 
 
-def test_a_file_of_several_row_groups_is_read_a_group_at_a_time(small, folder, backbone, monkeypatch, tmp_path):
+def test_a_file_of_several_row_groups_is_read_one_group_at_a_time(small, folder, backbone, monkeypatch, tmp_path):
     monkeypatch.setattr(feature_files, "GROUP_BYTES", 6 * 4 * 1024)
     monkeypatch.setattr(reader, "KEPT_BYTES", 0)
     done = extract(backbone, Extract(batch_size=4), small.images, tmp_path)
@@ -173,13 +175,13 @@ def test_features_that_have_not_been_extracted_are_an_error_that_says_so(small, 
         list(Features(tmp_path / "some", small.manifest))
 
 
-def test_an_image_that_its_shards_file_does_not_hold_is_an_error_that_says_so(small, folder):
+def test_an_image_missing_from_its_feature_file_is_an_error_that_says_so(small, folder):
     rows = small.split("val").copy()
     rows.loc[rows.index[0], "image_id"] = "f" * 64
     with pytest.raises(SourceError, match=r"has \d+ of the \d+ expected images; remove the file and run extract again"):
         list(Features(folder, rows))
 
 
-def test_of_no_images_there_are_no_features(small, folder):
+def test_no_images_give_no_features(small, folder):
     chunks = Features(folder, small.manifest.iloc[:0])
     assert (len(chunks), list(chunks)) == (0, [])

@@ -17,14 +17,14 @@ from rootstock.system.errors import DamagedError
 from tests.small_dataset import EAGER
 
 
-def test_files_tell_the_versions_of_the_libraries_that_computed_them(small, folder):
+def test_files_record_the_versions_of_the_libraries_that_computed_them(small, folder):
     for path in folder.iterdir():
         assert feature_files.read_libraries(path) == {
             name: version(name) for name in ("torch", "torchvision", "pillow")
         }
 
 
-def test_features_of_other_versions_of_libraries_are_used_and_the_mixture_is_in_the_log(
+def test_features_of_other_library_versions_are_used_and_the_mixture_is_logged(
     small, folder, backbone, tmp_path, caplog, monkeypatch
 ):
     shutil.copytree(folder.parent, tmp_path / "features")
@@ -81,9 +81,7 @@ DAMAGE = [zeros, half, empty, blank, of_another_shard, one_bit, without_digest]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_features_that_are_not_what_was_written_are_named_and_computed_again(
-    backbone, small, folder, tmp_path, damage, caplog
-):
+def test_damaged_feature_files_are_named_and_computed_again(backbone, small, folder, tmp_path, damage, caplog):
     whole = shutil.copytree(folder.parent, tmp_path / "features") / folder.name
     path = sorted(whole.iterdir())[1]
     before = path.read_bytes()
@@ -98,7 +96,7 @@ def test_features_that_are_not_what_was_written_are_named_and_computed_again(
     assert len(reader.Features(whole, rows)) == len(rows)
 
 
-def test_the_digests_are_read_by_sha256sum(folder):
+def test_sha256sum_can_check_the_digests(folder):
     listed = [path.name for path in sorted(folder.parent.glob(f"{folder.name}.*.sha256"))]
     assert len(listed) == len(list(folder.iterdir()))
     command = ["sha256sum", "--check", *listed]

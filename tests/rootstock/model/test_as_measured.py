@@ -130,20 +130,20 @@ def test_a_head_is_served_with_the_features_it_was_measured_with(photos, evaluat
 
 
 @pytest.mark.parametrize(("name", "value", "exact"), INEXACT, ids=lambda value: str(value))
-def test_without_the_record_the_figures_would_be_others(photos, evaluated, name, value, exact):
+def test_predictions_without_the_record_would_differ_from_those_measured(photos, evaluated, name, value, exact):
     folder = run_or_skip(evaluated, engine="openvino", **{name: value})
     images, probabilities = measured(folder, photos)
     record(folder, **{name: exact})
     assert np.abs(predicted(folder, images) - probabilities).max() > ATOL
 
 
-def test_a_head_is_served_from_the_layer_and_pooling_it_was_fitted_to(photos, evaluated):
+def test_a_head_is_served_with_the_layer_and_pooling_that_it_was_fitted_on(photos, evaluated):
     folder = evaluated(Extract(engine="eager", layer="mid", pooling="gem"))
     images, probabilities = measured(folder, photos)
     np.testing.assert_allclose(predicted(folder, images), probabilities, atol=ATOL)
 
 
-def test_images_are_downscaled_as_ingest_downscaled_those_that_were_measured(photos, evaluated, tmp_path):
+def test_images_are_downscaled_as_ingest_downscaled_the_measured_ones(photos, evaluated, tmp_path):
     source = Source(path=str(photos.source), domain="studio")
     settings = Ingest(sources=(source,), max_side=100, split=Split(val=0.2, test=0.2))
     ingest(settings, 0, tmp_path / "images", tmp_path / "dataset", tmp_path / "scratch")
@@ -153,7 +153,7 @@ def test_images_are_downscaled_as_ingest_downscaled_those_that_were_measured(pho
     np.testing.assert_allclose(predicted(folder, images), probabilities, atol=ATOL)
 
 
-def test_a_fine_tuned_network_is_exact_whatever_features_its_head_began_with(photos, evaluated):
+def test_a_fine_tuned_network_is_exact_whatever_features_its_head_was_fitted_on(photos, evaluated):
     folder = evaluated(Extract(engine="eager", precision="bf16", decode="reduced", dtype="float16"), TUNED)
     described = json.loads((folder / "model" / "model.json").read_text())
     assert described["kind"] == "finetuned"
@@ -169,7 +169,7 @@ def with_openvino(photos, evaluated) -> Path:
     return evaluated(Extract(engine="openvino"))
 
 
-def test_an_image_alone_is_predicted_as_it_is_among_others(photos, evaluated):
+def test_an_image_has_the_same_prediction_alone_as_among_others(photos, evaluated):
     folder = run_or_skip(evaluated, engine="openvino", precision="bf16")
     images, _ = measured(folder, photos)
     read = rootstock.load_model(folder / "model")
@@ -178,7 +178,7 @@ def test_an_image_alone_is_predicted_as_it_is_among_others(photos, evaluated):
         assert read.predict(image)[0].probabilities == pytest.approx(expected.probabilities, abs=ATOL)
 
 
-def test_where_the_engine_is_missing_torch_computes_and_one_warning_says_by_how_much_it_may_differ(
+def test_torch_replaces_a_missing_engine_and_one_warning_says_by_how_much_it_may_differ(
     photos, with_openvino, monkeypatch, caplog
 ):
     images, probabilities = measured(with_openvino, photos)
@@ -195,9 +195,7 @@ def test_where_the_engine_is_missing_torch_computes_and_one_warning_says_by_how_
     )
 
 
-def test_where_there_is_no_gpu_to_decode_on_the_cpu_does_and_one_warning_says_so(
-    photos, with_openvino, tmp_path, caplog
-):
+def test_the_cpu_decodes_where_there_is_no_gpu_and_one_warning_says_so(photos, with_openvino, tmp_path, caplog):
     shutil.copytree(with_openvino, tmp_path / "run")
     record(tmp_path / "run", decode="gpu")
     images, probabilities = measured(with_openvino, photos)
@@ -207,7 +205,7 @@ def test_where_there_is_no_gpu_to_decode_on_the_cpu_does_and_one_warning_says_so
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "compile", "one of a later version"])
-def test_an_engine_of_another_version_is_no_obstacle(photos, with_openvino, tmp_path, caplog, engine):
+def test_an_engine_of_another_version_is_used(photos, with_openvino, tmp_path, caplog, engine):
     shutil.copytree(with_openvino, tmp_path / "run")
     record(tmp_path / "run", engine=engine)
     images, probabilities = measured(with_openvino, photos)

@@ -12,17 +12,17 @@ ROWS = [
 ]
 
 
-def test_what_is_written_is_read_in_order(tmp_path):
+def test_rows_are_read_in_the_order_in_which_they_were_written(tmp_path):
     history.write(tmp_path, ROWS)
     assert history.read(tmp_path) == ROWS
     assert history.read(tmp_path / "nowhere") == []
 
 
-def test_a_version_is_of_the_row_that_made_it():
+def test_a_version_belongs_to_the_row_that_introduced_it():
     assert {version: row.lock for version, row in history.versions(ROWS).items()} == {1: "lock 1", 2: "lock 2"}
 
 
-def test_of_two_copies_the_longer_one_counts(tmp_path):
+def test_the_longer_of_two_copies_counts(tmp_path):
     history.write(tmp_path / "a", ROWS[:1])
     history.write(tmp_path / "b", ROWS)
     assert history.read(tmp_path / "a", tmp_path / "b") == ROWS
@@ -35,7 +35,7 @@ def test_of_two_copies_the_longer_one_counts(tmp_path):
 
 
 @given(st.lists(st.builds(Row, st.text(), st.integers(1, 99), st.text(), st.integers(0, 10**12)), max_size=4))
-def test_any_history_survives(tmp_path_factory, rows):
+def test_any_history_is_read_as_it_was_written(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("history")
     history.write(folder, rows)
     assert history.read(folder) == rows

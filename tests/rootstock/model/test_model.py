@@ -81,7 +81,7 @@ def test_predictions_equal_those_of_the_evaluation(evaluated, tmp_path_factory):
     assert described["kind"] == winner and described["temperature"] == read.temperature
 
 
-def test_paths_and_bytes_may_be_mixed_and_come_in_order_however_many_there_are(evaluated, tmp_path_factory):
+def test_paths_and_bytes_may_be_mixed_and_any_number_is_predicted_in_order(evaluated, tmp_path_factory):
     _, folder = evaluated
     base = tmp_path_factory.getbasetemp()
     paths = shown(base, small_dataset(base).manifest)
@@ -97,7 +97,7 @@ def test_paths_and_bytes_may_be_mixed_and_come_in_order_however_many_there_are(e
     assert read.predict([]) == []
 
 
-def test_the_folder_is_all_it_needs(evaluated, tmp_path_factory, tmp_path):
+def test_a_model_needs_nothing_but_its_folder(evaluated, tmp_path_factory, tmp_path):
     _, folder = evaluated
     base = tmp_path_factory.getbasetemp()
     shutil.copytree(folder / "model", tmp_path / "elsewhere")
@@ -105,7 +105,7 @@ def test_the_folder_is_all_it_needs(evaluated, tmp_path_factory, tmp_path):
     assert rootstock.load_model(tmp_path / "elsewhere").predict(paths) == model.load(folder / "model").predict(paths)
 
 
-def test_importing_rootstock_costs_no_torch():
+def test_importing_rootstock_does_not_import_torch():
     look = "import sys, rootstock; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -178,7 +178,7 @@ def test_one_image_may_be_given_by_itself(evaluated, tmp_path_factory):
         assert read.predict(given)[0].label == expected.label
 
 
-def test_what_is_no_image_and_no_range_is_refused_by_name(evaluated):
+def test_an_argument_that_is_not_an_image_or_a_value_range_is_refused_by_name(evaluated):
     _, folder = evaluated
     read = model.load(folder / "model")
     for wrong in (None, 3, Image.fromarray(GREY), GREY):

@@ -1,4 +1,4 @@
-"""Folded batch norm: the same outputs and gradients with fewer passes, in any network, and nothing is left of it."""
+"""Folded batch norm: the same outputs and gradients with fewer passes, in any network, and undone afterwards."""
 
 import copy
 
@@ -81,7 +81,7 @@ def test_what_would_change_the_outputs_is_not_folded():
     assert torch.equal(model(batch), expected)
 
 
-def test_training_goes_on_with_the_parameters_as_they_are():
+def test_changes_of_parameters_within_the_fold_are_kept():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     batch = torch.rand(2, 3, 8, 8)
     with folded(model, batch):
@@ -92,7 +92,7 @@ def test_training_goes_on_with_the_parameters_as_they_are():
     torch.testing.assert_close(model(batch), inside)
 
 
-def test_an_error_inside_leaves_the_model_as_it_was():
+def test_an_error_within_the_fold_leaves_the_model_as_it_was():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     with pytest.raises(ValueError, match="stop"), folded(model, torch.rand(2, 3, 8, 8)):
         raise ValueError("stop")

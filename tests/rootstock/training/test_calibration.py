@@ -20,14 +20,14 @@ def test_probabilities_sum_to_one_and_a_temperature_keeps_their_order(seed, temp
 
 
 @pytest.mark.parametrize("sharpness", [0.2, 1.0, 5.0])
-def test_temperature_scaling_finds_the_temperature_that_was_put_in(sharpness):
+def test_temperature_scaling_recovers_the_true_temperature(sharpness):
     labels, logits, _ = simulated(20_000, 5)
     assert fit_temperature(sharpness * logits, labels) == pytest.approx(sharpness, rel=0.05)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30))
 @settings(max_examples=30, deadline=None)
-def test_temperature_scaling_stays_in_bounds_is_repeatable_and_never_harms(seed, n):
+def test_temperature_scaling_stays_in_bounds_is_repeatable_and_never_increases_the_loss(seed, n):
     draw = np.random.default_rng(seed)
     logits, labels = draw.normal(size=(n, 4)).astype(np.float32), draw.integers(0, 4, n)
     temperature = fit_temperature(logits, labels)
@@ -49,6 +49,6 @@ def test_a_model_without_a_mistake_on_validation_gets_finite_confidence():
     assert 0.97 < confidence.mean() < 1 - 0.5 / 302
 
 
-def test_temperature_of_no_images_is_refused():
+def test_fitting_a_temperature_to_no_images_is_an_error():
     with pytest.raises(ValueError, match="expected logits"):
         fit_temperature(np.zeros((0, 3), dtype=np.float32), np.zeros(0, dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Fine-tuning that was stopped resumes from its checkpoint, and ends with the same bytes."""
+"""Interrupted fine-tuning resumes from its checkpoint, and ends with the same bytes."""
 
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,7 +55,7 @@ def result(model: Classifier, history: list[Epoch], folder: Path) -> tuple[bytes
         (SQUEEZENET, [10, 3 * TRAIN]),  # before anything is done, then after the first epoch of the second stage
     ],
 )
-def test_a_run_that_was_stopped_ends_with_the_bytes_of_an_undisturbed_one(base, tmp_path, name, stops):
+def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(base, tmp_path, name, stops):
     undisturbed = start(base, name)
     expected = result(undisturbed, tune(undisturbed, base, TWO_STAGES, tmp_path / "undisturbed"), tmp_path)
     for stop in stops:
@@ -67,7 +67,7 @@ def test_a_run_that_was_stopped_ends_with_the_bytes_of_an_undisturbed_one(base, 
     assert sum(trained) == 4 * TRAIN - stops[-1] // TRAIN * TRAIN  # whole epochs are not done again
 
 
-def test_a_finished_run_is_not_trained_again_while_its_checkpoint_is_there(base, tmp_path):
+def test_a_finished_run_is_not_trained_again_while_its_checkpoint_exists(base, tmp_path):
     first, again = start(base), start(base)
     history = tune(first, base, stages(("last_block", 1)), tmp_path / "checkpoint")
     again.register_forward_hook(lambda *_: pytest.fail("an image was shown"))
@@ -75,7 +75,7 @@ def test_a_finished_run_is_not_trained_again_while_its_checkpoint_is_there(base,
     assert not changed(copied(first), again)
 
 
-def test_a_checkpoint_of_other_inputs_is_not_resumed_from(base, tmp_path):
+def test_a_checkpoint_of_other_inputs_is_ignored(base, tmp_path):
     expected = start(base)
     history = tune(expected, base, stages(("last_block", 1)), tmp_path / "one", inputs="these")
     with stopping_after(TRAIN), suppress(StoppedError):

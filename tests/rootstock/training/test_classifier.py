@@ -19,7 +19,7 @@ from tests.small_dataset import (
 
 
 @pytest.mark.parametrize("name", [SHUFFLENET, SQUEEZENET])
-def test_the_start_is_exactly_the_head_on_the_frozen_features(base, small, name):
+def test_a_classifier_starts_with_the_logits_of_the_head_on_frozen_features(base, small, name):
     rows = small.split("val").sort_values(["shard", "offset"])
     fitted = head.load(small_head(base, name))
     expected = np.concatenate([fitted.logits(x) for x, _ in Features(small_features(base, name), rows)])

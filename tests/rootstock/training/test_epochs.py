@@ -8,7 +8,7 @@ from rootstock.training.checkpoints import Epoch
 from tests.fine_tuning import stages, start, tune
 
 
-def test_of_epochs_with_equal_accuracy_the_lower_loss_is_better_and_of_equals_the_first():
+def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss_then_the_lowest_number():
     def epoch(number: int, accuracy: float, loss: float) -> Epoch:
         return Epoch(0, "all", number, 0.0, loss, accuracy)
 
@@ -17,7 +17,7 @@ def test_of_epochs_with_equal_accuracy_the_lower_loss_is_better_and_of_equals_th
     )
 
 
-def test_the_history_has_a_row_an_epoch(base, tmp_path):
+def test_the_history_has_one_row_per_epoch(base, tmp_path):
     history = tune(start(base), base, stages(("head", 1), ("all", 2)), tmp_path / "checkpoint")
     epochs.write_history(history, tmp_path / "history.parquet")
     frame = pd.read_parquet(tmp_path / "history.parquet")
@@ -43,7 +43,7 @@ def epochs_with(*losses: float) -> list[Epoch]:
         ((), None),
     ],
 )
-def test_a_best_epoch_that_is_first_or_still_improving_warns(losses, says):
+def test_a_best_epoch_that_is_the_first_or_still_improving_causes_a_warning(losses, says):
     found = epochs.warnings(epochs_with(*losses))
     assert len(found) == (says is not None)
     assert all(says in warning for warning in found)

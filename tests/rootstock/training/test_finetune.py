@@ -25,7 +25,7 @@ from tests.small_dataset import (
 # The schedule
 
 
-def test_the_rate_rises_to_its_peak_and_falls_to_nearly_nothing():
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nearly_zero():
     positions = np.linspace(0, 1, 1001)
     rates = [one_cycle(position) for position in positions]
     peak = int(np.argmax(rates))
@@ -35,7 +35,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_nearly_nothing():
 
 
 @given(st.floats(0, 1))
-def test_the_rate_is_never_above_its_peak_or_below_zero(position):
+def test_the_learning_rate_is_never_above_its_peak_or_below_zero(position):
     assert 0 < one_cycle(position) <= 1
 
 
@@ -43,7 +43,7 @@ def test_the_rate_is_never_above_its_peak_or_below_zero(position):
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(500, 1), (71, 2), (32, 3)])
-def test_every_image_is_seen_once_an_epoch_whatever_the_batch_size(base, tmp_path, batch_size, steps):
+def test_every_image_is_seen_once_per_epoch_whatever_the_batch_size(base, tmp_path, batch_size, steps):
     """Also with batches larger than the training split, and with a single image."""
     model, sizes = start(base), []
     model.register_forward_hook(lambda module, given, logits: sizes.append((len(logits), module.training)))
@@ -54,7 +54,9 @@ def test_every_image_is_seen_once_an_epoch_whatever_the_batch_size(base, tmp_pat
 
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(71, [72]), (40, [40, 32]), (500, [72])])
-def test_from_scratch_no_batch_is_of_one_image_which_has_no_statistics(base, tmp_path, batch_size, expected):
+def test_training_from_scratch_has_no_batch_of_one_image_which_would_have_no_statistics(
+    base, tmp_path, batch_size, expected
+):
     model, sizes = start(base), []
     model.frozen_statistics = False
     model.register_forward_hook(lambda module, given, logits: sizes.append((len(logits), module.training)))
@@ -63,7 +65,7 @@ def test_from_scratch_no_batch_is_of_one_image_which_has_no_statistics(base, tmp
 
 
 @given(st.integers(0, 500), st.integers(2, 70))
-def test_batches_hold_all_images_and_a_lone_one_joins_the_batch_before(images, batch_size):
+def test_batches_contain_all_images_and_a_single_last_one_joins_the_batch_before(images, batch_size):
     sizes, joined = loader.batch_sizes(images, batch_size), loader.batch_sizes(images, batch_size, lone=False)
     assert sum(sizes) == sum(joined) == images
     assert images == 1 or 1 not in joined
@@ -71,7 +73,9 @@ def test_batches_hold_all_images_and_a_lone_one_joins_the_batch_before(images, b
 
 
 @pytest.mark.parametrize("batch_size", [16, 32])
-def test_training_and_validation_meet_one_thread_and_one_shape(base, tmp_path, monkeypatch, batch_size):
+def test_training_and_validation_call_the_network_from_one_thread_with_one_shape(
+    base, tmp_path, monkeypatch, batch_size
+):
     monkeypatch.setattr(classifier, "PLAN_FOR_SHAPES", ("cpu",))  # as on a GPU
     model, meets = start(base), set()
     model.backbone.register_forward_pre_hook(
@@ -84,7 +88,7 @@ def test_training_and_validation_meet_one_thread_and_one_shape(base, tmp_path, m
 # Results
 
 
-def test_training_learns(base, tmp_path):
+def test_training_reduces_the_loss(base, tmp_path):
     model = start(base)
     nn.init.zeros_(model.head.weight)
     history = tune(model, base, stages(("all", 6), lr=3e-3), tmp_path / "checkpoint")
@@ -92,7 +96,7 @@ def test_training_learns(base, tmp_path):
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_the_network_is_left_as_it_was_after_its_best_epoch(base, small, tmp_path):
+def test_the_network_ends_with_the_weights_of_its_best_epoch(base, small, tmp_path):
     model = start(base)
     history = tune(model, base, stages(("all", 4), lr=0.03), tmp_path / "checkpoint")  # much too fast
     best = epochs.best_of(history)
@@ -103,7 +107,7 @@ def test_the_network_is_left_as_it_was_after_its_best_epoch(base, small, tmp_pat
     assert measured == pytest.approx((best.val_loss, best.val_accuracy), rel=1e-5)
 
 
-def test_without_stages_the_network_stays_as_it_is_and_the_history_is_empty(base, tmp_path):
+def test_fine_tuning_without_stages_changes_nothing_and_has_an_empty_history(base, tmp_path):
     model = start(base)
     before = copied(model)
     assert tune(model, base, Finetune(stages=()), tmp_path / "checkpoint") == []
@@ -114,7 +118,7 @@ def test_without_stages_the_network_stays_as_it_is_and_the_history_is_empty(base
 
 
 @pytest.mark.parametrize("augment", ["crop", "crop_flip"])
-def test_equal_seeds_give_equal_weights_and_others_do_not(base, tmp_path, augment):
+def test_equal_seeds_give_equal_weights_and_different_ones_do_not(base, tmp_path, augment):
     def weights(seed: int) -> dict[str, Tensor]:
         model = start(base)
         tune(model, base, stages(("last_block", 1), augment=augment), tmp_path / f"{seed}", seed, inputs=f"{seed}")
@@ -126,7 +130,7 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(base, tmp_path, augmen
     assert any(not torch.equal(value, first[name]) for name, value in weights(2).items())
 
 
-def test_a_diverging_loss_stops_the_training_and_names_the_learning_rate(base, tmp_path):
+def test_a_diverging_loss_stops_the_training_with_an_error_that_names_the_learning_rate(base, tmp_path):
     model = start(base)
     with torch.no_grad():
         model.head.bias[0] = float("inf")

@@ -54,7 +54,7 @@ def reference(train: Chunks, l2: float) -> tuple[StandardScaler, LogisticRegress
 
 
 @pytest.mark.parametrize("l2", [100.0, 1.0, 0.1])
-def test_it_is_scikit_learns_logistic_regression_on_standardised_features(l2):
+def test_the_head_is_scikit_learns_logistic_regression_on_standardised_features(l2):
     train, test = simulated(300), simulated(200, seed=1)
     fitted = fit(train, l2=(l2,))
     scaler, model = reference(train, l2)
@@ -90,7 +90,7 @@ def test_the_gradient_is_that_of_the_objective(n, k, d, l2, seed):
     assert check_grad(loss, gradient, point, epsilon=1e-3) < 1e-2 * (1 + np.linalg.norm(gradient(point))) * (1 + l2 / n)
 
 
-def test_the_strength_is_chosen_by_the_log_loss_on_validation():
+def test_the_l2_strength_is_chosen_by_the_log_loss_on_validation():
     train, val = simulated(40, d=30, apart=0.3), simulated(300, d=30, seed=1, apart=0.3)
     fitted = fit(train, val, l2=(0.01, 1000.0, 10.0))
     assert [entry["l2"] for entry in fitted.path] == [1000.0, 10.0, 0.01]  # from strong to weak
@@ -104,7 +104,7 @@ def test_the_strength_is_chosen_by_the_log_loss_on_validation():
     assert accuracy == (probabilities.argmax(1) == val.labels).mean()
 
 
-def test_a_path_ends_where_each_strength_alone_would():
+def test_a_path_of_l2_strengths_reaches_the_solution_of_each_alone():
     train, val = simulated(200), simulated(100, seed=1)
     path = fit(train, val, l2=(100.0, 10.0, 1.0)).path
     for entry in path:
@@ -131,7 +131,7 @@ def test_the_scale_of_the_features_does_not_matter(scale):
     np.testing.assert_allclose(one, other, atol=5e-3)
 
 
-def test_a_feature_that_hardly_moves_is_not_made_as_large_as_the_others():
+def test_a_nearly_constant_feature_is_not_scaled_up_to_the_others():
     train = simulated(100)
     train.x[:, 2] *= 1e-4
     _, inverse_deviation = head._standardisation(train)
@@ -155,13 +155,13 @@ def test_standardisation_is_folded_into_the_weights():
 
 
 @pytest.mark.parametrize("size", [1, 13, 1000])
-def test_how_the_features_are_cut_into_chunks_does_not_matter(size):
+def test_the_chunk_size_does_not_change_the_head(size):
     train = simulated(150)
     whole, cut = fit(Chunks(train.x, train.labels, 150)), fit(Chunks(train.x, train.labels, size))
     np.testing.assert_allclose(whole.weight, cut.weight, rtol=1e-2, atol=1e-3)
 
 
-def test_what_is_streamed_from_files_gives_the_same_bytes_as_what_is_kept(tmp_path_factory, monkeypatch):
+def test_streamed_features_give_the_same_bytes_as_features_kept_in_memory(tmp_path_factory, monkeypatch):
     base = tmp_path_factory.getbasetemp()
     small, folder = small_dataset(base), small_features(base)
 
@@ -187,7 +187,7 @@ def test_a_class_without_training_images_is_an_error_that_names_it(missing):
         fit(train, whole)
 
 
-def test_features_that_tell_nothing_give_the_classes_their_shares():
+def test_uninformative_features_give_each_class_its_share_as_probability():
     train = Chunks(np.ones((100, 4), np.float32), np.repeat([0, 1, 2], [50, 30, 20]))
     fitted = fit(train)
     np.testing.assert_allclose(softmax(fitted.logits(train.x[:1]), axis=1), [[0.5, 0.3, 0.2]], atol=1e-3)
@@ -232,7 +232,7 @@ def path(*losses: float, converged: tuple[float, ...] = (10.0, 1.0, 0.1)) -> lis
         ((0.5, 0.301, 0.3), (10.0, 1.0, 0.1), 0.1, None),  # as good as its neighbour
     ],
 )
-def test_a_search_that_ends_at_a_limit_warns_and_no_other(losses, converged, chosen, says):
+def test_only_a_search_that_ends_at_a_limit_causes_a_warning(losses, converged, chosen, says):
     found = head.warnings(path(*losses, converged=converged), chosen, 7)
     assert len(found) == (says is not None)
     assert all(says in warning for warning in found)

@@ -24,7 +24,7 @@ class Cramped(nn.Module):
         return self.network(batch)
 
 
-def test_where_memory_is_short_gradients_of_parts_add_up_to_the_same_step(base, small, caplog):
+def test_gradients_of_parts_add_up_to_the_same_step_where_memory_is_short(base, small, caplog):
     batch, target = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8), torch.arange(16) % 3
     settings = stages(("all", 1))
     steps = []
@@ -43,7 +43,7 @@ def test_where_memory_is_short_gradients_of_parts_add_up_to_the_same_step(base, 
     assert "not enough memory for a mini-batch of 16 images: computed in 4 parts" in caplog.text
 
 
-def test_an_image_that_does_not_fit_alone_is_an_error(base):
+def test_a_single_image_that_does_not_fit_into_memory_is_an_error(base):
     model = start(base)
     settings = stages(("all", 1))
     optimiser = optimiser_of(model, settings.stages[0], settings)
@@ -54,7 +54,7 @@ def test_an_image_that_does_not_fit_alone_is_an_error(base):
         )
 
 
-def test_training_learns_in_float16_with_a_scaler_whose_state_survives_a_stop(base, tmp_path, monkeypatch):
+def test_training_in_float16_learns_and_its_loss_scaler_survives_an_interruption(base, tmp_path, monkeypatch):
     for module in (classifier, step_module):
         monkeypatch.setattr(module, "precision_on", lambda device: torch.float16)
     model = start(base)

@@ -8,7 +8,7 @@ from rootstock.training.unfreezing import optimiser_of, parameters_by_block, unf
 from tests.fine_tuning import changed, copied, stages, start, tune
 
 
-def test_a_stage_on_the_last_block_changes_that_and_the_head_alone(base, tmp_path):
+def test_a_stage_on_the_last_block_changes_only_that_block_and_the_head(base, tmp_path):
     model = start(base)
     before = copied(model)
     tune(model, base, stages(("last_block", 2)), tmp_path / "checkpoint")
@@ -17,7 +17,7 @@ def test_a_stage_on_the_last_block_changes_that_and_the_head_alone(base, tmp_pat
     assert changed(before, model) == trained and len(trained) > 4
 
 
-def test_a_stage_on_the_head_changes_the_head_alone(base, tmp_path):
+def test_a_stage_on_the_head_changes_only_the_head(base, tmp_path):
     model = start(base)
     before = copied(model)
     tune(model, base, stages(("head", 1)), tmp_path / "checkpoint")
@@ -48,13 +48,13 @@ def test_batch_norm_keeps_the_statistics_of_the_pretrained_network(base, tmp_pat
         ("conv5", "stage4.3"),
     ],
 )
-def test_training_begins_at_the_block_that_is_named_or_holds_the_layer_that_is(base, unfreeze, first):
+def test_training_begins_at_the_named_block_or_at_the_one_that_contains_the_named_layer(base, unfreeze, first):
     network = start(base).backbone
     names = [name for name, _ in parameters_by_block(network)]
     assert unfrozen_from(network, unfreeze) == (names.index(first) if first else len(names))
 
 
-def test_more_blocks_than_there_are_is_all_of_them():
+def test_unfreezing_more_blocks_than_there_are_unfreezes_all():
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     assert unfrozen_from(network, "last_3_blocks") == 0
 
@@ -63,7 +63,7 @@ def test_more_blocks_than_there_are_is_all_of_them():
     ("unfreeze", "nearest"),
     [("stage4.9", "stage4."), ("stage4.2.branch2.99", "stage4.2")],
 )
-def test_a_misspelt_layer_stops_before_training_and_names_the_nearest(base, tmp_path, unfreeze, nearest):
+def test_a_misspelt_layer_is_refused_before_training_and_the_nearest_is_suggested(base, tmp_path, unfreeze, nearest):
     model = start(base)
     before = copied(model)
     with pytest.raises(ParamsError) as error:
@@ -77,12 +77,12 @@ def test_a_misspelt_layer_stops_before_training_and_names_the_nearest(base, tmp_
     assert not changed(before, model) and not (tmp_path / "checkpoint").exists()
 
 
-def test_a_layer_without_weights_is_not_a_layer_to_train_from(base):
+def test_a_layer_without_weights_is_refused(base):
     with pytest.raises(ParamsError, match="is 'maxpool'; expected head, last_block"):
         unfrozen_from(start(base).backbone, "maxpool")
 
 
-def test_rates_fall_from_block_to_block_and_biases_and_norms_do_not_decay(base):
+def test_learning_rates_fall_from_block_to_block_and_biases_and_norms_have_no_weight_decay(base):
     model = start(base)
     settings = stages(("last_2_blocks", 1), lr=0.1, layer_decay=0.5, weight_decay=0.03)
     optimiser = optimiser_of(model, settings.stages[0], settings)
