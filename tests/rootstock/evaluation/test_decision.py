@@ -107,7 +107,7 @@ def test_too_few_images_of_an_older_domain_are_undecided_and_the_reason_says_how
     assert decided(*tables, new=("new",)).outcome == PROMOTED
 
 
-def test_a_loss_as_large_as_the_margin_is_not_said_to_need_more_images():
+def test_more_images_are_not_suggested_against_a_loss_as_large_as_the_margin():
     found = decided(outcomes("photo", 90, 0, 4), outcomes("new", 0, 50, 0), new=("new",))
     assert "more images will not show it if that stays as it is" in found.reason
 
