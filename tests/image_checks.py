@@ -8,7 +8,7 @@ from PIL import Image
 
 from rootstock.images import inspection, pixels
 from rootstock.images.inspection import Checks, Reason, Rejected
-from tests.image_files import chunk
+from tests.image_writers import chunk
 
 CHECKS = Checks(min_side=8, max_megapixels=100, max_side=None, accept_wrong_extension=False)
 

@@ -68,7 +68,7 @@ def draw(folder: Path, images: int = IMAGES, first: int = 0) -> Path:
     return folder
 
 
-def take_in(folder: Path, *sources: tuple[Path, str], shard_mb: float = 0.05, allow_relabel: bool = False) -> Small:
+def ingested(folder: Path, *sources: tuple[Path, str], shard_mb: float = 0.05, allow_relabel: bool = False) -> Small:
     """Ingest sources, each a folder and its domain, into `folder`; shards of about ten images."""
     listed = tuple(params.Source(path=str(path), domain=domain) for path, domain in sources)
     split = params.Split(val=0.2, test=0.2)
@@ -81,7 +81,7 @@ def take_in(folder: Path, *sources: tuple[Path, str], shard_mb: float = 0.05, al
 def small_dataset(base: Path) -> Small:
     """Make the dataset that tests share, once a session: `base` is `tmp_path_factory.getbasetemp()`."""
     studio, field = draw(base / "small" / "studio"), draw(base / "small" / "field", first=IMAGES)
-    return take_in(base / "small", (studio, "studio"), (field, "field"))
+    return ingested(base / "small", (studio, "studio"), (field, "field"))
 
 
 @cache

@@ -18,10 +18,10 @@ from tests.small_dataset import (
     CLASSES,
     classifier_from,
     draw,
+    ingested,
     small_backbone,
     small_dataset,
     small_head,
-    take_in,
 )
 
 
@@ -61,7 +61,7 @@ def test_names_given_by_users_are_escaped_in_the_report_and_unchanged_elsewhere(
         for other in CLASSES:
             shutil.rmtree(tmp_path / "drawn" / other, ignore_errors=True)
     domain = "<img src=x onerror=alert(1)>"
-    small = take_in(tmp_path, (tmp_path / "drawn", domain))
+    small = ingested(tmp_path, (tmp_path / "drawn", domain))
     backbone = backbones.load(small_backbone(base))
     key = extraction.extract(backbone, PARAMS.extract, small.images, tmp_path / "features").key
     train, val = (reader.Features(tmp_path / "features" / key, small.split(split)) for split in ("train", "val"))

@@ -23,7 +23,7 @@ from rootstock.images.loader import Normalise, prepare
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError
 from rootstock.training import head
-from tests.small_dataset import CLASSES, EAGER, draw, small_backbone, take_in
+from tests.small_dataset import CLASSES, EAGER, draw, ingested, small_backbone
 
 
 @pytest.fixture
@@ -73,11 +73,11 @@ def test_only_shards_without_features_are_computed(small, folder, backbone, seen
 
 
 def test_new_images_are_computed_and_no_earlier_file_is_rewritten(backbone, seen, tmp_path):
-    small = take_in(tmp_path, (draw(tmp_path / "source", images=6), "field"))
+    small = ingested(tmp_path, (draw(tmp_path / "source", images=6), "field"))
     key = extract(backbone, EAGER, small.images, tmp_path / "features").key
     before, kept = contents(tmp_path / "features" / key), identities(tmp_path / "features" / key)
     draw(tmp_path / "source", images=3, first=6)
-    take_in(tmp_path, (tmp_path / "source", "field"))
+    ingested(tmp_path, (tmp_path / "source", "field"))
     seen.clear()
     extract(backbone, EAGER, small.images, tmp_path / "features")
     assert sum(seen) == 9 and len(small.manifest) == 27
@@ -86,14 +86,14 @@ def test_new_images_are_computed_and_no_earlier_file_is_rewritten(backbone, seen
 
 
 def test_relabelling_removing_and_a_new_split_change_no_file(backbone, seen, tmp_path):
-    small = take_in(tmp_path, (draw(tmp_path / "source", images=6), "field"))
+    small = ingested(tmp_path, (draw(tmp_path / "source", images=6), "field"))
     key = extract(backbone, EAGER, small.images, tmp_path / "features").key
     kept = identities(tmp_path / "features" / key)
     before = small.manifest
     (tmp_path / "source/rings/0000.png").rename(tmp_path / "source/checks/new.png")
     (tmp_path / "source/rings/0001.png").unlink()
     (tmp_path / "source/stripes").rename(tmp_path / "source/bars")
-    take_in(tmp_path, (tmp_path / "source", "field"), allow_relabel=True)
+    ingested(tmp_path, (tmp_path / "source", "field"), allow_relabel=True)
     assert not small.manifest.equals(before) and len(small.manifest) == len(before) - 1
     seen.clear()
     assert extract(backbone, EAGER, small.images, tmp_path / "features").computed == 0

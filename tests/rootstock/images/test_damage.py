@@ -11,7 +11,8 @@ from PIL import Image
 
 from rootstock.images import decoding, inspection, pixels
 from rootstock.images.inspection import Checks, Reason, Rejected
-from tests.image_files import RGB, chunk, png, tiff
+from tests.image_files import RGB
+from tests.image_writers import chunk, png, tiff
 from tests.images import encoded, picture
 
 CHECKS, KEEP = Checks(8, 100, None, False), Checks(8, 100, None, False, damaged="keep")

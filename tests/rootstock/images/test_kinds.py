@@ -13,7 +13,8 @@ from PIL import Image
 from rootstock.config.architectures import Transform
 from rootstock.images import decoding, gpu_decoding, inspection, loader, pixels
 from rootstock.images.inspection import Checks, RangeUnknown, Reason, Rejected
-from tests.image_files import GREY, RGB, Kind, chunk, every_kind, png, tiff, with_exif
+from tests.image_files import GREY, RGB, Kind, every_kind, with_exif
+from tests.image_writers import chunk, png, tiff
 from tests.images import encoded, picture
 
 KINDS = every_kind()

@@ -13,7 +13,7 @@ from PIL import Image
 from rootstock.images import inspection, integrity, pnm
 from rootstock.images.inspection import Checks, Reason, Rejected
 from rootstock.images.tiff import read as directory
-from tests.image_files import tiff
+from tests.image_writers import tiff
 from tests.images import encoded, picture
 
 CHECKS = Checks(8, 100, None, False, value_range=(0, 255))

@@ -11,7 +11,7 @@ from PIL import Image
 from rootstock.dataset import shards
 from rootstock.images import inspection, pixels
 from tests.image_checks import png_by_hand
-from tests.image_files import chunk
+from tests.image_writers import chunk
 from tests.images import encoded, picture, put
 from tests.store import Store
 

@@ -25,7 +25,7 @@ from rootstock.system.errors import DamagedError, ParamsError
 from rootstock.training import classifier, finetune, head
 from rootstock.training.split_images import SplitImages
 from tests.slow import slow
-from tests.small_dataset import CLASSES, Small, classifier_from, picture, small_backbone, small_head, take_in
+from tests.small_dataset import CLASSES, Small, classifier_from, ingested, picture, small_backbone, small_head
 
 ATOL = 1e-5
 PHOTO_PX = 150  # at 32 px, reduced decoding halves it twice
@@ -50,7 +50,7 @@ def photos(tmp_path_factory) -> Small:
         (folder / "source" / label).mkdir(parents=True)
         for number in range(16):
             picture(label, number, PHOTO_PX).save(folder / "source" / label / f"{number:02d}.jpg", quality=90)
-    return take_in(folder, (folder / "source", "studio"))
+    return ingested(folder, (folder / "source", "studio"))
 
 
 @pytest.fixture(scope="module")

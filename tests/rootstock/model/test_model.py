@@ -21,7 +21,8 @@ from rootstock.evaluation.evaluate import Inputs
 from rootstock.model import model
 from rootstock.training import epochs, finetune, head
 from rootstock.training.head import Head
-from tests.image_files import GREY, RGB, png, tiff
+from tests.image_files import GREY, RGB
+from tests.image_writers import png, tiff
 from tests.images import encoded, picture
 from tests.imports import ROOT
 from tests.small_dataset import (
