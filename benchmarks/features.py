@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from rootstock.dataset import tables
 from rootstock.features import feature_files
 from rootstock.features.reader import Features
-from rootstock.training import head
+from rootstock.training import logistic
 
 WIDTH, CLASSES, SHARD_IMAGES = 1280, 10, 2600  # 2,600 photos of 100 kB make a shard of 256 MB
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -120,7 +120,7 @@ def train(folder: Path, images: int) -> str:
 
     train.__class__ = Counting
     begin = time.perf_counter()
-    fitted = head.fit_logistic_path(train, val, names, (1.0,), max_iterations=10)
+    fitted = logistic.fit_logistic_path(train, val, names, (1.0,), max_iterations=10)
     rate = passes * len(train) * WIDTH * 4 / 1e9 / (time.perf_counter() - begin)
     return f"{passes} passes at {rate:.2f} GB/s, validation {fitted.path[0]['val_accuracy']:.1%}"
 

@@ -24,7 +24,7 @@ from rootstock.features import extraction, feature_keys
 from rootstock.features.reader import Features
 from rootstock.ingest import ingest
 from rootstock.system.errors import RootstockError
-from rootstock.training import head
+from rootstock.training import head, logistic
 
 L2 = params.Head().l2
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -91,7 +91,7 @@ def score(manifest: pd.DataFrame, folders: list[Path]) -> tuple[float, float]:
     held_out = manifest[manifest["split"] != "train"]
     train = Features(folders, manifest[manifest["split"] == "train"])
     val = Features(folders[0], manifest[manifest["split"] == "val"])
-    fitted = head.fit_logistic_path(train, val, tables.classes_of(manifest), L2)
+    fitted = logistic.fit_logistic_path(train, val, tables.classes_of(manifest), L2)
     loss, accuracy = head.evaluate(fitted, Features(folders[0], held_out))
     return accuracy, loss
 

@@ -18,7 +18,7 @@ from rootstock.dataset import tables
 from rootstock.features import extraction
 from rootstock.features.reader import Features
 from rootstock.ingest.ingest import ingest
-from rootstock.training import calibration, head
+from rootstock.training import calibration, head, logistic
 
 SAMPLES = ("sample:digits", "sample:printed")
 WAYS = [(engine, precision) for engine in ("openvino", "eager") for precision in ("f32", "bf16")]
@@ -47,7 +47,7 @@ def main() -> None:
             }
         for own in WAYS:
             train, val = features[own]["train"], features[own]["val"]
-            fitted = head.fit_logistic_path(train, val, tables.classes_of(manifest), params.Head().l2)
+            fitted = logistic.fit_logistic_path(train, val, tables.classes_of(manifest), params.Head().l2)
             temperature = calibration.fit_temperature(logits_of(fitted, val), np.concatenate([y for _, y in val]))
             served = {way: calibration.softmax(logits_of(fitted, features[way]["test"]), temperature) for way in WAYS}
             for way in WAYS:

@@ -17,13 +17,15 @@ def train_head(params: Params) -> Summary:
     from rootstock.dataset import tables
     from rootstock.features import feature_keys
     from rootstock.features.reader import Features
-    from rootstock.training import head
+    from rootstock.training import head, logistic
 
     manifest = tables.load_manifest(DATASET)
     images, *views = feature_keys.find(backbones.describe(BACKBONE), params.extract, FEATURES)
     train = Features([images, *views], manifest[manifest["split"] == "train"])
     val = Features(images, manifest[manifest["split"] == "val"])
-    fitted = head.fit_logistic_path(train, val, tables.classes_of(manifest), params.head.l2, params.head.max_iterations)
+    fitted = logistic.fit_logistic_path(
+        train, val, tables.classes_of(manifest), params.head.l2, params.head.max_iterations
+    )
     fitted = replace(fitted, layer=params.extract.layer, pooling=params.extract.pooling)
     head.save(fitted, HEAD, {"features": images.name, "images": {"train": len(train), "val": len(val)}})
     accuracy = next(entry["val_accuracy"] for entry in fitted.path if entry["l2"] == fitted.l2)

@@ -16,7 +16,7 @@ from rootstock.config import params
 from rootstock.dataset import tables
 from rootstock.features import extraction, reader
 from rootstock.ingest.ingest import ingest
-from rootstock.training import classifier, finetune, head
+from rootstock.training import classifier, finetune, head, logistic
 from rootstock.training.split_images import SplitImages
 
 torch.set_num_threads(1)  # networks this small gain nothing from more, and lose much on a busy machine
@@ -119,7 +119,7 @@ def small_head(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32) -> 
     """Fit a head on the features, once a session."""
     small, folder = small_dataset(base), small_features(base, name, size)
     train, val = (reader.Features(folder, small.split(split)) for split in ("train", "val"))
-    head.save(head.fit_logistic_path(train, val, CLASSES, (10.0, 1.0)), base / "heads" / folder.name, {})
+    head.save(logistic.fit_logistic_path(train, val, CLASSES, (10.0, 1.0)), base / "heads" / folder.name, {})
     return base / "heads" / folder.name
 
 

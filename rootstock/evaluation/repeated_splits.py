@@ -22,7 +22,7 @@ from rootstock.config import params
 from rootstock.dataset import tables
 from rootstock.features.reader import Features
 from rootstock.system import parallel, progress
-from rootstock.training import head
+from rootstock.training import head, logistic
 
 FOLDS = 5
 
@@ -127,5 +127,5 @@ def _correct(
         for where, part in ((folders, training), (folders[0], training if val.empty else val), (folders[0], tested))
     )
     l2 = sorted(settings.l2, reverse=True)
-    fitted = head.fit_path(train, chosen_by, list(map(str, known)), l2, settings.max_iterations)
+    fitted = logistic.fit_path(train, chosen_by, list(map(str, known)), l2, settings.max_iterations)
     return round(head.evaluate(fitted, scored)[1] * len(scored))

@@ -183,23 +183,38 @@ def _narrowed(batch: NDArray[np.float32], dtype: str) -> NDArray[Any]:
 
 
 def read(paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.str_], NDArray[np.float32]]]:
-    """Yield the row groups of files in order, as path, image ids (n,) and features (n, width) float32.
+    """Yield the row groups of files in order, as path, image ids (n,) and features (n, width) float32."""
+    for path, table in _row_groups(paths, ["image_id", "feature"]):
+        yield path, table["image_id"].to_numpy(), _values(table)
 
-    Row groups are prefetched: Parquet decodes at about 1 GB/s per core. float32 values are not copied.
-    """
-    from torch.utils import dlpack  # seconds to import, and not needed to write or move features
 
-    def group(request: tuple[Path, pq.FileMetaData, int]) -> tuple[Path, NDArray[np.str_], NDArray[np.float32]]:
+def read_features(paths: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
+    """Yield the row groups of files in order, as features (n, width) float32."""
+    for _, table in _row_groups(paths, ["feature"]):
+        yield _values(table)
+
+
+def _row_groups(paths: Sequence[Path], columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
+    """Yield the row groups of files, prefetched: Parquet decodes at about 1 GB/s per core."""
+
+    def read_group(request: tuple[Path, pq.FileMetaData, int]) -> tuple[Path, pa.Table]:
         path, metadata, number = request
         with pq.ParquetFile(path, memory_map=True, metadata=metadata) as file:
-            table = file.read_row_group(number, use_threads=False)
-        column = table["feature"].chunk(0)
-        values = dlpack.from_dlpack(column.values).view(-1, column.type.list_size)  # Arrow's memory
-        return path, table["image_id"].to_numpy(), values.float().numpy()
+            return path, file.read_row_group(number, columns, use_threads=False)
 
     metadata = ((path, pq.read_metadata(path)) for path in paths)
     groups = ((path, found, number) for path, found in metadata for number in range(found.num_row_groups))
-    yield from ordered_map(group, groups, threads=2, window=3)
+    yield from ordered_map(read_group, groups, threads=2, window=3)
+
+
+def _values(table: pa.Table) -> NDArray[np.float32]:
+    """Return the features (n, width) float32 of a row group; those that are float32 are not copied."""
+    from torch.utils import dlpack  # seconds to import, and not needed to write or move features
+
+    column = table["feature"].chunk(0)
+    values = dlpack.from_dlpack(column.values).view(-1, column.type.list_size)  # Arrow's memory
+    narrow: NDArray[np.float32] = values.float().numpy()
+    return narrow
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

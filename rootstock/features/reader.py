@@ -1,6 +1,7 @@
 """Stream cached features with their labels, one row group at a time; small sets are kept in memory."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Features:
         self.labels = np.tile(self.rows["class_index"].to_numpy(np.int64), len(self.folders))
         self.width = 0 if rows.empty else feature_files.width_of(_file(self.folders[0], self.rows["shard"].iloc[0]))
         self._kept: list[tuple[NDArray[np.float32], NDArray[np.int64]]] | None = None
+        self._joined: list[Selection] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,31 +49,51 @@ class Features:
 
     def _stream(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         by_shard = {str(shard): rows for shard, rows in self.rows.groupby("shard", sort=True)}
-        for folder in self.folders:
-            rows_of = {_file(folder, shard): rows for shard, rows in by_shard.items()}
-            for path, chunks in groupby(feature_files.read(list(rows_of)), key=lambda chunk: chunk[0]):
-                yield from _of_shard(path, rows_of[path], chunks)
+        rows_of = {_file(folder, shard): rows for folder in self.folders for shard, rows in by_shard.items()}
+        if self._joined is None:
+            joined = []
+            for selection, features in _joined(rows_of):
+                joined.append(selection)
+                yield from selection.of(features)
+            self._joined = joined
+            return
+        for selection, features in zip(self._joined, feature_files.read_features(list(rows_of)), strict=True):
+            yield from selection.of(features)
 
 
-def _of_shard(
-    path: Path, rows: pd.DataFrame, chunks: Iterator[tuple[Path, NDArray[np.str_], NDArray[np.float32]]]
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """Select the wanted rows of one file, with their labels."""
-    wanted = pd.Series(rows["class_index"].to_numpy(np.int64), index=rows["image_id"].to_numpy())
-    found, unique = 0, set[str]()
-    for _, ids, features in chunks:
-        labels = wanted.reindex(ids)
-        here = labels.notna().to_numpy()
-        found += int(here.sum())
-        unique.update(ids[here])
-        if here.all():
-            yield features, labels.to_numpy(np.int64)
-        elif here.any():
-            yield features[here], labels.to_numpy()[here].astype(np.int64)
-    if found != len(rows) or len(unique) != found:
-        raise SourceError(
-            f"{path}: has {len(unique)} of the {len(rows)} expected images; remove the file and run extract again"
-        )
+@dataclass(frozen=True)
+class Selection:
+    """The wanted rows of a row group, None for all of them, and their labels (n,) int64."""
+
+    rows: NDArray[np.bool_] | None
+    labels: NDArray[np.int64]
+
+    def of(self, features: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """Yield the wanted features of the row group with their labels, if there are any."""
+        if len(self.labels):
+            yield features if self.rows is None else features[self.rows], self.labels
+
+
+def _joined(rows_of: dict[Path, pd.DataFrame]) -> Iterator[tuple[Selection, NDArray[np.float32]]]:
+    """Yield the row groups of files, and which of their rows are wanted.
+
+    Raises:
+        SourceError: a file lacks an image, or has one twice.
+    """
+    for path, groups in groupby(feature_files.read(list(rows_of)), key=lambda group: group[0]):
+        rows = rows_of[path]
+        wanted = pd.Series(rows["class_index"].to_numpy(np.int64), index=rows["image_id"].to_numpy())
+        found, unique = 0, set[str]()
+        for _, ids, features in groups:
+            labels = wanted.reindex(ids)
+            here = labels.notna().to_numpy()
+            found += int(here.sum())
+            unique.update(ids[here])
+            yield Selection(None if here.all() else here, labels.to_numpy()[here].astype(np.int64)), features
+        if found != len(rows) or len(unique) != found:
+            raise SourceError(
+                f"{path}: has {len(unique)} of the {len(rows)} expected images; remove the file and run extract again"
+            )
 
 
 def _file(folder: Path, shard: str) -> Path:

@@ -166,14 +166,14 @@ def experiments(workspace) -> dict[str, dict]:
 EDITED_WHILE_IT_RAN = """
 import re, sys
 from pathlib import Path
-from rootstock.training import head
-fit = head.fit_logistic_path
+from rootstock.training import logistic
+fit = logistic.fit_logistic_path
 def fit_while_a_person_edits(*given, **options):
     fitted = fit(*given, **options)
     path = Path("params.yaml")
     path.write_text(re.sub(r"max_iterations: \\d+", "max_iterations: 77", path.read_text()))
     return fitted
-head.fit_logistic_path = fit_while_a_person_edits
+logistic.fit_logistic_path = fit_while_a_person_edits
 from flows.pipeline import main
 main()
 """

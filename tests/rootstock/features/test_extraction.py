@@ -22,7 +22,7 @@ from rootstock.features.extraction import extract
 from rootstock.images.loader import Normalise, prepare
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError
-from rootstock.training import head
+from rootstock.training import head, logistic
 from tests.small_dataset import CLASSES, EAGER, draw, ingested, small_backbone
 
 
@@ -209,8 +209,8 @@ def test_a_head_is_trained_on_the_images_and_their_views(small, backbone, tmp_pa
     train, val = reader.Features(paths, rows), reader.Features(paths[0], small.split("val"))
     assert len(train) == 3 * len(rows) == sum(len(x) for x, _ in train)
     assert np.array_equal(np.concatenate([labels for _, labels in train]), train.labels)
-    fitted = head.fit_logistic_path(train, val, CLASSES, (10.0,))
-    alone = head.fit_logistic_path(reader.Features(paths[0], rows), val, CLASSES, (10.0,))
+    fitted = logistic.fit_logistic_path(train, val, CLASSES, (10.0,))
+    alone = logistic.fit_logistic_path(reader.Features(paths[0], rows), val, CLASSES, (10.0,))
     assert not np.allclose(fitted.weight, alone.weight)
     assert head.evaluate(fitted, val)[1] > 0.4  # of three classes, by a network of random weights
 

@@ -22,7 +22,7 @@ from rootstock.features import extraction, feature_keys
 from rootstock.features.reader import Features
 from rootstock.ingest.ingest import ingest
 from rootstock.system.errors import DamagedError, ParamsError
-from rootstock.training import classifier, finetune, head
+from rootstock.training import classifier, finetune, head, logistic
 from rootstock.training.split_images import SplitImages
 from tests.slow import slow
 from tests.small_dataset import CLASSES, Small, classifier_from, ingested, picture, small_backbone, small_head
@@ -70,7 +70,7 @@ def evaluated(photos, tmp_path_factory) -> Callable[..., Path]:
         extraction.extract(backbone, extract, photos.images, folder / "features")
         features, *_ = feature_keys.find(backbone.description, extract, folder / "features")
         train, val = (Features(features, photos.split(split)) for split in ("train", "val"))
-        fitted = head.fit_logistic_path(train, val, CLASSES, (3000.0, 300.0, 30.0))
+        fitted = logistic.fit_logistic_path(train, val, CLASSES, (3000.0, 300.0, 30.0))
         fitted = dataclasses.replace(fitted, layer=extract.layer, pooling=extract.pooling)
         head.save(fitted, folder / "head", {})
         network = classifier.Classifier(backbone.network, backbone.transform, head.load(folder / "head"))

@@ -1,0 +1,284 @@
+"""Multinomial logistic regression on frozen features, along a path of L2 strengths.
+
+Each strength is fitted by L-BFGS on the features' principal axes, where the curvature of the loss is known and nearly
+diagonal. Dividing it out (a preconditioner; Nocedal and Wright, Numerical Optimization, chapter 5) leaves about ten
+passes over the features where L-BFGS alone takes some hundred. docs/benchmarks.md compares it with scikit-learn.
+"""
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn import functional
+
+from rootstock.features import reader
+from rootstock.features.reader import Features
+from rootstock.images.loader import device
+from rootstock.system import progress
+from rootstock.system.errors import SourceError
+from rootstock.system.parallel import in_order, limit_to_one_core
+from rootstock.training.head import Head, evaluate
+from rootstock.training.principal_axes import PrincipalAxes, find_principal_axes
+
+log = logging.getLogger(__name__)
+SIGNIFICANT = 0.01  # relative difference in log loss that justifies a wider search
+TOLERANCE = 1e-6  # relative decrease of the objective that ends a fit; float32 sums resolve a tenth of it
+SMALLEST_CURVATURE = 1e-9
+BATCH = 2048  # rows per product: they and their logits stay in a core's cache
+WINDOW = 32  # mini-batches that are pending
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Weights (k, r) and bias (k,) float64 on the principal axes."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, int]) -> "Solution":
+        """Return the solution from which the first strength starts."""
+        return cls(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape[0], dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean log loss at a point and its gradient, without the penalty.
+
+    `curvature` is the mean of p (1 - p) over images and classes: the loss's curvature along an axis of variance 1.
+    """
+
+    at: Solution
+    loss: float
+    gradient: Solution
+    curvature: float
+
+    def penalised(self, l2_per_image: float) -> float:
+        """Return the objective: with l2/(2n) ||W||²."""
+        return self.loss + l2_per_image / 2 * float(self.at.weight.square().sum())
+
+
+def fit_logistic_path(
+    train: Features, val: Features, classes: list[str], l2: Sequence[float], max_iterations: int = 300
+) -> Head:
+    """Fit multinomial logistic regression for each L2 strength and keep the best on `val`.
+
+    minimises over W (k, d), b (k):   1/n Σ_i -log softmax(W z_i + b)[y_i]  +  l2/(2n) ||W||²,   z = (x - μ) / σ
+
+    Each evaluation takes one pass over the features, which are streamed unless they fit into memory (see `Features`).
+
+    Args:
+        train: features and labels; define μ and σ.
+        val: decides which strength is kept, by log loss.
+        classes: names in index order.
+        l2: strengths, 1/C in scikit-learn's terms; fitted from strong to weak, each starting from the last solutions.
+        max_iterations: maximum L-BFGS iterations per strength.
+
+    Raises:
+        SourceError: a class does not occur in `train`.
+    """
+    strengths = progress.track(sorted(l2, reverse=True), "train_head", len(l2), "strengths")
+    fitted = fit_path(train, val, classes, strengths, max_iterations)
+    found = warnings(fitted.path, fitted.l2, max_iterations)
+    for warning in found:
+        log.warning("%s", warning)
+    return replace(fitted, warnings=found)
+
+
+def fit_path(train: Features, val: Features, classes: list[str], l2: Iterable[float], max_iterations: int) -> Head:
+    """Fit a head as `fit_logistic_path` does, without a word on the search; `l2` runs from strong to weak."""
+    best: Head | None = None
+    path: list[dict[str, float]] = []
+    for candidate, iterations in fit_each(train, classes, l2, max_iterations):
+        loss, accuracy = evaluate(candidate, val)
+        if best is None or loss < min(entry["val_log_loss"] for entry in path):
+            best = candidate
+        convergence = {"iterations": float(iterations), "converged": iterations < max_iterations}
+        path.append({"l2": candidate.l2, "val_log_loss": loss, "val_accuracy": accuracy, **convergence})
+    assert best is not None, "no strength was given"
+    return replace(best, path=path)
+
+
+def fit_each(
+    train: Features, classes: list[str], l2: Iterable[float], max_iterations: int
+) -> Iterator[tuple[Head, int]]:
+    """Yield the head of each strength, from strong to weak, and the number of its L-BFGS iterations.
+
+    Raises:
+        SourceError: a class does not occur in `train`.
+    """
+    if unseen := sorted(set(range(len(classes))) - set(train.labels.tolist())):
+        raise SourceError(
+            f"no image of {', '.join(repr(classes[index]) for index in unseen)} is in the train split; expected images "
+            "of every class. Add images or remove the class, then run ingest again."
+        )
+    axes = find_principal_axes(train)
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=limit_to_one_core) as pool:
+        loss = LogLoss(train, axes, len(classes), device(), pool)
+        start = loss(Solution.zeros(loss.shape))
+        earlier: list[tuple[float, Solution]] = []
+        for strength in l2:
+            if len(earlier) > 1:
+                start = _better_start(loss, start, _extrapolated(earlier[-2], earlier[-1], strength), strength)
+            start, iterations = _minimise(loss, start, strength, max_iterations)
+            earlier.append((strength, start.at))
+            yield _head(start.at, axes, classes, strength), iterations
+
+
+def warnings(path: Sequence[Mapping[str, float]], l2: float, max_iterations: int) -> list[str]:
+    """Warn where the search ended at a limit: L-BFGS iterations, or an end of the L2 strengths.
+
+    Args:
+        path: one entry per strength, as in head.json.
+        l2: the chosen strength.
+        max_iterations: maximum L-BFGS iterations per strength.
+    """
+    found = []
+    unconverged = [entry["l2"] for entry in path if not entry["converged"]]
+    if l2 in unconverged:
+        which = "no L2 strength has" if len(unconverged) == len(path) else f"the chosen L2 strength, {l2:g}, has not"
+        found.append(
+            f"The head may improve: {which} converged within head.max_iterations ({max_iterations}); increase it."
+        )
+    losses = {entry["l2"]: entry["val_log_loss"] for entry in path}
+    for step, word in ((-1, "larger"), (1, "smaller")):
+        ordered = sorted(losses)[::step]
+        if len(ordered) > 1 and l2 == ordered[0] and losses[l2] < (1 - SIGNIFICANT) * losses[ordered[1]]:
+            found.append(f"The best L2 strength, {l2:g}, is at an end of head.l2; try a {word} one.")
+    return found
+
+
+class LogLoss:
+    """The mean log loss of linear heads on the principal axes of a training set.
+
+    Features that fit into memory are rotated once and kept on the device. Others are read in every pass, and the
+    weights are rotated instead. On a CPU, mini-batches are computed on one core each and added up in their order, so
+    that the result does not depend on the number of cores, and no core waits for another within a product.
+    """
+
+    def __init__(self, train: Features, axes: PrincipalAxes, classes: int, on: torch.device, pool: Executor) -> None:
+        self.train, self.axes, self.device, self.pool = train, axes, on, pool
+        self.images, self.shape = len(train), (classes, len(axes.variances))
+        self.kept: list[tuple[Tensor, Tensor]] | None = None
+        if 4 * self.images * self.shape[1] <= _bytes_to_keep(on):
+            self.kept = [(axes.rotate(x), labels) for x, labels in self._read()]
+
+    def __call__(self, at: Solution) -> Evaluation:
+        """Evaluate in one pass; products in float32, sums over mini-batches in float64."""
+        n, (classes, _) = self.images, self.shape
+        weight, bias = at.weight, at.bias
+        if self.kept is None:
+            weight = weight @ self.axes.projection.T
+            bias = bias - weight @ self.axes.mean
+        loss, spread, by_weight, by_bias = self._sum(*(part.to(self.device, torch.float32) for part in (weight, bias)))
+        if self.kept is None:
+            by_weight = (by_weight - torch.outer(by_bias, self.axes.mean)) @ self.axes.projection
+        curvature = max(float(spread) / (n * classes), SMALLEST_CURVATURE)
+        return Evaluation(at, float(loss) / n, Solution(by_weight / n, by_bias / n), curvature)
+
+    def _sum(self, weight: Tensor, bias: Tensor) -> list[Tensor]:
+        """Add up `_batch_sums` over all mini-batches, in float64 and on the CPU."""
+        batches = self.kept if self.kept is not None else self._read()
+        if self.device.type == "cpu":
+            parts = in_order(lambda batch: self.pool.submit(_batch_sums, *batch, weight, bias), batches, WINDOW)
+        else:
+            parts = (_batch_sums(*batch, weight, bias) for batch in batches)
+        totals = [part.double() for part in next(parts)]
+        for sums in parts:
+            for total, part in zip(totals, sums, strict=True):
+                total += part
+        return [total.cpu() for total in totals]
+
+    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield mini-batches of features (m, d) float32 and labels (m,) int64 on the device."""
+        for x, labels in self.train:
+            for start in range(0, len(labels), BATCH):
+                rows = slice(start, start + BATCH)
+                yield torch.from_numpy(x[rows]).to(self.device), torch.from_numpy(labels[rows]).to(self.device)
+
+
+def _batch_sums(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return sums over a mini-batch: the loss, p (1 - p) over the classes, the gradients by weight (k, d) and bias.
+
+    Nothing cancels where p of the label is close to 1: the loss is log(1 + Σ exp(margins of other classes)).
+    """
+    label = labels[:, None]
+    margins = torch.addmm(bias, x, weight.T)
+    margins -= margins.gather(1, label)
+    margins.scatter_(1, label, -torch.inf)
+    others = margins.logsumexp(1, keepdim=True)
+    losses = functional.softplus(others)
+    residual = margins.sub_(losses).exp_()  # p; for the label, p - 1
+    residual.scatter_(1, label, -others.sigmoid())
+    spread = residual.abs().sum() - residual.square().sum()
+    return losses.sum(dtype=torch.float64), spread, residual.T @ x, residual.sum(0)
+
+
+def _bytes_to_keep(on: torch.device) -> int:
+    """Return how many bytes of rotated features are kept: on a GPU half of what is free."""
+    return torch.cuda.mem_get_info(on)[0] // 2 if on.type == "cuda" else reader.KEPT_BYTES
+
+
+def _extrapolated(before: tuple[float, Solution], last: tuple[float, Solution], l2: float) -> Solution:
+    """Extrapolate two solutions of a path linearly over the logarithm of the strength."""
+    (first, old), (second, new) = before, last
+    ratio = math.log(l2 / second) / math.log(second / first)
+    return Solution(new.weight + ratio * (new.weight - old.weight), new.bias + ratio * (new.bias - old.bias))
+
+
+def _better_start(loss: LogLoss, last: Evaluation, other: Solution, l2: float) -> Evaluation:
+    """Evaluate another start, and return the one with the smaller objective."""
+    return min(loss(other), last, key=lambda evaluation: evaluation.penalised(l2 / loss.images))
+
+
+def _minimise(loss: LogLoss, start: Evaluation, l2: float, max_iterations: int) -> tuple[Evaluation, int]:
+    """Minimise the objective by preconditioned L-BFGS; return the minimum and the number of iterations.
+
+    The Hessian is close to curvature * variances + l2 / n on the diagonal and small beside it. Variables are scaled by
+    its square root, and the objective by its first value, so that the tolerance is relative.
+    """
+    decay = l2 / loss.images
+    by_weight = (start.curvature * loss.axes.variances + decay).sqrt()
+    by_bias = math.sqrt(start.curvature)
+    unit = start.penalised(decay)
+    split = start.at.weight.numel()
+    latest = start
+    tried = np.empty(0)
+
+    def scaled(solution: Solution) -> NDArray[np.float64]:
+        return torch.cat([(solution.weight * by_weight).ravel(), solution.bias * by_bias]).numpy()
+
+    def objective(variables: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        nonlocal latest, tried
+        if not np.array_equal(variables, tried):
+            tried = variables.copy()
+            found = torch.from_numpy(tried)
+            latest = loss(Solution(found[:split].view(loss.shape) / by_weight, found[split:] / by_bias))
+        by_weights = (latest.gradient.weight + decay * latest.at.weight) / by_weight
+        gradient = torch.cat([by_weights.ravel(), latest.gradient.bias / by_bias]) / unit
+        return latest.penalised(decay) / unit, gradient.numpy()
+
+    # L-BFGS's vectors are too short for BLAS threads (docs/benchmarks.md, "Choices that were measured").
+    with threadpool_limits(1, user_api="blas"):
+        tried = scaled(start.at)
+        result = minimize(
+            objective, tried, jac=True, method="L-BFGS-B",
+            options={"maxiter": max_iterations, "maxcor": 10, "ftol": TOLERANCE, "gtol": TOLERANCE},
+        )  # fmt: skip
+        objective(result.x)  # the latest point may be another, which the line search tried
+    return latest, int(result.nit)
+
+
+def _head(solution: Solution, axes: PrincipalAxes, classes: list[str], l2: float) -> Head:
+    """Convert a solution on the principal axes to a head that gives the same logits on features as they are."""
+    weight = solution.weight @ axes.projection.T
+    bias = solution.bias - weight @ axes.mean
+    return Head(weight.float().numpy(), bias.float().numpy(), classes, l2)

@@ -1,0 +1,80 @@
+"""The principal axes of a training set: standardised features, uncorrelated.
+
+A linear head is fitted in these coordinates. They change neither its solutions nor the L2 penalty, as a rotation keeps
+lengths, but tell for each coordinate how steep the loss is (logistic.py) and solve ridge regression at once.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from rootstock.features.reader import Features
+
+DEVIATION_FLOOR = 0.3  # share of the features' root mean square deviation; measured in docs/benchmarks.md
+SMALLEST = 1e-10  # of the largest variance: axes of fewer images than features with less are rounding errors
+
+
+@dataclass(frozen=True)
+class PrincipalAxes:
+    """Coordinates z = (x - mean) @ projection of features x (d,), uncorrelated over the training images.
+
+    mean (d,), projection (d, r) = diag(1 / deviations) @ eigenvectors, variances (r,) of the coordinates; all float64.
+    r is d, or less than the number of images where that is smaller.
+    """
+
+    mean: Tensor
+    projection: Tensor
+    variances: Tensor
+
+    def rotate(self, features: Tensor) -> Tensor:
+        """Return the coordinates (n, r) float32 of features (n, d) float32, on their device."""
+        mean, projection = (part.to(features.device, torch.float32) for part in (self.mean, self.projection))
+        return (features - mean) @ projection
+
+
+def find_principal_axes(features: Features) -> PrincipalAxes:
+    """Find the principal axes of standardised features, in three passes.
+
+    Deviations are floored at DEVIATION_FLOOR times their root mean square. Some features of a pretrained network
+    hardly vary on a new domain (down to 4e-5); dividing by that amplifies noise, and the first step of fine-tuning
+    would ruin the head. A feature is constant, and gets no weight, if it varies by less than float32 resolves around
+    its mean. Absolute size does not matter: random weights give informative features of 1e-9.
+    """
+    n, d = len(features), features.width
+    mean = _sum(x.sum(0, dtype=torch.float64) for x in _tensors(features)) / n
+    variance = _sum((x - mean).square().sum(0) for x in _tensors(features)) / n
+    inverse_deviation = invert_deviations(mean, variance)
+    standardised = (((x - mean) * inverse_deviation).float() for x in _tensors(features))
+    if n < d:
+        return _axes_of_few(mean, torch.cat(list(standardised)).double(), inverse_deviation)
+    variances, axes = torch.linalg.eigh(_sum((z.T @ z).double() for z in standardised) / n)
+    return PrincipalAxes(mean, inverse_deviation[:, None] * axes, variances.clamp(min=0))
+
+
+def _tensors(features: Features) -> Iterator[Tensor]:
+    return (torch.from_numpy(x) for x, _ in features)
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    """Add up tensors, which are not kept."""
+    return reduce(Tensor.add_, parts)
+
+
+def invert_deviations(mean: Tensor, variance: Tensor) -> Tensor:
+    """Return the inverse standard deviation of each feature (d,), floored; 0 for a constant one."""
+    deviation = variance.sqrt()
+    constant = deviation <= 1e-6 * mean.abs()
+    floored = torch.maximum(deviation, DEVIATION_FLOOR * variance.mean().sqrt())
+    return torch.where(constant, 0.0, 1 / torch.where(constant, 1.0, floored))
+
+
+def _axes_of_few(mean: Tensor, standardised: Tensor, inverse_deviation: Tensor) -> PrincipalAxes:
+    """Find the axes of fewer images than features by the eigenvectors of their inner products (n, n)."""
+    n = len(standardised)
+    variances, vectors = torch.linalg.eigh(standardised @ standardised.T / n)
+    kept = variances > SMALLEST * variances[-1]
+    axes = standardised.T @ vectors[:, kept] / (n * variances[kept]).sqrt()
+    return PrincipalAxes(mean, inverse_deviation[:, None] * axes, variances[kept])
