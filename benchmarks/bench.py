@@ -19,6 +19,7 @@ from rootstock.features import computing
 from rootstock.features.engines import Engine
 from rootstock.images import loader
 from rootstock.ingest import ingest
+from rootstock.system import devices
 from rootstock.system.parallel import ordered_map
 
 NAMES = {"efficientnet_lite0": "pretrained", "resnet50": "random"}
@@ -34,7 +35,7 @@ class Bench:
     size: int
     seconds: float
     out: Path | None
-    device: torch.device = field(default_factory=loader.device)
+    device: torch.device = field(default_factory=devices.device)
     figures: dict[str, float] = field(default_factory=dict)
     tuned: int = 0  # training images in an epoch of fine-tuning, which ends with validation
 

@@ -13,7 +13,7 @@ import torch
 from rootstock.backbones.networks import build
 from rootstock.config import params
 from rootstock.config.architectures import Transform
-from rootstock.images import loader
+from rootstock.system import devices
 from rootstock.training.batch_norm import folded
 from rootstock.training.classifier import Classifier
 from rootstock.training.head import Head
@@ -30,7 +30,7 @@ def classifier(name: str, size: int) -> Classifier:
         width = network.eval()(torch.zeros(2, 3, size, size)).shape[1]
     head = Head(np.zeros((CLASSES, width), np.float32), np.zeros(CLASSES, np.float32), list("0123456789"), 1.0)
     model = Classifier(network, Transform(size, size, "bilinear", (0.5,) * 3, (0.5,) * 3), head)
-    return model.to(loader.device(), memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(devices.device(), memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def rate(step: TrainingStep, batch: torch.Tensor, target: torch.Tensor, seconds: float) -> float:
@@ -56,8 +56,8 @@ def main() -> None:
     for name in given.names:
         model = classifier(name, given.size).train()
         shape = (given.batch, 3, given.size, given.size)
-        batch = torch.randint(256, shape, dtype=torch.uint8).to(loader.device())
-        target = (torch.arange(given.batch) % CLASSES).to(loader.device())
+        batch = torch.randint(256, shape, dtype=torch.uint8).to(devices.device())
+        target = (torch.arange(given.batch) % CLASSES).to(devices.device())
         found: dict[tuple[bool, bool], list[float]] = {}
         for _ in range(ROUNDS):
             for fused, fold in ((False, False), (True, False), (True, True)):

@@ -25,9 +25,8 @@ from rootstock.backbones.backbones import Backbone
 from rootstock.config import params
 from rootstock.features import feature_keys, gpu
 from rootstock.features.feature_spec import Precision
-from rootstock.images import loader
 from rootstock.images.loader import Normalise
-from rootstock.system import causes, packages
+from rootstock.system import causes, devices, packages
 from rootstock.system.errors import ParamsError
 from rootstock.system.parallel import cores
 
@@ -119,12 +118,12 @@ def start_named(name: str, backbone: Backbone, settings: params.Extract, threads
     Raises:
         ParamsError: it cannot be used on this machine.
     """
-    if settings.decode == "gpu" and loader.device().type == "cpu":
+    if settings.decode == "gpu" and devices.device().type == "cpu":
         raise ParamsError(
             "params.yaml: extract.decode is 'gpu', but this machine has no GPU; expected full or reduced."
         )
     try:
-        return start(name, backbone, settings.precision, settings.batch_size, loader.device(), threads)
+        return start(name, backbone, settings.precision, settings.batch_size, devices.device(), threads)
     except Unavailable as why:
         raise ParamsError(
             f"params.yaml: extract.engine is {name!r} and extract.precision {settings.precision!r}, but {why}; "
@@ -142,7 +141,7 @@ def start_auto(backbone: Backbone, settings: params.Extract, images: int) -> Eng
         settings: the section `extract` of params.yaml.
         images: how many are to be computed.
     """
-    if images >= OPENVINO_FROM and loader.device().type == "cpu":
+    if images >= OPENVINO_FROM and devices.device().type == "cpu":
         try:
             return start("openvino", backbone, settings.precision, settings.batch_size)
         except Exception as error:  # exporter and runtime raise anything for an unsupported operation

@@ -28,10 +28,10 @@ from rootstock.features import engines, preparing
 from rootstock.features.engines import Engine, Stream
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.preparing import InMemoryOrder, Prepared
-from rootstock.images import gpu_decoding, loader
+from rootstock.images import gpu_decoding
 from rootstock.images.pixel_store import PixelStore
 from rootstock.images.pixels import OpenedFile
-from rootstock.system import causes
+from rootstock.system import causes, devices
 from rootstock.system.parallel import ahead, cores, grouped, limit_to_one_core, ordered_map
 from rootstock.system.processes import ordered_map_in_processes
 
@@ -156,7 +156,7 @@ class FeatureExtractor:
         decoded = [image for image in images if not isinstance(image, OpenedFile)]
         if not files:
             return np.stack(decoded)
-        seen = gpu_decoding.views(files, self.spec.transform, loader.device())
+        seen = gpu_decoding.views(files, self.spec.transform, devices.device())
         if not decoded:
             return seen
         is_file = torch.tensor([isinstance(image, OpenedFile) for image in images], device=seen.device)
@@ -204,7 +204,7 @@ def start_as_measured(spec: FeatureSpec, backbone: Backbone) -> FeatureExtractor
         backbone: its network, in evaluation mode.
     """
     missing, differ = [], ""
-    if spec.decode == "gpu" and loader.device().type == "cpu":
+    if spec.decode == "gpu" and devices.device().type == "cpu":
         missing.append("their images were decoded on a GPU, and this machine has none: they are decoded on the CPU")
         differ, spec = DECODING_MAY_DIFFER, replace(spec, decode="full")
     try:
@@ -228,4 +228,4 @@ def _start(spec: FeatureSpec, backbone: Backbone) -> Engine:
     on_cpu = spec.engine == "openvino"  # what it computed, it computed there
     # Images come one at a time, too. In bf16 the rounding may depend on the batch size, so there it is extraction's.
     batch_size = 1 if on_cpu and spec.precision == "f32" else None
-    return engines.start(spec.engine, backbone, spec.precision, batch_size, None if on_cpu else loader.device())
+    return engines.start(spec.engine, backbone, spec.precision, batch_size, None if on_cpu else devices.device())

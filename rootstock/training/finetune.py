@@ -20,8 +20,7 @@ from rootstock.backbones import state_dicts
 from rootstock.config import params
 from rootstock.config.architectures import Transform
 from rootstock.dataset.shards import Reader
-from rootstock.images import loader
-from rootstock.system import progress
+from rootstock.system import devices, progress
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sha256, verify, write
 from rootstock.training import checkpoints, epochs
@@ -68,7 +67,7 @@ def fine_tune(
         ParamsError: a stage names an unknown layer, or training diverged.
     """
     check_stages(model.backbone, settings)
-    device = loader.device()
+    device = devices.device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = checkpoints.load(checkpoint, fingerprint, model, device)
     total, parts = sum(stage.epochs for stage in settings.stages), 1

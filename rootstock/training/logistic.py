@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from rootstock.features import reader
 from rootstock.features.reader import Features
-from rootstock.images.loader import device
 from rootstock.system import progress
+from rootstock.system.devices import device
 from rootstock.system.errors import SourceError
 from rootstock.system.parallel import in_order, limit_to_one_core
 from rootstock.training.head import Head, evaluate
@@ -218,8 +218,8 @@ def _batch_sums(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> tupl
     losses = functional.softplus(others)
     residual = margins.sub_(losses).exp_()  # p; for the label, p - 1
     residual.scatter_(1, label, -others.sigmoid())
-    spread = residual.abs().sum() - residual.square().sum()
-    return losses.sum(dtype=torch.float64), spread, residual.T @ x, residual.sum(0)
+    size = residual.abs()
+    return losses.sum(dtype=torch.float64), (size * (1 - size)).sum(), residual.T @ x, residual.sum(0)
 
 
 def _bytes_to_keep(on: torch.device) -> int:

@@ -176,7 +176,7 @@ def test_auto_falls_back_to_eager_where_openvino_fails_and_says_why(backbone, mo
 
 
 def test_auto_on_a_gpu_is_torch(backbone, monkeypatch):
-    monkeypatch.setattr(engines.loader, "device", lambda: torch.device("meta"))
+    monkeypatch.setattr(engines.devices, "device", lambda: torch.device("meta"))
     asked = []
     monkeypatch.setattr(engines, "start", lambda name, *_: asked.append(name))
     start_auto(backbone, params.Extract(), 10**6)

@@ -22,7 +22,7 @@ from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.images import gpu_decoding, loader, pixels
 from rootstock.images.loader import Normalise
-from rootstock.system import processes
+from rootstock.system import devices, processes
 from rootstock.system.errors import DamagedError, SourceError
 from rootstock.system.parallel import ordered_map
 from tests.images import encoded, picture
@@ -103,7 +103,7 @@ def test_a_damaged_shard_does_not_affect_the_others(small, backbone, tmp_path):
 def test_images_decoded_by_the_device_have_nearly_the_same_features_beside_views_that_are_not(
     small, folder, backbone, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loader, "device", lambda: CPU)
+    monkeypatch.setattr(devices, "device", lambda: CPU)
     settings = Extract(engine="eager", decode="gpu", views=1)
     todo = planning.plan(backbone, settings, small.images, tmp_path)
     assert todo.key != folder.name
@@ -148,7 +148,7 @@ def kinds_of_files() -> list[bytes]:
 
 @pytest.mark.parametrize("left_to_the_cpu", ["none", "one", "all"])
 def test_files_of_all_kinds_share_batches_and_the_device_decodes_those_that_it_can(monkeypatch, left_to_the_cpu):
-    monkeypatch.setattr(loader, "device", lambda: CPU)
+    monkeypatch.setattr(devices, "device", lambda: CPU)
     to = Transform(32, 36, "bilinear", (0.5,) * 3, (0.5,) * 3)
     contents = kinds_of_files()
     expected = np.stack([loader.view(content, to).numpy() for content in contents])
