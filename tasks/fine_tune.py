@@ -18,7 +18,7 @@ def fine_tune(params: Params) -> Summary:
     from rootstock.dataset import tables
     from rootstock.images import pixel_store
     from rootstock.system.files import digest
-    from rootstock.training import classifier, epochs, finetune, head
+    from rootstock.training import classifier, epochs, finetune, head, ranks
     from rootstock.training.split_images import SplitImages
 
     if not params.finetune.stages:
@@ -34,11 +34,15 @@ def fine_tune(params: Params) -> Summary:
         f"{params.seed} {params.finetune.recipe()}",
     )
     used = {shard for split in rows.values() for shard in split["shard"]}
-    with pixel_store.opened(PIXELS, backbone.transform, IMAGES, used, params.cache.pixels_gb) as store:
+    # Processes that torchrun has started, maybe on several hosts, cannot fill one store.
+    most_gb = 0 if ranks.started_by_torchrun() else params.cache.pixels_gb
+    with pixel_store.opened(PIXELS, backbone.transform, IMAGES, used, most_gb) as store:
         train, val = (SplitImages(split, IMAGES, store) for split in rows.values())
         history = finetune.fine_tune(
             model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs
         )
+    if ranks.rank() > 0:
+        return Summary(0, "done; the first process writes the network", changed=False)
     finetune.save(model, history, FINETUNED)
     CHECKPOINT.unlink(missing_ok=True)
     best = epochs.best_of(history)

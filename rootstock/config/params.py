@@ -230,9 +230,14 @@ class Finetune(Section):
             raise ValueError(f"is {where!r}; expected here, or a deployment as <flow>/<name>, e.g. fine-tune/gpu")
         return where
 
+    processes: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1,
+        description="Number of processes that share each mini-batch: one per GPU of the machine that trains.",
+    )
+
     def recipe(self) -> dict[str, Any]:
         """Return the settings that the result depends on: all but where it is computed."""
-        return self.model_dump(mode="json", exclude={"where", "if_no_worker"})
+        return self.model_dump(mode="json", exclude={"where", "if_no_worker", "processes"})
 
 
 class Evaluate(Section):

@@ -76,24 +76,23 @@ def batches(
     reader: Reader,
     refs: Sequence[Ref],
     transform: Transform,
-    batch_size: int,
+    sizes: Sequence[int],
     augment: Augment = "none",
     threads: int | None = None,
-    lone: bool = True,
     store: PixelStore | None = None,
     processes: bool = False,
 ) -> Iterator[Tensor]:
-    """Yield the images in order as uint8 batches (n, 3, size, size), channels last in memory.
+    """Yield the images in order as uint8 batches (n, 3, size, size) of the given sizes, channels last in memory.
 
-    `batch_sizes` returns the size of each batch. Images without augmentation are taken from the store and left there.
+    Images without augmentation are taken from the store and left there.
     With `processes` they are decoded in processes instead of threads. Two batches are read ahead, or two groups of
     images per thread if these are more.
     """
     decode = Decoding(reader, transform, augment)
     kept = None if augment != "none" and any(ref.seed is not None for ref in refs) else store
-    window = max(2 * (threads or cores()), 2 * batch_size // DECODED_TOGETHER)
+    window = max(2 * (threads or cores()), 2 * max(sizes, default=0) // DECODED_TOGETHER)
     loaded = _loaded(decode, refs, threads, window, kept, processes)
-    for size in batch_sizes(len(refs), batch_size, lone):
+    for size in sizes:
         yield torch.from_numpy(np.stack(list(islice(loaded, size)))).permute(0, 3, 1, 2)
 
 

@@ -45,10 +45,11 @@ class _Shard:
 
 
 class PixelStore:
-    """The decoded images of some shards; may be used from several threads."""
+    """The decoded images of some shards; may be used from several threads and processes."""
 
     def __init__(self, folder: Path, size: int, offsets: dict[str, NDArray[np.int64]]) -> None:
         """Open the files of a store, which `opened` has allocated."""
+        self._files = folder, size, offsets
         # No lock: every image has a place of its own, and is marked once its pixels are there.
         self._shards = {
             shard: _Shard(
@@ -58,6 +59,10 @@ class PixelStore:
             )
             for shard, places in offsets.items()
         }
+
+    def __reduce__(self) -> tuple[type["PixelStore"], tuple[Path, int, dict[str, NDArray[np.int64]]]]:
+        """Let another process open the same files."""
+        return PixelStore, self._files
 
     def get(self, shard: str, offset: int) -> Image | None:
         """Return an image (size, size, 3), or None if nobody has decoded it."""

@@ -23,11 +23,12 @@ from rootstock.dataset.shards import Reader
 from rootstock.system import devices, progress
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sha256, verify, write
-from rootstock.training import checkpoints, epochs
+from rootstock.training import checkpoints, epochs, ranks
 from rootstock.training.batch_norm import folded
 from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.classifier import WEIGHTS, Classifier, predict, save as save_classifier
-from rootstock.training.split_images import Batches, SplitImages, mix
+from rootstock.training.ranks import Ranks
+from rootstock.training.split_images import NO_CLASS, Batches, SplitImages, mix
 from rootstock.training.step import TrainingStep
 from rootstock.training.unfreezing import check_stages, optimiser_of
 
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 HISTORY, DESCRIPTION = "history.parquet", "finetuned.json"
 WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; torch's default)
 START_DIVISOR, END_DIVISOR = 25.0, 1e4
-CHECKED_EVERY = 100  # steps on a GPU, after which the loss is looked at: that waits for the device
+CHECKED_EVERY = 100  # steps on a GPU or in several processes, after which all wait for the loss, to look at it
 
 
 def fine_tune(
@@ -64,9 +65,23 @@ def fine_tune(
         One entry per epoch.
 
     Raises:
-        ParamsError: a stage names an unknown layer, or training diverged.
+        ParamsError: a stage names an unknown layer, training diverged, or there is no GPU for each process.
     """
     check_stages(model.backbone, settings)
+    if settings.processes > 1 and not ranks.started_by_torchrun():
+        # They leave a checkpoint of the last epoch, with which this process comes to the end at once.
+        ranks.run_in_processes(
+            settings.processes, fine_tune, model, transform, train, val, settings, seed, checkpoint, fingerprint
+        )
+    with ranks.joined() as together:
+        return _train(model, transform, train, val, settings, seed, checkpoint, fingerprint, together)
+
+
+def _train(
+    model: Classifier, transform: Transform, train: SplitImages, val: SplitImages, settings: params.Finetune, seed: int,
+    checkpoint: Path, fingerprint: str, together: Ranks,
+) -> list[Epoch]:  # fmt: skip
+    """Train as `fine_tune` says, in this process or as one of several; the first one writes the checkpoints."""
     device = devices.device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = checkpoints.load(checkpoint, fingerprint, model, device)
@@ -74,28 +89,30 @@ def fine_tune(
     with (
         Reader(train.images_dir) as reader,
         _faster(model, settings.batch_size, transform.size) if len(state.history) < total else nullcontext(),
-        progress.bar("fine_tune", total * len(train.rows)) as advance,
+        progress.bar("fine_tune", total * len(train.rows)) if together.rank == 0 else nullcontext() as advance,
     ):
         lone = model.frozen_statistics  # else a single image would have no statistics
-        batches = Batches(train, reader, transform, settings.batch_size, device, settings.augment, lone)
-        val_batches = Batches(val, reader, transform, settings.batch_size, device)
-        advance(len(state.history) * len(train.rows))
+        batches = Batches(train, reader, transform, settings.batch_size, device, settings.augment, lone, together)
+        val_batches = Batches(val, reader, transform, settings.batch_size, device, ranks=together)
+        if advance:
+            advance(len(state.history) * len(train.rows))
         for index, stage in enumerate(settings.stages):
             if index < state.stage:
                 continue
-            step = TrainingStep(model, optimiser_of(model, stage, settings), settings, parts)
+            step = TrainingStep(model, optimiser_of(model, stage, settings), settings, parts, together)
             if index == state.stage and state.optimiser:
                 step.optimiser.load_state_dict(state.optimiser)
                 step.scaler.load_state_dict(state.scaler)
             for epoch in range(state.epoch if index == state.stage else 0, stage.epochs):
-                torch.manual_seed(mix(seed, index, epoch))
+                torch.manual_seed(mix(seed, index, epoch, *([together.rank] if together.rank else [])))
                 loss = _train_epoch(step, batches, stage, (index, epoch), seed, advance)
                 val_loss, val_accuracy = _validate(model, val_batches)
                 state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
                 _keep_best(state, model)
                 state.stage, state.epoch = index, epoch + 1
                 state.optimiser, state.scaler = step.optimiser.state_dict(), step.scaler.state_dict()
-                checkpoints.save(checkpoint, fingerprint, state, model)
+                if together.rank == 0:
+                    checkpoints.save(checkpoint, fingerprint, state, model)
             parts = step.parts
     if state.best:
         state_dicts.copy_state(model, state.best)
@@ -113,21 +130,28 @@ def _faster(model: Classifier, batch_size: int, size: int) -> AbstractContextMan
 
 
 def _train_epoch(
-    step: TrainingStep, batches: Batches, stage: params.Stage, at: tuple[int, int], seed: int, advance: progress.Advance
+    step: TrainingStep,
+    batches: Batches,
+    stage: params.Stage,
+    at: tuple[int, int],
+    seed: int,
+    advance: progress.Advance | None,
 ) -> float:
     """Train for one epoch in a new random order; return the mean training loss."""
     device, sizes = batches.device, batches.sizes
     order = np.random.default_rng(mix(seed, *at)).permutation(len(batches.images.rows))
-    targets = batches.images.labels()[order].to(device).split(sizes)
+    every = 1 if device.type == "cpu" and batches.ranks.size == 1 else CHECKED_EVERY
     step.model.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for number, (batch, target) in enumerate(zip(batches(order, mix(seed, *at)), targets, strict=True), start=1):
+    examples = zip(batches(order, mix(seed, *at)), batches.targets(order), sizes, strict=True)
+    for number, (batch, target, images) in enumerate(examples, start=1):
         step.set_learning_rate(one_cycle((at[1] * len(sizes) + number - 1) / (stage.epochs * len(sizes))))
-        total += step(batch, target) * len(batch)
-        if device.type == "cpu" or number % CHECKED_EVERY == 0 or number == len(sizes):
-            _check_loss(total, stage, number, at[1])
-        advance(len(batch))
-    return total.item() / len(order)
+        total += step(batch, target, images) * images
+        if number % every == 0 or number == len(sizes):
+            _check_loss(batches.ranks.sum(total), stage, number, at[1])
+        if advance:
+            advance(images)
+    return batches.ranks.sum(total).item() / batches.ranks.size / len(order)
 
 
 def _check_loss(total: Tensor, stage: params.Stage, batches: int, epoch: int) -> None:
@@ -154,13 +178,14 @@ def one_cycle(position: float) -> float:
 
 def _validate(model: Classifier, batches: Batches) -> tuple[float, float]:
     """Compute mean log loss and accuracy."""
-    labels = batches.images.labels()
     loss, correct = 0.0, 0
-    for batch, target in zip(predict(model, batches(), batches.batch_size), labels.split(batches.sizes), strict=True):
-        logits = torch.from_numpy(batch)
-        loss += F.cross_entropy(logits, target, reduction="sum").item()
+    for batch, target in zip(predict(model, batches(), batches.batch_size), batches.targets(), strict=True):
+        logits, target = torch.from_numpy(batch), target.cpu()
+        loss += F.cross_entropy(logits, target, reduction="sum", ignore_index=NO_CLASS).item()
         correct += int((logits.argmax(1) == target).sum())
-    return loss / len(labels), correct / len(labels)
+    sums = batches.ranks.sum(torch.tensor([loss, correct], dtype=torch.float64, device=batches.device))
+    mean_loss, accuracy = (sums / len(batches.images.rows)).tolist()
+    return mean_loss, accuracy
 
 
 def save(model: Classifier | None, history: list[Epoch], folder: Path) -> None:

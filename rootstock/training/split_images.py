@@ -2,14 +2,14 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rootstock.config.architectures import Transform
@@ -19,9 +19,11 @@ from rootstock.images import loader
 from rootstock.images.loader import Ref
 from rootstock.images.pixel_store import PixelStore
 from rootstock.system import processes
+from rootstock.training.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 KEEPS_IMAGES = ("cuda",)  # kinds of devices
+NO_CLASS = -100  # the target of images that do not count: torch's cross-entropy ignores them
 MOST_MEMORY = 0.4  # share of a device's free memory that images may take
 
 
@@ -36,7 +38,7 @@ class SplitImages:
     images_dir: Path
     store: PixelStore | None = None
 
-    def refs(self, order: np.ndarray[Any, Any] | None = None, seed: int | None = None) -> list[Ref]:
+    def refs(self, order: NDArray[np.int64] | None = None, seed: int | None = None) -> list[Ref]:
         """Return references to the images in a given order, each with its own augmentation seed."""
         order = np.arange(len(self.rows)) if order is None else order
         columns = (self.rows[name].to_numpy()[order] for name in ("shard", "offset", "size", "image_id"))
@@ -64,44 +66,57 @@ class Batches:
         device: where they are used.
         augment: anew in every pass, which are then decoded every time.
         lone: whether the last mini-batch may hold a single image (see `loader.batch_sizes`).
+        ranks: the processes that share each mini-batch. Then each reads images from the store on disk: the next epoch
+            needs those of others.
     """
 
     def __init__(
         self, images: SplitImages, reader: Reader, transform: Transform, batch_size: int, device: torch.device,
-        augment: Augment = "none", lone: bool = True,
+        augment: Augment = "none", lone: bool = True, ranks: Ranks = ALONE,
     ) -> None:  # fmt: skip
         self.images, self.reader, self.transform, self.device = images, reader, transform, device
-        self.augment, self.lone, self.batch_size = augment, lone, batch_size
+        self.augment, self.ranks, self.batch_size = augment, ranks, ranks.largest_share(batch_size)
         self.sizes = loader.batch_sizes(len(images.rows), batch_size, lone)
         self._kept: Tensor | None = None
         self._in_processes = device.type == "cuda" and processes.pay(len(images.rows))  # else the CPU trains
 
-    def __call__(self, order: np.ndarray[Any, Any] | None = None, seed: int | None = None) -> Iterator[Tensor]:
+    def __call__(self, order: NDArray[np.int64] | None = None, seed: int | None = None) -> Iterator[Tensor]:
         """Yield all images once, in a given order, with augmentation if there is a seed."""
+        shares = [indices for indices, _ in self._shares(order)]
         if self.augment != "none" and seed is not None:
-            yield from loader.on_device(self._decoded(order, seed), self.device)
+            yield from loader.on_device(self._decoded(shares, seed), self.device)
             return
-        order = np.arange(len(self.images.rows)) if order is None else order
-        parts = torch.from_numpy(order).to(self.device).split(self.sizes)
+        parts = torch.from_numpy(np.concatenate(shares)).to(self.device).split(list(map(len, shares)))
         if self._kept is not None:
             yield from (self._kept[part].permute(0, 3, 1, 2) for part in parts)
             return
         kept = self._memory()
-        for part, batch in zip(parts, loader.on_device(self._decoded(order), self.device), strict=True):
+        for part, batch in zip(parts, loader.on_device(self._decoded(shares), self.device), strict=True):
             if kept is not None:
                 kept[part] = batch.permute(0, 2, 3, 1)
             yield batch
         self._kept = kept
 
-    def _decoded(self, order: np.ndarray[Any, Any] | None, seed: int | None = None) -> Iterator[Tensor]:
+    def targets(self, order: NDArray[np.int64] | None = None) -> Iterator[Tensor]:
+        """Yield the class indices (n,) of each mini-batch, NO_CLASS for images that do not count."""
+        labels = self.images.labels()
+        for indices, counted in self._shares(order):
+            target = labels[indices]
+            target[counted:] = NO_CLASS
+            yield target.to(self.device)
+
+    def _shares(self, order: NDArray[np.int64] | None) -> list[tuple[NDArray[np.int64], int]]:
+        return self.ranks.share(np.arange(len(self.images.rows)) if order is None else order, self.sizes)
+
+    def _decoded(self, shares: Sequence[NDArray[np.int64]], seed: int | None = None) -> Iterator[Tensor]:
         yield from loader.batches(
-            self.reader, self.images.refs(order, seed), self.transform, self.batch_size, self.augment,
-            lone=self.lone, store=self.images.store, processes=self._in_processes,
+            self.reader, self.images.refs(np.concatenate(shares), seed), self.transform, list(map(len, shares)),
+            self.augment, self.ranks.threads(), store=self.images.store, processes=self._in_processes,
         )  # fmt: skip
 
     def _memory(self) -> Tensor | None:
         """Return memory of the device for all images (n, size, size, 3), or None if they do not fit."""
-        if self.device.type not in KEEPS_IMAGES:
+        if self.device.type not in KEEPS_IMAGES or self.ranks.size > 1:
             return None
         size = self.transform.size
         shape = (len(self.images.rows), size, size, 3)

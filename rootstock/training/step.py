@@ -10,13 +10,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from rootstock.config import params
 from rootstock.training.classifier import Classifier, filled, mixed_precision, precision_on
+from rootstock.training.ranks import ALONE, Ranks
+from rootstock.training.split_images import NO_CLASS
 
 log = logging.getLogger(__name__)
 MAX_GRADIENT_NORM = 1.0  # bounds the first steps after unfreezing (docs/benchmarks.md)
-NO_CLASS = -100  # the target of images that only fill up a mini-batch: torch's cross-entropy ignores them
 STEPS_BEFORE_CAPTURE = 3  # in which libraries allocate what they keep
 
 
@@ -31,19 +33,24 @@ class TrainingStep:
         optimiser: of its parameters, each group with its `peak` learning rate.
         settings: the section `finetune` of params.yaml (batch_size, label_smoothing).
         parts: how many parts a mini-batch begins with.
+        ranks: the processes that each compute a share of every mini-batch, with gradients of the whole.
     """
 
     def __init__(
-        self, model: Classifier, optimiser: torch.optim.Optimizer, settings: params.Finetune, parts: int = 1
-    ) -> None:
-        self.model, self.optimiser, self.parts = model, optimiser, parts
-        self.label_smoothing, self.batch_size = settings.label_smoothing, settings.batch_size
+        self, model: Classifier, optimiser: torch.optim.Optimizer, settings: params.Finetune, parts: int = 1,
+        ranks: Ranks = ALONE,
+    ) -> None:  # fmt: skip
+        self.model, self.optimiser, self.parts, self.ranks = model, optimiser, parts, ranks
+        self.label_smoothing, self.batch_size = settings.label_smoothing, ranks.largest_share(settings.batch_size)
+        alone = ranks.size == 1
+        self.network = model if alone else DistributedDataParallel(model, forward_sync_buffers=False)
         self.device = model.head.weight.device
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # float16 has no room for small gradients: they are scaled up (Micikevicius et al. 2018)
         self.scaler = torch.GradScaler(self.device.type, enabled=precision_on(self.device) is torch.float16)
-        # The scaler looks at the gradients on the CPU, which a graph cannot.
-        self._graph = _Graph(self._step) if self.device.type == "cuda" and not self.scaler.is_enabled() else None
+        # In a graph, neither can the scaler look at the gradients on the CPU nor one process wait for another.
+        graph = self.device.type == "cuda" and not self.scaler.is_enabled() and alone
+        self._graph = _Graph(self._step) if graph else None
 
     def set_learning_rate(self, share: float) -> None:
         """Set the learning rate of each group to a share of its peak."""
@@ -53,20 +60,26 @@ class TrainingStep:
             else:
                 group["lr"] = group["peak"] * share
 
-    def __call__(self, batch: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, batch: Tensor, target: Tensor, images: int | None = None) -> Tensor:
         """Update the weights by a mini-batch (n, 3, size, size) and its class indices (n,), both on the device.
 
+        Args:
+            batch: or this process's share of it.
+            target: NO_CLASS for images that do not count.
+            images: of the whole mini-batch, if several processes share it.
+
         Returns:
-            The mean loss, a scalar on the device: reading it would wait for the step to end.
+            The mean loss, a scalar on the device: reading it would wait for the step to end. Where processes share the
+            mini-batch, the mean of theirs is that of the whole.
         """
         if self.model.frozen_statistics:  # else the copies would count in the statistics
             batch, few = filled(batch, self.batch_size), len(batch)
             target = F.pad(target, (0, len(batch) - few), value=NO_CLASS)
         while True:
             try:
-                return self._graph(batch, target) if self._graph else self._step(batch, target)
+                return self._graph(batch, target) if self._graph else self._step(batch, target, images)
             except torch.OutOfMemoryError:
-                if self.parts >= len(batch):
+                if self.parts >= len(batch) or self.ranks.size > 1:  # the others would wait for the first gradients
                     raise
                 self.parts *= 2
                 log.warning(
@@ -78,18 +91,19 @@ class TrainingStep:
                     self._graph = _Graph(self._step) if self._graph else None
                     torch.cuda.empty_cache()
 
-    def _step(self, batch: Tensor, target: Tensor) -> Tensor:
+    def _step(self, batch: Tensor, target: Tensor, images: int | None = None) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for images, labels in zip(batch.chunk(self.parts), target.chunk(self.parts), strict=True):
+        whole = self.parts == 1 and self.ranks.size == 1
+        for part, labels in zip(batch.chunk(self.parts), target.chunk(self.parts), strict=True):
             with mixed_precision(self.device):
-                logits = self.model(images)
+                logits = self.network(part)
             loss = F.cross_entropy(
                 logits.float(), labels, label_smoothing=self.label_smoothing, ignore_index=NO_CLASS,
-                reduction="mean" if self.parts == 1 else "sum",
+                reduction="mean" if whole else "sum",
             )  # fmt: skip
-            if self.parts > 1:
-                loss = loss / (target != NO_CLASS).sum()
+            if not whole:  # gradients are averaged over the processes
+                loss = loss * self.ranks.size / (images or (target != NO_CLASS).sum())
             self.scaler.scale(loss).backward()
             total += loss.detach()
         self.scaler.unscale_(self.optimiser)

@@ -56,6 +56,9 @@ class Stage:
             # DVC has reserved this stage's files by now. Waiting would keep them from the run that is waited for, so a
             # stage waits only by itself; `dvc repro` does before it begins (tasks/bridge/dvc_program.py).
             by_dvc = "DVC_STAGE" in os.environ
+            if int(os.environ.get("RANK", "0")) > 0:  # torchrun has started several; the first one has the workspace
+                self(workspace.read_params())
+                return
             with workspace.writing(queue=None if by_dvc else log.info):
                 self(workspace.read_params())
 

@@ -30,8 +30,11 @@ def refs(small: Small) -> list[Ref]:
 
 def read(small: Small, store: PixelStore | None, augment: str = "none", seed: int | None = None) -> np.ndarray:
     seeded = [Ref(one.shard, one.offset, one.size, seed, one.image_id) for one in refs(small)]
+    sizes = loader.batch_sizes(len(seeded), 16)
     with Reader(small.images) as reader:
-        return np.concatenate([b.numpy() for b in loader.batches(reader, seeded, TRANSFORM, 16, augment, store=store)])
+        return np.concatenate(
+            [b.numpy() for b in loader.batches(reader, seeded, TRANSFORM, sizes, augment, store=store)]
+        )
 
 
 def store_of(small: Small, root: Path, most_gb: float = ENOUGH, transform: Transform = TRANSFORM):
