@@ -249,6 +249,11 @@ class Evaluate(Section):
     mistakes: Annotated[int, Field(ge=0, le=500)] = Field(
         default=24, description="Number of misclassified images shown in the report, worst first."
     )
+    label_issues: Annotated[int, Field(ge=0, le=500)] = Field(
+        default=24,
+        description="Number of images shown in the report whose label is probably wrong, worst first (0: not looked "
+        "for).",
+    )
     repeats: Annotated[int, Field(ge=0, le=100)] = Field(
         default=0,
         description="How often all images are split anew into five folds, to measure the frozen-feature head on each: "

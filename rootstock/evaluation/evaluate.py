@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from rootstock.config.params import Params
 from rootstock.dataset import tables
-from rootstock.evaluation import dvc_plots, measured_models, metrics, plots, repeated_splits
-from rootstock.evaluation.mistakes import worst_mistakes
+from rootstock.evaluation import dvc_plots, label_issues, measured_models, metrics, plots, repeated_splits
+from rootstock.evaluation.mistakes import worst_labels, worst_mistakes
 from rootstock.evaluation.model_pair import Inputs as Inputs, Logits, ModelPair, Scored
 from rootstock.evaluation.model_selection import NAMES, Choice, choose, summarize
 from rootstock.evaluation.repeated_splits import RepeatedSplits
@@ -23,6 +23,7 @@ from rootstock.evaluation.report import Report, render
 from rootstock.images import value_ranges
 from rootstock.images.pixel_store import PixelStore
 from rootstock.model import model
+from rootstock.system import escape
 from rootstock.system.files import replacing, write
 from rootstock.training import calibration, epochs
 
@@ -41,6 +42,7 @@ class Evaluation:
         test: those of the winner on the test images, which nothing was chosen by.
         models: how many different models have been measured on these test images on this machine.
         repeated: the head on repeated splits, if `evaluate.repeats` asks for it.
+        label_issues: as returned by `label_issues.find`, if `evaluate.label_issues` asks for it.
     """
 
     choice: Choice
@@ -48,6 +50,7 @@ class Evaluation:
     test: dict[str, Any]
     models: int = 1
     repeated: RepeatedSplits | None = None
+    label_issues: pd.DataFrame | None = field(default=None, compare=False)
 
 
 def evaluate(
@@ -66,7 +69,8 @@ def evaluate(
         params: all of params.yaml; shown in the report.
         model_dir: replaced by the winner (see `model.save`).
         report_dir: receives metrics.json (the winner in numbers, on validation), validation.json (all figures of each
-            model), test.json (the winner's), predictions.parquet, plots/, timings.json and report.html.
+            model), test.json (the winner's), predictions.parquet, label_issues.csv (labels that are probably wrong),
+            plots/, timings.json and report.html.
         timings: returns the stages' durations so far; only the last two files contain them.
         uses: log of the models measured on test images (see `measured_models`); None keeps none.
         store: of decoded images, which a fine-tuned network reads.
@@ -88,10 +92,17 @@ def evaluate(
     digest = _write_model(pair, choice, temperature[choice.winner], validation, tested, model_dir)
     models = measured_models.count(uses, test.rows["image_id"], digest) if uses else 1
     repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, params.evaluate.repeats, params.seed)
-    found = Evaluation(choice, validation, tested, models, repeated)
+    suspects = _find_label_issues(pair, params)
+    found = Evaluation(choice, validation, tested, models, repeated, suspects)
     reported = [*pair.head.warnings, *epochs.warnings(pair.epochs), *warnings]
     _write_report(pair, params, found, val, test, reported, report_dir, timings)
     return found
+
+
+def _find_label_issues(pair: ModelPair, params: Params) -> pd.DataFrame | None:
+    if not params.evaluate.label_issues:
+        return None
+    return label_issues.find(pair.folders[0], pair.manifest, pair.classes, pair.head.l2, params.head, params.seed)
 
 
 def _score(pair: ModelPair, scored: Scored, name: str, params: Params) -> dict[str, Any]:
@@ -175,6 +186,8 @@ def _write_report(
     for name, contents in files.items():
         write(report_dir / name, json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
     _write_predictions(report_dir / "predictions.parquet", [val, test])
+    suspects = pd.DataFrame(columns=label_issues.COLUMNS) if found.label_issues is None else found.label_issues
+    write(report_dir / "label_issues.csv", escape.as_csv(suspects))
     trained: dict[str, Any] = {"history": epochs.as_table(pair.epochs), "l2_path": pair.head.path}
     dvc_plots.write(
         report_dir / "plots",
@@ -211,6 +224,8 @@ def _write_report(
         timings=measured,
         pictures=pictures,
         mistakes=mistakes,
+        suspects=worst_labels(pair, suspects, params.evaluate.label_issues),
+        suspected=None if found.label_issues is None else len(suspects),
         warnings=warnings,
     )
     write(report_dir / "report.html", render(page))

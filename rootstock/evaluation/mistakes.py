@@ -1,13 +1,15 @@
-"""The images that a model misclassifies, for the report."""
+"""Images for the report: those that the winner misclassifies, and those whose label is probably wrong."""
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from rootstock.dataset.shards import Reader
 from rootstock.evaluation.model_pair import ModelPair, Scored
-from rootstock.evaluation.report import Mistake
+from rootstock.evaluation.report import Mistake, Suspect
 from rootstock.images import pixels
 
 THUMBNAIL_PX = 160
@@ -20,22 +22,44 @@ def worst_mistakes(pair: ModelPair, test: Scored, winner: str, count: int) -> li
     confidence = probabilities.max(1)
     wrong = np.flatnonzero(predicted != test.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
-    mistakes = []
+    rows = test.rows.iloc[worst]
+    return [
+        Mistake(
+            thumbnail=thumbnail,
+            actual=row["label"],
+            predicted=pair.classes[predicted[index]],
+            confidence=float(confidence[index]),
+            domain=row["domain"],
+            path=f"{row['source']}/{row['path']}",
+        )
+        for index, (_, row), thumbnail in zip(worst, rows.iterrows(), _thumbnails(pair, rows), strict=True)
+    ]
+
+
+def worst_labels(pair: ModelPair, issues: pd.DataFrame, count: int) -> list[Suspect]:
+    """Return the images whose label is most probably wrong, of those that `label_issues.find` has found."""
+    shown = issues.head(count)
+    rows = pair.manifest.set_index("image_id").loc[shown["image_id"]].reset_index()
+    return [
+        Suspect(
+            thumbnail=thumbnail,
+            label=row["label"],
+            suggested=row["suggested"],
+            probability=row["suggested_probability"],
+            split=row["split"],
+            domain=row["domain"],
+            path=f"{row['source']}/{row['path']}",
+        )
+        for (_, row), thumbnail in zip(shown.iterrows(), _thumbnails(pair, rows), strict=True)
+    ]
+
+
+def _thumbnails(pair: ModelPair, rows: pd.DataFrame) -> Iterator[bytes]:
+    """Yield a thumbnail of each image, as PNG."""
     with Reader(pair.inputs.images) as reader:
-        for index in worst:
-            row = test.rows.iloc[index]
-            picture = pixels.decode(reader.image(row["shard"], int(row["offset"]), int(row["size"]), row["image_id"]))
-            mistakes.append(
-                Mistake(
-                    thumbnail=_thumbnail(picture),
-                    actual=row["label"],
-                    predicted=pair.classes[predicted[index]],
-                    confidence=float(confidence[index]),
-                    domain=row["domain"],
-                    path=f"{row['source']}/{row['path']}",
-                )
-            )
-    return mistakes
+        for _, row in rows.iterrows():
+            image = reader.image(row["shard"], int(row["offset"]), int(row["size"]), row["image_id"])
+            yield _thumbnail(pixels.decode(image))
 
 
 def _thumbnail(image: Image.Image) -> bytes:

@@ -40,6 +40,19 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Suspect:
+    """An image whose label is probably wrong."""
+
+    thumbnail: bytes
+    label: str
+    suggested: str
+    probability: float  # of the suggested class
+    split: str
+    domain: str
+    path: str
+
+
+@dataclass(frozen=True)
 class Report:
     """The contents of the page; mappings are as in the files named.
 
@@ -56,6 +69,8 @@ class Report:
         timings: {"stage", "seconds", "images", "note"} of each stage; images and note may be None or absent.
         pictures: as returned by `plots.pictures`; missing ones are left out.
         mistakes: of the winner, worst first.
+        suspects: images whose label is probably wrong, worst first.
+        suspected: how many there are in label_issues.csv; None if they were not looked for.
         warnings: one sentence each, such as a search that ended at a limit.
         uses: what earlier models measured on the same test images do to the figures, in a sentence; "" for none.
         repeated: the head on repeated splits, in words; "" if that was not asked for.
@@ -72,6 +87,8 @@ class Report:
     timings: Sequence[Mapping[str, Any]] = ()
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     mistakes: Sequence[Mistake] = ()
+    suspects: Sequence[Suspect] = ()
+    suspected: int | None = None
     warnings: Sequence[str] = ()
     uses: str = ""
     repeated: str = ""

@@ -10,32 +10,9 @@ from hypothesis import given, strategies as st
 from rootstock.config.params import Head
 from rootstock.evaluation import repeated_splits
 from rootstock.evaluation.repeated_splits import FOLDS, draw_folds
-from rootstock.features import feature_files
+from tests.simulated_features import dataset, separable
 
 SETTINGS = Head(l2=(10.0, 1.0))
-
-
-def dataset(tmp_path, labels: np.ndarray, features: np.ndarray, groups: np.ndarray):
-    """Write features, and return their folder and a manifest."""
-    ids = np.array([f"{number:05d}" for number in range(len(labels))])
-    folder = tmp_path / "key"
-    batches = [(ids.tolist(), features.astype(np.float32))]
-    feature_files.write(folder / "shard.parquet", batches, features.shape[1], "float32", {})
-    manifest = pd.DataFrame(
-        {
-            "image_id": ids,
-            "class_index": labels,
-            "shard": "shard",
-            "offset": np.arange(len(labels)),
-            "group_id": groups.astype(str),
-            "split": "train",
-        }
-    )
-    return [folder], manifest
-
-
-def separable(labels: np.ndarray, classes: int, seed: int = 0) -> np.ndarray:
-    return 6 * np.eye(classes)[labels] + np.random.default_rng(seed).normal(size=(len(labels), classes))
 
 
 @given(

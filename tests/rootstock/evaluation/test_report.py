@@ -150,7 +150,7 @@ def test_every_link_within_the_page_leads_somewhere():
     page = Page(render(report()))
     places = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     links = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"}
-    assert links <= places and len(links) == 9
+    assert links <= places and len(links) == 10
 
 
 def test_text_given_by_users_is_escaped_everywhere():

@@ -1,0 +1,97 @@
+"""Labels that are probably wrong, by confident learning on out-of-fold probabilities (Northcutt et al. 2021, JAIR 70).
+
+All images are divided into folds, groups whole. A head that was trained on the other folds gives each image its
+probabilities, so that no image is judged by a model that has seen its label. cleanlab estimates how many labels are
+wrong; suspected are as many, those with the lowest probability. (Which of them the confident joint names finds fewer of
+the labels that were turned on purpose: docs/benchmarks.md.)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from cleanlab.filter import find_label_issues
+from cleanlab.rank import get_label_quality_scores
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from rootstock.config import params
+from rootstock.dataset import tables
+from rootstock.evaluation.repeated_splits import FOLDS, draw_folds
+from rootstock.features.reader import Features
+from rootstock.system import parallel, progress
+from rootstock.training import calibration, logistic
+
+IMAGE = ["image_id", "source", "path", "domain", "split", "label"]
+COLUMNS = [*IMAGE, "suggested", "label_probability", "suggested_probability"]
+
+
+def find(
+    folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float, settings: params.Head, seed: int
+) -> pd.DataFrame:
+    """Find images whose label is probably wrong.
+
+    Args:
+        folder: cached features.
+        manifest: of the dataset; images of all splits are judged, by heads that are trained on all splits.
+        classes: names in index order.
+        l2: strength of the head that was chosen.
+        settings: the section `head` of params.yaml.
+        seed: of the folds.
+
+    Returns:
+        The suspects with COLUMNS, worst first: those with the lowest probability of their label. Empty if there are
+        fewer groups than folds.
+    """
+    rows = manifest.sort_values(["shard", "offset"], ignore_index=True)
+    groups = tables.group_numbers(rows)
+    if len(np.unique(groups)) < FOLDS or len(classes) < 2:
+        return pd.DataFrame(columns=COLUMNS)
+    labels = rows["class_index"].to_numpy(np.int64)
+    probabilities = predict_out_of_fold(folder, rows, draw_folds(labels, groups, seed), len(classes), l2, settings)
+    suspects = find_label_issues(labels, probabilities, filter_by="low_self_confidence", n_jobs=1)
+    quality = get_label_quality_scores(labels, probabilities)
+    worst = np.flatnonzero(suspects)[np.argsort(quality[suspects], kind="stable")]
+    suggested = probabilities[worst].argmax(1)
+    found = rows.loc[worst, IMAGE].reset_index(drop=True)
+    found["suggested"] = np.asarray(classes)[suggested]
+    found["label_probability"] = probabilities[worst, labels[worst]]
+    found["suggested_probability"] = probabilities[worst, suggested]
+    return found
+
+
+def predict_out_of_fold(
+    folder: Path, rows: pd.DataFrame, fold: NDArray[np.int64], classes: int, l2: float, settings: params.Head
+) -> NDArray[np.float32]:
+    """Return calibrated probabilities (n, classes) of images, each by a head that was trained on the other folds.
+
+    Args:
+        folder: cached features.
+        rows: of the manifest, in shard order.
+        fold: of each image (n,).
+        classes: how many; one that does not occur in the other folds has a probability of nearly zero.
+        l2: strength of the heads.
+        settings: the section `head` of params.yaml.
+    """
+    logits = np.full((len(rows), classes), np.finfo(np.float32).min / 4, np.float32)
+
+    def score(number: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        training, held_out = rows[fold != number], rows[fold == number]
+        known = np.unique(training["class_index"])
+        train = Features(folder, training.assign(class_index=np.searchsorted(known, training["class_index"])))
+        fitted, _ = next(iter(logistic.fit_each(train, list(map(str, known)), [l2], settings.max_iterations)))
+        scores = [fitted.logits(x) for x, _ in Features(folder, held_out)]
+        return held_out.index.to_numpy(), known, np.concatenate(scores)
+
+    # Each core trains heads of its own, as in repeated splits.
+    threads = torch.get_num_threads()
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            found = parallel.ordered_map(score, np.unique(fold), first=lambda: torch.set_num_threads(1))
+            for indices, known, scores in progress.track(found, "evaluate", FOLDS, "folds for label issues"):
+                logits[np.ix_(indices, known)] = scores
+    finally:
+        torch.set_num_threads(threads)
+    return calibration.softmax(logits, calibration.fit_temperature(logits, rows["class_index"].to_numpy(np.int64)))
