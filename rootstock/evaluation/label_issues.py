@@ -23,6 +23,7 @@ from rootstock.evaluation.repeated_splits import FOLDS, draw_folds
 from rootstock.features.reader import Features
 from rootstock.system import parallel, progress
 from rootstock.training import calibration, logistic
+from rootstock.training.principal_axes import find_principal_axes
 
 IMAGE = ["image_id", "source", "path", "domain", "split", "label"]
 COLUMNS = [*IMAGE, "suggested", "label_probability", "suggested_probability"]
@@ -75,13 +76,14 @@ def predict_out_of_fold(
         l2: strength of the heads.
         settings: the section `head` of params.yaml.
     """
+    axes = find_principal_axes(Features(folder, rows))  # says nothing of labels: the same for all folds
     logits = np.full((len(rows), classes), np.finfo(np.float32).min / 4, np.float32)
 
     def score(number: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         training, held_out = rows[fold != number], rows[fold == number]
         known = np.unique(training["class_index"])
         train = Features(folder, training.assign(class_index=np.searchsorted(known, training["class_index"])))
-        fitted, _ = next(iter(logistic.fit_each(train, list(map(str, known)), [l2], settings.max_iterations)))
+        fitted, _ = next(logistic.fit_each(train, list(map(str, known)), [l2], settings.max_iterations, axes))
         scores = [fitted.logits(x) for x, _ in Features(folder, held_out)]
         return held_out.index.to_numpy(), known, np.concatenate(scores)
 

@@ -108,9 +108,16 @@ def fit_path(train: Features, val: Features, classes: list[str], l2: Iterable[fl
 
 
 def fit_each(
-    train: Features, classes: list[str], l2: Iterable[float], max_iterations: int
+    train: Features, classes: list[str], l2: Iterable[float], max_iterations: int, axes: PrincipalAxes | None = None
 ) -> Iterator[tuple[Head, int]]:
     """Yield the head of each strength, from strong to weak, and the number of its L-BFGS iterations.
+
+    Args:
+        train: features and labels.
+        classes: names in index order.
+        l2: strengths.
+        max_iterations: maximum L-BFGS iterations per strength.
+        axes: of images among which the training images are; by default of these. They define μ and σ.
 
     Raises:
         SourceError: a class does not occur in `train`.
@@ -120,7 +127,7 @@ def fit_each(
             f"no image of {', '.join(repr(classes[index]) for index in unseen)} is in the train split; expected images "
             "of every class. Add images or remove the class, then run ingest again."
         )
-    axes = find_principal_axes(train)
+    axes = axes or find_principal_axes(train)
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=limit_to_one_core) as pool:
         loss = LogLoss(train, axes, len(classes), device(), pool)
         start = loss(Solution.zeros(loss.shape))
