@@ -61,7 +61,9 @@ def outcomes(settings: Retrain, domains: dict[str, Domain], trials: int = TRIALS
         names = np.repeat(np.array(list(domains), object), [len(values) for values, _ in drawn])
         groups = np.concatenate([scenes + 10_000 * number for number, (_, scenes) in enumerate(drawn)])
         labels, known = np.full(len(names), "x", object), np.ones(len(names), bool)
-        images = PairedOutcomes(names, labels, groups, known, names == "new", differences <= 0, differences >= 0)
+        images = PairedOutcomes(
+            names, labels, groups, known, names == "new", names == "new", differences <= 0, differences >= 0
+        )
         counts[decide(images, ["new"], settings).outcome] += 1
     return counts
 

@@ -20,6 +20,7 @@ from rootstock.evaluation import intervals, paired
 from rootstock.evaluation.intervals import CONFIDENCE, SampleSize
 from rootstock.evaluation.paired import Gain
 from rootstock.evaluation.paired_comparison import (
+    DELIVERED as DELIVERED,
     DELIVERY as DELIVERY,
     DOMAIN as DOMAIN,
     NEW_CLASS as NEW_CLASS,
@@ -61,7 +62,8 @@ class PairedOutcomes:
         labels: of the images.
         groups: any integers.
         known: whether the champion knows the class.
-        fresh: whether the image arrived with this delivery.
+        delivered: whether the image arrived with this delivery.
+        unseen: whether no other model has been measured on the image.
         champion: whether the champion is correct.
         challenger: whether the challenger is correct.
     """
@@ -70,7 +72,8 @@ class PairedOutcomes:
     labels: NDArray[np.object_]
     groups: NDArray[np.int64]
     known: NDArray[np.bool_]
-    fresh: NDArray[np.bool_]
+    delivered: NDArray[np.bool_]
+    unseen: NDArray[np.bool_]
     champion: NDArray[np.bool_]
     challenger: NDArray[np.bool_]
 
@@ -99,10 +102,13 @@ def decide(
     parts += [(DOMAIN, name, known.where(known.domains == name)) for name in sorted(set(known.domains))]
     comparisons = [compare(*part, measure=settings.measure, seed=seed) for part in parts]
     comparisons += [_new_class(name, unknown.where(unknown.labels == name)) for name in sorted(set(unknown.labels))]
-    found = _Verdict(comparisons, new_domains, settings).decision()
-    fresh = known.where(known.fresh)
-    if 0 < len(fresh) < len(known):
-        comparisons.append(compare(DELIVERY, UNSEEN, fresh, measure=settings.measure, seed=seed))
+    delivered = known.where(known.delivered & ~np.isin(known.domains, list(new_domains)))
+    parts = [(DELIVERY, DELIVERED, delivered)] if len(delivered) else []
+    of_delivery = [compare(*part, measure=settings.measure, seed=seed) for part in parts]
+    found = _Verdict(comparisons, of_delivery, new_domains, settings).decision(bool(outcomes.delivered.any()))
+    unseen = known.where(known.unseen)
+    if 0 < len(unseen) < len(known):
+        comparisons.append(compare(DELIVERY, UNSEEN, unseen, measure=settings.measure, seed=seed))
     return replace(found, comparisons=tuple(comparisons))
 
 
@@ -149,9 +155,13 @@ class _Verdict:
     """The rules, in the order in which they apply."""
 
     def __init__(
-        self, comparisons: Sequence[PairedComparison], new_domains: Collection[str], settings: params.Retrain
+        self,
+        comparisons: Sequence[PairedComparison],
+        of_delivery: Sequence[PairedComparison],
+        new_domains: Collection[str],
+        settings: params.Retrain,
     ) -> None:
-        self.settings = settings
+        self.settings, self.of_delivery = settings, of_delivery
         overall = [one for one in comparisons if one.about == OVERALL]
         domains = [one for one in comparisons if one.about == DOMAIN]
         self.tested = [*overall, *(one for one in domains if one.what in new_domains)]
@@ -162,8 +172,8 @@ class _Verdict:
         self.worse = [one for one in self.older if _gain(one).is_below(-settings.margin)]
         self.open = [one for one in self.older if one not in self.worse and not _gain(one).exceeds(-settings.margin)]
 
-    def decision(self) -> Decision:
-        """Return the decision without its comparisons."""
+    def decision(self, delivered: bool) -> Decision:
+        """Return the decision without its comparisons; `delivered` says whether any test image was delivered."""
         margin = f"retrain.margin is {100 * self.settings.margin:g} points"
         enough = [one for one in self.better if _gain(one).value >= self.settings.min_gain]
         gains = enough + self.learnt
@@ -184,9 +194,9 @@ class _Verdict:
         if gains:
             lacks = f"not shown to be as good: {self._lacks()} ({margin})"
             return Decision(UNDECIDED, f"The challenger is better: {_describe(gains)}; but {lacks}.", trade_off=True)
-        return self._without_gain()
+        return self._without_gain(delivered)
 
-    def _without_gain(self) -> Decision:
+    def _without_gain(self, delivered: bool) -> Decision:
         useful = self.settings.min_gain or self.settings.margin
         figures = _describe([*self.tested, *self.new_classes]) or "there are no test images"
         if self.better:
@@ -198,11 +208,13 @@ class _Verdict:
             if len(failed) == len(self.new_classes):
                 return Decision(REJECTED, f"The challenger has not learnt the new classes: {figures}; {least}.")
             return Decision(UNDECIDED, f"Too few test images of the new classes: {figures}; {least}.")
-        unclear = [one for one in self.tested if not _gain(one).is_below(useful)]
-        if self.tested and not unclear:
+        # A small delivery of known domains moves the overall accuracy by less than the margin, whatever it is worth.
+        unclear = [one for one in [*self.tested, *self.of_delivery] if not _gain(one).is_below(useful)]
+        if self.tested and not unclear and delivered:
             return Decision(REJECTED, f"The challenger is no better: {figures}.")
         lacks = "; ".join(f"{one.describe()}, {self._more_to_tell(one, useful)}" for one in unclear) or figures
-        return Decision(UNDECIDED, f"Too few test images to tell whether the challenger is better: {lacks}.")
+        none = "" if delivered else "; none of them was delivered"
+        return Decision(UNDECIDED, f"Too few test images to tell whether the challenger is better: {lacks}{none}.")
 
     def _largest_loss(self) -> str:
         """Describe the loss that the one-sided intervals leave possible on what was there, where it is largest."""

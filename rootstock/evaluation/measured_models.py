@@ -1,13 +1,14 @@
 """How often the present test images have been used: a log of the different models measured on them.
 
 Whoever measures one model after the other and keeps the best has chosen by the test images, and their figures flatter
-it. The log is of this machine; it says so, and forbids nothing.
+it. The logs are of this machine; they say so, and forbid nothing.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rootstock.system.errors import DamagedError
 from rootstock.system.files import read_json, write
@@ -26,19 +27,46 @@ def count(path: Path, test_images: Iterable[str], model: str) -> int:
     Returns:
         How many different models have been measured on exactly these images.
     """
-    try:
-        log: dict[str, list[str]] = read_json(path) if path.exists() else {}
-    except DamagedError:
-        log = {}
+    log: dict[str, list[str]] = _read(path)
     images = hashlib.sha256("\n".join(sorted(test_images)).encode()).hexdigest()[:16]
     models = log.pop(images, [])
     if model[:16] in models:  # as whenever nothing was trained anew
         return len(models)
     models = [*models, model[:16]]
     log = {**dict(list(log.items())[1 - KEPT :]), images: models}
+    _write(path, log)
+    return len(models)
+
+
+def first_measured(path: Path, delivered: Iterable[str], model: str) -> set[str]:
+    """Record that a model was measured on test images that a champion was not trained with.
+
+    Args:
+        path: the log, created if missing; a damaged one is begun anew. It keeps no images but those delivered now.
+        delivered: ids of the images.
+        model: digest of its weights.
+
+    Returns:
+        The images on which no other model has been measured before.
+    """
+    log: dict[str, str] = _read(path)
+    now = {image: log.get(image, model[:16]) for image in delivered}
+    if now != log:
+        _write(path, now)
+    return {image for image, first in now.items() if first == model[:16]}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        log: dict[str, Any] = read_json(path) if path.exists() else {}
+    except DamagedError:
+        return {}
+    return log
+
+
+def _write(path: Path, log: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, json.dumps(log))
-    return len(models)
 
 
 def describe(models: int, images: int) -> str:

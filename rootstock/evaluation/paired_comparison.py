@@ -8,7 +8,7 @@ from rootstock.evaluation.paired import Gain
 
 # What a comparison is about: all test images, those of a domain, of a new class, or those that this delivery brought.
 OVERALL, DOMAIN, NEW_CLASS, DELIVERY = "overall", "domain", "new class", "delivery"
-UNSEEN = "never looked at"
+DELIVERED, UNSEEN = "the images delivered", "never looked at (unbiased)"
 
 
 @dataclass(frozen=True)

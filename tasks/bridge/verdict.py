@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rootstock.config.params import Params
 from rootstock.dataset import tables
 from tasks.bridge.champion import ASIDE, PREDICTIONS
-from tasks.bridge.workspace import DATASET, FEATURES, IMAGES, MODEL, REPORT
+from tasks.bridge.workspace import DATASET, DELIVERED, FEATURES, IMAGES, MODEL, REPORT
 
 if TYPE_CHECKING:  # imports scikit-learn
     from rootstock.evaluation.decision import Decision
@@ -15,19 +15,23 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     """Evaluate champion and challenger on the same test images, and decide."""
     import numpy as np
 
-    from rootstock.evaluation import challenge, decision
+    from rootstock.evaluation import challenge, decision, measured_models
+    from rootstock.model import model
 
     champion = ASIDE / MODEL.name
     table = challenge.predict_both(
         champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, FEATURES, MODEL
     )
-    earlier = tables.load_manifest(ASIDE / DATASET.name)["image_id"]
+    delivered = ~table["image_id"].isin(tables.load_manifest(ASIDE / DATASET.name)["image_id"]).to_numpy(bool)
+    challenger = str(model.describe(MODEL)["digest"])
+    unseen = measured_models.first_measured(DELIVERED, table["image_id"][delivered], challenger)
     outcomes = decision.PairedOutcomes(
         domains=table["domain"].to_numpy(object),
         labels=table["label"].to_numpy(object),
         groups=table["group"].to_numpy(np.int64),
         known=table["known"].to_numpy(bool),
-        fresh=~table["image_id"].isin(earlier).to_numpy(bool),
+        delivered=delivered,
+        unseen=table["image_id"].isin(unseen).to_numpy(bool),
         champion=table["champion"].to_numpy(bool),
         challenger=table["challenger"].to_numpy(bool),
     )

@@ -45,6 +45,7 @@ PIXELS = LOCAL / "pixels"  # decoded images (images/pixel_store.py)
 TRIED = LOCAL / "features"  # of compared backbones, which may be chosen later
 TRIED_BACKBONES = LOCAL / "backbones"
 MEASURED = LOCAL / "measured.json"  # models measured on the present test images (evaluation/measured_models.py)
+DELIVERED = LOCAL / "delivered.json"  # the first model measured on each test image delivered (the same module)
 REPORTS = LOCAL / "reports"  # one per run, linked from the UI
 
 ROOT = "ROOTSTOCK_WORKSPACE"  # environment variables of a worker: the workspace of its runs,

@@ -26,14 +26,15 @@ from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
 
 def outcomes(
     domain: str, both: int, won: int, lost: int, neither: int = 0, *, label: str = "x", known: bool = True,
-    fresh: bool = False, scene: int = 1,
+    delivered: bool = True, unseen: bool = False, scene: int = 1,
 ) -> PairedOutcomes:  # fmt: skip
     """Test images of a domain, by who is correct: both, the challenger alone, the champion alone, neither."""
     counts = [both, won, lost, neither]
     n = sum(counts)
     return PairedOutcomes(
         domains=np.full(n, domain, object), labels=np.full(n, label, object), groups=np.arange(n) // scene,
-        known=np.full(n, known), fresh=np.full(n, fresh),
+        known=np.full(n, known), delivered=np.full(n, delivered),
+        unseen=np.full(n, unseen),
         champion=np.repeat([True, False, True, False], counts),
         challenger=np.repeat([True, True, False, False], counts),
     )  # fmt: skip
@@ -181,11 +182,43 @@ def test_balanced_accuracy_lets_a_rare_class_count_like_a_common_one():
 
 
 def test_test_images_of_the_delivery_are_shown_separately_as_nobody_has_reviewed_them():
-    fresh = outcomes("old", 40, 5, 1, fresh=True)
+    fresh = outcomes("old", 40, 5, 1, unseen=True)
     found = decided(outcomes("old", 400, 10, 2), fresh)
     last = found.comparisons[-1]
     assert (last.about, last.images) == (DELIVERY, 46)
     assert "never looked at" in decision_report.table(found.comparisons)
+
+
+def test_a_small_delivery_of_a_known_domain_is_undecided_as_it_cannot_move_the_overall_accuracy():
+    before = outcomes("old", 760, 4, 6, 30, delivered=False)
+    few = outcomes("old", 14, 3, 0, delivered=True)
+    found = decided(before, few)
+    assert found.outcome == UNDECIDED
+    assert "on the images delivered, champion 82.4% (17 images, gain +17.6 points" in found.reason
+    assert [one.about for one in found.comparisons] == [OVERALL, DOMAIN]  # no place where being better counts
+
+
+def test_a_delivery_that_is_large_enough_and_brings_nothing_is_rejected():
+    found = decided(outcomes("old", 760, 4, 6, 30, delivered=False), outcomes("old", 300, 2, 2, delivered=True))
+    assert found.outcome == REJECTED and "is no better: " in found.reason
+
+
+def test_a_delivery_without_a_test_image_is_undecided():
+    found = decided(outcomes("old", 760, 4, 6, 30, delivered=False))
+    assert found.outcome == UNDECIDED and found.reason.endswith("; none of them was delivered.")
+
+
+@pytest.mark.parametrize(("images", "gain"), [(17, 0.2), (3, 0.3)])
+@pytest.mark.parametrize("older", [400, 800])
+def test_small_deliveries_that_help_are_hardly_ever_rejected(images, gain, older):
+    rng, rejected = np.random.default_rng(images + older), 0
+    for _ in range(200):
+        change = rng.choice([-1, 0, 1], older, p=[0.02, 0.96, 0.02])
+        helped = rng.choice([0, 1], images, p=[1 - gain, gain])
+        old = outcomes("old", *((change == value).sum() for value in (0, 1, -1)), delivered=False)
+        new = outcomes("old", (helped == 0).sum(), (helped == 1).sum(), 0, delivered=True)
+        rejected += decided(old, new).outcome == REJECTED
+    assert rejected <= 0.05 * 200
 
 
 def test_comparisons_are_shown_overall_and_then_by_domain_in_the_table_and_the_plot():
