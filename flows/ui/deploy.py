@@ -162,8 +162,9 @@ def _resolved(client: SyncPrefectClient, action: dict[str, Any]) -> dict[str, An
 
 def refresh_forms() -> None:
     """Update the defaults of the forms from params.yaml; nothing else of the deployments changes."""
+    deployments = _entries(DEPLOYMENTS, "deployments", "entrypoint")  # without a server, connecting starts one
     with get_client(sync_client=True) as client:
-        for deployment in _entries(DEPLOYMENTS, "deployments", "entrypoint"):
+        for deployment in deployments:
             flow: Flow[..., Any] = load_flow_from_entrypoint(deployment["entrypoint"])
             there = client.read_deployment_by_name(f"{flow.name}/{deployment['name']}")
             schema = parameter_schema(flow).model_dump_for_openapi()

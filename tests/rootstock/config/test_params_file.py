@@ -10,7 +10,7 @@ from rootstock.config.architectures import NAMES
 from rootstock.config.merging import merged
 from rootstock.config.params import Params
 from rootstock.config.params_file import load, save, validate
-from rootstock.system.errors import ParamsError, RootstockError
+from rootstock.system.errors import ParamsError
 from rootstock.system.redaction import kind_of_secret
 from tests.params_yaml import SHIPPED, error_of
 
@@ -68,25 +68,6 @@ def test_any_invalid_file_is_refused_in_a_short_message(file, content, part):
         load(file)
     assert part in str(error.value)
     assert len(str(error.value)) < 8000
-
-
-def test_an_invalid_prefect_yaml_is_refused_in_a_short_message_too(tmp_path, monkeypatch):
-    from flows.ui import deploy
-
-    monkeypatch.chdir(tmp_path)
-    for content, said in (
-        ("a: " + LONG, "prefect.yaml: not valid YAML: a value cannot be read"),
-        ("[]", "prefect.yaml: expected a list of entries under the key deployments"),
-        ("deployments: [x]", "prefect.yaml: expected a list of entries under the key deployments"),
-        ("deployments: [{name: x, work_pool: {}}]", r"prefect.yaml: deployments\[0\].entrypoint is missing"),
-    ):
-        Path("prefect.yaml").write_text(content)
-        with pytest.raises(RootstockError, match=said):
-            deploy.deploy()
-    Path("prefect.yaml").unlink()
-    Path("prefect.yaml").mkdir()
-    with pytest.raises(RootstockError, match=r"prefect\.yaml: cannot be read: Is a directory"):
-        deploy.refresh_forms()
 
 
 def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path):
