@@ -99,4 +99,4 @@ def test_the_evaluation_lists_the_suspects_of_all_splits_and_shows_the_worst(inp
     assert all(suspect.thumbnail.startswith(b"\x89PNG") and suspect.label != "" for suspect in shown)
     page = (done.report / "report.html").read_text()
     assert "Labels to check" in page
-    assert f"{len(listed)} of all images have a label that is probably wrong" in page if len(listed) else True
+    assert f"{len(listed)} images, of all splits, have a label that is probably wrong" in page if len(listed) else True
