@@ -3,8 +3,8 @@
 DVC does not know of the flows. Started during one, `dvc repro` would reserve files that the flow is about to record,
 and fail at its first stage; and a file that DVC was writing when it was killed breaks every later command. So in a
 workspace a command that writes waits for running flows, any other one for DVC's lock, and truncated files are repaired
-first. `dvc exp show` shows metrics alone unless it is told which columns to show: with all parameters and dependencies
-there are a hundred. Everywhere else this is DVC's own program (`python -m dvc` always is).
+first. `dvc exp show` shows the winner's metrics unless it is told which columns to show: with all parameters and
+dependencies there are a hundred. Everywhere else this is DVC's own program (`python -m dvc` always is).
 """
 
 import argparse
@@ -24,9 +24,10 @@ LOCKING = WRITING | {"CmdDataStatus", "CmdDataPush", "CmdDataFetch", "CmdAdd", "
                      "CmdMove", "CmdUpdate", "CmdImport", "CmdImportUrl", "CmdExperimentsList",
                      "CmdExperimentsRemove", "CmdExperimentsPush", "CmdExperimentsPull",
                      "CmdExperimentsBranch"}  # fmt: skip
-COLUMN_OPTIONS = ("drop", "keep", "only_changed", "param_deps", "json", "csv", "markdown")
-# Columns: dependencies, parameters (names of metrics have no dot), and one metric, without which 120 characters do.
-LEFT_OUT = r"(rootstock|tasks|data)/|.*\.|seed$|balanced$"  # matched from the start
+COLUMN_OPTIONS = ("drop", "only_changed", "param_deps", "json", "csv", "markdown")
+# Columns: dependencies, parameters (names of metrics have no dot), and metrics beside the winner's accuracy and log
+# loss, so that 120 characters hold the longest names that Prefect gives to runs.
+LEFT_OUT = r"(rootstock|tasks|data)/|.*\.|(seed|balanced|head|finetuned)$"  # matched from the start
 
 
 def main() -> int:
@@ -45,10 +46,11 @@ def main() -> int:
 
 
 def _columns(asked: argparse.Namespace) -> list[str]:
-    """Return options that leave the metrics, unless some were given that say what to show."""
+    """Return options that leave the winner's metrics and what --keep names, unless others say what to show."""
     if any(getattr(asked, option, None) for option in COLUMN_OPTIONS):
         return []
-    print("dvc: parameters are left out; --only-changed shows those that differ, --param-deps all", file=sys.stderr)
+    if not asked.keep:
+        print("dvc: most columns are left out; --keep shows more, e.g. --keep head.l2", file=sys.stderr)
     return ["--drop", LEFT_OUT]
 
 
