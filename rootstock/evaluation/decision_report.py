@@ -37,4 +37,4 @@ def draw(comparisons: Sequence[PairedComparison], theme: plots.Theme = plots.LIG
         "champion": [one.champion for one in comparisons],
         "challenger": [one.challenger for one in comparisons],
     }
-    return plots.draw_shares(names, accuracies, "test accuracy, 95% interval", theme)
+    return plots.draw_shares(names, accuracies, "test accuracy, 95 % interval", theme)

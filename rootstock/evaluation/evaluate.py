@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from rootstock.config.params import Params
 from rootstock.dataset import tables
-from rootstock.evaluation import dvc_plots, label_issues, measured_models, metrics, plots, repeated_splits
+from rootstock.evaluation import dvc_plots, label_issues, measured_models, metrics, model_card, plots, repeated_splits
 from rootstock.evaluation.mistakes import worst_labels, worst_mistakes
 from rootstock.evaluation.model_pair import Inputs as Inputs, Logits, ModelPair, Scored
 from rootstock.evaluation.model_selection import NAMES, Choice, choose, summarize
@@ -86,16 +86,16 @@ def evaluate(
     # The choice has been made: only now are the test images looked at, and by the winner alone.
     test = _scored(pair.rows("test"), pair.logits("test", choice.winner), temperature)
     tested = _score(pair, test, choice.winner, params)
-    warnings = _warnings(pair, temperature, val, test, params.evaluate.repeats)
-    for warning in warnings:
+    uncalibrated, rough = _warn_of_temperatures(temperature), _warn_of_few(pair, val, test, params.evaluate.repeats)
+    for warning in uncalibrated + rough:
         log.warning("%s", warning)
     digest = _write_model(pair, choice, temperature[choice.winner], validation, tested, model_dir)
     models = measured_models.count(uses, test.rows["image_id"], digest) if uses else 1
     repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, params.evaluate.repeats, params.seed)
     suspects = _find_label_issues(pair, params)
     found = Evaluation(choice, validation, tested, models, repeated, suspects)
-    reported = [*pair.head.warnings, *epochs.warnings(pair.epochs), *warnings]
-    _write_report(pair, params, found, val, test, reported, report_dir, timings)
+    warnings = [*pair.head.warnings, *epochs.warnings(pair.epochs), *uncalibrated]
+    _write_report(pair, params, found, val, test, warnings, rough, report_dir, timings)
     return found
 
 
@@ -113,14 +113,19 @@ def _score(pair: ModelPair, scored: Scored, name: str, params: Params) -> dict[s
     )  # fmt: skip
 
 
-def _warnings(pair: ModelPair, temperature: dict[str, float], val: Scored, test: Scored, repeats: int) -> list[str]:
-    """Warn about temperatures at a bound of the search, and about too few images for a reliable figure."""
-    found = [
+def _warn_of_temperatures(temperature: dict[str, float]) -> list[str]:
+    """Warn about temperatures at a bound of the search."""
+    return [
         f"The temperature of {NAMES[name]} is {found:.3g}, at a bound of the search: its probabilities are badly "
         "calibrated."
         for name, found in temperature.items()
         if calibration.at_bound(found)
     ]
+
+
+def _warn_of_few(pair: ModelPair, val: Scored, test: Scored, repeats: int) -> list[str]:
+    """Warn about too few images for a reliable figure."""
+    found = []
     for split, scored in (("validation", val), ("test", test)):
         if len(scored.rows) < FEW_IMAGES:
             found.append(f"There are only {len(scored.rows)} {split} images: figures on them are rough.")
@@ -129,7 +134,7 @@ def _warnings(pair: ModelPair, temperature: dict[str, float], val: Scored, test:
     counts = test.rows["label"].value_counts().reindex(pair.classes, fill_value=0)
     if len(few := counts[counts < FEW_OF_CLASS]):
         named = ", ".join(f"{label} ({count})" for label, count in few.sort_values(kind="stable").head(NAMED).items())
-        more = f" and {len(few) - NAMED} more classes" if len(few) > NAMED else ""
+        more = f" and {len(few) - NAMED:,} more" if len(few) > NAMED else ""
         found.append(f"Fewer than {FEW_OF_CLASS} test images: {named}{more}. Their figures are rough.")
     return found
 
@@ -161,7 +166,7 @@ def _write_model(
         described[value_ranges.KEY] = list(values_of)
     if pair.max_side:
         described[model.MAX_SIDE] = pair.max_side
-    model.save(model_dir, network, described, model.card(described, choice.why, test, pair.summary))
+    model.save(model_dir, network, described, model_card.card(described, choice.why, test, pair.summary))
     return str(model.describe(model_dir)["digest"])
 
 
@@ -172,6 +177,7 @@ def _write_report(
     val: Scored,
     test: Scored,
     warnings: list[str],
+    rough: list[str],
     report_dir: Path,
     timings: Callable[[], list[dict[str, Any]]],
 ) -> None:
@@ -227,6 +233,7 @@ def _write_report(
         suspects=worst_labels(pair, suspects, params.evaluate.label_issues),
         suspected=None if found.label_issues is None else len(suspects),
         warnings=warnings,
+        rough=rough,
     )
     write(report_dir / "report.html", render(page))
 

@@ -204,7 +204,7 @@ def draw_recall(
     scored = {name: figures for name, figures in metrics[winner]["classes"].items() if figures["images"]}
     names = sorted(scored, key=lambda name: scored[name]["recall"]["value"])[:worst]
     recall = {model: [metrics[model]["classes"][name]["recall"] for name in names] for model in models}
-    return draw_shares(names, recall, "recall, 95% interval", theme)
+    return draw_shares(names, recall, "recall, 95 % interval", theme)
 
 
 def draw_shares(

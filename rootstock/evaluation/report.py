@@ -12,18 +12,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rootstock.dataset.tables import describe_missing_classes
+from rootstock.evaluation import figures
 
 MODELS = {"head": "Head", "finetuned": "Fine-tuned"}  # key in metrics.json: name on the page
-SHARES = {  # larger is better, at most one
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "macro_f1": "Macro-F1",
-    "top5": "Top 5",
-    "roc_auc": "ROC-AUC",
-    "average_precision": "Average precision",
-}
-LOSSES = {"log_loss": "Log loss", "brier": "Brier score", "ece": "Calibration error"}  # smaller is better, from zero
-TOP5_FROM = 6  # classes; with fewer, the top 5 say nothing
 CLASSES_OPEN = 20  # classes shown at once; the others are collapsed
 
 
@@ -71,7 +62,8 @@ class Report:
         mistakes: of the winner, worst first.
         suspects: images whose label is probably wrong, worst first.
         suspected: how many there are in label_issues.csv; None if they were not looked for.
-        warnings: one sentence each, such as a search that ended at a limit.
+        warnings: one sentence each, on training, such as a search that ended at a limit.
+        rough: why the figures are rough, in a sentence each; shown below the accuracy.
         uses: what earlier models measured on the same test images do to the figures, in a sentence; "" for none.
         repeated: the head on repeated splits, in words; "" if that was not asked for.
     """
@@ -90,6 +82,7 @@ class Report:
     suspects: Sequence[Suspect] = ()
     suspected: int | None = None
     warnings: Sequence[str] = ()
+    rough: Sequence[str] = ()
     uses: str = ""
     repeated: str = ""
 
@@ -135,10 +128,9 @@ def environment() -> Environment:
     pages.filters.update(
         data_uri=data_uri,
         duration=duration,
-        percent=percent,
-        percents=percents,
-        figure=figure,
-        figures=figures,
+        percent=figures.percent,
+        percents=figures.percents,
+        figure=figures.figure,
     )
     return pages
 
@@ -163,29 +155,6 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def percent(share: float) -> str:
-    """Format a share with one decimal; only 1 gives 100 %, only 0 gives 0 %."""
-    rounded = round(100 * share, 1)
-    if rounded in (0, 100) and share not in (0, 1):
-        rounded = 0.1 if rounded == 0 else 99.9
-    return f"{rounded:g}%" if rounded in (0, 100) else f"{rounded:.1f}%"
-
-
-def percents(interval: Mapping[str, float]) -> str:
-    """Format an interval of shares: 98.2 to 99.8%; nothing without one."""
-    return "" if "low" not in interval else f"{percent(interval['low']).rstrip('%')} to {percent(interval['high'])}"
-
-
-def figure(value: float) -> str:
-    """Format a loss."""
-    return f"{value:.3f}"
-
-
-def figures(interval: Mapping[str, float]) -> str:
-    """Format an interval of losses: 0.031 to 0.112; nothing without one."""
-    return "" if "low" not in interval else f"{figure(interval['low'])} to {figure(interval['high'])}"
-
-
 def _wrong(report: Report) -> int:
     return round(int(report.test["images"]) * (1 - float(report.test["accuracy"]["value"])))
 
@@ -201,21 +170,25 @@ def _comparison(report: Report) -> list[dict[str, Any]]:
     """Return one row per metric: each model on validation, then the winner on test. All shares have one scale."""
     shown = [(key, f"{name}, validation", report.validation[key]) for key, name in report.models.items()]
     shown.append((report.winner, f"{MODELS[report.winner]}, test", report.test))
-    names = {metric: name for metric, name in (SHARES | LOSSES).items() if all(metric in own for *_, own in shown)}
-    if len(report.test["classes"]) < TOP5_FROM:
-        del names["top5"]
-    floor = _floor(own[metric] for *_, own in shown for metric in names if metric in SHARES)
+    tested = figures.shown(report.test)
+    names = {metric: name for metric, name in tested.items() if all(metric in own for *_, own in shown)}
+    floor = _floor(own[metric] for *_, own in shown for metric in names if metric in figures.SHARES)
     rows = []
     for metric, name in names.items():
-        figures_of = [own[metric] for *_, own in shown]
+        is_share, found = metric in figures.SHARES, [own[metric] for *_, own in shown]
         # Each loss has its own scale, from zero to 10 % above the largest value.
-        scale = (floor, 1.0) if metric in SHARES else (0.0, 1.1 * max(max(one.values()) for one in figures_of))
-        value, ends = (percent, percents) if metric in SHARES or metric == "ece" else (figure, figures)
+        scale = (floor, 1.0) if is_share else (0.0, 1.1 * max(max(one.values()) for one in found))
         models = [
-            {"key": key, "name": title, "value": value(one["value"]), "ends": ends(one), "bar": _bar(one, *scale)}
-            for (key, title, _), one in zip(shown, figures_of, strict=True)
+            {
+                "key": key,
+                "name": title,
+                "value": figures.value(metric, one),
+                "ends": figures.ends(metric, one),
+                "bar": _bar(one, *scale),
+            }
+            for (key, title, _), one in zip(shown, found, strict=True)
         ]
-        better = "higher is better" if metric in SHARES else "lower is better"
+        better = "higher is better" if is_share else "lower is better"
         rows.append({"name": name, "better": better, "models": models})
     return rows
 

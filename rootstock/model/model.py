@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from rootstock.backbones import depths, networks
 from rootstock.backbones.backbones import Backbone
 from rootstock.config.architectures import Transform, check_name
-from rootstock.dataset import tables
 from rootstock.features import feature_extractor, feature_keys
 from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.feature_spec import FeatureSpec
@@ -28,7 +27,6 @@ from rootstock.images import inspection, value_ranges
 from rootstock.images.deep import Range
 from rootstock.images.inspection import Checks, Reason, Rejected
 from rootstock.system import files
-from rootstock.system.escape import markdown
 from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
 from rootstock.system.parallel import grouped
 from rootstock.training import classifier
@@ -40,16 +38,6 @@ Content = bytes | bytearray | memoryview
 Image = str | os.PathLike[str] | Content  # a path, or the bytes of a file
 
 DESCRIPTION, CARD, MAX_SIDE = "model.json", "README.md", "max_side"
-CARD_FIGURES = {  # on the model card, with their keys
-    "accuracy": "accuracy",
-    "balanced accuracy": "balanced_accuracy",
-    "macro F1": "macro_f1",
-    "top-5 accuracy": "top5",
-    "log loss": "log_loss",
-    "Brier score": "brier",
-    "expected calibration error": "ece",
-    "ROC-AUC, one against rest": "roc_auc",
-}
 CHECKS = Checks(min_side=1, max_megapixels=100, max_side=None, accept_wrong_extension=True)
 
 
@@ -244,49 +232,3 @@ def describe(folder: Path) -> dict[str, Any]:
         for name in ("kind", "classes", "backbone", "temperature"):
             described[name]
     return described
-
-
-def _ends(figure: dict[str, float]) -> str:
-    return f"{figure['low']:.4f} to {figure['high']:.4f}" if "low" in figure else ""
-
-
-def card(described: dict[str, Any], why: str, test: dict[str, Any], summary: dict[str, Any]) -> str:
-    """Format the model card: what the model is, its training data, test figures, limits (Mitchell et al. 2019)."""
-    backbone, splits = described["backbone"], summary["splits"]
-    figures = "\n".join(
-        f"| {name} | {test[key]['value']:.4f} | {_ends(test[key])} |"
-        for name, key in CARD_FIGURES.items()
-        if key in test
-    )
-    domains = "\n".join(
-        f"| {markdown(name)} | {score['images']} | {score['accuracy']['value']:.4f} | {_ends(score['accuracy'])} |"
-        for name, score in test["domains"].items()
-    )
-    without = tables.describe_missing_classes(summary)
-    note = f"\n**Note: {markdown(without)}.** The figures below do not cover them.\n" if without else ""
-    return f"""# {markdown(backbone["name"])}: {len(described["classes"])} classes
-
-{markdown(why)}
-{note}
-- **Backbone**: {markdown(backbone["name"])}, {backbone["parameters"]:,} parameters, {markdown(backbone["origin"])}
-- **Licence of its weights**: {markdown(backbone["licence"])}
-- **Images**: {splits["train"]:,} for training, {splits["val"]:,} for validation, {splits["test"]:,} for testing
-- **Classes**: {", ".join(map(markdown, described["classes"]))}
-- **Probabilities** are calibrated on the validation split (temperature {described["temperature"]:.3f})
-
-| metric on the test images, not used for any choice | value | 95 % interval |
-|---|---|---|
-{figures}
-
-| domain | test images | accuracy | 95 % interval |
-|---|---|---|---|
-{domains}
-
-Expect lower accuracy on images of other domains. To use the model:
-
-```python
-import rootstock
-
-rootstock.load_model("data/model").predict(["photo.jpg"])
-```
-"""

@@ -80,7 +80,7 @@ def test_names_given_by_users_are_escaped_in_the_report_and_unchanged_elsewhere(
 
 def test_too_few_test_images_and_a_temperature_at_its_bound_are_reported_and_logged(done, inputs, tmp_path, caplog):
     page = (done.report / "report.html").read_text()
-    assert "There are only 24 test images" in page
+    assert page.index("There are only 24 test images") < page.index('<section id="training">')
     assert "Fewer than 30 test images: checks (8), rings (8), stripes (8)." in page
     assert "temperature" not in page.split("Warning:")[1].split("</p>")[0]
     assert calibration.at_bound(calibration.TEMPERATURES[0]) and calibration.at_bound(calibration.TEMPERATURES[1])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rootstock.evaluation.figures import percent, percents
 from rootstock.evaluation.metrics import score
-from rootstock.evaluation.report import Mistake, Report, data_uri, duration, percent, percents, render
+from rootstock.evaluation.report import Mistake, Report, data_uri, duration, render
 from rootstock.training.calibration import softmax
 
 VOID = {"meta", "link", "img", "source", "br"}
@@ -113,7 +114,7 @@ def test_the_page_opens_with_the_winner_and_its_test_accuracy(winner):
     start = page.words().index(verdict)
     rest = page.words()[start:]
     assert rest.startswith(f"{verdict} {percent(accuracy['value'])} test accuracy")
-    assert f"95% interval {percents(accuracy)}" in rest
+    assert f"95 % interval {percents(accuracy)}" in rest
     assert "It has the lower log loss on validation." in rest
     assert "test images, not used for any choice." in rest
     for name, model in (("Head", "head"), ("Fine-tuned", "finetuned")):
@@ -123,6 +124,13 @@ def test_the_page_opens_with_the_winner_and_its_test_accuracy(winner):
 def test_top5_is_shown_from_six_classes_on():
     assert "Top 5" not in Page(render(report())).words()
     assert "Top 5" in Page(render(report(classes=tuple("abcdef")))).words()
+
+
+def test_what_makes_the_figures_rough_stands_below_the_accuracy_and_what_concerns_training_below_that():
+    given = replace(report(), rough=["There are only 90 test images."], warnings=["The head has not converged."])
+    words = Page(render(given)).words()
+    places = [words.index(part) for part in ("test accuracy", "only 90 test", given.why, "not converged")]
+    assert places == sorted(places)
 
 
 def test_the_accuracy_has_a_note_on_untested_classes_only_if_there_are_any():

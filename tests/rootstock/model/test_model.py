@@ -18,6 +18,7 @@ import rootstock
 from rootstock.config.params import Evaluate, Params
 from rootstock.evaluation import evaluate
 from rootstock.evaluation.evaluate import Inputs
+from rootstock.evaluation.figures import percent, percents
 from rootstock.model import model
 from rootstock.training import epochs, finetune, head
 from rootstock.training.head import Head
@@ -119,7 +120,7 @@ def test_the_card_describes_the_model_its_figures_and_its_use(evaluated):
     accuracy = scores["accuracy"]
     assert card.startswith("# shufflenet_v2_x0_5: 3 classes\n")
     assert f"{'The head on frozen' if winner == 'head' else 'The fine-tuned'}" in card
-    assert f"| accuracy | {accuracy['value']:.4f} | {accuracy['low']:.4f} to {accuracy['high']:.4f} |" in card
+    assert f"| Accuracy | {percent(accuracy['value'])} | {percents(accuracy)} |" in card
     assert "Images**: 72 for training, 24 for validation, 24 for testing" in card and "checks, rings, stripes" in card
     assert (
         "| field | 12 |" in card

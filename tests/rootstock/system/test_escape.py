@@ -13,11 +13,10 @@ from hypothesis import example, given, strategies as st
 from markdown_it import MarkdownIt
 
 from rootstock.config import params
-from rootstock.evaluation import compare_report, decision, decision_report
+from rootstock.evaluation import compare_report, decision, decision_report, model_card
 from rootstock.features import cache
 from rootstock.ingest import sources
 from rootstock.ingest.scan import Scan
-from rootstock.model import model
 from rootstock.system import escape
 from tests.images import put
 
@@ -135,9 +134,9 @@ def test_a_model_card_shows_classes_and_domains_as_they_are():
     described = {"backbone": backbone, "classes": list(NASTY), "kind": "head", "temperature": 1.0}
     splits = dict.fromkeys(("train", "val", "test"), 3)
     by_class = {described["classes"][0]: {"train": 9, "val": 0, "test": 0}}
-    scores = {**own, "domains": domains}
-    assert "Note: no test images of" in model.card(described, "", scores, {"splits": splits, "by_class": by_class})
-    card = model.card(described, "The head won: <b>.", scores, {"splits": splits})
+    scores = {**own, "domains": domains, "classes": dict.fromkeys(NASTY)}
+    assert "Note: no test images of" in model_card.card(described, "", scores, {"splits": splits, "by_class": by_class})
+    card = model_card.card(described, "The head won: <b>.", scores, {"splits": splits})
     assert "Note:" not in card
     page = PAGE.render(card)
     assert not re.findall(r"<(?!/?(?:h1|p|ul|li|strong|table|thead|tbody|tr|th|td|pre|code|br)\b)[^>]*>", page)

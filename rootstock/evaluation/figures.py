@@ -1,0 +1,58 @@
+"""The figures of `metrics.score` for a reader, the same on the report and on the model card.
+
+figures.shown(scores)             the names of those worth showing, by key
+figures.value(metric, interval)   98.2%, or 0.031
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+SHARES = {  # larger is better, at most one
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro-F1",
+    "top5": "Top 5",
+    "roc_auc": "ROC-AUC",
+    "average_precision": "Average precision",
+}
+LOSSES = {"log_loss": "Log loss", "brier": "Brier score", "ece": "Calibration error"}  # smaller is better, from zero
+PERCENT = {*SHARES, "ece"}
+TOP5_FROM = 6  # classes; with fewer, the top 5 say nothing
+
+
+def shown(scores: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of the figures to show, by key and in order: those there are, and of many classes the top 5."""
+    names = {metric: name for metric, name in (SHARES | LOSSES).items() if metric in scores}
+    if len(scores["classes"]) < TOP5_FROM:
+        names.pop("top5", None)
+    return names
+
+
+def value(metric: str, interval: Mapping[str, float]) -> str:
+    """Format a figure: shares and calibration error in per cent, losses with three decimals."""
+    return percent(interval["value"]) if metric in PERCENT else figure(interval["value"])
+
+
+def ends(metric: str, interval: Mapping[str, float]) -> str:
+    """Format the ends of a figure's interval: 98.2 to 99.8%, 0.031 to 0.112; nothing without one."""
+    if metric in PERCENT:
+        return percents(interval)
+    return "" if "low" not in interval else f"{figure(interval['low'])} to {figure(interval['high'])}"
+
+
+def percent(share: float) -> str:
+    """Format a share with one decimal; only 1 gives 100 %, only 0 gives 0 %."""
+    rounded = round(100 * share, 1)
+    if rounded in (0, 100) and share not in (0, 1):
+        rounded = 0.1 if rounded == 0 else 99.9
+    return f"{rounded:g}%" if rounded in (0, 100) else f"{rounded:.1f}%"
+
+
+def percents(interval: Mapping[str, float]) -> str:
+    """Format an interval of shares: 98.2 to 99.8%; nothing without one."""
+    return "" if "low" not in interval else f"{percent(interval['low']).rstrip('%')} to {percent(interval['high'])}"
+
+
+def figure(loss: float) -> str:
+    """Format a loss."""
+    return f"{loss:.3f}"
