@@ -8,7 +8,7 @@ import pandas as pd
 from rootstock.config import params
 from rootstock.dataset.tables import Dataset
 from rootstock.images.inspection import Reason
-from rootstock.ingest import labels, manifests
+from rootstock.ingest import group_notes, labels, manifests
 from rootstock.ingest.folder_tree import NEGLIGIBLE_SHARE
 from rootstock.ingest.labels import lookalike_key
 from rootstock.ingest.layout import SPLITS
@@ -149,11 +149,16 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[Sourc
             "Add images to train on, or exclude the class."
         )
     if empty := [split for split in SPLITS if not (manifest["split"] == split).any()]:
+        counted = f"{len(manifest):,} images in {manifest['group_id'].nunique():,} groups{_describe_rejected(files)}"
+        if leaks := _describe_leaks(files, listed):
+            raise SourceError(
+                f"ingest.sources: the {empty[0]} split has no images ({counted}). {leaks}. Have each group in one "
+                "split, or give no splits: then they are drawn, of whole groups."
+            )
         raise SourceError(
-            f"ingest.sources: the {empty[0]} split has no images: too few are distinct, the others are "
-            f"duplicates, near duplicates or in the same group ({len(manifest)} images in "
-            f"{manifest['group_id'].nunique()} groups{_describe_rejected(files)}). Add images of other groups, or "
-            "lower ingest.near_duplicate_bits."
+            f"ingest.sources: the {empty[0]} split has no images: too few are distinct, the others are duplicates, "
+            f"near duplicates or in the same group ({counted}). Add images of other groups, or lower "
+            "ingest.near_duplicate_bits."
         )
 
 
@@ -179,6 +184,14 @@ def _describe_other_label(mine: pd.DataFrame, files: pd.DataFrame) -> str:
     twice = mine[mine["reason"] == Reason.CONFLICTING_LABEL.value].head(1)
     others = files[files["image_id"].isin(twice["image_id"]) & ~files["label"].isin(twice["label"])]
     return f", which is also {others['path'].iloc[0]}" if len(others) else ""
+
+
+def _describe_leaks(files: pd.DataFrame, listed: list[SourceListing]) -> str:
+    """Describe the named groups that sources have in several splits, source by source."""
+    usable = files[files["reason"].isna()]
+    titles = [entry.spec.title() for entry in listed]
+    leaks = {title: group_notes.describe_leaks(usable[usable["source"] == title]) for title in titles}
+    return ". ".join(f"{title}: {leak}" for title, leak in leaks.items() if leak)
 
 
 def _describe_rejected(files: pd.DataFrame) -> str:

@@ -50,6 +50,23 @@ def test_a_group_in_train_and_test_folders_goes_to_the_split_of_most_of_its_imag
     assert f"scans: {leak}" in caplog.messages
 
 
+def test_where_all_groups_are_in_train_val_and_test_folders_the_error_names_the_leak(store, tmp_path):
+    for split, scans in (("train", 4), ("val", 1), ("test", 2)):
+        for patient in range(6):
+            for scan in range(scans):
+                label = ("ill", "well")[patient % 2]
+                put(
+                    tmp_path / "scans" / split / label / f"patient_{patient}" / f"{split}_{scan}.png",
+                    100 * patient + scan + 10 * len(split),
+                )
+    with pytest.raises(
+        SourceError,
+        match=r"the (val|test) split has no images \(42 images in 6 groups\)\. scans: a leak: "
+        r"its own splits share 6 groups, patient_0 \(4 train, 1 val, 2 test\), .*or give no splits",
+    ):
+        store.ingest(source(tmp_path / "scans", group=PATIENT))
+
+
 def test_a_class_in_fewer_than_three_groups_is_noted(store, tmp_path, caplog):
     photos = put_patients(tmp_path / "scans", range(20))
     put_patients(photos, range(30, 31), labels=("rare",))
