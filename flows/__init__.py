@@ -2,8 +2,8 @@
 
 import os
 
-# For the temporary server of a flow: its first start creates a database, which takes 10 to 20 s on two cores, and
-# Prefect gives up after 20; its telemetry fills the terminal with stack traces without a network.
+# For the temporary server of a flow: its first start creates a database, which on a small machine takes longer than
+# Prefect waits; its telemetry fills the terminal with stack traces without a network.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "60")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 # Else Prefect's client tells a new user on a terminal that it collects data on them, and does.

@@ -71,7 +71,8 @@ def compare(compare: form.Compare = form.SHOWN["compare"]) -> State[ComparisonRe
             table, pictures = comparison.finish()
     except RootstockError as error:
         return failed(error)
-    ended = ComparisonResult(rows, _summarize(rows), artifacts.show_comparison(table, pictures))
+    summary = _summarize(rows) + ("; the table has earlier runs, too" if len(table) > len(rows) else "")
+    ended = ComparisonResult(rows, summary, artifacts.show_comparison(table, pictures))
     return Completed(message=ended.summary, data=ended)
 
 
@@ -84,7 +85,7 @@ def _summarize(rows: "tuple[Row, ...]") -> str:
         return f"No backbone could be evaluated{missing}"
     best = max(measured, key=lambda row: row.accuracy or 0.0)
     what = f"{best.backbone}, {best.layer}, {best.image_size} px, {best.origin}"
-    return f"Best validation accuracy of these {len(measured)}: {best.accuracy:.1%}, {what}{missing}"
+    return f"Best validation accuracy in this run: {best.accuracy:.1%}, {what}{missing}"
 
 
 def arguments() -> dict[str, Any]:

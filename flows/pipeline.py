@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run every stale stage, with params.yaml.")
     add_verbose(parser)
     with causes.entry_point("pipeline", verbose=parser.parse_args().verbose):
-        workspace.read_params()  # a mistake is said at once
+        workspace.read_params()  # report a mistake at once
         versions.prepare()
         verdict: Any = pipeline()
         print(f"\n{table(verdict)}")

@@ -140,7 +140,7 @@ def wait_for_images(new: DeliverySummary, delivery: Delivery, lacking: str, para
 def list_inbox(settings: parameters.Retrain, sources: tuple[parameters.Source, ...]) -> Delivery:
     """List the files in the inbox that are no longer being written."""
     delivery = inbox.list_delivery(settings.inbox, settings.settle_seconds, sources, settings.group)
-    counts = f"{len(delivery.labelled.items)} labelled files, {len(delivery.unlabelled.items)} unlabelled"
+    counts = f"{len(delivery.labelled.items):,} labelled files, {len(delivery.unlabelled.items):,} unlabelled"
     get_run_logger().info("%s: %s, %d still being written", settings.inbox, counts, delivery.unsettled)
     return delivery
 

@@ -29,7 +29,7 @@ def extract(params: Params) -> Summary:
     backbone = backbones.load(BACKBONE, settings.layer, settings.pooling)
     executor = None if settings.runner == "local" else on_workers
     done = extraction.extract(backbone, settings, IMAGES, FEATURES, fallback_cache=TRIED, executor=executor)
-    images = f"{done.computed} of {done.images} images extracted"
+    images = f"{done.computed:,} of {done.images:,} images extracted"
     return Summary(done.images, f"{images} with {done.engine}, features/{done.key}")
 
 

@@ -96,7 +96,9 @@ def load(folder: Path) -> Dataset:
     manifest, ledger = _read(folder / MANIFEST, MANIFEST), _read(folder / LEDGER, LEDGER)
     splits = manifest["image_id"].map(ledger.drop_duplicates("image_id").set_index("image_id")["split"])
     if moved := int((splits.notna() & (splits != manifest["split"])).sum()):  # NaN after a killed run
-        raise damaged(folder / LEDGER, f"belongs to another dataset than {MANIFEST}: {moved} images have other splits")
+        raise damaged(
+            folder / LEDGER, f"belongs to another dataset than {MANIFEST}: {moved:,} images have other splits"
+        )
     return Dataset(manifest, _read(folder / REJECTED, REJECTED), ledger, load_summary(folder))
 
 
@@ -136,7 +138,7 @@ def describe_missing_classes(summary: dict[str, Any]) -> str:
 def describe_groups(summary: dict[str, Any]) -> str:
     """Describe how many named groups there are; "" if there are none."""
     groups = summary.get("groups", {})
-    return f"{groups['images']} images in {groups['named']} named groups" if groups else ""
+    return f"{groups['images']:,} images in {groups['named']:,} named groups" if groups else ""
 
 
 def _enumerate(labels: list[str]) -> str:
@@ -168,7 +170,7 @@ def load_verified_summary(folder: Path, manifest: "pd.DataFrame") -> dict[str, A
         expected = dict(summary["splits"])
         found = {split: int((manifest["split"] == split).sum()) for split in expected}
         if expected != found or summary["images"] != len(manifest):
-            raise ValueError(f"it counts {summary['images']} images, but {MANIFEST} has {len(manifest)}")
+            raise ValueError(f"it counts {summary['images']:,} images, but {MANIFEST} has {len(manifest):,}")
     return summary
 
 

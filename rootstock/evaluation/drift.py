@@ -67,8 +67,8 @@ class Drift:
     def describe(self) -> str:
         """Describe the result in a sentence."""
         others = ((self.rejected, "rejected"), (self.known, "already in the dataset"))
-        also = ", ".join(f"{count} more {what}" for count, what in others if count)
-        counts = f"{self.domain}: {self.images} unlabelled{f' ({also})' if also else ''}"
+        also = ", ".join(f"{count:,} more {what}" for count, what in others if count)
+        counts = f"{self.domain}: {self.images:,} unlabelled{f' ({also})' if also else ''}"
         if self.auc is None:
             return f"{counts}; too few distinct images or groups to test for drift (at least {MIN_IMAGES})"
         return (

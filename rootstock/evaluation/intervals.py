@@ -1,6 +1,6 @@
 """95 % intervals of figures on test images, some of which belong together.
 
-Images of a group (a scene, a patient, near duplicates) are no independent witnesses: intervals count groups. Where
+Images of a group (a scene, a patient, near duplicates) are not independent of each other: intervals count groups. Where
 every group is one image, these are the well-known intervals of independent images. docs/retraining.md has the coverage.
 """
 

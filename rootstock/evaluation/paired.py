@@ -3,8 +3,8 @@
     gain = paired.gain(correct_new - correct_old, groups)
     gain.p, gain.low, gain.high
 
-Images of a group are no independent witnesses, so the test flips the signs of groups' sums, and the interval's variance
-is that of groups. Where every group is one image the test is McNemar's exact test (McNemar 1947; Dietterich 1998
+Images of a group are not independent, so the test flips the signs of groups' sums, and the interval's variance is
+that of groups. Where every group is one image the test is McNemar's exact test (McNemar 1947; Dietterich 1998
 recommends it for two classifiers and one test set), and the interval is Tango's (1998), which keeps a width where the
 models never differ. docs/retraining.md has error rates and coverage.
 """

@@ -1,4 +1,4 @@
-"""Two models side by side on some of the test images: accuracies, gain, and how that is said."""
+"""Two models side by side on some of the test images: accuracies, gain, and a phrase that describes them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +29,12 @@ class PairedComparison:
 
     @property
     def where(self) -> str:
-        """Say on which images."""
+        """Describe on which images."""
         return {OVERALL: "overall", NEW_CLASS: f"on the new class {self.what}"}.get(self.about, f"on {self.what}")
 
     @property
     def of_it(self) -> str:
-        """Say of which domain images are, where they are of one."""
+        """Describe of which domain images are, where they are of one."""
         return f" of {self.what}" if self.about == DOMAIN else ""
 
     def describe(self) -> str:

@@ -92,7 +92,8 @@ def _joined(rows_of: dict[Path, pd.DataFrame]) -> Iterator[tuple[Selection, NDAr
             yield Selection(None if here.all() else here, labels.to_numpy()[here].astype(np.int64)), features
         if found != len(rows) or len(unique) != found:
             raise SourceError(
-                f"{path}: has {len(unique)} of the {len(rows)} expected images; remove the file and run extract again"
+                f"{path}: has {len(unique):,} of the {len(rows):,} expected images; remove the file and run extract "
+                "again"
             )
 
 

@@ -46,8 +46,8 @@ def describe_groups(items: Iterable[Item]) -> str:
     images = [item for item in items if not item.problem]
     names = {item.group for item in images if item.group}
     alone = [item.path for item in images if not item.group]
-    without = f"; {len(alone)} of {len(images)} images are in none (e.g. {alone[0]})" if alone else ""
-    return f"{len(names)} named group{'s' if len(names) > 1 else ''}{without}" if names else ""
+    without = f"; {len(alone):,} of {len(images):,} images are in none (e.g. {alone[0]})" if alone else ""
+    return f"{len(names):,} named group{'s' if len(names) > 1 else ''}{without}" if names else ""
 
 
 def describe_mismatch(items: Iterable[Item], expression: str | None, where: str) -> str:
@@ -56,6 +56,6 @@ def describe_mismatch(items: Iterable[Item], expression: str | None, where: str)
     if not expression or not images or any(item.group for item in images):
         return ""
     return (
-        f"{where} is {expression!r}, which matches none of {len(images)} paths (e.g. {images[0].path}); expected a "
+        f"{where} is {expression!r}, which matches none of {len(images):,} paths (e.g. {images[0].path}); expected a "
         r"regular expression that finds the group in them, e.g. (?P<group>patient_\d+) in scans/patient_12/3.png."
     )

@@ -49,7 +49,7 @@ def describe_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: params.
     shares = [1 - wanted.val - wanted.test, wanted.val, wanted.test]
     off = 100 * counts.div(counts.sum(axis=1), axis=0).sub(shares).abs()
     return (
-        f"splits {' / '.join(f'{100 * share:.1f}' for share in reached)} % of {len(drawn)} images, in "
+        f"splits {' / '.join(f'{100 * share:.1f}' for share in reached)} % of {len(drawn):,} images, in "
         f"{_enumerated(drawn['group_id'].nunique(), 'group')}; largest deviation of a class from its share: "
         f"{off.to_numpy().max():.1f} points ({off.max(axis=1).idxmax()}, {off.max().idxmax()})"
     )
@@ -86,8 +86,9 @@ def _joined(table: pd.DataFrame) -> str:
     largest = named.loc[named["group_id"] == count.idxmax(), "name"]
     first, second = sorted(largest.unique())[:2]
     return (
-        f"Near duplicates join {count.sum()} named groups into {len(count)}, e.g. {first} and {second}; the largest "
-        f"has {count.max()} names and {len(largest)} of {len(table)} images. Blank images in common? Remove those."
+        f"Near duplicates join {count.sum():,} named groups into {len(count):,}, e.g. {first} and {second}; the "
+        f"largest has {count.max():,} names and {len(largest):,} of {len(table):,} images. Blank images in common? "
+        "Remove those."
     )
 
 
@@ -100,7 +101,7 @@ def _divided(table: pd.DataFrame) -> str:
     _, example = next(iter(divided.groupby("group_id")))
     name = example["name"].dropna().min() if example["name"].notna().any() else example["path"].min()
     return (
-        f"{_enumerated(divided['group_id'].nunique(), 'group')} ({len(divided)} images) in several splits, "
+        f"{_enumerated(divided['group_id'].nunique(), 'group')} ({len(divided):,} images) in several splits, "
         f"e.g. that of {name} ({_counts(Counter(example['split']))}): the splits are older than the groups, and "
         "permanent. To keep groups whole, remove data/dataset: the next run draws new splits (what came through the "
         "inbox has to be delivered again)."
@@ -122,4 +123,4 @@ def _counts(splits: Counter[str]) -> str:
 
 
 def _enumerated(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

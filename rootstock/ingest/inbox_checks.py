@@ -88,6 +88,6 @@ def refuse_by_content(items: list[Item], url: str) -> None:
     if len(others) > images:
         named = ", ".join(others[:MAX_LISTED]) + (", ..." if len(others) > MAX_LISTED else "")
         raise SourceError(
-            f"retrain.inbox: {url} holds {len(others)} files other than images in <domain>/<class>/ ({named}), but "
-            f"only {images} images: {EXPECTED}. Nothing was changed."
+            f"retrain.inbox: {url} holds {len(others):,} files other than images in <domain>/<class>/ ({named}), but "
+            f"only {images:,} images: {EXPECTED}. Nothing was changed."
         )

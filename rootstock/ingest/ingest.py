@@ -144,7 +144,7 @@ def _list_source(spec: params.Source, before: int, dataset_dir: Path, scratch: P
     except Unreachable as error:
         if not before:
             raise
-        log.warning("%s Its %d earlier images are kept.", error, before)
+        log.warning("%s Its %s earlier images are kept.", error, f"{before:,}")
         return SourceListing(spec, None)
 
 

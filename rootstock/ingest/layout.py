@@ -239,7 +239,7 @@ def _other_notes(items: list[Item], non_image: set[str]) -> list[str]:
     notes = []
     if unlabelled := [item.path for item in items if item.problem is Reason.NO_LABEL and format_by_name(item.path)]:
         named = ", ".join(unlabelled[:MAX_LISTED]) + (", ..." if len(unlabelled) > MAX_LISTED else "")
-        notes.append(f"{len(unlabelled)} images are in no class folder ({named})")
+        notes.append(f"{len(unlabelled):,} images are in no class folder ({named})")
     if non_image:
         notes.append(f"not classes, since they contain no images: {', '.join(sorted(non_image))}")
     return notes

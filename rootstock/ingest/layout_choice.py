@@ -86,7 +86,7 @@ def describe(layout: Mapping[str, Any], title: str) -> str:
     classes = layout["classes"]
     named = ", ".join(classes[:MAX_CLASSES_LISTED]) + (", ..." if len(classes) > MAX_CLASSES_LISTED else "")
     how = _from_json(layout).describe() if layout["layout"] in (CLASS_FOLDERS, SPLIT_FOLDERS) else "a table"
-    return f"{title}: {how}; {len(classes)} {'class' if len(classes) == 1 else 'classes'}: {named or 'none'}"
+    return f"{title}: {how}; {len(classes):,} {'class' if len(classes) == 1 else 'classes'}: {named or 'none'}"
 
 
 def _from_json(kept: Mapping[str, Any]) -> Layout:
@@ -196,7 +196,7 @@ def _misfits_error(files: LabelledFiles, layout: Layout, images: int, spec: para
     taken_in = _with_misfits(layout, folders, {lookalike_key(item.label) for item in files.items if item.label})
     ways = [f"{taken_in.as_parameter()}, to include them"] if taken_in else []
     return SourceError(
-        f"ingest.sources: {spec.path}: {len(misfits)} of {images} images are outside its {layout.describe()}: in "
+        f"ingest.sources: {spec.path}: {len(misfits):,} of {images:,} images are outside its {layout.describe()}: in "
         f"{_folders(dict.fromkeys(folders, 1))} (e.g. {misfits[0]}). To decide, set ingest.sources[].layout, "
         f"classes_at or splits: {'; '.join([*ways, f'{layout.as_parameter()}, to exclude them'])}."
     )

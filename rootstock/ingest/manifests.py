@@ -63,7 +63,7 @@ def list_manifest(spec: params.Source, store: Any, root: str, data: bytes) -> Fi
     items.sort(key=lambda item: item.path)
     notes = layout.split_notes(given, "row")
     if converted:
-        notes.append(f"{len(converted)} paths have backslashes, read as slashes (e.g. {converted[0]})")
+        notes.append(f"{len(converted):,} paths have backslashes, read as slashes (e.g. {converted[0]})")
     classes = sorted({item.label for item in items if item.label})
     return Files(store, items, notes, place_of.__getitem__, {"layout": TABLE, "classes": classes})
 

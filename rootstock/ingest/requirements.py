@@ -34,7 +34,7 @@ def check_shrink(settings: params.Ingest, listed: list[SourceListing], before: D
         had, has = int(then.get(entry.spec.title(), 0)), int(now.get(entry.spec.title(), 0))
         if has * 2 < had and not settings.allow_shrink:
             raise SourceError(
-                f"ingest.sources: {entry.spec.path} had {had} images and now has {has}. If this is intended, "
+                f"ingest.sources: {entry.spec.path} had {had:,} images and now has {has:,}. If this is intended, "
                 "set ingest.allow_shrink to true; the dataset is unchanged."
             )
 
@@ -63,9 +63,8 @@ def check_relabelled(
         changed = old[[key not in now for key in zip(old["image_id"], old["label"].map(lookalike_key), strict=True)]]
         if changed.empty:
             continue
-        said = (
-            f"{len(changed)} of {len(old)} known images would change their label ({_describe_changes(changed, good)})"
-        )
+        how_many = f"{len(changed):,} of {len(old):,}"
+        said = f"{how_many} known images would change their label ({_describe_changes(changed, good)})"
         is_meant = entry.source.layout.get("given") != kept.get(title, {}).get("given")
         is_table = entry.source.layout.get("layout") == manifests.TABLE
         if not (settings.allow_relabel or is_meant) and _are_many(old, changed, is_table=is_table):
@@ -90,7 +89,7 @@ def _describe_changes(changed: pd.DataFrame, good: pd.DataFrame) -> str:
     """Describe which labels change to which, with an example file."""
     new = good.drop_duplicates("image_id").set_index("image_id")
     pairs = Counter(zip(changed["label"], new.loc[changed["image_id"], "label"], strict=True))
-    named = ", ".join(f"{old} -> {label}: {count}" for (old, label), count in pairs.most_common(MAX_LISTED))
+    named = ", ".join(f"{old} -> {label}: {count:,}" for (old, label), count in pairs.most_common(MAX_LISTED))
     more = ", ..." if len(pairs) > MAX_LISTED else ""
     return f"{named}{more}; e.g. {new.loc[changed['image_id'].iloc[0], 'path']}"
 
@@ -110,7 +109,7 @@ def check_labels(files: pd.DataFrame) -> None:
     labels.check_lookalikes(where)
     for original, copy in labels.copies(where):
         both = files[(files["label"] == copy) & (files["reason"] == Reason.CONFLICTING_LABEL.value)]
-        same = f"; {len(both)} of its images have both labels (conflicting_label)" if len(both) else ""
+        same = f"; {len(both):,} of its images have both labels (conflicting_label)" if len(both) else ""
         raise SourceError(
             f"The class {copy!r} ({where[copy]}) looks like a copy of {original!r} ({where[original]}){same}. "
             "Remove the copy, or rename the class."
@@ -127,7 +126,7 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[Sourc
         unlabelled = bool((files["reason"] == Reason.NO_LABEL.value).any())
         expected = " Expected one subfolder per class, or a table with one label per image." if unlabelled else ""
         why = f" ({_describe_reasons(files)})" if len(files) else ""
-        raise SourceError(f"ingest.sources: no usable image in {len(files)} files{why}.{expected}")
+        raise SourceError(f"ingest.sources: no usable image in {len(files):,} files{why}.{expected}")
     counts = _counts(manifest, files, listed)
     if few := {label: count for label, count in counts.items() if count < MIN_IMAGES_PER_CLASS}:
         said = [_describe_class(label, count, files) for label, count in sorted(few.items())]
@@ -139,7 +138,7 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[Sourc
     if len(counts) == 1:
         [(label, count)] = counts.items()
         raise SourceError(
-            f"ingest.sources: only one class, {label!r} ({count} images{_describe_rejected(files)}); "
+            f"ingest.sources: only one class, {label!r} ({count:,} images{_describe_rejected(files)}); "
             "a classifier needs two. Expected one subfolder per class, or a table with one label per image."
         )
     if untaught := sorted(set(counts) - set(manifest.loc[manifest["split"] == "train", "label"])):
@@ -176,7 +175,7 @@ def _describe_class(label: str, count: int, files: pd.DataFrame) -> str:
     why = _describe_reasons(mine) + _describe_other_label(mine, files) or (
         "" if len(mine) else "its folder is empty, or a broken link"
     )
-    return f"{label!r} has {count}{f' ({why})' if why else ''}"
+    return f"{label!r} has {count:,}{f' ({why})' if why else ''}"
 
 
 def _describe_other_label(mine: pd.DataFrame, files: pd.DataFrame) -> str:
@@ -205,4 +204,4 @@ def _describe_reasons(files: pd.DataFrame) -> str:
     turned_away = files[files["reason"].notna()]
     firsts = turned_away.drop_duplicates("reason").set_index("reason")["path"]
     counted = Counter(turned_away["reason"]).most_common()
-    return ", ".join(f"{count} {reason}, e.g. {firsts[reason]}" for reason, count in counted)
+    return ", ".join(f"{count:,} {reason}, e.g. {firsts[reason]}" for reason, count in counted)

@@ -201,7 +201,7 @@ def _notes(entry: SourceListing, files: pd.DataFrame, manifest: pd.DataFrame) ->
         notes.append(leak)
     if moved:
         notes.append(
-            f"{moved} images are in another split than their folder: they keep the split first assigned, "
+            f"{moved:,} images are in another split than their folder: they keep the split first assigned, "
             "or share it with a near duplicate or their group"
         )
     return notes

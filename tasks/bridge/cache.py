@@ -64,7 +64,9 @@ def show() -> str:
     data = tables.load(DATASET) if DATASET.exists() else None
     if data and (waste := compaction.waste(data)).images:
         lines[-1] += f", of which {cache.format_bytes(waste.bytes)} belong to {waste.images:,} removed images"
-        lines.append(f"--compact would free {cache.format_bytes(waste.freed)} of these, in {len(waste.shards)} shards")
+        lines.append(
+            f"--compact would free {cache.format_bytes(waste.freed)} of these, in {len(waste.shards):,} shards"
+        )
     return "\n".join(lines)
 
 
@@ -105,7 +107,7 @@ def tidy(selection: Selection, share: float | None, *, pixels: bool = False) -> 
             cache.prune(doomed)
     if selection:
         freed = cache.format_bytes(sum(entry.bytes for entry in doomed))
-        done.append(f"{len(doomed)} pruned ({freed})" if doomed else "Nothing to prune")
+        done.append(f"{len(doomed):,} pruned ({freed})" if doomed else "Nothing to prune")
     if pixels:
         done.append(f"{cache.format_bytes(cache.size_of(PIXELS))} of decoded images removed")
         shutil.rmtree(PIXELS, ignore_errors=True)

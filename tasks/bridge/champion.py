@@ -54,8 +54,8 @@ class DeliverySummary:
 
     def describe(self) -> str:
         """Return it as text."""
-        named = ", ".join(f"{count} of {domain}" for domain, count in self.domains.items())
-        return f"{self.images} new images ({named})" if self.images else "No new images"
+        named = ", ".join(f"{count:,} of {domain}" for domain, count in self.domains.items())
+        return f"{self.images:,} new images ({named})" if self.images else "No new images"
 
 
 def check() -> None:

@@ -72,7 +72,7 @@ def fan_out(
         except RootstockError as error:  # raised below: from here it would be shown with the framework's stack
             failed.append(error)
             return Failed(message=str(error))
-        return Completed(message=f"{len(shards)} shards")
+        return Completed(message=f"{len(shards):,} shards")
 
     flow = Flow(_flow, name="extract shards", task_runner=chosen, persist_result=False)
     token = _current.set(run)

@@ -25,7 +25,7 @@ def test_a_comparison_writes_a_table_and_a_page_and_makes_nothing_stale(after_fl
     said = compare(after_flow, *TWO, "--depths", "low", "penultimate").stdout
     for name in TWO:  # a line per candidate, as it ends
         assert len(re.findall(rf"^compare +[\d.]+  {name}, \w+: validation [\d.]+%, \d+ images/s$", said, re.M)) == 2
-    assert "| lenet5 (random) | low | 32 px | random" in said and "Best validation accuracy of these 4: " in said
+    assert "| lenet5 (random) | low | 32 px | random" in said and "Best validation accuracy in this run: " in said
     table = pd.read_parquet(after_flow.root / "data" / "compare" / "compare.parquet")
     assert list(zip(table["backbone"], table["layer"], strict=True)) == [
         (name, layer) for name in TWO for layer in ("low", "penultimate")
