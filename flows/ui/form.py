@@ -13,7 +13,7 @@ from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from rootstock.config import params, params_file
-from rootstock.config.section import Section
+from rootstock.config.section import Section, without_warnings
 from rootstock.system.errors import ParamsError
 from tasks.bridge.workspace import PARAMS
 
@@ -59,9 +59,10 @@ Everything = Annotated[Values, Form(params.Params)]
 
 
 def _read() -> dict[str, Any]:
-    """Read params.yaml; if it is invalid, the form is empty, and the run reports the error."""
+    """Read params.yaml; if it is invalid, the form is empty. Errors and warnings are left to the run."""
     try:
-        return params_file.load(PARAMS).model_dump(mode="json")
+        with without_warnings():
+            return params_file.load(PARAMS).model_dump(mode="json")
     except ParamsError:
         return {name: {} for name in params.Params.model_fields} | {"seed": 0}
 

@@ -1,9 +1,10 @@
 """The base class of all sections of params.yaml, and what several of them share."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -24,10 +25,25 @@ def reject_near_miss(given: str, names: tuple[str, ...], other: str) -> str:
     return given
 
 
-@cache
+warned: set[str] = set()  # by this process
+_is_silent = ContextVar("_is_silent", default=False)
+
+
 def warn_once(message: str) -> None:
     """Log a warning about params.yaml once per process, however often the file is read."""
-    log.warning("params.yaml: %s", message)
+    if message not in warned and not _is_silent.get():
+        warned.add(message)
+        log.warning("params.yaml: %s", message)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Read params.yaml without warnings in this block: they are left to the next reader."""
+    before = _is_silent.set(True)
+    try:
+        yield
+    finally:
+        _is_silent.reset(before)
 
 
 class Section(BaseModel):

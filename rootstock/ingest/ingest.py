@@ -76,7 +76,10 @@ def _ingest(
     ]
     if delivery or inbox.SPEC.title() in earlier_counts:
         listed.append(SourceListing(inbox.SPEC, delivery, stays=True))
-    _log_layouts(listed)
+    layouts = _describe_layouts(listed)
+    if layouts != (scan.value("layouts") or "").splitlines():
+        for layout in layouts:
+            log.info("%s", layout)
     fingerprint = _fingerprint(settings, seed, listed, images_dir)
     before = _outputs_digest(dataset_dir)
     if before and scan.value("look") == fingerprint + before:
@@ -103,6 +106,7 @@ def _ingest(
         again, unreadable = packing.pack_new(listed, known - back, settings, images_dir, scan, ranges)
         new += again
     _check_ranges(listed, ranges, current, scan)
+    scan.set_value("layouts", "\n".join(layouts))
     scan.set_verified(_stamps(images_dir))  # the new ones have just been written
     built = snapshot.build(settings, seed, listed, current, images_dir, scan, ranges)
     tables.save(dataset_dir, built)
@@ -148,13 +152,15 @@ def _list_source(spec: params.Source, before: int, dataset_dir: Path, scratch: P
         return SourceListing(spec, None)
 
 
-def _log_layouts(listed: list[SourceListing]) -> None:
-    """Log the layout and classes of each source, with notes."""
+def _describe_layouts(listed: list[SourceListing]) -> list[str]:
+    """Describe the layout and classes of each source, with notes, in a line each."""
+    found = []
     for entry in listed:
+        title = entry.spec.title()
         if entry.source and entry.source.layout:
-            log.info("%s", layout_choice.describe(entry.source.layout, entry.spec.title()))
-        for note in entry.source.notes if entry.source else ():
-            log.info("%s: %s", entry.spec.title(), note)
+            found.append(layout_choice.describe(entry.source.layout, title))
+        found += [f"{title}: {note}" for note in (entry.source.notes if entry.source else ())]
+    return found
 
 
 def _recorded_layout(spec: params.Source, dataset_dir: Path) -> Known:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import dvc.rwlock
 from dvc.repo import Repo
+from dvc.ui import ui
 
 from tasks.bridge import cancellation, git, repair, workspace
 
@@ -124,14 +125,16 @@ def not_recording(timeout_s: float) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence DVC's progress bars and hints, which are meant for its own command line."""
+    """Silence DVC's progress bars, spinners and hints, which are meant for its own command line."""
     silenced = {logging.getLogger("dvc"): logging.ERROR}
     silenced |= {logging.getLogger(name): logging.CRITICAL for name in BARS}
     levels = {logger: logger.level for logger in silenced}
     for logger, level in silenced.items():
         logger.setLevel(level)
+    was_quiet, ui.error_console.quiet = ui.error_console.quiet, True
     try:
         yield
     finally:
+        ui.error_console.quiet = was_quiet
         for logger, level in levels.items():
             logger.setLevel(level)

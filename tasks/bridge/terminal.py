@@ -10,6 +10,8 @@ from tqdm import tqdm
 ENGINE = str(Path(prefect.__file__).parent)
 HEADER = f"{'stage':<12}{'seconds':>8}  result"
 show_record = PrefectConsoleHandler.filter
+# What Prefect's engine warns of where nothing is wrong: how a run ended, and that its log is still being sent.
+ACCOUNTS = ("Finished in state", "Still processing items")
 _header: list[str] | None = None  # still to be printed; None unless a command shows its runs
 
 
@@ -34,7 +36,7 @@ def show_stage(stage: str, seconds: float, result: str) -> None:
 
 def _is_for_everybody(handler: logging.Handler, record: logging.LogRecord) -> bool:
     """Whether a record is more than Prefect's accounts of states and servers, or a detail of ours."""
-    is_account = record.levelno < logging.WARNING or "Finished in state" in record.getMessage()
+    is_account = record.levelno < logging.WARNING or any(part in record.getMessage() for part in ACCOUNTS)
     if is_account and record.pathname.startswith(ENGINE):
         return False
     return not getattr(record, "detail", False) and bool(show_record(handler, record))

@@ -47,9 +47,16 @@ def test_the_command_prints_one_line_per_stage_and_nothing_about_servers_or_stat
     ]
     assert sorted(line.split()[0] for line in lines[1:7]) == sorted(STAGES)
     assert all(line.count("cached: ") == 1 for line in lines[1:7])
-    said = done.stderr.splitlines()
-    assert said[0] == "ingest: photos: class folders; 3 classes: lemon, moss, plum"
-    assert said[1].startswith("Nothing new to keep: all results are those of experiment ") and len(said) == 2
+    [said] = done.stderr.splitlines()
+    assert said.startswith("Nothing new to keep: all results are those of experiment ")
+
+
+def test_a_former_name_in_params_yaml_is_warned_of_once_in_the_words_of_any_warning(after_flow):
+    path = after_flow.root / "params.yaml"
+    path.write_text(path.read_text().replace("max_decode_seconds", "seconds_a_file"))
+    said = after_flow.run(sys.executable, "-m", "flows.pipeline").stderr
+    warning = "warning: params.yaml: ingest.seconds_a_file was renamed to max_decode_seconds"
+    assert said.count("seconds_a_file was renamed") == 1 and said.startswith(warning)
 
 
 def test_neither_dvc_nor_prefect_adds_output_on_a_terminal(after_flow):
@@ -59,7 +66,7 @@ def test_neither_dvc_nor_prefect_adds_output_on_a_terminal(after_flow):
     shown = re.split(r"[\r\n]+", re.sub(r"\x1b\[\d*[mAK]", "", said))
     our_bar = re.compile(r"\w+: +\d+%\||\w+: 0 images|warning: evaluate: ")
     first_words = [line.split()[0] for line in shown if line.strip() and not our_bar.match(line)]
-    stages_and_notes = ["stage", *STAGES, "ingest:", "Kept"]  # ingest and backbone run side by side
+    stages_and_notes = ["stage", *STAGES, "Kept"]  # ingest and backbone run side by side
     assert sorted(first_words[:-4]) == sorted(stages_and_notes), said
     assert first_words[-4:] == ["validation", "validation", "test", "report:"]
 

@@ -1,5 +1,6 @@
 """The next ingest of the same sources: it reads only new files, appends shards, and changes none that exist."""
 
+import logging
 import os
 import shutil
 from collections import Counter
@@ -23,6 +24,18 @@ def test_a_second_ingest_of_the_same_files_writes_nothing(store, photos):
 def test_a_second_ingest_of_the_same_files_imports_neither_pandas_nor_torch(store, photos):
     store.ingest(photos)
     assert store.start_ingest(photos).communicate()[0].startswith("0 [] ")
+
+
+def test_a_layout_is_logged_at_the_first_ingest_and_when_it_has_changed(store, photos, caplog):
+    caplog.set_level(logging.INFO)
+    said = []
+    for yaks in (0, 0, 6):
+        for number in range(yaks):
+            put(photos / "yaks" / f"{number}.png", 900 + number)
+        store.ingest(photos)
+        said.append([line for line in caplog.messages if "class folders" in line])
+        caplog.clear()
+    assert [len(lines) for lines in said] == [1, 0, 1] and "yaks" in said[2][0]
 
 
 def test_only_new_files_are_read(store, photos):

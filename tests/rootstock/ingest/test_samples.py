@@ -52,8 +52,8 @@ def test_all_images_of_the_samples_are_ingested_without_a_warning(samples, tmp_p
     (tmp_path / "scratch" / "sample").symlink_to(samples)
     caplog.set_level("INFO")
     for domains, images, splits in (
-        (["digits"], 1797, ["splits 70.1 / 15.0 / 14.9 % of 1797 images, in 1731 groups; "]),
-        (["digits", "printed"], 2677, ["splits 70.1 / 15.0 / 14.9 % of 2677 images, in 2528 groups; "]),
+        (["digits"], 1797, ["splits 70.1 / 15.0 / 14.9 % of 1,797 images, in 1,731 groups; "]),
+        (["digits", "printed"], 2677, ["splits 70.1 / 15.0 / 14.9 % of 2,677 images, in 2,528 groups; "]),
         (["digits", "printed"], 2677, []),
     ):
         sources = tuple(params.Source(path=f"sample:{name}", domain=name) for name in domains)
@@ -61,7 +61,7 @@ def test_all_images_of_the_samples_are_ingested_without_a_warning(samples, tmp_p
         taken = ingest(params.Ingest(sources=sources), 0, *folders)
         assert (taken.images, taken.rejected) == (images, 0)
         lines = [f"sample:{name}: class folders; 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" for name in domains]
-        assert [record.message.partition("largest")[0] for record in caplog.records] == lines + splits
+        assert [record.message.partition("largest")[0] for record in caplog.records] == lines * bool(splits) + splits
         caplog.clear()
     assert load_summary(tmp_path / "dataset")["without"] == {"train": [], "val": [], "test": []}
 
