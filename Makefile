@@ -1,10 +1,16 @@
-# make run   sets up everything and runs the chain on the embedded sample (or on what params.yaml names)
-# make ui    sets up everything and starts the Prefect UI with all that can be run from it, until Ctrl-C
+# make run           sets up everything and runs the chain on the embedded sample (or on what params.yaml names)
+# make ui            sets up everything and starts the Prefect UI with all that can be run from it, until Ctrl-C
 # make retrain-demo  shows a new domain arrive, and a bad delivery, on the embedded samples (4 minutes)
-# make test  sets up everything and passes the tests; make test-slow  those that take minutes (kills at many moments,
-#            schedules, servers that die); make test-ui  those that need a browser or PostgreSQL;
-#            make test-cluster  those on a local Ray, which it installs, and more of a local Dask
-#            make test-gpu  those that need a GPU, where rootstock/ and pytest suffice
+# make test          sets up everything and passes the tests
+# make test-slow     those that take minutes (kills at many moments, schedules, servers that die)
+# make test-ui       those that need a browser or PostgreSQL
+# make test-cluster  those on a local Ray, which it installs, and more of a local Dask
+# make test-gpu      those that need a GPU, where rootstock/ and pytest suffice
+# make lint          ruff and mypy
+# make setup         .venv with everything, from constraints.txt
+# make clean         removes .venv and the caches of the tools, and no data
+# make help          prints these lines
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Two processes, each a file at a time: servers are waited for while others compute; the files that take longest lead.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run ui retrain-demo test test-slow test-ui test-cluster test-gpu lint setup clean
+.PHONY: run ui retrain-demo test test-slow test-ui test-cluster test-gpu lint setup clean help
 
 run: setup
 	@$(BIN)/python -m flows.pipeline
@@ -58,3 +64,6 @@ $(VENV)/.clusters: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache rootstock.egg-info
+
+help:
+	@sed -n '/^#/!q; s/^# //p' $(firstword $(MAKEFILE_LIST))

@@ -12,6 +12,7 @@ delivery stays in the inbox, and counts together with the next.
 
 import argparse
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, get_run_logger, task
@@ -203,8 +204,10 @@ def settle(
 
 
 def what_next(decision: "Decision", settings: parameters.Retrain) -> str:
-    """Describe what becomes of an undecided delivery, and how a person could decide; "" where all is said."""
+    """Describe what is left to a person: to commit a new champion, or to decide; "" where nothing is."""
     notes = []
+    if decision.promote and settings.git == "none" and experiments.has_commits(Path()):
+        notes.append(f"To record it in git, commit {', '.join(map(str, promotion.COMMITTED))}.")
     if decision.outcome == history.UNDECIDED:
         notes.append("The delivery stays in the inbox, and counts together with the next.")
     if settings.undecided == "wait" and (decision.outcome == history.UNDECIDED or decision.trade_off):

@@ -1,6 +1,7 @@
 """The docs name only files, folders and modules that exist."""
 
 import re
+import subprocess
 
 import pytest
 
@@ -26,6 +27,12 @@ def test_every_module_that_a_page_names_exists(page):
         for path in (ROOT / folder).rglob("*.py")
     }
     assert [name for name in re.findall(r"`(\w+\.py)`", page.read_text()) if name not in code] == []
+
+
+def test_make_help_describes_every_target():
+    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = re.search(r"^\.PHONY: (.+)", (ROOT / "Makefile").read_text(), re.M)
+    assert targets and sorted(re.findall(r"^make ([\w-]+)  +\S", said, re.M)) == sorted(targets[1].split())
 
 
 def test_the_table_in_the_readme_names_every_package():

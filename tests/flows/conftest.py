@@ -44,6 +44,7 @@ def promoted(once, waiting, server) -> Workspace:
         said = retrain(workspace, **server.env)
         assert said.startswith("Promoted: The challenger is better"), said
         assert "60 new images (60 of shed); 60 of 105 images extracted" in said
+        assert said.endswith("To record it in git, commit dvc.lock, params.yaml, data/history.parquet.dvc."), said
 
     return Workspace(once("promoted", make), waiting.env)
 
