@@ -142,7 +142,7 @@ def list_inbox(settings: parameters.Retrain, sources: tuple[parameters.Source, .
     """List the files in the inbox that are no longer being written."""
     delivery = inbox.list_delivery(settings.inbox, settings.settle_seconds, sources, settings.group)
     counts = f"{len(delivery.labelled.items):,} labelled files, {len(delivery.unlabelled.items):,} unlabelled"
-    get_run_logger().info("%s: %s, %d still being written", settings.inbox, counts, delivery.unsettled)
+    get_run_logger().info("%s: %s, %s still being written", settings.inbox, counts, f"{delivery.unsettled:,}")
     return delivery
 
 

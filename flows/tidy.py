@@ -55,7 +55,8 @@ def cache(
     except RootstockError as error:
         return failed(error)
     for entry in done.pruned:
-        log.info("Pruned %s: %s, %s, %d images", entry.folder, entry.backbone, entry.fields.get("layer"), entry.images)
+        what = f"{entry.backbone}, {entry.fields.get('layer')}, {entry.images:,} images"
+        log.info("Pruned %s: %s", entry.folder, what)
     log.info("%s", done.summary)
     artifacts.show_cache(done.summary, contents)
     return Completed(message=done.summary, data=done)

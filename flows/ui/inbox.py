@@ -46,7 +46,7 @@ def announce() -> int:
         counts = {"new": new, "labelled": len(delivery.labelled.items), "unlabelled": len(delivery.unlabelled.items)}
         resource = {"prefect.resource.id": "rootstock.ingest.inbox", "prefect.resource.name": settings.inbox}
         emit_event(ARRIVED, resource, payload=counts)
-        log.info("%d new files in %s", new, settings.inbox)
+        log.info("%s new files in %s", f"{new:,}", settings.inbox)
     return new
 
 

@@ -77,8 +77,8 @@ def plan(
     missing = [file for file in wanted if not intact[file]]
     if damaged := [file.path for file in missing if file.path.exists()]:
         log.warning(
-            "extract: recomputing feature files that do not match their digests (%d): %s",
-            len(damaged), ", ".join(map(str, damaged[:LISTED])) + (", ..." if damaged[LISTED:] else ""),
+            "extract: recomputing feature files that do not match their digests (%s): %s",
+            f"{len(damaged):,}", ", ".join(map(str, damaged[:LISTED])) + (", ..." if damaged[LISTED:] else ""),
         )  # fmt: skip
     _report_mixed_libraries([file for file in wanted if intact[file]], missing, engine)
     cached = sum(feature_files.rows_of(file.path) for file in wanted if intact[file])
@@ -92,8 +92,8 @@ def _report_mixed_libraries(cached: list[File], missing: list[File], engine: str
     others = Counter(_format_versions(libraries) for libraries in found if libraries not in ({}, here))
     if others:
         log.info(
-            "extract: %d cached feature files were computed by %s, new ones by %s: the last digits may differ",
-            others.total(), " and ".join(others), _format_versions(here),
+            "extract: %s cached feature files were computed by %s, new ones by %s: the last digits may differ",
+            f"{others.total():,}", " and ".join(others), _format_versions(here),
         )  # fmt: skip
 
 

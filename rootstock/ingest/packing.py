@@ -78,9 +78,8 @@ def _warn_of_damage(spec: params.Source, damaged: list[str], what: str) -> None:
         return
     more = ", ..." if len(damaged) > MAX_LISTED else ""
     done = "kept" if what == "keep" else "rejected (to ingest them, set ingest.damaged to keep)"
-    log.warning(
-        "%s: %d damaged images are %s: %s%s", spec.path, len(damaged), done, ", ".join(damaged[:MAX_LISTED]), more
-    )
+    named = ", ".join(damaged[:MAX_LISTED]) + more
+    log.warning("%s: %s damaged images are %s: %s", spec.path, f"{len(damaged):,}", done, named)
 
 
 def checks_of(settings: params.Ingest) -> Checks:

@@ -277,7 +277,8 @@ def tidy(delivery: Delivery, ingested: set[str], settings: Retrain, *, promoted:
             inbox.delete(delivery, sorted(ingested))
     if left := [item.path for item in delivery.labelled.items if item.path not in ingested]:
         named = ", ".join(left[:NAMED]) + (", ..." if len(left) > NAMED else "")
-        log.warning("%s: %d files were not ingested and stay where they are: %s", settings.inbox, len(left), named)
+        count = f"{len(left):,}"
+        log.warning("%s: %s files were not ingested and stay where they are: %s", settings.inbox, count, named)
 
 
 def score_drift(unlabelled: Source, params: Params) -> "list[Drift]":
