@@ -193,7 +193,10 @@ def test_a_file_without_a_source_is_refused(workspace):
 @pytest.mark.parametrize(
     ("lines", "error"),
     [
-        (("evaluate:", "resamples:", "mistakes:", "repeats:"), "evaluate is missing, and DVC records it"),
+        (
+            ("evaluate:", "resamples:", "mistakes:", "label_issues:", "repeats:"),
+            "evaluate is missing, and DVC records it",
+        ),
         (("augment:",), "finetune.augment is missing, and DVC records it; its default is 'none'"),
     ],
 )

@@ -14,7 +14,7 @@ from PIL import Image
 from rootstock.config.architectures import Transform
 from rootstock.dataset.shards import Reader
 from rootstock.images import loader
-from rootstock.images.loader import DECODED_TOGETHER, Normalise, Ref, batches, prepare
+from rootstock.images.loader import DECODED_TOGETHER, Normalise, Ref, prepare
 from rootstock.system.parallel import grouped, ordered_map
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -34,6 +34,11 @@ def noise(width: int, height: int) -> bytes:
 
 def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def batches(reader: Reader, refs: list[Ref], transform: Transform, batch_size: int, *others, **named):
+    """Read images in mini-batches of one size, but for the last."""
+    return loader.batches(reader, refs, transform, loader.batch_sizes(len(refs), batch_size), *others, **named)
 
 
 def refs_of(small, seeded: bool = False) -> list[Ref]:
