@@ -75,7 +75,7 @@ def main() -> None:
             rows, wrong = turned(manifest, args.share, len(classes), seed)
             with_wrong, l2 = accuracy(folder, rows, test, classes)
             start = time.perf_counter()
-            suspects = label_issues.find(folder, rows, classes, l2, HEAD, seed)["image_id"]
+            suspects = label_issues.find(folder, rows, classes, l2, seed)["image_id"]
             seconds = time.perf_counter() - start
             found = len(wrong & set(suspects[: len(wrong)])) / len(wrong)
             cleaned = rows[~rows["image_id"].isin(set(suspects)) | (rows["split"] == "test")]

@@ -102,7 +102,7 @@ def evaluate(
 def _find_label_issues(pair: ModelPair, params: Params) -> pd.DataFrame | None:
     if not params.evaluate.label_issues:
         return None
-    return label_issues.find(pair.folders[0], pair.manifest, pair.classes, pair.head.l2, params.head, params.seed)
+    return label_issues.find(pair.folders[0], pair.manifest, pair.classes, pair.head.l2, params.seed)
 
 
 def _score(pair: ModelPair, scored: Scored, name: str, params: Params) -> dict[str, Any]:

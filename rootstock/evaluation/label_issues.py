@@ -17,7 +17,6 @@ from cleanlab.rank import get_label_quality_scores
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from rootstock.config import params
 from rootstock.dataset import tables
 from rootstock.evaluation.repeated_splits import FOLDS, draw_folds
 from rootstock.features.reader import Features
@@ -26,12 +25,11 @@ from rootstock.training import calibration, logistic
 from rootstock.training.principal_axes import find_principal_axes
 
 IMAGE = ["image_id", "source", "path", "domain", "split", "label"]
+ITERATIONS = 20  # of L-BFGS: more change no suspect (docs/benchmarks.md)
 COLUMNS = [*IMAGE, "suggested", "label_probability", "suggested_probability"]
 
 
-def find(
-    folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float, settings: params.Head, seed: int
-) -> pd.DataFrame:
+def find(folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float, seed: int) -> pd.DataFrame:
     """Find images whose label is probably wrong.
 
     Args:
@@ -39,7 +37,6 @@ def find(
         manifest: of the dataset; images of all splits are judged, by heads that are trained on all splits.
         classes: names in index order.
         l2: strength of the head that was chosen.
-        settings: the section `head` of params.yaml.
         seed: of the folds.
 
     Returns:
@@ -51,7 +48,7 @@ def find(
     if len(np.unique(groups)) < FOLDS or len(classes) < 2:
         return pd.DataFrame(columns=COLUMNS)
     labels = rows["class_index"].to_numpy(np.int64)
-    probabilities = predict_out_of_fold(folder, rows, draw_folds(labels, groups, seed), len(classes), l2, settings)
+    probabilities = predict_out_of_fold(folder, rows, draw_folds(labels, groups, seed), len(classes), l2)
     suspects = find_label_issues(labels, probabilities, filter_by="low_self_confidence", n_jobs=1)
     quality = get_label_quality_scores(labels, probabilities)
     worst = np.flatnonzero(suspects)[np.argsort(quality[suspects], kind="stable")]
@@ -64,7 +61,7 @@ def find(
 
 
 def predict_out_of_fold(
-    folder: Path, rows: pd.DataFrame, fold: NDArray[np.int64], classes: int, l2: float, settings: params.Head
+    folder: Path, rows: pd.DataFrame, fold: NDArray[np.int64], classes: int, l2: float
 ) -> NDArray[np.float32]:
     """Return calibrated probabilities (n, classes) of images, each by a head that was trained on the other folds.
 
@@ -74,7 +71,6 @@ def predict_out_of_fold(
         fold: of each image (n,).
         classes: how many; one that does not occur in the other folds has a probability of nearly zero.
         l2: strength of the heads.
-        settings: the section `head` of params.yaml.
     """
     axes = find_principal_axes(Features(folder, rows))  # says nothing of labels: the same for all folds
     logits = np.full((len(rows), classes), np.finfo(np.float32).min / 4, np.float32)
@@ -83,7 +79,7 @@ def predict_out_of_fold(
         training, held_out = rows[fold != number], rows[fold == number]
         known = np.unique(training["class_index"])
         train = Features(folder, training.assign(class_index=np.searchsorted(known, training["class_index"])))
-        fitted, _ = next(logistic.fit_each(train, list(map(str, known)), [l2], settings.max_iterations, axes))
+        fitted, _ = next(logistic.fit_each(train, list(map(str, known)), [l2], ITERATIONS, axes))
         scores = [fitted.logits(x) for x, _ in Features(folder, held_out)]
         return held_out.index.to_numpy(), known, np.concatenate(scores)
 

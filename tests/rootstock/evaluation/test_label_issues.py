@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rootstock.config.params import Head
 from rootstock.evaluation import label_issues
 from rootstock.evaluation.mistakes import worst_labels
 from rootstock.evaluation.model_pair import ModelPair
@@ -12,7 +11,6 @@ from rootstock.evaluation.repeated_splits import draw_folds
 from tests.evaluations import PARAMS
 from tests.simulated_features import dataset, separable
 
-SETTINGS = Head()
 CLASSES = ["class 0", "class 1", "class 2", "class 3"]
 
 
@@ -29,7 +27,7 @@ def with_turned_labels(tmp_path, images: int = 400, turned: int = 20, spread: fl
 
 
 def find(folder, manifest, seed=0) -> pd.DataFrame:
-    return label_issues.find(folder, manifest, CLASSES, 10.0, SETTINGS, seed)
+    return label_issues.find(folder, manifest, CLASSES, 10.0, seed)
 
 
 def test_most_turned_labels_are_among_as_many_suspects_with_the_right_label_as_suggestion(tmp_path):
@@ -63,7 +61,7 @@ def test_no_image_is_judged_by_a_head_that_has_seen_it_or_its_group(tmp_path):
     labels = rng.integers(0, 4, 100)[groups]
     [folder], manifest = dataset(tmp_path, labels, rng.normal(size=(100, 60))[groups], groups)
     fold = draw_folds(labels, groups, 0)
-    found = label_issues.predict_out_of_fold(folder, manifest, fold, 4, 1.0, SETTINGS)
+    found = label_issues.predict_out_of_fold(folder, manifest, fold, 4, 1.0)
     assert found.shape == (400, 4) and found.sum(1) == pytest.approx(1, abs=1e-5)
     assert (found.argmax(1) == labels).mean() < 0.45
 
@@ -73,7 +71,7 @@ def test_a_class_that_is_in_one_fold_alone_has_no_probability_in_it(tmp_path):
     groups = np.append(np.arange(120), [120, 120, 120])
     [folder], manifest = dataset(tmp_path, labels, separable(labels, 4), groups)
     fold = draw_folds(labels, groups, 0)
-    found = label_issues.predict_out_of_fold(folder, manifest, fold, 4, 1.0, SETTINGS)
+    found = label_issues.predict_out_of_fold(folder, manifest, fold, 4, 1.0)
     assert (found[-3:, 3] < 1e-6).all() and np.isfinite(found).all()
     assert set(find(folder, manifest)["image_id"]) <= set(manifest["image_id"])
 
@@ -82,7 +80,7 @@ def test_a_class_that_is_in_one_fold_alone_has_no_probability_in_it(tmp_path):
 def test_with_fewer_groups_than_folds_nothing_is_suspected(tmp_path, images):
     labels = np.arange(images) % 2
     [folder], manifest = dataset(tmp_path, labels, separable(labels, 2), np.arange(images))
-    found = label_issues.find(folder, manifest, CLASSES[:2], 1.0, SETTINGS, 0)
+    found = label_issues.find(folder, manifest, CLASSES[:2], 1.0, 0)
     assert found.empty and list(found) == label_issues.COLUMNS
 
 
