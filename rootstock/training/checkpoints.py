@@ -75,5 +75,4 @@ def load(path: Path, fingerprint: str, model: nn.Module, device: torch.device) -
         state_dicts.copy_state(model, before)
         log.warning("Ignoring the damaged checkpoint; fine-tuning starts from the beginning: %s", error)
         return TrainingState()
-    log.info("Resuming after epoch %d of stage %d from %s", state.epoch, state.stage + 1, path)
     return state

@@ -86,6 +86,8 @@ def _train(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = checkpoints.load(checkpoint, fingerprint, model, device)
     total, parts = sum(stage.epochs for stage in settings.stages), 1
+    if 0 < len(state.history) < total and together.rank == 0:
+        log.info("Resuming after epoch %d of stage %d from %s", state.epoch, state.stage + 1, checkpoint)
     with (
         Reader(train.images_dir) as reader,
         _faster(model, settings.batch_size, transform.size) if len(state.history) < total else nullcontext(),

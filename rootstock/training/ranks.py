@@ -120,6 +120,8 @@ def run_in_processes(processes: int, function: Callable[..., Any], *arguments: o
         RootstockError: what the function raised, if it was one; a process was killed.
     """
     check(processes)
+    # torch warns that processes started by a thread may outlive it; they end with it (PR_SET_PDEATHSIG, set by torch).
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     settings = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid4().hex, rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=0, start_method="spawn", monitor_interval=0.1,
