@@ -19,7 +19,7 @@ from rootstock.features import computing
 from rootstock.features.engines import Engine
 from rootstock.images import loader
 from rootstock.ingest import ingest
-from rootstock.system import devices
+from rootstock.system import devices, progress
 from rootstock.system.parallel import ordered_map
 
 NAMES = {"efficientnet_lite0": "pretrained", "resnet50": "random"}
@@ -88,13 +88,18 @@ def prepare(bench: Bench) -> None:
 
     for _ in ordered_map(draw, range(min(DRAWN, bench.images))):
         pass
+    bench.put("ingest", ingested(bench, bench.folder))
+    for name, weights in NAMES.items():
+        backbones.prepare(params.Backbone(name=name, weights=weights, image_size=bench.size), 0, bench.folder / name)
+
+
+def ingested(bench: Bench, folder: Path) -> float:
+    """Return images/s of ingest into a folder."""
     source = params.Source(path=str(bench.photos), domain="drawn")
     settings = params.Ingest(sources=(source,), near_duplicate_bits=0)
     begin = time.perf_counter()
-    ingest.ingest(settings, 0, bench.folder / "images", bench.folder / "dataset", bench.folder / "scratch")
-    bench.put("ingest", bench.images / (time.perf_counter() - begin))
-    for name, weights in NAMES.items():
-        backbones.prepare(params.Backbone(name=name, weights=weights, image_size=bench.size), 0, bench.folder / name)
+    ingest.ingest(settings, 0, folder / "images", folder / "dataset", folder / "scratch")
+    return bench.images / (time.perf_counter() - begin)
 
 
 @dataclass(frozen=True)
@@ -122,9 +127,6 @@ def extracted(bench: Bench, name: str, settings: params.Extract, engine: Engine)
     with tempfile.TemporaryDirectory() as folder:
         files = [computing.File(Path(folder) / f"{shard}.parquet", shard, 0) for shard in shard_names]
         begin = time.perf_counter()
-        computing.compute(files, engine, bench.backbone(name), settings, bench.folder / "images", _nothing)
+        with progress.silent() as advance:
+            computing.compute(files, engine, bench.backbone(name), settings, bench.folder / "images", advance)
         return bench.images / (time.perf_counter() - begin)
-
-
-def _nothing(n: int, **counts: int) -> None:
-    pass

@@ -10,18 +10,16 @@ import argparse
 import math
 import os
 import tempfile
-import time
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bench import Bench, Views, extracted, prepare, rate_of
+from benchmarks.bench import Bench, Views, extracted, ingested, prepare, rate_of
 from rootstock.config import params
 from rootstock.features.engines import Engine
 from rootstock.features.gpu import GpuNetwork
-from rootstock.ingest import ingest
 from rootstock.system import processes
 from rootstock.system.parallel import cores, grouped, limit_to_one_core, ordered_map
 
@@ -40,23 +38,13 @@ class Nothing(nn.Module):
         return torch.zeros(len(images), self.width, device=images.device)
 
 
-def ingested(bench: Bench) -> float:
-    """Return images/s of ingest, into a folder of its own."""
-    source = params.Source(path=str(bench.photos), domain="drawn")
-    settings = params.Ingest(sources=(source,), near_duplicate_bits=0)
-    with tempfile.TemporaryDirectory() as folder:
-        images, dataset, scratch = (Path(folder) / name for name in ("images", "dataset", "scratch"))
-        begin = time.perf_counter()
-        ingest.ingest(settings, 0, images, dataset, scratch)
-        return bench.images / (time.perf_counter() - begin)
-
-
 def measure(bench: Bench) -> dict[str, float]:
     """Return images/s with the cores that the process may use."""
     backbone = bench.backbone(NAME)
     groups = list(grouped(bench.contents(), 8))
     decoded = ordered_map(Views(backbone.transform, "full"), groups, first=limit_to_one_core)
-    found = {"decoding alone": rate_of(decoded), "ingest": ingested(bench)}
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"decoding alone": rate_of(decoded), "ingest": ingested(bench, Path(folder))}
     settings = params.Extract(engine="eager")
     for name, images in (("threads", math.inf), ("processes", 0)):
         network = GpuNetwork(Nothing(backbone.width), "f32", bench.device, BATCH)

@@ -18,6 +18,7 @@ def fine_tune(params: Params) -> Summary:
     from rootstock.dataset import tables
     from rootstock.images import pixel_store
     from rootstock.system.files import digest
+    from rootstock.system.parallel import rank
     from rootstock.training import classifier, epochs, finetune, head, ranks
     from rootstock.training.split_images import SplitImages
 
@@ -41,7 +42,7 @@ def fine_tune(params: Params) -> Summary:
         history = finetune.fine_tune(
             model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs
         )
-    if ranks.rank() > 0:
+    if rank() > 0:
         return Summary(0, "done; the first process writes the network", changed=False)
     finetune.save(model, history, FINETUNED)
     CHECKPOINT.unlink(missing_ok=True)

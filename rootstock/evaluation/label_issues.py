@@ -11,16 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from rootstock.dataset import tables
 from rootstock.evaluation.repeated_splits import FOLDS, draw_folds
 from rootstock.features.reader import Features
-from rootstock.system import parallel, progress
+from rootstock.system import progress
+from rootstock.system.parallel import map_on_one_core_each
 from rootstock.training import calibration, logistic
 from rootstock.training.principal_axes import find_principal_axes
 
@@ -83,13 +82,7 @@ def predict_out_of_fold(
         scores = [fitted.logits(x) for x, _ in Features(folder, held_out)]
         return held_out.index.to_numpy(), known, np.concatenate(scores)
 
-    # Each core trains heads of its own, as in repeated splits.
-    threads = torch.get_num_threads()
-    try:
-        with threadpool_limits(1, user_api="blas"):
-            found = parallel.ordered_map(score, np.unique(fold), first=lambda: torch.set_num_threads(1))
-            for indices, known, scores in progress.track(found, "evaluate", FOLDS, "folds for label issues"):
-                logits[np.ix_(indices, known)] = scores
-    finally:
-        torch.set_num_threads(threads)
+    found = map_on_one_core_each(score, np.unique(fold))
+    for indices, known, scores in progress.track(found, "evaluate", FOLDS, "folds for label issues"):
+        logits[np.ix_(indices, known)] = scores
     return calibration.softmax(logits, calibration.fit_temperature(logits, rows["class_index"].to_numpy(np.int64)))

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
-from threadpoolctl import threadpool_limits
 
 from rootstock.config import params
 from rootstock.dataset import tables
 from rootstock.features.reader import Features
-from rootstock.system import parallel, progress
+from rootstock.system import progress
+from rootstock.system.parallel import map_on_one_core_each
 from rootstock.training import head, logistic
 
 FOLDS = 5
@@ -83,16 +82,8 @@ def measure(
     def correct(trial: tuple[int, int]) -> int:
         return _correct(folders, rows, drawn[trial[0]], trial[1], settings)
 
-    # Each core trains heads of its own: their products are too small to share, above all on cores that others use.
-    threads = torch.get_num_threads()
-    try:
-        with threadpool_limits(1, user_api="blas"):
-            found = parallel.ordered_map(
-                correct, itertools.product(range(repeats), range(FOLDS)), first=lambda: torch.set_num_threads(1)
-            )
-            counts = list(progress.track(found, "evaluate", repeats * FOLDS, "repeated splits"))
-    finally:
-        torch.set_num_threads(threads)
+    found = map_on_one_core_each(correct, itertools.product(range(repeats), range(FOLDS)))
+    counts = list(progress.track(found, "evaluate", repeats * FOLDS, "repeated splits"))
     accuracies = [sum(counts[start : start + FOLDS]) / len(rows) for start in range(0, len(counts), FOLDS)]
     return RepeatedSplits(tuple(accuracies), len(rows), len(np.unique(groups)))
 

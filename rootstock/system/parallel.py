@@ -19,6 +19,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def rank() -> int:
+    """Return the number of this process among those that torchrun has started together, 0 if it is alone."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
 def limit_to_one_core() -> None:
     """Limit the calling thread to one OpenMP thread; other threads keep theirs."""
     import torch  # takes a second, and not every process needs it
@@ -52,6 +57,17 @@ def ordered_map(
     threads = threads or cores()
     with ThreadPoolExecutor(threads, initializer=first) as pool:
         yield from in_order(lambda item: pool.submit(function, item), items, window or 4 * threads, weigh, most)
+
+
+def map_on_one_core_each(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield `function(item)` in the order of `items`, each computed on one core, with as many at once as there are.
+
+    For work whose products are too small to share, above all on cores that others use.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield from ordered_map(function, items, first=limit_to_one_core)
 
 
 def in_order(

@@ -60,6 +60,16 @@ def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
     yield advance
 
 
+@contextmanager
+def silent() -> Iterator[Advance]:
+    """Report nothing."""
+
+    def advance(n: int, **counts: int) -> None:
+        pass
+
+    yield advance
+
+
 class Tally:
     """Progress as text: done, total, rate, time left and extra counts."""
 

@@ -91,13 +91,12 @@ def _train(
     with (
         Reader(train.images_dir) as reader,
         _faster(model, settings.batch_size, transform.size) if len(state.history) < total else nullcontext(),
-        progress.bar("fine_tune", total * len(train.rows)) if together.rank == 0 else nullcontext() as advance,
+        progress.bar("fine_tune", total * len(train.rows)) if together.rank == 0 else progress.silent() as advance,
     ):
         lone = model.frozen_statistics  # else a single image would have no statistics
         batches = Batches(train, reader, transform, settings.batch_size, device, settings.augment, lone, together)
         val_batches = Batches(val, reader, transform, settings.batch_size, device, ranks=together)
-        if advance:
-            advance(len(state.history) * len(train.rows))
+        advance(len(state.history) * len(train.rows))
         for index, stage in enumerate(settings.stages):
             if index < state.stage:
                 continue
@@ -106,7 +105,7 @@ def _train(
                 step.optimiser.load_state_dict(state.optimiser)
                 step.scaler.load_state_dict(state.scaler)
             for epoch in range(state.epoch if index == state.stage else 0, stage.epochs):
-                torch.manual_seed(mix(seed, index, epoch, *([together.rank] if together.rank else [])))
+                torch.manual_seed(mix(seed, index, epoch) + together.rank)
                 loss = _train_epoch(step, batches, stage, (index, epoch), seed, advance)
                 val_loss, val_accuracy = _validate(model, val_batches)
                 state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
@@ -132,12 +131,7 @@ def _faster(model: Classifier, batch_size: int, size: int) -> AbstractContextMan
 
 
 def _train_epoch(
-    step: TrainingStep,
-    batches: Batches,
-    stage: params.Stage,
-    at: tuple[int, int],
-    seed: int,
-    advance: progress.Advance | None,
+    step: TrainingStep, batches: Batches, stage: params.Stage, at: tuple[int, int], seed: int, advance: progress.Advance
 ) -> float:
     """Train for one epoch in a new random order; return the mean training loss."""
     device, sizes = batches.device, batches.sizes
@@ -145,15 +139,15 @@ def _train_epoch(
     every = 1 if device.type == "cpu" and batches.ranks.size == 1 else CHECKED_EVERY
     step.model.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
-    examples = zip(batches(order, mix(seed, *at)), batches.targets(order), sizes, strict=True)
+    examples = zip(batches(order, mix(seed, *at)), batches.targets(order, device), sizes, strict=True)
     for number, (batch, target, images) in enumerate(examples, start=1):
         step.set_learning_rate(one_cycle((at[1] * len(sizes) + number - 1) / (stage.epochs * len(sizes))))
         total += step(batch, target, images) * images
         if number % every == 0 or number == len(sizes):
-            _check_loss(batches.ranks.sum(total), stage, number, at[1])
-        if advance:
-            advance(images)
-    return batches.ranks.sum(total).item() / batches.ranks.size / len(order)
+            whole = batches.ranks.sum(total)
+            _check_loss(whole, stage, number, at[1])
+        advance(images)
+    return whole.item() / batches.ranks.size / len(order)
 
 
 def _check_loss(total: Tensor, stage: params.Stage, batches: int, epoch: int) -> None:
@@ -182,7 +176,7 @@ def _validate(model: Classifier, batches: Batches) -> tuple[float, float]:
     """Compute mean log loss and accuracy."""
     loss, correct = 0.0, 0
     for batch, target in zip(predict(model, batches(), batches.batch_size), batches.targets(), strict=True):
-        logits, target = torch.from_numpy(batch), target.cpu()
+        logits = torch.from_numpy(batch)
         loss += F.cross_entropy(logits, target, reduction="sum", ignore_index=NO_CLASS).item()
         correct += int((logits.argmax(1) == target).sum())
     sums = batches.ranks.sum(torch.tensor([loss, correct], dtype=torch.float64, device=batches.device))

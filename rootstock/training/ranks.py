@@ -22,9 +22,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from rootstock.system import devices
 from rootstock.system.errors import ParamsError, RootstockError
-from rootstock.system.parallel import cores
-
-log = logging.getLogger(__name__)
+from rootstock.system.parallel import cores, rank
 
 
 @dataclass(frozen=True)
@@ -74,16 +72,11 @@ def started_by_torchrun() -> bool:
     return distributed.is_torchelastic_launched()
 
 
-def rank() -> int:
-    """Return the number of this process among those that train together, 0 if it is alone."""
-    return int(os.environ["RANK"]) if started_by_torchrun() else 0
-
-
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """Join the other processes, if there are any, for the time of a block."""
     if not started_by_torchrun():
-        yield Ranks()
+        yield ALONE
         return
     on_gpu = devices.device().type == "cuda"
     if on_gpu:

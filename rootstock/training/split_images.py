@@ -97,13 +97,15 @@ class Batches:
             yield batch
         self._kept = kept
 
-    def targets(self, order: NDArray[np.int64] | None = None) -> Iterator[Tensor]:
-        """Yield the class indices (n,) of each mini-batch, NO_CLASS for images that do not count."""
-        labels = self.images.labels()
+    def targets(self, order: NDArray[np.int64] | None = None, device: torch.device | str = "cpu") -> Sequence[Tensor]:
+        """Return the class indices (n,) of each mini-batch, NO_CLASS for images that do not count, copied at once."""
+        labels, targets = self.images.labels(), []
         for indices, counted in self._shares(order):
             target = labels[indices]
             target[counted:] = NO_CLASS
-            yield target.to(self.device)
+            targets.append(target)
+        together: Tensor = torch.cat(targets).to(device)
+        return torch.split(together, list(map(len, targets)))
 
     def _shares(self, order: NDArray[np.int64] | None) -> list[tuple[NDArray[np.int64], int]]:
         return self.ranks.share(np.arange(len(self.images.rows)) if order is None else order, self.sizes)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from rootstock.config.params import Params
 from rootstock.system.entry_points import DETAIL, entry_point
+from rootstock.system.parallel import rank
 from tasks.bridge import workspace
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Stage:
             # DVC has reserved this stage's files by now. Waiting would keep them from the run that is waited for, so a
             # stage waits only by itself; `dvc repro` does before it begins (tasks/bridge/dvc_program.py).
             by_dvc = "DVC_STAGE" in os.environ
-            if int(os.environ.get("RANK", "0")) > 0:  # torchrun has started several; the first one has the workspace
+            if rank() > 0:  # torchrun has started several; the first one has the workspace
                 self(workspace.read_params())
                 return
             with workspace.writing(queue=None if by_dvc else log.info):
