@@ -22,6 +22,7 @@ from prefect.states import Completed
 from flows.ui import form
 from rootstock.config.params import Params
 from rootstock.dataset import tables
+from rootstock.evaluation import figures
 from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import read_json
@@ -122,9 +123,10 @@ def table(verdict: Verdict) -> str:
             won = "  <- won" if verdict.metrics["winner"] == name and "finetuned" in verdict.metrics else ""
             lines.append(f"validation accuracy, {called:<20} {verdict.metrics[name]:6.1%}{won}")
     test = verdict.test["accuracy"]
-    ends = f"95 % interval {test['low']:.1%} to {test['high']:.1%}"
     images = artifacts.describe_test_images(verdict.test)
-    lines.append(f"test accuracy {test['value']:.1%} ({ends}), on {images}, not used for any choice")
+    lines.append(
+        f"test accuracy {test['value']:.1%} ({figures.describe_interval(test)}), on {images}, not used for any choice"
+    )
     if repeated := verdict.test.get("repeated_splits"):
         lines.append(
             f"test accuracy {repeated['mean']:.1%}, frozen-feature head, mean over repeated splits of all images"

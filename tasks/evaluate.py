@@ -22,6 +22,7 @@ STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 def evaluate(params: Params) -> Summary:
     """Choose between head and fine-tuned model on validation, then measure the winner on the test images."""
     from rootstock.dataset import tables
+    from rootstock.evaluation import figures
     from rootstock.evaluation.evaluate import Inputs, evaluate as compare
 
     start = time.perf_counter()
@@ -40,8 +41,8 @@ def evaluate(params: Params) -> Summary:
     with _decoded(params) as store:
         found = compare(inputs, params, MODEL, REPORT, timings, MEASURED, store)
     accuracy = found.test["accuracy"]
-    interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
-    note = f"winner {found.choice.winner}, test {accuracy['value']:.1%} ({interval})"
+    interval = figures.percents(accuracy)
+    note = f"winner {found.choice.winner}, test {accuracy['value']:.1%}" + (f" ({interval})" if interval else "")
     if without := tables.describe_missing_classes(tables.load_summary(DATASET)):
         note += f"; {without}"
     return Summary(found.test["images"], note)

@@ -7,7 +7,7 @@ from rootstock.config.params import Evaluate, Params
 from rootstock.evaluation import evaluate
 from rootstock.evaluation.model_pair import Inputs
 
-PARAMS = Params(evaluate=Evaluate(resamples=100, mistakes=5))
+PARAMS = Params(evaluate=Evaluate(mistakes=5))
 
 
 def timings(seconds: float = 1.0) -> list[dict]:

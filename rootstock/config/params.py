@@ -5,7 +5,7 @@ descriptions, limits and choices make up the form in the Prefect UI.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -243,9 +243,8 @@ class Finetune(Section):
 class Evaluate(Section):
     """How the models are evaluated and reported."""
 
-    resamples: Annotated[int, Field(ge=100, le=100_000)] = Field(
-        default=1000, description="Bootstrap resamples per confidence interval."
-    )
+    retired_keys: ClassVar = {"resamples": "intervals are computed without resampling"}
+
     mistakes: Annotated[int, Field(ge=0, le=500)] = Field(
         default=24, description="Number of misclassified images shown in the report, worst first."
     )

@@ -51,11 +51,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
     former_keys: ClassVar[Mapping[str, str]] = {}  # of earlier versions, and what they are called now
+    retired_keys: ClassVar[Mapping[str, str]] = {}  # of earlier versions, and why they are no longer needed
 
     @model_validator(mode="before")
     @classmethod
     def _read_former_keys(cls, values: Any) -> Any:  # noqa: ANN401
-        """Read a key under its former name, with a warning; that value wins, since a run may be given it."""
+        """Read a key under its former name, with a warning; that value wins, since a run may be given it.
+
+        A key that is no longer needed is ignored, with a warning.
+        """
         if not isinstance(values, Mapping):
             return values
         found = dict(values)
@@ -64,4 +68,7 @@ class Section(BaseModel):
             warn_once(f"{cls.__name__.lower()}.{former} was renamed to {key}; change it to {key}")
             if value is not None:  # as for any key: a null changes nothing
                 found[key] = value
+        for retired in cls.retired_keys.keys() & found.keys():
+            del found[retired]
+            warn_once(f"{cls.__name__.lower()}.{retired} is ignored: {cls.retired_keys[retired]}; remove it")
         return found

@@ -181,7 +181,6 @@ def _measured(candidate: Candidate, settings: params.Params, paths: Paths) -> tu
     scored = metrics.score(
         labels["val"], calibration.softmax(logits["val"], temperature), splits["val"]["domain"].to_numpy(str), classes,
         groups=tables.group_numbers(splits["val"]),
-        resamples=settings.evaluate.resamples, seed=settings.seed,
     )  # fmt: skip
     found = {
         "image_size": backbone.transform.size,
@@ -192,8 +191,8 @@ def _measured(candidate: Candidate, settings: params.Params, paths: Paths) -> tu
         "images_per_second": extraction.speed(backbone, extract, paths.images),
         **own,
         "accuracy": scored["accuracy"]["value"],
-        "accuracy_low": scored["accuracy"]["low"],
-        "accuracy_high": scored["accuracy"]["high"],
+        "accuracy_low": scored["accuracy"].get("low"),
+        "accuracy_high": scored["accuracy"].get("high"),
         "log_loss": scored["log_loss"]["value"],
         "train_images": len(labels["train"]),
         "val_images": len(labels["val"]),

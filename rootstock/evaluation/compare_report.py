@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from matplotlib.transforms import Bbox
 
 from rootstock.config.architectures import FEATURE_LEVELS, PENULTIMATE
-from rootstock.evaluation import plots
+from rootstock.evaluation import figures, plots
 from rootstock.evaluation.compare import FROZEN, SCRATCH
 from rootstock.evaluation.plots import DARK, LIGHT, Theme
 from rootstock.evaluation.report import environment
@@ -146,7 +146,7 @@ def markdown(table: pd.DataFrame) -> str:
     lines = [
         f"| {escape.markdown(name_of(row))} | {escape.markdown(row['layer'])} | {int(row['image_size'])} px "
         f"| {escape.markdown(row['origin'])} | **{row['accuracy']:.1%}** "
-        f"| {row['accuracy_low']:.1%} to {row['accuracy_high']:.1%} "
+        f"| {figures.percents({'low': row['accuracy_low'], 'high': row['accuracy_high']})} "
         f"| {row['parameters'] / 1e6:.2f} | {row['macs'] / 1e9:.3f} | {row['images_per_second']:.0f} "
         f"| {int(row['feature_bytes']):,} |"
         for _, row in _sorted(table).iterrows()

@@ -125,11 +125,11 @@ def compare(
     else:
         before, after = (intervals.share(hits, groups) for hits in (champion, challenger))
         gain = paired.gain(differences, groups)
-    return PairedComparison(about, what, len(images), gain.size.groups, after, before, gain)
+    return PairedComparison(about, what, len(images), len(np.unique(groups)), after, before, gain)
 
 
 def _new_class(label: str, images: PairedOutcomes) -> PairedComparison:
-    share = intervals.share(images.challenger, images.groups)
+    share = intervals.share(images.challenger, images.groups, within_class=True)
     return PairedComparison(NEW_CLASS, label, len(images), len(np.unique(images.groups)), share)
 
 
@@ -167,7 +167,7 @@ class _Verdict:
         self.tested = [*overall, *(one for one in domains if one.what in new_domains)]
         self.older = [*overall, *(one for one in domains if one.what not in new_domains)]
         self.new_classes = [one for one in comparisons if one.about == NEW_CLASS]
-        self.learnt = [one for one in self.new_classes if one.challenger["low"] > settings.new_class_accuracy]
+        self.learnt = [one for one in self.new_classes if one.challenger.get("low", 0.0) > settings.new_class_accuracy]
         self.better = _significantly_better(self.tested, settings.alpha)
         self.worse = [one for one in self.older if _gain(one).is_below(-settings.margin)]
         self.open = [one for one in self.older if one not in self.worse and not _gain(one).exceeds(-settings.margin)]
@@ -203,8 +203,9 @@ class _Verdict:
             least = f"retrain.min_gain ({100 * self.settings.min_gain:g} points)"
             return Decision(REJECTED, f"The challenger is better, but by less than {least}: {figures}.")
         if self.new_classes:
-            least = f"retrain.new_class_accuracy is {self.settings.new_class_accuracy:.1%}"
-            failed = [one for one in self.new_classes if one.challenger["high"] < self.settings.new_class_accuracy]
+            accuracy = self.settings.new_class_accuracy
+            least = f"retrain.new_class_accuracy is {accuracy:.1%}"
+            failed = [one for one in self.new_classes if one.challenger.get("high", 1.0) < accuracy]
             if len(failed) == len(self.new_classes):
                 return Decision(REJECTED, f"The challenger has not learnt the new classes: {figures}; {least}.")
             return Decision(UNDECIDED, f"Too few test images of the new classes: {figures}; {least}.")

@@ -58,7 +58,7 @@ def write(
         "reliability": pd.DataFrame({"confidence": confidence, "accuracy": accuracy, "images": images}),
         "size": pd.DataFrame(
             {"backbone": backbone["name"], "model": model, "million_parameters": backbone["parameters"] / 1e6}
-            | {end: metrics[model]["accuracy"][value] for end, value in ENDS.items()}
+            | {end: metrics[model]["accuracy"].get(value) for end, value in ENDS.items()}
             for model in filter(metrics.__contains__, MODELS)
         ),
     }

@@ -109,7 +109,6 @@ def _score(pair: ModelPair, scored: Scored, name: str, params: Params) -> dict[s
     return metrics.score(
         scored.labels, scored.probabilities[name], scored.rows["domain"].to_numpy(str), pair.classes,
         groups=tables.group_numbers(scored.rows),
-        resamples=params.evaluate.resamples, seed=params.seed,
     )  # fmt: skip
 
 

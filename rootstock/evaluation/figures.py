@@ -4,6 +4,7 @@ figures.shown(scores)             the names of those worth showing, by key
 figures.value(metric, interval)   98.2%, or 0.031
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ def ends(metric: str, interval: Mapping[str, float]) -> str:
     """Format the ends of a figure's interval: 98.2 to 99.8%, 0.031 to 0.112; nothing without one."""
     if metric in PERCENT:
         return percents(interval)
-    return "" if "low" not in interval else f"{figure(interval['low'])} to {figure(interval['high'])}"
+    return "" if interval.get("low") is None else f"{figure(interval['low'])} to {figure(interval['high'])}"
 
 
 def percent(share: float) -> str:
@@ -48,9 +49,18 @@ def percent(share: float) -> str:
     return f"{rounded:g}%" if rounded in (0, 100) else f"{rounded:.1f}%"
 
 
-def percents(interval: Mapping[str, float]) -> str:
+def percents(interval: Mapping[str, float | None]) -> str:
     """Format an interval of shares: 98.2 to 99.8%; nothing without one."""
-    return "" if "low" not in interval else f"{percent(interval['low']).rstrip('%')} to {percent(interval['high'])}"
+    low, high = interval.get("low"), interval.get("high")
+    if low is None or high is None or math.isnan(low):
+        return ""
+    return f"{percent(low).rstrip('%')} to {percent(high)}"
+
+
+def describe_interval(interval: Mapping[str, float | None]) -> str:
+    """Format the interval of a share for a sentence: 95 % interval 98.2 to 99.8%."""
+    ends = percents(interval)
+    return f"95 % interval {ends}" if ends else "too few groups of images for an interval"
 
 
 def figure(loss: float) -> str:

@@ -5,6 +5,7 @@ every group is one image, these are the well-known intervals of independent imag
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,26 +13,89 @@ from scipy import special
 
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.int64]
-Interval = dict[str, float]  # value, low, high
+Interval = dict[str, float]  # value, low, high; value alone where there is no interval
 
 CONFIDENCE = 0.95  # of every two-sided interval
 DECIMALS = 6
-PRIOR_GROUPS = 2  # weight of full correlation in a design effect that few groups tell about
+MIN_GROUPS, MIN_GROUPS_OF_CLASS = 20, 10  # of equal weight: with fewer, intervals do not cover what they promise
+# Weight of full correlation in a design effect that few groups tell about, by simulation. A decision is more cautious.
+PRIOR_GROUPS, PRIOR_GROUPS_OF_LOSS, PRIOR_GROUPS_OF_DECISION = 0.5, 1, 2
 
 
 @dataclass(frozen=True)
 class SampleSize:
-    """How many independent images a sample is worth, and the number of its groups."""
+    """How many independent images, and how many groups of equal weight, a sample is worth."""
 
     images: float
-    groups: int
+    groups: float
     grouped: bool  # whether any group has more than one image
 
     def quantile(self, tail: float) -> float:
         """Return the quantile of the standard normal, or of Student's t where variances come from groups."""
+        return float(special.stdtrit(max(self.groups - 1, 1), 1 - tail)) if self.grouped else normal_quantile(tail)
+
+
+@dataclass(frozen=True)
+class WeightedImages:
+    """The images that a figure is computed from: weights (n,), summing to 1, and the group of each (n,)."""
+
+    weights: Floats
+    codes: Integers  # 0, 1, ...
+    group_weights: Floats
+
+    @classmethod
+    def of(cls, groups: Integers, weights: Floats | None = None) -> "WeightedImages":
+        """Return images of given groups (n,), any integers, with weights (n,) that sum to 1; None for equal ones."""
+        own: Floats = np.full(len(groups), 1 / len(groups)) if weights is None else weights
+        codes = np.unique(groups, return_inverse=True)[1]
+        return cls(own, codes, np.bincount(codes, own).astype(np.float64))
+
+    @property
+    def grouped(self) -> bool:
+        """Whether any group has more than one image."""
+        return len(self.group_weights) < len(self.weights)
+
+    @property
+    def effective_groups(self) -> float:
+        """Return how many groups of equal weight these are worth (Kish 1965)."""
+        return 1 / float((self.group_weights**2).sum())
+
+    @property
+    def largest_design_effect(self) -> float:
+        """Return the design effect if all images of a group are alike."""
+        return float((self.group_weights**2).sum() / (self.weights**2).sum())
+
+    def design_effect(self, deviations: Floats, told: float, prior: float) -> float:
+        """Return by how much the grouping of images inflates the variance of a figure (Kish 1965), at least 1.
+
+        It is estimated from the groups' sums. Where few groups deviate from the rest it could be far too small: a scene
+        in which the model errs may simply not be in the sample. It is therefore averaged with the largest possible one.
+
+        Args:
+            deviations: what each image (n,) adds to the figure's error; they sum to 0.
+            told: number of groups that tell about it.
+            prior: number of groups that the largest possible one counts like, above 0.
+        """
         if not self.grouped:
-            return float(special.ndtri(1 - tail))
-        return float(special.stdtrit(max(self.groups - 1, 1), 1 - tail))
+            return 1.0
+        largest, independent = self.largest_design_effect, float((deviations**2).sum())
+        if len(self.group_weights) == 1 or independent == 0:
+            return largest
+        clustered = float((np.bincount(self.codes, deviations) ** 2).sum()) / self._share_of_variance()
+        return max(1.0, (told * clustered / independent + prior * largest) / (told + prior))
+
+    def _share_of_variance(self) -> float:
+        """Return which share of the variance is left in deviations from the estimated mean: (g - 1) / g for g equals.
+
+        The images of a group are taken to be alike, so that its sum has a variance in proportion to its weight squared.
+        """
+        squares, cubes = ((self.group_weights**power).sum() for power in (2, 3))
+        return float(max(1 - 2 * cubes / squares + squares, 1 / len(self.group_weights)))
+
+
+def normal_quantile(tail: float) -> float:
+    """Return the quantile of the standard normal distribution that leaves out `tail` above it."""
+    return float(special.ndtri(1 - tail))
 
 
 def interval(value: float, low: float, high: float) -> Interval:
@@ -40,59 +104,73 @@ def interval(value: float, low: float, high: float) -> Interval:
     return {name: round(float(end), DECIMALS) + 0.0 for name, end in ends.items()}
 
 
-def design_effect(values: Floats, groups: Integers, weights: Floats | None = None) -> float:
-    """Return by how much the grouping of images inflates the variance of a weighted mean (Kish 1965), at least 1.
+def no_interval(value: float) -> Interval:
+    """Return a figure without an interval, rounded."""
+    return {"value": round(value, DECIMALS) + 0.0}
 
-    It is estimated from the groups' sums. Where few groups deviate from the rest it could be far too small: a scene in
-    which the models disagree may simply not be in the sample. It is therefore averaged with the largest possible one
-    (all images of a group alike), which counts like `PRIOR_GROUPS` groups.
+
+def sample_size(values: Floats, groups: Integers, weights: Floats | None = None) -> SampleSize:
+    """Return the effective sample size of a weighted mean, with the caution of a decision.
 
     Args:
         values: of each image (n,).
         groups: the group of each image (n,), as any integers.
         weights: of each image (n,), summing to 1; None for equal ones.
     """
-    n = len(values)
-    weights = np.full(n, 1 / n) if weights is None else weights
-    codes = np.unique(groups, return_inverse=True)[1]
-    shares = np.bincount(codes, weights)  # of each group in the mean
-    count, squares = len(shares), float((weights**2).sum())
-    if count == n:
-        return 1.0
-    largest = float((shares**2).sum()) / squares
-    mean = float(weights @ values)
-    independent = float(weights**2 @ (values - mean) ** 2)
-    if count == 1 or independent == 0:
-        return largest
-    sums = np.bincount(codes, weights * values)
-    clustered = count / (count - 1) * float(((sums - shares * mean) ** 2).sum())
-    common = np.median(values)
-    told = len(np.unique(codes[values != common]))  # groups with an image unlike most
-    return max(1.0, (told * clustered / independent + PRIOR_GROUPS * largest) / (told + PRIOR_GROUPS))
+    images = WeightedImages.of(groups, weights)
+    deviations = images.weights * (values - images.weights @ values)
+    effect = images.design_effect(deviations, _told(values, images), PRIOR_GROUPS_OF_DECISION)
+    size = 1 / float((images.weights**2).sum()) / effect
+    return SampleSize(size, images.effective_groups, images.grouped)
 
 
-def sample_size(values: Floats, groups: Integers, weights: Floats | None = None) -> SampleSize:
-    """Return the effective sample size of a weighted mean; arguments as for `design_effect`."""
-    n, count = len(values), len(np.unique(groups))
-    independent = n if weights is None else 1 / float((weights**2).sum())
-    if count == n:
-        return SampleSize(independent, n, grouped=False)
-    return SampleSize(independent / design_effect(values, groups, weights), count, grouped=True)
+def _told(values: npt.NDArray[Any], images: WeightedImages) -> int:
+    """Return how many groups have an image unlike most."""
+    return len(np.unique(images.codes[values != np.median(values)]))
 
 
-def wilson(value: float, size: SampleSize) -> Interval:
-    """Return the Wilson interval of a share at an effective sample size (Korn and Graubard 1998)."""
-    n, z = size.images, size.quantile((1 - CONFIDENCE) / 2)
-    middle = (value + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(value * (1 - value) / n + z**2 / (4 * n**2))
+def wilson(
+    value: float, deviations: Floats, hits: npt.NDArray[np.bool_], images: WeightedImages, *, means: int = 1,
+    within_class: bool = False,
+) -> Interval:  # fmt: skip
+    """Return a figure from 0 to 1 with its Wilson interval at the effective sample size (Korn and Graubard 1998).
+
+    A figure that is no mean over images (F1) has the deviations of its first-order expansion (Taylor linearisation:
+    Särndal, Swensson and Wretman 1992, chapter 5).
+
+    Args:
+        value: the figure.
+        deviations: what each image (n,) adds to the figure's error; they sum to 0.
+        hits: whether each image (n,) is classified correctly.
+        images: weights and groups.
+        means: how many means the deviations are from; each takes a degree of freedom.
+        within_class: whether these are the images of one class.
+
+    Returns:
+        The value alone where images come in too few groups.
+    """
+    groups = images.effective_groups
+    if images.grouped and groups < (MIN_GROUPS_OF_CLASS if within_class else MIN_GROUPS):
+        return no_interval(value)
+    independent = float((deviations**2).sum()) * (groups - 1) / max(groups - means, 1)
+    size = 1 / float((images.weights**2).sum())
+    if independent > 0 and 0 < value < 1 and groups > 2 * means:
+        size = value * (1 - value) / independent
+    size /= images.design_effect(deviations, _told(hits, images), PRIOR_GROUPS)
+    tail = (1 - CONFIDENCE) / 2
+    # Of a class's few groups even fewer have mistakes: the design effect is nearly the largest, and t would cover 99 %.
+    z = normal_quantile(tail) if within_class else SampleSize(size, groups, images.grouped).quantile(tail)
+    middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z / (1 + z**2 / size) * np.sqrt(value * (1 - value) / size + z**2 / (4 * size**2))
     return interval(value, max(middle - half, 0.0), min(middle + half, 1.0))
 
 
-def share(hits: npt.NDArray[np.bool_], groups: Integers) -> Interval:
+def share(hits: npt.NDArray[np.bool_], groups: Integers, *, within_class: bool = False) -> Interval:
     """Return the share of hits (n,) with its interval; 0, from 0 to 1, without images."""
     if not len(hits):
         return interval(0.0, 0.0, 1.0)
-    return wilson(float(hits.mean()), sample_size(hits.astype(float), groups))
+    images, value = WeightedImages.of(groups), float(hits.mean())
+    return wilson(value, images.weights * (hits - value), hits, images, within_class=within_class)
 
 
 def balancing_weights(labels: Integers) -> Floats:
@@ -104,15 +182,18 @@ def balancing_weights(labels: Integers) -> Floats:
 
 def balanced_share(hits: npt.NDArray[np.bool_], labels: Integers, groups: Integers) -> Interval:
     """Return the mean over classes of the share of hits (balanced accuracy) with its interval."""
-    weights = balancing_weights(labels)
-    return wilson(float(weights @ hits), sample_size(hits.astype(float), groups, weights))
+    images = WeightedImages.of(groups, balancing_weights(labels))
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    recall = np.bincount(codes, hits) / counts
+    deviations = images.weights * (hits - recall[codes])
+    return wilson(float(images.weights @ hits), deviations, hits, images, means=len(counts))
 
 
 def mean_loss(losses: Floats, groups: Integers, largest: float) -> Interval:
     """Return a mean of losses, at least 0 each, with an interval that is symmetric on a logarithmic scale.
 
-    Its variance is that of groups. A mean to which few images contribute most has a variance that is hardly known: the
-    t distribution has Satterthwaite's (1946) degrees of freedom, 2 g / (kurtosis - 1) for g groups.
+    A mean to which few images contribute most has a variance that is hardly known: the t distribution has
+    Satterthwaite's (1946) degrees of freedom, 2 g / (kurtosis - 1) for g groups.
 
     Args:
         losses: of each image (n,), n > 0.
@@ -120,17 +201,20 @@ def mean_loss(losses: Floats, groups: Integers, largest: float) -> Interval:
         largest: the largest possible loss.
 
     Returns:
-        The value alone if there is nothing to estimate a variance from.
+        The value alone if there is nothing to estimate a variance from, or too few groups.
     """
-    codes = np.unique(groups, return_inverse=True)[1]
-    sums, sizes = np.bincount(codes, losses), np.bincount(codes)
-    count, mean = len(sums), float(losses.mean())
-    deviations = sums - sizes * mean
-    squares = float((deviations**2).sum())
-    if count < 2 or mean <= 0 or squares == 0:
-        return {"value": round(mean, DECIMALS) + 0.0}
-    kurtosis = count * float((deviations**4).sum()) / squares**2
-    freedom = min(count - 1.0, max(2 * count / max(kurtosis - 1, 1e-9), 1.0))
-    error = np.sqrt(count / (count - 1) * squares) / len(losses) / mean  # of the logarithm
-    factor = float(np.exp(special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * error))
+    images, mean = WeightedImages.of(groups), float(losses.mean())
+    deviations = images.weights * (losses - mean)
+    sums = np.bincount(images.codes, deviations)
+    count, squares = len(sums), float((sums**2).sum())
+    too_few = images.grouped and images.effective_groups < MIN_GROUPS
+    if count < 2 or mean <= 0 or squares == 0 or too_few:
+        return no_interval(mean)
+    kurtosis = count * float((sums**4).sum()) / squares**2
+    freedom = min(images.effective_groups - 1, max(2 * count / max(kurtosis - 1, 1e-9), 1.0))
+    effect = images.design_effect(deviations, freedom, PRIOR_GROUPS_OF_LOSS)
+    variance = float((deviations**2).sum()) * effect * (1.0 if images.grouped else count / (count - 1))
+    factor = float(
+        np.exp(special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(variance) / mean)
+    )  # of the logarithm
     return interval(mean, mean / factor, min(mean * factor, largest))

@@ -1,11 +1,11 @@
 """Classification metrics with 95 % intervals that count groups of images, not images.
 
-Accuracy, balanced accuracy, top-5, recall and precision are shares and have Wilson intervals at the effective sample
-size (intervals.py), losses t intervals on a logarithmic scale, and F1 the standard error of a bootstrap over groups.
-Figures whose intervals would not cover what they promise have none: calibration error, ROC-AUC, average precision.
-docs/retraining.md has the coverage.
+Accuracy, balanced accuracy, top-5, recall, precision and F1 have Wilson intervals at the effective sample size
+(intervals.py), losses t intervals on a logarithmic scale. Figures whose intervals would not cover what they promise
+have none: calibration error, ROC-AUC, average precision. docs/retraining.md has the coverage.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,42 @@ import numpy.typing as npt
 from scipy import special
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from rootstock.evaluation.bootstrap import SMALLEST, Outcome, Resampled, resample
 from rootstock.evaluation.intervals import (
-    DECIMALS,
     Floats,
     Integers,
     Interval,
+    WeightedImages,
     balanced_share,
     mean_loss,
+    no_interval,
     share,
+    wilson,
 )
 
 Strings = npt.NDArray[Any]
 
+SMALLEST = float(np.finfo(np.float32).eps)  # a probability below it counts as this in the log loss, as in scikit-learn
 LARGEST = {"log_loss": float(-np.log(SMALLEST)), "brier": 2.0}  # of a single image
 BINS = 15  # of equal width, for calibration: Guo et al. (2017), On Calibration of Modern Neural Networks
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome for each image: arrays (n,)."""
+
+    labels: Integers
+    groups: Integers
+    predicted: Integers
+    correct: npt.NDArray[np.bool_]
+    top5: npt.NDArray[np.bool_]
+    log_loss: Floats
+    brier: Floats
+    confidence: Floats
+    bins: Integers
+
+    def among(self, images: npt.NDArray[np.bool_]) -> "Outcome":
+        """Return the outcome for some of the images."""
+        return Outcome(**{name: values[images] for name, values in vars(self).items()})
 
 
 def score(
@@ -37,18 +58,14 @@ def score(
     classes: list[str],
     *,
     groups: Integers | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Score predictions overall, per domain and per class.
 
     A figure is `{"value", "low", "high"}` with its 95 % interval, or `{"value"}`; rounded to 6 decimals, never NaN:
 
-    - accuracy, balanced_accuracy (the mean recall), top5 (the best min(5, k)), recall, precision: Wilson.
-    - macro_f1, f1: Wilson at the standard error of the bootstrap; without a mistake or without a hit, resamples do not
-      differ, and macro-F1 takes the interval of accuracy, F1 that of recall.
-    - log_loss, brier (the squared error, summed over classes, 0 to 2): symmetric on a logarithmic scale, from the
-      variance of groups; no interval with fewer than two.
+    - accuracy, balanced_accuracy (the mean recall), macro_f1, top5 (the best min(5, k)), recall, precision, f1: Wilson.
+    - log_loss, brier (the squared error, summed over classes, 0 to 2): symmetric on a logarithmic scale.
+    - none of them has an interval where images come in fewer than 20 groups, those of a class in fewer than 10.
     - ece, expected calibration error, less what noise adds to it (Kumar et al. 2019); at least 0; no interval.
     - roc_auc, average_precision: one against rest, averaged over the classes that occur; no interval.
 
@@ -58,8 +75,6 @@ def score(
         domains: domain of each image (n,).
         classes: the k names, in index order.
         groups: group of each image (n,), as any integers; None if every image is its own.
-        resamples: bootstrap resamples.
-        seed: of the resamples; equal arguments give equal results.
 
     Returns:
         The figures overall, with "images", "groups", "domains": {domain: the same without roc_auc and
@@ -74,14 +89,13 @@ def score(
     _check(labels, probabilities, domains, classes)
     outcome = _outcome(labels, probabilities, np.arange(len(labels)) if groups is None else groups)
     k = len(classes)
-    boot = resample(outcome, k, resamples, seed)
     found = domains.astype(str)
     parts = {str(name): outcome.among(found == name) for name in np.unique(found)}
     return {
-        **_scored(outcome, boot),
+        **_scored(outcome, k),
         **_ranking(labels, probabilities),
-        "domains": {name: _scored(part, resample(part, k, resamples, seed)) for name, part in parts.items()},
-        "classes": {name: _scored_class(outcome, index, boot.f1[index]) for index, name in enumerate(classes)},
+        "domains": {name: _scored(part, k) for name, part in parts.items()},
+        "classes": {name: _scored_class(outcome, index) for index, name in enumerate(classes)},
     }
 
 
@@ -124,32 +138,60 @@ def _outcome(labels: Integers, probabilities: Floats, groups: Integers) -> Outco
     )
 
 
-def _scored(outcome: Outcome, boot: Resampled) -> dict[str, Any]:
-    accuracy = share(outcome.correct, outcome.groups)
+def _scored(outcome: Outcome, k: int) -> dict[str, Any]:
     return {
-        "accuracy": accuracy,
+        "accuracy": share(outcome.correct, outcome.groups),
         "balanced_accuracy": balanced_share(outcome.correct, outcome.labels, outcome.groups),
-        "macro_f1": boot.macro_f1 or dict(accuracy),
+        "macro_f1": _macro_f1(outcome, k),
         "top5": share(outcome.top5, outcome.groups),
         "log_loss": mean_loss(outcome.log_loss, outcome.groups, LARGEST["log_loss"]),
         "brier": mean_loss(outcome.brier, outcome.groups, LARGEST["brier"]),
-        "ece": {"value": round(_calibration_error(outcome), DECIMALS)},
+        "ece": no_interval(_calibration_error(outcome)),
         "images": len(outcome.labels),
         "groups": len(np.unique(outcome.groups)),
     }
 
 
-def _scored_class(outcome: Outcome, index: int, f1: Interval | None) -> dict[str, Any]:
+def _macro_f1(outcome: Outcome, k: int) -> Interval:
+    """Return the mean of F1 over the classes that occur in labels or predictions."""
+    f1, occurrences = _f1(outcome, k)
+    occurs = occurrences > 0
+    added = 2.0 * outcome.correct / occurrences[outcome.labels]
+    expected = (f1[classes] / occurrences[classes] for classes in (outcome.labels, outcome.predicted))
+    deviations = (added - sum(expected)) / occurs.sum()
+    images, means = WeightedImages.of(outcome.groups), 2 * int(occurs.sum())  # recall and precision of each
+    return wilson(float(f1[occurs].mean()), deviations, outcome.correct, images, means=means)
+
+
+def _f1(outcome: Outcome, k: int) -> tuple[Floats, Floats]:
+    """Return F1 of each class (k,), and how often it occurs in labels and predictions (k,), 2 for a hit; 0 for none."""
+    hits, labels, predictions = (
+        np.bincount(classes, minlength=k).astype(np.float64)
+        for classes in (outcome.labels[outcome.correct], outcome.labels, outcome.predicted)
+    )
+    occurrences = labels + predictions
+    return 2 * hits / np.maximum(occurrences, 1), occurrences
+
+
+def _scored_class(outcome: Outcome, index: int) -> dict[str, Any]:
     actual, predicted = outcome.labels == index, outcome.predicted == index
     if not actual.any():
         return {"images": 0}
-    recall = share(outcome.correct[actual], outcome.groups[actual])
     return {
-        "recall": recall,
-        "precision": share(outcome.correct[predicted], outcome.groups[predicted]),
-        "f1": f1 or dict(recall),
+        "recall": share(outcome.correct[actual], outcome.groups[actual], within_class=True),
+        "precision": share(outcome.correct[predicted], outcome.groups[predicted], within_class=True),
+        "f1": _class_f1(outcome, actual, predicted),
         "images": int(actual.sum()),
     }
+
+
+def _class_f1(outcome: Outcome, actual: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> Interval:
+    """Return F1 of a class, the share of hits among its labels and predictions together."""
+    either = actual | predicted
+    correct, occurs = outcome.correct[either], actual[either].astype(np.float64) + predicted[either]
+    images = WeightedImages.of(outcome.groups[either], occurs / occurs.sum())
+    value = 2 * float(correct.sum()) / float(occurs.sum())
+    return wilson(value, images.weights * (correct - value), correct, images, within_class=True)
 
 
 def _ranking(labels: Integers, probabilities: Floats) -> dict[str, Interval]:
@@ -161,7 +203,7 @@ def _ranking(labels: Integers, probabilities: Floats) -> dict[str, Interval]:
     pairs = [(labels == index, np.ascontiguousarray(probabilities[:, index])) for index in present]
     figures = {"roc_auc": roc_auc_score, "average_precision": average_precision_score}
     means = {name: float(np.mean([figure(*pair) for pair in pairs])) for name, figure in figures.items()}
-    return {name: {"value": round(mean, DECIMALS)} for name, mean in means.items()}
+    return {name: no_interval(mean) for name, mean in means.items()}
 
 
 def _reliability(outcome: Outcome) -> tuple[Floats, Floats, Integers]:

@@ -49,8 +49,7 @@ def summarize(validation: Mapping[str, Mapping[str, Any]], winner: str) -> dict[
     return {
         "winner": winner,
         "accuracy": own["accuracy"]["value"],
-        "low": own["accuracy"]["low"],
-        "high": own["accuracy"]["high"],
+        **{end: share for end, share in own["accuracy"].items() if end != "value"},
         "balanced": own["balanced_accuracy"]["value"],
         "log_loss": own["log_loss"]["value"],
         **{name: scores["accuracy"]["value"] for name, scores in validation.items()},

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from rootstock.evaluation import figures
 from rootstock.evaluation.intervals import Interval
 from rootstock.evaluation.paired import Gain
 
@@ -43,8 +44,7 @@ class PairedComparison:
         if self.groups < self.images:
             images += f" in {self.groups:,} groups"
         if self.champion is None or self.gain is None:
-            ends = f"{self.challenger['low']:.1%} to {self.challenger['high']:.1%}"
-            return f"{accuracy} {self.where} ({images}, 95 % interval {ends})"
+            return f"{accuracy} {self.where} ({images}, {figures.describe_interval(self.challenger)})"
         return f"{accuracy} {self.where}, champion {self.champion['value']:.1%} ({images}, {_points(self.gain)})"
 
     def to_dict(self) -> dict[str, Any]:

@@ -214,7 +214,10 @@ def draw_shares(
     figure, [[axes]] = new_figure(theme, 7.6, 1.4 + 0.36 * len(names))
     for shift, (model, intervals) in zip((-0.15, 0.15), shares.items(), strict=False):
         given = [(row + shift, interval) for row, interval in enumerate(intervals) if interval]
-        value, low, high = (np.array([interval[end] for _, interval in given]) for end in ("value", "low", "high"))
+        value, low, high = (
+            np.array([interval.get(end, interval["value"]) for _, interval in given])
+            for end in ("value", "low", "high")
+        )
         style = {**theme.model(model), "xerr": [value - low, high - value], "linestyle": "none", "elinewidth": 1.6}
         axes.errorbar(value, [row for row, _ in given], **style, markersize=5)
     axes.set_yticks(range(len(names)), [short(name) for name in names], parse_math=False)

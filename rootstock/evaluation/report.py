@@ -130,6 +130,7 @@ def environment() -> Environment:
         duration=duration,
         percent=figures.percent,
         percents=figures.percents,
+        interval=figures.describe_interval,
         figure=figures.figure,
     )
     return pages

@@ -71,12 +71,12 @@ def read_accuracy(path: Path) -> dict[str, float] | None:
     """Read the accuracy with its interval from metrics.json or test.json.
 
     Returns:
-        value, low and high; None if the file is missing, damaged, or of an earlier version without them.
+        value, and low and high where there is an interval; None if the file is missing, damaged or of an old version.
     """
     try:
         found = json.loads(path.read_bytes())
         ends = found["accuracy"] if isinstance(found["accuracy"], dict) else {**found, "value": found["accuracy"]}
-        return {name: float(ends[name]) for name in ("value", "low", "high")}
+        return {name: float(ends[name]) for name in ("value", "low", "high") if name == "value" or name in ends}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

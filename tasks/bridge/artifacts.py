@@ -15,6 +15,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 
 from rootstock.dataset import tables
+from rootstock.evaluation import figures
 from rootstock.system.escape import file_name, markdown
 from rootstock.system.files import read_json, write
 from tasks.bridge.experiments import SavedExperiment
@@ -211,7 +212,7 @@ def _measured(metrics: dict[str, Any], test: dict[str, Any], uses: str) -> list[
         f"## {accuracy['value']:.1%} test accuracy",
         "",
         f"{MODELS[metrics['winner']]}, on {describe_test_images(test)}, not used for any choice "
-        f"(95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%}; macro F1 {test['macro_f1']['value']:.3f}, "
+        f"({figures.describe_interval(accuracy)}; macro F1 {test['macro_f1']['value']:.3f}, "
         f"log loss {test['log_loss']['value']:.3f}).{splits} {uses}",
         "",
         why,

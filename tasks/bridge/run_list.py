@@ -179,4 +179,6 @@ def _cells(run: Run) -> tuple[str, ...]:
 def _percent(accuracy: Accuracy | None) -> str:
     if not accuracy:
         return NO_ANSWER
+    if accuracy.get("low") is None:
+        return f"{100 * accuracy['value']:.1f}"
     return "{value:.1f} ({low:.1f} to {high:.1f})".format(**{end: 100 * share for end, share in accuracy.items()})

@@ -157,7 +157,7 @@ def test_the_corrected_run_shows_its_stages_until_it_is_completed(visit):
     visit.open_tab("Logs")
     visit.reads_in_log(
         'params.yaml: backbone.name was "shufflenet_v2_x0_5", is "efficientnet_lite0"',
-        f"ingest: {IMAGES} new of {IMAGES} images",
+        f"ingest: {IMAGES:,} new of {IMAGES:,} images",
         f"Kept as experiment {visit.run}",
     )
     visit.open_tab("Task Runs")

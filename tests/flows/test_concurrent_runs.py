@@ -72,7 +72,7 @@ def until_it_waits(workspace: Workspace, command: tuple[str, ...], said: str, wi
     [pytest.param(REPRO, FLOW, id="repro, flow"), pytest.param(FLOW, REPRO, id="flow, repro", marks=pytest.mark.slow)],
 )
 def test_a_flow_and_a_repro_at_once_both_succeed_and_the_later_one_waits(after_flow, first, second):
-    after_flow.set(evaluate={"resamples": 110})
+    after_flow.set(evaluate={"mistakes": 11})
     one = start(after_flow, *first)
     until((after_flow.root / ".rootstock" / "writer").exists, "that it has its turn")
     two = start(after_flow, *second)
@@ -124,7 +124,7 @@ def test_waiting_too_long_ends_with_an_error_that_names_the_process(after_flow):
 
 @pytest.mark.slow
 def test_a_repro_started_around_our_wrapper_is_refused_and_harms_no_flow(after_flow):
-    after_flow.set(evaluate={"resamples": 110})
+    after_flow.set(evaluate={"mistakes": 11})
     flow, refused = start(after_flow, *FLOW), []
     until((after_flow.root / ".rootstock" / "writer").exists, "that the flow has its turn")
     while flow.poll() is None:
@@ -136,7 +136,7 @@ def test_a_repro_started_around_our_wrapper_is_refused_and_harms_no_flow(after_f
 
 @pytest.mark.slow
 def test_two_repros_at_once_run_one_after_the_other(after_flow):
-    after_flow.set(evaluate={"resamples": 110})
+    after_flow.set(evaluate={"mistakes": 11})
     both = [start(after_flow, *REPRO) for _ in range(2)]
     said = [each.communicate()[0] for each in both]
     assert [each.returncode for each in both] == [0, 0], said

@@ -65,7 +65,7 @@ def test_changed_head_settings_extract_nothing_again(after_flow):
 
 @pytest.mark.slow
 def test_changed_evaluation_settings_run_only_evaluate(after_repro):
-    after_repro.set(evaluate={"resamples": 150})
+    after_repro.set(evaluate={"mistakes": 15})
     assert ran(after_repro.repro()) == ["ingest", "evaluate"]
 
 

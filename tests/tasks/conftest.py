@@ -20,7 +20,7 @@ def contested(once, flow_ran_in) -> Workspace:
         workspace.run("git", "commit", "-qm", "in use")
         workspace.run("git", "push", "-q", "origin", "main")
         workspace.run("python", "-c", "from tasks.bridge import champion; champion.set_aside()")
-        workspace.set(evaluate={"resamples": 120})  # makes another model's card and another dvc.lock
+        workspace.set(evaluate={"mistakes": 12})  # makes another model's card and another dvc.lock
         workspace.set(head={"l2": [5.0]})
         workspace.run("dvc", "repro")
         (workspace.root / "staged.md").write_text("mine\n")

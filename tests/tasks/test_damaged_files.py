@@ -22,7 +22,7 @@ QUICK = {
     "extract": {"engine": "eager"},
     "head": {"l2": [1.0]},
     "finetune": {"stages": [{"unfreeze": "all", "epochs": 1, "lr": 0.001}]},
-    "evaluate": {"resamples": 100},
+    "evaluate": {"mistakes": 10},
 }
 
 

@@ -26,7 +26,7 @@ def evaluated(request, base, tmp_path_factory):
         fitted = dataclasses.replace(fitted, weight=0 * fitted.weight)
     head.save(fitted, folder / "head", {})
     folders = (small_backbone(base), small_features(base).parent, folder / "head", folder / "finetuned")
-    inputs, params = Inputs(small.images, small.dataset, *folders), Params(evaluate=Evaluate(resamples=100))
+    inputs, params = Inputs(small.images, small.dataset, *folders), Params(evaluate=Evaluate())
     evaluate.evaluate(inputs, params, folder / "model", folder / "report", list)
     return small, folder
 

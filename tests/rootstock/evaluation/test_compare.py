@@ -28,7 +28,7 @@ def settings(**asked) -> params.Params:
         extract=params.Extract(batch_size=16),
         head=params.Head(l2=(1.0, 0.1)),
         finetune=params.Finetune(batch_size=8),
-        evaluate=params.Evaluate(resamples=100),
+        evaluate=params.Evaluate(),
         compare=params.Compare(**{"backbones": (TINY,), **asked}),
     )
 

@@ -24,7 +24,7 @@ from tests.small_dataset import (
     small_head,
 )
 
-PARAMS = Params(evaluate=Evaluate(resamples=100), retrain=Retrain(drift_auc=0.7))
+PARAMS = Params(evaluate=Evaluate(), retrain=Retrain(drift_auc=0.7))
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,7 @@ def evaluation(k: int = 4, n: int = 80, *, classes: list[str] | None = None, epo
         "winner": "finetuned",
         "classes": classes,
         "metrics": {
-            model: metrics.score(labels, chances, domains, classes, resamples=20)
-            for model, chances in probabilities.items()
+            model: metrics.score(labels, chances, domains, classes) for model, chances in probabilities.items()
         },
         "history": pd.DataFrame(
             [("last_block" if e < 2 else "all", e + 1, 0.9 / (e + 1), 1 / (e + 1), 0.8) for e in range(epochs)],
@@ -185,7 +184,7 @@ def test_the_plots_of_a_perfect_model_are_drawn():
     given = evaluation(3, 30)
     sure = np.eye(3, dtype=np.float32)[given["labels"]]
     given["probabilities"] = {"head": sure, "finetuned": sure}
-    scored = metrics.score(given["labels"], sure, np.full(30, "field"), given["classes"], resamples=5)
+    scored = metrics.score(given["labels"], sure, np.full(30, "field"), given["classes"])
     assert plots.pictures(**given | {"metrics": {"head": scored, "finetuned": scored}})
 
 

@@ -59,7 +59,7 @@ def evaluated(request, tmp_path_factory) -> tuple[str, Path]:
     """A winner, and the folder that holds model/ and report/."""
     folder = tmp_path_factory.mktemp(request.param)
     inputs = inputs_where(request.param, tmp_path_factory.getbasetemp(), folder)
-    params = Params(evaluate=Evaluate(resamples=100, mistakes=0))
+    params = Params(evaluate=Evaluate(mistakes=0))
     evaluate.evaluate(inputs, params, folder / "model", folder / "report", list)
     return request.param, folder
 
