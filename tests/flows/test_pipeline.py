@@ -172,5 +172,5 @@ def test_the_summary_names_one_model_if_nothing_was_fine_tuned_and_counts_groups
     lines = table(Verdict([], {"winner": "head", "head": 0.912}, test)).splitlines()
     assert lines[:2] == [
         "validation accuracy, frozen-feature head   91.2%",
-        "test accuracy 91.0% (95 % interval 77.0% to 96.8%), on 89 test images in 21 groups, not used for any choice",
+        "test accuracy 91.0% (95 % interval 77.0 to 96.8%), on 89 test images in 21 groups, not used for any choice",
     ]

@@ -9,6 +9,7 @@ from rootstock.model import history
 from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
 from tests.power_cut import power_cut
 from tests.retraining import deliver
+from tests.serving import until
 from tests.workspace import Workspace
 
 PREPARE = """
@@ -62,6 +63,7 @@ def test_a_promotion_killed_anywhere_is_completed_and_pushed_once_by_the_next_ru
         for at in points(operations, kills):
             trial = own_remotes(contested, tmp_path / f"at-{at}")
             cut.run("promote()", trial.root, at)
+            until(lambda at=at: not [*(tmp_path / f"at-{at}" / "origin").rglob("*.lock")], "git's end of the remote", 20)
             when = f"killed at operation {at} of {operations}"
             assert cut.run("next_run(promote)", trial.root)[0] == 0, when
             assert champions(trial) == [("first", 1), ("promoted", 2)], when

@@ -71,7 +71,7 @@ def test_a_run_whose_value_contradicts_an_uncommitted_edit_is_refused(workspace)
 def test_an_uncommitted_edit_stays_where_the_run_agrees_with_it(workspace):
     workspace.set(finetune={"batch_size": 8})
     assert give(workspace, finetune__batch_size=8, evaluate__mistakes=3) == [
-        "params.yaml: evaluate.mistakes was 24, is 3"
+        "params.yaml: evaluate.mistakes was 10, is 3"
     ]
     assert batch_size(workspace) == 8
 
