@@ -63,7 +63,8 @@ def test_a_promotion_killed_anywhere_is_completed_and_pushed_once_by_the_next_ru
         for at in points(operations, kills):
             trial = own_remotes(contested, tmp_path / f"at-{at}")
             cut.run("promote()", trial.root, at)
-            until(lambda at=at: not [*(tmp_path / f"at-{at}" / "origin").rglob("*.lock")], "git's end of the remote", 20)
+            origin = trial.root.parent / "origin"
+            until(lambda origin=origin: not [*origin.rglob("*.lock")], "git's end of the remote", 20)
             when = f"killed at operation {at} of {operations}"
             assert cut.run("next_run(promote)", trial.root)[0] == 0, when
             assert champions(trial) == [("first", 1), ("promoted", 2)], when
