@@ -8,20 +8,16 @@ keep their right labels throughout.
 """
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from rootstock.backbones import backbones
+from benchmarks.photo_features import extracted
 from rootstock.config import params
-from rootstock.dataset import tables
 from rootstock.evaluation import label_issues
-from rootstock.features import extraction
 from rootstock.features.reader import Features
-from rootstock.ingest import ingest
 from rootstock.training import head, logistic
 
 HEAD = params.Head()
@@ -30,7 +26,7 @@ HEAD = params.Head()
 def accuracy(folder: Path, rows: pd.DataFrame, test: pd.DataFrame, classes: list[str]) -> tuple[float, float]:
     """Train a head on rows and choose its strength on them; return its accuracy on test images, and the strength."""
     train, val = (Features(folder, rows[rows["split"] == split]) for split in ("train", "val"))
-    fitted = logistic.fit_path(train, val, classes, sorted(HEAD.l2, reverse=True), HEAD.max_iterations)
+    fitted = logistic.fit_logistic_path(train, val, classes, HEAD.l2, HEAD.max_iterations)
     return head.evaluate(fitted, Features(folder, test))[1], fitted.l2
 
 
@@ -54,15 +50,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.05, help="of train and validation labels that are turned")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        base = Path(name)
-        backbones.prepare(params.Backbone(image_size=args.size), 0, base / "backbone")
-        backbone = backbones.load(base / "backbone")
-        source = params.Source(path=str(args.folder.resolve()), domain="photos")
-        ingest.ingest(params.Ingest(sources=(source,)), 0, base / "images", base / "dataset", base / "scratch")
-        manifest = tables.load_manifest(base / "dataset")
-        done = extraction.extract(backbone, params.Extract(), base / "images", base / "features")
-        folder, classes = base / "features" / done.key, tables.classes_of(manifest)
+    with extracted(args.folder, args.size) as photos:
+        folder, manifest, classes = photos.folder, photos.manifest, photos.classes
         test = manifest[manifest["split"] == "test"]
         print(
             f"{len(manifest):,} images, {len(classes)} classes, {args.share:.0%} of train and validation labels turned"

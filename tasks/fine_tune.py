@@ -20,19 +20,22 @@ def fine_tune(params: Params) -> Summary:
     from rootstock.system.files import digest
     from rootstock.system.parallel import rank
     from rootstock.training import classifier, epochs, finetune, head, ranks
+    from rootstock.training.class_weights import class_weights
     from rootstock.training.split_images import SplitImages
 
     if not params.finetune.stages:
         finetune.save(None, [], FINETUNED)
         return Summary(0, "no stages: the backbone stays frozen")
     manifest = tables.load_manifest(DATASET)
-    probe = head.load(HEAD)
+    probe = head.load_linear(HEAD)
     backbone = backbones.load(BACKBONE, probe.layer, probe.pooling)
     model = classifier.Classifier(backbone.network, backbone.transform, probe)
+    labels = manifest.loc[manifest["split"] == "train", "class_index"].to_numpy("int64")
+    weights = class_weights(labels, len(probe.classes), params.head.class_weight)
     rows = {split: manifest[manifest["split"] == split] for split in ("train", "val")}
     inputs = digest(
         [*tables.files_of(DATASET / tables.MANIFEST), BACKBONE / backbones.WEIGHTS, HEAD / head.WEIGHTS],
-        f"{params.seed} {params.finetune.recipe()}",
+        f"{params.seed} {params.finetune.recipe()} {params.head.class_weight}",
     )
     used = {shard for split in rows.values() for shard in split["shard"]}
     # Processes that torchrun has started, maybe on several hosts, cannot fill one store.
@@ -40,7 +43,7 @@ def fine_tune(params: Params) -> Summary:
     with pixel_store.opened(PIXELS, backbone.transform, IMAGES, used, most_gb) as store:
         train, val = (SplitImages(split, IMAGES, store) for split in rows.values())
         history = finetune.fine_tune(
-            model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs
+            model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs, weights
         )
     if rank() > 0:
         return Summary(0, "done; the first process writes the network", changed=False)

@@ -1,4 +1,4 @@
-"""train_head: cached features in, a linear classifier out.
+"""train_head: cached features in, a classifier out.
 
 python -m tasks.train_head
 """
@@ -12,24 +12,24 @@ from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HEAD
 
 @stage
 def train_head(params: Params) -> Summary:
-    """Fit logistic regression along a path of L2 strengths; the validation split selects one."""
+    """Fit the head; the validation split selects its L2 strength, and its kind if that is auto."""
     from rootstock.backbones import backbones
     from rootstock.dataset import tables
     from rootstock.features import feature_keys
     from rootstock.features.reader import Features
-    from rootstock.training import head, logistic
+    from rootstock.training import head, heads
 
     manifest = tables.load_manifest(DATASET)
     images, *views = feature_keys.find(backbones.describe(BACKBONE), params.extract, FEATURES)
     train = Features([images, *views], manifest[manifest["split"] == "train"])
-    val = Features(images, manifest[manifest["split"] == "val"])
-    fitted = logistic.fit_logistic_path(
-        train, val, tables.classes_of(manifest), params.head.l2, params.head.max_iterations
-    )
-    fitted = replace(fitted, layer=params.extract.layer, pooling=params.extract.pooling)
-    head.save(fitted, HEAD, {"features": images.name, "images": {"train": len(train), "val": len(val)}})
-    accuracy = next(entry["val_accuracy"] for entry in fitted.path if entry["l2"] == fitted.l2)
-    return Summary(len(train) + len(val), f"L2 {fitted.l2:g}, validation {accuracy:.1%}")
+    rows = tables.in_shard_order(manifest, "val")
+    val = Features(images, rows)
+    fitted = heads.fit(train, val, tables.classes_of(manifest), params.head, tables.group_numbers(rows), "train_head")
+    layer, pooling = params.extract.layer, params.extract.pooling
+    chosen, linear = (replace(one, layer=layer, pooling=pooling) for one in (fitted.head, fitted.linear))
+    facts = {"features": images.name, "images": {"train": len(train), "val": len(val)}}
+    head.save(chosen, HEAD, facts, linear if chosen.kind == "knn" else None)
+    return Summary(len(train) + len(val), f"{chosen.describe()}, validation {chosen.val_accuracy:.1%}")
 
 
 if __name__ == "__main__":

@@ -158,9 +158,22 @@ class Extract(Section):
         return reject_near_miss(layer, (*FEATURE_LEVELS, PENULTIMATE), "a module name")
 
 
-class Head(Section):
-    """The linear classifier on the frozen features."""
+ClassWeight = Literal["none", "balanced"]
 
+
+class Head(Section):
+    """The classifier on the frozen features."""
+
+    kind: Literal["logistic", "ridge", "prototype", "knn", "auto"] = Field(
+        default="logistic",
+        description="Kind of head: logistic regression, ridge regression, class prototypes (for few images), nearest "
+        "neighbours, or auto: the simplest within one standard error of the best on validation.",
+    )
+    class_weight: ClassWeight = Field(
+        default="none",
+        description="Weight of each class in the loss of the head and of fine-tuning: none, or balanced, with which "
+        "every class counts the same however few images it has.",
+    )
     l2: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, strict=False)] = Field(
         default=(1000.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1),
         description="L2 strengths to try (1/C in scikit-learn); chosen on the validation split.",

@@ -185,6 +185,12 @@ def classes_of(manifest: "pd.DataFrame") -> list[str]:
     return sorted(manifest["label"].unique())
 
 
+def in_shard_order(manifest: "pd.DataFrame", split: str) -> "pd.DataFrame":
+    """Return a split's images in the order in which features are read and models score them."""
+    rows = manifest[manifest["split"] == split]
+    return rows.sort_values(["shard", "offset"], ignore_index=True)
+
+
 def group_numbers(rows: "pd.DataFrame") -> "NDArray[np.int64]":
     """Return the group of each row of a manifest as a number, (n,)."""
     numbers: NDArray[np.int64] = rows["group_id"].factorize()[0].astype("int64")

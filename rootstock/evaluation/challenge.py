@@ -39,7 +39,7 @@ def predict_both(
         class), and whether `champion` and `challenger` are correct.
     """
     manifest = tables.load_manifest(dataset_dir)
-    rows = manifest[manifest["split"] == "test"].sort_values(["shard", "offset"], ignore_index=True)
+    rows = tables.in_shard_order(manifest, "test")
     labels = rows["label"].astype(object)
     table = rows[["image_id", "domain", "label"]].assign(
         group=tables.group_numbers(rows), known=labels.isin(model.describe(champion)["classes"])

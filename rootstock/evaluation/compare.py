@@ -34,7 +34,7 @@ from rootstock.model.model import Model
 from rootstock.system import digests, escape
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import digest, reading, replacing, verify
-from rootstock.training import calibration, finetune, logistic
+from rootstock.training import calibration, finetune, head, heads
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
 from rootstock.training.head import Head
@@ -233,8 +233,8 @@ def _probe(
     folder: Path, splits: dict[str, pd.DataFrame], classes: list[str], settings: params.Params
 ) -> tuple[Head, dict[str, Logits]]:
     train, val = (Features(folder, splits[split]) for split in ("train", "val"))
-    fitted = logistic.fit_logistic_path(train, val, classes, settings.head.l2, settings.head.max_iterations)
-    return fitted, {"val": np.concatenate([fitted.logits(x) for x, _ in val])}
+    fitted = heads.fit(train, val, classes, settings.head, tables.group_numbers(splits["val"]), "train_head").head
+    return fitted, {"val": head.scores(fitted, val)}
 
 
 def _from_scratch(

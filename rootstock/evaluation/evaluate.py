@@ -25,7 +25,7 @@ from rootstock.images.pixel_store import PixelStore
 from rootstock.model import model
 from rootstock.system import escape
 from rootstock.system.files import replacing, write
-from rootstock.training import calibration, epochs
+from rootstock.training import calibration, epochs, head_layer
 
 log = logging.getLogger(__name__)
 FEW_IMAGES, FEW_OF_CLASS = 100, 30  # in a split, and of a class among the test images, for figures to be worth much
@@ -82,7 +82,7 @@ def evaluate(
     temperature = {name: calibration.fit_temperature(scores, labels) for name, scores in logits.items()}
     val = _scored(rows, logits, temperature)
     validation = {name: _score(pair, val, name, params) for name in pair.names}
-    choice = choose(validation)
+    choice = choose(validation, "accuracy" if params.head.class_weight == "none" else "balanced_accuracy")
     # The choice has been made: only now are the test images looked at, and by the winner alone.
     test = _scored(pair.rows("test"), pair.logits("test", choice.winner), temperature)
     tested = _score(pair, test, choice.winner, params)
@@ -102,7 +102,8 @@ def evaluate(
 def _find_label_issues(pair: ModelPair, params: Params) -> pd.DataFrame | None:
     if not params.evaluate.label_issues:
         return None
-    return label_issues.find(pair.folders[0], pair.manifest, pair.classes, pair.head.l2, params.seed)
+    l2 = pair.head.l2 if pair.head.kind == "logistic" else label_issues.L2
+    return label_issues.find(pair.folders[0], pair.manifest, pair.classes, l2, params.seed)
 
 
 def _score(pair: ModelPair, scored: Scored, name: str, params: Params) -> dict[str, Any]:
@@ -158,6 +159,7 @@ def _write_model(
         "backbone": pair.backbone.description,
         "features": {**spec.as_dict(), "width": pair.backbone.width},
         "classes": pair.classes,
+        "head": head_layer.describe(network.head),
         "temperature": temperature,
         "validation": {name: own[name]["value"] for name in ("accuracy", "log_loss")},
     }
@@ -193,7 +195,10 @@ def _write_report(
     _write_predictions(report_dir / "predictions.parquet", [val, test])
     suspects = pd.DataFrame(columns=label_issues.COLUMNS) if found.label_issues is None else found.label_issues
     write(report_dir / "label_issues.csv", escape.as_csv(suspects))
-    trained: dict[str, Any] = {"history": epochs.as_table(pair.epochs), "l2_path": pair.head.path}
+    trained: dict[str, Any] = {
+        "history": epochs.as_table(pair.epochs),
+        "l2_path": [entry for entry in pair.head.path if "l2" in entry],
+    }
     dvc_plots.write(
         report_dir / "plots",
         labels=val.labels,
@@ -233,6 +238,8 @@ def _write_report(
         suspected=None if found.label_issues is None else len(suspects),
         warnings=warnings,
         rough=rough,
+        heads=pair.head.tried,
+        head_why=pair.head.why,
     )
     write(report_dir / "report.html", render(page))
 

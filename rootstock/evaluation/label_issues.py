@@ -25,6 +25,7 @@ from rootstock.training.principal_axes import find_principal_axes
 
 IMAGE = ["image_id", "source", "path", "domain", "split", "label"]
 ITERATIONS = 20  # of L-BFGS: more change no suspect (docs/benchmarks.md)
+L2 = 10.0  # strength of these heads where the model's is of another kind
 COLUMNS = [*IMAGE, "suggested", "label_probability", "suggested_probability"]
 
 

@@ -73,7 +73,7 @@ class ModelPair:
 
     def _load_finetuned(self) -> Model:
         own = backbones.load(self.inputs.backbone, self.head.layer, self.head.pooling).network
-        network = Classifier(own, self.backbone.transform, self.head)
+        network = Classifier(own, self.backbone.transform, head.load_linear(self.inputs.head))
         classifier.load(network, self.inputs.finetuned / classifier.WEIGHTS)
         spec = FeatureSpec(self.backbone.transform, self.head.layer, self.head.pooling)
         return Model(network, spec, self.classes)
@@ -85,15 +85,14 @@ class ModelPair:
 
     def rows(self, split: str) -> pd.DataFrame:
         """Return a split's images in the order in which the models score them."""
-        rows = self.manifest[self.manifest["split"] == split]
-        return rows.sort_values(["shard", "offset"], ignore_index=True)
+        return tables.in_shard_order(self.manifest, split)
 
     def logits(self, split: str, *models: str) -> dict[str, Logits]:
         """Return logits (n, k) of models, by default of each, for a split; the head's come from cached features."""
         rows = self.rows(split)
         scores: dict[str, Logits] = {}
         if "head" in (models or self.names):
-            scores["head"] = np.concatenate([self.head.logits(x) for x, _ in Features(self.folders[0], rows)])
+            scores["head"] = head.scores(self.head, Features(self.folders[0], rows))
         if self.finetuned and "finetuned" in (models or self.names):
             scores["finetuned"] = scoring.logits(
                 self.finetuned, rows, self.inputs.images, what=f"evaluate_{split}", store=self.store

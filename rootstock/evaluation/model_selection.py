@@ -17,22 +17,23 @@ class Choice:
     why: str
 
 
-def choose(validation: Mapping[str, Mapping[str, Any]]) -> Choice:
+def choose(validation: Mapping[str, Mapping[str, Any]], measure: str = "accuracy") -> Choice:
     """Choose by validation accuracy, then log loss; the simpler model, the head, wins a tie, or if it is alone.
 
     Args:
         validation: figures of each model after calibration, as returned by `metrics.score`.
+        measure: accuracy or balanced_accuracy.
     """
-    images = next(iter(validation.values()))["images"]
-    figures = {name: (scores["accuracy"]["value"], scores["log_loss"]["value"]) for name, scores in validation.items()}
+    images, called = next(iter(validation.values()))["images"], measure.replace("_", " ")
+    figures = {name: (scores[measure]["value"], scores["log_loss"]["value"]) for name, scores in validation.items()}
     if len(figures) == 1:
-        measured = f"{figures['head'][0]:.1%} validation accuracy ({images:,} images)"
+        measured = f"{figures['head'][0]:.1%} validation {called} ({images:,} images)"
         return Choice("head", f"Nothing was fine-tuned, so the model is {NAMES['head']}: {measured}.")
     (head, head_loss), (network, network_loss) = (figures[name] for name in MODELS)
     gain, loss_drop = network - head, head_loss - network_loss
     is_tie = gain == 0 and abs(loss_drop) < SAME_LOSS
     winner, loser = ("finetuned", "head") if not is_tie and (gain, loss_drop) > (0, 0) else ("head", "finetuned")
-    reason = f"validation accuracy {figures[winner][0]:.1%} vs {figures[loser][0]:.1%} ({images:,} images)"
+    reason = f"validation {called} {figures[winner][0]:.1%} vs {figures[loser][0]:.1%} ({images:,} images)"
     if is_tie:
         reason += f", equal log loss ({figures[winner][1]:.3f}); the simpler model wins a tie"
     elif gain == 0:

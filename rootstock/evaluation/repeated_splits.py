@@ -21,7 +21,7 @@ from rootstock.dataset import tables
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.parallel import map_on_one_core_each
-from rootstock.training import head, logistic
+from rootstock.training import head, heads
 
 FOLDS = 5
 
@@ -117,6 +117,6 @@ def _correct(
         Features(where, part.assign(class_index=np.searchsorted(known, part["class_index"])))
         for where, part in ((folders, training), (folders[0], training if val.empty else val), (folders[0], tested))
     )
-    l2 = sorted(settings.l2, reverse=True)
-    fitted = logistic.fit_path(train, chosen_by, list(map(str, known)), l2, settings.max_iterations)
+    groups = tables.group_numbers(training if val.empty else val)
+    fitted = heads.fit(train, chosen_by, list(map(str, known)), settings, groups).head
     return round(head.evaluate(fitted, scored)[1] * len(scored))

@@ -65,6 +65,9 @@ class Report:
         warnings: one sentence each, on training, such as a search that ended at a limit.
         rough: why the figures are rough, in a sentence each; shown below the accuracy.
         uses: what earlier models measured on the same test images do to the figures, in a sentence; "" for none.
+        heads: the kinds of heads that were tried, if validation chose among them: kind, val_log_loss, val_accuracy and
+            standard_error of the difference to the best.
+        head_why: why one of them was chosen.
         repeated: the head on repeated splits, in words; "" if that was not asked for.
     """
 
@@ -85,6 +88,8 @@ class Report:
     rough: Sequence[str] = ()
     uses: str = ""
     repeated: str = ""
+    heads: Sequence[Mapping[str, Any]] = ()
+    head_why: str = ""
 
     @property
     def models(self) -> dict[str, str]:

@@ -29,7 +29,7 @@ from rootstock.images.inspection import Checks, Reason, Rejected
 from rootstock.system import files
 from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
 from rootstock.system.parallel import grouped
-from rootstock.training import classifier
+from rootstock.training import classifier, head_layer
 from rootstock.training.calibration import softmax
 from rootstock.training.classifier import Classifier
 from rootstock.training.head import Head
@@ -58,7 +58,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained classifier: a network and a linear head, its classes, temperature, and how its features are computed.
+    """A trained classifier: a network and a head, its classes, temperature, and how its features are computed.
 
     It was measured by the path it predicts by: the extractor's features, the head's logits in float32, softmax at the
     temperature. `frozen` names the backbone of a head's features (backbone.json); None if the network was fine-tuned.
@@ -84,8 +84,7 @@ class Model:
     @cached_property
     def head(self) -> Head:
         """Return the head that maps features to logits."""
-        weight, bias = (values.detach().cpu().numpy() for values in (self.network.head.weight, self.network.head.bias))
-        return Head(weight, bias, self.classes, 0.0)
+        return self.network.head.to_head(self.classes)
 
     @property
     def feature_key(self) -> str | None:
@@ -209,11 +208,11 @@ def load(folder: Path | str) -> Model:
         transform = Transform.from_dict(backbone["transform"])
         recorded = described.get("features", {})  # earlier versions recorded layer, pooling and width, or nothing
         spec = FeatureSpec.from_dict(recorded, transform)
-        shape = (len(described["classes"]), recorded.get("width", backbone["feature_width"]))
-        empty = Head(np.zeros(shape, np.float32), np.zeros(shape[0], np.float32), described["classes"], 0.0)
+        width = recorded.get("width", backbone["feature_width"])
+        head = head_layer.empty(described.get("head", {}), described["classes"], width)
         uncut = networks.build(backbone["name"], transform.size, backbone.get("variant"))
     cut = depths.cut(uncut, backbone["name"], spec.layer, spec.pooling)
-    network = Classifier(cut, transform, empty)
+    network = Classifier(cut, transform, head)
     if digest := described.get("digest"):  # earlier versions wrote no digest
         verify(folder / classifier.WEIGHTS, digest)
     classifier.load(network, folder / classifier.WEIGHTS)

@@ -1,4 +1,4 @@
-"""The classifier: a backbone with a linear head, as it is fine-tuned, saved and used for prediction."""
+"""The classifier: a backbone with a head, as it is fine-tuned, saved and used for prediction."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +15,7 @@ from rootstock.config.architectures import Transform
 from rootstock.images.loader import Normalise
 from rootstock.system.files import reading, replacing
 from rootstock.training.head import Head
+from rootstock.training.head_layer import HeadLayer
 
 WEIGHTS = "model.safetensors"
 PLAN_FOR_SHAPES = ("cuda",)  # kinds of devices
@@ -37,11 +38,7 @@ class Classifier(nn.Module):
         self.frozen_statistics = frozen_statistics
         self.normalise = Normalise(transform)
         self.backbone = backbone
-        classes, width = head.weight.shape
-        self.head = nn.Linear(width, classes)
-        with torch.no_grad():
-            self.head.weight.copy_(torch.from_numpy(head.weight))
-            self.head.bias.copy_(torch.from_numpy(head.bias))
+        self.head = HeadLayer(head)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Compute the logits of a batch; the head runs in float32 even where the backbone is in mixed precision."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,6 +49,7 @@ def fine_tune(
     seed: int,
     checkpoint: Path,
     fingerprint: str,
+    class_weights: NDArray[np.float32] | None = None,
 ) -> list[Epoch]:
     """Train `model` in place through all stages, and leave it with the weights of its best validation epoch.
 
@@ -60,6 +62,8 @@ def fine_tune(
         seed: of order, augmentation and dropout.
         checkpoint: written after each epoch; training resumes from it if it exists.
         fingerprint: a digest of all inputs; a checkpoint with another one is ignored.
+        class_weights: of classes (k,) in the loss and on validation, averaging to 1 over the training images; None for
+            equal ones.
 
     Returns:
         One entry per epoch.
@@ -71,15 +75,16 @@ def fine_tune(
     if settings.processes > 1 and not ranks.started_by_torchrun():
         # They leave a checkpoint of the last epoch, with which this process comes to the end at once.
         ranks.run_in_processes(
-            settings.processes, fine_tune, model, transform, train, val, settings, seed, checkpoint, fingerprint
-        )
+            settings.processes, fine_tune, model, transform, train, val, settings, seed, checkpoint, fingerprint,
+            class_weights,
+        )  # fmt: skip
     with ranks.joined() as together:
-        return _train(model, transform, train, val, settings, seed, checkpoint, fingerprint, together)
+        return _train(model, transform, train, val, settings, seed, checkpoint, fingerprint, class_weights, together)
 
 
 def _train(
     model: Classifier, transform: Transform, train: SplitImages, val: SplitImages, settings: params.Finetune, seed: int,
-    checkpoint: Path, fingerprint: str, together: Ranks,
+    checkpoint: Path, fingerprint: str, class_weights: NDArray[np.float32] | None, together: Ranks,
 ) -> list[Epoch]:  # fmt: skip
     """Train as `fine_tune` says, in this process or as one of several; the first one writes the checkpoints."""
     device = devices.device()
@@ -100,14 +105,14 @@ def _train(
         for index, stage in enumerate(settings.stages):
             if index < state.stage:
                 continue
-            step = TrainingStep(model, optimiser_of(model, stage, settings), settings, parts, together)
+            step = TrainingStep(model, optimiser_of(model, stage, settings), settings, parts, together, class_weights)
             if index == state.stage and state.optimiser:
                 step.optimiser.load_state_dict(state.optimiser)
                 step.scaler.load_state_dict(state.scaler)
             for epoch in range(state.epoch if index == state.stage else 0, stage.epochs):
                 torch.manual_seed(mix(seed, index, epoch) + together.rank)
                 loss = _train_epoch(step, batches, stage, (index, epoch), seed, advance)
-                val_loss, val_accuracy = _validate(model, val_batches)
+                val_loss, val_accuracy = _validate(model, val_batches, class_weights)
                 state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
                 _keep_best(state, model)
                 state.stage, state.epoch = index, epoch + 1
@@ -172,16 +177,17 @@ def one_cycle(position: float) -> float:
     return float(low + (high - low) * (1 - np.cos(np.pi * share)) / 2)
 
 
-def _validate(model: Classifier, batches: Batches) -> tuple[float, float]:
-    """Compute mean log loss and accuracy."""
-    loss, correct = 0.0, 0
+def _validate(model: Classifier, batches: Batches, class_weights: NDArray[np.float32] | None) -> tuple[float, float]:
+    """Compute mean log loss and accuracy; images count by the weights of their classes."""
+    sums = torch.zeros(3, dtype=torch.float64)  # of losses, hits and weights
     for batch, target in zip(predict(model, batches(), batches.batch_size), batches.targets(), strict=True):
-        logits = torch.from_numpy(batch)
-        loss += F.cross_entropy(logits, target, reduction="sum", ignore_index=NO_CLASS).item()
-        correct += int((logits.argmax(1) == target).sum())
-    sums = batches.ranks.sum(torch.tensor([loss, correct], dtype=torch.float64, device=batches.device))
-    mean_loss, accuracy = (sums / len(batches.images.rows)).tolist()
-    return mean_loss, accuracy
+        logits, counted = torch.from_numpy(batch), (target != NO_CLASS).double()
+        if class_weights is not None:
+            counted *= torch.from_numpy(class_weights)[target.clamp(min=0)]
+        losses = F.cross_entropy(logits, target, reduction="none", ignore_index=NO_CLASS).double()
+        sums += torch.stack([losses @ counted, (logits.argmax(1) == target).double() @ counted, counted.sum()])
+    loss, correct, weights = batches.ranks.sum(sums.to(batches.device)).tolist()
+    return loss / weights, correct / weights
 
 
 def save(model: Classifier | None, history: list[Epoch], folder: Path) -> None:

@@ -5,9 +5,8 @@ diagonal. Dividing it out (a preconditioner; Nocedal and Wright, Numerical Optim
 passes over the features where L-BFGS alone takes some hundred. docs/benchmarks.md compares it with scikit-learn.
 """
 
-import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -21,19 +20,17 @@ from torch.nn import functional
 
 from rootstock.features import reader
 from rootstock.features.reader import Features
-from rootstock.system import progress
 from rootstock.system.devices import device
-from rootstock.system.errors import SourceError
 from rootstock.system.parallel import in_order, limit_to_one_core
 from rootstock.training.head import Head, evaluate
 from rootstock.training.principal_axes import PrincipalAxes, find_principal_axes
 
-log = logging.getLogger(__name__)
 SIGNIFICANT = 0.01  # relative difference in log loss that justifies a wider search
 TOLERANCE = 1e-6  # relative decrease of the objective that ends a fit; float32 sums resolve a tenth of it
 SMALLEST_CURVATURE = 1e-9
 BATCH = 2048  # rows per product: they and their logits stay in a core's cache
 WINDOW = 32  # mini-batches that are pending
+Show = Callable[[list[float]], Iterable[float]]
 
 
 @dataclass(frozen=True)
@@ -67,48 +64,46 @@ class Evaluation:
 
 
 def fit_logistic_path(
-    train: Features, val: Features, classes: list[str], l2: Sequence[float], max_iterations: int = 300
-) -> Head:
+    train: Features, val: Features, classes: list[str], l2: Sequence[float], max_iterations: int = 300,
+    axes: PrincipalAxes | None = None, weights: NDArray[np.float32] | None = None, show: Show = list,
+) -> Head:  # fmt: skip
     """Fit multinomial logistic regression for each L2 strength and keep the best on `val`.
 
-    minimises over W (k, d), b (k):   1/n Σ_i -log softmax(W z_i + b)[y_i]  +  l2/(2n) ||W||²,   z = (x - μ) / σ
+    minimises over W (k, d), b (k):   1/n Σ_i -w_i log softmax(W z_i + b)[y_i]  +  l2/(2n) ||W||²,   z = (x - μ) / σ
 
     Each evaluation takes one pass over the features, which are streamed unless they fit into memory (see `Features`).
 
     Args:
-        train: features and labels; define μ and σ.
+        train: features and labels.
         val: decides which strength is kept, by log loss.
-        classes: names in index order.
+        classes: names in index order, each with a training image.
         l2: strengths, 1/C in scikit-learn's terms; fitted from strong to weak, each starting from the last solutions.
         max_iterations: maximum L-BFGS iterations per strength.
-
-    Raises:
-        SourceError: a class does not occur in `train`.
+        axes: define μ and σ; by default of the training images.
+        weights: of classes (k,), averaging to 1 over the training images; None for equal ones.
+        show: passes the strengths on, and shows progress.
     """
-    strengths = progress.track(sorted(l2, reverse=True), "train_head", len(l2), "strengths")
-    fitted = fit_path(train, val, classes, strengths, max_iterations)
-    found = warnings(fitted.path, fitted.l2, max_iterations)
-    for warning in found:
-        log.warning("%s", warning)
-    return replace(fitted, warnings=found)
-
-
-def fit_path(train: Features, val: Features, classes: list[str], l2: Iterable[float], max_iterations: int) -> Head:
-    """Fit a head as `fit_logistic_path` does, without a word on the search; `l2` runs from strong to weak."""
     best: Head | None = None
     path: list[dict[str, float]] = []
-    for candidate, iterations in fit_each(train, classes, l2, max_iterations):
-        loss, accuracy = evaluate(candidate, val)
+    for candidate, iterations in fit_each(
+        train, classes, show(sorted(l2, reverse=True)), max_iterations, axes, weights
+    ):
+        loss, accuracy = evaluate(candidate, val, weights)
         if best is None or loss < min(entry["val_log_loss"] for entry in path):
             best = candidate
         convergence = {"iterations": float(iterations), "converged": iterations < max_iterations}
         path.append({"l2": candidate.l2, "val_log_loss": loss, "val_accuracy": accuracy, **convergence})
     assert best is not None, "no strength was given"
-    return replace(best, path=path)
+    return replace(best, path=path, warnings=warnings(path, best.l2, max_iterations))
 
 
 def fit_each(
-    train: Features, classes: list[str], l2: Iterable[float], max_iterations: int, axes: PrincipalAxes | None = None
+    train: Features,
+    classes: list[str],
+    l2: Iterable[float],
+    max_iterations: int,
+    axes: PrincipalAxes | None = None,
+    weights: NDArray[np.float32] | None = None,
 ) -> Iterator[tuple[Head, int]]:
     """Yield the head of each strength, from strong to weak, and the number of its L-BFGS iterations.
 
@@ -118,18 +113,11 @@ def fit_each(
         l2: strengths.
         max_iterations: maximum L-BFGS iterations per strength.
         axes: of images among which the training images are; by default of these. They define μ and σ.
-
-    Raises:
-        SourceError: a class does not occur in `train`.
+        weights: of classes (k,), averaging to 1 over the training images; None for equal ones.
     """
-    if unseen := sorted(set(range(len(classes))) - set(train.labels.tolist())):
-        raise SourceError(
-            f"no image of {', '.join(repr(classes[index]) for index in unseen)} is in the train split; expected images "
-            "of every class. Add images or remove the class, then run ingest again."
-        )
-    axes = axes or find_principal_axes(train)
+    axes = axes or find_principal_axes(train, weights)
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=limit_to_one_core) as pool:
-        loss = LogLoss(train, axes, len(classes), device(), pool)
+        loss = LogLoss(train, axes, len(classes), device(), pool, weights)
         start = loss(Solution.zeros(loss.shape))
         earlier: list[tuple[float, Solution]] = []
         for strength in l2:
@@ -171,7 +159,11 @@ class LogLoss:
     that the result does not depend on the number of cores, and no core waits for another within a product.
     """
 
-    def __init__(self, train: Features, axes: PrincipalAxes, classes: int, on: torch.device, pool: Executor) -> None:
+    def __init__(
+        self, train: Features, axes: PrincipalAxes, classes: int, on: torch.device, pool: Executor,
+        weights: NDArray[np.float32] | None = None,
+    ) -> None:  # fmt: skip
+        self.class_weights = None if weights is None else torch.from_numpy(weights).to(on)
         self.train, self.axes, self.device, self.pool = train, axes, on, pool
         self.images, self.shape = len(train), (classes, len(axes.variances))
         self.kept: list[tuple[Tensor, Tensor]] | None = None
@@ -195,9 +187,12 @@ class LogLoss:
         """Add up `_batch_sums` over all mini-batches, in float64 and on the CPU."""
         batches = self.kept if self.kept is not None else self._read()
         if self.device.type == "cpu":
-            parts = in_order(lambda batch: self.pool.submit(_batch_sums, *batch, weight, bias), batches, WINDOW)
+            submit = self.pool.submit
+            parts = in_order(
+                lambda batch: submit(_batch_sums, *batch, weight, bias, self.class_weights), batches, WINDOW
+            )
         else:
-            parts = (_batch_sums(*batch, weight, bias) for batch in batches)
+            parts = (_batch_sums(*batch, weight, bias, self.class_weights) for batch in batches)
         totals = [part.double() for part in next(parts)]
         for sums in parts:
             for total, part in zip(totals, sums, strict=True):
@@ -212,10 +207,13 @@ class LogLoss:
                 yield torch.from_numpy(x[rows]).to(self.device), torch.from_numpy(labels[rows]).to(self.device)
 
 
-def _batch_sums(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _batch_sums(
+    x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, class_weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return sums over a mini-batch: the loss, p (1 - p) over the classes, the gradients by weight (k, d) and bias.
 
-    Nothing cancels where p of the label is close to 1: the loss is log(1 + Σ exp(margins of other classes)).
+    An image counts with the weight of its class, if there are any. Nothing cancels where p of the label is close to 1:
+    the loss is log(1 + Σ exp(margins of other classes)).
     """
     label = labels[:, None]
     margins = torch.addmm(bias, x, weight.T)
@@ -226,7 +224,11 @@ def _batch_sums(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> tupl
     residual = margins.sub_(losses).exp_()  # p; for the label, p - 1
     residual.scatter_(1, label, -others.sigmoid())
     size = residual.abs()
-    return losses.sum(dtype=torch.float64), (size * (1 - size)).sum(), residual.T @ x, residual.sum(0)
+    spread = size * (1 - size)
+    if class_weights is not None:
+        of_image = class_weights[label]
+        losses, spread, residual = losses * of_image, spread * of_image, residual * of_image
+    return losses.sum(dtype=torch.float64), spread.sum(), residual.T @ x, residual.sum(0)
 
 
 def _bytes_to_keep(on: torch.device) -> int:

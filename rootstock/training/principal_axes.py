@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rootstock.features.reader import Features
@@ -35,8 +37,10 @@ class PrincipalAxes:
         return (features - mean) @ projection
 
 
-def find_principal_axes(features: Features) -> PrincipalAxes:
+def find_principal_axes(features: Features, class_weights: NDArray[np.float32] | None = None) -> PrincipalAxes:
     """Find the principal axes of standardised features, in three passes.
+
+    With weights (k,) of classes, an image counts with that of its class; they average to 1 over the images.
 
     Deviations are floored at DEVIATION_FLOOR times their root mean square. Some features of a pretrained network
     hardly vary on a new domain (down to 4e-5); dividing by that amplifies noise, and the first step of fine-tuning
@@ -44,18 +48,24 @@ def find_principal_axes(features: Features) -> PrincipalAxes:
     its mean. Absolute size does not matter: random weights give informative features of 1e-9.
     """
     n, d = len(features), features.width
-    mean = _sum(x.sum(0, dtype=torch.float64) for x in _tensors(features)) / n
-    variance = _sum((x - mean).square().sum(0) for x in _tensors(features)) / n
+    weights = None if class_weights is None else torch.from_numpy(class_weights)
+    mean = _sum((x * counts).sum(0, dtype=torch.float64) for x, counts in _tensors(features, weights)) / n
+    variance = _sum(((x - mean).square() * counts).sum(0) for x, counts in _tensors(features, weights)) / n
     inverse_deviation = invert_deviations(mean, variance)
-    standardised = (((x - mean) * inverse_deviation).float() for x in _tensors(features))
+    standardised = (
+        ((x - mean) * inverse_deviation).float() * counts.sqrt() for x, counts in _tensors(features, weights)
+    )
     if n < d:
         return _axes_of_few(mean, torch.cat(list(standardised)).double(), inverse_deviation)
     variances, axes = torch.linalg.eigh(_sum((z.T @ z).double() for z in standardised) / n)
     return PrincipalAxes(mean, inverse_deviation[:, None] * axes, variances.clamp(min=0))
 
 
-def _tensors(features: Features) -> Iterator[Tensor]:
-    return (torch.from_numpy(x) for x, _ in features)
+def _tensors(features: Features, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield features (n, d), and with which weight each image counts: (n, 1), or a scalar if all count the same."""
+    same = torch.ones(())
+    for x, labels in features:
+        yield torch.from_numpy(x), same if weights is None else weights[torch.from_numpy(labels)][:, None]
 
 
 def _sum(parts: Iterable[Tensor]) -> Tensor:

@@ -7,7 +7,9 @@ than a small mini-batch takes to compute (docs/benchmarks.md).
 import logging
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -33,18 +35,20 @@ class TrainingStep:
         optimiser: of its parameters, each group with its `peak` learning rate.
         settings: the section `finetune` of params.yaml (batch_size, label_smoothing).
         parts: how many parts a mini-batch begins with.
+        class_weights: of classes (k,), averaging to 1 over the training images; None for equal ones.
         ranks: the processes that each compute a share of every mini-batch, with gradients of the whole.
     """
 
     def __init__(
         self, model: Classifier, optimiser: torch.optim.Optimizer, settings: params.Finetune, parts: int = 1,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = ALONE, class_weights: NDArray[np.float32] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.optimiser, self.parts, self.ranks = model, optimiser, parts, ranks
         self.label_smoothing, self.batch_size = settings.label_smoothing, ranks.largest_share(settings.batch_size)
         alone = ranks.size == 1
         self.network = model if alone else DistributedDataParallel(model, forward_sync_buffers=False)
         self.device = model.head.weight.device
+        self.class_weights = None if class_weights is None else torch.from_numpy(class_weights).to(self.device)
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # float16 has no room for small gradients: they are scaled up (Micikevicius et al. 2018)
         self.scaler = torch.GradScaler(self.device.type, enabled=precision_on(self.device) is torch.float16)
@@ -94,16 +98,17 @@ class TrainingStep:
     def _step(self, batch: Tensor, target: Tensor, images: int | None = None) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        whole = self.parts == 1 and self.ranks.size == 1
+        whole = self.parts == 1 and self.ranks.size == 1 and self.class_weights is None
         for part, labels in zip(batch.chunk(self.parts), target.chunk(self.parts), strict=True):
             with mixed_precision(self.device):
                 logits = self.network(part)
             loss = F.cross_entropy(
                 logits.float(), labels, label_smoothing=self.label_smoothing, ignore_index=NO_CLASS,
-                reduction="mean" if whole else "sum",
+                reduction="mean" if whole else "none",
             )  # fmt: skip
             if not whole:  # gradients are averaged over the processes
-                loss = loss * self.ranks.size / (images or (target != NO_CLASS).sum())
+                counted = loss if self.class_weights is None else loss * self.class_weights[labels.clamp(min=0)]
+                loss = counted.sum() * self.ranks.size / (images or (target != NO_CLASS).sum())
             self.scaler.scale(loss).backward()
             total += loss.detach()
         self.scaler.unscale_(self.optimiser)

@@ -72,8 +72,8 @@ def test_an_omitted_key_has_its_default(file):
         ("seed: true", "seed is true; expected a whole number."),
         ("head: {l2: 3}", "head.l2 is 3; expected a list."),
         ("head: {l2: [1, two]}", "head.l2[1] is 'two'; expected a number."),
-        ("head:", "head is empty; expected the keys l2, max_iterations."),
-        ("head: []", "head is a list; expected the keys l2, max_iterations."),
+        ("head:", "head is empty; expected the keys kind, class_weight, l2, max_iterations."),
+        ("head: []", "head is a list; expected the keys kind, class_weight, l2, max_iterations."),
         (
             "ingest: {sources: [photos]}",
             "ingest.sources[0] is 'photos'; expected the keys path, domain, name, layout, classes_at, splits, "

@@ -15,14 +15,24 @@ import torch
 
 import rootstock
 from rootstock.backbones import backbones
-from rootstock.config.params import Evaluate, Extract, Finetune, Ingest, Params, Source, Split, Stage
+from rootstock.config.params import (
+    Evaluate,
+    Extract,
+    Finetune,
+    Head as HeadSettings,
+    Ingest,
+    Params,
+    Source,
+    Split,
+    Stage,
+)
 from rootstock.evaluation import evaluate
 from rootstock.evaluation.evaluate import Inputs
 from rootstock.features import extraction, feature_keys
 from rootstock.features.reader import Features
 from rootstock.ingest.ingest import ingest
 from rootstock.system.errors import DamagedError, ParamsError
-from rootstock.training import classifier, finetune, head, logistic
+from rootstock.training import classifier, finetune, head, heads
 from rootstock.training.split_images import SplitImages
 from tests.slow import slow
 from tests.small_dataset import CLASSES, Small, classifier_from, ingested, picture, small_backbone, small_head
@@ -59,8 +69,9 @@ def evaluated(photos, tmp_path_factory) -> Callable[..., Path]:
     base = tmp_path_factory.getbasetemp()
 
     def run(
-        extract: Extract, stages: tuple[Stage, ...] = (), photos: Small = photos, max_side: int | None = None
-    ) -> Path:
+        extract: Extract, stages: tuple[Stage, ...] = (), photos: Small = photos, max_side: int | None = None,
+        kind: str = "logistic",
+    ) -> Path:  # fmt: skip
         folder = tmp_path_factory.mktemp("run")
         params = Params(
             ingest=Ingest(max_side=max_side), extract=extract, finetune=Finetune(stages=stages, batch_size=16),
@@ -70,17 +81,19 @@ def evaluated(photos, tmp_path_factory) -> Callable[..., Path]:
         extraction.extract(backbone, extract, photos.images, folder / "features")
         features, *_ = feature_keys.find(backbone.description, extract, folder / "features")
         train, val = (Features(features, photos.split(split)) for split in ("train", "val"))
-        fitted = logistic.fit_logistic_path(train, val, CLASSES, (3000.0, 300.0, 30.0))
-        fitted = dataclasses.replace(fitted, layer=extract.layer, pooling=extract.pooling)
-        head.save(fitted, folder / "head", {})
-        network = classifier.Classifier(backbone.network, backbone.transform, head.load(folder / "head"))
+        settings = HeadSettings(kind=kind, l2=(3000.0, 300.0, 30.0))
+        found = heads.fit(train, val, CLASSES, settings, np.arange(len(val)))
+        cut = {"layer": extract.layer, "pooling": extract.pooling}
+        fitted, linear = (dataclasses.replace(one, **cut) for one in (found.head, found.linear))
+        head.save(fitted, folder / "head", {}, linear if kind == "knn" else None)
+        network = classifier.Classifier(backbone.network, backbone.transform, head.load_linear(folder / "head"))
         parts = (SplitImages(photos.split(split), photos.images) for split in ("train", "val"))
         history = finetune.fine_tune(
             network, backbone.transform, *parts, params.finetune, 0, folder / "checkpoint", ""
         )  # fmt: skip
         finetune.save(network, history, folder / "finetuned")
         if stages:  # let the fine-tuned network win
-            head.save(dataclasses.replace(fitted, weight=0 * fitted.weight), folder / "head", {})
+            head.save(dataclasses.replace(linear, weight=0 * linear.weight), folder / "head", {})
         folders = (small_backbone(base), *(folder / name for name in ("features", "head", "finetuned")))
         inputs = Inputs(photos.images, photos.dataset, *folders)
         evaluate.evaluate(inputs, params, folder / "model", folder / "report", list)
@@ -115,6 +128,22 @@ def measured(folder: Path, photos: Small) -> tuple[list[Path], np.ndarray]:
 def predicted(folder: Path, images: list[Path]) -> np.ndarray:
     predictions = rootstock.load_model(folder / "model").predict(images)
     return np.array([list(prediction.probabilities.values()) for prediction in predictions], np.float32)
+
+
+@pytest.mark.parametrize("kind", ["ridge", "prototype", "knn"])
+def test_every_kind_of_head_is_saved_with_its_backbone_and_predicts_as_measured(evaluated, photos, kind):
+    folder = evaluated(Extract(), kind=kind)
+    images, expected = measured(folder, photos)
+    np.testing.assert_allclose(predicted(folder, images), expected, atol=ATOL)
+    assert rootstock.load_model(folder / "model").head.kind == kind
+
+
+@pytest.mark.parametrize("kind", ["prototype", "knn"])
+def test_fine_tuning_starts_from_every_kind_of_head(evaluated, photos, kind):
+    folder = evaluated(Extract(), TUNED, kind=kind)
+    images, expected = measured(folder, photos)
+    assert json.loads((folder / "model" / "model.json").read_text())["kind"] == "finetuned"
+    np.testing.assert_allclose(predicted(folder, images), expected, atol=ATOL)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids="-".join)

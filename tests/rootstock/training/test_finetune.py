@@ -103,7 +103,7 @@ def test_the_network_ends_with_the_weights_of_its_best_epoch(base, small, tmp_pa
     assert len({epoch.val_loss for epoch in history}) == 4
     val, transform = SplitImages(small.split("val"), small.images), backbones.load(small_backbone(base)).transform
     with shards.Reader(small.images) as reader:
-        measured = finetune._validate(model, Batches(val, reader, transform, 32, torch.device("cpu")))
+        measured = finetune._validate(model, Batches(val, reader, transform, 32, torch.device("cpu")), None)
     assert measured == pytest.approx((best.val_loss, best.val_accuracy), rel=1e-5)
 
 

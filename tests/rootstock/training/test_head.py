@@ -17,7 +17,20 @@ def test_a_head_is_read_as_it_was_written(tmp_path):
     assert np.array_equal(read.weight, fitted.weight) and np.array_equal(read.bias, fitted.bias)
     assert read.weight.dtype == read.bias.dtype == np.float32
     described = json.loads((tmp_path / "head" / head.DESCRIPTION).read_text(encoding="utf-8"))
-    assert list(described) == ["classes", "l2", "path", "layer", "pooling", "warnings", "digest", "images"]
+    assert list(described) == [
+        "classes",
+        "l2",
+        "path",
+        "layer",
+        "pooling",
+        "warnings",
+        "digest",
+        "images",
+        "kind",
+        "neighbours",
+        "tried",
+        "why",
+    ]
     before = {path.name: path.read_bytes() for path in (tmp_path / "head").iterdir()}
     again = fit_logistic_path(simulated(50), simulated(50, seed=1), ["Äpfel", "b", "c"], (1.0, 0.1))
     head.save(again, tmp_path / "head", {"images": {"train": 50}})

@@ -1,10 +1,13 @@
 """A training step: gradients of parts where memory is short, and the loss scaler of float16."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rootstock.training import classifier, step as step_module
+from rootstock.training.split_images import NO_CLASS
 from rootstock.training.step import TrainingStep
 from rootstock.training.unfreezing import optimiser_of
 from tests.fine_tuning import stages, start, tune
@@ -41,6 +44,24 @@ def test_gradients_of_parts_add_up_to_the_same_step_where_memory_is_short(base, 
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradients_of_parts[name], gradient, rtol=5e-2, atol=5e-4)
     assert "not enough memory for a mini-batch of 16 images: computed in 4 parts" in caplog.text
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_class_weights_count_an_image_by_the_weight_of_its_class(base, parts):
+    batch, target = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8), torch.arange(16) % 3
+    target[3] = NO_CLASS
+    weights, settings, model = np.float32([0.2, 2.0, 0.8]), stages(("all", 1)), start(base).eval()
+    optimiser = optimiser_of(model, settings.stages[0], settings)
+    losses = functional.cross_entropy(
+        model(batch), target, reduction="none", label_smoothing=settings.label_smoothing, ignore_index=NO_CLASS
+    )
+    counted = target != NO_CLASS
+    expected = (losses[counted] * torch.from_numpy(weights)[target[counted]]).mean()
+    [gradient] = torch.autograd.grad(expected, [model.head.bias])
+    found = TrainingStep(model, optimiser, settings, parts, class_weights=weights)(batch, target)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    ratio = model.head.bias.grad / gradient  # the norm of all gradients is bounded
+    torch.testing.assert_close(ratio, ratio[:1].expand(3), rtol=1e-3, atol=0)
 
 
 def test_a_single_image_that_does_not_fit_into_memory_is_an_error(base):

@@ -1,0 +1,174 @@
+"""Fit the head that params.yaml names; with `auto`, every kind, of which validation chooses one."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from rootstock.config import params
+from rootstock.features.reader import Features
+from rootstock.system import progress
+from rootstock.system.errors import ParamsError, SourceError
+from rootstock.training import calibration, closed_form, head, logistic
+from rootstock.training.class_weights import class_weights, image_weights
+from rootstock.training.head import Head, Kind
+from rootstock.training.principal_axes import find_principal_axes
+
+log = logging.getLogger(__name__)
+NAMES: dict[Kind, str] = {  # the simplest first
+    "prototype": "class prototypes",
+    "ridge": "ridge regression",
+    "logistic": "logistic regression",
+    "knn": "nearest neighbours",
+}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The head, and the linear one from which fine-tuning starts; the same unless nearest neighbours were chosen."""
+
+    head: Head
+    linear: Head
+
+
+def fit(
+    train: Features, val: Features, classes: list[str], settings: params.Head, groups: NDArray[np.int64],
+    stage: str | None = None,
+) -> Fitted:  # fmt: skip
+    """Fit a head on cached features.
+
+    Args:
+        train: features and labels.
+        val: chooses strengths, and the kind if that is left to us.
+        classes: names in index order.
+        settings: the section `head` of params.yaml.
+        groups: of the validation images (n,), as any integers.
+        stage: name for progress and log lines; None for neither.
+
+    Raises:
+        SourceError: a class does not occur in `train`.
+        ParamsError: too many images for nearest neighbours.
+    """
+    check_classes(train.labels, classes)
+    kinds = tuple(NAMES) if settings.kind == "auto" else (settings.kind,)
+    if "knn" in kinds and not closed_form.fits_into_memory(train):
+        if settings.kind == "knn":
+            raise ParamsError(
+                "params.yaml: head.kind is knn, which keeps the features of all training images in the model; those of "
+                f"{len(train):,} images, {train.width:,} each, are too many; expected logistic, ridge or auto"
+            )
+        kinds = tuple(kind for kind in kinds if kind != "knn")
+    weights = class_weights(train.labels, len(classes), settings.class_weight)
+    trial = _Trial(train, val, classes, settings, weights, stage)
+    heads = {kind: trial.fit(kind) for kind in kinds}
+    if settings.kind != "auto":
+        only = heads[settings.kind]
+        return Fitted(only, trial.fit("logistic") if settings.kind == "knn" else only)
+    chosen, tried, why = choose({kind: trial.losses(found) for kind, found in heads.items()}, groups)
+    if stage:
+        log.info("%s: %s", stage, why)
+    for entry in tried:
+        entry["val_accuracy"] = heads[entry["kind"]].val_accuracy
+    linear = min((entry for entry in tried if entry["kind"] != "knn"), key=lambda entry: entry["val_log_loss"])
+    best = replace(heads[chosen], tried=tried, why=why)
+    return Fitted(best, best if chosen != "knn" else heads[linear["kind"]])
+
+
+def choose(
+    losses: Mapping[Kind, NDArray[np.float64]], groups: NDArray[np.int64]
+) -> tuple[Kind, list[dict[str, Any]], str]:
+    """Choose the simplest kind whose log loss is within one standard error of the best.
+
+    The standard error is that of the difference to the best, image by image and with groups of images as a whole: the
+    rule of Breiman et al. (1984), but for models that were measured on the same images.
+
+    Args:
+        losses: of the validation images (n,), for each kind, from simple to complex.
+        groups: of the images (n,), as any integers.
+
+    Returns:
+        The kind, what was tried (kind, val_log_loss, standard_error of the difference to the best), and the reason.
+    """
+    means = {kind: float(values.mean()) for kind, values in losses.items()}
+    best = min(means, key=lambda kind: means[kind])
+    errors = {kind: _standard_error(values - losses[best], groups) for kind, values in losses.items()}
+    chosen = next(kind for kind in losses if means[kind] - means[best] <= errors[kind])
+    tried = [{"kind": kind, "val_log_loss": means[kind], "standard_error": errors[kind]} for kind in losses]
+    why = f"{NAMES[chosen]} chosen: validation log loss {means[chosen]:.3f}"
+    if chosen == best:
+        return chosen, tried, f"{why}, the lowest of {len(losses)} kinds"
+    less = f"{means[best]:.3f} of {NAMES[best]}"
+    return chosen, tried, f"{why}, within one standard error ({errors[chosen]:.3f}) of {less}, and simpler"
+
+
+def _standard_error(differences: NDArray[np.float64], groups: NDArray[np.int64]) -> float:
+    codes = np.unique(groups, return_inverse=True)[1]
+    sums = np.bincount(codes, differences - differences.mean())
+    count = len(sums)
+    return float(np.sqrt(count / max(count - 1, 1) * (sums**2).sum()) / len(differences))
+
+
+def check_classes(labels: NDArray[np.int64], classes: list[str]) -> None:
+    """Check that every class has a training image.
+
+    Raises:
+        SourceError: one has none.
+    """
+    if unseen := sorted(set(range(len(classes))) - set(labels.tolist())):
+        raise SourceError(
+            f"no image of {', '.join(repr(classes[index]) for index in unseen)} is in the train split; expected images "
+            "of every class. Add images or remove the class, then run ingest again."
+        )
+
+
+class _Trial:
+    """Fits kinds of heads on the same features, of which the principal axes are found once."""
+
+    def __init__(
+        self, train: Features, val: Features, classes: list[str], settings: params.Head,
+        weights: NDArray[np.float32] | None, stage: str | None,
+    ) -> None:  # fmt: skip
+        self.train, self.val, self.classes, self.settings, self.weights = train, val, classes, settings, weights
+        self.stage = stage
+        self.axes = None if settings.kind == "prototype" else find_principal_axes(train, weights)
+
+    def fit(self, kind: Kind) -> Head:
+        """Fit a kind of head."""
+        given = (self.train, self.val, self.classes)
+        if kind == "prototype":
+            return closed_form.fit_prototypes(*given, self.weights, self.mean_loss)
+        if kind == "knn":
+            return closed_form.fit_neighbours(*given, self.weights, self.mean_loss)
+        assert self.axes is not None
+        if kind == "ridge":
+            return closed_form.fit_ridge(*given, self.axes, self.weights, self.mean_loss)
+        l2, iterations = self.settings.l2, self.settings.max_iterations
+        fitted = logistic.fit_logistic_path(*given, l2, iterations, self.axes, self.weights, self._show)
+        for warning in fitted.warnings if self.stage else []:
+            log.warning("%s", warning)
+        return fitted
+
+    def _show(self, strengths: list[float]) -> Iterable[float]:
+        return progress.track(strengths, self.stage, len(strengths), "strengths") if self.stage else strengths
+
+    def logits(self, fitted: Head) -> NDArray[np.float32]:
+        """Return a head's logits of the validation images (n, k)."""
+        return head.scores(fitted, self.val)
+
+    def losses(self, fitted: Head) -> NDArray[np.float64]:
+        """Return the log loss of each validation image (n,) after calibration, times the weight of its class."""
+        return self._losses(self.logits(fitted))
+
+    def mean_loss(self, logits: NDArray[np.float32]) -> float:
+        """Return the mean of `losses` for given logits (n, k)."""
+        return float(self._losses(logits).mean())
+
+    def _losses(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        labels = self.val.labels
+        scaled = logits.astype(np.float64) / calibration.fit_temperature(logits, labels)
+        losses: NDArray[np.float64] = -log_softmax(scaled, axis=1)[np.arange(len(labels)), labels]
+        return losses * image_weights(self.weights, labels)
