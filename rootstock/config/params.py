@@ -266,6 +266,10 @@ class Evaluate(Section):
         description="Number of images shown in the report whose label is probably wrong, worst first (0: not looked "
         "for).",
     )
+    learning_curve: bool = Field(
+        default=True,
+        description="Measure heads on some of the training images, and tell whether more images would help.",
+    )
     repeats: Annotated[int, Field(ge=0, le=100)] = Field(
         default=0,
         description="How often all images are split anew into five folds, to measure the frozen-feature head on each: "

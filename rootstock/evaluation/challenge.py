@@ -67,5 +67,5 @@ def _predict(folder: Path, rows: pd.DataFrame, images_dir: Path, features_dir: P
     if rows.empty:
         return []
     loaded = model.load(folder)
-    scores = scoring.logits(loaded, rows, images_dir, features_dir, "compare")
+    scores = scoring.score(loaded, rows, images_dir, features_dir, "compare").logits
     return [loaded.classes[index] for index in scores.argmax(1)]

@@ -256,7 +256,7 @@ def _from_scratch(
     checkpoint = paths.own_backbones / f"{hashlib.sha256(identity.encode()).hexdigest()[:12]}.pt"
     history = finetune.fine_tune(model, backbone.transform, train, val, recipe, settings.seed, checkpoint, identity)
     trained = Model(model, FeatureSpec(backbone.transform), classes)
-    logits = {"val": scoring.logits(trained, splits["val"], paths.images)}
+    logits = {"val": scoring.score(trained, splits["val"], paths.images).logits}
     checkpoint.unlink(missing_ok=True)
     return logits, history
 

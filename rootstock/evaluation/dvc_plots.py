@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from rootstock.evaluation.intervals import Floats, Integers
+from rootstock.evaluation.learning_curve import LearningCurve
 from rootstock.evaluation.metrics import reliability
 from rootstock.evaluation.plots import MODELS, stage_names
 from rootstock.system import escape, files
 
+NO_CURVE = LearningCurve((), (), ())
 ENDS = {"accuracy": "value", "low": "low", "high": "high"}
 
 
@@ -26,8 +28,9 @@ def write(
     l2_path: Sequence[Mapping[str, float]],
     probabilities: Floats,
     backbone: Mapping[str, Any],
+    learning_curve: LearningCurve | None = None,
 ) -> None:
-    """Write confusion, per_class, history, l2_path, reliability and size as CSV files, deterministically.
+    """Write confusion, per_class, history, l2_path, reliability, size and learning_curve as CSV files.
 
     `size` is a point per model, accuracy against the backbone's parameters: `dvc plots diff` draws several runs.
 
@@ -41,6 +44,7 @@ def write(
         l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
         probabilities: the winner's (n, k).
         backbone: its description, with name and parameters.
+        learning_curve: the head's accuracy by the number of training images; without it, its file has no rows.
     """
     names = np.asarray(classes, dtype=object)
     confidence, accuracy, images = reliability(labels, probabilities)
@@ -56,6 +60,7 @@ def write(
             log10_l2=lambda path: np.log10(path["l2"].to_numpy(float))
         ),
         "reliability": pd.DataFrame({"confidence": confidence, "accuracy": accuracy, "images": images}),
+        "learning_curve": (learning_curve or NO_CURVE).as_table(),
         "size": pd.DataFrame(
             {"backbone": backbone["name"], "model": model, "million_parameters": backbone["parameters"] / 1e6}
             | {end: metrics[model]["accuracy"].get(value) for end, value in ENDS.items()}

@@ -14,7 +14,19 @@ import pyarrow.parquet as pq
 
 from rootstock.config.params import Params
 from rootstock.dataset import tables
-from rootstock.evaluation import dvc_plots, label_issues, measured_models, metrics, model_card, plots, repeated_splits
+from rootstock.evaluation import (
+    dvc_plots,
+    intervals,
+    label_issues,
+    learning_curve,
+    learning_curve_plot,
+    measured_models,
+    metrics,
+    model_card,
+    plots,
+    repeated_splits,
+)
+from rootstock.evaluation.learning_curve import LearningCurve
 from rootstock.evaluation.mistakes import worst_labels, worst_mistakes
 from rootstock.evaluation.model_pair import Inputs as Inputs, Logits, ModelPair, Scored
 from rootstock.evaluation.model_selection import NAMES, Choice, choose, summarize
@@ -23,6 +35,7 @@ from rootstock.evaluation.report import Report, render
 from rootstock.images import value_ranges
 from rootstock.images.pixel_store import PixelStore
 from rootstock.model import model
+from rootstock.model.novelty import Novelty
 from rootstock.system import escape
 from rootstock.system.files import replacing, write
 from rootstock.training import calibration, epochs, head_layer
@@ -43,6 +56,7 @@ class Evaluation:
         models: how many different models have been measured on these test images on this machine.
         repeated: the head on repeated splits, if `evaluate.repeats` asks for it.
         label_issues: as returned by `label_issues.find`, if `evaluate.label_issues` asks for it.
+        learning_curve: whether more images would help, if `evaluate.learning_curve` asks for it.
     """
 
     choice: Choice
@@ -51,6 +65,7 @@ class Evaluation:
     models: int = 1
     repeated: RepeatedSplits | None = None
     label_issues: pd.DataFrame | None = field(default=None, compare=False)
+    learning_curve: LearningCurve | None = None
 
 
 def evaluate(
@@ -76,7 +91,8 @@ def evaluate(
         store: of decoded images, which a fine-tuned network reads.
     """
     pair = ModelPair(inputs, params, store)
-    logits = pair.logits("val")
+    scores = pair.scores("val")
+    logits = {name: own.logits for name, own in scores.items()}
     rows = pair.rows("val")
     labels = rows["class_index"].to_numpy(np.int64)
     temperature = {name: calibration.fit_temperature(scores, labels) for name, scores in logits.items()}
@@ -84,16 +100,20 @@ def evaluate(
     validation = {name: _score(pair, val, name, params) for name in pair.names}
     choice = choose(validation, "accuracy" if params.head.class_weight == "none" else "balanced_accuracy")
     # The choice has been made: only now are the test images looked at, and by the winner alone.
-    test = _scored(pair.rows("test"), pair.logits("test", choice.winner), temperature)
+    known = pair.novelty[choice.winner].with_threshold(scores[choice.winner].novelty)
+    own = pair.scores("test", choice.winner)[choice.winner]
+    test = _scored(pair.rows("test"), {choice.winner: own.logits}, temperature)
     tested = _score(pair, test, choice.winner, params)
+    tested["unknown"] = intervals.share(own.novelty > known.threshold, tables.group_numbers(test.rows))
     uncalibrated, rough = _warn_of_temperatures(temperature), _warn_of_few(pair, val, test, params.evaluate.repeats)
     for warning in uncalibrated + rough:
         log.warning("%s", warning)
-    digest = _write_model(pair, choice, temperature[choice.winner], validation, tested, model_dir)
+    digest = _write_model(pair, choice, temperature[choice.winner], known, validation, tested, model_dir)
     models = measured_models.count(uses, test.rows["image_id"], digest) if uses else 1
     repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, params.evaluate.repeats, params.seed)
     suspects = _find_label_issues(pair, params)
-    found = Evaluation(choice, validation, tested, models, repeated, suspects)
+    curve = _measure_learning_curve(pair, params)
+    found = Evaluation(choice, validation, tested, models, repeated, suspects, curve)
     warnings = [*pair.head.warnings, *epochs.warnings(pair.epochs), *uncalibrated]
     _write_report(pair, params, found, val, test, warnings, rough, report_dir, timings)
     return found
@@ -104,6 +124,12 @@ def _find_label_issues(pair: ModelPair, params: Params) -> pd.DataFrame | None:
         return None
     l2 = pair.head.l2 if pair.head.kind == "logistic" else label_issues.L2
     return label_issues.find(pair.folders[0], pair.manifest, pair.classes, l2, params.seed)
+
+
+def _measure_learning_curve(pair: ModelPair, params: Params) -> LearningCurve | None:
+    if not params.evaluate.learning_curve:
+        return None
+    return learning_curve.measure(pair.folders[0], pair.manifest, pair.classes, pair.head, params.head, params.seed)
 
 
 def _score(pair: ModelPair, scored: Scored, name: str, params: Params) -> dict[str, Any]:
@@ -147,6 +173,7 @@ def _write_model(
     pair: ModelPair,
     choice: Choice,
     temperature: float,
+    known: Novelty,
     validation: dict[str, dict[str, Any]],
     test: dict[str, Any],
     model_dir: Path,
@@ -167,7 +194,7 @@ def _write_model(
         described[value_ranges.KEY] = list(values_of)
     if pair.max_side:
         described[model.MAX_SIDE] = pair.max_side
-    model.save(model_dir, network, described, model_card.card(described, choice.why, test, pair.summary))
+    model.save(model_dir, network, described, model_card.card(described, choice.why, test, pair.summary), known)
     return str(model.describe(model_dir)["digest"])
 
 
@@ -207,6 +234,7 @@ def _write_report(
         classes=pair.classes,
         metrics=found.validation,
         backbone=pair.backbone.description,
+        learning_curve=found.learning_curve,
         **trained,
     )
     pictures = plots.pictures(
@@ -232,12 +260,14 @@ def _write_report(
         backbone=pair.backbone.description,
         params=params.model_dump(mode="json", exclude={"retrain", "compare", "cache"}),  # not used by the pipeline
         timings=measured,
-        pictures=pictures,
+        pictures=pictures | learning_curve_plot.pictures(found.learning_curve),
         mistakes=mistakes,
         suspects=worst_labels(pair, suspects, params.evaluate.label_issues),
         suspected=None if found.label_issues is None else len(suspects),
         warnings=warnings,
         rough=rough,
+        learning_curve=found.learning_curve.describe() if found.learning_curve else "",
+        unknown=found.test["unknown"]["value"],
         heads=pair.head.tried,
         head_why=pair.head.why,
     )

@@ -1,6 +1,8 @@
 """The head and the fine-tuned network side by side, and what they answer on a split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,17 @@ from rootstock.features import feature_keys
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.reader import Features
 from rootstock.images.pixel_store import PixelStore
-from rootstock.model import scoring
+from rootstock.model import novelty, scoring
 from rootstock.model.model import Model
+from rootstock.model.novelty import Novelty
+from rootstock.model.scoring import Scores
 from rootstock.system.errors import SourceError
 from rootstock.training import classifier, finetune, head
 from rootstock.training.classifier import Classifier
 from rootstock.training.head import Head
 
 Logits = NDArray[np.float32]
+IMAGES_PER_MEAN = 50  # of a class, for the mean of a fine-tuned network's features
 
 
 @dataclass(frozen=True)
@@ -87,17 +92,35 @@ class ModelPair:
         """Return a split's images in the order in which the models score them."""
         return tables.in_shard_order(self.manifest, split)
 
-    def logits(self, split: str, *models: str) -> dict[str, Logits]:
-        """Return logits (n, k) of models, by default of each, for a split; the head's come from cached features."""
+    def scores(self, split: str, *models: str) -> dict[str, Scores]:
+        """Return the scores of models, by default of each, for a split; the head's come from cached features."""
         rows = self.rows(split)
-        scores: dict[str, Logits] = {}
+        scores: dict[str, Scores] = {}
         if "head" in (models or self.names):
-            scores["head"] = head.scores(self.head, Features(self.folders[0], rows))
+            own = Features(self.folders[0], rows)
+            novel = np.concatenate([self.novelty["head"].score(x) for x, _ in own])
+            scores["head"] = Scores(head.scores(self.head, own), novel)
         if self.finetuned and "finetuned" in (models or self.names):
-            scores["finetuned"] = scoring.logits(
-                self.finetuned, rows, self.inputs.images, what=f"evaluate_{split}", store=self.store
+            tuned = replace(self.finetuned, novelty=self.novelty["finetuned"])
+            scores["finetuned"] = scoring.score(
+                tuned, rows, self.inputs.images, what=f"evaluate_{split}", store=self.store
             )
         return scores
+
+    @cached_property
+    def novelty(self) -> dict[str, Novelty]:
+        """Return what tells each model's training images from others, still without a threshold.
+
+        The fine-tuned network's features are in no cache: some training images of each class are enough for means.
+        """
+        k, rows = len(self.classes), self.rows("train")
+        found = {"head": novelty.fit(Features(self.folders[0], rows), k)}
+        if self.finetuned:
+            some = rows.sample(frac=1, random_state=0).groupby("class_index").head(IMAGES_PER_MEAN).sort_index()
+            labels = iter(some["class_index"].to_numpy(np.int64))
+            computed = scoring.features(self.finetuned, some, self.inputs.images, "evaluate_train", self.store)
+            found["finetuned"] = novelty.fit([(x, np.fromiter(islice(labels, len(x)), np.int64)) for x in computed], k)
+        return found
 
     def model(self, name: str) -> tuple[Classifier, FeatureSpec]:
         """Return a model's network, and how its features were computed when it was measured."""

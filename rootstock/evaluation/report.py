@@ -65,6 +65,8 @@ class Report:
         warnings: one sentence each, on training, such as a search that ended at a limit.
         rough: why the figures are rough, in a sentence each; shown below the accuracy.
         uses: what earlier models measured on the same test images do to the figures, in a sentence; "" for none.
+        unknown: share of the test images that the winner calls unknown.
+        learning_curve: whether more images would help, in words; "" if that was not asked for.
         heads: the kinds of heads that were tried, if validation chose among them: kind, val_log_loss, val_accuracy and
             standard_error of the difference to the best.
         head_why: why one of them was chosen.
@@ -88,6 +90,8 @@ class Report:
     rough: Sequence[str] = ()
     uses: str = ""
     repeated: str = ""
+    unknown: float | None = None
+    learning_curve: str = ""
     heads: Sequence[Mapping[str, Any]] = ()
     head_why: str = ""
 

@@ -26,6 +26,8 @@ from rootstock.features.preparing import Prepared
 from rootstock.images import inspection, value_ranges
 from rootstock.images.deep import Range
 from rootstock.images.inspection import Checks, Reason, Rejected
+from rootstock.model import novelty
+from rootstock.model.novelty import Novelty
 from rootstock.system import files
 from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
 from rootstock.system.parallel import grouped
@@ -45,8 +47,10 @@ CHECKS = Checks(min_side=1, max_megapixels=100, max_side=None, accept_wrong_exte
 class Prediction:
     """The predicted class and the calibrated probability of each class, by name; or why an image was rejected.
 
-    `name` is the given path, or the image's position. For a rejected image, `label` and `probabilities` are empty,
-    `reason` is one of ingest's (images/reasons.py), and `detail` explains it.
+    `name` is the given path, or the image's position. `unknown` says that the image is probably of none of the classes:
+    its `novelty`, from 0 (like the training images of a class) to 2, is above that of 95 % of the validation images;
+    `label` is the most probable class even so. For a rejected image, `label` and `probabilities` are empty, `reason` is
+    one of ingest's (images/reasons.py), and `detail` explains it.
     """
 
     label: str
@@ -54,6 +58,8 @@ class Prediction:
     name: str = ""
     reason: Reason | None = None
     detail: str = ""
+    unknown: bool = False
+    novelty: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class Model:
     value_range: Range | None = None
     max_side: int | None = None
     frozen: dict[str, Any] | None = None
+    novelty: Novelty | None = None
 
     @cached_property
     def extractor(self) -> FeatureExtractor:
@@ -124,18 +131,21 @@ class Model:
         predictions: list[Prediction] = []
         groups = grouped(named, self.extractor.engine.group_size)
         for found, features in self.extractor.features(groups, partial(self._prepare, checks=checks)):
-            rows = iter(self.probabilities(features))
+            novelty = self.novelty.score(features).tolist() if self.novelty else [None] * len(features)
+            rows = zip(self.probabilities(features), novelty, strict=True)
             predictions += [
                 Prediction("", {}, name, rejected.reason, rejected.detail)
                 if rejected
-                else self._named(name, next(rows))
+                else self._named(name, *next(rows))
                 for name, rejected in found
             ]
         return predictions
 
-    def _named(self, name: str, row: NDArray[np.float32]) -> Prediction:
+    def _named(self, name: str, row: NDArray[np.float32], novelty: float | None) -> Prediction:
         probabilities = dict(zip(self.classes, map(float, row), strict=True))
-        return Prediction(max(probabilities, key=probabilities.__getitem__), probabilities, name)
+        unknown = self.novelty is not None and novelty is not None and novelty > self.novelty.threshold
+        label = max(probabilities, key=probabilities.__getitem__)
+        return Prediction(label, probabilities, name, unknown=unknown, novelty=novelty)
 
     def _prepare(
         self, named: Sequence[tuple[str, Image]], checks: Checks
@@ -184,10 +194,19 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise Rejected(Reason.UNREADABLE, str(error)) from None
 
 
-def save(folder: Path, network: Classifier, described: dict[str, Any], readme: str) -> None:
-    """Save a model: `model.safetensors`, `model.json` (classes, temperature, backbone) and a model card, README.md."""
+def save(
+    folder: Path, network: Classifier, described: dict[str, Any], readme: str, known: Novelty | None = None
+) -> None:
+    """Save a model: `model.safetensors`, `model.json` (classes, temperature, backbone) and a model card, README.md.
+
+    With `known`, what tells images that are of none of the classes, there is `novelty.safetensors`, too.
+    """
     with replacing_folder(folder) as temporary:
         classifier.save(network, temporary / classifier.WEIGHTS)
+        if known:
+            novelty.save(known, temporary / novelty.FILE)
+            digest = sha256(temporary / novelty.FILE)
+            described = {**described, "novelty": {"threshold": known.threshold, "digest": digest}}
         described = {**described, "digest": sha256(temporary / classifier.WEIGHTS)}
         write(temporary / DESCRIPTION, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
         write(temporary / CARD, readme)
@@ -217,7 +236,18 @@ def load(folder: Path | str) -> Model:
         verify(folder / classifier.WEIGHTS, digest)
     classifier.load(network, folder / classifier.WEIGHTS)
     frozen = backbone if described["kind"] == "head" else None
-    return Model(network.eval(), spec, described["classes"], temperature, values_of, max_side, frozen)
+    known = _load_novelty(folder, described)
+    return Model(network.eval(), spec, described["classes"], temperature, values_of, max_side, frozen, known)
+
+
+def _load_novelty(folder: Path, described: dict[str, Any]) -> Novelty | None:
+    with reading(folder / DESCRIPTION):
+        recorded = described.get("novelty")  # earlier versions had none
+        if recorded is None:
+            return None
+        threshold, digest = float(recorded["threshold"]), str(recorded["digest"])
+    verify(folder / novelty.FILE, digest)
+    return novelty.load(folder / novelty.FILE, threshold)
 
 
 def describe(folder: Path) -> dict[str, Any]:

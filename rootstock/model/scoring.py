@@ -1,5 +1,7 @@
 """A model's logits for images of a dataset: from cached features where there are any, else computed as they were."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,30 @@ from rootstock.model.model import Model
 from rootstock.system import progress
 
 
-def logits(
+@dataclass(frozen=True)
+class Scores:
+    """A model's logits (n, k) for images, and how unlike its training images they are (n,), 0 where it cannot tell."""
+
+    logits: NDArray[np.float32]
+    novelty: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, model: Model, features: NDArray[np.float32]) -> "Scores":
+        """Return the scores of features (n, width)."""
+        novelty = model.novelty.score(features) if model.novelty else np.zeros(len(features), np.float32)
+        return cls(model.head.logits(features), novelty)
+
+    @classmethod
+    def joined(cls, parts: list["Scores"]) -> "Scores":
+        """Put the scores of several groups of images together."""
+        return cls(np.concatenate([part.logits for part in parts]), np.concatenate([part.novelty for part in parts]))
+
+
+def score(
     model: Model, rows: pd.DataFrame, images_dir: Path, features_dir: Path | None = None, what: str = "evaluate",
     store: PixelStore | None = None,
-) -> NDArray[np.float32]:  # fmt: skip
-    """Return a model's logits (n, k); nothing is decoded whose features are in a file.
+) -> Scores:  # fmt: skip
+    """Return a model's scores; nothing is decoded whose features are in a file.
 
     Args:
         model: a head on frozen features, or a fine-tuned network, whose features are in no cache.
@@ -33,11 +54,15 @@ def logits(
     folder = features_dir / model.feature_key if features_dir and model.feature_key else None
     shards = {shard for shard in rows["shard"].unique() if folder and _has_features(folder, shard)}
     cached = rows["shard"].isin(shards).to_numpy()
-    scores = np.empty((len(rows), len(model.classes)), np.float32)
-    if folder and cached.any():
-        scores[cached] = np.concatenate([model.head.logits(x) for x, _ in Features(folder, rows[cached])])
-    if not cached.all():
-        scores[~cached] = _computed(model, rows[~cached], images_dir, what, store)
+    scores = Scores(np.empty((len(rows), len(model.classes)), np.float32), np.empty(len(rows), np.float32))
+    for chosen in (cached, ~cached):
+        if not chosen.any():
+            continue
+        if folder and chosen is cached:
+            found = Scores.joined([Scores.of(model, x) for x, _ in Features(folder, rows[chosen])])
+        else:
+            found = _computed(model, rows[chosen], images_dir, what, store)
+        scores.logits[chosen], scores.novelty[chosen] = found.logits, found.novelty
     return scores
 
 
@@ -45,12 +70,15 @@ def _has_features(folder: Path, shard: str) -> bool:
     return feature_files.is_intact(folder / f"{shard}.parquet")
 
 
-def _computed(
+def _computed(model: Model, rows: pd.DataFrame, images_dir: Path, what: str, store: PixelStore | None) -> Scores:
+    return Scores.joined([Scores.of(model, x) for x in features(model, rows, images_dir, what, store)])
+
+
+def features(
     model: Model, rows: pd.DataFrame, images_dir: Path, what: str, store: PixelStore | None
-) -> NDArray[np.float32]:
-    scores = []
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the features (n, width) of images, computed, a group at a time."""
     with progress.bar(what, len(rows)) as advance:
-        for features in model.extractor.of_images(rows, images_dir, store):
-            scores.append(model.head.logits(features))
-            advance(len(features))
-    return np.concatenate(scores)
+        for x in model.extractor.of_images(rows, images_dir, store):
+            yield x
+            advance(len(x))

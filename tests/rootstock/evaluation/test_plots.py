@@ -114,7 +114,8 @@ def test_equal_evaluations_give_equal_bytes_and_no_other_files(tmp_path):
     for name in ("one", "other"):
         write(tmp_path / name, evaluation())
     files = sorted(file.name for file in (tmp_path / "one").iterdir())
-    assert files == ["confusion.csv", "history.csv", "l2_path.csv", "per_class.csv", "reliability.csv", "size.csv"]
+    names = ("confusion", "history", "l2_path", "learning_curve", "per_class", "reliability", "size")
+    assert files == [f"{name}.csv" for name in names]
     for file in files:
         content = (tmp_path / "one" / file).read_bytes()
         assert content == (tmp_path / "other" / file).read_bytes()

@@ -1,0 +1,132 @@
+"""Would more images help? The head's accuracy on validation by the number of training images, and where that leads.
+
+Heads are trained on cached features of some of the training images, so that the curve takes seconds. It is extrapolated
+by a power law of the error (Hestness et al. 2017, Deep Learning Scaling is Predictable, Empirically).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rootstock.config import params
+from rootstock.dataset import tables
+from rootstock.features.reader import Features
+from rootstock.system import progress
+from rootstock.system.parallel import map_on_one_core_each
+from rootstock.training import head, heads
+from rootstock.training.head import Head
+
+SHARES = (0.1, 0.25, 0.5, 1.0)  # of the groups of training images
+SEEDS = 5
+FEWEST_GROUPS = 20
+MOST_IMAGES = 50_000  # of a fit: more would take minutes
+WORTH_IT = 0.01  # gain in accuracy of twice as many images that is worth a recommendation
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Validation accuracy of heads on some of the training images.
+
+    Args:
+        images: number of training images, ascending (m,).
+        accuracy: of the head of each seed at each number (m, seeds).
+        doubled: extrapolated to twice the largest number, for each seed (seeds,).
+    """
+
+    images: tuple[int, ...]
+    accuracy: tuple[tuple[float, ...], ...]
+    doubled: tuple[float, ...]
+
+    def describe(self) -> str:
+        """Describe in a sentence whether more images would help."""
+        now, then = float(np.mean(self.accuracy[-1])), float(np.mean(self.doubled))
+        verdict = "would help" if then - now >= WORTH_IT else "would change little"
+        low, high = min(self.doubled), max(self.doubled)
+        spread = f" ({low:.1%} to {high:.1%} by which images were left out)" if f"{low:.1%}" != f"{high:.1%}" else ""
+        few, many, first = self.images[0], self.images[-1], float(np.mean(self.accuracy[0]))
+        return (
+            f"More images like these {verdict}: with {few:,} training images the head on frozen features has a "
+            f"validation accuracy of {first:.1%}, with {many:,} of {now:.1%}; with {2 * many:,} about {then:.1%} "
+            f"can be expected{spread}."
+        )
+
+    def as_table(self) -> pd.DataFrame:
+        """Return one row per head: images, seed, accuracy."""
+        rows = [
+            (count, seed, accuracy)
+            for count, found in zip(self.images, self.accuracy, strict=True)
+            for seed, accuracy in enumerate(found)
+        ]
+        return pd.DataFrame(rows, columns=["images", "seed", "accuracy"])
+
+
+def measure(
+    folder: Path, manifest: pd.DataFrame, classes: list[str], chosen: Head, settings: params.Head, seed: int
+) -> LearningCurve | None:
+    """Measure heads of the kind and strength that were chosen on some of the training images.
+
+    Args:
+        folder: cached features.
+        manifest: of the dataset.
+        classes: names in index order.
+        chosen: the head.
+        settings: the section `head` of params.yaml.
+        seed: of the images that are drawn.
+
+    Returns:
+        None if there are fewer than FEWEST_GROUPS groups of training images.
+    """
+    rows, val_rows = (tables.in_shard_order(manifest, split) for split in ("train", "val"))
+    if rows["group_id"].nunique() < FEWEST_GROUPS or val_rows.empty:
+        return None
+    strength = {"l2": (chosen.l2,)} if chosen.kind == "logistic" else {}
+    recipe = settings.model_copy(update={"kind": chosen.kind, **strength})
+    shares = [share for share in SHARES if share * len(rows) <= MOST_IMAGES] or [MOST_IMAGES / len(rows)]
+    val, groups = Features(folder, val_rows), tables.group_numbers(val_rows)
+    list(val)  # read it once, before several threads do
+
+    def fit(trial: tuple[float, int]) -> tuple[int, float]:
+        share, number = trial
+        drawn = rows[_draw(rows, share, seed + number)]
+        fitted = heads.fit(Features(folder, drawn), val, classes, recipe, groups).head
+        return len(drawn), head.evaluate(fitted, val)[1]
+
+    trials = [trial for trial in product(shares, range(SEEDS)) if trial[0] < 1 or trial[1] == 0]  # all of them: once
+    fitted = progress.track(map_on_one_core_each(fit, trials), "evaluate", len(trials), "heads of a learning curve")
+    found = dict(zip(trials, fitted, strict=True))
+    per_share = [[found.get((share, number), found[share, 0]) for number in range(SEEDS)] for share in shares]
+    images = tuple(round(float(np.mean([count for count, _ in part]))) for part in per_share)
+    accuracy = tuple(tuple(value for _, value in part) for part in per_share)
+    doubled = tuple(extrapolate(images, column, len(val)) for column in zip(*accuracy, strict=True))
+    return LearningCurve(images, accuracy, doubled)
+
+
+def extrapolate(images: Sequence[int], accuracy: Sequence[float], val_images: int) -> float:
+    """Extrapolate accuracy to twice the largest number of training images.
+
+    The error is taken to fall by a power law, b n^-c with c from 0 to 1, fitted to its logarithm; an error of none of
+    the validation images counts as half an image.
+    """
+    errors = np.maximum(1 - np.asarray(accuracy), 0.5 / val_images)
+    if len(images) < 2:
+        return float(accuracy[-1])
+    slope = float(np.polyfit(np.log(images), np.log(errors), 1)[0])
+    return float(1 - (1 - accuracy[-1]) * 2 ** np.clip(slope, -1, 0))
+
+
+def _draw(rows: pd.DataFrame, share: float, seed: int) -> NDArray[np.bool_]:
+    """Draw a share of the groups of each class, at least one; a group counts for the class of its first image."""
+    if share == 1:
+        return np.ones(len(rows), bool)
+    firsts = rows.drop_duplicates("group_id")
+    order = firsts.iloc[np.random.default_rng(seed).permutation(len(firsts))]
+    place = order.groupby("class_index").cumcount()
+    of_class = order.groupby("class_index")["group_id"].transform("size")
+    drawn = order.loc[place < np.ceil(share * of_class), "group_id"]
+    kept: NDArray[np.bool_] = rows["group_id"].isin(drawn).to_numpy()
+    return kept

@@ -1,0 +1,79 @@
+"""None of these: how unlike all training images an image is, by the features of the model itself.
+
+The score is one minus the cosine similarity of standardised features to the nearest class mean. On classes left out it
+tells as much as the classifier's own confidence, and on photos of something else far more; the energy of the logits
+(Liu et al. 2020), which needs no class means, tells less (docs/benchmarks.md, "None of these").
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from rootstock.system.files import reading
+from rootstock.training.head import normalised
+from rootstock.training.principal_axes import invert_deviations
+
+FILE = "novelty.safetensors"
+REFUSED = 0.05  # share of the validation images that the threshold calls unknown
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """Class means (k, d) of standardised features, at unit length, and the score above which an image is unknown.
+
+    Features are standardised by `center` (d,) and `scale` (d,); all arrays are float32.
+    """
+
+    center: Array
+    scale: Array
+    means: Array
+    threshold: float = float("inf")
+
+    def score(self, features: Array) -> Array:
+        """Return the novelty (n,) of features (n, d): 0 for a class mean, 1 for features orthogonal to all, up to 2."""
+        similarity = normalised((features - self.center) * self.scale) @ self.means.T
+        scores: Array = 1 - similarity.max(axis=1)
+        return scores
+
+    def with_threshold(self, validation: Array) -> "Novelty":
+        """Return it with a threshold that refuses a share `REFUSED` of validation images with these scores (n,)."""
+        return replace(self, threshold=float(np.quantile(validation, 1 - REFUSED)))
+
+
+def fit(batches: Iterable[tuple[Array, NDArray[np.int64]]], k: int) -> Novelty:
+    """Compute the class means.
+
+    Args:
+        batches: features (n, d) and class indices (n,) of training images; iterated three times.
+        k: number of classes, each with an image.
+    """
+    images = sum(len(labels) for _, labels in batches)
+    mean = sum(x.sum(axis=0, dtype=np.float64) for x, _ in batches) / images
+    variance = sum(((x - mean) ** 2).sum(axis=0) for x, _ in batches) / images
+    scale = invert_deviations(torch.from_numpy(mean), torch.from_numpy(variance)).numpy()
+    center, scale = mean.astype(np.float32), scale.astype(np.float32)
+    sums = np.zeros((k, len(mean)))
+    for x, labels in batches:
+        np.add.at(sums, labels, normalised((x - center) * scale).astype(np.float64))
+    return Novelty(center, scale, normalised(sums.astype(np.float32)))
+
+
+def save(novelty: Novelty, path: Path) -> None:
+    """Save the arrays as safetensors; model.json has the threshold."""
+    save_file({"center": novelty.center, "scale": novelty.scale, "means": novelty.means}, path)
+
+
+def load(path: Path, threshold: float) -> Novelty:
+    """Load what `save` wrote.
+
+    Raises:
+        DamagedError: the file is damaged.
+    """
+    with reading(path):
+        return Novelty(**load_file(path), threshold=threshold)
