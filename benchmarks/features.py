@@ -1,6 +1,7 @@
 """A million features of 1,280 values: write, index, and train on them, each step in a separate process.
 
     python -m benchmarks.features                     # 5 GB on disk, a few minutes
+    python -m benchmarks.features --classes 1000      # half an hour
     python -m benchmarks.features --images 50000 --layouts
     python -m benchmarks.features --images 50000 --layouts --of data/features/0123456789ab    # real features, repeated
 
@@ -17,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from rootstock.features import feature_files
 from rootstock.features.reader import Features
 from rootstock.training import logistic
 
-WIDTH, CLASSES, SHARD_IMAGES = 1280, 10, 2600  # 2,600 photos of 100 kB make a shard of 256 MB
+WIDTH, SHARD_IMAGES = 1280, 2600  # 2,600 photos of 100 kB make a shard of 256 MB
 LAYOUTS: dict[str, dict[str, Any]] = {
     "none": {"compression": "none"},
     "lz4": {"compression": "lz4"},
@@ -43,42 +45,51 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class Size:
+    """How many images, of how many classes."""
+
+    images: int
+    classes: int
+
+
 def name_of(index: int) -> str:
     """Return the id of a synthetic image."""
     return hashlib.sha256(str(index).encode()).hexdigest()
 
 
-def drawn(start: int, stop: int) -> NDArray[np.float32]:
+def drawn(start: int, stop: int, classes: int = 10) -> NDArray[np.float32]:
     """Draw features like those of a network, slightly separated by class: non-negative, many of them small."""
     rng = np.random.default_rng(start)
     values: NDArray[np.float32] = np.maximum(
         rng.standard_normal((stop - start, WIDTH), np.float32) + np.float32(0.3), 0
     )
-    values[np.arange(stop - start), np.arange(start, stop) % CLASSES] += 1
+    values[np.arange(stop - start), np.arange(start, stop) % classes] += 1
     return values
 
 
-def write(folder: Path, images: int) -> str:
+def write(folder: Path, size: Size) -> str:
     """Write one feature file per shard."""
     seconds = 0.0
-    for number, start in enumerate(range(0, images, SHARD_IMAGES)):
-        stop = min(start + SHARD_IMAGES, images)
-        batches = [([name_of(index) for index in range(start, stop)], drawn(start, stop))]
+    for number, start in enumerate(range(0, size.images, SHARD_IMAGES)):
+        stop = min(start + SHARD_IMAGES, size.images)
+        batches = [([name_of(index) for index in range(start, stop)], drawn(start, stop, size.classes))]
         begin = time.perf_counter()
         feature_files.write(folder / "key" / f"{number:06d}-00000000.parquet", batches, WIDTH, "float32", {})
         seconds += time.perf_counter() - begin
     return f"{size_of(folder) / 1e9 / seconds:.2f} GB/s, synced to disk"
 
 
-def write_manifest(folder: Path, images: int) -> str:
+def write_manifest(folder: Path, size: Size) -> str:
     """Write a manifest with all columns filled."""
-    index = np.arange(images)
+    index, images = np.arange(size.images), size.images
     table = pd.DataFrame({"image_id": [name_of(number) for number in range(images)], "source": "photos"})
-    table["path"] = [f"class{number % CLASSES}/{number:07d}.jpg" for number in range(images)]
-    table["label"] = [f"class{number % CLASSES}" for number in range(images)]
-    table["class_index"] = index % CLASSES
+    table["path"] = [f"class{number % size.classes:04d}/{number:07d}.jpg" for number in range(images)]
+    table["label"] = [f"class{number % size.classes:04d}" for number in range(images)]
+    table["class_index"] = index % size.classes
     table["domain"], table["format"], table["batch"] = "photos", "JPEG", 0
-    table["split"] = np.where(index % 20 < 14, "train", np.where(index % 20 < 17, "val", "test"))
+    place = index // size.classes % 20
+    table["split"] = np.where(place < 14, "train", np.where(place < 17, "val", "test"))
     table["width"] = table["height"] = 500
     table["group_id"] = table["image_id"]
     table["shard"] = [f"{number // SHARD_IMAGES:06d}-00000000" for number in range(images)]
@@ -88,7 +99,7 @@ def write_manifest(folder: Path, images: int) -> str:
     return ""
 
 
-def read(folder: Path, images: int) -> str:
+def read(folder: Path, size: Size) -> str:
     """Read every file once, as training does, from the page cache."""
     done = 0
     begin = time.perf_counter()
@@ -97,14 +108,14 @@ def read(folder: Path, images: int) -> str:
     return f"{done / 1e9 / (time.perf_counter() - begin):.2f} GB/s"
 
 
-def index(folder: Path, images: int) -> str:
+def index(folder: Path, size: Size) -> str:
     """Read the manifest and locate each split's features."""
     manifest = tables.load_manifest(folder / "dataset")
     parts = [Features(folder / "key", manifest[manifest["split"] == split]) for split in ("train", "val", "test")]
     return f"{sum(map(len, parts)):,} rows"
 
 
-def train(folder: Path, images: int) -> str:
+def train(folder: Path, size: Size) -> str:
     """Train a head as the stage does: one L2 strength, ten iterations."""
     manifest = tables.load_manifest(folder / "dataset")
     train, val = (Features(folder / "key", manifest[manifest["split"] == split]) for split in ("train", "val"))
@@ -125,17 +136,17 @@ def train(folder: Path, images: int) -> str:
     return f"{passes} passes at {rate:.2f} GB/s, validation {fitted.path[0]['val_accuracy']:.1%}"
 
 
-def measured(step: Callable[[Path, int], str], folder: Path, images: int) -> None:
+def measured(step: Callable[[Path, Size], str], folder: Path, size: Size) -> None:
     """Run a step in a separate process, and print its time and memory."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        seconds, peak, result = pool.apply(_timed, (step, folder, images))
+        seconds, peak, result = pool.apply(_timed, (step, folder, size))
     print(f"  {step.__name__:16}{seconds:8.1f} s {peak / 2**30:6.2f} GiB  {result}", flush=True)
 
 
-def _timed(step: Callable[[Path, int], str], folder: Path, images: int) -> tuple[float, int, str]:
+def _timed(step: Callable[[Path, Size], str], folder: Path, size: Size) -> tuple[float, int, str]:
     begin = time.perf_counter()
-    result = step(folder, images)
+    result = step(folder, size)
     return time.perf_counter() - begin, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, result
 
 
@@ -192,6 +203,7 @@ def main() -> None:
     """Measure each step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--folder", type=Path, help="working folder; by default the system's temporary folder")
     parser.add_argument("--layouts", action="store_true", help="compare layouts of Parquet instead")
     parser.add_argument("--of", type=Path, metavar="KEY", help="use the features in this folder")
@@ -203,12 +215,12 @@ def main() -> None:
             parser.error(
                 f"{folder} has less than {needed / 1e9:.0f} GB free; choose another --folder or fewer --images"
             )
-        print(f"{args.images:,} x {WIDTH} float32: {args.images * WIDTH * 4 / 1e9:.1f} GB")
+        print(f"{args.images:,} x {WIDTH} float32 of {args.classes:,} classes: {args.images * WIDTH * 4 / 1e9:.1f} GB")
         if args.layouts:
             compare_layouts(folder, repeated(args.of, args.images) if args.of else drawn(0, args.images))
             return
         for step in (write, write_manifest, read, index, train):
-            measured(step, folder, args.images)
+            measured(step, folder, Size(args.images, args.classes))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def without(photos: Photos, label: int) -> tuple[Photos, Array]:
 
 
 def measure(photos: Photos, unknown: list[Array]) -> dict[str, list[float]]:
-    """Return the areas under the curves, one per set of unknown images, and the shares refused: of known images first."""
+    """Return the areas under the curves, one for each set of unknown images, and the shares refused, of known first."""
     train, val, test = (photos.split(name) for name in ("train", "val", "test"))
     fitted = heads.fit(train, val, photos.classes, params.Head(), np.arange(len(val))).head
     temperature = calibration.fit_temperature(head.scores(fitted, val), val.labels)
