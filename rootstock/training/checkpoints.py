@@ -37,6 +37,7 @@ class TrainingState:
     best: dict[str, Tensor] | None = None
     optimiser: dict[str, Any] | None = None
     scaler: dict[str, Any] = field(default_factory=dict)  # empty but in float16
+    halved: int | None = None  # the stage that goes on at half its learning rate
 
 
 def save(path: Path, fingerprint: str, state: TrainingState, model: nn.Module) -> None:
@@ -50,6 +51,7 @@ def save(path: Path, fingerprint: str, state: TrainingState, model: nn.Module) -
         "best": state.best,
         "optimiser": state.optimiser,
         "scaler": state.scaler,
+        "halved": state.halved,
     }
     with replacing(path) as temporary:
         torch.save(content, temporary)
@@ -70,7 +72,9 @@ def load(path: Path, fingerprint: str, model: nn.Module, device: torch.device) -
             best = {name: value.cpu() for name, value in content["best"].items()}
             optimiser = dict(content["optimiser"])
             scaler = dict(content.get("scaler", {}))  # earlier versions had none
-            state = TrainingState(int(content["stage"]), int(content["epoch"]), history, best, optimiser, scaler)
+            halved = content.get("halved")
+            place = int(content["stage"]), int(content["epoch"])
+            state = TrainingState(*place, history, best, optimiser, scaler, halved)
     except DamagedError as error:
         state_dicts.copy_state(model, before)
         log.warning("Ignoring the damaged checkpoint; fine-tuning starts from the beginning: %s", error)

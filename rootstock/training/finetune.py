@@ -7,8 +7,10 @@ same bytes as an uninterrupted one.
 
 import json
 import logging
-import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from rootstock.training import checkpoints, epochs, ranks
 from rootstock.training.batch_norm import folded
 from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.classifier import WEIGHTS, Classifier, predict, save as save_classifier
+from rootstock.training.divergence import ExplodedError, check_loss
 from rootstock.training.ranks import Ranks
 from rootstock.training.split_images import NO_CLASS, Batches, SplitImages, mix
 from rootstock.training.step import TrainingStep
@@ -90,7 +93,7 @@ def _train(
     device = devices.device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = checkpoints.load(checkpoint, fingerprint, model, device)
-    total, parts = sum(stage.epochs for stage in settings.stages), 1
+    total = sum(stage.epochs for stage in settings.stages)
     if 0 < len(state.history) < total and together.rank == 0:
         log.info("Resuming after epoch %d of stage %d from %s", state.epoch, state.stage + 1, checkpoint)
     with (
@@ -102,29 +105,83 @@ def _train(
         batches = Batches(train, reader, transform, settings.batch_size, device, settings.augment, lone, together)
         val_batches = Batches(val, reader, transform, settings.batch_size, device, ranks=together)
         advance(len(state.history) * len(train.rows))
-        for index, stage in enumerate(settings.stages):
-            if index < state.stage:
-                continue
-            step = TrainingStep(model, optimiser_of(model, stage, settings), settings, parts, together, class_weights)
-            if index == state.stage and state.optimiser:
-                step.optimiser.load_state_dict(state.optimiser)
-                step.scaler.load_state_dict(state.scaler)
-            for epoch in range(state.epoch if index == state.stage else 0, stage.epochs):
-                torch.manual_seed(mix(seed, index, epoch) + together.rank)
-                loss = _train_epoch(step, batches, stage, (index, epoch), seed, advance)
-                val_loss, val_accuracy = _validate(model, val_batches, class_weights)
-                state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
-                _keep_best(state, model)
-                state.stage, state.epoch = index, epoch + 1
-                state.optimiser, state.scaler = step.optimiser.state_dict(), step.scaler.state_dict()
-                if together.rank == 0:
-                    checkpoints.save(checkpoint, fingerprint, state, model)
-            parts = step.parts
+        save = partial(checkpoints.save, checkpoint, fingerprint, state, model) if together.rank == 0 else lambda: None
+        run = _Run(model, batches, val_batches, settings, seed, class_weights, save, advance)
+        for index in range(state.stage, len(settings.stages)):
+            _train_stage(run, state, index)
     if state.best:
         state_dicts.copy_state(model, state.best)
     for warning in epochs.warnings(state.history):
         log.warning("%s", warning)
     return state.history
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all stages of a run have in common; `save` writes a checkpoint."""
+
+    model: Classifier
+    batches: Batches
+    val_batches: Batches
+    settings: params.Finetune
+    seed: int
+    class_weights: NDArray[np.float32] | None
+    save: Callable[[], None]
+    advance: progress.Advance
+
+
+def _train_stage(run: _Run, state: TrainingState, index: int) -> None:
+    """Train for the epochs of a stage that are still to come.
+
+    If the loss explodes, the stage goes on with the best weights so far at half the learning rate. If it does so again,
+    the stage ends with them.
+
+    Raises:
+        ParamsError: the loss exploded twice before any epoch had come to its end.
+    """
+    start = None if state.best else _copy(run.model)
+    first = state.epoch if index == state.stage else 0
+    stage = _with_halved_rate(run.settings.stages[index]) if state.halved == index else run.settings.stages[index]
+    step = _start(run, stage)
+    if first and state.optimiser:
+        step.optimiser.load_state_dict(state.optimiser)
+        step.scaler.load_state_dict(state.scaler)
+    epoch = first
+    while epoch < stage.epochs:
+        torch.manual_seed(mix(run.seed, index, epoch) + run.batches.ranks.rank)
+        try:
+            loss = _train_epoch(step, run.batches, stage, (index, epoch), run.seed, run.advance)
+        except ExplodedError as exploded:
+            state_dicts.copy_state(run.model, state.best or start or {})
+            if state.halved == index:
+                if not state.history:
+                    raise ParamsError(f"{exploded}; expected a lower lr.") from None
+                log.warning("%s again: the stage ends with the best weights so far.", exploded)
+                return
+            log.warning("%s: going on with the best weights so far, at half the learning rate.", exploded)
+            state.halved, stage = index, _with_halved_rate(stage)
+            step = _start(run, stage, step.parts)
+            continue
+        val_loss, val_accuracy = _validate(run.model, run.val_batches, run.class_weights)
+        state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
+        _keep_best(state, run.model)
+        epoch += 1
+        state.stage, state.epoch = index, epoch
+        state.optimiser, state.scaler = step.optimiser.state_dict(), step.scaler.state_dict()
+        run.save()
+
+
+def _start(run: _Run, stage: params.Stage, parts: int = 1) -> TrainingStep:
+    optimiser = optimiser_of(run.model, stage, run.settings)
+    return TrainingStep(run.model, optimiser, run.settings, parts, run.batches.ranks, run.class_weights)
+
+
+def _with_halved_rate(stage: params.Stage) -> params.Stage:
+    return stage.model_copy(update={"lr": stage.lr / 2})
+
+
+def _copy(model: Classifier) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
 def _faster(model: Classifier, batch_size: int, size: int) -> AbstractContextManager[None]:
@@ -144,28 +201,17 @@ def _train_epoch(
     every = 1 if device.type == "cpu" and batches.ranks.size == 1 else CHECKED_EVERY
     step.model.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
+    classes, seen = len(step.model.head.bias), 0
     examples = zip(batches(order, mix(seed, *at)), batches.targets(order, device), sizes, strict=True)
     for number, (batch, target, images) in enumerate(examples, start=1):
         step.set_learning_rate(one_cycle((at[1] * len(sizes) + number - 1) / (stage.epochs * len(sizes))))
         total += step(batch, target, images) * images
+        seen += images
         if number % every == 0 or number == len(sizes):
             whole = batches.ranks.sum(total)
-            _check_loss(whole, stage, number, at[1])
+            check_loss(whole / batches.ranks.size, seen, classes, stage, number, at[1])
         advance(images)
     return whole.item() / batches.ranks.size / len(order)
-
-
-def _check_loss(total: Tensor, stage: params.Stage, batches: int, epoch: int) -> None:
-    """Stop where the training has diverged.
-
-    Raises:
-        ParamsError: a loss was NaN or infinite.
-    """
-    if not math.isfinite(total.item()):
-        raise ParamsError(
-            f"params.yaml: lr is {stage.lr:g} in the stage that unfreezes {stage.unfreeze}, and after {batches} "
-            f"batches of epoch {epoch + 1} the training loss is NaN or infinite; expected a lower lr."
-        )
 
 
 def one_cycle(position: float) -> float:
@@ -224,4 +270,4 @@ def load_history(folder: Path) -> list[Epoch]:
 
 def _keep_best(state: TrainingState, model: Classifier) -> None:
     if epochs.best_of(state.history) is state.history[-1]:
-        state.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        state.best = _copy(model)

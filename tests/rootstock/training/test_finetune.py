@@ -13,7 +13,6 @@ from rootstock.backbones import backbones
 from rootstock.config.params import Finetune
 from rootstock.dataset import shards
 from rootstock.images import loader
-from rootstock.system.errors import ParamsError
 from rootstock.training import classifier, epochs, finetune
 from rootstock.training.finetune import one_cycle
 from rootstock.training.split_images import Batches, SplitImages
@@ -98,7 +97,7 @@ def test_training_reduces_the_loss(base, tmp_path):
 
 def test_the_network_ends_with_the_weights_of_its_best_epoch(base, small, tmp_path):
     model = start(base)
-    history = tune(model, base, stages(("all", 4), lr=0.03), tmp_path / "checkpoint")  # much too fast
+    history = tune(model, base, stages(("all", 4), lr=5e-3), tmp_path / "checkpoint")  # too fast
     best = epochs.best_of(history)
     assert len({epoch.val_loss for epoch in history}) == 4
     val, transform = SplitImages(small.split("val"), small.images), backbones.load(small_backbone(base)).transform
@@ -128,12 +127,3 @@ def test_equal_seeds_give_equal_weights_and_different_ones_do_not(base, tmp_path
     first = weights(1)
     assert all(torch.equal(value, first[name]) for name, value in weights(1).items())
     assert any(not torch.equal(value, first[name]) for name, value in weights(2).items())
-
-
-def test_a_diverging_loss_stops_the_training_with_an_error_that_names_the_learning_rate(base, tmp_path):
-    model = start(base)
-    with torch.no_grad():
-        model.head.bias[0] = float("inf")
-    with pytest.raises(ParamsError, match=r"params.yaml: lr is 0.001 in the stage that unfreezes all.*a lower lr"):
-        tune(model, base, stages(("all", 1)), tmp_path / "checkpoint")
-    assert not (tmp_path / "checkpoint").exists()

@@ -1,0 +1,107 @@
+"""A training loss that explodes: half the learning rate, once, from the best weights; then the stage ends."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from rootstock.config.params import Stage
+from rootstock.system.errors import ParamsError
+from rootstock.training import epochs, finetune
+from rootstock.training.divergence import ExplodedError, check_loss
+from rootstock.training.step import TrainingStep
+from tests.fine_tuning import copied, stages, start, tune
+
+LR = 1e-3
+STAGE = Stage(unfreeze="all", epochs=1, lr=LR)
+
+
+@pytest.fixture
+def exploding(monkeypatch):
+    """Let steps explode: return a list of (smallest peak learning rate, step from which on, loss)."""
+    explosions: list[tuple[float, int, float]] = []
+    steps = 0
+
+    class Exploding(TrainingStep):
+        def __call__(self, batch: Tensor, target: Tensor, images: int | None = None) -> Tensor:
+            nonlocal steps
+            steps += 1
+            peak = max(group["peak"] for group in self.optimiser.param_groups)
+            for lr, after, loss in explosions:
+                if peak > lr and steps > after:
+                    for parameter in self.trained:
+                        parameter.detach().fill_(loss)
+                    return torch.tensor(loss, dtype=torch.float64)
+            return super().__call__(batch, target, images)
+
+    monkeypatch.setattr(finetune, "TrainingStep", Exploding)
+    return explosions
+
+
+@pytest.mark.parametrize(("loss", "says"), [(float("nan"), "is NaN or infinite"), (1e3, "has risen to")])
+def test_a_loss_that_explodes_goes_on_from_the_best_weights_at_half_the_rate(
+    base, tmp_path, caplog, exploding, loss, says
+):
+    exploding.append((0.6 * LR, 5, loss))  # 72 images in batches of 32: in the second epoch, but not at half the rate
+    model = start(base)
+    history = tune(model, base, stages(("all", 3), lr=LR), tmp_path / "checkpoint")
+    assert [epoch.epoch for epoch in history] == [0, 1, 2]
+    assert f"the training loss {says}" in caplog.text
+    assert "going on with the best weights so far, at half the learning rate" in caplog.text
+    assert all(torch.isfinite(value).all() for value in copied(model).values() if value.is_floating_point())
+    assert epochs.best_of(history).val_accuracy > 0.3
+
+
+def test_before_any_epoch_has_ended_it_goes_back_to_where_it_started(base, tmp_path, exploding):
+    exploding.append((0.6 * LR, 0, float("nan")))
+    history = tune(start(base), base, stages(("all", 2), lr=LR), tmp_path / "checkpoint")
+    slower = tune(start(base), base, stages(("all", 2), lr=LR / 2), tmp_path / "other")
+    assert [(e.train_loss, e.val_loss) for e in history] == [(e.train_loss, e.val_loss) for e in slower]
+
+
+def test_a_second_explosion_ends_the_stage_with_the_best_weights_and_the_next_stage_goes_on(
+    base, tmp_path, caplog, exploding
+):
+    exploding += [(0.4 * LR, 5, float("nan"))]
+    settings = stages(("all", 3), lr=LR)
+    settings = settings.model_copy(update={"stages": (*settings.stages, Stage(unfreeze="all", epochs=1, lr=LR / 10))})
+    history = tune(start(base), base, settings, tmp_path / "checkpoint")
+    assert [(epoch.stage, epoch.epoch) for epoch in history] == [(0, 0), (1, 0)]
+    assert "again: the stage ends with the best weights so far" in caplog.text
+
+
+def test_two_explosions_before_any_epoch_has_ended_are_an_error_that_names_the_learning_rate(base, tmp_path):
+    model = start(base)
+    with torch.no_grad():
+        model.head.bias[0] = float("inf")
+    with pytest.raises(ParamsError, match=r"params.yaml: lr is 0.0005 in the stage that unfreezes all.*a lower lr"):
+        tune(model, base, stages(("all", 1), lr=LR), tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_run_that_was_interrupted_resumes_at_half_the_rate(base, tmp_path, exploding, monkeypatch):
+    exploding.append((0.6 * LR, 2, float("nan")))
+    whole = tune(start(base), base, stages(("all", 3), lr=LR), tmp_path / "whole")
+    saves = 0
+    save = finetune.checkpoints.save
+
+    def save_twice(*given):
+        nonlocal saves
+        save(*given)
+        saves += 1
+        if saves == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune.checkpoints, "save", save_twice)
+    with pytest.raises(KeyboardInterrupt):
+        tune(start(base), base, stages(("all", 3), lr=LR), tmp_path / "checkpoint")
+    exploding.clear()  # it does not explode at half the rate; at the whole rate, results would differ
+    monkeypatch.setattr(finetune.checkpoints, "save", save)
+    resumed = tune(start(base), base, stages(("all", 3), lr=LR), tmp_path / "checkpoint")
+    assert resumed == whole
+
+
+@pytest.mark.parametrize("mean", [0.1, 2.3, 22.0])
+def test_losses_up_to_several_times_that_of_guessing_are_no_explosion(mean):
+    check_loss(torch.tensor(10 * mean), 10, 10, STAGE, 1, 0)
+    with pytest.raises(ExplodedError, match=r"after 1 batches of epoch 1 the training loss has risen to 24\.0"):
+        check_loss(torch.tensor(240.0), 10, 10, STAGE, 1, 0)
