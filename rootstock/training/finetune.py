@@ -30,7 +30,7 @@ from rootstock.training import checkpoints, epochs, ranks
 from rootstock.training.batch_norm import folded
 from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.classifier import WEIGHTS, Classifier, predict, save as save_classifier
-from rootstock.training.divergence import ExplodedError, check_loss
+from rootstock.training.divergence import ExplodedError, check_loss, highest_loss
 from rootstock.training.ranks import Ranks
 from rootstock.training.split_images import NO_CLASS, Batches, SplitImages, mix
 from rootstock.training.step import TrainingStep
@@ -150,7 +150,8 @@ def _train_stage(run: _Run, state: TrainingState, index: int) -> None:
     while epoch < stage.epochs:
         torch.manual_seed(mix(run.seed, index, epoch) + run.batches.ranks.rank)
         try:
-            loss = _train_epoch(step, run.batches, stage, (index, epoch), run.seed, run.advance)
+            highest = highest_loss(state.history, len(run.model.head.bias))
+            loss = _train_epoch(run, step, stage, (index, epoch), highest)
         except ExplodedError as exploded:
             state_dicts.copy_state(run.model, state.best or start or {})
             if state.halved == index:
@@ -192,16 +193,19 @@ def _faster(model: Classifier, batch_size: int, size: int) -> AbstractContextMan
     return folded(model, torch.randint(256, shape, dtype=torch.uint8).to(model.head.weight.device))
 
 
-def _train_epoch(
-    step: TrainingStep, batches: Batches, stage: params.Stage, at: tuple[int, int], seed: int, advance: progress.Advance
-) -> float:
-    """Train for one epoch in a new random order; return the mean training loss."""
+def _train_epoch(run: _Run, step: TrainingStep, stage: params.Stage, at: tuple[int, int], highest: float) -> float:
+    """Train for one epoch in a new random order; return the mean training loss.
+
+    Raises:
+        ExplodedError: the loss was not finite, or rose above `highest`.
+    """
+    batches, seed = run.batches, run.seed
     device, sizes = batches.device, batches.sizes
     order = np.random.default_rng(mix(seed, *at)).permutation(len(batches.images.rows))
     every = 1 if device.type == "cpu" and batches.ranks.size == 1 else CHECKED_EVERY
     step.model.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
-    classes, seen = len(step.model.head.bias), 0
+    seen = 0
     examples = zip(batches(order, mix(seed, *at)), batches.targets(order, device), sizes, strict=True)
     for number, (batch, target, images) in enumerate(examples, start=1):
         step.set_learning_rate(one_cycle((at[1] * len(sizes) + number - 1) / (stage.epochs * len(sizes))))
@@ -209,8 +213,8 @@ def _train_epoch(
         seen += images
         if number % every == 0 or number == len(sizes):
             whole = batches.ranks.sum(total)
-            check_loss(whole / batches.ranks.size, seen, classes, stage, number, at[1])
-        advance(images)
+            check_loss(whole / batches.ranks.size, seen, highest, stage, number, at[1])
+        run.advance(images)
     return whole.item() / batches.ranks.size / len(order)
 
 

@@ -1,5 +1,7 @@
 """A training loss that explodes: half the learning rate, once, from the best weights; then the stage ends."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,8 @@ from torch import Tensor
 from rootstock.config.params import Stage
 from rootstock.system.errors import ParamsError
 from rootstock.training import epochs, finetune
-from rootstock.training.divergence import ExplodedError, check_loss
+from rootstock.training.checkpoints import Epoch
+from rootstock.training.divergence import ExplodedError, check_loss, highest_loss
 from rootstock.training.step import TrainingStep
 from tests.fine_tuning import copied, stages, start, tune
 
@@ -100,8 +103,10 @@ def test_a_run_that_was_interrupted_resumes_at_half_the_rate(base, tmp_path, exp
     assert resumed == whole
 
 
-@pytest.mark.parametrize("mean", [0.1, 2.3, 22.0])
-def test_losses_up_to_several_times_that_of_guessing_are_no_explosion(mean):
-    check_loss(torch.tensor(10 * mean), 10, 10, STAGE, 1, 0)
+@pytest.mark.parametrize(("before", "highest"), [(0.1, 23.03), (5.0, 50.0)])
+def test_a_loss_explodes_if_it_is_ten_times_that_of_guessing_and_of_the_epoch_before(before, highest):
+    assert highest_loss([Epoch(0, "all", 0, before, 1.0, 0.5)], 10) == pytest.approx(highest, abs=0.01)
+    assert highest_loss([], 10) == math.inf  # a head that is sure and wrong at the start is none
+    check_loss(torch.tensor(220.0), 10, 23.03, STAGE, 1, 0)
     with pytest.raises(ExplodedError, match=r"after 1 batches of epoch 1 the training loss has risen to 24\.0"):
-        check_loss(torch.tensor(240.0), 10, 10, STAGE, 1, 0)
+        check_loss(torch.tensor(240.0), 10, 23.03, STAGE, 1, 0)
