@@ -4,7 +4,6 @@ params.yaml is read into it (rootstock/config/params_file.py). It is also the pa
 descriptions, limits and choices make up the form in the Prefect UI.
 """
 
-import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -20,12 +19,17 @@ from rootstock.config.architectures import (
 )
 from rootstock.config.flow_params import Compare as Compare, Retrain as Retrain
 from rootstock.config.ingest_params import SPLITS as SPLITS, Ingest as Ingest, Source as Source, Split as Split
-from rootstock.config.section import Augment, Section as Section, reject_near_miss, warn_once
+from rootstock.config.section import Section as Section, reject_near_miss, warn_once
+from rootstock.config.training_params import (
+    DEPLOYMENT as DEPLOYMENT,
+    UNFREEZE_CHOICES as UNFREEZE_CHOICES,
+    ClassWeight as ClassWeight,
+    Finetune as Finetune,
+    Head as Head,
+    Stage as Stage,
+)
 from rootstock.system import packages
 from rootstock.system.addresses import Address
-
-DEPLOYMENT = r"^(here|[^/]+/[^/]+)$"  # where to fine-tune
-UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "all")
 
 
 class Backbone(Section):
@@ -156,101 +160,6 @@ class Extract(Section):
     def _is_not_misspelt(cls, layer: str) -> str:
         """Refuse a misspelt level early; whether a module exists is only known once the network is built."""
         return reject_near_miss(layer, (*FEATURE_LEVELS, PENULTIMATE), "a module name")
-
-
-ClassWeight = Literal["none", "balanced"]
-
-
-class Head(Section):
-    """The classifier on the frozen features."""
-
-    kind: Literal["logistic", "ridge", "prototype", "knn", "auto"] = Field(
-        default="logistic",
-        description="Kind of head: logistic regression, ridge regression, class prototypes (for few images), nearest "
-        "neighbours, or auto: the simplest within one standard error of the best on validation.",
-    )
-    class_weight: ClassWeight = Field(
-        default="none",
-        description="Weight of each class in the loss of the head and of fine-tuning: none, or balanced, with which "
-        "every class counts the same however few images it has.",
-    )
-    l2: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, strict=False)] = Field(
-        default=(1000.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1),
-        description="L2 strengths to try (1/C in scikit-learn); chosen on the validation split.",
-    )
-    max_iterations: Annotated[int, Field(ge=1)] = Field(
-        default=300, description="Maximum L-BFGS iterations per L2 strength."
-    )
-
-
-class Stage(Section):
-    """One fine-tuning stage: what is unfrozen, for how many epochs, and the learning rate."""
-
-    unfreeze: Annotated[str, Field(min_length=1)] = Field(
-        description="What to train: head, last_block, last_2_blocks, last_3_blocks, all, or a layer name (that layer "
-        "and all later ones)."
-    )
-    epochs: Annotated[int, Field(ge=1)] = Field(description="Number of epochs (passes over the training images).")
-    lr: Annotated[float, Field(gt=0, lt=1)] = Field(
-        title="Learning rate", description="Peak learning rate of the one-cycle schedule."
-    )
-
-    @field_validator("unfreeze")
-    @classmethod
-    def _is_not_misspelt(cls, unfreeze: str) -> str:
-        """Refuse a misspelt choice early; whether a layer exists is only known once the network is built."""
-        return reject_near_miss(unfreeze, UNFREEZE_CHOICES, "a layer name")
-
-
-class Finetune(Section):
-    """Unfreezes later layers in stages, starting from the linear head's weights (LP-FT, Kumar et al. 2022)."""
-
-    stages: Annotated[tuple[Stage, ...], Field(strict=False)] = Field(
-        default=(Stage(unfreeze="last_block", epochs=1, lr=3e-4), Stage(unfreeze="all", epochs=5, lr=5e-4)),
-        description="Fine-tuning stages, in order; an empty list leaves the backbone frozen.",
-    )
-    batch_size: Annotated[int, Field(ge=2, le=4096)] = Field(default=32, description="Mini-batch size.")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
-        default=0.01, description="AdamW weight decay; not applied to biases and normalisation layers."
-    )
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1.0,
-        description="Layer-wise learning-rate decay: each block's learning rate is this factor times that of the block "
-        "above.",
-    )
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.1, description="Label smoothing of the cross-entropy loss."
-    )
-    augment: Augment = Field(
-        default="none",
-        description="Data augmentation: random resized crops (crop), with horizontal flips (crop_flip) if a mirrored "
-        "image keeps its class.",
-    )
-    where: str = Field(
-        default="here",
-        description="Where to fine-tune: here, or a deployment on another worker, e.g. fine-tune/gpu.",
-        json_schema_extra={"pattern": DEPLOYMENT},  # for the form; the validator below has the message for params.yaml
-    )
-    if_no_worker: Literal["wait", "here", "fail"] = Field(
-        default="wait",
-        description="What to do if that deployment has no worker online: wait for one, train here, or fail.",
-    )
-
-    @field_validator("where")
-    @classmethod
-    def _is_here_or_deployment(cls, where: str) -> str:
-        if not re.fullmatch(DEPLOYMENT, where):
-            raise ValueError(f"is {where!r}; expected here, or a deployment as <flow>/<name>, e.g. fine-tune/gpu")
-        return where
-
-    processes: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=1,
-        description="Number of processes that share each mini-batch: one per GPU of the machine that trains.",
-    )
-
-    def recipe(self) -> dict[str, Any]:
-        """Return the settings that the result depends on: all but where it is computed."""
-        return self.model_dump(mode="json", exclude={"where", "if_no_worker", "processes"})
 
 
 class Evaluate(Section):

@@ -1,0 +1,104 @@
+"""The sections of params.yaml on training: the head, and fine-tuning in stages."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from rootstock.config.section import Augment, Section, reject_near_miss
+
+DEPLOYMENT = r"^(here|[^/]+/[^/]+)$"  # where to fine-tune
+ClassWeight = Literal["none", "balanced"]
+UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "all")
+
+
+class Head(Section):
+    """The classifier on the frozen features."""
+
+    kind: Literal["logistic", "ridge", "prototype", "knn", "auto"] = Field(
+        default="logistic",
+        description="Kind of head: logistic regression, ridge regression, class prototypes (for few images), nearest "
+        "neighbours, or auto: the simplest within one standard error of the best on validation.",
+    )
+    class_weight: ClassWeight = Field(
+        default="none",
+        description="Weight of each class in the loss of the head and of fine-tuning: none, or balanced, with which "
+        "every class counts the same however few images it has.",
+    )
+    l2: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, strict=False)] = Field(
+        default=(1000.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1),
+        description="L2 strengths to try (1/C in scikit-learn); chosen on the validation split.",
+    )
+    max_iterations: Annotated[int, Field(ge=1)] = Field(
+        default=300, description="Maximum L-BFGS iterations per L2 strength."
+    )
+
+
+class Stage(Section):
+    """One fine-tuning stage: what is unfrozen, for how many epochs, and the learning rate."""
+
+    unfreeze: Annotated[str, Field(min_length=1)] = Field(
+        description="What to train: head, last_block, last_2_blocks, last_3_blocks, all, or a layer name (that layer "
+        "and all later ones)."
+    )
+    epochs: Annotated[int, Field(ge=1)] = Field(description="Number of epochs (passes over the training images).")
+    lr: Annotated[float, Field(gt=0, lt=1)] = Field(
+        title="Learning rate", description="Peak learning rate of the one-cycle schedule."
+    )
+
+    @field_validator("unfreeze")
+    @classmethod
+    def _is_not_misspelt(cls, unfreeze: str) -> str:
+        """Refuse a misspelt choice early; whether a layer exists is only known once the network is built."""
+        return reject_near_miss(unfreeze, UNFREEZE_CHOICES, "a layer name")
+
+
+class Finetune(Section):
+    """Unfreezes later layers in stages, starting from the linear head's weights (LP-FT, Kumar et al. 2022)."""
+
+    stages: Annotated[tuple[Stage, ...], Field(strict=False)] = Field(
+        default=(Stage(unfreeze="last_block", epochs=1, lr=3e-4), Stage(unfreeze="all", epochs=5, lr=5e-4)),
+        description="Fine-tuning stages, in order; an empty list leaves the backbone frozen.",
+    )
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = Field(default=32, description="Mini-batch size.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=0.01, description="AdamW weight decay; not applied to biases and normalisation layers."
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0,
+        description="Layer-wise learning-rate decay: each block's learning rate is this factor times that of the block "
+        "above.",
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="Label smoothing of the cross-entropy loss."
+    )
+    augment: Augment = Field(
+        default="none",
+        description="Data augmentation: random resized crops (crop), with horizontal flips (crop_flip) if a mirrored "
+        "image keeps its class.",
+    )
+    where: str = Field(
+        default="here",
+        description="Where to fine-tune: here, or a deployment on another worker, e.g. fine-tune/gpu.",
+        json_schema_extra={"pattern": DEPLOYMENT},  # for the form; the validator below has the message for params.yaml
+    )
+    if_no_worker: Literal["wait", "here", "fail"] = Field(
+        default="wait",
+        description="What to do if that deployment has no worker online: wait for one, train here, or fail.",
+    )
+
+    @field_validator("where")
+    @classmethod
+    def _is_here_or_deployment(cls, where: str) -> str:
+        if not re.fullmatch(DEPLOYMENT, where):
+            raise ValueError(f"is {where!r}; expected here, or a deployment as <flow>/<name>, e.g. fine-tune/gpu")
+        return where
+
+    processes: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1,
+        description="Number of processes that share each mini-batch: one per GPU of the machine that trains.",
+    )
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the settings that the result depends on: all but where it is computed."""
+        return self.model_dump(mode="json", exclude={"where", "if_no_worker", "processes"})
