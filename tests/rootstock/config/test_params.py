@@ -208,12 +208,13 @@ def test_the_documentation_explains_every_key():
     explained(Params, "")
 
 
-def test_former_names_are_read_with_one_warning(caplog):
+def test_former_names_and_keys_are_read_with_one_warning(caplog):
     warned.clear()
     values = {
         "ingest": {"seconds_a_file": 3},
         "extract": {"engine": "onnxruntime"},
         "compare": {"backbones": ["seed", "resnet18"]},
+        "evaluate": {"resamples": 500, "mistakes": 3},
     }
     with without_warnings():  # as the form reads it
         validate(values, "here")
@@ -221,10 +222,12 @@ def test_former_names_are_read_with_one_warning(caplog):
         found = validate(values, "here")
     assert found.ingest.max_decode_seconds == 3
     assert found.extract.engine == "auto"
+    assert found.evaluate.mistakes == 3 and "resamples" not in found.evaluate.model_dump()
     assert found.compare.backbones == ("classics", "resnet18")
     said = [record.getMessage() for record in caplog.records]
     assert said == [
         "params.yaml: ingest.seconds_a_file was renamed to max_decode_seconds; change it to max_decode_seconds",
         "params.yaml: extract.engine: onnxruntime was removed and is read as auto; change it to auto",
+        "params.yaml: evaluate.resamples is ignored: intervals are computed without resampling; remove it",
         "params.yaml: compare: the group seed was renamed to classics; change it to classics",
     ]
