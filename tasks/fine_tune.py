@@ -34,7 +34,11 @@ def fine_tune(params: Params) -> Summary:
     weights = class_weights(labels, len(probe.classes), params.head.class_weight)
     rows = {split: manifest[manifest["split"] == split] for split in ("train", "val")}
     inputs = digest(
-        [*tables.files_of(DATASET / tables.MANIFEST), BACKBONE / backbones.WEIGHTS, HEAD / head.WEIGHTS],
+        [
+            *tables.files_of(DATASET / tables.MANIFEST),
+            BACKBONE / backbones.WEIGHTS,
+            head.folder_of_linear(HEAD) / head.WEIGHTS,
+        ],
         f"{params.seed} {params.finetune.recipe()} {params.head.class_weight}",
     )
     used = {shard for split in rows.values() for shard in split["shard"]}

@@ -97,9 +97,8 @@ class ModelPair:
         rows = self.rows(split)
         scores: dict[str, Scores] = {}
         if "head" in (models or self.names):
-            own = Features(self.folders[0], rows)
-            novel = np.concatenate([self.novelty["head"].score(x) for x, _ in own])
-            scores["head"] = Scores(head.scores(self.head, own), novel)
+            own, known = Features(self.folders[0], rows), self.novelty["head"]
+            scores["head"] = Scores.joined([Scores(self.head.logits(x), known.score(x)) for x, _ in own])
         if self.finetuned and "finetuned" in (models or self.names):
             tuned = replace(self.finetuned, novelty=self.novelty["finetuned"])
             scores["finetuned"] = scoring.score(

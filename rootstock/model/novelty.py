@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from rootstock.system.files import reading
+from rootstock.training.class_means import unit_class_means
 from rootstock.training.head import normalised
 from rootstock.training.principal_axes import invert_deviations
 
@@ -58,10 +59,7 @@ def fit(batches: Iterable[tuple[Array, NDArray[np.int64]]], k: int) -> Novelty:
     variance = sum(((x - mean) ** 2).sum(axis=0) for x, _ in batches) / images
     scale = invert_deviations(torch.from_numpy(mean), torch.from_numpy(variance)).numpy()
     center, scale = mean.astype(np.float32), scale.astype(np.float32)
-    sums = np.zeros((k, len(mean)))
-    for x, labels in batches:
-        np.add.at(sums, labels, normalised((x - center) * scale).astype(np.float64))
-    return Novelty(center, scale, normalised(sums.astype(np.float32)))
+    return Novelty(center, scale, unit_class_means(batches, k, len(center), lambda x: (x - center) * scale))
 
 
 def save(novelty: Novelty, path: Path) -> None:

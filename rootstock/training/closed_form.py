@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rootstock.features.reader import Features
 from rootstock.training import calibration
+from rootstock.training.class_means import unit_class_means
 from rootstock.training.class_weights import image_weights
 from rootstock.training.head import Head, normalised, scores
 from rootstock.training.principal_axes import PrincipalAxes
@@ -71,10 +72,7 @@ def fit_prototypes(
     """
     k = len(classes)
     center = _center(train, k, weights)
-    sums = np.zeros((k, train.width))
-    for x, labels in train:
-        np.add.at(sums, labels, normalised(x - center).astype(np.float64))
-    prototypes = normalised(sums.astype(np.float32))
+    prototypes = unit_class_means(train, k, train.width, lambda x: x - center)
     head = Head(prototypes, np.zeros(k, np.float32), classes, 0.0, kind="prototype", center=center)
     return _best([head], "", val, weights, loss)
 

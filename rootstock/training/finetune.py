@@ -107,8 +107,9 @@ def _train(
         advance(len(state.history) * len(train.rows))
         save = partial(checkpoints.save, checkpoint, fingerprint, state, model) if together.rank == 0 else lambda: None
         run = _Run(model, batches, val_batches, settings, seed, class_weights, save, advance)
+        parts = 1
         for index in range(state.stage, len(settings.stages)):
-            _train_stage(run, state, index)
+            parts = _train_stage(run, state, index, parts)
     if state.best:
         state_dicts.copy_state(model, state.best)
     for warning in epochs.warnings(state.history):
@@ -130,8 +131,8 @@ class _Run:
     advance: progress.Advance
 
 
-def _train_stage(run: _Run, state: TrainingState, index: int) -> None:
-    """Train for the epochs of a stage that are still to come.
+def _train_stage(run: _Run, state: TrainingState, index: int, parts: int) -> int:
+    """Train for the epochs of a stage that are still to come; take and return how many parts a mini-batch has.
 
     If the loss explodes, the stage goes on with the best weights so far at half the learning rate. If it does so again,
     the stage ends with them.
@@ -142,7 +143,7 @@ def _train_stage(run: _Run, state: TrainingState, index: int) -> None:
     start = None if state.best else _copy(run.model)
     first = state.epoch if index == state.stage else 0
     stage = _with_halved_rate(run.settings.stages[index]) if state.halved == index else run.settings.stages[index]
-    step = _start(run, stage)
+    step = _start(run, stage, parts)
     if first and state.optimiser:
         step.optimiser.load_state_dict(state.optimiser)
         step.scaler.load_state_dict(state.scaler)
@@ -158,7 +159,7 @@ def _train_stage(run: _Run, state: TrainingState, index: int) -> None:
                 if not state.history:
                     raise ParamsError(f"{exploded}; expected a lower lr.") from None
                 log.warning("%s again: the stage ends with the best weights so far.", exploded)
-                return
+                break
             log.warning("%s: going on with the best weights so far, at half the learning rate.", exploded)
             state.halved, stage = index, _with_halved_rate(stage)
             step = _start(run, stage, step.parts)
@@ -170,9 +171,10 @@ def _train_stage(run: _Run, state: TrainingState, index: int) -> None:
         state.stage, state.epoch = index, epoch
         state.optimiser, state.scaler = step.optimiser.state_dict(), step.scaler.state_dict()
         run.save()
+    return step.parts
 
 
-def _start(run: _Run, stage: params.Stage, parts: int = 1) -> TrainingStep:
+def _start(run: _Run, stage: params.Stage, parts: int) -> TrainingStep:
     optimiser = optimiser_of(run.model, stage, run.settings)
     return TrainingStep(run.model, optimiser, run.settings, parts, run.batches.ranks, run.class_weights)
 

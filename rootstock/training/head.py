@@ -175,6 +175,11 @@ def load(folder: Path) -> Head:
         return Head(**described)
 
 
+def folder_of_linear(folder: Path) -> Path:
+    """Return the folder of the head from which fine-tuning starts: the head's own, if it is linear."""
+    return folder / LINEAR if (folder / LINEAR).exists() else folder
+
+
 def load_linear(folder: Path) -> Head:
-    """Load the head from which fine-tuning starts: the head itself, if it is linear."""
-    return load(folder / LINEAR if (folder / LINEAR).exists() else folder)
+    """Load the head from which fine-tuning starts."""
+    return load(folder_of_linear(folder))

@@ -1,8 +1,9 @@
 """Fit the head that params.yaml names; with `auto`, every kind, of which validation chooses one."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from rootstock.system.errors import ParamsError, SourceError
 from rootstock.training import calibration, closed_form, head, logistic
 from rootstock.training.class_weights import class_weights, image_weights
 from rootstock.training.head import Head, Kind
-from rootstock.training.principal_axes import find_principal_axes
+from rootstock.training.principal_axes import PrincipalAxes, find_principal_axes
 
 log = logging.getLogger(__name__)
 NAMES: dict[Kind, str] = {  # the simplest first
@@ -32,7 +33,12 @@ class Fitted:
     """The head, and the linear one from which fine-tuning starts; the same unless nearest neighbours were chosen."""
 
     head: Head
-    linear: Head
+    fit_linear: Callable[[], Head]
+
+    @cached_property
+    def linear(self) -> Head:
+        """Return the linear head; where it must be fitted, that is done when it is asked for."""
+        return self.fit_linear()
 
 
 def fit(
@@ -67,7 +73,7 @@ def fit(
     heads = {kind: trial.fit(kind) for kind in kinds}
     if settings.kind != "auto":
         only = heads[settings.kind]
-        return Fitted(only, trial.fit("logistic") if settings.kind == "knn" else only)
+        return Fitted(only, lambda: trial.fit("logistic") if settings.kind == "knn" else only)
     chosen, tried, why = choose({kind: trial.losses(found) for kind, found in heads.items()}, groups)
     if stage:
         log.info("%s: %s", stage, why)
@@ -75,7 +81,7 @@ def fit(
         entry["val_accuracy"] = heads[entry["kind"]].val_accuracy
     linear = min((entry for entry in tried if entry["kind"] != "knn"), key=lambda entry: entry["val_log_loss"])
     best = replace(heads[chosen], tried=tried, why=why)
-    return Fitted(best, best if chosen != "knn" else heads[linear["kind"]])
+    return Fitted(best, lambda: best if chosen != "knn" else heads[linear["kind"]])
 
 
 def choose(
@@ -134,7 +140,11 @@ class _Trial:
     ) -> None:  # fmt: skip
         self.train, self.val, self.classes, self.settings, self.weights = train, val, classes, settings, weights
         self.stage = stage
-        self.axes = None if settings.kind == "prototype" else find_principal_axes(train, weights)
+
+    @cached_property
+    def axes(self) -> PrincipalAxes:
+        """Find the principal axes, of which prototypes and neighbours need none."""
+        return find_principal_axes(self.train, self.weights)
 
     def fit(self, kind: Kind) -> Head:
         """Fit a kind of head."""
@@ -143,7 +153,6 @@ class _Trial:
             return closed_form.fit_prototypes(*given, self.weights, self.mean_loss)
         if kind == "knn":
             return closed_form.fit_neighbours(*given, self.weights, self.mean_loss)
-        assert self.axes is not None
         if kind == "ridge":
             return closed_form.fit_ridge(*given, self.axes, self.weights, self.mean_loss)
         l2, iterations = self.settings.l2, self.settings.max_iterations

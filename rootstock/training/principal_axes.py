@@ -49,11 +49,12 @@ def find_principal_axes(features: Features, class_weights: NDArray[np.float32] |
     """
     n, d = len(features), features.width
     weights = None if class_weights is None else torch.from_numpy(class_weights)
-    mean = _sum((x * counts).sum(0, dtype=torch.float64) for x, counts in _tensors(features, weights)) / n
-    variance = _sum(((x - mean).square() * counts).sum(0) for x, counts in _tensors(features, weights)) / n
+    mean = _sum(_times(x, counts).sum(0, dtype=torch.float64) for x, counts in _tensors(features, weights)) / n
+    variance = _sum(_times((x - mean).square(), counts).sum(0) for x, counts in _tensors(features, weights)) / n
     inverse_deviation = invert_deviations(mean, variance)
     standardised = (
-        ((x - mean) * inverse_deviation).float() * counts.sqrt() for x, counts in _tensors(features, weights)
+        _times(((x - mean) * inverse_deviation).float(), None if counts is None else counts.sqrt())
+        for x, counts in _tensors(features, weights)
     )
     if n < d:
         return _axes_of_few(mean, torch.cat(list(standardised)).double(), inverse_deviation)
@@ -61,11 +62,14 @@ def find_principal_axes(features: Features, class_weights: NDArray[np.float32] |
     return PrincipalAxes(mean, inverse_deviation[:, None] * axes, variances.clamp(min=0))
 
 
-def _tensors(features: Features, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield features (n, d), and with which weight each image counts: (n, 1), or a scalar if all count the same."""
-    same = torch.ones(())
+def _tensors(features: Features, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield features (n, d), and with which weight each image counts: (n, 1), or None if all count the same."""
     for x, labels in features:
-        yield torch.from_numpy(x), same if weights is None else weights[torch.from_numpy(labels)][:, None]
+        yield torch.from_numpy(x), None if weights is None else weights[torch.from_numpy(labels)][:, None]
+
+
+def _times(x: Tensor, counts: Tensor | None) -> Tensor:
+    return x if counts is None else x * counts  # a product with 1 would copy all features in every pass
 
 
 def _sum(parts: Iterable[Tensor]) -> Tensor:
