@@ -11,7 +11,6 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -80,7 +79,7 @@ def rare(photos: Photos, ratio: float) -> Iterator[tuple[str, str, ClassWeight, 
 def main() -> None:
     """Print the figures of each kind, as a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder")
     parser.add_argument("--size", type=int, default=224, help="pixels")
     parser.add_argument("--rare", type=float, help="how many times as many images the most frequent class has")
     args = parser.parse_args()

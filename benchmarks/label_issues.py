@@ -45,7 +45,7 @@ def turned(manifest: pd.DataFrame, share: float, classes: int, seed: int) -> tup
 def main() -> None:
     """Measure for each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder")
     parser.add_argument("--size", type=int, default=224, help="pixels")
     parser.add_argument("--share", type=float, default=0.05, help="of train and validation labels that are turned")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

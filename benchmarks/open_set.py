@@ -10,7 +10,6 @@ the share of the known and of each kind of unknown test images that is above the
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,8 +66,8 @@ def measure(photos: Photos, unknown: list[Array]) -> dict[str, list[float]]:
 def main() -> None:
     """Print the mean over the classes left out, and the smallest, as a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("other", type=Path)
+    parser.add_argument("folder")
+    parser.add_argument("other")
     parser.add_argument("--size", type=int, default=224, help="pixels")
     args = parser.parse_args()
     with extracted(args.folder, args.size) as photos, extracted(args.other, args.size) as other:

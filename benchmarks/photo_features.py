@@ -1,4 +1,4 @@
-"""Cached features of a folder of photos with one subfolder per class, for benchmarks of what is trained on them."""
+"""Cached features of photos, in a temporary folder, for benchmarks of what is trained on them."""
 
 import tempfile
 from collections.abc import Iterator
@@ -18,11 +18,13 @@ from rootstock.ingest import ingest
 
 @dataclass(frozen=True)
 class Photos:
-    """A folder of features, the manifest of their images, and the classes."""
+    """Folders of features, images and the backbone, the manifest of the images, and their classes."""
 
     folder: Path
     manifest: pd.DataFrame
     classes: list[str]
+    images: Path
+    backbone: Path
 
     def split(self, name: str) -> Features:
         """Return the features of a split."""
@@ -30,14 +32,21 @@ class Photos:
 
 
 @contextmanager
-def extracted(photos: Path, size: int) -> Iterator[Photos]:
-    """Ingest photos and extract their features with the default backbone at `size` pixels, in a temporary folder."""
+def extracted(photos: str, size: int) -> Iterator[Photos]:
+    """Ingest photos and extract their features with the default backbone at `size` pixels, in a temporary folder.
+
+    Args:
+        photos: any source of params.yaml, e.g. a folder with one subfolder per class.
+        size: pixels.
+    """
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         backbones.prepare(params.Backbone(image_size=size), 0, base / "backbone")
         backbone = backbones.load(base / "backbone")
-        source = params.Source(path=str(photos.resolve()), domain="photos")
+        path = photos if ":" in photos else str(Path(photos).resolve())
+        source = params.Source(path=path, domain="photos")
         ingest.ingest(params.Ingest(sources=(source,)), 0, base / "images", base / "dataset", base / "scratch")
         manifest = tables.load_manifest(base / "dataset")
         done = extraction.extract(backbone, params.Extract(), base / "images", base / "features")
-        yield Photos(base / "features" / done.key, manifest, tables.classes_of(manifest))
+        folder = base / "features" / done.key
+        yield Photos(folder, manifest, tables.classes_of(manifest), base / "images", base / "backbone")

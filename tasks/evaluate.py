@@ -13,7 +13,7 @@ from tasks.bridge.stage import Summary, stage
 from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, MEASURED, MODEL, PIXELS, REPORT
 
 if TYPE_CHECKING:  # imports torch
-    from rootstock.images.pixel_store import PixelStore
+    from rootstock.images.array_store import ArrayStore
 
 STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 
@@ -48,7 +48,7 @@ def evaluate(params: Params) -> Summary:
     return Summary(found.test["images"], note)
 
 
-def _decoded(params: Params) -> "AbstractContextManager[PixelStore | None]":
+def _decoded(params: Params) -> "AbstractContextManager[ArrayStore | None]":
     """Open the store of decoded images that fine-tuning has begun; nothing is decoded where nothing was fine-tuned."""
     from rootstock.backbones import backbones
     from rootstock.config.architectures import Transform

@@ -44,8 +44,12 @@ def fine_tune(params: Params) -> Summary:
     used = {shard for split in rows.values() for shard in split["shard"]}
     # Processes that torchrun has started, maybe on several hosts, cannot fill one store.
     most_gb = 0 if ranks.started_by_torchrun() else params.cache.pixels_gb
-    with pixel_store.opened(PIXELS, backbone.transform, IMAGES, used, most_gb) as store:
-        train, val = (SplitImages(split, IMAGES, store) for split in rows.values())
+    side = params.finetune.store_size if params.finetune.augment != "none" else 0
+    with (
+        pixel_store.opened(PIXELS, backbone.transform, IMAGES, used, most_gb) as store,
+        pixel_store.opened_for_crops(PIXELS, side, backbone.transform, IMAGES, used, most_gb, store) as crops,
+    ):
+        train, val = (SplitImages(split, IMAGES, store, crops) for split in rows.values())
         history = finetune.fine_tune(
             model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs, weights
         )

@@ -77,6 +77,11 @@ class Finetune(Section):
         description="Data augmentation: random resized crops (crop), with horizontal flips (crop_flip) if a mirrored "
         "image keeps its class.",
     )
+    store_size: Annotated[int, Field(ge=0, le=4096)] = Field(
+        default=0,
+        description="Side in pixels at which whole images are kept for random crops, somewhat above the network's "
+        "input size, so that each is decoded once (0: crops are cut from the image itself, decoded in every epoch).",
+    )
     where: str = Field(
         default="here",
         description="Where to fine-tune: here, or a deployment on another worker, e.g. fine-tune/gpu.",

@@ -33,7 +33,7 @@ from rootstock.evaluation.model_selection import NAMES, Choice, choose, summariz
 from rootstock.evaluation.repeated_splits import RepeatedSplits
 from rootstock.evaluation.report import Report, render
 from rootstock.images import value_ranges
-from rootstock.images.pixel_store import PixelStore
+from rootstock.images.array_store import ArrayStore
 from rootstock.model import model
 from rootstock.model.novelty import Novelty
 from rootstock.system import escape
@@ -75,7 +75,7 @@ def evaluate(
     report_dir: Path,
     timings: Callable[[], list[dict[str, Any]]],
     uses: Path | None = None,
-    store: PixelStore | None = None,
+    store: ArrayStore | None = None,
 ) -> Evaluation:
     """Choose between the head and the fine-tuned network, if there is one, and write the better one and a report.
 

@@ -16,7 +16,7 @@ from rootstock.evaluation.model_selection import MODELS
 from rootstock.features import feature_keys
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.reader import Features
-from rootstock.images.pixel_store import PixelStore
+from rootstock.images.array_store import ArrayStore
 from rootstock.model import novelty, scoring
 from rootstock.model.model import Model
 from rootstock.model.novelty import Novelty
@@ -58,7 +58,7 @@ class Scored:
 class ModelPair:
     """The head and the fine-tuned network, if there is one, loaded with what is needed to score a split."""
 
-    def __init__(self, inputs: Inputs, params: Params, store: PixelStore | None = None) -> None:
+    def __init__(self, inputs: Inputs, params: Params, store: ArrayStore | None = None) -> None:
         self.inputs, self.max_side, self.store = inputs, params.ingest.max_side, store
         self.manifest = tables.load_manifest(inputs.dataset)
         self.summary = tables.load_verified_summary(inputs.dataset, self.manifest)

@@ -29,7 +29,7 @@ from rootstock.features.engines import Engine, Stream
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.preparing import InMemoryOrder, Prepared
 from rootstock.images import gpu_decoding
-from rootstock.images.pixel_store import PixelStore
+from rootstock.images.array_store import ArrayStore
 from rootstock.images.pixels import OpenedFile
 from rootstock.system import causes, devices
 from rootstock.system.parallel import ahead, cores, grouped, limit_to_one_core, ordered_map
@@ -165,7 +165,7 @@ class FeatureExtractor:
         both[~is_file] = torch.from_numpy(np.stack(decoded)).to(seen.device)
         return both
 
-    def of_images(self, rows: pd.DataFrame, images_dir: Path, store: PixelStore | None = None) -> Generator[Array]:
+    def of_images(self, rows: pd.DataFrame, images_dir: Path, store: ArrayStore | None = None) -> Generator[Array]:
         """Yield the features of images of a dataset, a few at a time.
 
         Args:

@@ -14,28 +14,27 @@ from torch import Tensor, nn
 from rootstock.config.architectures import Transform
 from rootstock.config.section import Augment
 from rootstock.dataset.shards import Reader
-from rootstock.images import decoding, pixels
-from rootstock.images.decoding import INTERPOLATION, Decode, resize_and_crop
-from rootstock.images.pixel_store import PixelStore
+from rootstock.images import augmentation, decoding, pixels
+from rootstock.images.array_store import ArrayStore
+from rootstock.images.decoding import Decode, resize_and_crop
+from rootstock.images.pixel_store import CropSource
 from rootstock.system.memory import DECODING_BUDGET
 from rootstock.system.parallel import cores, grouped, limit_to_one_core, ordered_map
 from rootstock.system.processes import ordered_map_in_processes
 
-# Milder than Inception's 0.08 (Szegedy et al. 2015): a pretrained network needs less, and small objects survive.
-CROP_AREA = (0.6, 1.0)
-CROP_RATIO = (3 / 4, 4 / 3)
 DECODED_TOGETHER = 8  # images that a thread decodes at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """The position of an image in a shard, and the seed of its augmentation (None: no augmentation)."""
+    """The position of an image in a shard, the seed of its augmentation (None: no augmentation), and its shape."""
 
     shard: str
     offset: int
     size: int
     seed: int | None = None
     image_id: str = ""  # to verify the bytes against; empty: not verified
+    shape: tuple[int, int] = (0, 0)  # width and height, for crops from a store
 
 
 class Normalise(nn.Module):
@@ -57,15 +56,33 @@ class Normalise(nn.Module):
 
 @dataclass(frozen=True)
 class Decoding:
-    """Reads images and decodes them as `view` does, on a thread or in a process of its own."""
+    """Reads images and decodes them as `view` does, on a thread or in a process of its own.
+
+    Random crops are cut from the images that `crops` keeps, if it is given.
+    """
 
     reader: Reader
     transform: Transform
     augment: Augment = "none"
+    crops: CropSource | None = None
 
     def __call__(self, refs: Sequence[Ref]) -> list[NDArray[np.uint8]]:
         """Return each image, (size, size, 3) uint8."""
-        return [prepare(self._read(ref), self.transform, self.augment, ref.seed) for ref in refs]
+        return [self._image(ref) for ref in refs]
+
+    def _image(self, ref: Ref) -> NDArray[np.uint8]:
+        if self.crops is None or self.augment == "none" or ref.seed is None:
+            return prepare(self._read(ref), self.transform, self.augment, ref.seed)
+        store = self.crops.store
+        whole = store.get(ref.shard, ref.offset) if store else None
+        if whole is None:
+            file = pixels.open_file(self._read(ref))
+            with DECODING_BUDGET.take(file.cost):
+                image = augmentation.squashed(_decoded(file), self.crops.side, self.transform.interpolation)
+            whole = np.array(image)
+            if store:
+                store.put(ref.shard, ref.offset, whole)
+        return augmentation.random_crop(Image.fromarray(whole), ref.shape, self.transform, self.augment, ref.seed)
 
     def _read(self, ref: Ref) -> bytes:
         place = (ref.shard, ref.offset, ref.size)
@@ -79,16 +96,17 @@ def batches(
     sizes: Sequence[int],
     augment: Augment = "none",
     threads: int | None = None,
-    store: PixelStore | None = None,
+    store: ArrayStore | None = None,
     processes: bool = False,
+    crops: CropSource | None = None,
 ) -> Iterator[Tensor]:
     """Yield the images in order as uint8 batches (n, 3, size, size) of the given sizes, channels last in memory.
 
-    Images without augmentation are taken from the store and left there.
+    Images without augmentation are taken from the store and left there, those with it are cut from `crops`.
     With `processes` they are decoded in processes instead of threads. Two batches are read ahead, or two groups of
     images per thread if these are more.
     """
-    decode = Decoding(reader, transform, augment)
+    decode = Decoding(reader, transform, augment, crops)
     kept = None if augment != "none" and any(ref.seed is not None for ref in refs) else store
     window = max(2 * (threads or cores()), 2 * max(sizes, default=0) // DECODED_TOGETHER)
     loaded = _loaded(decode, refs, threads, window, kept, processes)
@@ -97,7 +115,7 @@ def batches(
 
 
 def _loaded(
-    decode: Decoding, refs: Sequence[Ref], threads: int | None, window: int, store: PixelStore | None, processes: bool
+    decode: Decoding, refs: Sequence[Ref], threads: int | None, window: int, store: ArrayStore | None, processes: bool
 ) -> Iterator[NDArray[np.uint8]]:
     pending: deque[tuple[list[Ref], list[NDArray[np.uint8] | None]]] = deque()
 
@@ -190,22 +208,9 @@ def view(
             shorter = transform.resize if decode == "reduced" else None
             seen = resize_and_crop(decoding.decode_opened(file, shorter), transform).permute(1, 2, 0)
             return seen.contiguous().permute(2, 0, 1)  # a view would keep the whole image in memory
-        image = Image.fromarray(decoding.decode_opened(file).permute(1, 2, 0).contiguous().numpy())
-        crop = _augmented(image, transform, augment, np.random.default_rng(seed))
-        return torch.from_numpy(crop.copy()).permute(2, 0, 1)
+        image = _decoded(file)
+        return torch.from_numpy(augmentation.random_crop(image, image.size, transform, augment, seed)).permute(2, 0, 1)
 
 
-def _augmented(
-    image: Image.Image, transform: Transform, augment: Augment, rng: np.random.Generator
-) -> NDArray[np.uint8]:
-    """Return a random resized crop, flipped horizontally half of the time for crop_flip."""
-    width, height = image.size
-    area = width * height * rng.uniform(*CROP_AREA)
-    ratio = np.exp(rng.uniform(*np.log(CROP_RATIO)))
-    w, h = min(width, (area * ratio) ** 0.5), min(height, (area / ratio) ** 0.5)
-    left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
-    side = (transform.size, transform.size)
-    image = image.resize(side, INTERPOLATION[transform.interpolation], box=(left, top, left + w, top + h))
-    if augment == "crop_flip" and rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(image)
+def _decoded(file: pixels.OpenedFile) -> Image.Image:
+    return Image.fromarray(decoding.decode_opened(file).permute(1, 2, 0).contiguous().numpy())

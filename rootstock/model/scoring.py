@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rootstock.features import feature_files
 from rootstock.features.reader import Features
-from rootstock.images.pixel_store import PixelStore
+from rootstock.images.array_store import ArrayStore
 from rootstock.model.model import Model
 from rootstock.system import progress
 
@@ -36,7 +36,7 @@ class Scores:
 
 def score(
     model: Model, rows: pd.DataFrame, images_dir: Path, features_dir: Path | None = None, what: str = "evaluate",
-    store: PixelStore | None = None,
+    store: ArrayStore | None = None,
 ) -> Scores:  # fmt: skip
     """Return a model's scores; nothing is decoded whose features are in a file.
 
@@ -70,12 +70,12 @@ def _has_features(folder: Path, shard: str) -> bool:
     return feature_files.is_intact(folder / f"{shard}.parquet")
 
 
-def _computed(model: Model, rows: pd.DataFrame, images_dir: Path, what: str, store: PixelStore | None) -> Scores:
+def _computed(model: Model, rows: pd.DataFrame, images_dir: Path, what: str, store: ArrayStore | None) -> Scores:
     return Scores.joined([Scores.of(model, x) for x in features(model, rows, images_dir, what, store)])
 
 
 def features(
-    model: Model, rows: pd.DataFrame, images_dir: Path, what: str, store: PixelStore | None
+    model: Model, rows: pd.DataFrame, images_dir: Path, what: str, store: ArrayStore | None
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the features (n, width) of images, computed, a group at a time."""
     with progress.bar(what, len(rows)) as advance:

@@ -16,8 +16,9 @@ from rootstock.config.architectures import Transform
 from rootstock.config.section import Augment
 from rootstock.dataset.shards import Reader
 from rootstock.images import loader
+from rootstock.images.array_store import ArrayStore
 from rootstock.images.loader import Ref
-from rootstock.images.pixel_store import PixelStore
+from rootstock.images.pixel_store import CropSource
 from rootstock.system import processes
 from rootstock.training.ranks import ALONE, Ranks
 
@@ -29,23 +30,24 @@ MOST_MEMORY = 0.4  # share of a device's free memory that images may take
 
 @dataclass(frozen=True)
 class SplitImages:
-    """The images of a split: manifest rows (image_id, shard, offset, size, class_index) and the shards' folder.
+    """The images of a split: rows of the manifest, and the shards' folder.
 
-    `store` has those that have been decoded before, and keeps the others.
+    `store` has those that have been decoded before, and keeps the others; `crops` has whole images for random crops.
     """
 
     rows: pd.DataFrame
     images_dir: Path
-    store: PixelStore | None = None
+    store: ArrayStore | None = None
+    crops: CropSource | None = None
 
     def refs(self, order: NDArray[np.int64] | None = None, seed: int | None = None) -> list[Ref]:
         """Return references to the images in a given order, each with its own augmentation seed."""
         order = np.arange(len(self.rows)) if order is None else order
-        columns = (self.rows[name].to_numpy()[order] for name in ("shard", "offset", "size", "image_id"))
-        places = zip(*columns, strict=True)
+        columns = ("shard", "offset", "size", "image_id", "width", "height")
+        places = zip(*(self.rows[name].to_numpy()[order].tolist() for name in columns), strict=True)
         return [
-            Ref(str(shard), int(offset), int(size), None if seed is None else mix(seed, int(index)), str(image_id))
-            for index, (shard, offset, size, image_id) in zip(order, places, strict=True)
+            Ref(shard, offset, size, None if seed is None else mix(seed, int(index)), image_id, (width, height))
+            for index, (shard, offset, size, image_id, width, height) in zip(order, places, strict=True)
         ]
 
     def labels(self) -> Tensor:
@@ -113,7 +115,7 @@ class Batches:
     def _decoded(self, shares: Sequence[NDArray[np.int64]], seed: int | None = None) -> Iterator[Tensor]:
         yield from loader.batches(
             self.reader, self.images.refs(np.concatenate(shares), seed), self.transform, list(map(len, shares)),
-            self.augment, self.ranks.threads(), store=self.images.store, processes=self._in_processes,
+            self.augment, self.ranks.threads(), self.images.store, self._in_processes, self.images.crops,
         )  # fmt: skip
 
     def _memory(self) -> Tensor | None:

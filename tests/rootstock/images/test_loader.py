@@ -13,7 +13,7 @@ from PIL import Image
 
 from rootstock.config.architectures import Transform
 from rootstock.dataset.shards import Reader
-from rootstock.images import loader
+from rootstock.images import decoding, loader
 from rootstock.images.loader import DECODED_TOGETHER, Normalise, Ref, prepare
 from rootstock.system.parallel import grouped, ordered_map
 
@@ -170,7 +170,7 @@ def test_a_crop_covers_60_to_100_percent_of_the_image():
     size=st.integers(16, 64),
     more=st.integers(0, 20),
     augment=st.sampled_from(["none", "crop", "crop_flip"]),
-    interpolation=st.sampled_from(list(loader.INTERPOLATION)),
+    interpolation=st.sampled_from(list(decoding.INTERPOLATION)),
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=100, deadline=None)

@@ -13,9 +13,10 @@ import pytest
 from rootstock.config.architectures import Transform
 from rootstock.dataset import shards
 from rootstock.dataset.shards import Reader
-from rootstock.images import loader, pixel_store
+from rootstock.images import array_store, loader
+from rootstock.images.array_store import ArrayStore
 from rootstock.images.loader import Ref
-from rootstock.images.pixel_store import PixelStore, key_of, opened
+from rootstock.images.pixel_store import key_of, opened
 from tests.small_dataset import Small
 
 TRANSFORM = Transform(32, 36, "bilinear", (0.5,) * 3, (0.25,) * 3)
@@ -28,7 +29,7 @@ def refs(small: Small) -> list[Ref]:
     return [Ref(shard, int(offset), int(size), None, name) for shard, offset, size, name in zip(*columns, strict=True)]
 
 
-def read(small: Small, store: PixelStore | None, augment: str = "none", seed: int | None = None) -> np.ndarray:
+def read(small: Small, store: ArrayStore | None, augment: str = "none", seed: int | None = None) -> np.ndarray:
     seeded = [Ref(one.shard, one.offset, one.size, seed, one.image_id) for one in refs(small)]
     sizes = loader.batch_sizes(len(seeded), 16)
     with Reader(small.images) as reader:
@@ -64,7 +65,7 @@ def test_the_key_depends_only_on_what_determines_the_pixels():
 
 
 def test_a_store_that_exceeds_the_limit_is_not_kept_and_the_oldest_stores_make_room(small, tmp_path, caplog):
-    own = len(small.manifest) * (3 * 32 * 32 + 1) / pixel_store.GB
+    own = len(small.manifest) * (3 * 32 * 32 + 1) / array_store.GB
     with caplog.at_level("INFO"), store_of(small, tmp_path, own * 0.9) as store:
         assert store is None
     assert "more than cache.pixels_gb: not kept" in caplog.text
@@ -75,7 +76,8 @@ def test_a_store_that_exceeds_the_limit_is_not_kept_and_the_oldest_stores_make_r
         with store_of(small, tmp_path, 2.5 * own, transform):
             pass
         os.utime(tmp_path / key_of(transform), (age, age))
-    assert {path.name for path in tmp_path.iterdir()} == {key_of(transform) for transform in transforms[1:]}
+    kept = {path.name for path in tmp_path.iterdir()} - {array_store.OFFSETS}
+    assert kept == {key_of(transform) for transform in transforms[1:]}
 
 
 def test_on_a_full_disk_images_are_decoded_with_a_warning(small, tmp_path, monkeypatch, caplog):
@@ -86,7 +88,7 @@ def test_on_a_full_disk_images_are_decoded_with_a_warning(small, tmp_path, monke
     with store_of(small, tmp_path) as store:
         assert store is None
     assert "decoded images are not kept: No space left on device" in caplog.text
-    assert not any(tmp_path.rglob("*.pixels"))
+    assert not any(tmp_path.rglob("*.values"))
 
 
 KILLED = """
@@ -94,14 +96,14 @@ import os, sys
 from pathlib import Path
 from tests.rootstock.images.test_pixel_store import TRANSFORM, read, store_of
 from tests.small_dataset import Small
-from rootstock.images.pixel_store import PixelStore
+from rootstock.images.array_store import ArrayStore
 small = Small(*map(Path, sys.argv[1:4]))
-put, done = PixelStore.put, []
+put, done = ArrayStore.put, []
 def put_or_die(self, *given):
     if len(done) == 30:
         os.kill(os.getpid(), 9)
     put(self, *given); done.append(None)
-PixelStore.put = put_or_die
+ArrayStore.put = put_or_die
 with store_of(small, Path(sys.argv[4])) as store:
     read(small, store)
 """
@@ -127,8 +129,8 @@ def test_pixels_of_deleted_shards_are_deleted(small, tmp_path):
     with store_of(small, tmp_path):
         pass
     folder = tmp_path / key_of(TRANSFORM)
-    (folder / "gone.pixels").write_bytes(b"1"), (folder / "gone.there").write_bytes(b"1")
+    (folder / "gone.values").write_bytes(b"1"), (folder / "gone.there").write_bytes(b"1")
     with store_of(small, tmp_path):
         pass
     assert not list(folder.glob("gone.*"))
-    assert len(list(folder.glob("*.pixels"))) == len(shards.names(small.images))
+    assert len(list(folder.glob("*.values"))) == len(shards.names(small.images))

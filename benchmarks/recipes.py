@@ -1,0 +1,103 @@
+"""Recipes of fine-tuning side by side on photos: test accuracy over several seeds, and seconds.
+
+    python -m benchmarks.recipes sample:digits
+    python -m benchmarks.recipes /photos/signs --size 128 --seeds 3 --recipe today '{}' --recipe crops '{"augment": "crop"}'
+
+A recipe is a name and values of the section `finetune` of params.yaml, as JSON. All start from the same head, features and
+split; the seeds are those of order, augmentation and dropout. Images are decoded by each run's first epoch.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import stats
+
+from benchmarks.photo_features import Photos, extracted
+from rootstock.backbones import backbones
+from rootstock.config import params
+from rootstock.dataset import tables
+from rootstock.dataset.shards import Reader
+from rootstock.images import pixel_store
+from rootstock.training import finetune, heads
+from rootstock.training.classifier import Classifier, predict
+from rootstock.training.head import Head
+from rootstock.training.split_images import Batches, SplitImages
+
+DEFAULT = [["today", "{}"]]
+POOL_GB = 20.0
+
+
+def run(photos: Photos, head: Head, settings: params.Finetune, seed: int) -> tuple[float, float, float]:
+    """Return validation and test accuracy of the fine-tuned network, and the seconds of fine-tuning."""
+    backbone = backbones.load(photos.backbone)
+    model = Classifier(backbone.network, backbone.transform, head)
+    rows = {split: photos.manifest[photos.manifest["split"] == split] for split in ("train", "val", "test")}
+    names = set(photos.manifest["shard"])
+    with tempfile.TemporaryDirectory() as folder:
+        root, begin = Path(folder), time.perf_counter()
+        side = settings.store_size if settings.augment != "none" else 0
+        with (
+            pixel_store.opened(root / "pixels", backbone.transform, photos.images, names, POOL_GB) as store,
+            pixel_store.opened_for_crops(
+                root / "pixels", side, backbone.transform, photos.images, names, POOL_GB, store
+            ) as crops,
+        ):
+            train, val, test = (SplitImages(split, photos.images, store, crops) for split in rows.values())
+            history = finetune.fine_tune(
+                model, backbone.transform, train, val, settings, seed, root / "checkpoint.pt", "benchmark"
+            )
+            seconds = time.perf_counter() - begin
+            accuracy = measured(model, test, backbone)
+    return max(epoch.val_accuracy for epoch in history), accuracy, seconds
+
+
+def measured(model: Classifier, images: SplitImages, backbone: backbones.Backbone) -> float:
+    """Return the accuracy of a model."""
+    with Reader(images.images_dir) as reader:
+        batches = Batches(images, reader, backbone.transform, 64, model.head.weight.device)
+        chosen = np.concatenate([logits.argmax(1) for logits in predict(model, batches(), 64)])
+    return float(np.mean(chosen == images.labels().numpy()))
+
+
+def over_seeds(values: list[float]) -> str:
+    """Return the mean with its 95 % interval (Student's t over the seeds)."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:.1%}"
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{mean:.1%} ± {half:.1%}"
+
+
+def main() -> None:
+    """Run every recipe with every seed in turn, and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="a folder, or any other source of params.yaml")
+    parser.add_argument("--size", type=int, default=96, help="pixels")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--recipe", nargs=2, action="append", metavar=("NAME", "JSON"))
+    args = parser.parse_args()
+    recipes = {name: params.Finetune.model_validate(json.loads(text)) for name, text in args.recipe or DEFAULT}
+    with extracted(args.source, args.size) as photos:
+        groups = tables.group_numbers(tables.in_shard_order(photos.manifest, "val"))
+        head = heads.fit(photos.split("train"), photos.split("val"), photos.classes, params.Head(), groups).linear
+        found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in recipes}
+        for seed in range(args.seeds):
+            for name, settings in recipes.items():
+                found[name].append(run(photos, head, settings, seed))
+                print(f"seed {seed}: {name}: " + "validation {:.1%}, test {:.1%}, {:.1f} s".format(*found[name][-1]),
+                      flush=True)  # fmt: skip
+    print(
+        f"\n{torch.get_num_threads()} threads\n\n| recipe | validation | test accuracy | seconds |\n|---|---|---|--:|"
+    )
+    for name, runs in found.items():
+        val, test, seconds = (list(values) for values in zip(*runs, strict=True))
+        print(f"| {name} | {over_seeds(val)} | {over_seeds(test)} | {np.median(seconds):.1f} |")
+
+
+if __name__ == "__main__":
+    main()
