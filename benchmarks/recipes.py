@@ -1,10 +1,10 @@
 """Recipes of fine-tuning side by side on photos: test accuracy over several seeds, and seconds.
 
     python -m benchmarks.recipes sample:digits
-    python -m benchmarks.recipes /photos/signs --size 128 --seeds 3 --recipe today '{}' --recipe crops '{"augment": "crop"}'
+    python -m benchmarks.recipes /photos/signs --size 128 --recipe today '{}' --recipe crops '{"augment": "crop"}'
 
-A recipe is a name and values of the section `finetune` of params.yaml, as JSON. All start from the same head, features and
-split; the seeds are those of order, augmentation and dropout. Images are decoded by each run's first epoch.
+A recipe is a name and values of the section `finetune` of params.yaml, as JSON. All start from the same head, features
+and split; the seeds are those of order, augmentation and dropout. Images are decoded by each run's first epoch.
 """
 
 import argparse
