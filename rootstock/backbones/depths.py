@@ -49,12 +49,13 @@ class Cut(nn.Module):
         try:
             self.network(images)
         except LayerReached as reached:
-            return self._pooled(reached.output)
+            return self.pooled(reached.output)
         raise ParamsError(
             f"params.yaml: extract.layer is {self.layer!r}, which the forward pass never calls; expected another layer"
         )
 
-    def _pooled(self, output: Tensor) -> Tensor:
+    def pooled(self, output: Tensor) -> Tensor:
+        """Pool the layer's output to features (n, width)."""
         if output.ndim == 2:
             return output
         if output.ndim == 3:  # tokens (n, t, c)

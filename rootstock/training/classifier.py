@@ -42,8 +42,11 @@ class Classifier(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Compute the logits of a batch; the head runs in float32 even where the backbone is in mixed precision."""
-        features: Tensor = self.backbone(self.normalise(pixels))
-        with torch.autocast(pixels.device.type, enabled=False):  # bf16 has three digits; calibration needs more
+        return self.classify(self.backbone(self.normalise(pixels)))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Compute logits from the backbone's features (n, width)."""
+        with torch.autocast(features.device.type, enabled=False):  # bf16 has three digits; calibration needs more
             logits: Tensor = self.head(features.float())
         return logits
 
