@@ -1,8 +1,7 @@
 """Divide a network at the border between its frozen and its trained layers, so that training can start there.
 
-The network's own forward pass is traced with torch.fx; blocks are single steps of it, so that what they do inside may be
-anything. A network whose forward pass cannot be traced, or whose frozen part hands over more than one tensor, is not
-divided.
+The network's own forward pass is traced with torch.fx. Blocks are single steps of it, whatever they do inside. A network
+whose forward pass cannot be traced, or whose frozen part hands over more than one tensor, is not divided.
 """
 
 import hashlib

@@ -51,6 +51,7 @@ def test_the_command_prints_one_line_per_stage_and_nothing_about_servers_or_stat
     assert said.startswith("Nothing new to keep: all results are those of experiment ")
 
 
+@pytest.mark.slow
 def test_a_former_name_in_params_yaml_is_warned_of_once_in_the_words_of_any_warning(after_flow):
     path = after_flow.root / "params.yaml"
     path.write_text(path.read_text().replace("max_decode_seconds", "seconds_a_file"))
@@ -59,6 +60,7 @@ def test_a_former_name_in_params_yaml_is_warned_of_once_in_the_words_of_any_warn
     assert said.count("seconds_a_file was renamed") == 1 and said.startswith(warning)
 
 
+@pytest.mark.slow
 def test_neither_dvc_nor_prefect_adds_output_on_a_terminal(after_flow):
     env = {name: value for name, value in after_flow.env.items() if name not in ("CI", "DO_NOT_TRACK")}
     after_flow.set(evaluate={"mistakes": 11})  # a stage that runs, and that DVC records

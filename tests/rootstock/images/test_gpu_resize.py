@@ -26,6 +26,7 @@ for interpolation in ("bilinear", "bicubic"):
 """
 
 
+@pytest.mark.slow
 def test_the_kernel_differs_from_the_cpu_by_at_most_one_level():
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     run = subprocess.run([sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True)

@@ -75,7 +75,7 @@ def evaluated(photos, tmp_path_factory) -> Callable[..., Path]:
         folder = tmp_path_factory.mktemp("run")
         params = Params(
             ingest=Ingest(max_side=max_side), extract=extract, finetune=Finetune(stages=stages, batch_size=16),
-            evaluate=Evaluate(mistakes=0),
+            evaluate=Evaluate(mistakes=0, label_issues=0, learning_curve=False),
         )  # fmt: skip
         backbone = backbones.load(small_backbone(base), extract.layer, extract.pooling)
         extraction.extract(backbone, extract, photos.images, folder / "features")
@@ -130,7 +130,7 @@ def predicted(folder: Path, images: list[Path]) -> np.ndarray:
     return np.array([list(prediction.probabilities.values()) for prediction in predictions], np.float32)
 
 
-@pytest.mark.parametrize("kind", ["ridge", "prototype", "knn"])
+@pytest.mark.parametrize("kind", ["ridge", "knn", *slow("prototype")])
 def test_every_kind_of_head_is_saved_with_its_backbone_and_predicts_as_measured(evaluated, photos, kind):
     folder = evaluated(Extract(), kind=kind)
     images, expected = measured(folder, photos)
@@ -138,7 +138,7 @@ def test_every_kind_of_head_is_saved_with_its_backbone_and_predicts_as_measured(
     assert rootstock.load_model(folder / "model").head.kind == kind
 
 
-@pytest.mark.parametrize("kind", ["prototype", "knn"])
+@pytest.mark.parametrize("kind", ["knn", *slow("prototype")])
 def test_fine_tuning_starts_from_every_kind_of_head(evaluated, photos, kind):
     folder = evaluated(Extract(), TUNED, kind=kind)
     images, expected = measured(folder, photos)

@@ -59,6 +59,7 @@ def test_an_error_in_a_process_is_the_one_that_a_single_process_raises(base, tmp
 
 
 @needs_two_cores
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_run_in_one_sentence():
     with pytest.raises(RootstockError, match=r"process 1 of finetune.processes 2 ended with status -9: .*SIGKILL"):
         ranks.run_in_processes(2, _kill_the_second)
