@@ -5,6 +5,7 @@
     python -m flows.cache --older-than 30                    # prune what has not been used for 30 days
     python -m flows.cache --compact                          # rewrite shards of which less than half is in use
     python -m flows.cache --pixels                           # remove decoded images
+    python -m flows.cache --activations                      # remove the activations of frozen layers
 
 Showing needs no Prefect; changes are made by the flow in tidy.py.
 """
@@ -29,6 +30,7 @@ def arguments() -> dict[str, Any]:
         help=f"rewrite shards of which less than this share is still in use (default {SHARE})",
     )  # fmt: skip
     parser.add_argument("--pixels", action="store_true", default=None, help="remove the decoded images of fine-tuning")
+    parser.add_argument("--activations", action="store_true", default=None, help="remove activations of frozen layers")
     add_verbose(parser)
     return {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
 
@@ -39,7 +41,7 @@ def main() -> None:
     verbose = asked.pop("verbose")
     with entry_point("cache"):
         if asked:
-            check(**{name: value for name, value in asked.items() if name != "pixels"})
+            check(**{name: value for name, value in asked.items() if name not in ("pixels", "activations")})
             tidy(asked, verbose=verbose)
         print(escape.plain(show()))
 

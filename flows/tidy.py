@@ -19,9 +19,9 @@ from tasks.bridge.workspace_lock import locked_workspace
 
 @task(name="tidy", task_run_name="tidy")
 @reported_task
-def tidy(selection: Selection, share: float | None, *, pixels: bool) -> State[Tidied]:
-    """Prune features and decoded images, and compact shards."""
-    done = to_tidy(selection, share, pixels=pixels)
+def tidy(selection: Selection, share: float | None, *, pixels: bool, activations: bool) -> State[Tidied]:
+    """Prune features, decoded images and activations, and compact shards."""
+    done = to_tidy(selection, share, pixels=pixels, activations=activations)
     return Completed(message=done.summary, data=done)
 
 
@@ -32,6 +32,7 @@ def cache(
     key: str | None = None,
     compact: float | None = None,
     pixels: bool = False,
+    activations: bool = False,
 ) -> State[Tidied]:
     """Prune cached features, compact shards, and show what is left; without any value, only show.
 
@@ -43,14 +44,15 @@ def cache(
         key: Prune features under this key.
         compact: Rewrite shards of which less than this share is still in use (e.g. 0.5); models become stale.
         pixels: Remove the decoded images of fine-tuning, which the next one decodes again.
+        activations: Remove the activations of frozen layers, which the next fine-tuning computes again.
     """
     selection = Selection(backbone, older_than, key)
     try:
         with locked_workspace() as log:
             done: Any = Tidied(summary="Nothing removed")
-            if selection or compact is not None or pixels:
+            if selection or compact is not None or pixels or activations:
                 experiments.save_what_repro_left()
-                done = tidy.submit(selection, compact, pixels=pixels).result()
+                done = tidy.submit(selection, compact, pixels=pixels, activations=activations).result()
             contents = show()
     except RootstockError as error:
         return failed(error)

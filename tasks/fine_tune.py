@@ -5,7 +5,7 @@ python -m tasks.fine_tune
 
 from rootstock.config.params import Params
 from tasks.bridge.stage import Summary, stage
-from tasks.bridge.workspace import BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEAD, IMAGES, PIXELS
+from tasks.bridge.workspace import ACTIVATIONS, BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEAD, IMAGES, PIXELS
 
 
 @stage
@@ -19,7 +19,7 @@ def fine_tune(params: Params) -> Summary:
     from rootstock.images import pixel_store
     from rootstock.system.files import digest
     from rootstock.system.parallel import rank
-    from rootstock.training import classifier, epochs, finetune, head, ranks
+    from rootstock.training import classifier, epochs, finetune, frozen_layers, head, ranks
     from rootstock.training.class_weights import class_weights
     from rootstock.training.split_images import SplitImages
 
@@ -51,8 +51,9 @@ def fine_tune(params: Params) -> Summary:
     ):
         train, val = (SplitImages(split, IMAGES, store, crops) for split in rows.values())
         history = finetune.fine_tune(
-            model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs, weights
-        )
+            model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs, weights,
+            frozen_layers.Cache(ACTIVATIONS, params.cache.activations_gb),
+        )  # fmt: skip
     if rank() > 0:
         return Summary(0, "done; the first process writes the network", changed=False)
     finetune.save(model, history, FINETUNED)

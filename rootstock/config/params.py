@@ -194,6 +194,11 @@ class Cache(Section):
         description="Decoded images under .rootstock/pixels, in GB at most, which fine-tuning and evaluation read "
         "instead of decoding them again in every epoch (0: none).",
     )
+    activations_gb: Annotated[float, Field(ge=0)] = Field(
+        default=10.0,
+        description="Activations of frozen layers under .rootstock/activations, in GB at most, from which fine-tuning "
+        "starts instead of computing them in every epoch (0: none).",
+    )
 
 
 class Params(Section):

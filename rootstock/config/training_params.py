@@ -82,6 +82,16 @@ class Finetune(Section):
         description="Side in pixels at which whole images are kept for random crops, somewhat above the network's "
         "input size, so that each is decoded once (0: crops are cut from the image itself, decoded in every epoch).",
     )
+    frozen_layers: Literal["auto", "compute"] = Field(
+        default="auto",
+        description="Activations of frozen layers: computed once for each image where that saves time (auto), or in "
+        "every epoch (compute).",
+    )
+    cached_views: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=0,
+        description="With data augmentation, the number of views of each image for which the activations of frozen "
+        "layers are kept; each epoch takes one at random (0: images are augmented anew in every epoch).",
+    )
     where: str = Field(
         default="here",
         description="Where to fine-tune: here, or a deployment on another worker, e.g. fine-tune/gpu.",

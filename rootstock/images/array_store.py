@@ -110,7 +110,7 @@ class ArrayStore:
 @contextmanager
 def opened(
     root: Path, key: str, item: Item, images_dir: Path, names: Collection[str], most_gb: float,
-    beside: ArrayStore | None = None,
+    beside: Collection[ArrayStore] = (),
 ) -> Iterator[ArrayStore | None]:  # fmt: skip
     """Open the store of a key for the shards named.
 
@@ -121,7 +121,7 @@ def opened(
         images_dir: the shards.
         names: of the shards.
         most_gb: most bytes of all stores, in units of 10**9.
-        beside: an open store that may not make room.
+        beside: open stores that may not make room.
 
     Yields:
         None if the images are too many for that, or for the disk: then they are computed every time.
@@ -132,13 +132,13 @@ def opened(
     folder = root / key
     offsets = {name: _offsets(root / OFFSETS, images_dir, name) for name in sorted(names)}
     needed = sum(map(len, offsets.values())) * item.bytes
-    left = int(most_gb * GB) - needed - (_size(beside.folder) if beside else 0)
+    left = int(most_gb * GB) - needed - sum(_size(store.folder) for store in beside)
     if not needed or left < 0:
         log.info("%s would take %.1f GB, more than %s: not kept", item.what.capitalize(), needed / GB, item.setting)
         yield None
         return
     _discard_after_power_cut(folder)
-    _make_room(root, {folder} | ({beside.folder} if beside else set()), left, shards.names(images_dir))
+    _make_room(root, {folder, *(store.folder for store in beside)}, left, shards.names(images_dir))
     try:
         for name, places in offsets.items():
             _allocate(folder / f"{name}{VALUES}", len(places) * (item.bytes - 1))

@@ -70,5 +70,5 @@ def opened_for_crops(
         )
     item = Item((side, side, 3), "uint8", "decoded images for random crops", SETTING)
     key = _key("whole", side, transform.interpolation)
-    with array_store.opened(root, key, item, images_dir, names, most_gb, beside) as store:
+    with array_store.opened(root, key, item, images_dir, names, most_gb, [beside] if beside else []) as store:
         yield CropSource(side, store)

@@ -38,6 +38,7 @@ class TrainingState:
     optimiser: dict[str, Any] | None = None
     scaler: dict[str, Any] = field(default_factory=dict)  # empty but in float16
     halved: int | None = None  # the stage that goes on at half its learning rate
+    parts: int = 1  # of a mini-batch, where memory is short; not saved: another machine may have more
 
 
 def save(path: Path, fingerprint: str, state: TrainingState, model: nn.Module) -> None:

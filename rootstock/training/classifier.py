@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rootstock.backbones import state_dicts
-from rootstock.backbones.blocks import NORMS
+from rootstock.backbones.blocks import NORMS, blocks
+from rootstock.backbones.depths import uncut
 from rootstock.config.architectures import Transform
 from rootstock.images.loader import Normalise
 from rootstock.system.files import reading, replacing
@@ -51,11 +52,17 @@ class Classifier(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Set training mode, but leave batch norm in evaluation mode if its statistics are frozen.
+        """Set training mode, but leave frozen blocks in evaluation mode, without dropout and stochastic depth.
 
-        On small data, batch statistics invalidate the features the head was fitted to (docs/benchmarks.md).
+        So is batch norm if its statistics are frozen: on small data, batch statistics invalidate the features the head
+        was fitted to (docs/benchmarks.md).
         """
         super().train(mode)
+        for _, modules in blocks(uncut(self.backbone)) if mode else ():
+            parameters = [parameter for module in modules for parameter in module.parameters()]
+            if not any(parameter.requires_grad for parameter in parameters):
+                for module in modules:
+                    module.eval()
         for module in self.modules():
             if self.frozen_statistics and isinstance(module, NORMS):
                 module.eval()
@@ -78,13 +85,13 @@ def load(model: Classifier, path: Path) -> None:
         state_dicts.assign_state(model, load_file(path))
 
 
-def predict(model: Classifier, batches: Iterable[Tensor], batch_size: int) -> Iterator[NDArray[np.float32]]:
+def predict(model: nn.Module, batches: Iterable[Tensor], batch_size: int) -> Iterator[NDArray[np.float32]]:
     """Yield the logits (n, k) float32 of each batch on the model's device; sets evaluation mode.
 
     On a GPU, batches are filled up to `batch_size`: cuDNN plans anew for each shape (features/gpu.py).
     """
     model.eval()
-    device = model.head.weight.device
+    device = next(model.parameters()).device
     with torch.inference_mode(), mixed_precision(device):
         for batch in batches:
             images = len(batch)
@@ -97,7 +104,7 @@ def filled(batch: Tensor, batch_size: int) -> Tensor:
     missing = batch_size - len(batch)
     if batch.device.type not in PLAN_FOR_SHAPES or missing <= 0:
         return batch
-    return torch.cat([batch, batch[:1].expand(missing, -1, -1, -1)])
+    return torch.cat([batch, batch[:1].expand(missing, *batch.shape[1:])])
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

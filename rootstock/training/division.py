@@ -1,7 +1,7 @@
 """Divide a network at the border between its frozen and its trained layers, so that training can start there.
 
-The network's own forward pass is traced with torch.fx. Blocks are single steps of it, whatever they do inside. A network
-whose forward pass cannot be traced, or whose frozen part hands over more than one tensor, is not divided.
+The network's own forward pass is traced with torch.fx. Blocks are single steps of it, whatever they do inside. What
+cannot be traced, or has a frozen part that hands over more than one tensor, is not divided.
 """
 
 import hashlib
@@ -167,7 +167,7 @@ def _output(graph: fx.Graph, backbone: nn.Module) -> fx.Node:
             raise UndividedError("its output is not a single tensor")
         return given
     for node in graph.nodes:
-        if node.op == "call_module" and node.target == backbone.layer:
+        if isinstance(node, fx.Node) and node.op == "call_module" and node.target == backbone.layer:
             return node
     raise UndividedError(f"{backbone.layer} lies inside a block")
 

@@ -26,11 +26,12 @@ from rootstock.dataset.shards import Reader
 from rootstock.system import devices, progress
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sha256, verify, write
-from rootstock.training import checkpoints, epochs, ranks
+from rootstock.training import checkpoints, epochs, frozen_layers, ranks
 from rootstock.training.batch_norm import folded
 from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.classifier import WEIGHTS, Classifier, predict, save as save_classifier
 from rootstock.training.divergence import ExplodedError, check_loss, highest_loss
+from rootstock.training.division import TrainedPart
 from rootstock.training.ranks import Ranks
 from rootstock.training.split_images import NO_CLASS, Batches, SplitImages, mix
 from rootstock.training.step import TrainingStep
@@ -53,6 +54,7 @@ def fine_tune(
     checkpoint: Path,
     fingerprint: str,
     class_weights: NDArray[np.float32] | None = None,
+    activations: frozen_layers.Cache | None = None,
 ) -> list[Epoch]:
     """Train `model` in place through all stages, and leave it with the weights of its best validation epoch.
 
@@ -67,6 +69,7 @@ def fine_tune(
         fingerprint: a digest of all inputs; a checkpoint with another one is ignored.
         class_weights: of classes (k,) in the loss and on validation, averaging to 1 over the training images; None for
             equal ones.
+        activations: where those of frozen layers are kept; None to compute them in every epoch.
 
     Returns:
         One entry per epoch.
@@ -82,12 +85,15 @@ def fine_tune(
             class_weights,
         )  # fmt: skip
     with ranks.joined() as together:
-        return _train(model, transform, train, val, settings, seed, checkpoint, fingerprint, class_weights, together)
+        return _train(
+            model, transform, train, val, settings, seed, checkpoint, fingerprint, class_weights, activations, together
+        )  # fmt: skip
 
 
 def _train(
     model: Classifier, transform: Transform, train: SplitImages, val: SplitImages, settings: params.Finetune, seed: int,
-    checkpoint: Path, fingerprint: str, class_weights: NDArray[np.float32] | None, together: Ranks,
+    checkpoint: Path, fingerprint: str, class_weights: NDArray[np.float32] | None,
+    activations: frozen_layers.Cache | None, together: Ranks,
 ) -> list[Epoch]:  # fmt: skip
     """Train as `fine_tune` says, in this process or as one of several; the first one writes the checkpoints."""
     device = devices.device()
@@ -106,10 +112,9 @@ def _train(
         val_batches = Batches(val, reader, transform, settings.batch_size, device, ranks=together)
         advance(len(state.history) * len(train.rows))
         save = partial(checkpoints.save, checkpoint, fingerprint, state, model) if together.rank == 0 else lambda: None
-        run = _Run(model, batches, val_batches, settings, seed, class_weights, save, advance)
-        parts = 1
+        run = _Run(model, batches, val_batches, settings, seed, class_weights, activations, save, advance)
         for index in range(state.stage, len(settings.stages)):
-            parts = _train_stage(run, state, index, parts)
+            _train_stage(run, state, index)
     if state.best:
         state_dicts.copy_state(model, state.best)
     for warning in epochs.warnings(state.history):
@@ -127,12 +132,13 @@ class _Run:
     settings: params.Finetune
     seed: int
     class_weights: NDArray[np.float32] | None
+    activations: frozen_layers.Cache | None
     save: Callable[[], None]
     advance: progress.Advance
 
 
-def _train_stage(run: _Run, state: TrainingState, index: int, parts: int) -> int:
-    """Train for the epochs of a stage that are still to come; take and return how many parts a mini-batch has.
+def _train_stage(run: _Run, state: TrainingState, index: int) -> None:
+    """Train for the epochs of a stage that are still to come.
 
     If the loss explodes, the stage goes on with the best weights so far at half the learning rate. If it does so again,
     the stage ends with them.
@@ -141,42 +147,51 @@ def _train_stage(run: _Run, state: TrainingState, index: int, parts: int) -> int
         ParamsError: the loss exploded twice before any epoch had come to its end.
     """
     start = None if state.best else _copy(run.model)
-    first = state.epoch if index == state.stage else 0
-    stage = _with_halved_rate(run.settings.stages[index]) if state.halved == index else run.settings.stages[index]
-    step = _start(run, stage, parts)
-    if first and state.optimiser:
-        step.optimiser.load_state_dict(state.optimiser)
-        step.scaler.load_state_dict(state.scaler)
-    epoch = first
-    while epoch < stage.epochs:
-        torch.manual_seed(mix(run.seed, index, epoch) + run.batches.ranks.rank)
+    while True:
+        halved = state.halved == index
+        stage = _with_halved_rate(run.settings.stages[index]) if halved else run.settings.stages[index]
         try:
-            highest = highest_loss(state.history, len(run.model.head.bias))
-            loss = _train_epoch(run, step, stage, (index, epoch), highest)
+            return _train_epochs(run, state, index, stage)
         except ExplodedError as exploded:
             state_dicts.copy_state(run.model, state.best or start or {})
-            if state.halved == index:
+            if halved:
                 if not state.history:
                     raise ParamsError(f"{exploded}; expected a lower lr.") from None
                 log.warning("%s again: the stage ends with the best weights so far.", exploded)
-                break
+                return None
             log.warning("%s: going on with the best weights so far, at half the learning rate.", exploded)
-            state.halved, stage = index, _with_halved_rate(stage)
-            step = _start(run, stage, step.parts)
-            continue
-        val_loss, val_accuracy = _validate(run.model, run.val_batches, run.class_weights)
-        state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
-        _keep_best(state, run.model)
-        epoch += 1
-        state.stage, state.epoch = index, epoch
-        state.optimiser, state.scaler = step.optimiser.state_dict(), step.scaler.state_dict()
-        run.save()
-    return step.parts
+            state.halved, state.optimiser = index, None
 
 
-def _start(run: _Run, stage: params.Stage, parts: int) -> TrainingStep:
+def _train_epochs(run: _Run, state: TrainingState, index: int, stage: params.Stage) -> None:
+    """Train for the epochs of a stage that are still to come, with its learning rate.
+
+    Raises:
+        ExplodedError: the loss did.
+    """
     optimiser = optimiser_of(run.model, stage, run.settings)
-    return TrainingStep(run.model, optimiser, run.settings, parts, run.batches.ranks, run.class_weights)
+    layers = frozen_layers.trained(
+        run.model, stage, run.settings, run.batches, run.val_batches, run.activations, run.seed
+    )
+    with layers as part:
+        step = TrainingStep(part.model, optimiser, run.settings, state.parts, run.batches.ranks, run.class_weights)
+        first = state.epoch if index == state.stage else 0
+        if first and state.optimiser:
+            step.optimiser.load_state_dict(state.optimiser)
+            step.scaler.load_state_dict(state.scaler)
+        for epoch in range(first, stage.epochs):
+            torch.manual_seed(mix(run.seed, index, epoch) + run.batches.ranks.rank)
+            highest = highest_loss(state.history, len(run.model.head.bias))
+            try:
+                loss = _train_epoch(run, step, part.batches, stage, (index, epoch), highest)
+            finally:
+                state.parts = step.parts
+            val_loss, val_accuracy = _validate(part.model, part.val_batches, run.class_weights)
+            state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
+            _keep_best(state, run.model)
+            state.stage, state.epoch = index, epoch + 1
+            state.optimiser, state.scaler = step.optimiser.state_dict(), step.scaler.state_dict()
+            run.save()
 
 
 def _with_halved_rate(stage: params.Stage) -> params.Stage:
@@ -195,20 +210,21 @@ def _faster(model: Classifier, batch_size: int, size: int) -> AbstractContextMan
     return folded(model, torch.randint(256, shape, dtype=torch.uint8).to(model.head.weight.device))
 
 
-def _train_epoch(run: _Run, step: TrainingStep, stage: params.Stage, at: tuple[int, int], highest: float) -> float:
+def _train_epoch(
+    run: _Run, step: TrainingStep, batches: Batches, stage: params.Stage, at: tuple[int, int], highest: float
+) -> float:
     """Train for one epoch in a new random order; return the mean training loss.
 
     Raises:
         ExplodedError: the loss was not finite, or rose above `highest`.
     """
-    batches, seed = run.batches, run.seed
-    device, sizes = batches.device, batches.sizes
-    order = np.random.default_rng(mix(seed, *at)).permutation(len(batches.images.rows))
+    device, sizes, seed = batches.device, batches.sizes, mix(run.seed, *at)
+    order = np.random.default_rng(seed).permutation(len(batches.images.rows))
     every = 1 if device.type == "cpu" and batches.ranks.size == 1 else CHECKED_EVERY
     step.model.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
     seen = 0
-    examples = zip(batches(order, mix(seed, *at)), batches.targets(order, device), sizes, strict=True)
+    examples = zip(batches(order, seed), batches.targets(order, device), sizes, strict=True)
     for number, (batch, target, images) in enumerate(examples, start=1):
         step.set_learning_rate(one_cycle((at[1] * len(sizes) + number - 1) / (stage.epochs * len(sizes))))
         total += step(batch, target, images) * images
@@ -229,7 +245,9 @@ def one_cycle(position: float) -> float:
     return float(low + (high - low) * (1 - np.cos(np.pi * share)) / 2)
 
 
-def _validate(model: Classifier, batches: Batches, class_weights: NDArray[np.float32] | None) -> tuple[float, float]:
+def _validate(
+    model: Classifier | TrainedPart, batches: Batches, class_weights: NDArray[np.float32] | None
+) -> tuple[float, float]:
     """Compute mean log loss and accuracy; images count by the weights of their classes."""
     sums = torch.zeros(3, dtype=torch.float64)  # of losses, hits and weights
     for batch, target in zip(predict(model, batches(), batches.batch_size), batches.targets(), strict=True):

@@ -80,7 +80,7 @@ class Batches:
         self.augment, self.ranks, self.batch_size = augment, ranks, ranks.largest_share(batch_size)
         self.sizes = loader.batch_sizes(len(images.rows), batch_size, lone)
         self._kept: Tensor | None = None
-        self._in_processes = device.type == "cuda" and processes.pay(len(images.rows))  # else the CPU trains
+        self.in_processes = device.type == "cuda" and processes.pay(len(images.rows))  # else the CPU trains
 
     def __call__(self, order: NDArray[np.int64] | None = None, seed: int | None = None) -> Iterator[Tensor]:
         """Yield all images once, in a given order, with augmentation if there is a seed."""
@@ -115,7 +115,7 @@ class Batches:
     def _decoded(self, shares: Sequence[NDArray[np.int64]], seed: int | None = None) -> Iterator[Tensor]:
         yield from loader.batches(
             self.reader, self.images.refs(np.concatenate(shares), seed), self.transform, list(map(len, shares)),
-            self.augment, self.ranks.threads(), self.images.store, self._in_processes, self.images.crops,
+            self.augment, self.ranks.threads(), self.images.store, self.in_processes, self.images.crops,
         )  # fmt: skip
 
     def _memory(self) -> Tensor | None:
@@ -124,8 +124,7 @@ class Batches:
             return None
         size = self.transform.size
         shape = (len(self.images.rows), size, size, 3)
-        free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else np.inf
-        if np.prod(shape, dtype=float) > MOST_MEMORY * free:
+        if not fits_into_memory(int(np.prod(shape, dtype=np.int64)), self.device):
             log.debug("the images of a split do not fit into the GPU's memory: they are copied in every epoch")
             return None
         return torch.empty(shape, dtype=torch.uint8, device=self.device)
@@ -134,3 +133,9 @@ class Batches:
 def mix(*parts: int) -> int:
     """Derive one seed from several numbers."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "little")
+
+
+def fits_into_memory(size: int, device: torch.device) -> bool:
+    """Check whether a GPU has room for so many bytes beside all that training takes; true on a CPU."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else np.inf
+    return size <= MOST_MEMORY * free

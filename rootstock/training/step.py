@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rootstock.config import params
 from rootstock.training.classifier import Classifier, filled, mixed_precision, precision_on
+from rootstock.training.division import TrainedPart
 from rootstock.training.ranks import ALONE, Ranks
 from rootstock.training.split_images import NO_CLASS
 
@@ -31,7 +32,7 @@ class TrainingStep:
     the same step in expectation (batch norm, where it is trained, sees the parts).
 
     Args:
-        model: in training mode.
+        model: in training mode; or its trained part, which is given activations in place of images.
         optimiser: of its parameters, each group with its `peak` learning rate.
         settings: the section `finetune` of params.yaml (batch_size, label_smoothing).
         parts: how many parts a mini-batch begins with.
@@ -40,8 +41,8 @@ class TrainingStep:
     """
 
     def __init__(
-        self, model: Classifier, optimiser: torch.optim.Optimizer, settings: params.Finetune, parts: int = 1,
-        ranks: Ranks = ALONE, class_weights: NDArray[np.float32] | None = None,
+        self, model: Classifier | TrainedPart, optimiser: torch.optim.Optimizer, settings: params.Finetune,
+        parts: int = 1, ranks: Ranks = ALONE, class_weights: NDArray[np.float32] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.optimiser, self.parts, self.ranks = model, optimiser, parts, ranks
         self.label_smoothing, self.batch_size = settings.label_smoothing, ranks.largest_share(settings.batch_size)

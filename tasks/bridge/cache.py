@@ -13,9 +13,10 @@ from rootstock.features.feature_keys import AUTO
 from rootstock.ingest.packing import MIB
 from rootstock.system.files import read_json
 from tasks.bridge import workspace
-from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, IMAGES, LOCAL, PIXELS, TRIED
+from tasks.bridge.workspace import ACTIVATIONS, BACKBONE, DATASET, FEATURES, IMAGES, LOCAL, PIXELS, TRIED
 
 ROOTS = (FEATURES, TRIED)
+COMPUTED_ONCE = {PIXELS: "decoded images", ACTIVATIONS: "activations of frozen layers"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,10 @@ def show() -> str:
     lines += [
         f"{FEATURES}: {cache.format_bytes(sizes[FEATURES])}",
         f"{TRIED}: {cache.format_bytes(sizes[TRIED])}, from comparisons, on this machine only",
-        f"{PIXELS}: {cache.format_bytes(cache.size_of(PIXELS))}, decoded images, on this machine only",
+        *(
+            f"{root}: {cache.format_bytes(cache.size_of(root))}, {what}, on this machine only"
+            for root, what in COMPUTED_ONCE.items()
+        ),
         f"{IMAGES}: {cache.format_bytes(cache.size_of(IMAGES))}",
     ]
     data = tables.load(DATASET) if DATASET.exists() else None
@@ -87,13 +91,14 @@ def _select(selection: Selection, share: float | None) -> list[Entry]:
     return cache.select(entries(), selection) if selection else []
 
 
-def tidy(selection: Selection, share: float | None, *, pixels: bool = False) -> Tidied:
-    """Prune features and decoded images, compact shards, and record the result in dvc.lock.
+def tidy(selection: Selection, share: float | None, *, pixels: bool = False, activations: bool = False) -> Tidied:
+    """Prune features, decoded images and activations, compact shards, and record the result in dvc.lock.
 
     Args:
         selection: which features to prune.
         share: compact shards of which less than this share is left; None: compact none.
         pixels: remove all decoded images.
+        activations: remove all activations of frozen layers.
 
     Raises:
         RootstockError: the features do not exist, or are in use.
@@ -108,9 +113,9 @@ def tidy(selection: Selection, share: float | None, *, pixels: bool = False) -> 
     if selection:
         freed = cache.format_bytes(sum(entry.bytes for entry in doomed))
         done.append(f"{len(doomed):,} pruned ({freed})" if doomed else "Nothing to prune")
-    if pixels:
-        done.append(f"{cache.format_bytes(cache.size_of(PIXELS))} of decoded images removed")
-        shutil.rmtree(PIXELS, ignore_errors=True)
+    for root in [PIXELS] * pixels + [ACTIVATIONS] * activations:
+        done.append(f"{cache.format_bytes(cache.size_of(root))} of {COMPUTED_ONCE[root]} removed")
+        shutil.rmtree(root, ignore_errors=True)
     if share is not None:
         done.append(_compact(share))
     return Tidied(tuple(doomed), "; ".join(done) or "Nothing to do")

@@ -42,6 +42,7 @@ LOCK = LOCAL / "lock"
 DVC_LOCK = Path(".dvc/tmp/lock")
 WRITER = LOCAL / "writer"  # which process holds it
 PIXELS = LOCAL / "pixels"  # decoded images (images/pixel_store.py)
+ACTIVATIONS = LOCAL / "activations"  # of frozen layers (training/frozen_layers.py)
 TRIED = LOCAL / "features"  # of compared backbones, which may be chosen later
 TRIED_BACKBONES = LOCAL / "backbones"
 MEASURED = LOCAL / "measured.json"  # models measured on the present test images (evaluation/measured_models.py)

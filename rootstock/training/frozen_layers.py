@@ -1,0 +1,243 @@
+"""Do not pay for frozen layers: their activations are computed once for each image and kept, and training starts there.
+
+They are kept on disk under a key that stands for all that they depend on (rootstock/images/array_store.py), so that a
+resumed or repeated run, and a later stage with the same frozen layers, has them already.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rootstock.config import params
+from rootstock.images import array_store, loader, pixel_store
+from rootstock.images.array_store import ArrayStore, Item
+from rootstock.system import progress
+from rootstock.system.parallel import grouped
+from rootstock.training.classifier import Classifier, filled, mixed_precision
+from rootstock.training.division import Division, TrainedPart, UndividedError, divide
+from rootstock.training.split_images import KEEPS_IMAGES, Batches, fits_into_memory, mix
+
+log = logging.getLogger(__name__)
+SETTING = "cache.activations_gb"
+TOGETHER = 64  # images that the frozen layers compute at once
+EXAMPLES = 32  # images on which float16 must be exact enough
+FLOAT16_ERROR = 1e-3  # most of it, as a share of the largest logit
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where activations are kept, and most bytes of all of them, in units of 10**9."""
+
+    root: Path
+    most_gb: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a stage trains, and on what: a classifier on images, or its trained part on activations."""
+
+    model: Classifier | TrainedPart
+    batches: Batches
+    val_batches: Batches
+
+
+class ActivationBatches(Batches):
+    """Mini-batches of the activations of a split, in place of its images; see `Batches`.
+
+    Args:
+        of: the images.
+        stores: of their activations; with several, each is of an augmented view, and an epoch with a seed takes one of
+            them at random for each image.
+    """
+
+    def __init__(self, of: Batches, stores: Sequence[ArrayStore]) -> None:
+        super().__init__(of.images, of.reader, of.transform, of.batch_size, of.device, of.augment)
+        self.stores = stores
+        rows = of.images.rows
+        self._places = list(zip(rows["shard"].tolist(), rows["offset"].tolist(), strict=True))
+
+    def __call__(self, order: NDArray[np.int64] | None = None, seed: int | None = None) -> Iterator[Tensor]:
+        """Yield the activations (n, ...) of all images once, in a given order."""
+        views = np.zeros(len(self._places), np.int64)
+        if seed is not None:
+            views = np.random.default_rng(seed).integers(len(self.stores), size=len(views))
+        batches = (self._read(indices, views) for indices, _ in self._shares(order))
+        if self.device.type in KEEPS_IMAGES:
+            kept = self._on_device()
+            flat = views * len(self._places) + np.arange(len(self._places))
+            batches = (kept[torch.from_numpy(flat[indices]).to(self.device)] for indices, _ in self._shares(order))
+        for batch in batches:
+            yield batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch
+
+    def _read(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> Tensor:
+        found = [self.stores[views[index]].get(*self._places[index]) for index in indices]
+        return torch.from_numpy(np.stack([values for values in found if values is not None]))
+
+    def _on_device(self) -> Tensor:
+        if self._kept is None:
+            everything = np.arange(len(self._places))
+            of_view = [self._read(everything, np.full(len(everything), view)) for view in range(len(self.stores))]
+            self._kept = torch.cat(of_view).to(self.device)
+        return self._kept
+
+
+@contextmanager
+def trained(
+    model: Classifier, stage: params.Stage, settings: params.Finetune, batches: Batches, val_batches: Batches,
+    cache: Cache | None, seed: int,
+) -> Iterator[Trained]:  # fmt: skip
+    """Yield what a stage trains: on activations of its frozen layers where that saves time, and the log says why.
+
+    Args:
+        model: with the stage's parameters unfrozen.
+        stage: how many epochs there are.
+        settings: frozen_layers, cached_views and augment.
+        batches: training images.
+        val_batches: validation images.
+        cache: where activations are kept, if anywhere.
+        seed: of augmented views.
+    """
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(_on_activations(model, stage, settings, batches, val_batches, cache, seed))
+        except UndividedError as why:
+            log.info("fine_tune: frozen layers of stage %r are computed in every epoch: %s", stage.unfreeze, why)
+            found = Trained(model, batches, val_batches)
+        yield found
+
+
+@contextmanager
+def _on_activations(
+    model: Classifier, stage: params.Stage, settings: params.Finetune, batches: Batches, val_batches: Batches,
+    cache: Cache | None, seed: int,
+) -> Iterator[Trained]:  # fmt: skip
+    views = settings.cached_views if settings.augment != "none" else 1
+    if cache is None or not cache.most_gb or not _pays(model, stage, settings, batches, views):
+        raise UndividedError(f"{SETTING} is 0")
+    images = _examples(batches)
+    division = divide(model, images)
+    item = _item(division, images)
+    count = len(batches.images.rows) * views + len(val_batches.images.rows)
+    if not fits_into_memory(count * item.bytes, batches.device):
+        raise UndividedError("their activations would not fit into the GPU's memory")
+    with ExitStack() as stack:
+        opened = partial(_opened, stack, cache, item, division.fingerprint(), batches, val_batches)
+        plain = opened("", [])
+        _fill(plain, division, val_batches, None)
+        stores: list[ArrayStore] = []
+        for view in range(views):
+            augmented = settings.augment != "none"
+            drawn = f"{settings.augment} {settings.store_size} {seed} {view} {_digest_of_rows(batches)}"
+            stores.append(opened(drawn, [plain, *stores]) if augmented else plain)
+            _fill(stores[-1], division, batches, mix(seed, view) if augmented else None)
+        log.info(
+            "fine_tune: frozen layers of stage %r are computed once: %d activations of %.3g kB", stage.unfreeze, count,
+            item.bytes / 1000,
+        )  # fmt: skip
+        yield Trained(
+            division.trained, ActivationBatches(batches, stores), ActivationBatches(val_batches, [plain])
+        )  # fmt: skip
+
+
+def _pays(model: Classifier, stage: params.Stage, settings: params.Finetune, batches: Batches, views: int) -> bool:
+    """Check what can be known without a look at the network.
+
+    Raises:
+        UndividedError: why it does not pay.
+    """
+    if settings.frozen_layers == "compute":
+        raise UndividedError("finetune.frozen_layers is compute")
+    if not model.frozen_statistics:
+        raise UndividedError("batch norm's statistics are trained")
+    if batches.ranks.size > 1:
+        raise UndividedError("several processes share the images")
+    if settings.augment != "none" and not views:
+        raise UndividedError("images are augmented anew each time (finetune.cached_views is 0)")
+    if stage.epochs <= views:
+        count = "is one epoch" if stage.epochs == 1 else f"are {stage.epochs} epochs"
+        raise UndividedError(f"there {count}, no more than views of an image")
+    return True
+
+
+def _examples(batches: Batches) -> Tensor:
+    """Return the first training images on the device."""
+    order = np.arange(min(EXAMPLES, len(batches.images.rows)))
+    refs = batches.images.refs(order)
+    [images] = loader.batches(
+        batches.reader, refs, batches.transform, [len(refs)], store=batches.images.store, crops=batches.images.crops
+    )
+    return images.to(batches.device)
+
+
+def _item(division: Division, images: Tensor) -> Item:
+    """Return the shape of an image's activations, and float16 if that is exact enough for the logits."""
+    division.trained.eval()
+    with torch.inference_mode(), mixed_precision(images.device):
+        exact = division.frozen(images).float()
+        logits, rounded = (division.trained(values) for values in (exact, exact.half().float()))
+    error = (rounded - logits).abs().max() / logits.abs().max().clamp_min(1e-6)
+    dtype = "float16" if error <= FLOAT16_ERROR else "float32"
+    shape = tuple(_as_stored(exact).shape[1:])
+    return Item(shape, dtype, "activations of frozen layers", SETTING)
+
+
+def _as_stored(activations: Tensor) -> Tensor:
+    """Return feature maps (n, c, h, w) as (n, h, w, c): so they are channels last where they are read."""
+    return activations.permute(0, 2, 3, 1) if activations.ndim == 4 else activations
+
+
+def _opened(
+    stack: ExitStack, cache: Cache, item: Item, fingerprint: str, batches: Batches, val_batches: Batches, view: str,
+    beside: Collection[ArrayStore],
+) -> ArrayStore:  # fmt: skip
+    """Open the store of a view of the images, or of the images as they are, whose `view` is empty."""
+    transform = json.dumps(batches.transform.as_dict(), sort_keys=True)
+    fields = (pixel_store.key_of(batches.transform), transform, fingerprint, item.dtype, view)
+    key = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:12]
+    splits = [batches] if view else [batches, val_batches]
+    names = {shard for split in splits for shard in split.images.rows["shard"]}
+    store = stack.enter_context(
+        array_store.opened(cache.root, key, item, batches.images.images_dir, names, cache.most_gb, beside)
+    )
+    if store is None:
+        raise UndividedError(f"their activations would take more than {SETTING}, or than the disk has")
+    return store
+
+
+def _digest_of_rows(batches: Batches) -> str:
+    """Return a digest of the images in their order, on which augmentation depends."""
+    return hashlib.sha256("".join(batches.images.rows["image_id"]).encode()).hexdigest()
+
+
+def _fill(store: ArrayStore, division: Division, batches: Batches, seed: int | None) -> None:
+    """Compute the activations that are not there yet."""
+    refs = [ref for ref in batches.images.refs(seed=seed) if not store.has(ref.shard, ref.offset)]
+    sizes = loader.batch_sizes(len(refs), TOGETHER)
+    decoded = loader.batches(
+        batches.reader, refs, batches.transform, sizes, batches.augment, None, batches.images.store,
+        batches.in_processes, batches.images.crops,
+    )  # fmt: skip
+    division.frozen.eval()
+    with (
+        torch.inference_mode(),
+        mixed_precision(batches.device),
+        progress.bar("fine_tune: frozen layers", len(refs)) if refs else progress.silent() as advance,
+    ):
+        for group, images in zip(grouped(refs, TOGETHER), loader.on_device(decoded, batches.device), strict=True):
+            activations = _as_stored(division.frozen(filled(images, TOGETHER))[: len(group)].float())
+            values = activations.cpu().numpy().astype(store.item.dtype)
+            if not np.isfinite(values).all():
+                raise UndividedError(f"their activations exceed {store.item.dtype}")
+            for ref, own in zip(group, values, strict=True):
+                store.put(ref.shard, ref.offset, own)
+            advance(len(group))
