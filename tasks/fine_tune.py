@@ -29,7 +29,7 @@ def fine_tune(params: Params) -> Summary:
     manifest = tables.load_manifest(DATASET)
     probe = head.load_linear(HEAD)
     backbone = backbones.load(BACKBONE, probe.layer, probe.pooling)
-    model = classifier.Classifier(backbone.network, backbone.transform, probe)
+    model = classifier.Classifier(backbone.network, backbone.transform, probe, frozen_statistics=backbone.is_pretrained)
     labels = manifest.loc[manifest["split"] == "train", "class_index"].to_numpy("int64")
     weights = class_weights(labels, len(probe.classes), params.head.class_weight)
     rows = {split: manifest[manifest["split"] == split] for split in ("train", "val")}

@@ -37,6 +37,11 @@ class Backbone:
     digest: str
     description: dict[str, Any]
 
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the weights come from training: random ones have no batch-norm statistics worth keeping."""
+        return not str(self.description["origin"]).startswith("random")
+
 
 def prepare(settings: params.Backbone, seed: int, folder: Path) -> dict[str, Any]:
     """Fetch the weights of a backbone and write them with their description.
