@@ -52,7 +52,7 @@ def steps_alone(photos: Photos, stage: params.Stage, settings: params.Finetune) 
             division = divide(model, images)
             part, batch = division.trained, division.frozen(images).detach()
         except UndividedError:
-            part, batch = model, images
+            part, batch = model, images  # type: ignore[assignment]
         step = TrainingStep(part, optimiser, settings)
         part.train()
         count = int((photos.manifest["split"] == "train").sum()) / settings.batch_size

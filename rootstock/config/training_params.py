@@ -114,6 +114,11 @@ class Finetune(Section):
         description="Number of processes that share each mini-batch: one per GPU of the machine that trains.",
     )
 
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
+        default=5.0,
+        description="Minutes of training that a killed run loses at most, between checkpoints within an epoch.",
+    )
+
     def recipe(self) -> dict[str, Any]:
         """Return the settings that the result depends on: all but where it is computed."""
-        return self.model_dump(mode="json", exclude={"where", "if_no_worker", "processes"})
+        return self.model_dump(mode="json", exclude={"where", "if_no_worker", "processes", "checkpoint_minutes"})

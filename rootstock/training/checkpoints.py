@@ -1,4 +1,4 @@
-"""Checkpoints of fine-tuning, written after each epoch, from which a run resumes."""
+"""Checkpoints of fine-tuning, written after each epoch and every few minutes, from which a run resumes."""
 
 import logging
 from dataclasses import asdict, dataclass, field
@@ -27,6 +27,16 @@ class Epoch:
     val_accuracy: float
 
 
+@dataclass(frozen=True)
+class Within:
+    """What has been done of an epoch: steps, sum of losses, images, and the states of random generators after it."""
+
+    steps: int = 0
+    loss: float = 0.0
+    images: int = 0
+    random: list[Tensor] = field(default_factory=list)  # of the CPU, then of the GPU
+
+
 @dataclass
 class TrainingState:
     """The progress of a run: what is completed, best weights so far, optimiser and gradient scaler."""
@@ -38,6 +48,7 @@ class TrainingState:
     optimiser: dict[str, Any] | None = None
     scaler: dict[str, Any] = field(default_factory=dict)  # empty but in float16
     halved: int | None = None  # the stage that goes on at half its learning rate
+    within: Within | None = None  # of the epoch that is not complete
     parts: int = 1  # of a mini-batch, where memory is short; not saved: another machine may have more
 
 
@@ -53,6 +64,7 @@ def save(path: Path, fingerprint: str, state: TrainingState, model: nn.Module) -
         "optimiser": state.optimiser,
         "scaler": state.scaler,
         "halved": state.halved,
+        "within": vars(state.within) if state.within else None,
     }
     with replacing(path) as temporary:
         torch.save(content, temporary)
@@ -70,12 +82,13 @@ def load(path: Path, fingerprint: str, model: nn.Module, device: torch.device) -
                 return TrainingState()
             state_dicts.copy_state(model, content["model"])
             history = [Epoch(**epoch) for epoch in content["history"]]
-            best = {name: value.cpu() for name, value in content["best"].items()}
+            best = {name: value.cpu() for name, value in content["best"].items()} if content["best"] else None
             optimiser = dict(content["optimiser"])
             scaler = dict(content.get("scaler", {}))  # earlier versions had none
             halved = content.get("halved")
+            within = Within(**content["within"]) if content.get("within") else None
             place = int(content["stage"]), int(content["epoch"])
-            state = TrainingState(*place, history, best, optimiser, scaler, halved)
+            state = TrainingState(*place, history, best, optimiser, scaler, halved, within)
     except DamagedError as error:
         state_dicts.copy_state(model, before)
         log.warning("Ignoring the damaged checkpoint; fine-tuning starts from the beginning: %s", error)

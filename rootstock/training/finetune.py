@@ -1,15 +1,13 @@
 """Staged fine-tuning: start from the linear probe (LP-FT, Kumar et al. 2022), then unfreeze blocks stage by stage.
 
 Each stage trains the head and the blocks from a given depth with AdamW on a one-cycle schedule; batch-norm statistics
-stay those of the pretrained network. A checkpoint is written after each epoch. On a CPU, a resumed run ends with the
-same bytes as an uninterrupted one.
+stay those of the pretrained network. A checkpoint is written after each epoch, and every few minutes. On a CPU, a
+resumed run ends with the same bytes as an uninterrupted one.
 """
 
 import json
 import logging
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from rootstock.backbones import state_dicts
 from rootstock.config import params
@@ -26,22 +23,19 @@ from rootstock.dataset.shards import Reader
 from rootstock.system import devices, progress
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sha256, verify, write
-from rootstock.training import checkpoints, epochs, frozen_layers, ranks
+from rootstock.training import checkpoints, epoch as epoch_of, epochs, frozen_layers, ranks
 from rootstock.training.batch_norm import folded
 from rootstock.training.checkpoints import Epoch, TrainingState
-from rootstock.training.classifier import WEIGHTS, Classifier, predict, save as save_classifier
-from rootstock.training.divergence import ExplodedError, check_loss, highest_loss
-from rootstock.training.division import TrainedPart
+from rootstock.training.classifier import WEIGHTS, Classifier, save as save_classifier
+from rootstock.training.divergence import ExplodedError
+from rootstock.training.epoch import Run
 from rootstock.training.ranks import Ranks
-from rootstock.training.split_images import NO_CLASS, Batches, SplitImages, mix
+from rootstock.training.split_images import Batches, SplitImages
 from rootstock.training.step import TrainingStep
 from rootstock.training.unfreezing import check_stages, optimiser_of
 
 log = logging.getLogger(__name__)
 HISTORY, DESCRIPTION = "history.parquet", "finetuned.json"
-WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; torch's default)
-START_DIVISOR, END_DIVISOR = 25.0, 1e4
-CHECKED_EVERY = 100  # steps on a GPU or in several processes, after which all wait for the loss, to look at it
 
 
 def fine_tune(
@@ -100,8 +94,10 @@ def _train(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = checkpoints.load(checkpoint, fingerprint, model, device)
     total = sum(stage.epochs for stage in settings.stages)
-    if 0 < len(state.history) < total and together.rank == 0:
-        log.info("Resuming after epoch %d of stage %d from %s", state.epoch, state.stage + 1, checkpoint)
+    done = len(state.history) * len(train.rows) + (state.within.images if state.within else 0)
+    if done and len(state.history) < total and together.rank == 0:
+        log.info("Resuming after epoch %d of stage %d, of %d images in all, from %s",
+                 state.epoch, state.stage + 1, done, checkpoint)  # fmt: skip
     with (
         Reader(train.images_dir) as reader,
         _faster(model, settings.batch_size, transform.size) if len(state.history) < total else nullcontext(),
@@ -110,9 +106,9 @@ def _train(
         lone = model.frozen_statistics  # else a single image would have no statistics
         batches = Batches(train, reader, transform, settings.batch_size, device, settings.augment, lone, together)
         val_batches = Batches(val, reader, transform, settings.batch_size, device, ranks=together)
-        advance(len(state.history) * len(train.rows))
+        advance(done)
         save = partial(checkpoints.save, checkpoint, fingerprint, state, model) if together.rank == 0 else lambda: None
-        run = _Run(model, batches, val_batches, settings, seed, class_weights, activations, save, advance)
+        run = Run(model, batches, val_batches, settings, seed, class_weights, activations, save, advance)
         for index in range(state.stage, len(settings.stages)):
             _train_stage(run, state, index)
     if state.best:
@@ -122,22 +118,7 @@ def _train(
     return state.history
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What all stages of a run have in common; `save` writes a checkpoint."""
-
-    model: Classifier
-    batches: Batches
-    val_batches: Batches
-    settings: params.Finetune
-    seed: int
-    class_weights: NDArray[np.float32] | None
-    activations: frozen_layers.Cache | None
-    save: Callable[[], None]
-    advance: progress.Advance
-
-
-def _train_stage(run: _Run, state: TrainingState, index: int) -> None:
+def _train_stage(run: Run, state: TrainingState, index: int) -> None:
     """Train for the epochs of a stage that are still to come.
 
     If the loss explodes, the stage goes on with the best weights so far at half the learning rate. If it does so again,
@@ -160,36 +141,37 @@ def _train_stage(run: _Run, state: TrainingState, index: int) -> None:
                 log.warning("%s again: the stage ends with the best weights so far.", exploded)
                 return None
             log.warning("%s: going on with the best weights so far, at half the learning rate.", exploded)
-            state.halved, state.optimiser = index, None
+            state.halved, state.optimiser, state.within = index, None, None
 
 
-def _train_epochs(run: _Run, state: TrainingState, index: int, stage: params.Stage) -> None:
+def _train_epochs(run: Run, state: TrainingState, index: int, stage: params.Stage) -> None:
     """Train for the epochs of a stage that are still to come, with its learning rate.
 
     Raises:
         ExplodedError: the loss did.
     """
+    first = state.epoch if index == state.stage else 0
+    if first >= stage.epochs:
+        return
     optimiser = optimiser_of(run.model, stage, run.settings)
     layers = frozen_layers.trained(
         run.model, stage, run.settings, run.batches, run.val_batches, run.activations, run.seed
     )
     with layers as part:
         step = TrainingStep(part.model, optimiser, run.settings, state.parts, run.batches.ranks, run.class_weights)
-        first = state.epoch if index == state.stage else 0
-        if first and state.optimiser:
+        if (first or state.within) and state.optimiser:
             step.optimiser.load_state_dict(state.optimiser)
             step.scaler.load_state_dict(state.scaler)
         for epoch in range(first, stage.epochs):
-            torch.manual_seed(mix(run.seed, index, epoch) + run.batches.ranks.rank)
-            highest = highest_loss(state.history, len(run.model.head.bias))
+            state.stage, state.epoch = index, epoch
             try:
-                loss = _train_epoch(run, step, part.batches, stage, (index, epoch), highest)
+                loss = epoch_of.train(run, step, part.batches, stage, state)
             finally:
                 state.parts = step.parts
-            val_loss, val_accuracy = _validate(part.model, part.val_batches, run.class_weights)
+            val_loss, val_accuracy = epoch_of.validate(part.model, part.val_batches, run.class_weights)
             state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
             _keep_best(state, run.model)
-            state.stage, state.epoch = index, epoch + 1
+            state.epoch = epoch + 1
             state.optimiser, state.scaler = step.optimiser.state_dict(), step.scaler.state_dict()
             run.save()
 
@@ -208,56 +190,6 @@ def _faster(model: Classifier, batch_size: int, size: int) -> AbstractContextMan
         return nullcontext()
     shape = (batch_size, 3, size, size)  # that of training: a GPU plans for it anyway
     return folded(model, torch.randint(256, shape, dtype=torch.uint8).to(model.head.weight.device))
-
-
-def _train_epoch(
-    run: _Run, step: TrainingStep, batches: Batches, stage: params.Stage, at: tuple[int, int], highest: float
-) -> float:
-    """Train for one epoch in a new random order; return the mean training loss.
-
-    Raises:
-        ExplodedError: the loss was not finite, or rose above `highest`.
-    """
-    device, sizes, seed = batches.device, batches.sizes, mix(run.seed, *at)
-    order = np.random.default_rng(seed).permutation(len(batches.images.rows))
-    every = 1 if device.type == "cpu" and batches.ranks.size == 1 else CHECKED_EVERY
-    step.model.train()
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    seen = 0
-    examples = zip(batches(order, seed), batches.targets(order, device), sizes, strict=True)
-    for number, (batch, target, images) in enumerate(examples, start=1):
-        step.set_learning_rate(one_cycle((at[1] * len(sizes) + number - 1) / (stage.epochs * len(sizes))))
-        total += step(batch, target, images) * images
-        seen += images
-        if number % every == 0 or number == len(sizes):
-            whole = batches.ranks.sum(total)
-            check_loss(whole / batches.ranks.size, seen, highest, stage, number, at[1])
-        run.advance(images)
-    return whole.item() / batches.ranks.size / len(order)
-
-
-def one_cycle(position: float) -> float:
-    """Return the factor on the peak learning rate at a position 0..1 of a stage: cosine up, then down (Smith 2018)."""
-    if position < WARM_UP:
-        low, high, share = 1 / START_DIVISOR, 1.0, position / WARM_UP
-    else:
-        low, high, share = 1.0, 1 / END_DIVISOR, (position - WARM_UP) / (1 - WARM_UP)
-    return float(low + (high - low) * (1 - np.cos(np.pi * share)) / 2)
-
-
-def _validate(
-    model: Classifier | TrainedPart, batches: Batches, class_weights: NDArray[np.float32] | None
-) -> tuple[float, float]:
-    """Compute mean log loss and accuracy; images count by the weights of their classes."""
-    sums = torch.zeros(3, dtype=torch.float64)  # of losses, hits and weights
-    for batch, target in zip(predict(model, batches(), batches.batch_size), batches.targets(), strict=True):
-        logits, counted = torch.from_numpy(batch), (target != NO_CLASS).double()
-        if class_weights is not None:
-            counted *= torch.from_numpy(class_weights)[target.clamp(min=0)]
-        losses = F.cross_entropy(logits, target, reduction="none", ignore_index=NO_CLASS).double()
-        sums += torch.stack([losses @ counted, (logits.argmax(1) == target).double() @ counted, counted.sum()])
-    loss, correct, weights = batches.ranks.sum(sums.to(batches.device)).tolist()
-    return loss / weights, correct / weights
 
 
 def save(model: Classifier | None, history: list[Epoch], folder: Path) -> None:

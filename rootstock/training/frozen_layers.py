@@ -66,16 +66,19 @@ class ActivationBatches(Batches):
         rows = of.images.rows
         self._places = list(zip(rows["shard"].tolist(), rows["offset"].tolist(), strict=True))
 
-    def __call__(self, order: NDArray[np.int64] | None = None, seed: int | None = None) -> Iterator[Tensor]:
-        """Yield the activations (n, ...) of all images once, in a given order."""
+    def __call__(
+        self, order: NDArray[np.int64] | None = None, seed: int | None = None, skip: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield the activations (n, ...) of all images once, in a given order, but for the first mini-batches."""
         views = np.zeros(len(self._places), np.int64)
         if seed is not None:
             views = np.random.default_rng(seed).integers(len(self.stores), size=len(views))
-        batches = (self._read(indices, views) for indices, _ in self._shares(order))
+        shares = self._shares(order)[skip:]
+        batches = (self._read(indices, views) for indices, _ in shares)
         if self.device.type in KEEPS_IMAGES:
             kept = self._on_device()
             flat = views * len(self._places) + np.arange(len(self._places))
-            batches = (kept[torch.from_numpy(flat[indices]).to(self.device)] for indices, _ in self._shares(order))
+            batches = (kept[torch.from_numpy(flat[indices]).to(self.device)] for indices, _ in shares)
         for batch in batches:
             yield batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch
 

@@ -59,6 +59,12 @@ class Ranks:
             distributed.all_reduce(value)
         return value
 
+    def first_says(self, yes: bool, device: torch.device) -> bool:
+        """Return in every process what the first one says; all have to ask."""
+        if self.size == 1:
+            return yes
+        return bool(self.sum(torch.tensor(float(yes and self.rank == 0), device=device)) > 0)
+
     def threads(self) -> int:
         """Return this process's share of the cores."""
         return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

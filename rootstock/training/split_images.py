@@ -82,9 +82,11 @@ class Batches:
         self._kept: Tensor | None = None
         self.in_processes = device.type == "cuda" and processes.pay(len(images.rows))  # else the CPU trains
 
-    def __call__(self, order: NDArray[np.int64] | None = None, seed: int | None = None) -> Iterator[Tensor]:
-        """Yield all images once, in a given order, with augmentation if there is a seed."""
-        shares = [indices for indices, _ in self._shares(order)]
+    def __call__(
+        self, order: NDArray[np.int64] | None = None, seed: int | None = None, skip: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield all images once, in a given order, but for the first mini-batches; augmented if there is a seed."""
+        shares = [indices for indices, _ in self._shares(order)[skip:]]
         if self.augment != "none" and seed is not None:
             yield from loader.on_device(self._decoded(shares, seed), self.device)
             return
@@ -92,7 +94,7 @@ class Batches:
         if self._kept is not None:
             yield from (self._kept[part].permute(0, 3, 1, 2) for part in parts)
             return
-        kept = self._memory()
+        kept = None if skip else self._memory()
         for part, batch in zip(parts, loader.on_device(self._decoded(shares), self.device), strict=True):
             if kept is not None:
                 kept[part] = batch.permute(0, 2, 3, 1)

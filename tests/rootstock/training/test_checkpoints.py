@@ -36,6 +36,7 @@ def stopping_after(images: int):
         yield
 
 
+SLOW = pytest.param(SHUFFLENET, 2 * TRAIN + 40, marks=pytest.mark.slow)
 TWO_STAGES = stages(("last_block", 2), ("all", 2), augment="crop_flip", batch_size=16, layer_decay=0.9)
 
 
@@ -100,3 +101,22 @@ def test_progress_is_counted_in_images_and_resumes_with_the_run(base, tmp_path):
         tune(start(base), base, stages(("last_block", 2)), tmp_path / "checkpoint")
     assert reported[:2] == [("fine_tune", 2 * TRAIN, "images"), TRAIN]
     assert sum(reported[1:]) == 2 * TRAIN
+
+
+@pytest.mark.parametrize(("name", "stop"), [(SQUEEZENET, 50), SLOW])
+def test_a_killed_run_loses_no_more_than_the_time_between_checkpoints_within_an_epoch(base, tmp_path, name, stop):
+    """Also with dropout: the random generators go on where they were."""
+    undisturbed = start(base, name)
+    expected = result(undisturbed, tune(undisturbed, base, TWO_STAGES, tmp_path / "undisturbed"), tmp_path)
+    often = TWO_STAGES.model_copy(update={"checkpoint_minutes": 0})  # after each step
+    with stopping_after(stop), pytest.raises(StoppedError):
+        tune(start(base, name), base, often, tmp_path / "stopped")
+    resumed, trained = start(base, name), []
+    resumed.register_forward_hook(lambda module, given, logits: trained.append(len(logits) * module.training))
+    assert result(resumed, tune(resumed, base, often, tmp_path / "stopped"), tmp_path) == expected
+    assert sum(trained) <= 4 * TRAIN - stop + 2 * often.batch_size
+
+
+def test_a_recipe_does_not_depend_on_how_often_checkpoints_are_written():
+    often = TWO_STAGES.model_copy(update={"checkpoint_minutes": 0})
+    assert often.recipe() == TWO_STAGES.recipe()

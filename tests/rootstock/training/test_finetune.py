@@ -13,8 +13,8 @@ from rootstock.backbones import backbones
 from rootstock.config.params import Finetune
 from rootstock.dataset import shards
 from rootstock.images import loader
-from rootstock.training import classifier, epochs, finetune
-from rootstock.training.finetune import one_cycle
+from rootstock.training import classifier, epoch, epochs
+from rootstock.training.epoch import one_cycle
 from rootstock.training.split_images import Batches, SplitImages
 from tests.fine_tuning import TRAIN, changed, copied, stages, start, tune
 from tests.small_dataset import (
@@ -29,7 +29,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_nearly_zero():
     rates = [one_cycle(position) for position in positions]
     peak = int(np.argmax(rates))
     assert (rates[0], rates[peak], rates[-1]) == pytest.approx((1 / 25, 1, 1e-4))
-    assert positions[peak] == pytest.approx(finetune.WARM_UP)
+    assert positions[peak] == pytest.approx(epoch.WARM_UP)
     assert (np.diff(rates[: peak + 1]) > 0).all() and (np.diff(rates[peak:]) < 0).all()
 
 
@@ -102,7 +102,7 @@ def test_the_network_ends_with_the_weights_of_its_best_epoch(base, small, tmp_pa
     assert len({epoch.val_loss for epoch in history}) == 4
     val, transform = SplitImages(small.split("val"), small.images), backbones.load(small_backbone(base)).transform
     with shards.Reader(small.images) as reader:
-        measured = finetune._validate(model, Batches(val, reader, transform, 32, torch.device("cpu")), None)
+        measured = epoch.validate(model, Batches(val, reader, transform, 32, torch.device("cpu")), None)
     assert measured == pytest.approx((best.val_loss, best.val_accuracy), rel=1e-5)
 
 
