@@ -3,7 +3,7 @@
     <root>/<key>/<shard>.values    (n, *shape), in the order of the shard
     <root>/<key>/<shard>.there     (n,) uint8: 1 where the array of an image has been computed
     <root>/<key>/state.json        the boot of the machine that is writing, and whether it has come to its end
-    <root>/offsets/<shard>.npy     (n,) int64: where the images of a shard begin, read once from its headers
+    <root>/offsets/<shard>.npy     (2 + n,) int64: size and time of a shard, and where its images begin
 
 The key stands for all that determines the values. Files are memory-mapped. An image is marked after its values are
 written, so a killed process leaves nothing wrong; after a power cut, when the disk may have marks without values, the
@@ -158,18 +158,26 @@ def opened(
 
 
 def _offsets(folder: Path, images_dir: Path, shard: str) -> NDArray[np.int64]:
-    """Return where the images of a shard begin; its headers are read once, since a shard never changes."""
-    path = folder / f"{shard}.npy"
+    """Return where the images of a shard begin; its headers are read once, unless the file is another one since.
+
+    Raises:
+        SourceError: it is not a tar file, or is truncated.
+    """
+    path, state = folder / f"{shard}.npy", shards.path_of(images_dir, shard).stat()
+    stamp = [state.st_size, state.st_mtime_ns]
     try:
-        return np.load(path)  # type: ignore[no-any-return]
-    except (OSError, ValueError, EOFError):  # not there yet, or damaged
-        found = np.sort(np.array([member.offset for member in shards.iter_members(images_dir, shard)], np.int64))
-        try:
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.save(file, found)
-        except OSError as error:  # a full disk
-            log.debug("%s: %s", path, error)
-        return found
+        kept = np.load(path)
+        if kept[: len(stamp)].tolist() == stamp:
+            return kept[len(stamp) :]  # type: ignore[no-any-return]
+    except (OSError, ValueError, EOFError, IndexError):  # not there yet, or damaged
+        pass
+    found = np.sort(np.array([member.offset for member in shards.iter_members(images_dir, shard)], np.int64))
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, np.concatenate([stamp, found]))
+    except OSError as error:  # a full disk
+        log.debug("%s: %s", path, error)
+    return found
 
 
 def _allocate(path: Path, size: int) -> None:

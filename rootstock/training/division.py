@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from rootstock.backbones.blocks import blocks
-from rootstock.backbones.depths import Cut, first_tensor, uncut
+from rootstock.backbones.depths import Cut, LayerReached, first_tensor, uncut
 from rootstock.training.classifier import Classifier
 
 TOLERANCE = 1e-4  # of the largest logit
@@ -53,8 +53,7 @@ class FrozenPart(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Compute the activations of a batch."""
-        activations: Tensor = self.network(self.normalise(pixels))
-        return activations
+        return _computed(self.network, self.normalise(pixels))
 
 
 class TrainedPart(nn.Module):
@@ -70,9 +69,9 @@ class TrainedPart(nn.Module):
     def forward(self, activations: Tensor) -> Tensor:
         """Compute the logits of a batch; the head runs in float32, as in the whole classifier."""
         whole = self._classifier()
-        output = (self.when_training if self.training else self.when_evaluating)(activations.float())
+        output = _computed(self.when_training if self.training else self.when_evaluating, activations.float())
         if isinstance(whole.backbone, Cut):
-            output = whole.backbone.pooled(first_tensor(output))
+            output = whole.backbone.pooled(output)
         return whole.classify(output)
 
     def train(self, mode: bool = True) -> "TrainedPart":
@@ -80,6 +79,13 @@ class TrainedPart(nn.Module):
         self.training = mode
         self._classifier().train(mode)
         return self
+
+
+def _computed(part: fx.GraphModule, x: Tensor) -> Tensor:
+    try:
+        return first_tensor(part(x))
+    except LayerReached as reached:  # by the hook of the layer where the network is cut
+        return reached.output
 
 
 def divide(classifier: Classifier, example: Tensor) -> Division:
@@ -121,8 +127,7 @@ def _check(classifier: Classifier, division: Division, example: Tensor) -> None:
 def _parts(classifier: Classifier, training: bool) -> tuple[fx.GraphModule, fx.GraphModule]:
     network = uncut(classifier.backbone)
     network.training = training  # of the whole: blocks are not looked into
-    graph = _trace(network)
-    output = _output(graph, classifier.backbone)
+    graph, output = _trace(classifier.backbone)
     trained = _trained(graph, network)
     above = {node for node in _ancestors([output]) if node in trained}
     handed = {source for node in above for source in node.all_input_nodes if source not in trained} or {output}
@@ -140,36 +145,47 @@ def _parts(classifier: Classifier, training: bool) -> tuple[fx.GraphModule, fx.G
 
 
 class _Tracer(fx.Tracer):
-    """Takes blocks as they are."""
+    """Takes blocks as they are, and notes the output of one layer."""
 
-    def __init__(self, steps: Iterable[nn.Module]) -> None:
+    def __init__(self, steps: Iterable[nn.Module], layer: nn.Module | None) -> None:
         super().__init__()
-        self.steps = set(map(id, steps))
+        self.steps, self.layer = set(map(id, steps)), layer
+        self.output: object = None
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return id(module) in self.steps or super().is_leaf_module(module, name)
 
+    def call_module(
+        self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401
+        found = super().call_module(module, forward, args, kwargs)
+        if module is self.layer and self.output is None:
+            self.output = found
+        return found
 
-def _trace(network: nn.Module) -> fx.Graph:
+
+def _trace(backbone: nn.Module) -> tuple[fx.Graph, fx.Node]:
+    """Trace a network's forward pass; return it with the node of the features, or of the layer where it is cut."""
+    network = uncut(backbone)
+    layer = network.get_submodule(backbone.layer) if isinstance(backbone, Cut) else None
+    tracer = _Tracer((module for _, modules in blocks(network) for module in modules), layer)
     given = list(inspect.signature(network.forward).parameters.values())
     defaults = {parameter.name: parameter.default for parameter in given[1:]}  # a mask, say
+    hooks = layer._forward_hooks.copy() if layer else {}
+    if layer:  # the hook that ends the pass there has nothing to do with a trace
+        layer._forward_hooks.clear()
     try:
-        return _Tracer(module for _, modules in blocks(network) for module in modules).trace(network, defaults)
+        graph = tracer.trace(network, defaults)
     except Exception as error:  # whatever a forward pass may do with what is no tensor
         raise UndividedError(f"its forward pass cannot be traced ({type(error).__name__})") from error
-
-
-def _output(graph: fx.Graph, backbone: nn.Module) -> fx.Node:
-    """Return the node of the features: the network's output, or that of the layer where it is cut."""
-    if not isinstance(backbone, Cut):
-        [given] = next(node for node in graph.nodes if node.op == "output").args
-        if not isinstance(given, fx.Node):
-            raise UndividedError("its output is not a single tensor")
-        return given
-    for node in graph.nodes:
-        if isinstance(node, fx.Node) and node.op == "call_module" and node.target == backbone.layer:
-            return node
-    raise UndividedError(f"{backbone.layer} lies inside a block")
+    finally:
+        if layer:
+            layer._forward_hooks.update(hooks)
+    [whole] = next(node for node in graph.nodes if node.op == "output").args
+    output = getattr(tracer.output, "node", None) if layer else whole
+    if not isinstance(output, fx.Node):
+        raise UndividedError("its output is not a single tensor" if not layer else f"{backbone.layer} is in a block")
+    return graph, output
 
 
 def _trained(graph: fx.Graph, network: nn.Module) -> set[fx.Node]:

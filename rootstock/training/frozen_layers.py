@@ -238,7 +238,7 @@ def _fill(store: ArrayStore, division: Division, batches: Batches, seed: int | N
     ):
         for group, images in zip(grouped(refs, TOGETHER), loader.on_device(decoded, batches.device), strict=True):
             activations = _as_stored(division.frozen(filled(images, TOGETHER))[: len(group)].float())
-            values = activations.cpu().numpy().astype(store.item.dtype)
+            values = activations.to(getattr(torch, store.item.dtype)).cpu().numpy()
             if not np.isfinite(values).all():
                 raise UndividedError(f"their activations exceed {store.item.dtype}")
             for ref, own in zip(group, values, strict=True):

@@ -65,7 +65,9 @@ def flow_edges() -> set[tuple[str, str]]:
 
 def test_every_setting_of_fine_tuning_makes_it_stale_except_those_of_where_it_runs():
     recipe = [f"finetune.{key}" for key in Finetune().recipe()]
-    assert {"where", "if_no_worker", "processes"} == set(Finetune.model_fields) - set(Finetune().recipe())
+    assert {"where", "if_no_worker", "processes", "checkpoint_minutes"} == set(Finetune.model_fields) - set(
+        Finetune().recipe()
+    )
     for stage in ("fine_tune", "evaluate"):
         assert [param for param in STAGES[stage]["params"] if param.startswith("finetune")] == recipe
 

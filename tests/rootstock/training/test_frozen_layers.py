@@ -48,14 +48,11 @@ def losses(history: list[Epoch]) -> np.ndarray:
 
 @pytest.mark.parametrize("layers", ["head", "last_2_blocks"])
 def test_training_from_kept_activations_is_training_from_images(base, tmp_path, layers, computed):
-    settings = stages((layers, 3), batch_size=16)
-    model, history = tune(base, tmp_path / "kept", settings)
+    settings = stages((layers, 3), batch_size=16, lr=1e-4)
+    _, history = tune(base, tmp_path / "kept", settings)
     assert sum(computed) == TRAIN + VAL + 2 * frozen_layers.EXAMPLES  # each once, besides the checks
-    plain, expected = tune(base, tmp_path / "plain", settings.model_copy(update={"frozen_layers": "compute"}))
-    assert losses(history) == pytest.approx(losses(expected), rel=2e-3)
-    images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
-    with torch.inference_mode():
-        torch.testing.assert_close(model.eval()(images), plain.eval()(images), rtol=0.02, atol=0.02)
+    _, expected = tune(base, tmp_path / "plain", settings.model_copy(update={"frozen_layers": "compute"}))
+    assert losses(history) == pytest.approx(losses(expected), rel=1e-3)
 
 
 def test_a_later_run_and_a_later_stage_with_the_same_frozen_layers_compute_nothing_anew(base, tmp_path, computed):
@@ -129,7 +126,7 @@ def test_the_log_says_why_frozen_layers_are_computed_in_every_epoch(
 ):
     with caplog.at_level("INFO"):
         tune(base, tmp_path, settings, most_gb)
-    [line] = [line for line in caplog.messages if "frozen layers" in line]
+    [line] = [line for line in caplog.messages if line.startswith("fine_tune: frozen layers")]
     assert re.search(why, line)
     assert sum(computed) in (0, 2 * frozen_layers.EXAMPLES)
 
