@@ -4,7 +4,7 @@
 
 For each stage: seconds of the fastest epoch from the second on (reading, steps, validation, checkpoint), with frozen
 layers computed once or in every epoch, and of the same number of steps on a mini-batch that is there. For the latter,
-the trained part is given activations. The default backbone on the images of the sample, or of any source of params.yaml.
+the trained part is given activations. The default backbone, on the sample or any other source of params.yaml.
 """
 
 import argparse

@@ -25,6 +25,7 @@ from rootstock.dataset.shards import Reader
 from rootstock.images import pixel_store
 from rootstock.training import finetune, heads
 from rootstock.training.classifier import Classifier, predict
+from rootstock.training.frozen_layers import Cache
 from rootstock.training.head import Head
 from rootstock.training.split_images import Batches, SplitImages
 
@@ -49,8 +50,9 @@ def run(photos: Photos, head: Head, settings: params.Finetune, seed: int) -> tup
         ):
             train, val, test = (SplitImages(split, photos.images, store, crops) for split in rows.values())
             history = finetune.fine_tune(
-                model, backbone.transform, train, val, settings, seed, root / "checkpoint.pt", "benchmark"
-            )
+                model, backbone.transform, train, val, settings, seed, root / "checkpoint.pt", "benchmark",
+                activations=Cache(root / "activations", POOL_GB),
+            )  # fmt: skip
             seconds = time.perf_counter() - begin
             accuracy = measured(model, test, backbone)
     return max(epoch.val_accuracy for epoch in history), accuracy, seconds
