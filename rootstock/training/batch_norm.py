@@ -15,7 +15,8 @@ from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from rootstock.training import depthwise
 
 log = logging.getLogger(__name__)
 TOLERANCE = 1e-3  # relative to the largest output; rounding differs
@@ -78,7 +79,7 @@ def _pairs(model: nn.Module, example: Tensor) -> tuple[Tensor, list[Pair]]:
 def _function_of(convolution: nn.Conv2d) -> Callable[..., Tensor] | None:
     """Return the function that a convolution calls with weight and bias; None for one that does something else."""
     if type(convolution) is nn.Conv2d:
-        return F.conv2d if convolution.padding_mode == "zeros" else None
+        return depthwise.conv2d if convolution.padding_mode == "zeros" else None
     if _timm_name(convolution) == "conv2d_same.Conv2dSame":
         from timm.layers.conv2d_same import conv2d_same  # there already: importing timm takes a second
 
