@@ -77,6 +77,10 @@ class Finetune(Section):
         description="Data augmentation: random resized crops (crop), with horizontal flips (crop_flip) if a mirrored "
         "image keeps its class.",
     )
+    patience: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Epochs without better validation accuracy or log loss after which a stage ends (0: never).",
+    )
     store_size: Annotated[int, Field(ge=0, le=4096)] = Field(
         default=0,
         description="Side in pixels at which whole images are kept for random crops, somewhat above the network's "

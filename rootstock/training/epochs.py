@@ -18,6 +18,16 @@ def best_of(history: list[Epoch]) -> Epoch:
     return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
 
 
+def has_stalled(history: Sequence[Epoch], stage: int, patience: int) -> bool:
+    """Whether the last `patience` epochs of a stage improved neither accuracy nor log loss on validation (0: never)."""
+    own = [epoch for epoch in history if epoch.stage == stage]
+    before, last = own[:-patience], own[-patience:]
+    if not patience or not before:
+        return False
+    accuracy, loss = max(epoch.val_accuracy for epoch in before), min(epoch.val_loss for epoch in before)
+    return all(epoch.val_accuracy <= accuracy and epoch.val_loss >= loss for epoch in last)
+
+
 def warnings(history: Sequence[Epoch]) -> list[str]:
     """Warn if the best epoch is the first, or the last with the loss still falling.
 

@@ -163,6 +163,10 @@ def _train_epochs(run: Run, state: TrainingState, index: int, stage: params.Stag
             step.optimiser.load_state_dict(state.optimiser)
             step.scaler.load_state_dict(state.scaler)
         for epoch in range(first, stage.epochs):
+            if epochs.has_stalled(state.history, index, run.settings.patience):
+                log.info("fine_tune: stage %r ends after %d epochs: validation has not improved", stage.unfreeze, epoch)
+                run.advance((stage.epochs - epoch) * len(run.batches.images.rows))
+                break
             state.stage, state.epoch = index, epoch
             try:
                 loss = epoch_of.train(run, step, part.batches, stage, state)

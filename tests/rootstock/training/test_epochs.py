@@ -47,3 +47,34 @@ def test_a_best_epoch_that_is_the_first_or_still_improving_causes_a_warning(loss
     found = epochs.warnings(epochs_with(*losses))
     assert len(found) == (says is not None)
     assert all(says in warning for warning in found)
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "stalled"),
+    [
+        ((0.4, 0.3, 0.35, 0.36), 2, True),
+        ((0.4, 0.3, 0.35, 0.29), 2, False),
+        ((0.4, 0.3, 0.35), 2, False),  # one epoch without improvement
+        ((0.4, 0.5), 2, False),  # nothing to compare with
+        ((0.4, 0.5, 0.6), 2, True),
+        ((0.4, 0.5, 0.6), 0, False),
+    ],
+)
+def test_a_stage_has_stalled_once_validation_does_not_improve_for_as_many_epochs_as_its_patience(
+    losses, patience, stalled
+):
+    assert epochs.has_stalled(epochs_with(*losses), 0, patience) == stalled
+    assert not epochs.has_stalled(epochs_with(*losses), 1, patience)  # another stage
+
+
+def test_better_accuracy_at_a_worse_loss_is_an_improvement():
+    before, after = Epoch(0, "all", 0, 0.1, 0.2, 0.8), Epoch(0, "all", 1, 0.1, 0.3, 0.9)
+    assert not epochs.has_stalled([before, after], 0, 1)
+
+
+def test_a_stage_that_has_stalled_ends_also_after_an_interruption(base, tmp_path):
+    settings = stages(("last_block", 6), ("head", 1), lr=1e-30, patience=2)  # learns nothing
+    history = tune(start(base), base, settings, tmp_path / "checkpoint")
+    assert [epoch.stage for epoch in history].count(0) < 6
+    assert history[-1].stage == 1
+    assert tune(start(base), base, settings, tmp_path / "checkpoint") == history
