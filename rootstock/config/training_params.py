@@ -9,7 +9,7 @@ from rootstock.config.section import Augment, Section, reject_near_miss
 
 DEPLOYMENT = r"^(here|[^/]+/[^/]+)$"  # where to fine-tune
 ClassWeight = Literal["none", "balanced"]
-UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "all")
+UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "last_half", "all")
 
 
 class Head(Section):
@@ -38,8 +38,8 @@ class Stage(Section):
     """One fine-tuning stage: what is unfrozen, for how many epochs, and the learning rate."""
 
     unfreeze: Annotated[str, Field(min_length=1)] = Field(
-        description="What to train: head, last_block, last_2_blocks, last_3_blocks, all, or a layer name (that layer "
-        "and all later ones)."
+        description="What to train: head, last_block, last_2_blocks, last_3_blocks, last_half (the later half of the "
+        "blocks, most of the gain in half the time), all, or a layer name (that layer and all later ones)."
     )
     epochs: Annotated[int, Field(ge=1)] = Field(description="Number of epochs (passes over the training images).")
     lr: Annotated[float, Field(gt=0, lt=1)] = Field(

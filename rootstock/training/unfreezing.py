@@ -28,7 +28,8 @@ def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> i
     listed = parameters_by_block(network)
     names = [name for name, _ in listed]
     if unfreeze in params.UNFREEZE_CHOICES:
-        depth = len(names) if unfreeze == "all" else params.UNFREEZE_CHOICES.index(unfreeze)
+        shares = {"all": len(names), "last_half": len(names) // 2}
+        depth = shares.get(unfreeze, params.UNFREEZE_CHOICES.index(unfreeze))
         return max(0, len(names) - depth)
     layers = dict(uncut(network).named_modules())
     inside = {id(parameter) for parameter in layers[unfreeze].parameters()} if unfreeze in layers else set()
