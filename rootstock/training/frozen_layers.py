@@ -87,10 +87,15 @@ class ActivationBatches(Batches):
         return torch.from_numpy(np.stack([values for values in found if values is not None]))
 
     def _on_device(self) -> Tensor:
+        """Return the activations of all views, one view after the other, read in pieces."""
         if self._kept is None:
-            everything = np.arange(len(self._places))
-            of_view = [self._read(everything, np.full(len(everything), view)) for view in range(len(self.stores))]
-            self._kept = torch.cat(of_view).to(self.device)
+            n, item = len(self._places), self.stores[0].item
+            shape = (len(self.stores) * n, *item.shape)
+            self._kept = torch.empty(shape, dtype=getattr(torch, item.dtype), device=self.device)
+            for view in range(len(self.stores)):
+                for some in np.array_split(np.arange(n), -(-n // TOGETHER)):
+                    at = view * n + some[0]
+                    self._kept[at : at + len(some)] = self._read(some, np.full(n, view)).to(self.device)
         return self._kept
 
 
@@ -234,7 +239,7 @@ def _fill(store: ArrayStore, division: Division, batches: Batches, seed: int | N
     with (
         torch.inference_mode(),
         mixed_precision(batches.device),
-        progress.bar("fine_tune: frozen layers", len(refs)) if refs else progress.silent() as advance,
+        progress.bar("fine_tune, frozen layers", len(refs)) if refs else progress.silent() as advance,
     ):
         for group, images in zip(grouped(refs, TOGETHER), loader.on_device(decoded, batches.device), strict=True):
             activations = _as_stored(division.frozen(filled(images, TOGETHER))[: len(group)].float())
