@@ -26,6 +26,7 @@ from rootstock.system.parallel import grouped
 from rootstock.training.classifier import Classifier, filled, mixed_precision
 from rootstock.training.division import Division, TrainedPart, UndividedError, divide
 from rootstock.training.split_images import KEEPS_IMAGES, Batches, fits_into_memory, mix
+from rootstock.training.unfreezing import unfrozen_from
 
 log = logging.getLogger(__name__)
 SETTING = "cache.activations_gb"
@@ -115,12 +116,16 @@ def trained(
         cache: where activations are kept, if anywhere.
         seed: of augmented views.
     """
+    found = Trained(model, batches, val_batches)
     with ExitStack() as stack:
-        try:
-            found = stack.enter_context(_on_activations(model, stage, settings, batches, val_batches, cache, seed))
-        except UndividedError as why:
-            log.info("fine_tune: frozen layers of stage %r are computed in every epoch: %s", stage.unfreeze, why)
-            found = Trained(model, batches, val_batches)
+        if unfrozen_from(model.backbone, stage.unfreeze):
+            try:
+                found = stack.enter_context(_on_activations(model, stage, settings, batches, val_batches, cache, seed))
+            except UndividedError as why:
+                level = logging.DEBUG if stage.epochs == 1 else logging.INFO  # nothing is lost with one epoch
+                log.log(
+                    level, "fine_tune: frozen layers of stage %r are computed in every epoch: %s", stage.unfreeze, why
+                )
         yield found
 
 

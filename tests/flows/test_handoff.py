@@ -70,6 +70,7 @@ def has_checkpoint(workspace: Workspace) -> bool:
     return any(not path.name.startswith(".") for path in shelf.glob("*"))
 
 
+@pytest.mark.slow  # waits for servers and workers
 def test_another_machine_fine_tunes_and_the_first_clone_continues_with_its_result(deployed, here, there):
     here.set(finetune={"label_smoothing": 0.05})
     with worker(deployed, "gpu", there):
