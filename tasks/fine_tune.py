@@ -19,7 +19,7 @@ def fine_tune(params: Params) -> Summary:
     from rootstock.images import pixel_store
     from rootstock.system.files import digest
     from rootstock.system.parallel import rank
-    from rootstock.training import classifier, epochs, finetune, frozen_layers, head, ranks
+    from rootstock.training import classifier, epochs, finetune, frozen_layers, head, ranks, stage_plan
     from rootstock.training.class_weights import class_weights
     from rootstock.training.split_images import SplitImages
 
@@ -59,7 +59,7 @@ def fine_tune(params: Params) -> Summary:
     finetune.save(model, history, FINETUNED)
     CHECKPOINT.unlink(missing_ok=True)
     best = epochs.best_of(history)
-    stages = params.finetune.stages
+    stages = stage_plan.expanded(params.finetune.stages)
     where = f"stage {best.stage + 1} of {len(stages)} ({best.unfrozen}), "
     where += f"epoch {best.epoch + 1} of {stages[best.stage].epochs}"
     return Summary(len(rows["train"]), f"best after {where}: validation {best.val_accuracy:.1%}")

@@ -21,6 +21,7 @@ from rootstock.config.flow_params import Compare as Compare, Retrain as Retrain
 from rootstock.config.ingest_params import SPLITS as SPLITS, Ingest as Ingest, Source as Source, Split as Split
 from rootstock.config.section import Section as Section, reject_near_miss, warn_once
 from rootstock.config.training_params import (
+    AUTO_UNFREEZE as AUTO_UNFREEZE,
     DEPLOYMENT as DEPLOYMENT,
     UNFREEZE_CHOICES as UNFREEZE_CHOICES,
     ClassWeight as ClassWeight,

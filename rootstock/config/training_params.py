@@ -12,6 +12,9 @@ ClassWeight = Literal["none", "balanced"]
 UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "last_half", "all")
 
 
+AUTO_UNFREEZE = "auto"
+
+
 class Head(Section):
     """The classifier on the frozen features."""
 
@@ -39,7 +42,8 @@ class Stage(Section):
 
     unfreeze: Annotated[str, Field(min_length=1)] = Field(
         description="What to train: head, last_block, last_2_blocks, last_3_blocks, last_half (the later half of the "
-        "blocks, most of the gain in half the time), all, or a layer name (that layer and all later ones)."
+        "blocks), all, a layer name (that layer and all later ones), or auto: last_block, last_half and all in turn, "
+        "each for these epochs, until one lowers the log loss on validation no longer significantly."
     )
     epochs: Annotated[int, Field(ge=1)] = Field(description="Number of epochs (passes over the training images).")
     lr: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -50,7 +54,7 @@ class Stage(Section):
     @classmethod
     def _is_not_misspelt(cls, unfreeze: str) -> str:
         """Refuse a misspelt choice early; whether a layer exists is only known once the network is built."""
-        return reject_near_miss(unfreeze, UNFREEZE_CHOICES, "a layer name")
+        return reject_near_miss(unfreeze, (*UNFREEZE_CHOICES, AUTO_UNFREEZE), "a layer name")
 
 
 class Finetune(Section):

@@ -49,6 +49,8 @@ class TrainingState:
     scaler: dict[str, Any] = field(default_factory=dict)  # empty but in float16
     halved: int | None = None  # the stage that goes on at half its learning rate
     within: Within | None = None  # of the epoch that is not complete
+    ended: list[int] = field(default_factory=list)  # entries of params.yaml with `auto` whose next depth is not tried
+    losses: Tensor | None = None  # of the validation images (n,), after the last depth of an `auto`
     parts: int = 1  # of a mini-batch, where memory is short; not saved: another machine may have more
 
 
@@ -65,6 +67,8 @@ def save(path: Path, fingerprint: str, state: TrainingState, model: nn.Module) -
         "scaler": state.scaler,
         "halved": state.halved,
         "within": vars(state.within) if state.within else None,
+        "ended": state.ended,
+        "losses": state.losses,
     }
     with replacing(path) as temporary:
         torch.save(content, temporary)
@@ -88,7 +92,9 @@ def load(path: Path, fingerprint: str, model: nn.Module, device: torch.device) -
             halved = content.get("halved")
             within = Within(**content["within"]) if content.get("within") else None
             place = int(content["stage"]), int(content["epoch"])
-            state = TrainingState(*place, history, best, optimiser, scaler, halved, within)
+            ended, losses = list(content.get("ended", [])), content.get("losses")
+            losses = None if losses is None else losses.cpu()
+            state = TrainingState(*place, history, best, optimiser, scaler, halved, within, ended, losses)
     except DamagedError as error:
         state_dicts.copy_state(model, before)
         log.warning("Ignoring the damaged checkpoint; fine-tuning starts from the beginning: %s", error)

@@ -19,16 +19,18 @@ from torch import Tensor
 from rootstock.backbones import state_dicts
 from rootstock.config import params
 from rootstock.config.architectures import Transform
+from rootstock.dataset import tables
 from rootstock.dataset.shards import Reader
 from rootstock.system import devices, progress
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sha256, verify, write
-from rootstock.training import checkpoints, epoch as epoch_of, epochs, frozen_layers, ranks
+from rootstock.training import checkpoints, epoch as epoch_of, epochs, frozen_layers, ranks, stage_plan
 from rootstock.training.batch_norm import folded
 from rootstock.training.checkpoints import Epoch, TrainingState
-from rootstock.training.classifier import WEIGHTS, Classifier, save as save_classifier
+from rootstock.training.classifier import WEIGHTS, Classifier, predict, save as save_classifier
 from rootstock.training.divergence import ExplodedError
 from rootstock.training.epoch import Run
+from rootstock.training.paired_losses import calibrated_losses
 from rootstock.training.ranks import Ranks
 from rootstock.training.split_images import Batches, SplitImages
 from rootstock.training.step import TrainingStep
@@ -72,6 +74,8 @@ def fine_tune(
         ParamsError: a stage names an unknown layer, training diverged, or there is no GPU for each process.
     """
     check_stages(model.backbone, settings)
+    entries = stage_plan.entries(settings.stages)
+    settings = settings.model_copy(update={"stages": stage_plan.expanded(settings.stages)})
     if settings.processes > 1 and not ranks.started_by_torchrun():
         # They leave a checkpoint of the last epoch, with which this process comes to the end at once.
         ranks.run_in_processes(
@@ -80,13 +84,14 @@ def fine_tune(
         )  # fmt: skip
     with ranks.joined() as together:
         return _train(
-            model, transform, train, val, settings, seed, checkpoint, fingerprint, class_weights, activations, together
+            model, transform, train, val, settings, entries, seed, checkpoint, fingerprint, class_weights, activations,
+            together,
         )  # fmt: skip
 
 
 def _train(
-    model: Classifier, transform: Transform, train: SplitImages, val: SplitImages, settings: params.Finetune, seed: int,
-    checkpoint: Path, fingerprint: str, class_weights: NDArray[np.float32] | None,
+    model: Classifier, transform: Transform, train: SplitImages, val: SplitImages, settings: params.Finetune,
+    entries: list[int | None], seed: int, checkpoint: Path, fingerprint: str, class_weights: NDArray[np.float32] | None,
     activations: frozen_layers.Cache | None, together: Ranks,
 ) -> list[Epoch]:  # fmt: skip
     """Train as `fine_tune` says, in this process or as one of several; the first one writes the checkpoints."""
@@ -110,7 +115,12 @@ def _train(
         save = partial(checkpoints.save, checkpoint, fingerprint, state, model) if together.rank == 0 else lambda: None
         run = Run(model, batches, val_batches, settings, seed, class_weights, activations, save, advance)
         for index in range(state.stage, len(settings.stages)):
+            if entries[index] in state.ended:
+                advance(settings.stages[index].epochs * len(train.rows))
+                continue
             _train_stage(run, state, index)
+            if entries[index] is not None and entries[index] in entries[index + 1 :]:
+                _try_next_depth(run, state, index, entries)
     if state.best:
         state_dicts.copy_state(model, state.best)
     for warning in epochs.warnings(state.history):
@@ -142,6 +152,27 @@ def _train_stage(run: Run, state: TrainingState, index: int) -> None:
                 return None
             log.warning("%s: going on with the best weights so far, at half the learning rate.", exploded)
             state.halved, state.optimiser, state.within = index, None, None
+
+
+def _try_next_depth(run: Run, state: TrainingState, index: int, entries: list[int | None]) -> None:
+    """Go back to the best weights, and let the next depth of an `auto` be trained only if this one gained something."""
+    entry = entries[index]
+    if state.best and entry is not None:
+        state_dicts.copy_state(run.model, state.best)
+        images = run.val_batches.images
+        alone = Batches(images, run.val_batches.reader, run.val_batches.transform, run.settings.batch_size,
+                        run.val_batches.device)  # fmt: skip
+        logits = np.concatenate(list(predict(run.model, alone(), alone.batch_size)))
+        losses = calibrated_losses(logits, images.labels().numpy(), run.class_weights)
+        before, state.losses = state.losses, torch.from_numpy(losses)
+        if index == 0 or entries[index - 1] != entry:  # the first depth
+            return
+        assert before is not None  # of the depth before
+        gain = stage_plan.gain(before.numpy(), losses, tables.group_numbers(images.rows))
+        log.info("fine_tune: after %s: %s", run.settings.stages[index].unfreeze, gain)
+        if not gain.is_significant:
+            state.ended.append(entry)
+        run.save()
 
 
 def _train_epochs(run: Run, state: TrainingState, index: int, stage: params.Stage) -> None:

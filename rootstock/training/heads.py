@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from rootstock.config import params
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError, SourceError
-from rootstock.training import calibration, closed_form, head, logistic
-from rootstock.training.class_weights import class_weights, image_weights
+from rootstock.training import closed_form, head, logistic
+from rootstock.training.class_weights import class_weights
 from rootstock.training.head import Head, Kind
+from rootstock.training.paired_losses import calibrated_losses, standard_error
 from rootstock.training.principal_axes import PrincipalAxes, find_principal_axes
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def choose(
     """
     means = {kind: float(values.mean()) for kind, values in losses.items()}
     best = min(means, key=lambda kind: means[kind])
-    errors = {kind: _standard_error(values - losses[best], groups) for kind, values in losses.items()}
+    errors = {kind: standard_error(values - losses[best], groups) for kind, values in losses.items()}
     chosen = next(kind for kind in losses if means[kind] - means[best] <= errors[kind])
     tried = [{"kind": kind, "val_log_loss": means[kind], "standard_error": errors[kind]} for kind in losses]
     why = f"{NAMES[chosen]} chosen: validation log loss {means[chosen]:.3f}"
@@ -109,13 +109,6 @@ def choose(
         return chosen, tried, f"{why}, the lowest of {len(losses)} kinds"
     less = f"{means[best]:.3f} of {NAMES[best]}"
     return chosen, tried, f"{why}, within one standard error ({errors[chosen]:.3f}) of {less}, and simpler"
-
-
-def _standard_error(differences: NDArray[np.float64], groups: NDArray[np.int64]) -> float:
-    codes = np.unique(groups, return_inverse=True)[1]
-    sums = np.bincount(codes, differences - differences.mean())
-    count = len(sums)
-    return float(np.sqrt(count / max(count - 1, 1) * (sums**2).sum()) / len(differences))
 
 
 def check_classes(labels: NDArray[np.int64], classes: list[str]) -> None:
@@ -177,7 +170,4 @@ class _Trial:
         return float(self._losses(logits).mean())
 
     def _losses(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        labels = self.val.labels
-        scaled = logits.astype(np.float64) / calibration.fit_temperature(logits, labels)
-        losses: NDArray[np.float64] = -log_softmax(scaled, axis=1)[np.arange(len(labels)), labels]
-        return losses * image_weights(self.weights, labels)
+        return calibrated_losses(logits, self.val.labels, self.weights)

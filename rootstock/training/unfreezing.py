@@ -11,6 +11,7 @@ from rootstock.backbones.depths import is_below, uncut
 from rootstock.config import params
 from rootstock.system.errors import ParamsError
 from rootstock.training.classifier import Classifier
+from rootstock.training.stage_plan import expanded
 
 
 def check_stages(network: nn.Module, settings: params.Finetune) -> None:
@@ -20,7 +21,8 @@ def check_stages(network: nn.Module, settings: params.Finetune) -> None:
         ParamsError: names the key, the allowed values and the closest match.
     """
     for index, stage in enumerate(settings.stages):
-        unfrozen_from(network, stage.unfreeze, f"finetune.stages[{index}].unfreeze")
+        for one in expanded((stage,)):
+            unfrozen_from(network, one.unfreeze, f"finetune.stages[{index}].unfreeze")
 
 
 def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> int:
@@ -38,7 +40,7 @@ def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> i
             return index
     near = get_close_matches(unfreeze, [*params.UNFREEZE_CHOICES, *names, *layers], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    allowed = f"{', '.join(params.UNFREEZE_CHOICES)}, or a layer: {', '.join(names)}"
+    allowed = f"{', '.join(params.UNFREEZE_CHOICES)}, {params.AUTO_UNFREEZE}, or a layer: {', '.join(names)}"
     raise ParamsError(f"params.yaml: {key} is {unfreeze!r}; expected {allowed}.{hint}")
 
 

@@ -1,0 +1,90 @@
+"""`unfreeze: auto` unfreezes deeper as long as validation gains something significant, and resumes as it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from rootstock.config.params import Stage
+from rootstock.training import finetune, stage_plan
+from rootstock.training.stage_plan import DEPTHS, Gain
+from tests.fine_tuning import TRAIN, stages, start, tune
+from tests.rootstock.training.test_checkpoints import StoppedError, stopping_after
+
+
+def given(*layers: str) -> tuple[Stage, ...]:
+    return tuple(Stage(unfreeze=name, epochs=2, lr=1e-3) for name in layers)
+
+
+def test_auto_stands_for_one_stage_per_depth_and_others_for_themselves():
+    written = given("head", "auto", "stage4")
+    assert [stage.unfreeze for stage in stage_plan.expanded(written)] == ["head", *DEPTHS, "stage4"]
+    assert stage_plan.entries(written) == [None, 1, 1, 1, None]
+
+
+def test_a_gain_is_significant_beyond_the_noise_between_groups_of_images():
+    rng = np.random.default_rng(0)
+    before = rng.exponential(size=400)
+    better, as_good = before - 0.1 + rng.normal(0, 0.5, 400), before + rng.normal(0, 0.5, 400)
+    alone = np.arange(400)
+    assert stage_plan.gain(before, better, alone).is_significant
+    assert not stage_plan.gain(before, as_good, alone).is_significant
+    scenes = np.repeat(np.arange(5), 80)  # five witnesses, of which one alone is much better
+    lucky = before - np.repeat([0.5, 0.05, 0, 0, -0.05], 80)
+    assert not stage_plan.gain(before, lucky, scenes).is_significant
+
+
+def test_equal_depths_are_followed_by_another_in_at_most_5_percent_of_trials():
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(60), 5)
+    found = [
+        stage_plan.gain(before, before + np.repeat(rng.normal(size=60), 5), groups).is_significant
+        for before in rng.exponential(size=(1000, 300))
+    ]
+    assert np.mean(found) <= 0.07  # the simulation's own error is 0.7 points
+
+
+@pytest.fixture
+def gains(monkeypatch) -> list[bool]:
+    """Whether each depth after the first gains something, in the order in which they are looked at."""
+    wanted: list[bool] = []
+    monkeypatch.setattr(stage_plan, "gain", lambda *_: Gain(1.0, 0.5 if wanted.pop(0) else 1.0, 0.1))
+    return wanted
+
+
+@pytest.mark.parametrize(("of_half", "trained"), [(True, DEPTHS), (False, DEPTHS[:2])])
+def test_the_next_depth_is_trained_only_after_a_significant_gain(base, tmp_path, gains, caplog, of_half, trained):
+    gains.append(of_half)
+    with caplog.at_level("INFO"):
+        history = tune(start(base), base, stages(("auto", 1), ("head", 1)), tmp_path / "checkpoint")
+    assert [epoch.unfrozen for epoch in history] == [*trained, "head"]
+    judged = "significantly lower" if of_half else "not significantly lower"
+    assert f"after last_half: validation log loss {0.5 if of_half else 1:.4f}, {judged} than 1.0000" in caplog.text
+
+
+def test_each_depth_goes_on_from_the_best_weights_so_far(base, tmp_path, monkeypatch, gains):
+    gains.append(True)
+    begun = []
+    train = finetune._train_stage
+    monkeypatch.setattr(
+        finetune, "_train_stage", lambda run, state, index: (begun.append((run, state.best)), train(run, state, index))
+    )
+    seen = []
+    optimiser_of = finetune.optimiser_of
+
+    def looked_at(model, *others):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return optimiser_of(model, *others)
+
+    monkeypatch.setattr(finetune, "optimiser_of", looked_at)
+    tune(start(base), base, stages(("auto", 2), lr=0.02), tmp_path / "checkpoint")
+    for weights, (_, best) in zip(seen[1:], begun[1:], strict=True):
+        assert all(torch.equal(value, weights[name]) for name, value in best.items())
+
+
+@pytest.mark.parametrize("stop", [TRAIN + 1, 2 * TRAIN + 1])
+def test_an_interrupted_run_tries_the_depths_of_an_uninterrupted_one(base, tmp_path, stop):
+    settings = stages(("auto", 1), ("head", 1))
+    expected = tune(start(base), base, settings, tmp_path / "undisturbed")
+    with stopping_after(stop), pytest.raises(StoppedError):
+        tune(start(base), base, settings, tmp_path / "stopped")
+    assert tune(start(base), base, settings, tmp_path / "stopped") == expected
