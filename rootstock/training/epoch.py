@@ -40,7 +40,7 @@ class Run:
     advance: progress.Advance
 
 
-def train(run: Run, step: TrainingStep, batches: Batches, stage: params.Stage, state: TrainingState) -> float:
+def train_epoch(run: Run, step: TrainingStep, batches: Batches, stage: params.Stage, state: TrainingState) -> float:
     """Train for one epoch in a new random order, or for what is left of it; return the mean training loss.
 
     Args:

@@ -24,12 +24,12 @@ from rootstock.dataset.shards import Reader
 from rootstock.system import devices, progress
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sha256, verify, write
-from rootstock.training import checkpoints, epoch as epoch_of, epochs, frozen_layers, ranks, stage_plan
+from rootstock.training import checkpoints, epochs, frozen_layers, ranks, stage_plan
 from rootstock.training.batch_norm import folded
 from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.classifier import WEIGHTS, Classifier, predict, save as save_classifier
 from rootstock.training.divergence import ExplodedError
-from rootstock.training.epoch import Run
+from rootstock.training.epoch import Run, train_epoch, validate
 from rootstock.training.paired_losses import calibrated_losses
 from rootstock.training.ranks import Ranks
 from rootstock.training.split_images import Batches, SplitImages
@@ -74,8 +74,6 @@ def fine_tune(
         ParamsError: a stage names an unknown layer, training diverged, or there is no GPU for each process.
     """
     check_stages(model.backbone, settings)
-    entries = stage_plan.entries(settings.stages)
-    settings = settings.model_copy(update={"stages": stage_plan.expanded(settings.stages)})
     if settings.processes > 1 and not ranks.started_by_torchrun():
         # They leave a checkpoint of the last epoch, with which this process comes to the end at once.
         ranks.run_in_processes(
@@ -84,17 +82,18 @@ def fine_tune(
         )  # fmt: skip
     with ranks.joined() as together:
         return _train(
-            model, transform, train, val, settings, entries, seed, checkpoint, fingerprint, class_weights, activations,
-            together,
+            model, transform, train, val, settings, seed, checkpoint, fingerprint, class_weights, activations, together
         )  # fmt: skip
 
 
 def _train(
     model: Classifier, transform: Transform, train: SplitImages, val: SplitImages, settings: params.Finetune,
-    entries: list[int | None], seed: int, checkpoint: Path, fingerprint: str, class_weights: NDArray[np.float32] | None,
+    seed: int, checkpoint: Path, fingerprint: str, class_weights: NDArray[np.float32] | None,
     activations: frozen_layers.Cache | None, together: Ranks,
 ) -> list[Epoch]:  # fmt: skip
     """Train as `fine_tune` says, in this process or as one of several; the first one writes the checkpoints."""
+    entries = stage_plan.entries(settings.stages)
+    settings = settings.model_copy(update={"stages": stage_plan.expanded(settings.stages)})
     device = devices.device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = checkpoints.load(checkpoint, fingerprint, model, device)
@@ -200,10 +199,10 @@ def _train_epochs(run: Run, state: TrainingState, index: int, stage: params.Stag
                 break
             state.stage, state.epoch = index, epoch
             try:
-                loss = epoch_of.train(run, step, part.batches, stage, state)
+                loss = train_epoch(run, step, part.batches, stage, state)
             finally:
                 state.parts = step.parts
-            val_loss, val_accuracy = epoch_of.validate(part.model, part.val_batches, run.class_weights)
+            val_loss, val_accuracy = validate(part.model, part.val_batches, run.class_weights)
             state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
             _keep_best(state, run.model)
             state.epoch = epoch + 1

@@ -9,6 +9,7 @@ from rootstock.training import finetune, stage_plan
 from rootstock.training.stage_plan import DEPTHS, Gain
 from tests.fine_tuning import TRAIN, stages, start, tune
 from tests.rootstock.training.test_checkpoints import StoppedError, stopping_after
+from tests.rootstock.training.test_ranks import needs_two_cores
 
 
 def given(*layers: str) -> tuple[Stage, ...]:
@@ -79,6 +80,15 @@ def test_each_depth_goes_on_from_the_best_weights_so_far(base, tmp_path, monkeyp
     tune(start(base), base, stages(("auto", 2), lr=0.02), tmp_path / "checkpoint")
     for weights, (_, best) in zip(seen[1:], begun[1:], strict=True):
         assert all(torch.equal(value, weights[name]) for name, value in best.items())
+
+
+@needs_two_cores
+@pytest.mark.slow
+def test_several_processes_try_the_depths_of_one(base, tmp_path):
+    settings = stages(("auto", 1), ("head", 1), batch_size=16, lr=1e-4)
+    expected = tune(start(base), base, settings, tmp_path / "alone")
+    found = tune(start(base), base, settings.model_copy(update={"processes": 2}), tmp_path / "together")
+    assert [(epoch.stage, epoch.unfrozen) for epoch in found] == [(epoch.stage, epoch.unfrozen) for epoch in expected]
 
 
 @pytest.mark.parametrize("stop", [TRAIN + 1, 2 * TRAIN + 1])
