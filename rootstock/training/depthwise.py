@@ -30,7 +30,8 @@ def _is_slow(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any
     keeps_shape = tuple(stride) == tuple(dilation) == (1, 1) and tuple(padding) == tuple(side // 2 for side in kernel)
     odd = all(side % 2 for side in kernel)
     larger = any(side > pixels for side, pixels in zip(kernel, shape, strict=True))
-    return x.device.type == "cpu" and weight.requires_grad and depthwise and keeps_shape and odd and larger
+    exact = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")  # which casts inside `conv2d`
+    return exact and weight.requires_grad and depthwise and keeps_shape and odd and larger
 
 
 class _LargerThanItsMap(torch.autograd.Function):

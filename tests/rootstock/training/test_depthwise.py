@@ -45,3 +45,11 @@ def test_only_convolutions_that_onednn_is_slow_at_are_replaced(
     weight = torch.randn(4, 4 // groups, kernel, kernel, requires_grad=True)
     depthwise.conv2d(torch.randn(shape), weight, None, (stride,) * 2, (padding,) * 2, (1, 1), groups)
     assert bool(replaced) == slow
+
+
+def test_in_mixed_precision_torch_computes_all_of_it():
+    x, weight = torch.randn(2, 4, 3, 3), torch.randn(4, 1, 5, 5, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = depthwise.conv2d(x, weight, None, (1, 1), (2, 2), (1, 1), 4)
+    y.float().sum().backward()
+    assert y.dtype == torch.bfloat16 and weight.grad is not None
