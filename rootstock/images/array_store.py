@@ -87,11 +87,6 @@ class ArrayStore:
         place = there.place(offset)
         return there.values[place] if there.there[place] else None
 
-    def has(self, shard: str, offset: int) -> bool:
-        """Check whether the array of an image has been computed."""
-        there = self._shards[shard]
-        return bool(there.there[there.place(offset)])
-
     def put(self, shard: str, offset: int, values: Array) -> None:
         """Keep the array of an image."""
         there = self._shards[shard]

@@ -53,7 +53,8 @@ class FrozenPart(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Compute the activations of a batch."""
-        return _computed(self.network, self.normalise(pixels))
+        activations: Tensor = _computed(self.network, self.normalise(pixels))
+        return activations
 
 
 class TrainedPart(nn.Module):
@@ -71,7 +72,7 @@ class TrainedPart(nn.Module):
         whole = self._classifier()
         output = _computed(self.when_training if self.training else self.when_evaluating, activations.float())
         if isinstance(whole.backbone, Cut):
-            output = whole.backbone.pooled(output)
+            output = whole.backbone.pooled(first_tensor(output))
         return whole.classify(output)
 
     def train(self, mode: bool = True) -> "TrainedPart":
@@ -81,9 +82,9 @@ class TrainedPart(nn.Module):
         return self
 
 
-def _computed(part: fx.GraphModule, x: Tensor) -> Tensor:
+def _computed(part: fx.GraphModule, x: Tensor) -> Any:  # noqa: ANN401
     try:
-        return first_tensor(part(x))
+        return part(x)
     except LayerReached as reached:  # by the hook of the layer where the network is cut
         return reached.output
 
@@ -117,7 +118,7 @@ def _check(classifier: Classifier, division: Division, example: Tensor) -> None:
     with torch.inference_mode():
         expected = classifier(example)
         activations = division.frozen(example)
-        if not isinstance(activations, Tensor) or len(activations) != len(example):
+        if not isinstance(activations, Tensor) or activations.shape[:1] != example.shape[:1]:
             raise UndividedError("its frozen part hands over no tensor of a row per image")
         differ = (division.trained(activations) - expected).abs().max()
     if not differ <= TOLERANCE * expected.abs().max().clamp_min(1e-6):

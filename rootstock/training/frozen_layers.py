@@ -135,8 +135,9 @@ def _on_activations(
     cache: Cache | None, seed: int,
 ) -> Iterator[Trained]:  # fmt: skip
     views = settings.cached_views if settings.augment != "none" else 1
-    if cache is None or not cache.most_gb or not _pays(model, stage, settings, batches, views):
+    if cache is None or not cache.most_gb:
         raise UndividedError(f"{SETTING} is 0")
+    _check_that_it_pays(model, stage, settings, batches, views)
     images = _examples(batches)
     division = divide(model, images)
     item = _item(division, images)
@@ -148,11 +149,14 @@ def _on_activations(
         plain = opened("", [])
         _fill(plain, division, val_batches, None)
         stores: list[ArrayStore] = []
-        for view in range(views):
-            augmented = settings.augment != "none"
-            drawn = f"{settings.augment} {settings.store_size} {seed} {view} {_digest_of_rows(batches)}"
-            stores.append(opened(drawn, [plain, *stores]) if augmented else plain)
-            _fill(stores[-1], division, batches, mix(seed, view) if augmented else None)
+        if settings.augment == "none":
+            stores = [plain]
+            _fill(plain, division, batches, None)
+        else:
+            drawn = f"{_digest_of_rows(batches)} {settings.augment} {settings.store_size} {seed}"
+            for view in range(views):
+                stores.append(opened(f"{drawn} {view}", [plain, *stores]))
+                _fill(stores[-1], division, batches, mix(seed, view))
         log.info(
             "fine_tune: frozen layers of stage %r are computed once: %d activations of %.3g kB", stage.unfreeze, count,
             item.bytes / 1000,
@@ -162,7 +166,9 @@ def _on_activations(
         )  # fmt: skip
 
 
-def _pays(model: Classifier, stage: params.Stage, settings: params.Finetune, batches: Batches, views: int) -> bool:
+def _check_that_it_pays(
+    model: Classifier, stage: params.Stage, settings: params.Finetune, batches: Batches, views: int
+) -> None:
     """Check what can be known without a look at the network.
 
     Raises:
@@ -179,7 +185,6 @@ def _pays(model: Classifier, stage: params.Stage, settings: params.Finetune, bat
     if stage.epochs <= views:
         count = "is one epoch" if stage.epochs == 1 else f"are {stage.epochs} epochs"
         raise UndividedError(f"there {count}, no more than views of an image")
-    return True
 
 
 def _examples(batches: Batches) -> Tensor:
@@ -234,7 +239,7 @@ def _digest_of_rows(batches: Batches) -> str:
 
 def _fill(store: ArrayStore, division: Division, batches: Batches, seed: int | None) -> None:
     """Compute the activations that are not there yet."""
-    refs = [ref for ref in batches.images.refs(seed=seed) if not store.has(ref.shard, ref.offset)]
+    refs = [ref for ref in batches.images.refs(seed=seed) if store.get(ref.shard, ref.offset) is None]
     sizes = loader.batch_sizes(len(refs), TOGETHER)
     decoded = loader.batches(
         batches.reader, refs, batches.transform, sizes, batches.augment, None, batches.images.store,

@@ -37,11 +37,7 @@ class Gain:
 
 def expanded(stages: tuple[params.Stage, ...]) -> tuple[params.Stage, ...]:
     """Return the stages to train, at most: one per depth in place of `auto`."""
-    return tuple(
-        stage.model_copy(update={"unfreeze": depth})
-        for stage in stages
-        for depth in (DEPTHS if stage.unfreeze == params.AUTO_UNFREEZE else (stage.unfreeze,))
-    )
+    return tuple(stage.model_copy(update={"unfreeze": depth}) for stage in stages for depth in _depths(stage))
 
 
 def entries(stages: tuple[params.Stage, ...]) -> list[int | None]:
@@ -49,8 +45,12 @@ def entries(stages: tuple[params.Stage, ...]) -> list[int | None]:
     return [
         index if stage.unfreeze == params.AUTO_UNFREEZE else None
         for index, stage in enumerate(stages)
-        for _ in (DEPTHS if stage.unfreeze == params.AUTO_UNFREEZE else (stage.unfreeze,))
+        for _ in _depths(stage)
     ]
+
+
+def _depths(stage: params.Stage) -> tuple[str, ...]:
+    return DEPTHS if stage.unfreeze == params.AUTO_UNFREEZE else (stage.unfreeze,)
 
 
 def gain(before: NDArray[np.float64], after: NDArray[np.float64], groups: NDArray[np.int64]) -> Gain:

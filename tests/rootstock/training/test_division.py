@@ -122,12 +122,44 @@ class TwoPaths(nn.Module):
         return (self.blocks[2](self.blocks[1](one)).mean((2, 3)) + self.blocks[2](one).mean((2, 3)))  # fmt: skip
 
 
+class Pair(nn.Module):
+    """A block that returns its feature map and a second value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.other = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        return self.other(self.conv(x)), x.shape[2]
+
+
+class HandsOverPairs(nn.Module):
+    """A trained block gets all that a frozen one returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Pair(), Takes()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks[1](self.blocks[0](x))
+
+
+class Takes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.other = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1)
+
+    def forward(self, given: tuple[Tensor, int]) -> Tensor:
+        return self.other(self.conv(given[0])).mean((2, 3)) * given[1]
+
+
 @pytest.mark.parametrize(
     ("network", "layers", "why"),
     [
         (Untraceable(), "last_block", "its forward pass cannot be traced"),
         (TwoPaths(), "last_block", "its frozen part hands over 2 values"),
         (TwoPaths(), "all", "its first layers are trained"),
+        (HandsOverPairs(), "last_block", "its frozen part hands over no tensor of a row per image"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_with_the_reason_and_stays_as_it_was(network, layers, why):
