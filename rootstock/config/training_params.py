@@ -10,8 +10,6 @@ from rootstock.config.section import Augment, Section, reject_near_miss
 DEPLOYMENT = r"^(here|[^/]+/[^/]+)$"  # where to fine-tune
 ClassWeight = Literal["none", "balanced"]
 UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "last_half", "all")
-
-
 AUTO_UNFREEZE = "auto"
 
 

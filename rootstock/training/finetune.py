@@ -118,8 +118,9 @@ def _train(
                 advance(settings.stages[index].epochs * len(train.rows))
                 continue
             _train_stage(run, state, index)
-            if entries[index] is not None and entries[index] in entries[index + 1 :]:
-                _try_next_depth(run, state, index, entries)
+            entry = entries[index]
+            if entry is not None and entry in entries[index + 1 :]:
+                _try_next_depth(run, state, index, entry, is_first=entries.index(entry) == index)
     if state.best:
         state_dicts.copy_state(model, state.best)
     for warning in epochs.warnings(state.history):
@@ -153,25 +154,23 @@ def _train_stage(run: Run, state: TrainingState, index: int) -> None:
             state.halved, state.optimiser, state.within = index, None, None
 
 
-def _try_next_depth(run: Run, state: TrainingState, index: int, entries: list[int | None]) -> None:
+def _try_next_depth(run: Run, state: TrainingState, index: int, entry: int, *, is_first: bool) -> None:
     """Go back to the best weights, and let the next depth of an `auto` be trained only if this one gained something."""
-    entry = entries[index]
-    if state.best and entry is not None:
-        state_dicts.copy_state(run.model, state.best)
-        images = run.val_batches.images
-        alone = Batches(images, run.val_batches.reader, run.val_batches.transform, run.settings.batch_size,
-                        run.val_batches.device)  # fmt: skip
-        logits = np.concatenate(list(predict(run.model, alone(), alone.batch_size)))
-        losses = calibrated_losses(logits, images.labels().numpy(), run.class_weights)
-        before, state.losses = state.losses, torch.from_numpy(losses)
-        if index == 0 or entries[index - 1] != entry:  # the first depth
-            return
-        assert before is not None  # of the depth before
-        gain = stage_plan.gain(before.numpy(), losses, tables.group_numbers(images.rows))
-        log.info("fine_tune: after %s: %s", run.settings.stages[index].unfreeze, gain)
-        if not gain.is_significant:
-            state.ended.append(entry)
-        run.save()
+    assert state.best is not None  # a depth has been trained
+    state_dicts.copy_state(run.model, state.best)
+    val = run.val_batches
+    alone = Batches(val.images, val.reader, val.transform, run.settings.batch_size, val.device)  # in every process
+    logits = np.concatenate(list(predict(run.model, alone(), alone.batch_size)))
+    losses = calibrated_losses(logits, val.images.labels().numpy(), run.class_weights)
+    before, state.losses = state.losses, torch.from_numpy(losses)
+    if is_first:
+        return
+    assert before is not None  # of the depth before
+    gain = stage_plan.gain(before.numpy(), losses, tables.group_numbers(val.images.rows))
+    log.info("fine_tune: after %s: %s", run.settings.stages[index].unfreeze, gain)
+    if not gain.is_significant:
+        state.ended.append(entry)
+    run.save()
 
 
 def _train_epochs(run: Run, state: TrainingState, index: int, stage: params.Stage) -> None:
