@@ -20,6 +20,7 @@ def compare(workspace, *arguments: str, check: bool = True):
     return workspace.run(sys.executable, "-m", "flows.compare", *arguments, check=check)
 
 
+@pytest.mark.slow
 def test_a_comparison_writes_a_table_and_a_page_and_makes_nothing_stale(after_flow):
     kept = after_flow.outputs()
     said = compare(after_flow, *TWO, "--depths", "low", "penultimate").stdout

@@ -10,6 +10,7 @@ import pytest
 
 from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
 from tests.serving import server, until
+from tests.slow import slow
 from tests.workspace import Workspace, environment
 
 FLOWS = ("flows.pipeline", "flows.compare", "flows.retrain", "flows.rollback")
@@ -26,7 +27,7 @@ def last_line(workspace: Workspace, flow: str, **env: str) -> str:
     return said[0]
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", ["flows.retrain", *slow(*(name for name in FLOWS if name != "flows.retrain"))])
 def test_an_unreachable_server_is_reported_before_any_work(workspace, flow):
     said = last_line(workspace, flow, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert "The Prefect server at http://127.0.0.1:9/api" in said

@@ -118,6 +118,7 @@ def test_flow_and_repro_work_in_an_unpacked_archive_without_git(tmp_path, prefec
     assert set(did(workspace.flow()).values()) == {"cached"}
 
 
+@pytest.mark.slow
 def test_a_pulled_clone_without_the_source_runs_only_ingest(after_flow, tmp_path):
     remote, clone = tmp_path / "remote", tmp_path / "clone"
     after_flow.run("dvc", "remote", "add", "--default", "shelf", str(remote))

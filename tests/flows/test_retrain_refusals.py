@@ -69,6 +69,7 @@ def test_an_undecided_delivery_waits_or_is_promoted_as_configured(before):
     assert said.startswith("Promoted: ") and "retrain.undecided is promote" in said and "18 new images" in said
 
 
+@pytest.mark.slow
 def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_is_unchanged(after):
     model, kept = model_of(after), after.outputs()
     deliver(after, "barn", 20, first=700, bad=True)

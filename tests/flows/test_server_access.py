@@ -206,6 +206,7 @@ def test_no_other_user_of_the_machine_sees_the_secret(ui):
         assert stat.S_IMODE(path.stat().st_mode) == mode, path
 
 
+@pytest.mark.slow
 def test_a_run_started_on_a_terminal_appears_in_the_ui(ui):
     run = ui.api.run_of(ui.workspace.flow)
     assert run.page()["state"]["name"] == "Completed"
@@ -217,6 +218,7 @@ def test_a_run_started_on_a_terminal_appears_in_the_ui(ui):
     assert "pipeline/cpu" in ui.workspace.run("sh", "-c", typed).stdout
 
 
+@pytest.mark.slow
 def test_a_configured_server_takes_precedence_over_the_ui(ui):
     look = "from tasks.bridge import causes\nwith causes.entry_point('look'): print(causes.PREFECT_API_URL.value())"
 

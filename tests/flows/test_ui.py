@@ -82,6 +82,7 @@ def test_starting_the_ui_twice_prints_its_address_and_changes_nothing(ui):
     assert all_that_runs() == running
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_verdict_and_names_its_experiment(ui):
     run = ui.api.start(head={"l2": [3.0]})
     state = run.ended()

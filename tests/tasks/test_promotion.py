@@ -125,6 +125,7 @@ def champions_if_there(workspace: Workspace) -> list[tuple[str, int]]:
     return [(row.decision, row.version) for row in history.read(workspace.root / ".rootstock")]
 
 
+@pytest.mark.slow
 def test_a_push_that_failed_is_tried_again_and_one_that_succeeded_is_not(contested, tmp_path):
     workspace = own_remotes(contested, tmp_path)
     (tmp_path / "origin").rename(tmp_path / "away")

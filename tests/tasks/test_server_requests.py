@@ -9,6 +9,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from tasks.bridge import server
+from tests.slow import slow
 from tests.workspace import ROOT, environment
 
 IN, ORIGIN = 299, "http://127.0.0.1:4200"
@@ -78,7 +79,7 @@ def test_the_servers_other_name_redirects_to_its_own_address_and_nowhere_else(gu
     assert headers["location"].startswith(f"{ORIGIN}/") and not {"\r", "\n"} & set(headers["location"])
 
 
-@pytest.mark.parametrize("option", ["--background", "-b", "--workers=2"])
+@pytest.mark.parametrize("option", ["--background", *slow("-b", "--workers=2")])
 def test_no_unguarded_server_is_started_instead(option, tmp_path):
     command = [sys.executable, "-m", "flows.ui.server", option]
     done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False)

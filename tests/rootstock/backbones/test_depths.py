@@ -24,18 +24,10 @@ from tests.slow import slow
 OTHERS = {"lenet5": 32, "plain34": 32, "efficientnet_lite0": 32, "timm/vit_tiny_patch16_224": 224,
           "timm/swin_tiny_patch4_window7_224": 224, "timm/convnext_atto": 32, "timm/hrnet_w18_small": 64}  # fmt: skip
 SIZES = {name: size for name, (size, _, _) in FAMILIES.items()} | OTHERS
+LARGE = ("vgg11", "vgg11_bn", "wide_resnet50_2")  # whose random weights alone take seconds
 
 
-LARGE = ("vgg11_bn", "wide_resnet50_2", "regnet_x_16gf", "regnet_x_32gf", "regnet_y_16gf", "regnet_y_32gf",
-         "regnet_y_128gf")  # a smaller one of the same family is tried as well  # fmt: skip
-
-
-def large_are_slow(names):
-    """Mark the networks whose random weights alone take seconds."""
-    return [*(name for name in names if name not in LARGE), *slow(*(name for name in names if name in LARGE))]
-
-
-@pytest.mark.parametrize("name", large_are_slow(SIZES))
+@pytest.mark.parametrize("name", [*(name for name in SIZES if name not in LARGE), *slow(*LARGE)])
 def test_every_family_has_three_depths_each_below_the_next(name):
     size = SIZES[name]
     network = build(name, size).eval()
@@ -59,7 +51,10 @@ def _uncut(network: depths.Cut) -> nn.Module:
     return whole
 
 
-@pytest.mark.parametrize("name", large_are_slow(NAMES))
+@pytest.mark.parametrize(
+    "name",  # one of each family, and the others in `make test-slow`
+    [*(name for name in NAMES if name in SIZES), *slow(*(name for name in NAMES if name not in SIZES))],
+)
 def test_every_network_has_its_depths_at_the_strides_known_from_the_literature(name):
     """Edges and textures at stride 4 or 8, parts at stride 16, objects at the end."""
     size = {"inception_v3": 299, "lenet5": 32}.get(name, 224)

@@ -8,6 +8,7 @@ from benchmarks.decisions import BETTER, TRIALS, Domain, draw, outcomes
 from rootstock.config.params import Retrain
 from rootstock.evaluation import intervals, paired
 from rootstock.model.history import PROMOTED
+from tests.slow import slow
 
 SETTINGS = Retrain()
 
@@ -17,17 +18,18 @@ def promoted(**domains: Domain) -> float:
     return outcomes(SETTINGS, domains)[PROMOTED] / TRIALS
 
 
-@pytest.mark.parametrize("differ", [0.06, 0.3])
+@pytest.mark.parametrize("differ", [0.3, *slow(0.06)])
 def test_equally_good_models_are_promoted_in_at_most_5_percent_where_images_come_in_scenes(differ):
     scenes = {"images": 300, "gain": 0, "differ": differ, "scene": 10}
     assert promoted(old=scenes, new=scenes) <= 0.05
 
 
-@pytest.mark.parametrize("images", [40, 100, 400])
+@pytest.mark.parametrize("images", [100, *slow(40, 400)])
 def test_a_loss_of_10_points_on_an_older_domain_is_promoted_in_at_most_5_percent(images):
     assert promoted(old={"images": images, "gain": -0.1, "differ": 0.14}, new=BETTER) <= 0.05
 
 
+@pytest.mark.slow
 def test_a_loss_of_the_margin_on_an_older_domain_is_promoted_in_at_most_5_percent():
     loss = {"images": 400, "gain": -SETTINGS.margin, "differ": 0.06}
     assert promoted(old=loss, new=BETTER) <= 0.06  # the simulation's own error is 0.005

@@ -172,7 +172,7 @@ def test_the_recall_plot_shows_the_twenty_worst_classes():
     assert size(plots.draw_recall(evaluation(3, 50)["metrics"], "head"))[1] < heights[0]
 
 
-@pytest.mark.parametrize("name", ["$\\frac{$", "$5 or $6", "_x^", "<b>", "a" * 200, "two\nlines"])
+@pytest.mark.parametrize("name", ["$\\frac{$", "two\nlines", *slow("$5 or $6", "_x^", "<b>", "a" * 200)])
 def test_class_names_are_drawn_as_they_are_and_never_as_formulas(name):
     given = evaluation(3, classes=["plain", name, name + "!"])
     given["history"]["stage"] = name

@@ -13,6 +13,7 @@ from rootstock.dataset import shards
 from rootstock.features.compaction import waste
 from rootstock.ingest import scan as scans
 from tests.imports import ROOT
+from tests.slow import slow
 from tests.sparse_shards import NARROW, WIDE, Store
 
 STEPS = (
@@ -95,7 +96,7 @@ def die_at(monkeypatch, step: str, nth: int, die: Callable[[], object]) -> None:
     monkeypatch.setattr(scans.Scan, "forget_packed_except", forgetting)
 
 
-@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("nth", [1, *slow(2)])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_compaction_killed_before_any_operation_loses_nothing(store, monkeypatch, step, nth):
     before = facts(store)

@@ -49,6 +49,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_same_mini_batches(bas
 
 
 @needs_two_cores
+@pytest.mark.slow
 def test_an_error_in_a_process_is_the_one_that_a_single_process_raises(base, tmp_path):
     settings = stages(("all", 1), lr=0.99, batch_size=16, processes=2)
     model = start(base)
