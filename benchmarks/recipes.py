@@ -49,13 +49,13 @@ def run(photos: Photos, head: Head, settings: params.Finetune, seed: int) -> tup
             ) as crops,
         ):
             train, val, test = (SplitImages(split, photos.images, store, crops) for split in rows.values())
-            history = finetune.fine_tune(
+            course = finetune.fine_tune(
                 model, backbone.transform, train, val, settings, seed, root / "checkpoint.pt", "benchmark",
                 activations=Cache(root / "activations", POOL_GB),
             )  # fmt: skip
             seconds = time.perf_counter() - begin
             accuracy = measured(model, test, backbone)
-    return max(epoch.val_accuracy for epoch in history), accuracy, seconds
+    return course.val_accuracy, accuracy, seconds
 
 
 def measured(model: Classifier, images: SplitImages, backbone: backbones.Backbone) -> float:

@@ -19,12 +19,12 @@ def fine_tune(params: Params) -> Summary:
     from rootstock.images import pixel_store
     from rootstock.system.files import digest
     from rootstock.system.parallel import rank
-    from rootstock.training import classifier, epochs, finetune, frozen_layers, head, ranks, stage_plan
+    from rootstock.training import averaging, classifier, epochs, finetune, frozen_layers, head, ranks, stage_plan
     from rootstock.training.class_weights import class_weights
     from rootstock.training.split_images import SplitImages
 
     if not params.finetune.stages:
-        finetune.save(None, [], FINETUNED)
+        finetune.save(None, finetune.Course(), FINETUNED)
         return Summary(0, "no stages: the backbone stays frozen")
     manifest = tables.load_manifest(DATASET)
     probe = head.load_linear(HEAD)
@@ -50,19 +50,22 @@ def fine_tune(params: Params) -> Summary:
         pixel_store.opened_for_crops(PIXELS, side, backbone.transform, IMAGES, used, most_gb, store) as crops,
     ):
         train, val = (SplitImages(split, IMAGES, store, crops) for split in rows.values())
-        history = finetune.fine_tune(
+        course = finetune.fine_tune(
             model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs, weights,
             frozen_layers.Cache(ACTIVATIONS, params.cache.activations_gb),
         )  # fmt: skip
     if rank() > 0:
         return Summary(0, "done; the first process writes the network", changed=False)
-    finetune.save(model, history, FINETUNED)
+    finetune.save(model, course, FINETUNED)
     CHECKPOINT.unlink(missing_ok=True)
-    best = epochs.best_of(history)
+    best = epochs.best_of(course.history)
     stages = stage_plan.expanded(params.finetune.stages)
     where = f"stage {best.stage + 1} of {len(stages)} ({best.unfrozen}), "
     where += f"epoch {best.epoch + 1} of {stages[best.stage].epochs}"
-    return Summary(len(rows["train"]), f"best after {where}: validation {best.val_accuracy:.1%}")
+    kept = averaging.chosen_of(course.averages)
+    averaged = f", kept {kept}" if kept and kept is not course.averages[0] else ""
+    note = f"best after {where}{averaged}: validation {course.val_accuracy:.1%}"
+    return Summary(len(rows["train"]), note, seconds=course.seconds)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from rootstock.config.architectures import Transform
 from rootstock.config.params import Finetune, Stage
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
-from rootstock.training.finetune import fine_tune
+from rootstock.training.finetune import Course, fine_tune
 from rootstock.training.split_images import SplitImages
 from tests.small_dataset import classifier_from, small_backbone, small_dataset, small_head
 
@@ -28,11 +28,17 @@ def stages(*given: tuple[str, int], lr: float = 1e-3, **others) -> Finetune:
     return Finetune(stages=tuple(Stage(unfreeze=name, epochs=epochs, lr=lr) for name, epochs in given), **others)
 
 
-def tune(model: Classifier, base: Path, settings: Finetune, checkpoint: Path, seed=0, inputs="these") -> list[Epoch]:
+def tuned(model: Classifier, base: Path, settings: Finetune, checkpoint: Path, seed=0, inputs="these") -> Course:
+    """Fine-tune a model on the small dataset."""
     small = small_dataset(base)
     train, val = (SplitImages(small.split(split), small.images) for split in ("train", "val"))
     transform = Transform.from_dict(backbones.describe(small_backbone(base))["transform"])
     return fine_tune(model, transform, train, val, settings, seed, checkpoint, inputs)
+
+
+def tune(model: Classifier, base: Path, settings: Finetune, checkpoint: Path, seed=0, inputs="these") -> list[Epoch]:
+    """Fine-tune a model on the small dataset; returns its epochs."""
+    return tuned(model, base, settings, checkpoint, seed, inputs).history
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:

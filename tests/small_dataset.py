@@ -141,7 +141,7 @@ def small_finetuned(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32
     train, val = (SplitImages(small.split(split), small.images) for split in ("train", "val"))
     settings = params.Finetune(stages=(params.Stage(unfreeze="all", epochs=5, lr=1e-3),), batch_size=16)
     transform = backbones.load(backbone).transform
-    history = finetune.fine_tune(model, transform, train, val, settings, 0, base / "checkpoint", "")
+    course = finetune.fine_tune(model, transform, train, val, settings, 0, base / "checkpoint", "")
     (base / "checkpoint").unlink()
-    finetune.save(model, history, folder)
+    finetune.save(model, course, folder)
     return folder

@@ -24,6 +24,7 @@ from rootstock.config.training_params import (
     AUTO_UNFREEZE as AUTO_UNFREEZE,
     DEPLOYMENT as DEPLOYMENT,
     UNFREEZE_CHOICES as UNFREEZE_CHOICES,
+    Averaging as Averaging,
     ClassWeight as ClassWeight,
     Finetune as Finetune,
     Head as Head,

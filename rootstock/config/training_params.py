@@ -8,8 +8,9 @@ from pydantic import Field, field_validator
 from rootstock.config.section import Augment, Section, reject_near_miss
 
 DEPLOYMENT = r"^(here|[^/]+/[^/]+)$"  # where to fine-tune
+Name = Annotated[str, Field(min_length=1)]
 ClassWeight = Literal["none", "balanced"]
-UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "last_half", "all")
+UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "last_half", "all", "first_block")
 AUTO_UNFREEZE = "auto"
 
 
@@ -38,10 +39,11 @@ class Head(Section):
 class Stage(Section):
     """One fine-tuning stage: what is unfrozen, for how many epochs, and the learning rate."""
 
-    unfreeze: Annotated[str, Field(min_length=1)] = Field(
+    unfreeze: Name | Annotated[tuple[Name, ...], Field(min_length=1, strict=False)] = Field(
         description="What to train: head, last_block, last_2_blocks, last_3_blocks, last_half (the later half of the "
-        "blocks), all, a layer name (that layer and all later ones), or auto: last_block, last_half and all in turn, "
-        "each for these epochs, until one lowers the log loss on validation no longer significantly."
+        "blocks), all, first_block, a layer name (that layer and all later ones), a list of blocks, or auto: "
+        "last_block, last_half and all in turn, each for these epochs, until one lowers the log loss on validation no "
+        "longer significantly."
     )
     epochs: Annotated[int, Field(ge=1)] = Field(description="Number of epochs (passes over the training images).")
     lr: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -50,9 +52,36 @@ class Stage(Section):
 
     @field_validator("unfreeze")
     @classmethod
-    def _is_not_misspelt(cls, unfreeze: str) -> str:
+    def _is_not_misspelt(cls, unfreeze: str | tuple[str, ...]) -> str | tuple[str, ...]:
         """Refuse a misspelt choice early; whether a layer exists is only known once the network is built."""
-        return reject_near_miss(unfreeze, (*UNFREEZE_CHOICES, AUTO_UNFREEZE), "a layer name")
+        for name in (unfreeze,) if isinstance(unfreeze, str) else unfreeze:
+            reject_near_miss(name, (*UNFREEZE_CHOICES, AUTO_UNFREEZE), "a layer name")
+        return unfreeze
+
+    @property
+    def name(self) -> str:
+        """Return what is trained, as it is shown."""
+        return self.unfreeze if isinstance(self.unfreeze, str) else ", ".join(self.unfreeze)
+
+
+class Averaging(Section):
+    """Averages of weights, which cost no time where the model is used; what is best on validation is kept."""
+
+    interpolation: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=0,
+        description="Points tried between the weights of the linear probe and the fine-tuned ones (WiSE-FT), a pass "
+        "over the validation images each (0: none).",
+    )
+    soup: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=0,
+        description="Best epochs whose weights are averaged, one after the other, where that validates no worse "
+        "(greedy soup; 0: none).",
+    )
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Decay of an exponential moving average of the weights over training steps, which takes their "
+        "place on validation and in the model, e.g. 0.99 (0: none).",
+    )
 
 
 class Finetune(Section):
@@ -83,6 +112,7 @@ class Finetune(Section):
         default=0,
         description="Epochs without better validation accuracy or log loss after which a stage ends (0: never).",
     )
+    averaging: Averaging = Field(default=Averaging(), description="Averages of weights.")
     store_size: Annotated[int, Field(ge=0, le=4096)] = Field(
         default=0,
         description="Side in pixels at which whole images are kept for random crops, somewhat above the network's "

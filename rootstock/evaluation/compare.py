@@ -254,7 +254,9 @@ def _from_scratch(
     train, val = (SplitImages(splits[split], paths.images) for split in ("train", "val"))
     identity = f"{backbone.digest} {version_of(paths.dataset)} {recipe.recipe()} {settings.seed}"
     checkpoint = paths.own_backbones / f"{hashlib.sha256(identity.encode()).hexdigest()[:12]}.pt"
-    history = finetune.fine_tune(model, backbone.transform, train, val, recipe, settings.seed, checkpoint, identity)
+    history = finetune.fine_tune(
+        model, backbone.transform, train, val, recipe, settings.seed, checkpoint, identity
+    ).history
     trained = Model(model, FeatureSpec(backbone.transform), classes)
     logits = {"val": scoring.score(trained, splits["val"], paths.images).logits}
     checkpoint.unlink(missing_ok=True)

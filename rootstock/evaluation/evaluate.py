@@ -25,6 +25,7 @@ from rootstock.evaluation import (
     model_card,
     plots,
     repeated_splits,
+    training_plots,
 )
 from rootstock.evaluation.learning_curve import LearningCurve
 from rootstock.evaluation.mistakes import worst_labels, worst_mistakes
@@ -38,7 +39,7 @@ from rootstock.model import model
 from rootstock.model.novelty import Novelty
 from rootstock.system import escape
 from rootstock.system.files import replacing, write
-from rootstock.training import calibration, epochs, head_layer
+from rootstock.training import averaging, calibration, epochs, head_layer
 
 log = logging.getLogger(__name__)
 FEW_IMAGES, FEW_OF_CLASS = 100, 30  # in a split, and of a class among the test images, for figures to be worth much
@@ -114,7 +115,7 @@ def evaluate(
     suspects = _find_label_issues(pair, params)
     curve = _measure_learning_curve(pair, params)
     found = Evaluation(choice, validation, tested, models, repeated, suspects, curve)
-    warnings = [*pair.head.warnings, *epochs.warnings(pair.epochs), *uncalibrated]
+    warnings = [*pair.head.warnings, *epochs.warnings(pair.course.history), *uncalibrated]
     _write_report(pair, params, found, val, test, warnings, rough, report_dir, timings)
     return found
 
@@ -223,7 +224,7 @@ def _write_report(
     suspects = pd.DataFrame(columns=label_issues.COLUMNS) if found.label_issues is None else found.label_issues
     write(report_dir / "label_issues.csv", escape.as_csv(suspects))
     trained: dict[str, Any] = {
-        "history": epochs.as_table(pair.epochs),
+        "history": epochs.as_table(pair.course.history),
         "l2_path": [entry for entry in pair.head.path if "l2" in entry],
     }
     dvc_plots.write(
@@ -260,7 +261,10 @@ def _write_report(
         backbone=pair.backbone.description,
         params=params.model_dump(mode="json", exclude={"retrain", "compare", "cache"}),  # not used by the pipeline
         timings=measured,
-        pictures=pictures | learning_curve_plot.pictures(found.learning_curve),
+        pictures=pictures
+        | learning_curve_plot.pictures(found.learning_curve)
+        | training_plots.pictures(pair.course, _epoch_seconds(measured), found.validation["head"]["accuracy"]["value"]),
+        averaged=averaging.describe(pair.course.averages),
         mistakes=mistakes,
         suspects=worst_labels(pair, suspects, params.evaluate.label_issues),
         suspected=None if found.label_issues is None else len(suspects),
@@ -272,6 +276,10 @@ def _write_report(
         head_why=pair.head.why,
     )
     write(report_dir / "report.html", render(page))
+
+
+def _epoch_seconds(timings: list[dict[str, Any]]) -> list[float]:
+    return next((stage.get("parts", []) for stage in timings if stage["stage"] == "fine_tune"), [])
 
 
 def _write_predictions(path: Path, scored: list[Scored]) -> None:

@@ -73,8 +73,8 @@ class ModelPair:
         self.folders = feature_keys.find(self.backbone.description, params.extract, inputs.features)
         engine = feature_keys.engine_in_use(self.backbone.description, params.extract, inputs.features)
         self.spec = feature_keys.spec_of(self.backbone.description, params.extract, engine)
-        self.epochs = finetune.load_history(inputs.finetuned)
-        self.finetuned = self._load_finetuned() if self.epochs else None
+        self.course = finetune.load_course(inputs.finetuned)
+        self.finetuned = self._load_finetuned() if self.course.history else None
 
     def _load_finetuned(self) -> Model:
         own = backbones.load(self.inputs.backbone, self.head.layer, self.head.pooling).network

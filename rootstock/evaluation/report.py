@@ -67,6 +67,7 @@ class Report:
         uses: what earlier models measured on the same test images do to the figures, in a sentence; "" for none.
         unknown: share of the test images that the winner calls unknown.
         learning_curve: whether more images would help, in words; "" if that was not asked for.
+        averaged: which average of weights was kept, in a sentence; "" if none was tried.
         heads: the kinds of heads that were tried, if validation chose among them: kind, val_log_loss, val_accuracy and
             standard_error of the difference to the best.
         head_why: why one of them was chosen.
@@ -92,6 +93,7 @@ class Report:
     repeated: str = ""
     unknown: float | None = None
     learning_curve: str = ""
+    averaged: str = ""
     heads: Sequence[Mapping[str, Any]] = ()
     head_why: str = ""
 

@@ -44,14 +44,21 @@ class TrainingState:
     stage: int = 0
     epoch: int = 0
     history: list[Epoch] = field(default_factory=list)
-    best: dict[str, Tensor] | None = None
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # of the best epochs, by place in the history
     optimiser: dict[str, Any] | None = None
     scaler: dict[str, Any] = field(default_factory=dict)  # empty but in float16
     halved: int | None = None  # the stage that goes on at half its learning rate
     within: Within | None = None  # of the epoch that is not complete
     ended: list[int] = field(default_factory=list)  # entries of params.yaml with `auto` whose next depth is not tried
     losses: Tensor | None = None  # of the validation images (n,), after the last depth of an `auto`
+    seconds: list[float] = field(default_factory=list)  # of each epoch, with what went before it in its stage
+    average: list[Tensor] | None = None  # moving average of the stage's trained weights
     parts: int = 1  # of a mini-batch, where memory is short; not saved: another machine may have more
+
+    @property
+    def best(self) -> dict[str, Tensor] | None:
+        """Return the weights of the best epoch so far; None before the first."""
+        return next(iter(self.kept.values()), None)
 
 
 def save(path: Path, fingerprint: str, state: TrainingState, model: nn.Module) -> None:
@@ -62,13 +69,15 @@ def save(path: Path, fingerprint: str, state: TrainingState, model: nn.Module) -
         "stage": state.stage,
         "epoch": state.epoch,
         "history": [asdict(epoch) for epoch in state.history],
-        "best": state.best,
+        "kept": state.kept,
         "optimiser": state.optimiser,
         "scaler": state.scaler,
         "halved": state.halved,
         "within": vars(state.within) if state.within else None,
         "ended": state.ended,
         "losses": state.losses,
+        "seconds": state.seconds,
+        "average": state.average,
     }
     with replacing(path) as temporary:
         torch.save(content, temporary)
@@ -86,7 +95,10 @@ def load(path: Path, fingerprint: str, model: nn.Module, device: torch.device) -
                 return TrainingState()
             state_dicts.copy_state(model, content["model"])
             history = [Epoch(**epoch) for epoch in content["history"]]
-            best = {name: value.cpu() for name, value in content["best"].items()} if content["best"] else None
+            kept = {
+                epoch: {name: value.cpu() for name, value in weights.items()}
+                for epoch, weights in content["kept"].items()
+            }
             optimiser = dict(content["optimiser"])
             scaler = dict(content.get("scaler", {}))  # earlier versions had none
             halved = content.get("halved")
@@ -94,7 +106,10 @@ def load(path: Path, fingerprint: str, model: nn.Module, device: torch.device) -
             place = int(content["stage"]), int(content["epoch"])
             ended, losses = list(content.get("ended", [])), content.get("losses")
             losses = None if losses is None else losses.cpu()
-            state = TrainingState(*place, history, best, optimiser, scaler, halved, within, ended, losses)
+            seconds, average = list(content["seconds"]), content["average"]
+            state = TrainingState(
+                *place, history, kept, optimiser, scaler, halved, within, ended, losses, seconds, average
+            )
     except DamagedError as error:
         state_dicts.copy_state(model, before)
         log.warning("Ignoring the damaged checkpoint; fine-tuning starts from the beginning: %s", error)

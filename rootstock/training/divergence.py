@@ -41,6 +41,6 @@ def check_loss(total: Tensor, images: int, highest: float, stage: params.Stage, 
     if not math.isfinite(mean) or mean > highest:
         what = f"has risen to {mean:.1f}" if math.isfinite(mean) else "is NaN or infinite"
         raise ExplodedError(
-            f"params.yaml: lr is {stage.lr:g} in the stage that unfreezes {stage.unfreeze}, and after {batches} "
+            f"params.yaml: lr is {stage.lr:g} in the stage that unfreezes {stage.name}, and after {batches} "
             f"batches of epoch {epoch + 1} the training loss {what}"
         )

@@ -69,6 +69,8 @@ def train_epoch(run: Run, step: TrainingStep, batches: Batches, stage: params.St
     for number, (batch, target, images) in enumerate(examples, start=before.steps + 1):
         step.set_learning_rate(one_cycle((state.epoch * len(sizes) + number - 1) / (stage.epochs * len(sizes))))
         total += step(batch, target, images) * images
+        if step.average:
+            step.average.update(state.epoch * len(sizes) + number)
         seen += images
         run.advance(images)
         if number % every == 0 or number == len(sizes):
@@ -77,7 +79,7 @@ def train_epoch(run: Run, step: TrainingStep, batches: Batches, stage: params.St
             late = time.monotonic() - saved >= 60 * run.settings.checkpoint_minutes
             if number < len(sizes) and ranks.first_says(late, device):
                 state.within = Within(number, whole.item() / ranks.size, seen, _random_states(device))
-                state.optimiser, state.scaler = step.optimiser.state_dict(), step.scaler.state_dict()
+                step.keep_in(state)
                 run.save()
                 saved = time.monotonic()
     state.within = None

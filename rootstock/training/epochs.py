@@ -15,7 +15,12 @@ STILL_FALLING = 0.2  # relative drop of validation loss in the last epoch that s
 
 def best_of(history: list[Epoch]) -> Epoch:
     """Return the epoch with the highest validation accuracy; ties go to the lower log loss."""
-    return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
+    return history[best_first(history)[0]]
+
+
+def best_first(history: list[Epoch]) -> list[int]:
+    """Return the places of all epochs in the history, the best first; see `best_of`."""
+    return sorted(range(len(history)), key=lambda epoch: (-history[epoch].val_accuracy, history[epoch].val_loss))
 
 
 def has_stalled(history: Sequence[Epoch], stage: int, patience: int) -> bool:

@@ -7,7 +7,9 @@ resumed run ends with the same bytes as an uninterrupted one.
 
 import json
 import logging
+import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +25,9 @@ from rootstock.dataset import tables
 from rootstock.dataset.shards import Reader
 from rootstock.system import devices, progress
 from rootstock.system.errors import ParamsError
-from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sha256, verify, write
-from rootstock.training import checkpoints, epochs, frozen_layers, ranks, stage_plan
+from rootstock.system.files import damaged, read_json, reading, replacing_folder, sha256, verify, write
+from rootstock.training import averaging, checkpoints, epochs, frozen_layers, ranks, stage_plan
+from rootstock.training.averaging import Average, choose_average
 from rootstock.training.batch_norm import folded
 from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.classifier import WEIGHTS, Classifier, predict, save as save_classifier
@@ -37,7 +40,21 @@ from rootstock.training.step import TrainingStep
 from rootstock.training.unfreezing import check_stages, optimiser_of
 
 log = logging.getLogger(__name__)
-HISTORY, DESCRIPTION = "history.parquet", "finetuned.json"
+HISTORY, AVERAGES, DESCRIPTION = "history.parquet", "averages.parquet", "finetuned.json"
+
+
+@dataclass(frozen=True)
+class Course:
+    """What happened in a fine-tuning: epochs, averages of weights that were tried after the last, seconds per epoch."""
+
+    history: list[Epoch] = field(default_factory=list)
+    averages: list[Average] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list, compare=False)  # in no file: another run takes others
+
+    @property
+    def val_accuracy(self) -> float:
+        """Return the validation accuracy of the weights that fine-tuning ended with."""
+        return (averaging.chosen_of(self.averages) or epochs.best_of(self.history)).val_accuracy
 
 
 def fine_tune(
@@ -51,8 +68,8 @@ def fine_tune(
     fingerprint: str,
     class_weights: NDArray[np.float32] | None = None,
     activations: frozen_layers.Cache | None = None,
-) -> list[Epoch]:
-    """Train `model` in place through all stages, and leave it with the weights of its best validation epoch.
+) -> Course:
+    """Train `model` in place through all stages, and leave it with the weights that are best on validation.
 
     Args:
         model: backbone and linear probe.
@@ -66,9 +83,6 @@ def fine_tune(
         class_weights: of classes (k,) in the loss and on validation, averaging to 1 over the training images; None for
             equal ones.
         activations: where those of frozen layers are kept; None to compute them in every epoch.
-
-    Returns:
-        One entry per epoch.
 
     Raises:
         ParamsError: a stage names an unknown layer, training diverged, or there is no GPU for each process.
@@ -90,12 +104,13 @@ def _train(
     model: Classifier, transform: Transform, train: SplitImages, val: SplitImages, settings: params.Finetune,
     seed: int, checkpoint: Path, fingerprint: str, class_weights: NDArray[np.float32] | None,
     activations: frozen_layers.Cache | None, together: Ranks,
-) -> list[Epoch]:  # fmt: skip
+) -> Course:  # fmt: skip
     """Train as `fine_tune` says, in this process or as one of several; the first one writes the checkpoints."""
     entries = stage_plan.entries(settings.stages)
     settings = settings.model_copy(update={"stages": stage_plan.expanded(settings.stages)})
     device = devices.device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    probe = _copy(model) if settings.averaging.interpolation else {}
     state = checkpoints.load(checkpoint, fingerprint, model, device)
     total = sum(stage.epochs for stage in settings.stages)
     done = len(state.history) * len(train.rows) + (state.within.images if state.within else 0)
@@ -121,11 +136,12 @@ def _train(
             entry = entries[index]
             if entry is not None and entry in entries[index + 1 :]:
                 _try_next_depth(run, state, index, entry, is_first=entries.index(entry) == index)
-    if state.best:
-        state_dicts.copy_state(model, state.best)
+        if state.best:
+            state_dicts.copy_state(model, state.best)
+        averages = choose_average(run, state, probe)
     for warning in epochs.warnings(state.history):
         log.warning("%s", warning)
-    return state.history
+    return Course(state.history, averages, state.seconds)
 
 
 def _train_stage(run: Run, state: TrainingState, index: int) -> None:
@@ -151,7 +167,7 @@ def _train_stage(run: Run, state: TrainingState, index: int) -> None:
                 log.warning("%s again: the stage ends with the best weights so far.", exploded)
                 return None
             log.warning("%s: going on with the best weights so far, at half the learning rate.", exploded)
-            state.halved, state.optimiser, state.within = index, None, None
+            state.halved, state.optimiser, state.within, state.average = index, None, None, None
 
 
 def _try_next_depth(run: Run, state: TrainingState, index: int, entry: int, *, is_first: bool) -> None:
@@ -167,7 +183,7 @@ def _try_next_depth(run: Run, state: TrainingState, index: int, entry: int, *, i
         return
     assert before is not None  # of the depth before
     gain = stage_plan.gain(before.numpy(), losses, tables.group_numbers(val.images.rows))
-    log.info("fine_tune: after %s: %s", run.settings.stages[index].unfreeze, gain)
+    log.info("fine_tune: after %s: %s", run.settings.stages[index].name, gain)
     if not gain.is_significant:
         state.ended.append(entry)
     run.save()
@@ -182,6 +198,7 @@ def _train_epochs(run: Run, state: TrainingState, index: int, stage: params.Stag
     first = state.epoch if index == state.stage else 0
     if first >= stage.epochs:
         return
+    begin = time.monotonic()
     optimiser = optimiser_of(run.model, stage, run.settings)
     layers = frozen_layers.trained(
         run.model, stage, run.settings, run.batches, run.val_batches, run.activations, run.seed
@@ -189,11 +206,10 @@ def _train_epochs(run: Run, state: TrainingState, index: int, stage: params.Stag
     with layers as part:
         step = TrainingStep(part.model, optimiser, run.settings, state.parts, run.batches.ranks, run.class_weights)
         if (first or state.within) and state.optimiser:
-            step.optimiser.load_state_dict(state.optimiser)
-            step.scaler.load_state_dict(state.scaler)
+            step.resume(state)
         for epoch in range(first, stage.epochs):
             if epochs.has_stalled(state.history, index, run.settings.patience):
-                log.info("fine_tune: stage %r ends after %d epochs: validation has not improved", stage.unfreeze, epoch)
+                log.info("fine_tune: stage %r ends after %d epochs: validation has not improved", stage.name, epoch)
                 run.advance((stage.epochs - epoch) * len(run.batches.images.rows))
                 break
             state.stage, state.epoch = index, epoch
@@ -201,11 +217,14 @@ def _train_epochs(run: Run, state: TrainingState, index: int, stage: params.Stag
                 loss = train_epoch(run, step, part.batches, stage, state)
             finally:
                 state.parts = step.parts
-            val_loss, val_accuracy = validate(part.model, part.val_batches, run.class_weights)
-            state.history.append(Epoch(index, stage.unfreeze, epoch, loss, val_loss, val_accuracy))
-            _keep_best(state, run.model)
+            with step.average.in_place() if step.average else nullcontext():
+                val_loss, val_accuracy = validate(part.model, part.val_batches, run.class_weights)
+                state.history.append(Epoch(index, stage.name, epoch, loss, val_loss, val_accuracy))
+                _keep_best(state, run.model, run.settings.averaging.soup)
             state.epoch = epoch + 1
-            state.optimiser, state.scaler = step.optimiser.state_dict(), step.scaler.state_dict()
+            state.seconds.append(time.monotonic() - begin)
+            begin += state.seconds[-1]
+            step.keep_in(state)
             run.save()
 
 
@@ -225,22 +244,22 @@ def _faster(model: Classifier, batch_size: int, size: int) -> AbstractContextMan
     return folded(model, torch.randint(256, shape, dtype=torch.uint8).to(model.head.weight.device))
 
 
-def save(model: Classifier | None, history: list[Epoch], folder: Path) -> None:
-    """Save a fine-tuned network, its training history, and the digests of both (finetuned.json).
+def save(model: Classifier | None, course: Course, folder: Path) -> None:
+    """Save a fine-tuned network, the course of its training, and the digests of all files (finetuned.json).
 
     Without epochs there is no such network, and only the empty history is saved.
     """
     with replacing_folder(folder) as temporary:
-        if model and history:
+        if model and course.history:
             save_classifier(model, temporary / WEIGHTS)
-        with replacing(temporary / HISTORY) as path:
-            epochs.write_history(history, path)
+        epochs.write_history(course.history, temporary / HISTORY)
+        averaging.write(course.averages, temporary / AVERAGES)
         digests = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         write(temporary / DESCRIPTION, json.dumps({"digests": digests}, indent=2) + "\n")
 
 
-def load_history(folder: Path) -> list[Epoch]:
-    """Read the history that `save` wrote, empty if nothing was fine-tuned, and check all files against their digests.
+def load_course(folder: Path) -> Course:
+    """Read the course that `save` wrote, empty if nothing was fine-tuned, and check all files against their digests.
 
     Raises:
         DamagedError: a file does not match.
@@ -254,9 +273,12 @@ def load_history(folder: Path) -> list[Epoch]:
     history = epochs.read_history(folder / HISTORY)
     if history and WEIGHTS not in digests:
         raise damaged(folder / DESCRIPTION, f"has no digest of {WEIGHTS}")
-    return history
+    return Course(history, averaging.read(folder / AVERAGES))
 
 
-def _keep_best(state: TrainingState, model: Classifier) -> None:
-    if epochs.best_of(state.history) is state.history[-1]:
-        state.best = _copy(model)
+def _keep_best(state: TrainingState, model: Classifier, soup: int) -> None:
+    """Keep the weights of the epoch that has just ended if it is among the best, of which a soup needs several."""
+    best = epochs.best_first(state.history)[: max(1, soup)]
+    if (last := len(state.history) - 1) in best:
+        state.kept[last] = _copy(model)
+    state.kept = {epoch: state.kept[epoch] for epoch in best}

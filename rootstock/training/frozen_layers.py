@@ -26,7 +26,7 @@ from rootstock.system.parallel import grouped
 from rootstock.training.classifier import Classifier, filled, mixed_precision
 from rootstock.training.division import Division, TrainedPart, UndividedError, divide
 from rootstock.training.split_images import KEEPS_IMAGES, Batches, fits_into_memory, mix
-from rootstock.training.unfreezing import unfrozen_from
+from rootstock.training.unfreezing import unfrozen_blocks
 
 log = logging.getLogger(__name__)
 SETTING = "cache.activations_gb"
@@ -118,14 +118,12 @@ def trained(
     """
     found = Trained(model, batches, val_batches)
     with ExitStack() as stack:
-        if unfrozen_from(model.backbone, stage.unfreeze):
+        if 0 not in unfrozen_blocks(model.backbone, stage.unfreeze):
             try:
                 found = stack.enter_context(_on_activations(model, stage, settings, batches, val_batches, cache, seed))
             except UndividedError as why:
                 level = logging.DEBUG if stage.epochs == 1 else logging.INFO  # nothing is lost with one epoch
-                log.log(
-                    level, "fine_tune: frozen layers of stage %r are computed in every epoch: %s", stage.unfreeze, why
-                )
+                log.log(level, "fine_tune: frozen layers of stage %r are computed in every epoch: %s", stage.name, why)
         yield found
 
 
@@ -158,7 +156,7 @@ def _on_activations(
                 stores.append(opened(f"{drawn} {view}", [plain, *stores]))
                 _fill(stores[-1], division, batches, mix(seed, view))
         log.info(
-            "fine_tune: frozen layers of stage %r are computed once: %d activations of %.3g kB", stage.unfreeze, count,
+            "fine_tune: frozen layers of stage %r are computed once: %d activations of %.3g kB", stage.name, count,
             item.bytes / 1000,
         )  # fmt: skip
         yield Trained(

@@ -49,7 +49,7 @@ def entries(stages: tuple[params.Stage, ...]) -> list[int | None]:
     ]
 
 
-def _depths(stage: params.Stage) -> tuple[str, ...]:
+def _depths(stage: params.Stage) -> tuple[str | tuple[str, ...], ...]:
     return DEPTHS if stage.unfreeze == params.AUTO_UNFREEZE else (stage.unfreeze,)
 
 

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from rootstock.config import params
+from rootstock.training.checkpoints import TrainingState
 from rootstock.training.classifier import Classifier, filled, mixed_precision, precision_on
 from rootstock.training.division import TrainedPart
+from rootstock.training.moving_average import MovingAverage
 from rootstock.training.ranks import ALONE, Ranks
 from rootstock.training.split_images import NO_CLASS
 
@@ -56,6 +58,19 @@ class TrainingStep:
         # In a graph, neither can the scaler look at the gradients on the CPU nor one process wait for another.
         graph = self.device.type == "cuda" and not self.scaler.is_enabled() and alone
         self._graph = _Graph(self._step) if graph else None
+        self.average = MovingAverage(self.trained, settings.averaging.ema) if settings.averaging.ema else None
+
+    def keep_in(self, state: TrainingState) -> None:
+        """Let a checkpoint have what the next step needs besides the model's weights."""
+        state.optimiser, state.scaler = self.optimiser.state_dict(), self.scaler.state_dict()
+        state.average = self.average.values if self.average else None
+
+    def resume(self, state: TrainingState) -> None:
+        """Go on from a checkpoint."""
+        self.optimiser.load_state_dict(state.optimiser or {})
+        self.scaler.load_state_dict(state.scaler)
+        if self.average and state.average:
+            self.average = MovingAverage(self.trained, self.average.decay, state.average)
 
     def set_learning_rate(self, share: float) -> None:
         """Set the learning rate of each group to a share of its peak."""

@@ -1,5 +1,6 @@
 """Unfreezing: from a fine-tuning stage in params.yaml to the optimiser's parameter groups and learning rates."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,35 +14,64 @@ from rootstock.system.errors import ParamsError
 from rootstock.training.classifier import Classifier
 from rootstock.training.stage_plan import expanded
 
+FIRST_BLOCK = "first_block"
+
 
 def check_stages(network: nn.Module, settings: params.Finetune) -> None:
-    """Check that every stage names a layer of the network.
+    """Check that every stage names layers of the network.
 
     Raises:
         ParamsError: names the key, the allowed values and the closest match.
     """
     for index, stage in enumerate(settings.stages):
         for one in expanded((stage,)):
-            unfrozen_from(network, one.unfreeze, f"finetune.stages[{index}].unfreeze")
+            unfrozen_blocks(network, one.unfreeze, f"finetune.stages[{index}].unfreeze")
 
 
-def unfrozen_from(network: nn.Module, unfreeze: str, key: str = "unfreeze") -> int:
-    """Return the index of the first block that `unfreeze` trains; the number of blocks if only the head is."""
+def unfrozen_blocks(network: nn.Module, unfreeze: str | Sequence[str], key: str = "unfreeze") -> range | list[int]:
+    """Return the indices of the blocks that `unfreeze` trains, in order; none if only the head is trained."""
+    if not isinstance(unfreeze, str):
+        return sorted({_block(network, name, key) for name in unfreeze})
+    count = len(parameters_by_block(network))
+    if unfreeze == FIRST_BLOCK:
+        return range(1)
+    if unfreeze in _first_of(count):
+        return range(max(0, _first_of(count)[unfreeze]), count)
+    return range(_block_with(network, unfreeze, key), count)
+
+
+def _first_of(count: int) -> dict[str, int]:
+    """Return the first of so many blocks that a choice trains, with all after it."""
+    last = {"head": 0, "last_block": 1, "last_2_blocks": 2, "last_3_blocks": 3, "last_half": count // 2, "all": count}
+    return {name: count - blocks for name, blocks in last.items()}
+
+
+def _block(network: nn.Module, name: str, key: str) -> int:
+    """Return the index of a block that a list names."""
+    names = [block for block, _ in parameters_by_block(network)]
+    ends = {FIRST_BLOCK: 0, "last_block": len(names) - 1}
+    if name not in (*ends, *names):
+        raise _unknown(name, [*ends, *names], f"{', '.join(ends)}, or a block: {', '.join(names)}", key)
+    return ends[name] if name in ends else names.index(name)
+
+
+def _block_with(network: nn.Module, layer: str, key: str) -> int:
+    """Return the index of the block with a layer, or of the first one in it."""
     listed = parameters_by_block(network)
-    names = [name for name, _ in listed]
-    if unfreeze in params.UNFREEZE_CHOICES:
-        shares = {"all": len(names), "last_half": len(names) // 2}
-        depth = shares.get(unfreeze, params.UNFREEZE_CHOICES.index(unfreeze))
-        return max(0, len(names) - depth)
     layers = dict(uncut(network).named_modules())
-    inside = {id(parameter) for parameter in layers[unfreeze].parameters()} if unfreeze in layers else set()
+    inside = {id(parameter) for parameter in layers[layer].parameters()} if layer in layers else set()
     for index, (_, parameters) in enumerate(listed):
         if any(id(parameter) in inside for parameter in parameters):
             return index
-    near = get_close_matches(unfreeze, [*params.UNFREEZE_CHOICES, *names, *layers], n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    names = [name for name, _ in listed]
     allowed = f"{', '.join(params.UNFREEZE_CHOICES)}, {params.AUTO_UNFREEZE}, or a layer: {', '.join(names)}"
-    raise ParamsError(f"params.yaml: {key} is {unfreeze!r}; expected {allowed}.{hint}")
+    raise _unknown(layer, [*params.UNFREEZE_CHOICES, *names, *layers], allowed, key)
+
+
+def _unknown(name: str, known: Sequence[str], allowed: str, key: str) -> ParamsError:
+    near = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return ParamsError(f"params.yaml: {key} is {name!r}; expected {allowed}.{hint}")
 
 
 def optimiser_of(model: Classifier, stage: params.Stage, settings: params.Finetune) -> torch.optim.AdamW:
@@ -50,10 +80,10 @@ def optimiser_of(model: Classifier, stage: params.Stage, settings: params.Finetu
     model.head.requires_grad_(True)
     layers = [parameters for _, parameters in parameters_by_block(model.backbone)]
     groups = _groups(list(model.head.parameters()), stage.lr, settings)
-    for depth, parameters in enumerate(reversed(layers[unfrozen_from(model.backbone, stage.unfreeze) :]), start=1):
-        for parameter in parameters:
+    for index in reversed(unfrozen_blocks(model.backbone, stage.unfreeze)):
+        for parameter in layers[index]:
             parameter.requires_grad_(True)
-        groups += _groups(parameters, stage.lr * settings.layer_decay**depth, settings)
+        groups += _groups(layers[index], stage.lr * settings.layer_decay ** (len(layers) - index), settings)
     on_gpu = model.head.weight.is_cuda
     for group in groups if on_gpu else []:  # read by the GPU in each step, so that a CUDA graph may hold it
         group["lr"] = torch.tensor(group["lr"], device=model.head.weight.device)

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rootstock.config.params import Params
@@ -22,11 +22,15 @@ HERE = "here"
 
 @dataclass(frozen=True)
 class Summary:
-    """What a stage did: how many images it had to do with, a sentence, and whether its outputs changed."""
+    """What a stage did: how many images it had to do with, a sentence, and whether its outputs changed.
+
+    `seconds` are those of its parts, of its epochs for instance, which the report shows beside what they brought.
+    """
 
     images: int
     note: str
     changed: bool = True
+    seconds: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Stage:
         summary = self.function(params)
         seconds = time.perf_counter() - start
         if summary.changed:
-            workspace.log_run(self.name, seconds, summary.images, summary.note)
+            workspace.log_run(self.name, seconds, summary.images, summary.note, summary.seconds)
         log.info("%s: %s (%.1f s)", self.name, summary.note, seconds, extra=DETAIL)  # a flow has its own line
         return summary
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -196,10 +196,12 @@ def read_note(path: Path, *keys: str) -> dict[str, Any]:
     return note
 
 
-def log_run(stage: str, seconds: float, images: int, note: str) -> None:
-    """Append a stage run to the log; durations are not data, so only the report shows them."""
+def log_run(stage: str, seconds: float, images: int, note: str, parts: Sequence[float] = ()) -> None:
+    """Append a stage run, with the seconds of its parts, to the log; only the report shows durations."""
     LOCAL.mkdir(exist_ok=True)
-    entry = {"stage": stage, "seconds": round(seconds, 2), "images": images, "note": note}
+    entry: dict[str, Any] = {"stage": stage, "seconds": round(seconds, 2), "images": images, "note": note}
+    if parts:
+        entry["parts"] = [round(part, 2) for part in parts]
     line = json.dumps(entry, ensure_ascii=False) + "\n"
     descriptor = os.open(RUN_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:  # one write: concurrent stages do not mix their lines

@@ -17,8 +17,8 @@ NOTHING = Params(finetune=Finetune(stages=(), where="fine-tune/gpu"))
 def test_fine_tuning_without_stages_reads_nothing_and_writes_no_weights(tmp_path):
     with chdir(tmp_path):
         summary = fine_tune(NOTHING)
-        assert {path.name for path in FINETUNED.iterdir()} == {"history.parquet", "finetuned.json"}
-        assert finetune.load_history(FINETUNED) == []
+        assert {path.name for path in FINETUNED.iterdir()} == {"history.parquet", "averages.parquet", "finetuned.json"}
+        assert finetune.load_course(FINETUNED) == finetune.Course()
     assert summary.note == "no stages: the backbone stays frozen"
     assert not (tmp_path / ".rootstock" / "finetune.pt").exists()
 

@@ -149,7 +149,7 @@ def test_an_error_names_the_key_the_allowed_values_and_the_nearest_spelling(file
 def test_a_misspelt_depth_is_refused_before_a_network_is_built(file, written, meant):
     assert error_of(file, f"finetune: {{stages: [{{unfreeze: {written}, epochs: 1, lr: 0.1}}]}}").endswith(
         f"finetune.stages[0].unfreeze is '{written}'; expected head, last_block, last_2_blocks, last_3_blocks, "
-        f"last_half, all, auto, or a layer name. Did you mean {meant}?"
+        f"last_half, all, first_block, auto, or a layer name. Did you mean {meant}?"
     )
 
 

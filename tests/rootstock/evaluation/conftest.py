@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from rootstock.evaluation.model_pair import Inputs
-from tests.evaluations import Done, run
+from tests.evaluations import PARAMS, Done, run
 from tests.small_dataset import (
     small_backbone,
     small_dataset,
@@ -26,7 +26,7 @@ def inputs(base) -> Inputs:
 @pytest.fixture(scope="session")
 def done(inputs, tmp_path_factory) -> Done:
     """One evaluation, shared by the tests."""
-    return run(inputs, tmp_path_factory.mktemp("evaluated"))
+    return run(inputs, tmp_path_factory.mktemp("evaluated"), PARAMS)
 
 
 @pytest.fixture(scope="session")

@@ -20,13 +20,14 @@ def evaluated(request, base, tmp_path_factory):
     small, folder = small_dataset(base), tmp_path_factory.mktemp("challenge")
     fitted = head.load(small_head(base))
     if request.param == "head":
-        finetune.save(None, [], folder / "finetuned")
+        finetune.save(None, finetune.Course(), folder / "finetuned")
     else:  # with another head, that loses
         shutil.copytree(small_finetuned(base), folder / "finetuned")
         fitted = dataclasses.replace(fitted, weight=0 * fitted.weight)
     head.save(fitted, folder / "head", {})
     folders = (small_backbone(base), small_features(base).parent, folder / "head", folder / "finetuned")
-    inputs, params = Inputs(small.images, small.dataset, *folders), Params(evaluate=Evaluate())
+    inputs = Inputs(small.images, small.dataset, *folders)
+    params = Params(evaluate=Evaluate(label_issues=0, learning_curve=False))
     evaluate.evaluate(inputs, params, folder / "model", folder / "report", list)
     return small, folder
 

@@ -187,7 +187,7 @@ def test_training_from_scratch_learns_keeps_its_history_and_is_reproducible(path
     found, epochs = measure(candidate, asked, paths)
     assert (found.reason, found.trained, found.layer) == ("", "scratch", "penultimate")
     assert [epoch.epoch for epoch in epochs] == list(range(8))
-    assert epochs[-1].train_loss < 0.9 * epochs[0].train_loss
+    assert epochs[-1].val_loss < 0.9 * epochs[0].val_loss
     again, _ = measure(candidate, asked, paths)
     assert (again.accuracy, again.log_loss) == (found.accuracy, found.log_loss)  # seeded
 

@@ -24,14 +24,14 @@ from tests.small_dataset import (
     small_head,
 )
 
-PARAMS = Params(evaluate=Evaluate(), retrain=Retrain(drift_auc=0.7))
+PARAMS = Params(evaluate=Evaluate(label_issues=0, learning_curve=False), retrain=Retrain(drift_auc=0.7))
 
 
 @pytest.fixture(scope="module")
 def champion(base, tmp_path_factory):
     """The folder of a head."""
     small, folder = small_dataset(base), tmp_path_factory.mktemp("champion")
-    finetune.save(None, [], folder / "finetuned")
+    finetune.save(None, finetune.Course(), folder / "finetuned")
     folders = (small_backbone(base), small_features(base).parent, small_head(base), folder / "finetuned")
     evaluate.evaluate(Inputs(small.images, small.dataset, *folders), PARAMS, folder / "m", folder / "r", list)
     return folder / "m"

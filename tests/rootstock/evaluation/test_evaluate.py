@@ -20,7 +20,7 @@ from rootstock.features import feature_extractor, reader
 from rootstock.system.errors import SourceError
 from rootstock.training import finetune, head
 from rootstock.training.head import Head
-from tests.evaluations import run, timings
+from tests.evaluations import PARAMS, run, timings
 from tests.small_dataset import (
     CLASSES,
     small_dataset,
@@ -95,7 +95,7 @@ def test_models_measured_on_the_same_test_images_are_counted_and_reported_from_t
     first, again = run(inputs, tmp_path), run(inputs, tmp_path)
     assert (first.found.models, again.found.models) == (1, 1)
     assert "model measured on these" not in (again.report / "report.html").read_text()
-    finetune.save(None, [], tmp_path / "finetuned")
+    finetune.save(None, finetune.Course(), tmp_path / "finetuned")
     weaker = dataclasses.replace(head.load(inputs.head), bias=head.load(inputs.head).bias + np.float32([1, 0, 0]))
     head.save(weaker, tmp_path / "head", {})
     other = run(dataclasses.replace(inputs, head=tmp_path / "head", finetuned=tmp_path / "finetuned"), tmp_path)
@@ -184,7 +184,7 @@ def test_the_heads_probabilities_are_its_logits_at_the_temperature_fitted_on_val
 
 
 def test_two_runs_write_the_same_bytes_except_in_the_two_files_that_show_seconds(inputs, done, tmp_path):
-    again = run(inputs, tmp_path, seconds=2.0)
+    again = run(inputs, tmp_path, PARAMS, seconds=2.0)
     for one, other in ((done.report, again.report), (done.model, again.model)):
         first, second = done.files(one), done.files(other)
         differ = {name for name in first if first[name] != second[name]}

@@ -67,7 +67,7 @@ def test_names_given_by_users_are_escaped_in_the_report_and_unchanged_elsewhere(
     train, val = (reader.Features(tmp_path / "features" / key, small.split(split)) for split in ("train", "val"))
     head.save(logistic.fit_logistic_path(train, val, sorted(odd), (10.0,)), tmp_path / "head", {})
     network = classifier_from(tmp_path / "head", small_backbone(base))
-    finetune.save(network, [], tmp_path / "finetuned")  # and no stage of fine-tuning
+    finetune.save(network, finetune.Course(), tmp_path / "finetuned")  # and no stage of fine-tuning
     folders = (tmp_path / name for name in ("features", "head", "finetuned"))
     done = run(Inputs(small.images, small.dataset, small_backbone(base), *folders), tmp_path)
     page = (done.report / "report.html").read_text()

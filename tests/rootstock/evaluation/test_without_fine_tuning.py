@@ -21,7 +21,7 @@ from tests.small_dataset import (
 def untuned(inputs, base, tmp_path_factory) -> Done:
     """An evaluation of what `finetune.stages: []` leaves."""
     folder = tmp_path_factory.mktemp("untuned")
-    finetune.save(None, [], folder / "finetuned")
+    finetune.save(None, finetune.Course(), folder / "finetuned")
     return run(dataclasses.replace(inputs, finetuned=folder / "finetuned"), folder)
 
 
@@ -37,14 +37,14 @@ def test_the_model_is_the_head_and_all_texts_say_so(untuned):
 
 
 def test_no_image_is_decoded_or_goes_through_a_network(inputs, work, tmp_path):
-    finetune.save(None, [], tmp_path / "finetuned")
+    finetune.save(None, finetune.Course(), tmp_path / "finetuned")
     run(dataclasses.replace(inputs, finetuned=tmp_path / "finetuned"), tmp_path)
     assert work.images == (0, 0)
 
 
 def test_the_output_of_an_earlier_version_is_read(inputs, untuned, base, tmp_path):
     network = classifier_from(small_head(base), small_backbone(base))
-    finetune.save(network, epochs.read_history(inputs.finetuned / finetune.HISTORY), tmp_path / "finetuned")
+    finetune.save(network, finetune.load_course(inputs.finetuned), tmp_path / "finetuned")
     epochs.write_history([], tmp_path / "finetuned" / finetune.HISTORY)  # and the weights of the head
     described = json.loads((tmp_path / "finetuned" / finetune.DESCRIPTION).read_text())
     described["digests"][finetune.HISTORY] = sha256(tmp_path / "finetuned" / finetune.HISTORY)

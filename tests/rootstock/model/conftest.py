@@ -9,7 +9,7 @@ import torch
 from rootstock.config.params import Evaluate, Params
 from rootstock.evaluation import evaluate
 from rootstock.evaluation.evaluate import Inputs
-from rootstock.training import epochs, finetune, head
+from rootstock.training import finetune, head
 from rootstock.training.head import Head
 from tests.small_dataset import (
     CLASSES,
@@ -32,7 +32,7 @@ def inputs_where(winner: str, base: Path, folder: Path) -> Inputs:
     if winner == "head":
         useless = classifier_from(small_head(base), small_backbone(base))
         torch.nn.init.zeros_(useless.head.weight)
-        finetune.save(useless, epochs.read_history(inputs.finetuned / finetune.HISTORY), folder / "finetuned")
+        finetune.save(useless, finetune.load_course(inputs.finetuned), folder / "finetuned")
         return dataclasses.replace(inputs, finetuned=folder / "finetuned")
     fitted = head.load(inputs.head)
     head.save(Head(0 * fitted.weight, fitted.bias, CLASSES, 1.0, fitted.path), folder / "head", {})
@@ -44,6 +44,6 @@ def evaluated(request, tmp_path_factory) -> tuple[str, Path]:
     """A winner, and the folder that holds model/ and report/."""
     folder = tmp_path_factory.mktemp(request.param)
     inputs = inputs_where(request.param, tmp_path_factory.getbasetemp(), folder)
-    params = Params(evaluate=Evaluate(mistakes=0))
+    params = Params(evaluate=Evaluate(mistakes=0, label_issues=0, learning_curve=False))
     evaluate.evaluate(inputs, params, folder / "model", folder / "report", list)
     return request.param, folder

@@ -88,10 +88,10 @@ def evaluated(photos, tmp_path_factory) -> Callable[..., Path]:
         head.save(fitted, folder / "head", {}, linear if kind == "knn" else None)
         network = classifier.Classifier(backbone.network, backbone.transform, head.load_linear(folder / "head"))
         parts = (SplitImages(photos.split(split), photos.images) for split in ("train", "val"))
-        history = finetune.fine_tune(
+        course = finetune.fine_tune(
             network, backbone.transform, *parts, params.finetune, 0, folder / "checkpoint", ""
         )  # fmt: skip
-        finetune.save(network, history, folder / "finetuned")
+        finetune.save(network, course, folder / "finetuned")
         if stages:  # let the fine-tuned network win
             head.save(dataclasses.replace(linear, weight=0 * linear.weight), folder / "head", {})
         folders = (small_backbone(base), *(folder / name for name in ("features", "head", "finetuned")))

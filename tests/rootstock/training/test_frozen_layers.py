@@ -36,10 +36,10 @@ def tune(base, folder, settings, most_gb=ENOUGH, model: Classifier | None = None
     transform = Transform.from_dict(backbones.describe(small_backbone(base))["transform"])
     train, val = (SplitImages(small.split(split), small.images, crops=crops) for split in ("train", "val"))
     cache = Cache(folder / "activations", most_gb)
-    history = finetune.fine_tune(
+    course = finetune.fine_tune(
         model, transform, train, val, settings, 0, folder / "checkpoint", "these", activations=cache
     )
-    return model, history
+    return model, course.history
 
 
 def losses(history: list[Epoch]) -> np.ndarray:

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from rootstock.system.errors import ParamsError
-from rootstock.training.unfreezing import optimiser_of, parameters_by_block, unfrozen_from
+from rootstock.training.unfreezing import optimiser_of, parameters_by_block, unfrozen_blocks
 from tests.fine_tuning import changed, copied, stages, start, tune
 
 
@@ -52,12 +52,52 @@ def test_batch_norm_keeps_the_statistics_of_the_pretrained_network(base, tmp_pat
 def test_training_begins_at_the_named_block_or_at_the_one_that_contains_the_named_layer(base, unfreeze, first):
     network = start(base).backbone
     names = [name for name, _ in parameters_by_block(network)]
-    assert unfrozen_from(network, unfreeze) == (names.index(first) if first else len(names))
+    expected = names[names.index(first) :] if first else []
+    assert [names[index] for index in unfrozen_blocks(network, unfreeze)] == expected
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "expected"),
+    [
+        ("first_block", ["conv1.0"]),
+        (("stage4.1", "stage2.0"), ["stage2.0", "stage4.1"]),
+        (("first_block", "last_block", "first_block"), ["conv1.0", "stage4.3"]),
+    ],
+)
+def test_only_the_first_block_or_the_listed_ones_are_trained(base, unfreeze, expected):
+    """Surgical fine-tuning (Lee et al. 2023): the earlier layers alone, where the images look different."""
+    model = start(base)
+    blocks = dict(parameters_by_block(model.backbone))
+    names = list(blocks)
+    settings = stages((unfreeze, 1), lr=0.1, layer_decay=0.5)
+    optimiser = optimiser_of(model, settings.stages[0], settings)
+    assert [name for name in names if all(parameter.requires_grad for parameter in blocks[name])] == expected
+    assert not any(parameter.requires_grad for name in names if name not in expected for parameter in blocks[name])
+    rates = {id(parameter): group["peak"] for group in optimiser.param_groups for parameter in group["params"]}
+    for name in expected:
+        assert rates[id(blocks[name][0])] == pytest.approx(0.1 * 0.5 ** (len(names) - names.index(name)))
+
+
+def test_training_the_first_block_changes_nothing_above_it_but_the_head(base, tmp_path):
+    model = start(base)
+    before = copied(model)
+    [epoch] = tune(model, base, stages((("first_block",), 1)), tmp_path / "checkpoint")
+    assert epoch.unfrozen == "first_block"
+    assert {name.split(".")[1] for name in changed(before, model) if name.startswith("backbone")} == {"conv1"}
+
+
+def test_a_list_that_names_no_block_is_refused_and_the_nearest_is_suggested(base):
+    with pytest.raises(ParamsError) as error:
+        unfrozen_blocks(start(base).backbone, ("stage4.1", "stage5.1"), "finetune.stages[0].unfreeze")
+    assert str(error.value).startswith(
+        "params.yaml: finetune.stages[0].unfreeze is 'stage5.1'; expected first_block, last_block, or a block: conv1.0"
+    )
+    assert "Did you mean stage" in str(error.value)
 
 
 def test_unfreezing_more_blocks_than_there_are_unfreezes_all():
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    assert unfrozen_from(network, "last_3_blocks") == 0
+    assert list(unfrozen_blocks(network, "last_3_blocks")) == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +112,7 @@ def test_a_misspelt_layer_is_refused_before_training_and_the_nearest_is_suggeste
     said = str(error.value)
     assert said.startswith(
         f"params.yaml: finetune.stages[1].unfreeze is '{unfreeze}'; expected head, last_block, last_2_blocks, "
-        "last_3_blocks, last_half, all, auto, or a layer: conv1.0, stage2.0, "
+        "last_3_blocks, last_half, all, first_block, auto, or a layer: conv1.0, stage2.0, "
     )
     assert f"Did you mean {nearest}" in said
     assert not changed(before, model) and not (tmp_path / "checkpoint").exists()
@@ -80,7 +120,7 @@ def test_a_misspelt_layer_is_refused_before_training_and_the_nearest_is_suggeste
 
 def test_a_layer_without_weights_is_refused(base):
     with pytest.raises(ParamsError, match="is 'maxpool'; expected head, last_block"):
-        unfrozen_from(start(base).backbone, "maxpool")
+        unfrozen_blocks(start(base).backbone, "maxpool")
 
 
 def test_learning_rates_fall_from_block_to_block_and_biases_and_norms_have_no_weight_decay(base):
