@@ -28,6 +28,7 @@ from rootstock.config.training_params import (
     ClassWeight as ClassWeight,
     Finetune as Finetune,
     Head as Head,
+    Regularization as Regularization,
     Stage as Stage,
 )
 from rootstock.system import packages

@@ -84,6 +84,26 @@ class Averaging(Section):
     )
 
 
+class Regularization(Section):
+    """What keeps a network from learning its training images by heart."""
+
+    mixup: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.0,
+        description="Alpha of the beta distribution by which each image of a mini-batch is blended with another, and "
+        "its label alike (mixup), e.g. 0.2 (0: none).",
+    )
+    cutmix: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.0,
+        description="The same for a rectangle cut from another image (CutMix), e.g. 1.0; with both, one of them at "
+        "random for each mini-batch (0: none).",
+    )
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Rate at which residual branches of the last block are left out in training, falling linearly to 0 "
+        "in the first (stochastic depth), e.g. 0.1 (0: as the network has it).",
+    )
+
+
 class Finetune(Section):
     """Unfreezes later layers in stages, starting from the linear head's weights (LP-FT, Kumar et al. 2022)."""
 
@@ -95,10 +115,10 @@ class Finetune(Section):
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         default=0.01, description="AdamW weight decay; not applied to biases and normalisation layers."
     )
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1.0,
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
         description="Layer-wise learning-rate decay: each block's learning rate is this factor times that of the block "
-        "above.",
+        "above (empty: 0.75 for vision transformers, 1 for other networks).",
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.1, description="Label smoothing of the cross-entropy loss."
@@ -106,12 +126,13 @@ class Finetune(Section):
     augment: Augment = Field(
         default="none",
         description="Data augmentation: random resized crops (crop), with horizontal flips (crop_flip) if a mirrored "
-        "image keeps its class.",
+        "image keeps its class, and with random changes of shape and colour besides (randaugment).",
     )
     patience: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="Epochs without better validation accuracy or log loss after which a stage ends (0: never).",
     )
+    regularization: Regularization = Field(default=Regularization(), description="Regularization.")
     averaging: Averaging = Field(default=Averaging(), description="Averages of weights.")
     store_size: Annotated[int, Field(ge=0, le=4096)] = Field(
         default=0,

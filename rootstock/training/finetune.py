@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rootstock.backbones import state_dicts
+from rootstock.backbones.depths import uncut
 from rootstock.config import params
 from rootstock.config.architectures import Transform
 from rootstock.dataset import tables
@@ -37,7 +38,8 @@ from rootstock.training.paired_losses import calibrated_losses
 from rootstock.training.ranks import Ranks
 from rootstock.training.split_images import Batches, SplitImages
 from rootstock.training.step import TrainingStep
-from rootstock.training.unfreezing import check_stages, optimiser_of
+from rootstock.training.stochastic_depth import stochastic_depth
+from rootstock.training.unfreezing import check_stages, default_layer_decay, optimiser_of
 
 log = logging.getLogger(__name__)
 HISTORY, AVERAGES, DESCRIPTION = "history.parquet", "averages.parquet", "finetuned.json"
@@ -88,6 +90,8 @@ def fine_tune(
         ParamsError: a stage names an unknown layer, training diverged, or there is no GPU for each process.
     """
     check_stages(model.backbone, settings)
+    if settings.stages and settings.layer_decay is None and (decay := default_layer_decay(model.backbone)) < 1:
+        log.info("fine_tune: layer-wise learning-rate decay %g, as is usual for vision transformers", decay)
     if settings.processes > 1 and not ranks.started_by_torchrun():
         # They leave a checkpoint of the last epoch, with which this process comes to the end at once.
         ranks.run_in_processes(
@@ -119,6 +123,7 @@ def _train(
                  state.epoch, state.stage + 1, done, checkpoint)  # fmt: skip
     with (
         Reader(train.images_dir) as reader,
+        stochastic_depth(uncut(model.backbone), settings.regularization.drop_path),
         _faster(model, settings.batch_size, transform.size) if len(state.history) < total else nullcontext(),
         progress.bar("fine_tune", total * len(train.rows)) if together.rank == 0 else progress.silent() as advance,
     ):

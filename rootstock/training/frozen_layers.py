@@ -176,6 +176,8 @@ def _check_that_it_pays(
         raise UndividedError("finetune.frozen_layers is compute")
     if not model.frozen_statistics:
         raise UndividedError("batch norm's statistics are trained")
+    if settings.regularization.mixup or settings.regularization.cutmix:
+        raise UndividedError("images are mixed anew in every mini-batch")
     if batches.ranks.size > 1:
         raise UndividedError("several processes share the images")
     if settings.augment != "none" and not views:

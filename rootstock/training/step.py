@@ -18,6 +18,7 @@ from rootstock.config import params
 from rootstock.training.checkpoints import TrainingState
 from rootstock.training.classifier import Classifier, filled, mixed_precision, precision_on
 from rootstock.training.division import TrainedPart
+from rootstock.training.mixing import Mixing
 from rootstock.training.moving_average import MovingAverage
 from rootstock.training.ranks import ALONE, Ranks
 from rootstock.training.split_images import NO_CLASS
@@ -58,6 +59,7 @@ class TrainingStep:
         # In a graph, neither can the scaler look at the gradients on the CPU nor one process wait for another.
         graph = self.device.type == "cuda" and not self.scaler.is_enabled() and alone
         self._graph = _Graph(self._step) if graph else None
+        self.mixing = Mixing(settings.regularization, len(model.head.bias))
         self.average = MovingAverage(self.trained, settings.averaging.ema) if settings.averaging.ema else None
 
     def keep_in(self, state: TrainingState) -> None:
@@ -92,9 +94,11 @@ class TrainingStep:
             The mean loss, a scalar on the device: reading it would wait for the step to end. Where processes share the
             mini-batch, the mean of theirs is that of the whole.
         """
+        if self.mixing:
+            batch, target = self.mixing(batch, target)
         if self.model.frozen_statistics:  # else the copies would count in the statistics
             batch, few = filled(batch, self.batch_size), len(batch)
-            target = F.pad(target, (0, len(batch) - few), value=NO_CLASS)
+            target = _padded(target, len(batch) - few)
         while True:
             try:
                 return self._graph(batch, target) if self._graph else self._step(batch, target, images)
@@ -114,17 +118,16 @@ class TrainingStep:
     def _step(self, batch: Tensor, target: Tensor, images: int | None = None) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        whole = self.parts == 1 and self.ranks.size == 1 and self.class_weights is None
+        whole = self.parts == 1 and self.ranks.size == 1 and self.class_weights is None and not self.mixing
         for part, labels in zip(batch.chunk(self.parts), target.chunk(self.parts), strict=True):
             with mixed_precision(self.device):
                 logits = self.network(part)
             loss = F.cross_entropy(
-                logits.float(), labels, label_smoothing=self.label_smoothing, ignore_index=NO_CLASS,
-                reduction="mean" if whole else "none",
+                logits.float(), labels, label_smoothing=self.label_smoothing, reduction="mean" if whole else "none",
+                ignore_index=NO_CLASS,
             )  # fmt: skip
             if not whole:  # gradients are averaged over the processes
-                counted = loss if self.class_weights is None else loss * self.class_weights[labels.clamp(min=0)]
-                loss = counted.sum() * self.ranks.size / (images or (target != NO_CLASS).sum())
+                loss = (loss * self._weights(labels)).sum() * self.ranks.size / (images or _counted(target).sum())
             self.scaler.scale(loss).backward()
             total += loss.detach()
         self.scaler.unscale_(self.optimiser)
@@ -132,6 +135,24 @@ class TrainingStep:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return total
+
+    def _weights(self, target: Tensor) -> Tensor:
+        """Return what each image (n,) counts by its class, or by the share of each class where images are mixed."""
+        if self.class_weights is None:
+            return _counted(target)
+        if target.is_floating_point():
+            return target @ self.class_weights
+        return _counted(target) * self.class_weights[target.clamp(min=0)]
+
+
+def _counted(target: Tensor) -> Tensor:
+    """Return 1 for images (n,) that count and 0 for others, or shares where images are mixed."""
+    return target.sum(1) if target.is_floating_point() else (target != NO_CLASS).float()
+
+
+def _padded(target: Tensor, more: int) -> Tensor:
+    """Add images that do not count."""
+    return F.pad(target, (0, 0, 0, more)) if target.is_floating_point() else F.pad(target, (0, more), value=NO_CLASS)
 
 
 class _Graph:

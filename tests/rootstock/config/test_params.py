@@ -56,7 +56,7 @@ def test_an_omitted_key_has_its_default(file):
         ("extract: {dtype: float61}", "extract.dtype is 'float61'; expected float32, float16. Did you mean float16?"),
         (
             "finetune: {augment: flip}",
-            "finetune.augment is 'flip'; expected none, crop, crop_flip. Did you mean crop_flip?",
+            "finetune.augment is 'flip'; expected none, crop, crop_flip, randaugment. Did you mean crop_flip?",
         ),
         (
             "backbone: {name: ResNet-34}",
@@ -174,7 +174,7 @@ def test_every_field_of_the_form_has_a_description():
             assert "$ref" in field or field["description"], f"{section}.{name}"
     assert sections["Backbone"]["name"]["anyOf"][0]["enum"] == list(NAMES)
     assert sections["Extract"]["dtype"]["enum"] == ["float32", "float16"]
-    assert sections["Finetune"]["augment"]["enum"] == ["none", "crop", "crop_flip"]
+    assert sections["Finetune"]["augment"]["enum"] == ["none", "crop", "crop_flip", "randaugment"]
     assert sections["Finetune"]["stages"]["items"] == {"$ref": "#/$defs/Stage"}
     assert sections["Finetune"]["batch_size"]["minimum"] == 2
 

@@ -125,7 +125,7 @@ valid = st.fixed_dictionaries(
             {},
             optional={
                 "stages": st.lists(stages, max_size=4),
-                "augment": st.sampled_from(("none", "crop", "crop_flip")),
+                "augment": st.sampled_from(("none", "crop", "crop_flip", "randaugment")),
                 "weight_decay": st.just(0) | numbers,
             },
         ),

@@ -169,7 +169,7 @@ def test_a_crop_covers_60_to_100_percent_of_the_image():
     height=st.integers(1, 400),
     size=st.integers(16, 64),
     more=st.integers(0, 20),
-    augment=st.sampled_from(["none", "crop", "crop_flip"]),
+    augment=st.sampled_from(["none", "crop", "crop_flip", "randaugment"]),
     interpolation=st.sampled_from(list(decoding.INTERPOLATION)),
     seed=st.integers(0, 2**32 - 1),
 )

@@ -116,7 +116,7 @@ def test_fine_tuning_without_stages_changes_nothing_and_has_an_empty_history(bas
     assert list(frame) == ["stage", "unfrozen", "epoch", "train_loss", "val_loss", "val_accuracy"] and frame.empty
 
 
-@pytest.mark.parametrize("augment", ["crop", "crop_flip"])
+@pytest.mark.parametrize("augment", ["crop", "randaugment"])
 def test_equal_seeds_give_equal_weights_and_different_ones_do_not(base, tmp_path, augment):
     def weights(seed: int) -> dict[str, Tensor]:
         model = start(base)

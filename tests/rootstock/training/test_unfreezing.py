@@ -1,10 +1,12 @@
 """Which layers a stage trains, and at which learning rates."""
 
 import pytest
+import torch
 from torch import nn
 
+from rootstock.backbones.networks import build
 from rootstock.system.errors import ParamsError
-from rootstock.training.unfreezing import optimiser_of, parameters_by_block, unfrozen_blocks
+from rootstock.training.unfreezing import default_layer_decay, optimiser_of, parameters_by_block, unfrozen_blocks
 from tests.fine_tuning import changed, copied, stages, start, tune
 
 
@@ -137,3 +139,12 @@ def test_learning_rates_fall_from_block_to_block_and_biases_and_norms_have_no_we
             assert parameter.requires_grad
     assert groups == {}
     assert not any(parameter.requires_grad for _, block in blocks[:-2] for parameter in block)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("vit_b_32", 0.75), ("timm/vit_tiny_patch16_224", 0.75), ("swin_t", 1.0), ("resnet18", 1.0), ("maxvit_t", 1.0)],
+)
+def test_earlier_blocks_of_vision_transformers_learn_more_slowly_by_default(name, expected):
+    with torch.device("meta"):
+        assert default_layer_decay(build(name, 224)) == expected
