@@ -21,10 +21,11 @@ def fine_tune(params: Params) -> Summary:
     from rootstock.system.parallel import rank
     from rootstock.training import averaging, classifier, epochs, finetune, frozen_layers, head, ranks, stage_plan
     from rootstock.training.class_weights import class_weights
+    from rootstock.training.course import Course, save_course
     from rootstock.training.split_images import SplitImages
 
     if not params.finetune.stages:
-        finetune.save(None, finetune.Course(), FINETUNED)
+        save_course(None, Course(), FINETUNED)
         return Summary(0, "no stages: the backbone stays frozen")
     manifest = tables.load_manifest(DATASET)
     probe = head.load_linear(HEAD)
@@ -56,7 +57,7 @@ def fine_tune(params: Params) -> Summary:
         )  # fmt: skip
     if rank() > 0:
         return Summary(0, "done; the first process writes the network", changed=False)
-    finetune.save(model, course, FINETUNED)
+    save_course(model, course, FINETUNED)
     CHECKPOINT.unlink(missing_ok=True)
     best = epochs.best_of(course.history)
     stages = stage_plan.expanded(params.finetune.stages)

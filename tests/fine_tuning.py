@@ -10,7 +10,8 @@ from rootstock.config.architectures import Transform
 from rootstock.config.params import Finetune, Stage
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
-from rootstock.training.finetune import Course, fine_tune
+from rootstock.training.course import Course
+from rootstock.training.finetune import fine_tune
 from rootstock.training.split_images import SplitImages
 from tests.small_dataset import classifier_from, small_backbone, small_dataset, small_head
 

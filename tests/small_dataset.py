@@ -17,6 +17,7 @@ from rootstock.dataset import tables
 from rootstock.features import extraction, reader
 from rootstock.ingest.ingest import ingest
 from rootstock.training import classifier, finetune, head, logistic
+from rootstock.training.course import save_course
 from rootstock.training.split_images import SplitImages
 
 torch.set_num_threads(1)  # networks this small gain nothing from more, and lose much on a busy machine
@@ -143,5 +144,5 @@ def small_finetuned(base: Path, name: str = "shufflenet_v2_x0_5", size: int = 32
     transform = backbones.load(backbone).transform
     course = finetune.fine_tune(model, transform, train, val, settings, 0, base / "checkpoint", "")
     (base / "checkpoint").unlink()
-    finetune.save(model, course, folder)
+    save_course(model, course, folder)
     return folder

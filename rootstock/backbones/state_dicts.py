@@ -103,6 +103,11 @@ def copy_state(network: nn.Module, state: State) -> None:
     network.load_state_dict(_versioned(network, state))
 
 
+def copied(network: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a network's state in the CPU's memory."""
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
+
 def _versioned(network: nn.Module, state: State) -> OrderedDict[str, Tensor]:
     """Mark a state dict as written by the current module versions.
 

@@ -1,9 +1,10 @@
 """The sections of params.yaml on training: the head, and fine-tuning in stages."""
 
 import re
+import reprlib
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from rootstock.config.section import Augment, Section, reject_near_miss
 
@@ -46,9 +47,30 @@ class Stage(Section):
         "longer significantly."
     )
     epochs: Annotated[int, Field(ge=1)] = Field(description="Number of epochs (passes over the training images).")
-    lr: Annotated[float, Field(gt=0, lt=1)] = Field(
-        title="Learning rate", description="Peak learning rate of the one-cycle schedule."
+    lr: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
+        title="Learning rate",
+        description="Peak learning rate of the one-cycle schedule, or auto: found by a range test of 75 steps before "
+        "the stage.",
     )
+
+    @field_validator("lr", mode="wrap")
+    @classmethod
+    def _is_number_or_auto(cls, lr: object, validated: ValidatorFunctionWrapHandler) -> object:
+        """Report one error, not one for a number and one for `auto`."""
+        try:
+            return validated(lr)
+        except ValidationError:
+            raise ValueError(f"is {reprlib.repr(lr)}; expected a number above 0 and below 1, or auto.") from None
+
+    @field_validator("unfreeze", mode="wrap")
+    @classmethod
+    def _is_name_or_names(cls, unfreeze: object, validated: ValidatorFunctionWrapHandler) -> object:
+        """Report one error, not one for a name and one for a list."""
+        try:
+            return validated(unfreeze)
+        except ValidationError:
+            said = f"is {reprlib.repr(unfreeze)}; expected {', '.join(UNFREEZE_CHOICES)}, {AUTO_UNFREEZE}, a layer name"
+            raise ValueError(f"{said}, or a list of blocks.") from None
 
     @field_validator("unfreeze")
     @classmethod

@@ -40,6 +40,8 @@ from rootstock.model.novelty import Novelty
 from rootstock.system import escape
 from rootstock.system.files import replacing, write
 from rootstock.training import averaging, calibration, epochs, head_layer
+from rootstock.training.checkpoints import Epoch
+from rootstock.training.course import as_table
 
 log = logging.getLogger(__name__)
 FEW_IMAGES, FEW_OF_CLASS = 100, 30  # in a split, and of a class among the test images, for figures to be worth much
@@ -224,7 +226,7 @@ def _write_report(
     suspects = pd.DataFrame(columns=label_issues.COLUMNS) if found.label_issues is None else found.label_issues
     write(report_dir / "label_issues.csv", escape.as_csv(suspects))
     trained: dict[str, Any] = {
-        "history": epochs.as_table(pair.course.history),
+        "history": as_table(pair.course.history, Epoch),
         "l2_path": [entry for entry in pair.head.path if "l2" in entry],
     }
     dvc_plots.write(

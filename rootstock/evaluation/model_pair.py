@@ -22,8 +22,9 @@ from rootstock.model.model import Model
 from rootstock.model.novelty import Novelty
 from rootstock.model.scoring import Scores
 from rootstock.system.errors import SourceError
-from rootstock.training import classifier, finetune, head
+from rootstock.training import classifier, head
 from rootstock.training.classifier import Classifier
+from rootstock.training.course import load_course
 from rootstock.training.head import Head
 
 Logits = NDArray[np.float32]
@@ -73,7 +74,7 @@ class ModelPair:
         self.folders = feature_keys.find(self.backbone.description, params.extract, inputs.features)
         engine = feature_keys.engine_in_use(self.backbone.description, params.extract, inputs.features)
         self.spec = feature_keys.spec_of(self.backbone.description, params.extract, engine)
-        self.course = finetune.load_course(inputs.finetuned)
+        self.course = load_course(inputs.finetuned)
         self.finetuned = self._load_finetuned() if self.course.history else None
 
     def _load_finetuned(self) -> Model:

@@ -8,15 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from rootstock.evaluation.plots import DARK, LIGHT, Theme, legend, new_figure, png, short
+from rootstock.training import learning_rate
 from rootstock.training.averaging import Average
-from rootstock.training.checkpoints import Epoch
-from rootstock.training.finetune import Course
+from rootstock.training.checkpoints import Epoch, RatePoint
+from rootstock.training.course import Course
 
 MARKERS = "Ds^vP*X"  # of stages
 
 
 def pictures(course: Course, seconds: Sequence[float], head_accuracy: float) -> dict[str, bytes]:
-    """Plot "cost" and "averages", where there is something to show, each also with the suffix "_dark".
+    """Plot "cost", "rates" and "averages", where there is something to show, each also with the suffix "_dark".
 
     Args:
         course: of fine-tuning.
@@ -27,6 +28,8 @@ def pictures(course: Course, seconds: Sequence[float], head_accuracy: float) -> 
     for suffix, theme in (("", LIGHT), ("_dark", DARK)):
         if course.history and len(seconds) == len(course.history):
             drawn["cost" + suffix] = draw_cost(course.history, seconds, head_accuracy, theme)
+        if course.rates:
+            drawn["rates" + suffix] = draw_rates(course.rates, theme)
         if any(one.kind == "interpolation" for one in course.averages):
             drawn["averages" + suffix] = draw_averages(course.averages, theme)
     return drawn
@@ -46,6 +49,22 @@ def draw_cost(history: Sequence[Epoch], seconds: Sequence[float], head_accuracy:
         axes.plot(ends[first:last], found, f"-{MARKERS[number % len(MARKERS)]}", label=name, **style)
     axes.set_xlabel("seconds of fine-tuning")
     _as_percent(axes)
+    legend(axes, theme, above=True)
+    return png(figure)
+
+
+def draw_rates(points: Sequence[RatePoint], theme: Theme = LIGHT) -> bytes:
+    """Plot the training loss of range tests against the learning rate, and the rate chosen for each stage."""
+    figure, [[axes]] = new_figure(theme, 7.6, 3.2)
+    for number, stage in enumerate(dict.fromkeys(point.stage for point in points)):
+        own = [point for point in points if point.stage == stage]
+        style = {"color": theme.finetuned, "alpha": 1 / (1 + 0.5 * number)}
+        rate = learning_rate.chosen(own)
+        axes.plot([point.lr for point in own], [point.loss for point in own], label=f"stage {stage + 1}", **style)
+        axes.axvline(rate, linestyle=":", label=f"chosen: {rate:.2g}", **style)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss")
     legend(axes, theme, above=True)
     return png(figure)
 

@@ -7,16 +7,13 @@ fine-tuning of zero-shot models).
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from rootstock.backbones import state_dicts
-from rootstock.system.files import reading
 from rootstock.training.checkpoints import TrainingState
 from rootstock.training.epoch import Run, validate
 
@@ -122,16 +119,3 @@ def describe(averages: Sequence[Average]) -> str:
         f"{chosen.val_accuracy:.1%}, log loss {chosen.val_loss:.3f} (the best epoch: {best.val_accuracy:.1%}, "
         f"{best.val_loss:.3f})."
     )
-
-
-def write(tried: Sequence[Average], path: Path) -> None:
-    """Write one row per average; without any, an empty table with all columns."""
-    pd.DataFrame(tried, columns=[column.name for column in fields(Average)]).to_parquet(path, index=False)
-
-
-def read(path: Path) -> list[Average]:
-    """Read what `write` wrote; earlier versions wrote no such file."""
-    if not path.exists():
-        return []
-    with reading(path):
-        return [Average(*row) for row in pd.read_parquet(path).itertuples(index=False)]

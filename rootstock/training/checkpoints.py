@@ -28,6 +28,15 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class RatePoint:
+    """A step of a learning-rate range test: one row of learning_rates.parquet. The loss is the smoothed one."""
+
+    stage: int
+    lr: float
+    loss: float
+
+
+@dataclass(frozen=True)
 class Within:
     """What has been done of an epoch: steps, sum of losses, images, and the states of random generators after it."""
 
@@ -52,6 +61,7 @@ class TrainingState:
     ended: list[int] = field(default_factory=list)  # entries of params.yaml with `auto` whose next depth is not tried
     losses: Tensor | None = None  # of the validation images (n,), after the last depth of an `auto`
     seconds: list[float] = field(default_factory=list)  # of each epoch, with what went before it in its stage
+    rates: list[RatePoint] = field(default_factory=list)  # of the range tests of stages with `lr: auto`
     average: list[Tensor] | None = None  # moving average of the stage's trained weights
     parts: int = 1  # of a mini-batch, where memory is short; not saved: another machine may have more
 
@@ -77,6 +87,7 @@ def save(path: Path, fingerprint: str, state: TrainingState, model: nn.Module) -
         "ended": state.ended,
         "losses": state.losses,
         "seconds": state.seconds,
+        "rates": [asdict(point) for point in state.rates],
         "average": state.average,
     }
     with replacing(path) as temporary:
@@ -107,8 +118,9 @@ def load(path: Path, fingerprint: str, model: nn.Module, device: torch.device) -
             ended, losses = list(content.get("ended", [])), content.get("losses")
             losses = None if losses is None else losses.cpu()
             seconds, average = list(content["seconds"]), content["average"]
+            rates = [RatePoint(**point) for point in content["rates"]]
             state = TrainingState(
-                *place, history, kept, optimiser, scaler, halved, within, ended, losses, seconds, average
+                *place, history, kept, optimiser, scaler, halved, within, ended, losses, seconds, rates, average
             )
     except DamagedError as error:
         state_dicts.copy_state(model, before)

@@ -1,12 +1,7 @@
 """The epochs of fine-tuning as a table: which was the best, what they warn of, and history.parquet."""
 
 from collections.abc import Sequence
-from dataclasses import fields
-from pathlib import Path
 
-import pandas as pd
-
-from rootstock.system.files import reading
 from rootstock.training.checkpoints import Epoch
 
 MIN_EPOCHS_TO_JUDGE = 3  # with fewer, no warning about the first or last epoch
@@ -46,19 +41,3 @@ def warnings(history: Sequence[Epoch]) -> list[str]:
     if best is last and before.stage == last.stage and last.val_loss < (1 - STILL_FALLING) * before.val_loss:
         return ["Validation loss was still falling when fine-tuning ended: try more epochs."]
     return []
-
-
-def write_history(history: list[Epoch], path: Path) -> None:
-    """Write one row per epoch; without epochs, an empty table with all columns."""
-    as_table(history).to_parquet(path, index=False)
-
-
-def read_history(path: Path) -> list[Epoch]:
-    """Read what `write_history` wrote."""
-    with reading(path):
-        return [Epoch(*row) for row in pd.read_parquet(path).itertuples(index=False)]
-
-
-def as_table(history: list[Epoch]) -> pd.DataFrame:
-    """Return one row per epoch; without epochs, an empty table with all columns."""
-    return pd.DataFrame(history, columns=[column.name for column in fields(Epoch)])

@@ -75,17 +75,26 @@ def _unknown(name: str, known: Sequence[str], allowed: str, key: str) -> ParamsE
     return ParamsError(f"params.yaml: {key} is {name!r}; expected {allowed}.{hint}")
 
 
-def optimiser_of(model: Classifier, stage: params.Stage, settings: params.Finetune) -> torch.optim.AdamW:
-    """Unfreeze a stage's layers and return its AdamW: layer-wise rate decay, no weight decay on biases and norms."""
+def unfreeze(model: Classifier, stage: params.Stage) -> None:
+    """Let the parameters of a stage's layers, and of the head, require gradients, and no others."""
     model.requires_grad_(False)
     model.head.requires_grad_(True)
     layers = [parameters for _, parameters in parameters_by_block(model.backbone)]
-    groups = _groups(list(model.head.parameters()), stage.lr, settings)
-    decay: float = settings.layer_decay or default_layer_decay(model.backbone)
-    for index in reversed(unfrozen_blocks(model.backbone, stage.unfreeze)):
+    for index in unfrozen_blocks(model.backbone, stage.unfreeze):
         for parameter in layers[index]:
             parameter.requires_grad_(True)
-        groups += _groups(layers[index], stage.lr * decay ** (len(layers) - index), settings)
+
+
+def optimiser_of(model: Classifier, stage: params.Stage, settings: params.Finetune) -> torch.optim.AdamW:
+    """Unfreeze a stage's layers and return its AdamW: layer-wise rate decay, no weight decay on biases and norms."""
+    lr = stage.lr
+    assert not isinstance(lr, str)  # `auto` has been found by now
+    unfreeze(model, stage)
+    layers = [parameters for _, parameters in parameters_by_block(model.backbone)]
+    groups = _groups(list(model.head.parameters()), lr, settings)
+    decay: float = settings.layer_decay or default_layer_decay(model.backbone)
+    for index in reversed(unfrozen_blocks(model.backbone, stage.unfreeze)):
+        groups += _groups(layers[index], lr * decay ** (len(layers) - index), settings)
     on_gpu = model.head.weight.is_cuda
     for group in groups if on_gpu else []:  # read by the GPU in each step, so that a CUDA graph may hold it
         group["lr"] = torch.tensor(group["lr"], device=model.head.weight.device)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rootstock.config.params import Finetune, Params
-from rootstock.training import finetune
+from rootstock.training.course import AVERAGES, DESCRIPTION, HISTORY, RATES, Course, load_course
 from tasks.bridge import handoff
 from tasks.bridge.workspace import FINETUNED
 from tasks.fine_tune import fine_tune
@@ -17,8 +17,8 @@ NOTHING = Params(finetune=Finetune(stages=(), where="fine-tune/gpu"))
 def test_fine_tuning_without_stages_reads_nothing_and_writes_no_weights(tmp_path):
     with chdir(tmp_path):
         summary = fine_tune(NOTHING)
-        assert {path.name for path in FINETUNED.iterdir()} == {"history.parquet", "averages.parquet", "finetuned.json"}
-        assert finetune.load_course(FINETUNED) == finetune.Course()
+        assert {path.name for path in FINETUNED.iterdir()} == {HISTORY, AVERAGES, RATES, DESCRIPTION}
+        assert load_course(FINETUNED) == Course()
     assert summary.note == "no stages: the backbone stays frozen"
     assert not (tmp_path / ".rootstock" / "finetune.pt").exists()
 

@@ -136,8 +136,18 @@ def test_an_omitted_key_has_its_default(file):
             "ingest.sources[0].domain is missing; expected: Where the images come from, e.g. handwritten.",
         ),
         (
+            "finetune: {stages: [{unfreeze: all, epochs: 1, lr: fast}]}",
+            "finetune.stages[0].lr is 'fast'; expected a number above 0 and below 1, or auto.",
+        ),
+        (
+            "finetune: {stages: [{unfreeze: [], epochs: 1, lr: auto}]}",
+            "finetune.stages[0].unfreeze is []; expected head, last_block, last_2_blocks, last_3_blocks, last_half, "
+            "all, first_block, auto, a layer name, or a list of blocks.",
+        ),
+        (
             "finetune: {stages: [{unfreeze: all, epochs: 1}]}",
-            "finetune.stages[0].lr is missing; expected: Peak learning rate of the one-cycle schedule.",
+            "finetune.stages[0].lr is missing; expected: Peak learning rate of the one-cycle schedule, or auto: "
+            "found by a range test of 75 steps before the stage.",
         ),
     ],
 )
@@ -156,7 +166,7 @@ def test_a_misspelt_depth_is_refused_before_a_network_is_built(file, written, me
 def test_all_errors_of_a_file_are_reported_at_once(file):
     assert error_of(file, "finetune: {stages: [{unfreeze: all, epochs: 0, lr: 2}]}\nsed: 1").splitlines() == [
         "params.yaml: finetune.stages[0].epochs is 0; expected at least 1.",
-        "params.yaml: finetune.stages[0].lr is 2; expected less than 1.",
+        "params.yaml: finetune.stages[0].lr is 2; expected a number above 0 and below 1, or auto.",
         f"params.yaml: unknown key sed; expected one of {SECTIONS}. Did you mean seed?",
     ]
 

@@ -10,7 +10,8 @@ import pytest
 from rootstock.config.params import Evaluate, Params
 from rootstock.evaluation import challenge, evaluate
 from rootstock.evaluation.evaluate import Inputs
-from rootstock.training import finetune, head
+from rootstock.training import head
+from rootstock.training.course import Course, save_course
 from tests.small_dataset import small_backbone, small_dataset, small_features, small_finetuned, small_head
 
 
@@ -20,7 +21,7 @@ def evaluated(request, base, tmp_path_factory):
     small, folder = small_dataset(base), tmp_path_factory.mktemp("challenge")
     fitted = head.load(small_head(base))
     if request.param == "head":
-        finetune.save(None, finetune.Course(), folder / "finetuned")
+        save_course(None, Course(), folder / "finetuned")
     else:  # with another head, that loses
         shutil.copytree(small_finetuned(base), folder / "finetuned")
         fitted = dataclasses.replace(fitted, weight=0 * fitted.weight)

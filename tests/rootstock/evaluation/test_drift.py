@@ -14,7 +14,7 @@ from rootstock.evaluation import drift, evaluate
 from rootstock.evaluation.evaluate import Inputs
 from rootstock.evaluation.two_sample import interval, tell_apart
 from rootstock.ingest import inbox
-from rootstock.training import finetune
+from rootstock.training.course import Course, save_course
 from tests.small_dataset import (
     CLASSES,
     picture,
@@ -31,7 +31,7 @@ PARAMS = Params(evaluate=Evaluate(label_issues=0, learning_curve=False), retrain
 def champion(base, tmp_path_factory):
     """The folder of a head."""
     small, folder = small_dataset(base), tmp_path_factory.mktemp("champion")
-    finetune.save(None, finetune.Course(), folder / "finetuned")
+    save_course(None, Course(), folder / "finetuned")
     folders = (small_backbone(base), small_features(base).parent, small_head(base), folder / "finetuned")
     evaluate.evaluate(Inputs(small.images, small.dataset, *folders), PARAMS, folder / "m", folder / "r", list)
     return folder / "m"

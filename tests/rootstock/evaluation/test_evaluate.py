@@ -18,7 +18,8 @@ from rootstock.evaluation import evaluate, measured_models, mistakes, model_pair
 from rootstock.evaluation.model_selection import MODELS, choose
 from rootstock.features import feature_extractor, reader
 from rootstock.system.errors import SourceError
-from rootstock.training import finetune, head
+from rootstock.training import head
+from rootstock.training.course import Course, save_course
 from rootstock.training.head import Head
 from tests.evaluations import PARAMS, run, timings
 from tests.small_dataset import (
@@ -95,7 +96,7 @@ def test_models_measured_on_the_same_test_images_are_counted_and_reported_from_t
     first, again = run(inputs, tmp_path), run(inputs, tmp_path)
     assert (first.found.models, again.found.models) == (1, 1)
     assert "model measured on these" not in (again.report / "report.html").read_text()
-    finetune.save(None, finetune.Course(), tmp_path / "finetuned")
+    save_course(None, Course(), tmp_path / "finetuned")
     weaker = dataclasses.replace(head.load(inputs.head), bias=head.load(inputs.head).bias + np.float32([1, 0, 0]))
     head.save(weaker, tmp_path / "head", {})
     other = run(dataclasses.replace(inputs, head=tmp_path / "head", finetuned=tmp_path / "finetuned"), tmp_path)

@@ -12,7 +12,8 @@ from rootstock.backbones import backbones
 from rootstock.evaluation.mistakes import worst_mistakes
 from rootstock.evaluation.model_pair import Inputs, ModelPair, Scored
 from rootstock.features import extraction, reader
-from rootstock.training import calibration, finetune, head, logistic
+from rootstock.training import calibration, head, logistic
+from rootstock.training.course import Course, save_course
 from tests.evaluations import PARAMS, run
 from tests.small_dataset import (
     CLASSES,
@@ -67,7 +68,7 @@ def test_names_given_by_users_are_escaped_in_the_report_and_unchanged_elsewhere(
     train, val = (reader.Features(tmp_path / "features" / key, small.split(split)) for split in ("train", "val"))
     head.save(logistic.fit_logistic_path(train, val, sorted(odd), (10.0,)), tmp_path / "head", {})
     network = classifier_from(tmp_path / "head", small_backbone(base))
-    finetune.save(network, finetune.Course(), tmp_path / "finetuned")  # and no stage of fine-tuning
+    save_course(network, Course(), tmp_path / "finetuned")  # and no stage of fine-tuning
     folders = (tmp_path / name for name in ("features", "head", "finetuned"))
     done = run(Inputs(small.images, small.dataset, small_backbone(base), *folders), tmp_path)
     page = (done.report / "report.html").read_text()

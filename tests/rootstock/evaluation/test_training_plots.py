@@ -8,8 +8,8 @@ from PIL import Image
 
 from rootstock.evaluation import training_plots
 from rootstock.training.averaging import Average, describe
-from rootstock.training.checkpoints import Epoch
-from rootstock.training.finetune import Course
+from rootstock.training.checkpoints import Epoch, RatePoint
+from rootstock.training.course import Course
 
 HISTORY = [
     Epoch(0, "last_block", 0, 0.9, 0.8, 0.7),
@@ -31,6 +31,11 @@ def test_accuracy_against_seconds_is_drawn_where_the_seconds_are_those_of_the_ep
         assert np.asarray(Image.open(io.BytesIO(drawn)).convert("L")).std() > 5
     assert training_plots.pictures(Course(HISTORY), [2.0, 5.0], 0.6) == {}  # of another run
     assert training_plots.pictures(Course(), [], 0.6) == {}  # nothing was fine-tuned
+
+
+def test_range_tests_of_learning_rates_are_drawn():
+    points = [RatePoint(stage, 10.0**power, 1.0 + power) for stage in (0, 1) for power in (-3, -2)]
+    assert set(training_plots.pictures(Course(HISTORY, rates=points), [], 0.6)) == {"rates", "rates_dark"}
 
 
 def test_a_curve_from_the_linear_probe_to_the_fine_tuned_weights_is_drawn_where_it_was_measured():

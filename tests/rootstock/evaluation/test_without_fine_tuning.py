@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rootstock.system.files import sha256
-from rootstock.training import epochs, finetune
+from rootstock.training.checkpoints import Epoch
+from rootstock.training.course import DESCRIPTION, HISTORY, Course, as_table, load_course, save_course
 from tests.evaluations import Done, run
 from tests.small_dataset import (
     classifier_from,
@@ -21,7 +22,7 @@ from tests.small_dataset import (
 def untuned(inputs, base, tmp_path_factory) -> Done:
     """An evaluation of what `finetune.stages: []` leaves."""
     folder = tmp_path_factory.mktemp("untuned")
-    finetune.save(None, finetune.Course(), folder / "finetuned")
+    save_course(None, Course(), folder / "finetuned")
     return run(dataclasses.replace(inputs, finetuned=folder / "finetuned"), folder)
 
 
@@ -37,16 +38,16 @@ def test_the_model_is_the_head_and_all_texts_say_so(untuned):
 
 
 def test_no_image_is_decoded_or_goes_through_a_network(inputs, work, tmp_path):
-    finetune.save(None, finetune.Course(), tmp_path / "finetuned")
+    save_course(None, Course(), tmp_path / "finetuned")
     run(dataclasses.replace(inputs, finetuned=tmp_path / "finetuned"), tmp_path)
     assert work.images == (0, 0)
 
 
 def test_the_output_of_an_earlier_version_is_read(inputs, untuned, base, tmp_path):
     network = classifier_from(small_head(base), small_backbone(base))
-    finetune.save(network, finetune.load_course(inputs.finetuned), tmp_path / "finetuned")
-    epochs.write_history([], tmp_path / "finetuned" / finetune.HISTORY)  # and the weights of the head
-    described = json.loads((tmp_path / "finetuned" / finetune.DESCRIPTION).read_text())
-    described["digests"][finetune.HISTORY] = sha256(tmp_path / "finetuned" / finetune.HISTORY)
-    (tmp_path / "finetuned" / finetune.DESCRIPTION).write_text(json.dumps(described))
+    save_course(network, load_course(inputs.finetuned), tmp_path / "finetuned")
+    as_table([], Epoch).to_parquet(tmp_path / "finetuned" / HISTORY, index=False)  # and the weights of the head
+    described = json.loads((tmp_path / "finetuned" / DESCRIPTION).read_text())
+    described["digests"][HISTORY] = sha256(tmp_path / "finetuned" / HISTORY)
+    (tmp_path / "finetuned" / DESCRIPTION).write_text(json.dumps(described))
     assert run(dataclasses.replace(inputs, finetuned=tmp_path / "finetuned"), tmp_path).found == untuned.found

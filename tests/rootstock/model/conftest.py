@@ -9,7 +9,8 @@ import torch
 from rootstock.config.params import Evaluate, Params
 from rootstock.evaluation import evaluate
 from rootstock.evaluation.evaluate import Inputs
-from rootstock.training import finetune, head
+from rootstock.training import head
+from rootstock.training.course import load_course, save_course
 from rootstock.training.head import Head
 from tests.small_dataset import (
     CLASSES,
@@ -32,7 +33,7 @@ def inputs_where(winner: str, base: Path, folder: Path) -> Inputs:
     if winner == "head":
         useless = classifier_from(small_head(base), small_backbone(base))
         torch.nn.init.zeros_(useless.head.weight)
-        finetune.save(useless, finetune.load_course(inputs.finetuned), folder / "finetuned")
+        save_course(useless, load_course(inputs.finetuned), folder / "finetuned")
         return dataclasses.replace(inputs, finetuned=folder / "finetuned")
     fitted = head.load(inputs.head)
     head.save(Head(0 * fitted.weight, fitted.bias, CLASSES, 1.0, fitted.path), folder / "head", {})

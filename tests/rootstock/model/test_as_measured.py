@@ -33,6 +33,7 @@ from rootstock.features.reader import Features
 from rootstock.ingest.ingest import ingest
 from rootstock.system.errors import DamagedError, ParamsError
 from rootstock.training import classifier, finetune, head, heads
+from rootstock.training.course import save_course
 from rootstock.training.split_images import SplitImages
 from tests.slow import slow
 from tests.small_dataset import CLASSES, Small, classifier_from, ingested, picture, small_backbone, small_head
@@ -91,7 +92,7 @@ def evaluated(photos, tmp_path_factory) -> Callable[..., Path]:
         course = finetune.fine_tune(
             network, backbone.transform, *parts, params.finetune, 0, folder / "checkpoint", ""
         )  # fmt: skip
-        finetune.save(network, course, folder / "finetuned")
+        save_course(network, course, folder / "finetuned")
         if stages:  # let the fine-tuned network win
             head.save(dataclasses.replace(linear, weight=0 * linear.weight), folder / "head", {})
         folders = (small_backbone(base), *(folder / name for name in ("features", "head", "finetuned")))

@@ -1,5 +1,6 @@
 """Averages of weights: over training steps, over the best epochs, and between the linear probe and the fine-tuned."""
 
+import json
 import logging
 
 import numpy as np
@@ -14,6 +15,7 @@ from rootstock.training import averaging, epoch, epochs, finetune
 from rootstock.training.averaging import choose_average
 from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.classifier import Classifier
+from rootstock.training.course import AVERAGES, DESCRIPTION, load_course, save_course
 from rootstock.training.epoch import Run
 from rootstock.training.moving_average import MovingAverage
 from rootstock.training.split_images import Batches, SplitImages
@@ -119,10 +121,13 @@ def test_weights_are_not_averaged_where_batch_norm_was_trained(base, tmp_path, c
 
 def test_averages_are_read_back_and_an_earlier_version_had_none(base, tmp_path):
     course = tuned(model := start(base), base, averaged(2, soup=2, interpolation=1), tmp_path / "checkpoint")
-    finetune.save(model, course, tmp_path / "finetuned")
-    assert finetune.load_course(tmp_path / "finetuned") == course
-    (tmp_path / "finetuned" / finetune.AVERAGES).unlink()
-    assert averaging.read(tmp_path / "finetuned" / finetune.AVERAGES) == []
+    save_course(model, course, tmp_path / "finetuned")
+    assert load_course(tmp_path / "finetuned") == course
+    (tmp_path / "finetuned" / AVERAGES).unlink()
+    described = json.loads((tmp_path / "finetuned" / DESCRIPTION).read_text())
+    del described["digests"][AVERAGES]
+    (tmp_path / "finetuned" / DESCRIPTION).write_text(json.dumps(described))
+    assert load_course(tmp_path / "finetuned").averages == []
 
 
 # Over training steps

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from rootstock.system import progress
-from rootstock.training import classifier, epochs
+from rootstock.training import classifier
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
+from rootstock.training.course import as_table
 from tests.fine_tuning import MNASNET, SHUFFLENET, SQUEEZENET, TRAIN, changed, copied, stages, start, tune
 
 
@@ -43,7 +44,7 @@ TWO_STAGES = stages(("last_block", 2), ("all", 2), augment="crop_flip", batch_si
 def result(model: Classifier, history: list[Epoch], folder: Path) -> tuple[bytes, bytes]:
     """Return the bytes of the stage's output."""
     classifier.save(model, folder / "model.safetensors")
-    epochs.write_history(history, folder / "history.parquet")
+    as_table(history, Epoch).to_parquet(folder / "history.parquet", index=False)
     return (folder / "model.safetensors").read_bytes(), (folder / "history.parquet").read_bytes()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rootstock.config.params import Stage
 from rootstock.system.errors import ParamsError
-from rootstock.training import epochs, finetune
+from rootstock.training import epochs, finetune, stages as stage_module
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.divergence import ExplodedError, check_loss, highest_loss
 from rootstock.training.step import TrainingStep
@@ -36,7 +36,7 @@ def exploding(monkeypatch):
                     return torch.tensor(loss, dtype=torch.float64)
             return super().__call__(batch, target, images)
 
-    monkeypatch.setattr(finetune, "TrainingStep", Exploding)
+    monkeypatch.setattr(stage_module, "TrainingStep", Exploding)
     return explosions
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from rootstock.training import epochs
 from rootstock.training.checkpoints import Epoch
+from rootstock.training.course import as_table
 from tests.fine_tuning import stages, start, tune
 
 
@@ -19,7 +20,7 @@ def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss_then_the_l
 
 def test_the_history_has_one_row_per_epoch(base, tmp_path):
     history = tune(start(base), base, stages(("head", 1), ("all", 2)), tmp_path / "checkpoint")
-    epochs.write_history(history, tmp_path / "history.parquet")
+    as_table(history, Epoch).to_parquet(tmp_path / "history.parquet", index=False)
     frame = pd.read_parquet(tmp_path / "history.parquet")
     assert list(zip(frame["stage"], frame["unfrozen"], frame["epoch"], strict=True)) == [
         (0, "head", 0), (1, "all", 0), (1, "all", 1),

@@ -14,6 +14,8 @@ from rootstock.config.params import Finetune
 from rootstock.dataset import shards
 from rootstock.images import loader
 from rootstock.training import classifier, epoch, epochs
+from rootstock.training.checkpoints import Epoch
+from rootstock.training.course import as_table
 from rootstock.training.epoch import one_cycle
 from rootstock.training.split_images import Batches, SplitImages
 from tests.fine_tuning import TRAIN, changed, copied, stages, start, tune
@@ -111,7 +113,7 @@ def test_fine_tuning_without_stages_changes_nothing_and_has_an_empty_history(bas
     before = copied(model)
     assert tune(model, base, Finetune(stages=()), tmp_path / "checkpoint") == []
     assert not changed(before, model) and not (tmp_path / "checkpoint").exists()
-    epochs.write_history([], tmp_path / "history.parquet")
+    as_table([], Epoch).to_parquet(tmp_path / "history.parquet", index=False)
     frame = pd.read_parquet(tmp_path / "history.parquet")
     assert list(frame) == ["stage", "unfrozen", "epoch", "train_loss", "val_loss", "val_accuracy"] and frame.empty
 

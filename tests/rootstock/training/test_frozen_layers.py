@@ -10,7 +10,7 @@ import torch
 from rootstock.backbones import backbones
 from rootstock.config.architectures import Transform
 from rootstock.images import pixel_store
-from rootstock.training import division, finetune, frozen_layers
+from rootstock.training import division, finetune, frozen_layers, stages as stage_module
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
 from rootstock.training.frozen_layers import Cache
@@ -85,7 +85,7 @@ def test_frozen_weights_and_statistics_stay_as_they_were(base, tmp_path):
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(base, tmp_path, monkeypatch):
     settings = stages(("last_block", 4))
     whole, _ = tune(base, tmp_path / "whole", settings)
-    validate, calls = finetune.validate, []
+    validate, calls = stage_module.validate, []
 
     def stop(*given):
         calls.append(None)
@@ -94,7 +94,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(base, 
         return validate(*given)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(finetune, "validate", stop)
+        patch.setattr(stage_module, "validate", stop)
         tune(base, tmp_path / "parts", settings)
     parts, _ = tune(base, tmp_path / "parts", settings)
     assert all(torch.equal(value, parts.state_dict()[name]) for name, value in whole.state_dict().items())

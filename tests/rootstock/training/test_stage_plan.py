@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rootstock.config.params import Stage
-from rootstock.training import finetune, stage_plan
+from rootstock.training import stage_plan, stages as stage_module
 from rootstock.training.stage_plan import DEPTHS, Gain
 from tests.fine_tuning import TRAIN, stages, start, tune
 from tests.rootstock.training.test_checkpoints import StoppedError, stopping_after
@@ -65,18 +65,18 @@ def test_the_next_depth_is_trained_only_after_a_significant_gain(base, tmp_path,
 def test_each_depth_goes_on_from_the_best_weights_so_far(base, tmp_path, monkeypatch, gains):
     gains.append(True)
     begun = []
-    train = finetune._train_stage
+    train = stage_module.train
     monkeypatch.setattr(
-        finetune, "_train_stage", lambda run, state, index: (begun.append((run, state.best)), train(run, state, index))
+        stage_module, "train", lambda run, state, index: (begun.append((run, state.best)), train(run, state, index))
     )
     seen = []
-    optimiser_of = finetune.optimiser_of
+    optimiser_of = stage_module.optimiser_of
 
     def looked_at(model, *others):
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return optimiser_of(model, *others)
 
-    monkeypatch.setattr(finetune, "optimiser_of", looked_at)
+    monkeypatch.setattr(stage_module, "optimiser_of", looked_at)
     tune(start(base), base, stages(("auto", 2), lr=0.02), tmp_path / "checkpoint")
     for weights, (_, best) in zip(seen[1:], begun[1:], strict=True):
         assert all(torch.equal(value, weights[name]) for name, value in best.items())
