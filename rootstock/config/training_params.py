@@ -49,7 +49,7 @@ class Stage(Section):
     epochs: Annotated[int, Field(ge=1)] = Field(description="Number of epochs (passes over the training images).")
     lr: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
         title="Learning rate",
-        description="Peak learning rate of the one-cycle schedule, or auto: found by a range test of 75 steps before "
+        description="Peak learning rate of the one-cycle schedule, or auto: found by a range test of 60 steps before "
         "the stage.",
     )
 

@@ -84,7 +84,7 @@ def _train_epochs(run: Run, state: TrainingState, index: int) -> None:
     )
     with layers as part:
         stage = stage.model_copy(update={"lr": _learning_rate(run, state, index, part)})
-        step = _step(run, state, part, stage)
+        step = _step(run, run.settings, state, part, stage)
         if (first or state.within) and state.optimiser:
             step.resume(state)
         for epoch in range(first, stage.epochs):
@@ -113,15 +113,20 @@ def _learning_rate(run: Run, state: TrainingState, index: int, part: Trained) ->
     rate = run.settings.stages[index].lr
     if isinstance(rate, str):
         if not any(point.stage == index for point in state.rates):
-            step = _step(run, state, part, run.settings.stages[index].model_copy(update={"lr": 1.0}))
+            stage = run.settings.stages[index].model_copy(update={"lr": 1.0})
+            # mixed labels would be noise
+            unmixed = run.settings.model_copy(update={"regularization": params.Regularization()})
+            step = _step(run, unmixed, state, part, stage)
             state.rates += learning_rate.find(run, index, part, step)
         rate = learning_rate.chosen([point for point in state.rates if point.stage == index])
     return rate / 2 if state.halved == index else rate
 
 
-def _step(run: Run, state: TrainingState, part: Trained, stage: params.Stage) -> TrainingStep:
-    optimiser = optimiser_of(run.model, stage, run.settings)
-    return TrainingStep(part.model, optimiser, run.settings, state.parts, run.batches.ranks, run.class_weights)
+def _step(
+    run: Run, settings: params.Finetune, state: TrainingState, part: Trained, stage: params.Stage
+) -> TrainingStep:
+    optimiser = optimiser_of(run.model, stage, settings)
+    return TrainingStep(part.model, optimiser, settings, state.parts, run.batches.ranks, run.class_weights)
 
 
 def _keep_best(state: TrainingState, model: Classifier, soup: int) -> None:

@@ -29,16 +29,20 @@ def check_stages(network: nn.Module, settings: params.Finetune) -> None:
             unfrozen_blocks(network, one.unfreeze, f"finetune.stages[{index}].unfreeze")
 
 
-def unfrozen_blocks(network: nn.Module, unfreeze: str | Sequence[str], key: str = "unfreeze") -> range | list[int]:
+def unfrozen_blocks(network: nn.Module, unfreeze: str | Sequence[str], key: str = "unfreeze") -> Sequence[int]:
     """Return the indices of the blocks that `unfreeze` trains, in order; none if only the head is trained."""
-    if not isinstance(unfreeze, str):
-        return sorted({_block(network, name, key) for name in unfreeze})
     count = len(parameters_by_block(network))
+    ends = {FIRST_BLOCK: [0], "last_block": [count - 1]}
+    if not isinstance(unfreeze, str):
+        allowed = f"{', '.join(ends)}, or a layer"
+        found = [ends.get(name) or _blocks_with(network, name, [*ends], allowed, key) for name in unfreeze]
+        return sorted({index for indices in found for index in indices})
     if unfreeze == FIRST_BLOCK:
-        return range(1)
+        return ends[unfreeze]
     if unfreeze in _first_of(count):
         return range(max(0, _first_of(count)[unfreeze]), count)
-    return range(_block_with(network, unfreeze, key), count)
+    allowed = f"{', '.join(params.UNFREEZE_CHOICES)}, {params.AUTO_UNFREEZE}, or a layer"
+    return range(_blocks_with(network, unfreeze, params.UNFREEZE_CHOICES, allowed, key)[0], count)
 
 
 def _first_of(count: int) -> dict[str, int]:
@@ -47,32 +51,22 @@ def _first_of(count: int) -> dict[str, int]:
     return {name: count - blocks for name, blocks in last.items()}
 
 
-def _block(network: nn.Module, name: str, key: str) -> int:
-    """Return the index of a block that a list names."""
-    names = [block for block, _ in parameters_by_block(network)]
-    ends = {FIRST_BLOCK: 0, "last_block": len(names) - 1}
-    if name not in (*ends, *names):
-        raise _unknown(name, [*ends, *names], f"{', '.join(ends)}, or a block: {', '.join(names)}", key)
-    return ends[name] if name in ends else names.index(name)
+def _blocks_with(network: nn.Module, layer: str, choices: Sequence[str], allowed: str, key: str) -> list[int]:
+    """Return the indices of the blocks with parameters of a layer: a block, a part of one, or several together.
 
-
-def _block_with(network: nn.Module, layer: str, key: str) -> int:
-    """Return the index of the block with a layer, or of the first one in it."""
+    Raises:
+        ParamsError: there are none, with what is allowed and the nearest of the choices and layers.
+    """
     listed = parameters_by_block(network)
     layers = dict(uncut(network).named_modules())
     inside = {id(parameter) for parameter in layers[layer].parameters()} if layer in layers else set()
-    for index, (_, parameters) in enumerate(listed):
-        if any(id(parameter) in inside for parameter in parameters):
-            return index
+    found = [index for index, (_, own) in enumerate(listed) if any(id(parameter) in inside for parameter in own)]
+    if found:
+        return found
     names = [name for name, _ in listed]
-    allowed = f"{', '.join(params.UNFREEZE_CHOICES)}, {params.AUTO_UNFREEZE}, or a layer: {', '.join(names)}"
-    raise _unknown(layer, [*params.UNFREEZE_CHOICES, *names, *layers], allowed, key)
-
-
-def _unknown(name: str, known: Sequence[str], allowed: str, key: str) -> ParamsError:
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(layer, [*choices, *names, *layers], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return ParamsError(f"params.yaml: {key} is {name!r}; expected {allowed}.{hint}")
+    raise ParamsError(f"params.yaml: {key} is {layer!r}; expected {allowed}: {', '.join(names)}.{hint}")
 
 
 def unfreeze(model: Classifier, stage: params.Stage) -> None:

@@ -147,7 +147,7 @@ def test_an_omitted_key_has_its_default(file):
         (
             "finetune: {stages: [{unfreeze: all, epochs: 1}]}",
             "finetune.stages[0].lr is missing; expected: Peak learning rate of the one-cycle schedule, or auto: "
-            "found by a range test of 75 steps before the stage.",
+            "found by a range test of 60 steps before the stage.",
         ),
     ],
 )

@@ -18,17 +18,17 @@ def automatic(*given: tuple[str, int], **others):
     )
 
 
-def test_a_tenth_of_the_rate_with_the_lowest_loss_is_chosen():
+def test_the_rate_with_the_lowest_loss_is_chosen():
     points = [RatePoint(0, rate, loss) for rate, loss in ((1e-4, 1.0), (1e-3, 0.8), (1e-2, 0.5), (1e-1, np.nan))]
-    assert learning_rate.chosen(points) == pytest.approx(1e-3)
+    assert learning_rate.chosen(points) == pytest.approx(1e-2)
     assert learning_rate.chosen([RatePoint(0, 1e-6, np.nan)]) == learning_rate.LOWEST
 
 
 def test_a_stage_is_trained_with_the_rate_that_was_found(base, tmp_path):
     course = tuned(found := start(base), base, automatic(("last_block", 1)), tmp_path / "found")
     rates = [point.lr for point in course.rates]
-    assert rates[0] == pytest.approx(1e-6) and max(rates) <= 0.1 and (np.diff(rates) > 0).all()
-    assert rates[1] / rates[0] == pytest.approx(1e5 ** (1 / 74))
+    assert rates[0] == pytest.approx(1e-5) and max(rates) <= 0.1 and (np.diff(rates) > 0).all()
+    assert rates[1] / rates[0] == pytest.approx(1e4 ** (1 / 59))
     lr = learning_rate.chosen(course.rates)
     again = tuned(given := start(base), base, stages(("last_block", 1), lr=lr), tmp_path / "given")
     assert again.history == course.history and again.rates == []

@@ -64,6 +64,7 @@ def test_training_begins_at_the_named_block_or_at_the_one_that_contains_the_name
         ("first_block", ["conv1.0"]),
         (("stage4.1", "stage2.0"), ["stage2.0", "stage4.1"]),
         (("first_block", "last_block", "first_block"), ["conv1.0", "stage4.3"]),
+        (("stage4", "stage2.0.branch2.0"), ["stage2.0", "stage4.0", "stage4.1", "stage4.2", "stage4.3"]),
     ],
 )
 def test_only_the_first_block_or_the_listed_ones_are_trained(base, unfreeze, expected):
@@ -92,7 +93,7 @@ def test_a_list_that_names_no_block_is_refused_and_the_nearest_is_suggested(base
     with pytest.raises(ParamsError) as error:
         unfrozen_blocks(start(base).backbone, ("stage4.1", "stage5.1"), "finetune.stages[0].unfreeze")
     assert str(error.value).startswith(
-        "params.yaml: finetune.stages[0].unfreeze is 'stage5.1'; expected first_block, last_block, or a block: conv1.0"
+        "params.yaml: finetune.stages[0].unfreeze is 'stage5.1'; expected first_block, last_block, or a layer: conv1.0"
     )
     assert "Did you mean stage" in str(error.value)
 
