@@ -75,6 +75,7 @@ def test_an_unwritable_prefect_home_is_reported_before_any_work(workspace, tmp_p
     assert str(tmp_path / "file") in said and "PREFECT_HOME" in said
 
 
+@pytest.mark.slow
 def test_a_data_folder_that_is_a_link_is_reported_before_any_work(workspace, tmp_path):
     (workspace.root / "data").rename(tmp_path / "disk")
     (workspace.root / "data").symlink_to(tmp_path / "disk")

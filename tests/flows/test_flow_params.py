@@ -60,6 +60,7 @@ WITH_A_SECRET = (
 )
 
 
+@pytest.mark.slow
 def test_an_address_with_a_secret_is_refused_before_a_run_exists_and_the_server_stores_nothing_of_it(
     deployed, prefect_home
 ):

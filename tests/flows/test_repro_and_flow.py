@@ -137,6 +137,7 @@ def test_a_pulled_clone_without_the_source_runs_only_ingest(after_flow, tmp_path
     assert second.outputs() == after_flow.outputs()
 
 
+@pytest.mark.slow
 def test_values_given_to_the_flow_are_recorded_by_dvc_and_kept_as_an_experiment(after_flow):
     given = (
         "from flows.pipeline import pipeline; from rootstock.config.params import Head; pipeline(head=Head(l2=(7.0,)))"

@@ -133,6 +133,7 @@ def test_a_class_that_differs_only_in_spelling_is_rejected_and_both_names_are_sh
     assert len(list(inbox.rglob("*.png"))) == 18
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_an_inbox_is_refused_and_left_untouched(before, tmp_path):
     home = tmp_path / "somebody"
     for name in ("thesis/chapter.tex", "taxes/2025/return.pdf", "code/app/main.py"):

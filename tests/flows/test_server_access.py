@@ -20,6 +20,8 @@ from flows.ui import deploy
 from tests.serving import until
 from tests.started_ui import Ui, started, workers
 
+pytestmark = pytest.mark.slow  # a server of its own
+
 OPEN = {"/api/health": b"true", "/api/ready": b'{"message":"OK"}'}  # for probes
 SOCKETS = ("events/in", "events/out", "logs/out", "task_runs/subscriptions/scheduled", "work_pools/cpu/workers/connect")
 STRANGERS = (
@@ -172,7 +174,6 @@ def test_whoever_starts_a_run_sets_neither_its_command_nor_its_environment(ui, t
     assert not made.exists()
 
 
-@pytest.mark.slow
 def test_a_work_pool_of_an_earlier_version_is_restricted_and_a_users_own_open_one_is_reported(ui):
     known = ui.workspace.env | ui.api.env
     refused = ui.api.ask("deployments/name/pipeline/cpu")["id"]  # starts nothing with variables that its pool refuses
@@ -206,7 +207,6 @@ def test_no_other_user_of_the_machine_sees_the_secret(ui):
         assert stat.S_IMODE(path.stat().st_mode) == mode, path
 
 
-@pytest.mark.slow
 def test_a_run_started_on_a_terminal_appears_in_the_ui(ui):
     run = ui.api.run_of(ui.workspace.flow)
     assert run.page()["state"]["name"] == "Completed"
@@ -218,7 +218,6 @@ def test_a_run_started_on_a_terminal_appears_in_the_ui(ui):
     assert "pipeline/cpu" in ui.workspace.run("sh", "-c", typed).stdout
 
 
-@pytest.mark.slow
 def test_a_configured_server_takes_precedence_over_the_ui(ui):
     look = "from tasks.bridge import causes\nwith causes.entry_point('look'): print(causes.PREFECT_API_URL.value())"
 
@@ -235,7 +234,6 @@ def test_a_configured_server_takes_precedence_over_the_ui(ui):
         named.unlink()
 
 
-@pytest.mark.slow
 def test_the_workers_and_the_inbox_watcher_have_access(ui):
     until(lambda: workers(ui, "cpu") + workers(ui, "gpu") == ["cpu-here", "gpu-here"], "a worker for each pool")
     photo = ui.workspace.root / "data" / "inbox" / "shed" / "moss" / "1.png"

@@ -161,6 +161,7 @@ def test_git_variables_set_by_a_hook_do_not_lead_to_another_repository(edited, t
     assert git(workspace, "rev-parse", ref_of(workspace))
 
 
+@pytest.mark.slow
 def test_dvc_shows_applies_and_removes_kept_experiments(after_flow):
     [name] = experiments(after_flow)
     before = after_flow.outputs()

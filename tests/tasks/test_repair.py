@@ -189,7 +189,13 @@ def cut_everything(workspace: Workspace) -> list[Path]:
     return left
 
 
-@pytest.mark.parametrize("command", [("dvc", "repro"), (sys.executable, "-m", "flows.pipeline")], ids=["repro", "flow"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(("dvc", "repro"), id="repro"),
+        pytest.param((sys.executable, "-m", "flows.pipeline"), id="flow", marks=pytest.mark.slow),
+    ],
+)
 def test_the_next_command_repairs_everything_and_has_nothing_else_to_do(after_flow, command):
     before = after_flow.outputs()
     delivered = after_flow.root / "data" / "inbox" / "shed" / "moss" / "mine.tmp"

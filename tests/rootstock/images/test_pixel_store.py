@@ -17,6 +17,7 @@ from rootstock.images import array_store, loader
 from rootstock.images.array_store import ArrayStore
 from rootstock.images.loader import Ref
 from rootstock.images.pixel_store import key_of, opened
+from tests.slow import slow
 from tests.small_dataset import Small
 
 TRANSFORM = Transform(32, 36, "bilinear", (0.5,) * 3, (0.25,) * 3)
@@ -109,7 +110,7 @@ with store_of(small, Path(sys.argv[4])) as store:
 """
 
 
-@pytest.mark.parametrize("power_cut", [False, True])
+@pytest.mark.parametrize("power_cut", [True, *slow(False)])
 def test_a_store_survives_a_killed_process_and_is_rebuilt_after_a_power_cut(small, work, tmp_path, power_cut):
     given = [str(path) for path in (small.source, small.images, small.dataset, tmp_path)]
     assert subprocess.run([sys.executable, "-c", KILLED, *given], check=False).returncode == -9

@@ -78,6 +78,7 @@ def test_more_processes_than_gpus_or_cores_are_refused():
         ranks.check(1000)
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_processes_too(tmp_path):
     """As on several hosts, where each host starts its own."""
     script = tmp_path / "add.py"
