@@ -1,8 +1,8 @@
-"""`lr: auto`: a learning-rate range test (Smith 2017) before a stage; the rate at which the loss was lowest is chosen.
+"""`lr: auto`: a learning-rate range test (Smith 2017) before a stage; a fifth of the rate at which the loss has risen.
 
-Mini-batches are trained on with a rate that rises from step to step, until the loss rises; then the weights are as they
-were before. The minimum lay at the rates found by hand (docs/benchmarks.md). The tenth of it and the steepest descent,
-which fastai suggests, are meant for a head of random weights: here it is a linear probe, and the loss hardly falls.
+Mini-batches are trained on with a rate that rises from step to step, until the loss has risen by a quarter; then the
+weights are as they were before. Where the loss falls fastest, or is lowest, which fastai goes by, says little here: the
+head is a linear probe, so that the loss hardly falls, and mini-batches differ by more than that.
 """
 
 import logging
@@ -22,7 +22,8 @@ from rootstock.training.step import TrainingStep
 log = logging.getLogger(__name__)
 LOWEST, HIGHEST, STEPS = 1e-5, 0.1, 60  # rates: fifteen to each power of ten
 SMOOTHING = 0.9  # of the losses, a moving average over steps
-TOO_HIGH = 2.0  # times the lowest loss: then the test ends
+RISEN = 1.25  # times the lowest loss: then the test ends
+SHARE = 0.2  # of the rate there
 
 
 def find(run: Run, stage: int, part: Trained, step: TrainingStep) -> list[RatePoint]:
@@ -45,7 +46,7 @@ def find(run: Run, stage: int, part: Trained, step: TrainingStep) -> list[RatePo
         loss = run.batches.ranks.sum(step(batch, target, images)).item() / run.batches.ranks.size
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         points.append(RatePoint(stage, float(rate), average / (1 - SMOOTHING**number)))
-        if not np.isfinite(loss) or points[-1].loss > TOO_HIGH * min(point.loss for point in points):
+        if not np.isfinite(loss) or points[-1].loss > RISEN * min(point.loss for point in points):
             break
     with torch.no_grad():
         for parameter, value in zip(step.trained, before, strict=True):
@@ -56,8 +57,7 @@ def find(run: Run, stage: int, part: Trained, step: TrainingStep) -> list[RatePo
 
 def chosen(points: Sequence[RatePoint]) -> float:
     """Return the learning rate that a range test suggests."""
-    finite = [point for point in points if np.isfinite(point.loss)]
-    return min(finite, key=lambda point: point.loss).lr if finite else LOWEST
+    return SHARE * points[-1].lr
 
 
 def _endless(run: Run, stage: int, part: Trained) -> Iterator[tuple[Tensor, Tensor, int]]:

@@ -91,6 +91,7 @@ def test_messages_of_a_stage_appear_once_in_the_logs_of_the_run_and_once_on_the_
     assert any(message.startswith("ingest: nothing new, 45 images") for message in logged)
 
 
+@pytest.mark.slow
 def test_an_error_in_a_stage_fails_the_run_with_the_message_of_the_error(server, workspace):
     workspace.set(ingest={"sources": [{"path": "nowhere", "domain": "garden"}]})
     ended = []

@@ -202,6 +202,7 @@ def test_a_scheduled_retraining_shows_its_decision_and_the_drift_in_the_ui(deplo
     assert before.status() == UP_TO_DATE
 
 
+@pytest.mark.slow
 def test_retrain_and_rollback_are_deployed_and_retrainings_run_one_at_a_time(deployed):
     deployment = deployed.ask("deployments/name/retrain/cpu")
     assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"

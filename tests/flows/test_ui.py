@@ -23,6 +23,9 @@ from tests.started_ui import Ui, started, workers
 SLOW = {"stages": [{"unfreeze": "all", "epochs": 400, "lr": 0.0005}]}
 
 
+pytestmark = pytest.mark.slow  # a UI of its own, with workers
+
+
 @pytest.fixture(scope="module")
 def ui(flow_ran_in, tmp_path_factory) -> Iterator[Ui]:
     """The UI of a workspace in which the flow has run."""
@@ -49,7 +52,7 @@ def test_the_ui_deploys_what_prefect_yaml_names_with_forms_limits_and_workers(ui
         assert found["tags"] == ["rootstock"]
         assert found["enforce_parameter_schema"]
     fields = pipeline["parameter_openapi_schema"]["definitions"]["Finetune"]["properties"]
-    assert fields["augment"]["enum"] == ["none", "crop", "crop_flip"]
+    assert fields["augment"]["enum"] == ["none", "crop", "crop_flip", "randaugment"]
     until(lambda: workers(ui, "cpu") + workers(ui, "gpu") == ["cpu-here", "gpu-here"], "a worker for each pool")
     automations = {found["name"]: found["enabled"] for found in ui.api.ask("automations/filter", {})}
     assert automations == dict.fromkeys(("rootstock-crashed", "rootstock-inbox"), True) | dict.fromkeys(
@@ -82,7 +85,6 @@ def test_starting_the_ui_twice_prints_its_address_and_changes_nothing(ui):
     assert all_that_runs() == running
 
 
-@pytest.mark.slow
 def test_a_run_ends_with_the_verdict_and_names_its_experiment(ui):
     run = ui.api.start(head={"l2": [3.0]})
     state = run.ended()
@@ -124,7 +126,6 @@ def test_an_invalid_value_that_the_form_cannot_detect_fails_the_run_by_name(ui):
     assert "Did you mean last_block?" in run.ended()["message"]
 
 
-@pytest.mark.slow
 def test_a_failed_stage_shows_a_readable_error_and_no_traceback(ui):
     run = ui.api.start(ingest={"sources": [{"path": "nowhere", "domain": "garden"}]})
     state = run.ended()
@@ -137,7 +138,6 @@ def test_a_failed_stage_shows_a_readable_error_and_no_traceback(ui):
     assert not any("Traceback" in line or "NotReady" in line for line in run.logs())
 
 
-@pytest.mark.slow
 def test_a_cancelled_run_stops_within_ten_seconds_and_the_queued_one_resumes_its_training(ui):
     run = ui.api.start(finetune=SLOW)
     until(lambda: run.stages().get("fine_tune") == "Running", "training")
@@ -167,7 +167,6 @@ def process_of(ui: Ui, run: Run) -> psutil.Process:
     return next(one for one in family if one.environ().get("PREFECT__FLOW_RUN_ID") == run.id)
 
 
-@pytest.mark.slow
 def test_a_run_waits_for_one_that_was_started_on_a_terminal(ui):
     hold = "import time\nfrom tasks.bridge import workspace\nwith workspace.writing(): print(flush=True); time.sleep(9)"
     with subprocess.Popen(
@@ -190,7 +189,6 @@ def test_the_form_follows_params_yaml(ui):
     until(lambda: default() == 17, "the new default")
 
 
-@pytest.mark.slow
 def test_ctrl_c_stops_every_process_and_the_run_is_cancelled(ui):
     ui.workspace.run("git", "checkout", "-q", "params.yaml")
     run = ui.api.start(finetune=SLOW)
@@ -204,7 +202,6 @@ def test_ctrl_c_stops_every_process_and_the_run_is_cancelled(ui):
         assert again.api.ask(f"flow_runs/{run.id}")["state"]["name"] == "Cancelled"
 
 
-@pytest.mark.slow  # most of a minute
 def test_a_killed_ui_leaves_no_process_behind_and_can_be_started_again(after_flow):
     with started(after_flow) as killed:
         run = killed.api.start(finetune=SLOW)
@@ -221,7 +218,6 @@ def test_a_killed_ui_leaves_no_process_behind_and_can_be_started_again(after_flo
         assert again.api.start().ended()["name"] == "Completed"
 
 
-@pytest.mark.slow  # twenty seconds
 def test_a_server_that_dies_is_reported_and_no_process_is_left_behind(workspace):
     with started(workspace) as ui:
         family = psutil.Process(ui.process.pid).children(recursive=True)
@@ -232,7 +228,6 @@ def test_a_server_that_dies_is_reported_and_no_process_is_left_behind(workspace)
     until(lambda: not [one for one in family if one.is_running()], "their end", 10)
 
 
-@pytest.mark.slow
 def test_a_database_that_does_not_answer_is_a_readable_error(workspace):
     nobody = f"postgresql+asyncpg://me:my-password@127.0.0.1:{free_port()}/prefect"
     command = [sys.executable, "-m", "flows.ui", "--port", str(free_port())]
@@ -268,7 +263,6 @@ def test_invalid_options_and_settings_are_readable_errors(workspace, options, en
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.slow  # twenty seconds
 def test_a_secret_set_by_the_user_is_required_and_never_printed(workspace):
     secret = "admin:a-secret-of-this-test"
     with started(workspace, PREFECT_SERVER_API_AUTH_STRING=secret) as asking:

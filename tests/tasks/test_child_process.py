@@ -80,6 +80,7 @@ running()
 """
 
 
+@pytest.mark.slow
 def test_the_temporary_server_of_a_run_requires_a_secret_and_ends_with_a_killed_run(prefect_home, tmp_path):
     from tests.flows.test_server_access import ask
 

@@ -103,7 +103,7 @@ def test_a_copy_of_the_file_is_kept_before_it_is_overwritten(workspace):
     assert (workspace.root / ".rootstock" / "params.before.yaml").read_bytes() == before
 
 
-@pytest.mark.parametrize("ending", ["failed", "killed"])
+@pytest.mark.parametrize("ending", ["killed", pytest.param("failed", marks=pytest.mark.slow)])
 def test_values_of_a_run_that_does_not_complete_are_undone(workspace, ending):
     path = workspace.root / "params.yaml"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + "# é\r\n".encode())  # byte for byte
@@ -200,7 +200,13 @@ def test_a_file_without_a_source_is_refused(workspace):
         (("augment:",), "finetune.augment is missing, and DVC records it; its default is 'none'"),
     ],
 )
-@pytest.mark.parametrize("command", [["dvc", "repro"], ["python", "-m", "flows.pipeline"]], ids=["repro", "flow"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(["dvc", "repro"], id="repro"),
+        pytest.param(["python", "-m", "flows.pipeline"], id="flow", marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_without_a_key_that_dvc_records_is_refused_by_name(workspace, lines, error, command):
     path = workspace.root / "params.yaml"
     kept = [line for line in path.read_text().splitlines() if not line.strip().startswith(lines)]

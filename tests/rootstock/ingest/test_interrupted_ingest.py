@@ -20,6 +20,7 @@ from tests.store import CLASSES, Store
 # Killed
 
 
+@pytest.mark.slow
 def test_an_ingest_that_is_killed_repeatedly_ends_in_the_same_bytes_as_an_undisturbed_one(tmp_path):
     photos = put_classes(tmp_path / "photos", {"ants": 150, "bees": 150})
     for number in range(40):  # rejected and duplicate files must not shift anything either

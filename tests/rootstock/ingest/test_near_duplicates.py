@@ -84,7 +84,7 @@ def flipped(n: int, flips: int) -> np.ndarray:
     [
         flipped(100_000, 4),
         pytest.param(flipped(100_000, 10), marks=pytest.mark.slow),
-        np.arange(100_000, dtype=np.uint64),
+        pytest.param(np.arange(100_000, dtype=np.uint64), marks=pytest.mark.slow),
         np.random.default_rng(0).integers(0, 2**52, 100_000, dtype=np.uint64),
     ],
     ids=["four flips", "ten flips", "consecutive", "one band in common"],
