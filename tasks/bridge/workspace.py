@@ -71,7 +71,8 @@ def read_params() -> Params:
     for name, part in (("extract", params.extract), ("finetune", params.finetune)):
         for key, value in part.recipe().items():
             if key not in part.model_fields_set:
-                raise ParamsError(f"{PARAMS}: {name}.{key} is missing, and DVC records it; its default is {value!r}.")
+                default = json.dumps(value)  # as it may be written in the file
+                raise ParamsError(f"{PARAMS}: {name}.{key} is missing, and DVC records it; its default is {default}.")
     return params
 
 

@@ -197,7 +197,11 @@ def test_a_file_without_a_source_is_refused(workspace):
             ("evaluate:", "mistakes:", "label_issues:", "learning_curve:", "repeats:"),
             "evaluate is missing, and DVC records it",
         ),
-        (("augment:",), "finetune.augment is missing, and DVC records it; its default is 'none'"),
+        (("augment:",), 'finetune.augment is missing, and DVC records it; its default is "none"'),
+        (
+            ("averaging:", "interpolation:", "soup:", "ema:"),
+            'averaging is missing, and DVC records it; its default is {"interpolation": 0, "soup": 0, "ema": 0.0}',
+        ),
     ],
 )
 @pytest.mark.parametrize(
