@@ -150,6 +150,11 @@ class Finetune(Section):
         description="Data augmentation: random resized crops (crop), with horizontal flips (crop_flip) if a mirrored "
         "image keeps its class, and with random changes of shape and colour besides (randaugment).",
     )
+    sizes: Annotated[tuple[Annotated[int, Field(ge=8, le=4096)], ...], Field(strict=False)] = Field(
+        default=(),
+        description="Image sizes in pixels of the earlier epochs of each stage, in this order and below the network's "
+        "own, which is that of its last epochs (progressive resizing; empty: all epochs have the network's own).",
+    )
     patience: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="Epochs without better validation accuracy or log loss after which a stage ends (0: never).",

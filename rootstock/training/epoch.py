@@ -17,6 +17,7 @@ from rootstock.training.classifier import Classifier, predict
 from rootstock.training.divergence import check_loss, highest_loss
 from rootstock.training.division import TrainedPart
 from rootstock.training.frozen_layers import Cache
+from rootstock.training.image_sizes import resized, size_in
 from rootstock.training.split_images import NO_CLASS, Batches, mix
 from rootstock.training.step import TrainingStep
 
@@ -63,9 +64,9 @@ def train_epoch(run: Run, step: TrainingStep, batches: Batches, stage: params.St
     total = torch.tensor(before.loss, dtype=torch.float64, device=device)
     seen, saved = before.images, time.monotonic()
     rest = slice(before.steps, None)
-    examples = zip(
-        batches(order, seed, before.steps), batches.targets(order, device)[rest], sizes[rest], strict=True
-    )  # fmt: skip
+    size = size_in(state.epoch, stage.epochs, run.settings.sizes, batches.transform.size)
+    pixels = resized(batches(order, seed, before.steps), size)
+    examples = zip(pixels, batches.targets(order, device)[rest], sizes[rest], strict=True)
     for number, (batch, target, images) in enumerate(examples, start=before.steps + 1):
         step.set_learning_rate(one_cycle((state.epoch * len(sizes) + number - 1) / (stage.epochs * len(sizes))))
         total += step(batch, target, images) * images

@@ -26,6 +26,7 @@ from rootstock.training.batch_norm import folded
 from rootstock.training.classifier import Classifier
 from rootstock.training.course import Course
 from rootstock.training.epoch import Run
+from rootstock.training.image_sizes import check_sizes
 from rootstock.training.ranks import Ranks
 from rootstock.training.split_images import Batches, SplitImages
 from rootstock.training.stochastic_depth import stochastic_depth
@@ -65,6 +66,7 @@ def fine_tune(
         ParamsError: a stage names an unknown layer, training diverged, or there is no GPU for each process.
     """
     check_stages(model.backbone, settings)
+    check_sizes(model, settings.sizes, transform.size)
     if settings.stages and settings.layer_decay is None and (decay := default_layer_decay(model.backbone)) < 1:
         log.info("fine_tune: layer-wise learning-rate decay %g, as is usual for vision transformers", decay)
     if settings.processes > 1 and not ranks.started_by_torchrun():

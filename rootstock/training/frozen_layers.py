@@ -178,6 +178,8 @@ def _check_that_it_pays(
         raise UndividedError("batch norm's statistics are trained")
     if settings.regularization.mixup or settings.regularization.cutmix:
         raise UndividedError("images are mixed anew in every mini-batch")
+    if settings.sizes:
+        raise UndividedError("earlier epochs have smaller images")
     if batches.ranks.size > 1:
         raise UndividedError("several processes share the images")
     if settings.augment != "none" and not views:
