@@ -200,7 +200,7 @@ def test_a_file_without_a_source_is_refused(workspace):
         (("augment:",), 'finetune.augment is missing, and DVC records it; its default is "none"'),
         (
             ("averaging:", "interpolation:", "soup:", "ema:"),
-            'averaging is missing, and DVC records it; its default is {"interpolation": 0, "soup": 0, "ema": 0.0}',
+            'finetune.averaging is missing, and DVC records it; its default is {"interpolation": 0, "soup": 0, "ema"',
         ),
     ],
 )
