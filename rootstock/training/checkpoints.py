@@ -111,11 +111,10 @@ def load(path: Path, fingerprint: str, model: nn.Module, device: torch.device) -
                 for epoch, weights in content["kept"].items()
             }
             optimiser = dict(content["optimiser"])
-            scaler = dict(content.get("scaler", {}))  # earlier versions had none
-            halved = content.get("halved")
-            within = Within(**content["within"]) if content.get("within") else None
+            scaler, halved = dict(content["scaler"]), content["halved"]
+            within = Within(**content["within"]) if content["within"] else None
             place = int(content["stage"]), int(content["epoch"])
-            ended, losses = list(content.get("ended", [])), content.get("losses")
+            ended, losses = list(content["ended"]), content["losses"]
             losses = None if losses is None else losses.cpu()
             seconds, average = list(content["seconds"]), content["average"]
             rates = [RatePoint(**point) for point in content["rates"]]

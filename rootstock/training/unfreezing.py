@@ -39,8 +39,8 @@ def unfrozen_blocks(network: nn.Module, unfreeze: str | Sequence[str], key: str 
         return sorted({index for indices in found for index in indices})
     if unfreeze == FIRST_BLOCK:
         return ends[unfreeze]
-    if unfreeze in _first_of(count):
-        return range(max(0, _first_of(count)[unfreeze]), count)
+    if (first := _first_of(count).get(unfreeze)) is not None:
+        return range(max(0, first), count)
     allowed = f"{', '.join(params.UNFREEZE_CHOICES)}, {params.AUTO_UNFREEZE}, or a layer"
     return range(_blocks_with(network, unfreeze, params.UNFREEZE_CHOICES, allowed, key)[0], count)
 
