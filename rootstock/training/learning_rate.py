@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rootstock.backbones import state_dicts
 from rootstock.training.checkpoints import RatePoint
 from rootstock.training.epoch import Run
 from rootstock.training.frozen_layers import Trained
@@ -35,7 +36,7 @@ def find(run: Run, stage: int, part: Trained, step: TrainingStep) -> list[RatePo
         part: what the stage trains, on what.
         step: whose optimiser has a peak rate of 1, and which mixes no images; it is of no use afterwards.
     """
-    before = [parameter.detach().clone() for parameter in step.trained]
+    before = state_dicts.copied(run.model)  # with batch norm's statistics
     torch.manual_seed(mix(run.seed, stage) + run.batches.ranks.rank)
     step.model.train()
     points: list[RatePoint] = []
@@ -48,9 +49,7 @@ def find(run: Run, stage: int, part: Trained, step: TrainingStep) -> list[RatePo
         points.append(RatePoint(stage, float(rate), average / (1 - SMOOTHING**number)))
         if not np.isfinite(loss) or points[-1].loss > RISEN * min(point.loss for point in points):
             break
-    with torch.no_grad():
-        for parameter, value in zip(step.trained, before, strict=True):
-            parameter.copy_(value)
+    state_dicts.copy_state(run.model, before)
     log.info("fine_tune: a learning rate of %.2g for stage %d, from %d steps", chosen(points), stage + 1, len(points))
     return points
 

@@ -63,6 +63,14 @@ def test_each_stage_has_a_test_of_its_own_and_an_interrupted_run_does_not_repeat
     assert tested == [] and not changed(copied(undisturbed), resumed)
 
 
+def test_trained_statistics_of_batch_norm_are_put_back_too(base, tmp_path):
+    found, given = start(base), start(base)
+    found.frozen_statistics = given.frozen_statistics = False
+    course = tuned(found, base, automatic(("all", 1)), tmp_path / "found")
+    tuned(given, base, stages(("all", 1), lr=learning_rate.chosen(course.rates)), tmp_path / "given")
+    assert {name for name in changed(copied(found), given) if "num_batches" not in name} == set()
+
+
 @pytest.mark.parametrize("lr", ["auto", 0.5])
 def test_a_rate_is_a_number_or_auto(lr):
     assert Stage(unfreeze="all", epochs=1, lr=lr).lr == lr
