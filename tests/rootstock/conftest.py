@@ -5,11 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rootstock.backbones import backbones
 from rootstock.features import engines
 from rootstock.images import loader
 from tests.small_dataset import Small, small_backbone, small_dataset, small_features
+
+
+@pytest.fixture(autouse=True)
+def random_numbers() -> None:
+    """Let each test draw the same images and weights every time, whichever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -36,13 +36,14 @@ def test_gradients_of_parts_add_up_to_the_same_step_where_memory_is_short(base, 
         optimiser = optimiser_of(model, settings.stages[0], settings)
         model.backbone = Cramped(model.backbone, images)
         step = TrainingStep(model, optimiser, settings)
-        losses = [step(batch, target).item() for _ in range(2)]
-        steps.append((step, losses, {name: p.grad for name, p in model.named_parameters()}))
+        losses = [step(batch, target).item()]
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters()}  # Adam magnifies rounding after it
+        steps.append((step, [*losses, step(batch, target).item()], gradients))
     (whole, losses, gradients), (parts, losses_of_parts, gradients_of_parts) = steps
     assert (whole.parts, parts.parts, parts.model.backbone.refused) == (1, 4, 2)  # 16, then 8, then 4 at a time
     assert losses_of_parts == pytest.approx(losses, rel=1e-3)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradients_of_parts[name], gradient, rtol=5e-2, atol=5e-4)
+        torch.testing.assert_close(gradients_of_parts[name], gradient, rtol=1e-3, atol=1e-5)
     assert "not enough memory for a mini-batch of 16 images: computed in 4 parts" in caplog.text
 
 
