@@ -60,7 +60,7 @@ def fine_tune(params: Params) -> Summary:
     save_course(model, course, FINETUNED)
     CHECKPOINT.unlink(missing_ok=True)
     best = epochs.best_of(course.history)
-    stages = stage_plan.expanded(params.finetune.stages)
+    stages = stage_plan.planned(params.finetune, len(rows["train"]))
     where = f"stage {best.stage + 1} of {len(stages)} ({best.unfrozen}), "
     where += f"epoch {best.epoch + 1} of {stages[best.stage].epochs}"
     kept = averaging.chosen_of(course.averages)

@@ -25,7 +25,7 @@ def start(base: Path, name: str = SHUFFLENET) -> Classifier:
     return classifier_from(small_head(base, name), small_backbone(base, name))
 
 
-def stages(*given: tuple[str, int], lr: float = 1e-3, **others) -> Finetune:
+def stages(*given: tuple[str, int | str], lr: float = 1e-3, **others) -> Finetune:
     return Finetune(stages=tuple(Stage(unfreeze=name, epochs=epochs, lr=lr) for name, epochs in given), **others)
 
 

@@ -21,7 +21,7 @@ from rootstock.config.flow_params import Compare as Compare, Retrain as Retrain
 from rootstock.config.ingest_params import SPLITS as SPLITS, Ingest as Ingest, Source as Source, Split as Split
 from rootstock.config.section import Section as Section, reject_near_miss, warn_once
 from rootstock.config.training_params import (
-    AUTO_UNFREEZE as AUTO_UNFREEZE,
+    AUTO as AUTO,
     DEPLOYMENT as DEPLOYMENT,
     UNFREEZE_CHOICES as UNFREEZE_CHOICES,
     Averaging as Averaging,
@@ -170,6 +170,11 @@ class Evaluate(Section):
 
     retired_keys: ClassVar = {"resamples": "intervals are computed without resampling"}
 
+    views: Literal[1, 2] = Field(
+        default=1,
+        description="Views of each image that the features are averaged over, in evaluation and in prediction: 1, the "
+        "image, or 2, the image and its mirror image, if a mirrored image keeps its class.",
+    )
     mistakes: Annotated[int, Field(ge=0, le=500)] = Field(
         default=24, description="Number of misclassified images shown in the report, worst first."
     )

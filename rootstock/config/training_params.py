@@ -4,7 +4,7 @@ import re
 import reprlib
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
 from rootstock.config.section import Augment, Section, reject_near_miss
 
@@ -12,7 +12,7 @@ DEPLOYMENT = r"^(here|[^/]+/[^/]+)$"  # where to fine-tune
 Name = Annotated[str, Field(min_length=1)]
 ClassWeight = Literal["none", "balanced"]
 UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "last_half", "all", "first_block")
-AUTO_UNFREEZE = "auto"
+AUTO: Literal["auto"] = "auto"
 
 
 class Head(Section):
@@ -46,21 +46,26 @@ class Stage(Section):
         "last_block, last_half and all in turn, each for these epochs, until one lowers the log loss on validation no "
         "longer significantly."
     )
-    epochs: Annotated[int, Field(ge=1)] = Field(description="Number of epochs (passes over the training images).")
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        description="Number of epochs (passes over the training images), or auto: more the fewer images there are, "
+        "from 10 down to 3."
+    )
     lr: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
         title="Learning rate",
         description="Peak learning rate of the one-cycle schedule, or auto: found by a range test of 60 steps before "
         "the stage.",
     )
 
-    @field_validator("lr", mode="wrap")
+    @field_validator("epochs", "lr", mode="wrap")
     @classmethod
-    def _is_number_or_auto(cls, lr: object, validated: ValidatorFunctionWrapHandler) -> object:
+    def _is_number_or_auto(cls, value: object, validated: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
         """Report one error, not one for a number and one for `auto`."""
         try:
-            return validated(lr)
+            return validated(value)
         except ValidationError:
-            raise ValueError(f"is {reprlib.repr(lr)}; expected a number above 0 and below 1, or auto.") from None
+            number = {"epochs": "a whole number of at least 1", "lr": "a number above 0 and below 1"}
+            expected = number[str(info.field_name)]
+            raise ValueError(f"is {reprlib.repr(value)}; expected {expected}, or auto.") from None
 
     @field_validator("unfreeze", mode="wrap")
     @classmethod
@@ -69,7 +74,7 @@ class Stage(Section):
         try:
             return validated(unfreeze)
         except ValidationError:
-            said = f"is {reprlib.repr(unfreeze)}; expected {', '.join(UNFREEZE_CHOICES)}, {AUTO_UNFREEZE}, a layer name"
+            said = f"is {reprlib.repr(unfreeze)}; expected {', '.join(UNFREEZE_CHOICES)}, {AUTO}, a layer name"
             raise ValueError(f"{said}, or a list of blocks.") from None
 
     @field_validator("unfreeze")
@@ -77,7 +82,7 @@ class Stage(Section):
     def _is_not_misspelt(cls, unfreeze: str | tuple[str, ...]) -> str | tuple[str, ...]:
         """Refuse a misspelt choice early; whether a layer exists is only known once the network is built."""
         for name in (unfreeze,) if isinstance(unfreeze, str) else unfreeze:
-            reject_near_miss(name, (*UNFREEZE_CHOICES, AUTO_UNFREEZE), "a layer name")
+            reject_near_miss(name, (*UNFREEZE_CHOICES, AUTO), "a layer name")
         return unfreeze
 
     @property

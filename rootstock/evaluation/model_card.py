@@ -21,6 +21,8 @@ def card(described: dict[str, Any], why: str, test: dict[str, Any], summary: dic
     )
     without = tables.describe_missing_classes(summary)
     note = f"\n**Note: {markdown(without)}.** The figures below do not cover them.\n" if without else ""
+    mirrored = "\n- **Mirror images**: the features of each image are averaged with those of its mirror image"
+    views = mirrored if described["features"]["mirror"] else ""
     return f"""# {markdown(backbone["name"])}: {len(described["classes"])} classes
 
 {markdown(why)}
@@ -29,7 +31,7 @@ def card(described: dict[str, Any], why: str, test: dict[str, Any], summary: dic
 - **Licence of its weights**: {markdown(backbone["licence"])}
 - **Images**: {splits["train"]:,} for training, {splits["val"]:,} for validation, {splits["test"]:,} for testing
 - **Classes**: {", ".join(map(markdown, described["classes"]))}
-- **Probabilities** are calibrated on the validation split (temperature {described["temperature"]:.3f})
+- **Probabilities** are calibrated on the validation split (temperature {described["temperature"]:.3f}){views}
 
 | metric on the test images, not used for any choice | value | 95 % interval |
 |---|---|---|

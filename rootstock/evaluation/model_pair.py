@@ -73,7 +73,8 @@ class ModelPair:
         self.backbone = backbones.load(inputs.backbone, self.head.layer, self.head.pooling)
         self.folders = feature_keys.find(self.backbone.description, params.extract, inputs.features)
         engine = feature_keys.engine_in_use(self.backbone.description, params.extract, inputs.features)
-        self.spec = feature_keys.spec_of(self.backbone.description, params.extract, engine)
+        self.mirror = params.evaluate.views == 2
+        self.spec = replace(feature_keys.spec_of(self.backbone.description, params.extract, engine), mirror=self.mirror)
         self.course = load_course(inputs.finetuned)
         self.finetuned = self._load_finetuned() if self.course.history else None
 
@@ -81,7 +82,7 @@ class ModelPair:
         own = backbones.load(self.inputs.backbone, self.head.layer, self.head.pooling).network
         network = Classifier(own, self.backbone.transform, head.load_linear(self.inputs.head))
         classifier.load(network, self.inputs.finetuned / classifier.WEIGHTS)
-        spec = FeatureSpec(self.backbone.transform, self.head.layer, self.head.pooling)
+        spec = FeatureSpec(self.backbone.transform, self.head.layer, self.head.pooling, mirror=self.mirror)
         return Model(network, spec, self.classes)
 
     @property
@@ -94,18 +95,27 @@ class ModelPair:
         return tables.in_shard_order(self.manifest, split)
 
     def scores(self, split: str, *models: str) -> dict[str, Scores]:
-        """Return the scores of models, by default of each, for a split; the head's come from cached features."""
+        """Return the scores of models, by default of each, for a split.
+
+        The head's come from cached features, unless mirror images count, too.
+        """
         rows = self.rows(split)
         scores: dict[str, Scores] = {}
-        if "head" in (models or self.names):
-            own, known = Features(self.folders[0], rows), self.novelty["head"]
-            scores["head"] = Scores.joined([Scores(self.head.logits(x), known.score(x)) for x, _ in own])
-        if self.finetuned and "finetuned" in (models or self.names):
-            tuned = replace(self.finetuned, novelty=self.novelty["finetuned"])
-            scores["finetuned"] = scoring.score(
-                tuned, rows, self.inputs.images, what=f"evaluate_{split}", store=self.store
-            )
+        for name in [name for name in self.names if name in (models or self.names)]:
+            if name == "head" and not self.mirror:
+                own, known = Features(self.folders[0], rows), self.novelty["head"]
+                scores["head"] = Scores.joined([Scores(self.head.logits(x), known.score(x)) for x, _ in own])
+            else:
+                model = replace(self._model(name), novelty=self.novelty[name])
+                what = f"evaluate_{split}"
+                scores[name] = scoring.score(model, rows, self.inputs.images, what=what, store=self.store)
         return scores
+
+    def _model(self, name: str) -> Model:
+        if name == "finetuned" and self.finetuned:
+            return self.finetuned
+        network = Classifier(self.backbone.network, self.backbone.transform, self.head)
+        return Model(network, self.spec, self.classes, frozen=self.backbone.description)
 
     @cached_property
     def novelty(self) -> dict[str, Novelty]:
@@ -124,6 +134,5 @@ class ModelPair:
 
     def model(self, name: str) -> tuple[Classifier, FeatureSpec]:
         """Return a model's network, and how its features were computed when it was measured."""
-        if name == "finetuned" and self.finetuned:
-            return self.finetuned.network, self.finetuned.spec
-        return Classifier(self.backbone.network, self.backbone.transform, self.head), self.spec
+        model = self._model(name)
+        return model.network, model.spec

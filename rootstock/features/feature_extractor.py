@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from rootstock.backbones.backbones import Backbone
 from rootstock.config.section import Augment
@@ -45,6 +45,22 @@ GROUPS_AHEAD = 64  # computed by a GPU before they are asked for: writing files 
 # By how much probabilities change with another engine or decoder (docs/extraction.md, "Where a model is loaded").
 MAY_DIFFER = {"f32": "by less than 0.0001", "bf16": "by more than 0.1 for one image in a hundred"}
 DECODING_MAY_DIFFER = "a little"
+
+
+class Mirrored(nn.Module):
+    """The mean of a network's features (n, width) of images (n, 3, size, size) and of their mirror images.
+
+    For a linear head that is the mean of the logits, as of two of the ten views of Krizhevsky et al. 2012.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the features."""
+        features: Tensor = (self.network(images) + self.network(images.flip(-1))) / 2
+        return features
 
 
 @dataclass(frozen=True)
@@ -204,6 +220,8 @@ def start_as_measured(spec: FeatureSpec, backbone: Backbone) -> FeatureExtractor
         backbone: its network, in evaluation mode.
     """
     missing, differ = [], ""
+    if spec.mirror:
+        backbone = replace(backbone, network=Mirrored(backbone.network))
     if spec.decode == "gpu" and devices.device().type == "cpu":
         missing.append("their images were decoded on a GPU, and this machine has none: they are decoded on the CPU")
         differ, spec = DECODING_MAY_DIFFER, replace(spec, decode="full")

@@ -53,6 +53,7 @@ def fields_of(description: dict[str, Any], spec: FeatureSpec) -> dict[str, Any]:
         "engine": spec.engine,
         "precision": spec.precision,
         "decode": spec.decode,
+        **({"mirror": True} if spec.mirror else {}),
         "format": FORMAT_VERSION,
     }
 

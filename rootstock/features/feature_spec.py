@@ -20,8 +20,9 @@ class FeatureSpec:
     """Everything but the network's weights that determines the features of an image.
 
     `transform` resizes, crops and normalises; `decode` is how JPEGs are decoded before; the network is cut at `layer`
-    with `pooling`; `engine` computes it in `precision`; features are rounded to `dtype`, as in the feature files. The
-    defaults are exact, and those of a fine-tuned network.
+    with `pooling`; `engine` computes it in `precision`; features are rounded to `dtype`, as in the feature files. With
+    `mirror`, they are the mean of those of the image and of its mirror image. The defaults are exact, and those of a
+    fine-tuned network.
     """
 
     transform: Transform
@@ -31,6 +32,7 @@ class FeatureSpec:
     engine: str = "eager"
     precision: Precision = "f32"
     dtype: Dtype = "float32"
+    mirror: bool = False
 
     @classmethod
     def of(cls, transform: Transform, settings: params.Extract, engine: str) -> "FeatureSpec":
@@ -45,7 +47,7 @@ class FeatureSpec:
         same_size = (one.size, one.resize, one.interpolation) == (two.size, two.resize, two.interpolation)
         return same_size and self.decode == other.decode
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, str | bool]:
         """Return the spec as JSON values, without the transform, which the backbone's description has."""
         values = asdict(self)
         del values["transform"]
@@ -59,5 +61,6 @@ class FeatureSpec:
             ValueError: a value is none that `extract` may have. (Engines may be those of other versions.)
         """
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        params.Extract.model_validate({name: value for name, value in known.items() if name != "engine"})
+        extract = {name: value for name, value in known.items() if name not in ("engine", "mirror")}
+        params.Extract.model_validate(extract)
         return cls(transform, **known)

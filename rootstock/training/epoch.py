@@ -19,6 +19,7 @@ from rootstock.training.division import TrainedPart
 from rootstock.training.frozen_layers import Cache
 from rootstock.training.image_sizes import resized, size_in
 from rootstock.training.split_images import NO_CLASS, Batches, mix
+from rootstock.training.stage_plan import PlannedStage
 from rootstock.training.step import TrainingStep
 
 WARM_UP = 0.3  # share of a stage in which the learning rate rises (Smith 2018; torch's default)
@@ -34,6 +35,7 @@ class Run:
     batches: Batches
     val_batches: Batches
     settings: params.Finetune
+    stages: tuple[PlannedStage, ...]
     seed: int
     class_weights: NDArray[np.float32] | None
     activations: Cache | None
@@ -41,7 +43,7 @@ class Run:
     advance: progress.Advance
 
 
-def train_epoch(run: Run, step: TrainingStep, batches: Batches, stage: params.Stage, state: TrainingState) -> float:
+def train_epoch(run: Run, step: TrainingStep, batches: Batches, stage: PlannedStage, state: TrainingState) -> float:
     """Train for one epoch in a new random order, or for what is left of it; return the mean training loss.
 
     Args:

@@ -88,12 +88,15 @@ def _train(
 ) -> Course:  # fmt: skip
     """Train as `fine_tune` says, in this process or as one of several; the first one writes the checkpoints."""
     entries = stage_plan.entries(settings.stages)
-    settings = settings.model_copy(update={"stages": stage_plan.expanded(settings.stages)})
+    planned = stage_plan.planned(settings, len(train.rows))
     device = devices.device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     probe = state_dicts.copied(model) if settings.averaging.interpolation else {}
     state = checkpoints.load(checkpoint, fingerprint, model, device)
-    total = sum(stage.epochs for stage in settings.stages)
+    total = sum(stage.epochs for stage in planned)
+    if any(stage.epochs == params.AUTO for stage in settings.stages) and together.rank == 0:
+        epochs_of = ", ".join(f"{stage.name} {stage.epochs}" for stage in planned)
+        log.info("fine_tune: epochs, by the number of training images (%d): %s", len(train.rows), epochs_of)
     done = len(state.history) * len(train.rows) + (state.within.images if state.within else 0)
     if done and len(state.history) < total and together.rank == 0:
         log.info("Resuming after epoch %d of stage %d, of %d images in all, from %s",
@@ -109,10 +112,10 @@ def _train(
         val_batches = Batches(val, reader, transform, settings.batch_size, device, ranks=together)
         advance(done)
         save = partial(checkpoints.save, checkpoint, fingerprint, state, model) if together.rank == 0 else lambda: None
-        run = Run(model, batches, val_batches, settings, seed, class_weights, activations, save, advance)
-        for index in range(state.stage, len(settings.stages)):
+        run = Run(model, batches, val_batches, settings, planned, seed, class_weights, activations, save, advance)
+        for index in range(state.stage, len(planned)):
             if entries[index] in state.ended:
-                advance(settings.stages[index].epochs * len(train.rows))
+                advance(planned[index].epochs * len(train.rows))
                 continue
             stages.train(run, state, index)
             entry = entries[index]

@@ -26,6 +26,7 @@ from rootstock.system.parallel import grouped
 from rootstock.training.classifier import Classifier, filled, mixed_precision
 from rootstock.training.division import Division, TrainedPart, UndividedError, divide
 from rootstock.training.split_images import KEEPS_IMAGES, Batches, fits_into_memory, mix
+from rootstock.training.stage_plan import PlannedStage
 from rootstock.training.unfreezing import unfrozen_blocks
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class ActivationBatches(Batches):
 
 @contextmanager
 def trained(
-    model: Classifier, stage: params.Stage, settings: params.Finetune, batches: Batches, val_batches: Batches,
+    model: Classifier, stage: PlannedStage, settings: params.Finetune, batches: Batches, val_batches: Batches,
     cache: Cache | None, seed: int,
 ) -> Iterator[Trained]:  # fmt: skip
     """Yield what a stage trains: on activations of its frozen layers where that saves time, and the log says why.
@@ -129,7 +130,7 @@ def trained(
 
 @contextmanager
 def _on_activations(
-    model: Classifier, stage: params.Stage, settings: params.Finetune, batches: Batches, val_batches: Batches,
+    model: Classifier, stage: PlannedStage, settings: params.Finetune, batches: Batches, val_batches: Batches,
     cache: Cache | None, seed: int,
 ) -> Iterator[Trained]:  # fmt: skip
     views = settings.cached_views if settings.augment != "none" else 1
@@ -165,7 +166,7 @@ def _on_activations(
 
 
 def _check_that_it_pays(
-    model: Classifier, stage: params.Stage, settings: params.Finetune, batches: Batches, views: int
+    model: Classifier, stage: PlannedStage, settings: params.Finetune, batches: Batches, views: int
 ) -> None:
     """Check what can be known without a look at the network.
 

@@ -62,7 +62,7 @@ def try_next_depth(run: Run, state: TrainingState, index: int, entry: int, *, is
         return
     assert before is not None  # of the depth before
     gain = stage_plan.gain(before.numpy(), losses, tables.group_numbers(val.images.rows))
-    log.info("fine_tune: after %s: %s", run.settings.stages[index].name, gain)
+    log.info("fine_tune: after %s: %s", run.stages[index].name, gain)
     if not gain.is_significant:
         state.ended.append(entry)
     run.save()
@@ -74,7 +74,7 @@ def _train_epochs(run: Run, state: TrainingState, index: int) -> None:
     Raises:
         ExplodedError: the loss did.
     """
-    stage, first = run.settings.stages[index], state.epoch if index == state.stage else 0
+    stage, first = run.stages[index], state.epoch if index == state.stage else 0
     if first >= stage.epochs:
         return
     begin = time.monotonic()
@@ -110,10 +110,10 @@ def _train_epochs(run: Run, state: TrainingState, index: int) -> None:
 
 def _learning_rate(run: Run, state: TrainingState, index: int, part: Trained) -> float:
     """Return a stage's peak learning rate; `auto` is found before its first epoch. After an explosion it is half."""
-    rate = run.settings.stages[index].lr
+    rate = run.stages[index].lr
     if isinstance(rate, str):
         if not any(point.stage == index for point in state.rates):
-            stage = run.settings.stages[index].model_copy(update={"lr": 1.0})
+            stage = run.stages[index].model_copy(update={"lr": 1.0})
             # mixed labels would be noise
             unmixed = run.settings.model_copy(update={"regularization": params.Regularization()})
             step = _step(run, unmixed, state, part, stage)

@@ -12,7 +12,7 @@ from rootstock.backbones.depths import is_below, uncut
 from rootstock.config import params
 from rootstock.system.errors import ParamsError
 from rootstock.training.classifier import Classifier
-from rootstock.training.stage_plan import expanded
+from rootstock.training.stage_plan import depths
 
 FIRST_BLOCK = "first_block"
 VIT_LAYER_DECAY, VIT_PARAMETERS = 0.75, ("cls_token", "class_token", "pos_embed")
@@ -25,8 +25,8 @@ def check_stages(network: nn.Module, settings: params.Finetune) -> None:
         ParamsError: names the key, the allowed values and the closest match.
     """
     for index, stage in enumerate(settings.stages):
-        for one in expanded((stage,)):
-            unfrozen_blocks(network, one.unfreeze, f"finetune.stages[{index}].unfreeze")
+        for depth in depths(stage):
+            unfrozen_blocks(network, depth, f"finetune.stages[{index}].unfreeze")
 
 
 def unfrozen_blocks(network: nn.Module, unfreeze: str | Sequence[str], key: str = "unfreeze") -> Sequence[int]:
@@ -41,7 +41,7 @@ def unfrozen_blocks(network: nn.Module, unfreeze: str | Sequence[str], key: str 
         return ends[unfreeze]
     if (first := _first_of(count).get(unfreeze)) is not None:
         return range(max(0, first), count)
-    allowed = f"{', '.join(params.UNFREEZE_CHOICES)}, {params.AUTO_UNFREEZE}, or a layer"
+    allowed = f"{', '.join(params.UNFREEZE_CHOICES)}, {params.AUTO}, or a layer"
     return range(_blocks_with(network, unfreeze, params.UNFREEZE_CHOICES, allowed, key)[0], count)
 
 

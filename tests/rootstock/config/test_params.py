@@ -165,7 +165,7 @@ def test_a_misspelt_depth_is_refused_before_a_network_is_built(file, written, me
 
 def test_all_errors_of_a_file_are_reported_at_once(file):
     assert error_of(file, "finetune: {stages: [{unfreeze: all, epochs: 0, lr: 2}]}\nsed: 1").splitlines() == [
-        "params.yaml: finetune.stages[0].epochs is 0; expected at least 1.",
+        "params.yaml: finetune.stages[0].epochs is 0; expected a whole number of at least 1, or auto.",
         "params.yaml: finetune.stages[0].lr is 2; expected a number above 0 and below 1, or auto.",
         f"params.yaml: unknown key sed; expected one of {SECTIONS}. Did you mean seed?",
     ]

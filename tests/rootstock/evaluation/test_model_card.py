@@ -7,9 +7,10 @@ from rootstock.evaluation.model_card import card
 INTERVAL = {"value": 0.81234, "low": 0.7, "high": 0.9}
 
 
-def card_of(classes: str, **scores: dict) -> str:
+def card_of(classes: str, mirror: bool = False, **scores: dict) -> str:
     backbone = {"name": "a_net", "parameters": 1, "origin": "torchvision", "licence": "MIT"}
     described = {"backbone": backbone, "classes": list(classes), "temperature": 1.0}
+    described["features"] = {"mirror": mirror}
     test = {"top5": INTERVAL, **scores, "classes": dict.fromkeys(classes), "domains": {}}
     return card(described, "The head won.", test, {"splits": dict.fromkeys(("train", "val", "test"), 1)})
 
@@ -26,3 +27,8 @@ def test_the_card_rounds_nothing_to_a_perfect_figure():
 def test_the_card_shows_losses_without_per_cent():
     loss = {"value": 0.0567, "low": 0.031, "high": 0.112}
     assert "| Log loss | 0.057 | 0.031 to 0.112 |" in card_of("ab", log_loss=loss)
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_the_card_says_that_mirror_images_count_where_they_do(mirror):
+    assert ("its mirror image" in card_of("ab", mirror)) == mirror

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 import rootstock
 from rootstock.backbones import backbones
@@ -68,12 +70,12 @@ def evaluated(photos, tmp_path_factory) -> Callable[..., Path]:
 
     def run(
         extract: Extract, stages: tuple[Stage, ...] = (), photos: Small = photos, max_side: int | None = None,
-        kind: str = "logistic",
+        kind: str = "logistic", views: int = 1,
     ) -> Path:  # fmt: skip
         folder = tmp_path_factory.mktemp("run")
         params = Params(
             ingest=Ingest(max_side=max_side), extract=extract, finetune=Finetune(stages=stages, batch_size=16),
-            evaluate=Evaluate(mistakes=0, label_issues=0, learning_curve=False),
+            evaluate=Evaluate(mistakes=0, label_issues=0, learning_curve=False, views=views),
         )  # fmt: skip
         backbone = backbones.load(small_backbone(base), extract.layer, extract.pooling)
         extraction.extract(backbone, extract, photos.images, folder / "features")
@@ -123,7 +125,7 @@ def measured(folder: Path, photos: Small) -> tuple[list[Path], np.ndarray]:
     return [photos.source / path for path in rows["path"]], np.stack(table[kind])
 
 
-def predicted(folder: Path, images: list[Path]) -> np.ndarray:
+def predicted(folder: Path, images: list[Path] | list[bytes]) -> np.ndarray:
     predictions = rootstock.load_model(folder / "model").predict(images)
     return np.array([list(prediction.probabilities.values()) for prediction in predictions], np.float32)
 
@@ -149,7 +151,7 @@ def test_a_head_is_served_with_the_features_it_was_measured_with(photos, evaluat
     named = dict(zip(KEYS, spec, strict=True))
     folder = run_or_skip(evaluated, **named)
     recorded = json.loads((folder / "model" / "model.json").read_text())["features"]
-    assert recorded == {**named, "layer": "penultimate", "pooling": "avg", "width": 1024}
+    assert recorded == {**named, "layer": "penultimate", "pooling": "avg", "mirror": False, "width": 1024}
     caplog.clear()
     images, probabilities = measured(folder, photos)
     np.testing.assert_allclose(predicted(folder, images), probabilities, atol=ATOL)
@@ -178,6 +180,20 @@ def test_images_are_downscaled_as_ingest_downscaled_the_measured_ones(photos, ev
     folder = evaluated(Extract(engine="eager"), photos=smaller, max_side=100)
     images, probabilities = measured(folder, smaller)
     np.testing.assert_allclose(predicted(folder, images), probabilities, atol=ATOL)
+
+
+@pytest.mark.parametrize(("stages", "engine"), [((), "openvino"), pytest.param(TUNED, "eager", marks=pytest.mark.slow)])
+def test_with_two_views_an_image_is_measured_and_classified_with_its_mirror_image(photos, evaluated, stages, engine):
+    folder = evaluated(Extract(engine=engine), stages, views=2)
+    images, probabilities = measured(folder, photos)
+    np.testing.assert_allclose(predicted(folder, images), probabilities, atol=ATOL)
+    turned = [io.BytesIO() for _ in images]
+    for image, file in zip(images, turned, strict=True):
+        ImageOps.mirror(Image.open(image)).save(file, "png")
+    mirrored = predicted(folder, [file.getvalue() for file in turned])
+    record(folder, mirror=False)
+    alone = predicted(folder, images)
+    assert np.abs(mirrored - probabilities).max() < np.abs(alone - probabilities).max() / 3 > ATOL
 
 
 def test_a_fine_tuned_network_is_exact_whatever_features_its_head_was_fitted_on(photos, evaluated):

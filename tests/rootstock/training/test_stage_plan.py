@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rootstock.config.params import Stage
+from rootstock.config.params import Finetune, Stage
 from rootstock.training import stage_plan, stages as stage_module
 from rootstock.training.stage_plan import DEPTHS, Gain
 from tests.fine_tuning import TRAIN, stages, start, tune
@@ -18,8 +18,25 @@ def given(*layers: str) -> tuple[Stage, ...]:
 
 def test_auto_stands_for_one_stage_per_depth_and_others_for_themselves():
     written = given("head", "auto", "stage4")
-    assert [stage.unfreeze for stage in stage_plan.expanded(written)] == ["head", *DEPTHS, "stage4"]
+    planned = stage_plan.planned(Finetune(stages=written), 100)
+    assert [stage.unfreeze for stage in planned] == ["head", *DEPTHS, "stage4"]
+    assert [stage.epochs for stage in planned] == [2] * 5
     assert stage_plan.entries(written) == [None, 1, 1, 1, None]
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(1, 10), (278, 10), (1_257, 4), (1_800, 3), (1_000_000, 3)])
+def test_auto_is_more_epochs_the_fewer_images_there_are(images, epochs):
+    stage = Stage(unfreeze="all", epochs="auto", lr=1e-3)
+    assert [one.epochs for one in stage_plan.planned(Finetune(stages=(stage,)), images)] == [epochs]
+    assert stage_plan.planned(Finetune(stages=(stage,), batch_size=320), 10 * images)[0].epochs == epochs
+
+
+def test_a_run_says_how_many_epochs_auto_is(base, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        settings = stages(("head", "auto"), ("last_block", 1))
+        history = tune(start(base), base, settings, tmp_path / "checkpoint")
+    assert len(history) == 11
+    assert f"epochs, by the number of training images ({TRAIN}): head 10, last_block 1" in caplog.text
 
 
 def test_a_gain_is_significant_beyond_the_noise_between_groups_of_images():
