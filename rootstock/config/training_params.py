@@ -11,7 +11,7 @@ from rootstock.config.section import Augment, Section, reject_near_miss
 DEPLOYMENT = r"^(here|[^/]+/[^/]+)$"  # where to fine-tune
 Name = Annotated[str, Field(min_length=1)]
 ClassWeight = Literal["none", "balanced"]
-UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "last_half", "all", "first_block")
+UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "last_half", "all", "first_block", "lora")
 AUTO: Literal["auto"] = "auto"
 
 
@@ -42,7 +42,8 @@ class Stage(Section):
 
     unfreeze: Name | Annotated[tuple[Name, ...], Field(min_length=1, strict=False)] = Field(
         description="What to train: head, last_block, last_2_blocks, last_3_blocks, last_half (the later half of the "
-        "blocks), all, first_block, a layer name (that layer and all later ones), a list of blocks, or auto: "
+        "blocks), all, first_block, a layer name (that layer and all later ones), a list of blocks, lora "
+        "(low-rank adapters beside the linear layers, which stay frozen: for vision transformers), or auto: "
         "last_block, last_half and all in turn, each for these epochs, until one lowers the log loss on validation no "
         "longer significantly."
     )
@@ -154,6 +155,9 @@ class Finetune(Section):
         default="none",
         description="Data augmentation: random resized crops (crop), with horizontal flips (crop_flip) if a mirrored "
         "image keeps its class, and with random changes of shape and colour besides (randaugment).",
+    )
+    lora_rank: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=8, description="Rank of the adapters of unfreeze: lora, merged into the weights after training."
     )
     sizes: Annotated[tuple[Annotated[int, Field(ge=8, le=4096)], ...], Field(strict=False)] = Field(
         default=(),

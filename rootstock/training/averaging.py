@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rootstock.backbones import state_dicts
+from rootstock.training import adapters
 from rootstock.training.checkpoints import TrainingState
 from rootstock.training.epoch import Run, validate
 
@@ -68,6 +69,9 @@ def choose_average(run: Run, state: TrainingState, probe: Weights) -> list[Avera
         return []
     if not run.model.frozen_statistics:
         log.info("fine_tune: no weights are averaged, as batch norm's statistics would not fit them")
+        return []
+    if adapters.parameters(run.model.backbone):
+        log.info("fine_tune: no weights are averaged, as the mean of adapters is not that of what they add")
         return []
     (number, soup), *others = state.kept.items()
     best = state.history[number]

@@ -20,7 +20,8 @@ from rootstock.config import params
 from rootstock.config.architectures import Transform
 from rootstock.dataset.shards import Reader
 from rootstock.system import devices, progress
-from rootstock.training import checkpoints, epochs, frozen_layers, ranks, stage_plan, stages
+from rootstock.training import adapters, checkpoints, epochs, frozen_layers, ranks, stage_plan, stages
+from rootstock.training.adapters import Adapters
 from rootstock.training.averaging import choose_average
 from rootstock.training.batch_norm import folded
 from rootstock.training.classifier import Classifier
@@ -91,6 +92,9 @@ def _train(
     planned = stage_plan.planned(settings, len(train.rows))
     device = devices.device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.manual_seed(seed)
+    key = adapters.wanted_by(settings)
+    added = Adapters(model.backbone, settings.lora_rank, transform.size, key) if key else None
     probe = state_dicts.copied(model) if settings.averaging.interpolation else {}
     state = checkpoints.load(checkpoint, fingerprint, model, device)
     total = sum(stage.epochs for stage in planned)
@@ -124,6 +128,8 @@ def _train(
         if state.best:
             state_dicts.copy_state(model, state.best)
         averages = choose_average(run, state, probe)
+    if added:
+        added.merge()
     for warning in epochs.warnings(state.history):
         log.warning("%s", warning)
     return Course(state.history, averages, state.rates, state.seconds)

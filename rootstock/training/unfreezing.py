@@ -11,6 +11,7 @@ from rootstock.backbones.blocks import blocks
 from rootstock.backbones.depths import is_below, uncut
 from rootstock.config import params
 from rootstock.system.errors import ParamsError
+from rootstock.training import adapters
 from rootstock.training.classifier import Classifier
 from rootstock.training.stage_plan import depths
 
@@ -39,6 +40,8 @@ def unfrozen_blocks(network: nn.Module, unfreeze: str | Sequence[str], key: str 
         return sorted({index for indices in found for index in indices})
     if unfreeze == FIRST_BLOCK:
         return ends[unfreeze]
+    if unfreeze == adapters.LORA:  # beside the layers of all blocks
+        return range(count)
     if (first := _first_of(count).get(unfreeze)) is not None:
         return range(max(0, first), count)
     allowed = f"{', '.join(params.UNFREEZE_CHOICES)}, {params.AUTO}, or a layer"
@@ -73,10 +76,17 @@ def unfreeze(model: Classifier, stage: params.Stage) -> None:
     """Let the parameters of a stage's layers, and of the head, require gradients, and no others."""
     model.requires_grad_(False)
     model.head.requires_grad_(True)
-    layers = [parameters for _, parameters in parameters_by_block(model.backbone)]
-    for index in unfrozen_blocks(model.backbone, stage.unfreeze):
-        for parameter in layers[index]:
+    for parameters in _trained(model.backbone, stage).values():
+        for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+def _trained(network: nn.Module, stage: params.Stage) -> dict[int, list[nn.Parameter]]:
+    """Return the parameters of the network that a stage trains, by how many blocks below the head they are."""
+    if stage.unfreeze == adapters.LORA:
+        return {0: adapters.parameters(network)}
+    layers = [parameters for _, parameters in parameters_by_block(network)]
+    return {len(layers) - index: layers[index] for index in reversed(unfrozen_blocks(network, stage.unfreeze))}
 
 
 def optimiser_of(model: Classifier, stage: params.Stage, settings: params.Finetune) -> torch.optim.AdamW:
@@ -84,11 +94,10 @@ def optimiser_of(model: Classifier, stage: params.Stage, settings: params.Finetu
     lr = stage.lr
     assert not isinstance(lr, str)  # `auto` has been found by now
     unfreeze(model, stage)
-    layers = [parameters for _, parameters in parameters_by_block(model.backbone)]
     groups = _groups(list(model.head.parameters()), lr, settings)
     decay: float = settings.layer_decay or default_layer_decay(model.backbone)
-    for index in reversed(unfrozen_blocks(model.backbone, stage.unfreeze)):
-        groups += _groups(layers[index], lr * decay ** (len(layers) - index), settings)
+    for below, parameters in _trained(model.backbone, stage).items():
+        groups += _groups(parameters, lr * decay**below, settings)
     on_gpu = model.head.weight.is_cuda
     for group in groups if on_gpu else []:  # read by the GPU in each step, so that a CUDA graph may hold it
         group["lr"] = torch.tensor(group["lr"], device=model.head.weight.device)
@@ -106,12 +115,16 @@ def default_layer_decay(network: nn.Module) -> float:
 
 
 def parameters_by_block(network: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
-    """Return the parameters of each block up to where the network is cut.
+    """Return the parameters of each block up to where the network is cut, without those of adapters.
 
     Parameters outside all blocks (a class token) belong to the first block.
     """
-    listed = [(name, [p for part in modules for p in part.parameters()]) for name, modules in blocks(uncut(network))]
-    inside = {id(parameter) for _, parameters in listed for parameter in parameters}
+    added = {id(parameter) for parameter in adapters.parameters(network)}
+    listed = [
+        (name, [p for part in modules for p in part.parameters() if id(p) not in added])
+        for name, modules in blocks(uncut(network))
+    ]
+    inside = {id(parameter) for _, parameters in listed for parameter in parameters} | added
     listed[0][1].extend(parameter for parameter in network.parameters() if id(parameter) not in inside)
     return [(name, parameters) for name, parameters in listed if is_below(network, name)]
 

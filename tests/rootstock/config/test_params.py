@@ -142,7 +142,7 @@ def test_an_omitted_key_has_its_default(file):
         (
             "finetune: {stages: [{unfreeze: [], epochs: 1, lr: auto}]}",
             "finetune.stages[0].unfreeze is []; expected head, last_block, last_2_blocks, last_3_blocks, last_half, "
-            "all, first_block, auto, a layer name, or a list of blocks.",
+            "all, first_block, lora, auto, a layer name, or a list of blocks.",
         ),
         (
             "finetune: {stages: [{unfreeze: all, epochs: 1}]}",
@@ -159,7 +159,7 @@ def test_an_error_names_the_key_the_allowed_values_and_the_nearest_spelling(file
 def test_a_misspelt_depth_is_refused_before_a_network_is_built(file, written, meant):
     assert error_of(file, f"finetune: {{stages: [{{unfreeze: {written}, epochs: 1, lr: 0.1}}]}}").endswith(
         f"finetune.stages[0].unfreeze is '{written}'; expected head, last_block, last_2_blocks, last_3_blocks, "
-        f"last_half, all, first_block, auto, or a layer name. Did you mean {meant}?"
+        f"last_half, all, first_block, lora, auto, or a layer name. Did you mean {meant}?"
     )
 
 

@@ -115,7 +115,7 @@ def test_a_misspelt_layer_is_refused_before_training_and_the_nearest_is_suggeste
     said = str(error.value)
     assert said.startswith(
         f"params.yaml: finetune.stages[1].unfreeze is '{unfreeze}'; expected head, last_block, last_2_blocks, "
-        "last_3_blocks, last_half, all, first_block, auto, or a layer: conv1.0, stage2.0, "
+        "last_3_blocks, last_half, all, first_block, lora, auto, or a layer: conv1.0, stage2.0, "
     )
     assert f"Did you mean {nearest}" in said
     assert not changed(before, model) and not (tmp_path / "checkpoint").exists()
