@@ -1,6 +1,7 @@
 """Cached features of photos, in a temporary folder, for benchmarks of what is trained on them."""
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +19,17 @@ from rootstock.ingest import ingest
 
 @dataclass(frozen=True)
 class Photos:
-    """Folders of features, images and the backbone, the manifest of the images, and their classes."""
+    """Folders of features, images and the backbone, the manifest of the images, and their classes.
+
+    `seconds` is how long ingest and extraction took.
+    """
 
     folder: Path
     manifest: pd.DataFrame
     classes: list[str]
     images: Path
     backbone: Path
+    seconds: dict[str, float]
 
     def split(self, name: str) -> Features:
         """Return the features of a split."""
@@ -45,8 +50,11 @@ def extracted(photos: str, size: int) -> Iterator[Photos]:
         backbone = backbones.load(base / "backbone")
         path = photos if ":" in photos else str(Path(photos).resolve())
         source = params.Source(path=path, domain="photos")
+        begin = time.perf_counter()
         ingest.ingest(params.Ingest(sources=(source,)), 0, base / "images", base / "dataset", base / "scratch")
         manifest = tables.load_manifest(base / "dataset")
+        ingested = time.perf_counter()
         done = extraction.extract(backbone, params.Extract(), base / "images", base / "features")
         folder = base / "features" / done.key
-        yield Photos(folder, manifest, tables.classes_of(manifest), base / "images", base / "backbone")
+        seconds = {"ingest": ingested - begin, "extract": time.perf_counter() - ingested}
+        yield Photos(folder, manifest, tables.classes_of(manifest), base / "images", base / "backbone", seconds)

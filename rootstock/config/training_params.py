@@ -49,7 +49,7 @@ class Stage(Section):
     )
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         description="Number of epochs (passes over the training images), or auto: more the fewer images there are, "
-        "from 10 down to 3."
+        "from 6 down to 3."
     )
     lr: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
         title="Learning rate",
