@@ -61,6 +61,31 @@ class Features:
             yield from selection.of(features)
 
 
+def read(folder: Path, rows: pd.DataFrame) -> NDArray[np.float32]:
+    """Read the features (n, width) of images, in the order of the rows.
+
+    Args:
+        folder: of one feature key, or of a cache that has only one.
+        rows: of the manifest.
+
+    Raises:
+        SourceError: features of a shard or an image are missing, or the cache has those of several keys.
+        DamagedError: a feature file does not match its digest.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"{folder} does not exist; expected a folder of features, such as data/features")
+    if not any(folder.glob("*.parquet")):
+        keys = sorted({path.parent for path in folder.glob("*/*.parquet")})
+        if len(keys) != 1:
+            found = f"features of several kinds; name one of {', '.join(map(str, keys))}" if keys else "no features"
+            raise SourceError(f"{folder} has {found}")
+        [folder] = keys
+    features = Features(folder, rows)
+    parts = [np.empty((0, features.width), np.float32), *(found for found, _ in features)]
+    order = rows.reset_index(drop=True).sort_values(["shard", "offset"]).index
+    return np.concatenate(parts)[np.argsort(order)]
+
+
 @dataclass(frozen=True)
 class Selection:
     """The wanted rows of a row group, None for all of them, and their labels (n,) int64."""

@@ -6,8 +6,7 @@ rootstock.load_model("data/model").predict(["photo.jpg"])
 
 import json
 import math
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,18 +25,15 @@ from rootstock.features.preparing import Prepared
 from rootstock.images import inspection, value_ranges
 from rootstock.images.deep import Range
 from rootstock.images.inspection import Checks, Reason, Rejected
-from rootstock.model import novelty
+from rootstock.model import given, novelty
+from rootstock.model.given import Image
 from rootstock.model.novelty import Novelty
-from rootstock.system import files
 from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
 from rootstock.system.parallel import grouped
 from rootstock.training import classifier, head_layer
 from rootstock.training.calibration import softmax
 from rootstock.training.classifier import Classifier
 from rootstock.training.head import Head
-
-Content = bytes | bytearray | memoryview
-Image = str | os.PathLike[str] | Content  # a path, or the bytes of a file
 
 DESCRIPTION, CARD, MAX_SIDE = "model.json", "README.md", "max_side"
 CHECKS = Checks(min_side=1, max_megapixels=100, max_side=None, accept_wrong_extension=True)
@@ -108,10 +104,13 @@ class Model:
         checks: Checks = CHECKS,
         value_range: Range | None = None,
     ) -> list[Prediction]:
-        """Classify image files, or their bytes, in order; untrusted files pass the checks of ingest.
+        """Classify images, in order; untrusted files pass the checks of ingest.
+
+            rootstock.load_model("data/model").predict(["a.jpg", uploaded_bytes, np.zeros((96, 96, 3), np.uint8)])
 
         Args:
-            images: paths, or the bytes of files.
+            images: one, or many: paths, the bytes of files, PIL images, or arrays: uint8 of shape (height, width, 3),
+                with alpha 4; grey ones (height, width) in bool, uint8, uint16 or float32.
             checks: limits for accepted files; extensions are ignored by default.
             value_range: black and white for images of more than 8 bits or of floats; overrides the model's.
 
@@ -119,18 +118,11 @@ class Model:
             One prediction per image; a rejected image does not affect the others.
 
         Raises:
-            TypeError: an image is neither a path nor bytes.
+            TypeError: an argument is no image.
             ValueError: black is not below white in the value range.
         """
-        if value_range is not None and not -math.inf < value_range[0] < value_range[1] < math.inf:
-            raise ValueError(f"value_range is {value_range}; expected two numbers, black below white")
-        value_range = value_range or checks.value_range or self.value_range
-        checks = replace(checks, value_range=value_range, max_side=checks.max_side or self.max_side)
-        given = [images] if isinstance(images, (str, os.PathLike, Content)) else images
-        named = ((_name(image, number), image) for number, image in enumerate(given))
         predictions: list[Prediction] = []
-        groups = grouped(named, self.extractor.engine.group_size)
-        for found, features in self.extractor.features(groups, partial(self._prepare, checks=checks)):
+        for found, features in self._features(images, checks, value_range):
             novelty = self.novelty.score(features).tolist() if self.novelty else [None] * len(features)
             rows = zip(self.probabilities(features), novelty, strict=True)
             predictions += [
@@ -140,6 +132,36 @@ class Model:
                 for name, rejected in found
             ]
         return predictions
+
+    def embed(
+        self,
+        images: Image | Iterable[Image],
+        checks: Checks = CHECKS,
+        value_range: Range | None = None,
+    ) -> NDArray[np.float32]:
+        """Compute the features (n, width) of images, in order, which the head classifies.
+
+            rootstock.load_model("data/model").embed(["a.jpg", "b.jpg"]).shape  # (2, 1280)
+
+        Arguments and errors are those of `predict`. The row of an image that is rejected is NaN.
+        """
+        rows: list[NDArray[np.float32]] = [np.empty((0, self.network.head.in_features), np.float32)]
+        for found, features in self._features(images, checks, value_range):
+            kept = np.array([rejected is None for _, rejected in found], bool)
+            rows.append(np.full((len(found), features.shape[1]), np.nan, np.float32))
+            rows[-1][kept] = features
+        return np.concatenate(rows)
+
+    def _features(
+        self, images: Image | Iterable[Image], checks: Checks, value_range: Range | None
+    ) -> Iterator[tuple[list[tuple[str, Rejected | None]], NDArray[np.float32]]]:
+        """Yield, a group at a time, each image's name with why it was rejected, if so, and the others' features."""
+        if value_range is not None and not -math.inf < value_range[0] < value_range[1] < math.inf:
+            raise ValueError(f"value_range is {value_range}; expected two numbers, black below white")
+        value_range = value_range or checks.value_range or self.value_range
+        checks = replace(checks, value_range=value_range, max_side=checks.max_side or self.max_side)
+        groups = grouped(given.named(images), self.extractor.engine.group_size)
+        yield from self.extractor.features(groups, partial(self._prepare, checks=checks))
 
     def _named(self, name: str, row: NDArray[np.float32], novelty: float | None) -> Prediction:
         probabilities = dict(zip(self.classes, map(float, row), strict=True))
@@ -162,36 +184,16 @@ class Model:
         return found, prepared
 
 
-def _name(image: Image, number: int) -> str:
-    if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image)
-    if isinstance(image, Content):
-        return f"image {number}"
-    raise TypeError(f"image {number} is of type {type(image).__name__}; expected a path, or the bytes of a file")
-
-
 def _checked(name: str, image: Image, checks: Checks) -> bytes:
     """Read and check an image file, and return its bytes as ingest would pack them.
 
     Raises:
         Rejected: it cannot be read, or fails a check.
     """
-    data = bytes(image) if isinstance(image, Content) else _read(image)
-    if len(data) > inspection.MAX_FILE_BYTES:
-        raise Rejected(Reason.TOO_LARGE)
-    new = inspection.check(data, name, checks)
+    new = inspection.check(given.content(image), name, checks)
     if new.deep and new.deep.unclear and not checks.value_range:
         raise inspection.RangeUnknown(new.deep)
     return new.data
-
-
-def _read(path: str | os.PathLike[str]) -> bytes:
-    try:
-        return files.read(Path(path), inspection.MAX_FILE_BYTES)
-    except OSError as error:
-        raise Rejected(Reason.UNREADABLE, error.strerror or str(error)) from None
-    except ValueError as error:  # not a valid file name
-        raise Rejected(Reason.UNREADABLE, str(error)) from None
 
 
 def save(

@@ -20,6 +20,7 @@ from rootstock.config import params
 from rootstock.config.architectures import Transform
 from rootstock.dataset.shards import Reader
 from rootstock.system import devices, progress
+from rootstock.system.parallel import rank
 from rootstock.training import adapters, checkpoints, epochs, frozen_layers, ranks, stage_plan, stages
 from rootstock.training.adapters import Adapters
 from rootstock.training.averaging import choose_average
@@ -68,8 +69,9 @@ def fine_tune(
     """
     check_stages(model.backbone, settings)
     check_sizes(model, settings.sizes, transform.size)
-    if settings.stages and settings.layer_decay is None and (decay := default_layer_decay(model.backbone)) < 1:
-        log.info("fine_tune: layer-wise learning-rate decay %g, as is usual for vision transformers", decay)
+    told = settings.processes > 1 and ranks.started_by_torchrun()  # by the process that started this one
+    if rank() == 0 and not told:
+        _tell(model, settings, len(train.rows))
     if settings.processes > 1 and not ranks.started_by_torchrun():
         # They leave a checkpoint of the last epoch, with which this process comes to the end at once.
         ranks.run_in_processes(
@@ -80,6 +82,21 @@ def fine_tune(
         return _train(
             model, transform, train, val, settings, seed, checkpoint, fingerprint, class_weights, activations, together
         )  # fmt: skip
+
+
+def _tell(model: Classifier, settings: params.Finetune, images: int) -> None:
+    """Log what the settings leave to the network and to the number of images, and what does not fit the network."""
+    planned = stage_plan.planned(settings, images)
+    if planned and settings.layer_decay is None and (decay := default_layer_decay(model.backbone)) < 1:
+        log.info("fine_tune: layer-wise learning-rate decay %g, as is usual for vision transformers", decay)
+    if any(stage.epochs == params.AUTO for stage in settings.stages):
+        epochs_of = ", ".join(f"{stage.name} {stage.epochs}" for stage in planned)
+        log.info("fine_tune: epochs, by the number of training images (%d): %s", images, epochs_of)
+    if planned and not (model.frozen_statistics or any(stage.unfreeze == "all" for stage in planned)):
+        log.warning(
+            "fine_tune: the backbone has random weights, and no stage trains all of its layers: the others learn "
+            "nothing. Expected unfreeze: all."
+        )
 
 
 def _train(
@@ -98,9 +115,6 @@ def _train(
     probe = state_dicts.copied(model) if settings.averaging.interpolation else {}
     state = checkpoints.load(checkpoint, fingerprint, model, device)
     total = sum(stage.epochs for stage in planned)
-    if any(stage.epochs == params.AUTO for stage in settings.stages) and together.rank == 0:
-        epochs_of = ", ".join(f"{stage.name} {stage.epochs}" for stage in planned)
-        log.info("fine_tune: epochs, by the number of training images (%d): %s", len(train.rows), epochs_of)
     done = len(state.history) * len(train.rows) + (state.within.images if state.within else 0)
     if done and len(state.history) < total and together.rank == 0:
         log.info("Resuming after epoch %d of stage %d, of %d images in all, from %s",

@@ -65,6 +65,16 @@ def test_training_from_scratch_has_no_batch_of_one_image_which_would_have_no_sta
     assert [size for size, training in sizes if training] == expected
 
 
+@pytest.mark.parametrize(("unfreeze", "is_warned"), [("last_half", True), ("all", False), ("auto", False)])
+def test_a_warning_says_that_the_frozen_layers_of_random_weights_learn_nothing(
+    base, tmp_path, caplog, unfreeze, is_warned
+):
+    model = start(base)
+    model.frozen_statistics = False
+    tune(model, base, stages((unfreeze, 1)), tmp_path / "checkpoint")
+    assert ("random weights, and no stage trains all of its layers" in caplog.text) == is_warned
+
+
 @given(st.integers(0, 500), st.integers(2, 70))
 def test_batches_contain_all_images_and_a_single_last_one_joins_the_batch_before(images, batch_size):
     sizes, joined = loader.batch_sizes(images, batch_size), loader.batch_sizes(images, batch_size, lone=False)
