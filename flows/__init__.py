@@ -1,6 +1,10 @@
 """The Prefect flows that a person, an API call or a schedule starts, one file per flow."""
 
+import importlib.util
 import os
+
+if importlib.util.find_spec("prefect") is None or importlib.util.find_spec("dvc") is None:
+    raise SystemExit("The flows need Prefect and DVC: pip install -c constraints.txt -e '.[pipeline]'")
 
 # For the temporary server of a flow: its first start creates a database, which on a small machine takes longer than
 # Prefect waits; its telemetry fills the terminal with stack traces without a network.

@@ -34,7 +34,7 @@ class Adapters:
     def __init__(self, network: nn.Module, rank: int, size: int, key: str) -> None:
         if importlib.util.find_spec("peft") is None:
             raise ParamsError(
-                f"params.yaml: {key} is {LORA!r}, which needs PEFT: install it by pip install 'rootstock[lora]'."
+                f"params.yaml: {key} is {LORA!r}, which needs PEFT: pip install -c constraints.txt -e '.[lora]'"
             )
         from peft import LoraConfig, LoraModel  # with transformers: takes seconds
 

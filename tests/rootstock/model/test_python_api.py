@@ -78,3 +78,10 @@ def test_the_names_are_those_of_the_documentation():
     assert rootstock.Model is Model
     with pytest.raises(AttributeError, match="has no attribute 'predict'"):
         rootstock.predict  # noqa: B018
+
+
+@pytest.mark.parametrize("missing", ["prefect", "dvc"])
+def test_the_flows_say_what_to_install_where_prefect_or_dvc_is_missing(missing):
+    code = f"import sys; sys.modules['{missing}'] = None; import flows.pipeline"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == "The flows need Prefect and DVC: pip install -c constraints.txt -e '.[pipeline]'\n"

@@ -122,5 +122,5 @@ def test_a_network_without_linear_layers_is_refused_before_training(base, tmp_pa
 def test_without_peft_the_error_says_how_to_install_it(base, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "peft" else find(name, *more))
-    with pytest.raises(ParamsError, match=r"needs PEFT: install it by pip install 'rootstock\[lora\]'"):
+    with pytest.raises(ParamsError, match=r"needs PEFT: pip install -c constraints.txt -e '\.\[lora\]'"):
         tune(transformer(base), base, stages(("lora", 1)), tmp_path / "checkpoint")
