@@ -49,7 +49,7 @@ class Stage(Section):
     )
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         description="Number of epochs (passes over the training images), or auto: more the fewer images there are, "
-        "from 6 down to 3."
+        "from 5 down to 3."
     )
     lr: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
         title="Learning rate",
@@ -136,7 +136,7 @@ class Finetune(Section):
     """Unfreezes later layers in stages, starting from the linear head's weights (LP-FT, Kumar et al. 2022)."""
 
     stages: Annotated[tuple[Stage, ...], Field(strict=False)] = Field(
-        default=(Stage(unfreeze="last_block", epochs=1, lr=3e-4), Stage(unfreeze="all", epochs=5, lr=5e-4)),
+        default=(Stage(unfreeze="last_half", epochs="auto", lr=5e-4),),
         description="Fine-tuning stages, in order; an empty list leaves the backbone frozen.",
     )
     batch_size: Annotated[int, Field(ge=2, le=4096)] = Field(default=32, description="Mini-batch size.")

@@ -212,14 +212,21 @@ def _member_name(member: str) -> str:
     return file_names.storable(member).removeprefix("./")
 
 
+def read_members(store: Any, root: str, stamp: str, where: str) -> Members:  # noqa: ANN401
+    """List the members of an archive, or raise a SourceError that begins with `where`."""
+    is_zip = root.lower().endswith(".zip")
+    try:
+        with _open(store, root, is_zip) as file:
+            return _zip_listing(file) if is_zip else _tar_listing(file, stamp)
+    except Exception as error:  # zipfile and tarfile raise anything on damaged bytes
+        if isinstance(error, PermissionError) or is_unavailable(error):  # an error of the store, not of the archive
+            raise
+        raise SourceError(f"{where} is not a readable archive: {error}") from None
+
+
 def list_archive(
-    spec: params.Source,
-    store: Any,  # noqa: ANN401
-    root: str,
-    stamp: str,
-    scan: Scan,
-    known: Known,
-) -> Archive:
+    spec: params.Source, store: Any, root: str, stamp: str, scan: Scan, known: Known,  # noqa: ANN401
+) -> Archive:  # fmt: skip
     """List an archive, from the scan cache if its stamp is unchanged.
 
     Raises:
@@ -227,14 +234,7 @@ def list_archive(
     """
     members = scan.archive_members(spec.path, stamp)
     if members is None:
-        is_zip = root.lower().endswith(".zip")
-        try:
-            with _open(store, root, is_zip) as file:
-                members = _zip_listing(file) if is_zip else _tar_listing(file, stamp)
-        except Exception as error:  # zipfile and tarfile raise anything on damaged bytes
-            if isinstance(error, PermissionError) or is_unavailable(error):  # an error of the store, not of the archive
-                raise
-            raise SourceError(f"ingest.sources: {spec.path} is not a readable archive: {error}") from None
+        members = read_members(store, root, stamp, f"ingest.sources: {spec.path}")
         scan.set_archive_members(spec.path, stamp, members)
     safe = {path: member for path, member in members.items() if member and not file_names.is_unsafe(path)}
     stamps = {path: f"{size}:{change}" for path, (size, change) in safe.items()}

@@ -2,6 +2,7 @@
 
 import codecs
 import posixpath
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ TABLE = "table"  # the layout of such a source, in the summary
 MAX_UNPACKED_BYTES, MAX_EXPANSION, ROW_BYTES, ROWS_PER_BATCH = 2**26, 20, 32, 1024
 MAX_ROWS, MAX_COLUMNS, HEADER_BYTES = 2**21, 10_000, 2**16  # of a CSV
 COLUMNS = ("path", "label", "domain", "split", "group")
+ADDRESSES = ("path", "url", "image", "file", "filename")  # of images to classify: the first that a table has
 
 
 def list_manifest(spec: params.Source, store: Any, root: str, data: bytes) -> Files:  # noqa: ANN401
@@ -82,30 +84,62 @@ def _read(spec: params.Source, root: str, data: bytes) -> pa.Table:
     Raises:
         SourceError: the table is damaged or empty, or a column is missing, duplicated or not text.
     """
-    try:
-        table, there = _parse(root, pa.BufferReader(data))
-    except Exception as error:  # anything, on damaged bytes
-        is_text = not root.lower().endswith(".parquet")
-        if is_text and ("UTF8" in str(error) or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))):
-            raise SourceError(
-                f"{spec.path}: not a readable manifest: its text is not encoded as UTF-8; save it as UTF-8."
-            ) from None
-        raise SourceError(f"{spec.path}: not a readable manifest: {first_line(error)}") from None
+    table, there = _parsed(spec.path, root, data, COLUMNS)
     if missing := [name for name in ("path", "label") if name not in there]:
         raise SourceError(f"{spec.path}: no column {missing[0]!r}; it has {', '.join(there)}.{_hint(root, there)}")
     if twice := [name for name in COLUMNS if there.count(name) > 1]:
         raise SourceError(f"{spec.path}: the column {twice[0]!r} appears twice; expected it once.")
     table = table.select([name for name in COLUMNS if name in there])
-    for name, kind in zip(table.column_names, table.schema.types, strict=True):
-        try:
-            column = table[name].cast(pa.string())
-        except pa.ArrowException:
-            raise SourceError(f"{spec.path}: the column {name!r} holds {kind}; expected text.") from None
-        table = table.set_column(table.column_names.index(name), name, column)
+    for name in table.column_names:
+        table = table.set_column(table.column_names.index(name), name, _as_text(table, name, spec.path))
     table = table.filter(pc.greater(pc.utf8_length(table["path"]), 0))
     if not len(table):
         raise SourceError(f"{spec.path}: lists no images; expected one row per image, with its path and label.")
     return table
+
+
+def addresses(where: str, root: str, data: bytes) -> list[str]:
+    """Return the addresses of images in a table: paths, absolute or relative to it, or URLs.
+
+    Args:
+        where: the table's name, for errors.
+        root: its path in its store.
+        data: its bytes.
+
+    Raises:
+        SourceError: it is not readable, or has no column of addresses.
+    """
+    table, there = _parsed(where, root, data, ADDRESSES)
+    name = next((name for name in ADDRESSES if there.count(name) == 1), None)
+    if name is None:
+        named = f"{', '.join(ADDRESSES[:-1])} or {ADDRESSES[-1]}"
+        raise SourceError(f"{where}: expected a column of addresses, named {named}; it has {', '.join(there)}.")
+    return [address for address in _as_text(table, name, where).to_pylist() if address]
+
+
+def _parsed(where: str, root: str, data: bytes, columns: Sequence[str]) -> tuple[pa.Table, list[str]]:
+    """Read a table; return the relevant columns, and the names of all columns.
+
+    Raises:
+        SourceError: it is not readable.
+    """
+    try:
+        return _parse(root, pa.BufferReader(data), columns)
+    except Exception as error:  # anything, on damaged bytes
+        is_text = not root.lower().endswith(".parquet")
+        if is_text and ("UTF8" in str(error) or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))):
+            raise SourceError(
+                f"{where}: not a readable manifest: its text is not encoded as UTF-8; save it as UTF-8."
+            ) from None
+        raise SourceError(f"{where}: not a readable manifest: {first_line(error)}") from None
+
+
+def _as_text(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
+    try:
+        return table[name].cast(pa.string())
+    except pa.ArrowException:
+        kind = table.schema.field(name).type
+        raise SourceError(f"{where}: the column {name!r} holds {kind}; expected text.") from None
 
 
 def _hint(root: str, there: list[str]) -> str:
@@ -116,18 +150,17 @@ def _hint(root: str, there: list[str]) -> str:
     return " The first row must name the columns: path and label, and optionally domain, split and group."
 
 
-def _parse(root: str, file: pa.BufferReader) -> tuple[pa.Table, list[str]]:
-    """Read a table; return the relevant columns, and the names of all columns."""
+def _parse(root: str, file: pa.BufferReader, columns: Sequence[str]) -> tuple[pa.Table, list[str]]:
     if root.lower().endswith(".parquet"):
         parquet = pq.ParquetFile(file)  # pq.read_table would import pandas
         there = parquet.schema_arrow.names
-        return _read_batches(parquet, [name for name in COLUMNS if there.count(name) == 1], file.size()), there
+        return _read_batches(parquet, [name for name in columns if there.count(name) == 1], file.size()), there
     delimiter = "\t" if root.lower().endswith(".tsv") else ","
     _check_lines(file, delimiter)
     # Labels such as 007 are names, not numbers.
-    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
+    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
-    table = _unescape_cells(pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse))
+    table = _unescape_cells(pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse), columns)
     return table, table.column_names
 
 
@@ -175,11 +208,11 @@ def _text_bytes(column: pa.Array) -> int:
     return int(column.nbytes)
 
 
-def _unescape_cells(table: pa.Table) -> pa.Table:
+def _unescape_cells(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Undo the escaping of cells in a table that was written for spreadsheets (escape.csv)."""
     for number, name in enumerate(table.column_names):
         values = table.column(number)  # by number, as names may repeat
-        if name in COLUMNS and pc.any(pc.starts_with(values, "'")).as_py():
+        if name in columns and pc.any(pc.starts_with(values, "'")).as_py():
             true = [value and escape.from_cell(value) for value in values.to_pylist()]
             table = table.set_column(number, name, pa.array(true, pa.string()))
     return table

@@ -158,10 +158,14 @@ class Model:
         """Yield, a group at a time, each image's name with why it was rejected, if so, and the others' features."""
         if value_range is not None and not -math.inf < value_range[0] < value_range[1] < math.inf:
             raise ValueError(f"value_range is {value_range}; expected two numbers, black below white")
-        value_range = value_range or checks.value_range or self.value_range
-        checks = replace(checks, value_range=value_range, max_side=checks.max_side or self.max_side)
+        checks = self.own_checks(replace(checks, value_range=value_range or checks.value_range))
         groups = grouped(given.named(images), self.extractor.engine.group_size)
         yield from self.extractor.features(groups, partial(self._prepare, checks=checks))
+
+    def own_checks(self, checks: Checks = CHECKS) -> Checks:
+        """Return the checks with what the model's training images had in common, where they leave it open."""
+        value_range, max_side = checks.value_range or self.value_range, checks.max_side or self.max_side
+        return replace(checks, value_range=value_range, max_side=max_side)
 
     def _named(self, name: str, row: NDArray[np.float32], novelty: float | None) -> Prediction:
         probabilities = dict(zip(self.classes, map(float, row), strict=True))
@@ -177,20 +181,20 @@ class Model:
         prepared = []
         for name, image in named:
             try:
-                prepared.append(self.extractor.prepare(_checked(name, image, checks)))
+                prepared.append(self.extractor.prepare(accepted(name, given.content(image), checks)))
                 found.append((name, None))
             except Rejected as rejected:
                 found.append((name, Rejected(rejected.reason, rejected.detail)))
         return found, prepared
 
 
-def _checked(name: str, image: Image, checks: Checks) -> bytes:
-    """Read and check an image file, and return its bytes as ingest would pack them.
+def accepted(name: str, data: bytes, checks: Checks) -> bytes:
+    """Check the bytes of an image file, and return them as ingest would pack them.
 
     Raises:
-        Rejected: it cannot be read, or fails a check.
+        Rejected: it fails a check.
     """
-    new = inspection.check(given.content(image), name, checks)
+    new = inspection.check(data, name, checks)
     if new.deep and new.deep.unclear and not checks.value_range:
         raise inspection.RangeUnknown(new.deep)
     return new.data

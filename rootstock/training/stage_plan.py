@@ -15,7 +15,7 @@ from rootstock.training.paired_losses import standard_error
 
 DEPTHS = ("last_block", "last_half", "all")
 SIGNIFICANT = 1.645  # standard errors: one-sided, at 5 %
-STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 160, 3, 6  # of a stage (docs/benchmarks.md)
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 280, 3, 5  # of a stage (docs/benchmarks.md)
 
 
 class PlannedStage(params.Stage):

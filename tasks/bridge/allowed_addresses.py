@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rootstock.config.params import Params
@@ -58,6 +58,16 @@ def check(given: Params, before: Params, roots: Callable[[], Roots]) -> None:
         under = roots()
         for key, address in new.items():
             _check(key, address, under)
+
+
+def check_places(places: Mapping[str, str], roots: Roots) -> None:
+    """Check the addresses that a run was given beside its parameters, by name.
+
+    Raises:
+        ParamsError: an address is under none of the roots.
+    """
+    for name, address in places.items():
+        _check(name, address, roots)
 
 
 def _of_host(address: str) -> str:

@@ -54,7 +54,7 @@ def merged(given: Values, report: Report) -> Iterator[Params]:
     """
     there = workspace.read_params()
     params = merge(there, given, report)
-    with roots.restricted_to(_roots() if _sources_were_given(there, params) else None):
+    with roots.restricted_to(roots_of_runs() if _sources_were_given(there, params) else None):
         yield params
 
 
@@ -95,7 +95,7 @@ def merge(there: Params, given: Values, report: Report) -> Params:
     for key, value in merging.ignored(base, given).items():
         report(f"{key}: null was given and ignored, {_format(value)} of {PARAMS} stays; to clear it, edit the file")
     params = params_file.validate(merging.merged(base, given), THE_RUN)
-    allowed_addresses.check(params, there, _roots)
+    allowed_addresses.check(params, there, roots_of_runs)
     return params
 
 
@@ -106,7 +106,7 @@ def received(values: Values) -> Params:
         ParamsError: a value is invalid, or an address is not allowed.
     """
     params = params_file.validate(values, THE_RUN)
-    allowed_addresses.check(params, Params(), _roots)
+    allowed_addresses.check(params, Params(), roots_of_runs)
     return params
 
 
@@ -176,7 +176,7 @@ def _sources_were_given(there: Params, params: Params) -> bool:
     )
 
 
-def _roots() -> Roots:
+def roots_of_runs() -> Roots:
     """Return the roots that given addresses must be under."""
     return allowed_addresses.roots(committed_params() or workspace.read_params())
 

@@ -43,7 +43,7 @@ def committed_params(request) -> Iterator[None]:
 
 def test_the_ui_deploys_what_prefect_yaml_names_with_forms_limits_and_workers(ui):
     deployments = {found["entrypoint"].partition(":")[2]: found for found in ui.api.ask("deployments/filter", {})}
-    assert set(deployments) == {"pipeline", "retrain", "compare", "rollback", "cache", "fine_tune"}
+    assert set(deployments) == {"pipeline", "retrain", "compare", "rollback", "cache", "predict", "fine_tune"}
     pipeline = deployments["pipeline"]
     assert pipeline["global_concurrency_limit"]["limit"] == 1
     assert pipeline["concurrency_options"]["collision_strategy"] == "ENQUEUE"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from rootstock.config import params_file
-from rootstock.ingest import archives, manifests, sources
+from rootstock.ingest import archives, manifests, opening
 from rootstock.ingest.sources import Unreachable
 from rootstock.system.errors import ParamsError, SourceError
 from tests.archive_files import archived
@@ -121,7 +121,7 @@ def test_a_source_is_unreachable_only_if_its_path_is_missing_or_its_disk_or_netw
         raise error
 
     manifest(five_photos / "list.csv", "path,label\nants/00.png,a\n")
-    monkeypatch.setattr(sources, "_read_table", fails)
+    monkeypatch.setattr(opening, "read_table", fails)
     with pytest.raises(SourceError) as raised:
         listed(five_photos / "list.csv")
     assert isinstance(raised.value, Unreachable) == is_away

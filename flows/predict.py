@@ -1,0 +1,113 @@
+"""Classify images by the champion, and write a row for each: CSV, JSON lines or Parquet.
+
+    python -m flows.predict photos/ --out predictions.csv
+    python -m flows.predict 's3://bucket/new/*.jpg' --out predictions.parquet --top 5
+    find . -name '*.jpg' | python -m flows.predict - --out predictions.jsonl
+
+A source is a folder, a pattern, an archive, a table of paths or URLs, an image, or `-` for a list on standard input. An
+image that cannot be read is a row with the reason, and the exit status is 3 then. A killed run goes on where it was.
+The command needs no server; in the UI this is the deployment `predict/cpu`.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import deployment
+from prefect.states import Completed
+
+from rootstock.system import entry_points, roots
+from rootstock.system.errors import ParamsError, RootstockError
+from tasks.bridge import allowed_addresses, orchestration, run_params
+from tasks.bridge.orchestration import failed
+from tasks.bridge.workspace import DATASET, FEATURES, MODEL
+
+if TYPE_CHECKING:
+    from rootstock.model.prediction import Tally
+
+SOME_REJECTED = 3  # exit status
+TOP = 3  # classes
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """How many images were classified and rejected, and a sentence that says so."""
+
+    images: int
+    rejected: int
+    summary: str
+
+
+@flow(name="predict")
+def predict(source: str, out: str = "predictions.parquet", model: str = str(MODEL), top: int = TOP) -> State[Predicted]:
+    """Classify images by the champion, and write a row for each.
+
+    Args:
+        source: Folder, pattern, archive, table of paths or URLs, or image, on any store.
+        out: File to write, ending in .csv, .jsonl or .parquet.
+        model: Folder of the model.
+        top: How many classes a row has, the most probable first.
+    """
+    try:
+        with orchestration.reported_flow() as log:
+            within = run_params.roots_of_runs() if deployment.id else None
+            if within is not None:
+                allowed_addresses.check_places({"source": source, "out": out, "model": model}, within)
+            with roots.restricted_to(within):
+                done = classify(source, Path(out), Path(model), top)
+    except RootstockError as error:
+        return failed(error)
+    log.info("%s", done.summary)
+    return Completed(message=done.summary, data=done)
+
+
+def classify(source: str, out: Path, folder: Path, top: int, lines: Iterable[str] = ()) -> Predicted:
+    """Classify the images of a source; features that this workspace has cached are not computed again.
+
+    Raises:
+        RootstockError: there is no model, the source cannot be read, or the output cannot be written.
+    """
+    from rootstock.ingest.unlabelled import list_images
+    from rootstock.model import model as models, prediction
+
+    begin = time.perf_counter()
+    if not (folder / models.DESCRIPTION).exists():
+        raise ParamsError(f"{folder} holds no model; expected a folder such as data/model. Run the pipeline first.")
+    if top < 1:
+        raise ParamsError(f"top is {top}; expected at least 1.")
+    images = list_images(source, lines)
+    loaded = models.load(folder)
+    tally = prediction.predict(loaded, images, out, top, prediction.known_features(loaded, FEATURES, DATASET))
+    return Predicted(tally.images, tally.rejected.total(), _summary(tally, out, time.perf_counter() - begin))
+
+
+def _summary(tally: "Tally", out: Path, seconds: float) -> str:
+    new = tally.images - tally.resumed
+    said = [str(tally)]
+    said += [f"{tally.known:,} from cached features"] if tally.known else []
+    said += [f"{tally.resumed:,} of an earlier run"] if tally.resumed else []
+    return f"{', '.join(said)}. {out}, {seconds:.1f} s, {new / seconds:,.0f} images/s"
+
+
+def main() -> None:
+    """Classify; an error is one sentence and exit status 1, images that were rejected are exit status 3."""
+    parser = argparse.ArgumentParser(description="Classify images by the champion, and write a row for each.")
+    parser.add_argument("source", help="folder, pattern, archive, table, image, any fsspec URL, or - for a list")
+    parser.add_argument("--out", type=Path, required=True, help="file ending in .csv, .jsonl or .parquet")
+    parser.add_argument("--model", type=Path, default=MODEL, help=f"folder of the model (default: {MODEL})")
+    parser.add_argument("--top", type=int, default=TOP, help=f"classes of a row (default: {TOP})")
+    asked = parser.parse_args()
+    with entry_points.entry_point("predict"):
+        done = classify(asked.source, asked.out, asked.model, asked.top, sys.stdin)
+        print(done.summary)
+    sys.exit(SOME_REJECTED if done.rejected else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""List images to classify: a folder, pattern, archive, table or list of addresses, or one file, on any fsspec store.
+
+Unlike the sources of a dataset (sources.py) they have no labels, and their folders mean nothing.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, groupby
+from typing import Any, Protocol
+
+from rootstock.images.reasons import Reason
+from rootstock.ingest import archives, file_names, layout, manifests, opening
+from rootstock.ingest.archives import Archive
+from rootstock.ingest.folders import Files, find, relative_paths, stamp_of
+from rootstock.ingest.junk import is_junk
+from rootstock.ingest.layout import Item, Loader
+from rootstock.ingest.opening import ARCHIVES, TABLES
+from rootstock.ingest.sources import within_roots
+from rootstock.system.errors import SourceError
+from rootstock.system.stores import open_store
+
+STANDARD_INPUT = "-"
+PATTERN = re.compile(r"[*?\[]")
+ON_THE_WEB = ("http", "https")  # one store for all hosts
+
+
+class Images(Protocol):
+    """Listed images, which are read a few at a time."""
+
+    @property
+    def items(self) -> list[Item]:
+        """Return what is known of each image."""
+        ...
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
+        """Yield the wanted items in order, each with a function that returns its bytes (see `sources.Source`)."""
+        ...
+
+
+@dataclass
+class Several:
+    """Images of several stores, one after the other."""
+
+    parts: list[Files]
+
+    @property
+    def items(self) -> list[Item]:
+        """Return the items of all parts."""
+        return [item for part in self.parts for item in part.items]
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
+        """Yield the wanted items in order."""
+        yield from chain.from_iterable(part.read(wanted) for part in self.parts)
+
+
+def list_images(address: str, lines: Iterable[str] = ()) -> Images:
+    """List images to classify.
+
+    Args:
+        address: of a folder, an archive, a table with a column of addresses (`manifests.ADDRESSES`) or an image, a
+            pattern (`photos/**/*.jpg`), or STANDARD_INPUT.
+        lines: of standard input, an address each.
+
+    Raises:
+        SourceError: it does not exist, cannot be read, or holds no images.
+    """
+    images = _list(address, lines)
+    if not images.items:
+        raise SourceError(f"{address}: no images")
+    return images
+
+
+def _list(address: str, lines: Iterable[str]) -> Images:
+    if address == STANDARD_INPUT:
+        return _of_addresses([line.strip() for line in lines if line.strip()], "")
+    if (pattern := PATTERN.search(address)) and (found := _matching(address, pattern.start())) is not None:
+        return found
+    store, root = opening.open_existing(address, address)
+    with opening.translating_errors(address):
+        if store.isdir(root):
+            infos, place_of = relative_paths(find(store, root), root, address)
+            return _files(store, infos, place_of)
+        opening.check_is_file(store, root, address)
+        if root.lower().endswith(ARCHIVES):
+            return _archive(store, root, address)
+        if root.lower().endswith(TABLES):
+            listed = manifests.addresses(address, root, opening.read_table(store, root, address))
+            return _of_addresses(listed, address.rpartition("/")[0])
+        return _files(store, {address: store.info(root)}, lambda _: root)
+
+
+def _matching(address: str, at: int) -> Files | None:
+    """List the files that a pattern matches; None if it is the name of a file or folder that has such characters."""
+    try:
+        store, root = open_store(address)
+    except (ImportError, ValueError):
+        return None  # said where it is opened as a name
+    with opening.translating_errors(address):
+        if store.exists(root):
+            return None
+        found = {place: info for place, info in store.glob(root, detail=True).items() if info.get("type") == "file"}
+        folder = address[:at].rpartition("/")[0]
+        infos, place_of = relative_paths(found, store._strip_protocol(folder) if folder else "", address)
+    return _files(store, infos, place_of)
+
+
+def _files(store: Any, infos: dict[str, Any], place_of: Callable[[str], str]) -> Files:  # noqa: ANN401
+    names = [path for path in infos if not path.endswith("/") and not is_junk(path) and file_names.may_be_image(path)]
+    items = [_item(path, stamp_of(infos[path])) for path in sorted(names)]
+    items = layout.mark_too_large(items, lambda path: infos[path].get("size"))
+    return within_roots(Files(store, items, [], place_of))
+
+
+def _item(path: str, stamp: str, problem: Reason | None = None) -> Item:
+    return Item(path, "", "", (), stamp, problem)
+
+
+def _archive(store: Any, root: str, address: str) -> Archive:  # noqa: ANN401
+    members = archives.read_members(store, root, stamp_of(store.info(root)), address)
+    items = []
+    for path, member in sorted(members.items()):
+        if path.endswith("/") or is_junk(path) or not file_names.may_be_image(path):
+            continue
+        unsafe = Reason.UNSAFE_PATH if member is None or file_names.is_unsafe(path) else None
+        items.append(_item(path, "" if member is None else f"{member[0]}:{member[1]}", unsafe))
+    sizes = {item.path: item.size for item in items}
+    return Archive(store, root, layout.mark_too_large(items, sizes.__getitem__))
+
+
+def _of_addresses(addresses: list[str], folder: str) -> Several:
+    """List images by address, in this order; relative paths are those below `folder`, itself an address."""
+    absolute = [_absolute(address, folder) for address in addresses]
+    parts = []
+    for _, some in groupby(zip(addresses, absolute, strict=True), key=lambda pair: _store_of(pair[1])):
+        places = dict(some)
+        try:
+            store, _ = open_store(next(iter(places.values())))
+        except (ImportError, ValueError) as error:
+            raise SourceError(f"{next(iter(places))}: expected the path or URL of an image; {error}") from None
+        within = {address: store._strip_protocol(place) for address, place in places.items()}
+        parts.append(within_roots(Files(store, [_item(address, "") for address in within], [], within.__getitem__)))
+    return Several(parts)
+
+
+def _absolute(address: str, folder: str) -> str:
+    return address if "://" in address or address.startswith("/") or not folder else f"{folder}/{address}"
+
+
+def _store_of(address: str) -> tuple[str, str]:
+    """Return what tells stores apart: the protocol, and the host or bucket."""
+    protocol, separator, rest = address.partition("://")
+    if not separator:
+        return "", ""
+    return (ON_THE_WEB[0], "") if protocol in ON_THE_WEB else (protocol, rest.partition("/")[0])

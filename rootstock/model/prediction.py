@@ -1,0 +1,264 @@
+"""Classify many images, and write a row for each: CSV, JSON lines or Parquet.
+
+Rows are written in parts beside the output, so that a killed run goes on where it was; at the end they become one file.
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rootstock.dataset import tables
+from rootstock.features.preparing import Prepared
+from rootstock.images import inspection
+from rootstock.images.inspection import Checks
+from rootstock.images.reasons import Rejected
+from rootstock.ingest.layout import Item, Loader
+from rootstock.ingest.unlabelled import Images
+from rootstock.model.known_features import KnownFeatures
+from rootstock.model.model import CHECKS, Model, accepted
+from rootstock.system import escape, progress
+from rootstock.system.errors import ParamsError
+from rootstock.system.files import replacing, write
+from rootstock.system.parallel import grouped
+
+FORMATS = (".csv", ".jsonl", ".parquet")
+DIGITS = 6  # of numbers in JSON
+ROWS = 2048  # of a part: what a killed run loses at most
+PARTS, FINGERPRINT = ".parts", "of.json"  # the folder beside the output, and what its parts are of
+Answer = tuple[Item, str, Rejected | None]  # with the image id
+
+
+@dataclass
+class Tally:
+    """How many images were answered and how: `resumed` by an earlier run, `known` from cached features."""
+
+    images: int = 0
+    unknown: int = 0
+    resumed: int = 0
+    known: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        """Describe it in a line."""
+        bad = self.rejected.total()
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.rejected.most_common())
+        said = f"{self.images:,} images: {self.images - bad:,} classified ({self.unknown:,} as unknown)"
+        return f"{said}, {bad:,} rejected ({reasons})" if bad else said
+
+
+def predict(
+    model: Model, images: Images, out: Path, top: int = 3, known: KnownFeatures | None = None, checks: Checks = CHECKS
+) -> Tally:
+    """Classify images and write `out`; a run that was killed goes on.
+
+    Args:
+        model: classifies them.
+        images: listed.
+        out: a path that ends as one of FORMATS.
+        top: how many classes a row has, the most probable first.
+        known: cached features of the model's own kind.
+        checks: limits for accepted files.
+
+    Raises:
+        ParamsError: the format is not known, or `out` is a folder.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise ParamsError(f"{out}: expected a name that ends in {', '.join(FORMATS)}")
+    if out.is_dir():
+        raise ParamsError(f"{out} is a folder; expected a file")
+    top = min(top, len(model.classes))
+    parts = _Parts(out.with_name(out.name + PARTS), _fingerprint(model, images.items, top, checks), _schema(top))
+    tally, done = Tally(), set[str]()
+    for part in parts.read():
+        _count(tally, part)
+        done.update(part["path"].to_pylist())
+    tally.resumed = tally.images
+    wanted = {item.path for item in images.items} - done
+    with progress.bar("predict", len(images.items)) as advance, parts:
+        advance(len(done))
+        with closing(_rows(model, images, wanted, top, known or KnownFeatures(None, None), checks, tally)) as rows:
+            for table in rows:
+                _count(tally, table)
+                parts.add(table)
+                advance(len(table))
+    _write(parts, out)
+    parts.remove()
+    return tally
+
+
+def known_features(model: Model, features: Path, dataset: Path) -> KnownFeatures:
+    """Return the cached features of a workspace that are of the model's own kind; none where there is no dataset."""
+    if not model.feature_key or not (dataset / tables.MANIFEST).exists():
+        return KnownFeatures(None, None)
+    return KnownFeatures(features / model.feature_key, tables.load_manifest(dataset))
+
+
+def _schema(top: int) -> pa.Schema:
+    ranked: list[tuple[str, pa.DataType]] = []
+    for rank in range(1, top + 1):
+        end = f"_{rank}" if rank > 1 else ""
+        ranked += [(f"label{end}", pa.string()), (f"probability{end}", pa.float32())]
+    rest = [("unknown", pa.bool_()), ("novelty", pa.float32()), ("reason", pa.string()), ("detail", pa.string())]
+    return pa.schema([("path", pa.string()), *ranked, *rest])
+
+
+def _fingerprint(model: Model, items: Sequence[Item], top: int, checks: Checks) -> str:
+    """Return what the rows depend on: the model, the images, and the settings."""
+    listed = hashlib.sha256()
+    for item in items:
+        listed.update(f"{item.path}\t{item.stamp}\n".encode())
+    weights = hashlib.sha256()
+    for name, value in model.network.state_dict().items():
+        weights.update(name.encode() + value.cpu().numpy().tobytes())
+    own = [str(model.spec), model.classes, model.temperature, str(model.value_range), model.max_side]
+    return json.dumps([weights.hexdigest(), own, listed.hexdigest(), top, str(checks)], ensure_ascii=False)
+
+
+def _count(tally: Tally, part: pa.Table) -> None:
+    tally.images += len(part)
+    tally.rejected.update(reason for reason in part["reason"].to_pylist() if reason)
+    tally.unknown += sum(map(bool, part["unknown"].to_pylist()))
+
+
+def _rows(
+    model: Model, images: Images, wanted: set[str], top: int, known: KnownFeatures, checks: Checks, tally: Tally
+) -> Generator[pa.Table]:
+    """Yield the rows of the wanted images, a group at a time."""
+    problems = {item.path: item for item in images.items if item.problem and item.path in wanted}
+    bad: list[Answer] = [(item, "", Rejected(item.problem)) for item in problems.values() if item.problem]
+    if bad:
+        yield _table(model, bad, np.empty((0, model.network.head.in_features), np.float32), top)
+    prepare = partial(_prepare, model=model, checks=model.own_checks(checks), known=known)
+    groups = grouped(images.read(wanted - problems.keys()), model.extractor.engine.group_size)
+    with closing(model.extractor.features(groups, prepare)) as answered:
+        for found, computed in answered:
+            features, rest = [], iter(computed)
+            for _, image_id, rejected in found:
+                if not rejected:
+                    row = known.get(image_id) if image_id else None
+                    tally.known += row is not None
+                    features.append(next(rest) if row is None else row)
+            yield _table(model, found, np.array(features, np.float32).reshape(-1, computed.shape[1]), top)
+
+
+def _prepare(
+    entries: Sequence[tuple[Item, Loader]], model: Model, checks: Checks, known: KnownFeatures
+) -> tuple[list[Answer], list[Prepared]]:
+    """Read, check and decode images; those whose features are known have an image id, and are only read."""
+    found: list[Answer] = []
+    prepared = []
+    for item, load in entries:
+        try:
+            data = load()
+            if len(data) > inspection.MAX_FILE_BYTES:
+                raise Rejected(inspection.Reason.TOO_LARGE)
+            image_id = inspection.image_id(data) if known else ""
+            if image_id in known:
+                found.append((item, image_id, None))
+                continue
+            prepared.append(model.extractor.prepare(accepted(item.path, data, checks)))
+            found.append((item, "", None))
+        except Rejected as rejected:
+            found.append((item, "", Rejected(rejected.reason, rejected.detail)))
+    return found, prepared
+
+
+def _table(model: Model, found: Sequence[Answer], features: NDArray[np.float32], top: int) -> pa.Table:
+    """Return the rows of a group of images, with the features (n, width) of those that were accepted."""
+    columns: dict[str, list[Any]] = {name: [None] * len(found) for name in _schema(top).names}
+    columns["path"] = [item.path for item, *_ in found]
+    good = [place for place, (*_, rejected) in enumerate(found) if not rejected]
+    if good:
+        probabilities = model.probabilities(features)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        for rank in range(top):
+            end = f"_{rank + 1}" if rank else ""
+            for place, row, chosen in zip(good, probabilities, best[:, rank], strict=True):
+                columns[f"label{end}"][place] = model.classes[chosen]
+                columns[f"probability{end}"][place] = float(row[chosen])
+        for place, novelty in zip(good, model.novelty.score(features) if model.novelty else (), strict=False):
+            assert model.novelty is not None
+            columns["novelty"][place], columns["unknown"][place] = float(novelty), novelty > model.novelty.threshold
+    for place, (*_, rejected) in enumerate(found):
+        if rejected:
+            columns["reason"][place], columns["detail"][place] = rejected.reason.value, rejected.detail or None
+    return pa.table(columns, schema=_schema(top))
+
+
+class _Parts:
+    """Tables in a folder, of ROWS rows or a few more each; those of another fingerprint are dropped."""
+
+    def __init__(self, folder: Path, fingerprint: str, schema: pa.Schema) -> None:
+        self.folder, self.schema, self._waiting = folder, schema, list[pa.Table]()
+        of = folder / FINGERPRINT
+        if not of.exists() or of.read_text() != fingerprint:
+            self.remove()
+            write(of, fingerprint)
+        self._next = len(self.paths())
+
+    def paths(self) -> list[Path]:
+        """Return the files, in order."""
+        return sorted(self.folder.glob("*.parquet"))
+
+    def read(self) -> Iterator[pa.Table]:
+        """Yield the tables, in order."""
+        for path in self.paths():
+            yield pq.read_table(path)
+
+    def add(self, table: pa.Table) -> None:
+        """Add rows."""
+        self._waiting.append(table)
+        if sum(map(len, self._waiting)) >= ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            with replacing(self.folder / f"{self._next:08d}.parquet") as temporary:
+                pq.write_table(pa.concat_tables(self._waiting), temporary)
+            self._waiting, self._next = [], self._next + 1
+
+    def __enter__(self) -> "_Parts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()  # after an error, too: these rows need not be computed again
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _write(parts: _Parts, out: Path) -> None:
+    """Write the parts as one file."""
+    with replacing(out) as temporary:
+        if out.suffix.lower() == ".parquet":
+            with pq.ParquetWriter(temporary, parts.schema, compression="zstd") as writer:
+                for part in parts.read():
+                    writer.write_table(part)
+            return
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            for number, part in enumerate(parts.read()):
+                file.write(_as_text(part, out.suffix.lower(), is_first=number == 0))
+
+
+def _as_text(part: pa.Table, suffix: str, *, is_first: bool) -> str:
+    if suffix == ".jsonl":
+        return "".join(json.dumps(_rounded(row), ensure_ascii=False) + "\n" for row in part.to_pylist())
+    text = escape.as_csv(part.to_pandas())
+    return text if is_first else text.partition("\n")[2]
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in row.items()}

@@ -1,0 +1,75 @@
+"""`python -m flows.predict`, and the deployment `predict/cpu`: images in, a row for each out."""
+
+import sys
+
+import pandas as pd
+import pytest
+
+from tests.workspace import Workspace, draw_photos
+
+FLOW = "from flows.predict import predict; print(predict({source!r}, out={out!r}, return_state=True).message)"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    draw_photos(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no image")
+    return tmp_path / "photos"
+
+
+def predict(workspace: Workspace, *arguments: str, **given):
+    return workspace.run(sys.executable, "-m", "flows.predict", *arguments, check=False, **given)
+
+
+def test_each_image_is_a_row_and_the_last_line_and_the_exit_status_say_how_many_were_rejected(
+    flow_ran_in, photos, tmp_path
+):
+    done = predict(flow_ran_in, str(photos), "--out", str(tmp_path / "out.csv"), "--top", "1")
+    rows = pd.read_csv(tmp_path / "out.csv")
+    count = len(rows)
+    assert done.returncode == 3 and rows["reason"].dropna().tolist() == ["undecodable"]
+    assert f"{count} images: {count - 1} classified (" in done.stdout.splitlines()[-1]
+    assert "1 rejected (1 undecodable)" in done.stdout and f". {tmp_path}/out.csv, " in done.stdout
+    (photos / "broken.png").unlink()
+    again = predict(flow_ran_in, str(photos), "--out", str(tmp_path / "out.csv"))
+    assert again.returncode == 0 and len(pd.read_csv(tmp_path / "out.csv")) == count - 1
+
+
+def test_images_of_the_dataset_are_classified_from_cached_features(flow_ran_in, tmp_path):
+    done = predict(flow_ran_in, "photos", "--out", str(tmp_path / "out.parquet"))
+    rows = pd.read_parquet(tmp_path / "out.parquet")
+    assert done.returncode == 0, done.stderr
+    winner = pd.read_json(flow_ran_in.root / "data/report/metrics.json", typ="series")["winner"]
+    assert (f"{len(rows)} from cached features" in done.stdout) == (winner == "head")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere",), "predict: nowhere does not exist. Expected a folder, an archive or a manifest.\n"),
+        (("photos", "--model", "data"), "predict: data holds no model; expected a folder such as data/model. Run the"),
+        (("photos", "--top", "0"), "predict: top is 0; expected at least 1.\n"),
+    ],
+)
+def test_an_error_is_one_sentence_and_exit_status_1(flow_ran_in, tmp_path, arguments, said):
+    done = predict(flow_ran_in, *arguments, "--out", str(tmp_path / "out.csv"))
+    assert done.returncode == 1 and done.stderr.startswith(said) and "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("one_server")
+def test_a_run_of_the_deployment_reads_and_writes_only_under_the_roots(flow_ran_in, photos, tmp_path):
+    inside = str(flow_ran_in.root / "predictions.csv")
+    asked = {
+        "inside": FLOW.format(source="photos", out=inside),
+        "elsewhere": FLOW.format(source=str(photos), out=inside),
+        "written": FLOW.format(source="photos", out=str(tmp_path / "out.csv")),
+    }
+    by_the_api = {"PREFECT__RUNTIME__DEPLOYMENT__ID": "predict/cpu"}
+    said = {
+        name: flow_ran_in.run(sys.executable, "-c", code, **by_the_api).stdout.splitlines()[-1]
+        for name, code in asked.items()
+    }
+    assert f"{inside}, " in said["inside"] and "classified" in said["inside"]
+    assert said["elsewhere"].startswith(f"source is '{photos}', which this run was given and which lies under none of")
+    assert said["written"].startswith(f"out is '{tmp_path}/out.csv', which this run was given and which lies under")
+    assert "classified" in flow_ran_in.run(sys.executable, "-c", asked["elsewhere"]).stdout  # by a person
