@@ -30,7 +30,7 @@ from rootstock.model.known_features import KnownFeatures
 from rootstock.model.model import CHECKS, Model, accepted
 from rootstock.system import escape, progress
 from rootstock.system.errors import ParamsError
-from rootstock.system.files import replacing, write
+from rootstock.system.files import reading, replacing, write
 from rootstock.system.parallel import grouped
 
 FORMATS = (".csv", ".jsonl", ".parquet")
@@ -215,7 +215,9 @@ class _Parts:
     def read(self) -> Iterator[pa.Table]:
         """Yield the tables, in order."""
         for path in self.paths():
-            yield pq.read_table(path)
+            with reading(path):
+                table = pq.read_table(path)
+            yield table
 
     def add(self, table: pa.Table) -> None:
         """Add rows."""
