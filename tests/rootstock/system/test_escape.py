@@ -132,6 +132,7 @@ def test_a_model_card_shows_classes_and_domains_as_they_are():
     domains = {name: {"images": 3, "accuracy": score} for name in NASTY if shown(name)}
     backbone = {"name": "a_net", "parameters": 1, "origin": "<b>", "licence": "*"}
     described = {"backbone": backbone, "classes": list(NASTY), "kind": "head", "temperature": 1.0}
+    described["features"] = {"mirror": False}
     splits = dict.fromkeys(("train", "val", "test"), 3)
     by_class = {described["classes"][0]: {"train": 9, "val": 0, "test": 0}}
     scores = {**own, "domains": domains, "classes": dict.fromkeys(NASTY)}
