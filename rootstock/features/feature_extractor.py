@@ -212,12 +212,13 @@ class FeatureExtractor:
                 yield from (features for _, features in groups)
 
 
-def start_as_measured(spec: FeatureSpec, backbone: Backbone) -> FeatureExtractor:
+def start_as_measured(spec: FeatureSpec, backbone: Backbone, *, many: bool = False) -> FeatureExtractor:
     """Start what computed a model's features; where this machine cannot, the nearest there is, with one warning.
 
     Args:
         spec: of the features that the model was fitted to and measured with.
         backbone: its network, in evaluation mode.
+        many: images come in batches, not one at a time.
     """
     missing, differ = [], ""
     if spec.mirror:
@@ -226,14 +227,14 @@ def start_as_measured(spec: FeatureSpec, backbone: Backbone) -> FeatureExtractor
         missing.append("their images were decoded on a GPU, and this machine has none: they are decoded on the CPU")
         differ, spec = DECODING_MAY_DIFFER, replace(spec, decode="full")
     try:
-        engine = _start(spec, backbone)
+        engine = _start(spec, backbone, many=many)
     except Exception as error:  # exporter and runtime raise anything for an unsupported operation
         if spec.engine == "eager":
             raise
         missing.append(f"{spec.engine} computed them, but {causes.first_line(error)}: torch computes them")
         differ = MAY_DIFFER[spec.precision]
         spec = replace(spec, engine="eager", precision="f32")  # as near to another engine's bf16 as bf16 is, and faster
-        engine = _start(spec, backbone)
+        engine = _start(spec, backbone, many=many)
     if missing:
         log.warning(
             "The features of this model cannot be computed as they were when it was measured: %s. Probabilities may "
@@ -242,8 +243,8 @@ def start_as_measured(spec: FeatureSpec, backbone: Backbone) -> FeatureExtractor
     return FeatureExtractor(spec, engine, backbone.width)
 
 
-def _start(spec: FeatureSpec, backbone: Backbone) -> Engine:
+def _start(spec: FeatureSpec, backbone: Backbone, *, many: bool) -> Engine:
     on_cpu = spec.engine == "openvino"  # what it computed, it computed there
-    # Images come one at a time, too. In bf16 the rounding may depend on the batch size, so there it is extraction's.
-    batch_size = 1 if on_cpu and spec.precision == "f32" else None
+    # A batch that is not full is padded. In bf16 the rounding may depend on its size, so there it is extraction's.
+    batch_size = 1 if on_cpu and spec.precision == "f32" and not many else None
     return engines.start(spec.engine, backbone, spec.precision, batch_size, None if on_cpu else devices.device())

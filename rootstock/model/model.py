@@ -80,9 +80,17 @@ class Model:
     @cached_property
     def extractor(self) -> FeatureExtractor:
         """Start what computes the features, as they were computed for training and evaluation if this machine can."""
+        return feature_extractor.start_as_measured(self.spec, self._backbone)
+
+    @cached_property
+    def extractor_of_many(self) -> FeatureExtractor:
+        """Start what computes the same features for many images, faster."""
+        return feature_extractor.start_as_measured(self.spec, self._backbone, many=True)
+
+    @property
+    def _backbone(self) -> Backbone:
         width = self.network.head.in_features
-        backbone = Backbone(self.network.backbone.eval(), self.spec.transform, width, "", self.frozen or {})
-        return feature_extractor.start_as_measured(self.spec, backbone)
+        return Backbone(self.network.backbone.eval(), self.spec.transform, width, "", self.frozen or {})
 
     @cached_property
     def head(self) -> Head:

@@ -141,8 +141,8 @@ def _rows(
     if bad:
         yield _table(model, bad, np.empty((0, model.network.head.in_features), np.float32), top)
     prepare = partial(_prepare, model=model, checks=model.own_checks(checks), known=known)
-    groups = grouped(images.read(wanted - problems.keys()), model.extractor.engine.group_size)
-    with closing(model.extractor.features(groups, prepare)) as answered:
+    groups = grouped(images.read(wanted - problems.keys()), model.extractor_of_many.engine.group_size)
+    with closing(model.extractor_of_many.features(groups, prepare)) as answered:
         for found, computed in answered:
             features, rest = [], iter(computed)
             for _, image_id, rejected in found:
@@ -168,7 +168,7 @@ def _prepare(
             if image_id in known:
                 found.append((item, image_id, None))
                 continue
-            prepared.append(model.extractor.prepare(accepted(item.path, data, checks)))
+            prepared.append(model.extractor_of_many.prepare(accepted(item.path, data, checks)))
             found.append((item, "", None))
         except Rejected as rejected:
             found.append((item, "", Rejected(rejected.reason, rejected.detail)))
