@@ -25,13 +25,13 @@ from rootstock.system.errors import SourceError
 GENERATED = {"sample": samples.check_name, "torchvision": torchvision_sets.check_name}
 
 
-class Source(Protocol):
-    """A listed source of images."""
+class Images(Protocol):
+    """Listed images, which are read a few at a time."""
 
-    items: list[Item]
-    notes: list[str]
-    layout: dict[str, Any]  # as recorded in the summary
-    empty: tuple[str, ...]  # empty class folders
+    @property
+    def items(self) -> list[Item]:
+        """Return what is known of each image."""
+        ...
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
         """Yield the wanted items in order, each with a function that returns its bytes.
@@ -39,6 +39,15 @@ class Source(Protocol):
         The function may be called in any thread; it raises `Rejected` if the file cannot be read.
         """
         ...
+
+
+class Source(Images, Protocol):
+    """A listed source of images."""
+
+    items: list[Item]
+    notes: list[str]
+    layout: dict[str, Any]  # as recorded in the summary
+    empty: tuple[str, ...]  # empty class folders
 
 
 @dataclass(frozen=True)

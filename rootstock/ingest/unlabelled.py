@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import Any, Protocol
+from typing import Any
 
 from rootstock.images.reasons import Reason
 from rootstock.ingest import archives, file_names, layout, manifests, opening
@@ -16,26 +16,13 @@ from rootstock.ingest.folders import Files, find, relative_paths, stamp_of
 from rootstock.ingest.junk import is_junk
 from rootstock.ingest.layout import Item, Loader
 from rootstock.ingest.opening import ARCHIVES, TABLES
-from rootstock.ingest.sources import within_roots
+from rootstock.ingest.sources import Images, within_roots
 from rootstock.system.errors import SourceError
 from rootstock.system.stores import open_store
 
 STANDARD_INPUT = "-"
 PATTERN = re.compile(r"[*?\[]")
 ON_THE_WEB = ("http", "https")  # one store for all hosts
-
-
-class Images(Protocol):
-    """Listed images, which are read a few at a time."""
-
-    @property
-    def items(self) -> list[Item]:
-        """Return what is known of each image."""
-        ...
-
-    def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
-        """Yield the wanted items in order, each with a function that returns its bytes (see `sources.Source`)."""
-        ...
 
 
 @dataclass

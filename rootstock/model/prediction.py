@@ -25,7 +25,8 @@ from rootstock.images import inspection
 from rootstock.images.inspection import Checks
 from rootstock.images.reasons import Rejected
 from rootstock.ingest.layout import Item, Loader
-from rootstock.ingest.unlabelled import Images
+from rootstock.ingest.sources import Images
+from rootstock.model import given
 from rootstock.model.known_features import KnownFeatures
 from rootstock.model.model import CHECKS, Model, accepted
 from rootstock.system import escape, progress
@@ -106,12 +107,15 @@ def known_features(model: Model, features: Path, dataset: Path) -> KnownFeatures
 
 
 def _schema(top: int) -> pa.Schema:
-    ranked: list[tuple[str, pa.DataType]] = []
-    for rank in range(1, top + 1):
-        end = f"_{rank}" if rank > 1 else ""
-        ranked += [(f"label{end}", pa.string()), (f"probability{end}", pa.float32())]
+    ranked = [field for one, two in _ranked(top) for field in ((one, pa.string()), (two, pa.float32()))]
     rest = [("unknown", pa.bool_()), ("novelty", pa.float32()), ("reason", pa.string()), ("detail", pa.string())]
     return pa.schema([("path", pa.string()), *ranked, *rest])
+
+
+def _ranked(top: int) -> list[tuple[str, str]]:
+    """Return the columns of the most probable classes: names of label and probability, the first without a number."""
+    ends = ["", *(f"_{rank}" for rank in range(2, top + 1))]
+    return [(f"label{end}", f"probability{end}") for end in ends]
 
 
 def _fingerprint(model: Model, items: Sequence[Item], top: int, checks: Checks) -> str:
@@ -161,9 +165,7 @@ def _prepare(
     prepared = []
     for item, load in entries:
         try:
-            data = load()
-            if len(data) > inspection.MAX_FILE_BYTES:
-                raise Rejected(inspection.Reason.TOO_LARGE)
+            data = given.content(load())
             image_id = inspection.image_id(data) if known else ""
             if image_id in known:
                 found.append((item, image_id, None))
@@ -177,24 +179,23 @@ def _prepare(
 
 def _table(model: Model, found: Sequence[Answer], features: NDArray[np.float32], top: int) -> pa.Table:
     """Return the rows of a group of images, with the features (n, width) of those that were accepted."""
-    columns: dict[str, list[Any]] = {name: [None] * len(found) for name in _schema(top).names}
+    schema = _schema(top)
+    columns: dict[str, list[Any]] = {name: [None] * len(found) for name in schema.names}
     columns["path"] = [item.path for item, *_ in found]
     good = [place for place, (*_, rejected) in enumerate(found) if not rejected]
     if good:
         probabilities = model.probabilities(features)
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-        for rank in range(top):
-            end = f"_{rank + 1}" if rank else ""
-            for place, row, chosen in zip(good, probabilities, best[:, rank], strict=True):
-                columns[f"label{end}"][place] = model.classes[chosen]
-                columns[f"probability{end}"][place] = float(row[chosen])
+        for (label, probability), ranks in zip(_ranked(top), best.T, strict=True):
+            for place, row, chosen in zip(good, probabilities, ranks, strict=True):
+                columns[label][place], columns[probability][place] = model.classes[chosen], float(row[chosen])
         for place, novelty in zip(good, model.novelty.score(features) if model.novelty else (), strict=False):
             assert model.novelty is not None
             columns["novelty"][place], columns["unknown"][place] = float(novelty), novelty > model.novelty.threshold
     for place, (*_, rejected) in enumerate(found):
         if rejected:
             columns["reason"][place], columns["detail"][place] = rejected.reason.value, rejected.detail or None
-    return pa.table(columns, schema=_schema(top))
+    return pa.table(columns, schema=schema)
 
 
 class _Parts:

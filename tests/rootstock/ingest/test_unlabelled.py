@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rootstock.images.reasons import Reason, Rejected
-from rootstock.ingest.unlabelled import Images, list_images
+from rootstock.ingest.sources import Images
+from rootstock.ingest.unlabelled import list_images
 from rootstock.system import roots
 from rootstock.system.errors import SourceError
 from tests.images import encoded, picture
