@@ -1,4 +1,4 @@
-"""The sections of params.yaml that only flows use and no stage depends on: comparison and retraining."""
+"""The sections of params.yaml that only flows use and no stage depends on: comparison, retraining and export."""
 
 from typing import Annotated, Any, Literal
 
@@ -57,6 +57,16 @@ class Compare(Section):
     @classmethod
     def _are_not_misspelt(cls, depths: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(reject_near_miss(depth, (*FEATURE_LEVELS, PENULTIMATE), "a module name") for depth in depths)
+
+
+class Export(Section):
+    """How a model is written for other runtimes; no stage depends on it."""
+
+    max_loss: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.01,
+        description="Largest loss of validation accuracy with which an int8 version is kept (0.01 is one percentage "
+        "point).",
+    )
 
 
 class Retrain(Section):

@@ -17,7 +17,7 @@ from rootstock.config.architectures import (
     check_name,
     check_variant,
 )
-from rootstock.config.flow_params import Compare as Compare, Retrain as Retrain
+from rootstock.config.flow_params import Compare as Compare, Export as Export, Retrain as Retrain
 from rootstock.config.ingest_params import SPLITS as SPLITS, Ingest as Ingest, Source as Source, Split as Split
 from rootstock.config.section import Section as Section, reject_near_miss, warn_once
 from rootstock.config.training_params import (
@@ -221,4 +221,5 @@ class Params(Section):
     evaluate: Evaluate = Evaluate()
     compare: Compare = Compare()
     retrain: Retrain = Retrain()
+    export: Export = Export()
     cache: Cache = Cache()

@@ -5,6 +5,7 @@ import reprlib
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
+from pydantic.config import JsonDict
 
 from rootstock.config.section import Augment, Section, reject_near_miss
 
@@ -13,6 +14,8 @@ Name = Annotated[str, Field(min_length=1)]
 ClassWeight = Literal["none", "balanced"]
 UNFREEZE_CHOICES = ("head", "last_block", "last_2_blocks", "last_3_blocks", "last_half", "all", "first_block", "lora")
 AUTO: Literal["auto"] = "auto"
+# The titles of alternatives are those of tabs in the Prefect UI's forms.
+AUTOMATIC: JsonDict = {"type": "string", "title": "auto", "enum": [AUTO]}
 
 
 class Head(Section):
@@ -45,16 +48,31 @@ class Stage(Section):
         "blocks), all, first_block, a layer name (that layer and all later ones), a list of blocks, lora "
         "(low-rank adapters beside the linear layers, which stay frozen: for vision transformers), or auto: "
         "last_block, last_half and all in turn, each for these epochs, until one lowers the log loss on validation no "
-        "longer significantly."
+        "longer significantly.",
+        json_schema_extra={
+            "anyOf": [
+                {"type": "string", "title": "Name", "minLength": 1},
+                {
+                    "type": "array",
+                    "title": "List of blocks",
+                    "items": {"type": "string", "minLength": 1},
+                    "minItems": 1,
+                },
+            ]
+        },
     )
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         description="Number of epochs (passes over the training images), or auto: more the fewer images there are, "
-        "from 5 down to 3."
+        "from 5 down to 3.",
+        json_schema_extra={"anyOf": [{"type": "integer", "title": "Number", "minimum": 1}, AUTOMATIC]},
     )
     lr: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
         title="Learning rate",
         description="Peak learning rate of the one-cycle schedule, or auto: found by a range test of 60 steps before "
         "the stage.",
+        json_schema_extra={
+            "anyOf": [{"type": "number", "title": "Number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, AUTOMATIC]
+        },
     )
 
     @field_validator("epochs", "lr", mode="wrap")

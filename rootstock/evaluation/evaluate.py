@@ -46,6 +46,7 @@ from rootstock.training.course import as_table
 log = logging.getLogger(__name__)
 FEW_IMAGES, FEW_OF_CLASS = 100, 30  # in a split, and of a class among the test images, for figures to be worth much
 NAMED = 5  # classes that a warning names
+NOT_USED = {"retrain", "compare", "export", "cache"}  # sections of params.yaml that the pipeline does not read
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ def _write_report(
         repeated=found.repeated.describe() if found.repeated else "",
         dataset=pair.summary,
         backbone=pair.backbone.description,
-        params=params.model_dump(mode="json", exclude={"retrain", "compare", "cache"}),  # not used by the pipeline
+        params=params.model_dump(mode="json", exclude=NOT_USED),
         timings=measured,
         pictures=pictures
         | learning_curve_plot.pictures(found.learning_curve)

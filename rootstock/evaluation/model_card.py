@@ -1,10 +1,20 @@
-"""The model card, README.md of the model's folder: what the model is, how good it is, and what it cannot do."""
+"""The model card, README.md of the model's folder: what the model is, how good it is, and what it cannot do.
 
+It begins with the metadata that the Hugging Face Hub reads, so that the folder can be uploaded there as it is.
+"""
+
+import re
 from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from rootstock.dataset import tables
 from rootstock.evaluation import figures
 from rootstock.system.escape import markdown
+
+# As the Hub spells them; with what else a licence says, it is "other" there.
+LICENCES = {"Apache-2.0": "apache-2.0", "BSD-3-Clause": "bsd-3-clause", "MIT": "mit"}
+MEASURED = {"accuracy": "accuracy", "macro_f1": "f1"}  # the Hub's names of metrics
 
 
 def card(described: dict[str, Any], why: str, test: dict[str, Any], summary: dict[str, Any]) -> str:
@@ -23,7 +33,11 @@ def card(described: dict[str, Any], why: str, test: dict[str, Any], summary: dic
     note = f"\n**Note: {markdown(without)}.** The figures below do not cover them.\n" if without else ""
     mirrored = "\n- **Mirror images**: the features of each image are averaged with those of its mirror image"
     views = mirrored if described["features"]["mirror"] else ""
-    return f"""# {markdown(backbone["name"])}: {len(described["classes"])} classes
+    return f"""---
+{_metadata(described, test)}
+---
+
+# {markdown(backbone["name"])}: {len(described["classes"])} classes
 
 {markdown(why)}
 {note}
@@ -49,3 +63,35 @@ import rootstock
 rootstock.load_model("data/model").predict(["photo.jpg"])
 ```
 """
+
+
+def _metadata(described: dict[str, Any], test: dict[str, Any]) -> str:
+    """Format the metadata of the Hub as YAML; the licence is that of the weights the model was made from."""
+    backbone = described["backbone"]
+    licence = LICENCES.get(backbone["licence"], "other")
+    data = ModelCardData(
+        model_name=str(backbone["name"]),
+        license=licence,
+        license_name=_slug(backbone["licence"]) if licence == "other" else None,
+        library_name="rootstock",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "transfer-learning", str(backbone["name"])],
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                dataset_type="images",
+                dataset_name=", ".join(sorted(test["domains"])) or "images",
+                dataset_split="test",
+                metric_type=hub_name,
+                metric_value=test[metric]["value"],
+            )
+            for metric, hub_name in MEASURED.items()
+            if metric in test
+        ],
+    )
+    text: str = data.to_yaml()
+    return text
+
+
+def _slug(text: str) -> str:
+    return "-".join(re.findall(r"[a-z0-9.]+", text.lower())) or "unknown"

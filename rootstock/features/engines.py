@@ -10,7 +10,7 @@ import logging
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
@@ -178,7 +178,7 @@ def _in_openvino(network: nn.Module, precision: Precision, size: int, batch_size
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise Unavailable("this CPU has no bf16 instructions")
     with tempfile.TemporaryDirectory(prefix="rootstock-") as folder:
-        model = core.read_model(_export(network, size, Path(folder)))
+        model = core.read_model(write_onnx(network, size, Path(folder) / "network.onnx"))
         model.reshape([batch_size, 3, size, size])  # a fixed shape: faster, and the same values whatever the batch
         settings = {
             "INFERENCE_PRECISION_HINT": precision,  # explicit: the default is bf16 on some CPUs
@@ -200,19 +200,22 @@ def _in_openvino(network: nn.Module, precision: Precision, size: int, batch_size
     return _padded(forward, batch_size)
 
 
-def _export(network: nn.Module, size: int, folder: Path) -> Path:
-    """Export a network with its normalisation to ONNX.
+def write_onnx(network: nn.Module, size: int, path: Path, outputs: Sequence[str] = ("features",)) -> Path:
+    """Write a network as ONNX, by tracing: half a second against seven for torch.export, and hooks are followed.
 
-    By tracing, which takes half a second against seven for torch.export, and follows the hooks that cut a network.
+    Args:
+        network: maps uint8 images (n, 3, size, size), the input `images`, to one tensor per output, of n rows.
+        size: of the images, in pixels.
+        path: of the file.
+        outputs: their names.
     """
     _installed("onnx")
-    path = folder / "network.onnx"
     images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # from tracing: shapes become constants
         torch.onnx.export(
-            network, (images,), path, dynamo=False, input_names=["images"], output_names=["features"],
-            dynamic_axes={"images": {0: "n"}, "features": {0: "n"}},
+            network, (images,), path, dynamo=False, input_names=["images"], output_names=outputs,
+            dynamic_axes={name: {0: "n"} for name in ("images", *outputs)},
         )  # fmt: skip
     return path
 

