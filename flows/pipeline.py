@@ -7,7 +7,7 @@
 
 A stage that is up to date ends as Cached. Values given to the flow go over those of params.yaml, key by key, and are
 written there, so that DVC records them; they are put back where the run does not end well. Every run is kept as a DVC
-experiment named after the flow run.
+experiment named after the flow run, and tracked where `track` says.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import read_json
 from tasks.backbone import backbone
-from tasks.bridge import artifacts, causes, experiments, run_params, versions, workspace
+from tasks.bridge import artifacts, causes, experiments, run_params, tracking, versions, workspace
 from tasks.bridge.orchestration import Outcome, failed, submit
 from tasks.bridge.workspace_lock import locked_workspace
 from tasks.evaluate import evaluate
@@ -86,6 +86,7 @@ def pipeline(
     head: form.Head = form.SHOWN["head"],
     finetune: form.Finetune = form.SHOWN["finetune"],
     evaluate: form.Evaluate = form.SHOWN["evaluate"],
+    track: form.Track = form.SHOWN["track"],
 ) -> State[Verdict]:
     """Ingest images, extract frozen features, train a head, fine-tune, and choose the better model on validation.
 
@@ -97,10 +98,12 @@ def pipeline(
         head: The linear classifier on the frozen features.
         finetune: Unfreezes later layers in stages, starting from the linear head's weights.
         evaluate: How the models are evaluated and reported.
+        track: Where the run is tracked besides DVC.
     """
     asked = form.given(
-        seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate
-    )
+        seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate,
+        track=track,
+    )  # fmt: skip
     try:
         with locked_workspace() as log:
             if left := experiments.save_what_repro_left():
@@ -108,10 +111,12 @@ def pipeline(
             with run_params.in_params_file(asked, log.info) as params:
                 verdict = chain(params)
                 kept = experiments.keep(flow_run.name)
+            tracked = tracking.track(params.track, kept.name or flow_run.name)
     except RootstockError as error:
         return failed(error)
     artifacts.show_verdict(verdict.outcomes, verdict.metrics, verdict.test, verdict.uses, kept, flow_run.name)
-    log.info(kept.note)
+    for note in filter(None, (kept.note, tracked)):
+        log.info(note)
     return Completed(message=f"{verdict.headline}. {kept.note}", data=verdict)
 
 

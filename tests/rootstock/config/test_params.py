@@ -13,7 +13,7 @@ from rootstock.config.params_file import load, section_in, validate
 from rootstock.config.section import warned, without_warnings
 from tests.params_yaml import SHIPPED, error_of
 
-SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate, compare, retrain, cache"
+SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate, compare, retrain, cache, track"
 STAGE = "unfreeze: all, epochs: 1, lr: 0.1"
 
 

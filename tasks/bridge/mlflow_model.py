@@ -1,0 +1,52 @@
+"""The model as MLflow's pyfunc: MLflow stores this file beside the model's folder, and runs it to load the model.
+
+    model = mlflow.pyfunc.load_model("runs:/<run>/model")
+    model.predict(["photo.jpg"])    # paths, or the bytes of image files; also a table with a column `image`
+    mlflow models serve -m runs:/<run>/model    # takes the bytes of image files in base64
+
+It needs rootstock/ alone, which MLflow stores, too.
+"""
+
+import mlflow
+import pandas as pd
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+import rootstock
+
+FOLDER = "model"  # key of the model's folder among the artifacts
+
+
+class ImageClassifier(PythonModel):
+    """A trained model, loaded from its folder; predicts what `Model.predict` does."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the model from its folder."""
+        self.model = rootstock.load_model(context.artifacts[FOLDER])
+
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: object = None) -> pd.DataFrame:
+        """Classify images, in order.
+
+        Args:
+            context: unused.
+            model_input: a column of n paths (str) or contents of image files (bytes); MLflow makes it of a list, too.
+            params: unused; MLflow passes it.
+
+        Returns:
+            A row per image: label, probability, unknown, novelty, reason, detail (of `rootstock.model.Prediction`),
+            and probabilities, a dict of all classes. For a rejected image, label is empty and probability 0.
+        """
+        found = self.model.predict(model_input.iloc[:, 0].tolist())
+        return pd.DataFrame(
+            {
+                "label": [one.label for one in found],
+                "probability": [one.probabilities.get(one.label, 0.0) for one in found],
+                "unknown": [one.unknown for one in found],
+                "novelty": [one.novelty for one in found],
+                "reason": [one.reason or "" for one in found],
+                "detail": [one.detail for one in found],
+                "probabilities": [one.probabilities for one in found],
+            }
+        )
+
+
+mlflow.models.set_model(ImageClassifier())
