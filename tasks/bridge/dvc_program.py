@@ -3,9 +3,9 @@
 DVC does not know of the flows. Started during one, `dvc repro` would reserve files that the flow is about to record,
 and fail at its first stage; and a file that DVC was writing when it was killed breaks every later command. So in a
 workspace a command that writes waits for running flows, any other one for DVC's lock, and truncated files are repaired
-first; what `dvc repro` or `dvc exp run` leaves is tracked as the results of a flow are. `dvc exp show` shows the winner's
-metrics unless it is told which columns to show: with all parameters and dependencies there are a hundred. Everywhere
-else this is DVC's own program (`python -m dvc` always is).
+first; what `dvc repro` or `dvc exp run` leaves is tracked as the results of a flow are. `dvc exp show` shows the
+winner's metrics unless it is told which columns to show: with all parameters and dependencies there are a hundred.
+Everywhere else this is DVC's own program (`python -m dvc` always is).
 """
 
 import argparse

@@ -2,10 +2,13 @@
 
     model = mlflow.pyfunc.load_model("runs:/<run>/model")
     model.predict(["photo.jpg"])    # paths, or the bytes of image files; also a table with a column `image`
-    mlflow models serve -m runs:/<run>/model    # takes the bytes of image files in base64
+    mlflow models serve -m runs:/<run>/model    # takes the bytes of image files, in base64
 
-It needs rootstock/ alone, which MLflow stores, too.
+It needs rootstock/ alone, which MLflow stores, too. Where it is served, a text is never taken for a path: whoever may
+ask for predictions should not therefore be able to read the server's files.
 """
+
+import sys
 
 import mlflow
 import pandas as pd
@@ -14,6 +17,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 import rootstock
 
 FOLDER = "model"  # key of the model's folder among the artifacts
+SERVER = "mlflow.pyfunc.scoring_server.app"  # the module that answers requests
 
 
 class ImageClassifier(PythonModel):
@@ -35,14 +39,17 @@ class ImageClassifier(PythonModel):
             A row per image: label, probability, unknown, novelty, reason, detail (of `rootstock.model.Prediction`),
             and probabilities, a dict of all classes. For a rejected image, label is empty and probability 0.
         """
-        found = self.model.predict(model_input.iloc[:, 0].tolist())
+        images = model_input.iloc[:, 0].tolist()
+        if SERVER in sys.modules:
+            images = [image.encode() if isinstance(image, str) else image for image in images]
+        found = self.model.predict(images)
         return pd.DataFrame(
             {
                 "label": [one.label for one in found],
                 "probability": [one.probabilities.get(one.label, 0.0) for one in found],
                 "unknown": [one.unknown for one in found],
                 "novelty": [one.novelty for one in found],
-                "reason": [one.reason or "" for one in found],
+                "reason": [str(one.reason or "") for one in found],
                 "detail": [one.detail for one in found],
                 "probabilities": [one.probabilities for one in found],
             }

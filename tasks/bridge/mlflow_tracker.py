@@ -58,8 +58,8 @@ def track(run: TrackedRun) -> str:
         RootstockError: the server does not answer within seconds, or refuses.
     """
     with _quietly():
-        client = MlflowClient()
         try:
+            client = MlflowClient()
             with _environment(FIRST):
                 client.search_experiments(max_results=1)
             with _environment(LATER):

@@ -48,6 +48,8 @@ def track(run: TrackedRun) -> str:
             where = f"{Path(own.dir).parent}, offline: `wandb sync` uploads it" if own.offline else own.url
     except (WandbError, HandleAbandonedError, ServerResponseError) as error:
         raise RootstockError(f"{first_line(error)}.") from error
+    finally:
+        wandb.teardown()  # ends its process, which would otherwise live as long as this one
     write(TRACKED, "\n".join([*tracked, run.fingerprint]) + "\n")
     return f"Tracked in Weights & Biases: {where}."
 

@@ -157,7 +157,16 @@ def test_the_form_has_a_described_field_for_every_parameter():
     show = "import json; from flows.pipeline import pipeline; print(json.dumps(pipeline.parameters.model_dump()))"
     done = subprocess.run([sys.executable, "-c", show], cwd=ROOT, capture_output=True, text=True, check=True)
     schema = json.loads(done.stdout)
-    assert set(schema["properties"]) == {"seed", "ingest", "backbone", "extract", "head", "finetune", "evaluate", "track"}
+    assert set(schema["properties"]) == {
+        "seed",
+        "ingest",
+        "backbone",
+        "extract",
+        "head",
+        "finetune",
+        "evaluate",
+        "track",
+    }
     definitions = schema["definitions"]
 
     def described(field: dict) -> bool:
