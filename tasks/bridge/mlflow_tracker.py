@@ -16,7 +16,7 @@ from pathlib import Path
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, RunStatus, ViewType
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Map
@@ -34,6 +34,7 @@ LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # characters that every MLflow server t
 # MLflow asks again for four minutes by default. The first question tells whether the server answers at all.
 FIRST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # seconds
 LATER = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+UNREACHABLE = "failed with exception"  # MLflow's words where it got no answer at all
 SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary)]),
@@ -67,12 +68,9 @@ def track(run: TrackedRun) -> str:
                 if there := _logged_before(client, experiment.experiment_id, run.fingerprint):
                     return f"MLflow has this run already: {_address(there)}."
                 return f"Tracked in MLflow: {_address(_log(client, run))}."
-        except RestException as error:
-            raise RootstockError(f"the server at {_server()} answers: {first_line(error)}.") from error
         except MlflowException as error:
-            if _server().startswith("http"):
-                raise RootstockError(f"the server at {_server()} (MLFLOW_TRACKING_URI) does not answer.") from error
-            raise RootstockError(f"{_server()} (MLFLOW_TRACKING_URI): {first_line(error)}.") from error
+            why = "does not answer" if UNREACHABLE in str(error) else f"says: {first_line(error)}"
+            raise RootstockError(f"the server at {_server()} (MLFLOW_TRACKING_URI) {why}.") from error
 
 
 def _log(client: MlflowClient, run: TrackedRun) -> Run:

@@ -70,8 +70,10 @@ def read_run(name: str, tags: Mapping[str, str]) -> TrackedRun:
     Raises:
         DamagedError: a file is missing, damaged or not in the expected format.
     """
-    stages: Stages = yaml_file.read(LOCK, "Run the pipeline first.")["stages"]
-    winner = read_json(REPORT / "metrics.json")["winner"]
+    with reading(LOCK):
+        stages: Stages = yaml_file.read(LOCK, "Run the pipeline first.")["stages"]
+    with reading(REPORT / "metrics.json"):
+        winner = str(read_json(REPORT / "metrics.json")["winner"])
     validation, test = (read_json(REPORT / file) for file in ("validation.json", "test.json"))
     with reading(REPORT / "validation.json"):
         metrics = _figures("validation", validation[winner])

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import wandb
 from wandb.errors import Error as WandbError
-from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
 
 from rootstock.system.causes import first_line
 from rootstock.system.errors import RootstockError
@@ -34,7 +33,7 @@ def track(run: TrackedRun) -> str:
     tracked = TRACKED.read_text().split() if TRACKED.exists() else []
     if run.fingerprint in tracked:
         return "Weights & Biases has this run already."
-    offline = os.environ.get("WANDB_MODE") == "offline"
+    offline = os.environ.get("WANDB_MODE") == "offline"  # where nothing can be resumed
     try:
         with wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
@@ -46,10 +45,12 @@ def track(run: TrackedRun) -> str:
         ) as own:
             _log(own, run)
             where = f"{Path(own.dir).parent}, offline: `wandb sync` uploads it" if own.offline else own.url
-    except (WandbError, HandleAbandonedError, ServerResponseError) as error:
+    except WandbError as error:
         raise RootstockError(f"{first_line(error)}.") from error
     finally:
         wandb.teardown()  # ends its process, which would otherwise live as long as this one
+    if own.disabled:
+        return "Weights & Biases is disabled (WANDB_MODE), so nothing was tracked."
     write(TRACKED, "\n".join([*tracked, run.fingerprint]) + "\n")
     return f"Tracked in Weights & Biases: {where}."
 
