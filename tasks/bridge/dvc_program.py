@@ -28,8 +28,8 @@ LOCKING = WRITING | {"CmdDataStatus", "CmdDataPush", "CmdDataFetch", "CmdAdd", "
                      "CmdExperimentsBranch"}  # fmt: skip
 COLUMN_OPTIONS = ("drop", "only_changed", "param_deps", "json", "csv", "markdown")
 # Columns: dependencies, parameters (names of metrics have no dot), and metrics beside the winner's accuracy and log
-# loss, so that 120 characters hold the longest names that Prefect gives to runs.
-LEFT_OUT = r"(rootstock|tasks|data)/|.*\.|(seed|balanced|head|finetuned)$"  # matched from the start
+# loss (some of earlier versions), so that 120 characters hold the longest names that Prefect gives to runs.
+LEFT_OUT = r"(rootstock|tasks|data)/|.*\.|(seed|track|balanced|head|finetuned)$"  # matched from the start
 
 
 def main() -> int:
