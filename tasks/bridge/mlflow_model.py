@@ -1,7 +1,7 @@
 """The model as MLflow's pyfunc: MLflow stores this file beside the model's folder, and runs it to load the model.
 
     model = mlflow.pyfunc.load_model("runs:/<run>/model")
-    model.predict(["photo.jpg"])    # paths, or the bytes of image files; also a table with a column `image`
+    model.predict(["photo.jpg"])    # paths, or the bytes of image files; also a table of one column
     mlflow models serve -m runs:/<run>/model    # takes the bytes of image files, in base64
 
 It needs rootstock/ alone, which MLflow stores, too. Where it is served, a text is never taken for a path: whoever may

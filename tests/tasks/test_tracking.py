@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tasks.bridge import mlflow_tracker, tracking
+from tasks.bridge import mlflow_tracker, tracking, wandb_tracker
 from tests.serving import free_port
 
 
@@ -61,6 +61,22 @@ def test_weights_and_biases_without_a_key_is_a_warning_that_says_how_to_log_in(r
         monkeypatch.setenv(name, str(tmp_path))
     assert tracking.track("wandb", "wise-goat") == ""
     assert "wandb login" in caplog.text and not caplog.records[-1].exc_info
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ["none", "refused"])
+def test_a_weights_and_biases_server_that_is_silent_or_gone_is_a_warning(
+    answer, results, silent_server, monkeypatch, caplog, tmp_path
+):
+    monkeypatch.setattr(wandb_tracker, "ANSWER_S", 3.0)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    address = silent_server if answer == "none" else f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+    start = time.monotonic()
+    assert tracking.track("wandb", "wise-goat") == ""
+    assert time.monotonic() - start < 20
+    assert "Not tracked in Weights & Biases: " in caplog.text and not caplog.records[-1].exc_info
 
 
 def test_results_that_are_damaged_are_a_warning(after_flow, monkeypatch, caplog):
