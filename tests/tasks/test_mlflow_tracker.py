@@ -1,21 +1,26 @@
 """A run in MLflow on a real server: what was tracked is read back, and the model predicts as it does here."""
 
 import json
+import os
 import subprocess
 import sys
+from base64 import b64encode
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 import mlflow
-import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import rootstock
-from tasks.bridge import mlflow_tracker
+from tasks.bridge import child_process, mlflow_tracker
 from tasks.bridge.tracked_run import FINGERPRINT, TrackedRun, read_run
+from tests.mlflow_serving import answers
+from tests.serving import free_port, process, until
 from tests.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -24,6 +29,8 @@ import json, sys, mlflow.pyfunc
 model = mlflow.pyfunc.load_model(sys.argv[1])
 import rootstock
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 paths = sys.argv[2:]
 tables = [model.predict(paths), model.predict([Path(path).read_bytes() for path in paths])]
 print(json.dumps({"code": rootstock.__file__, "answers": [table.to_dict("records") for table in tables]}))
@@ -110,12 +117,12 @@ def test_the_model_of_a_run_is_loaded_elsewhere_with_its_code_and_predicts_the_s
     assert Path(said["code"]).parents[1].name == "code"  # in the model that MLflow has downloaded
     own = rootstock.load_model(here.root / "data" / "model")
     given = paths, [Path(path).read_bytes() for path in paths]
-    for answers, expected in zip(said["answers"], map(own.predict, given), strict=True):
+    for answered, expected in zip(said["answers"], map(own.predict, given), strict=True):
         assert expected[-1].reason
-        assert [one["label"] for one in answers] == [one.label for one in expected]
-        assert [one["reason"] for one in answers] == [one.reason or "" for one in expected]
-        assert [one["unknown"] for one in answers] == [one.unknown for one in expected]
-        for answer, one in zip(answers, expected, strict=True):
+        assert [one["label"] for one in answered] == [one.label for one in expected]
+        assert [one["reason"] for one in answered] == [one.reason or "" for one in expected]
+        assert [one["unknown"] for one in answered] == [one.unknown for one in expected]
+        for answer, one in zip(answered, expected, strict=True):
             assert answer["probabilities"] == pytest.approx(one.probabilities, abs=1e-5)
 
 
@@ -126,9 +133,25 @@ def test_its_requirements_are_what_rootstock_needs_at_the_installed_versions(fou
     assert not any(line.startswith(("prefect", "dvc")) for line in listed)
 
 
-def test_a_served_model_takes_bytes_and_reads_no_file_of_the_server(here: Workspace, found, monkeypatch):
+def test_a_served_model_takes_base64_and_reads_no_file_of_the_server(here: Workspace, found, tmp_path):
     photo = next((here.root / "photos" / "lemon").iterdir())
-    model = mlflow.pyfunc.load_model(f"runs:/{found.info.run_id}/model")
-    monkeypatch.setitem(sys.modules, "mlflow.pyfunc.scoring_server.app", sys)
-    assert model.predict([str(photo)])["reason"].tolist() == ["not_an_image"]
-    assert model.predict(pd.DataFrame({"image": [photo.read_bytes()]}))["reason"].tolist() == [""]
+    port, log = free_port(), tmp_path / "log.txt"
+    uri = f"runs:/{found.info.run_id}/model"
+    serve = ("mlflow", "models", "serve", "-m", uri, "--env-manager", "local", "--port", str(port))
+    url = f"http://127.0.0.1:{port}"
+
+    def answer(content_type: str, body: str) -> dict[str, Any]:
+        request = Request(f"{url}/invocations", body.encode(), {"Content-Type": content_type})
+        with urlopen(request, timeout=30) as answered:
+            [prediction] = json.loads(answered.read())["predictions"]
+        return prediction
+
+    with process(child_process.command(*serve), dict(os.environ), log=log) as running:
+        until(lambda: answers(running, f"{url}/ping", log), f"the model is served; see {log}", 120)
+        content = b64encode(photo.read_bytes()).decode()
+        seen = answer("application/json", json.dumps({"dataframe_split": {"data": [[content]]}}))
+        for path in (answer("text/csv", f"image\n{photo}\n"), answer("application/json", f'{{"inputs": ["{photo}"]}}')):
+            assert path["reason"] == "not_an_image"
+    [expected] = rootstock.load_model(here.root / "data" / "model").predict([photo.read_bytes()])
+    assert seen["label"] == expected.label
+    assert seen["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
