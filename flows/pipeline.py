@@ -7,7 +7,7 @@
 
 A stage that is up to date ends as Cached. Values given to the flow go over those of params.yaml, key by key, and are
 written there, so that DVC records them; they are put back where the run does not end well. Every run is kept as a DVC
-experiment named after the flow run.
+experiment named after the flow run, and tracked where `track` says.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import read_json
 from tasks.backbone import backbone
-from tasks.bridge import artifacts, causes, experiments, run_params, versions, workspace
+from tasks.bridge import artifacts, causes, experiments, run_params, tracking, versions, workspace
 from tasks.bridge.orchestration import Outcome, failed, submit
 from tasks.bridge.workspace_lock import locked_workspace
 from tasks.evaluate import evaluate
@@ -43,14 +43,14 @@ class Verdict:
 
     Args:
         outcomes: of the stages.
-        metrics: metrics.json: the winner, and each model's accuracy on validation.
+        validation: validation.json: each model's figures on the validation images.
         test: test.json: the winner's figures on the test images.
         untested: classes without test or validation images, in words.
         uses: what earlier models measured on the same test images do to the figures, in words.
     """
 
     outcomes: list[Outcome]
-    metrics: dict[str, Any]
+    validation: dict[str, Any]
     test: dict[str, Any]
     untested: str = ""
     uses: str = ""
@@ -60,7 +60,7 @@ class Verdict:
         """Format the winner, its test accuracy, and the classes that this does not cover."""
         untested = f" ({self.untested})" if self.untested else ""
         accuracy = f"test accuracy {self.test['accuracy']['value']:.1%} ({self.test['images']:,} images)"
-        return f"{artifacts.MODELS[self.metrics['winner']]}: {accuracy}{untested}"
+        return f"{artifacts.MODELS[self.test['winner']]}: {accuracy}{untested}"
 
 
 def chain(params: Params) -> Verdict:
@@ -72,9 +72,9 @@ def chain(params: Params) -> Verdict:
     network = submit(fine_tune, params, where=params.finetune.where, wait_for=[head])
     verdict = submit(evaluate, params, wait_for=[network])
     outcomes = [stage.result() for stage in (images, weights, features, head, network, verdict)]
-    metrics, test = (read_json(workspace.REPORT / name) for name in ("metrics.json", "test.json"))
+    validation, test = (read_json(workspace.REPORT / name) for name in ("validation.json", "test.json"))
     untested = tables.describe_missing_classes(tables.load_summary(workspace.DATASET))
-    return Verdict(outcomes, metrics, test, untested, artifacts.describe_test_uses())
+    return Verdict(outcomes, validation, test, untested, artifacts.describe_test_uses())
 
 
 @flow(name="pipeline", validate_parameters=False)  # form.py says why
@@ -86,6 +86,7 @@ def pipeline(
     head: form.Head = form.SHOWN["head"],
     finetune: form.Finetune = form.SHOWN["finetune"],
     evaluate: form.Evaluate = form.SHOWN["evaluate"],
+    track: form.Track = form.SHOWN["track"],
 ) -> State[Verdict]:
     """Ingest images, extract frozen features, train a head, fine-tune, and choose the better model on validation.
 
@@ -97,10 +98,12 @@ def pipeline(
         head: The linear classifier on the frozen features.
         finetune: Unfreezes later layers in stages, starting from the linear head's weights.
         evaluate: How the models are evaluated and reported.
+        track: Where the run is tracked besides DVC.
     """
     asked = form.given(
-        seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate
-    )
+        seed=seed, ingest=ingest, backbone=backbone, extract=extract, head=head, finetune=finetune, evaluate=evaluate,
+        track=track,
+    )  # fmt: skip
     try:
         with locked_workspace() as log:
             if left := experiments.save_what_repro_left():
@@ -108,10 +111,12 @@ def pipeline(
             with run_params.in_params_file(asked, log.info) as params:
                 verdict = chain(params)
                 kept = experiments.keep(flow_run.name)
+            tracked = tracking.track(params.track, kept.name or flow_run.name)
     except RootstockError as error:
         return failed(error)
-    artifacts.show_verdict(verdict.outcomes, verdict.metrics, verdict.test, verdict.uses, kept, flow_run.name)
-    log.info(kept.note)
+    artifacts.show_verdict(verdict.outcomes, verdict.validation, verdict.test, verdict.uses, kept, flow_run.name)
+    for note in filter(None, (kept.note, tracked)):
+        log.info(note)
     return Completed(message=f"{verdict.headline}. {kept.note}", data=verdict)
 
 
@@ -119,9 +124,10 @@ def table(verdict: Verdict) -> str:
     """Format each model's validation accuracy, the winner's test accuracy, and where the report is."""
     lines = []
     for name, called in (("head", "frozen-feature head"), ("finetuned", "fine-tuned model")):
-        if name in verdict.metrics:
-            won = "  <- won" if verdict.metrics["winner"] == name and "finetuned" in verdict.metrics else ""
-            lines.append(f"validation accuracy, {called:<20} {verdict.metrics[name]:6.1%}{won}")
+        if name in verdict.validation:
+            won = "  <- won" if verdict.test["winner"] == name and "finetuned" in verdict.validation else ""
+            accuracy = verdict.validation[name]["accuracy"]["value"]
+            lines.append(f"validation accuracy, {called:<20} {accuracy:6.1%}{won}")
     test = verdict.test["accuracy"]
     images = artifacts.describe_test_images(verdict.test)
     lines.append(

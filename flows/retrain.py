@@ -39,6 +39,7 @@ from tasks.bridge import (
     promotion,
     question,
     run_params,
+    tracking,
     verdict,
     versions,
     workspace,
@@ -189,12 +190,16 @@ def settle(
     decision: "Decision", new: DeliverySummary, summary: str, delivery: Delivery, params: Params, ingested: set[str]
 ) -> RetrainResult:
     """Carry out the decision, emit an event, and clear the inbox of the ingested files."""
+    decided = {"decision": decision.outcome, "reason": decision.reason}
     if decision.promote:
         kept = promote.submit(decision, new, flow_run.name, params.retrain).result()
+        tracked = tracking.track(params.track, flow_run.name, **decided, champion=f"v{kept.version}")
     else:
+        trained = bool(decision.comparisons)  # before the champion takes the challenger's place
+        tracked = tracking.track(params.track, flow_run.name, **decided) if trained else ""
         tried = champion.sign(delivery, params.retrain)
         kept = restore_champion.submit(decision, new, flow_run.name, tried).result()
-    note = " ".join(filter(None, [kept.note, what_next(decision, params.retrain)]))
+    note = " ".join(filter(None, [kept.note, tracked, what_next(decision, params.retrain)]))
     artifacts.show_decision(decision, summary, note)
     emit(f"rootstock.champion.{'promoted' if decision.promote else 'kept'}", decision.reason, version=kept.version)
     if decision.outcome != history.UNDECIDED:  # else the delivery waits in the inbox, and adds up with the next

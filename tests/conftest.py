@@ -10,6 +10,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+from tests.mlflow_serving import mlflow_server
 from tests.serving import Api, Bucket, bucket, server as booted
 from tests.workspace import Workspace, environment, make_workspace, on_one_server
 
@@ -86,6 +87,13 @@ def s3() -> Iterator[Bucket]:
     """A bucket on an S3 server on loopback."""
     with bucket() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def mlflow_url(tmp_path_factory) -> Iterator[str]:
+    """The address of an MLflow server on loopback."""
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as url:
+        yield url
 
 
 @pytest.fixture

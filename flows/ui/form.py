@@ -30,6 +30,10 @@ class _ShownNumber(int, Shown):
     pass
 
 
+class _ShownText(str, Shown):
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Form:
     """Describe a flow parameter by a section, for the form and for the server, which refuses invalid values.
@@ -55,6 +59,7 @@ Finetune = Annotated[Values, Form(params.Finetune)]
 Evaluate = Annotated[Values, Form(params.Evaluate)]
 Compare = Annotated[Values, Form(params.Compare)]
 Retrain = Annotated[Values, Form(params.Retrain)]
+Track = params.Track
 Everything = Annotated[Values, Form(params.Params)]
 
 
@@ -64,12 +69,19 @@ def _read() -> dict[str, Any]:
         with without_warnings():
             return params_file.load(PARAMS).model_dump(mode="json")
     except ParamsError:
-        return {name: {} for name in params.Params.model_fields} | {"seed": 0}
+        return {name: {} for name in params.Params.model_fields} | {"seed": 0, "track": "none"}
 
 
-SHOWN: dict[str, Any] = {
-    name: _ShownNumber(value) if isinstance(value, int) else _ShownSection(value) for name, value in _read().items()
-}
+def _shown(value: Any) -> Shown:  # noqa: ANN401
+    match value:
+        case int():
+            return _ShownNumber(value)
+        case str():
+            return _ShownText(value)
+    return _ShownSection(value)
+
+
+SHOWN: dict[str, Any] = {name: _shown(value) for name, value in _read().items()}
 
 
 def given(**sections: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -4,6 +4,7 @@ params.yaml is read into it (rootstock/config/params_file.py). It is also the pa
 descriptions, limits and choices make up the form in the Prefect UI.
 """
 
+from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -209,6 +210,10 @@ class Cache(Section):
     )
 
 
+Track = Literal["none", "mlflow", "wandb"]
+TRACKERS = {"mlflow": "MLflow", "wandb": "Weights & Biases"}
+
+
 class Params(Section):
     """All parameters: the contents of params.yaml."""
 
@@ -223,3 +228,19 @@ class Params(Section):
     retrain: Retrain = Retrain()
     export: Export = Export()
     cache: Cache = Cache()
+    track: Track = Field(
+        default="none",
+        description="Where each run is tracked besides DVC: mlflow, wandb (Weights & Biases), or none "
+        "(docs/tracking.md).",
+    )
+
+    @field_validator("track")
+    @classmethod
+    def _is_installed(cls, track: Track) -> Track:
+        """Refuse a tracker that is not installed before any work starts."""
+        found = find_spec(track) if track in TRACKERS else None
+        if track in TRACKERS and (found is None or found.origin is None):  # a mere folder of that name has no origin
+            raise ValueError(
+                f"is {track}, which needs {TRACKERS[track]}: pip install -c constraints.txt -e '.[{track}]'"
+            )
+        return track

@@ -42,9 +42,9 @@ def choose(validation: Mapping[str, Mapping[str, Any]], measure: str = "accuracy
 
 
 def summarize(validation: Mapping[str, Mapping[str, Any]], winner: str) -> dict[str, Any]:
-    """Return the DVC metric: the winner, its figures on validation, and each model's accuracy there.
+    """Return the DVC metric: the winner and its figures on validation; all other figures are in validation.json.
 
-    The names are short, so that `dvc exp show` has them all on the first screen.
+    They are few and their names short, so that `dvc exp show` has them all on the first screen.
     """
     own = validation[winner]
     return {
@@ -53,5 +53,4 @@ def summarize(validation: Mapping[str, Mapping[str, Any]], winner: str) -> dict[
         **{end: share for end, share in own["accuracy"].items() if end != "value"},
         "balanced": own["balanced_accuracy"]["value"],
         "log_loss": own["log_loss"]["value"],
-        **{name: scores["accuracy"]["value"] for name, scores in validation.items()},
     }

@@ -57,7 +57,7 @@ def show(stage: str) -> None:
 
 def show_verdict(
     outcomes: Sequence[Any],
-    metrics: dict[str, Any],
+    validation: dict[str, Any],
     test: dict[str, Any],
     uses: str,
     kept: SavedExperiment,
@@ -71,7 +71,7 @@ def show_verdict(
             create_link_artifact(
                 link=address, link_text="Report", key="report", description="The full report of this run"
             )
-        lines = [*_measured(metrics, test, uses), "", *_done(outcomes, kept, address)]
+        lines = [*_measured(validation, test, uses), "", *_done(outcomes, kept, address)]
         text = "\n\n".join(["\n".join(lines), _confusion(), _curves()])
         create_markdown_artifact(text, key="verdict", description="Which model won, and how good it is")
 
@@ -203,7 +203,7 @@ def _picture(png: bytes, caption: str) -> str:
     return f"{caption}\n\n![{caption}]({data_uri(png)})"
 
 
-def _measured(metrics: dict[str, Any], test: dict[str, Any], uses: str) -> list[str]:
+def _measured(validation: dict[str, Any], test: dict[str, Any], uses: str) -> list[str]:
     """Format the winner's test figures, why it won, and each model's validation accuracy, as lines of Markdown."""
     why = (MODEL / "README.md").read_text().split("\n\n")[1]
     accuracy, repeated = test["accuracy"], test.get("repeated_splits")
@@ -211,7 +211,7 @@ def _measured(metrics: dict[str, Any], test: dict[str, Any], uses: str) -> list[
     return [
         f"## {accuracy['value']:.1%} test accuracy",
         "",
-        f"{MODELS[metrics['winner']]}, on {describe_test_images(test)}, not used for any choice "
+        f"{MODELS[test['winner']]}, on {describe_test_images(test)}, not used for any choice "
         f"({figures.describe_interval(accuracy)}; macro F1 {test['macro_f1']['value']:.3f}, "
         f"log loss {test['log_loss']['value']:.3f}).{splits} {uses}",
         "",
@@ -219,7 +219,11 @@ def _measured(metrics: dict[str, Any], test: dict[str, Any], uses: str) -> list[
         "",
         "| validation | accuracy |",
         "|---|---|",
-        *(f"| {called} | {metrics[name]:.1%} |" for name, called in MODELS.items() if name in metrics),
+        *(
+            f"| {called} | {validation[name]['accuracy']['value']:.1%} |"
+            for name, called in MODELS.items()
+            if name in validation
+        ),
     ]
 
 

@@ -3,8 +3,9 @@
 DVC does not know of the flows. Started during one, `dvc repro` would reserve files that the flow is about to record,
 and fail at its first stage; and a file that DVC was writing when it was killed breaks every later command. So in a
 workspace a command that writes waits for running flows, any other one for DVC's lock, and truncated files are repaired
-first. `dvc exp show` shows the winner's metrics unless it is told which columns to show: with all parameters and
-dependencies there are a hundred. Everywhere else this is DVC's own program (`python -m dvc` always is).
+first; what `dvc repro` or `dvc exp run` leaves is tracked as the results of a flow are. `dvc exp show` shows the
+winner's metrics unless it is told which columns to show: with all parameters and dependencies there are a hundred.
+Everywhere else this is DVC's own program (`python -m dvc` always is).
 """
 
 import argparse
@@ -19,6 +20,7 @@ from tasks.bridge.workspace import HISTORY, LOCAL, MODEL
 # DVC's classes of the commands that write where flows do (`exp run` not always), and of those that take its lock.
 WRITING = {"CmdRepro", "CmdExperimentsRun", "CmdExperimentsApply", "CmdExperimentsSave", "CmdCheckout", "CmdDataPull",
            "CmdCommit"}  # fmt: skip
+TRACKED = {"CmdRepro", "CmdExperimentsRun"}  # which leave the results of a run
 ELSEWHERE = ("queue", "tmp_dir", "run_all", "dry")
 LOCKING = WRITING | {"CmdDataStatus", "CmdDataPush", "CmdDataFetch", "CmdAdd", "CmdGC", "CmdDiff", "CmdRemove",
                      "CmdMove", "CmdUpdate", "CmdImport", "CmdImportUrl", "CmdExperimentsList",
@@ -26,8 +28,8 @@ LOCKING = WRITING | {"CmdDataStatus", "CmdDataPush", "CmdDataFetch", "CmdAdd", "
                      "CmdExperimentsBranch"}  # fmt: skip
 COLUMN_OPTIONS = ("drop", "only_changed", "param_deps", "json", "csv", "markdown")
 # Columns: dependencies, parameters (names of metrics have no dot), and metrics beside the winner's accuracy and log
-# loss, so that 120 characters hold the longest names that Prefect gives to runs.
-LEFT_OUT = r"(rootstock|tasks|data)/|.*\.|(seed|balanced|head|finetuned)$"  # matched from the start
+# loss (some of earlier versions), so that 120 characters hold the longest names that Prefect gives to runs.
+LEFT_OUT = r"(rootstock|tasks|data)/|.*\.|(seed|track|balanced|head|finetuned)$"  # matched from the start
 
 
 def main() -> int:
@@ -42,7 +44,10 @@ def main() -> int:
         return int(dvc([*sys.argv[1:], *_columns(asked)]) or 0)
     root = _workspace(Path(asked.cd)) if asked.func.__name__ in LOCKING else None
     with _ready(root, asked) if root else nullcontext():
-        return int(dvc() or 0)
+        status = int(dvc() or 0)
+        if root and status == 0 and asked.func.__name__ in TRACKED and _writes(asked):
+            _track(root)
+        return status
 
 
 def _columns(asked: argparse.Namespace) -> list[str]:
@@ -68,18 +73,43 @@ def _ready(root: Path, asked: argparse.Namespace) -> Iterator[None]:
     from rootstock.system import entry_points
     from tasks.bridge import repair, workspace
 
-    def report(sentence: str) -> None:
-        print(f"dvc: {sentence.rstrip('.')}.", file=sys.stderr, flush=True)
+    here = Path.cwd()
+    os.chdir(root)
+    writes = _writes(asked)
+    with entry_points.entry_point("dvc"), workspace.writing(queue=_report) if writes else nullcontext():
+        repair.before_dvc(_report)
+        if writes:
+            _finish(_report)
+        os.chdir(here)
+        yield
+
+
+def _writes(asked: argparse.Namespace) -> bool:
+    """Whether the command writes in this workspace."""
+    return asked.func.__name__ in WRITING and not any(getattr(asked, key, False) for key in ELSEWHERE)
+
+
+def _report(sentence: str) -> None:
+    print(f"dvc: {sentence.rstrip('.')}.", file=sys.stderr, flush=True)
+
+
+def _track(root: Path) -> None:
+    """Track what the command left, if params.yaml says where and every stage is up to date."""
+    from rootstock.system.errors import RootstockError
+    from tasks.bridge import workspace
 
     here = Path.cwd()
     os.chdir(root)
-    writes = asked.func.__name__ in WRITING and not any(getattr(asked, key, False) for key in ELSEWHERE)
-    with entry_points.entry_point("dvc"), workspace.writing(queue=report) if writes else nullcontext():
-        repair.before_dvc(report)
-        if writes:
-            _finish(report)
-        os.chdir(here)
-        yield
+    if (to := workspace.read_params().track) != "none":
+        from tasks.bridge import tracking  # and pandas
+
+        try:
+            tracked = tracking.track_finished(to)
+        except RootstockError as error:  # for instance after `dvc repro train_head`
+            tracked = f"not tracked: {error}"
+        if tracked:
+            _report(tracked)
+    os.chdir(here)
 
 
 def _finish(report: Callable[[str], None]) -> None:

@@ -76,9 +76,18 @@ def save_what_repro_left() -> SavedExperiment | None:
     """Save the results of a `dvc repro` as an experiment, unless git has them, before a flow replaces them."""
     if not LOCK.exists() or find(LOCK):
         return None
+    return save_experiment(name_after_repro()) if is_up_to_date() else None
+
+
+def is_up_to_date() -> bool:
+    """Whether every stage is up to date, so that the outputs are those of one run."""
     with repository() as repo:
-        finished = all(entries == [ALWAYS] for entries in repo.status().values())
-    return save_experiment(f"repro-{sha256(LOCK)[:7]}") if finished else None
+        return all(entries == [ALWAYS] for entries in repo.status().values())
+
+
+def name_after_repro() -> str:
+    """Name the run of a `dvc repro`, which has no name of its own."""
+    return f"repro-{sha256(LOCK)[:7]}"
 
 
 @dataclass(frozen=True)

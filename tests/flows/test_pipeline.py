@@ -157,7 +157,16 @@ def test_the_form_has_a_described_field_for_every_parameter():
     show = "import json; from flows.pipeline import pipeline; print(json.dumps(pipeline.parameters.model_dump()))"
     done = subprocess.run([sys.executable, "-c", show], cwd=ROOT, capture_output=True, text=True, check=True)
     schema = json.loads(done.stdout)
-    assert set(schema["properties"]) == {"seed", "ingest", "backbone", "extract", "head", "finetune", "evaluate"}
+    assert set(schema["properties"]) == {
+        "seed",
+        "ingest",
+        "backbone",
+        "extract",
+        "head",
+        "finetune",
+        "evaluate",
+        "track",
+    }
     definitions = schema["definitions"]
 
     def described(field: dict) -> bool:
@@ -171,8 +180,8 @@ def test_the_form_has_a_described_field_for_every_parameter():
 
 def test_the_summary_names_one_model_if_nothing_was_fine_tuned_and_counts_groups_of_test_images():
     accuracy = {"value": 0.91, "low": 0.77, "high": 0.968}
-    test = {"images": 89, "groups": 21, "accuracy": accuracy}
-    lines = table(Verdict([], {"winner": "head", "head": 0.912}, test)).splitlines()
+    test = {"winner": "head", "images": 89, "groups": 21, "accuracy": accuracy}
+    lines = table(Verdict([], {"head": {"accuracy": {"value": 0.912}}}, test)).splitlines()
     assert lines[:2] == [
         "validation accuracy, frozen-feature head   91.2%",
         "test accuracy 91.0% (95 % interval 77.0 to 96.8%), on 89 test images in 21 groups, not used for any choice",

@@ -49,6 +49,11 @@ def give(workspace: Workspace, ending: str = "well", env: dict | None = None, /,
     return json.loads(done.stdout)
 
 
+def test_a_run_may_be_given_where_it_is_tracked(workspace):
+    assert give(workspace, track="wandb") == ['params.yaml: track was "none", is "wandb"']
+    assert load(workspace.root / "params.yaml").track == "wandb"
+
+
 def batch_size(workspace: Workspace) -> int:
     return load(workspace.root / "params.yaml").finetune.batch_size
 

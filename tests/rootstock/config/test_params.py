@@ -2,18 +2,20 @@
 
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from rootstock.config import params
 from rootstock.config.architectures import NAMES, TORCHVISION
 from rootstock.config.params import Params, Section
 from rootstock.config.params_file import load, section_in, validate
 from rootstock.config.section import warned, without_warnings
 from tests.params_yaml import SHIPPED, error_of
 
-SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate, compare, retrain, export, cache"
+SECTIONS = "seed, ingest, backbone, extract, head, finetune, evaluate, compare, retrain, export, cache, track"
 STAGE = "unfreeze: all, epochs: 1, lr: 0.1"
 
 
@@ -216,6 +218,14 @@ def test_the_documentation_explains_every_key():
                 explained(inner, f"{prefix}{name}{'[]' if 'tuple' in str(field.annotation) else ''}.")
 
     explained(Params, "")
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_the_command_that_installs_it(file, monkeypatch):
+    for found in (None, ModuleSpec("wandb", None)):  # the latter for ./wandb, the folder of its offline runs
+        monkeypatch.setattr(params, "find_spec", lambda name, found=found: found)
+        command = "pip install -c constraints.txt -e '.[wandb]'"
+        assert error_of(file, "track: wandb") == f"params.yaml: track is wandb, which needs Weights & Biases: {command}"
+        assert Params(track="none").track == "none"
 
 
 def test_former_names_and_keys_are_read_with_one_warning(caplog):
