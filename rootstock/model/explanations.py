@@ -77,7 +77,7 @@ def overlay(pixels: NDArray[np.uint8], evidence: NDArray[np.float32], side: int 
     strong = np.asarray(strength)[..., None]
     grey = np.asarray(image.convert("L").convert("RGB"), np.float32)
     colour = 255 * COLOURS(strong[..., 0])[..., :3]
-    opacity = STRONGEST * np.sqrt(strong)
+    opacity = STRONGEST * strong
     drawn = grey * (1 - opacity) + colour * opacity
     return Image.fromarray(drawn.round().clip(0, 255).astype(np.uint8))
 

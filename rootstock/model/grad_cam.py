@@ -1,7 +1,8 @@
 """Why a class: where in an image the evidence for it lies, by Grad-CAM (Selvaraju et al. 2017), from captum.
 
-The score that is explained is the class's logit. Where nearest neighbours vote, whose votes have no gradient when they
-agree, it is the similarity to the nearest training image of the class.
+The score that is explained is the class's logit less the mean of all: what raises all logits alike changes no
+probability. Where nearest neighbours vote, whose votes have no gradient when they agree, similarities to the nearest
+training image of each class take the place of logits.
 """
 
 import copy
@@ -111,7 +112,7 @@ def _attribute(network: Classifier, layer: str, pixels: NDArray[np.uint8], class
             found = network.head.scores(network.backbone(images).float())
             if not reached:
                 raise LookupError(layer)
-            return found
+            return found - found.mean(1, keepdim=True)
 
         target = torch.as_tensor(classes, device=device)
         found: Tensor = LayerGradCam(scores, probe).attribute(images, target=target, attr_dim_summation=False)

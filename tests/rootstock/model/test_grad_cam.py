@@ -71,7 +71,12 @@ def test_the_maps_are_captums_for_the_layer_itself():
     asked, pixels = model("resnet18"), images(2)
     network = asked.network.eval()
     inputs = network.normalise(torch.from_numpy(pixels)).requires_grad_()
-    layer = LayerGradCam(lambda x: network.head(network.backbone(x)), network.backbone.layer4)
+
+    def centred(x: torch.Tensor) -> torch.Tensor:
+        logits = network.head(network.backbone(x))
+        return logits - logits.mean(1, keepdim=True)
+
+    layer = LayerGradCam(centred, network.backbone.layer4)
     own = layer.attribute(inputs, target=torch.tensor([0, 2]), relu_attributions=True).detach()
     expected = torch.nn.functional.interpolate(own, (SIZE, SIZE), mode="bilinear")[:, 0].numpy()
     expected /= np.maximum(expected.max((1, 2), keepdims=True), 1e-30)
