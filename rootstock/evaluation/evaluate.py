@@ -67,8 +67,8 @@ def evaluate(
         compared: compare.parquet, in which the report looks for a better backbone; None or missing: it does not.
     """
     pair = ModelPair(inputs, params, store)
-    kept = {split: _to_map(pair, split, params) for split in ("val", "test")}
-    scores = pair.scores("val", keep=kept["val"])
+    kept = _to_map(pair, "val", params)
+    scores = pair.scores("val", keep=kept)
     logits = {name: own.logits for name, own in scores.items()}
     rows = pair.rows("val")
     labels = rows["class_index"].to_numpy(np.int64)
@@ -78,7 +78,8 @@ def evaluate(
     choice = choose(validation, "accuracy" if params.head.class_weight == "none" else "balanced_accuracy")
     # The choice has been made: only now are the test images looked at, and by the winner alone.
     known = pair.novelty[choice.winner].with_threshold(scores[choice.winner].novelty)
-    own = pair.scores("test", choice.winner, keep=kept["test"])[choice.winner]
+    kept_of_test = _to_map(pair, "test", params)
+    own = pair.scores("test", choice.winner, keep=kept_of_test)[choice.winner]
     test = _scored(pair.rows("test"), {choice.winner: own.logits}, temperature)
     tested = _score(pair, test, choice.winner, params)
     tested["unknown"] = intervals.share(own.novelty > known.threshold, tables.group_numbers(test.rows))
@@ -93,7 +94,7 @@ def evaluate(
     found = Evaluation(choice, validation, tested, models, repeated, suspects, curve)
     warnings = [*pair.head.warnings, *epochs.warnings(pair.course.history), *uncalibrated]
     features = np.concatenate([scores[choice.winner].features, own.features])
-    answers = Answers(val, test, (kept["val"], kept["test"]), features)
+    answers = Answers(val, test, (kept, kept_of_test), features)
     around = Surroundings(warnings, rough, timings, lineage, _read_compared(compared, inputs.dataset))
     outputs.write(pair, params, found, answers, around, report_dir)
     return found
