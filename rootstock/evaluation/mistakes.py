@@ -10,7 +10,7 @@ import pandas as pd
 from rootstock.evaluation import thumbnails
 from rootstock.evaluation.model_pair import ModelPair, Scored
 
-BUDGET = 800_000  # bytes of thumbnails of the mistakes, and as many of the suspects
+BUDGET = 400_000  # bytes of thumbnails of the mistakes, and as many of the suspects: some hundred of photos
 OF_CLASS, SMALL = 3, 44  # mistakes shown beside a class, and pixels of their thumbnails
 GROUPS, OF_GROUP, GROUP_PX = 8, 5, 72  # near duplicates: groups shown, images of each, pixels of a thumbnail
 CONFUSIONS = 50  # pairs of classes

@@ -13,6 +13,7 @@ from rootstock.images import pixels
 
 SIDE = 160  # pixels, of the longer side
 QUALITY = 75
+SPRITE_BYTES, LOWER = 400_000, (60, 40, 20)  # a larger sprite is encoded at lower quality
 
 
 def of_images(images_dir: Path, rows: pd.DataFrame, side: int = SIDE) -> Iterator[bytes]:
@@ -45,7 +46,12 @@ def sprite(images_dir: Path, rows: pd.DataFrame, side: int) -> tuple[bytes, int]
     columns = math.ceil(math.sqrt(len(rows)))
     with Reader(images_dir) as reader:
         places = zip(*(rows[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
-        return encoded(tiled([contained(_decoded(reader, *place), side) for place in places], side, columns)), columns
+        sheet = tiled([contained(_decoded(reader, *place), side) for place in places], side, columns)
+    drawn = encoded(sheet)
+    for quality in LOWER:
+        if len(drawn) > SPRITE_BYTES:
+            drawn = encoded(sheet, quality)
+    return drawn, columns
 
 
 def tiled(pictures: Sequence[Image.Image], side: int, columns: int, gap: int = 0) -> Image.Image:
@@ -71,10 +77,10 @@ def contained(image: Image.Image, side: int) -> Image.Image:
     return image
 
 
-def encoded(image: Image.Image) -> bytes:
+def encoded(image: Image.Image, quality: int = QUALITY) -> bytes:
     """Encode a picture as WebP."""
     drawn = io.BytesIO()
-    image.save(drawn, "WEBP", quality=QUALITY)
+    image.save(drawn, "WEBP", quality=quality)
     return drawn.getvalue()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rootstock.backbones import backbones
+from rootstock.evaluation import mistakes
 from rootstock.evaluation.mistakes import worst_mistakes
 from rootstock.evaluation.model_pair import Inputs, ModelPair, Scored
 from rootstock.features import extraction, reader
@@ -118,3 +119,36 @@ def test_warnings_of_head_and_fine_tuning_are_in_the_report(inputs, base, tmp_pa
     head.save(warned, tmp_path / "head", {})
     done = run(dataclasses.replace(inputs, head=tmp_path / "head"), tmp_path)
     assert "The head has not converged." in (done.report / "report.html").read_text()
+
+
+def test_no_more_thumbnails_are_shown_than_the_page_has_room_for(inputs, done, predictions, monkeypatch):
+    pair = ModelPair(inputs, PARAMS)
+    rows = pair.rows("test")
+    winner = done.found.choice.winner
+    scored = Scored(rows, {winner: np.stack(predictions.set_index("image_id").loc[rows["image_id"], winner])})
+    every = worst_mistakes(pair, scored, winner, 1000)
+    monkeypatch.setattr(mistakes, "BUDGET", sum(len(one.thumbnail) for one in every[:3]))
+    assert worst_mistakes(pair, scored, winner, 1000) == every[:3]
+
+
+def test_near_duplicates_and_the_worst_mistakes_of_each_class_have_small_thumbnails(inputs, done, predictions):
+    pair = ModelPair(inputs, PARAMS)
+    pair.manifest = pair.manifest.assign(group_id=["together"] * 3 + [str(n) for n in range(len(pair.manifest) - 3)])
+    assert [len(group) for group in mistakes.near_duplicates(pair)] == [3]
+    pair.summary["groups"] = {}  # named ones: what is together need not look alike
+    assert mistakes.near_duplicates(pair) == []
+    rows, winner = pair.rows("test"), done.found.choice.winner
+    scored = Scored(rows, {winner: np.stack(predictions.set_index("image_id").loc[rows["image_id"], winner])})
+    found = mistakes.worst_of_classes(pair, scored, winner, done.found.test["classes"])
+    wrong = rows["label"].iloc[scored.mistakes(winner)].value_counts()
+    assert {label: len(pictures) for label, pictures in found.items()} == wrong.clip(upper=3).to_dict()
+
+
+def test_confusions_are_counted_the_most_frequent_first(inputs):
+    rows = ModelPair(inputs, PARAMS).rows("test").assign(class_index=[0] * 12 + [1] * 8 + [2] * 4)
+    answers = np.array([1] * 3 + [2] * 2 + [0] * 7 + [1] * 8 + [0] * 3 + [2])
+    found = mistakes.confusions(Scored(rows, {"head": np.eye(3)[answers]}), "head", CLASSES)
+    assert [(one.actual, one.predicted, one.images) for one in found] == [
+        ("stripes", "checks", 3), ("checks", "rings", 3), ("checks", "stripes", 2),
+    ]  # fmt: skip
+    assert found[0].share == 0.75

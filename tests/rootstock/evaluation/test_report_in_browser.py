@@ -24,11 +24,11 @@ LIMIT_BYTES = 5 * 10**6
 POINTS = 600
 
 
-def noise(side: int, kind: str = "WEBP") -> bytes:
+def noise(side: int, kind: str = "WEBP", quality: int = 75) -> bytes:
     """A picture that does not compress: the largest that its size can be."""
     drawn = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    Image.fromarray(pixels).save(drawn, kind, quality=75)
+    Image.fromarray(pixels).save(drawn, kind, quality=quality)
     return drawn.getvalue()
 
 
@@ -61,7 +61,7 @@ def complete(classes: int = 12) -> Report:
         duplicates=[[small] * 5] * 8,
         mistakes=[replace(one, thumbnail=noise(160)) for one in given.mistakes],
         reasons=Why("layer4", evidence, hits, noise(300), (64, 7), image, levels),
-        embedding=Embedding(points, names[:21], ["field", "studio"], noise(25 * 48), 25, 9000),
+        embedding=Embedding(points, names[:21], ["field", "studio"], noise(25 * 48, quality=20), 25, 9000),
         lineage={"git commit": "1234567", "data version": "abcdefg"},
         suspected=0,
     )
