@@ -201,7 +201,7 @@ def test_text_given_by_users_is_escaped_everywhere():
 def test_the_readers_system_chooses_between_dark_and_light_plots():
     page = Page(render(report()))
     dark = [attributes for tag, attributes in page.tags if tag == "source"]
-    assert [one["media"] for one in dark] == ["(prefers-color-scheme: dark)"]  # the one picture that has one
+    assert [one["media"] for one in dark] == ["screen and (prefers-color-scheme: dark)"]  # the one picture that has one
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 4 + 2 and all(one["alt"] for one in images)
 
