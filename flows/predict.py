@@ -3,6 +3,7 @@
     python -m flows.predict photos/ --out predictions.csv
     python -m flows.predict 's3://bucket/new/*.jpg' --out predictions.parquet --top 5
     find . -name '*.jpg' | python -m flows.predict - --out predictions.jsonl
+    python -m flows.predict photos/ --out predictions.csv --explain why/    # and a picture of each: why
 
 A source is a folder, a pattern, an archive, a table of paths or URLs, an image, or `-` for a list on standard input. An
 image that cannot be read is a row with the reason, and the exit status is 3 then. A killed run goes on where it was.
@@ -45,7 +46,9 @@ class Predicted:
 
 
 @flow(name="predict")
-def predict(source: str, out: str = "predictions.parquet", model: str = str(MODEL), top: int = TOP) -> State[Predicted]:
+def predict(
+    source: str, out: str = "predictions.parquet", model: str = str(MODEL), top: int = TOP, explain: str = ""
+) -> State[Predicted]:
     """Classify images by the champion, and write a row for each.
 
     Args:
@@ -53,28 +56,34 @@ def predict(source: str, out: str = "predictions.parquet", model: str = str(MODE
         out: File to write, ending in .csv, .jsonl or .parquet.
         model: Folder of the model.
         top: How many classes a row has, the most probable first.
+        explain: Folder for a picture of each image, which shows where the evidence for its class lies; empty for none.
     """
     try:
         with orchestration.reported_flow() as log:
             within = run_params.roots_of_runs() if deployment.id else None
             if within is not None:
-                allowed_addresses.check_places({"source": source, "out": out, "model": model}, within)
+                places = {"source": source, "out": out, "model": model}
+                allowed_addresses.check_places(places | ({"explain": explain} if explain else {}), within)
             with roots.restricted_to(within):
-                done = classify(source, Path(out), Path(model), top)
+                done = classify(source, Path(out), Path(model), top, explain=Path(explain) if explain else None)
     except RootstockError as error:
         return failed(error)
     log.info("%s", done.summary)
     return Completed(message=done.summary, data=done)
 
 
-def classify(source: str, out: Path, folder: Path, top: int, lines: Iterable[str] = ()) -> Predicted:
+def classify(
+    source: str, out: Path, folder: Path, top: int, lines: Iterable[str] = (), explain: Path | None = None
+) -> Predicted:
     """Classify the images of a source; features that this workspace has cached are not computed again.
+
+    With `explain`, that folder receives a picture of each image, for which all are decoded.
 
     Raises:
         RootstockError: there is no model, the source cannot be read, or the output cannot be written.
     """
     from rootstock.ingest.unlabelled import list_images
-    from rootstock.model import model as models, prediction
+    from rootstock.model import explanations, model as models, prediction
 
     begin = time.perf_counter()
     if not (folder / models.DESCRIPTION).exists():
@@ -83,7 +92,10 @@ def classify(source: str, out: Path, folder: Path, top: int, lines: Iterable[str
         raise ParamsError(f"top is {top}; expected at least 1.")
     images = list_images(source, lines)
     loaded = models.load(folder)
-    tally = prediction.predict(loaded, images, out, top, prediction.known_features(loaded, FEATURES, DATASET))
+    name = models.describe(folder)["backbone"]["name"]
+    explained = explanations.into(explain, loaded, name) if explain else None
+    known = prediction.known_features(loaded, FEATURES, DATASET)
+    tally = prediction.predict(loaded, images, out, top, known, explain=explained)
     return Predicted(tally.images, tally.rejected.total(), _summary(tally, out, time.perf_counter() - begin))
 
 
@@ -102,9 +114,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file ending in .csv, .jsonl or .parquet")
     parser.add_argument("--model", type=Path, default=MODEL, help=f"folder of the model (default: {MODEL})")
     parser.add_argument("--top", type=int, default=TOP, help=f"classes of a row (default: {TOP})")
+    parser.add_argument("--explain", type=Path, help="folder for a picture of each image: where the evidence lies")
     asked = parser.parse_args()
     with entry_points.entry_point("predict"):
-        done = classify(asked.source, asked.out, asked.model, asked.top, sys.stdin)
+        done = classify(asked.source, asked.out, asked.model, asked.top, sys.stdin, asked.explain)
         print(done.summary)
     sys.exit(SOME_REJECTED if done.rejected else 0)
 

@@ -8,9 +8,21 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from rootstock.config.params import Params
-from tasks.bridge import workspace
+from tasks.bridge import lineage, workspace
 from tasks.bridge.stage import Summary, stage
-from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, FINETUNED, HEAD, IMAGES, MEASURED, MODEL, PIXELS, REPORT
+from tasks.bridge.workspace import (
+    BACKBONE,
+    COMPARE,
+    DATASET,
+    FEATURES,
+    FINETUNED,
+    HEAD,
+    IMAGES,
+    MEASURED,
+    MODEL,
+    PIXELS,
+    REPORT,
+)
 
 if TYPE_CHECKING:  # imports torch
     from rootstock.images.array_store import ArrayStore
@@ -39,7 +51,9 @@ def evaluate(params: Params) -> Summary:
         return [runs[name] for name in STAGES if name in runs] + [own]
 
     with _decoded(params) as store:
-        found = compare(inputs, params, MODEL, REPORT, timings, MEASURED, store)
+        found = compare(
+            inputs, params, MODEL, REPORT, timings, MEASURED, store, lineage.lineage(), COMPARE / "compare.parquet"
+        )
     accuracy = found.test["accuracy"]
     interval = figures.percents(accuracy)
     note = f"winner {found.choice.winner}, test {accuracy['value']:.1%}" + (f" ({interval})" if interval else "")

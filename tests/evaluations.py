@@ -8,7 +8,9 @@ from rootstock.evaluation import evaluate
 from rootstock.evaluation.model_pair import Inputs
 
 PARAMS = Params(evaluate=Evaluate(mistakes=5))
-ALONE = Params(evaluate=Evaluate(mistakes=5, label_issues=0, learning_curve=False))  # half of the seconds
+ALONE = Params(
+    evaluate=Evaluate(mistakes=5, label_issues=0, learning_curve=False, explain=False)
+)  # half of the seconds
 
 
 def timings(seconds: float = 1.0) -> list[dict]:

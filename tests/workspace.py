@@ -27,7 +27,12 @@ SMALL = {
             {"unfreeze": "all", "epochs": 1, "lr": 0.0005},
         ]
     },
-    "evaluate": {"mistakes": 10, "label_issues": 0, "learning_curve": False},  # tests/rootstock/evaluation has them
+    "evaluate": {
+        "mistakes": 10,
+        "label_issues": 0,
+        "learning_curve": False,
+        "explain": False,
+    },  # tests/rootstock/evaluation has them
     "retrain": {"margin": 0.6},  # nine test images could not show a smaller loss
 }
 # Two files show seconds; everything else is to be the same from either entry point, on any machine.

@@ -1,7 +1,8 @@
 """Serve the reports of all runs over HTTP, so that the UI can link to them: browsers block links to local files.
 
-A report is one page without scripts or other files, and shows the user's images. So its address contains a secret key,
-which the workspace keeps, and pages of other sites can neither guess nor read it.
+A report is one page without other files, and shows the user's images. So its address contains a secret key, which the
+workspace keeps, and pages of other sites can neither guess nor read it. Its script runs in a sandbox, with an origin of
+its own and no network; the page itself allows no other script (rootstock/evaluation/report.py).
 """
 
 import os
@@ -25,8 +26,8 @@ SUFFIX = ".html"
 KEY_BYTES, KEY = 18, re.compile(r"[\w-]{24}", re.ASCII)
 HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
-    "Content-Security-Policy": "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-    "frame-ancestors 'none'",
+    "Content-Security-Policy": "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

@@ -123,10 +123,15 @@ def cut(network: nn.Module, name: str, layer: str, pooling: Pooling) -> nn.Modul
     """
     if layer == PENULTIMATE:
         return network
-    tokens = 1 if hasattr(network, "class_token") else getattr(network, "num_prefix_tokens", 0)
+    tokens = prefix_tokens(network)
     if pooling == "cls" and not tokens:
         pool(torch.empty(1, 1, 1), pooling)
     return Cut(network, resolve_layer(network, name, layer), pooling, tokens, has_channels_last(network))
+
+
+def prefix_tokens(network: nn.Module) -> int:
+    """Return how many of a transformer's tokens (class token, registers) precede those of the patches; 0 for a CNN."""
+    return 1 if hasattr(network, "class_token") else int(getattr(network, "num_prefix_tokens", 0))
 
 
 def has_channels_last(network: nn.Module) -> bool:

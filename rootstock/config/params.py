@@ -188,6 +188,11 @@ class Evaluate(Section):
         default=True,
         description="Measure heads on some of the training images, and tell whether more images would help.",
     )
+    explain: bool = Field(
+        default=True,
+        description="Explain the winner in the report: where the evidence in mistakes and sure hits lies (Grad-CAM), "
+        "what the layers of its backbone see, and a map of its features.",
+    )
     repeats: Annotated[int, Field(ge=0, le=100)] = Field(
         default=0,
         description="How often all images are split anew into five folds, to measure the frozen-feature head on each: "

@@ -55,6 +55,12 @@ class Scored:
         """Return the class indices (n,)."""
         return self.rows["class_index"].to_numpy(np.int64)
 
+    def mistakes(self, model: str) -> NDArray[np.int64]:
+        """Return the places of the images that a model misclassifies (m,), the most confident mistake first."""
+        probabilities = self.probabilities[model]
+        wrong = np.flatnonzero(probabilities.argmax(1) != self.labels)
+        return wrong[np.argsort(-probabilities.max(1)[wrong], kind="stable")]
+
 
 class ModelPair:
     """The head and the fine-tuned network, if there is one, loaded with what is needed to score a split."""
@@ -94,8 +100,8 @@ class ModelPair:
         """Return a split's images in the order in which the models score them."""
         return tables.in_shard_order(self.manifest, split)
 
-    def scores(self, split: str, *models: str) -> dict[str, Scores]:
-        """Return the scores of models, by default of each, for a split.
+    def scores(self, split: str, *models: str, keep: NDArray[np.bool_] | None = None) -> dict[str, Scores]:
+        """Return the scores of models, by default of each, for a split, with the features of the images to `keep`.
 
         The head's come from cached features, unless mirror images count, too.
         """
@@ -103,15 +109,18 @@ class ModelPair:
         scores: dict[str, Scores] = {}
         for name in [name for name in self.names if name in (models or self.names)]:
             if name == "head" and not self.mirror:
-                own, known = Features(self.folders[0], rows), self.novelty["head"]
-                scores["head"] = Scores.joined([Scores(self.head.logits(x), known.score(x)) for x, _ in own])
+                own = (x for x, _ in Features(self.folders[0], rows))
+                scores["head"] = Scores.of_groups(self._scorer(name), own, keep)
             else:
-                model = replace(self._model(name), novelty=self.novelty[name])
-                what = f"evaluate_{split}"
-                scores[name] = scoring.score(model, rows, self.inputs.images, what=what, store=self.store)
+                model, what = self._scorer(name), f"evaluate_{split}"
+                scores[name] = scoring.score(model, rows, self.inputs.images, what=what, store=self.store, keep=keep)
         return scores
 
-    def _model(self, name: str) -> Model:
+    def _scorer(self, name: str) -> Model:
+        return replace(self.whole(name), novelty=self.novelty[name])
+
+    def whole(self, name: str) -> Model:
+        """Return a model, without what tells unknown images."""
         if name == "finetuned" and self.finetuned:
             return self.finetuned
         network = Classifier(self.backbone.network, self.backbone.transform, self.head)
@@ -134,5 +143,5 @@ class ModelPair:
 
     def model(self, name: str) -> tuple[Classifier, FeatureSpec]:
         """Return a model's network, and how its features were computed when it was measured."""
-        model = self._model(name)
+        model = self.whole(name)
         return model.network, model.spec

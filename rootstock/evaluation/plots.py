@@ -24,7 +24,7 @@ from rootstock.evaluation.metrics import reliability
 DPI = 110
 MODELS = {"head": "head", "finetuned": "fine-tuned"}  # key in metrics.json: name in plots
 MAX_COUNTED = 15  # classes up to which the confusion matrix shows counts
-MAX_LABELLED = 130  # class names that fit along the confusion matrix; with more, every second or third is shown
+MAX_DRAWN, WORST = 100, 50  # classes of a confusion matrix; of more, those with the most mistakes are drawn
 NAME_LENGTH = 24  # characters of a name in a plot
 
 
@@ -83,17 +83,23 @@ def pictures(
 def draw_confusion(labels: Integers, predicted: Integers, classes: Sequence[str], theme: Theme = LIGHT) -> bytes:
     """Plot the confusion matrix: one row per actual class, darker for a larger share of the row, mistakes in red.
 
-    Any non-zero cell has at least a third of the colour, so that a single mistake stays visible.
+    Any non-zero cell has at least a third of the colour, so that a single mistake stays visible. Of more than MAX_DRAWN
+    classes, the WORST are drawn: those that are most often mistaken, for another one or another one for them.
     """
     k = len(classes)
     counts = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    if k > MAX_DRAWN:
+        mistaken = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+        worst = np.sort(np.argsort(-mistaken, kind="stable")[:WORST])
+        counts, share = counts[np.ix_(worst, worst)], share[np.ix_(worst, worst)]
+        classes, k = [classes[index] for index in worst], len(worst)
     strength = np.where(counts > 0, 0.3 + 0.7 * np.sqrt(share), 0)[:, :, None]
     hue = np.where(np.eye(k, dtype=bool)[:, :, None], to_rgb(theme.finetuned), to_rgb(theme.wrong))
     side = float(np.clip(2 + 0.36 * k, 4.5, 16))  # inches: names stay legible with 100 classes
     figure, [[axes]] = new_figure(theme, side, side)
     axes.imshow(strength * hue + (1 - strength) * np.array(to_rgb(theme.background)), interpolation="nearest")
-    ticks = range(0, k, -(-k // MAX_LABELLED))
+    ticks = range(k)
     points = float(np.clip(72 * 0.8 * (side - 2) / len(ticks), 4, 10))
     names = [short(classes[tick]) for tick in ticks]
     upright = k > 4 and max(map(len, names)) > 2

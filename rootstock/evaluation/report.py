@@ -1,46 +1,34 @@
 """The evaluation report: one self-contained HTML page, the verdict first.
 
-report.render(Report(...))  ->  HTML without scripts, network access or other files
+report.render(Report(...))  ->  HTML without network access or other files
+
+Its one script sorts and filters what is on the page; the page is complete without it.
 """
 
 import base64
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from rootstock.dataset.tables import describe_missing_classes
-from rootstock.evaluation import figures
+from rootstock.evaluation import figures, verdict
+
+if TYPE_CHECKING:  # these import torch
+    from rootstock.evaluation.advice import Advice
+    from rootstock.evaluation.embedding import Embedding
+    from rootstock.evaluation.mistakes import Confusion, Mistake, Suspect
+    from rootstock.evaluation.why import Why
 
 MODELS = {"head": "Head", "finetuned": "Fine-tuned"}  # key in metrics.json: name on the page
-CLASSES_OPEN = 20  # classes shown at once; the others are collapsed
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A test image that the winner misclassified."""
-
-    thumbnail: bytes  # PNG, JPEG, GIF or WebP
-    actual: str
-    predicted: str
-    confidence: float  # in the wrong class
-    domain: str
-    path: str
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """An image whose label is probably wrong."""
-
-    thumbnail: bytes
-    label: str
-    suggested: str
-    probability: float  # of the suggested class
-    split: str
-    domain: str
-    path: str
+SCRIPT = (Path(__file__).parent / "report.js.j2").read_text(encoding="utf-8")
+# The page's policy allows this script alone: none that a name of a file or a class could bring in.
+SCRIPT_DIGEST = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+ROWS_OPEN = 50  # of a table that are shown at once; the others are a click or a search away
 
 
 @dataclass(frozen=True)
@@ -56,10 +44,17 @@ class Report:
         dataset: summary.json of the dataset; `splits`, `domains`, `by_class` and `rejected` are required, `sources`
             and `near_duplicates` optional.
         backbone: backbone.json; any scalars, lists and mappings.
-        params: params.yaml as nested mappings and lists.
+        params: those that differ from their defaults, as nested mappings and lists.
+        lineage: what the model comes from, such as the git commit, by name.
         timings: {"stage", "seconds", "images", "note"} of each stage; images and note may be None or absent.
         pictures: as returned by `plots.pictures`; missing ones are left out.
+        advice: what to do next.
         mistakes: of the winner, worst first.
+        class_mistakes: small thumbnails of the worst mistakes of some classes, by name.
+        confusions: pairs of classes, the most frequent first.
+        duplicates: small thumbnails of some groups of near duplicates.
+        reasons: explanations of some test images; None if they were not asked for.
+        embedding: a map of the features; None if it was not asked for, or there are too few images.
         suspects: images whose label is probably wrong, worst first.
         suspected: how many there are in label_issues.csv; None if they were not looked for.
         warnings: one sentence each, on training, such as a search that ended at a limit.
@@ -82,10 +77,17 @@ class Report:
     dataset: Mapping[str, Any]
     backbone: Mapping[str, Any]
     params: Mapping[str, Any]
+    lineage: Mapping[str, str] = field(default_factory=dict)
     timings: Sequence[Mapping[str, Any]] = ()
     pictures: Mapping[str, bytes] = field(default_factory=dict)
-    mistakes: Sequence[Mistake] = ()
-    suspects: Sequence[Suspect] = ()
+    advice: "Sequence[Advice]" = ()
+    mistakes: "Sequence[Mistake]" = ()
+    class_mistakes: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+    confusions: "Sequence[Confusion]" = ()
+    duplicates: Sequence[Sequence[bytes]] = ()
+    reasons: "Why | None" = None
+    embedding: "Embedding | None" = None
+    suspects: "Sequence[Suspect]" = ()
     suspected: int | None = None
     warnings: Sequence[str] = ()
     rough: Sequence[str] = ()
@@ -119,9 +121,13 @@ def render(report: Report) -> str:
             classes=scored,
             absent=absent,
             without=describe_missing_classes(dict(report.dataset)),
-            classes_open=CLASSES_OPEN,
+            rows_open=ROWS_OPEN,
+            usable=verdict.usable(report.test),
+            compared=verdict.compared(report.test, report.why),
             backbone=list(_flat(report.backbone)),
-            settings=list(_flat(report.params)),
+            settings=list(_flat(report.params)) if report.params else [],
+            script=Markup(SCRIPT),  # noqa: S704  ours, without any value of the report
+            script_digest=SCRIPT_DIGEST,
             seconds=sum(stage["seconds"] for stage in report.timings),
         )
     )

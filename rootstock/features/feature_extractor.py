@@ -181,6 +181,11 @@ class FeatureExtractor:
         both[~is_file] = torch.from_numpy(np.stack(decoded)).to(seen.device)
         return both
 
+    def pixels(self, images: Sequence[Prepared]) -> NDArray[np.uint8]:
+        """Return prepared images as the network sees them (n, 3, size, size); those still files are decoded."""
+        batch = self._batch(images)
+        return batch.cpu().numpy() if isinstance(batch, Tensor) else batch
+
     def of_images(self, rows: pd.DataFrame, images_dir: Path, store: ArrayStore | None = None) -> Generator[Array]:
         """Yield the features of images of a dataset, a few at a time.
 

@@ -27,6 +27,7 @@ from rootstock.images.reasons import Rejected
 from rootstock.ingest.layout import Item, Loader
 from rootstock.ingest.sources import Images
 from rootstock.model import given
+from rootstock.model.explanations import Explanations
 from rootstock.model.known_features import KnownFeatures
 from rootstock.model.model import CHECKS, Model, accepted
 from rootstock.system import escape, progress
@@ -35,6 +36,7 @@ from rootstock.system.files import reading, replacing, write
 from rootstock.system.parallel import grouped
 
 FORMATS = (".csv", ".jsonl", ".parquet")
+EXPLANATION = "explanation"  # the column that names an image's picture
 DIGITS = 6  # of numbers in JSON
 ROWS = 2048  # of a part: what a killed run loses at most
 PARTS, FINGERPRINT = ".parts", "of.json"  # the folder beside the output, and what its parts are of
@@ -60,8 +62,9 @@ class Tally:
 
 
 def predict(
-    model: Model, images: Images, out: Path, top: int = 3, known: KnownFeatures | None = None, checks: Checks = CHECKS
-) -> Tally:
+    model: Model, images: Images, out: Path, top: int = 3, known: KnownFeatures | None = None,
+    checks: Checks = CHECKS, explain: Explanations | None = None,
+) -> Tally:  # fmt: skip
     """Classify images and write `out`; a run that was killed goes on.
 
     Args:
@@ -69,8 +72,9 @@ def predict(
         images: listed.
         out: a path that ends as one of FORMATS.
         top: how many classes a row has, the most probable first.
-        known: cached features of the model's own kind.
+        known: cached features of the model's own kind; not used with `explain`, for which every image is decoded.
         checks: limits for accepted files.
+        explain: receives a picture of each classified image, which its row names.
 
     Raises:
         ParamsError: the format is not known, or `out` is a folder.
@@ -80,7 +84,10 @@ def predict(
     if out.is_dir():
         raise ParamsError(f"{out} is a folder; expected a file")
     top = min(top, len(model.classes))
-    parts = _Parts(out.with_name(out.name + PARTS), _fingerprint(model, images.items, top, checks), _schema(top))
+    settings = [top, str(checks), [str(explain.folder), explain.cam.layer] if explain else None]
+    schema = _schema(top, explained=explain is not None)
+    parts = _Parts(out.with_name(out.name + PARTS), _fingerprint(model, images.items, settings), schema)
+    known = KnownFeatures(None, None) if known is None or explain else known
     tally, done = Tally(), set[str]()
     for part in parts.read():
         _count(tally, part)
@@ -89,7 +96,7 @@ def predict(
     wanted = {item.path for item in images.items} - done
     with progress.bar("predict", len(images.items)) as advance, parts:
         advance(len(done))
-        with closing(_rows(model, images, wanted, top, known or KnownFeatures(None, None), checks, tally)) as rows:
+        with closing(_rows(model, images, wanted, top, known, checks, tally, explain)) as rows:
             for table in rows:
                 _count(tally, table)
                 parts.add(table)
@@ -106,9 +113,10 @@ def known_features(model: Model, features: Path, dataset: Path) -> KnownFeatures
     return KnownFeatures(features / model.feature_key, tables.load_manifest(dataset))
 
 
-def _schema(top: int) -> pa.Schema:
+def _schema(top: int, *, explained: bool) -> pa.Schema:
     ranked = [field for one, two in _ranked(top) for field in ((one, pa.string()), (two, pa.float32()))]
     rest = [("unknown", pa.bool_()), ("novelty", pa.float32()), ("reason", pa.string()), ("detail", pa.string())]
+    rest += [(EXPLANATION, pa.string())] if explained else []
     return pa.schema([("path", pa.string()), *ranked, *rest])
 
 
@@ -118,7 +126,7 @@ def _ranked(top: int) -> list[tuple[str, str]]:
     return [(f"label{end}", f"probability{end}") for end in ends]
 
 
-def _fingerprint(model: Model, items: Sequence[Item], top: int, checks: Checks) -> str:
+def _fingerprint(model: Model, items: Sequence[Item], settings: list[Any]) -> str:
     """Return what the rows depend on: the model, the images, and the settings."""
     listed = hashlib.sha256()
     for item in items:
@@ -127,7 +135,7 @@ def _fingerprint(model: Model, items: Sequence[Item], top: int, checks: Checks) 
     for name, value in model.network.state_dict().items():
         weights.update(name.encode() + value.cpu().numpy().tobytes())
     own = [str(model.spec), model.classes, model.temperature, str(model.value_range), model.max_side]
-    return json.dumps([weights.hexdigest(), own, listed.hexdigest(), top, str(checks)], ensure_ascii=False)
+    return json.dumps([weights.hexdigest(), own, listed.hexdigest(), *settings], ensure_ascii=False)
 
 
 def _count(tally: Tally, part: pa.Table) -> None:
@@ -137,32 +145,52 @@ def _count(tally: Tally, part: pa.Table) -> None:
 
 
 def _rows(
-    model: Model, images: Images, wanted: set[str], top: int, known: KnownFeatures, checks: Checks, tally: Tally
-) -> Generator[pa.Table]:
+    model: Model, images: Images, wanted: set[str], top: int, known: KnownFeatures, checks: Checks, tally: Tally,
+    explain: Explanations | None,
+) -> Generator[pa.Table]:  # fmt: skip
     """Yield the rows of the wanted images, a group at a time."""
+    schema = _schema(top, explained=explain is not None)
     problems = {item.path: item for item in images.items if item.problem and item.path in wanted}
     bad: list[Answer] = [(item, "", Rejected(item.problem)) for item in problems.values() if item.problem]
     if bad:
-        yield _table(model, bad, np.empty((0, model.network.head.in_features), np.float32), top)
-    prepare = partial(_prepare, model=model, checks=model.own_checks(checks), known=known)
+        yield _table(model, bad, np.empty((0, model.network.head.in_features), np.float32), top, schema)
+    prepare = partial(_prepare, model=model, checks=model.own_checks(checks), known=known, keep=explain is not None)
     groups = grouped(images.read(wanted - problems.keys()), model.extractor_of_many.engine.group_size)
     with closing(model.extractor_of_many.features(groups, prepare)) as answered:
-        for found, computed in answered:
+        for (found, seen), computed in answered:
             features, rest = [], iter(computed)
             for _, image_id, rejected in found:
                 if not rejected:
                     row = known.get(image_id) if image_id else None
                     tally.known += row is not None
                     features.append(next(rest) if row is None else row)
-            yield _table(model, found, np.array(features, np.float32).reshape(-1, computed.shape[1]), top)
+            table = _table(model, found, np.array(features, np.float32).reshape(-1, computed.shape[1]), top, schema)
+            yield _explained(model, table, seen, explain) if explain else table
+
+
+def _explained(model: Model, rows: pa.Table, seen: Sequence[Prepared], explain: Explanations) -> pa.Table:
+    """Write the pictures of a group, whose accepted images are given as prepared, and name them in its rows."""
+    labels = rows["label"].to_pylist()
+    good = [place for place, label in enumerate(labels) if label is not None]
+    names: list[str | None] = [None] * len(rows)
+    if good:
+        paths, classes = ([values[place] for place in good] for values in (rows["path"].to_pylist(), labels))
+        pixels = model.extractor_of_many.pixels(seen)
+        written = explain.write(paths, pixels, [model.classes.index(label) for label in classes])
+        for place, name in zip(good, written, strict=True):
+            names[place] = name
+    return rows.set_column(rows.schema.get_field_index(EXPLANATION), EXPLANATION, pa.array(names, pa.string()))
 
 
 def _prepare(
-    entries: Sequence[tuple[Item, Loader]], model: Model, checks: Checks, known: KnownFeatures
-) -> tuple[list[Answer], list[Prepared]]:
-    """Read, check and decode images; those whose features are known have an image id, and are only read."""
+    entries: Sequence[tuple[Item, Loader]], model: Model, checks: Checks, known: KnownFeatures, keep: bool
+) -> tuple[tuple[list[Answer], list[Prepared]], list[Prepared]]:
+    """Read, check and decode images; those whose features are known have an image id, and are only read.
+
+    Returns the answers, beside them the prepared images if they are to be kept, and the prepared images.
+    """
     found: list[Answer] = []
-    prepared = []
+    prepared: list[Prepared] = []
     for item, load in entries:
         try:
             data = given.content(load())
@@ -174,12 +202,13 @@ def _prepare(
             found.append((item, "", None))
         except Rejected as rejected:
             found.append((item, "", Rejected(rejected.reason, rejected.detail)))
-    return found, prepared
+    return (found, prepared if keep else []), prepared
 
 
-def _table(model: Model, found: Sequence[Answer], features: NDArray[np.float32], top: int) -> pa.Table:
+def _table(
+    model: Model, found: Sequence[Answer], features: NDArray[np.float32], top: int, schema: pa.Schema
+) -> pa.Table:
     """Return the rows of a group of images, with the features (n, width) of those that were accepted."""
-    schema = _schema(top)
     columns: dict[str, list[Any]] = {name: [None] * len(found) for name in schema.names}
     columns["path"] = [item.path for item, *_ in found]
     good = [place for place, (*_, rejected) in enumerate(found) if not rejected]

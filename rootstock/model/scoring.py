@@ -1,7 +1,7 @@
 """A model's logits for images of a dataset: from cached features where there are any, else computed as they were."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +14,49 @@ from rootstock.images.array_store import ArrayStore
 from rootstock.model.model import Model
 from rootstock.system import progress
 
+FIELDS = ("logits", "novelty", "features")
+
 
 @dataclass(frozen=True)
 class Scores:
-    """A model's logits (n, k) for images, and how unlike its training images they are (n,), 0 where it cannot tell."""
+    """A model's logits (n, k) for images, and how unlike its training images they are (n,), 0 where it cannot tell.
+
+    `features` (m, width) are those of the images for which they were to be kept, in their order.
+    """
 
     logits: NDArray[np.float32]
     novelty: NDArray[np.float32]
+    features: NDArray[np.float32]
 
     @classmethod
     def of(cls, model: Model, features: NDArray[np.float32]) -> "Scores":
-        """Return the scores of features (n, width)."""
+        """Return the scores of features (n, width), none of which are kept."""
         novelty = model.novelty.score(features) if model.novelty else np.zeros(len(features), np.float32)
-        return cls(model.head.logits(features), novelty)
+        return cls(model.head.logits(features), novelty, features[:0])
 
     @classmethod
-    def joined(cls, parts: list["Scores"]) -> "Scores":
-        """Put the scores of several groups of images together."""
-        return cls(np.concatenate([part.logits for part in parts]), np.concatenate([part.novelty for part in parts]))
+    def of_groups(
+        cls, model: Model, groups: Iterable[NDArray[np.float32]], keep: NDArray[np.bool_] | None = None
+    ) -> "Scores":
+        """Return the scores of the features (n, width) of several groups of images, of which there is at least one.
+
+        Args:
+            model: scores them.
+            groups: one after the other.
+            keep: for which images, of all groups, the features are kept; None: for none.
+        """
+        parts, done = list[Scores](), 0
+        for features in groups:
+            kept = keep[done : done + len(features)] if keep is not None else np.zeros(len(features), bool)
+            parts.append(replace(cls.of(model, features), features=features[kept]))
+            done += len(features)
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS}
+        return cls(**joined)
 
 
 def score(
     model: Model, rows: pd.DataFrame, images_dir: Path, features_dir: Path | None = None, what: str = "evaluate",
-    store: ArrayStore | None = None,
+    store: ArrayStore | None = None, keep: NDArray[np.bool_] | None = None,
 ) -> Scores:  # fmt: skip
     """Return a model's scores; nothing is decoded whose features are in a file.
 
@@ -47,6 +67,7 @@ def score(
         features_dir: the cache of features.
         what: name of the progress bar, if images are read.
         store: of decoded images.
+        keep: the rows whose features are kept, too (n,); None: none.
 
     Raises:
         DamagedError: an image or a feature file is not what was written.
@@ -54,24 +75,24 @@ def score(
     folder = features_dir / model.feature_key if features_dir and model.feature_key else None
     shards = {shard for shard in rows["shard"].unique() if folder and _has_features(folder, shard)}
     cached = rows["shard"].isin(shards).to_numpy()
-    scores = Scores(np.empty((len(rows), len(model.classes)), np.float32), np.empty(len(rows), np.float32))
+    keep = np.zeros(len(rows), bool) if keep is None else keep
+    shapes = ((len(rows), len(model.classes)), (len(rows),), (int(keep.sum()), model.network.head.in_features))
+    scores = Scores(*(np.empty(shape, np.float32) for shape in shapes))
     for chosen in (cached, ~cached):
         if not chosen.any():
             continue
         if folder and chosen is cached:
-            found = Scores.joined([Scores.of(model, x) for x, _ in Features(folder, rows[chosen])])
+            groups: Iterable[NDArray[np.float32]] = (x for x, _ in Features(folder, rows[chosen]))
         else:
-            found = _computed(model, rows[chosen], images_dir, what, store)
+            groups = features(model, rows[chosen], images_dir, what, store)
+        found = Scores.of_groups(model, groups, keep[chosen])
         scores.logits[chosen], scores.novelty[chosen] = found.logits, found.novelty
+        scores.features[chosen[keep]] = found.features
     return scores
 
 
 def _has_features(folder: Path, shard: str) -> bool:
     return feature_files.is_intact(folder / f"{shard}.parquet")
-
-
-def _computed(model: Model, rows: pd.DataFrame, images_dir: Path, what: str, store: ArrayStore | None) -> Scores:
-    return Scores.joined([Scores.of(model, x) for x in features(model, rows, images_dir, what, store)])
 
 
 def features(

@@ -45,6 +45,21 @@ class HeadLayer(nn.Module):
         )
         return (shares / shares.sum(1, keepdim=True) + SMOOTHING).log() + self.bias
 
+    def scores(self, features: Tensor) -> Tensor:
+        """Compute scores (n, k) whose gradients tell what speaks for a class, for features (n, d) float32.
+
+        They are the logits; of nearest neighbours the cosine similarity to the nearest training image of each class, as
+        the gradient of their votes vanishes where all are for one class.
+        """
+        if self.exemplar_classes is None:
+            logits: Tensor = self(features)
+            return logits
+        if self.center is not None:
+            features = functional.normalize(features - self.center)
+        similarity = functional.linear(features, self.weight)
+        lowest = similarity.new_full((len(features), len(self.bias)), -1.0)
+        return lowest.scatter_reduce(1, self.exemplar_classes.expand(len(features), -1), similarity, "amax")
+
     def to_head(self, classes: list[str]) -> Head:
         """Return the head that this layer computes."""
         arrays = {name: values.detach().cpu().numpy() for name, values in self.state_dict().items()}

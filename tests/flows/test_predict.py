@@ -31,8 +31,10 @@ def test_each_image_is_a_row_and_the_last_line_and_the_exit_status_say_how_many_
     assert f"{count} images: {count - 1} classified (" in done.stdout.splitlines()[-1]
     assert "1 rejected (1 undecodable)" in done.stdout and f". {tmp_path}/out.csv, " in done.stdout
     (photos / "broken.png").unlink()
-    again = predict(flow_ran_in, str(photos), "--out", str(tmp_path / "out.csv"))
-    assert again.returncode == 0 and len(pd.read_csv(tmp_path / "out.csv")) == count - 1
+    again = predict(flow_ran_in, str(photos), "--out", str(tmp_path / "out.csv"), "--explain", str(tmp_path / "why"))
+    rows = pd.read_csv(tmp_path / "out.csv")
+    assert again.returncode == 0 and len(rows) == count - 1
+    assert sorted(rows["explanation"]) == sorted(path.name for path in (tmp_path / "why").iterdir())
 
 
 def test_images_of_the_dataset_are_classified_from_cached_features(flow_ran_in, tmp_path):
@@ -63,6 +65,9 @@ def test_a_run_of_the_deployment_reads_and_writes_only_under_the_roots(flow_ran_
         "inside": FLOW.format(source="photos", out=inside),
         "elsewhere": FLOW.format(source=str(photos), out=inside),
         "written": FLOW.format(source="photos", out=str(tmp_path / "out.csv")),
+        "explained": FLOW.replace("return_state", "explain='/elsewhere', return_state").format(
+            source="photos", out=inside
+        ),
     }
     by_the_api = {"PREFECT__RUNTIME__DEPLOYMENT__ID": "predict/cpu"}
     said = {
@@ -72,4 +77,7 @@ def test_a_run_of_the_deployment_reads_and_writes_only_under_the_roots(flow_ran_
     assert f"{inside}, " in said["inside"] and "classified" in said["inside"]
     assert said["elsewhere"].startswith(f"source is '{photos}', which this run was given and which lies under none of")
     assert said["written"].startswith(f"out is '{tmp_path}/out.csv', which this run was given and which lies under")
+    assert said["explained"].startswith(
+        "explain is '/elsewhere', which this run was given and which lies under none of"
+    )
     assert "classified" in flow_ran_in.run(sys.executable, "-c", asked["elsewhere"]).stdout  # by a person

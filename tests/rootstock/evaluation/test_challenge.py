@@ -28,7 +28,7 @@ def evaluated(request, base, tmp_path_factory):
     head.save(fitted, folder / "head", {})
     folders = (small_backbone(base), small_features(base).parent, folder / "head", folder / "finetuned")
     inputs = Inputs(small.images, small.dataset, *folders)
-    params = Params(evaluate=Evaluate(label_issues=0, learning_curve=False))
+    params = Params(evaluate=Evaluate(label_issues=0, learning_curve=False, explain=False))
     evaluate.evaluate(inputs, params, folder / "model", folder / "report", list)
     return small, folder
 

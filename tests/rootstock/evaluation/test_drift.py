@@ -24,7 +24,7 @@ from tests.small_dataset import (
     small_head,
 )
 
-PARAMS = Params(evaluate=Evaluate(label_issues=0, learning_curve=False), retrain=Retrain(drift_auc=0.7))
+PARAMS = Params(evaluate=Evaluate(label_issues=0, learning_curve=False, explain=False), retrain=Retrain(drift_auc=0.7))
 
 
 @pytest.fixture(scope="module")

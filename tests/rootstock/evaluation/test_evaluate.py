@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rootstock.dataset import shards
-from rootstock.evaluation import evaluate, measured_models, mistakes, model_pair
+from rootstock.evaluation import evaluate, measured_models, model_pair, thumbnails, why
 from rootstock.evaluation.model_selection import MODELS, choose
 from rootstock.features import feature_extractor, reader
 from rootstock.system.errors import SourceError
@@ -66,7 +66,7 @@ def test_the_test_split_is_not_read_before_the_choice(inputs, base, tmp_path, mo
         events.append("the choice")
         return choose(*given)
 
-    for module in (mistakes, feature_extractor):
+    for module in (thumbnails, why, feature_extractor):
         monkeypatch.setattr(module, "Reader", NotingReader)
     monkeypatch.setattr(model_pair, "Features", NotingFeatures)
     monkeypatch.setattr(evaluate, "choose", noting)

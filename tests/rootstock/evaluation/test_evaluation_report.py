@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rootstock.backbones import backbones
+from rootstock.evaluation import mistakes
 from rootstock.evaluation.mistakes import worst_mistakes
 from rootstock.evaluation.model_pair import Inputs, ModelPair, Scored
 from rootstock.features import extraction, reader
@@ -45,14 +46,16 @@ def test_the_mistakes_shown_are_test_images_the_winner_got_wrong_worst_first(inp
             assert row["split"] == "test" and mistake.actual == row["label"] != mistake.predicted
             assert mistake.predicted == CLASSES[probabilities.argmax()]
             assert mistake.confidence == probabilities.max() and mistake.domain == row["domain"]
-            assert mistake.thumbnail.startswith(b"\x89PNG")
+            assert mistake.thumbnail.startswith(b"RIFF")
     assert worst_mistakes(pair, scored, winner, 0) == []
 
 
 def test_the_report_shows_the_worst_mistakes_and_is_one_file(done):
     page = (done.report / "report.html").read_text()
     assert page.count("data:image/png") >= 5 and "shufflenet_v2_x0_5 on field, studio" in page
-    assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
+    assert (
+        "http://" not in page.replace("http://www.w3.org", "") and page.count("<script") == 2
+    )  # the page's own, and the points of the map
 
 
 def test_names_given_by_users_are_escaped_in_the_report_and_unchanged_elsewhere(base, tmp_path):
@@ -72,7 +75,13 @@ def test_names_given_by_users_are_escaped_in_the_report_and_unchanged_elsewhere(
     folders = (tmp_path / name for name in ("features", "head", "finetuned"))
     done = run(Inputs(small.images, small.dataset, small_backbone(base), *folders), tmp_path)
     page = (done.report / "report.html").read_text()
-    assert "<script" not in page and "<img src=x" not in page and "<b>&quot;" not in page and '<b>"&' not in page
+    assert (
+        page.count("<script") == 1
+        and "<script>alert" not in page
+        and "<img src=x" not in page
+        and "<b>&quot;" not in page
+        and '<b>"&' not in page
+    )
     assert html.escape(domain) in page and html.escape(odd[1]) in page
     assert done.found.choice.winner == "head"  # the other is the same
     assert set(done.found.test["classes"]) == set(odd) and list(done.found.test["domains"]) == [domain]
@@ -110,3 +119,36 @@ def test_warnings_of_head_and_fine_tuning_are_in_the_report(inputs, base, tmp_pa
     head.save(warned, tmp_path / "head", {})
     done = run(dataclasses.replace(inputs, head=tmp_path / "head"), tmp_path)
     assert "The head has not converged." in (done.report / "report.html").read_text()
+
+
+def test_no_more_thumbnails_are_shown_than_the_page_has_room_for(inputs, done, predictions, monkeypatch):
+    pair = ModelPair(inputs, PARAMS)
+    rows = pair.rows("test")
+    winner = done.found.choice.winner
+    scored = Scored(rows, {winner: np.stack(predictions.set_index("image_id").loc[rows["image_id"], winner])})
+    every = worst_mistakes(pair, scored, winner, 1000)
+    monkeypatch.setattr(mistakes, "BUDGET", sum(len(one.thumbnail) for one in every[:3]))
+    assert worst_mistakes(pair, scored, winner, 1000) == every[:3]
+
+
+def test_near_duplicates_and_the_worst_mistakes_of_each_class_have_small_thumbnails(inputs, done, predictions):
+    pair = ModelPair(inputs, PARAMS)
+    pair.manifest = pair.manifest.assign(group_id=["together"] * 3 + [str(n) for n in range(len(pair.manifest) - 3)])
+    assert [len(group) for group in mistakes.near_duplicates(pair)] == [3]
+    pair.summary["groups"] = {}  # named ones: what is together need not look alike
+    assert mistakes.near_duplicates(pair) == []
+    rows, winner = pair.rows("test"), done.found.choice.winner
+    scored = Scored(rows, {winner: np.stack(predictions.set_index("image_id").loc[rows["image_id"], winner])})
+    found = mistakes.worst_of_classes(pair, scored, winner, done.found.test["classes"])
+    wrong = rows["label"].iloc[scored.mistakes(winner)].value_counts()
+    assert {label: len(pictures) for label, pictures in found.items()} == wrong.clip(upper=3).to_dict()
+
+
+def test_confusions_are_counted_the_most_frequent_first(inputs):
+    rows = ModelPair(inputs, PARAMS).rows("test").assign(class_index=[0] * 12 + [1] * 8 + [2] * 4)
+    answers = np.array([1] * 3 + [2] * 2 + [0] * 7 + [1] * 8 + [0] * 3 + [2])
+    found = mistakes.confusions(Scored(rows, {"head": np.eye(3)[answers]}), "head", CLASSES)
+    assert [(one.actual, one.predicted, one.images) for one in found] == [
+        ("stripes", "checks", 3), ("checks", "rings", 3), ("checks", "stripes", 2),
+    ]  # fmt: skip
+    assert found[0].share == 0.75

@@ -45,6 +45,6 @@ def evaluated(request, tmp_path_factory) -> tuple[str, Path]:
     """A winner, and the folder that holds model/ and report/."""
     folder = tmp_path_factory.mktemp(request.param)
     inputs = inputs_where(request.param, tmp_path_factory.getbasetemp(), folder)
-    params = Params(evaluate=Evaluate(mistakes=0, label_issues=0, learning_curve=False))
+    params = Params(evaluate=Evaluate(mistakes=0, label_issues=0, learning_curve=False, explain=False))
     evaluate.evaluate(inputs, params, folder / "model", folder / "report", list)
     return request.param, folder

@@ -75,7 +75,7 @@ def evaluated(photos, tmp_path_factory) -> Callable[..., Path]:
         folder = tmp_path_factory.mktemp("run")
         params = Params(
             ingest=Ingest(max_side=max_side), extract=extract, finetune=Finetune(stages=stages, batch_size=16),
-            evaluate=Evaluate(mistakes=0, label_issues=0, learning_curve=False, views=views),
+            evaluate=Evaluate(mistakes=0, label_issues=0, learning_curve=False, explain=False, views=views),
         )  # fmt: skip
         backbone = backbones.load(small_backbone(base), extract.layer, extract.pooling)
         extraction.extract(backbone, extract, photos.images, folder / "features")

@@ -1,0 +1,226 @@
+"""What an evaluation leaves in data/report: figures, predictions, label issues, plots, and the report."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rootstock.config.params import Params
+from rootstock.evaluation import (
+    advice,
+    dvc_plots,
+    embedding,
+    label_issues,
+    learning_curve_plot,
+    measured_models,
+    mistakes,
+    plots,
+    training_plots,
+    why,
+)
+from rootstock.evaluation.advice import Grounds
+from rootstock.evaluation.learning_curve import LearningCurve
+from rootstock.evaluation.model_pair import ModelPair, Scored
+from rootstock.evaluation.model_selection import Choice, summarize
+from rootstock.evaluation.repeated_splits import RepeatedSplits
+from rootstock.evaluation.report import Report, render
+from rootstock.system import escape
+from rootstock.system.files import replacing, write as write_file
+from rootstock.training import averaging
+from rootstock.training.checkpoints import Epoch
+from rootstock.training.course import as_table
+
+NOT_SHOWN = {"retrain", "compare", "export", "cache", "track"}  # sections of params.yaml that the pipeline does not use
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was chosen, and how good it is.
+
+    Args:
+        choice: the better model, by validation alone.
+        validation: figures of each model on the validation images, as returned by `metrics.score`.
+        test: those of the winner on the test images, which nothing was chosen by.
+        models: how many different models have been measured on these test images on this machine.
+        repeated: the head on repeated splits, if `evaluate.repeats` asks for it.
+        label_issues: as returned by `label_issues.find`, if `evaluate.label_issues` asks for it.
+        learning_curve: whether more images would help, if `evaluate.learning_curve` asks for it.
+    """
+
+    choice: Choice
+    validation: dict[str, dict[str, Any]]
+    test: dict[str, Any]
+    models: int = 1
+    repeated: RepeatedSplits | None = None
+    label_issues: pd.DataFrame | None = field(default=None, compare=False)
+    learning_curve: LearningCurve | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The winner's answers, and the features that it gave some of the images.
+
+    Args:
+        val: the validation images with each model's probabilities.
+        test: the test images with the winner's.
+        kept: which of the images of either split have features.
+        features: of these (m, width), validation first.
+    """
+
+    val: Scored
+    test: Scored
+    kept: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+    features: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the report says beside the figures.
+
+    Args:
+        warnings: on training, in a sentence each.
+        rough: why figures are rough, in a sentence each.
+        timings: returns the stages' durations so far.
+        lineage: git commit and data version, by name; those that there are.
+        compared: rows of data/compare of the same dataset.
+    """
+
+    warnings: list[str]
+    rough: list[str]
+    timings: Callable[[], list[dict[str, Any]]]
+    lineage: Mapping[str, str]
+    compared: pd.DataFrame
+
+
+def write(
+    pair: ModelPair, params: Params, found: Evaluation, answers: Answers, around: Surroundings, report_dir: Path
+) -> None:
+    """Write all files of data/report."""
+    _write_figures(found, report_dir)
+    _write_predictions(report_dir / "predictions.parquet", [answers.val, answers.test])
+    suspects = pd.DataFrame(columns=label_issues.COLUMNS) if found.label_issues is None else found.label_issues
+    write_file(report_dir / "label_issues.csv", escape.as_csv(suspects))
+    trained: dict[str, Any] = {
+        "history": as_table(pair.course.history, Epoch),
+        "l2_path": [entry for entry in pair.head.path if "l2" in entry],
+    }
+    winner = found.choice.winner
+    dvc_plots.write(
+        report_dir / "plots",
+        labels=answers.val.labels,
+        probabilities=answers.val.probabilities[winner],
+        winner=winner,
+        classes=pair.classes,
+        metrics=found.validation,
+        backbone=pair.backbone.description,
+        learning_curve=found.learning_curve,
+        **trained,
+    )
+    pictures = plots.pictures(
+        labels=answers.test.labels,
+        probabilities=answers.test.probabilities,
+        winner=winner,
+        classes=pair.classes,
+        metrics={winner: found.test},
+        **trained,
+    )
+    page = _page(pair, params, found, answers, around, pictures)
+    write_file(report_dir / "timings.json", json.dumps(page.timings, indent=2, ensure_ascii=False) + "\n")
+    write_file(report_dir / "report.html", render(page))
+
+
+def _page(
+    pair: ModelPair,
+    params: Params,
+    found: Evaluation,
+    answers: Answers,
+    around: Surroundings,
+    pictures: dict[str, bytes],
+) -> Report:
+    """Put the report together; the durations come last, so that they have all of the work."""
+    winner, test, asked = found.choice.winner, answers.test, params.evaluate
+    suspects, few = found.label_issues, found.test["images"]
+    explained: dict[str, Any] = {}
+    if asked.explain and few:
+        splits = (answers.val, test)
+        explained["reasons"] = why.explain(pair, test, winner)
+        explained["embedding"] = embedding.draw(pair, splits, answers.kept, answers.features, winner, params.seed)
+    grounds = Grounds(
+        winner, found.validation, pair.summary["by_class"], few, suspects, found.learning_curve, pair.course.history,
+        pair.backbone.description["name"], around.compared,
+    )  # fmt: skip
+    shown: dict[str, Any] = {
+        "mistakes": mistakes.worst_mistakes(pair, test, winner, asked.mistakes),
+        "class_mistakes": mistakes.worst_of_classes(pair, test, winner, found.test["classes"])
+        if asked.mistakes
+        else {},
+        "suspects": [] if suspects is None else mistakes.worst_labels(pair, suspects, asked.label_issues),
+        "duplicates": mistakes.near_duplicates(pair),
+    }
+    measured = around.timings()
+    return Report(
+        name=f"{pair.backbone.description['name']} on {', '.join(sorted(set(pair.manifest['domain'])))}",
+        winner=winner,
+        why=found.choice.why,
+        validation=found.validation,
+        test=found.test,
+        advice=advice.give(grounds),
+        uses=measured_models.describe(found.models, len(test.rows)),
+        repeated=found.repeated.describe() if found.repeated else "",
+        dataset=pair.summary,
+        backbone=pair.backbone.description,
+        params=params.model_dump(mode="json", exclude=NOT_SHOWN, exclude_defaults=True),
+        lineage=around.lineage,
+        timings=measured,
+        pictures=pictures
+        | learning_curve_plot.pictures(found.learning_curve)
+        | training_plots.pictures(pair.course, _epoch_seconds(measured), found.validation["head"]["accuracy"]["value"]),
+        averaged=averaging.describe(pair.course.averages),
+        confusions=mistakes.confusions(test, winner, pair.classes),
+        suspected=None if suspects is None else len(suspects),
+        warnings=around.warnings,
+        rough=around.rough,
+        learning_curve=found.learning_curve.describe() if found.learning_curve else "",
+        unknown=found.test["unknown"]["value"],
+        heads=pair.head.tried,
+        head_why=pair.head.why,
+        **shown,
+        **explained,
+    )
+
+
+def _write_figures(found: Evaluation, report_dir: Path) -> None:
+    files = {
+        "metrics.json": summarize(found.validation, found.choice.winner),
+        "validation.json": found.validation,
+        "test.json": {"winner": found.choice.winner, **found.test},
+    }
+    if found.repeated:
+        files["test.json"]["repeated_splits"] = {"mean": found.repeated.mean, **asdict(found.repeated)}
+    for name, contents in files.items():
+        write_file(report_dir / name, json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
+
+
+def _epoch_seconds(timings: list[dict[str, Any]]) -> list[float]:
+    return next((stage.get("parts", []) for stage in timings if stage["stage"] == "fine_tune"), [])
+
+
+def _write_predictions(path: Path, scored: list[Scored]) -> None:
+    """Write one row per validation and test image, with the class probabilities of each model measured on it."""
+    written = []
+    for part in scored:
+        columns = {name: pa.array(part.rows[name], pa.string()) for name in ("image_id", "domain", "split", "label")}
+        for name, values in part.probabilities.items():
+            flat = pa.array(np.ascontiguousarray(values, np.float32).ravel())
+            ends = pa.array(np.arange(len(values) + 1, dtype=np.int32) * values.shape[1])
+            columns[name] = pa.ListArray.from_arrays(ends, flat)
+        written.append(pa.table(columns))
+    with replacing(path) as temporary:
+        pq.write_table(pa.concat_tables(written, promote_options="default"), temporary, compression="zstd")

@@ -1,0 +1,72 @@
+"""The verdict in words: how good the winner is, compared to what, and whether it may be used."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rootstock.evaluation import figures
+
+FEW_IMAGES = 100  # test images: with fewer, no verdict
+NAMED = 3  # classes and domains that a sentence names
+
+
+def most_frequent(test: Mapping[str, Any]) -> tuple[str, float]:
+    """Return the most frequent class among the test images, and its share: what guessing would reach."""
+    images = {name: own["images"] for name, own in test["classes"].items()}
+    label = max(images, key=images.__getitem__)
+    return label, images[label] / max(sum(images.values()), 1)
+
+
+def compared(test: Mapping[str, Any], why: str) -> str:
+    """Say what the accuracy compares to: guessing, and the other model.
+
+    Args:
+        test: figures of the winner on the test images, as returned by `metrics.score`.
+        why: it was chosen.
+    """
+    label, share = most_frequent(test)
+    return f"Always answering {label} would be right for {figures.percent(share)}. {why}"
+
+
+def usable(test: Mapping[str, Any]) -> str:
+    """Say whether the winner may be used, from the interval of its accuracy and the figures of domains and classes.
+
+    Args:
+        test: figures of the winner on the test images, as returned by `metrics.score`.
+    """
+    accuracy = test["accuracy"]
+    low, high = accuracy.get("low"), accuracy.get("high")
+    label, share = most_frequent(test)
+    if low is None or test["images"] < FEW_IMAGES:
+        return f"Too early to say: {test['images']:,} test images are too few to rely on."
+    if low <= share:
+        return f"No: it is not shown to be better than always answering {label}."
+    wrong = f"{_count(1 - high)} to {_count(1 - low)}"
+    said = f"Yes, for images like these, where {wrong} wrong answers in 100 are acceptable."
+    if weak := below(test["domains"], "accuracy", low):
+        said += f" Less so for images of {_listed(weak)}: their accuracy is lower."
+    if weak := below(test["classes"], "recall", low):
+        said += f" Less so for {_listed(weak)}: more of their images are missed."
+    return said
+
+
+def below(parts: Mapping[str, Mapping[str, Any]], metric: str, low: float) -> list[str]:
+    """Return the domains or classes that are shown to be worse: whose interval ends below `low`; the worst first.
+
+    Args:
+        parts: figures by name; those without images have none.
+        metric: a share.
+        low: lower end of the interval of the whole.
+    """
+    shown = {name: own[metric] for name, own in parts.items() if own.get("images")}
+    found = [name for name, share in shown.items() if share.get("high") is not None and share["high"] < low]
+    return sorted(found, key=lambda name: float(shown[name]["value"]))
+
+
+def _count(share: float) -> str:
+    count = 100 * share
+    return f"{count:.0f}" if count >= 10 or round(count, 1) == round(count) else f"{count:.1f}"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

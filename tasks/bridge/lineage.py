@@ -1,0 +1,36 @@
+"""What a report says of its origin: the git commit and the version of the data."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from rootstock.system import yaml_file
+from rootstock.system.errors import RootstockError
+from tasks.bridge import git
+from tasks.bridge.workspace import DATASET
+
+LOCK = Path("dvc.lock")  # repair.LOCK, whose module imports DVC
+SHORT = 7  # hexadecimal digits, as in the list of runs
+
+
+def lineage() -> dict[str, str]:
+    """Return the git commit, with a note if files that git tracks differ from it, and the version of the data.
+
+    What there is none of is left out.
+    """
+    found: dict[str, str] = {}
+    with suppress(RootstockError):
+        commit = git.head()[:SHORT]
+        edited = git.run("status", "--porcelain", "--untracked-files=no")
+        found["git commit"] = f"{commit}, with uncommitted changes" if edited else commit
+    if version := _data_version():
+        found["data version"] = version
+    return found
+
+
+def _data_version() -> str:
+    try:
+        stages = yaml_file.parse(LOCK.read_bytes(), str(LOCK))["stages"]
+        outputs = {out["path"]: out["md5"] for out in stages["ingest"]["outs"]}
+        return str(outputs[str(DATASET)])[:SHORT]
+    except (OSError, RootstockError, TypeError, KeyError):
+        return ""

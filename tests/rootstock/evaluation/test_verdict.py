@@ -1,0 +1,40 @@
+"""The verdict says in words how good the winner is, compared to what, and whether it may be used."""
+
+import numpy as np
+import pytest
+
+from rootstock.evaluation.metrics import score
+from rootstock.evaluation.verdict import compared, usable
+
+CLASSES = ["ants", "bees"]
+
+
+def measured(right: float, images: int = 400, of_bees: float | None = None, share_of_ants: float = 0.5) -> dict:
+    labels = (np.arange(images) >= share_of_ants * images).astype(np.int64)
+    place = np.concatenate([np.linspace(0, 1, count, endpoint=False) for count in np.bincount(labels, minlength=2)])
+    answers = np.where(place < np.where(labels, right if of_bees is None else of_bees, right), labels, 1 - labels)
+    return score(labels, 0.9 * np.eye(2)[answers] + 0.05, np.full(images, "field"), CLASSES)
+
+
+def test_the_accuracy_is_compared_to_guessing_and_to_the_other_model():
+    assert compared(measured(0.9, share_of_ants=0.75), "The head won.") == (
+        "Always answering ants would be right for 75.0%. The head won."
+    )
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        (measured(0.95), "Yes, for images like these, where 3.3 to 7.6 wrong answers in 100 are acceptable."),
+        (measured(0.5), "No: it is not shown to be better than always answering ants."),
+        (measured(0.85, share_of_ants=0.9), "No: it is not shown to be better than always answering ants."),
+        (measured(1.0, images=60), "Too early to say: 60 test images are too few to rely on."),
+    ],
+)
+def test_whether_it_may_be_used_follows_from_the_interval(figures, said):
+    assert usable(figures).startswith(said)
+
+
+def test_classes_that_are_shown_to_be_missed_more_often_are_named():
+    assert usable(measured(1.0, of_bees=0.8)).endswith("Less so for bees: more of their images are missed.")
+    assert "Less so" not in usable(measured(0.95))
