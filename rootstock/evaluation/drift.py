@@ -2,10 +2,9 @@
 
 Drift is measured by a domain classifier on frozen features: the classifier two-sample test of Lopez-Paz and Oquab
 (2017), one of the detectors compared by Rabanser et al. (2019, Failing Loudly). Its cross-validated AUC is 0.5 without
-drift. Images are listed for labelling by the champion's uncertainty.
+drift. labelling.py decides which images to label first.
 """
 
-import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from rootstock.backbones import backbones
 from rootstock.backbones.backbones import Backbone
 from rootstock.config import params
 from rootstock.dataset import tables
+from rootstock.evaluation import label_batch, labelling
 from rootstock.evaluation.intervals import Interval
+from rootstock.evaluation.labelling import Candidate, LeastCertain
 from rootstock.evaluation.two_sample import tell_apart
 from rootstock.features import engines, feature_files, feature_keys
 from rootstock.features.feature_extractor import FeatureExtractor
@@ -30,9 +31,7 @@ from rootstock.features.reader import Features
 from rootstock.images import inspection
 from rootstock.images.inspection import Checks, NewImage, Rejected
 from rootstock.images.perceptual_hash import perceptual_hashes
-from rootstock.ingest.groups import components, links_by_name
 from rootstock.ingest.layout import Item, Loader
-from rootstock.ingest.near_duplicates import near_links
 from rootstock.ingest.sources import Source
 from rootstock.model import model
 from rootstock.model.model import Model
@@ -44,7 +43,6 @@ Usable = tuple[Item, NewImage]
 Skipped = tuple[str, str]  # a domain and the reason
 MIN_IMAGES = 20  # per side: with 20 new images an AUC of 0.86 is significantly above 0.7; with 5, not even 1 is
 MAX_IMAGES = 2000  # per side: bounds memory; an AUC of 0.5 is then known to 0.025
-COLUMNS = ("path", "domain", "predicted", "confidence", "entropy", "margin", "novelty", "like")
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,10 @@ def score(
 ) -> list[Drift]:  # fmt: skip
     """Test the unlabelled images of each domain for drift, and list them all for labelling.
 
-    The list is a CSV file, most uncertain first: by the entropy of the champion's calibrated probabilities (uncertainty
-    sampling; Settles 2009), in nats, then by path. `margin` is the probability gap between the two likeliest classes,
-    `novelty` the domain classifier's probability that the image is not a training image, with balanced samples. Near
-    duplicates of an earlier image (`like`) go to the end. Nothing else about unlabelled images is kept.
+    The list is a CSV file in the order of `labelling.order`. `margin` is the gap between the champion's calibrated
+    probabilities of the two likeliest classes, `entropy` theirs in nats, `novelty` the domain classifier's probability
+    that the image is not a training image, with balanced samples. Beside it are a page with thumbnails of the first
+    batch and the same batch for Label Studio (label_batch.py). Nothing else about unlabelled images is kept.
 
     Args:
         unlabelled: the files; those that fail the checks of ingest are rejected.
@@ -96,7 +94,7 @@ def score(
         dataset_dir: the champion's dataset.
         model_dir: the champion.
         settings: all parameters.
-        to_label: the CSV file, replaced.
+        to_label: the CSV file, replaced; the others have its name and .html, .json and .xml.
 
     Returns:
         One Drift per domain, by name.
@@ -108,7 +106,7 @@ def score(
     backbone = backbones.load(backbone_dir, settings.extract.layer, settings.extract.pooling)
     folder, *_ = feature_keys.find(backbone.description, settings.extract, features_dir)
     drifts: list[Drift] = []
-    candidates: list[_Candidate] = []
+    candidates: list[Candidate] = []
     with progress.bar("drift", sum(not item.problem for item in unlabelled.items)) as advance:
         extractor = _extractor_of(folder, backbone, settings, len(unlabelled.items))
         ids = set(manifest["image_id"])
@@ -120,8 +118,12 @@ def score(
             rejected, known = (scorer.skipped[domain, reason] for reason in ("rejected", "known"))
             drifts.append(Drift(domain, len(usable), rejected, known, against, auc, drifted))
             candidates += usable
-    table = pd.DataFrame(_sorted(candidates, settings.ingest.near_duplicate_bits), columns=list(COLUMNS))
-    files.write(to_label, escape.as_csv(table))
+    ordered = labelling.order(
+        candidates, scorer.least_certain.features(), settings.ingest.near_duplicate_bits, settings.seed
+    )
+    files.write(to_label, escape.as_csv(pd.DataFrame(ordered, columns=list(labelling.COLUMNS))))
+    batch = [one for one in ordered if not one.like][: labelling.BATCH]
+    label_batch.write_batch(to_label, batch, unlabelled, scorer.champion.classes, scorer.checks)
     return drifts
 
 
@@ -151,7 +153,7 @@ def _reference(manifest: pd.DataFrame, domain: str, folder: Path, seed: int) -> 
 
 def _compare(
     domain: str, scorer: "_Scorer", reference: Array, settings: params.Params
-) -> tuple[Interval | None, list["_Candidate"]]:
+) -> tuple[Interval | None, list["Candidate"]]:
     """Score all images of a domain; the AUC is computed from a random sample of them."""
     paths = [item.path for item in scorer.source.items if item.domain == domain and not item.problem]
     order = np.random.default_rng(settings.seed).permutation(len(paths))
@@ -160,7 +162,7 @@ def _compare(
     if not candidates:
         return None, []
     # Images of a group, such as frames of one scene, count once and must not be on both sides of a fold.
-    groups = _groups(candidates, settings.ingest.near_duplicate_bits, named=True)
+    groups = labelling.groups_of(candidates, settings.ingest.near_duplicate_bits, named=True)
     first = np.unique(groups, return_index=True)[1]
     if min(len(first), len(reference)) < MIN_IMAGES:
         return None, candidates
@@ -175,42 +177,6 @@ def _compare(
             candidate.novelty = novelty
         candidates += batch
     return auc, candidates
-
-
-@dataclass(slots=True)
-class _Candidate:
-    """A row of the list for labelling, and the image's perceptual hash and group, which are not in it."""
-
-    path: str
-    domain: str
-    predicted: str
-    confidence: float
-    entropy: float
-    margin: float
-    phash: int
-    group: str = ""
-    novelty: float = math.nan
-    like: str = ""
-
-
-def _groups(candidates: Sequence[_Candidate], bits: int, *, named: bool = False) -> NDArray[np.int32]:
-    """Return the group of each image, (n,): near duplicates, and if `named`, those of the same name (retrain.group)."""
-    links = near_links(np.array([candidate.phash for candidate in candidates], np.uint64), bits)
-    if named:
-        images = pd.DataFrame({"image_id": range(len(candidates)), "group": [one.group for one in candidates]})
-        links = np.concatenate([links, links_by_name(images, images[images["group"] != ""])])
-    return components(len(candidates), links)
-
-
-def _sorted(candidates: Sequence[_Candidate], bits: int) -> list[_Candidate]:
-    """Sort by uncertainty, near duplicates of an earlier image last."""
-    # By the digits written to the file: further ones differ between machines.
-    ranked = sorted(candidates, key=lambda candidate: (-float(f"{candidate.entropy:.6g}"), candidate.path))
-    first: dict[int, str] = {}
-    for candidate, group in zip(ranked, _groups(ranked, bits), strict=True):
-        candidate.like = first.get(group, "")
-        first.setdefault(group, candidate.path)
-    return sorted(ranked, key=lambda candidate: bool(candidate.like))
 
 
 class _Scorer:
@@ -237,16 +203,19 @@ class _Scorer:
             own.max_decode_seconds,
             champion.value_range,
         )
+        self.least_certain = LeastCertain()
         self.skipped = Counter((item.domain, "rejected") for item in source.items if item.problem)
 
-    def score(self, paths: Collection[str]) -> Iterator[tuple[list[_Candidate], Array]]:
+    def score(self, paths: Collection[str]) -> Iterator[tuple[list[Candidate], Array]]:
         """Yield usable images and their features (n, d) in batches, in the order of the source."""
         groups = grouped(self.source.read(paths), self.extractor.engine.group_size)
         for (usable, skipped, own), features in self.extractor.features(groups, self._prepare):
             self.skipped.update(skipped)
             self.advance(len(usable) + len(skipped))
             if usable:
-                yield self._classified(usable, features if own is None else own), features
+                candidates = self._classified(usable, features if own is None else own)
+                self.least_certain.add(candidates, features)
+                yield candidates, features
 
     def _prepare(
         self, entries: Sequence[tuple[Item, Loader]]
@@ -279,7 +248,7 @@ class _Scorer:
             return extractor.features_of(images)
         return extractor.features_of([extractor.prepare(image.data) for _, image in usable])
 
-    def _classified(self, usable: list[Usable], features: Array) -> list[_Candidate]:
+    def _classified(self, usable: list[Usable], features: Array) -> list[Candidate]:
         """Classify images by the champion's features."""
         candidates = []
         hashes = perceptual_hashes([image.thumbnail for _, image in usable])
@@ -287,6 +256,6 @@ class _Scorer:
             best, second = np.sort(row.astype(float))[:-3:-1]
             entropy = float(special.entr(row.astype(float)).sum())
             label = self.champion.classes[int(row.argmax())]
-            found = _Candidate(item.path, item.domain, label, best, entropy, best - second, phash, item.group)
+            found = Candidate(item.path, item.domain, label, best, entropy, best - second, phash, item.group)
             candidates.append(found)
         return candidates

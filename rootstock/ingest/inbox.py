@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, count
@@ -173,13 +173,40 @@ def move_files(delivery: Delivery, paths: Iterable[str], folder: str) -> None:
         SourceError: the store cannot be reached, or does not allow moving.
     """
     with _cleaning_up(delivery):
-        if isinstance(delivery.store, LocalFileSystem):
-            with SafeFolder(Path(delivery.root)) as inbox:
-                for name, size, mtime in _local_entries(delivery, paths):
-                    inbox.move(name, f"{folder}/{name}", size, mtime)
-            return
-        for path, place in _unchanged_places(delivery, paths):
-            _move(delivery.store, place, _free_name(delivery.store, f"{delivery.root}/{folder}/{path}"))
+        _move_files(delivery, delivery.labelled, paths, lambda _, name: f"{folder}/{name}")
+
+
+def label_files(delivery: Delivery, labels: Mapping[str, str]) -> None:
+    """Move unlabelled files from <domain>/_unlabelled/ to <domain>/<class>/, without overwriting existing files.
+
+    Args:
+        delivery: that has them.
+        labels: the class of each file, by path; a name of a folder.
+
+    Raises:
+        SourceError: the store cannot be reached, or does not allow moving.
+    """
+
+    def target(path: str, name: str) -> str:
+        domain, _, *rest = name.split("/")
+        return "/".join([domain, labels[path], *rest])
+
+    try:
+        _move_files(delivery, delivery.unlabelled, labels, target)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise SourceError(f"retrain.inbox: images of {delivery.url} cannot be moved to their classes: {why}") from error
+
+
+def _move_files(delivery: Delivery, files: Files, paths: Iterable[str], target: Callable[[str, str], str]) -> None:
+    """Move files; `target` returns the new name, of a path and the name on the store, both below the inbox."""
+    if isinstance(delivery.store, LocalFileSystem):
+        with SafeFolder(Path(delivery.root)) as inbox:
+            for path, name, size, mtime in _local_entries(delivery, files, paths):
+                inbox.move(name, target(path, name), size, mtime)
+        return
+    for path, place in _unchanged_places(delivery, files, paths):
+        _move(delivery.store, place, _free_name(delivery.store, f"{delivery.root}/{target(path, path)}"))
 
 
 def delete(delivery: Delivery, paths: Iterable[str]) -> None:
@@ -191,27 +218,27 @@ def delete(delivery: Delivery, paths: Iterable[str]) -> None:
     with _cleaning_up(delivery):
         if isinstance(delivery.store, LocalFileSystem):
             with SafeFolder(Path(delivery.root)) as inbox:
-                for name, size, mtime in _local_entries(delivery, paths):
+                for _, name, size, mtime in _local_entries(delivery, delivery.labelled, paths):
                     inbox.remove(name, size, mtime)
             return
-        for _, place in _unchanged_places(delivery, paths):
+        for _, place in _unchanged_places(delivery, delivery.labelled, paths):
             with suppress(FileNotFoundError):  # gone in this moment
                 delivery.store.rm_file(place)
 
 
-def _local_entries(delivery: Delivery, paths: Iterable[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield local files by path below the inbox, with their size and time at listing."""
-    items = {item.path: item for item in delivery.labelled.items}
+def _local_entries(delivery: Delivery, files: Files, paths: Iterable[str]) -> Iterator[tuple[str, str, int, int]]:
+    """Yield local files: path, name on disk below the inbox, size and time at listing."""
+    items = {item.path: item for item in files.items}
     for path in paths:
         if path in items and items[path].problem is None:
             size, _, mtime = items[path].stamp.partition(":")
-            name = delivery.labelled.place(path).removeprefix(f"{delivery.root.rstrip('/')}/")
-            yield name, int(size), int(mtime)
+            name = files.place(path).removeprefix(f"{delivery.root.rstrip('/')}/")
+            yield path, name, int(size), int(mtime)
 
 
-def _unchanged_places(delivery: Delivery, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _unchanged_places(delivery: Delivery, files: Files, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield remote files that are unchanged since listing; a replaced file belongs to the next delivery."""
-    stamps = {item.path: item.stamp for item in delivery.labelled.items if item.problem is None}
+    stamps = {item.path: item.stamp for item in files.items if item.problem is None}
     infos, place_of = _list(delivery.store, delivery.root, delivery.url)
     for path in paths:
         if path in infos and stamp_of(infos[path]) == stamps.get(path):

@@ -83,7 +83,9 @@ def test_every_setting_of_extraction_makes_it_stale_except_batch_size_and_those_
 
 def test_every_section_of_the_parameters_that_results_depend_on_reaches_a_stage():
     watched = {param.split(".")[0] for stage in STAGES.values() for param in stage["params"]}
-    assert watched | {"retrain", "compare", "cache", "track"} == set(YAML(typ="safe").load(ROOT / "params.yaml"))
+    assert watched | {"retrain", "compare", "export", "cache", "track"} == set(
+        YAML(typ="safe").load(ROOT / "params.yaml")
+    )
 
 
 def test_every_output_is_kept_out_of_git():
@@ -92,5 +94,5 @@ def test_every_output_is_kept_out_of_git():
         for folder in ("data", "data/report")
         for line in (ROOT / folder / ".gitignore").read_text().split()
     }
-    of_this_machine = {"data/inbox", "data/report/to_label.csv", "data/compare", "data/history.parquet"}
+    of_this_machine = {"data/inbox", "data/report/to_label.*", "data/compare", "data/history.parquet", "data/export"}
     assert {out for stage in STAGES for out in outs(stage)} == ignored - of_this_machine

@@ -1,12 +1,16 @@
 """Drift of unlabelled images, which to label first, and that no other file is written."""
 
+import base64
+import io
+import json
 import shutil
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings as options, strategies as st
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 import rootstock
 from rootstock.config.params import Evaluate, Params, Retrain
@@ -76,7 +80,7 @@ def test_images_like_the_training_images_have_not_drifted_and_others_have(score,
     assert novelty["night"] > novelty["studio"]
 
 
-def test_every_usable_image_is_listed_most_uncertain_first(score, tmp_path):
+def test_every_usable_image_is_listed_least_certain_first(score, tmp_path):
     arrive(tmp_path, "studio", 30)
     folder = tmp_path / "inbox" / "studio" / "_unlabelled"
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -86,7 +90,7 @@ def test_every_usable_image_is_listed_most_uncertain_first(score, tmp_path):
     assert (found["studio"].images, found["studio"].rejected, found["studio"].known) == (30, 2, 1)
     assert len(table) == 30
     alone = table[table["like"] == ""]
-    assert alone["entropy"].is_monotonic_decreasing
+    assert alone["margin"].is_monotonic_increasing
     assert table["path"].str.fullmatch(r"studio/_unlabelled/\d{3}\.png").all()
     assert set(table["predicted"]) <= set(CLASSES)
     assert table["confidence"].between(1 / 3, 1).all()
@@ -140,6 +144,29 @@ def test_the_same_images_give_the_same_list_and_no_other_file(score, base, tmp_p
     assert {
         path: path.read_bytes() for folder in (small.images, small_features(base)) for path in folder.iterdir()
     } == kept
+
+
+def test_the_first_images_are_shown_and_are_tasks_of_label_studio(score, tmp_path):
+    arrive(tmp_path, "studio", 24)
+    _, table = score()
+    tasks = json.loads((tmp_path / "to_label.json").read_text())
+    assert [task["data"]["path"] for task in tasks] == table.loc[table["like"] == "", "path"].tolist()
+    assert [task["predictions"][0]["result"][0]["value"]["choices"] for task in tasks] == [
+        [label] for label in table.loc[table["like"] == "", "predicted"]
+    ]
+    encoded = tasks[0]["data"]["image"].partition(",")[2]
+    shown = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    assert shown.format == "WEBP" and shown.width > picture(CLASSES[0], 0).width  # small ones are enlarged
+    interface = ElementTree.parse(tmp_path / "to_label.xml")
+    assert [choice.get("value") for choice in interface.iter("Choice")] == CLASSES
+    page = (tmp_path / "to_label.html").read_text()
+    assert page.count("<li>") == len(tasks) and all(task["data"]["path"] in page for task in tasks)
+
+
+def test_without_unlabelled_images_the_page_says_so(score, tmp_path):
+    score()
+    assert "There are no images to label" in (tmp_path / "to_label.html").read_text()
+    assert json.loads((tmp_path / "to_label.json").read_text()) == []
 
 
 def test_an_image_is_decoded_and_computed_once_for_drift_and_champion(score, work, champion, tmp_path):

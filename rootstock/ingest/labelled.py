@@ -1,0 +1,100 @@
+"""Labels that a person gave to unlabelled images of the inbox, read from a table or from Label Studio.
+
+A labelled image moves from <domain>/_unlabelled/ to <domain>/<class>/, where the next retraining finds it.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rootstock.ingest import inbox
+from rootstock.ingest.inbox import Delivery
+from rootstock.ingest.labels import clean
+from rootstock.system import escape
+from rootstock.system.errors import SourceError
+
+EXPECTED = "expected to_label.csv with a column label filled in, or an export of Label Studio (JSON, JSON-MIN or CSV)"
+NAMED = 3  # classes or files that an error names
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """Read the label of each labelled image, by path in the inbox; images without one are left out.
+
+    Raises:
+        SourceError: the file cannot be read, is something else, or an image has two labels.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        pairs = list(_from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_table(path))
+    except FileNotFoundError:
+        raise SourceError(f"{path} does not exist; {EXPECTED}.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else "it is something else"
+        raise SourceError(f"{path} cannot be read ({why}); {EXPECTED}.") from None
+    labels: dict[str, str] = {}
+    for image, label in pairs:
+        if labels.setdefault(image, label) != label:
+            raise SourceError(f"{path}: {image} has two labels, {labels[image]} and {label}; expected one.")
+    return labels
+
+
+def _from_table(path: Path) -> Iterator[tuple[str, str]]:
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    for image, label in zip(table["path"], table["choice" if "label" not in table else "label"], strict=True):
+        if clean(label):
+            yield escape.from_cell(image), clean(escape.from_cell(label))
+
+
+def _from_json(tasks: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+    """Read tasks of Label Studio: whole, with annotations of which the last counts, or JSON-MIN."""
+    for task in tasks:
+        if "data" not in task:
+            choice = task.get("label", "")
+            yield from [(str(task["path"]), clean(str(choice)))] if choice else []
+            continue
+        done = [one for one in task.get("annotations", ()) if not one.get("was_cancelled") and one["result"]]
+        if done:
+            [choice] = done[-1]["result"][0]["value"]["choices"]
+            yield str(task["data"]["path"]), clean(str(choice))
+
+
+def check(labels: Mapping[str, str], delivery: Delivery, known: Collection[str], *, new_classes: bool) -> None:
+    """Check that labels can be names of folders and, unless `new_classes`, that the champion knows them.
+
+    Raises:
+        SourceError: one cannot, or is unknown; or none of the images is in the inbox.
+    """
+    for image, label in labels.items():
+        if label in (".", "..") or label.startswith("_") or any(sign in label for sign in "/\\\0"):
+            raise SourceError(
+                f"{image}: {label!r} cannot be a class; expected a name without slashes that does not begin with _."
+            )
+    unknown = sorted(set(labels.values()) - set(known))
+    if unknown and not new_classes:
+        near = {label: get_close_matches(label, known, n=1) for label in unknown}
+        named = [f"{label} (did you mean {found[0]}?)" if found else label for label, found in near.items()]
+        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+        raise SourceError(
+            f"The champion does not know {', '.join(named[:NAMED])}{more}; correct the labels, or add --new-classes."
+        )
+    there = {item.path for item in delivery.unlabelled.items}
+    if labels and not there & labels.keys():
+        raise SourceError(
+            f"None of the {len(labels):,} labelled images is in {delivery.url}, such as {min(labels)}: "
+            "were they moved already?"
+        )
+
+
+def move(labels: Mapping[str, str], delivery: Delivery) -> int:
+    """Move the images to the folders of their classes; return how many there were.
+
+    Raises:
+        SourceError: the store cannot be reached, or does not allow moving.
+    """
+    there = {item.path: labels[item.path] for item in delivery.unlabelled.items if item.path in labels}
+    inbox.label_files(delivery, there)
+    return len(there)
