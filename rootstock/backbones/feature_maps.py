@@ -69,7 +69,7 @@ def layers_to_explain(network: nn.Module, name: str) -> list[str]:
     last = network.layer if isinstance(network, Cut) else next(iter(levels), None)
     order = [*([last] if last else []), *stacked[:1], *levels[1:], *stacked[1:]]
     modules = dict(whole.named_modules())
-    found = (f"{layer}{norm}" for layer in order for norm in ("", *(f".{name}" for name in NORMS_OF_ATTENTION)))
+    found = (f"{layer}{norm}" for layer in order for norm in ("", *(f".{norm}" for norm in NORMS_OF_ATTENTION)))
     return [layer for layer in dict.fromkeys(found) if layer in modules]
 
 

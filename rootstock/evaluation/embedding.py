@@ -1,7 +1,7 @@
 """A map of the features in two dimensions: t-SNE (van der Maaten and Hinton 2008) of scikit-learn.
 
-Images that lie together look alike to the network. UMAP maps as well, but takes 150 MB more (numba, llvmlite) and ten
-seconds to compile before the first point; t-SNE of so few points takes one or two.
+Images that lie together look alike to the network. UMAP maps as well, but brings a compiler (numba, llvmlite) that
+nothing else here needs; t-SNE of so few points takes a second or two.
 """
 
 from collections.abc import Sequence
