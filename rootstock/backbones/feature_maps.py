@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from rootstock.backbones.blocks import blocks
 from rootstock.backbones.depths import Cut, first_tensor, has_channels_last, named_depths, prefix_tokens, uncut
+from rootstock.system.errors import ParamsError
 
 NORMS_OF_ATTENTION = ("norm1", "ln_1")  # of a transformer block, in timm and in torchvision
 RGB = 3
@@ -67,7 +69,7 @@ def layers_to_explain(network: nn.Module, name: str) -> list[str]:
     last = network.layer if isinstance(network, Cut) else next(iter(levels), None)
     order = [*([last] if last else []), *stacked[:1], *levels[1:], *stacked[1:]]
     modules = dict(whole.named_modules())
-    found = (f"{layer}{norm}" for layer in order for norm in ("", *(f".{name}" for name in NORMS_OF_ATTENTION)))
+    found = (f"{layer}{norm}" for layer in order for norm in ("", *(f".{norm}" for norm in NORMS_OF_ATTENTION)))
     return [layer for layer in dict.fromkeys(found) if layer in modules]
 
 
@@ -86,7 +88,9 @@ def feature_maps(network: nn.Module, layers: Sequence[str], images: Tensor) -> d
     found: dict[str, Tensor] = {}
 
     def keep(layer: str, _: nn.Module, __: object, output: object) -> None:
-        maps = layout.maps(first_tensor(output))
+        maps = None
+        with suppress(ParamsError):  # the output is no tensor
+            maps = layout.maps(first_tensor(output))
         if maps is not None and layer not in found:
             found[layer] = maps.float().clone()  # a later layer may work in place
 

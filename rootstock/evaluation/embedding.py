@@ -1,7 +1,7 @@
 """A map of the features in two dimensions: t-SNE (van der Maaten and Hinton 2008) of scikit-learn.
 
-Images that lie together look alike to the network. UMAP maps as well, but takes 150 MB more (numba, llvmlite) and ten
-seconds to compile before the first point; t-SNE of so few points takes one or two.
+Images that lie together look alike to the network. UMAP maps as well, but brings a compiler (numba, llvmlite) that
+nothing else here needs; t-SNE of so few points takes a second or two.
 """
 
 from collections.abc import Sequence
@@ -109,11 +109,7 @@ def draw(
         [own.probabilities[winner].argmax(1)[keep] for own, keep in zip(scored, kept, strict=True)]
     )
     rows["predicted"] = np.asarray(pair.classes)[predicted]
-    wrong = rows.loc[rows["predicted"] != rows["label"], "label"].value_counts()
-    classes = rows["label"].value_counts().to_frame("images").assign(wrong=wrong).fillna({"wrong": 0})
-    named = list(classes.sort_values(["wrong", "images"], ascending=False, kind="stable").index[:NAMED])
-    shown = [name for name in pair.classes if name in named]
-    domains = list(rows["domain"].value_counts().index[:COLOURS])
+    shown, domains = _named(pair, rows), list(rows["domain"].value_counts().index[:COLOURS])
     [places] = map_on_one_core_each(partial(tsne, seed=seed), [features])  # its threads only wait for each other
     sprite, columns = thumbnails.sprite(pair.inputs.images, rows, SIDE)
     points = [
@@ -121,9 +117,17 @@ def draw(
             "x": round(float(x), 4),
             "y": round(float(y), 4),
             **{name: row[name] for name in ("label", "predicted", "domain", "split")},
-            "look": shown.index(row["label"]) if row["label"] in named else -1,
+            "look": shown.index(row["label"]) if row["label"] in shown else -1,
             "place": domains.index(row["domain"]) if row["domain"] in domains else -1,
         }
         for (x, y), (_, row) in zip(places, rows.iterrows(), strict=True)
     ]
     return Embedding(points, shown, domains, sprite, columns, sum(len(own.rows) for own in scored))
+
+
+def _named(pair: ModelPair, rows: pd.DataFrame) -> list[str]:
+    """Return the classes that get a look of their own: the most often mistaken, then the largest; in their order."""
+    wrong = rows.loc[rows["predicted"] != rows["label"], "label"].value_counts()
+    classes = rows["label"].value_counts().to_frame("images").assign(wrong=wrong).fillna({"wrong": 0})
+    ordered = classes.sort_values(["wrong", "images"], ascending=False, kind="stable")
+    return sorted(ordered.index[:NAMED], key=pair.classes.index)

@@ -25,7 +25,7 @@ from rootstock.evaluation import (
     training_plots,
     why,
 )
-from rootstock.evaluation.advice import Grounds
+from rootstock.evaluation.advice import Advice, Grounds
 from rootstock.evaluation.learning_curve import LearningCurve
 from rootstock.evaluation.model_pair import ModelPair, Scored
 from rootstock.evaluation.model_selection import Choice, summarize
@@ -107,10 +107,6 @@ def write(
     _write_predictions(report_dir / "predictions.parquet", [answers.val, answers.test])
     suspects = pd.DataFrame(columns=label_issues.COLUMNS) if found.label_issues is None else found.label_issues
     write_file(report_dir / "label_issues.csv", escape.as_csv(suspects))
-    trained: dict[str, Any] = {
-        "history": as_table(pair.course.history, Epoch),
-        "l2_path": [entry for entry in pair.head.path if "l2" in entry],
-    }
     winner = found.choice.winner
     dvc_plots.write(
         report_dir / "plots",
@@ -121,70 +117,90 @@ def write(
         metrics=found.validation,
         backbone=pair.backbone.description,
         learning_curve=found.learning_curve,
-        **trained,
+        **_trained(pair),
     )
-    pictures = plots.pictures(
-        labels=answers.test.labels,
-        probabilities=answers.test.probabilities,
-        winner=winner,
-        classes=pair.classes,
-        metrics={winner: found.test},
-        **trained,
+    shown = (
+        _drawn(pair, found, answers.test)
+        | _thumbnails(pair, params, found, answers.test)
+        | _explained(pair, params, found, answers)
     )
-    page = _page(pair, params, found, answers, around, pictures)
+    page = _page(pair, params, found, around, shown)
     write_file(report_dir / "timings.json", json.dumps(page.timings, indent=2, ensure_ascii=False) + "\n")
     write_file(report_dir / "report.html", render(page))
 
 
-def _page(
-    pair: ModelPair,
-    params: Params,
-    found: Evaluation,
-    answers: Answers,
-    around: Surroundings,
-    pictures: dict[str, bytes],
-) -> Report:
-    """Put the report together; the durations come last, so that they have all of the work."""
-    winner, test, asked = found.choice.winner, answers.test, params.evaluate
-    suspects, few = found.label_issues, found.test["images"]
-    explained: dict[str, Any] = {}
-    if asked.explain and few:
-        splits = (answers.val, test)
-        explained["reasons"] = why.explain(pair, test, winner)
-        explained["embedding"] = embedding.draw(pair, splits, answers.kept, answers.features, winner, params.seed)
-    grounds = Grounds(
-        winner, found.validation, pair.summary["by_class"], few, suspects, found.learning_curve, pair.course.history,
-        pair.backbone.description["name"], around.compared,
-    )  # fmt: skip
-    shown: dict[str, Any] = {
+def _trained(pair: ModelPair) -> dict[str, Any]:
+    return {
+        "history": as_table(pair.course.history, Epoch),
+        "l2_path": [entry for entry in pair.head.path if "l2" in entry],
+    }
+
+
+def _drawn(pair: ModelPair, found: Evaluation, test: Scored) -> dict[str, Any]:
+    """Draw the plots of the report."""
+    pictures = plots.pictures(
+        labels=test.labels,
+        probabilities=test.probabilities,
+        winner=found.choice.winner,
+        classes=pair.classes,
+        metrics={found.choice.winner: found.test},
+        **_trained(pair),
+    )
+    return {"pictures": pictures | learning_curve_plot.pictures(found.learning_curve)}
+
+
+def _thumbnails(pair: ModelPair, params: Params, found: Evaluation, test: Scored) -> dict[str, Any]:
+    """Return what the report shows images of."""
+    winner, suspects, asked = found.choice.winner, found.label_issues, params.evaluate
+    of_classes = mistakes.worst_of_classes(pair, test, winner, found.test["classes"]) if asked.mistakes else {}
+    return {
         "mistakes": mistakes.worst_mistakes(pair, test, winner, asked.mistakes),
-        "class_mistakes": mistakes.worst_of_classes(pair, test, winner, found.test["classes"])
-        if asked.mistakes
-        else {},
+        "class_mistakes": of_classes,
+        "confusions": mistakes.confusions(test, winner, pair.classes),
         "suspects": [] if suspects is None else mistakes.worst_labels(pair, suspects, asked.label_issues),
+        "suspected": None if suspects is None else len(suspects),
         "duplicates": mistakes.near_duplicates(pair),
     }
-    measured = around.timings()
+
+
+def _explained(pair: ModelPair, params: Params, found: Evaluation, answers: Answers) -> dict[str, Any]:
+    """Explain the winner, if `evaluate.explain` asks for it."""
+    if not params.evaluate.explain or answers.test.rows.empty:
+        return {}
+    winner, splits = found.choice.winner, (answers.val, answers.test)
+    return {
+        "reasons": why.explain(pair, answers.test, winner),
+        "embedding": embedding.draw(pair, splits, answers.kept, answers.features, winner, params.seed),
+    }
+
+
+def _advice(pair: ModelPair, found: Evaluation, around: Surroundings) -> list[Advice]:
+    grounds = Grounds(
+        found.choice.winner, found.validation, pair.summary["by_class"], found.test["images"], found.label_issues,
+        found.learning_curve, pair.course.history, pair.backbone.description["name"], around.compared,
+    )  # fmt: skip
+    return advice.give(grounds)
+
+
+def _page(pair: ModelPair, params: Params, found: Evaluation, around: Surroundings, shown: dict[str, Any]) -> Report:
+    """Put the report together; the durations come last, so that they have all of the work."""
+    measured, head = around.timings(), found.validation["head"]["accuracy"]["value"]
+    shown["pictures"] |= training_plots.pictures(pair.course, _epoch_seconds(measured), head)
     return Report(
         name=f"{pair.backbone.description['name']} on {', '.join(sorted(set(pair.manifest['domain'])))}",
-        winner=winner,
+        winner=found.choice.winner,
         why=found.choice.why,
         validation=found.validation,
         test=found.test,
-        advice=advice.give(grounds),
-        uses=measured_models.describe(found.models, len(test.rows)),
+        advice=_advice(pair, found, around),
+        uses=measured_models.describe(found.models, found.test["images"]),
         repeated=found.repeated.describe() if found.repeated else "",
         dataset=pair.summary,
         backbone=pair.backbone.description,
         params=params.model_dump(mode="json", exclude=NOT_SHOWN, exclude_defaults=True),
         lineage=around.lineage,
         timings=measured,
-        pictures=pictures
-        | learning_curve_plot.pictures(found.learning_curve)
-        | training_plots.pictures(pair.course, _epoch_seconds(measured), found.validation["head"]["accuracy"]["value"]),
         averaged=averaging.describe(pair.course.averages),
-        confusions=mistakes.confusions(test, winner, pair.classes),
-        suspected=None if suspects is None else len(suspects),
         warnings=around.warnings,
         rough=around.rough,
         learning_curve=found.learning_curve.describe() if found.learning_curve else "",
@@ -192,7 +208,6 @@ def _page(
         heads=pair.head.tried,
         head_why=pair.head.why,
         **shown,
-        **explained,
     )
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 from PIL import Image
 
 from rootstock.dataset.shards import Reader
-from rootstock.images import pixels
+from rootstock.images import decoding
+from rootstock.system.parallel import limit_to_one_core, ordered_map
 
 SIDE = 160  # pixels, of the longer side
 QUALITY = 75
@@ -27,9 +28,7 @@ def of_images(images_dir: Path, rows: pd.DataFrame, side: int = SIDE) -> Iterato
     Raises:
         DamagedError: the bytes of an image are not those that were packed.
     """
-    with Reader(images_dir) as reader:
-        for place in zip(*(rows[name] for name in ("shard", "offset", "size", "image_id")), strict=True):
-            yield encoded(contained(_decoded(reader, *place), side))
+    yield from map(encoded, _small(images_dir, rows, side))
 
 
 def sprite(images_dir: Path, rows: pd.DataFrame, side: int) -> tuple[bytes, int]:
@@ -44,9 +43,7 @@ def sprite(images_dir: Path, rows: pd.DataFrame, side: int) -> tuple[bytes, int]
         The picture, and how many images a row of it has.
     """
     columns = math.ceil(math.sqrt(len(rows)))
-    with Reader(images_dir) as reader:
-        places = zip(*(rows[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
-        sheet = tiled([contained(_decoded(reader, *place), side) for place in places], side, columns)
+    sheet = tiled(list(_small(images_dir, rows, side)), side, columns)
     drawn = encoded(sheet)
     for quality in LOWER:
         if len(drawn) > SPRITE_BYTES:
@@ -64,8 +61,17 @@ def tiled(pictures: Sequence[Image.Image], side: int, columns: int, gap: int = 0
     return sheet
 
 
-def _decoded(reader: Reader, shard: str, offset: int, size: int, image_id: str) -> Image.Image:
-    return pixels.decode(reader.image(shard, int(offset), int(size), image_id))
+def _small(images_dir: Path, rows: pd.DataFrame, side: int) -> Iterator[Image.Image]:
+    """Yield each image fitted into a square, decoded on all cores, large JPEGs at a fraction of their size."""
+    with Reader(images_dir) as reader:
+
+        def small(place: tuple[str, int, int, str]) -> Image.Image:
+            shard, offset, size, image_id = place
+            decoded = decoding.decode(reader.image(shard, int(offset), int(size), image_id), side)
+            return contained(Image.fromarray(decoded.permute(1, 2, 0).numpy()), side)
+
+        places = zip(*(rows[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
+        yield from ordered_map(small, places, first=limit_to_one_core)
 
 
 def contained(image: Image.Image, side: int) -> Image.Image:

@@ -6,6 +6,7 @@ training image of each class take the place of logits.
 """
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,10 @@ from torch.nn.functional import interpolate
 from rootstock.backbones.depths import first_tensor, uncut
 from rootstock.backbones.feature_maps import Layout, layers_to_explain
 from rootstock.model.model import Model
+from rootstock.system.errors import ParamsError
 from rootstock.training.classifier import Classifier
 
+log = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
 AT_ONCE = 8  # images in a pass: more would take memory and gain nothing on a CPU
 MOST_TRIED = 8  # layers: a network of which none of these explains anything has no such layer
@@ -70,7 +73,8 @@ def start(model: Model, name: str) -> GradCam | None:
     for layer in layers_to_explain(network.backbone, name)[:MOST_TRIED]:
         try:
             maps = _attribute(network, layer, noise, [0])
-        except LookupError:
+        except (LookupError, RuntimeError, ParamsError) as error:  # no maps, no gradient, or no tensor
+            log.debug("%s cannot be explained by %s: %s", name, layer, error)
             continue
         if maps[0, 0].numel() > 1 and bool(maps.any()):
             return GradCam(network, layer)

@@ -118,3 +118,31 @@ def test_a_head_that_depends_on_nothing_has_no_explanation():
     asked = model("resnet18")
     torch.nn.init.zeros_(asked.network.head.weight)
     assert grad_cam.start(asked, "resnet18") is None
+
+
+class InMapping(torch.nn.Module):
+    """A layer that returns no tensor, as some of timm's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, maps):
+        return {"maps": self.conv(maps)}
+
+
+class Odd(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), InMapping())
+
+    def forward(self, images):
+        return self.blocks(images)["maps"].mean((2, 3))
+
+
+def test_a_layer_that_returns_no_tensor_is_passed_over():
+    torch.manual_seed(0)
+    transform = transform_of(Backbone(name="resnet18", image_size=SIZE))
+    asked = Model(Classifier(Odd(), transform, head(8)), FeatureSpec(transform), CLASSES)
+    cam = grad_cam.start(asked, "timm/odd")
+    assert cam.layer == "blocks.0" and cam(images(1), [0]).max() == 1
