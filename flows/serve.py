@@ -8,27 +8,26 @@ After a promotion or a rollback the server answers with the new champion; a chal
 served. It needs no Prefect server. A model without a workspace is served by `python -m rootstock.model.serving`.
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 
-from rootstock.model.serving import settings
+from rootstock.model.serving import connections, settings
 from rootstock.system.entry_points import entry_point
 
 
 def main() -> None:
     """Serve until a signal; an error is one sentence and exit status 1."""
-    parser = argparse.ArgumentParser(description="Serve the champion: images in by HTTP, predictions out.")
+    parser = settings.parser("Serve the champion: images in by HTTP, predictions out.")
     parser.add_argument("--model", type=Path, help="a folder to serve as it is, instead of the champion")
-    settings.add_options(parser)
     asked = parser.parse_args()
     with entry_point("serve"):
         asked_for = settings.settings_of(asked)
+        listener = connections.listening(asked_for.host, asked_for.port)
         from rootstock.model.serving import served, server  # these import torch
         from tasks.bridge import served_champion
 
         find = partial(served.in_folder, asked.model) if asked.model else served_champion.find
-        server.serve(find, asked_for, verbose=asked.verbose)
+        server.serve(find, listener, asked_for, verbose=asked.verbose)
 
 
 if __name__ == "__main__":

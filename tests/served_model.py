@@ -11,11 +11,12 @@ from typing import Any
 
 import httpx
 
-from rootstock.model.serving import served, server
+from rootstock.model.serving import connections, served, server
 from rootstock.model.serving.limits import Limits
 from rootstock.model.serving.served import Find, Served
 from rootstock.model.serving.server import Running
 from rootstock.model.serving.settings import Settings
+from rootstock.system.parallel import cores
 from tests.serving import until
 
 Files = list[tuple[str, bytes]]
@@ -54,7 +55,7 @@ def serving(model: Path | Find, limits: Limits | None = None, **settings: Any) -
     asked = replace(Settings(port=0, follow_s=0.05, **settings), limits=limits or Limits())
     find = partial(served.in_folder, model) if isinstance(model, Path) else model
     with (
-        server.listening("127.0.0.1", 0) as listener,
+        connections.listening("127.0.0.1", 0) as listener,
         server.ready(find, asked) as running,
         ThreadPoolExecutor(16) as asking,
     ):
@@ -74,12 +75,21 @@ def serving(model: Path | Find, limits: Limits | None = None, **settings: Any) -
 class Held:
     """An engine that computes nothing before it is released; `images` counts those that reach it."""
 
+    site: Site
     released: threading.Event = field(default_factory=threading.Event)
     batches: list[int] = field(default_factory=list)
 
     @property
     def images(self) -> int:
         return sum(self.batches)
+
+    def occupy(self, files: Files) -> "list[Future[httpx.Response]]":
+        """Let every thread compute an image; returns their answers to come."""
+        asked = []
+        for thread in range(cores()):
+            asked.append(self.site.ask(files[thread : thread + 1]))
+            until(lambda count=thread + 1: len(self.batches) == count, "an image that is computed", 20)
+        return asked
 
     def hold(self, model: Served) -> Served:
         """Return the model with this engine before its own."""
@@ -97,7 +107,7 @@ class Held:
 @contextmanager
 def held(site: Site) -> Iterator[Held]:
     """Hold what the server computes from now on; it goes on when the block ends."""
-    own, holding = site.running.follower.current, Held()
+    own, holding = site.running.follower.current, Held(site)
     site.running.follower.current = holding.hold(own)
     try:
         yield holding

@@ -5,6 +5,7 @@ it is the model in data/model if the history of champions has it, or if there is
 history knows nothing was trained by a run without a challenge, or brought there by hand: nobody has decided on it.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 
 from rootstock.model import history
@@ -13,35 +14,48 @@ from rootstock.model.serving.served import Found, Stamp
 from rootstock.system.errors import RootstockError
 from tasks.bridge import champion
 from tasks.bridge.champion import ASIDE
-from tasks.bridge.workspace import HISTORY, MODEL
+from tasks.bridge.workspace import HISTORY, LOCAL, MODEL
+
+HISTORIES = (HISTORY, LOCAL / HISTORY.name)  # the file, and the copy of this machine
 
 
 def find() -> Found:
-    """Find the champion, by a version where it has one: champion@v3.
+    """Find the champion, by its version where it has one: champion@v3.
 
     Raises:
         RootstockError: there is no model, or the one in data/model is no champion.
     """
     if champion.is_aside():
-        rows, folder = champion.decisions_when_set_aside(), ASIDE / MODEL.name
-        version = rows[-1].version
-        return Found(folder, champion.tag_of(version), history.versions(rows)[version].model, served.stamp(folder))
+        return _set_aside()
     found = served.in_folder(MODEL)
-    rows = champion.decisions()
-    digest = _digest_of(found.stamp)
-    versions = {row.model: version for version, row in history.versions(rows).items()}
+    return _in_place(found, tuple(path.stat().st_mtime_ns for path in HISTORIES if path.exists()))
+
+
+def _set_aside() -> Found:
+    rows = champion.decisions_when_set_aside()
+    row = history.versions(rows).get(rows[-1].version) if rows else None
+    if row is None:
+        raise RootstockError(f"{ASIDE} does not say which champion it holds. The next `python -m flows.retrain` does.")
+    folder = ASIDE / MODEL.name
+    return Found(folder, champion.tag_of(row.version), row.model, served.stamp(folder))
+
+
+@lru_cache(maxsize=1)
+def _in_place(found: Found, histories: tuple[int, ...]) -> Found:
+    """Name the model in data/model; files are read again only when they or the history (its times) have changed."""
+    rows, digest = champion.decisions(), _digest_of(found.stamp)
     if not rows:
-        return Found(MODEL, found.name, digest, found.stamp)
+        return replace(found, digest=digest)
+    versions = {row.model: version for version, row in history.versions(rows).items()}
     if digest not in versions:
         raise RootstockError(
             f"{MODEL} holds a model that is none of the champions in {HISTORY}: a run without a challenge trained it, "
             f"or an experiment was applied. `python -m flows.rollback --version {rows[-1].version}` brings the "
             f"champion back; `python -m flows.serve --model {MODEL}` serves it as it is."
         )
-    return Found(MODEL, champion.tag_of(versions[digest]), digest, found.stamp)
+    return replace(found, name=champion.tag_of(versions[digest]), digest=digest)
 
 
 @lru_cache(maxsize=1)
 def _digest_of(state: Stamp) -> str:
-    """Return the digest of the model in data/model, which is read again only when its files have changed."""
     return champion.digest_of_model()

@@ -132,7 +132,7 @@ async def _answered(waiting: "list[Future[Prediction]]", request: Request, secon
         Refused: they came too late, or cannot be computed here and now.
         ClientDisconnect: the client is gone.
     """
-    predictions = asyncio.gather(*map(asyncio.wrap_future, waiting))
+    predictions = asyncio.ensure_future(_all(waiting))
     gone = asyncio.ensure_future(_disconnected(request))
     either: set[asyncio.Future[Any]] = {predictions, gone}
     try:
@@ -152,6 +152,10 @@ async def _answered(waiting: "list[Future[Prediction]]", request: Request, secon
     if gone in done:
         raise ClientDisconnect
     raise Refused(504, f"The answer did not come within {seconds:g} s; it is not computed any more.")
+
+
+async def _all(waiting: "list[Future[Prediction]]") -> list[Prediction]:
+    return [await asyncio.wrap_future(one) for one in waiting]
 
 
 async def _disconnected(request: Request) -> None:

@@ -1,10 +1,43 @@
-"""Connections that send no request are closed: uvicorn limits only the time between two requests."""
+"""Connections: the socket that a server listens on, and an end for those that send no request.
+
+uvicorn limits only the time between two requests.
+"""
 
 import asyncio
+import os
+import socket
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from rootstock.system.errors import RootstockError
+
 REQUEST_S = 10.0  # for the headers of a request to arrive, from the connection or the answer before
+BACKLOG = 1024  # connections that wait to be accepted
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Open a socket, before the model is loaded: an address in use is found out at once.
+
+    Raises:
+        RootstockError: the address is in use, or not of this machine.
+    """
+    try:
+        [(family, *_, place), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return socket.create_server(place[:2], family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:  # the latter for what cannot be the name of a host
+        number = error.errno if isinstance(error, OSError) else None
+        named = error.strerror if isinstance(error, OSError) else "it is no name of a host"
+        why = os.strerror(number) if number and number > 0 else named  # Python adds the address to it
+        raise RootstockError(
+            f"The server cannot listen on {host}, port {port}: {why}. Expected an address of this machine and a port "
+            "that is free: --host, --port."
+        ) from error
+
+
+def address(listener: socket.socket) -> str:
+    """Return the URL at which a socket listens."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class TimedProtocol(H11Protocol):

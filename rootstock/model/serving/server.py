@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import uvicorn
 
+from rootstock.model.serving import connections
 from rootstock.model.serving.app import application
 from rootstock.model.serving.batching import Batcher
-from rootstock.model.serving.connections import TimedProtocol
 from rootstock.model.serving.measured import Metrics
 from rootstock.model.serving.reloading import Follower
 from rootstock.model.serving.served import Find
 from rootstock.model.serving.settings import Settings
-from rootstock.system.errors import RootstockError
 from rootstock.system.parallel import cores
 
 END_S = 15.0  # for requests under way when the server is stopped, beyond the time of an answer
@@ -32,23 +31,24 @@ class Running:
     follower: Follower
 
 
-def serve(find: Find, settings: Settings, *, verbose: bool = False) -> None:
+def serve(find: Find, listener: socket.socket, settings: Settings, *, verbose: bool = False) -> None:
     """Serve a model until a signal (SIGTERM, SIGINT) arrives; what is under way then is answered first.
 
     Args:
         find: returns the model to serve, now and later.
-        settings: where, to whom, within which limits.
+        listener: listens on the address; see `connections.listening`.
+        settings: to whom, within which limits.
         verbose: log each request.
 
     Raises:
-        RootstockError: there is no model, or the address cannot be listened on.
+        RootstockError: there is no model.
     """
     logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr)
     logging.getLogger("uvicorn").setLevel(logging.INFO if verbose else logging.WARNING)
-    with listening(settings.host, settings.port) as listener, ready(find, settings, verbose=verbose) as running:
+    with ready(find, settings, verbose=verbose) as running:
         # uvicorn raises the signal again when it has ended, which would kill this process instead of letting it end.
         signal.signal(signal.SIGTERM, lambda *_: setattr(running.server, "should_exit", True))
-        model, where = running.follower.current, f"http://{_shown(listener)}"
+        model, where = running.follower.current, connections.address(listener)
         print(f"Serving {model.name} ({len(model.model.classes)} classes, {cores()} cores) at {where}")
         asks = "requests need the token" if settings.token else "no token is asked for"
         print(f"{where}/docs describes requests and answers; {asks}", flush=True)
@@ -70,7 +70,7 @@ def ready(find: Find, settings: Settings, *, verbose: bool = False) -> Iterator[
         follower, batcher, metrics, limits, settings.token, settings.top, for_loopback=settings.is_loopback
     )
     config = uvicorn.Config(
-        app, http=TimedProtocol, ws="none", lifespan="off", log_config=None, access_log=verbose,
+        app, http=connections.TimedProtocol, ws="none", lifespan="off", log_config=None, access_log=verbose,
         limit_concurrency=limits.connections, timeout_graceful_shutdown=round(limits.answer_s + END_S),
         server_header=False, proxy_headers=False,
     )  # fmt: skip
@@ -80,25 +80,3 @@ def ready(find: Find, settings: Settings, *, verbose: bool = False) -> Iterator[
     finally:
         follower.end()
         batcher.close(limits.answer_s)
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """Open a socket, before the model is loaded: an address in use is found out at once.
-
-    Raises:
-        RootstockError: the address is in use, or not of this machine.
-    """
-    try:
-        [(family, *_, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return socket.create_server(address[:2], family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise RootstockError(
-            f"The server cannot listen on {host}, port {port}: {why}. Expected an address of this machine and a port "
-            "that is free: --host, --port."
-        ) from error
-
-
-def _shown(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

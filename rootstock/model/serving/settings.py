@@ -10,6 +10,7 @@ from rootstock.system.errors import ParamsError
 
 TOKEN = "ROOTSTOCK_TOKEN"  # noqa: S105  the environment variable, which `ps` does not show
 SHORTEST_TOKEN = 16  # characters
+PORTS = 2**16
 OPTIONS = {  # of the limits: name, unit, and what it is
     "images": ("max-images", 1, "images of a request"),
     "body_bytes": ("max-mb", MIB, "MiB of a request"),
@@ -43,9 +44,9 @@ class Settings:
             return self.host == "localhost"
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a command that serves a model."""
-    own = Settings()
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of a command that serves a model, with the options that all of them have."""
+    parser, own = argparse.ArgumentParser(description=description), Settings()
     parser.add_argument(
         "--host", default=own.host, help=f"address to listen on (default: {own.host}, this machine only)"
     )
@@ -60,6 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", dest=limit, metavar="N", type=kind, default=value, help=f"{what} (default: {value:g})"
         )
+    return parser
 
 
 def settings_of(asked: argparse.Namespace) -> Settings:
@@ -71,6 +73,8 @@ def settings_of(asked: argparse.Namespace) -> Settings:
     limits = Limits(**{limit: getattr(asked, limit) * unit for limit, (_, unit, _) in OPTIONS.items()})
     limits.check()
     settings = Settings(asked.host, asked.port, os.environ.get(TOKEN, ""), asked.top, limits=limits)
+    if not 0 <= settings.port < PORTS:
+        raise ParamsError(f"--port is {settings.port}; expected 0 to {PORTS - 1}.")
     if settings.top < 1:
         raise ParamsError(f"--top is {settings.top}; expected at least 1.")
     if 0 < len(settings.token) < SHORTEST_TOKEN:

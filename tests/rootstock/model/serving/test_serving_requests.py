@@ -30,9 +30,9 @@ def test_answers_are_those_of_the_model_one_row_per_image_in_order(site, head_mo
             [one.probabilities[label] for label in best], abs=2e-6
         )
         assert row["novelty"] == pytest.approx(one.novelty, abs=2e-6)
-    for row, one in zip(rows[12:], expected[12:], strict=True):
+    for row in rows[12:]:
         assert (row["label"], row["probability"], row["top"], row["novelty"]) == (None, None, [], None)
-    assert [row["reason"] for row in rows[12:]] == ["undecodable", "truncated"]
+    assert [row["reason"] for row in rows[12:]] == [one.reason for one in expected[12:]] == ["undecodable", "truncated"]
 
 
 def test_a_single_image_may_be_the_body(site, photos):
