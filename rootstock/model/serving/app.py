@@ -4,9 +4,10 @@ import asyncio
 import logging
 import secrets
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
@@ -55,25 +56,45 @@ UPLOADS = {
 }
 
 
-def application(
-    follower: Follower, batcher: Batcher, metrics: Metrics, limits: Limits, token: str = "", top: int = 3,
-    *, for_loopback: bool = True,
-) -> ASGIApp:  # fmt: skip
+@dataclass(frozen=True)
+class Parts:
+    """What an application consists of: the model, what predicts by it, what is counted, and the limits of requests.
+
+    `top` is how many classes an answer has per image.
+    """
+
+    follower: Follower
+    batcher: Batcher
+    metrics: Metrics
+    limits: Limits
+    top: int = 3
+
+
+def application(parts: Parts, token: str = "", *, for_loopback: bool = True) -> ASGIApp:
     """Return the application.
 
     Args:
-        follower: holds the model.
-        batcher: predicts by it.
-        metrics: what is counted.
-        limits: of requests.
+        parts: of which it consists.
         token: that a request has to bear; empty for none.
-        top: how many classes an answer has per image.
-        for_loopback: refuse requests for the name of another host, so that no page of another site can read answers.
+        for_loopback: without a token, refuse requests for the name of another host, so that no page of another site can
+            read answers.
     """
     app = FastAPIOffline(title="Rootstock", description=DESCRIPTION, redoc_url=None)
-    memory = uploads.Memory(limits.uploads_bytes)
-    _show_state(metrics, follower, batcher, memory)
-    known = Depends(_token_check(token))
+    memory, known = uploads.Memory(parts.limits.uploads_bytes), Depends(_token_check(token))
+    _add_state(app, parts, memory, known)
+    _add_predictions(app, parts, memory, known)
+    app.add_exception_handler(Refused, _refusal)
+    app.add_exception_handler(ClientDisconnect, _nobody)
+    if for_loopback and not token:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False)
+    return measured(app, parts.metrics)
+
+
+def _add_state(app: FastAPI, parts: Parts, memory: uploads.Memory, known: Any) -> None:  # noqa: ANN401
+    metrics, batcher, follower = parts.metrics, parts.batcher, parts.follower
+    metrics.waiting.set_function(lambda: len(batcher))
+    metrics.uploads.set_function(lambda: memory.held)
+    metrics.failing.set_function(lambda: follower.failing)
 
     @app.get("/healthz", responses={503: {"model": Health}})
     async def healthz(response: Response) -> Health:
@@ -86,6 +107,9 @@ def application(
         """Metrics in Prometheus' format."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+
+def _add_predictions(app: FastAPI, parts: Parts, memory: uploads.Memory, known: Any) -> None:  # noqa: ANN401
+    limits, batcher = parts.limits, parts.batcher
     described: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": why} for status, why in STATUSES.items()
     }
@@ -94,22 +118,10 @@ def application(
     async def predict(request: Request) -> Answer:
         """Classify one or many images."""
         async with uploads.received(request, limits, memory, batcher.check) as images:
-            served = follower.current
+            served = parts.follower.current
             predictions = await _answered(batcher.submit(served, images), request, limits.answer_s)
-        metrics.count(predictions)
-        return answer(served.name, predictions, top)
-
-    app.add_exception_handler(Refused, _refusal)
-    app.add_exception_handler(ClientDisconnect, _nobody)
-    if for_loopback and not token:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False)
-    return measured(app, metrics)
-
-
-def _show_state(metrics: Metrics, follower: Follower, batcher: Batcher, memory: uploads.Memory) -> None:
-    metrics.waiting.set_function(lambda: len(batcher))
-    metrics.uploads.set_function(lambda: memory.held)
-    metrics.failing.set_function(lambda: follower.failing)
+        parts.metrics.count(predictions)
+        return answer(served.name, predictions, parts.top)
 
 
 def _token_check(token: str) -> Any:  # noqa: ANN401  a dependency of FastAPI
@@ -169,7 +181,7 @@ async def _refusal(request: Request, refused: Exception) -> JSONResponse:
     if refused.status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if refused.status == 401:
-        headers |= {"WWW-Authenticate": "Bearer", "Connection": "close"}
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"detail": refused.sentence}, refused.status, headers)
 
 

@@ -11,7 +11,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rootstock.system.errors import RootstockError
 
-REQUEST_S = 10.0  # for the headers of a request to arrive, from the connection or the answer before
+# For the headers of a request to arrive, from the connection or the answer before, and the rest of a refused body.
+REQUEST_S = 10.0
 BACKLOG = 1024  # connections that wait to be accepted
 
 

@@ -53,7 +53,7 @@ class Refused(Exception):  # noqa: N818  an answer to a client, not an error of 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
         self.status, self.sentence = status, sentence
-        self.close = False  # the connection, as the rest of the body is not read
+        self.close = False  # the connection, as the rest of the body will not come
 
 
 def overloaded(what: str) -> Refused:

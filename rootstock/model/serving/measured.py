@@ -29,7 +29,7 @@ class Metrics:
         self.waiting = Gauge("rootstock_waiting_images", "Images that wait to be decoded or computed", registry=one)
         self.uploads = Gauge("rootstock_upload_bytes", "Bytes of uploads in memory", registry=one)
         self.model = Gauge("rootstock_model", "The model that answers, as a label", ["model"], registry=one)
-        self.loaded = Counter("rootstock_models_loaded", "Models that were loaded, the first among them", registry=one)
+        self.changes = Counter("rootstock_model_changes", "Models, or new names of them, so far", registry=one)
         self.failing = Gauge(
             "rootstock_reload_failing", "1 while a newer model cannot be served and an old one answers", registry=one
         )
@@ -38,7 +38,7 @@ class Metrics:
         """Show which model answers from now on."""
         self.model.clear()
         self.model.labels(name).set(1)
-        self.loaded.inc()
+        self.changes.inc()
 
     def count(self, predictions: Iterable[Prediction]) -> None:
         """Count the images of an answer."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from rootstock.model.serving import connections
-from rootstock.model.serving.app import application
+from rootstock.model.serving.app import Parts, application
 from rootstock.model.serving.batching import Batcher
 from rootstock.model.serving.measured import Metrics
 from rootstock.model.serving.reloading import Follower
@@ -66,9 +66,8 @@ def ready(find: Find, settings: Settings, *, verbose: bool = False) -> Iterator[
     limits, metrics = settings.limits, Metrics()
     follower = Follower(find, limits.megapixels, lambda new: metrics.show_model(new.name))
     batcher = Batcher(limits.queue, limits.batch_wait_s, on_batch=metrics.batches.observe)
-    app = application(
-        follower, batcher, metrics, limits, settings.token, settings.top, for_loopback=settings.is_loopback
-    )
+    parts = Parts(follower, batcher, metrics, limits, settings.top)
+    app = application(parts, settings.token, for_loopback=settings.is_loopback)
     config = uvicorn.Config(
         app, http=connections.TimedProtocol, ws="none", lifespan="off", log_config=None, access_log=verbose,
         limit_concurrency=limits.connections, timeout_graceful_shutdown=round(limits.answer_s + END_S),

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from rootstock.model.serving.limits import MIB, Limits, Refused, overloaded
 
@@ -14,7 +14,6 @@ FORM = "multipart/form-data"
 FIELD = "images"
 RAW = ("image/", "application/octet-stream")
 EXPECTED = f"Expected {FORM} with a file per image (curl --form {FIELD}=@photo.jpg), or the bytes of one as image/*."
-DRAIN_S = 2.0  # for the rest of a refused body: many clients read no answer before they have sent it
 LONGEST_NAME = 255  # characters of a file name
 Image = tuple[str, bytes]
 
@@ -53,7 +52,8 @@ async def received(
         admit: called before the body is read; raises Refused if there is no room for another image.
 
     Raises:
-        Refused: the body is too large, too slow, or holds no images. The rest of it is read first, if it comes soon.
+        Refused: the body is too large, too slow, or holds no images. Of what still comes of it, uvicorn keeps nothing:
+            many clients read no answer before they have sent all; connections.py ends those that send on and on.
         ClientDisconnect: the client is gone.
     """
     body = _Body(request, limits, memory)
@@ -61,7 +61,7 @@ async def received(
         admit()
         yield await _images(request, body, limits)
     except Refused as refused:
-        refused.close = not await body.drained()
+        refused.close = body.will_not_come
         raise
     finally:
         memory.give_back(body.size)
@@ -74,39 +74,27 @@ class _Body:
         self._limits, self._memory, self.size = limits, memory, 0
         self._stream = request.stream()
         self._until = asyncio.get_running_loop().time() + limits.upload_s
-        self._ended, self._too_slow = False, False
-        self._waits_for_go_ahead = request.headers.get("expect", "").lower() == "100-continue"
+        self.will_not_come = request.headers.get("expect", "").lower() == "100-continue"  # unless we ask for it
         declared = request.headers.get("content-length", "")
         self._declared = int(declared) if declared.isdecimal() else 0
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives."""
         self._check_size(self._declared)
-        while (chunk := await self._next(self._until)) is not None:
+        while (chunk := await self._next()) is not None:
+            self.will_not_come = False
             self._check_size(self.size + len(chunk))
             self._memory.take(len(chunk))
             self.size += len(chunk)
             yield chunk
 
-    async def drained(self) -> bool:
-        """Read the rest of a refused body and forget it; return whether it came to its end."""
-        if self._too_slow or (self._waits_for_go_ahead and not self.size):
-            return False
-        until, rest = asyncio.get_running_loop().time() + DRAIN_S, self._limits.body_bytes
-        with suppress(Refused, ClientDisconnect):
-            while rest > 0 and (chunk := await self._next(until)) is not None:
-                rest -= len(chunk)
-        return self._ended
-
-    async def _next(self, until: float) -> bytes | None:
+    async def _next(self) -> bytes | None:
         try:
-            async with asyncio.timeout_at(until):
-                chunk = await anext(self._stream, None)
+            async with asyncio.timeout_at(self._until):
+                return await anext(self._stream, None)
         except TimeoutError:
-            self._too_slow = True
+            self.will_not_come = True
             raise Refused(408, f"The upload did not end within {self._limits.upload_s:g} s.") from None
-        self._ended = self._ended or chunk is None
-        return chunk
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.body_bytes:

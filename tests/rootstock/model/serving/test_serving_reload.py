@@ -57,7 +57,7 @@ def test_a_new_model_answers_and_requests_under_way_finish_on_the_old_one(head_m
         after, said = labels(site, photos)
         assert after != before and said == {"stripes"}
         assert f"{after} takes the place of {before}." in caplog.messages
-        assert site.metric("rootstock_models_loaded_total") == 2
+        assert site.metric("rootstock_model_changes_total") == 2
         assert site.metric(f'rootstock_model{{model="{after}"}}') == 1
 
 

@@ -15,7 +15,7 @@ PART = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.png"\
 
 
 def test_answers_are_those_of_the_model_one_row_per_image_in_order(site, head_model, photos):
-    files = [*photos, ("page.jpg", b"<html>404</html>"), ("cut.png", photos[0][1][:300])]
+    files = [*photos, ("page", b"<html>404</html>"), ("cut.png", photos[0][1][:300])]
     answer = site.predict(files)
     model = rootstock.load_model(head_model)
     expected = model.predict([data for _, data in files])
@@ -32,7 +32,9 @@ def test_answers_are_those_of_the_model_one_row_per_image_in_order(site, head_mo
         assert row["novelty"] == pytest.approx(one.novelty, abs=2e-6)
     for row in rows[12:]:
         assert (row["label"], row["probability"], row["top"], row["novelty"]) == (None, None, [], None)
-    assert [row["reason"] for row in rows[12:]] == [one.reason for one in expected[12:]] == ["undecodable", "truncated"]
+    assert (
+        [row["reason"] for row in rows[12:]] == [one.reason for one in expected[12:]] == ["not_an_image", "truncated"]
+    )
 
 
 def test_a_single_image_may_be_the_body(site, photos):
