@@ -7,6 +7,7 @@ import asyncio
 import os
 import socket
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rootstock.system.errors import RootstockError
@@ -42,7 +43,7 @@ def address(listener: socket.socket) -> str:
 
 
 class TimedProtocol(H11Protocol):
-    """HTTP/1.1, on which a request that has begun has to arrive in time; of its body, uploads.py takes care."""
+    """HTTP/1.1, on which a request has to arrive in time; of its body, uploads.py takes care."""
 
     _timer: asyncio.TimerHandle | None = None
 
@@ -67,6 +68,16 @@ class TimedProtocol(H11Protocol):
         super().on_response_complete()
         if not self._is_answering():
             self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, even within a body: to the application, the client is gone then."""
+        if self._is_answering():
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

@@ -44,7 +44,7 @@ def serve(find: Find, listener: socket.socket, settings: Settings, *, verbose: b
         RootstockError: there is no model.
     """
     logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr)
-    logging.getLogger("uvicorn").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.INFO if verbose else logging.ERROR)  # it warns of what clients do
     with ready(find, settings, verbose=verbose) as running:
         # uvicorn raises the signal again when it has ended, which would kill this process instead of letting it end.
         signal.signal(signal.SIGTERM, lambda *_: setattr(running.server, "should_exit", True))

@@ -73,6 +73,13 @@ def test_a_body_without_an_end_is_refused_as_it_arrives_and_its_connection_is_so
     assert tight.metric("rootstock_upload_bytes") == 0
 
 
+def test_a_body_that_breaks_off_into_something_else_is_refused_without_a_stack_trace(tight, photos, caplog):
+    said = everything_from(connection(tight, f"{HEAD}Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\nno length\r\n"))
+    assert said.startswith("HTTP/1.1 400 ")
+    assert tight.predict(photos[:1]).status_code == 200
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_a_client_that_reads_no_answer_before_it_has_sent_all_gets_the_answer_and_keeps_its_connection(tight, photos):
     opened = connection(tight, f"{HEAD}Content-Length: {4 * MIB}\r\n\r\n")
     for _ in range(64):

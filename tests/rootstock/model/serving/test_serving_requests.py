@@ -32,9 +32,8 @@ def test_answers_are_those_of_the_model_one_row_per_image_in_order(site, head_mo
         assert row["novelty"] == pytest.approx(one.novelty, abs=2e-6)
     for row in rows[12:]:
         assert (row["label"], row["probability"], row["top"], row["novelty"]) == (None, None, [], None)
-    assert (
-        [row["reason"] for row in rows[12:]] == [one.reason for one in expected[12:]] == ["not_an_image", "truncated"]
-    )
+    reasons = [row["reason"] for row in rows[12:]]
+    assert reasons == [one.reason for one in expected[12:]] == ["not_an_image", "truncated"]
 
 
 def test_a_single_image_may_be_the_body(site, photos):
