@@ -118,6 +118,11 @@ def test_healthz_says_which_model_answers(site, photos):
     }
 
 
+def test_a_small_answer_is_not_held_back_until_the_client_acknowledges_its_headers(site):
+    fastest = min(site.client.get("/healthz").elapsed.total_seconds() for _ in range(20))
+    assert fastest < 0.03  # Nagle's algorithm and delayed acknowledgements make it 0.04
+
+
 def test_metrics_count_requests_by_status_images_by_outcome_and_batches(site, photos):
     names = (
         'rootstock_requests_total{path="/predict",status="200"}',
