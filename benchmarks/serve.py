@@ -23,7 +23,7 @@ from rootstock.model.serving import served
 from rootstock.system.parallel import cores
 
 LOCUSTFILE = Path(__file__).with_name("load.py")
-CLIENTS, MANY = 16, 256  # at most the capacity, and four times of it
+CLIENTS, MANY = 16, 200  # at most the capacity, and four times of it
 MIB = 2**20
 Load = dict[str, tuple[float, float, float]]  # by status: requests/s, p50 and p99 in ms
 

@@ -1,6 +1,8 @@
 """What a server answers, as the OpenAPI page describes it."""
 
+import heapq
 import math
+from operator import itemgetter
 
 from pydantic import BaseModel, Field
 
@@ -56,7 +58,7 @@ def answer(model: str, predictions: list[Prediction], top: int) -> Answer:
 
 
 def _image(prediction: Prediction, top: int) -> ImageAnswer:
-    ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:top]
+    ranked = heapq.nlargest(top, prediction.probabilities.items(), key=itemgetter(1))
     best = [Ranked(label=label, probability=_number(value)) for label, value in ranked]
     return ImageAnswer(
         name=escape.printable(prediction.name),

@@ -23,7 +23,7 @@ class Limits:
     megapixels: float = 100.0  # as in Model.predict
     queue: int = 128
     uploads_bytes: float = 256 * MIB
-    connections: int = 512
+    connections: int = 256
     batch_wait_s: float = 0.02
 
     def check(self) -> None:

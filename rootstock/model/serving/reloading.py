@@ -32,6 +32,7 @@ class Follower:
         self._ended = threading.Event()
         self._problem, self._retry_at = "", 0.0
         self._tried: Stamp = ()
+        self._thread: threading.Thread | None = None
         with causes.described():
             self.current = served.load(find(), megapixels)
         on_change(self.current)
@@ -48,11 +49,14 @@ class Follower:
             while not self._ended.wait(every_s):
                 self.look()
 
-        threading.Thread(target=watch, name="reload", daemon=True).start()
+        self._thread = threading.Thread(target=watch, name="reload", daemon=True)
+        self._thread.start()
 
-    def end(self) -> None:
-        """Look no more."""
+    def end(self, wait_s: float) -> None:
+        """Look no more. A model that is being loaded is waited for: OpenVINO aborts a process that ends meanwhile."""
         self._ended.set()
+        if self._thread:
+            self._thread.join(wait_s)
 
     def look(self) -> None:
         """Replace the model if there is another one."""

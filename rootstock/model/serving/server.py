@@ -70,12 +70,12 @@ def ready(find: Find, settings: Settings, *, verbose: bool = False) -> Iterator[
     app = application(parts, settings.token, for_loopback=settings.is_loopback)
     config = uvicorn.Config(
         app, http=connections.TimedProtocol, ws="none", lifespan="off", log_config=None, access_log=verbose,
-        limit_concurrency=limits.connections, timeout_graceful_shutdown=round(limits.answer_s + END_S),
+        limit_concurrency=limits.connections + 1, timeout_graceful_shutdown=round(limits.answer_s + END_S),
         server_header=False, proxy_headers=False,
     )  # fmt: skip
     follower.follow(settings.follow_s)
     try:
         yield Running(uvicorn.Server(config), follower)
     finally:
-        follower.end()
         batcher.close(limits.answer_s)
+        follower.end(END_S)

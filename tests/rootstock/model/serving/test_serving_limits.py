@@ -73,8 +73,13 @@ def test_a_body_without_an_end_is_refused_as_it_arrives_and_its_connection_is_so
     assert tight.metric("rootstock_upload_bytes") == 0
 
 
-def test_a_body_that_breaks_off_into_something_else_is_refused_without_a_stack_trace(tight, photos, caplog):
-    said = everything_from(connection(tight, f"{HEAD}Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\nno length\r\n"))
+@pytest.mark.parametrize(
+    "sent",
+    ["Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\nno length\r\n", f"Content-Length: {'9' * 5000}\r\n\r\nabc"],
+    ids=["chunk", "length"],
+)
+def test_what_is_no_http_is_refused_without_a_stack_trace(tight, photos, caplog, sent):
+    said = everything_from(connection(tight, f"{HEAD}{sent}"))
     assert said.startswith("HTTP/1.1 400 ")
     assert tight.predict(photos[:1]).status_code == 200
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
@@ -177,8 +182,11 @@ def test_images_of_a_client_that_has_left_are_not_computed_and_take_no_place(tig
 
 def test_more_connections_than_allowed_are_refused(head_model, photos):
     with serving(head_model, Limits(connections=4)) as site:
-        idle = [connection(site, "") for _ in range(4)]
+        idle = [connection(site, "") for _ in range(3)]
+        assert site.predict(photos[:1]).status_code == 200
         assert httpx.get(f"http://127.0.0.1:{site.port}/healthz").status_code == 503
+        idle += [connection(site, "") for _ in range(7)]
+        assert everything_from(idle.pop()) == ""
         for each in idle:
             each.close()
         time.sleep(0.2)

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rootstock.model.model import describe
+from rootstock.model.serving.reloading import Follower
+from rootstock.model.serving.served import Found, in_folder
 from rootstock.system.files import replacing_folder, sha256
 from tests.served_model import Site, held, serving
 from tests.serving import until
@@ -59,6 +62,25 @@ def test_a_new_model_answers_and_requests_under_way_finish_on_the_old_one(head_m
         assert f"{after} takes the place of {before}." in caplog.messages
         assert site.metric("rootstock_model_changes_total") == 2
         assert site.metric(f'rootstock_model{{model="{after}"}}') == 1
+
+
+def test_the_end_waits_for_a_model_that_is_being_loaded(head_model):
+    looking, may_go_on = threading.Event(), threading.Event()
+
+    def find() -> Found:
+        if follower:  # not the first time
+            looking.set()
+            assert may_go_on.wait(20)
+        return in_folder(head_model)
+
+    follower: list[Follower] = []
+    follower.append(Follower(find, 100))
+    before = set(threading.enumerate())  # other servers of this session
+    follower[0].follow(0.01)
+    assert looking.wait(20)
+    threading.Timer(0.3, may_go_on.set).start()
+    follower[0].end(20)
+    assert may_go_on.is_set() and "reload" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 def cut(folder: Path) -> None:
