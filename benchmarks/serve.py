@@ -4,23 +4,28 @@
     python -m benchmarks.serve data/model photos/ --seconds 20
 
 Beside the server runs locust, on the same cores. Printed are, for each load, requests/s by status, their latencies, and
-the server's memory; before, the speed of `Model.predict` on the same images, and of its engine for batches.
+the server's memory and CPU time; before, images/s and CPU time of `Model.predict` on them, and of the engine for batches.
+CPU times can be compared on a busy machine, too.
 """
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
 
+from rootstock.features.preparing import Prepared
 from rootstock.model.serving import served
-from rootstock.system.parallel import cores
+from rootstock.system.parallel import cores, grouped
 
 LOCUSTFILE = Path(__file__).with_name("load.py")
 CLIENTS, MANY = 16, 200  # at most the capacity, and four times of it
@@ -68,30 +73,36 @@ def _percentiles(times: dict[str, int]) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def alone(model: Path, images: Path, seconds: float) -> tuple[float, float]:
-    """Return the images/s of `Model.predict`, and of the engine for batches with the same checks, without a server."""
+def alone(model: Path, images: Path, seconds: float) -> None:
+    """Print images/s and CPU time of `Model.predict`, and of the engine for batches, without a server."""
     loaded = served.load(served.in_folder(model))
     files = [path.read_bytes() for path in sorted(images.rglob("*.jpg"))]
-    begin, done = time.perf_counter(), 0
-    while time.perf_counter() < begin + seconds:
-        loaded.model.predict(files)
-        done += len(files)
-    one = done / (time.perf_counter() - begin)
-    groups = [files[start : start + loaded.batch_size] for start in range(0, len(files), loaded.batch_size)]
-    begin, done = time.perf_counter(), 0
-    while time.perf_counter() < begin + seconds:
-        prepared = loaded.extractor_of_batches.features(
-            groups, lambda group: (len(group), [loaded.prepare("", data) for data in group])
-        )
-        done += sum(count for count, _ in prepared)
-    return one, done / (time.perf_counter() - begin)
+    groups = list(grouped(files, loaded.batch_size))
+
+    def prepare(group: list[bytes]) -> tuple[None, list[Prepared]]:
+        return None, [loaded.prepare("", data) for data in group]
+
+    def in_batches() -> None:
+        deque(loaded.extractor_of_batches.features(groups, prepare), maxlen=0)
+
+    for what, predict in (("Model.predict", partial(loaded.model.predict, files)), ("the same in batches", in_batches)):
+        begin, cpu, done = time.perf_counter(), time.process_time(), 0
+        while time.perf_counter() < begin + seconds:
+            predict()
+            done += len(files)
+        rate, each = done / (time.perf_counter() - begin), 1000 * (time.process_time() - cpu) / done
+        print(f"{what}: {rate:.1f} images/s, {each:.1f} ms of CPU time each", flush=True)
 
 
-def show(what: str, found: Load, process: psutil.Process) -> None:
-    """Print a line of the table for each status."""
+def measure(what: str, process: psutil.Process, run: Callable[[], Load], seconds: int) -> Load:
+    """Run a load, and print a line of the table for each status."""
+    cpu = sum(process.cpu_times()[:2])
+    found = run()
+    spent = 1000 * (sum(process.cpu_times()[:2]) - cpu) / (found["200"][0] * seconds)
     for status, (rate, median, most) in sorted(found.items()):
-        memory = process.memory_info().rss / MIB
-        print(f"| {what} | {status} | {rate:.1f} | {median:.0f} | {most:.0f} | {memory:.0f} |", flush=True)
+        memory = f"{process.memory_info().rss / MIB:.0f} | {spent:.1f}" if status == "200" else " | "
+        print(f"| {what} | {status} | {rate:.1f} | {median:.0f} | {most:.0f} | {memory} |", flush=True)
+    return found
 
 
 def main() -> None:
@@ -101,17 +112,21 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="folder of JPEGs (*.jpg), at any depth")
     parser.add_argument("--seconds", type=int, default=20, help="of each load (default: 20)")
     asked = parser.parse_args()
-    one, batches = alone(asked.model, asked.images, asked.seconds / 2)
-    print(f"{cores()} cores; Model.predict: {one:.1f} images/s; the engine for batches: {batches:.1f} images/s\n")
-    print("| load | status | requests/s | p50, ms | p99, ms | memory, MiB |\n|---|---|--:|--:|--:|--:|")
+    print(f"{cores()} cores, load average before: {os.getloadavg()[0]:.1f}")
+    alone(asked.model, asked.images, asked.seconds / 2)
+    print("\n| load | status | requests/s | p50, ms | p99, ms | memory, MiB | CPU, ms per image |")
+    print("|---|---|--:|--:|--:|--:|--:|")
     with serving(asked.model) as (address, process):
-        load(address, asked.images, CLIENTS, 0, 3)  # nothing is measured before all is loaded
-        full = load(address, asked.images, CLIENTS, 0, asked.seconds)
-        show(f"{CLIENTS} clients, as fast as they are answered", full, process)
+
+        def run(clients: int, rate: float = 0, seconds: int = asked.seconds) -> Load:
+            return load(address, asked.images, clients, rate, seconds)
+
+        run(CLIENTS, seconds=3)  # nothing is measured before all is loaded
+        full = measure(f"{CLIENTS} clients, all they can", process, partial(run, CLIENTS), asked.seconds)
         capacity = full["200"][0]
         for what, share, clients in (("half", 0.5, CLIENTS), ("4 times", 4, MANY), ("half, afterwards", 0.5, CLIENTS)):
-            found = load(address, asked.images, clients, share * capacity, asked.seconds)
-            show(f"{what}: {share * capacity:.0f} requests/s", found, process)
+            asks = partial(run, clients, share * capacity)
+            measure(f"{what}: {share * capacity:.0f} requests/s", process, asks, asked.seconds)
 
 
 if __name__ == "__main__":
