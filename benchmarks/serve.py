@@ -4,7 +4,7 @@
     python -m benchmarks.serve data/model photos/ --seconds 20
 
 Beside the server runs locust, on the same cores. Printed are, for each load, requests/s by status, their latencies, and
-the server's memory and CPU time; before, images/s and CPU time of `Model.predict` on them, and of the engine for batches.
+the server's memory and CPU time; before, images/s and CPU time of `Model.predict` on them, and of the engine in batches.
 CPU times can be compared on a busy machine, too.
 """
 
@@ -28,7 +28,7 @@ from rootstock.model.serving import served
 from rootstock.system.parallel import cores, grouped
 
 LOCUSTFILE = Path(__file__).with_name("load.py")
-CLIENTS, MANY = 16, 200  # at most the capacity, and four times of it
+CLIENTS, MANY = 16, 600  # for the capacity; for four times of it, as most of them wait for their answer
 MIB = 2**20
 Load = dict[str, tuple[float, float, float]]  # by status: requests/s, p50 and p99 in ms
 
@@ -36,7 +36,7 @@ Load = dict[str, tuple[float, float, float]]  # by status: requests/s, p50 and p
 @contextmanager
 def serving(model: Path) -> Iterator[tuple[str, psutil.Process]]:
     """Serve a model; yield the address and the process."""
-    command = [sys.executable, "-m", "rootstock.model.serving", str(model), "--port", "0"]
+    command = [sys.executable, "-m", "rootstock.model.serving", str(model), "--port", "0", "--connections", str(MANY)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
