@@ -4,8 +4,8 @@
     python -m benchmarks.serve data/model photos/ --seconds 20
 
 Beside the server runs locust, on the same cores. Printed are, for each load, requests/s by status, their latencies, and
-the server's memory and CPU time; before, images/s and CPU time of `Model.predict` on them, and of the engine in batches.
-CPU times can be compared on a busy machine, too.
+the server's memory and CPU time; before, images/s and CPU time of `Model.predict` on them, and of the engine in
+batches. CPU times can be compared on a busy machine, too.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Connections: the socket that a server listens on, and an end for those that send no request.
 
-uvicorn limits only the time between two requests.
+uvicorn limits only how long a connection is idle between two requests.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rootstock.system.errors import RootstockError
 
-# For the headers of a request to arrive, from the connection or the answer before, and the rest of a refused body.
-REQUEST_S = 10.0
+REQUEST_S = 10.0  # for the headers of a request to arrive, or the rest of a refused body
+KEEP_ALIVE_S = 75  # of an idle connection: longer than proxies keep theirs, which then close it and lose no request
 BACKLOG = 1024  # connections that wait to be accepted
 
 
@@ -62,6 +62,12 @@ class TimedProtocol(H11Protocol):
         self._unwatch()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Wait for the rest of a request that has begun."""
+        super().data_received(data)
+        if self._timer is None and not self._is_answering():
+            self._watch()
+
     def handle_events(self) -> None:
         """Handle what has arrived; a request whose headers are complete is in time."""
         super().handle_events()
@@ -69,9 +75,10 @@ class TimedProtocol(H11Protocol):
             self._unwatch()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Wait for the rest of a refused body, or of a request that has begun; uvicorn waits for the next one."""
         super().on_response_complete()
-        if not self._is_answering():
+        has_begun = self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]
+        if has_begun and not self._is_answering():
             self._watch()
 
     def send_400_response(self, msg: str) -> None:

@@ -71,7 +71,7 @@ def ready(find: Find, settings: Settings, *, verbose: bool = False) -> Iterator[
     config = uvicorn.Config(
         app, http=connections.TimedProtocol, ws="none", lifespan="off", log_config=None, access_log=verbose,
         limit_concurrency=limits.connections + 1, timeout_graceful_shutdown=round(limits.answer_s + END_S),
-        server_header=False, proxy_headers=False,
+        timeout_keep_alive=connections.KEEP_ALIVE_S, server_header=False, proxy_headers=False,
     )  # fmt: skip
     follower.follow(settings.follow_s)
     try:

@@ -132,6 +132,10 @@ def test_connections_that_send_no_whole_request_are_closed_and_those_in_use_stay
             assert site.client.get("/healthz").status_code == 200
             time.sleep(0.1)
         assert [everything_from(each) for each in opened] == ["", "", ""]
+        later = connection(site, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(0.6)  # an idle connection is kept
+        later.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET ")
+        assert everything_from(later).count("HTTP/1.1 200 ") == 2
         assert time.monotonic() - begin < 5
 
 
