@@ -129,17 +129,24 @@ class Model:
             TypeError: an argument is no image.
             ValueError: black is not below white in the value range.
         """
-        predictions: list[Prediction] = []
-        for found, features in self._features(images, checks, value_range):
-            novelty = self.novelty.score(features).tolist() if self.novelty else [None] * len(features)
-            rows = zip(self.probabilities(features), novelty, strict=True)
-            predictions += [
-                Prediction("", {}, name, rejected.reason, rejected.detail)
-                if rejected
-                else self._named(name, *next(rows))
-                for name, rejected in found
-            ]
-        return predictions
+        groups = self._features(images, checks, value_range)
+        return [prediction for found, features in groups for prediction in self.predictions(found, features)]
+
+    def predictions(
+        self, found: Sequence[tuple[str, Rejected | None]], features: NDArray[np.float32]
+    ) -> list[Prediction]:
+        """Return the predictions of images whose features are computed.
+
+        Args:
+            found: the name of each image, and why it was rejected, if so.
+            features: (n, width) of the others, in their order.
+        """
+        novelty = self.novelty.score(features).tolist() if self.novelty else [None] * len(features)
+        rows = zip(self.probabilities(features), novelty, strict=True)
+        return [
+            Prediction("", {}, name, rejected.reason, rejected.detail) if rejected else self._named(name, *next(rows))
+            for name, rejected in found
+        ]
 
     def embed(
         self,

@@ -1,13 +1,17 @@
 """The image, the Compose file and the Docker work pools."""
 
+import json
 import re
 from fnmatch import fnmatch
 
 import pytest
 
-from tests.deployment_examples import COMPOSE, EXAMPLES, ROOT, SAFE, configuration, named, run, tool
+from rootstock.model.serving.settings import parser, settings_of
+from rootstock.system.errors import ParamsError
+from tests.deployment_examples import COMPOSE, EXAMPLES, ROOT, SAFE, configuration, name_of, named, run, tool
 
 DOCKERFILE = EXAMPLES / "docker" / "Dockerfile"
+SERVER = EXAMPLES / "docker" / "serve.Dockerfile"
 
 
 def stages_of_dockerfile() -> dict[str, str]:
@@ -16,23 +20,42 @@ def stages_of_dockerfile() -> dict[str, str]:
 
 
 def copied(stage: str) -> list[str]:
-    lines = re.findall(r"^COPY (.*) \S+$", stages_of_dockerfile()[stage], re.MULTILINE)
+    return copied_by(stages_of_dockerfile()[stage])
+
+
+def copied_by(text: str) -> list[str]:
+    lines = re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE)
     return [word.rstrip("/") for line in lines for word in line.split() if not word.startswith("--")]
 
 
-def test_hadolint_accepts_the_dockerfile():
-    assert run(tool("hadolint"), str(DOCKERFILE)) == ""
+@pytest.mark.parametrize("dockerfile", [DOCKERFILE, SERVER], ids=name_of)
+def test_hadolint_accepts_each_dockerfile(dockerfile):
+    assert run(tool("hadolint"), str(dockerfile)) == ""
 
 
-def test_files_that_the_dockerfile_copies_exist_and_are_not_ignored():
-    let_through = [
-        line[1:]
-        for line in (EXAMPLES / "docker" / "Dockerfile.dockerignore").read_text().split()
-        if line.startswith("!")
-    ]
-    for source in copied("prefect") + copied("rootstock"):
+@pytest.mark.parametrize(
+    ("dockerfile", "sources"),
+    [(DOCKERFILE, copied("prefect") + copied("rootstock")), (SERVER, copied_by(SERVER.read_text()))],
+    ids=["Dockerfile", "serve.Dockerfile"],
+)
+def test_files_that_a_dockerfile_copies_exist_and_are_not_ignored(dockerfile, sources):
+    ignored = dockerfile.with_name(f"{dockerfile.name}.dockerignore").read_text()
+    let_through = [line[1:] for line in ignored.split() if line.startswith("!")]
+    assert sources
+    for source in sources:
         assert (ROOT / source).exists(), source
         assert any(fnmatch(source, pattern) for pattern in let_through), f"{source} is ignored"
+
+
+def test_the_server_of_a_model_runs_as_no_root_and_tells_docker_how_it_is():
+    text = SERVER.read_text()
+    assert re.findall(r"^USER (.*)", text, re.MULTILINE) == ["1000"]
+    [entry], [arguments] = (re.findall(rf"^{what} (.*)", text, re.MULTILINE) for what in ("ENTRYPOINT", "CMD"))
+    assert json.loads(entry)[1:] == ["-m", "rootstock.model.serving"]
+    asked = parser("").parse_args(json.loads(arguments)[1:])
+    assert f"http://127.0.0.1:{asked.port}/healthz" in text and f"EXPOSE {asked.port}\n" in text
+    with pytest.raises(ParamsError, match="set ROOTSTOCK_TOKEN"):
+        settings_of(asked)
 
 
 def test_the_image_contains_the_code_of_every_stage():

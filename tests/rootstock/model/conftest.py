@@ -40,11 +40,30 @@ def inputs_where(winner: str, base: Path, folder: Path) -> Inputs:
     return dataclasses.replace(inputs, head=folder / "head")
 
 
+def evaluated_model(winner: str, base: Path, folder: Path) -> Path:
+    """Make one of the two models win; returns the folder that holds model/ and report/."""
+    params = Params(evaluate=Evaluate(mistakes=0, label_issues=0, learning_curve=False, explain=False))
+    evaluate.evaluate(inputs_where(winner, base, folder), params, folder / "model", folder / "report", list)
+    return folder
+
+
 @pytest.fixture(scope="session", params=["head", "finetuned"])
 def evaluated(request, tmp_path_factory) -> tuple[str, Path]:
     """A winner, and the folder that holds model/ and report/."""
-    folder = tmp_path_factory.mktemp(request.param)
-    inputs = inputs_where(request.param, tmp_path_factory.getbasetemp(), folder)
-    params = Params(evaluate=Evaluate(mistakes=0, label_issues=0, learning_curve=False, explain=False))
-    evaluate.evaluate(inputs, params, folder / "model", folder / "report", list)
-    return request.param, folder
+    base = tmp_path_factory.getbasetemp()
+    return request.param, evaluated_model(request.param, base, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="session")
+def head_model(tmp_path_factory) -> Path:
+    """The folder of a model, a head on frozen features; nothing writes to it."""
+    base = tmp_path_factory.getbasetemp()
+    return evaluated_model("head", base, tmp_path_factory.mktemp("served")) / "model"
+
+
+@pytest.fixture(scope="session")
+def photos(base) -> list[tuple[str, bytes]]:
+    """Twelve images of the dataset: the name of each, and the bytes of its file."""
+    rows = small_dataset(base).manifest.iloc[::10]
+    paths = [base / "small" / source / path for source, path in zip(rows["source"], rows["path"], strict=True)]
+    return [(path.name, path.read_bytes()) for path in paths]
