@@ -214,7 +214,7 @@ def write_onnx(network: nn.Module, size: int, path: Path, outputs: Sequence[str]
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # from tracing: shapes become constants
         torch.onnx.export(
-            network, (images,), path, dynamo=False, input_names=["images"], output_names=outputs,
+            network, (images,), path, dynamo=False, input_names=["images"], output_names=[*outputs],
             dynamic_axes={name: {0: "n"} for name in ("images", *outputs)},
         )  # fmt: skip
     return path
