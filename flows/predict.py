@@ -1,7 +1,7 @@
 """Classify images by the champion, and write a row for each: CSV, JSON lines or Parquet.
 
     python -m flows.predict photos/ --out predictions.csv
-    python -m flows.predict 's3://bucket/new/*.jpg' --out predictions.parquet --top 5
+    python -m flows.predict 's3://bucket/new/*.jpg' --out s3://bucket/predictions.parquet --top 5
     find . -name '*.jpg' | python -m flows.predict - --out predictions.jsonl
     python -m flows.predict photos/ --out predictions.csv --explain why/    # and a picture of each: why
 
@@ -23,11 +23,11 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import deployment
 from prefect.states import Completed
 
-from rootstock.system import entry_points, roots
+from rootstock.system import entry_points, roots, stores
 from rootstock.system.errors import ParamsError, RootstockError
 from tasks.bridge import allowed_addresses, orchestration, run_params
 from tasks.bridge.orchestration import failed
-from tasks.bridge.workspace import DATASET, FEATURES, MODEL
+from tasks.bridge.workspace import DATASET, FEATURES, LOCAL, MODEL
 
 if TYPE_CHECKING:
     from rootstock.model.prediction import Tally
@@ -53,7 +53,7 @@ def predict(
 
     Args:
         source: Folder, pattern, archive, table of paths or URLs, or image, on any store.
-        out: File to write, ending in .csv, .jsonl or .parquet.
+        out: File to write, on any store, ending in .csv, .jsonl or .parquet.
         model: Folder of the model.
         top: How many classes a row has, the most probable first.
         explain: Folder for a picture of each image, which shows where the evidence for its class lies; empty for none.
@@ -65,7 +65,7 @@ def predict(
                 places = {"source": source, "out": out, "model": model}
                 allowed_addresses.check_places(places | ({"explain": explain} if explain else {}), within)
             with roots.restricted_to(within):
-                done = classify(source, Path(out), Path(model), top, explain=Path(explain) if explain else None)
+                done = classify(source, out, Path(model), top, explain=Path(explain) if explain else None)
     except RootstockError as error:
         return failed(error)
     log.info("%s", done.summary)
@@ -73,11 +73,12 @@ def predict(
 
 
 def classify(
-    source: str, out: Path, folder: Path, top: int, lines: Iterable[str] = (), explain: Path | None = None
+    source: str, out: str, folder: Path, top: int, lines: Iterable[str] = (), explain: Path | None = None
 ) -> Predicted:
     """Classify the images of a source; features that this workspace has cached are not computed again.
 
-    With `explain`, that folder receives a picture of each image, for which all are decoded.
+    With `explain`, that folder receives a picture of each image, for which all are decoded. Where `out` is a URL, the
+    file is written here first, so that a killed run goes on.
 
     Raises:
         RootstockError: there is no model, the source cannot be read, or the output cannot be written.
@@ -95,11 +96,12 @@ def classify(
     name = models.describe(folder)["backbone"]["name"]
     explained = explanations.into(explain, loaded, name) if explain else None
     known = prediction.known_features(loaded, FEATURES, DATASET)
-    tally = prediction.predict(loaded, images, out, top, known, explain=explained)
+    with stores.written_here(out, LOCAL / "predictions") as here:
+        tally = prediction.predict(loaded, images, here, top, known, explain=explained)
     return Predicted(tally.images, tally.rejected.total(), _summary(tally, out, time.perf_counter() - begin))
 
 
-def _summary(tally: "Tally", out: Path, seconds: float) -> str:
+def _summary(tally: "Tally", out: str, seconds: float) -> str:
     new = tally.images - tally.resumed
     said = [str(tally)]
     said += [f"{tally.known:,} from cached features"] if tally.known else []
@@ -111,7 +113,7 @@ def main() -> None:
     """Classify; an error is one sentence and exit status 1, images that were rejected are exit status 3."""
     parser = argparse.ArgumentParser(description="Classify images by the champion, and write a row for each.")
     parser.add_argument("source", help="folder, pattern, archive, table, image, any fsspec URL, or - for a list")
-    parser.add_argument("--out", type=Path, required=True, help="file ending in .csv, .jsonl or .parquet")
+    parser.add_argument("--out", required=True, help="file or URL ending in .csv, .jsonl or .parquet")
     parser.add_argument("--model", type=Path, default=MODEL, help=f"folder of the model (default: {MODEL})")
     parser.add_argument("--top", type=int, default=TOP, help=f"classes of a row (default: {TOP})")
     parser.add_argument("--explain", type=Path, help="folder for a picture of each image: where the evidence lies")

@@ -4,7 +4,9 @@ Credentials come from the environment (AWS_ACCESS_KEY_ID and the like, or fsspec
 the URL, which appears in params.yaml and in logs.
 """
 
+import hashlib
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +92,35 @@ def put(path: Path, url: str) -> None:
             if store.exists(temporary):
                 store.rm_file(temporary)
             raise
+
+
+@contextmanager
+def written_here(url: str, folder: Path) -> Iterator[Path]:
+    """Yield a local path for what is to be written to a URL; after the block it is uploaded, and removed here.
+
+    Args:
+        url: of a file; of a local one, its own path is yielded.
+        folder: for the local file, whose name depends on the URL alone.
+
+    Raises:
+        SourceError: the store cannot be reached, or does not allow writing; the local file stays.
+    """
+    if url.startswith(("http://", "https://")):
+        raise SourceError(f"{url}: nothing can be written there by HTTP; expected a folder, or a store such as s3://.")
+    with _opened(url) as (store, path):
+        is_local = isinstance(store, LocalFileSystem)
+    if is_local:
+        yield Path(path) if "://" in url else Path(url)
+        return
+    own = folder / hashlib.sha256(url.encode()).hexdigest()[:16]
+    own.mkdir(parents=True, exist_ok=True)
+    local = own / path.rpartition("/")[2]
+    yield local
+    try:
+        put(local, url)
+    except SourceError as error:
+        raise SourceError(f"{error} What was to be uploaded is {local}.") from error
+    shutil.rmtree(own)
 
 
 def names(url: str, suffix: str = "") -> list[str]:

@@ -1,10 +1,18 @@
 """`python -m flows.predict`, and the deployment `predict/cpu`: images in, a row for each out."""
 
+import re
+import signal
+import subprocess
 import sys
 
+import fsspec
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from rootstock.model.prediction import ROWS
+from tests.serving import until
 from tests.workspace import Workspace, draw_photos
 
 FLOW = "from flows.predict import predict; print(predict({source!r}, out={out!r}, return_state=True).message)"
@@ -43,6 +51,42 @@ def test_images_of_the_dataset_are_classified_from_cached_features(flow_ran_in, 
     assert done.returncode == 0, done.stderr
     winner = pd.read_json(flow_ran_in.root / "data/report/metrics.json", typ="series")["winner"]
     assert (f"{len(rows)} from cached features" in done.stdout) == (winner == "head")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_its_file_is_that_of_one_that_was_not(flow_ran_in, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "many").mkdir()
+    for number in range(3 * ROWS):
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).save(tmp_path / "many" / f"{number:05d}.png")
+    whole, killed = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
+    assert predict(flow_ran_in, str(tmp_path / "many"), "--out", str(whole)).returncode == 0
+    command = [sys.executable, "-m", "flows.predict", str(tmp_path / "many"), "--out", str(killed)]
+    started = subprocess.Popen(
+        command, cwd=flow_ran_in.root, env=flow_ran_in.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    until(lambda: list((tmp_path / "killed.parquet.parts").glob("*.parquet")), "the first part", 120)
+    started.send_signal(signal.SIGKILL)
+    started.wait(30)
+    assert not killed.exists()
+    done = predict(flow_ran_in, str(tmp_path / "many"), "--out", str(killed))
+    [resumed] = re.findall(r"([\d,]+) of an earlier run", done.stdout)
+    assert int(resumed.replace(",", "")) >= ROWS
+    pd.testing.assert_frame_equal(pd.read_parquet(killed), pd.read_parquet(whole))
+    assert not (tmp_path / "killed.parquet.parts").exists()
+
+
+@pytest.mark.slow
+def test_predictions_are_written_to_a_store(flow_ran_in, photos, s3):
+    out = f"s3://{s3.bucket}/predictions.csv"
+    env = s3.credentials | {"AWS_ENDPOINT_URL": s3.url}
+    done = predict(flow_ran_in, str(photos), "--out", out, **env)
+    assert done.returncode == 3 and f". {out}, " in done.stdout, done.stderr
+    with fsspec.open(
+        out, key=env["AWS_ACCESS_KEY_ID"], secret=env["AWS_SECRET_ACCESS_KEY"], endpoint_url=s3.url
+    ) as file:
+        assert len(pd.read_csv(file)) == len(list(photos.rglob("*.png"))) + len(list(photos.rglob("*.jpg")))
+    assert not list((flow_ran_in.root / ".rootstock" / "predictions").iterdir())
 
 
 @pytest.mark.parametrize(

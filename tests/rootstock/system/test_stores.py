@@ -2,6 +2,7 @@
 
 import uuid
 
+import fsspec
 import pytest
 
 from rootstock.system import stores
@@ -87,3 +88,43 @@ def test_a_failed_put_leaves_the_old_file_and_no_temporary_file(scheme, tmp_path
         stores.put(tmp_path / "none", f"{store}/a.parquet")
     assert stores.names(store) == ["a.parquet"]
     assert stores.fetch(store, "a.parquet", tmp_path).read_bytes() == DATA
+
+
+def test_what_is_written_here_is_uploaded_at_the_end_and_removed_here(store, tmp_path):
+    with stores.written_here(f"{store}/out.csv", tmp_path / "here") as path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(DATA)
+    assert stores.fetch(store, "out.csv", tmp_path / "copies").read_bytes() == DATA
+    assert stores.names(store) == ["out.csv"]
+    assert not list((tmp_path / "here").rglob("*.csv"))
+
+
+def test_a_local_file_is_written_where_it_belongs_and_work_for_a_url_goes_on_at_the_same_place(tmp_path):
+    for url in (str(tmp_path / "out.csv"), f"file://{tmp_path}/out.csv"):
+        with stores.written_here(url, tmp_path / "here") as path:
+            assert path == tmp_path / "out.csv"
+    places = []
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), stores.written_here("memory://b/out.csv", tmp_path / "here") as path:
+            places.append(path)
+            raise KeyboardInterrupt
+    assert places[0] == places[1] and places[0].name == "out.csv" and places[0].parent.exists()
+
+
+def test_an_upload_that_fails_leaves_the_file_here_and_says_where(tmp_path, monkeypatch, made):
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "put_file", _fail)
+    with (
+        pytest.raises(SourceError, match=r"memory://b/out\.csv: OSError: full What was to be uploaded is .*out\.csv\."),
+        stores.written_here("memory://b/out.csv", tmp_path / "here") as path,
+    ):
+        path.write_bytes(DATA)
+    assert path.read_bytes() == DATA
+
+
+def test_nothing_is_computed_for_a_place_that_cannot_be_written_to(tmp_path):
+    with pytest.raises(SourceError, match="nothing can be written there by HTTP"):
+        stores.written_here("https://example.org/out.csv", tmp_path).__enter__()
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise OSError("full")
