@@ -80,7 +80,7 @@ def test_the_card_describes_the_model_its_figures_and_its_use(evaluated):
     card = (folder / "model/README.md").read_text()
     scores = json.loads((folder / "report/test.json").read_text())
     accuracy = scores["accuracy"]
-    assert card.startswith("# shufflenet_v2_x0_5: 3 classes\n")
+    assert "\n---\n\n# shufflenet_v2_x0_5: 3 classes\n" in card
     assert f"{'The head on frozen' if winner == 'head' else 'The fine-tuned'}" in card
     assert f"| Accuracy | {percent(accuracy['value'])} | {percents(accuracy)} |" in card
     assert "Images**: 72 for training, 24 for validation, 24 for testing" in card and "checks, rings, stripes" in card
