@@ -187,6 +187,7 @@ def _write_model(
         "classes": pair.classes,
         "head": head_layer.describe(network.head),
         "temperature": temperature,
+        "why": choice.why,
         "validation": {name: own[name]["value"] for name in ("accuracy", "log_loss")},
     }
     if values_of := value_ranges.common(value_ranges.recorded(pair.summary).values()):

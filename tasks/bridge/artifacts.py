@@ -205,7 +205,7 @@ def _picture(png: bytes, caption: str) -> str:
 
 def _measured(validation: dict[str, Any], test: dict[str, Any], uses: str) -> list[str]:
     """Format the winner's test figures, why it won, and each model's validation accuracy, as lines of Markdown."""
-    why = (MODEL / "README.md").read_text().split("\n\n")[1]
+    why = markdown(read_json(MODEL / "model.json").get("why", ""))  # models of earlier versions do not say
     accuracy, repeated = test["accuracy"], test.get("repeated_splits")
     splits = f" Head on repeated splits of all images: {repeated['mean']:.1%} on average." if repeated else ""
     return [

@@ -1,0 +1,29 @@
+"""The verdict that a run shows in the UI: the winner's test figures, why it won, both models on validation."""
+
+import json
+
+from rootstock.system.files import read_json
+from tasks.bridge import artifacts
+
+
+def shown(workspace, monkeypatch) -> str:
+    monkeypatch.chdir(workspace.root)
+    validation, test = (read_json(workspace.root / f"data/report/{name}.json") for name in ("validation", "test"))
+    return "\n".join(artifacts._measured(validation, test, ""))
+
+
+def test_it_says_how_good_the_winner_is_and_why_it_won(flow_ran_in, monkeypatch):
+    text = shown(flow_ran_in, monkeypatch)
+    test = json.loads((flow_ran_in.root / "data/report/test.json").read_text())
+    assert text.startswith(f"## {test['accuracy']['value']:.1%} test accuracy\n")
+    won = {"head": "The head on frozen features won: ", "finetuned": "The fine-tuned network won: "}[test["winner"]]
+    assert won in text and "---" not in text.partition("| validation |")[0]
+
+
+def test_a_model_of_an_earlier_version_does_not_say_why(after_flow, monkeypatch):
+    path = after_flow.root / "data/model/model.json"
+    described = json.loads(path.read_text())
+    del described["why"]
+    path.unlink()  # a link to DVC's cache
+    path.write_text(json.dumps(described))
+    assert " won: " not in shown(after_flow, monkeypatch)
