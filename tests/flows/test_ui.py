@@ -43,7 +43,8 @@ def committed_params(request) -> Iterator[None]:
 
 def test_the_ui_deploys_what_prefect_yaml_names_with_forms_limits_and_workers(ui):
     deployments = {found["entrypoint"].partition(":")[2]: found for found in ui.api.ask("deployments/filter", {})}
-    assert set(deployments) == {"pipeline", "retrain", "compare", "rollback", "cache", "predict", "fine_tune"}
+    flows = {"pipeline", "retrain", "compare", "rollback", "cache", "predict", "export", "fine_tune"}
+    assert set(deployments) == flows
     pipeline = deployments["pipeline"]
     assert pipeline["global_concurrency_limit"]["limit"] == 1
     assert pipeline["concurrency_options"]["collision_strategy"] == "ENQUEUE"
@@ -168,7 +169,7 @@ def process_of(ui: Ui, run: Run) -> psutil.Process:
 
 
 def test_a_run_waits_for_one_that_was_started_on_a_terminal(ui):
-    hold = "import time\nfrom tasks.bridge import workspace\nwith workspace.writing(): print(flush=True); time.sleep(9)"
+    hold = "import time\nfrom tasks.bridge.workspace import writing\nwith writing(): print(flush=True); time.sleep(99)"
     with subprocess.Popen(
         [sys.executable, "-c", hold], cwd=ui.workspace.root, env=ui.workspace.env, stdout=subprocess.PIPE
     ) as holder:
