@@ -65,7 +65,7 @@ def read_params() -> Params:
     """
     params = params_file.load(PARAMS)
     params_file.check_complete(params, str(PARAMS))
-    for section in set(Params.model_fields) - {"retrain", "compare", "track"}:
+    for section in set(Params.model_fields) - {"retrain", "compare", "export", "track"}:
         if section not in params.model_fields_set:
             raise ParamsError(f"{PARAMS}: {section} is missing, and DVC records it; see docs/params.md.")
     for name, part in (("extract", params.extract), ("finetune", params.finetune)):

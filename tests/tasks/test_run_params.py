@@ -6,7 +6,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from rootstock.config.params_file import load
-from tests.workspace import Workspace
+from tasks.bridge import workspace as bridge_workspace
+from tests.workspace import ROOT, Workspace
 
 pytestmark = pytest.mark.usefixtures("one_server")
 
@@ -223,3 +224,11 @@ def test_a_file_without_a_key_that_dvc_records_is_refused_by_name(workspace, lin
     done = workspace.run(*command, check=False)
     assert done.returncode != 0
     assert f"params.yaml: {error}" in done.stderr
+
+
+def test_a_section_that_only_a_flow_reads_may_be_missing(tmp_path, monkeypatch):
+    document = YAML(typ="safe").load(ROOT / "params.yaml")
+    del document["export"]
+    (tmp_path / "params.yaml").write_text(json.dumps(document))
+    monkeypatch.chdir(tmp_path)
+    assert bridge_workspace.read_params().export.max_loss == 0.01
