@@ -12,7 +12,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -20,6 +20,7 @@ from prefect.runtime import deployment
 from prefect.states import Completed
 
 from rootstock.config import params_file
+from rootstock.config.flow_params import ExportFormat as Format
 from rootstock.dataset import tables
 from rootstock.system import entry_points, roots
 from rootstock.system.errors import ParamsError, RootstockError
@@ -27,8 +28,7 @@ from tasks.bridge import allowed_addresses, orchestration, run_params
 from tasks.bridge.orchestration import failed
 from tasks.bridge.workspace import DATA, DATASET, IMAGES, MODEL, PARAMS
 
-Format = Literal["onnx", "openvino", "torch", "torchscript"]
-FORMATS: tuple[Format, ...] = ("onnx", "openvino", "torch", "torchscript")
+FORMATS: tuple[Format, ...] = get_args(Format)
 OUT = str(DATA / "export" / "{format}")
 NOT_KEPT = 3  # exit status
 

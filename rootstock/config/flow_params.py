@@ -9,6 +9,8 @@ from rootstock.config.group_pattern import GroupPattern
 from rootstock.config.section import Augment, Section, Share, reject_near_miss, warn_once
 from rootstock.system.addresses import Address
 
+ExportFormat = Literal["onnx", "openvino", "torch", "torchscript"]
+
 
 class Compare(Section):
     """Which backbones to compare on the dataset, and at which layers; no stage depends on it."""

@@ -1,11 +1,9 @@
 """Compares an exported file with the model it was made from, on the same images, and times it."""
 
 import time
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,10 +13,10 @@ from rootstock.dataset.shards import Reader
 from rootstock.features import preparing
 from rootstock.model.export.formats import Run
 from rootstock.model.model import Model
-from rootstock.system.parallel import grouped
+from rootstock.system.parallel import grouped, limit_to_one_core, ordered_map
 
 AT_MOST = 5000  # images of a split
-TIMED_BATCH, TIMED_SECONDS = 32, 1.0
+BATCH, TIMED_SECONDS = 32, 1.0
 NOISE_IMAGES = 64
 Pixels = NDArray[np.uint8]
 
@@ -73,37 +71,32 @@ class SplitPixels:
         """Return the index of each image's class, as the model counts them (n,)."""
         return pd.Index(self.model.classes).get_indexer(pd.Index(self.rows["label"]))
 
-    def batches(self) -> Generator[tuple[Pixels, NDArray[np.float32]]]:
-        """Yield images (n, 3, size, size), with the features (n, width) by which the model classifies them."""
-        extractor, decode = self.model.extractor_of_many, self.model.spec.decode
+    def batches(self) -> Iterator[Pixels]:
+        """Yield the images (n, 3, size, size), decoded on all cores."""
+        decode = self.model.spec.decode
         spec = replace(self.model.spec, decode="full" if decode == "gpu" else decode)
         places = zip(*(self.rows[name] for name in ("shard", "offset", "size", "image_id")), strict=True)
         with Reader(self.images) as reader:
 
-            def prepare(group: Sequence[tuple[str, int, int, str]]) -> tuple[Pixels, list[Any]]:
-                images = [
-                    preparing.prepare(spec, reader.image(shard, int(offset), int(size), name))
-                    for shard, offset, size, name in group
-                ]
-                return np.stack([np.asarray(image) for image in images]), images
+            def prepare(group: Sequence[tuple[str, int, int, str]]) -> Pixels:
+                found = (reader.image(shard, int(offset), int(size), name) for shard, offset, size, name in group)
+                return np.stack([np.asarray(preparing.prepare(spec, data)) for data in found])
 
-            with closing(extractor.features(grouped(places, extractor.engine.group_size), prepare)) as groups:
-                yield from groups
+            yield from ordered_map(prepare, grouped(places, BATCH), first=limit_to_one_core)
 
 
-def noise(model: Model) -> Generator[tuple[Pixels, NDArray[np.float32]]]:
-    """Yield random pixels (n, 3, size, size) with their features, where there is no dataset to compare on."""
-    size = model.spec.transform.size
+def noise(size: int) -> Iterator[Pixels]:
+    """Yield random pixels (n, 3, size, size), where there is no dataset to compare on."""
     pixels = np.random.default_rng(0).integers(0, 256, (NOISE_IMAGES, 3, size, size), np.uint8)
-    for few in grouped(pixels, TIMED_BATCH):
-        yield np.stack(few), model.extractor_of_many.features_of(few)
+    yield from (np.stack(few) for few in grouped(pixels, BATCH))
 
 
 def compare(run: Run, model: Model, test: SplitPixels | None) -> Agreement:
     """Compare probabilities with those of the model, on test images; on noise if there are none."""
     images, same, largest = 0, 0, 0.0
-    for pixels, features in test.batches() if test else noise(model):
-        expected, found = model.probabilities(features), run(pixels)[0]
+    for pixels in test.batches() if test else noise(model.spec.transform.size):
+        expected = model.probabilities(model.extractor_of_many.features_of(list(pixels)))
+        found = run(pixels)[0]
         images += len(pixels)
         same += int((expected.argmax(1) == found.argmax(1)).sum())
         largest = max(largest, float(np.abs(expected - found).max()))
@@ -112,16 +105,16 @@ def compare(run: Run, model: Model, test: SplitPixels | None) -> Agreement:
 
 def accuracy(run: Run, split: SplitPixels) -> float:
     """Measure the accuracy on a split, as a share."""
-    found = np.concatenate([run(pixels)[0].argmax(1) for pixels, _ in split.batches()])
+    found = np.concatenate([run(pixels)[0].argmax(1) for pixels in split.batches()])
     return float((found == split.labels()).mean())
 
 
 def images_per_second(run: Run, size: int) -> float:
     """Measure how many images (3, size, size) are classified per second, in batches of 32, on all cores."""
-    pixels = np.random.default_rng(0).integers(0, 256, (TIMED_BATCH, 3, size, size), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 3, size, size), np.uint8)
     run(pixels)
     begin, done = time.perf_counter(), 0
     while (seconds := time.perf_counter() - begin) < TIMED_SECONDS:
         run(pixels)
-        done += TIMED_BATCH
+        done += BATCH
     return done / seconds

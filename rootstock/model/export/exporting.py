@@ -1,19 +1,17 @@
 """Exports a model to a folder: the file, what it needs to be used, and how far it agrees with the model."""
 
 import json
-from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from rootstock.config.flow_params import ExportFormat as Format
 from rootstock.model.export import checking, formats, int8
 from rootstock.model.export.checking import Agreement, SplitPixels
-from rootstock.model.export.formats import Format, Run
+from rootstock.model.export.formats import Run
 from rootstock.model.export.network import ExportedNetwork, metadata
 from rootstock.model.model import Model
 from rootstock.system import causes
@@ -149,11 +147,8 @@ def _quantised(
     if train is None or val is None:
         raise ParamsError("int8 needs training and validation images of the model's classes, and there are none.")
 
-    def images() -> Generator[NDArray[np.uint8]]:
-        yield from (pixels for pixels, _ in train.batches())
-
     transformer = unfreezing.is_vision_transformer(model.network.backbone)
-    quantised = int8.quantise(path, images(), transformer=transformer)
+    quantised = int8.quantise(path, train.batches(), transformer=transformer)
     own = formats.open_file(quantised)
     before, after = checking.accuracy(run, val), checking.accuracy(own, val)
     if before - after > max_loss:

@@ -5,17 +5,17 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rootstock.config.flow_params import ExportFormat as Format
 from rootstock.features.engines import write_onnx
 from rootstock.model.export.network import INPUT, ExportedNetwork
 from rootstock.system.errors import ParamsError
 
-Format = Literal["onnx", "openvino", "torch", "torchscript"]
 Outputs = list[NDArray[np.float32]]  # probabilities (n, k) and, if the model has it, novelty (n,)
 Run = Callable[[NDArray[np.uint8]], Outputs]  # of images (n, 3, size, size)
 FILES: dict[Format, str] = {

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rootstock.model.export.formats import Format, check_installed
+from rootstock.config.flow_params import ExportFormat as Format
+from rootstock.model.export.formats import check_installed
 from rootstock.model.export.network import INPUT
 from rootstock.system.errors import ParamsError
 
