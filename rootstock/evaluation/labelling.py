@@ -102,7 +102,7 @@ def draw(paths: Sequence[str], features: dict[str, Array], seed: int) -> set[str
 
 def groups_of(candidates: Sequence[Candidate], bits: int, *, named: bool = False) -> NDArray[np.int32]:
     """Return the group of each image, (n,): near duplicates, and if `named`, those of the same name (retrain.group)."""
-    links = near_links(np.array([candidate.phash for candidate in candidates], np.uint64), bits)
+    links, _ = near_links(np.array([candidate.phash for candidate in candidates], np.uint64), bits)
     if named:
         images = pd.DataFrame({"image_id": range(len(candidates)), "group": [one.group for one in candidates]})
         links = np.concatenate([links, links_by_name(images, images[images["group"] != ""])])

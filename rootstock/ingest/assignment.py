@@ -10,7 +10,7 @@ from rootstock.config import params
 from rootstock.ingest import groups
 from rootstock.ingest.drawing import Candidate
 from rootstock.ingest.layout import SPLITS
-from rootstock.ingest.near_duplicates import Links, near_links
+from rootstock.ingest.near_duplicates import KnownLinks, Links, near_links
 from rootstock.ingest.splits import assign_splits
 
 
@@ -18,16 +18,19 @@ from rootstock.ingest.splits import assign_splits
 class Assignment:
     """The ledger with split, group name and group id of each image.
 
-    `near` is the group of each image by near duplicates alone; `drawn` counts the images that have a split now, and had
-    none before.
+    `near` is the group of each image by near duplicates alone, `known` what the next assignment need not compare again;
+    `drawn` counts the images that have a split now, and had none before.
     """
 
     ledger: pd.DataFrame
     near: "pd.Series[str]"  # by image id
     drawn: int
+    known: KnownLinks
 
 
-def assign(ledger: pd.DataFrame, files: pd.DataFrame, settings: params.Ingest, seed: int) -> Assignment:
+def assign(
+    ledger: pd.DataFrame, files: pd.DataFrame, settings: params.Ingest, seed: int, known: KnownLinks | None = None
+) -> Assignment:
     """Assign a split to images of the manifest that have none, and update group names and ids of all.
 
     A group is what near duplicates and group names connect (groups.py). Group ids follow from the present names and
@@ -38,13 +41,14 @@ def assign(ledger: pd.DataFrame, files: pd.DataFrame, settings: params.Ingest, s
         files: the files of all sources; those without a reason become the manifest.
         settings: the section `ingest` of params.yaml.
         seed: random seed of the split.
+        known: as an earlier assignment left it.
     """
     ledger = _with_names(ledger, files)
     accepted = files[files["reason"].isna()].set_index("image_id")
     has_split = ledger["split"].notna()
     new = ~has_split & is_in(ledger["image_id"], accepted.index)
     rows = pd.concat([ledger[has_split], ledger[new]])
-    near = near_links(rows["phash"].to_numpy(np.uint64), settings.near_duplicate_bits)
+    near, known = near_links(rows["phash"].to_numpy(np.uint64), settings.near_duplicate_bits, known)
     named = groups.links_by_name(rows, _named(ledger, files))
     if new.any():
         rows["split"] = _splits(rows, accepted, near, named, settings, seed)
@@ -52,7 +56,7 @@ def assign(ledger: pd.DataFrame, files: pd.DataFrame, settings: params.Ingest, s
     rows, near, named = _placed(rows, near, named)
     ledger.loc[rows.index, "group_id"] = groups.group_ids(rows, np.concatenate([near, named]))
     alike = pd.Series(groups.group_ids(rows, near), index=rows["image_id"])
-    return Assignment(ledger, alike, len(rows) - int(has_split.sum()))
+    return Assignment(ledger, alike, len(rows) - int(has_split.sum()), known)
 
 
 def _placed(rows: pd.DataFrame, near: Links, named: Links) -> tuple[pd.DataFrame, Links, Links]:

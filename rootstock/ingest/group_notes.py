@@ -3,13 +3,17 @@
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rootstock.config import params
+from rootstock.images.perceptual_hash import HASH_BITS
 from rootstock.ingest.layout import SPLITS
 
 MIN_GROUPS_PER_CLASS = 3  # one each for train, val and test
 MAX_LISTED = 3  # classes or groups that a note lists
+MAX_SPREAD = 3  # times ingest.near_duplicate_bits, in a group of images that are all alike
+MIN_CHAIN, MIN_CHAIN_SHARE = 100, 0.1  # images of a group, and share of all, that a note is worth
 
 
 def summarize(manifest: pd.DataFrame, names: "pd.Series[Any]", notes: list[str]) -> dict[str, Any]:
@@ -30,6 +34,30 @@ def describe(manifest: pd.DataFrame, names: "pd.Series[Any]") -> list[str]:
     """Describe what a person should know of the groups: joined ones, divided ones, and classes with too few."""
     table = manifest.assign(name=names.to_numpy(object))
     return [note for note in (_joined(table), _divided(table), _few(table)) if note]
+
+
+def describe_chain(near: "pd.Series[str]", ledger: pd.DataFrame, bits: int) -> str:
+    """Describe a large group of images that are near duplicates of each other only by way of others; "" if none is.
+
+    Args:
+        near: the group of each image by near duplicates, by image id.
+        ledger: all images, with their hashes.
+        bits: ingest.near_duplicate_bits.
+    """
+    counts = near.value_counts()
+    if counts.empty or counts.iloc[0] < max(MIN_CHAIN, MIN_CHAIN_SHARE * len(near)):
+        return ""
+    members = near.index[near == counts.index[0]]
+    hashes = ledger.set_index("image_id")["phash"].reindex(members).to_numpy(np.uint64)
+    spread = int(np.bitwise_count(hashes ^ hashes[0]).max())
+    if spread <= MAX_SPREAD * bits:
+        return ""
+    return (
+        f"Near duplicates chain {len(members):,} of {len(near):,} images into one group, which is in one split; some "
+        f"of them differ in {spread} of {HASH_BITS} bits. If they are not all alike (fixed cameras, scans and "
+        "microscopy look alike to a perceptual hash), lower ingest.near_duplicate_bits, now "
+        f"{bits}, or set it to 0 and name groups by `group`."
+    )
 
 
 def describe_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: params.Split) -> str:

@@ -1,107 +1,230 @@
-"""Find near duplicates: links between perceptual hashes that differ in only a few bits."""
+"""Find near duplicates: links between perceptual hashes that differ in only a few bits.
+
+Two hashes that differ in at most b bits are equal in at least one of b + 1 bands of bits (pigeonhole), so only hashes
+that share a band are compared: a million take seconds, where all pairs would take hours. Bits that are nearly the same
+in all hashes (fixed cameras, scans, microscopy) tell nothing apart: they are dealt out evenly among the bands. Where a
+band is still shared by many, they are divided by the bits that vary among these; or, if their bits hardly vary, each
+connected group is found by a search that compares the reached hashes with those not yet reached.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from rootstock.images.perceptual_hash import HASH_BITS
+from rootstock.system.parallel import ordered_map
 
+Hashes = NDArray[np.uint64]
 Links = NDArray[np.int64]
-# All pairs within a band are compared up to this many comparisons (2 s) and links (per hash, plus a constant); a
-# million photos stay far below. Above these limits, only enough links to connect each group are found.
-MAX_COMPARISONS, MAX_LINKS_PER_HASH, MAX_EXTRA_LINKS = 2 * 10**8, 8, 10**6
-LARGE_BUCKET, PIVOTS = 4096, 64  # hashes; pivots compared with all others at once: 64 times 100,000 take 60 MB
 NO_LINKS: Links = np.empty((0, 2), np.int64)
+LARGE_BUCKET, MAX_DEPTH = 4096, 3  # hashes that are compared in pairs; divisions of a larger bucket
+BLOCK = 65_536  # hashes per comparison: half a megabyte, which a core's cache holds
+PIVOTS = 64  # compared with all others at once: 64 times 100,000 take 60 MB
+MAX_LINKS_PER_NODE = 4  # in memory, before all but a spanning forest are dropped
+MAX_COMPARED = 2 * 10**10  # pairs of a new and a known hash: half a minute; more new ones are linked from the start
 
 
-def near_links(hashes: NDArray[np.uint64], bits: int) -> Links:
+@dataclass(frozen=True)
+class KnownLinks:
+    """What is known of earlier hashes: all that differ in at most `bits` bits are connected by links.
+
+    Args:
+        bits: maximum Hamming distance of near duplicates.
+        hashes: (n,) distinct, sorted.
+        links: (m, 2) indices into `hashes`.
+    """
+
+    bits: int
+    hashes: Hashes
+    links: Links
+
+
+def near_links(hashes: Hashes, bits: int, known: KnownLinks | None = None) -> tuple[Links, KnownLinks]:
     """Link hashes that differ in at most `bits` bits, so that near duplicates are connected, directly or via others.
 
-    Two hashes that differ in at most b bits are equal in at least one of b + 1 bands of bits (pigeonhole), so only
-    hashes that share a band are compared: a million take seconds, where all pairs would take hours. Equal hashes are
-    linked only to the first of them, so that a thousand blank pages make a thousand links. In dense clusters (100,000
-    nearly equal hashes have more than 10 million links), only enough links to connect them are returned.
+    Equal hashes are linked only to the first of them, so that a thousand blank pages make a thousand links. In dense
+    clusters (100,000 nearly equal hashes have more than 10 million links), only enough links to connect them are
+    returned.
 
     Args:
         hashes: (n,) uint64.
         bits: maximum Hamming distance of near duplicates.
+        known: what an earlier call returned. If its hashes are all here, only others are compared.
 
     Returns:
-        (m, 2) int64 indices into `hashes`, sorted, the lower of a pair first.
+        (m, 2) int64 indices into `hashes`, sorted, the lower of a pair first; and what to pass to the next call.
     """
     distinct, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    found = _links_of_distinct(distinct, bits, known)
     equal = np.stack([first[inverse], np.arange(len(hashes))], axis=1)
-    links = [equal[equal[:, 0] != equal[:, 1]]]
-    for band in _bands(distinct, np.arange(HASH_BITS, dtype=np.uint64), bits):
-        order = np.argsort(band, kind="stable")
-        starts = np.flatnonzero(np.r_[True, np.diff(band[order]) != 0]) if len(order) else order
-        buckets = np.diff(np.r_[starts, len(order)])
-        near = _all_pairs(distinct, order, band[order], bits) if (buckets**2).sum() <= 2 * MAX_COMPARISONS else None
-        if near is None:
-            groups = (order[start : start + size] for start, size in zip(starts, buckets, strict=True) if size > 1)
-            near = _concatenated([group[_spanning_links(distinct[group], bits)] for group in groups])
-        links.append(np.sort(first[near], axis=1))
-    return np.unique(np.concatenate(links), axis=0)
+    links = np.concatenate([equal[equal[:, 0] != equal[:, 1]], np.sort(first[found], axis=1)])
+    return np.unique(links, axis=0), KnownLinks(bits, distinct, found)
 
 
-def _bands(hashes: NDArray[np.uint64], varying: NDArray[np.uint64], bits: int) -> Iterator[NDArray[np.uint64]]:
-    """Yield `bits` + 1 bands of each hash, from the bit positions in `varying`."""
-    for chosen in np.array_split(varying, bits + 1):
+def _links_of_distinct(hashes: Hashes, bits: int, known: KnownLinks | None) -> Links:
+    """Link distinct, sorted hashes, by what is known of some of them."""
+    if known is None or known.bits != bits or not len(known.hashes):
+        return _all_links(hashes, bits)
+    at = np.searchsorted(hashes, known.hashes)
+    new = np.setdiff1d(np.arange(len(hashes)), at, assume_unique=True)
+    is_here = len(hashes) > 0 and np.array_equal(hashes[np.minimum(at, len(hashes) - 1)], known.hashes)
+    # A hash that is gone may have connected others: then nothing is known for certain.
+    if not is_here or len(new) * len(hashes) > MAX_COMPARED:
+        return _all_links(hashes, bits)
+    forest = _Forest(len(hashes))
+    forest.add(at[known.links])
+    forest.links()
+    for found in ordered_map(lambda one: _links_to(hashes, int(one), bits, forest.component), new):
+        forest.add(found)
+    return forest.links()
+
+
+def _links_to(hashes: Hashes, one: int, bits: int, component: NDArray[np.int32]) -> Links:
+    """Link one hash with one of each component that it is near to."""
+    blocks = range(0, len(hashes), BLOCK)
+    near = [at + np.flatnonzero(_is_near(hashes[one], hashes[at : at + BLOCK], bits)) for at in blocks]
+    others = np.concatenate(near)
+    others = others[others != one]
+    others = others[np.unique(component[others], return_index=True)[1]]
+    return np.stack([np.full_like(others, one), others], axis=1)
+
+
+def _all_links(hashes: Hashes, bits: int) -> Links:
+    """Link distinct hashes."""
+    forest = _Forest(len(hashes))
+    waiting = [(np.arange(len(hashes)), 0)]
+    while waiting:
+        group, depth = waiting.pop()
+        for band in _bands(hashes[group], bits):
+            order = np.argsort(band, kind="stable")
+            starts = np.flatnonzero(np.r_[True, np.diff(band[order]) != 0]) if len(order) else order
+            sizes = np.diff(np.r_[starts, len(order)])
+            is_large = sizes > LARGE_BUCKET
+            for start, size in zip(starts[is_large], sizes[is_large], strict=True):
+                bucket = group[order[start : start + size]]
+                if size <= len(group) // 2 and depth < MAX_DEPTH:
+                    waiting.append((bucket, depth + 1))
+                else:
+                    forest.add(bucket[_spanning_links(hashes[bucket], bits)])
+            small = np.repeat(~is_large & (sizes > 1), sizes)
+            _link_pairs(hashes, group[order[small]], np.repeat(sizes, sizes)[small], bits, forest)
+    return forest.links()
+
+
+def _bands(hashes: Hashes, bits: int) -> Iterator[NDArray[np.uint64]]:
+    """Yield `bits` + 1 bands of each hash: its bits, dealt out by how evenly they divide these hashes."""
+    places = np.arange(HASH_BITS, dtype=np.uint64)
+    ones = np.array([np.count_nonzero(hashes & (np.uint64(1) << place)) for place in places])
+    evenness = np.minimum(ones, len(hashes) - ones)
+    for number in range(bits + 1):
         band = np.zeros_like(hashes)
-        for place, bit in enumerate(chosen):
+        for place, bit in enumerate(places[np.argsort(-evenness, kind="stable")][number :: bits + 1]):
             band |= ((hashes >> bit) & np.uint64(1)) << np.uint64(place)
         yield band
 
 
-def _all_pairs(
-    hashes: NDArray[np.uint64], order: NDArray[np.int64], band: NDArray[np.uint64], bits: int
-) -> Links | None:
-    """Compare each hash with those after it in its bucket, one shift of the sorted order at a time.
+def _link_pairs(hashes: Hashes, members: Links, sizes: Links, bits: int, forest: "_Forest") -> None:
+    """Compare each hash with those after it in its bucket, on all cores.
+
+    Args:
+        hashes: (n,).
+        members: indices into `hashes`, bucket after bucket.
+        sizes: the size of each member's bucket.
+        bits: maximum Hamming distance of near duplicates.
+        forest: receives the links.
+    """
+    order = np.argsort(-sizes, kind="stable")
+    members, sizes = members[order], sizes[order]
+    # A member's bucket begins at a multiple of its size after the first bucket of that size.
+    first_of_size = np.searchsorted(-sizes, -sizes)
+    position = np.arange(len(members)) - first_of_size
+    ends = first_of_size + (position // np.maximum(sizes, 1) + 1) * sizes
+    bounds = [0]
+    while bounds[-1] < len(members):  # blocks of whole buckets
+        bounds.append(int(ends[min(bounds[-1] + BLOCK, len(members)) - 1]))
+
+    def compare(block: tuple[int, int]) -> Links:
+        own = slice(*block)
+        return members[own][_pairs(hashes[members[own]], sizes[own], ends[own] - block[0], bits)]
+
+    for found in ordered_map(compare, pairwise(bounds)):
+        forest.add(found)
+
+
+def _pairs(hashes: Hashes, sizes: Links, ends: Links, bits: int) -> Links:
+    """Link the near pairs of a block of buckets, the largest first, one shift at a time.
+
+    Args:
+        hashes: (n,), bucket after bucket.
+        sizes: the size of each one's bucket.
+        ends: where each one's bucket ends.
+        bits: maximum Hamming distance of near duplicates.
 
     Returns:
-        All near pairs; None if there are too many.
+        (m, 2) indices into `hashes`.
     """
-    found, count, at = [NO_LINKS], 0, np.arange(len(order))
-    shift = 0
-    while len(at):
-        shift += 1
-        at = at[at + shift < len(order)]
-        at = at[band[at] == band[at + shift]]  # a hash past the end of its bucket has no further neighbours
-        one, other = order[at], order[at + shift]
-        near = np.bitwise_count(hashes[one] ^ hashes[other]) <= bits
-        found.append(np.stack([one[near], other[near]], axis=1))
-        count += len(found[-1])
-        if count > MAX_LINKS_PER_HASH * len(order) + MAX_EXTRA_LINKS:
-            return None
-    return np.concatenate(found)
+    forest = _Forest(len(hashes))
+    for shift in range(1, int(sizes[0])):
+        count = int(np.searchsorted(-sizes, -shift))  # hashes in buckets larger than the shift
+        near = np.flatnonzero(_is_near(hashes[: count - shift], hashes[shift:count], bits))
+        near = near[near + shift < ends[near]]
+        forest.add(np.stack([near, near + shift], axis=1))
+    return forest.links()
 
 
-def _spanning_links(hashes: NDArray[np.uint64], bits: int, banded: bool = False) -> Links:
-    """Link each connected group of a bucket by a spanning tree, comparing reached hashes only with unreached ones.
+def _is_near(one: np.uint64 | Hashes, other: Hashes, bits: int) -> NDArray[np.bool_]:
+    near: NDArray[np.bool_] = np.bitwise_count(one ^ other) <= bits
+    return near
 
-    A large bucket is first divided into bands of the bits that vary within it.
-    """
-    if len(hashes) > LARGE_BUCKET and not banded:
-        differ = np.bitwise_or.reduce(hashes ^ hashes[0])
-        varying = np.array([bit for bit in range(HASH_BITS) if int(differ) >> bit & 1], np.uint64)
-        found = []
-        for band in _bands(hashes, varying, bits):
-            order = np.argsort(band, kind="stable")
-            groups = np.split(order, np.flatnonzero(np.diff(band[order])) + 1)
-            found += [group[_spanning_links(hashes[group], bits, banded=True)] for group in groups if len(group) > 1]
-        return _concatenated(found)
+
+def _spanning_links(hashes: Hashes, bits: int) -> Links:
+    """Link each connected group by a spanning tree, comparing reached hashes only with unreached ones."""
     left, links = np.arange(len(hashes)), []
     while len(left):
         reached, left = left[:1], left[1:]
         while len(reached) and len(left):
             some, reached = reached[:PIVOTS], reached[PIVOTS:]
-            near = np.bitwise_count(hashes[some][:, None] ^ hashes[left]) <= bits
+            near = _is_near(hashes[some][:, None], hashes[left], bits)
             hit = near.any(axis=0)
             if hit.any():
                 links.append(np.stack([some[near[:, hit].argmax(axis=0)], left[hit]], axis=1))
                 reached, left = np.concatenate([reached, left[hit]]), left[~hit]
     return _concatenated(links)
+
+
+@dataclass
+class _Forest:
+    """Links between n nodes; where there are many, only enough to connect what they connect are kept."""
+
+    nodes: int
+    kept: list[Links] = field(default_factory=lambda: [NO_LINKS])
+    pending: int = 0
+
+    def __post_init__(self) -> None:
+        self.component = np.arange(self.nodes, dtype=np.int32)  # as of the last time that links were dropped
+
+    def add(self, links: Links) -> None:
+        """Add links."""
+        new = links[self.component[links[:, 0]] != self.component[links[:, 1]]]
+        self.kept.append(new)
+        self.pending += len(new)
+        if self.pending > MAX_LINKS_PER_NODE * self.nodes:
+            self.links()
+
+    def links(self) -> Links:
+        """Return a spanning forest."""
+        one, other = np.concatenate(self.kept).T
+        graph = coo_array((np.ones(len(one)), (one, other)), shape=(self.nodes, self.nodes))
+        tree = minimum_spanning_tree(graph).tocoo()
+        links = np.stack([tree.row, tree.col], axis=1).astype(np.int64)
+        self.kept, self.pending = [links], 0
+        self.component = connected_components(tree, directed=False)[1]
+        return links
 
 
 def _concatenated(links: Sequence[Links]) -> Links:

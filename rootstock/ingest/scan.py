@@ -5,6 +5,7 @@ also the journal of a running ingest: a shard and the records of its images are 
 killed run resumes after its last complete shard.
 """
 
+import hashlib
 import json
 import logging
 import sqlite3
@@ -13,15 +14,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from rootstock.images.deep import ObservedRange
 from rootstock.images.reasons import Reason
 from rootstock.system.files import remove
 
+if TYPE_CHECKING:
+    from rootstock.ingest.near_duplicates import KnownLinks  # scipy is not imported when ingest finds nothing new
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 NAME = "scan.sqlite"
+MAX_BLOB_BYTES = 10**9  # SQLite's default: some 60 million links
 
 # Of an archive: path -> size and a stamp of the content; None if it is not a regular file.
 Members = dict[str, tuple[int, str] | None]
@@ -39,6 +46,7 @@ create table if not exists deep (source text primary key, kind text, low real, h
 create table if not exists damaged (image_id text primary key, said text);
 create table if not exists held (shard text primary key, stamp text);
 create table if not exists notes (key text primary key, value text);
+create table if not exists near (bits int, hashes blob, links blob, digest text);
 """
 
 
@@ -213,6 +221,24 @@ class Scan:
         with _reading(), self._db:
             self._db.execute("insert or replace into archives values (?, ?, ?)", (source, stamp, json.dumps(members)))
 
+    def known_links(self) -> "KnownLinks | None":
+        """Return the links between near duplicates that were found last."""
+        with _reading():
+            row = self._db.execute("select * from near").fetchone()
+        from rootstock.ingest.near_duplicates import KnownLinks
+
+        if row is None or _digest_of(*row[:3]) != row[3]:  # SQLite has no checksums of its own
+            return None
+        return KnownLinks(row[0], np.frombuffer(row[1], np.uint64), np.frombuffer(row[2], np.int64).reshape(-1, 2))
+
+    def set_known_links(self, known: "KnownLinks") -> None:
+        """Store the links between near duplicates, unless there are more than SQLite takes at once."""
+        row = known.bits, known.hashes.tobytes(), known.links.tobytes()
+        with _reading(), self._db:
+            self._db.execute("delete from near")
+            if max(len(row[1]), len(row[2])) < MAX_BLOB_BYTES:
+                self._db.execute("insert into near values (?, ?, ?, ?)", (*row, _digest_of(*row)))
+
     def value(self, key: str) -> str | None:
         """Return a single value."""
         with _reading():
@@ -223,6 +249,10 @@ class Scan:
         """Store a single value."""
         with _reading(), self._db:
             self._db.execute("insert or replace into notes values (?, ?)", (key, value))
+
+
+def _digest_of(bits: int, hashes: bytes, links: bytes) -> str:
+    return hashlib.sha256(b"%d %d " % (bits, len(hashes)) + hashes + links).hexdigest()
 
 
 @contextmanager

@@ -72,7 +72,10 @@ def build(
     requirements.check_relabelled(settings, listed, before, files)
     files = listings.reject_ambiguous(listings.resolve_owners(files, before))
     accepted = files[files["reason"].isna()]
-    assigned = assignment.assign(ledger, files, settings, seed)
+    assigned = assignment.assign(ledger, files, settings, seed, scan.known_links())
+    scan.set_known_links(assigned.known)
+    if chain := group_notes.describe_chain(assigned.near, assigned.ledger, settings.near_duplicate_bits):
+        log.warning("%s", chain)
     ledger = assigned.ledger
     placed = ledger.set_index("image_id").reindex(accepted["image_id"])
     files.loc[accepted.index[placed["split"].isna()], "reason"] = Reason.STRADDLES_SPLITS.value

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 from hypothesis import given, settings, strategies as st
 
+from rootstock.ingest.group_notes import describe_chain
 from rootstock.ingest.groups import components, group_ids, links_by_name
+from rootstock.ingest.near_duplicates import near_links
 
 IDS = [f"{number:04x}" for number in range(12)]
 
@@ -59,3 +61,22 @@ def test_images_with_the_same_group_name_are_linked_and_an_image_may_have_two_na
     named = pd.DataFrame({"image_id": ["0003", "0001", "0005", "0005", "0007", "gone"], "group": [*"aaabbb"]})
     assert links_by_name(table(IDS, 1), named).tolist() == [[1, 3], [1, 5], [5, 7]]
     assert links_by_name(table(IDS, 1), named.head(0)).tolist() == []
+
+
+def grouped_by_hash(hashes: np.ndarray, bits: int) -> tuple[pd.Series, pd.DataFrame]:
+    """Return the group of each image by near duplicates, and the ledger."""
+    ledger = table([f"{number:06x}" for number in range(len(hashes))], 1).assign(phash=hashes)
+    return pd.Series(group_ids(ledger, near_links(hashes, bits)[0]), index=ledger["image_id"]), ledger
+
+
+def test_a_note_tells_when_near_duplicates_chain_images_that_are_not_alike():
+    random = np.random.default_rng(0)
+    alike = np.uint64(7) ^ (np.uint64(1) << random.integers(0, 64, 500, dtype=np.uint64))
+    assert describe_chain(*grouped_by_hash(alike, 4), 4) == ""
+    far = random.integers(0, 2**64, 500, dtype=np.uint64)
+    assert describe_chain(*grouped_by_hash(far, 4), 4) == ""
+    chained = grouped_by_hash(np.arange(3000, dtype=np.uint64) * np.uint64(2**20 + 1), 4)
+    note = describe_chain(*chained, 4)
+    assert note.startswith("Near duplicates chain 3,000 of 3,000 images into one group")
+    assert "lower ingest.near_duplicate_bits, now 4" in note
+    assert describe_chain(*grouped_by_hash(np.array([], np.uint64), 4), 4) == ""

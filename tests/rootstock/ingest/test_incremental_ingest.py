@@ -4,14 +4,16 @@ import logging
 import os
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from rootstock.config import params
 from rootstock.dataset import shards
+from rootstock.ingest import near_duplicates
 from rootstock.ingest.ingest import IngestResult
 from rootstock.system.errors import SourceError
-from tests.images import encoded, picture, put, put_classes
+from tests.images import encoded, nearly, picture, put, put_classes
 
 
 def test_a_second_ingest_of_the_same_files_writes_nothing(store, photos):
@@ -150,3 +152,16 @@ def test_missing_shards_are_an_error_if_the_source_is_unreachable(store, photos)
     shutil.rmtree(photos)
     with pytest.raises(SourceError, match=r"000000-\w+.tar does not exist, nor do the source images: .*dvc pull"):
         store.ingest(photos)
+
+
+def test_near_duplicates_of_a_second_delivery_are_found_without_comparing_earlier_images_again(
+    store, photos, monkeypatch
+):
+    put(next(photos.iterdir()) / "first.png", picture(500))
+    store.ingest(photos)
+    monkeypatch.setattr(near_duplicates, "_all_links", lambda *_: pytest.fail("all hashes are compared again"))
+    put(next(photos.iterdir()) / "twin.png", nearly(picture(500)))
+    store.ingest(photos)
+    group_of = store.manifest.assign(name=store.manifest["path"].map(lambda path: Path(path).name)).set_index("name")
+    assert group_of.loc["twin.png", "group_id"] == group_of.loc["first.png", "group_id"]
+    assert store.summary["near_duplicates"] == {"groups": 1, "images": 2}

@@ -52,21 +52,43 @@ def clustered_hashes(draw):
 @given(clustered_hashes(), st.integers(0, 8))
 @settings(deadline=None, max_examples=300)
 def test_near_links_form_the_same_groups_as_comparing_all_pairs(hashes, bits):
-    links = near_links(np.array(hashes, np.uint64), bits)
+    links, _ = near_links(np.array(hashes, np.uint64), bits)
     assert groups(len(hashes), links) == groups(len(hashes), all_pairs(hashes, bits))
     assert all((hashes[i] ^ hashes[j]).bit_count() <= bits for i, j in links.tolist())
     assert (links[:, 0] < links[:, 1]).all()
 
 
-@given(clustered_hashes(), st.integers(0, 8), st.sampled_from([(0, 4096), (0, 2)]))
+@given(clustered_hashes(), st.integers(0, 8), st.integers(2, 6), st.integers(0, 3))
 @settings(deadline=None, max_examples=300)
-def test_near_links_form_the_same_groups_where_many_hashes_share_a_band(hashes, bits, crowded):
+def test_near_links_form_the_same_groups_where_many_hashes_share_a_band(hashes, bits, large, depth):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near_duplicates, "MAX_COMPARISONS", crowded[0])
-        patch.setattr(near_duplicates, "LARGE_BUCKET", crowded[1])
-        links = near_links(np.array(hashes, np.uint64), bits)
+        patch.setattr(near_duplicates, "LARGE_BUCKET", large)
+        patch.setattr(near_duplicates, "MAX_DEPTH", depth)
+        patch.setattr(near_duplicates, "BLOCK", 4)
+        patch.setattr(near_duplicates, "MAX_LINKS_PER_NODE", 0)
+        links, _ = near_links(np.array(hashes, np.uint64), bits)
     assert groups(len(hashes), links) == groups(len(hashes), all_pairs(hashes, bits))
     assert all((hashes[i] ^ hashes[j]).bit_count() <= bits for i, j in links.tolist())
+
+
+@given(clustered_hashes(), st.integers(0, 8), st.integers(0, 8), st.data())
+@settings(deadline=None, max_examples=300)
+def test_a_delivery_joins_the_same_groups_as_if_all_had_come_at_once(hashes, bits, earlier_bits, data):
+    earlier = data.draw(st.lists(st.sampled_from(hashes)))  # perhaps one that is no longer here
+    _, known = near_links(np.array(earlier, np.uint64), earlier_bits)
+    here = np.array(data.draw(st.lists(st.sampled_from(hashes))) + earlier[1:], np.uint64)
+    links, _ = near_links(here, bits, known)
+    assert groups(len(here), links) == groups(len(here), all_pairs(here.tolist(), bits))
+
+
+def test_of_a_second_delivery_only_new_hashes_are_compared(monkeypatch):
+    hashes = np.random.default_rng(0).integers(0, 2**64, 1000, dtype=np.uint64)
+    _, known = near_links(hashes, 4)
+    monkeypatch.setattr(near_duplicates, "_all_links", lambda *_: pytest.fail("all hashes are compared again"))
+    links, known = near_links(np.append(hashes, hashes[7] ^ np.uint64(1)), 4, known)
+    assert links.tolist() == [[7, 1000]]
+    links, _ = near_links(np.append(hashes, [hashes[7] ^ np.uint64(1), hashes[7] ^ np.uint64(3)]), 4, known)
+    assert {7, 1000, 1001} in groups(1002, links)
 
 
 def flipped(n: int, flips: int) -> np.ndarray:
@@ -86,11 +108,12 @@ def flipped(n: int, flips: int) -> np.ndarray:
         pytest.param(flipped(100_000, 10), marks=pytest.mark.slow),
         pytest.param(np.arange(100_000, dtype=np.uint64), marks=pytest.mark.slow),
         np.random.default_rng(0).integers(0, 2**52, 100_000, dtype=np.uint64),
+        pytest.param(np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint64), marks=pytest.mark.slow),
     ],
-    ids=["four flips", "ten flips", "consecutive", "one band in common"],
+    ids=["four flips", "ten flips", "consecutive", "one band in common", "half of the bits are constant"],
 )
 def test_100_000_near_duplicates_are_linked_in_seconds_with_few_links(hashes):
-    links = near_links(hashes, 4)
+    links, _ = near_links(hashes, 4)
     assert len(links) < 20 * len(hashes)
     assert (np.bitwise_count(hashes[links[:, 0]] ^ hashes[links[:, 1]]) <= 4).all()
     some = np.random.default_rng(1).integers(0, len(hashes), 50)
@@ -103,19 +126,19 @@ def test_100_000_near_duplicates_are_linked_in_seconds_with_few_links(hashes):
 
 
 def test_no_hashes_have_no_links():
-    assert near_links(np.array([], np.uint64), 4).shape == (0, 2)
-    assert near_links(np.array([7], np.uint64), 4).shape == (0, 2)
+    assert near_links(np.array([], np.uint64), 4)[0].shape == (0, 2)
+    assert near_links(np.array([7], np.uint64), 4)[0].shape == (0, 2)
 
 
 def test_a_thousand_equal_hashes_make_a_thousand_links():
-    assert len(near_links(np.full(1000, 2**63 + 5, np.uint64), 4)) == 999
+    assert len(near_links(np.full(1000, 2**63 + 5, np.uint64), 4)[0]) == 999
 
 
 @pytest.mark.timeout(60)  # a second or two; all pairs would be 20 billion
 def test_200_000_random_hashes_are_linked_in_seconds():
     hashes = np.random.default_rng(0).integers(0, 2**64, 200_000, dtype=np.uint64)
     hashes[1::1000] = hashes[::1000] ^ np.uint64(0b1001)
-    links = near_links(hashes, 4)
+    links, _ = near_links(hashes, 4)
     assert links.tolist() == [[at, at + 1] for at in range(0, 200_000, 1000)]
 
 
@@ -148,4 +171,4 @@ def test_a_lightly_edited_photo_stays_a_near_duplicate():
 
 def test_different_photos_are_far_apart():
     hashes = np.array(hashes_of(*(picture(number) for number in range(100))), np.uint64)
-    assert len(near_links(hashes, 8)) == 0
+    assert len(near_links(hashes, 8)[0]) == 0
