@@ -198,6 +198,11 @@ class Evaluate(Section):
         description="How often all images are split anew into five folds, to measure the frozen-feature head on each: "
         "5 for a few hundred images, whose test split is too small (0: not at all).",
     )
+    probabilities: Literal["auto", "all"] = Field(
+        default="auto",
+        description="Which probabilities `data/report/predictions.parquet` has: auto, those of all classes if there "
+        "are at most 100, else of the five most probable ones and the label's; or all.",
+    )
 
 
 class Cache(Section):

@@ -5,13 +5,11 @@ decision.py says what follows from them.
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from rootstock.dataset import tables
+from rootstock.evaluation.predictions import read_predicted
 from rootstock.model import model, scoring
-from rootstock.system.files import reading
 
 
 def predict_both(
@@ -56,11 +54,8 @@ def predict_both(
 def _stored_labels(folder: Path, predictions: Path) -> dict[str, str]:
     """Return the class that a model predicted for each image of its own evaluation, by image_id."""
     described = model.describe(folder)
-    with reading(predictions):
-        table = pq.read_table(predictions, columns=["image_id", described["kind"]])
-        classes = np.asarray(described["classes"], dtype=object)
-        probabilities = table[described["kind"]].combine_chunks().flatten().to_numpy().reshape(-1, len(classes))
-        return dict(zip(table["image_id"].to_pylist(), classes[probabilities.argmax(1)], strict=True))
+    table = read_predicted(predictions, described["kind"], described["classes"]).drop_null()
+    return dict(zip(table["image_id"].to_pylist(), table["predicted"].to_pylist(), strict=True))
 
 
 def _predict(folder: Path, rows: pd.DataFrame, images_dir: Path, features_dir: Path) -> list[str]:

@@ -25,13 +25,14 @@ from rootstock.evaluation import (
     repeated_splits,
 )
 from rootstock.evaluation.learning_curve import LearningCurve
-from rootstock.evaluation.model_pair import Inputs as Inputs, Logits, ModelPair, Scored
+from rootstock.evaluation.model_pair import Inputs as Inputs, ModelPair, Scored
 from rootstock.evaluation.model_selection import NAMES, Choice, choose
 from rootstock.evaluation.outputs import Answers, Evaluation as Evaluation, Surroundings
 from rootstock.images import value_ranges
 from rootstock.images.array_store import ArrayStore
 from rootstock.model import model
 from rootstock.model.novelty import Novelty
+from rootstock.model.scoring import Scores
 from rootstock.system.errors import DamagedError
 from rootstock.training import calibration, epochs, head_layer
 
@@ -69,18 +70,17 @@ def evaluate(
     pair = ModelPair(inputs, params, store)
     kept = _to_map(pair, "val", params)
     scores = pair.scores("val", keep=kept)
-    logits = {name: own.logits for name, own in scores.items()}
     rows = pair.rows("val")
     labels = rows["class_index"].to_numpy(np.int64)
-    temperature = {name: calibration.fit_temperature(scores, labels) for name, scores in logits.items()}
-    val = _scored(rows, logits, temperature)
+    temperature = {name: calibration.fit_temperature(own.logits, labels) for name, own in scores.items()}
+    val = _scored(rows, scores, temperature)
     validation = {name: _score(pair, val, name, params) for name in pair.names}
     choice = choose(validation, "accuracy" if params.head.class_weight == "none" else "balanced_accuracy")
     # The choice has been made: only now are the test images looked at, and by the winner alone.
     known = pair.novelty[choice.winner].with_threshold(scores[choice.winner].novelty)
     kept_of_test = _to_map(pair, "test", params)
-    own = pair.scores("test", choice.winner, keep=kept_of_test)[choice.winner]
-    test = _scored(pair.rows("test"), {choice.winner: own.logits}, temperature)
+    own = (scores_of_test := pair.scores("test", choice.winner, keep=kept_of_test))[choice.winner]
+    test = _scored(pair.rows("test"), scores_of_test, temperature)
     tested = _score(pair, test, choice.winner, params)
     tested["unknown"] = intervals.share(own.novelty > known.threshold, tables.group_numbers(test.rows))
     uncalibrated, rough = _warn_of_temperatures(temperature), _warn_of_few(pair, val, test, params.evaluate.repeats)
@@ -122,7 +122,7 @@ def _find_label_issues(pair: ModelPair, params: Params) -> pd.DataFrame | None:
     if not params.evaluate.label_issues:
         return None
     l2 = pair.head.l2 if pair.head.kind == "logistic" else label_issues.L2
-    return label_issues.find(pair.folders[0], pair.manifest, pair.classes, l2, params.seed)
+    return label_issues.find(pair.folders[0], pair.manifest, pair.classes, l2, params.seed, pair.head)
 
 
 def _measure_learning_curve(pair: ModelPair, params: Params) -> LearningCurve | None:
@@ -164,8 +164,11 @@ def _warn_of_few(pair: ModelPair, val: Scored, test: Scored, repeats: int) -> li
     return found
 
 
-def _scored(rows: pd.DataFrame, logits: dict[str, Logits], temperature: dict[str, float]) -> Scored:
-    return Scored(rows, {name: calibration.softmax(scores, temperature[name]) for name, scores in logits.items()})
+def _scored(rows: pd.DataFrame, scores: dict[str, Scores], temperature: dict[str, float]) -> Scored:
+    """Return calibrated probabilities, which take the place of the logits: of many classes they are gigabytes."""
+    return Scored(
+        rows, {name: calibration.softmax(own.logits, temperature[name], out=own.logits) for name, own in scores.items()}
+    )
 
 
 def _write_model(

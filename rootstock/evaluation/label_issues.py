@@ -4,6 +4,9 @@ All images are divided into folds, groups whole. A head that was trained on the 
 probabilities, so that no image is judged by a model that has seen its label. cleanlab estimates how many labels are
 wrong; suspected are as many, those with the lowest probability. (Which of them the confident joint names finds fewer of
 the labels that were turned on purpose: docs/benchmarks.md.)
+
+Of a dataset so large that five heads would take hours, validation and test images alone are judged, by the model's own
+head, which has not seen their labels either.
 """
 
 from collections.abc import Sequence
@@ -21,34 +24,44 @@ from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.parallel import map_on_one_core_each
 from rootstock.training import calibration, logistic
+from rootstock.training.head import Head
 from rootstock.training.principal_axes import find_principal_axes
 
 IMAGE = ["image_id", "source", "path", "domain", "split", "label"]
 ITERATIONS = 20  # of L-BFGS: more change no suspect (docs/benchmarks.md)
 L2 = 10.0  # strength of these heads where the model's is of another kind
+MOST_PROBABILITIES = 5 * 10**7  # images times classes: 200 MB, and minutes of training
 COLUMNS = [*IMAGE, "suggested", "label_probability", "suggested_probability"]
 
 
-def find(folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float, seed: int) -> pd.DataFrame:
+def find(
+    folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float, seed: int, chosen: Head | None = None
+) -> pd.DataFrame:
     """Find images whose label is probably wrong.
 
     Args:
         folder: cached features.
         manifest: of the dataset; images of all splits are judged, by heads that are trained on all splits.
         classes: names in index order.
-        l2: strength of the head that was chosen.
+        l2: strength of these heads.
         seed: of the folds.
+        chosen: the model's head, trained on the training images, which judges where there are many; None: never.
 
     Returns:
         The suspects with COLUMNS, worst first: those with the lowest probability of their label. Empty if there are
         fewer groups than folds.
     """
-    rows = manifest.sort_values(["shard", "offset"], ignore_index=True)
+    is_judged = _draw(manifest, len(classes), seed) if chosen else np.ones(len(manifest), bool)
+    rows = manifest[is_judged].sort_values(["shard", "offset"], ignore_index=True)
     groups = tables.group_numbers(rows)
     if len(np.unique(groups)) < FOLDS or len(classes) < 2:
         return pd.DataFrame(columns=COLUMNS)
     labels = rows["class_index"].to_numpy(np.int64)
-    probabilities = predict_out_of_fold(folder, rows, draw_folds(labels, groups, seed), len(classes), l2)
+    if chosen is None or is_judged.all():
+        probabilities = predict_out_of_fold(folder, rows, draw_folds(labels, groups, seed), len(classes), l2)
+    else:
+        logits = np.concatenate([chosen.logits(x) for x, _ in Features(folder, rows)])
+        probabilities = calibration.softmax(logits, calibration.fit_temperature(logits, labels), out=logits)
     suspects = find_label_issues(labels, probabilities, filter_by="low_self_confidence", n_jobs=1)
     quality = get_label_quality_scores(labels, probabilities)
     worst = np.flatnonzero(suspects)[np.argsort(quality[suspects], kind="stable")]
@@ -58,6 +71,24 @@ def find(folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float
     found["label_probability"] = probabilities[worst, labels[worst]]
     found["suggested_probability"] = probabilities[worst, suggested]
     return found
+
+
+def describe_judged(images: int, classes: int) -> str:
+    """Describe which images are judged by an evaluation."""
+    if images * classes <= MOST_PROBABILITIES:
+        return "images, of all splits,"
+    return f"of up to {MOST_PROBABILITIES // classes:,} validation and test images"
+
+
+def _draw(manifest: pd.DataFrame, classes: int, seed: int) -> NDArray[np.bool_]:
+    """Return which images are judged (n,): all, or of many some of those that the head was not trained on."""
+    if len(manifest) * classes <= MOST_PROBABILITIES:
+        return np.ones(len(manifest), bool)
+    held_out = np.flatnonzero(manifest["split"] != "train")
+    drawn = np.random.default_rng(seed).permutation(held_out)[: MOST_PROBABILITIES // classes]
+    judged = np.zeros(len(manifest), bool)
+    judged[drawn] = True
+    return judged
 
 
 def predict_out_of_fold(

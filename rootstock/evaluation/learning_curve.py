@@ -22,9 +22,10 @@ from rootstock.training import head, heads
 from rootstock.training.head import Head
 
 SHARES = (0.1, 0.25, 0.5, 1.0)  # of the groups of training images
-SEEDS = 5
+SEEDS, FEW_SEEDS = 5, 2  # of each number of images; of many, which say the same
 FEWEST_GROUPS = 20
-MOST_IMAGES = 50_000  # of a fit: more would take minutes
+# Images of a fit, and these times classes times the features' width: more would take minutes
+MOST_IMAGES, MOST_PRODUCTS = 50_000, 1.5e10
 WORTH_IT = 0.01  # gain in accuracy of twice as many images that is worth a recommendation
 
 
@@ -79,16 +80,19 @@ def measure(
         seed: of the images that are drawn.
 
     Returns:
-        None if there are fewer than FEWEST_GROUPS groups of training images.
+        None if there are fewer than FEWEST_GROUPS groups of training images. Of many images, the last point is the
+        chosen head's own accuracy.
     """
     rows, val_rows = (tables.in_shard_order(manifest, split) for split in ("train", "val"))
     if rows["group_id"].nunique() < FEWEST_GROUPS or val_rows.empty:
         return None
     strength = {"l2": (chosen.l2,)} if chosen.kind == "logistic" else {}
     recipe = settings.model_copy(update={"kind": chosen.kind, **strength})
-    shares = [share for share in SHARES if share * len(rows) <= MOST_IMAGES] or [MOST_IMAGES / len(rows)]
     val, groups = Features(folder, val_rows), tables.group_numbers(val_rows)
-    list(val)  # read it once, before several threads do
+    shares = _shares(len(rows), len(classes) * val.width)
+    seeds = SEEDS if 1.0 in shares else FEW_SEEDS
+    for _ in val:  # read it once, before several threads do
+        pass
 
     def fit(trial: tuple[float, int]) -> tuple[int, float]:
         share, number = trial
@@ -96,14 +100,24 @@ def measure(
         fitted = heads.fit(Features(folder, drawn), val, classes, recipe, groups).head
         return len(drawn), head.evaluate(fitted, val)[1]
 
-    trials = [trial for trial in product(shares, range(SEEDS)) if trial[0] < 1 or trial[1] == 0]  # all of them: once
+    trials = [trial for trial in product(shares, range(seeds)) if trial[0] < 1 or trial[1] == 0]  # all of them: once
     fitted = progress.track(map_on_one_core_each(fit, trials), "evaluate", len(trials), "heads of a learning curve")
     found = dict(zip(trials, fitted, strict=True))
-    per_share = [[found.get((share, number), found[share, 0]) for number in range(SEEDS)] for share in shares]
+    if 1.0 not in shares:
+        shares.append(1.0)
+        found[1.0, 0] = len(rows), head.evaluate(chosen, val)[1]
+    per_share = [[found.get((share, number), found[share, 0]) for number in range(seeds)] for share in shares]
     images = tuple(round(float(np.mean([count for count, _ in part]))) for part in per_share)
     accuracy = tuple(tuple(value for _, value in part) for part in per_share)
     doubled = tuple(extrapolate(images, column, len(val)) for column in zip(*accuracy, strict=True))
     return LearningCurve(images, accuracy, doubled)
+
+
+def _shares(images: int, values: int) -> list[float]:
+    """Return the shares of the images of which heads are fitted; `values` are a head's weights."""
+    most = min(MOST_IMAGES, MOST_PRODUCTS / values)
+    shares = [share for share in SHARES if share * images <= most]
+    return shares if len(shares) > 1 else [most / 4 / images, most / images]
 
 
 def extrapolate(images: Sequence[int], accuracy: Sequence[float], val_images: int) -> float:

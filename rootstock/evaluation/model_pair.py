@@ -106,6 +106,7 @@ class ModelPair:
         The head's come from cached features, unless mirror images count, too.
         """
         rows = self.rows(split)
+        keep = np.zeros(len(rows), bool) if keep is None else keep
         scores: dict[str, Scores] = {}
         for name in [name for name in self.names if name in (models or self.names)]:
             if name == "head" and not self.mirror:

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rootstock.config.params import Params
@@ -22,6 +20,7 @@ from rootstock.evaluation import (
     measured_models,
     mistakes,
     plots,
+    predictions,
     training_plots,
     why,
 )
@@ -32,7 +31,7 @@ from rootstock.evaluation.model_selection import Choice, summarize
 from rootstock.evaluation.repeated_splits import RepeatedSplits
 from rootstock.evaluation.report import Report, render
 from rootstock.system import escape
-from rootstock.system.files import replacing, write as write_file
+from rootstock.system.files import write as write_file
 from rootstock.training import averaging
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.course import as_table
@@ -104,7 +103,8 @@ def write(
 ) -> None:
     """Write all files of data/report."""
     _write_figures(found, report_dir)
-    _write_predictions(report_dir / "predictions.parquet", [answers.val, answers.test])
+    full = params.evaluate.probabilities == "all"
+    predictions.write(report_dir / "predictions.parquet", [answers.val, answers.test], pair.classes, full=full)
     suspects = pd.DataFrame(columns=label_issues.COLUMNS) if found.label_issues is None else found.label_issues
     write_file(report_dir / "label_issues.csv", escape.as_csv(suspects))
     winner = found.choice.winner
@@ -159,6 +159,7 @@ def _thumbnails(pair: ModelPair, params: Params, found: Evaluation, test: Scored
         "confusions": mistakes.confusions(test, winner, pair.classes),
         "suspects": [] if suspects is None else mistakes.worst_labels(pair, suspects, asked.label_issues),
         "suspected": None if suspects is None else len(suspects),
+        "judged": label_issues.describe_judged(len(pair.manifest), len(pair.classes)),
         "duplicates": mistakes.near_duplicates(pair),
     }
 
@@ -225,17 +226,3 @@ def _write_figures(found: Evaluation, report_dir: Path) -> None:
 
 def _epoch_seconds(timings: list[dict[str, Any]]) -> list[float]:
     return next((stage.get("parts", []) for stage in timings if stage["stage"] == "fine_tune"), [])
-
-
-def _write_predictions(path: Path, scored: list[Scored]) -> None:
-    """Write one row per validation and test image, with the class probabilities of each model measured on it."""
-    written = []
-    for part in scored:
-        columns = {name: pa.array(part.rows[name], pa.string()) for name in ("image_id", "domain", "split", "label")}
-        for name, values in part.probabilities.items():
-            flat = pa.array(np.ascontiguousarray(values, np.float32).ravel())
-            ends = pa.array(np.arange(len(values) + 1, dtype=np.int32) * values.shape[1])
-            columns[name] = pa.ListArray.from_arrays(ends, flat)
-        written.append(pa.table(columns))
-    with replacing(path) as temporary:
-        pq.write_table(pa.concat_tables(written, promote_options="default"), temporary, compression="zstd")

@@ -1,7 +1,7 @@
 """A model's logits for images of a dataset: from cached features where there are any, else computed as they were."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,6 @@ from rootstock.features.reader import Features
 from rootstock.images.array_store import ArrayStore
 from rootstock.model.model import Model
 from rootstock.system import progress
-
-FIELDS = ("logits", "novelty", "features")
 
 
 @dataclass(frozen=True)
@@ -35,23 +33,28 @@ class Scores:
         return cls(model.head.logits(features), novelty, features[:0])
 
     @classmethod
-    def of_groups(
-        cls, model: Model, groups: Iterable[NDArray[np.float32]], keep: NDArray[np.bool_] | None = None
-    ) -> "Scores":
-        """Return the scores of the features (n, width) of several groups of images, of which there is at least one.
+    def empty(cls, model: Model, keep: NDArray[np.bool_]) -> "Scores":
+        """Return scores of images that are still to be computed; `keep` (n,) says whose features are kept."""
+        shapes = ((len(keep), len(model.classes)), (len(keep),), (int(keep.sum()), model.network.head.in_features))
+        return cls(*(np.empty(shape, np.float32) for shape in shapes))
+
+    @classmethod
+    def of_groups(cls, model: Model, groups: Iterable[NDArray[np.float32]], keep: NDArray[np.bool_]) -> "Scores":
+        """Return the scores of the features (n, width) of several groups of images.
 
         Args:
             model: scores them.
             groups: one after the other.
-            keep: for which images, of all groups, the features are kept; None: for none.
+            keep: for which images, of all groups, the features are kept.
         """
-        parts, done = list[Scores](), 0
+        scores, done, kept = cls.empty(model, keep), 0, 0
         for features in groups:
-            kept = keep[done : done + len(features)] if keep is not None else np.zeros(len(features), bool)
-            parts.append(replace(cls.of(model, features), features=features[kept]))
-            done += len(features)
-        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS}
-        return cls(**joined)
+            own, part = cls.of(model, features), slice(done, done + len(features))
+            scores.logits[part], scores.novelty[part] = own.logits, own.novelty
+            chosen = features[keep[part]]
+            scores.features[kept : kept + len(chosen)] = chosen
+            done, kept = part.stop, kept + len(chosen)
+        return scores
 
 
 def score(
@@ -76,16 +79,19 @@ def score(
     shards = {shard for shard in rows["shard"].unique() if folder and _has_features(folder, shard)}
     cached = rows["shard"].isin(shards).to_numpy()
     keep = np.zeros(len(rows), bool) if keep is None else keep
-    shapes = ((len(rows), len(model.classes)), (len(rows),), (int(keep.sum()), model.network.head.in_features))
-    scores = Scores(*(np.empty(shape, np.float32) for shape in shapes))
-    for chosen in (cached, ~cached):
-        if not chosen.any():
-            continue
-        if folder and chosen is cached:
-            groups: Iterable[NDArray[np.float32]] = (x for x, _ in Features(folder, rows[chosen]))
-        else:
-            groups = features(model, rows[chosen], images_dir, what, store)
-        found = Scores.of_groups(model, groups, keep[chosen])
+
+    def of_cached(images: pd.DataFrame, keep: NDArray[np.bool_]) -> Scores:
+        assert folder
+        return Scores.of_groups(model, (x for x, _ in Features(folder, images)), keep)
+
+    def of_others(images: pd.DataFrame, keep: NDArray[np.bool_]) -> Scores:
+        return Scores.of_groups(model, features(model, images, images_dir, what, store), keep)
+
+    if cached.all() or not cached.any():
+        return (of_cached if len(rows) and cached.all() else of_others)(rows, keep)
+    scores = Scores.empty(model, keep)
+    for chosen, of in ((cached, of_cached), (~cached, of_others)):
+        found = of(rows[chosen], keep[chosen])
         scores.logits[chosen], scores.novelty[chosen] = found.logits, found.novelty
         scores.features[chosen[keep]] = found.features
     return scores

@@ -1,14 +1,20 @@
 """Temperature scaling: calibrate probabilities with one temperature, fitted on validation images."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
 
+from rootstock.system.parallel import ordered_map
+
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
+T = TypeVar("T")
 TEMPERATURES = (0.05, 20.0)  # beyond these, probabilities are one-hot or uniform
+MOST_IMAGES = 50_000  # that a temperature is fitted to: of more, evenly spaced ones say the same
+CHUNK_VALUES = 4_000_000  # logits at a time, in float64
 
 
 def fit_temperature(logits: Floats, labels: Integers) -> float:
@@ -16,7 +22,8 @@ def fit_temperature(logits: Floats, labels: Integers) -> float:
 
     Targets are smoothed as in Platt (1999): one in n + 2 is expected in another class. Without that, the loss of a
     model with every image right keeps falling as T does, and its later mistakes are made with certainty. The loss is
-    convex in 1/T, so a bounded search over log T finds its one minimum deterministically.
+    convex in 1/T, so a bounded search over log T finds its one minimum deterministically. Of more than 50,000 images,
+    as many evenly spaced ones are used.
 
     Args:
         logits: (n, k), n > 0, of held-out images.
@@ -25,13 +32,22 @@ def fit_temperature(logits: Floats, labels: Integers) -> float:
     """
     if len(labels) == 0 or logits.shape[0] != len(labels):
         raise ValueError(f"expected logits (n, k) and labels (n,), got {logits.shape} and {labels.shape}")
-    margins = logits.astype(np.float64)
-    margins -= np.take_along_axis(margins, labels[:, None], axis=1)
-    smoothing = margins.sum(axis=1).mean() / max(1, margins.shape[1] - 1) / (len(labels) + 2)
+    if len(labels) > MOST_IMAGES:
+        chosen = np.linspace(0, len(labels) - 1, MOST_IMAGES).astype(np.int64)
+        logits, labels = logits[chosen], labels[chosen]
+    n, k = logits.shape
+
+    def margins(rows: slice) -> Floats:
+        scores = logits[rows].astype(np.float64)
+        scores -= np.take_along_axis(scores, labels[rows, None], axis=1)
+        return scores
+
+    smoothing = sum(_chunked(lambda rows: float(margins(rows).sum()), n, k)) / n / max(1, k - 1) / (n + 2)
 
     def loss(log_temperature: float) -> float:
         sharpness = np.exp(-log_temperature)
-        return float(special.logsumexp(margins * sharpness, axis=1).mean() - smoothing * sharpness)
+        sums = _chunked(lambda rows: float(special.logsumexp(margins(rows) * sharpness, axis=1).sum()), n, k)
+        return float(sum(sums) / n - smoothing * sharpness)
 
     bounds = np.log(TEMPERATURES)
     result = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
@@ -43,6 +59,27 @@ def at_bound(temperature: float) -> bool:
     return any(abs(temperature / bound - 1) < 1e-3 for bound in TEMPERATURES)
 
 
-def softmax(logits: Floats, temperature: float = 1.0) -> npt.NDArray[np.float32]:
-    """Return the probabilities (n, k) float32 of logits (n, k) at a temperature."""
-    return np.asarray(special.softmax(logits.astype(np.float64) / temperature, axis=-1), dtype=np.float32)
+def softmax(
+    logits: Floats, temperature: float = 1.0, out: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
+    """Return the probabilities (n, k) float32 of logits (n, k) at a temperature.
+
+    Args:
+        logits: any floats.
+        temperature: that they are divided by.
+        out: receives the probabilities; may be the logits themselves.
+    """
+    found = np.empty(logits.shape, np.float32) if out is None else out
+
+    def fill(rows: slice) -> None:
+        found[rows] = special.softmax(logits[rows].astype(np.float64) / temperature, axis=-1)
+
+    _chunked(fill, *logits.shape)
+    return found
+
+
+def _chunked(function: Callable[[slice], T], n: int, k: int) -> list[T]:
+    """Return what a function returns for the rows of a matrix (n, k), a chunk at a time, on all cores."""
+    rows = max(1, CHUNK_VALUES // max(1, k))
+    chunks = [slice(start, start + rows) for start in range(0, n, rows)]
+    return [function(chunk) for chunk in chunks] if len(chunks) < 2 else list(ordered_map(function, chunks))

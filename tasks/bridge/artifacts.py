@@ -185,13 +185,16 @@ def _confusion() -> str:
     import pandas as pd
 
     from rootstock.evaluation import plots
+    from rootstock.evaluation.predictions import read_predicted
 
     winner = read_json(REPORT / "metrics.json")["winner"]
     classes = read_json(MODEL / "model.json")["classes"]
-    predictions = pd.read_parquet(REPORT / "predictions.parquet", columns=["split", "label", winner])
-    test = predictions[predictions["split"] == "test"]
-    labels = pd.Categorical(test["label"], categories=classes).codes.astype(np.int64)
-    predicted = np.stack(test[winner].to_list()).argmax(axis=1)
+    columns = ("split", "label")
+    table = read_predicted(REPORT / "predictions.parquet", winner, classes, columns).to_pandas()
+    test = table[table["split"] == "test"]
+    labels, predicted = (
+        pd.Categorical(test[name], categories=classes).codes.astype(np.int64) for name in ("label", "predicted")
+    )
     picture = plots.draw_confusion(labels, predicted, classes)
     return _picture(picture, f"{MODELS[winner]}: confusion matrix, {len(labels):,} test images")
 

@@ -200,7 +200,16 @@ def test_a_file_without_a_source_is_refused(workspace):
     ("lines", "error"),
     [
         (
-            ("evaluate:", "views: 1", "mistakes:", "label_issues:", "learning_curve:", "explain:", "repeats:"),
+            (
+                "evaluate:",
+                "views: 1",
+                "mistakes:",
+                "label_issues:",
+                "learning_curve:",
+                "explain:",
+                "repeats:",
+                "probabilities:",
+            ),
             "evaluate is missing, and DVC records it",
         ),
         (("augment:",), 'finetune.augment is missing, and DVC records it; its default is "none"'),

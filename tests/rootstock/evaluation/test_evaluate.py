@@ -148,8 +148,10 @@ def test_validation_json_has_all_figures_of_both_models_and_test_json_those_of_t
 
 def test_predictions_have_one_row_per_validation_and_test_image(done, base):
     schema = pq.read_schema(done.report / "predictions.parquet")
-    assert schema.names == ["image_id", "domain", "split", "label", "head", "finetuned"]
-    assert [schema.field(name).type for name in schema.names] == [pa.string()] * 4 + [pa.list_(pa.float32())] * 2
+    image, own = ["image_id", "domain", "split", "label"], ("{}_predicted", "{}_label_probability", "{}")
+    assert schema.names == [*image, *(name.format(model) for model in MODELS for name in own)]
+    types = [pa.string(), pa.float32(), pa.list_(pa.float32())]
+    assert schema.types == [pa.string()] * 4 + types * 2
     frame = pd.read_parquet(done.report / "predictions.parquet").set_index("image_id").sort_index()
     manifest = small_dataset(base).manifest.set_index("image_id").sort_index()
     expected = manifest[manifest["split"].isin(["val", "test"])]

@@ -8,6 +8,8 @@ from rootstock.evaluation import label_issues
 from rootstock.evaluation.mistakes import worst_labels
 from rootstock.evaluation.model_pair import ModelPair
 from rootstock.evaluation.repeated_splits import draw_folds
+from rootstock.features.reader import Features
+from rootstock.training import logistic
 from tests.evaluations import PARAMS
 from tests.simulated_features import dataset, separable
 
@@ -82,6 +84,21 @@ def test_with_fewer_groups_than_folds_nothing_is_suspected(tmp_path, images):
     [folder], manifest = dataset(tmp_path, labels, separable(labels, 2), np.arange(images))
     found = label_issues.find(folder, manifest, CLASSES[:2], 1.0, 0)
     assert found.empty and list(found) == label_issues.COLUMNS
+
+
+def test_of_many_images_some_held_out_ones_are_judged_by_the_models_own_head(tmp_path, monkeypatch):
+    folder, manifest, wrong, _ = with_turned_labels(tmp_path, images=800, turned=60)
+    manifest["split"] = np.where(np.arange(800) // 4 % 2, "train", "test")
+    train, test = (Features(folder, manifest[manifest["split"] == split]) for split in ("train", "test"))
+    chosen = logistic.fit_logistic_path(train, test, CLASSES, [10.0])
+    monkeypatch.setattr(label_issues, "MOST_PROBABILITIES", 4 * 300)
+    monkeypatch.setattr(label_issues, "predict_out_of_fold", lambda *_: pytest.fail("heads are trained"))
+    found = label_issues.find(folder, manifest, CLASSES, 10.0, 0, chosen)
+    assert set(found["split"]) == {"test"} and list(found) == label_issues.COLUMNS
+    wrong &= set(manifest.loc[label_issues._draw(manifest, 4, 0), "image_id"])
+    hits = wrong & set(found["image_id"])
+    assert len(wrong) >= 15 and len(hits) >= 0.6 * len(wrong) and len(hits) >= 0.8 * len(found)
+    assert label_issues.describe_judged(800, 4) == "of up to 300 validation and test images"
 
 
 # In the evaluation

@@ -57,9 +57,18 @@ def test_few_groups_have_no_curve(tmp_path):
     assert measured(tmp_path, n=90, per_group=10)[0] is None
 
 
-def test_shares_of_many_images_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(learning_curve, "MOST_IMAGES", 150)
-    assert measured(tmp_path)[0].images == pytest.approx((40, 100), rel=0.06)
+@pytest.mark.parametrize(
+    ("most", "products", "images"),
+    [(150, 10**9, (40, 100, 400)), (60, 10**9, (15, 60, 400)), (10**9, 8 * 3 * 150, (40, 100, 400))],
+)
+def test_of_many_images_heads_are_trained_on_few_and_the_last_point_is_the_head_that_was_chosen(
+    tmp_path, monkeypatch, most, products, images
+):
+    monkeypatch.setattr(learning_curve, "MOST_IMAGES", most)
+    monkeypatch.setattr(learning_curve, "MOST_PRODUCTS", products)
+    curve, chosen, val = measured(tmp_path)
+    assert curve.images == pytest.approx(images, rel=0.1)
+    assert curve.accuracy[-1] == (head.evaluate(chosen, val)[1],) * 2 and len(set(curve.accuracy[0])) == 2
 
 
 @given(scale=st.floats(0.1, 1), exponent=st.floats(0.05, 0.9))

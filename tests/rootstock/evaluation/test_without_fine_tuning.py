@@ -34,7 +34,7 @@ def test_the_model_is_the_head_and_all_texts_say_so(untuned):
         assert not re.search("fine-tuned (network|model)", text, re.IGNORECASE)
     assert "Fine-tuned" not in page
     schema = pq.read_schema(untuned.report / "predictions.parquet")
-    assert schema.names == ["image_id", "domain", "split", "label", "head"]
+    assert not [name for name in schema.names if name.startswith("finetuned")] and "head" in schema.names
 
 
 def test_no_image_is_decoded_or_goes_through_a_network(inputs, work, tmp_path):

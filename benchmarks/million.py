@@ -1,0 +1,181 @@
+"""The whole chain on many images and classes: seconds, memory and disk of each stage, and how they grow.
+
+python -m benchmarks.million --images 10000 100000 [--classes 1000] [--backbone NAME] [--folder DIR]
+
+Draws small JPEGs (64 px, every one different), one folder per class, and runs every stage with `dvc repro`, frozen
+backbone, in a workspace of its own; then a second delivery of 1,000 images. A million need 20 GB. Memory is that of the
+stage's processes, DVC's among them, summed, as often as ten times a second.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import simplejpeg
+
+from benchmarks.project import copy_project
+from rootstock.config import params_file
+from rootstock.config.params import Backbone, Finetune, Ingest, Params, Source
+from rootstock.system.parallel import cores
+from tasks.bridge.workspace import LOCAL, PARAMS
+
+STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune", "evaluate")
+SIDE, GRID, QUALITY = 64, 8, 80
+CHUNK, MORE = 10_000, 1000
+BYTES_PER_IMAGE = 20_000  # photo in a block of the file system, shard, DVC's copy, features twice
+PAUSE = 0.1  # seconds between two looks at the memory
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a stage took: seconds, GiB of memory at its peak, bytes on disk of what it left."""
+
+    seconds: float
+    memory: float
+    disk: int
+
+
+def draw(folder: Path, indices: range, classes: int) -> None:
+    """Draw images by number: a grid of random colours blended with that of the class."""
+    patterns: dict[int, np.ndarray] = {}
+    for index in indices:
+        kind = index % classes
+        if kind not in patterns:
+            patterns[kind] = np.random.default_rng([1, kind]).integers(0, 128, (GRID, GRID, 3), np.uint8)
+        noise = np.random.default_rng([2, index]).integers(0, 128, (GRID, GRID, 3), np.uint8)
+        pixels = np.kron(patterns[kind] + noise, np.ones((SIDE // GRID, SIDE // GRID, 1), np.uint8))
+        path = folder / f"class-{kind:04d}" / f"{index:08d}.jpg"
+        path.write_bytes(simplejpeg.encode_jpeg(pixels, quality=QUALITY))
+
+
+def draw_all(folder: Path, indices: range, classes: int) -> None:
+    """Draw images on all cores."""
+    for kind in range(classes):
+        (folder / f"class-{kind:04d}").mkdir(parents=True, exist_ok=True)
+    chunks = [indices[at : at + CHUNK] for at in range(0, len(indices), CHUNK)]
+    with ProcessPoolExecutor(cores()) as pool:
+        for job in [pool.submit(draw, folder, chunk, classes) for chunk in chunks]:
+            job.result()
+
+
+def make_workspace(root: Path, backbone: str, classes: int) -> None:
+    """Create a workspace with a frozen backbone whose source is the folder `photos`."""
+    copy_project(root)
+    settings: Params = params_file.load(PARAMS)
+    changed = {
+        "ingest": Ingest(sources=(Source(path="photos", domain="drawn"),)),
+        "backbone": Backbone(
+            name=backbone, weights="pretrained" if backbone.startswith("efficientnet") else "random", image_size=SIDE
+        ),
+        "finetune": Finetune(stages=()),
+    }
+    params_file.save(root / PARAMS, settings.model_copy(update=changed))
+
+
+def memory_of(process: psutil.Process) -> int:
+    """Return the resident bytes of a process and its descendants."""
+    found = 0
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            found += member.memory_info().rss
+        except psutil.NoSuchProcess:  # it has just ended
+            continue
+    return found
+
+
+def size_of(*paths: Path) -> int:
+    """Return the bytes of files and folders."""
+    files = (file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]))
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def run(root: Path, stage: str) -> Figures:
+    """Run a stage with DVC."""
+    outputs = {"ingest": ["images", "dataset"], "extract": ["features"], "train_head": ["head"],
+               "evaluate": ["model", "report"]}.get(stage, [])  # fmt: skip
+    start, peak = time.perf_counter(), 0
+    with (root / f"{stage}.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dvc", "repro", "--single-item", stage], cwd=root, stdout=log, stderr=log,
+            env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+        )  # fmt: skip
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            peak = max(peak, memory_of(watched))
+            time.sleep(PAUSE)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        sys.exit(f"{stage} failed: see {root / f'{stage}.log'}")
+    return Figures(seconds, peak / 2**30, size_of(*(root / "data" / name for name in outputs)))
+
+
+def measure(root: Path, images: int, classes: int, backbone: str) -> Iterator[tuple[str, Figures]]:
+    """Draw the images, and yield the figures of each stage; then of each stage after a second delivery."""
+    make_workspace(root, backbone, classes)
+    start = time.perf_counter()
+    draw_all(root / "photos", range(images), classes)
+    yield "draw", Figures(time.perf_counter() - start, 0, size_of(root / "photos"))
+    for stage in STAGES:
+        yield stage, run(root, stage)
+    draw_all(root / "photos", range(images, images + MORE), classes)
+    for stage in STAGES:
+        yield f"{MORE:,} more: {stage}", run(root, stage)
+
+
+def describe(stage: str, images: int, figures: Figures) -> str:
+    """Describe what a stage took, in a line."""
+    return (
+        f"{stage:<26}{figures.seconds:>9.1f} s {images / figures.seconds:>9,.0f} images/s "
+        f"{figures.memory:>6.2f} GiB {figures.disk / 1e6:>10,.1f} MB"
+    )
+
+
+def print_growth(measured: dict[int, dict[str, Figures]]) -> None:
+    """Print how many times as long a stage takes, and the memory that it takes more, at each size."""
+    sizes = sorted(measured)
+    print(f"\n{'seconds, and GiB, at':<26}" + "".join(f"{images:>18,}" for images in sizes))
+    for stage in measured[sizes[0]]:
+        cells = [measured[images][stage] for images in sizes]
+        print(f"{stage:<26}" + "".join(f"{cell.seconds:>11.1f} {cell.memory:>6.2f}" for cell in cells))
+
+
+def main() -> None:
+    """Measure each size, print the figures, and write them to million.json in the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--classes", type=int, default=1000, help="at most a hundredth of the images")
+    parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--folder", type=Path, default=LOCAL / "million", help="working folder, on a disk")
+    parser.add_argument("--keep", action="store_true", help="keep the last workspace")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    needed, free = max(arguments.images) * BYTES_PER_IMAGE, shutil.disk_usage(arguments.folder).free
+    if free < needed:
+        sys.exit(f"{arguments.folder} has {free / 1e9:.0f} GB free; {needed / 1e9:.0f} GB are needed")
+    measured: dict[int, dict[str, Figures]] = {}
+    for images in sorted(arguments.images):
+        classes, root = min(arguments.classes, images // 100), (arguments.folder / "workspace").resolve()
+        print(f"\n{images:,} images in {classes:,} classes, {arguments.backbone}", flush=True)
+        measured[images] = {}
+        for stage, figures in measure(root, images, classes, arguments.backbone):
+            measured[images][stage] = figures
+            print(describe(stage, images, figures), flush=True)
+        written = {size: {stage: vars(found) for stage, found in stages.items()} for size, stages in measured.items()}
+        (arguments.folder / "million.json").write_text(json.dumps(written, indent=1))
+    print_growth(measured)
+    if not arguments.keep:
+        shutil.rmtree(arguments.folder / "workspace")
+
+
+if __name__ == "__main__":
+    main()
