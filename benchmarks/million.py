@@ -25,7 +25,7 @@ import simplejpeg
 
 from benchmarks.project import copy_project
 from rootstock.config import params_file
-from rootstock.config.params import Backbone, Finetune, Ingest, Params, Source
+from rootstock.config.params import Backbone, Finetune, Head, Ingest, Params, Source
 from rootstock.system.parallel import cores
 from tasks.bridge.workspace import LOCAL, PARAMS
 
@@ -68,7 +68,7 @@ def draw_all(folder: Path, indices: range, classes: int) -> None:
             job.result()
 
 
-def make_workspace(root: Path, backbone: str, classes: int) -> None:
+def make_workspace(root: Path, backbone: str, l2: tuple[float, ...]) -> None:
     """Create a workspace with a frozen backbone whose source is the folder `photos`."""
     copy_project(root)
     settings: Params = params_file.load(PARAMS)
@@ -77,6 +77,7 @@ def make_workspace(root: Path, backbone: str, classes: int) -> None:
         "backbone": Backbone(
             name=backbone, weights="pretrained" if backbone.startswith("efficientnet") else "random", image_size=SIDE
         ),
+        "head": Head(l2=l2),
         "finetune": Finetune(stages=()),
     }
     params_file.save(root / PARAMS, settings.model_copy(update=changed))
@@ -119,9 +120,11 @@ def run(root: Path, stage: str) -> Figures:
     return Figures(seconds, peak / 2**30, size_of(*(root / "data" / name for name in outputs)))
 
 
-def measure(root: Path, images: int, classes: int, backbone: str) -> Iterator[tuple[str, Figures]]:
+def measure(
+    root: Path, images: int, classes: int, backbone: str, l2: tuple[float, ...]
+) -> Iterator[tuple[str, Figures]]:
     """Draw the images, and yield the figures of each stage; then of each stage after a second delivery."""
-    make_workspace(root, backbone, classes)
+    make_workspace(root, backbone, l2)
     start = time.perf_counter()
     draw_all(root / "photos", range(images), classes)
     yield "draw", Figures(time.perf_counter() - start, 0, size_of(root / "photos"))
@@ -141,7 +144,7 @@ def describe(stage: str, images: int, figures: Figures) -> str:
 
 
 def print_growth(measured: dict[int, dict[str, Figures]]) -> None:
-    """Print how many times as long a stage takes, and the memory that it takes more, at each size."""
+    """Print seconds and memory of each stage, a column per size."""
     sizes = sorted(measured)
     print(f"\n{'seconds, and GiB, at':<26}" + "".join(f"{images:>18,}" for images in sizes))
     for stage in measured[sizes[0]]:
@@ -155,6 +158,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--classes", type=int, default=1000, help="at most a hundredth of the images")
     parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--l2", type=float, nargs="+", default=[10.0], help="strengths; each is a training of its own")
     parser.add_argument("--folder", type=Path, default=LOCAL / "million", help="working folder, on a disk")
     parser.add_argument("--keep", action="store_true", help="keep the last workspace")
     arguments = parser.parse_args()
@@ -167,7 +171,7 @@ def main() -> None:
         classes, root = min(arguments.classes, images // 100), (arguments.folder / "workspace").resolve()
         print(f"\n{images:,} images in {classes:,} classes, {arguments.backbone}", flush=True)
         measured[images] = {}
-        for stage, figures in measure(root, images, classes, arguments.backbone):
+        for stage, figures in measure(root, images, classes, arguments.backbone, tuple(arguments.l2)):
             measured[images][stage] = figures
             print(describe(stage, images, figures), flush=True)
         written = {size: {stage: vars(found) for stage, found in stages.items()} for size, stages in measured.items()}

@@ -30,6 +30,8 @@ from rootstock.evaluation.paired_comparison import (
 )
 from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
 
+NAMED = 8  # comparisons that a reason names: a delivery may bring hundreds of classes
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -267,4 +269,5 @@ def _gain(comparison: PairedComparison) -> Gain:
 
 
 def _describe(comparisons: Sequence[PairedComparison]) -> str:
-    return "; ".join(map(PairedComparison.describe, comparisons))
+    more = [f"and {len(comparisons) - NAMED:,} more"] if len(comparisons) > NAMED else []
+    return "; ".join([*map(PairedComparison.describe, comparisons[:NAMED]), *more])

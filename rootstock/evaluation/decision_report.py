@@ -3,18 +3,25 @@
 from collections.abc import Sequence
 
 from rootstock.evaluation import plots
-from rootstock.evaluation.decision import PairedComparison
+from rootstock.evaluation.decision import NEW_CLASS, PairedComparison
 from rootstock.evaluation.intervals import Interval
 from rootstock.system import escape
 
+MOST_NEW_CLASSES = 20  # rows
+
 
 def table(comparisons: Sequence[PairedComparison]) -> str:
-    """Format comparisons as a Markdown table."""
+    """Format comparisons as a Markdown table; of many new classes, it has those that were learnt worst."""
     head = [
         "| test images | count | champion | challenger | gain (points, 95 % interval) | p (one-sided) |",
         "|---|--:|--:|--:|--:|--:|",
     ]
-    return "\n".join([*head, *map(_row, comparisons)])
+    return "\n".join([*head, *map(_row, _shown(comparisons))])
+
+
+def _shown(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
+    worst = sorted((one for one in comparisons if one.about == NEW_CLASS), key=lambda one: one.challenger["value"])
+    return [one for one in comparisons if one.about != NEW_CLASS or one in worst[:MOST_NEW_CLASSES]]
 
 
 def _row(comparison: PairedComparison) -> str:
@@ -31,10 +38,11 @@ def _row(comparison: PairedComparison) -> str:
 
 
 def draw(comparisons: Sequence[PairedComparison], theme: plots.Theme = plots.LIGHT) -> bytes:
-    """Draw both models' test accuracy with 95 % intervals, one row per comparison, as a PNG."""
-    names = [f"{one.what} ({one.images:,})" for one in comparisons]
+    """Draw both models' test accuracy with 95 % intervals, one row per comparison of the table, as a PNG."""
+    shown = _shown(comparisons)
+    names = [f"{one.what} ({one.images:,})" for one in shown]
     accuracies: dict[str, list[Interval | None]] = {
-        "champion": [one.champion for one in comparisons],
-        "challenger": [one.challenger for one in comparisons],
+        "champion": [one.champion for one in shown],
+        "challenger": [one.challenger for one in shown],
     }
     return plots.draw_shares(names, accuracies, "test accuracy, 95 % interval", theme)

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from rootstock.evaluation import plots
 from rootstock.evaluation.intervals import Floats, Integers
 from rootstock.evaluation.learning_curve import LearningCurve
 from rootstock.evaluation.metrics import reliability
@@ -14,6 +16,7 @@ from rootstock.evaluation.plots import MODELS, stage_names
 from rootstock.system import escape, files
 
 NO_CURVE = LearningCurve((), (), ())
+MOST_ROWS = 20_000  # of confusion.csv: half a megabyte
 ENDS = {"accuracy": "value", "low": "low", "high": "high"}
 
 
@@ -32,7 +35,9 @@ def write(
 ) -> None:
     """Write confusion, per_class, history, l2_path, reliability, size and learning_curve as CSV files.
 
-    `size` is a point per model, accuracy against the backbone's parameters: `dvc plots diff` draws several runs.
+    DVC puts every row into its page. Of many classes, confusion and per_class therefore have those that are most often
+    mistaken, and confusion at most MOST_ROWS images. `size` is a point per model, accuracy against the backbone's
+    parameters: `dvc plots diff` draws several runs.
 
     Args:
         folder: target, created if missing.
@@ -46,15 +51,17 @@ def write(
         backbone: its description, with name and parameters.
         learning_curve: the head's accuracy by the number of training images; without it, its file has no rows.
     """
-    names = np.asarray(classes, dtype=object)
+    names, predicted = np.asarray(classes, dtype=object), probabilities.argmax(1)
+    few = len(classes) <= plots.MAX_DRAWN
+    worst = np.arange(len(classes)) if few else plots.most_mistaken(labels, predicted, len(classes))
     confidence, accuracy, images = reliability(labels, probabilities)
     steps = history[["stage", "epoch", "train_loss", "val_loss", "val_accuracy"]].reset_index(drop=True)
     steps["stage"] = stage_names(history)
     steps["epoch"] += 1  # of its stage, as people count
     steps.insert(0, "step", np.arange(1, len(steps) + 1))
     tables = {
-        "confusion": pd.DataFrame({"actual": names[labels], "predicted": names[probabilities.argmax(1)]}),
-        "per_class": pd.DataFrame([_class_row(name, metrics, winner) for name in classes]),
+        "confusion": _confusion(names, labels, predicted, worst),
+        "per_class": pd.DataFrame([_class_row(name, metrics, winner) for name in names[worst]]),
         "history": steps,
         "l2_path": pd.DataFrame(l2_path, columns=["l2", "val_log_loss", "val_accuracy"]).assign(
             log10_l2=lambda path: np.log10(path["l2"].to_numpy(float))
@@ -69,6 +76,14 @@ def write(
     }
     for name, table in tables.items():
         files.write(folder / f"{name}.csv", escape.as_csv(table))
+
+
+def _confusion(names: NDArray[np.object_], labels: Integers, predicted: Integers, shown: Integers) -> pd.DataFrame:
+    """Return a row per image of the shown classes; of many images, evenly spaced ones."""
+    among = np.flatnonzero(np.isin(labels, shown) & np.isin(predicted, shown))
+    if len(among) > MOST_ROWS:
+        among = among[np.linspace(0, len(among) - 1, MOST_ROWS).astype(np.int64)]
+    return pd.DataFrame({"actual": names[labels[among]], "predicted": names[predicted[among]]})
 
 
 def _class_row(name: str, metrics: Mapping[str, Any], winner: str) -> dict[str, Any]:

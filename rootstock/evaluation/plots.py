@@ -90,8 +90,7 @@ def draw_confusion(labels: Integers, predicted: Integers, classes: Sequence[str]
     counts = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     if k > MAX_DRAWN:
-        mistaken = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-        worst = np.sort(np.argsort(-mistaken, kind="stable")[:WORST])
+        worst = most_mistaken(labels, predicted, k)
         counts, share = counts[np.ix_(worst, worst)], share[np.ix_(worst, worst)]
         classes, k = [classes[index] for index in worst], len(worst)
     strength = np.where(counts > 0, 0.3 + 0.7 * np.sqrt(share), 0)[:, :, None]
@@ -117,6 +116,14 @@ def draw_confusion(labels: Integers, predicted: Integers, classes: Sequence[str]
             count = f"{counts[actual, guess]:,}"
             axes.text(guess, actual, count, ha="center", va="center", color=colour, fontsize=9)
     return png(figure)
+
+
+def most_mistaken(labels: Integers, predicted: Integers, k: int) -> Integers:
+    """Return the classes, at most WORST of k, that are most often mistaken, for another or another for them."""
+    wrong = labels != predicted
+    mistaken = sum(np.bincount(classes[wrong], minlength=k) for classes in (labels, predicted))
+    worst: Integers = np.sort(np.argsort(-mistaken, kind="stable")[:WORST])
+    return worst
 
 
 def draw_curves(history: pd.DataFrame, l2_path: Sequence[Mapping[str, float]], theme: Theme = LIGHT) -> bytes:

@@ -9,7 +9,7 @@ from rootstock.config import params
 from rootstock.dataset.tables import Dataset
 from rootstock.images.inspection import Reason
 from rootstock.ingest import inbox
-from rootstock.ingest.layout import SPLITS, Item
+from rootstock.ingest.layout import SPLITS
 from rootstock.ingest.scan import Scan
 from rootstock.ingest.sources import SourceListing
 
@@ -34,19 +34,26 @@ def tabulate(entry: SourceListing, before: Dataset, scan: Scan) -> pd.DataFrame:
 
 def _current_files(entry: SourceListing, scan: Scan) -> pd.DataFrame:
     assert entry.source is not None
-    title, records = entry.spec.title(), scan.records(entry.spec.path)
-
-    def row(item: Item) -> tuple[Any, ...]:
-        record = records.get(item.path)
-        reason: Reason | None
-        if item.problem or record is None or record.stamp != item.stamp:
-            reason, name = item.problem or Reason.UNREADABLE, None
-        else:
-            reason, name = record.reason, record.image_id
-        return title, item.path, item.label, item.domain, item.splits, name, reason and reason.value, item.group
-
-    files = pd.DataFrame([row(item) for item in entry.source.items], columns=COLUMNS)
-    return files.astype({"image_id": "object", "reason": "object"})
+    items = entry.source.items
+    reasons: list[str | None] = [(item.problem or Reason.UNREADABLE).value for item in items]
+    names: list[str | None] = [None] * len(items)
+    first: dict[str, int] = {}
+    for number, item in enumerate(items):
+        if not item.problem:
+            first.setdefault(item.path, number)
+    for record in scan.records(entry.spec.path):
+        place = first.get(record.path)
+        if place is not None and record.stamp == items[place].stamp:
+            reasons[place], names[place] = record.reason and record.reason.value, record.image_id
+    for number, item in enumerate(items):  # a table may list a file twice
+        if not item.problem and (earlier := first[item.path]) != number:
+            reasons[number], names[number] = reasons[earlier], names[earlier]
+    columns: dict[str, Any] = {
+        name: [getattr(item, name) for item in items] for name in ("path", "label", "domain", "splits", "group")
+    }
+    columns |= {"image_id": np.array(names, object), "reason": np.array(reasons, object)}
+    files = pd.DataFrame(columns | {"source": entry.spec.title()}, columns=COLUMNS, index=range(len(items)))
+    return files.astype(dict.fromkeys(("source", "path", "label", "domain", "group"), "str"))
 
 
 def _earlier_files(spec: params.Source, before: Dataset) -> pd.DataFrame:

@@ -3,8 +3,8 @@
 Two hashes that differ in at most b bits are equal in at least one of b + 1 bands of bits (pigeonhole), so only hashes
 that share a band are compared: a million take seconds, where all pairs would take hours. Bits that are nearly the same
 in all hashes (fixed cameras, scans, microscopy) tell nothing apart: they are dealt out evenly among the bands. Where a
-band is still shared by many, they are divided by the bits that vary among these; or, if their bits hardly vary, each
-connected group is found by a search that compares the reached hashes with those not yet reached.
+band is still shared by many, they are divided by the bits that vary among these; or, where most are near to many more,
+each connected group is found by a search that compares the reached hashes with those not yet reached.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,14 +24,16 @@ Links = NDArray[np.int64]
 NO_LINKS: Links = np.empty((0, 2), np.int64)
 LARGE_BUCKET, MAX_DEPTH = 4096, 3  # hashes that are compared in pairs; divisions of a larger bucket
 BLOCK = 65_536  # hashes per comparison: half a megabyte, which a core's cache holds
-PIVOTS = 64  # compared with all others at once: 64 times 100,000 take 60 MB
-MAX_LINKS_PER_NODE = 4  # in memory, before all but a spanning forest are dropped
+SAMPLE, DENSE = 64, 0.002  # hashes, and the share of others near to nearly each of them with which a search is faster
+MAX_PAIRS = 64 * 100_000  # compared at once in a search: 60 MB
+# Above these limits, only enough links to connect each group are kept; a million photos stay far below.
+MAX_LINKS_PER_HASH, MAX_EXTRA_LINKS = 8, 10**6
 MAX_COMPARED = 2 * 10**10  # pairs of a new and a known hash: half a minute; more new ones are linked from the start
 
 
 @dataclass(frozen=True)
 class KnownLinks:
-    """What is known of earlier hashes: all that differ in at most `bits` bits are connected by links.
+    """The links of earlier hashes.
 
     Args:
         bits: maximum Hamming distance of near duplicates.
@@ -45,11 +47,11 @@ class KnownLinks:
 
 
 def near_links(hashes: Hashes, bits: int, known: KnownLinks | None = None) -> tuple[Links, KnownLinks]:
-    """Link hashes that differ in at most `bits` bits, so that near duplicates are connected, directly or via others.
+    """Link hashes that differ in at most `bits` bits.
 
     Equal hashes are linked only to the first of them, so that a thousand blank pages make a thousand links. In dense
-    clusters (100,000 nearly equal hashes have more than 10 million links), only enough links to connect them are
-    returned.
+    clusters (100,000 nearly equal hashes have more than 10 million links), only enough links are returned to connect
+    them, directly or by way of others.
 
     Args:
         hashes: (n,) uint64.
@@ -76,44 +78,48 @@ def _links_of_distinct(hashes: Hashes, bits: int, known: KnownLinks | None) -> L
     # A hash that is gone may have connected others: then nothing is known for certain.
     if not is_here or len(new) * len(hashes) > MAX_COMPARED:
         return _all_links(hashes, bits)
-    forest = _Forest(len(hashes))
-    forest.add(at[known.links])
-    forest.links()
-    for found in ordered_map(lambda one: _links_to(hashes, int(one), bits, forest.component), new):
-        forest.add(found)
-    return forest.links()
+    links = _Links(len(hashes))
+    links.add(at[known.links])
+    for found in ordered_map(lambda one: _links_to(hashes, int(one), bits), new):
+        links.add(found)
+    return links.all()
 
 
-def _links_to(hashes: Hashes, one: int, bits: int, component: NDArray[np.int32]) -> Links:
-    """Link one hash with one of each component that it is near to."""
+def _links_to(hashes: Hashes, one: int, bits: int) -> Links:
+    """Link one hash with all that it is near to."""
     blocks = range(0, len(hashes), BLOCK)
     near = [at + np.flatnonzero(_is_near(hashes[one], hashes[at : at + BLOCK], bits)) for at in blocks]
     others = np.concatenate(near)
     others = others[others != one]
-    others = others[np.unique(component[others], return_index=True)[1]]
     return np.stack([np.full_like(others, one), others], axis=1)
 
 
 def _all_links(hashes: Hashes, bits: int) -> Links:
     """Link distinct hashes."""
-    forest = _Forest(len(hashes))
+    links = _Links(len(hashes))
     waiting = [(np.arange(len(hashes)), 0)]
     while waiting:
         group, depth = waiting.pop()
+        if len(group) > LARGE_BUCKET and (depth > MAX_DEPTH or _is_dense(hashes[group], bits)):
+            links.add(group[_spanning_links(hashes[group], bits)])
+            continue
         for band in _bands(hashes[group], bits):
             order = np.argsort(band, kind="stable")
             starts = np.flatnonzero(np.r_[True, np.diff(band[order]) != 0]) if len(order) else order
             sizes = np.diff(np.r_[starts, len(order)])
             is_large = sizes > LARGE_BUCKET
             for start, size in zip(starts[is_large], sizes[is_large], strict=True):
-                bucket = group[order[start : start + size]]
-                if size <= len(group) // 2 and depth < MAX_DEPTH:
-                    waiting.append((bucket, depth + 1))
-                else:
-                    forest.add(bucket[_spanning_links(hashes[bucket], bits)])
+                waiting.append((group[order[start : start + size]], depth + 1))
             small = np.repeat(~is_large & (sizes > 1), sizes)
-            _link_pairs(hashes, group[order[small]], np.repeat(sizes, sizes)[small], bits, forest)
-    return forest.links()
+            _link_pairs(hashes, group[order[small]], np.repeat(sizes, sizes)[small], bits, links)
+    return links.all()
+
+
+def _is_dense(hashes: Hashes, bits: int) -> bool:
+    """Tell by a sample whether nearly all hashes are near to so many that a search soon reaches them."""
+    sample = hashes[:: max(1, len(hashes) // SAMPLE)][:SAMPLE]
+    shares = [np.count_nonzero(_is_near(one, hashes, bits)) / len(hashes) for one in sample]
+    return bool(np.quantile(shares, 0.1) > DENSE)
 
 
 def _bands(hashes: Hashes, bits: int) -> Iterator[NDArray[np.uint64]]:
@@ -128,7 +134,7 @@ def _bands(hashes: Hashes, bits: int) -> Iterator[NDArray[np.uint64]]:
         yield band
 
 
-def _link_pairs(hashes: Hashes, members: Links, sizes: Links, bits: int, forest: "_Forest") -> None:
+def _link_pairs(hashes: Hashes, members: Links, sizes: Links, bits: int, links: "_Links") -> None:
     """Compare each hash with those after it in its bucket, on all cores.
 
     Args:
@@ -136,7 +142,7 @@ def _link_pairs(hashes: Hashes, members: Links, sizes: Links, bits: int, forest:
         members: indices into `hashes`, bucket after bucket.
         sizes: the size of each member's bucket.
         bits: maximum Hamming distance of near duplicates.
-        forest: receives the links.
+        links: receives those that are found.
     """
     order = np.argsort(-sizes, kind="stable")
     members, sizes = members[order], sizes[order]
@@ -153,7 +159,7 @@ def _link_pairs(hashes: Hashes, members: Links, sizes: Links, bits: int, forest:
         return members[own][_pairs(hashes[members[own]], sizes[own], ends[own] - block[0], bits)]
 
     for found in ordered_map(compare, pairwise(bounds)):
-        forest.add(found)
+        links.add(found)
 
 
 def _pairs(hashes: Hashes, sizes: Links, ends: Links, bits: int) -> Links:
@@ -168,13 +174,13 @@ def _pairs(hashes: Hashes, sizes: Links, ends: Links, bits: int) -> Links:
     Returns:
         (m, 2) indices into `hashes`.
     """
-    forest = _Forest(len(hashes))
+    links = _Links(len(hashes))
     for shift in range(1, int(sizes[0])):
         count = int(np.searchsorted(-sizes, -shift))  # hashes in buckets larger than the shift
         near = np.flatnonzero(_is_near(hashes[: count - shift], hashes[shift:count], bits))
         near = near[near + shift < ends[near]]
-        forest.add(np.stack([near, near + shift], axis=1))
-    return forest.links()
+        links.add(np.stack([near, near + shift], axis=1))
+    return links.all()
 
 
 def _is_near(one: np.uint64 | Hashes, other: Hashes, bits: int) -> NDArray[np.bool_]:
@@ -188,7 +194,8 @@ def _spanning_links(hashes: Hashes, bits: int) -> Links:
     while len(left):
         reached, left = left[:1], left[1:]
         while len(reached) and len(left):
-            some, reached = reached[:PIVOTS], reached[PIVOTS:]
+            pivots = max(1, MAX_PAIRS // len(left))
+            some, reached = reached[:pivots], reached[pivots:]
             near = _is_near(hashes[some][:, None], hashes[left], bits)
             hit = near.any(axis=0)
             if hit.any():
@@ -198,33 +205,38 @@ def _spanning_links(hashes: Hashes, bits: int) -> Links:
 
 
 @dataclass
-class _Forest:
-    """Links between n nodes; where there are many, only enough to connect what they connect are kept."""
+class _Links:
+    """Links between n nodes; of too many, only enough to connect what they connect are kept."""
 
     nodes: int
     kept: list[Links] = field(default_factory=lambda: [NO_LINKS])
-    pending: int = 0
-
-    def __post_init__(self) -> None:
-        self.component = np.arange(self.nodes, dtype=np.int32)  # as of the last time that links were dropped
+    count: int = 0
+    component: NDArray[np.int32] | None = None  # of each node, once links have been dropped
 
     def add(self, links: Links) -> None:
         """Add links."""
-        new = links[self.component[links[:, 0]] != self.component[links[:, 1]]]
-        self.kept.append(new)
-        self.pending += len(new)
-        if self.pending > MAX_LINKS_PER_NODE * self.nodes:
-            self.links()
+        if self.component is not None:
+            links = links[self.component[links[:, 0]] != self.component[links[:, 1]]]
+        self.kept.append(links)
+        self.count += len(links)
+        if self.count > MAX_LINKS_PER_HASH * self.nodes + MAX_EXTRA_LINKS:
+            self.count = len(self.all())
+            if 2 * self.count > MAX_LINKS_PER_HASH * self.nodes + MAX_EXTRA_LINKS:
+                self._reduce()
 
-    def links(self) -> Links:
-        """Return a spanning forest."""
-        one, other = np.concatenate(self.kept).T
+    def all(self) -> Links:
+        """Return the links that are kept, each once, sorted."""
+        self.kept = [np.unique(np.sort(np.concatenate(self.kept), axis=1), axis=0)]
+        return self.kept[0]
+
+    def _reduce(self) -> None:
+        """Drop all but a spanning forest."""
+        one, other = self.all().T
         graph = coo_array((np.ones(len(one)), (one, other)), shape=(self.nodes, self.nodes))
         tree = minimum_spanning_tree(graph).tocoo()
-        links = np.stack([tree.row, tree.col], axis=1).astype(np.int64)
-        self.kept, self.pending = [links], 0
+        self.kept = [np.stack([tree.row, tree.col], axis=1).astype(np.int64)]
+        self.count = len(self.kept[0])
         self.component = connected_components(tree, directed=False)[1]
-        return links
 
 
 def _concatenated(links: Sequence[Links]) -> Links:

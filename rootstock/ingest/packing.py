@@ -94,14 +94,11 @@ def _unread(entry: SourceListing, known: set[str], scan: Scan) -> set[str]:
     """Return the files of a source that are new or changed, or whose image is in no local shard."""
     if entry.source is None:
         return set()
-    records = scan.records(entry.spec.path)
-    wanted = set()
-    for item in entry.source.items:
-        record = records.get(item.path)
-        same = record is not None and record.stamp == item.stamp
-        if not item.problem and not (same and record and (record.reason or record.image_id in known)):
-            wanted.add(item.path)
-    return wanted
+    stamps = {item.path: item.stamp for item in entry.source.items if not item.problem}
+    for record in scan.records(entry.spec.path):
+        if stamps.get(record.path) == record.stamp and (record.reason or record.image_id in known):
+            del stamps[record.path]
+    return set(stamps)
 
 
 def _examine(

@@ -9,6 +9,7 @@ from rootstock.config import params
 from rootstock.dataset.tables import Dataset
 from rootstock.images.inspection import Reason
 from rootstock.ingest import group_notes, labels, manifests
+from rootstock.ingest.assignment import is_in
 from rootstock.ingest.folder_tree import NEGLIGIBLE_SHARE
 from rootstock.ingest.labels import lookalike_key
 from rootstock.ingest.layout import SPLITS
@@ -52,15 +53,15 @@ def check_relabelled(
         SourceError: too many would change.
     """
     good = files[files["reason"].isna()]
-    now = set(zip(good["image_id"], good["label"].map(lookalike_key), strict=True))
-    there = set(good["image_id"])
+    now, there = (pd.Index(names).unique() for names in (_keys(good), good["image_id"]))
     kept = {source["name"]: source.get("layout", {}) for source in before.summary.get("sources", [])}
     for entry in listed:
         title = entry.spec.title()
-        old = before.manifest[(before.manifest["source"] == title) & before.manifest["image_id"].isin(there)]
-        if entry.source is None or entry.stays or old.empty:
+        if entry.source is None or entry.stays:
             continue
-        changed = old[[key not in now for key in zip(old["image_id"], old["label"].map(lookalike_key), strict=True)]]
+        old = before.manifest[before.manifest["source"] == title]
+        old = old[is_in(old["image_id"], there)]
+        changed = old[~is_in(_keys(old), now)]
         if changed.empty:
             continue
         how_many = f"{len(changed):,} of {len(old):,}"
@@ -74,6 +75,13 @@ def check_relabelled(
                 f"{'' if is_table else how}the dataset is unchanged."
             )
         log.info("%s: %s", title, said)
+
+
+def _keys(images: pd.DataFrame) -> "pd.Series[str]":
+    """Return one string for the id and the label of each image, equal where the label only looks different."""
+    keys = {label: lookalike_key(label) for label in images["label"].unique()}
+    shown = pd.Series([keys[label] for label in images["label"]], images.index, dtype="str")
+    return images["image_id"].astype("str") + " " + shown
 
 
 def _are_many(old: pd.DataFrame, changed: pd.DataFrame, *, is_table: bool) -> bool:

@@ -59,6 +59,7 @@ def test_an_error_is_one_sentence_and_exit_status_1(flow_ran_in, monkeypatch, ar
     assert str(ended.value).startswith(said)  # printed, with exit status 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_server")
 def test_a_run_of_the_deployment_writes_only_under_the_roots(after_flow, tmp_path):
     by_the_api = {"PREFECT__RUNTIME__DEPLOYMENT__ID": "export/cpu"}

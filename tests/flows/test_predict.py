@@ -106,6 +106,7 @@ def test_an_error_is_one_sentence_and_exit_status_1(flow_ran_in, tmp_path, monke
     assert str(ended.value).startswith(said)  # printed, with exit status 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_server")
 def test_a_run_of_the_deployment_reads_and_writes_only_under_the_roots(flow_ran_in, photos, tmp_path):
     inside = str(flow_ran_in.root / "predictions.csv")

@@ -80,6 +80,7 @@ def test_relabelled_and_removed_images_are_not_extracted_again(after_repro):
     assert set(did(after_repro.flow()).values()) == {"cached"}
 
 
+@pytest.mark.slow
 def test_only_added_images_are_extracted(after_flow):
     earlier = {n: data for n, data in after_flow.outputs().items() if n.endswith((".tar", ".parquet")) and "00000" in n}
     draw_photos(after_flow.root / "photos", each=2, first=100)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -19,6 +20,7 @@ from rootstock.config.params_file import load
 from tests.flows.test_repro_and_flow import STAGES, UP_TO_DATE
 from tests.serving import Run, free_port, until
 from tests.started_ui import Ui, started, workers
+from tests.workspace import CLASSES
 
 SLOW = {"stages": [{"unfreeze": "all", "epochs": 400, "lr": 0.0005}]}
 
@@ -70,6 +72,20 @@ def test_the_ui_listens_only_on_loopback(ui):
         }
 
     assert listening(ui.port) == listening(ui.port + 1) == {"127.0.0.1"}
+
+
+def test_predictions_and_an_export_are_made_by_a_worker_which_reads_only_under_its_roots(ui):
+    classified = ui.api.start("predict/cpu", source="photos", out="predictions.csv", top=2)
+    exported = ui.api.start("export/cpu", format="onnx", out="exported")
+    outside = ui.api.start("predict/cpu", source="/etc", out="predictions.csv")
+    for run in (classified, exported):
+        assert run.ended()["name"] == "Completed", run.logs()
+    rows = pd.read_csv(ui.workspace.root / "predictions.csv")
+    assert len(rows) == 45 and set(rows["label"]) <= set(CLASSES)
+    assert "45 images" in classified.page()["state"]["message"]
+    assert (ui.workspace.root / "exported" / "model.onnx").exists()
+    state = outside.ended()
+    assert state["name"] == "Failed" and "lies under none of" in state["message"]
 
 
 def test_starting_the_ui_twice_prints_its_address_and_changes_nothing(ui):

@@ -159,6 +159,18 @@ def test_a_new_class_counts_where_the_lower_bound_of_its_accuracy_is_high_enough
     assert found.comparisons[0].images == 500  # the champion is compared on the classes it knows
 
 
+def test_of_hundreds_of_new_classes_a_reason_names_some_and_the_table_has_the_worst():
+    classes = [outcomes("new", 0, 30 + n // 20, 0, n % 20, known=False, label=f"kind {n}") for n in range(200)]
+    found = decided(outcomes("old", 500, 0, 0), *classes, new=("new",))
+    assert found.outcome == PROMOTED and len(found.reason) < 1500
+    assert re.search(r"; and \d{3} more; as good on what was there before", found.reason)
+    assert len(found.comparisons) == 202
+    table = decision_report.table(found.comparisons)
+    assert len(table.splitlines()) == 2 + 2 + decision_report.MOST_NEW_CLASSES
+    assert "| kind 19 |" in table and "| kind 0 |" not in table and "| overall |" in table
+    assert len(decision_report.draw(found.comparisons)) < 200_000
+
+
 def test_with_new_classes_alone_there_is_still_a_decision():
     assert decided(outcomes("new", 0, 9, 0, 1, known=False), new=("new",)).outcome == PROMOTED
 

@@ -71,6 +71,14 @@ def test_of_many_images_heads_are_trained_on_few_and_the_last_point_is_the_head_
     assert curve.accuracy[-1] == (head.evaluate(chosen, val)[1],) * 2 and len(set(curve.accuracy[0])) == 2
 
 
+def test_of_many_validation_images_some_are_enough(tmp_path, monkeypatch):
+    everything, *_ = measured(tmp_path / "all")
+    monkeypatch.setattr(learning_curve, "MOST_VAL_IMAGES", 100)
+    some, *_ = measured(tmp_path / "some")
+    assert some.accuracy != everything.accuracy
+    assert np.mean(some.accuracy[-1]) == pytest.approx(np.mean(everything.accuracy[-1]), abs=0.1)
+
+
 @given(scale=st.floats(0.1, 1), exponent=st.floats(0.05, 0.9))
 def test_a_power_law_is_extrapolated_exactly(scale, exponent):
     images = np.array([100, 250, 500, 1000])

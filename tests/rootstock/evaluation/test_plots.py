@@ -68,6 +68,23 @@ def test_confusion_csv_has_one_row_per_image_with_the_names_of_the_classes(tmp_p
     assert hits == pytest.approx(given["metrics"]["finetuned"]["accuracy"]["value"], abs=1e-6)
 
 
+def test_of_many_classes_and_images_the_csv_files_have_the_most_mistaken_classes_and_some_images(tmp_path, monkeypatch):
+    given = evaluation(120, 3000)
+    tables = write(tmp_path / "all", given)
+    drawn = set(tables["per_class.csv"]["class"])
+    predicted = given["probabilities"]["finetuned"].argmax(1)
+    wrong = given["labels"] != predicted
+    mistaken = np.bincount(np.r_[given["labels"][wrong], predicted[wrong]], minlength=120)
+    assert len(drawn) == plots.WORST
+    least = min(mistaken[given["classes"].index(name)] for name in drawn)
+    assert least >= np.sort(mistaken)[-plots.WORST]
+    shown = tables["confusion.csv"]
+    assert set(shown["actual"]) <= drawn and set(shown["predicted"]) <= drawn and len(shown) > 500
+    monkeypatch.setattr(dvc_plots, "MOST_ROWS", 100)
+    few = write(tmp_path / "few", given)["confusion.csv"]
+    assert len(few) == 100 and len(few.drop_duplicates()) > 30
+
+
 def test_per_class_csv_has_both_models_figures_and_blanks_for_a_class_without_images(tmp_path):
     given = evaluation()
     table = write(tmp_path, given)["per_class.csv"].set_index("class")

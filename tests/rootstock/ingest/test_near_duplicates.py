@@ -49,6 +49,18 @@ def clustered_hashes(draw):
     ]
 
 
+@given(clustered_hashes().map(lambda hashes: list(dict.fromkeys(hashes))), st.integers(0, 8), st.data())
+@settings(deadline=None, max_examples=300)
+def test_every_pair_of_near_hashes_is_linked_whether_they_come_at_once_or_in_two_deliveries(hashes, bits, data):
+    expected = all_pairs(hashes, bits).tolist()
+    links, _ = near_links(np.array(hashes, np.uint64), bits)
+    assert links.tolist() == expected
+    earlier = data.draw(st.lists(st.sampled_from(hashes), unique=True))
+    _, known = near_links(np.array(earlier, np.uint64), bits)
+    links, _ = near_links(np.array(hashes, np.uint64), bits, known)
+    assert links.tolist() == expected
+
+
 @given(clustered_hashes(), st.integers(0, 8))
 @settings(deadline=None, max_examples=300)
 def test_near_links_form_the_same_groups_as_comparing_all_pairs(hashes, bits):
@@ -65,7 +77,8 @@ def test_near_links_form_the_same_groups_where_many_hashes_share_a_band(hashes, 
         patch.setattr(near_duplicates, "LARGE_BUCKET", large)
         patch.setattr(near_duplicates, "MAX_DEPTH", depth)
         patch.setattr(near_duplicates, "BLOCK", 4)
-        patch.setattr(near_duplicates, "MAX_LINKS_PER_NODE", 0)
+        patch.setattr(near_duplicates, "MAX_LINKS_PER_HASH", 0)
+        patch.setattr(near_duplicates, "MAX_EXTRA_LINKS", 0)
         links, _ = near_links(np.array(hashes, np.uint64), bits)
     assert groups(len(hashes), links) == groups(len(hashes), all_pairs(hashes, bits))
     assert all((hashes[i] ^ hashes[j]).bit_count() <= bits for i, j in links.tolist())

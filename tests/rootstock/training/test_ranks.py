@@ -32,6 +32,7 @@ def test_each_image_of_a_mini_batch_counts_in_exactly_one_process(images, batch_
         assert max(map(len, counted)) - min(map(len, counted)) <= 1  # nobody waits for a larger share
 
 
+@pytest.mark.slow
 @needs_two_cores
 def test_two_processes_have_the_loss_curve_of_one_with_the_same_mini_batches(base, tmp_path):
     """Also where the last mini-batch has a single image, which is no share for the second process."""
