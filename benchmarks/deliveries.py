@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.project import copy_project
+from benchmarks.project import copy_project, size_of
 from rootstock.ingest import inbox
 from rootstock.ingest.samples import write_sample
 from tasks.backbone import backbone
@@ -51,11 +51,6 @@ def timed(act: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def remote_bytes() -> int:
-    """Return the number of bytes on the remote."""
-    return sum(path.stat().st_size for path in REMOTE.rglob("*") if path.is_file())
-
-
 def main() -> None:
     """Deliver, and print the time of each delivery."""
     parser = argparse.ArgumentParser(description="Time deliveries added to the embedded sample.")
@@ -69,15 +64,15 @@ def main() -> None:
     first = [run_stage(stage) for stage in (ingest, backbone, extract)]
     first.append(timed(versions.push))
     print(f"{'delivery':<10}{'images':>8}{'ingest':>9}{'extract':>9}{'push':>8}{'pushed':>12}{'table bytes':>12}")
-    print(f"{'sample':<10}{1797:>8}{first[0]:>8.2f}s{first[2]:>8.2f}s{first[3]:>7.2f}s{remote_bytes():>12,}")
+    print(f"{'sample':<10}{1797:>8}{first[0]:>8.2f}s{first[2]:>8.2f}s{first[3]:>7.2f}s{size_of(REMOTE):>12,}")
     for number in range(1, arguments.deliveries + 1):
         deliver(number, arguments.images)
         delivery = inbox.list_delivery(str(INBOX), 0)
-        before = remote_bytes()
+        before = size_of(REMOTE)
         seconds = [run_stage(ingest_with(delivery.labelled)), run_stage(extract), timed(versions.push)]
-        tables = sum(path.stat().st_size for path in workspace.DATASET.rglob("*") if path.is_file())
+        tables = size_of(workspace.DATASET)
         inbox.delete(delivery, [item.path for item in delivery.labelled.items])
-        row = f"{seconds[0]:>8.2f}s{seconds[1]:>8.2f}s{seconds[2]:>7.2f}s{remote_bytes() - before:>12,}{tables:>12,}"
+        row = f"{seconds[0]:>8.2f}s{seconds[1]:>8.2f}s{seconds[2]:>7.2f}s{size_of(REMOTE) - before:>12,}{tables:>12,}"
         print(f"{number:<10}{1797 + number * arguments.images:>8}{row}", flush=True)
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.project import size_of
 from rootstock.system.parallel import cores
 
 CLASSES, MORE = 10, 1000
@@ -157,11 +158,6 @@ def move(source: Path, target: Path, indices: range) -> None:
         (source / name_of(index)).rename(target / name_of(index))
 
 
-def pushed(repository: Repository) -> int:
-    """Return the number of bytes on the remote."""
-    return sum(path.stat().st_size for path in repository.remote.rglob("*") if path.is_file())
-
-
 def transfer(repository: Repository) -> Figures:
     """Measure dvc add, status, push and pull."""
     figures = {START: repository.dvc("root"), ADD: repository.dvc("add", *repository.outs)}
@@ -175,9 +171,9 @@ def transfer(repository: Repository) -> Figures:
 
 def send_more(repository: Repository) -> Figures:
     """Measure dvc add and push of the new images."""
-    before = pushed(repository)
+    before = size_of(repository.remote)
     figures = {MORE_ADD: repository.dvc("add", *repository.outs), MORE_PUSH: repository.dvc("push")}
-    return figures | {SENT: (pushed(repository) - before) / 1e6}
+    return figures | {SENT: (size_of(repository.remote) - before) / 1e6}
 
 
 def run_ingest(photos: Path, repository: Repository, scratch: Path, expected: tuple[int, int]) -> Figures:

@@ -23,11 +23,10 @@ import numpy as np
 import psutil
 import simplejpeg
 
-from benchmarks.project import copy_project
-from rootstock.config import params_file
-from rootstock.config.params import Backbone, Finetune, Head, Ingest, Params, Source
+from benchmarks.project import copy_project, size_of
+from rootstock.config.params import Backbone, Finetune, Head, Ingest, Source
 from rootstock.system.parallel import cores
-from tasks.bridge.workspace import LOCAL, PARAMS
+from tasks.bridge.workspace import LOCAL
 
 STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune", "evaluate")
 SIDE, GRID, QUALITY = 64, 8, 80
@@ -70,17 +69,14 @@ def draw_all(folder: Path, indices: range, classes: int) -> None:
 
 def make_workspace(root: Path, backbone: str, l2: tuple[float, ...]) -> None:
     """Create a workspace with a frozen backbone whose source is the folder `photos`."""
-    copy_project(root)
-    settings: Params = params_file.load(PARAMS)
-    changed = {
-        "ingest": Ingest(sources=(Source(path="photos", domain="drawn"),)),
-        "backbone": Backbone(
-            name=backbone, weights="pretrained" if backbone.startswith("efficientnet") else "random", image_size=SIDE
-        ),
-        "head": Head(l2=l2),
-        "finetune": Finetune(stages=()),
-    }
-    params_file.save(root / PARAMS, settings.model_copy(update=changed))
+    weights = "pretrained" if backbone.startswith("efficientnet") else "random"
+    copy_project(
+        root,
+        ingest=Ingest(sources=(Source(path="photos", domain="drawn"),)),
+        backbone=Backbone(name=backbone, weights=weights, image_size=SIDE),
+        head=Head(l2=l2),
+        finetune=Finetune(stages=()),
+    )
 
 
 def memory_of(process: psutil.Process) -> int:
@@ -92,12 +88,6 @@ def memory_of(process: psutil.Process) -> int:
         except psutil.NoSuchProcess:  # it has just ended
             continue
     return found
-
-
-def size_of(*paths: Path) -> int:
-    """Return the bytes of files and folders."""
-    files = (file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]))
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def run(root: Path, stage: str) -> Figures:

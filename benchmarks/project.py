@@ -4,14 +4,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from rootstock.config import params_file
+from rootstock.config.section import Section
 from tasks.bridge import versions
+from tasks.bridge.workspace import PARAMS
 
 FILES = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "data/.gitignore",
          "data/report/.gitignore", "dvc.yaml", "params.yaml", "pyproject.toml")  # fmt: skip
 
 
-def copy_project(root: Path) -> None:
-    """Copy the project without data into a new git repository (if git is installed)."""
+def copy_project(root: Path, **sections: Section) -> None:
+    """Copy the project without data into a new git repository (if git is installed), with other sections of params."""
     shutil.rmtree(root, ignore_errors=True)
     for name in FILES:
         source, target = Path(name), root / name
@@ -26,3 +29,11 @@ def copy_project(root: Path) -> None:
         for command in (["init", "-q"], *settings, ["add", "."], ["commit", "-qm", "Start"]):
             subprocess.run(["git", *command], cwd=root, check=True)
     versions.prepare(root)
+    if sections:
+        params_file.save(root / PARAMS, params_file.load(PARAMS).model_copy(update=sections))
+
+
+def size_of(*paths: Path) -> int:
+    """Return the bytes of files and folders."""
+    files = (file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]))
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -11,10 +11,9 @@ import sys
 import time
 
 from benchmarks.project import copy_project
-from rootstock.config import params_file
 from rootstock.config.params import Finetune, Ingest, Retrain, Source, Stage
 from rootstock.ingest.samples import write_sample
-from tasks.bridge.workspace import LOCAL, PARAMS
+from tasks.bridge.workspace import LOCAL
 
 DEMO = LOCAL / "demo"
 BAD = 3  # every third printed digit is delivered last, with a random label
@@ -22,13 +21,12 @@ BAD = 3  # every third printed digit is delivered last, with a random label
 
 def make_workspace() -> None:
     """Create the demo's workspace: handwritten digits and a short fine-tuning."""
-    copy_project(DEMO)
-    shorter = {
-        "ingest": Ingest(sources=(Source(path="sample:digits", domain="handwritten"),)),
-        "finetune": Finetune(stages=(Stage(unfreeze="all", epochs=2, lr=5e-4),)),
-        "retrain": Retrain(settle_seconds=1),
-    }
-    params_file.save(DEMO / PARAMS, params_file.load(PARAMS).model_copy(update=shorter))
+    copy_project(
+        DEMO,
+        ingest=Ingest(sources=(Source(path="sample:digits", domain="handwritten"),)),
+        finetune=Finetune(stages=(Stage(unfreeze="all", epochs=2, lr=5e-4),)),
+        retrain=Retrain(settle_seconds=1),
+    )
 
 
 def deliver(*, bad: bool) -> int:

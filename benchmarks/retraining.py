@@ -18,10 +18,9 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.project import copy_project
-from rootstock.config import params_file
-from rootstock.config.params import Finetune, Ingest, Params, Retrain, Source
+from rootstock.config.params import Finetune, Ingest, Retrain, Source
 from rootstock.ingest.samples import write_sample
-from tasks.bridge.workspace import LOCAL, PARAMS
+from tasks.bridge.workspace import LOCAL
 
 ROOT = LOCAL / "retraining"
 DIGITS = 1797
@@ -44,16 +43,9 @@ def draw(folder: Path, images: int, seed: int) -> None:
 
 def make_workspace(images: int) -> None:
     """Create a workspace whose sources have a number of images, without stages of fine-tuning."""
-    copy_project(ROOT)
-    draw(ROOT / "photos", images - DIGITS, 0)
     sources = (Source(path="sample:digits", domain="handwritten"), Source(path="photos", domain="printed"))
-    changed = {
-        "ingest": Ingest(sources=sources),
-        "finetune": Finetune(stages=()),
-        "retrain": Retrain(settle_seconds=0),
-    }
-    settings: Params = params_file.load(PARAMS)
-    params_file.save(ROOT / PARAMS, settings.model_copy(update=changed))
+    copy_project(ROOT, ingest=Ingest(sources=sources), finetune=Finetune(stages=()), retrain=Retrain(settle_seconds=0))
+    draw(ROOT / "photos", images - DIGITS, 0)
 
 
 def run(flow: str) -> float:
