@@ -20,8 +20,9 @@ def table(comparisons: Sequence[PairedComparison]) -> str:
 
 
 def _shown(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
-    worst = sorted((one for one in comparisons if one.about == NEW_CLASS), key=lambda one: one.challenger["value"])
-    return [one for one in comparisons if one.about != NEW_CLASS or one in worst[:MOST_NEW_CLASSES]]
+    new = sorted((one for one in comparisons if one.about == NEW_CLASS), key=lambda one: one.challenger["value"])
+    left_out = {one.what for one in new[MOST_NEW_CLASSES:]}
+    return [one for one in comparisons if one.about != NEW_CLASS or one.what not in left_out]
 
 
 def _row(comparison: PairedComparison) -> str:

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rootstock.evaluation import plots
 from rootstock.evaluation.intervals import Floats, Integers
 from rootstock.evaluation.learning_curve import LearningCurve
 from rootstock.evaluation.metrics import reliability
-from rootstock.evaluation.plots import MODELS, stage_names
+from rootstock.evaluation.plots import MAX_DRAWN, MODELS, most_mistaken, stage_names
 from rootstock.system import escape, files
+from rootstock.system.sampling import evenly_spaced
 
 NO_CURVE = LearningCurve((), (), ())
 MOST_ROWS = 20_000  # of confusion.csv: half a megabyte
@@ -52,8 +52,8 @@ def write(
         learning_curve: the head's accuracy by the number of training images; without it, its file has no rows.
     """
     names, predicted = np.asarray(classes, dtype=object), probabilities.argmax(1)
-    few = len(classes) <= plots.MAX_DRAWN
-    worst = np.arange(len(classes)) if few else plots.most_mistaken(labels, predicted, len(classes))
+    k = len(classes)
+    worst = np.arange(k) if k <= MAX_DRAWN else most_mistaken(labels, predicted, k)
     confidence, accuracy, images = reliability(labels, probabilities)
     steps = history[["stage", "epoch", "train_loss", "val_loss", "val_accuracy"]].reset_index(drop=True)
     steps["stage"] = stage_names(history)
@@ -81,8 +81,7 @@ def write(
 def _confusion(names: NDArray[np.object_], labels: Integers, predicted: Integers, shown: Integers) -> pd.DataFrame:
     """Return a row per image of the shown classes; of many images, evenly spaced ones."""
     among = np.flatnonzero(np.isin(labels, shown) & np.isin(predicted, shown))
-    if len(among) > MOST_ROWS:
-        among = among[np.linspace(0, len(among) - 1, MOST_ROWS).astype(np.int64)]
+    among = among[evenly_spaced(len(among), MOST_ROWS)]
     return pd.DataFrame({"actual": names[labels[among]], "predicted": names[predicted[among]]})
 
 

@@ -79,8 +79,8 @@ def evaluate(
     # The choice has been made: only now are the test images looked at, and by the winner alone.
     known = pair.novelty[choice.winner].with_threshold(scores[choice.winner].novelty)
     kept_of_test = _to_map(pair, "test", params)
-    own = (scores_of_test := pair.scores("test", choice.winner, keep=kept_of_test))[choice.winner]
-    test = _scored(pair.rows("test"), scores_of_test, temperature)
+    scores_of_test = pair.scores("test", choice.winner, keep=kept_of_test)
+    test, own = _scored(pair.rows("test"), scores_of_test, temperature), scores_of_test[choice.winner]
     tested = _score(pair, test, choice.winner, params)
     tested["unknown"] = intervals.share(own.novelty > known.threshold, tables.group_numbers(test.rows))
     uncalibrated, rough = _warn_of_temperatures(temperature), _warn_of_few(pair, val, test, params.evaluate.repeats)

@@ -41,23 +41,25 @@ def find(
 
     Args:
         folder: cached features.
-        manifest: of the dataset; images of all splits are judged, by heads that are trained on all splits.
+        manifest: of the dataset; images of all splits are judged, by heads that are trained on all splits, unless
+            there are too many.
         classes: names in index order.
         l2: strength of these heads.
-        seed: of the folds.
+        seed: of the folds, or of the images that are judged.
         chosen: the model's head, trained on the training images, which judges where there are many; None: never.
 
     Returns:
         The suspects with COLUMNS, worst first: those with the lowest probability of their label. Empty if there are
         fewer groups than folds.
     """
-    is_judged = _draw(manifest, len(classes), seed) if chosen else np.ones(len(manifest), bool)
-    rows = manifest[is_judged].sort_values(["shard", "offset"], ignore_index=True)
+    all_judged = chosen is None or _can_judge_all(len(manifest), len(classes))
+    judged = manifest if all_judged else _draw_held_out(manifest, len(classes), seed)
+    rows = judged.sort_values(["shard", "offset"], ignore_index=True)
     groups = tables.group_numbers(rows)
     if len(np.unique(groups)) < FOLDS or len(classes) < 2:
         return pd.DataFrame(columns=COLUMNS)
     labels = rows["class_index"].to_numpy(np.int64)
-    if chosen is None or is_judged.all():
+    if chosen is None or all_judged:
         probabilities = predict_out_of_fold(folder, rows, draw_folds(labels, groups, seed), len(classes), l2)
     else:
         logits = np.concatenate([chosen.logits(x) for x, _ in Features(folder, rows)])
@@ -75,20 +77,19 @@ def find(
 
 def describe_judged(images: int, classes: int) -> str:
     """Describe which images are judged by an evaluation."""
-    if images * classes <= MOST_PROBABILITIES:
+    if _can_judge_all(images, classes):
         return "images, of all splits,"
     return f"of up to {MOST_PROBABILITIES // classes:,} validation and test images"
 
 
-def _draw(manifest: pd.DataFrame, classes: int, seed: int) -> NDArray[np.bool_]:
-    """Return which images are judged (n,): all, or of many some of those that the head was not trained on."""
-    if len(manifest) * classes <= MOST_PROBABILITIES:
-        return np.ones(len(manifest), bool)
+def _can_judge_all(images: int, classes: int) -> bool:
+    return images * classes <= MOST_PROBABILITIES
+
+
+def _draw_held_out(manifest: pd.DataFrame, classes: int, seed: int) -> pd.DataFrame:
+    """Draw some of the images that the model's head was not trained on."""
     held_out = np.flatnonzero(manifest["split"] != "train")
-    drawn = np.random.default_rng(seed).permutation(held_out)[: MOST_PROBABILITIES // classes]
-    judged = np.zeros(len(manifest), bool)
-    judged[drawn] = True
-    return judged
+    return manifest.iloc[np.random.default_rng(seed).permutation(held_out)[: MOST_PROBABILITIES // classes]]
 
 
 def predict_out_of_fold(

@@ -18,6 +18,7 @@ from rootstock.dataset import tables
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.parallel import map_on_one_core_each
+from rootstock.system.sampling import evenly_spaced
 from rootstock.training import head, heads
 from rootstock.training.head import Head
 
@@ -85,8 +86,7 @@ def measure(
         chosen head's own accuracy.
     """
     rows, val_rows = (tables.in_shard_order(manifest, split) for split in ("train", "val"))
-    if len(val_rows) > MOST_VAL_IMAGES:
-        val_rows = val_rows.iloc[np.linspace(0, len(val_rows) - 1, MOST_VAL_IMAGES).astype(np.int64)]
+    val_rows = val_rows.iloc[evenly_spaced(len(val_rows), MOST_VAL_IMAGES)]
     if rows["group_id"].nunique() < FEWEST_GROUPS or val_rows.empty:
         return None
     strength = {"l2": (chosen.l2,)} if chosen.kind == "logistic" else {}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import special
-from sklearn.metrics import confusion_matrix_at_thresholds
+from sklearn.metrics import auc, confusion_matrix_at_thresholds
 
 from rootstock.evaluation.intervals import (
     Floats,
@@ -211,8 +211,7 @@ def _rank(is_class: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[float
     images = hits[-1] + missed[-1]
     others = len(is_class) - images
     precision = np.diff(hits, prepend=0) @ (hits / (hits + false)) / images
-    area = np.trapezoid(np.r_[0, hits] / images, np.r_[0, false] / others)
-    return float(area), float(precision)
+    return auc(np.r_[0, false] / others, np.r_[0, hits] / images), float(precision)
 
 
 def _reliability(outcome: Outcome) -> tuple[Floats, Floats, Integers]:

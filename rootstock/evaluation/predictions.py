@@ -94,9 +94,9 @@ def read_predicted(path: Path, model: str, classes: Sequence[str], columns: Sequ
             return table.rename_columns([*own, "predicted"])
         table = pq.read_table(path, columns=[*own, model])
         lists = table[model].combine_chunks()
-        best = np.full(len(table), -1)
+        best = np.full(len(table), len(classes))  # no class
         best[lists.is_valid().to_numpy(zero_copy_only=False)] = (
             lists.flatten().to_numpy().reshape(-1, len(classes)).argmax(1)
         )
-        names = pa.array([*classes, None], pa.string()).take(pa.array(best % (len(classes) + 1)))
+        names = pa.array([*classes, None], pa.string()).take(pa.array(best))
         return table.select(own).append_column("predicted", names)

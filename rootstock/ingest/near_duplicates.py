@@ -7,7 +7,7 @@ band is still shared by many, they are divided by the bits that vary among these
 each connected group is found by a search that compares the reached hashes with those not yet reached.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -126,10 +126,10 @@ def _bands(hashes: Hashes, bits: int) -> Iterator[NDArray[np.uint64]]:
     """Yield `bits` + 1 bands of each hash: its bits, dealt out by how evenly they divide these hashes."""
     places = np.arange(HASH_BITS, dtype=np.uint64)
     ones = np.array([np.count_nonzero(hashes & (np.uint64(1) << place)) for place in places])
-    evenness = np.minimum(ones, len(hashes) - ones)
+    most_even_first = places[np.argsort(-np.minimum(ones, len(hashes) - ones), kind="stable")]
     for number in range(bits + 1):
         band = np.zeros_like(hashes)
-        for place, bit in enumerate(places[np.argsort(-evenness, kind="stable")][number :: bits + 1]):
+        for place, bit in enumerate(most_even_first[number :: bits + 1]):
             band |= ((hashes >> bit) & np.uint64(1)) << np.uint64(place)
         yield band
 
@@ -190,7 +190,7 @@ def _is_near(one: np.uint64 | Hashes, other: Hashes, bits: int) -> NDArray[np.bo
 
 def _spanning_links(hashes: Hashes, bits: int) -> Links:
     """Link each connected group by a spanning tree, comparing reached hashes only with unreached ones."""
-    left, links = np.arange(len(hashes)), []
+    left, links = np.arange(len(hashes)), [NO_LINKS]
     while len(left):
         reached, left = left[:1], left[1:]
         while len(reached) and len(left):
@@ -201,7 +201,7 @@ def _spanning_links(hashes: Hashes, bits: int) -> Links:
             if hit.any():
                 links.append(np.stack([some[near[:, hit].argmax(axis=0)], left[hit]], axis=1))
                 reached, left = np.concatenate([reached, left[hit]]), left[~hit]
-    return _concatenated(links)
+    return np.concatenate(links)
 
 
 @dataclass
@@ -219,9 +219,10 @@ class _Links:
             links = links[self.component[links[:, 0]] != self.component[links[:, 1]]]
         self.kept.append(links)
         self.count += len(links)
-        if self.count > MAX_LINKS_PER_HASH * self.nodes + MAX_EXTRA_LINKS:
-            self.count = len(self.all())
-            if 2 * self.count > MAX_LINKS_PER_HASH * self.nodes + MAX_EXTRA_LINKS:
+        most = MAX_LINKS_PER_HASH * self.nodes + MAX_EXTRA_LINKS
+        if self.count > most:
+            self.count = len(self.all())  # a pair may share several bands
+            if 2 * self.count > most:
                 self._reduce()
 
     def all(self) -> Links:
@@ -237,7 +238,3 @@ class _Links:
         self.kept = [np.stack([tree.row, tree.col], axis=1).astype(np.int64)]
         self.count = len(self.kept[0])
         self.component = connected_components(tree, directed=False)[1]
-
-
-def _concatenated(links: Sequence[Links]) -> Links:
-    return np.concatenate([NO_LINKS, *links])

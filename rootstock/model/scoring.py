@@ -87,10 +87,11 @@ def score(
     def of_others(images: pd.DataFrame, keep: NDArray[np.bool_]) -> Scores:
         return Scores.of_groups(model, features(model, images, images_dir, what, store), keep)
 
-    if cached.all() or not cached.any():
-        return (of_cached if len(rows) and cached.all() else of_others)(rows, keep)
+    parts = [(chosen, of) for chosen, of in ((cached, of_cached), (~cached, of_others)) if chosen.any()]
+    if len(parts) == 1:  # nothing to put together, which would take twice the memory
+        return parts[0][1](rows, keep)
     scores = Scores.empty(model, keep)
-    for chosen, of in ((cached, of_cached), (~cached, of_others)):
+    for chosen, of in parts:
         found = of(rows[chosen], keep[chosen])
         scores.logits[chosen], scores.novelty[chosen] = found.logits, found.novelty
         scores.features[chosen[keep]] = found.features

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from scipy import optimize, special
 
 from rootstock.system.parallel import ordered_map
+from rootstock.system.sampling import evenly_spaced
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
@@ -32,9 +33,8 @@ def fit_temperature(logits: Floats, labels: Integers) -> float:
     """
     if len(labels) == 0 or logits.shape[0] != len(labels):
         raise ValueError(f"expected logits (n, k) and labels (n,), got {logits.shape} and {labels.shape}")
-    if len(labels) > MOST_IMAGES:
-        chosen = np.linspace(0, len(labels) - 1, MOST_IMAGES).astype(np.int64)
-        logits, labels = logits[chosen], labels[chosen]
+    chosen = evenly_spaced(len(labels), MOST_IMAGES)
+    logits, labels = logits[chosen], labels[chosen]
     n, k = logits.shape
 
     def margins(rows: slice) -> Floats:

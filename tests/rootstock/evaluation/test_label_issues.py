@@ -95,7 +95,7 @@ def test_of_many_images_some_held_out_ones_are_judged_by_the_models_own_head(tmp
     monkeypatch.setattr(label_issues, "predict_out_of_fold", lambda *_: pytest.fail("heads are trained"))
     found = label_issues.find(folder, manifest, CLASSES, 10.0, 0, chosen)
     assert set(found["split"]) == {"test"} and list(found) == label_issues.COLUMNS
-    wrong &= set(manifest.loc[label_issues._draw(manifest, 4, 0), "image_id"])
+    wrong &= set(label_issues._draw_held_out(manifest, 4, 0)["image_id"])
     hits = wrong & set(found["image_id"])
     assert len(wrong) >= 15 and len(hits) >= 0.6 * len(wrong) and len(hits) >= 0.8 * len(found)
     assert label_issues.describe_judged(800, 4) == "of up to 300 validation and test images"
