@@ -16,6 +16,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # `dvc repro` starts `python -m tasks.<stage>`: the environment's python has to come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Tests start hundreds of Python processes, of which each would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Two processes, each a file at a time: servers are waited for while others compute; the files that take longest lead.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 

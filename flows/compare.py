@@ -31,7 +31,8 @@ from tasks.bridge.workspace_lock import locked_workspace
 from tasks.ingest import ingest
 
 if TYPE_CHECKING:
-    from rootstock.evaluation.compare import Candidate, Row
+    from rootstock.evaluation.compare import Candidate
+    from rootstock.evaluation.compare_table import Row
 
 
 @dataclass(frozen=True)

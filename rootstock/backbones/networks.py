@@ -1,7 +1,10 @@
 """Build a network from its name in config/architectures.py, without its classification layer."""
 
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -43,9 +46,7 @@ def build_with_classifier(name: str, image_size: int, variant: str | None = None
 def _construct(described: Architecture, name: str, options: dict[str, Any]) -> nn.Module:
     """Call the builder; timm and torchvision take seconds to import, so only the one needed is imported."""
     if described.library == "timm":
-        import timm
-
-        return timm.create_model(**options)  # type: ignore[no-any-return]
+        return import_timm().create_model(**options)  # type: ignore[no-any-return]
     if described.library == "torchvision":
         from torchvision.models import get_model
 
@@ -86,16 +87,28 @@ def timm_config(name: str) -> Any:  # noqa: ANN401
     Raises:
         ParamsError: timm has no such model; the message suggests the nearest names.
     """
-    import timm  # takes seconds to import
-
     model = name.removeprefix(TIMM)
-    if not timm.is_model(model):
-        near = get_close_matches(model, timm.list_models(), n=3)
+    if not import_timm().is_model(model):
+        near = get_close_matches(model, import_timm().list_models(), n=3)
         hint = f" Did you mean {' or '.join(f'{TIMM}{each}' for each in near)}?" if near else ""
         raise ParamsError(
-            f"params.yaml: backbone.name is {name!r}; timm {timm.__version__} has no model of that name.{hint}"
+            f"params.yaml: backbone.name is {name!r}; timm {import_timm().__version__} has no model of that name.{hint}"
         )
-    return timm.get_pretrained_cfg(model)
+    return import_timm().get_pretrained_cfg(model)
+
+
+@cache
+def import_timm() -> ModuleType:
+    """Import timm, and not wandb, which timm imports where it is installed (2 s) for a logger that is not used here."""
+    hidden = "wandb" not in sys.modules
+    if hidden:
+        sys.modules["wandb"] = None  # type: ignore[assignment]  # Python's own way to say that there is none
+    try:
+        import timm
+    finally:
+        if hidden:
+            sys.modules.pop("wandb", None)
+    return timm  # type: ignore[no-any-return]
 
 
 def image_size_error(size: int, name: str, error: object) -> ParamsError:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rootstock.backbones import state_dicts
-from rootstock.backbones.networks import build_with_classifier, timm_config, timm_options
+from rootstock.backbones.networks import build_with_classifier, import_timm, timm_config, timm_options
 from rootstock.backbones.state_dicts import State
 from rootstock.config import params
 from rootstock.config.architectures import NONE, TIMM, Architecture, architecture
@@ -160,8 +160,7 @@ def _from_timm(name: str, image_size: int) -> FoundWeights:
 
     The hub's own settings apply: HF_ENDPOINT selects another hub, HF_HUB_OFFLINE restricts it to its cache.
     """
-    import timm
-
+    timm = import_timm()
     config, model = timm_config(name), name.removeprefix(TIMM)
     overlay: dict[str, str] = {}
     given: State = {}

@@ -41,7 +41,7 @@ class Grounds:
         curve: whether more images would help, if it was measured.
         history: the epochs of fine-tuning.
         backbone: that the models have.
-        compared: rows of data/compare of the same dataset (see `compare.Row`); may be empty.
+        compared: rows of data/compare of the same dataset (see `compare_table.Row`); may be empty.
     """
 
     winner: str

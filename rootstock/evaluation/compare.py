@@ -10,14 +10,12 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rootstock.backbones import backbones, sizes
@@ -25,15 +23,16 @@ from rootstock.backbones.backbones import Backbone
 from rootstock.config import params
 from rootstock.config.architectures import GROUPS, NONE, PENULTIMATE, architecture
 from rootstock.dataset import tables
-from rootstock.evaluation import metrics
+from rootstock.evaluation import compare_table, metrics
+from rootstock.evaluation.compare_table import FROZEN, SCRATCH, Row
 from rootstock.features import extraction
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.reader import Features
 from rootstock.model import scoring
 from rootstock.model.model import Model
-from rootstock.system import digests, escape
+from rootstock.system import escape
 from rootstock.system.errors import DamagedError, RootstockError
-from rootstock.system.files import digest, reading, replacing, verify
+from rootstock.system.files import verify
 from rootstock.training import calibration, finetune, head, heads
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
@@ -41,8 +40,6 @@ from rootstock.training.head import Head
 from rootstock.training.split_images import SplitImages
 
 log = logging.getLogger(__name__)
-FROZEN, SCRATCH = "frozen", "scratch"
-CANDIDATE = ["backbone", "variant", "trained", "layer", "pooling", "data"]  # columns that identify a candidate
 Logits = NDArray[np.float32]
 
 
@@ -70,40 +67,6 @@ class Candidate:
         """Return the display name."""
         name = f"{self.backbone.name} {self.backbone.variant}" if self.backbone.variant else self.backbone.name
         return f"{name}, {'from scratch' if self.trained == SCRATCH else self.layer}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """The figures of a candidate; if it failed, `reason` says why and they are None.
-
-    Accuracy and log loss are on the validation split (low, high: 95 % interval), since candidates are chosen by them.
-    Parameters and multiply-accumulates per image are up to the layer, without a classification layer. `feature_bytes`
-    is per image.
-    """
-
-    backbone: str
-    variant: str | None
-    trained: str
-    layer: str
-    pooling: str
-    image_size: int | None = None
-    origin: str | None = None
-    width: int | None = None
-    parameters: int | None = None
-    macs: int | None = None
-    feature_bytes: int | None = None
-    images_per_second: float | None = None
-    l2: float | None = None
-    accuracy: float | None = None
-    accuracy_low: float | None = None
-    accuracy_high: float | None = None
-    log_loss: float | None = None
-    train_images: int | None = None
-    val_images: int | None = None
-    computed: int | None = None  # images whose features were computed; the others were cached
-    seconds: float | None = None
-    data: str = ""  # the version of the dataset
-    reason: str = ""
 
 
 def candidates(settings: params.Params) -> list[Candidate]:
@@ -144,7 +107,7 @@ def measure(candidate: Candidate, settings: params.Params, paths: Paths) -> tupl
     pooling = settings.extract.pooling if candidate.layer != PENULTIMATE else ""
     row = Row(
         candidate.backbone.name, candidate.backbone.variant, candidate.trained, candidate.layer, pooling,
-        image_size=candidate.backbone.image_size, data=version_of(paths.dataset),
+        image_size=candidate.backbone.image_size, data=compare_table.version_of(paths.dataset),
     )  # fmt: skip
     epochs: list[Epoch] = []
     try:
@@ -152,11 +115,6 @@ def measure(candidate: Candidate, settings: params.Params, paths: Paths) -> tupl
     except (RootstockError, RuntimeError, MemoryError) as error:  # torch's out of memory is a RuntimeError
         found = {"reason": str(error).strip().splitlines()[0]}
     return Row(**{**asdict(row), **found, "seconds": round(time.perf_counter() - start, 2)}), epochs
-
-
-def version_of(dataset_dir: Path) -> str:
-    """Return the version of a dataset: a short digest of its manifest."""
-    return digest(tables.files_of(dataset_dir / tables.MANIFEST))[:12]
 
 
 def _measured(candidate: Candidate, settings: params.Params, paths: Paths) -> tuple[dict[str, Any], list[Epoch]]:
@@ -252,7 +210,7 @@ def _from_scratch(
     empty = Head(np.zeros((len(classes), backbone.width), np.float32), np.zeros(len(classes), np.float32), classes, 0.0)
     model = Classifier(backbone.network, backbone.transform, empty, frozen_statistics=False)
     train, val = (SplitImages(splits[split], paths.images) for split in ("train", "val"))
-    identity = f"{backbone.digest} {version_of(paths.dataset)} {recipe.recipe()} {settings.seed}"
+    identity = f"{backbone.digest} {compare_table.version_of(paths.dataset)} {recipe.recipe()} {settings.seed}"
     checkpoint = paths.own_backbones / f"{hashlib.sha256(identity.encode()).hexdigest()[:12]}.pt"
     history = finetune.fine_tune(
         model, backbone.transform, train, val, recipe, settings.seed, checkpoint, identity
@@ -261,40 +219,3 @@ def _from_scratch(
     logits = {"val": scoring.score(trained, splits["val"], paths.images).logits}
     checkpoint.unlink(missing_ok=True)
     return logits, history
-
-
-def merge(before: pd.DataFrame, row: Row) -> pd.DataFrame:
-    """Add a row to earlier ones, replacing one of the same candidate on the same data.
-
-    A failure replaces only an earlier failure: measurements are kept.
-    """
-    new = pd.DataFrame([row])
-    if before.empty:
-        return new
-    same = (before[CANDIDATE].fillna("") == new[CANDIDATE].fillna("").iloc[0]).all(axis=1)
-    measured = before["reason"] == ""
-    same_input = (before[["image_size", "origin"]] == new[["image_size", "origin"]].iloc[0]).all(axis=1)
-    replaced = same & (~measured | same_input & (row.reason == ""))
-    return pd.concat([before[~replaced], new], ignore_index=True)
-
-
-def read(path: Path) -> pd.DataFrame:
-    """Read compare.parquet; without the file, an empty table."""
-    if not path.exists():
-        return pd.DataFrame(columns=[field.name for field in fields(Row)])
-    table = digests.read(path)
-    names = [field.name for field in fields(Row)]
-    with reading(path):
-        frame: pd.DataFrame = table.to_pandas()
-        if "test_images" in frame and "val_images" not in frame:
-            log.warning(
-                "%s: its rows were measured on test images, by an earlier version: measured anew if asked", path
-            )
-            return pd.DataFrame(columns=names)
-        return frame[names]
-
-
-def write(path: Path, table: pd.DataFrame) -> None:
-    """Write compare.parquet or the table of training curves, replacing an earlier one."""
-    with replacing(path) as temporary:
-        pq.write_table(digests.with_digest(pa.Table.from_pandas(table, preserve_index=False)), temporary)

@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 
 from rootstock.config.architectures import FEATURE_LEVELS, PENULTIMATE
 from rootstock.evaluation import figures, plots
-from rootstock.evaluation.compare import FROZEN, SCRATCH
+from rootstock.evaluation.compare_table import FROZEN, SCRATCH
 from rootstock.evaluation.plots import DARK, LIGHT, Theme
 from rootstock.evaluation.report import environment
 from rootstock.system import escape

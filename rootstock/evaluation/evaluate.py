@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rootstock.config.params import Params
 from rootstock.dataset import tables
 from rootstock.evaluation import (
-    compare,
+    compare_table,
     embedding,
     intervals,
     label_issues,
@@ -111,11 +111,11 @@ def _read_compared(path: Path | None, dataset: Path) -> pd.DataFrame:
     if path is None or not path.exists():
         return pd.DataFrame()
     try:
-        rows = compare.read(path)
+        rows = compare_table.read(path)
     except DamagedError as error:
         log.warning("%s", error)
         return pd.DataFrame()
-    return rows[rows["data"] == compare.version_of(dataset)]
+    return rows[rows["data"] == compare_table.version_of(dataset)]
 
 
 def _find_label_issues(pair: ModelPair, params: Params) -> pd.DataFrame | None:

@@ -1,12 +1,12 @@
 """Data augmentation: random resized crops (Szegedy et al. 2015) with horizontal flips, and RandAugment."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms.v2 import functional as F
 
 from rootstock.config.architectures import Transform
 from rootstock.config.section import Augment
@@ -17,22 +17,29 @@ CROP_AREA = (0.6, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 # RandAugment at magnitude 9 of 30: shears in degrees, shifts as a share of the side, rotations in degrees, factors.
 CHANGES, SHEAR, SHIFT, ROTATION, FACTOR = 2, 5.14, 0.136, 9.0, 0.27
-SHAPE_AND_COLOUR: tuple[Callable[[Image.Image, int], Any], ...] = (
-    lambda image, _: image,
-    lambda image, sign: F.affine(image, 0.0, [0, 0], 1.0, [sign * SHEAR, 0.0], center=[0, 0]),
-    lambda image, sign: F.affine(image, 0.0, [0, 0], 1.0, [0.0, sign * SHEAR], center=[0, 0]),
-    lambda image, sign: F.affine(image, 0.0, [int(sign * SHIFT * image.width), 0], 1.0, [0.0, 0.0]),
-    lambda image, sign: F.affine(image, 0.0, [0, int(sign * SHIFT * image.height)], 1.0, [0.0, 0.0]),
-    lambda image, sign: F.rotate(image, sign * ROTATION),
-    lambda image, sign: F.adjust_brightness(image, 1 + sign * FACTOR),
-    lambda image, sign: F.adjust_saturation(image, 1 + sign * FACTOR),
-    lambda image, sign: F.adjust_contrast(image, 1 + sign * FACTOR),
-    lambda image, sign: F.adjust_sharpness(image, 1 + sign * FACTOR),
-    lambda image, _: F.posterize(image, 7),
-    lambda image, _: F.solarize(image, 178.5),
-    lambda image, _: F.autocontrast(image),
-    lambda image, _: F.equalize(image),
-)
+
+
+@cache
+def shape_and_colour() -> tuple[Callable[[Image.Image, int], Any], ...]:
+    """Return the changes of RandAugment, of which each takes an image and a sign."""
+    from torchvision.transforms.v2 import functional as F  # takes 1.5 s to import
+
+    return (
+        lambda image, _: image,
+        lambda image, sign: F.affine(image, 0.0, [0, 0], 1.0, [sign * SHEAR, 0.0], center=[0, 0]),
+        lambda image, sign: F.affine(image, 0.0, [0, 0], 1.0, [0.0, sign * SHEAR], center=[0, 0]),
+        lambda image, sign: F.affine(image, 0.0, [int(sign * SHIFT * image.width), 0], 1.0, [0.0, 0.0]),
+        lambda image, sign: F.affine(image, 0.0, [0, int(sign * SHIFT * image.height)], 1.0, [0.0, 0.0]),
+        lambda image, sign: F.rotate(image, sign * ROTATION),
+        lambda image, sign: F.adjust_brightness(image, 1 + sign * FACTOR),
+        lambda image, sign: F.adjust_saturation(image, 1 + sign * FACTOR),
+        lambda image, sign: F.adjust_contrast(image, 1 + sign * FACTOR),
+        lambda image, sign: F.adjust_sharpness(image, 1 + sign * FACTOR),
+        lambda image, _: F.posterize(image, 7),
+        lambda image, _: F.solarize(image, 178.5),
+        lambda image, _: F.autocontrast(image),
+        lambda image, _: F.equalize(image),
+    )
 
 
 def random_crop(
@@ -73,7 +80,8 @@ def randaugment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     is one for all threads, so that images would depend on their order.
     """
     for _ in range(CHANGES):
-        change, sign = SHAPE_AND_COLOUR[rng.integers(len(SHAPE_AND_COLOUR))], 1 - 2 * int(rng.integers(2))
+        changes = shape_and_colour()
+        change, sign = changes[rng.integers(len(changes))], 1 - 2 * int(rng.integers(2))
         image = change(image, sign)
     return image
 

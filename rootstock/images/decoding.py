@@ -7,14 +7,14 @@ twice as fast (docs/extraction.md), and release the GIL.
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision import io as torchvision_io
 
 from rootstock.config.architectures import Transform
 from rootstock.images import jpeg, pixels
@@ -73,14 +73,22 @@ def _decode_reduced(file: OpenedFile, header: jpeg.Header, shorter: int) -> Tens
     return _tensor(file.reduced("RGB", shorter))
 
 
+@cache
+def torchvision_io() -> Any:  # noqa: ANN401
+    """Return torchvision's module of decoders: importing it takes 1.5 s, which runs that decode nothing are spared."""
+    from torchvision import io
+
+    return io
+
+
 def _decode_by_torchvision(data: bytes) -> Tensor | None:
     """Decode grey and RGB as stored; None for what Pillow handles better: CMYK, and errors."""
-    decode_jpeg = getattr(torchvision_io, "decode_jpeg", None)  # deprecated in 0.29; without it, Pillow decodes
+    decode_jpeg = getattr(torchvision_io(), "decode_jpeg", None)  # deprecated in 0.29; without it, Pillow decodes
     if decode_jpeg is None:
         return None
     content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
-        found: Tensor = decode_jpeg(content, torchvision_io.ImageReadMode.UNCHANGED, apply_exif_orientation=False)
+        found: Tensor = decode_jpeg(content, torchvision_io().ImageReadMode.UNCHANGED, apply_exif_orientation=False)
     except RuntimeError:
         return None
     channels: int = found.shape[0]

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision import io as torchvision_io
 
 from rootstock.config.architectures import Transform
 from rootstock.images import decoding
@@ -22,7 +21,6 @@ from rootstock.images.pixels import OpenedFile
 from rootstock.system.parallel import grouped
 
 log = logging.getLogger(__name__)
-decode_jpeg: Any = getattr(torchvision_io, "decode_jpeg", None)  # deprecated in 0.29; without it, the CPU decodes
 DECODED_BYTES = 2**30  # decoded pixels on the GPU at a time, at full size
 AT_ONCE = 2  # batches: nvJPEG reads the files of one while the other is decoded
 warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)  # nobody writes to a file's bytes
@@ -73,13 +71,19 @@ def _wait(device: torch.device) -> None:
 def _decoded(encoded: list[Tensor], device: torch.device) -> list[Tensor | None]:
     """Decode JPEGs on the device; None for those that it cannot decode."""
     try:
-        found: list[Tensor | None] = decode_jpeg(encoded, torchvision_io.ImageReadMode.RGB, device=device)
-    except (RuntimeError, TypeError) as error:
+        found: list[Tensor | None] = decode_jpegs(encoded, device)
+    except (RuntimeError, AttributeError) as error:
         if len(encoded) == 1:
             log.debug("decoding an image on the CPU: %s", error)
             return [None]
         return [image for one in encoded for image in _decoded([one], device)]  # the others are none the worse for it
     return found
+
+
+def decode_jpegs(encoded: list[Tensor], device: torch.device) -> Any:  # noqa: ANN401
+    """Decode JPEGs on a device, each (3, h, w) uint8; an AttributeError where torchvision no longer does it (0.29)."""
+    io = decoding.torchvision_io()
+    return io.decode_jpeg(encoded, io.ImageReadMode.RGB, device=device)
 
 
 def _resized(images: list[Tensor], transform: Transform) -> Tensor:

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from rootstock.config.params import Regularization
 from rootstock.training.split_images import NO_CLASS
@@ -20,6 +19,8 @@ class Mixing:
     """
 
     def __init__(self, settings: Regularization, classes: int) -> None:
+        from torchvision.transforms import v2  # takes 1.5 s to import
+
         self.classes = classes
         self.ways = [
             way(alpha=alpha) for way, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix)) if alpha

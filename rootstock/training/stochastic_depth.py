@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import numpy as np
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from rootstock.system.errors import ParamsError
 
@@ -43,11 +42,15 @@ def stochastic_depth(network: nn.Module, rate: float) -> Iterator[None]:
 
 
 def _is_place(name: str, module: nn.Module) -> bool:
+    from torchvision.ops import StochasticDepth  # takes 1.5 s to import
+
     in_timm = name.rpartition(".")[2].startswith(TIMMS) and not list(module.children())
     return isinstance(module, StochasticDepth) or in_timm
 
 
 def _dropping(module: nn.Module, rate: float) -> nn.Module:
+    from torchvision.ops import StochasticDepth
+
     dropping: nn.Module
     if isinstance(module, StochasticDepth):
         dropping = StochasticDepth(rate, module.mode)

@@ -17,7 +17,8 @@ from tasks.bridge.workspace import COMPARE, DATASET, FEATURES, IMAGES, TRIED, TR
 if TYPE_CHECKING:  # imports torch, needed only to try a candidate
     import pandas as pd
 
-    from rootstock.evaluation.compare import Candidate, Row
+    from rootstock.evaluation.compare import Candidate
+    from rootstock.evaluation.compare_table import Row
     from rootstock.training.checkpoints import Epoch
 
 TABLE, CURVES, PAGE = COMPARE / "compare.parquet", COMPARE / "curves.parquet", COMPARE / "report.html"
@@ -30,9 +31,9 @@ def candidates(params: Params) -> "list[Candidate]":
         RootstockError: it names none.
         DamagedError: the table of earlier comparisons is damaged.
     """
-    from rootstock.evaluation import compare
+    from rootstock.evaluation import compare, compare_table
 
-    compare.read(TABLE), curves()  # fail now rather than after hours
+    compare_table.read(TABLE), curves()  # fail now rather than after hours
     found = compare.candidates(params)
     if not found:
         raise RootstockError("params.yaml: compare.backbones and compare.scratch are empty; name at least one backbone")
@@ -41,11 +42,11 @@ def candidates(params: Params) -> "list[Candidate]":
 
 def measure(candidate: "Candidate", params: Params) -> "Row":
     """Evaluate a candidate and save its row and curve at once, so that a kill loses none that are done."""
-    from rootstock.evaluation import compare
+    from rootstock.evaluation import compare, compare_table
 
     paths = compare.Paths(IMAGES, DATASET, FEATURES, TRIED, TRIED_BACKBONES)
     row, epochs = compare.measure(candidate, params, paths)
-    compare.write(TABLE, compare.merge(compare.read(TABLE), row))
+    compare_table.write(TABLE, compare_table.merge(compare_table.read(TABLE), row))
     if epochs:
         _keep_curve(row, epochs)
     return row
@@ -54,13 +55,13 @@ def measure(candidate: "Candidate", params: Params) -> "Row":
 def _keep_curve(row: "Row", epochs: "Sequence[Epoch]") -> None:
     import pandas as pd
 
-    from rootstock.evaluation import compare
+    from rootstock.evaluation import compare_table
 
     name = f"{row.backbone} {row.variant}" if row.variant else row.backbone
     new = pd.DataFrame(epochs).assign(name=name, data=row.data)
     before = curves()
     others = before[(before["name"] != name) | (before["data"] != row.data)]
-    compare.write(CURVES, pd.concat([others, new], ignore_index=True) if len(others) else new)
+    compare_table.write(CURVES, pd.concat([others, new], ignore_index=True) if len(others) else new)
 
 
 def curves() -> "pd.DataFrame":
@@ -75,10 +76,10 @@ def curves() -> "pd.DataFrame":
 
 def finish() -> "tuple[pd.DataFrame, dict[str, bytes]]":
     """Render the page and add it to DVC; return the rows of this version of the data, and the plots."""
-    from rootstock.evaluation import compare, compare_report
+    from rootstock.evaluation import compare_report, compare_table
 
-    now = compare.version_of(DATASET)
-    table, epochs = (kept[kept["data"] == now] for kept in (compare.read(TABLE), curves()))
+    now = compare_table.version_of(DATASET)
+    table, epochs = (kept[kept["data"] == now] for kept in (compare_table.read(TABLE), curves()))
     drawn = compare_report.pictures(table, epochs)
     write(PAGE, compare_report.render(table, drawn))
     versions.add(COMPARE)

@@ -13,8 +13,9 @@ from rootstock.backbones import backbones
 from rootstock.config import params
 from rootstock.config.architectures import GROUPS, NAMES
 from rootstock.config.params_file import load
-from rootstock.evaluation import compare, compare_report, plots
-from rootstock.evaluation.compare import Candidate, Paths, Row, candidates, expand, measure, merge
+from rootstock.evaluation import compare, compare_report, compare_table, plots
+from rootstock.evaluation.compare import Candidate, Paths, candidates, expand, measure
+from rootstock.evaluation.compare_table import Row, merge
 from rootstock.features import extraction, feature_keys
 from rootstock.system.errors import DamagedError, ParamsError
 from tests.small_dataset import small_dataset
@@ -211,10 +212,10 @@ def test_a_failure_replaces_only_a_failure_and_measurements_stay(row):
 
 
 def test_the_table_is_read_as_it_was_written(row, tmp_path):
-    assert compare.read(tmp_path / "compare.parquet").empty
+    assert compare_table.read(tmp_path / "compare.parquet").empty
     table = merge(pd.DataFrame(), row)
-    compare.write(tmp_path / "compare.parquet", table)
-    again = merge(compare.read(tmp_path / "compare.parquet"), replace(row, layer="low"))
+    compare_table.write(tmp_path / "compare.parquet", table)
+    again = merge(compare_table.read(tmp_path / "compare.parquet"), replace(row, layer="low"))
     assert list(again["layer"]) == ["penultimate", "low"]
 
 
@@ -223,15 +224,15 @@ def test_the_table_is_read_as_it_was_written(row, tmp_path):
 
 def test_a_damaged_table_is_an_error_that_names_it(row, tmp_path):
     path = tmp_path / "compare.parquet"
-    compare.write(path, pd.DataFrame([row, replace(row, backbone="alexnet", variant="x", accuracy=None)]))
+    compare_table.write(path, pd.DataFrame([row, replace(row, backbone="alexnet", variant="x", accuracy=None)]))
     whole = pq.read_table(path)
     better = whole.set_column(whole.column_names.index("accuracy"), "accuracy", pa.array([1.0, 1.0]))
     for changed in (better, whole.slice(1), whole.take([1, 0])):
         pq.write_table(changed, path)
         with pytest.raises(DamagedError, match=r"compare\.parquet is damaged \(its rows do not match its digest"):
-            compare.read(path)
+            compare_table.read(path)
     pq.write_table(better.replace_schema_metadata(), path)  # an earlier version's has no digest
-    assert compare.read(path)["accuracy"].tolist() == [1.0, 1.0]
+    assert compare_table.read(path)["accuracy"].tolist() == [1.0, 1.0]
 
 
 @pytest.fixture

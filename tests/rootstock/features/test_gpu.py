@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torchvision import io as torchvision_io
 
 from rootstock.backbones.backbones import Backbone
 from rootstock.config.architectures import Transform
@@ -153,15 +152,16 @@ def test_files_of_all_kinds_share_batches_and_the_device_decodes_those_that_it_c
     contents = kinds_of_files()
     expected = np.stack([loader.view(content, to).numpy() for content in contents])
     on_device: list[int] = []
+    decode = gpu_decoding.decode_jpegs
 
-    def decode_jpeg(encoded: list[torch.Tensor], *given: object, **named: object) -> list[torch.Tensor]:
+    def decode_jpegs(encoded: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
         refused = contents[0] if left_to_the_cpu == "one" else b""
         if left_to_the_cpu == "all" or any(bytes(one.numpy()) == refused for one in encoded):
             raise RuntimeError("nvjpeg: unsupported")
         on_device.append(len(encoded))
-        return torchvision_io.decode_jpeg(encoded, *given, **named)
+        return decode(encoded, device)
 
-    monkeypatch.setattr(gpu_decoding, "decode_jpeg", decode_jpeg)
+    monkeypatch.setattr(gpu_decoding, "decode_jpegs", decode_jpegs)
     network = gpu.GpuNetwork(nn.Flatten(), "f32", CPU, len(contents))
     spec = FeatureSpec.of(to, Extract(decode="gpu"), "eager")
     extractor = FeatureExtractor(spec, Engine("eager", network.forward, len(contents), network.stream), 3 * 32 * 32)
@@ -175,12 +175,13 @@ def test_large_images_are_decoded_in_parts_that_fit_into_the_devices_memory(monk
     to = Transform(32, 36, "bilinear", (0.5,) * 3, (0.5,) * 3)
     contents = [encoded(picture(seed, 90, 60), "JPEG") for seed in range(5)]
     parts: list[int] = []
+    decode = gpu_decoding.decode_jpegs
 
-    def decode_jpeg(encoded: list[torch.Tensor], *given: object, **named: object) -> list[torch.Tensor]:
+    def decode_jpegs(encoded: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
         parts.append(len(encoded))
-        return torchvision_io.decode_jpeg(encoded, *given, **named)
+        return decode(encoded, device)
 
-    monkeypatch.setattr(gpu_decoding, "decode_jpeg", decode_jpeg)
+    monkeypatch.setattr(gpu_decoding, "decode_jpegs", decode_jpegs)
     seen = gpu_decoding.views([pixels.open_file(content) for content in contents], to, CPU)
     assert parts == [2, 2, 1]
     assert np.array_equal(seen.numpy(), np.stack([loader.view(content, to).numpy() for content in contents]))

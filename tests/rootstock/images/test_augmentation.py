@@ -6,7 +6,7 @@ from PIL import Image
 
 from rootstock.config.architectures import Transform
 from rootstock.images import augmentation
-from rootstock.images.augmentation import SHAPE_AND_COLOUR, randaugment, random_crop
+from rootstock.images.augmentation import randaugment, random_crop, shape_and_colour
 
 TRANSFORM = Transform(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -25,7 +25,7 @@ def test_an_image_is_changed_alike_for_equal_seeds_and_otherwise_for_others(phot
     assert not np.array_equal(plain, crops[0])
 
 
-@pytest.mark.parametrize("number", range(len(SHAPE_AND_COLOUR)))
+@pytest.mark.parametrize("number", range(len(shape_and_colour())))
 def test_each_change_is_the_one_of_torchvision_at_magnitude_9(photo, number):
     from torchvision.transforms import v2
 
@@ -38,15 +38,17 @@ def test_each_change_is_the_one_of_torchvision_at_magnitude_9(photo, number):
         expected = theirs._apply_image_or_video_transform(
             photo, names[number], magnitude, theirs.interpolation, theirs._fill
         )
-        found = np.asarray(SHAPE_AND_COLOUR[number](photo, sign), int)
+        found = np.asarray(shape_and_colour()[number](photo, sign), int)
         assert found.shape == (40, 48, 3)
         assert np.array_equal(found, np.asarray(expected, int))
 
 
 def test_two_changes_are_drawn_and_each_as_often_as_any_other(photo, monkeypatch):
     drawn = []
-    changes = tuple(lambda image, sign, n=n: (drawn.append((n, sign)), image)[1] for n in range(len(SHAPE_AND_COLOUR)))
-    monkeypatch.setattr(augmentation, "SHAPE_AND_COLOUR", changes)
+    changes = tuple(
+        lambda image, sign, n=n: (drawn.append((n, sign)), image)[1] for n in range(len(shape_and_colour()))
+    )
+    monkeypatch.setattr(augmentation, "shape_and_colour", lambda: changes)
     rng = np.random.default_rng(3)
     for _ in range(1000):
         randaugment(photo, rng)
