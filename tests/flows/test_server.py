@@ -2,7 +2,10 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 
+
+@pytest.mark.slow
 def test_no_client_is_refused_because_others_are_writing(deployed):
     deployment = deployed.ask("deployments/name/pipeline/cpu")["id"]
     later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}

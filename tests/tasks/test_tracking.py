@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tasks.bridge import mlflow_tracker, tracking, wandb_tracker
+from tasks.bridge import mlflow_tracker, tracking
 from tests.serving import free_port
 
 
@@ -68,7 +68,7 @@ def test_weights_and_biases_without_a_key_is_a_warning_that_says_how_to_log_in(r
 def test_a_weights_and_biases_server_that_is_silent_or_gone_is_a_warning(
     answer, results, silent_server, monkeypatch, caplog, tmp_path
 ):
-    monkeypatch.setattr(wandb_tracker, "ANSWER_S", 3.0)
+    monkeypatch.setattr("tasks.bridge.wandb_tracker.ANSWER_S", 3.0)  # by name: the module takes seconds to import
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     address = silent_server if answer == "none" else f"http://127.0.0.1:{free_port()}"

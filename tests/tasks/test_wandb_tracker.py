@@ -3,19 +3,24 @@
 import json
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from wandb.proto.wandb_internal_pb2 import Record
 
 from tasks.bridge import tracking
 from tests.workspace import SMALL, Workspace
+
+if TYPE_CHECKING:
+    from wandb.proto.wandb_internal_pb2 import Record
 
 HEADER, RECORD, BLOCK = 7, 7, 32 * 2**10  # bytes of a LevelDB log: of the file's header, of a record's, of a block
 WHOLE, LAST = 1, 4  # kinds of records that end an entry
 
 
-def entries(path: Path) -> list[Record]:
+def entries(path: Path) -> "list[Record]":
     """Read a file of Weights & Biases, a LevelDB log of messages."""
+    from wandb.proto.wandb_internal_pb2 import Record  # takes seconds to import, which every other test would wait for
+
     data, at, entry, found = path.read_bytes(), HEADER, b"", []
     while at + RECORD <= len(data):
         if (left := BLOCK - at % BLOCK) < RECORD:
@@ -35,7 +40,7 @@ def values(items) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def tracked(flow_ran_in, tmp_path_factory) -> tuple[Workspace, list[Record], str, str]:
+def tracked(flow_ran_in, tmp_path_factory) -> "tuple[Workspace, list[Record], str, str]":
     """A workspace whose run was tracked offline, twice: what was written, and both sentences."""
     folder = tmp_path_factory.mktemp("wandb")
     workspace = flow_ran_in.copy(folder / "workspace")

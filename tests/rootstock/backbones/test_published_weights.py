@@ -11,14 +11,13 @@ from pathlib import Path
 import fsspec
 import pytest
 import safetensors.torch
-import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.models import SqueezeNet1_1_Weights
 
 from rootstock.backbones import backbones, weights
-from rootstock.backbones.networks import timm_config
+from rootstock.backbones.networks import import_timm, timm_config
 from rootstock.config.params import Backbone
 from rootstock.system import downloads
 from rootstock.system.errors import ParamsError, WeightsError
@@ -176,12 +175,12 @@ def prepared_alone(name: str, folder: Path, **env: str) -> str:
 @pytest.fixture(scope="module")
 def efficient() -> dict[str, Tensor]:
     torch.manual_seed(5)
-    return dict(timm.create_model(TIMM).state_dict())
+    return dict(import_timm().create_model(TIMM).state_dict())
 
 
 @pytest.mark.slow
 def test_timms_weights_are_downloaded_from_the_configured_hub_and_stay_in_its_cache(efficient, tmp_path):
-    hub = f"timm/{timm.get_pretrained_cfg(TIMM).hf_hub_id.removeprefix('timm/')}"
+    hub = f"timm/{import_timm().get_pretrained_cfg(TIMM).hf_hub_id.removeprefix('timm/')}"
     with opened(**{f"{hub}/resolve/main/model.safetensors": safetensors.torch.save(efficient)}) as site:
         site.headers = {"X-Repo-Commit": "0" * 40, "ETag": '"1"'}
         env = {"HF_ENDPOINT": site.address, "HF_HOME": str(tmp_path / "hub")}

@@ -4,7 +4,6 @@ import io
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -13,6 +12,7 @@ from torch import nn
 from rootstock.backbones import backbones, weights
 from rootstock.backbones.backbones import transform_of
 from rootstock.backbones.depths import uncut
+from rootstock.backbones.networks import import_timm
 from rootstock.config.params import Backbone
 from rootstock.images.loader import Normalise, view
 from rootstock.training import adapters
@@ -39,6 +39,7 @@ def prepared(tmp_path):
 @pytest.mark.parametrize("size", [(500, 333), (300, 600)])
 def test_a_tower_gets_the_same_input_as_in_timm(name, size):
     own = transform_of(Backbone(name=f"timm/{name}"))
+    timm = import_timm()
     transform = timm.data.create_transform(
         **timm.data.resolve_data_config(pretrained_cfg=vars(timm.get_pretrained_cfg(name)))
     )
@@ -57,7 +58,7 @@ def test_a_tower_gets_the_same_input_as_in_timm(name, size):
 def test_features_are_those_of_timm_and_the_blocks_those_of_the_network(prepared, name):
     size = SMALL[name]
     backbone = prepared(name, size)
-    network = timm.create_model(name, num_classes=0, img_size=size).eval()
+    network = import_timm().create_model(name, num_classes=0, img_size=size).eval()
     network.load_state_dict(uncut(backbone.network).state_dict())
     images = torch.rand(2, 3, size, size)
     with torch.inference_mode():
@@ -71,7 +72,7 @@ def test_features_are_those_of_timm_and_the_blocks_those_of_the_network(prepared
 @pytest.mark.parametrize("name", [DINOV2, pytest.param(SIGLIP, marks=pytest.mark.slow)])
 def test_published_weights_are_resampled_to_another_image_size_as_in_timm(prepared, tmp_path, monkeypatch, name):
     torch.manual_seed(3)
-    published = timm.create_model(name, num_classes=0)
+    published = import_timm().create_model(name, num_classes=0)
     nn.init.normal_(published.pos_embed)
     save_file(published.state_dict(), tmp_path / f"{name}.safetensors")
     monkeypatch.setenv(weights.MIRROR, str(tmp_path))

@@ -182,7 +182,14 @@ def test_images_are_downscaled_as_ingest_downscaled_the_measured_ones(photos, ev
     np.testing.assert_allclose(predicted(folder, images), probabilities, atol=ATOL)
 
 
-@pytest.mark.parametrize(("stages", "engine"), [((), "openvino"), pytest.param(TUNED, "eager", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("stages", "engine"),
+    [
+        ((), "eager"),
+        pytest.param((), "openvino", marks=pytest.mark.slow),
+        pytest.param(TUNED, "eager", marks=pytest.mark.slow),
+    ],
+)
 def test_with_two_views_an_image_is_measured_and_classified_with_its_mirror_image(photos, evaluated, stages, engine):
     folder = evaluated(Extract(engine=engine), stages, views=2)
     images, probabilities = measured(folder, photos)

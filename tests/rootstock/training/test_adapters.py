@@ -5,11 +5,10 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from rootstock.backbones import backbones
-from rootstock.backbones.networks import build
+from rootstock.backbones.networks import build, import_timm
 from rootstock.config.architectures import Transform
 from rootstock.config.params import Averaging
 from rootstock.dataset.shards import Reader
@@ -31,7 +30,8 @@ LINEAR = ("attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weig
 
 def transformer(base) -> Classifier:
     torch.manual_seed(0)
-    network = VisionTransformer(img_size=32, patch_size=8, embed_dim=WIDTH, depth=2, num_heads=4, num_classes=0)
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": WIDTH, "depth": 2, "num_heads": 4, "num_classes": 0}
+    network = import_timm().models.VisionTransformer(**size)
     empty = Head(np.zeros((len(CLASSES), WIDTH), np.float32), np.zeros(len(CLASSES), np.float32), CLASSES, 0.0)
     return Classifier(network, transform(base), empty)
 
