@@ -31,7 +31,7 @@ def accuracy(folder: Path, rows: pd.DataFrame, test: pd.DataFrame, classes: list
 
 
 def turned(manifest: pd.DataFrame, share: float, classes: int, seed: int) -> tuple[pd.DataFrame, set[str]]:
-    """Give some train and validation images another label; return all rows, and which images these are."""
+    """Relabel some train and validation images; return all rows, and which images these are."""
     rng = np.random.default_rng(seed)
     rows = manifest.copy()
     candidates = np.flatnonzero((rows["split"] != "test").to_numpy())

@@ -17,7 +17,7 @@ def most_frequent(test: Mapping[str, Any]) -> tuple[str, float]:
 
 
 def compared(test: Mapping[str, Any], why: str) -> str:
-    """Say what the accuracy compares to: guessing, and the other model.
+    """Describe what the accuracy compares to: guessing, and the other model.
 
     Args:
         test: figures of the winner on the test images, as returned by `metrics.score`.
@@ -28,7 +28,7 @@ def compared(test: Mapping[str, Any], why: str) -> str:
 
 
 def usable(test: Mapping[str, Any]) -> str:
-    """Say whether the winner may be used, from the interval of its accuracy and the figures of domains and classes.
+    """Return whether the winner may be used, from the interval of its accuracy and the figures of domains and classes.
 
     Args:
         test: figures of the winner on the test images, as returned by `metrics.score`.

@@ -130,7 +130,7 @@ class _Slots:
         return pickle.loads(returned.pickled, buffers=[own[a:b] for a, b in pairwise(ends)])  # noqa: S301  our own
 
     def close(self) -> None:
-        """Give the memory back, once the processes that still write to it are done."""
+        """Release the memory, once the processes that still write to it are done."""
         self._memory.close()
         self._file.close()
 

@@ -114,7 +114,7 @@ def chosen_of(averages: Sequence[Average]) -> Average | None:
 
 
 def describe(averages: Sequence[Average]) -> str:
-    """Say in a sentence which weights were kept, and what that changed on validation; "" if no average was tried."""
+    """Describe which weights were kept, and what that changed on validation; "" if no average was tried."""
     if not (chosen := chosen_of(averages)):
         return ""
     best, *others = averages

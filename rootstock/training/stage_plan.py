@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rootstock.config import params
 from rootstock.training.paired_losses import standard_error
 
-DEPTHS = ("last_block", "last_half", "all")
+AUTO_UNFREEZE = ("last_block", "last_half", "all")
 SIGNIFICANT = 1.645  # standard errors: one-sided, at 5 %
 STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 280, 3, 5  # of a stage (docs/benchmarks.md)
 
@@ -72,7 +72,7 @@ def entries(stages: tuple[params.Stage, ...]) -> list[int | None]:
 
 def depths(stage: params.Stage) -> tuple[str | tuple[str, ...], ...]:
     """Return what a stage unfreezes, or in turn for `auto`."""
-    return DEPTHS if stage.unfreeze == params.AUTO else (stage.unfreeze,)
+    return AUTO_UNFREEZE if stage.unfreeze == params.AUTO else (stage.unfreeze,)
 
 
 def gain(before: NDArray[np.float64], after: NDArray[np.float64], groups: NDArray[np.int64]) -> Gain:

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from importlib import import_module
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeVar
@@ -163,20 +162,23 @@ def _result(future: PrefectFuture[int], shard: str) -> int:
 def _task_runner(runner: Runner, cluster: str | None, workers: int) -> TaskRunner[Any]:
     try:
         if runner == "dask":
-            dask: Any = import_module("prefect_dask").DaskTaskRunner
+            from prefect_dask import DaskTaskRunner
+
             logging.getLogger("distributed").setLevel(logging.WARNING)  # it would log every connection
             # One thread per process: a worker holds one backbone, and a crash affects one shard only.
             private = "127.0.0.1:0"  # the dashboard has no authentication
             here = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": private}
-            made = dask(address=cluster) if cluster else dask(cluster_kwargs=here)
+            made = DaskTaskRunner(address=cluster) if cluster else DaskTaskRunner(cluster_kwargs=here)
         else:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray starts
-            import_module("ray")  # Prefect's module would import it only later
-            ray: Any = import_module("prefect_ray").RayTaskRunner
+            import ray  # noqa: F401 - Prefect's module would import it only later
+            from prefect_ray import RayTaskRunner
+
             quiet = {"log_to_driver": False}
             here = {"num_cpus": workers, "include_dashboard": False, **quiet}
             # local: without an address Ray joins any cluster that is running on this machine.
-            made = ray(address=cluster, init_kwargs=quiet) if cluster else ray(address="local", init_kwargs=here)
+            address, kwargs = (cluster, quiet) if cluster else ("local", here)
+            made = RayTaskRunner(address=address, init_kwargs=kwargs)
     except ImportError as error:
         raise RootstockError(
             f"extract.runner is {runner!r}, and {error.name} is not installed: "
@@ -187,8 +189,12 @@ def _task_runner(runner: Runner, cluster: str | None, workers: int) -> TaskRunne
 
 def _gpu_per_shard(runner: Runner) -> AbstractContextManager[Any]:
     """Request one GPU per shard if Ray has any: it hides them from tasks that request none."""
-    if runner == "ray" and import_module("ray").cluster_resources().get("GPU"):
-        return import_module("prefect_ray.context").remote_options(num_gpus=1)  # type: ignore[no-any-return]
+    if runner == "ray":
+        import ray
+        from prefect_ray.context import remote_options
+
+        if ray.cluster_resources().get("GPU"):
+            return remote_options(num_gpus=1)  # type: ignore[no-any-return]
     return nullcontext()
 
 

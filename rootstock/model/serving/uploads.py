@@ -35,7 +35,7 @@ class Memory:
         self.held += size
 
     def give_back(self, size: int) -> None:
-        """Give bytes back."""
+        """Release bytes."""
         self.held -= size
 
 

@@ -6,7 +6,7 @@ import torch
 
 from rootstock.config.params import Finetune, Stage
 from rootstock.training import stage_plan, stages as stage_module
-from rootstock.training.stage_plan import DEPTHS, Gain
+from rootstock.training.stage_plan import AUTO_UNFREEZE, Gain
 from tests.fine_tuning import TRAIN, stages, start, tune
 from tests.rootstock.training.test_checkpoints import StoppedError, stopping_after
 from tests.rootstock.training.test_ranks import needs_two_cores
@@ -19,7 +19,7 @@ def given(*layers: str) -> tuple[Stage, ...]:
 def test_auto_stands_for_one_stage_per_depth_and_others_for_themselves():
     written = given("head", "auto", "stage4")
     planned = stage_plan.planned(Finetune(stages=written), 100)
-    assert [stage.unfreeze for stage in planned] == ["head", *DEPTHS, "stage4"]
+    assert [stage.unfreeze for stage in planned] == ["head", *AUTO_UNFREEZE, "stage4"]
     assert [stage.epochs for stage in planned] == [2] * 5
     assert stage_plan.entries(written) == [None, 1, 1, 1, None]
 
@@ -69,7 +69,7 @@ def gains(monkeypatch) -> list[bool]:
     return wanted
 
 
-@pytest.mark.parametrize(("of_half", "trained"), [(True, DEPTHS), (False, DEPTHS[:2])])
+@pytest.mark.parametrize(("of_half", "trained"), [(True, AUTO_UNFREEZE), (False, AUTO_UNFREEZE[:2])])
 def test_the_next_depth_is_trained_only_after_a_significant_gain(base, tmp_path, gains, caplog, of_half, trained):
     gains.append(of_half)
     with caplog.at_level("INFO"):
