@@ -239,7 +239,7 @@ def list_archive(
     safe = {path: member for path, member in members.items() if member and not file_names.is_unsafe(path)}
     stamps = {path: f"{size}:{change}" for path, (size, change) in safe.items()}
     read = layout_choice.read_paths(stamps, spec, known)
-    items = layout.mark_too_large(read.files.items, lambda path: safe[path][0])
+    items = layout.mark_too_large(read.files.items)
     for path in members.keys() - safe.keys():
         if not is_junk(path) and not path.endswith("/"):
             items.append(Item(path, "", spec.domain, SPLITS, stamp, Reason.UNSAFE_PATH))

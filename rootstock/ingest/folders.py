@@ -3,11 +3,11 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from fsspec.implementations.local import LocalFileSystem
@@ -22,6 +22,7 @@ from rootstock.system.errors import SourceError
 from rootstock.system.files import read
 from rootstock.system.parallel import bundled, ordered_map
 
+T = TypeVar("T")
 Info = dict[str, Any]  # fsspec's `info` of a file
 # Files per request to a store, their total bytes, and requests in flight.
 FILES_PER_REQUEST, BYTES_PER_REQUEST, CONCURRENT_REQUESTS = 16, 2**22, 4
@@ -109,8 +110,8 @@ def _content_or_reject(data: bytes | BaseException) -> bytes:
     return data
 
 
-def find(store: Any, folder: str, *, follow: bool = True) -> dict[str, Info]:  # noqa: ANN401
-    """List all files below a folder: path in the store -> info.
+def find(store: Any, folder: str, *, follow: bool = True) -> Iterator[tuple[str, Info]]:  # noqa: ANN401
+    """Yield the path in the store and the info of each file below a folder.
 
     An empty folder is a path with a trailing slash. Local junk folders are skipped, and local links are followed, or,
     without `follow`, listed as {"type": "link"}.
@@ -118,9 +119,7 @@ def find(store: Any, folder: str, *, follow: bool = True) -> dict[str, Info]:  #
     Raises:
         SourceError: too many links lead to one folder.
     """
-    return dict(
-        _local_files(folder, follow=follow) if isinstance(store, LocalFileSystem) else _remote_files(store, folder)
-    )
+    return _local_files(folder, follow=follow) if isinstance(store, LocalFileSystem) else _remote_files(store, folder)
 
 
 def _remote_files(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noqa: ANN401
@@ -129,17 +128,24 @@ def _remote_files(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noq
             yield place, info
 
 
-def relative_paths(found: dict[str, Info], root: str, url: str) -> tuple[dict[str, Info], Callable[[str], str]]:
-    """Return infos by path relative to `root`, and a function from such a path to the path in the store."""
+def relative_paths(found: Iterable[tuple[str, T]], root: str, url: str) -> tuple[dict[str, T], Callable[[str], str]]:
+    """Return what was found at each path relative to `root`, and a function from such a path to the path in the store.
+
+    Args:
+        found: pairs of a path in the store and anything, such as an info or a stamp.
+        root: a folder of the store, which may be a part of the paths.
+        url: its address, which tells how names are quoted.
+    """
     prefix = root.rstrip("/") + "/"
-    infos, odd = {}, {}
-    for place, info in found.items():
+    by_path: dict[str, T] = {}
+    odd: dict[str, str] = {}
+    for place, what in found:
         name = place.removeprefix(prefix)
         shown = file_names.storable(unquote(name) if url.startswith("http") else name)
-        infos[shown] = info
+        by_path[shown] = what
         if shown != name:
             odd[shown] = place
-    return infos, lambda path: odd.get(path, prefix + path)
+    return by_path, lambda path: odd.get(path, prefix + path)
 
 
 def _local_files(root: str, *, follow: bool) -> Iterator[tuple[str, Info]]:

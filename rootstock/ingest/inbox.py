@@ -86,7 +86,7 @@ def list_delivery(
         raise SourceError(f"retrain.inbox: {url} cannot be reached: {type(error).__name__}: {error}") from error
     stable = {path: info for path, info in second.items() if path in first and stamp_of(first[path]) == stamp_of(info)}
     items = [_item(path, info) for path, info in sorted(stable.items())]
-    items = layout.mark_too_large(items, lambda path: stable[path].get("size"))
+    items = layout.mark_too_large(items)
     inbox_checks.refuse_by_content(items, url)
     items = group_names.name_groups(items, group, GROUP)
     if mismatch := group_names.describe_mismatch((item for item in items if item.label != UNLABELLED), group, GROUP):
@@ -126,10 +126,10 @@ def _list(store: Any, root: str, url: str) -> tuple[dict[str, Info], Callable[[s
         if info.get("islink"):
             found[place] = {"type": "link"}
         elif store.isdir(place):
-            found |= folders.find(store, place, follow=False)
+            found |= dict(folders.find(store, place, follow=False))
         elif format_by_name(name):
             found[place] = info
-    infos, place_of = folders.relative_paths(found, root, url)
+    infos, place_of = folders.relative_paths(found.items(), root, url)
     # A name with a trailing slash is an empty folder.
     return {path: infos[path] for path in infos if not path.endswith("/") and not is_junk(path)}, place_of
 

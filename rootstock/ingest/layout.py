@@ -130,10 +130,10 @@ def parts_of(folder: str) -> Parts:
     return tuple(part for part in folder.split("/") if part not in ("", "."))
 
 
-def mark_too_large(items: list[Item], size_of: Callable[[str], int | None]) -> list[Item]:
+def mark_too_large(items: list[Item]) -> list[Item]:
     """Mark files above the size limit as rejected, so that they are never read into memory."""
     return [
-        item if item.problem or (size_of(item.path) or 0) <= MAX_FILE_BYTES else replace(item, problem=Reason.TOO_LARGE)
+        item if item.problem or (item.size or 0) <= MAX_FILE_BYTES else replace(item, problem=Reason.TOO_LARGE)
         for item in items
     ]
 

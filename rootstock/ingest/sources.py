@@ -138,8 +138,9 @@ def _folder(spec: params.Source, store: Any, root: str, known: Known, *, trusted
     if not store.isdir(root):
         listed = ", ".join(ARCHIVES + TABLES)
         raise SourceError(f"ingest.sources: {spec.path} is a file; expected a folder, or a file ending in {listed}")
-    infos, place_of = relative_paths(find(store, root), root, spec.path)
-    stamps = {path: stamp_of(info) for path, info in infos.items()}
+    # A stamp per file, since a million infos of a store would take half a gigabyte.
+    found = ((place, stamp_of(info)) for place, info in find(store, root))
+    stamps, place_of = relative_paths(found, root, spec.path)
     read = layout_choice.read_paths(stamps, spec, known, trusted=trusted)
-    items = layout.mark_too_large(read.files.items, lambda path: infos[path].get("size"))
+    items = layout.mark_too_large(read.files.items)
     return Files(store, items, read.files.notes, place_of, read.layout, read.files.empty)

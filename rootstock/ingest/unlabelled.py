@@ -88,14 +88,14 @@ def _matching(address: str, at: int) -> Files | None:
             return None
         found = {place: info for place, info in store.glob(root, detail=True).items() if info.get("type") == "file"}
         folder = address[:at].rpartition("/")[0]
-        infos, place_of = relative_paths(found, store._strip_protocol(folder) if folder else "", address)
+        infos, place_of = relative_paths(found.items(), store._strip_protocol(folder) if folder else "", address)
     return _files(store, infos, place_of)
 
 
 def _files(store: Any, infos: dict[str, Any], place_of: Callable[[str], str]) -> Files:  # noqa: ANN401
     names = [path for path in infos if not path.endswith("/") and not is_junk(path) and file_names.may_be_image(path)]
     items = [_item(path, stamp_of(infos[path])) for path in sorted(names)]
-    items = layout.mark_too_large(items, lambda path: infos[path].get("size"))
+    items = layout.mark_too_large(items)
     return within_roots(Files(store, items, [], place_of))
 
 
@@ -111,8 +111,7 @@ def _archive(store: Any, root: str, address: str) -> Archive:  # noqa: ANN401
             continue
         unsafe = Reason.UNSAFE_PATH if member is None or file_names.is_unsafe(path) else None
         items.append(_item(path, "" if member is None else f"{member[0]}:{member[1]}", unsafe))
-    sizes = {item.path: item.size for item in items}
-    return Archive(store, root, layout.mark_too_large(items, sizes.__getitem__))
+    return Archive(store, root, layout.mark_too_large(items))
 
 
 def _of_addresses(addresses: list[str], folder: str) -> Several:

@@ -54,10 +54,10 @@ def find(package: str, pattern: str) -> list[Shipped] | None:
     found = []
     for root in _trusted_path():
         for distribution in metadata.distributions(path=[str(root)]):
-            listed = {str(file) for file in distribution.files or ()}
-            if package.partition(".")[0] not in _import_names(distribution, listed):
+            if not _has_import_name(distribution, package.partition(".")[0]):
                 continue
             installed = True
+            listed = {str(file) for file in distribution.files or ()}
             for path in sorted((root / package.replace(".", "/")).glob(pattern)):
                 own = not listed or str(path.relative_to(root)) in listed  # other distributions may share the namespace
                 if own and path.is_file() and _is_trusted(path.resolve(), root):
@@ -90,9 +90,14 @@ def _is_in_workspace(path: Path) -> bool:
     return path.is_relative_to(Path.cwd().resolve())
 
 
-def _import_names(distribution: "Distribution", listed: set[str]) -> set[str]:
-    declared = (distribution.read_text("top_level.txt") or "").split()
-    return {*declared, *(name.partition("/")[0] for name in listed if "/" in name)}
+def _has_import_name(distribution: "Distribution", name: str) -> bool:
+    """Whether a distribution declares an import name, or installed files in a folder of that name."""
+    if name in (distribution.read_text("top_level.txt") or "").split():
+        return True
+    record = distribution.read_text("RECORD")  # searched as text: parsing those of an environment takes a second or two
+    if record is None:
+        return any(str(file).startswith(f"{name}/") for file in distribution.files or ())
+    return f"\n{name}/" in f"\n{record}"
 
 
 def installed_versions(*names: str) -> dict[str, str]:
