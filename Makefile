@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Two processes, each a file at a time: servers are waited for while others compute; the files that take longest lead.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run ui retrain-demo test test-slow test-ui test-cluster test-gpu lint setup clean help
+.PHONY: run ui retrain-demo test fast-tests test-slow test-ui test-cluster test-gpu lint setup clean help
 
 run: setup
 	@$(BIN)/python -m flows.pipeline
@@ -32,7 +32,10 @@ ui: setup
 retrain-demo: setup
 	@$(BIN)/python -m benchmarks.retrain_demo
 
-test: setup lint
+test: setup
+	@$(MAKE) --no-print-directory --jobs 2 fast-tests lint
+
+fast-tests:
 	@$(BIN)/python -m pytest -m "not slow and not ui and not cluster" $(SIDE_BY_SIDE)
 
 test-slow: setup

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from rootstock.model.model import describe
 from rootstock.model.serving.reloading import Follower
 from rootstock.model.serving.served import Found, in_folder
-from rootstock.system.files import replacing_folder, sha256
+from rootstock.system.files import replacing_folder, sha256, write
 from tests.served_model import Site, held, serving
 from tests.serving import until
 
@@ -103,7 +103,7 @@ def test_a_damaged_folder_leaves_the_old_model_serving_until_it_is_whole(head_mo
         before, _ = labels(site, photos)
         if damage != "no folder":
             described = json.loads((folder / "model.json").read_text())
-            (folder / "model.json").write_text(json.dumps({**described, "temperature": 2.0}))  # half of a new model
+            write(folder / "model.json", json.dumps({**described, "temperature": 2.0}))  # half of a new model
         hurt(folder)
         site.waits_for("rootstock_reload_failing", 1)
         assert labels(site, photos) == (before, {"rings"})
