@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # what has been imported stays: visiting its millions of objects again and again takes a tenth of the time
+    gc.freeze()  # what is imported stays: to visit its millions of objects again and again takes a tenth of the time
 
 
 @pytest.fixture(scope="session")
