@@ -2,6 +2,7 @@
 # make ui            sets up everything and starts the Prefect UI with all that can be run from it, until Ctrl-C
 # make retrain-demo  shows a new domain arrive, and a bad delivery, on the embedded samples (4 minutes)
 # make test          sets up everything and passes the tests
+# make fast-tests    the same without ruff and mypy, which `make test` runs beside them
 # make test-slow     those that take minutes (kills at many moments, schedules, servers that die)
 # make test-ui       those that need a browser or PostgreSQL
 # make test-cluster  those on a local Ray, which it installs, and more of a local Dask

@@ -22,7 +22,7 @@ from rootstock.system.sampling import evenly_spaced
 from rootstock.training import head, heads
 from rootstock.training.head import Head
 
-SHARES = (0.1, 0.25, 0.5, 1.0)  # of the groups of training images
+SHARES = [0.1, 0.25, 0.5]  # of the groups of training images; of all of them there is a head already
 SEEDS, FEW_SEEDS = 5, 2  # of each number of images; of many, which say the same
 FEWEST_GROUPS = 20
 # Images of a fit, and these times classes times the features' width: more would take minutes
@@ -82,8 +82,8 @@ def measure(
         seed: of the images that are drawn.
 
     Returns:
-        None if there are fewer than FEWEST_GROUPS groups of training images. Of many images, the last point is the
-        chosen head's own accuracy.
+        None if there are fewer than FEWEST_GROUPS groups of training images. The last point is the chosen head's own
+        accuracy.
     """
     rows, val_rows = (tables.in_shard_order(manifest, split) for split in ("train", "val"))
     val_rows = val_rows.iloc[evenly_spaced(len(val_rows), MOST_VAL_IMAGES)]
@@ -92,8 +92,7 @@ def measure(
     strength = {"l2": (chosen.l2,)} if chosen.kind == "logistic" else {}
     recipe = settings.model_copy(update={"kind": chosen.kind, **strength})
     val, groups = Features(folder, val_rows), tables.group_numbers(val_rows)
-    shares = _shares(len(rows), len(classes) * val.width)
-    seeds = SEEDS if 1.0 in shares else FEW_SEEDS
+    shares, seeds = _plan(len(rows), len(classes) * val.width)
     for _ in val:  # read it once, before several threads do
         pass
 
@@ -103,24 +102,29 @@ def measure(
         fitted = heads.fit(Features(folder, drawn), val, classes, recipe, groups).head
         return len(drawn), head.evaluate(fitted, val)[1]
 
-    trials = [trial for trial in product(shares, range(seeds)) if trial[0] < 1 or trial[1] == 0]  # all of them: once
+    trials = list(product(shares, range(seeds)))
     fitted = progress.track(map_on_one_core_each(fit, trials), "evaluate", len(trials), "heads of a learning curve")
     found = dict(zip(trials, fitted, strict=True))
-    if 1.0 not in shares:
-        shares.append(1.0)
-        found[1.0, 0] = len(rows), head.evaluate(chosen, val)[1]
-    per_share = [[found.get((share, number), found[share, 0]) for number in range(seeds)] for share in shares]
+    whole = len(rows), head.evaluate(chosen, val)[1]
+    per_share = [*([found[share, number] for number in range(seeds)] for share in shares), [whole] * seeds]
     images = tuple(round(float(np.mean([count for count, _ in part]))) for part in per_share)
     accuracy = tuple(tuple(value for _, value in part) for part in per_share)
     doubled = tuple(extrapolate(images, column, len(val)) for column in zip(*accuracy, strict=True))
     return LearningCurve(images, accuracy, doubled)
 
 
-def _shares(images: int, values: int) -> list[float]:
-    """Return the shares of the images of which heads are fitted; `values` are a head's weights."""
+def _plan(images: int, values: int) -> tuple[list[float], int]:
+    """Return the shares of the images of which heads are fitted, and how many of each.
+
+    Args:
+        images: in training.
+        values: a head's weights, classes times the features' width.
+    """
     most = min(MOST_IMAGES, MOST_PRODUCTS / values)
+    if images <= most:
+        return SHARES, SEEDS
     shares = [share for share in SHARES if share * images <= most]
-    return shares if len(shares) > 1 else [most / 4 / images, most / images]
+    return shares if len(shares) > 1 else [most / 4 / images, most / images], FEW_SEEDS
 
 
 def extrapolate(images: Sequence[int], accuracy: Sequence[float], val_images: int) -> float:
