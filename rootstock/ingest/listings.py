@@ -35,19 +35,13 @@ def tabulate(entry: SourceListing, before: Dataset, scan: Scan) -> pd.DataFrame:
 def _current_files(entry: SourceListing, scan: Scan) -> pd.DataFrame:
     assert entry.source is not None
     items = entry.source.items
-    reasons: list[str | None] = [(item.problem or Reason.UNREADABLE).value for item in items]
-    names: list[str | None] = [None] * len(items)
-    first: dict[str, int] = {}
-    for number, item in enumerate(items):
-        if not item.problem:
-            first.setdefault(item.path, number)
-    for record in scan.records(entry.spec.path):
-        place = first.get(record.path)
-        if place is not None and record.stamp == items[place].stamp:
-            reasons[place], names[place] = record.reason and record.reason.value, record.image_id
-    for number, item in enumerate(items):  # a table may list a file twice
-        if not item.problem and (earlier := first[item.path]) != number:
-            reasons[number], names[number] = reasons[earlier], names[earlier]
+    reasons: list[str | None] = []
+    names: list[str | None] = []
+    for item, record in scan.up_to_date(entry.spec.path, items):
+        usable = record is not None and not item.problem
+        reason = record.reason if record and usable else item.problem or Reason.UNREADABLE
+        reasons.append(reason.value if reason else None)
+        names.append(record.image_id if record and usable else None)
     columns: dict[str, Any] = {
         name: [getattr(item, name) for item in items] for name in ("path", "label", "domain", "splits", "group")
     }

@@ -94,11 +94,11 @@ def _unread(entry: SourceListing, known: set[str], scan: Scan) -> set[str]:
     """Return the files of a source that are new or changed, or whose image is in no local shard."""
     if entry.source is None:
         return set()
-    stamps = {item.path: item.stamp for item in entry.source.items if not item.problem}
-    for record in scan.records(entry.spec.path):
-        if stamps.get(record.path) == record.stamp and (record.reason or record.image_id in known):
-            del stamps[record.path]
-    return set(stamps)
+    return {
+        item.path
+        for item, record in scan.up_to_date(entry.spec.path, entry.source.items)
+        if not item.problem and not (record and (record.reason or record.image_id in known))
+    }
 
 
 def _examine(

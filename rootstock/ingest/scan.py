@@ -20,6 +20,7 @@ import numpy as np
 
 from rootstock.images.deep import ObservedRange
 from rootstock.images.reasons import Reason
+from rootstock.ingest.layout import Item
 from rootstock.system.files import remove
 
 if TYPE_CHECKING:
@@ -117,11 +118,20 @@ class Scan:
         self._db.close()
 
     def records(self, source: str) -> Iterator[ScanRecord]:
-        """Yield the records of a source's files: a million at once would take half a gigabyte."""
+        """Yield the records of a source's files in order of their paths: a million at once would take half a gigabyte."""
+        select = "select path, stamp, image_id, reason from looked where source = ? order by path"
         with _reading():
-            rows = self._db.execute("select path, stamp, image_id, reason from looked where source = ?", (source,))
-            for path, stamp, name, why in rows:
+            for path, stamp, name, why in self._db.execute(select, (source,)):
                 yield ScanRecord(path, stamp, name, Reason(why) if why else None)
+
+    def up_to_date(self, source: str, items: Iterable[Item]) -> Iterator[tuple[Item, ScanRecord | None]]:
+        """Yield each item of a source, in order of their paths, with the record of its file; None if it has changed."""
+        records = self.records(source)
+        record = next(records, None)
+        for item in items:
+            while record and record.path < item.path:  # SQLite compares UTF-8, which is ordered as Python's text is
+                record = next(records, None)
+            yield item, record if record and (record.path, record.stamp) == (item.path, item.stamp) else None
 
     def record(
         self,

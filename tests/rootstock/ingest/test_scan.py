@@ -1,4 +1,4 @@
-"""A damaged scan cache costs a second reading of the sources, and nothing else."""
+"""The scan cache: which files are up to date; a damaged one costs a second reading of the sources, and nothing else."""
 
 import sqlite3
 from contextlib import closing
@@ -6,9 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
+from rootstock.images.reasons import Reason
 from rootstock.ingest.ingest import IngestResult
+from rootstock.ingest.layout import SPLITS, Item
+from rootstock.ingest.scan import Scan, ScanRecord
 from tests.images import put
+
+PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3)
+FILES = st.lists(st.tuples(PATHS, st.sampled_from("ab")), max_size=12)
 
 
 def page_of(number: int):
@@ -64,3 +71,17 @@ def test_a_damaged_scan_cache_only_costs_a_second_reading_of_the_source(store, p
         name: data for name, data in kept.items() if name.endswith(".tar")
     }
     assert store.ingest(photos) == IngestResult(images=16, new=0, rejected=0, changed=False)
+
+
+@given(listed=FILES, scanned=FILES, other=FILES)
+def test_a_file_is_up_to_date_if_its_record_has_the_same_stamp(listed, scanned, other):
+    records = {path: ScanRecord(path, stamp, None, Reason.UNREADABLE) for path, stamp in scanned}
+    items = [Item(path, "ants", "garden", SPLITS, stamp) for path, stamp in sorted(listed)]
+    with Scan(Path(":memory:")) as scan:
+        scan.record("photos", records.values())
+        scan.record("more", [ScanRecord(path, stamp, "id", None) for path, stamp in other])
+        expected = [records.get(item.path) for item in items]
+        assert list(scan.up_to_date("photos", items)) == [
+            (item, record if record and record.stamp == item.stamp else None)
+            for item, record in zip(items, expected, strict=True)
+        ]
