@@ -118,7 +118,7 @@ class Scan:
         self._db.close()
 
     def records(self, source: str) -> Iterator[ScanRecord]:
-        """Yield the records of a source's files in order of their paths: a million at once would take half a gigabyte."""
+        """Yield the records of a source, in order of their paths: a million at once would take half a gigabyte."""
         select = "select path, stamp, image_id, reason from looked where source = ? order by path"
         with _reading():
             for path, stamp, name, why in self._db.execute(select, (source,)):
