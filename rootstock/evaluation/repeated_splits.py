@@ -89,13 +89,33 @@ def measure(
 
 
 def draw_folds(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Assign images (n,) to folds, stratified by class as well as whole groups allow."""
-    fold = np.zeros(len(labels), np.int64)
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        for number, (_, chosen) in enumerate(splitter.split(labels, labels, groups)):
-            fold[chosen] = number
+    """Assign images (n,) to folds, stratified by class as well as whole groups allow.
+
+    Images that are alone in their group are dealt out: scikit-learn's splitter would look at each by itself, which
+    takes minutes for a million.
+    """
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    alone = sizes[group] == 1
+    fold = np.empty(len(labels), np.int64)
+    fold[alone] = _deal(labels[alone], seed)
+    together = labels[~alone]
+    if (sizes > 1).sum() >= FOLDS <= np.bincount(together).max():
+        splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+            for number, (_, chosen) in enumerate(splitter.split(together, together, group[~alone])):
+                fold[np.flatnonzero(~alone)[chosen]] = number
+    else:  # too few for it
+        _, firsts, of_image = np.unique(group[~alone], return_index=True, return_inverse=True)
+        fold[~alone] = _deal(together[firsts], seed)[of_image]
+    return fold
+
+
+def _deal(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Deal images or groups (n,) out to folds in turn, class by class and in random order within a class."""
+    fold = np.empty(len(labels), np.int64)
+    order = np.lexsort([np.random.default_rng(seed).permutation(len(labels)), labels])
+    fold[order] = np.arange(len(labels)) % FOLDS
     return fold
 
 

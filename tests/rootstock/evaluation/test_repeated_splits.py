@@ -18,13 +18,18 @@ SETTINGS = Head(l2=(10.0, 1.0))
 @given(
     labels=st.lists(st.integers(0, 3), min_size=30, max_size=120).map(np.array),
     per_group=st.integers(1, 4),
+    grouped=st.integers(0, 120),
     seed=st.integers(0, 99),
 )
-def test_a_group_is_never_in_two_folds(labels, per_group, seed):
-    groups = np.arange(len(labels)) // per_group
+def test_a_group_is_never_in_two_folds_and_images_alone_in_theirs_are_stratified(labels, per_group, grouped, seed):
+    number = np.arange(len(labels))
+    groups = np.where(number < grouped, number // per_group, 1000 + number)
     fold = draw_folds(labels, groups, seed)
     assert pd.Series(fold).groupby(groups).nunique().max() == 1
     assert set(fold) <= set(range(FOLDS))
+    alone = ~pd.Series(groups).duplicated(keep=False).to_numpy()
+    counts = pd.crosstab(labels[alone], fold[alone]).reindex(columns=range(FOLDS), fill_value=0)
+    assert (counts.max(axis=1) - counts.min(axis=1) <= 1).all()
 
 
 def test_each_repeat_measures_every_image_with_a_different_split(tmp_path):
