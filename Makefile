@@ -33,10 +33,10 @@ ui: setup
 retrain-demo: setup
 	@$(BIN)/python -m benchmarks.retrain_demo
 
-test: setup
+test:
 	@$(MAKE) --no-print-directory --jobs 2 fast-tests lint
 
-fast-tests:
+fast-tests: setup
 	@$(BIN)/python -m pytest -m "not slow and not ui and not cluster" $(SIDE_BY_SIDE)
 
 test-slow: setup

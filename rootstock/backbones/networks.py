@@ -87,14 +87,14 @@ def timm_config(name: str) -> Any:  # noqa: ANN401
     Raises:
         ParamsError: timm has no such model; the message suggests the nearest names.
     """
-    model = name.removeprefix(TIMM)
-    if not import_timm().is_model(model):
-        near = get_close_matches(model, import_timm().list_models(), n=3)
+    timm, model = import_timm(), name.removeprefix(TIMM)
+    if not timm.is_model(model):
+        near = get_close_matches(model, timm.list_models(), n=3)
         hint = f" Did you mean {' or '.join(f'{TIMM}{each}' for each in near)}?" if near else ""
         raise ParamsError(
-            f"params.yaml: backbone.name is {name!r}; timm {import_timm().__version__} has no model of that name.{hint}"
+            f"params.yaml: backbone.name is {name!r}; timm {timm.__version__} has no model of that name.{hint}"
         )
-    return import_timm().get_pretrained_cfg(model)
+    return timm.get_pretrained_cfg(model)
 
 
 @cache

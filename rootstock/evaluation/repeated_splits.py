@@ -94,28 +94,19 @@ def draw_folds(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) 
     Images that are alone in their group are dealt out: scikit-learn's splitter would look at each by itself, which
     takes minutes for a million.
     """
-    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    alone = sizes[group] == 1
-    fold = np.empty(len(labels), np.int64)
-    fold[alone] = _deal(labels[alone], seed)
-    together = labels[~alone]
-    if (sizes > 1).sum() >= FOLDS <= np.bincount(together).max():
+    _, firsts, group, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    several = sizes > 1
+    order = np.lexsort([np.random.default_rng(seed).permutation(len(sizes)), labels[firsts], several])
+    dealt = np.empty(len(sizes), np.int64)
+    dealt[order] = np.arange(len(sizes)) % FOLDS  # in turn, class by class, in random order within a class
+    fold = dealt[group]
+    rows = np.flatnonzero(several[group])
+    if several.sum() >= FOLDS <= np.bincount(labels[rows]).max():  # else too few for the splitter
         splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-            for number, (_, chosen) in enumerate(splitter.split(together, together, group[~alone])):
-                fold[np.flatnonzero(~alone)[chosen]] = number
-    else:  # too few for it
-        _, firsts, of_image = np.unique(group[~alone], return_index=True, return_inverse=True)
-        fold[~alone] = _deal(together[firsts], seed)[of_image]
-    return fold
-
-
-def _deal(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Deal images or groups (n,) out to folds in turn, class by class and in random order within a class."""
-    fold = np.empty(len(labels), np.int64)
-    order = np.lexsort([np.random.default_rng(seed).permutation(len(labels)), labels])
-    fold[order] = np.arange(len(labels)) % FOLDS
+            for number, (_, chosen) in enumerate(splitter.split(rows, labels[rows], group[rows])):
+                fold[rows[chosen]] = number
     return fold
 
 

@@ -38,10 +38,12 @@ def _current_files(entry: SourceListing, scan: Scan) -> pd.DataFrame:
     reasons: list[str | None] = []
     names: list[str | None] = []
     for item, record in scan.up_to_date(entry.spec.path, items):
-        usable = record is not None and not item.problem
-        reason = record.reason if record and usable else item.problem or Reason.UNREADABLE
-        reasons.append(reason.value if reason else None)
-        names.append(record.image_id if record and usable else None)
+        if record is None or item.problem:
+            reasons.append((item.problem or Reason.UNREADABLE).value)
+            names.append(None)
+        else:
+            reasons.append(record.reason and record.reason.value)
+            names.append(record.image_id)
     columns: dict[str, Any] = {
         name: [getattr(item, name) for item in items] for name in ("path", "label", "domain", "splits", "group")
     }

@@ -14,7 +14,7 @@ import fsspec
 from rootstock.config import params
 from rootstock.images.inspection import Reason
 from rootstock.ingest import archives, group_names, layout, layout_choice, manifests, opening, samples, torchvision_sets
-from rootstock.ingest.folders import Files, find, relative_paths, stamp_of
+from rootstock.ingest.folders import Files, list_stamps, stamp_of
 from rootstock.ingest.layout import Item, Loader
 from rootstock.ingest.layout_choice import Known
 from rootstock.ingest.opening import ARCHIVES, TABLES, Unreachable as Unreachable
@@ -138,9 +138,7 @@ def _folder(spec: params.Source, store: Any, root: str, known: Known, *, trusted
     if not store.isdir(root):
         listed = ", ".join(ARCHIVES + TABLES)
         raise SourceError(f"ingest.sources: {spec.path} is a file; expected a folder, or a file ending in {listed}")
-    # A stamp per file, since a million infos of a store would take half a gigabyte.
-    found = ((place, stamp_of(info)) for place, info in find(store, root))
-    stamps, place_of = relative_paths(found, root, spec.path)
+    stamps, place_of = list_stamps(store, root, spec.path)
     read = layout_choice.read_paths(stamps, spec, known, trusted=trusted)
     items = layout.mark_too_large(read.files.items)
     return Files(store, items, read.files.notes, place_of, read.layout, read.files.empty)

@@ -12,7 +12,7 @@ from typing import Any
 from rootstock.images.reasons import Reason
 from rootstock.ingest import archives, file_names, layout, manifests, opening
 from rootstock.ingest.archives import Archive
-from rootstock.ingest.folders import Files, find, relative_paths, stamp_of
+from rootstock.ingest.folders import Files, list_stamps, relative_paths, stamp_of
 from rootstock.ingest.junk import is_junk
 from rootstock.ingest.layout import Item, Loader
 from rootstock.ingest.opening import ARCHIVES, TABLES
@@ -66,15 +66,14 @@ def _list(address: str, lines: Iterable[str]) -> Images:
     store, root = opening.open_existing(address, address)
     with opening.translating_errors(address):
         if store.isdir(root):
-            infos, place_of = relative_paths(find(store, root), root, address)
-            return _files(store, infos, place_of)
+            return _files(store, *list_stamps(store, root, address))
         opening.check_is_file(store, root, address)
         if root.lower().endswith(ARCHIVES):
             return _archive(store, root, address)
         if root.lower().endswith(TABLES):
             listed = manifests.addresses(address, root, opening.read_table(store, root, address))
             return _of_addresses(listed, address.rpartition("/")[0])
-        return _files(store, {address: store.info(root)}, lambda _: root)
+        return _files(store, {address: stamp_of(store.info(root))}, lambda _: root)
 
 
 def _matching(address: str, at: int) -> Files | None:
@@ -86,15 +85,16 @@ def _matching(address: str, at: int) -> Files | None:
     with opening.translating_errors(address):
         if store.exists(root):
             return None
-        found = {place: info for place, info in store.glob(root, detail=True).items() if info.get("type") == "file"}
+        infos = store.glob(root, detail=True)
+        found = ((place, stamp_of(info)) for place, info in infos.items() if info.get("type") == "file")
         folder = address[:at].rpartition("/")[0]
-        infos, place_of = relative_paths(found.items(), store._strip_protocol(folder) if folder else "", address)
-    return _files(store, infos, place_of)
+        stamps, place_of = relative_paths(found, store._strip_protocol(folder) if folder else "", address)
+    return _files(store, stamps, place_of)
 
 
-def _files(store: Any, infos: dict[str, Any], place_of: Callable[[str], str]) -> Files:  # noqa: ANN401
-    names = [path for path in infos if not path.endswith("/") and not is_junk(path) and file_names.may_be_image(path)]
-    items = [_item(path, stamp_of(infos[path])) for path in sorted(names)]
+def _files(store: Any, stamps: dict[str, str], place_of: Callable[[str], str]) -> Files:  # noqa: ANN401
+    names = [path for path in stamps if not path.endswith("/") and not is_junk(path) and file_names.may_be_image(path)]
+    items = [_item(path, stamps[path]) for path in sorted(names)]
     items = layout.mark_too_large(items)
     return within_roots(Files(store, items, [], place_of))
 

@@ -48,14 +48,14 @@ def give(workspace: Workspace, ending: str = "well", /, **values: object) -> lis
                     file = bridge_workspace.PARAMS
                     file.write_text(file.read_text() + "# mine\n")
                     raise KeyboardInterrupt
-        except RootstockError as error:
-            return str(error)
         except (FailedError, KeyboardInterrupt):
             pass
+        except RootstockError as error:
+            return str(error)
     return said
 
 
-class FailedError(Exception):
+class FailedError(RootstockError):
     """A stage failed."""
 
 

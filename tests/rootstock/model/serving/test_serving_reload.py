@@ -112,6 +112,7 @@ def test_a_damaged_folder_leaves_the_old_model_serving_until_it_is_whole(head_mo
             return [message for message in caplog.messages if message.startswith(f"{before} stays: ")]
 
         until(lambda: any(why in reason for reason in reasons()), why, 20)  # it may have looked before all was done
+        assert [why in reason for reason in reasons()].count(True) == 1
         assert len(reasons()) == len(set(reasons())), "said once, while it stays so"
         another(head_model, folder, "checks")
         site.waits_for("rootstock_reload_failing", 0)
