@@ -1,23 +1,19 @@
-"""Comparison of backbones: candidates, measurements, table and report."""
+"""Comparison of backbones: candidates and measurements."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from rootstock.backbones import backbones
 from rootstock.config import params
 from rootstock.config.architectures import GROUPS, NAMES
 from rootstock.config.params_file import load
-from rootstock.evaluation import compare, compare_report, compare_table, plots
+from rootstock.evaluation import compare
 from rootstock.evaluation.compare import Candidate, Paths, candidates, expand, measure
-from rootstock.evaluation.compare_table import Row, merge
+from rootstock.evaluation.compare_table import Row
 from rootstock.features import extraction, feature_keys
-from rootstock.system.errors import DamagedError, ParamsError
+from rootstock.system.errors import ParamsError
 from tests.small_dataset import small_dataset
 
 TINY = "shufflenet_v2_x0_5"
@@ -191,106 +187,6 @@ def test_training_from_scratch_learns_keeps_its_history_and_is_reproducible(path
     assert epochs[-1].val_loss < 0.9 * epochs[0].val_loss
     again, _ = measure(candidate, asked, paths)
     assert (again.accuracy, again.log_loss) == (found.accuracy, found.log_loss)  # seeded
-
-
-# The table
-
-
-def test_a_candidate_tried_again_replaces_its_own_row_and_no_other(row):
-    table = merge(merge(pd.DataFrame(), row), replace(row, layer="low", accuracy=0.5))
-    table = merge(table, replace(row, accuracy=0.9))
-    assert sorted(zip(table["layer"], table["accuracy"], strict=True)) == [("low", 0.5), ("penultimate", 0.9)]
-    assert len(merge(table, replace(row, data="another version"))) == 3
-    assert len(merge(table, replace(row, image_size=64))) == 3
-
-
-def test_a_failure_replaces_only_a_failure_and_measurements_stay(row):
-    failed = replace(row, accuracy=None, image_size=None, origin=None, reason="no network")
-    table = merge(merge(merge(pd.DataFrame(), row), failed), replace(failed, reason="still none"))
-    assert list(table["reason"]) == ["", "still none"]
-    assert list(merge(table, row)["reason"]) == [""]
-
-
-def test_the_table_is_read_as_it_was_written(row, tmp_path):
-    assert compare_table.read(tmp_path / "compare.parquet").empty
-    table = merge(pd.DataFrame(), row)
-    compare_table.write(tmp_path / "compare.parquet", table)
-    again = merge(compare_table.read(tmp_path / "compare.parquet"), replace(row, layer="low"))
-    assert list(again["layer"]) == ["penultimate", "low"]
-
-
-# The report
-
-
-def test_a_damaged_table_is_an_error_that_names_it(row, tmp_path):
-    path = tmp_path / "compare.parquet"
-    compare_table.write(path, pd.DataFrame([row, replace(row, backbone="alexnet", variant="x", accuracy=None)]))
-    whole = pq.read_table(path)
-    better = whole.set_column(whole.column_names.index("accuracy"), "accuracy", pa.array([1.0, 1.0]))
-    for changed in (better, whole.slice(1), whole.take([1, 0])):
-        pq.write_table(changed, path)
-        with pytest.raises(DamagedError, match=r"compare\.parquet is damaged \(its rows do not match its digest"):
-            compare_table.read(path)
-    pq.write_table(better.replace_schema_metadata(), path)  # an earlier version's has no digest
-    assert compare_table.read(path)["accuracy"].tolist() == [1.0, 1.0]
-
-
-@pytest.fixture
-def table(row) -> pd.DataFrame:
-    rows = pd.DataFrame()
-    for name, share in (("alexnet", 0.8), ("a <b>", 0.9)):
-        for number, layer in enumerate(("low", "mid", "high", "penultimate")):
-            value = share + 0.02 * number
-            own = {"accuracy": value, "accuracy_low": value - 0.05, "accuracy_high": 0.99}
-            rows = merge(rows, replace(row, backbone=name, layer=layer, macs=10**8 * (1 + number), **own))
-    failed = Row("vgg19", None, "frozen", "low", "avg", data=row.data, reason="no weights <here>")
-    return merge(rows, failed)
-
-
-def test_the_plot_shows_each_backbone_at_its_best_layer_on_validation(table):
-    best = compare_report.best_of_each(table)
-    assert list(zip(best["backbone"], best["layer"], strict=True)) == [
-        ("a <b>", "penultimate"),
-        ("alexnet", "penultimate"),
-    ]
-
-
-def test_plots_are_drawn_where_there_is_data(table):
-    curves = pd.DataFrame({"name": ["lenet5"] * 2, "train_loss": [2.0, 1.0], "val_accuracy": [0.2, 0.6]})
-    drawn = compare_report.pictures(table, curves)
-    assert set(drawn) == {f"{name}{dark}" for name in ("size", "depths", "scratch") for dark in ("", "_dark")}
-    assert all(picture.startswith(b"\x89PNG") for picture in drawn.values())
-    one = compare_report.pictures(table[table["layer"] == "low"], pd.DataFrame(columns=["name"]))
-    assert set(one) == {"size", "size_dark"}
-    assert compare_report.pictures(table[table["reason"] != ""], pd.DataFrame(columns=["name"])) == {}
-
-
-def test_names_in_a_plot_do_not_overlap():
-    figure, [[axes]] = plots.new_figure(plots.LIGHT, 9, 5.6)
-    axes.set_ylim(0, 1)
-    place = {"xytext": (6, 3), "textcoords": "offset points"}
-    names = [axes.annotate(f"name {number}", (0.5, 0.5 + number / 500), **place) for number in range(6)]
-    names.append(axes.annotate("far away", (0.5, 0.9), **place))
-    compare_report.keep_apart(figure, names)
-    figure.draw_without_rendering()
-    boxes = [name.get_window_extent() for name in names]
-    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
-    assert names[5].xyann == names[6].xyann == (6, 3)  # the highest, and one that covers nothing, stay
-    assert [box.y0 for box in boxes] == sorted(box.y0 for box in boxes)
-
-
-def test_the_table_shows_accuracy_cost_and_failures(table):
-    text = compare_report.markdown(table)
-    lines = text.splitlines()
-    assert lines[2].startswith("| a &lt;b&gt; (random) | penultimate | 32 px | random, seed 0 | **96.0%** |")
-    assert "- vgg19, low: no weights &lt;here&gt;" in text
-
-
-def test_the_page_is_self_contained_and_escapes_what_it_shows(table):
-    page = compare_report.render(table, compare_report.pictures(table, pd.DataFrame(columns=["name"])))
-    assert "a &lt;b&gt;" in page and "no weights &lt;here&gt;" in page and "<here>" not in page
-    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
-    assert page.count("data:image/png") == 4
 
 
 def test_the_speed_includes_decoding_and_the_network(paths):

@@ -292,10 +292,3 @@ def test_the_data_url_of_a_picture_names_its_format():
 )
 def test_durations_are_formatted_for_reading(seconds, words):
     assert duration(seconds) == words
-
-
-@pytest.mark.parametrize(
-    ("share", "words"), [(1, "100%"), (0.99999, "99.9%"), (0.9876, "98.8%"), (0.00001, "0.1%"), (0, "0%")]
-)
-def test_only_one_is_shown_as_100_percent_and_only_zero_as_0_percent(share, words):
-    assert percent(share) == words
