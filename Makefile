@@ -33,7 +33,7 @@ ui: setup
 retrain-demo: setup
 	@$(BIN)/python -m benchmarks.retrain_demo
 
-test:
+test: setup  # first, so that what is wrong with Python names this target
 	@$(MAKE) --no-print-directory --jobs 2 fast-tests lint
 
 fast-tests: setup
