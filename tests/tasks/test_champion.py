@@ -73,6 +73,7 @@ def test_a_damaged_champion_is_restored_before_it_is_compared(flow_ran_in, tmp_p
             champion.check_files()
 
 
+@pytest.mark.slow  # half a minute, for a challenger to compete with
 def test_a_champion_damaged_while_set_aside_is_an_error_that_names_the_remedy(contested, tmp_path):
     workspace = contested.copy(tmp_path / "workspace")
     with chdir(workspace.root):

@@ -30,9 +30,9 @@ def promote():
 def reject():
     promotion.restore_champion(worse, DeliverySummary(), "run", "what was delivered")
 """
-pytestmark = pytest.mark.usefixtures("one_server")
+pytestmark = [pytest.mark.usefixtures("one_server"), pytest.mark.slow]
 RUNS = 3  # of a retraining that was killed: after them there is nothing left to do
-KILLS = pytest.mark.parametrize("kills", [2, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+KILLS = 40  # at moments spread over the whole of it
 
 
 def own_remotes(contested: Workspace, root) -> Workspace:
@@ -49,7 +49,7 @@ def own_remotes(contested: Workspace, root) -> Workspace:
     return workspace
 
 
-def points(operations: int, kills: int) -> list[int]:
+def points(operations: int, kills: int = KILLS) -> list[int]:
     """Choose where to kill: evenly spread, with the middle."""
     return sorted({max(1, (2 * number + 1) * operations // (2 * kills)) for number in range(kills)})
 
@@ -58,11 +58,11 @@ def champions(workspace: Workspace) -> list[tuple[str, int]]:
     return [(row.decision, row.version) for row in history.read(workspace.root / "data")]
 
 
-@KILLS
-def test_a_promotion_killed_anywhere_is_completed_and_pushed_once_by_the_next_run(contested, tmp_path, kills):
+@pytest.mark.timeout(1800)
+def test_a_promotion_killed_anywhere_is_completed_and_pushed_once_by_the_next_run(contested, tmp_path):
     with power_cut(tmp_path, PREPARE, contested.env, contested.root) as cut:
         _, operations = cut.run("promote()", own_remotes(contested, tmp_path / "whole").root)
-        for at in points(operations, kills):
+        for at in points(operations):
             trial = own_remotes(contested, tmp_path / f"at-{at}")
             cut.run("promote()", trial.root, at)
             origin = trial.root.parent / "origin"
@@ -82,14 +82,13 @@ def test_a_promotion_killed_anywhere_is_completed_and_pushed_once_by_the_next_ru
         assert trial.run("dvc", "status", "--cloud", "--json").stdout.strip() == "{}"
 
 
-@pytest.mark.slow
-@KILLS
-def test_a_restored_champion_is_complete_whatever_was_killed(contested, tmp_path, kills):
+@pytest.mark.timeout(1800)
+def test_a_restored_champion_is_complete_whatever_was_killed(contested, tmp_path):
     model = history.read(contested.root / ".rootstock" / "champion")[-1].model
     digest = "from tasks.bridge.champion import digest_of_model; print(digest_of_model())"
     with power_cut(tmp_path, PREPARE, contested.env, contested.root) as cut:
         _, operations = cut.run("reject()", own_remotes(contested, tmp_path / "whole").root)
-        for at in points(operations, kills):
+        for at in points(operations):
             trial = own_remotes(contested, tmp_path / f"at-{at}")
             cut.run("reject()", trial.root, at)
             when = f"killed at operation {at} of {operations}"
@@ -101,15 +100,14 @@ def test_a_restored_champion_is_complete_whatever_was_killed(contested, tmp_path
         assert "run" in experiments(trial)
 
 
-@pytest.mark.slow
-@KILLS
-def test_a_rollback_killed_anywhere_is_completed_by_the_next_run_of_any_kind(contested, tmp_path, kills):
+@pytest.mark.timeout(1800)
+def test_a_rollback_killed_anywhere_is_completed_by_the_next_run_of_any_kind(contested, tmp_path):
     promoted = own_remotes(contested, tmp_path / "promoted")
     promoted.run("python", "-c", PREPARE + "promote()")
     with power_cut(tmp_path, PREPARE, promoted.env, promoted.root) as cut:
         back = "rollback.roll_back(None)"
         _, operations = cut.run(back, promoted.copy(tmp_path / "whole").root)
-        for number, at in enumerate(points(operations, kills)):
+        for number, at in enumerate(points(operations)):
             trial = promoted.copy(tmp_path / f"at-{at}")
             cut.run(back, trial.root, at)
             when = f"killed at operation {at} of {operations}"
@@ -127,7 +125,6 @@ def champions_if_there(workspace: Workspace) -> list[tuple[str, int]]:
     return [(row.decision, row.version) for row in history.read(workspace.root / ".rootstock")]
 
 
-@pytest.mark.slow
 def test_a_push_that_failed_is_tried_again_and_one_that_succeeded_is_not(contested, tmp_path):
     workspace = own_remotes(contested, tmp_path)
     (tmp_path / "origin").rename(tmp_path / "away")
@@ -143,7 +140,6 @@ def test_a_push_that_failed_is_tried_again_and_one_that_succeeded_is_not(contest
     assert workspace.run("python", "-c", publish).stdout == "\n"
 
 
-@pytest.mark.slow
 def test_a_promotion_during_a_merge_is_committed_tagged_and_pushed_by_a_run_after_it(contested, tmp_path):
     workspace = own_remotes(contested, tmp_path)
     merging = workspace.root / ".git" / "MERGE_HEAD"
@@ -176,7 +172,6 @@ def test_the_experiment_of_a_promotion_is_tagged_if_params_changed_before_its_co
     assert not (workspace.root / ".rootstock" / "uncommitted.json").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_retraining_killed_anywhere_leaves_one_champion_and_loses_no_delivery(contested, tmp_path, server):
     start = own_remotes(contested, tmp_path / "start")
