@@ -20,7 +20,9 @@ from rootstock.system import progress
 from rootstock.system.parallel import map_on_one_core_each
 from rootstock.system.sampling import evenly_spaced
 from rootstock.training import head, heads
+from rootstock.training.class_weights import class_weights
 from rootstock.training.head import Head
+from rootstock.training.principal_axes import PrincipalAxes, find_principal_axes
 
 SHARES = [0.1, 0.25, 0.5]  # of the groups of training images; of all of them there is a head already
 SEEDS, FEW_SEEDS = 5, 2  # of each number of images; of many, which say the same
@@ -95,11 +97,12 @@ def measure(
     shares, seeds = _plan(len(rows), len(classes) * val.width)
     for _ in val:  # read it once, before several threads do
         pass
+    axes = _find_axes(folder, rows, len(classes), recipe) if chosen.kind == "logistic" else None
 
     def fit(trial: tuple[float, int]) -> tuple[int, float]:
         share, number = trial
         drawn = rows[_draw(rows, share, seed + number)]
-        fitted = heads.fit(Features(folder, drawn), val, classes, recipe, groups).head
+        fitted = heads.fit(Features(folder, drawn), val, classes, recipe, groups, axes=axes).head
         return len(drawn), head.evaluate(fitted, val)[1]
 
     trials = list(product(shares, range(seeds)))
@@ -111,6 +114,12 @@ def measure(
     accuracy = tuple(tuple(value for _, value in part) for part in per_share)
     doubled = tuple(extrapolate(images, column, len(val)) for column in zip(*accuracy, strict=True))
     return LearningCurve(images, accuracy, doubled)
+
+
+def _find_axes(folder: Path, rows: pd.DataFrame, classes: int, recipe: params.Head) -> PrincipalAxes:
+    """Find the principal axes of all training images; to find them for each head would take longer than to fit it."""
+    features = Features(folder, rows.iloc[evenly_spaced(len(rows), MOST_IMAGES)])
+    return find_principal_axes(features, class_weights(features.labels, classes, recipe.class_weight))
 
 
 def _plan(images: int, values: int) -> tuple[list[float], int]:

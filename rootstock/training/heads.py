@@ -43,7 +43,7 @@ class Fitted:
 
 def fit(
     train: Features, val: Features, classes: list[str], settings: params.Head, groups: NDArray[np.int64],
-    stage: str | None = None,
+    stage: str | None = None, axes: PrincipalAxes | None = None,
 ) -> Fitted:  # fmt: skip
     """Fit a head on cached features.
 
@@ -54,6 +54,7 @@ def fit(
         settings: the section `head` of params.yaml.
         groups: of the validation images (n,), as any integers.
         stage: name for progress and log lines; None for neither.
+        axes: for logistic regression alone, of images among which the training images are; by default of these.
 
     Raises:
         SourceError: a class does not occur in `train`.
@@ -69,7 +70,7 @@ def fit(
             )
         kinds = tuple(kind for kind in kinds if kind != "knn")
     weights = class_weights(train.labels, len(classes), settings.class_weight)
-    trial = _Trial(train, val, classes, settings, weights, stage)
+    trial = _Trial(train, val, classes, settings, weights, stage, axes)
     heads = {kind: trial.fit(kind) for kind in kinds}
     if settings.kind != "auto":
         only = heads[settings.kind]
@@ -129,10 +130,10 @@ class _Trial:
 
     def __init__(
         self, train: Features, val: Features, classes: list[str], settings: params.Head,
-        weights: NDArray[np.float32] | None, stage: str | None,
+        weights: NDArray[np.float32] | None, stage: str | None, given_axes: PrincipalAxes | None,
     ) -> None:  # fmt: skip
         self.train, self.val, self.classes, self.settings, self.weights = train, val, classes, settings, weights
-        self.stage = stage
+        self.stage, self.given_axes = stage, given_axes
 
     @cached_property
     def axes(self) -> PrincipalAxes:
@@ -148,8 +149,8 @@ class _Trial:
             return closed_form.fit_neighbours(*given, self.weights, self.mean_loss)
         if kind == "ridge":
             return closed_form.fit_ridge(*given, self.axes, self.weights, self.mean_loss)
-        l2, iterations = self.settings.l2, self.settings.max_iterations
-        fitted = logistic.fit_logistic_path(*given, l2, iterations, self.axes, self.weights, self._show)
+        l2, iterations, axes = self.settings.l2, self.settings.max_iterations, self.given_axes or self.axes
+        fitted = logistic.fit_logistic_path(*given, l2, iterations, axes, self.weights, self._show)
         for warning in fitted.warnings if self.stage else []:
             log.warning("%s", warning)
         return fitted
