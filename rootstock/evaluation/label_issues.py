@@ -104,15 +104,16 @@ def predict_out_of_fold(
         classes: how many; one that does not occur in the other folds has a probability of nearly zero.
         l2: strength of the heads.
     """
-    axes = find_principal_axes(Features(folder, rows))  # says nothing of labels: the same for all folds
+    features = Features(folder, rows).keep()
+    axes = find_principal_axes(features)  # says nothing of labels: the same for all folds
     logits = np.full((len(rows), classes), np.finfo(np.float32).min / 4, np.float32)
 
     def score(number: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         training, held_out = rows[fold != number], rows[fold == number]
         known = np.unique(training["class_index"])
-        train = Features(folder, training.assign(class_index=np.searchsorted(known, training["class_index"])))
+        train = features.subset(training.assign(class_index=np.searchsorted(known, training["class_index"])))
         fitted, _ = next(logistic.fit_each(train, list(map(str, known)), [l2], ITERATIONS, axes))
-        scores = [fitted.logits(x) for x, _ in Features(folder, held_out)]
+        scores = [fitted.logits(x) for x, _ in features.subset(held_out)]
         return held_out.index.to_numpy(), known, np.concatenate(scores)
 
     found = map_on_one_core_each(score, np.unique(fold))

@@ -29,6 +29,7 @@ SEEDS, FEW_SEEDS = 5, 2  # of each number of images; of many, which say the same
 FEWEST_GROUPS = 20
 # Images of a fit, and these times classes times the features' width: more would take minutes
 MOST_IMAGES, MOST_PRODUCTS = 50_000, 1.5e10
+ITERATIONS = 30  # of L-BFGS: more change accuracies by a fifth of their standard error (docs/benchmarks.md)
 MOST_VAL_IMAGES = 20_000  # evenly spaced ones of more: the standard error is at most 0.4 points
 WORTH_IT = 0.01  # gain in accuracy of twice as many images that is worth a recommendation
 
@@ -91,18 +92,17 @@ def measure(
     val_rows = val_rows.iloc[evenly_spaced(len(val_rows), MOST_VAL_IMAGES)]
     if rows["group_id"].nunique() < FEWEST_GROUPS or val_rows.empty:
         return None
-    strength = {"l2": (chosen.l2,)} if chosen.kind == "logistic" else {}
-    recipe = settings.model_copy(update={"kind": chosen.kind, **strength})
-    val, groups = Features(folder, val_rows), tables.group_numbers(val_rows)
+    linear = {"l2": (chosen.l2,), "max_iterations": min(ITERATIONS, settings.max_iterations)}
+    recipe = settings.model_copy(update={"kind": chosen.kind, **(linear if chosen.kind == "logistic" else {})})
+    train, val = Features(folder, rows).keep(), Features(folder, val_rows).keep()
+    groups = tables.group_numbers(val_rows)
     shares, seeds = _plan(len(rows), len(classes) * val.width)
-    for _ in val:  # read it once, before several threads do
-        pass
-    axes = _find_axes(folder, rows, len(classes), recipe) if chosen.kind == "logistic" else None
+    axes = _find_axes(train, len(classes), recipe) if chosen.kind == "logistic" else None
 
     def fit(trial: tuple[float, int]) -> tuple[int, float]:
         share, number = trial
         drawn = rows[_draw(rows, share, seed + number)]
-        fitted = heads.fit(Features(folder, drawn), val, classes, recipe, groups, axes=axes).head
+        fitted = heads.fit(train.subset(drawn), val, classes, recipe, groups, axes=axes).head
         return len(drawn), head.evaluate(fitted, val)[1]
 
     trials = list(product(shares, range(seeds)))
@@ -116,9 +116,9 @@ def measure(
     return LearningCurve(images, accuracy, doubled)
 
 
-def _find_axes(folder: Path, rows: pd.DataFrame, classes: int, recipe: params.Head) -> PrincipalAxes:
+def _find_axes(train: Features, classes: int, recipe: params.Head) -> PrincipalAxes:
     """Find the principal axes of all training images; to find them for each head would take longer than to fit it."""
-    features = Features(folder, rows.iloc[evenly_spaced(len(rows), MOST_IMAGES)])
+    features = train.subset(train.rows.iloc[evenly_spaced(len(train.rows), MOST_IMAGES)])
     return find_principal_axes(features, class_weights(features.labels, classes, recipe.class_weight))
 
 

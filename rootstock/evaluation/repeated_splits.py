@@ -77,10 +77,12 @@ def measure(
     if not repeats or len(np.unique(groups)) < FOLDS:
         return None
     labels = rows["class_index"].to_numpy(np.int64)
+    whole = Features(folders, rows).keep()
+    images = whole if len(folders) == 1 else Features(folders[0], rows).keep()
     drawn = [draw_folds(labels, groups, seed + repeat) for repeat in range(repeats)]
 
     def correct(trial: tuple[int, int]) -> int:
-        return _correct(folders, rows, drawn[trial[0]], trial[1], settings)
+        return _correct(whole, images, rows, drawn[trial[0]], trial[1], settings)
 
     found = map_on_one_core_each(correct, itertools.product(range(repeats), range(FOLDS)))
     counts = list(progress.track(found, "evaluate", repeats * FOLDS, "repeated splits"))
@@ -111,11 +113,19 @@ def draw_folds(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) 
 
 
 def _correct(
-    folders: Sequence[Path], rows: pd.DataFrame, fold: NDArray[np.int64], test: int, settings: params.Head
+    views: Features, images: Features, rows: pd.DataFrame, fold: NDArray[np.int64], test: int, settings: params.Head
 ) -> int:
     """Train a head without two folds, and count the images of one that it classifies correctly.
 
     A class without a training image is unknown to it: none of its images is classified correctly.
+
+    Args:
+        views: of all images, by which heads are trained.
+        images: of all images as they are.
+        rows: of the manifest.
+        fold: of each image (n,).
+        test: the fold of the test images.
+        settings: the section `head` of params.yaml.
     """
     held_out = {"test": fold == test, "val": fold == (test + 1) % FOLDS}
     training = rows[~held_out["test"] & ~held_out["val"]]
@@ -125,8 +135,8 @@ def _correct(
     if len(known) < 2 or tested.empty:
         return len(tested)
     train, chosen_by, scored = (
-        Features(where, part.assign(class_index=np.searchsorted(known, part["class_index"])))
-        for where, part in ((folders, training), (folders[0], training if val.empty else val), (folders[0], tested))
+        source.subset(part.assign(class_index=np.searchsorted(known, part["class_index"])))
+        for source, part in ((views, training), (images, training if val.empty else val), (images, tested))
     )
     groups = tables.group_numbers(training if val.empty else val)
     fitted = heads.fit(train, chosen_by, list(map(str, known)), settings, groups).head

@@ -36,6 +36,7 @@ class Features:
         self.labels = np.tile(self.rows["class_index"].to_numpy(np.int64), len(self.folders))
         self.width = 0 if rows.empty else feature_files.width_of(_file(self.folders[0], self.rows["shard"].iloc[0]))
         self._kept: list[tuple[NDArray[np.float32], NDArray[np.int64]]] | None = None
+        self._chosen: list[tuple[NDArray[np.float32], Selection]] | None = None  # rows of what another one keeps
         self._joined: list[Selection] | None = None
 
     def __len__(self) -> int:
@@ -43,9 +44,37 @@ class Features:
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """Yield features (n, width) float32 and labels (n,) int64."""
-        if self._kept is None and 4 * len(self) * self.width <= KEPT_BYTES:
+        if self._chosen is not None:
+            for features, selection in self._chosen:
+                yield from selection.of(features)
+            return
+        if self._kept is None and self._few:
             self._kept = list(self._stream())
         yield from self._kept if self._kept is not None else self._stream()
+
+    def keep(self) -> "Features":
+        """Read the features now if they are few enough to be kept in memory; threads would each read them."""
+        if self._few:
+            next(iter(self), None)
+        return self
+
+    def subset(self, rows: pd.DataFrame) -> "Features":
+        """Return the features of some of the images; those that are kept in memory are neither read nor copied.
+
+        Args:
+            rows: some of the rows, each once; their labels may be others.
+        """
+        part = Features(self.folders, rows)
+        if self._kept is not None:
+            wanted = np.tile(self.rows["image_id"].isin(part.rows["image_id"]).to_numpy(), len(self.folders))
+            chosen = np.split(wanted, np.cumsum([len(x) for x, _ in self._kept])[:-1])
+            labels = np.split(part.labels, np.cumsum([here.sum() for here in chosen])[:-1])
+            part._chosen = list(zip([x for x, _ in self._kept], map(Selection, chosen, labels), strict=True))
+        return part
+
+    @property
+    def _few(self) -> bool:
+        return 4 * len(self) * self.width <= KEPT_BYTES
 
     def _stream(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         by_shard = {str(shard): rows for shard, rows in self.rows.groupby("shard", sort=True)}

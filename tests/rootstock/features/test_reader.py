@@ -117,6 +117,12 @@ def test_reading_with_engine_auto_before_any_extraction_is_an_error_that_says_so
 # Reading
 
 
+@pytest.fixture(scope="module")
+def twin(folder, tmp_path_factory):
+    """Another folder of features of the same images."""
+    return shutil.copytree(folder, tmp_path_factory.mktemp("views") / "twin")
+
+
 def gathered(chunks: Features) -> tuple[np.ndarray, np.ndarray]:
     features, labels = zip(*chunks, strict=True)
     return np.concatenate(features), np.concatenate(labels)
@@ -151,6 +157,21 @@ def test_features_kept_in_memory_equal_those_that_are_streamed(small, folder, mo
     for _ in range(2):
         assert all(map(np.array_equal, gathered(streamed), expected))
     assert streamed._kept is None
+
+
+@given(chosen=st.sets(st.integers(0, 119)), kept=st.booleans(), views=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_a_subset_has_the_features_that_reading_its_images_gives(small, folder, twin, chosen, kept, views):
+    folders = [folder, twin] if views else [folder]
+    whole = Features(folders, small.manifest)
+    if kept:
+        whole.keep()
+    rows = small.manifest.iloc[sorted(chosen)].assign(class_index=7)
+    part, alone = whole.subset(rows), Features(folders, rows)
+    assert (len(part), part.width, list(part.labels)) == (len(alone), alone.width, list(alone.labels))
+    for (x, labels), (expected, expected_labels) in zip(part, alone, strict=True):
+        assert np.array_equal(x, expected) and np.array_equal(labels, expected_labels)
+    assert part._kept is None if kept else whole._kept is None
 
 
 def test_a_file_of_several_row_groups_is_read_one_group_at_a_time(small, folder, backbone, monkeypatch, tmp_path):
