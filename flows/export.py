@@ -16,15 +16,14 @@ from typing import get_args
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import deployment
 from prefect.states import Completed
 
 from rootstock.config import params_file
 from rootstock.config.flow_params import ExportFormat as Format
 from rootstock.dataset import tables
-from rootstock.system import entry_points, roots
+from rootstock.system import entry_points
 from rootstock.system.errors import ParamsError, RootstockError
-from tasks.bridge import allowed_addresses, orchestration, run_params
+from tasks.bridge import orchestration, run_params
 from tasks.bridge.orchestration import failed
 from tasks.bridge.workspace import DATA, DATASET, IMAGES, MODEL, PARAMS
 
@@ -52,12 +51,8 @@ def export(format: Format = "onnx", int8: bool = False, out: str = OUT, model: s
         model: Folder of the model.
     """
     try:
-        with orchestration.reported_flow() as log:
-            within = run_params.roots_of_runs() if deployment.id else None
-            if within is not None:
-                allowed_addresses.check_places({"out": out, "model": model}, within)
-            with roots.restricted_to(within):
-                done = write(format, out, Path(model), int8=int8)
+        with orchestration.reported_flow() as log, run_params.within_roots({"out": out, "model": model}):
+            done = write(format, out, Path(model), int8=int8)
     except RootstockError as error:
         return failed(error)
     for line in done.lines:
@@ -74,8 +69,7 @@ def write(format: Format, out: str, folder: Path, *, int8: bool) -> Written:
     from rootstock.model import model as models
     from rootstock.model.export import exporting
 
-    if not (folder / models.DESCRIPTION).exists():
-        raise ParamsError(f"{folder} holds no model; expected a folder such as data/model. Run the pipeline first.")
+    models.check_folder(folder)
     max_loss = params_file.load(PARAMS).export.max_loss if int8 else None
     there = (DATASET / tables.MANIFEST).exists()
     dataset = exporting.Dataset(tables.load_manifest(DATASET), IMAGES) if there else None

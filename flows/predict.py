@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import deployment
 from prefect.states import Completed
 
-from rootstock.system import entry_points, roots, stores
+from rootstock.system import entry_points, stores
 from rootstock.system.errors import ParamsError, RootstockError
-from tasks.bridge import allowed_addresses, orchestration, run_params
+from tasks.bridge import orchestration, run_params
 from tasks.bridge.orchestration import failed
 from tasks.bridge.workspace import DATASET, FEATURES, LOCAL, MODEL
 
@@ -60,11 +59,8 @@ def predict(
     """
     try:
         with orchestration.reported_flow() as log:
-            within = run_params.roots_of_runs() if deployment.id else None
-            if within is not None:
-                places = {"source": source, "out": out, "model": model}
-                allowed_addresses.check_places(places | ({"explain": explain} if explain else {}), within)
-            with roots.restricted_to(within):
+            places = {"source": source, "out": out, "model": model} | ({"explain": explain} if explain else {})
+            with run_params.within_roots(places):
                 done = classify(source, out, Path(model), top, explain=Path(explain) if explain else None)
     except RootstockError as error:
         return failed(error)
@@ -87,8 +83,7 @@ def classify(
     from rootstock.model import explanations, model as models, prediction
 
     begin = time.perf_counter()
-    if not (folder / models.DESCRIPTION).exists():
-        raise ParamsError(f"{folder} holds no model; expected a folder such as data/model. Run the pipeline first.")
+    models.check_folder(folder)
     if top < 1:
         raise ParamsError(f"top is {top}; expected at least 1.")
     images = list_images(source, lines)

@@ -28,6 +28,7 @@ from rootstock.images.inspection import Checks, Reason, Rejected
 from rootstock.model import given, novelty
 from rootstock.model.given import Image
 from rootstock.model.novelty import Novelty
+from rootstock.system.errors import SourceError
 from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
 from rootstock.system.parallel import grouped
 from rootstock.training import classifier, head_layer
@@ -269,6 +270,19 @@ def _load_novelty(folder: Path, described: dict[str, Any]) -> Novelty | None:
         threshold, digest = float(recorded["threshold"]), str(recorded["digest"])
     verify(folder / novelty.FILE, digest)
     return novelty.load(folder / novelty.FILE, threshold)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that there is a model in a folder.
+
+    Raises:
+        SourceError: there is none.
+    """
+    if not (folder / DESCRIPTION).exists():
+        raise SourceError(
+            f"{folder} holds no model; expected a folder such as data/model, with a {DESCRIPTION}, as "
+            "`python -m flows.pipeline` leaves it."
+        )
 
 
 def describe(folder: Path) -> dict[str, Any]:

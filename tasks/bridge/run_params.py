@@ -8,9 +8,11 @@ Everything else gives way to the run, and the log says what changed.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from prefect.runtime import deployment
 
 from rootstock.config import merging, params_file
 from rootstock.config.merging import Values
@@ -56,6 +58,25 @@ def merged(given: Values, report: Report) -> Iterator[Params]:
     params = merge(there, given, report)
     with roots.restricted_to(roots_of_runs() if _sources_were_given(there, params) else None):
         yield params
+
+
+@contextmanager
+def within_roots(places: Mapping[str, str]) -> Iterator[None]:
+    """Restrict a run of a deployment to the roots of this machine; a command reads and writes what its user may.
+
+    Args:
+        places: addresses that the run was given, by name.
+
+    Raises:
+        ParamsError: an address is under none of the roots.
+    """
+    if not deployment.id:
+        yield
+        return
+    allowed = roots_of_runs()
+    allowed_addresses.check_places(places, allowed)
+    with roots.restricted_to(allowed):
+        yield
 
 
 @contextmanager

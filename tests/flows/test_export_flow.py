@@ -45,7 +45,10 @@ def test_an_int8_version_that_loses_too_much_is_told_and_is_exit_status_3(after_
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--model", "data"), "export: data holds no model; expected a folder such as data/model. Run the pipeline"),
+        (
+            ("--model", "data"),
+            "export: data holds no model; expected a folder such as data/model, with a model.json, as",
+        ),
         (("--out", "photos"), "export: photos holds something else than an export, and is left alone; name another"),
         (("--format", "torch", "--int8"), "export: int8 is for the formats onnx and openvino, not for torch."),
         (("--format", "torch", "onnx", "--out", "out"), "export: --out is out, for several formats; expected a folder"),

@@ -94,7 +94,7 @@ def test_predictions_are_written_to_a_store(flow_ran_in, photos, s3):
     ("arguments", "said"),
     [
         (("nowhere",), "predict: nowhere does not exist. Expected a folder, an archive or a manifest."),
-        (("photos", "--model", "data"), "predict: data holds no model; expected a folder such as data/model. Run the"),
+        (("photos", "--model", "data"), "predict: data holds no model; expected a folder such as data/model, with a"),
         (("photos", "--top", "0"), "predict: top is 0; expected at least 1."),
     ],
 )

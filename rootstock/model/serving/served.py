@@ -14,7 +14,6 @@ from rootstock.images.inspection import Checks
 from rootstock.images.reasons import Rejected
 from rootstock.model import given, model as models
 from rootstock.model.model import CHECKS, Model, Prediction
-from rootstock.system.errors import RootstockError
 from rootstock.system.files import damaged, reading
 
 SHOWN_DIGITS = 12  # of a digest, in a name
@@ -104,11 +103,10 @@ def in_folder(folder: Path) -> Found:
     """Find the model of a folder; its name is a digest of model.json, which has those of the other files.
 
     Raises:
-        RootstockError: the folder holds no model.
+        SourceError: the folder holds no model.
         DamagedError: model.json cannot be read.
     """
-    if not (folder / models.DESCRIPTION).exists():
-        raise RootstockError(f"{folder} holds no model; expected a folder such as data/model, with a model.json.")
+    models.check_folder(folder)
     before = stamp(folder)
     with reading(folder / models.DESCRIPTION):
         digest = hashlib.sha256((folder / models.DESCRIPTION).read_bytes()).hexdigest()
