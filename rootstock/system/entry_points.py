@@ -4,6 +4,8 @@ Output and log lines contain file names, which may hold terminal control sequenc
 """
 
 import argparse
+import atexit
+import gc
 import logging
 import os
 import select
@@ -25,6 +27,12 @@ def add_verbose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="print all that the run logs")
 
 
+def end_quickly() -> None:
+    """Have this process end without a last search for garbage, which takes two seconds once torch has been imported."""
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
+
+
 @contextmanager
 def entry_point(name: str, describe: causes.Describe = causes.describe) -> Iterator[None]:
     """Run a command; only bugs of this program show a traceback.
@@ -33,6 +41,7 @@ def entry_point(name: str, describe: causes.Describe = causes.describe) -> Itera
         name: of the command, the prefix of its error message.
         describe: returns the description of an error, or None.
     """
+    end_quickly()
     try:
         logging.setLogRecordFactory(partial(_record, logging.getLogRecordFactory()))
         with causes.described(describe), redirect_stdout(_EscapedStream(sys.stdout)):

@@ -22,7 +22,7 @@ from prefect.tasks import Task
 
 from rootstock.config.params import Params
 from rootstock.system.causes import NETWORK
-from rootstock.system.entry_points import DETAIL
+from rootstock.system.entry_points import DETAIL, end_quickly
 from rootstock.system.errors import DamagedError, RootstockError
 from tasks.bridge import (
     artifacts,
@@ -159,6 +159,7 @@ def reported_flow() -> Iterator[RunLogger]:
         RootstockError: any known error in the block.
     """
     causes.keep_stacks_off()
+    end_quickly()
     # Prefect logs an error again when the process ends, with its stack, and for each later stage.
     for name in ("prefect.flow_runs", "prefect.engine", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_is_new)
