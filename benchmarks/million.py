@@ -1,6 +1,6 @@
 """The whole chain on many images and classes: seconds, memory and disk of each stage, and how they grow.
 
-python -m benchmarks.million --images 10000 100000 [--classes 1000] [--backbone NAME] [--folder DIR]
+python -m benchmarks.million --images 10000 100000 [--classes 1000] [--folder DIR] [--picture FILE]
 
 Draws small JPEGs (64 px, every one different), one folder per class, and runs every stage with `dvc repro`, frozen
 backbone, in a workspace of its own; then a second delivery of 1,000 images. A million need 20 GB. Memory is that of the
@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 import simplejpeg
@@ -142,21 +143,46 @@ def print_growth(measured: dict[int, dict[str, Figures]]) -> None:
         print(f"{stage:<26}" + "".join(f"{cell.seconds:>11.1f} {cell.memory:>6.2f}" for cell in cells))
 
 
+def read(path: Path) -> dict[int, dict[str, Figures]]:
+    """Read the figures of earlier runs by size and stage."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    return {int(size): {stage: Figures(**found) for stage, found in stages.items()} for size, stages in kept.items()}
+
+
+def draw_growth(measured: dict[int, dict[str, Figures]], path: Path) -> None:
+    """Plot seconds and memory of each stage by the number of images, both axes logarithmic, and save the picture."""
+    figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    more = f"{MORE:,} more: "
+    for axes, prefix, unit in zip(panels, ("", more, ""), ("seconds", "seconds", "memory"), strict=True):
+        for stage in ("ingest", "extract", "train_head", "evaluate"):
+            cells = [measured[images][prefix + stage] for images in sorted(measured)]
+            axes.plot(sorted(measured), [getattr(cell, unit) for cell in cells], marker="o", label=stage)
+        axes.set(xscale="log", xlabel="images", title=f"{prefix.removesuffix(': ') or 'all'}, {unit}")
+        if unit == "seconds":
+            axes.set_yscale("log")
+    panels[1].axhline(60, color="grey", linestyle="--", linewidth=1)
+    panels[2].axhline(3, color="grey", linestyle="--", linewidth=1)
+    panels[2].set(ylabel="GiB", ylim=(0, None))
+    panels[0].legend()
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
-    """Measure each size, print the figures, and write them to million.json in the folder."""
+    """Measure each size, print the figures, and add them to million.json in the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--images", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--classes", type=int, default=1000, help="at most a hundredth of the images")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--l2", type=float, nargs="+", default=[10.0], help="strengths; each is a training of its own")
     parser.add_argument("--folder", type=Path, default=LOCAL / "million", help="working folder, on a disk")
     parser.add_argument("--keep", action="store_true", help="keep the last workspace")
+    parser.add_argument("--picture", type=Path, help="file for a picture of the growth over all sizes so far")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    needed, free = max(arguments.images) * BYTES_PER_IMAGE, shutil.disk_usage(arguments.folder).free
+    needed, free = max(arguments.images, default=0) * BYTES_PER_IMAGE, shutil.disk_usage(arguments.folder).free
     if free < needed:
         sys.exit(f"{arguments.folder} has {free / 1e9:.0f} GB free; {needed / 1e9:.0f} GB are needed")
-    measured: dict[int, dict[str, Figures]] = {}
+    measured = read(arguments.folder / "million.json")
     for images in sorted(arguments.images):
         classes, root = min(arguments.classes, images // 100), (arguments.folder / "workspace").resolve()
         print(f"\n{images:,} images in {classes:,} classes, {arguments.backbone}", flush=True)
@@ -167,8 +193,10 @@ def main() -> None:
         written = {size: {stage: vars(found) for stage, found in stages.items()} for size, stages in measured.items()}
         (arguments.folder / "million.json").write_text(json.dumps(written, indent=1))
     print_growth(measured)
+    if arguments.picture:
+        draw_growth(measured, arguments.picture)
     if not arguments.keep:
-        shutil.rmtree(arguments.folder / "workspace")
+        shutil.rmtree(arguments.folder / "workspace", ignore_errors=True)
 
 
 if __name__ == "__main__":

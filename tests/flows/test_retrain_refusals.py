@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -44,9 +45,14 @@ def test_a_person_decides_what_the_test_images_leave_undecided(before, server, p
     command = [sys.executable, "-m", "flows.retrain"]
     with subprocess.Popen(command, cwd=before.root, env=before.env | {"PREFECT_API_URL": server.url},
                           stdout=subprocess.PIPE, text=True) as running:  # fmt: skip
-        [run] = until(lambda: server.runs(state={"type": {"any_": ["PAUSED"]}}), "the question", 120)
-        server.ask(f"flow_runs/{run.id}/resume", {"run_input": {"promote": promote}})
-        said = running.communicate(timeout=120)[0].strip().splitlines()[-1]
+        try:
+            [run] = until(lambda: server.runs(state={"type": {"any_": ["PAUSED"]}}), "the question", 120)
+            resume = partial(server.ask, f"flow_runs/{run.id}/resume", {"run_input": {"promote": promote}})
+            # Prefect stores the form after it has paused the run, and refuses answers until then.
+            until(lambda: resume()["status"] == "ACCEPT", "the answer's acceptance")
+            said = running.communicate(timeout=120)[0].strip().splitlines()[-1]
+        finally:
+            running.kill()
     outcome, answer = ("Promoted", "promote it") if promote else ("Rejected", "keep the champion")
     assert said.startswith(f"{outcome}: Too few test images to tell whether the challenger is better: ")
     assert f"A person decided to {answer}." in said
