@@ -22,7 +22,7 @@ from rootstock.system.sampling import evenly_spaced
 from rootstock.training import head, heads
 from rootstock.training.class_weights import class_weights
 from rootstock.training.head import Head
-from rootstock.training.principal_axes import PrincipalAxes, find_principal_axes
+from rootstock.training.principal_axes import find_principal_axes
 
 SHARES = [0.1, 0.25, 0.5]  # of the groups of training images; of all of them there is a head already
 SEEDS, FEW_SEEDS = 5, 2  # of each number of images; of many, which say the same
@@ -94,10 +94,14 @@ def measure(
         return None
     linear = {"l2": (chosen.l2,), "max_iterations": min(ITERATIONS, settings.max_iterations)}
     recipe = settings.model_copy(update={"kind": chosen.kind, **(linear if chosen.kind == "logistic" else {})})
-    train, val = Features(folder, rows).keep(), Features(folder, val_rows).keep()
+    train, val = Features(folder, rows), Features(folder, val_rows).keep()
     groups = tables.group_numbers(val_rows)
     shares, seeds = _plan(len(rows), len(classes) * val.width)
-    axes = _find_axes(train, len(classes), recipe) if chosen.kind == "logistic" else None
+    axes = None
+    if shares == SHARES:  # else there are few heads, and large features
+        train.keep()
+        weights = class_weights(train.labels, len(classes), recipe.class_weight)
+        axes = find_principal_axes(train, weights) if chosen.kind == "logistic" else None
 
     def fit(trial: tuple[float, int]) -> tuple[int, float]:
         share, number = trial
@@ -114,12 +118,6 @@ def measure(
     accuracy = tuple(tuple(value for _, value in part) for part in per_share)
     doubled = tuple(extrapolate(images, column, len(val)) for column in zip(*accuracy, strict=True))
     return LearningCurve(images, accuracy, doubled)
-
-
-def _find_axes(train: Features, classes: int, recipe: params.Head) -> PrincipalAxes:
-    """Find the principal axes of all training images; to find them for each head would take longer than to fit it."""
-    features = train.subset(train.rows.iloc[evenly_spaced(len(train.rows), MOST_IMAGES)])
-    return find_principal_axes(features, class_weights(features.labels, classes, recipe.class_weight))
 
 
 def _plan(images: int, values: int) -> tuple[list[float], int]:
