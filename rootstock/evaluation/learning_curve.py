@@ -28,8 +28,9 @@ SHARES = [0.1, 0.25, 0.5]  # of the groups of training images; of all of them th
 SEEDS, FEW_SEEDS = 5, 2  # of each number of images; of many, which say the same
 FEWEST_GROUPS = 20
 # Images of a fit, and these times classes times the features' width: more would take minutes
-MOST_IMAGES, MOST_PRODUCTS = 50_000, 1.5e10
-ITERATIONS = 30  # of L-BFGS: more change accuracies by a fifth of their standard error (docs/benchmarks.md)
+MOST_IMAGES, MOST_PRODUCTS = 50_000, 1e10
+# Of L-BFGS: more change accuracies by a fifth of their standard error (docs/benchmarks.md)
+ITERATIONS, FEW_ITERATIONS = 30, 15
 MOST_VAL_IMAGES = 20_000  # evenly spaced ones of more: the standard error is at most 0.4 points
 WORTH_IT = 0.01  # gain in accuracy of twice as many images that is worth a recommendation
 
@@ -92,13 +93,15 @@ def measure(
     val_rows = val_rows.iloc[evenly_spaced(len(val_rows), MOST_VAL_IMAGES)]
     if rows["group_id"].nunique() < FEWEST_GROUPS or val_rows.empty:
         return None
-    linear = {"l2": (chosen.l2,), "max_iterations": min(ITERATIONS, settings.max_iterations)}
-    recipe = settings.model_copy(update={"kind": chosen.kind, **(linear if chosen.kind == "logistic" else {})})
     train, val = Features(folder, rows), Features(folder, val_rows).keep()
     groups = tables.group_numbers(val_rows)
     shares, seeds = _plan(len(rows), len(classes) * val.width)
+    many = shares == SHARES  # else there are a few large heads: one at a time, in bounded memory
+    iterations = min(ITERATIONS if many else FEW_ITERATIONS, settings.max_iterations)
+    linear = {"l2": (chosen.l2,), "max_iterations": iterations}
+    recipe = settings.model_copy(update={"kind": chosen.kind, **(linear if chosen.kind == "logistic" else {})})
     axes = None
-    if shares == SHARES:  # else there are few heads, and large features
+    if many:
         train.keep()
         weights = class_weights(train.labels, len(classes), recipe.class_weight)
         axes = find_principal_axes(train, weights) if chosen.kind == "logistic" else None
@@ -110,7 +113,8 @@ def measure(
         return len(drawn), head.evaluate(fitted, val)[1]
 
     trials = list(product(shares, range(seeds)))
-    fitted = progress.track(map_on_one_core_each(fit, trials), "evaluate", len(trials), "heads of a learning curve")
+    each = map_on_one_core_each(fit, trials) if many else map(fit, trials)
+    fitted = progress.track(each, "evaluate", len(trials), "heads of a learning curve")
     found = dict(zip(trials, fitted, strict=True))
     whole = len(rows), head.evaluate(chosen, val)[1]
     per_share = [*([found[share, number] for number in range(seeds)] for share in shares), [whole] * seeds]
