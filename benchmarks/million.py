@@ -95,20 +95,25 @@ def run(root: Path, stage: str) -> Figures:
     """Run a stage with DVC."""
     outputs = {"ingest": ["images", "dataset"], "extract": ["features"], "train_head": ["head"],
                "evaluate": ["model", "report"]}.get(stage, [])  # fmt: skip
+    seconds, memory = watch(root, root / f"{stage}.log", "dvc", "repro", "--single-item", stage)
+    return Figures(seconds, memory, size_of(*(root / "data" / name for name in outputs)))
+
+
+def watch(root: Path, log: Path, *module: str) -> tuple[float, float]:
+    """Run a Python module in a workspace; return its seconds, and GiB of memory at its peak."""
     start, peak = time.perf_counter(), 0
-    with (root / f"{stage}.log").open("w") as log:
+    with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", "--single-item", stage], cwd=root, stdout=log, stderr=log,
+            [sys.executable, "-m", *module], cwd=root, stdout=file, stderr=file,
             env=os.environ | {"DVC_NO_ANALYTICS": "1"},
         )  # fmt: skip
         watched = psutil.Process(process.pid)
         while process.poll() is None:
             peak = max(peak, memory_of(watched))
             time.sleep(PAUSE)
-    seconds = time.perf_counter() - start
     if process.returncode:
-        sys.exit(f"{stage} failed: see {root / f'{stage}.log'}")
-    return Figures(seconds, peak / 2**30, size_of(*(root / "data" / name for name in outputs)))
+        sys.exit(f"{' '.join(module)} failed: see {log}")
+    return time.perf_counter() - start, peak / 2**30
 
 
 def measure(
@@ -150,7 +155,7 @@ def read(path: Path) -> dict[int, dict[str, Figures]]:
 
 
 def draw_growth(measured: dict[int, dict[str, Figures]], path: Path) -> None:
-    """Plot seconds and memory of each stage by the number of images, both axes logarithmic, and save the picture."""
+    """Plot seconds and memory of each stage by the number of images, and save the picture."""
     figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     more = f"{MORE:,} more: "
     for axes, prefix, unit in zip(panels, ("", more, ""), ("seconds", "seconds", "memory"), strict=True):

@@ -14,8 +14,6 @@ import csv
 import io
 import multiprocessing
 import shutil
-import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -24,13 +22,13 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import psutil
 from aiohttp import web
 
-from benchmarks.million import PAUSE, draw_all, memory_of
+from benchmarks.million import PAUSE, draw_all, watch
 from benchmarks.project import copy_project
 from rootstock.config import params_file
 from rootstock.config.params import Ingest, Source
+from rootstock.dataset.tar_headers import header, padded
 from tasks.bridge.workspace import LOCAL, PARAMS
 
 CLASSES = 100
@@ -62,18 +60,11 @@ def write_archive(photos: list[Path], path: Path, size: float) -> None:
         for number, photo in enumerate(photos):
             content = photo.read_bytes()
             file.write(header(f"{photo.parent.name}/{photo.name}", len(content)) + content)
-            file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+            file.write(bytes(padded(len(content)) - len(content)))
             for place in range(zeros * number // len(photos), zeros * (number + 1) // len(photos)):
                 file.write(header(f"{photo.parent.name}/zeros-{place:06d}.jpg", MEMBER_BYTES))
-                file.seek(MEMBER_BYTES + -MEMBER_BYTES % tarfile.BLOCKSIZE, io.SEEK_CUR)
+                file.seek(padded(MEMBER_BYTES), io.SEEK_CUR)
         file.truncate(file.tell() + 2 * tarfile.BLOCKSIZE)
-
-
-def header(name: str, size: int) -> bytes:
-    """Return the header of a tar member."""
-    member = tarfile.TarInfo(name)
-    member.size = size
-    return member.tobuf(tarfile.USTAR_FORMAT)
 
 
 @contextmanager
@@ -118,19 +109,6 @@ def source(part: str, root: Path, photos: list[Path], asked: argparse.Namespace)
     return nullcontext(str(root / PHOTOS))
 
 
-def ingest(root: Path) -> tuple[float, float]:
-    """Run ingest; return its seconds, and GiB of memory at its peak."""
-    start, peak = time.perf_counter(), 0
-    with (root / "ingest.log").open("a") as log:
-        process = subprocess.Popen([sys.executable, "-m", "tasks.ingest"], cwd=root, stdout=log, stderr=log)
-        while process.poll() is None:
-            peak = max(peak, memory_of(psutil.Process(process.pid)))
-            time.sleep(PAUSE)
-    if process.returncode:
-        sys.exit(f"ingest failed: see {root / 'ingest.log'}")
-    return time.perf_counter() - start, peak / 2**30
-
-
 def measure(part: str, root: Path, asked: argparse.Namespace) -> None:
     """Ingest from a source twice, and print what it took."""
     copy_project(root)
@@ -139,7 +117,7 @@ def measure(part: str, root: Path, asked: argparse.Namespace) -> None:
         params = params_file.load(PARAMS)
         sources = (Source(path=path, domain="drawn"),)
         params_file.save(root / PARAMS, params.model_copy(update={"ingest": Ingest(sources=sources)}))
-        (seconds, memory), (again, _) = ingest(root), ingest(root)
+        (seconds, memory), (again, _) = (watch(root, root / "ingest.log", "tasks.ingest") for _ in range(2))
     print(
         f"{part:<10}{asked.images:>10,} images {seconds:>9.1f} s {asked.images / seconds:>7,.0f} images/s "
         f"{memory:>6.2f} GiB {again:>7.1f} s again with nothing new",

@@ -97,14 +97,12 @@ def measure(
     groups = tables.group_numbers(val_rows)
     shares, seeds = _plan(len(rows), len(classes) * val.width)
     many = shares == SHARES  # else there are a few large heads: one at a time, in bounded memory
-    iterations = min(ITERATIONS if many else FEW_ITERATIONS, settings.max_iterations)
-    linear = {"l2": (chosen.l2,), "max_iterations": iterations}
-    recipe = settings.model_copy(update={"kind": chosen.kind, **(linear if chosen.kind == "logistic" else {})})
-    axes = None
+    recipe = _recipe(chosen, settings, ITERATIONS if many else FEW_ITERATIONS)
     if many:
         train.keep()
-        weights = class_weights(train.labels, len(classes), recipe.class_weight)
-        axes = find_principal_axes(train, weights) if chosen.kind == "logistic" else None
+    axes = None
+    if many and chosen.kind == "logistic":
+        axes = find_principal_axes(train, class_weights(train.labels, len(classes), recipe.class_weight))
 
     def fit(trial: tuple[float, int]) -> tuple[int, float]:
         share, number = trial
@@ -122,6 +120,14 @@ def measure(
     accuracy = tuple(tuple(value for _, value in part) for part in per_share)
     doubled = tuple(extrapolate(images, column, len(val)) for column in zip(*accuracy, strict=True))
     return LearningCurve(images, accuracy, doubled)
+
+
+def _recipe(chosen: Head, settings: params.Head, iterations: int) -> params.Head:
+    """Return the settings of a head of the kind and strength that were chosen."""
+    if chosen.kind != "logistic":
+        return settings.model_copy(update={"kind": chosen.kind})
+    iterations = min(iterations, settings.max_iterations)
+    return settings.model_copy(update={"kind": chosen.kind, "l2": (chosen.l2,), "max_iterations": iterations})
 
 
 def _plan(images: int, values: int) -> tuple[list[float], int]:

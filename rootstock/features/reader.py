@@ -59,7 +59,7 @@ class Features:
         return self
 
     def subset(self, rows: pd.DataFrame) -> "Features":
-        """Return the features of some of the images; those that are kept in memory are neither read nor copied.
+        """Return the features of some of the images; those that are kept in memory are not read again.
 
         Args:
             rows: some of the rows, each once; their labels may be others.

@@ -55,7 +55,7 @@ def edited(tmp_path_factory, prefect_home) -> Workspace:
     return workspace
 
 
-EVERY = pytest.mark.parametrize("every", [60, pytest.param(1, marks=pytest.mark.slow)])  # operation, of make test-slow
+EVERY = pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)])  # operation, of make test-slow
 
 
 @EVERY
