@@ -27,7 +27,7 @@ from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import read_json
 from tasks.backbone import backbone
-from tasks.bridge import artifacts, causes, experiments, run_params, tracking, versions, workspace
+from tasks.bridge import artifacts, causes, early_imports, experiments, run_params, tracking, versions, workspace
 from tasks.bridge.orchestration import Outcome, failed, submit
 from tasks.bridge.workspace_lock import locked_workspace
 from tasks.evaluate import evaluate
@@ -150,8 +150,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run every stale stage, with params.yaml.")
     add_verbose(parser)
     with causes.entry_point("pipeline", verbose=parser.parse_args().verbose):
-        workspace.read_params()  # report a mistake at once
+        params = workspace.read_params()  # report a mistake at once
         versions.prepare()
+        if versions.is_probably_stale():
+            early_imports.begin(params.backbone.name)
         verdict: Any = pipeline()
         print(f"\n{table(verdict)}")
 

@@ -35,6 +35,7 @@ from tasks.bridge import (
     artifacts,
     causes,
     champion,
+    early_imports,
     experiments,
     promotion,
     question,
@@ -233,8 +234,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Ingest new images, and promote a challenger if it is better.")
     add_verbose(parser)
     with causes.entry_point("retrain", verbose=parser.parse_args().verbose):
-        workspace.read_params()  # report a mistake at once
+        params = workspace.read_params()  # report a mistake at once
         versions.prepare()
+        if inbox.is_probably_filled(params.retrain.inbox):
+            early_imports.begin(params.backbone.name)
         ended: Any = retrain()
         print("\n".join(filter(None, ["", *(drift.describe() for drift in ended.drifts), escape.plain(ended.table)])))
         print(f"{ended.name}: {ended.message}")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,11 +120,14 @@ def write(
         learning_curve=found.learning_curve,
         **_trained(pair),
     )
-    shown = (
-        _drawn(pair, found, answers.test)
-        | _thumbnails(pair, params, found, answers.test)
-        | _explained(pair, params, found, answers)
-    )
+    with ThreadPoolExecutor(1) as pool:  # t-SNE, on one core, beside matplotlib, which uses one at a time, too
+        mapped = pool.submit(_mapped, pair, params, found, answers)
+        shown = (
+            _drawn(pair, found, answers.test)
+            | _thumbnails(pair, params, found, answers.test)
+            | _explained(pair, params, found, answers)
+            | mapped.result()
+        )
     page = _page(pair, params, found, around, shown)
     write_file(report_dir / "timings.json", json.dumps(page.timings, indent=2, ensure_ascii=False) + "\n")
     write_file(report_dir / "report.html", render(page))
@@ -168,11 +172,15 @@ def _explained(pair: ModelPair, params: Params, found: Evaluation, answers: Answ
     """Explain the winner, if `evaluate.explain` asks for it."""
     if not params.evaluate.explain or answers.test.rows.empty:
         return {}
-    winner, splits = found.choice.winner, (answers.val, answers.test)
-    return {
-        "reasons": why.explain(pair, answers.test, winner),
-        "embedding": embedding.draw(pair, splits, answers.kept, answers.features, winner, params.seed),
-    }
+    return {"reasons": why.explain(pair, answers.test, found.choice.winner)}
+
+
+def _mapped(pair: ModelPair, params: Params, found: Evaluation, answers: Answers) -> dict[str, Any]:
+    """Map the features of the winner, if `evaluate.explain` asks for it."""
+    if not params.evaluate.explain or answers.test.rows.empty:
+        return {}
+    splits, winner = (answers.val, answers.test), found.choice.winner
+    return {"embedding": embedding.draw(pair, splits, answers.kept, answers.features, winner, params.seed)}
 
 
 def _advice(pair: ModelPair, found: Evaluation, around: Surroundings) -> list[Advice]:

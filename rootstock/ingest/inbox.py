@@ -104,6 +104,12 @@ def list_delivery(
     return Delivery(url, store, root, files(labelled=True), files(labelled=False), len(second) - len(stable))
 
 
+def is_probably_filled(url: str) -> bool:
+    """Whether a folder on this machine has an entry that may be a domain; of another store nothing is known."""
+    folder = Path(url)
+    return folder.is_dir() and any(not entry.name.startswith(("_", ".")) for entry in folder.iterdir())
+
+
 def _list(store: Any, root: str, url: str) -> tuple[dict[str, Info], Callable[[str], str]]:  # noqa: ANN401
     """List the files of all domains by path in the inbox; also return a function from such a path to the store's.
 

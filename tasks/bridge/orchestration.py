@@ -29,6 +29,7 @@ from tasks.bridge import (
     cancellation,
     causes,
     dvc_remote,
+    early_imports,
     handoff,
     run_params,
     terminal,
@@ -124,6 +125,7 @@ def bring_up_to_date(stage: Stage, params: Params, where: str = HERE) -> Outcome
     ran_with = versions.inputs_of(stage.name)
     summary = None if where == HERE else handoff.run_elsewhere(stage.name, params, where)
     if summary is None:
+        early_imports.wait()
         summary = stage(params)
     if reasons == [versions.ALWAYS] and not summary.changed:
         return ended("cached", summary.note)

@@ -21,6 +21,7 @@ from rootstock.system.files import write
 from tasks.bridge import dvc_plots_page, repair
 from tasks.bridge.dvc_repository import repository
 from tasks.bridge.repair import LOCK as LOCK  # re-exported
+from tasks.bridge.workspace import PARAMS
 
 log = logging.getLogger(__name__)
 Inputs = dict[str, HashInfo]
@@ -214,6 +215,11 @@ def push() -> None:
                 repo.push()
         except (DvcException, RootstockError) as error:
             raise RootstockError(f"The data cannot be pushed: {error}") from error
+
+
+def is_probably_stale() -> bool:
+    """Whether params.yaml is newer than the last run: of what can make a stage stale, the cheapest to look at."""
+    return not LOCK.exists() or PARAMS.stat().st_mtime > LOCK.stat().st_mtime
 
 
 def prepare(root: Path = Path()) -> None:

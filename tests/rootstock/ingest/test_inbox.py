@@ -49,6 +49,16 @@ def test_a_missing_inbox_is_empty_and_a_file_or_unknown_url_is_an_error(tmp_path
         delivery_in("nonsense://x")
 
 
+def test_an_inbox_is_probably_filled_by_anything_but_what_earlier_runs_moved(tmp_path):
+    assert not inbox.is_probably_filled(str(tmp_path / "missing"))
+    (tmp_path / "_taken" / "photo").mkdir(parents=True)
+    (tmp_path / ".DS_Store").touch()
+    assert not inbox.is_probably_filled(str(tmp_path))
+    assert not inbox.is_probably_filled("s3://bucket/inbox")
+    (tmp_path / "photo").mkdir()
+    assert inbox.is_probably_filled(str(tmp_path))
+
+
 def test_files_that_change_or_appear_between_two_checks_wait_for_the_next_delivery(tmp_path, monkeypatch):
     put(tmp_path / "shed" / "ant" / "whole.png", 1)
     growing = put(tmp_path / "shed" / "ant" / "growing.png", b"half")
