@@ -107,11 +107,14 @@ def challenge(delivery: Delivery, params: Params) -> RetrainResult:
     champion.set_aside()
     new, ingested, refusal = ingest_delivery(delivery, params)
     if refusal:
-        return settle(champion.reject(refusal), new, new.describe(), delivery, params, ingested)
+        rejected = champion.decide_untrained(history.REJECTED, refusal)
+        return settle(rejected, new, new.describe(), delivery, params, ingested)
     if new.images < params.retrain.min_new:
         return undo_ingest(new, delivery, params, ingested)
     if params.retrain.undecided == "wait" and (lacking := verdict.find_lacking_images(params, new.new_domains)):
-        return wait_for_images(new, delivery, lacking, params)
+        reason = f"To show that a new model is as good on what was there before takes {lacking}."
+        undecided = champion.decide_untrained(history.UNDECIDED, reason)
+        return settle(undecided, new, new.describe(), delivery, params, ingested)
     trained = chain(params)
     extracted = next(outcome.note for outcome in trained.outcomes if outcome.stage == "extract")
     summary = f"{new.describe()}; {extracted}"
@@ -129,15 +132,6 @@ def ask_person(decision: "Decision", settings: parameters.Retrain) -> "Decision"
             return question.ask(decision)
         case _:
             return decision
-
-
-def wait_for_images(new: DeliverySummary, delivery: Delivery, lacking: str, params: Params) -> RetrainResult:
-    """Restore the champion and its data before anything is trained: no model could be shown to be as good."""
-    promotion.undo()
-    champion.remember_tried(champion.sign(delivery, params.retrain))
-    reason = f"To show that a new model is as good on what was there before takes {lacking}."
-    waits = f"{new.describe()}: they stay in the inbox until more arrive."
-    return RetrainResult(history.UNDECIDED.capitalize(), f"{reason} {waits} {DECIDE_YOURSELF.format(first='')}")
 
 
 def list_inbox(settings: parameters.Retrain, sources: tuple[parameters.Source, ...]) -> Delivery:

@@ -201,11 +201,11 @@ def _unusable(folder: Path) -> dict[str, str]:
     return dict(zip(rows["path"], rows["reason"], strict=True))
 
 
-def reject(reason: str) -> "Decision":
-    """Return a rejection without a challenger."""
+def decide_untrained(outcome: str, reason: str) -> "Decision":
+    """Return a decision on a delivery on which no challenger was trained."""
     from rootstock.evaluation.decision import Decision
 
-    return Decision(history.REJECTED, reason)
+    return Decision(outcome, reason)
 
 
 def accuracy_table(decision: "Decision") -> str:

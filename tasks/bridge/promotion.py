@@ -50,7 +50,7 @@ def promote(decision: "Decision", new: DeliverySummary, run: str, settings: Retr
 
 
 def restore_champion(decision: "Decision", new: DeliverySummary, run: str, tried: str) -> Settlement:
-    """Keep the challenger, rejected or undecided, as an experiment, and restore the champion with its data version.
+    """Keep the challenger, if one was trained, as an experiment, and restore the champion with its data version.
 
     Args:
         decision: what was decided, and why.
@@ -60,7 +60,7 @@ def restore_champion(decision: "Decision", new: DeliverySummary, run: str, tried
     """
     version, trained = champion.decisions_when_set_aside()[-1].version, bool(decision.comparisons)
     row = champion.row_of(decision.outcome, version, decision.reason, new, decision.to_json(), run, trained=trained)
-    return _settle(row, run, rejected=tried)
+    return _settle(row, run if trained else "", rejected=tried)
 
 
 def undo() -> None:
@@ -91,7 +91,7 @@ def _carry_out() -> Settlement:
         champion.TRIED.unlink(missing_ok=True)
     else:
         try:
-            note = _restore([*rows, row] if row else rows, decided["run"])
+            note = _restore(rows, row, decided["run"])
         except RootstockError:  # its data are missing: do not block later runs
             DECIDED.unlink()
             raise
@@ -141,15 +141,15 @@ def commit_what_waits() -> str:
     return f"{did} {name}."
 
 
-def _restore(rows: list[Row], run: str) -> str:
-    """Restore the champion set aside, and keep the challenger; return a sentence on it."""
+def _restore(rows: list[Row], row: Row | None, run: str) -> str:
+    """Restore the champion set aside, keep the challenger of a run, and record a decision; return a sentence on it."""
     if run and not CHALLENGER.exists():
         write(CHALLENGER, experiments.save_experiment(run).note)
     versions.restore_version((ASIDE / LOCK.name).read_text())
-    if not run:
+    if row is None:
         return ""
-    champion.record(rows)
-    return f"v{rows[-1].version} stays champion. {CHALLENGER.read_text()}"
+    champion.record([*rows, row])
+    return f"v{row.version} stays champion. {CHALLENGER.read_text() if run else ''}".strip()
 
 
 def publish() -> str:

@@ -13,17 +13,20 @@ from tests.retraining import champions, deliver, model_of, retrain
 from tests.serving import until
 
 pytestmark = pytest.mark.usefixtures("one_server")
+HISTORY = {"data/history.parquet", "data/history.parquet.dvc"}
 
 
 def test_nothing_is_trained_and_the_delivery_waits_where_no_model_could_be_shown_to_be_as_good(before):
     before.set(retrain={"margin": 0.04})
-    kept, models = before.outputs(), model_of(before)
+    kept, models, tried = before.outputs(), model_of(before), experiments(before).keys()
     deliver(before, "shed", 6)
     said = retrain(before)
     assert said.startswith("Undecided: To show that a new model is as good on what was there before takes about ")
-    assert "more test images of garden (it has 9). 18 new images (18 of shed): they stay in the inbox" in said
+    assert "more test images of garden (it has 9). 18 new images (18 of shed). v1 stays champion. The delivery" in said
     assert said.endswith("To decide yourself, set retrain.undecided to ask, and run again.")
-    assert before.outputs() == kept and model_of(before) == models
+    assert {name for name, data in before.outputs().items() if data != kept.get(name)} == HISTORY
+    assert (model_of(before), experiments(before).keys()) == (models, tried)
+    assert (champions(before)[-1].decision, champions(before)[-1].validation) == ("undecided", None)
     assert len(list((before.root / "data" / "inbox").rglob("*.png"))) == 18
 
 
@@ -84,7 +87,7 @@ def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_is_unchanged(
     assert "v2 stays champion" in said
     assert model_of(after) == model
     changed = {name for name, data in after.outputs().items() if data != kept.get(name)}
-    assert changed == {"data/history.parquet", "data/history.parquet.dvc"}
+    assert changed == HISTORY
     assert after.outputs().keys() == kept.keys()
     assert after.status() == UP_TO_DATE
     assert (champions(after)[-1].decision, champions(after)[-1].version) == ("rejected", 2)
@@ -99,10 +102,7 @@ def test_a_second_delivery_of_images_under_wrong_labels_is_rejected_too(after):
     shutil.rmtree(after.root / "data" / "inbox")
     deliver(after, "shed", 20, bad=True)
     assert retrain(after).startswith("Rejected")
-    assert {n for n, data in after.outputs().items() if data != kept.get(n)} == {
-        "data/history.parquet",
-        "data/history.parquet.dvc",
-    }
+    assert {n for n, data in after.outputs().items() if data != kept.get(n)} == HISTORY
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_an_unusable_delivery_is_rejected_and_its_files_are_named(before):
     shutil.rmtree(before.root / "data" / "inbox" / "shed" / "lemon")
     assert "'rare' has 1. A class needs at least 3 usable images" in retrain(before)
     changed = {name for name, data in before.outputs().items() if data != kept.get(name)}
-    assert changed == {"data/history.parquet", "data/history.parquet.dvc"}
+    assert changed == HISTORY
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_a_class_that_differs_only_in_spelling_is_rejected_and_both_names_are_sh
     assert said.startswith("Rejected: The delivery cannot be ingested: ")
     assert "'Lemon'" in said and "'lemon'" in said
     changed = {name for name, data in before.outputs().items() if data != kept.get(name)}
-    assert changed == {"data/history.parquet", "data/history.parquet.dvc"}
+    assert changed == HISTORY
     assert len(list(inbox.rglob("*.png"))) == 18
 
 
