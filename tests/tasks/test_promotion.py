@@ -15,11 +15,12 @@ from tests.workspace import Workspace
 PREPARE = """
 import sys
 from pathlib import Path
-from rootstock.evaluation.decision import Decision
+from rootstock.evaluation.decision import Decision, PairedComparison
 from rootstock.config.params import Retrain
 from tasks.bridge import champion, promotion, rollback, interrupted
 from tasks.bridge.champion import DeliverySummary
-better, worse = Decision("promoted", "Better."), Decision("rejected", "Worse.")
+better = Decision("promoted", "Better.")
+worse = Decision("rejected", "Worse.", (PairedComparison("overall", "overall", 1, 1, {"value": 0.0}),))
 def next_run(work):
     interrupted.finish(lambda said: None)
     if champion.is_aside():  # killed before it was decided: that is decided again
