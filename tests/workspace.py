@@ -17,6 +17,7 @@ CLASSES = {"lemon": (220, 200, 40), "moss": (60, 130, 60), "plum": (110, 40, 110
 CODE = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "data/.gitignore",
         "data/report/.gitignore", "automations.yaml", "dvc.yaml", "params.yaml",
         "prefect.yaml", "pyproject.toml")  # fmt: skip
+PLOTS_PAGE = Path(".dvc/plots.html")
 SMALL = {
     "ingest": {"sources": [{"path": "photos", "domain": "garden"}], "split": {"val": 0.2, "test": 0.2}},
     "backbone": {"name": "shufflenet_v2_x0_5", "weights": "random", "image_size": 32, "crop_fraction": 1.0},
@@ -136,6 +137,8 @@ def make_workspace(root: Path, prefect_home: Path, *, git: bool = True) -> Works
             shutil.copytree(source, target)
         else:
             shutil.copy(source, target)
+    if (ROOT / PLOTS_PAGE).exists():  # or the first flow makes it, in a second and a half
+        shutil.copy(ROOT / PLOTS_PAGE, root / PLOTS_PAGE)
     draw_photos(root / "photos", each=15)
     workspace = Workspace(root, environment(prefect_home))
     workspace.set(**SMALL)

@@ -223,10 +223,11 @@ def is_probably_stale() -> bool:
 
 
 def prepare(root: Path = Path()) -> None:
-    """Configure DVC for a folder with or without a git repository (an unpacked archive has none)."""
+    """Configure DVC for a folder, with its page for plots, with or without a git repository (an archive has none)."""
     from dvc.config import Config
 
     folder = root / ".dvc"
+    dvc_plots_page.prepare(folder)
     config = Config(str(folder), validate=False)
     in_git = (root / ".git").exists()
     with config.edit("local") as local:
@@ -235,12 +236,8 @@ def prepare(root: Path = Path()) -> None:
             core.pop("no_scm", None)
         else:
             core["no_scm"] = True
-        if (folder / dvc_plots_page.PAGE).exists():
-            local["plots"] = {"html_template": str(dvc_plots_page.PAGE)}
-        else:
-            local.pop("plots", None)
+        local["plots"] = {"html_template": str(dvc_plots_page.PAGE)}
 
 
 if __name__ == "__main__":
-    dvc_plots_page.prepare(Path(".dvc"))
     prepare()
