@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rootstock.ingest.layout import SPLITS
 
@@ -34,8 +34,15 @@ class _Group:
     counts: Counter[Stratum]  # images per stratum and per class
 
     @classmethod
-    def of(cls, images: Sequence[Candidate]) -> "_Group":
-        return cls(images, allowed_splits(images), Counter(level for image in images for level in _levels(image)))
+    def of(cls, images: Sequence[Candidate], alike: dict[tuple[Stratum | None, Allowed], "_Group"]) -> "_Group":
+        """Return the group of some images; those of one image share their counts: there may be millions."""
+        first = images[0].stratum, images[0].allowed
+        if len(images) == 1 and first in alike:
+            return replace(alike[first], images=images)
+        group = cls(images, allowed_splits(images), Counter(level for image in images for level in _levels(image)))
+        if len(images) == 1:
+            alike[first] = group
+        return group
 
 
 def draw(
@@ -56,7 +63,8 @@ def draw(
         shares: fractions of train, val and test, summing to 1.
         seed: random seed.
     """
-    waiting = [_Group.of(group) for group in groups]
+    alike: dict[tuple[Stratum | None, Allowed], _Group] = {}
+    waiting = [_Group.of(group, alike) for group in groups]
     balance = _Balance(waiting, images, shares)
     for group in sorted(waiting, key=lambda group: (-len(group.images), _random_key(seed, group.images[0].image_id))):
         split = balance.best_split(group)

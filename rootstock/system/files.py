@@ -188,10 +188,14 @@ def read(path: Path | str, most: int, *, folder: int | None = None) -> bytes:
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if folder is None else os.O_NOFOLLOW)
     descriptor = os.open(path, flags, dir_fd=folder)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(most + 1)
+            content = file.read(min(status.st_size, most) + 1)  # memory for `most` bytes would be taken for each file
+            if status.st_size < len(content) <= most:  # it has grown
+                content += file.read(most + 1 - len(content))
+            return content
     finally:
         os.close(descriptor)
 
