@@ -3,7 +3,8 @@
     python -m benchmarks.cores [--cores 1 2 4 8] [--images 2000]
 
 Decoding alone is the limit of both. Extraction is that for a GPU, decoding in threads and in processes, with a network
-that computes nothing, so that what is measured are the cores. Each figure is the second pass, without start-up.
+that computes nothing, so that what is measured are the cores. Each figure of extraction is the second pass, without
+start-up.
 """
 
 import argparse
@@ -43,13 +44,17 @@ def measure(bench: Bench) -> dict[str, float]:
     backbone = bench.backbone(NAME)
     groups = list(grouped(bench.contents(), 8))
     decoded = ordered_map(Views(backbone.transform, "full"), groups, first=limit_to_one_core)
-    with tempfile.TemporaryDirectory() as folder:
-        found = {"decoding alone": rate_of(decoded), "ingest": ingested(bench, Path(folder))}
+    found = {"decoding alone": rate_of(decoded)}
     settings = params.Extract(engine="eager")
     for name, images in (("threads", math.inf), ("processes", 0)):
         network = GpuNetwork(Nothing(backbone.width), "f32", bench.device, BATCH)
         engine = Engine("eager", network.forward, BATCH, network.stream)
-        with patch.object(processes, "FROM_IMAGES", images), patch.object(processes, "FROM_CORES", 1):
+        with (
+            patch.object(processes, "FROM_IMAGES", images),
+            patch.object(processes, "FROM_CORES", 1),
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            found[f"ingest, {name}"] = ingested(bench, Path(folder))
             extracted(bench, NAME, settings, engine)
             found[f"extraction, {name}"] = extracted(bench, NAME, settings, engine)
     return found

@@ -42,9 +42,9 @@ class Place:
     size: int
 
 
-def record(name: str, data: bytes) -> bytes:
-    """Return an image's contribution to the digest in a shard's name."""
-    return f"{name} {len(data)} {zlib.crc32(data)}\n".encode()
+def record(name: str, data: bytes | memoryview, checksum: int | None = None) -> bytes:
+    """Return an image's contribution to the digest in a shard's name; a known checksum (CRC-32) is not computed."""
+    return f"{name} {len(data)} {zlib.crc32(data) if checksum is None else checksum}\n".encode()
 
 
 class Writer:
@@ -58,7 +58,7 @@ class Writer:
         self.folder, self.number, self.shard_bytes = folder, number, shard_bytes
         self._temporary = folder / f"next{SUFFIX}{TEMPORARY}"
         self._file: FileIO | None = None
-        self._waiting: list[bytes] = []  # to be written; joining or buffering them would copy every image
+        self._waiting: list[bytes | memoryview] = []  # to be written; joining or buffering them would copy every image
         self._offset = self._written = 0
         self._content = hashlib.sha256()
 
@@ -72,8 +72,15 @@ class Writer:
         finally:
             self._temporary.unlink(missing_ok=True)
 
-    def add(self, image_id: str, format: str, data: bytes) -> Place:
-        """Append an image to the open shard and return its position."""
+    def add(self, image_id: str, format: str, data: bytes | memoryview, checksum: int | None = None) -> Place:
+        """Append an image to the open shard and return its position.
+
+        Args:
+            image_id: of the image.
+            format: of `data`, as Pillow calls it.
+            data: the file.
+            checksum: its CRC-32, if it has been computed on another thread.
+        """
         if self._file is None:
             self._file = self._temporary.open("wb", buffering=0)
         name = f"{image_id}.{EXTENSION_OF[format]}"
@@ -81,16 +88,16 @@ class Writer:
         self._append(header(name, len(data)), data, bytes(padded(len(data)) - len(data)))
         if self._offset - self._written >= WRITE_BYTES or len(self._waiting) >= MOST_PARTS:
             self._write(self._file)
-        self._content.update(record(name, data))
+        self._content.update(record(name, data, checksum))
         return place
 
-    def _append(self, *parts: bytes) -> None:
+    def _append(self, *parts: bytes | memoryview) -> None:
         self._waiting += parts
         self._offset += sum(map(len, parts))
 
     def _write(self, file: FileIO) -> None:
         """Write what is waiting in one system call, or more if the disk takes less at a time."""
-        parts: list[bytes | memoryview] = [part for part in self._waiting if part]
+        parts = [part for part in self._waiting if part]
         while parts:
             count = os.writev(file.fileno(), parts[:MOST_PARTS])
             self._written += count

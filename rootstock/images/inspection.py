@@ -7,7 +7,7 @@ threads (rootstock/system/memory.py), time by an estimate of the decoding cost.
 import hashlib
 import io
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,10 @@ class RangeUnknown(Rejected):
     def __init__(self, found: ObservedRange) -> None:
         super().__init__(Reason.VALUE_RANGE, f"{found.kind} from {found.low:g} to {found.high:g}")
         self.found = found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it for another process."""
+        return type(self), (self.found,)
 
 
 def image_id(data: bytes) -> str:

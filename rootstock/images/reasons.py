@@ -1,6 +1,7 @@
 """The reasons for rejecting a file, and the exception that carries one."""
 
 from enum import StrEnum
+from typing import Any
 
 
 class Reason(StrEnum):
@@ -30,3 +31,7 @@ class Rejected(Exception):  # noqa: N818 - a verdict on a file, not a program er
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
         self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it for another process."""
+        return type(self), (self.reason, self.detail)

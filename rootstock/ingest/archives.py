@@ -51,6 +51,7 @@ class Archive:
     notes: list[str] = field(default_factory=list)
     layout: dict[str, Any] = field(default_factory=dict)  # as recorded in the summary
     empty: tuple[str, ...] = ()  # empty class folders
+    local: bool = False  # its members are read here
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
         """Yield the wanted members, reading their bytes here, since an archive only allows a single pass."""

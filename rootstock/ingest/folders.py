@@ -48,6 +48,13 @@ def stamp_of(info: Info) -> str:
     return f"{info.get('size')}:{change}"
 
 
+def _load(read_here: Callable[[str], bytes], place: str) -> bytes:
+    try:
+        return read_here(place)  # for small files, fsspec takes longer than decoding
+    except Exception:  # as for remote files: only this one is unreadable
+        raise Rejected(Reason.UNREADABLE) from None
+
+
 def _read_here(place: str) -> bytes:
     return read(place, MAX_FILE_BYTES)
 
@@ -62,7 +69,12 @@ class Files:
     place: Callable[[str], str]  # item path -> path in the store
     layout: dict[str, Any] = field(default_factory=dict)  # as recorded in the summary
     empty: tuple[str, ...] = ()  # empty class folders
-    read_here: Callable[[str], bytes] = _read_here  # reads a local file by its path
+    read_here: Callable[[str], bytes] = _read_here  # reads a local file by its path; can be pickled
+
+    @property
+    def local(self) -> bool:
+        """Whether the files are on this machine, so that what loads them can be sent to another process."""
+        return isinstance(self.store, LocalFileSystem)
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
         """Yield the wanted items.
@@ -70,17 +82,11 @@ class Files:
         Local files are read in the calling thread. Remote files are prefetched, to hide the latency of each request.
         """
         items = (item for item in self.items if item.path in wanted)
-        if isinstance(self.store, LocalFileSystem):
-            yield from ((item, partial(self._load, self.place(item.path))) for item in items)
+        if self.local:
+            yield from ((item, partial(_load, self.read_here, self.place(item.path))) for item in items)
             return
         groups = bundled(items, FILES_PER_REQUEST, BYTES_PER_REQUEST, lambda item: item.size or UNKNOWN_BYTES)
         yield from chain.from_iterable(ordered_map(self._fetch, groups, CONCURRENT_REQUESTS, 2 * CONCURRENT_REQUESTS))
-
-    def _load(self, path: str) -> bytes:
-        try:
-            return self.read_here(path)  # for small files, fsspec takes longer than decoding
-        except Exception:  # as for remote files: only this one is unreadable
-            raise Rejected(Reason.UNREADABLE) from None
 
     def _fetch(self, items: list[Item]) -> list[tuple[Item, Loader]]:
         if "https" in self.store.protocol:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -92,16 +93,17 @@ def list_delivery(
     if mismatch := group_names.describe_mismatch((item for item in items if item.label != UNLABELLED), group, GROUP):
         log.warning("%s", mismatch)  # no error: images of another kind may well be in no group
 
-    def read_here(place: str) -> bytes:
-        with SafeFolder(Path(root)) as inbox:
-            return inbox.read(place.removeprefix(f"{root.rstrip('/')}/"), MAX_FILE_BYTES)
-
     def files(*, labelled: bool) -> Files:
         chosen = [item for item in items if (item.label != UNLABELLED) == labelled]
         notes = [note for note in (group_names.describe_groups(chosen),) if note and labelled]
-        return Files(store, chosen, notes, place_of, read_here=read_here)
+        return Files(store, chosen, notes, place_of, read_here=partial(_read_in, root))
 
     return Delivery(url, store, root, files(labelled=True), files(labelled=False), len(second) - len(stable))
+
+
+def _read_in(root: str, place: str) -> bytes:
+    with SafeFolder(Path(root)) as inbox:
+        return inbox.read(place.removeprefix(f"{root.rstrip('/')}/"), MAX_FILE_BYTES)
 
 
 def is_probably_filled(url: str) -> bool:

@@ -4,34 +4,26 @@ Each finished shard is recorded together with its images, so that a killed run l
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
-from itertools import chain
 from pathlib import Path
 
 from rootstock.config import params
 from rootstock.dataset import shards
-from rootstock.images import inspection, value_ranges
+from rootstock.images import value_ranges
 from rootstock.images.deep import ObservedRange, Range
-from rootstock.images.inspection import Checks, NewImage, RangeUnknown, Reason, Rejected
-from rootstock.images.perceptual_hash import perceptual_hashes
-from rootstock.ingest.layout import Item, Loader
+from rootstock.images.inspection import Checks, RangeUnknown, Reason, Rejected
+from rootstock.ingest.examination import Examined, examine
+from rootstock.ingest.layout import Item
 from rootstock.ingest.scan import Packed, Scan, ScanRecord
 from rootstock.ingest.sources import SourceListing
 from rootstock.system import progress
-from rootstock.system.parallel import bundled, ordered_map
 
 log = logging.getLogger(__name__)
 MIB = 2**20
-# Small files are read and hashed in batches of this size per thread (savings: docs/extraction.md).
-FILES_PER_TASK, BYTES_PER_TASK = 64, MIB
-# Limit on files read but not yet packed; a single larger file is still read. The second is the assumed unknown size.
-MAX_READ_BYTES, UNKNOWN_BYTES = 256 * MIB, 16 * MIB
 RECORDS_PER_COMMIT = 10_000  # files without packing between two commits
 OPEN_SHARD = ""  # placeholder name of the shard still being written
 MAX_LISTED = 5  # files that a warning lists
-Result = NewImage | str | Rejected  # of a file: a new image, the id of a known image, or a rejection
 
 
 def pack_new(
@@ -59,12 +51,15 @@ def pack_new(
             if entry.source and paths:
                 journal = _Journal(entry.spec.path, writer, scan)
                 checks = replace(checks_of(settings), value_range=ranges.get(entry.spec.title()))
-                for item, result, phash in _examine(entry.source.read(paths), known, checks, scan.damaged()):
-                    if isinstance(result, Rejected) and result.reason is Reason.UNREADABLE:
+                damaged = scan.damaged() if checks.damaged == "reject" else set()
+                for item, examined in examine(entry.source, paths, known, checks):
+                    if isinstance(examined.result, str) and examined.result in damaged:  # a known image
+                        examined = Examined(Rejected(Reason.DAMAGED))
+                    if isinstance(examined.result, Rejected) and examined.result.reason is Reason.UNREADABLE:
                         unreadable += 1
                     else:
-                        packed += journal.add(item, result, phash, known)
-                    advance(1, **({"rejected": 1} if isinstance(result, Rejected) else {}))
+                        packed += journal.add(item, examined, known)
+                    advance(1, **({"rejected": 1} if isinstance(examined.result, Rejected) else {}))
                 journal.close()
                 _warn_of_damage(entry.spec, journal.damaged, settings.damaged)
                 if journal.unclear:
@@ -101,55 +96,6 @@ def _unread(entry: SourceListing, known: set[str], scan: Scan) -> set[str]:
     }
 
 
-def _examine(
-    wanted: Iterator[tuple[Item, Loader]], known: set[str], checks: Checks, damaged: set[str]
-) -> Iterator[tuple[Item, Result, int]]:
-    """Read and check files on all cores, in order; new images come with their perceptual hash."""
-
-    def examine(group: list[tuple[Item, Loader]]) -> list[tuple[Item, Result, int]]:
-        contents = [_load(load) for _, load in group]  # reading and checking alternately is 10 % slower
-        results = [
-            _check_file(item, data, known, checks, damaged) for (item, _), data in zip(group, contents, strict=True)
-        ]
-        hashes = iter(perceptual_hashes([new.thumbnail for new in results if isinstance(new, NewImage)]))
-        return [
-            (item, result, next(hashes) if isinstance(result, NewImage) else 0)
-            for (item, _), result in zip(group, results, strict=True)
-        ]
-
-    def weight(group: list[tuple[Item, Loader]]) -> int:
-        return sum(item.size or UNKNOWN_BYTES for item, _ in group)
-
-    groups = bundled(wanted, FILES_PER_TASK, BYTES_PER_TASK, lambda entry: entry[0].size or BYTES_PER_TASK)
-    return chain.from_iterable(ordered_map(examine, groups, weigh=weight, most=MAX_READ_BYTES))
-
-
-def _load(load: Loader) -> bytes | Rejected:
-    try:
-        return load()
-    except Rejected as rejected:
-        return rejected
-
-
-def _check_file(item: Item, data: bytes | Rejected, known: set[str], checks: Checks, damaged: set[str]) -> Result:
-    """Check the bytes of a file."""
-    if isinstance(data, Rejected):
-        return data
-    if len(data) > inspection.MAX_FILE_BYTES:
-        return Rejected(Reason.TOO_LARGE)
-    try:
-        name = inspection.image_id(data)
-        if name not in known:
-            return inspection.check(data, item.path, checks, name)
-        inspection.check_header(data, item.path, checks)  # known image, but possibly under a wrong extension
-        if name in damaged and checks.damaged == "reject":
-            return Rejected(Reason.DAMAGED)
-        return name
-    except Rejected as rejected:
-        rejected.__context__ = None  # context and traceback would keep the file's bytes alive
-        return rejected.with_traceback(None)
-
-
 class _Journal:
     """Packs images and records files shard by shard, so that a killed run loses only the open shard."""
 
@@ -162,8 +108,9 @@ class _Journal:
         self.damaged: list[str] = []  # descriptions
         self._damaged_ids: dict[str, str] = {}
 
-    def add(self, item: Item, result: Result, phash: int, known: set[str]) -> int:
+    def add(self, item: Item, examined: Examined, known: set[str]) -> int:
         """Add one file; return the number of images packed, 1 or 0."""
+        result = examined.result
         if len(self.records) >= RECORDS_PER_COMMIT and not self.open:
             self.close()
         if isinstance(result, RangeUnknown):
@@ -184,10 +131,10 @@ class _Journal:
         if result.damage:
             self.damaged.append(f"{item.path} ({result.damage})")
             self._damaged_ids[name] = result.damage
-        place = self.writer.add(name, result.format, result.data)
+        place = self.writer.add(name, result.format, examined.data, examined.checksum)
         # The bytes are in the shard now; only the ledger entry stays in memory until the shard is full.
         size = result.width, result.height
-        self.open.append(Packed(name, *size, result.format, phash, OPEN_SHARD, place.offset, place.size))
+        self.open.append(Packed(name, *size, result.format, examined.phash, OPEN_SHARD, place.offset, place.size))
         if self.writer.full:
             self.close()
         return 1

@@ -49,6 +49,11 @@ class Source(Images, Protocol):
     layout: dict[str, Any]  # as recorded in the summary
     empty: tuple[str, ...]  # empty class folders
 
+    @property
+    def local(self) -> bool:
+        """Whether the functions that return bytes can be sent to another process."""
+        ...
+
 
 @dataclass(frozen=True)
 class SourceListing:

@@ -1,10 +1,13 @@
-"""A memory budget for decoding images, shared by all threads."""
+"""A memory budget for decoding images, shared by all threads and, in part, by processes."""
 
+import fcntl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 BUDGET_BYTES = 2**30
+LEAST_BYTES = 2**28  # that each of several processes has: photos of up to 85 megapixels at once
 
 
 class MemoryBudget:
@@ -16,11 +19,26 @@ class MemoryBudget:
     def __init__(self, size: int) -> None:
         self.size, self.free = size, size
         self._changed = threading.Condition()
+        self._lock: Path | None = None
+
+    def share(self, processes: int, lock: Path) -> None:
+        """Leave this process its part of the budget; larger requests are met in one process at a time.
+
+        Args:
+            processes: that share the budget, this one among them.
+            lock: a file that all of them can open.
+        """
+        self.size = self.free = max(self.size // processes, min(self.size, LEAST_BYTES))
+        self._lock = lock
 
     @contextmanager
     def take(self, size: int) -> Iterator[None]:
         """Take bytes for the duration of the block."""
-        size = min(size, self.size)
+        with self._alone(size), self._within(min(size, self.size)):
+            yield
+
+    @contextmanager
+    def _within(self, size: int) -> Iterator[None]:
         with self._changed:
             self._changed.wait_for(lambda: self.free >= size)
             self.free -= size
@@ -30,6 +48,16 @@ class MemoryBudget:
             with self._changed:
                 self.free += size
                 self._changed.notify_all()
+
+    @contextmanager
+    def _alone(self, size: int) -> Iterator[None]:
+        """Hold the lock of all processes for a request that is larger than this one's part."""
+        if self._lock is None or size <= self.size:
+            yield
+            return
+        with self._lock.open("rb") as file:  # a lock ends with its process, however that ends
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 DECODING_BUDGET = MemoryBudget(BUDGET_BYTES)

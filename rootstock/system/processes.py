@@ -12,17 +12,18 @@ import signal
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
+from rootstock.system.memory import DECODING_BUDGET
 from rootstock.system.parallel import cores, in_order, ordered_map
 
 T = TypeVar("T")
@@ -46,6 +47,8 @@ def ordered_map_in_processes(
     bytes_each: int,
     window: int | None = None,
     first: Callable[[], None] | None = None,
+    weigh: Callable[[T], int] = lambda item: 0,
+    most: int = 0,
 ) -> Iterator[R]:
     """Yield `function(item)` in the order of `items`, computed in a process per core.
 
@@ -55,6 +58,8 @@ def ordered_map_in_processes(
         bytes_each: of the NumPy arrays in a result, usually; more are handed back through a pipe.
         window: most results pending; default: four per process.
         first: called once in each process.
+        weigh: as in `ordered_map`.
+        most: as in `ordered_map`.
 
     Where there is too little shared memory, threads do the work.
     """
@@ -63,17 +68,22 @@ def ordered_map_in_processes(
         slots = _Slots(window, bytes_each)
     except OSError as error:
         log.info("%s: %s; there are threads instead of processes", SHARED_MEMORY, error.strerror)
-        yield from ordered_map(function, items, window=window, first=first)
+        yield from ordered_map(function, items, window=window, first=first, weigh=weigh, most=most)
         return
     with closing(slots):
         pool = _pool(first)
         into_slot = _IntoSlot(function, slots.path, slots.inode, bytes_each)
         try:
-            for returned in in_order(lambda item: pool.submit(into_slot, slots.take(), item), items, window):
+            submit = partial(_submit, pool, into_slot, slots)
+            for returned in in_order(submit, items, window, weigh, most):
                 yield slots.receive(returned)
         except BrokenProcessPool:
             _pool.cache_clear()
             raise
+
+
+def _submit(pool: Executor, into_slot: "_IntoSlot", slots: "_Slots", item: object) -> "Future[_Returned]":
+    return pool.submit(into_slot, slots.take(), item)
 
 
 @lru_cache(maxsize=1)
@@ -81,12 +91,22 @@ def _pool(first: Callable[[], None] | None) -> Executor:
     """Start the processes; they stay for the next time, which loky's own reusable pool does for one thread alone."""
     from loky import ProcessPoolExecutor  # new interpreters, which do not run the main module
 
-    pool: Executor = ProcessPoolExecutor(cores(), timeout=IDLE_S, initializer=_begin, initargs=(first,), env=KEEP)
+    count, lock = cores(), Path(f"/proc/{os.getpid()}/fd/{_lock_file().fileno()}")
+    pool: Executor = ProcessPoolExecutor(
+        count, timeout=IDLE_S, initializer=_begin, initargs=(first, count, lock), env=KEEP
+    )
     return pool
 
 
-def _begin(first: Callable[[], None] | None) -> None:
+@cache
+def _lock_file() -> IO[bytes]:
+    """Open a file without a name that lives as long as this process."""
+    return tempfile.TemporaryFile()
+
+
+def _begin(first: Callable[[], None] | None, count: int, lock: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, which ends it
+    DECODING_BUDGET.share(count, lock)
     if first:
         first()
 

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,17 +108,17 @@ def test_a_file_that_changes_while_it_is_read_is_stored_as_read_and_read_again_b
 ):
     changing, new = photos / "ants" / "00.png", encoded(picture(900))
     was = changing.read_bytes()
-    read = folders.Files._load
+    read = folders._load
 
-    def written_to_meanwhile(self: folders.Files, path: str) -> bytes:
-        data = read(self, path)
+    def written_to_meanwhile(read_here: Callable[[str], bytes], path: str) -> bytes:
+        data = read(read_here, path)
         if not path.endswith("ants/00.png"):
             return data
         changing.write_bytes(new)
         return data[: len(data) // 2] if torn else data
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(folders.Files, "_load", written_to_meanwhile)
+        meanwhile.setattr(folders, "_load", written_to_meanwhile)
         store.ingest(photos)
     ids = {hashlib.sha256(data).hexdigest() for data in (was, new)}
     assert store.rejected == ({"ants/00.png": "truncated"} if torn else {})

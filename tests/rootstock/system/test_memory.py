@@ -1,0 +1,60 @@
+"""The memory budget for decoding: threads share it, and of processes one at a time takes more than its part."""
+
+import threading
+import time
+from itertools import pairwise
+
+from rootstock.system import memory
+from rootstock.system.memory import DECODING_BUDGET, MemoryBudget
+from rootstock.system.parallel import cores
+from rootstock.system.processes import ordered_map_in_processes
+
+MIB = 2**20
+
+
+def hold(size: int) -> tuple[float, float]:
+    with DECODING_BUDGET.take(size):
+        start = time.monotonic()
+        time.sleep(0.1)
+        return start, time.monotonic()
+
+
+def overlap(size: int) -> bool:
+    spans = sorted(ordered_map_in_processes(hold, [size] * 4 * cores(), MIB))
+    return any(next_start < end for (_, end), (next_start, _) in pairwise(spans))
+
+
+def test_only_one_process_at_a_time_has_a_request_that_is_larger_than_its_part():
+    assert overlap(memory.LEAST_BYTES)  # photos
+    assert not overlap(memory.BUDGET_BYTES)
+
+
+def test_threads_wait_until_enough_is_free_and_the_largest_request_gets_all():
+    budget, held, most = MemoryBudget(10), 0, 0
+    lock = threading.Lock()
+
+    def take(size: int) -> None:
+        nonlocal held, most
+        with budget.take(size):
+            with lock:
+                held += min(size, 10)
+                most = max(most, held)
+            time.sleep(0.01)
+            with lock:
+                held -= min(size, 10)
+
+    threads = [threading.Thread(target=take, args=(size,)) for size in (3, 4, 5, 99, 2, 6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most <= 10 and budget.free == 10
+
+
+def test_a_part_is_at_least_a_photo_and_at_most_all(tmp_path):
+    parts = {}
+    for processes in (1, 2, 64):
+        budget = MemoryBudget(memory.BUDGET_BYTES)
+        budget.share(processes, tmp_path / "lock")
+        parts[processes] = budget.size
+    assert parts == {1: memory.BUDGET_BYTES, 2: memory.BUDGET_BYTES // 2, 64: memory.LEAST_BYTES}
