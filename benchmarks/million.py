@@ -1,6 +1,6 @@
 """The whole chain on many images and classes: seconds, memory and disk of each stage, and how they grow.
 
-python -m benchmarks.million --images 10000 100000 [--classes 1000] [--folder DIR] [--picture FILE]
+python -m benchmarks.million --images 10000 100000 [--stages ingest extract] [--folder DIR] [--picture FILE]
 
 Draws small JPEGs (64 px, every one different), one folder per class, and runs every stage with `dvc repro`, frozen
 backbone, in a workspace of its own; then a second delivery of 1,000 images. A million need 20 GB. Memory is that of the
@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,17 +117,17 @@ def watch(root: Path, log: Path, *module: str) -> tuple[float, float]:
 
 
 def measure(
-    root: Path, images: int, classes: int, backbone: str, l2: tuple[float, ...]
+    root: Path, images: int, classes: int, backbone: str, l2: tuple[float, ...], stages: Sequence[str] = STAGES
 ) -> Iterator[tuple[str, Figures]]:
     """Draw the images, and yield the figures of each stage; then of each stage after a second delivery."""
     make_workspace(root, backbone, l2)
     start = time.perf_counter()
     draw_all(root / "photos", range(images), classes)
     yield "draw", Figures(time.perf_counter() - start, 0, size_of(root / "photos"))
-    for stage in STAGES:
+    for stage in stages:
         yield stage, run(root, stage)
     draw_all(root / "photos", range(images, images + MORE), classes)
-    for stage in STAGES:
+    for stage in stages:
         yield f"{MORE:,} more: {stage}", run(root, stage)
 
 
@@ -143,9 +143,10 @@ def print_growth(measured: dict[int, dict[str, Figures]]) -> None:
     """Print seconds and memory of each stage, a column per size."""
     sizes = sorted(measured)
     print(f"\n{'seconds, and GiB, at':<26}" + "".join(f"{images:>18,}" for images in sizes))
-    for stage in measured[sizes[0]]:
-        cells = [measured[images][stage] for images in sizes]
-        print(f"{stage:<26}" + "".join(f"{cell.seconds:>11.1f} {cell.memory:>6.2f}" for cell in cells))
+    for stage in dict.fromkeys(stage for images in sizes for stage in measured[images]):
+        cells = [measured[images].get(stage) for images in sizes]
+        shown = (f"{cell.seconds:>11.1f} {cell.memory:>6.2f}" if cell else f"{'':>18}" for cell in cells)
+        print(f"{stage:<26}" + "".join(shown))
 
 
 def read(path: Path) -> dict[int, dict[str, Figures]]:
@@ -160,8 +161,12 @@ def draw_growth(measured: dict[int, dict[str, Figures]], path: Path) -> None:
     more = f"{MORE:,} more: "
     for axes, prefix, unit in zip(panels, ("", more, ""), ("seconds", "seconds", "memory"), strict=True):
         for stage in ("ingest", "extract", "train_head", "evaluate"):
-            cells = [measured[images][prefix + stage] for images in sorted(measured)]
-            axes.plot(sorted(measured), [getattr(cell, unit) for cell in cells], marker="o", label=stage)
+            cells = {
+                images: stages[prefix + stage]
+                for images, stages in sorted(measured.items())
+                if prefix + stage in stages
+            }
+            axes.plot(cells.keys(), [getattr(cell, unit) for cell in cells.values()], marker="o", label=stage)
         axes.set(xscale="log", xlabel="images", title=f"{prefix.removesuffix(': ') or 'all'}, {unit}")
         if unit == "seconds":
             axes.set_yscale("log")
@@ -179,6 +184,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000, help="at most a hundredth of the images")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--l2", type=float, nargs="+", default=[10.0], help="strengths; each is a training of its own")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="in their order; all by default")
     parser.add_argument("--folder", type=Path, default=LOCAL / "million", help="working folder, on a disk")
     parser.add_argument("--keep", action="store_true", help="keep the last workspace")
     parser.add_argument("--picture", type=Path, help="file for a picture of the growth over all sizes so far")
@@ -191,8 +197,9 @@ def main() -> None:
     for images in sorted(arguments.images):
         classes, root = min(arguments.classes, images // 100), (arguments.folder / "workspace").resolve()
         print(f"\n{images:,} images in {classes:,} classes, {arguments.backbone}", flush=True)
-        measured[images] = {}
-        for stage, figures in measure(root, images, classes, arguments.backbone, tuple(arguments.l2)):
+        measured.setdefault(images, {})
+        options = arguments.backbone, tuple(arguments.l2), arguments.stages
+        for stage, figures in measure(root, images, classes, *options):
             measured[images][stage] = figures
             print(describe(stage, images, figures), flush=True)
         written = {size: {stage: vars(found) for stage, found in stages.items()} for size, stages in measured.items()}
