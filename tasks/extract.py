@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rootstock.config.params import Params
 from tasks.bridge.stage import Summary, stage
-from tasks.bridge.workspace import BACKBONE, FEATURES, IMAGES, TRIED
+from tasks.bridge.workspace import BACKBONE, FEATURES, IMAGES, TRIED, UNFINISHED
 
 if TYPE_CHECKING:
     from rootstock.config import params
@@ -28,7 +28,9 @@ def extract(params: Params) -> Summary:
 
     backbone = backbones.load(BACKBONE, settings.layer, settings.pooling)
     executor = None if settings.runner == "local" else on_workers
-    done = extraction.extract(backbone, settings, IMAGES, FEATURES, fallback_cache=TRIED, executor=executor)
+    done = extraction.extract(
+        backbone, settings, IMAGES, FEATURES, fallback_cache=TRIED, executor=executor, unfinished=UNFINISHED
+    )
     images = f"{done.computed:,} of {done.images:,} images extracted"
     return Summary(done.images, f"{images} with {done.engine}, features/{done.key}")
 

@@ -3,11 +3,12 @@
 python -m tasks.train_head
 """
 
+import shutil
 from dataclasses import replace
 
 from rootstock.config.params import Params
 from tasks.bridge.stage import Summary, stage
-from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HEAD
+from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HEAD, PASSES
 
 
 @stage
@@ -24,11 +25,14 @@ def train_head(params: Params) -> Summary:
     train = Features([images, *views], manifest[manifest["split"] == "train"])
     rows = tables.in_shard_order(manifest, "val")
     val = Features(images, rows)
-    fitted = heads.fit(train, val, tables.classes_of(manifest), params.head, tables.group_numbers(rows), "train_head")
+    fitted = heads.fit(
+        train, val, tables.classes_of(manifest), params.head, tables.group_numbers(rows), "train_head", passes=PASSES
+    )
     layer, pooling = params.extract.layer, params.extract.pooling
     chosen, linear = (replace(one, layer=layer, pooling=pooling) for one in (fitted.head, fitted.linear))
     facts = {"features": images.name, "images": {"train": len(train), "val": len(val)}}
     head.save(chosen, HEAD, facts, linear if chosen.kind == "knn" else None)
+    shutil.rmtree(PASSES, ignore_errors=True)
     return Summary(len(train) + len(val), f"{chosen.describe()}, validation {chosen.val_accuracy:.1%}")
 
 

@@ -6,9 +6,10 @@ results come back in order and are written as they arrive, under a temporary nam
 
 import hashlib
 import logging
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,9 @@ from rootstock.features.engines import Engine
 from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.preparing import File as File, Group, Preparation
+from rootstock.features.unfinished import Part, Unfinished
 from rootstock.system import processes, progress
+from rootstock.system.errors import SourceError
 from rootstock.system.parallel import cores, grouped
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ log = logging.getLogger(__name__)
 def compute(
     files: Sequence[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path,
     advance: progress.Advance, threads: int | None = None,
+    begun: Mapping[File, Unfinished] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Compute feature files one after the other.
 
@@ -42,27 +46,34 @@ def compute(
         images_dir: the shards.
         advance: called with the number of images done.
         threads: to decode and compute with; None is one per core.
+        begun: what is kept of files that are not finished; of others nothing is kept.
 
     Raises:
         ParamsError: float16 is too small for the features of this backbone.
         SourceError: a shard is damaged.
     """
     libraries = engines.libraries(engine.name)
-    with closing(groups_of(files, engine, backbone, settings, images_dir, threads)) as groups:
+    done = {file: kept.images for file, kept in begun.items()}
+    with closing(groups_of(files, engine, backbone, settings, images_dir, threads, done)) as groups:
         for file in files:
             fields = feature_keys.cache_key_fields(backbone.description, settings, engine.name, file.view)
-            rows = _checked(groups, images_dir, file.shard, advance)
+            kept = begun.get(file) or Unfinished(None)
+            rows = _checked(groups, images_dir, file.shard, advance, kept)
             feature_files.write(file.path, rows, backbone.width, settings.dtype, fields, libraries)
+            kept.remove()
 
 
 def groups_of(
     files: Iterable[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path,
-    threads: int | None = None,
+    threads: int | None = None, done: Mapping[File, int] = MappingProxyType({}),
 ) -> Generator[tuple[Group, NDArray[np.float32]]]:  # fmt: skip
-    """Yield all images of the files with their features (n, width), in order, a few images at a time."""
+    """Yield the images of the files with their features (n, width), in order, a few images at a time.
+
+    Of each file, as many of the first images as `done` says are left out.
+    """
     spec = FeatureSpec.of(backbone.transform, settings, engine.name)
     extractor = FeatureExtractor(spec, engine, backbone.width)
-    parts = (part for file in files for part in _parts(file, images_dir, engine.group_size))
+    parts = (part for file in files for part in _parts(file, images_dir, engine.group_size, done.get(file, 0)))
     with shards.Reader(images_dir) as reader:
         decode = Preparation(reader, spec, settings)
         yield from extractor.unrounded(parts, decode, threads, _in_processes(files, engine, spec, images_dir))
@@ -77,29 +88,40 @@ def _in_processes(files: Iterable[File], engine: Engine, spec: FeatureSpec, imag
     return pays
 
 
-def _parts(file: File, images_dir: Path, size: int) -> Iterator[tuple[File, list[Member], bool]]:
-    """Split a shard into groups; the flag marks its last."""
-    parts = list(grouped(shards.iter_members(images_dir, file.shard), size))
-    if not parts:
+def _parts(file: File, images_dir: Path, size: int, done: int = 0) -> Iterator[tuple[File, list[Member], bool]]:
+    """Split a shard, but for its first images, which are done, into groups; the flag marks its last."""
+    members = list(shards.iter_members(images_dir, file.shard))
+    if not members:
         raise shards.damaged_error(images_dir, file.shard, "it holds no images")
-    *most, last = parts
+    if len(members) == done:
+        return
+    *most, last = grouped(members[done:], size)
     yield from ((file, members, False) for members in most)
     yield file, last, True
 
 
 def _checked(
-    groups: Iterator[tuple[Group, NDArray[np.float32]]], images_dir: Path, shard: str, advance: progress.Advance
-) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+    groups: Iterator[tuple[Group, NDArray[np.float32]]], images_dir: Path, shard: str, advance: progress.Advance,
+    begun: Unfinished,
+) -> Iterator[tuple[list[str], NDArray[np.float32]]]:  # fmt: skip
     """Yield one file's ids and features, then check the bytes read against the digest in the shard's name.
 
-    No group of the next file is requested: an error there must not cost this file.
+    What was begun comes first. No group of the next file is requested: an error there must not cost this file.
     """
     content = hashlib.sha256()
-    for group, features in groups:
-        for record in group.records:
-            content.update(record)
+    left = shards.count_images(images_dir, shard) - begun.images
+    for part in begun.parts():
+        content.update(b"".join(part.records))
+        yield part.ids, part.features
+    for group, features in groups if left else ():
+        content.update(b"".join(group.records))
+        begun.add(Part(group.ids, group.records, features))
         yield group.ids, features
         advance(len(group.ids))
         if group.last:
             break
-    shards.verify(images_dir, shard, content.hexdigest())
+    try:
+        shards.verify(images_dir, shard, content.hexdigest())
+    except SourceError:
+        begun.remove()
+        raise

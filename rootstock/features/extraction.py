@@ -1,5 +1,6 @@
 """Extraction: compute the frozen backbone's features of every image once, one Parquet file per shard."""
 
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +15,7 @@ from rootstock.features import engines
 from rootstock.features.computing import File, compute, groups_of
 from rootstock.features.feature_keys import AUTO
 from rootstock.features.planning import Plan, plan
+from rootstock.features.unfinished import Unfinished
 from rootstock.system import progress
 
 WARM_GROUPS, TIMED_IMAGES, TIMED_S = 4, 256, 5.0  # warm-up groups, then images or seconds timed
@@ -32,6 +34,7 @@ class ExtractionResult:
 def extract(
     backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, *,
     fallback_cache: Path | None = None, executor: Callable[[Plan, progress.Advance], None] | None = None,
+    unfinished: Path | None = None,
 ) -> ExtractionResult:  # fmt: skip
     """Compute the features of every shard that has none yet.
 
@@ -42,6 +45,7 @@ def extract(
         features_dir: receives `<key>/<shard>.parquet`; intact files are left as they are.
         fallback_cache: a second features folder, from which missing files are copied.
         executor: computes the missing files, for example on a cluster; None computes them in this process.
+        unfinished: folder for features of shards that are not finished; a run that was stopped goes on from there.
 
     Raises:
         ParamsError: the engine cannot be used, or float16 is too small for the features of this backbone.
@@ -49,14 +53,22 @@ def extract(
     """
     todo = plan(backbone, settings, images_dir, features_dir, fallback_cache)
     total = sum(shards.count_images(images_dir, file.shard) for file in todo.missing)
-    with progress.bar("extract", total) as advance:
-        if todo.cached:
-            advance(0, cached=todo.cached)
+    begun = (
+        {file: Unfinished(unfinished / file.path.parent.name / file.shard) for file in todo.missing}
+        if unfinished
+        else {}
+    )
+    kept = sum(file.images for file in begun.values())
+    with progress.bar("extract", total - kept) as advance:
+        if todo.cached + kept:
+            advance(0, cached=todo.cached + kept)
         if todo.missing and executor:
             executor(todo, advance)
         elif todo.missing:
             engine = todo.started or engines.start_named(todo.engine, backbone, settings)
-            compute(todo.missing, engine, backbone, settings, images_dir, advance)
+            compute(todo.missing, engine, backbone, settings, images_dir, advance, begun=begun)
+    if unfinished:  # of other settings, which were given up
+        shutil.rmtree(unfinished, ignore_errors=True)
     return ExtractionResult((todo.cached + total) // (1 + settings.views), total, todo.key, todo.engine)
 
 

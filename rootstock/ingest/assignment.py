@@ -89,25 +89,37 @@ def _named(ledger: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
 def _splits(
     rows: pd.DataFrame, accepted: pd.DataFrame, near: Links, named: Links, settings: params.Ingest, seed: int
 ) -> NDArray[np.object_]:
-    """Return the split of each row, (n,); None for a new image that cannot be assigned."""
-    facts = accepted.reindex(rows["image_id"])
+    """Return the split of each row, (n,); None for a new image that cannot be assigned.
+
+    Only groups with a new image are looked at one by one; of the images of all others, the splits' counts matter.
+    """
+    facts = accepted[["domain", "label", "splits"]].reindex(rows["image_id"]).reset_index(drop=True)
+    splits = rows["split"].to_numpy(object, copy=True)
+    component = groups.components(len(rows), np.concatenate([near, named]))
+    is_open = np.isin(component, component[pd.isna(splits)])
+    counts = facts[~is_open].groupby(["domain", "label", splits[~is_open]]).size()  # but for images not listed now
+    settled = {(tuple(stratum), split): n for (*stratum, split), n in zip(counts.index, counts.tolist(), strict=True)}
     candidates = [
         Candidate(
             name,
             (domain, label) if isinstance(label, str) else None,  # images whose file is unreachable are not listed
-            splits if isinstance(splits, tuple) else SPLITS,
+            allowed if isinstance(allowed, tuple) else SPLITS,
             split if isinstance(split, str) else None,
         )
-        for name, split, domain, label, splits in zip(
-            *(rows[name].tolist() for name in ("image_id", "split")),
-            *(facts[name].tolist() for name in ("domain", "label", "splits")),
+        for name, split, domain, label, allowed in zip(
+            rows["image_id"][is_open],
+            splits[is_open],
+            *(facts[name][is_open] for name in ("domain", "label", "splits")),
             strict=True,
         )
     ]
+    number = np.cumsum(is_open) - 1
+    near, named = (number[links[is_open[links[:, 0]]]] for links in (near, named))
     shares = {"val": settings.split.val, "test": settings.split.test}
     shares["train"] = 1 - sum(shares.values())
-    assign_splits(candidates, near, named, shares, seed)
-    return np.array([candidate.split for candidate in candidates], object)
+    assign_splits(candidates, near, named, shares, seed, settled)
+    splits[is_open] = [candidate.split for candidate in candidates]
+    return splits
 
 
 def is_in(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") -> NDArray[np.bool_]:

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from rootstock.ingest.layout import SPLITS
 
 Stratum = tuple[str, str]  # (domain, label); over all domains: ("", label)
+Settled = Mapping[tuple[Stratum, str], int]  # images of a stratum in a split
 Allowed = tuple[str, ...]
 FIRST_SERVED = ("train", "test", "val")  # a class that is too small for all splits is trained on, then tested on
 HELD_OUT_FIRST = ("test", "val", "train")  # among splits with equally many images of a group
@@ -39,15 +41,18 @@ class _Group:
         first = images[0].stratum, images[0].allowed
         if len(images) == 1 and first in alike:
             return replace(alike[first], images=images)
-        group = cls(images, allowed_splits(images), Counter(level for image in images for level in _levels(image)))
+        group = cls(
+            images, allowed_splits(images), Counter(level for image in images for level in _levels(image.stratum))
+        )
         if len(images) == 1:
             alike[first] = group
         return group
 
 
 def draw(
-    groups: Iterable[Sequence[Candidate]], images: Sequence[Candidate], shares: dict[str, float], seed: int
-) -> None:
+    groups: Iterable[Sequence[Candidate]], images: Sequence[Candidate], shares: dict[str, float], seed: int,
+    settled: Settled = MappingProxyType({}),
+) -> None:  # fmt: skip
     """Assign each group of new images to a split as a whole, in place.
 
     Groups are assigned one by one, large ones first, then in a random order given by the seed and their names. The last
@@ -62,10 +67,11 @@ def draw(
         images: all images, those that have a split among them.
         shares: fractions of train, val and test, summing to 1.
         seed: random seed.
+        settled: how many images there are besides.
     """
     alike: dict[tuple[Stratum | None, Allowed], _Group] = {}
     waiting = [_Group.of(group, alike) for group in groups]
-    balance = _Balance(waiting, images, shares)
+    balance = _Balance(waiting, images, shares, settled)
     for group in sorted(waiting, key=lambda group: (-len(group.images), _random_key(seed, group.images[0].image_id))):
         split = balance.best_split(group)
         balance.assign(group, split)
@@ -76,22 +82,28 @@ def draw(
 class _Balance:
     """Counts the images of each class and stratum that the splits have, and those still to be assigned."""
 
-    def __init__(self, groups: Iterable[_Group], images: Iterable[Candidate], shares: dict[str, float]) -> None:
+    def __init__(
+        self, groups: Iterable[_Group], images: Iterable[Candidate], shares: dict[str, float], settled: Settled
+    ) -> None:
         self.shares = shares
         self.have: dict[Stratum, Counter[str]] = defaultdict(Counter)  # images by split
         self.left: Counter[tuple[Stratum, Allowed]] = Counter()  # images still to be assigned
         self.turns: Counter[tuple[Stratum, Allowed]] = Counter()  # groups still to be assigned
         self.total: Counter[Stratum] = Counter()  # images
-        for image in images:
-            if image.split:
-                for level in _levels(image):
-                    self.have[level][image.split] += 1
-                    self.total[level] += 1
+        for stratum, split in ((image.stratum, image.split) for image in images if image.split):
+            self._count(stratum, split, 1)
+        for (stratum, split), count in settled.items():
+            self._count(stratum, split, count)
         for group in groups:
             for level, count in group.counts.items():
                 self.left[level, group.allowed] += count
                 self.turns[level, group.allowed] += 1
                 self.total[level] += count
+
+    def _count(self, stratum: Stratum | None, split: str, images: int) -> None:
+        for level in _levels(stratum):
+            self.have[level][split] += images
+            self.total[level] += images
 
     def best_split(self, group: _Group) -> str:
         """Return the split that a group is assigned to."""
@@ -123,11 +135,11 @@ class _Balance:
             self.turns[level, group.allowed] -= 1
 
 
-def _levels(image: Candidate) -> Iterator[Stratum]:
+def _levels(stratum: Stratum | None) -> Iterator[Stratum]:
     """Yield the levels of stratification: the stratum, and the class over all domains."""
-    if image.stratum:
-        yield image.stratum
-        yield "", image.stratum[1]
+    if stratum:
+        yield stratum
+        yield "", stratum[1]
 
 
 def allowed_splits(group: Sequence[Candidate]) -> Allowed:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from rootstock.config import params
 from rootstock.images.perceptual_hash import HASH_BITS
+from rootstock.ingest.assignment import is_in
 from rootstock.ingest.layout import SPLITS
 
 MIN_GROUPS_PER_CLASS = 3  # one each for train, val and test
@@ -69,7 +70,9 @@ def describe_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: params.
         wanted: shares of val and test.
     """
     is_open = files["splits"].map(lambda splits: splits == SPLITS).to_numpy(bool)
-    drawn = manifest[manifest["image_id"].isin(files.loc[is_open, "image_id"])]
+    drawn = manifest
+    if not is_open.all():
+        drawn = manifest[is_in(manifest["image_id"], pd.Index(files.loc[is_open, "image_id"].dropna()).unique())]
     if drawn.empty:
         return ""
     counts = drawn.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)

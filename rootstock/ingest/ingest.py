@@ -106,6 +106,8 @@ def _ingest(
         again, unreadable = packing.pack_new(listed, known - back, settings, images_dir, scan, ranges)
         new += again
     _check_ranges(listed, ranges, current, scan)
+    del packed, known  # of millions, the ids take as much memory as a table
+    current = replace(current, ledger=snapshot.add_packed(current.ledger, images_dir, scan))
     scan.set_value("layouts", "\n".join(layouts))
     scan.set_verified(_stamps(images_dir))  # the new ones have just been written
     built = snapshot.build(settings, seed, listed, current, images_dir, scan, ranges)

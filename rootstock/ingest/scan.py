@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,13 +185,20 @@ class Scan:
         with _reading():
             return {name for (name,) in self._db.execute("select image_id from damaged")}
 
-    def packed(self, shards: Iterable[str]) -> list[Packed]:
-        """Return the images of these shards, in order of shard and offset."""
+    def packed(self, shards: Iterable[str], but: Container[str] = frozenset()) -> list[Packed]:
+        """Return the images of these shards, but for some, in order of shard and offset."""
         found = []
         with _reading():
             for shard in sorted(shards):
+                names = self._db.execute("select image_id from packed where shard = ?", (shard,))
+                if all(name in but for (name,) in names):  # read from the index alone
+                    continue
                 rows = self._db.execute("select * from packed where shard = ? order by offset", (shard,))
-                found += [Packed(name, w, h, kind, int(hash_, 16), *place) for name, w, h, kind, hash_, *place in rows]
+                found += [
+                    Packed(name, w, h, kind, int(hash_, 16), *place)
+                    for name, w, h, kind, hash_, *place in rows
+                    if name not in but
+                ]
         return found
 
     def forget_packed_except(self, shards: Iterable[str]) -> None:

@@ -37,7 +37,8 @@ def known_images(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> set[str]
     """Return the ids of images in local shards, from the ledger and the journal of a killed run."""
     here = set(shards.names(images_dir))
     known = set(ledger.loc[ledger["shard"].isin(here), "image_id"])
-    return known | {packed.image_id for packed in scan.packed(here)}
+    known.update([packed.image_id for packed in scan.packed(here, but=known)])
+    return known
 
 
 def unpacked_images(ledger: pd.DataFrame) -> set[str]:
@@ -61,26 +62,21 @@ def build(
     scan: Scan,
     ranges: dict[str, Range],
 ) -> Dataset:
-    """Build the dataset from its previous state, the source listings and the journal.
+    """Build the dataset from its previous state, with a ledger of all that is packed, and the source listings.
 
     Raises:
         SourceError: a source lost more than half of its images, or too few are left to train on.
     """
-    ledger = _ledger(before.ledger, images_dir, scan)
     files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
     requirements.check_shrink(settings, listed, before, files)
     requirements.check_relabelled(settings, listed, before, files)
     files = listings.reject_ambiguous(listings.resolve_owners(files, before))
-    accepted = files[files["reason"].isna()]
-    assigned = assignment.assign(ledger, files, settings, seed, scan.known_links())
+    assigned = assignment.assign(before.ledger, files, settings, seed, scan.known_links())
     scan.set_known_links(assigned.known)
     if chain := group_notes.describe_chain(assigned.near, assigned.ledger, settings.near_duplicate_bits):
         log.warning("%s", chain)
     ledger = assigned.ledger
-    placed = ledger.set_index("image_id").reindex(accepted["image_id"])
-    files.loc[accepted.index[placed["split"].isna()], "reason"] = Reason.STRADDLES_SPLITS.value
-    unpacked = accepted.index[placed["shard"] == tables.UNPACKED]  # packing them again failed
-    files.loc[unpacked, "reason"] = Reason.UNREADABLE.value
+    _reject_unplaced(files, ledger)
     manifest = _manifest(files[files["reason"].isna()], ledger)
     requirements.check_labels(files)
     requirements.check_enough(manifest, files, listed)
@@ -98,11 +94,19 @@ def build(
     return Dataset(manifest, rejected, ledger, summary)
 
 
-def _ledger(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
+def _reject_unplaced(files: pd.DataFrame, ledger: pd.DataFrame) -> None:
+    """Reject images that could not be assigned to a split, or packed again."""
+    accepted = files.loc[files["reason"].isna(), "image_id"]
+    placed = ledger[["image_id", "split", "shard"]].set_index("image_id").reindex(accepted)
+    files.loc[accepted.index[placed["split"].isna()], "reason"] = Reason.STRADDLES_SPLITS.value
+    files.loc[accepted.index[placed["shard"] == tables.UNPACKED], "reason"] = Reason.UNREADABLE.value
+
+
+def add_packed(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
     """Add images packed since the ledger was written; images packed a second time keep their split."""
     here = set(shards.names(images_dir))
     present = set(ledger.loc[ledger["shard"].isin(here), "image_id"])
-    fresh = [packed for packed in scan.packed(here) if packed.image_id not in present]
+    fresh = scan.packed(here, but=present)
     if not fresh:
         return ledger
     row = attrgetter(*NEW_COLUMNS)

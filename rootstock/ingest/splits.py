@@ -2,18 +2,22 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rootstock.ingest.drawing import HELD_OUT_FIRST, Candidate, draw
+from rootstock.ingest.drawing import HELD_OUT_FIRST, Candidate, Settled, draw
 from rootstock.ingest.groups import components
 from rootstock.ingest.near_duplicates import Links
 
 Neighbours = dict[int, list[int]]  # of each image: its near duplicates
 
 
-def assign_splits(images: Sequence[Candidate], near: Links, named: Links, shares: dict[str, float], seed: int) -> None:
+def assign_splits(
+    images: Sequence[Candidate], near: Links, named: Links, shares: dict[str, float], seed: int,
+    settled: Settled = MappingProxyType({}),
+) -> None:  # fmt: skip
     """Assign a split to every new image, in place; existing assignments do not change.
 
     Images connected by links of either kind form a group. If some of its images have a split, new ones join it; groups
@@ -29,6 +33,7 @@ def assign_splits(images: Sequence[Candidate], near: Links, named: Links, shares
         named: (m, 2) indices into `images`: images with the same group name.
         shares: fractions of train, val and test, summing to 1.
         seed: random seed.
+        settled: how many other images there are, which have a split and no link to these.
     """
     component = components(len(images), np.concatenate([near, named]))
     name_of = components(len(images), named)
@@ -46,7 +51,7 @@ def assign_splits(images: Sequence[Candidate], near: Links, named: Links, shares
             neighbours = neighbours or _neighbours(near)
             units = _join_individually(images, members, new, name_of, neighbours)
             drawn += _reunited(images, units, neighbours)
-    draw([[images[index] for index in group] for group in drawn], images, shares, seed)
+    draw([[images[index] for index in group] for group in drawn], images, shares, seed, settled)
 
 
 def _groups_with_new(images: Sequence[Candidate], component: NDArray[np.int32]) -> list[list[int]]:

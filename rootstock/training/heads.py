@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from rootstock.system.errors import ParamsError, SourceError
 from rootstock.training import closed_form, head, logistic
 from rootstock.training.class_weights import class_weights
 from rootstock.training.head import Head, Kind
+from rootstock.training.kept_passes import KeptPasses
 from rootstock.training.paired_losses import calibrated_losses, standard_error
 from rootstock.training.principal_axes import PrincipalAxes, find_principal_axes
 
@@ -43,7 +45,7 @@ class Fitted:
 
 def fit(
     train: Features, val: Features, classes: list[str], settings: params.Head, groups: NDArray[np.int64],
-    stage: str | None = None, axes: PrincipalAxes | None = None,
+    stage: str | None = None, axes: PrincipalAxes | None = None, passes: Path | None = None,
 ) -> Fitted:  # fmt: skip
     """Fit a head on cached features.
 
@@ -55,6 +57,7 @@ def fit(
         groups: of the validation images (n,), as any integers.
         stage: name for progress and log lines; None for neither.
         axes: for logistic regression alone, of images among which the training images are; by default of these.
+        passes: folder that keeps what long passes over the features find, for a fit that is stopped; None for none.
 
     Raises:
         SourceError: a class does not occur in `train`.
@@ -70,7 +73,8 @@ def fit(
             )
         kinds = tuple(kind for kind in kinds if kind != "knn")
     weights = class_weights(train.labels, len(classes), settings.class_weight)
-    trial = _Trial(train, val, classes, settings, weights, stage, axes)
+    kept = KeptPasses(passes, train, weights) if passes else None
+    trial = _Trial(train, val, classes, settings, weights, stage, axes, kept)
     heads = {kind: trial.fit(kind) for kind in kinds}
     if settings.kind != "auto":
         only = heads[settings.kind]
@@ -131,14 +135,17 @@ class _Trial:
     def __init__(
         self, train: Features, val: Features, classes: list[str], settings: params.Head,
         weights: NDArray[np.float32] | None, stage: str | None, given_axes: PrincipalAxes | None,
+        passes: KeptPasses | None,
     ) -> None:  # fmt: skip
         self.train, self.val, self.classes, self.settings, self.weights = train, val, classes, settings, weights
-        self.stage, self.given_axes = stage, given_axes
+        self.stage, self.given_axes, self.passes = stage, given_axes, passes
 
     @cached_property
     def axes(self) -> PrincipalAxes:
         """Find the principal axes, of which prototypes and neighbours need none."""
-        return find_principal_axes(self.train, self.weights)
+        if self.passes is None:
+            return find_principal_axes(self.train, self.weights)
+        return PrincipalAxes(**self.passes.recall("axes", lambda: vars(find_principal_axes(self.train, self.weights))))
 
     def fit(self, kind: Kind) -> Head:
         """Fit a kind of head."""
@@ -150,7 +157,7 @@ class _Trial:
         if kind == "ridge":
             return closed_form.fit_ridge(*given, self.axes, self.weights, self.mean_loss)
         l2, iterations, axes = self.settings.l2, self.settings.max_iterations, self.given_axes or self.axes
-        fitted = logistic.fit_logistic_path(*given, l2, iterations, axes, self.weights, self._show)
+        fitted = logistic.fit_logistic_path(*given, l2, iterations, axes, self.weights, self._show, self.passes)
         for warning in fitted.warnings if self.stage else []:
             log.warning("%s", warning)
         return fitted

@@ -7,65 +7,32 @@ passes over the features where L-BFGS alone takes some hundred. docs/benchmarks.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
-from torch import Tensor
-from torch.nn import functional
 
-from rootstock.features import reader
 from rootstock.features.reader import Features
 from rootstock.system.devices import device
-from rootstock.system.parallel import in_order, limit_to_one_core
+from rootstock.system.parallel import limit_to_one_core
 from rootstock.training.head import Head, evaluate
+from rootstock.training.kept_passes import KeptPasses
+from rootstock.training.log_loss import Evaluation, LogLoss, Solution
 from rootstock.training.principal_axes import PrincipalAxes, find_principal_axes
 
 SIGNIFICANT = 0.01  # relative difference in log loss that justifies a wider search
 TOLERANCE = 1e-6  # relative decrease of the objective that ends a fit; float32 sums resolve a tenth of it
-SMALLEST_CURVATURE = 1e-9
-BATCH = 2048  # rows per product: they and their logits stay in a core's cache
-WINDOW = 32  # mini-batches that are pending
 Show = Callable[[list[float]], Iterable[float]]
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Weights (k, r) and bias (k,) float64 on the principal axes."""
-
-    weight: Tensor
-    bias: Tensor
-
-    @classmethod
-    def zeros(cls, shape: tuple[int, int]) -> "Solution":
-        """Return the solution from which the first strength starts."""
-        return cls(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape[0], dtype=torch.float64))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The mean log loss at a point and its gradient, without the penalty.
-
-    `curvature` is the mean of p (1 - p) over images and classes: the loss's curvature along an axis of variance 1.
-    """
-
-    at: Solution
-    loss: float
-    gradient: Solution
-    curvature: float
-
-    def penalised(self, l2_per_image: float) -> float:
-        """Return the objective: with l2/(2n) ||W||²."""
-        return self.loss + l2_per_image / 2 * float(self.at.weight.square().sum())
 
 
 def fit_logistic_path(
     train: Features, val: Features, classes: list[str], l2: Sequence[float], max_iterations: int = 300,
     axes: PrincipalAxes | None = None, weights: NDArray[np.float32] | None = None, show: Show = list,
+    passes: KeptPasses | None = None,
 ) -> Head:  # fmt: skip
     """Fit multinomial logistic regression for each L2 strength and keep the best on `val`.
 
@@ -82,11 +49,12 @@ def fit_logistic_path(
         axes: define μ and σ; by default of the training images.
         weights: of classes (k,), averaging to 1 over the training images; None for equal ones.
         show: passes the strengths on, and shows progress.
+        passes: keeps what passes over the features find; None keeps nothing.
     """
     best: Head | None = None
     path: list[dict[str, float]] = []
     for candidate, iterations in fit_each(
-        train, classes, show(sorted(l2, reverse=True)), max_iterations, axes, weights
+        train, classes, show(sorted(l2, reverse=True)), max_iterations, axes, weights, passes
     ):
         loss, accuracy = evaluate(candidate, val, weights)
         if best is None or loss < min(entry["val_log_loss"] for entry in path):
@@ -104,6 +72,7 @@ def fit_each(
     max_iterations: int,
     axes: PrincipalAxes | None = None,
     weights: NDArray[np.float32] | None = None,
+    passes: KeptPasses | None = None,
 ) -> Iterator[tuple[Head, int]]:
     """Yield the head of each strength, from strong to weak, and the number of its L-BFGS iterations.
 
@@ -114,10 +83,11 @@ def fit_each(
         max_iterations: maximum L-BFGS iterations per strength.
         axes: of images among which the training images are; by default of these. They define μ and σ.
         weights: of classes (k,), averaging to 1 over the training images; None for equal ones.
+        passes: keeps what passes over the features find; then `axes` have to be the same after a restart.
     """
     axes = axes or find_principal_axes(train, weights)
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=limit_to_one_core) as pool:
-        loss = LogLoss(train, axes, len(classes), device(), pool, weights)
+        loss = LogLoss(train, axes, len(classes), device(), pool, weights, passes)
         start = loss(Solution.zeros(loss.shape))
         earlier: list[tuple[float, Solution]] = []
         for strength in l2:
@@ -149,91 +119,6 @@ def warnings(path: Sequence[Mapping[str, float]], l2: float, max_iterations: int
         if len(ordered) > 1 and l2 == ordered[0] and losses[l2] < (1 - SIGNIFICANT) * losses[ordered[1]]:
             found.append(f"The best L2 strength, {l2:g}, is at an end of head.l2; try a {word} one.")
     return found
-
-
-class LogLoss:
-    """The mean log loss of linear heads on the principal axes of a training set.
-
-    Features that fit into memory are rotated once and kept on the device. Others are read in every pass, and the
-    weights are rotated instead. On a CPU, mini-batches are computed on one core each and added up in their order, so
-    that the result does not depend on the number of cores, and no core waits for another within a product.
-    """
-
-    def __init__(
-        self, train: Features, axes: PrincipalAxes, classes: int, on: torch.device, pool: Executor,
-        weights: NDArray[np.float32] | None = None,
-    ) -> None:  # fmt: skip
-        self.class_weights = None if weights is None else torch.from_numpy(weights).to(on)
-        self.train, self.axes, self.device, self.pool = train, axes, on, pool
-        self.images, self.shape = len(train), (classes, len(axes.variances))
-        self.kept: list[tuple[Tensor, Tensor]] | None = None
-        if 4 * self.images * self.shape[1] <= _bytes_to_keep(on):
-            self.kept = [(axes.rotate(x), labels) for x, labels in self._read()]
-
-    def __call__(self, at: Solution) -> Evaluation:
-        """Evaluate in one pass; products in float32, sums over mini-batches in float64."""
-        n, (classes, _) = self.images, self.shape
-        weight, bias = at.weight, at.bias
-        if self.kept is None:
-            weight = weight @ self.axes.projection.T
-            bias = bias - weight @ self.axes.mean
-        loss, spread, by_weight, by_bias = self._sum(*(part.to(self.device, torch.float32) for part in (weight, bias)))
-        if self.kept is None:
-            by_weight = (by_weight - torch.outer(by_bias, self.axes.mean)) @ self.axes.projection
-        curvature = max(float(spread) / (n * classes), SMALLEST_CURVATURE)
-        return Evaluation(at, float(loss) / n, Solution(by_weight / n, by_bias / n), curvature)
-
-    def _sum(self, weight: Tensor, bias: Tensor) -> list[Tensor]:
-        """Add up `_batch_sums` over all mini-batches, in float64 and on the CPU."""
-        batches = self.kept if self.kept is not None else self._read()
-        if self.device.type == "cpu":
-            submit = self.pool.submit
-            parts = in_order(
-                lambda batch: submit(_batch_sums, *batch, weight, bias, self.class_weights), batches, WINDOW
-            )
-        else:
-            parts = (_batch_sums(*batch, weight, bias, self.class_weights) for batch in batches)
-        totals = [part.double() for part in next(parts)]
-        for sums in parts:
-            for total, part in zip(totals, sums, strict=True):
-                total += part
-        return [total.cpu() for total in totals]
-
-    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield mini-batches of features (m, d) float32 and labels (m,) int64 on the device."""
-        for x, labels in self.train:
-            for start in range(0, len(labels), BATCH):
-                rows = slice(start, start + BATCH)
-                yield torch.from_numpy(x[rows]).to(self.device), torch.from_numpy(labels[rows]).to(self.device)
-
-
-def _batch_sums(
-    x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, class_weights: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return sums over a mini-batch: the loss, p (1 - p) over the classes, the gradients by weight (k, d) and bias.
-
-    An image counts with the weight of its class, if there are any. Nothing cancels where p of the label is close to 1:
-    the loss is log(1 + Σ exp(margins of other classes)).
-    """
-    label = labels[:, None]
-    margins = torch.addmm(bias, x, weight.T)
-    margins -= margins.gather(1, label)
-    margins.scatter_(1, label, -torch.inf)
-    others = margins.logsumexp(1, keepdim=True)
-    losses = functional.softplus(others)
-    residual = margins.sub_(losses).exp_()  # p; for the label, p - 1
-    residual.scatter_(1, label, -others.sigmoid())
-    size = residual.abs()
-    spread = size * (1 - size)
-    if class_weights is not None:
-        of_image = class_weights[label]
-        losses, spread, residual = losses * of_image, spread * of_image, residual * of_image
-    return losses.sum(dtype=torch.float64), spread.sum(), residual.T @ x, residual.sum(0)
-
-
-def _bytes_to_keep(on: torch.device) -> int:
-    """Return how many bytes of rotated features are kept: on a GPU half of what is free."""
-    return torch.cuda.mem_get_info(on)[0] // 2 if on.type == "cuda" else reader.KEPT_BYTES
 
 
 def _extrapolated(before: tuple[float, Solution], last: tuple[float, Solution], l2: float) -> Solution:

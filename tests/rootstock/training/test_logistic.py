@@ -18,7 +18,8 @@ from rootstock.features.reader import Features
 from rootstock.training import head, heads, logistic
 from rootstock.training.class_weights import class_weights
 from rootstock.training.head import Head
-from rootstock.training.logistic import LogLoss, Solution, fit_logistic_path
+from rootstock.training.log_loss import LogLoss, Solution
+from rootstock.training.logistic import fit_logistic_path
 from rootstock.training.principal_axes import find_principal_axes
 from tests.simulated_features import Chunks, simulated
 from tests.small_dataset import CLASSES, small_dataset, small_features

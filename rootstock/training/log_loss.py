@@ -1,0 +1,159 @@
+"""The log loss of linear heads on principal axes and its gradient, in one pass over the features."""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from rootstock.features import reader
+from rootstock.features.reader import Features
+from rootstock.system.parallel import in_order
+from rootstock.training.kept_passes import KeptPasses
+from rootstock.training.principal_axes import PrincipalAxes
+
+SMALLEST_CURVATURE = 1e-9
+BATCH = 2048  # rows per product: they and their logits stay in a core's cache
+WINDOW = 32  # mini-batches that are pending
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Weights (k, r) and bias (k,) float64 on the principal axes."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, int]) -> "Solution":
+        """Return the solution from which the first strength starts."""
+        return cls(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape[0], dtype=torch.float64))
+
+    def digest(self) -> str:
+        """Return a digest of the values."""
+        return hashlib.sha256(self.weight.numpy().tobytes() + self.bias.numpy().tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean log loss at a point and its gradient, without the penalty.
+
+    `curvature` is the mean of p (1 - p) over images and classes: the loss's curvature along an axis of variance 1.
+    """
+
+    at: Solution
+    loss: float
+    gradient: Solution
+    curvature: float
+
+    def penalised(self, l2_per_image: float) -> float:
+        """Return the objective: with l2/(2n) ||W||²."""
+        return self.loss + l2_per_image / 2 * float(self.at.weight.square().sum())
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return all but the point, in float64."""
+        scalars = {"loss": self.loss, "curvature": self.curvature}
+        return {
+            "weight": self.gradient.weight,
+            "bias": self.gradient.bias,
+            **{name: torch.tensor(value, dtype=torch.float64) for name, value in scalars.items()},
+        }
+
+
+class LogLoss:
+    """The mean log loss of linear heads on the principal axes of a training set.
+
+    Features that fit into memory are rotated once and kept on the device. Others are read in every pass, and the
+    weights are rotated instead. On a CPU, mini-batches are computed on one core each and added up in their order, so
+    that the result does not depend on the number of cores, and no core waits for another within a product.
+    """
+
+    def __init__(
+        self, train: Features, axes: PrincipalAxes, classes: int, on: torch.device, pool: Executor,
+        weights: NDArray[np.float32] | None = None, passes: KeptPasses | None = None,
+    ) -> None:  # fmt: skip
+        self.passes = passes
+        self.class_weights = None if weights is None else torch.from_numpy(weights).to(on)
+        self.train, self.axes, self.device, self.pool = train, axes, on, pool
+        self.images, self.shape = len(train), (classes, len(axes.variances))
+        self.kept: list[tuple[Tensor, Tensor]] | None = None
+        if 4 * self.images * self.shape[1] <= _bytes_to_keep(on):
+            self.kept = [(axes.rotate(x), labels) for x, labels in self._read()]
+
+    def __call__(self, at: Solution) -> Evaluation:
+        """Evaluate in one pass, or as a pass that was kept has found."""
+        if self.passes is None:
+            return self._evaluate(at)
+        found = self.passes.recall(at.digest(), lambda: self._evaluate(at).as_tensors())
+        gradient = Solution(found["weight"], found["bias"])
+        return Evaluation(at, float(found["loss"]), gradient, float(found["curvature"]))
+
+    def _evaluate(self, at: Solution) -> Evaluation:
+        """Evaluate in one pass; products in float32, sums over mini-batches in float64."""
+        n, (classes, _) = self.images, self.shape
+        weight, bias = at.weight, at.bias
+        if self.kept is None:
+            weight = weight @ self.axes.projection.T
+            bias = bias - weight @ self.axes.mean
+        loss, spread, by_weight, by_bias = self._sum(*(part.to(self.device, torch.float32) for part in (weight, bias)))
+        if self.kept is None:
+            by_weight = (by_weight - torch.outer(by_bias, self.axes.mean)) @ self.axes.projection
+        curvature = max(float(spread) / (n * classes), SMALLEST_CURVATURE)
+        return Evaluation(at, float(loss) / n, Solution(by_weight / n, by_bias / n), curvature)
+
+    def _sum(self, weight: Tensor, bias: Tensor) -> list[Tensor]:
+        """Add up `_batch_sums` over all mini-batches, in float64 and on the CPU."""
+        batches = self.kept if self.kept is not None else self._read()
+        if self.device.type == "cpu":
+            submit = self.pool.submit
+            parts = in_order(
+                lambda batch: submit(_batch_sums, *batch, weight, bias, self.class_weights), batches, WINDOW
+            )
+        else:
+            parts = (_batch_sums(*batch, weight, bias, self.class_weights) for batch in batches)
+        totals = [part.double() for part in next(parts)]
+        for sums in parts:
+            for total, part in zip(totals, sums, strict=True):
+                total += part
+        return [total.cpu() for total in totals]
+
+    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield mini-batches of features (m, d) float32 and labels (m,) int64 on the device."""
+        for x, labels in self.train:
+            for start in range(0, len(labels), BATCH):
+                rows = slice(start, start + BATCH)
+                yield torch.from_numpy(x[rows]).to(self.device), torch.from_numpy(labels[rows]).to(self.device)
+
+
+def _batch_sums(
+    x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, class_weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return sums over a mini-batch: the loss, p (1 - p) over the classes, the gradients by weight (k, d) and bias.
+
+    An image counts with the weight of its class, if there are any. Nothing cancels where p of the label is close to 1:
+    the loss is log(1 + Σ exp(margins of other classes)).
+    """
+    label = labels[:, None]
+    margins = torch.addmm(bias, x, weight.T)
+    margins -= margins.gather(1, label)
+    margins.scatter_(1, label, -torch.inf)
+    others = margins.logsumexp(1, keepdim=True)
+    losses = functional.softplus(others)
+    residual = margins.sub_(losses).exp_()  # p; for the label, p - 1
+    residual.scatter_(1, label, -others.sigmoid())
+    size = residual.abs()
+    spread = size * (1 - size)
+    if class_weights is not None:
+        of_image = class_weights[label]
+        losses, spread, residual = losses * of_image, spread * of_image, residual * of_image
+    return losses.sum(dtype=torch.float64), spread.sum(), residual.T @ x, residual.sum(0)
+
+
+def _bytes_to_keep(on: torch.device) -> int:
+    """Return how many bytes of rotated features are kept: on a GPU half of what is free."""
+    return torch.cuda.mem_get_info(on)[0] // 2 if on.type == "cuda" else reader.KEPT_BYTES
