@@ -12,8 +12,9 @@ from rootstock.dataset import shards
 from rootstock.features import extraction, feature_files
 from rootstock.features.compaction import CompactionResult, waste
 from rootstock.features.reader import Features
+from rootstock.images import inspection
 from rootstock.images.inspection import Reason, Rejected
-from rootstock.ingest import inbox, packing
+from rootstock.ingest import inbox
 from rootstock.system import files
 from rootstock.system.errors import ParamsError, SourceError
 from tests.small_dataset import CLASSES, draw, small_backbone
@@ -155,11 +156,11 @@ def test_an_image_that_comes_back_and_could_not_be_read_is_tried_again(store, mo
     left = len(store.manifest)
     store.compact(share=1)
     store.bring_back()
-    packed = packing.inspection.check
+    packed = inspection.check
     with monkeypatch.context() as unread:
-        unread.setattr(packing.inspection, "check", refuse)  # the first pass knows the images by their names alone
+        unread.setattr(inspection, "check", refuse)  # the first pass knows the images by their names alone
         assert store.ingest().images == left and set(store.data.rejected["reason"]) == {"unreadable"}
-    assert packing.inspection.check is packed and store.ingest().images == 60
+    assert inspection.check is packed and store.ingest().images == 60
 
 
 def refuse(*_: object) -> None:
