@@ -41,7 +41,7 @@ class Unfinished:
         self.paths = _following(folder) if folder else []
         self.images = _last(self.paths[-1]) if self.paths else 0
         self._held: list[Part] = []
-        self._begun = 0.0
+        self._bytes, self._begun = 0, 0.0
         self._is_short = folder is None
 
     def parts(self) -> Iterator[Part]:
@@ -57,10 +57,11 @@ class Unfinished:
         if self._is_short:
             return
         if not self._held:
-            self._begun = time.monotonic()
+            self._bytes, self._begun = 0, time.monotonic()
         self._held.append(part)
-        held, seconds = sum(part.features.nbytes for part in self._held), time.monotonic() - self._begun
-        if held < HELD_BYTES and seconds < EVERY_S:
+        self._bytes += part.features.nbytes
+        seconds = time.monotonic() - self._begun
+        if self._bytes < HELD_BYTES and seconds < EVERY_S:
             return
         if seconds >= SHORT_S:
             self._keep(self._held)
@@ -77,11 +78,8 @@ class Unfinished:
             with replacing(self.folder / f"{self.images:09d}-{end:09d}.safetensors") as temporary:
                 features = np.concatenate([part.features for part in parts])
                 save_file({"features": features}, temporary, {"records": records})
-        except (
-            OSError,
-            SafetensorError,
-        ) as error:  # a full disk: no more than this work is lost
-            log.warning("%s: not written: %s", self.folder, error)
+        except (OSError, SafetensorError) as error:
+            log.warning("%s: not written, so that a run that is stopped repeats it: %s", self.folder, error)
             self._is_short = True
             return
         self.images = end

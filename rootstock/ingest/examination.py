@@ -1,7 +1,7 @@
 """Read and check files on all cores: in threads or, of many local files, in processes, each with a lock of its own.
 
 Under Python's lock, a photo's checks take most of a millisecond, so that threads cannot use many cores
-(docs/benchmarks.md).
+(docs/extraction.md).
 """
 
 import logging
@@ -47,8 +47,13 @@ class Examined:
 
     result: Result
     phash: int = 0
-    data: bytes | memoryview = b""
+    data: bytes | memoryview | PickleBuffer = b""
     checksum: int = 0
+
+    @property
+    def content(self) -> bytes | memoryview:
+        """Return the bytes; a buffer meant for pickle that a thread has filled, for want of shared memory, too."""
+        return self.data.raw() if isinstance(self.data, PickleBuffer) else self.data
 
 
 Seen = tuple[Item, Examined]
@@ -168,7 +173,7 @@ def _slim(found: Examined) -> Examined:
     if not isinstance(found.result, NewImage):
         return found
     result = replace(found.result, data=b"", thumbnail=NO_THUMBNAIL)
-    return replace(found, result=result, data=PickleBuffer(found.data))  # type: ignore[arg-type]  # arrives as a view
+    return replace(found, result=result, data=PickleBuffer(found.data))
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class _Journal:
         if result.damage:
             self.damaged.append(f"{item.path} ({result.damage})")
             self._damaged_ids[name] = result.damage
-        place = self.writer.add(name, result.format, examined.data, examined.checksum)
+        place = self.writer.add(name, result.format, examined.content, examined.checksum)
         # The bytes are in the shard now; only the ledger entry stays in memory until the shard is full.
         size = result.width, result.height
         self.open.append(Packed(name, *size, result.format, examined.phash, OPEN_SHARD, place.offset, place.size))

@@ -65,11 +65,8 @@ class KeptPasses:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
                 save_file({key: value.contiguous() for key, value in found.items()}, temporary)
-        except (
-            OSError,
-            SafetensorError,
-        ) as error:  # a full disk: no more than this pass is lost
-            log.warning("%s was not written: %s", path, error)
+        except (OSError, SafetensorError) as error:
+            log.warning("%s: not written, so that a run that is stopped repeats it: %s", path, error)
 
 
 def _digest_of(train: Features, weights: NDArray[np.float32] | None) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 from rootstock.images.deep import ObservedRange
 from rootstock.images.inspection import RangeUnknown, Reason, Rejected
 from rootstock.ingest import examination
+from rootstock.system import processes
 from rootstock.system.errors import SourceError
 from tests.deliveries import delivery_in
 from tests.images import encoded, picture, put, put_classes
@@ -69,6 +70,17 @@ def test_the_dataset_is_that_of_threads(mixed, tmp_path, in_processes, caplog):
     assert set(stores[True].rejected.values()) == {
         "damaged", "truncated", "undecodable", "wrong_extension", "duplicate", "too_small",
     }  # fmt: skip
+
+
+def test_where_shared_memory_is_missing_threads_give_the_same(mixed, tmp_path, in_processes, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(processes, "SHARED_MEMORY", str(tmp_path / "missing"))
+    stores = {yes: Store(tmp_path / f"processes-{yes}") for yes in (True, False)}
+    for yes, store in stores.items():
+        in_processes(yes)
+        store.ingest(mixed)
+    assert "there are threads instead of processes" in caplog.text
+    assert stores[True].bytes() == stores[False].bytes()
 
 
 def test_of_known_images_only_the_header_is_checked(mixed, store, in_processes, monkeypatch):
