@@ -224,6 +224,9 @@ Track = Literal["none", "mlflow", "wandb"]
 TRACKERS = {"mlflow": "MLflow", "wandb": "Weights & Biases"}
 
 
+UNRECORDED = {"retrain", "compare", "export", "cache", "track"}  # sections on which no stage's outputs depend
+
+
 class Params(Section):
     """All parameters: the contents of params.yaml."""
 

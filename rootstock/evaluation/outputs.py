@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rootstock.config.params import Params
+from rootstock.config.params import UNRECORDED, Params
 from rootstock.evaluation import (
     advice,
     dvc_plots,
@@ -36,8 +36,6 @@ from rootstock.system.files import write as write_file
 from rootstock.training import averaging
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.course import as_table
-
-NOT_SHOWN = {"retrain", "compare", "export", "cache", "track"}  # sections of params.yaml that the pipeline does not use
 
 
 @dataclass(frozen=True)
@@ -206,7 +204,7 @@ def _page(pair: ModelPair, params: Params, found: Evaluation, around: Surroundin
         repeated=found.repeated.describe() if found.repeated else "",
         dataset=pair.summary,
         backbone=pair.backbone.description,
-        params=params.model_dump(mode="json", exclude=NOT_SHOWN, exclude_defaults=True),
+        params=params.model_dump(mode="json", exclude=UNRECORDED, exclude_defaults=True),
         lineage=around.lineage,
         timings=measured,
         averaged=averaging.describe(pair.course.averages),

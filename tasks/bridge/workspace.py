@@ -14,7 +14,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from rootstock.config import params_file
-from rootstock.config.params import Params
+from rootstock.config.params import UNRECORDED, Params
 from rootstock.system import files
 from rootstock.system.errors import DamagedError, ParamsError, RootstockError
 from rootstock.system.files import TEMPORARY, write
@@ -67,7 +67,7 @@ def read_params() -> Params:
     """
     params = params_file.load(PARAMS)
     params_file.check_complete(params, str(PARAMS))
-    for section in set(Params.model_fields) - {"retrain", "compare", "export", "track"}:
+    for section in set(Params.model_fields) - UNRECORDED:
         if section not in params.model_fields_set:
             raise ParamsError(f"{PARAMS}: {section} is missing, and DVC records it; see docs/params.md.")
     for name, part in (("extract", params.extract), ("finetune", params.finetune)):

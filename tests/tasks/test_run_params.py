@@ -6,6 +6,7 @@ from contextlib import chdir
 import pytest
 from ruamel.yaml import YAML
 
+from rootstock.config.params import UNRECORDED, Params
 from rootstock.config.params_file import load
 from rootstock.system.errors import RootstockError
 from tasks.bridge import run_params, workspace as bridge_workspace
@@ -203,6 +204,14 @@ def test_a_file_without_a_source_is_refused(workspace):
         done = workspace.run(*command, check=False)
         assert done.returncode != 0
         assert "params.yaml: ingest.sources is missing; expected: Image sources to ingest." in done.stderr
+
+
+def test_sections_that_no_output_depends_on_may_be_missing(tmp_path):
+    written = YAML().load(ROOT / "params.yaml")
+    YAML().dump({name: written[name] for name in written if name not in UNRECORDED}, tmp_path / "params.yaml")
+    with chdir(tmp_path):
+        params = bridge_workspace.read_params()
+    assert all(getattr(params, name) == getattr(Params(), name) for name in UNRECORDED)
 
 
 @pytest.mark.parametrize(
