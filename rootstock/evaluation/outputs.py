@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,7 @@ def write(
         learning_curve=found.learning_curve,
         **_trained(pair),
     )
-    with ThreadPoolExecutor(1) as pool:  # t-SNE, on one core, beside matplotlib, which uses one at a time, too
-        mapped = pool.submit(_mapped, pair, params, found, answers)
-        shown = (
-            _drawn(pair, found, answers.test)
-            | _thumbnails(pair, params, found, answers.test)
-            | _explained(pair, params, found, answers)
-            | mapped.result()
-        )
+    shown = _shown(pair, params, found, answers)
     page = _page(pair, params, found, around, shown)
     write_file(report_dir / "timings.json", json.dumps(page.timings, indent=2, ensure_ascii=False) + "\n")
     write_file(report_dir / "report.html", render(page))
@@ -166,19 +160,17 @@ def _thumbnails(pair: ModelPair, params: Params, found: Evaluation, test: Scored
     }
 
 
-def _explained(pair: ModelPair, params: Params, found: Evaluation, answers: Answers) -> dict[str, Any]:
-    """Explain the winner, if `evaluate.explain` asks for it."""
-    if not params.evaluate.explain or answers.test.rows.empty:
-        return {}
-    return {"reasons": why.explain(pair, answers.test, found.choice.winner)}
-
-
-def _mapped(pair: ModelPair, params: Params, found: Evaluation, answers: Answers) -> dict[str, Any]:
-    """Map the features of the winner, if `evaluate.explain` asks for it."""
-    if not params.evaluate.explain or answers.test.rows.empty:
-        return {}
-    splits, winner = (answers.val, answers.test), found.choice.winner
-    return {"embedding": embedding.draw(pair, splits, answers.kept, answers.features, winner, params.seed)}
+def _shown(pair: ModelPair, params: Params, found: Evaluation, answers: Answers) -> dict[str, Any]:
+    """Draw and choose what the report shows; it explains the winner, if `evaluate.explain` asks for it."""
+    winner, splits = found.choice.winner, (answers.val, answers.test)
+    explain = params.evaluate.explain and not answers.test.rows.empty
+    with ThreadPoolExecutor(1) as pool:  # t-SNE, on one core, beside matplotlib, which uses one at a time, too
+        map_features = partial(embedding.draw, pair, splits, answers.kept, answers.features, winner, params.seed)
+        mapped = pool.submit(map_features) if explain else None
+        shown = _drawn(pair, found, answers.test) | _thumbnails(pair, params, found, answers.test)
+        if mapped:
+            shown |= {"reasons": why.explain(pair, answers.test, winner), "embedding": mapped.result()}
+    return shown
 
 
 def _advice(pair: ModelPair, found: Evaluation, around: Surroundings) -> list[Advice]:

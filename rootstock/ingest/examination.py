@@ -8,11 +8,10 @@ import logging
 import tempfile
 import zlib
 from collections import deque
-from collections.abc import Collection, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import chain
+from functools import lru_cache, partial
 from pathlib import Path
 from pickle import PickleBuffer
 
@@ -26,6 +25,7 @@ from rootstock.ingest.layout import Item, Loader
 from rootstock.ingest.sources import Source
 from rootstock.system import processes
 from rootstock.system.parallel import bundled, cores, ordered_map
+from rootstock.system.processes import ordered_map_in_processes
 
 log = logging.getLogger(__name__)
 MIB = 2**20
@@ -68,12 +68,14 @@ def examine(source: Source, paths: Collection[str], known: Collection[str], chec
         known: ids of images that are packed already; of these only the header is checked.
         checks: to apply.
     """
-    wanted = source.read(paths)
-    groups = bundled(wanted, FILES_PER_TASK, BYTES_PER_TASK, lambda entry: entry[0].size or BYTES_PER_TASK)
+    groups = bundled(source.read(paths), FILES_PER_TASK, BYTES_PER_TASK, lambda entry: entry[0].size or BYTES_PER_TASK)
     if source.local and _processes_pay([item.size or 0 for item in source.items if item.path in paths]):
         log.info("ingest: checking files in %d processes", cores())
-        return chain.from_iterable(_in_processes(groups, known, checks))
-    return chain.from_iterable(_in_threads(groups, known, checks))
+        with _on_disk(known) as listed:
+            examiner = _InProcess(Examiner(listed, checks))
+            yield from _with_items(partial(ordered_map_in_processes, examiner, bytes_each=SLOT_BYTES), groups)
+    else:
+        yield from _with_items(partial(ordered_map, Examiner(known, checks)), groups)
 
 
 def _processes_pay(sizes: list[int]) -> bool:
@@ -124,21 +126,9 @@ def _load(load: Loader) -> bytes | Rejected:
         return rejected
 
 
-def _in_threads(groups: Iterable[Group], known: Container[str], checks: Checks) -> Iterator[list[Seen]]:
-    examiner = Examiner(known, checks)
-
-    def examined(group: Group) -> list[Seen]:
-        found = examiner([(item.path, load) for item, load in group])
-        return list(zip((item for item, _ in group), found, strict=True))
-
-    def weigh(group: Group) -> int:
-        return _weight(item for item, _ in group)
-
-    yield from ordered_map(examined, groups, weigh=weigh, most=MAX_READ_BYTES)
-
-
-def _in_processes(groups: Iterable[Group], known: Collection[str], checks: Checks) -> Iterator[list[Seen]]:
-    waiting: deque[list[Item]] = deque()  # stay here
+def _with_items(run: Callable[..., Iterator[list[Examined]]], groups: Iterable[Group]) -> Iterator[Seen]:
+    """Run an ordered map over groups of files, and put the results beside their items, which stay in this process."""
+    waiting: deque[list[Item]] = deque()
 
     def sent() -> Iterator[list[tuple[str, Loader]]]:
         for group in groups:
@@ -146,17 +136,10 @@ def _in_processes(groups: Iterable[Group], known: Collection[str], checks: Check
             yield [(item.path, load) for item, load in group]
 
     def weigh(_: object) -> int:
-        return _weight(waiting[-1])
+        return sum(item.size or UNKNOWN_BYTES for item in waiting[-1])
 
-    with _on_disk(known) as listed:
-        examiner = _InProcess(Examiner(listed, checks))
-        returned = processes.ordered_map_in_processes(examiner, sent(), SLOT_BYTES, weigh=weigh, most=MAX_READ_BYTES)
-        for found in returned:
-            yield list(zip(waiting.popleft(), found, strict=True))
-
-
-def _weight(items: Iterable[Item]) -> int:
-    return sum(item.size or UNKNOWN_BYTES for item in items)
+    for found in run(items=sent(), weigh=weigh, most=MAX_READ_BYTES):
+        yield from zip(waiting.popleft(), found, strict=True)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,8 @@ def _read_in(root: str, place: str) -> bytes:
 def is_probably_filled(url: str) -> bool:
     """Whether a folder on this machine has an entry that may be a domain; of another store nothing is known."""
     folder = Path(url)
-    return folder.is_dir() and any(not entry.name.startswith(("_", ".")) for entry in folder.iterdir())
+    names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
+    return any(not (name.startswith("_") or is_junk_name(name)) for name in names)
 
 
 def _list(store: Any, root: str, url: str) -> tuple[dict[str, Info], Callable[[str], str]]:  # noqa: ANN401
