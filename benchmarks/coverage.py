@@ -1,6 +1,6 @@
 """Coverage of the 95 % intervals by simulation: how often they hold the true value.
 
-    python -m benchmarks.coverage    # the table of docs/retraining.md, in about three minutes
+    python -m benchmarks.coverage    # the table of docs/retraining.md, in about twenty minutes
 
 tests/rootstock/evaluation/test_error_rates.py holds the intervals to it.
 """
@@ -15,7 +15,7 @@ from scipy import stats
 
 from rootstock.evaluation.metrics import score
 
-TRIALS = 500
+TRIALS = 4000
 FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "top5", "log_loss", "brier")
 OF_CLASS = ("recall", "precision", "f1")
 

@@ -197,6 +197,15 @@ def group_numbers(rows: "pd.DataFrame") -> "NDArray[np.int64]":
     return numbers
 
 
+def is_in(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") -> "NDArray[np.bool_]":
+    """Return which names (n,) are among others, as pandas' `isin`, which takes ten times as long: 3 s a million."""
+    import pyarrow.compute as pc  # as pandas: not where ingest finds nothing new
+
+    among = pc.is_in(*(pa.array(values, pa.large_string(), from_pandas=True) for values in (names, others)))
+    found: NDArray[np.bool_] = among.to_numpy(zero_copy_only=False)
+    return found
+
+
 def files_of(path: Path) -> list[Path]:
     """Return the files of a table in row order; empty if it does not exist."""
     if path.is_dir():

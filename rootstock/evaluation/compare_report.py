@@ -1,6 +1,6 @@
 """The report of a comparison of backbones: plots, Markdown table and HTML page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from matplotlib.transforms import Bbox
 from rootstock.config.architectures import FEATURE_LEVELS, PENULTIMATE
 from rootstock.evaluation import figures, plots
 from rootstock.evaluation.compare_table import FROZEN, SCRATCH
-from rootstock.evaluation.plots import DARK, LIGHT, Theme
+from rootstock.evaluation.plots import LIGHT, Theme
 from rootstock.evaluation.report import environment
 from rootstock.system import escape
 
+LAYERS = [*FEATURE_LEVELS, PENULTIMATE]
 AREA_PER_MILLION = 9.0  # square points per million parameters
 MIN_AREA = 14.0
 GAP = 2.0  # pixels around a name
@@ -38,7 +39,7 @@ def best_of_each(table: pd.DataFrame) -> pd.DataFrame:
     return measured.drop_duplicates(same, keep="last").sort_values("accuracy", ascending=False, kind="stable")
 
 
-def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
+def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
     """Plot validation accuracy against multiply-accumulates; marker area is the number of parameters."""
     rows = best_of_each(table)
     figure, [[axes]] = plots.new_figure(theme, 9, 5.6)
@@ -60,7 +61,7 @@ def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
     axes.set_xlabel("multiply-accumulates per image (G); marker area: parameters")
     _as_accuracy(axes)
     keep_apart(figure, names)
-    return plots.png(figure)
+    return figure
 
 
 def keep_apart(figure: Figure, labels: Sequence[Annotation]) -> None:
@@ -77,33 +78,31 @@ def keep_apart(figure: Figure, labels: Sequence[Annotation]) -> None:
         placed.append(box)
 
 
-def draw_depths(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
-    """Plot validation accuracy by layer, one line per backbone; None with a single layer."""
-    order = [*FEATURE_LEVELS, PENULTIMATE]
-    rows = table[(table["reason"] == "") & (table["trained"] == FROZEN) & table["layer"].isin(order)]
-    if rows["layer"].nunique() < 2:
-        return None
+def _of_layers(table: pd.DataFrame) -> pd.DataFrame:
+    return table[(table["reason"] == "") & (table["trained"] == FROZEN) & table["layer"].isin(LAYERS)]
+
+
+def draw_depths(rows: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
+    """Plot validation accuracy of frozen backbones by layer, one line each."""
     figure, [[axes]] = plots.new_figure(theme, 7.6, 4.6)
     markers = "oDs^vP*Xdp"
     lines = rows.groupby(["backbone", "origin", "image_size"], sort=False)
     for number, (_, line) in enumerate(lines):
-        line = line.drop_duplicates("layer", keep="last").set_index("layer").reindex(order).dropna(subset="accuracy")
+        line = line.drop_duplicates("layer", keep="last").set_index("layer").reindex(LAYERS).dropna(subset="accuracy")
         beside = 0.03 * (number - (len(lines) - 1) / 2)  # or intervals would cover each other
-        x, y = [order.index(layer) + beside for layer in line.index], line["accuracy"].to_numpy(float)
+        x, y = [LAYERS.index(layer) + beside for layer in line.index], line["accuracy"].to_numpy(float)
         ends = [y - line["accuracy_low"].to_numpy(float), line["accuracy_high"].to_numpy(float) - y]
         style = {"marker": markers[number % len(markers)], "markersize": 5, "elinewidth": 0.8}
         axes.errorbar(x, y, yerr=ends, label=name_of(line.iloc[0]), color=_shade(number), **style)
     axes.margins(x=0.08)
-    axes.set_xticks(range(len(order)), ["low\nedges, textures", "mid\nparts", "high\nwhole objects", PENULTIMATE])
+    axes.set_xticks(range(len(LAYERS)), ["low\nedges, textures", "mid\nparts", "high\nwhole objects", PENULTIMATE])
     _as_accuracy(axes)
     plots.legend(axes, theme, above=True)
-    return plots.png(figure)
+    return figure
 
 
-def draw_scratch(curves: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
+def draw_scratch(curves: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
     """Plot training loss and validation accuracy by epoch for networks trained from scratch."""
-    if curves.empty:
-        return None
     figure, grid = plots.new_figure(theme, 7.6, 5.6, (1, 1))
     for number, (name, line) in enumerate(curves.groupby("name", sort=False)):
         epochs = np.arange(1, len(line) + 1)
@@ -114,7 +113,7 @@ def draw_scratch(curves: pd.DataFrame, theme: Theme = LIGHT) -> bytes | None:
     grid[1, 0].set_xlabel("epoch")
     _as_accuracy(grid[1, 0])
     plots.legend(grid[0, 0], theme)
-    return plots.png(figure)
+    return figure
 
 
 def _shade(number: int) -> str:
@@ -128,12 +127,14 @@ def _as_accuracy(axes: Axes, label: str = "validation accuracy") -> None:
 
 def pictures(table: pd.DataFrame, curves: pd.DataFrame) -> dict[str, bytes]:
     """Plot "size", "depths" and "scratch" where there is data, each also with the suffix "_dark"."""
-    drawn: dict[str, bytes | None] = {}
-    for suffix, theme in (("", LIGHT), ("_dark", DARK)):
-        drawn[f"size{suffix}"] = draw_size(table, theme) if (table["reason"] == "").any() else None
-        drawn[f"depths{suffix}"] = draw_depths(table, theme)
-        drawn[f"scratch{suffix}"] = draw_scratch(curves, theme)
-    return {name: picture for name, picture in drawn.items() if picture}
+    drawings: dict[str, Callable[[Theme], Figure]] = {}
+    if (table["reason"] == "").any():
+        drawings["size"] = lambda theme: draw_size(table, theme)
+    if (layers := _of_layers(table))["layer"].nunique() > 1:
+        drawings["depths"] = lambda theme: draw_depths(layers, theme)
+    if not curves.empty:
+        drawings["scratch"] = lambda theme: draw_scratch(curves, theme)
+    return plots.in_both_themes(drawings)
 
 
 def markdown(table: pd.DataFrame) -> str:

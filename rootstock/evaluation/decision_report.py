@@ -46,4 +46,4 @@ def draw(comparisons: Sequence[PairedComparison], theme: plots.Theme = plots.LIG
         "champion": [one.champion for one in shown],
         "challenger": [one.challenger for one in shown],
     }
-    return plots.draw_shares(names, accuracies, "test accuracy, 95 % interval", theme)
+    return plots.png(plots.draw_shares(names, accuracies, "test accuracy, 95 % interval", theme))

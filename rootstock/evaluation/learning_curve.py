@@ -166,5 +166,4 @@ def _draw(rows: pd.DataFrame, share: float, seed: int) -> NDArray[np.bool_]:
     place = order.groupby("class_index").cumcount()
     of_class = order.groupby("class_index")["group_id"].transform("size")
     drawn = order.loc[place < np.ceil(share * of_class), "group_id"]
-    kept: NDArray[np.bool_] = rows["group_id"].isin(drawn).to_numpy()
-    return kept
+    return tables.is_in(rows["group_id"], drawn)

@@ -1,19 +1,19 @@
 """The picture of a learning curve."""
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from rootstock.evaluation.learning_curve import LearningCurve
-from rootstock.evaluation.plots import DARK, LIGHT, Theme, legend, new_figure, png
+from rootstock.evaluation.plots import LIGHT, Theme, in_both_themes, legend, new_figure
 
 
 def pictures(curve: LearningCurve | None) -> dict[str, bytes]:
     """Plot a learning curve, if there is one, also with the suffix "_dark"."""
-    themes = {"": LIGHT, "_dark": DARK} if curve else {}
-    return {"learning_curve" + suffix: draw_learning_curve(curve, theme) for suffix, theme in themes.items() if curve}
+    return in_both_themes({"learning_curve": lambda theme: draw_learning_curve(curve, theme)}) if curve else {}
 
 
-def draw_learning_curve(curve: LearningCurve, theme: Theme = LIGHT) -> bytes:
+def draw_learning_curve(curve: LearningCurve, theme: Theme = LIGHT) -> Figure:
     """Plot accuracy against the number of training images: each head, their mean, and what twice as many would give."""
     figure, [[axes]] = new_figure(theme, 7.6, 3.4)
     means = [float(np.mean(found)) for found in curve.accuracy]
@@ -31,4 +31,4 @@ def draw_learning_curve(curve: LearningCurve, theme: Theme = LIGHT) -> bytes:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("training images")
     legend(axes, theme, above=True)
-    return png(figure)
+    return figure

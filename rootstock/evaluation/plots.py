@@ -1,10 +1,10 @@
-"""Plots of an evaluation, as PNG bytes in a light and a dark theme.
+"""Plots of an evaluation, in a light and a dark theme.
 
 pyplot is not used: it keeps global state, and flows plot in threads.
 """
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -71,16 +71,17 @@ def pictures(
         l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
     """
     predicted = probabilities[winner].argmax(axis=1)
-    drawn = {}
-    for suffix, theme in (("", LIGHT), ("_dark", DARK)):
-        drawn["curves" + suffix] = draw_curves(history, l2_path, theme)
-        drawn["confusion" + suffix] = draw_confusion(labels, predicted, classes, theme)
-        drawn["reliability" + suffix] = draw_reliability(labels, probabilities, theme)
-        drawn["recall" + suffix] = draw_recall(metrics, winner, theme, models=probabilities)
-    return drawn
+    return in_both_themes(
+        {
+            "curves": lambda theme: draw_curves(history, l2_path, theme),
+            "confusion": lambda theme: draw_confusion(labels, predicted, classes, theme),
+            "reliability": lambda theme: draw_reliability(labels, probabilities, theme),
+            "recall": lambda theme: draw_recall(metrics, winner, theme, models=probabilities),
+        }
+    )
 
 
-def draw_confusion(labels: Integers, predicted: Integers, classes: Sequence[str], theme: Theme = LIGHT) -> bytes:
+def draw_confusion(labels: Integers, predicted: Integers, classes: Sequence[str], theme: Theme = LIGHT) -> Figure:
     """Plot the confusion matrix: one row per actual class, darker for a larger share of the row, mistakes in red.
 
     Any non-zero cell has at least a third of the colour, so that a single mistake stays visible. Of more than MAX_DRAWN
@@ -115,7 +116,7 @@ def draw_confusion(labels: Integers, predicted: Integers, classes: Sequence[str]
             colour = theme.background if strength[actual, guess, 0] > 0.55 else theme.ink
             count = f"{counts[actual, guess]:,}"
             axes.text(guess, actual, count, ha="center", va="center", color=colour, fontsize=9)
-    return png(figure)
+    return figure
 
 
 def most_mistaken(labels: Integers, predicted: Integers, k: int) -> Integers:
@@ -126,7 +127,7 @@ def most_mistaken(labels: Integers, predicted: Integers, k: int) -> Integers:
     return worst
 
 
-def draw_curves(history: pd.DataFrame, l2_path: Sequence[Mapping[str, float]], theme: Theme = LIGHT) -> bytes:
+def draw_curves(history: pd.DataFrame, l2_path: Sequence[Mapping[str, float]], theme: Theme = LIGHT) -> Figure:
     """Plot loss and validation accuracy along the head's L2 path and, if there is any, fine-tuning."""
     columns = 1 if history.empty else 2
     figure, grid = new_figure(theme, 5.4 * columns, 5.6, (1, 1), (1, 1.4)[:columns])
@@ -137,7 +138,7 @@ def draw_curves(history: pd.DataFrame, l2_path: Sequence[Mapping[str, float]], t
     grid[1, 0].set_ylabel("validation accuracy")
     for axes in grid[1]:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    return png(figure)
+    return figure
 
 
 def _head_curves(l2_path: Sequence[Mapping[str, float]], theme: Theme, loss: Axes, accuracy: Axes) -> None:
@@ -188,7 +189,7 @@ def stage_names(history: pd.DataFrame) -> list[str]:
     return [f"{stage + 1} ({name})" for stage, name in zip(history["stage"], history["unfrozen"], strict=True)]
 
 
-def draw_reliability(labels: Integers, probabilities: Mapping[str, Floats], theme: Theme = LIGHT) -> bytes:
+def draw_reliability(labels: Integers, probabilities: Mapping[str, Floats], theme: Theme = LIGHT) -> Figure:
     """Plot the reliability diagram: accuracy against confidence in 15 bins, and the images per bin."""
     figure, [[upper], [lower]] = new_figure(theme, 5.4, 5.8, (3, 1))
     upper.plot([0, 1], [0, 1], color=theme.ink, linewidth=0.8, linestyle=":", label="perfect calibration")
@@ -208,12 +209,12 @@ def draw_reliability(labels: Integers, probabilities: Mapping[str, Floats], them
     for axis in (upper.xaxis, upper.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
     legend(upper, theme, above=True)
-    return png(figure)
+    return figure
 
 
 def draw_recall(
     metrics: Mapping[str, Any], winner: str, theme: Theme = LIGHT, *, worst: int = 20, models: Iterable[str] = MODELS
-) -> bytes:
+) -> Figure:
     """Plot recall of models with 95 % intervals for the winner's worst classes."""
     scored = {name: figures for name, figures in metrics[winner]["classes"].items() if figures["images"]}
     names = sorted(scored, key=lambda name: scored[name]["recall"]["value"])[:worst]
@@ -223,7 +224,7 @@ def draw_recall(
 
 def draw_shares(
     names: Sequence[str], shares: Mapping[str, Sequence[Interval | None]], label: str, theme: Theme = LIGHT
-) -> bytes:
+) -> Figure:
     """Plot two models' shares with their intervals, one row per name; shares may be missing."""
     figure, [[axes]] = new_figure(theme, 7.6, 1.4 + 0.36 * len(names))
     for shift, (model, intervals) in zip((-0.15, 0.15), shares.items(), strict=False):
@@ -239,7 +240,7 @@ def draw_shares(
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel(label)
     legend(axes, theme, above=True)
-    return png(figure)
+    return figure
 
 
 def _selected(l2_path: Sequence[Mapping[str, float]]) -> int:
@@ -276,6 +277,22 @@ def legend(axes: Axes, theme: Theme, *, above: bool = False) -> None:
     shown = axes.legend(fontsize=8, facecolor=theme.background, edgecolor="none", labelcolor=theme.ink, **place)
     for text in shown.get_texts():
         text.set_parse_math(False)  # names come from users
+
+
+def in_both_themes(drawings: Mapping[str, Callable[[Theme], Figure]]) -> dict[str, bytes]:
+    """Render figures as PNG, in the light theme and, with the suffix "_dark", in the dark one.
+
+    Laying out a figure takes as long as drawing it: the dark one's axes go where the light one's are.
+    """
+    rendered = {}
+    for name, draw in drawings.items():
+        light, dark = draw(LIGHT), draw(DARK)
+        rendered[name] = png(light)
+        dark.set_layout_engine("none")
+        for axes, placed in zip(dark.axes, light.axes, strict=True):
+            axes.set_position(placed.get_position(original=True))
+        rendered[f"{name}_dark"] = png(dark)
+    return rendered
 
 
 def png(figure: Figure) -> bytes:

@@ -1,13 +1,14 @@
 """Pictures of what fine-tuning brought: accuracy against seconds, and along averages of weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from rootstock.evaluation.plots import DARK, LIGHT, Theme, legend, new_figure, png, short
+from rootstock.evaluation.plots import LIGHT, Theme, in_both_themes, legend, new_figure, short
 from rootstock.training import learning_rate
 from rootstock.training.averaging import Average
 from rootstock.training.checkpoints import Epoch, RatePoint
@@ -24,18 +25,17 @@ def pictures(course: Course, seconds: Sequence[float], head_accuracy: float) -> 
         seconds: of each epoch; not shown if they are of another course.
         head_accuracy: of the head on the validation images, from which fine-tuning starts.
     """
-    drawn = {}
-    for suffix, theme in (("", LIGHT), ("_dark", DARK)):
-        if course.history and len(seconds) == len(course.history):
-            drawn["cost" + suffix] = draw_cost(course.history, seconds, head_accuracy, theme)
-        if course.rates:
-            drawn["rates" + suffix] = draw_rates(course.rates, theme)
-        if any(one.kind == "interpolation" for one in course.averages):
-            drawn["averages" + suffix] = draw_averages(course.averages, theme)
-    return drawn
+    drawings: dict[str, Callable[[Theme], Figure]] = {}
+    if course.history and len(seconds) == len(course.history):
+        drawings["cost"] = lambda theme: draw_cost(course.history, seconds, head_accuracy, theme)
+    if course.rates:
+        drawings["rates"] = lambda theme: draw_rates(course.rates, theme)
+    if any(one.kind == "interpolation" for one in course.averages):
+        drawings["averages"] = lambda theme: draw_averages(course.averages, theme)
+    return in_both_themes(drawings)
 
 
-def draw_cost(history: Sequence[Epoch], seconds: Sequence[float], head_accuracy: float, theme: Theme = LIGHT) -> bytes:
+def draw_cost(history: Sequence[Epoch], seconds: Sequence[float], head_accuracy: float, theme: Theme = LIGHT) -> Figure:
     """Plot validation accuracy against the seconds of fine-tuning, a line for each stage: what unfreezing more buys."""
     figure, [[axes]] = new_figure(theme, 7.6, 3.4)
     ends = np.cumsum(seconds)
@@ -50,10 +50,10 @@ def draw_cost(history: Sequence[Epoch], seconds: Sequence[float], head_accuracy:
     axes.set_xlabel("seconds of fine-tuning")
     _as_percent(axes)
     legend(axes, theme, above=True)
-    return png(figure)
+    return figure
 
 
-def draw_rates(points: Sequence[RatePoint], theme: Theme = LIGHT) -> bytes:
+def draw_rates(points: Sequence[RatePoint], theme: Theme = LIGHT) -> Figure:
     """Plot the training loss of range tests against the learning rate, and the rate chosen for each stage."""
     figure, [[axes]] = new_figure(theme, 7.6, 3.2)
     for number, stage in enumerate(dict.fromkeys(point.stage for point in points)):
@@ -66,10 +66,10 @@ def draw_rates(points: Sequence[RatePoint], theme: Theme = LIGHT) -> bytes:
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")
     legend(axes, theme, above=True)
-    return png(figure)
+    return figure
 
 
-def draw_averages(averages: Sequence[Average], theme: Theme = LIGHT) -> bytes:
+def draw_averages(averages: Sequence[Average], theme: Theme = LIGHT) -> Figure:
     """Plot log loss and accuracy on validation from the linear probe (0 %) to what was fine-tuned (100 %)."""
     figure, [[loss, accuracy]] = new_figure(theme, 7.6, 3.2, (1,), (1, 1))
     best_soup = max((one for one in averages if one.kind == "soup"), key=lambda one: one.rank)
@@ -85,7 +85,7 @@ def draw_averages(averages: Sequence[Average], theme: Theme = LIGHT) -> bytes:
     loss.set_ylabel("log loss")
     _as_percent(accuracy)
     legend(loss, theme)
-    return png(figure)
+    return figure
 
 
 def _as_percent(axes: Axes) -> None:

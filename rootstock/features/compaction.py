@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from rootstock.dataset import shards, tables
 from rootstock.dataset.tables import UNPACKED, Dataset
@@ -83,9 +84,9 @@ def waste(data: Dataset, share: float = SHARE) -> Waste:
     return Waste(len(unused), int(unused_bytes.sum()), tuple(sparse), int(unused_bytes.reindex(sparse).sum()))
 
 
-def _needed(ledger: pd.DataFrame, manifest: pd.DataFrame) -> "pd.Series[bool]":
+def _needed(ledger: pd.DataFrame, manifest: pd.DataFrame) -> NDArray[np.bool_]:
     """Mark images that keep their bytes: those in the manifest, and those still waiting for a split."""
-    return ledger["image_id"].isin(manifest["image_id"]) | ledger["split"].isna()
+    return tables.is_in(ledger["image_id"], manifest["image_id"]) | ledger["split"].isna().to_numpy()
 
 
 def compact(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rootstock.dataset import tables
 from rootstock.features import feature_files
 from rootstock.system.errors import SourceError
 
@@ -66,7 +67,7 @@ class Features:
         """
         part = Features(self.folders, rows)
         if self._kept is not None:
-            wanted = np.tile(self.rows["image_id"].isin(part.rows["image_id"]).to_numpy(), len(self.folders))
+            wanted = np.tile(tables.is_in(self.rows["image_id"], part.rows["image_id"]), len(self.folders))
             chosen = np.split(wanted, np.cumsum([len(x) for x, _ in self._kept])[:-1])
             labels = np.split(part.labels, np.cumsum([here.sum() for here in chosen])[:-1])
             part._chosen = list(zip([x for x, _ in self._kept], map(Selection, chosen, labels), strict=True))

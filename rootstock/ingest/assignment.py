@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rootstock.config import params
+from rootstock.dataset import tables
 from rootstock.ingest import groups
 from rootstock.ingest.drawing import Candidate
 from rootstock.ingest.layout import SPLITS
@@ -46,7 +47,7 @@ def assign(
     ledger = _with_names(ledger, files)
     accepted = files[files["reason"].isna()].set_index("image_id")
     has_split = ledger["split"].notna()
-    new = ~has_split & is_in(ledger["image_id"], accepted.index)
+    new = ~has_split & tables.is_in(ledger["image_id"], accepted.index)
     rows = pd.concat([ledger[has_split], ledger[new]])
     near, known = near_links(rows["phash"].to_numpy(np.uint64), settings.near_duplicate_bits, known)
     named = groups.links_by_name(rows, _named(ledger, files))
@@ -120,9 +121,3 @@ def _splits(
     assign_splits(candidates, near, named, shares, seed, settled)
     splits[is_open] = [candidate.split for candidate in candidates]
     return splits
-
-
-def is_in(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") -> NDArray[np.bool_]:
-    """Return which names are among others, which are unique; faster than `isin` for many strings."""
-    among: NDArray[np.bool_] = pd.Index(others).get_indexer(pd.Index(names)) >= 0
-    return among

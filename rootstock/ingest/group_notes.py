@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from rootstock.config import params
+from rootstock.dataset import tables
 from rootstock.images.perceptual_hash import HASH_BITS
-from rootstock.ingest.assignment import is_in
 from rootstock.ingest.layout import SPLITS
 
 MIN_GROUPS_PER_CLASS = 3  # one each for train, val and test
@@ -72,7 +72,7 @@ def describe_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: params.
     is_open = files["splits"].map(lambda splits: splits == SPLITS).to_numpy(bool)
     drawn = manifest
     if not is_open.all():
-        drawn = manifest[is_in(manifest["image_id"], pd.Index(files.loc[is_open, "image_id"].dropna()).unique())]
+        drawn = manifest[tables.is_in(manifest["image_id"], pd.Index(files.loc[is_open, "image_id"].dropna()).unique())]
     if drawn.empty:
         return ""
     counts = drawn.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)

@@ -6,10 +6,10 @@ from collections import Counter
 import pandas as pd
 
 from rootstock.config import params
+from rootstock.dataset import tables
 from rootstock.dataset.tables import Dataset
 from rootstock.images.inspection import Reason
 from rootstock.ingest import group_notes, labels, manifests
-from rootstock.ingest.assignment import is_in
 from rootstock.ingest.folder_tree import NEGLIGIBLE_SHARE
 from rootstock.ingest.labels import lookalike_key
 from rootstock.ingest.layout import SPLITS
@@ -60,8 +60,8 @@ def check_relabelled(
         if entry.source is None or entry.stays:
             continue
         old = before.manifest[before.manifest["source"] == title]
-        old = old[is_in(old["image_id"], there)]
-        changed = old[~is_in(_keys(old), now)]
+        old = old[tables.is_in(old["image_id"], there)]
+        changed = old[~tables.is_in(_keys(old), now)]
         if changed.empty:
             continue
         how_many = f"{len(changed):,} of {len(old):,}"

@@ -115,7 +115,7 @@ def add_packed(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFra
     rows = rows.join(old, on="image_id")
     batch = 0 if ledger.empty else int(ledger["batch"].max())
     rows["batch"] = rows["batch"].fillna(batch + 1).astype("int32")
-    kept = ledger[~assignment.is_in(ledger["image_id"], rows["image_id"])]
+    kept = ledger[~tables.is_in(ledger["image_id"], rows["image_id"])]
     merged = pd.concat([kept, rows[ledger.columns]], ignore_index=True) if len(kept) else rows[ledger.columns]
     return merged.astype({"phash": "uint64", "width": "int32", "height": "int32"})
 

@@ -177,7 +177,7 @@ def _curves() -> str:
 
     history = pd.read_parquet(FINETUNED / "history.parquet")
     path = read_json(HEAD / "head.json")["path"]
-    return _picture(plots.draw_curves(history, path), "Loss and validation accuracy: head, then fine-tuning")
+    return _picture(plots.png(plots.draw_curves(history, path)), "Loss and validation accuracy: head, then fine-tuning")
 
 
 def _confusion() -> str:
@@ -195,7 +195,7 @@ def _confusion() -> str:
     labels, predicted = (
         pd.Categorical(test[name], categories=classes).codes.astype(np.int64) for name in ("label", "predicted")
     )
-    picture = plots.draw_confusion(labels, predicted, classes)
+    picture = plots.png(plots.draw_confusion(labels, predicted, classes))
     return _picture(picture, f"{MODELS[winner]}: confusion matrix, {len(labels):,} test images")
 
 

@@ -22,7 +22,7 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     table = challenge.predict_both(
         champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, FEATURES, MODEL
     )
-    delivered = ~table["image_id"].isin(tables.load_manifest(ASIDE / DATASET.name)["image_id"]).to_numpy(bool)
+    delivered = ~tables.is_in(table["image_id"], tables.load_manifest(ASIDE / DATASET.name)["image_id"])
     challenger = str(model.describe(MODEL)["digest"])
     unseen = measured_models.first_measured(DELIVERED, table["image_id"][delivered], challenger)
     outcomes = decision.PairedOutcomes(

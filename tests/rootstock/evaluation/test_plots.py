@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from rootstock.evaluation import dvc_plots, metrics, plots
@@ -57,6 +58,10 @@ def size(png: bytes) -> tuple[int, int]:
         picture.load()
         assert picture.format == "PNG"
         return picture.size
+
+
+def drawn_size(figure: Figure) -> tuple[int, int]:
+    return size(plots.png(figure))
 
 
 def test_confusion_csv_has_one_row_per_image_with_the_names_of_the_classes(tmp_path):
@@ -158,12 +163,26 @@ def test_all_plots_are_drawn_for_few_and_many_classes(k):
     assert size(drawn["confusion"])[0] > 450
 
 
+def test_a_dark_plot_is_laid_out_as_the_light_one():
+    given = evaluation()
+    drawn = plots.pictures(**given)
+    labels, winner = given["labels"], given["winner"]
+    predicted = given["probabilities"][winner].argmax(1)
+    alone = {
+        "curves": plots.draw_curves(given["history"], given["l2_path"], plots.DARK),
+        "confusion": plots.draw_confusion(labels, predicted, given["classes"], plots.DARK),
+        "reliability": plots.draw_reliability(labels, given["probabilities"], plots.DARK),
+        "recall": plots.draw_recall(given["metrics"], winner, plots.DARK),
+    }
+    assert [name for name, figure in alone.items() if plots.png(figure) != drawn[f"{name}_dark"]] == []
+
+
 def test_one_mistake_among_thousands_shows_in_the_confusion_matrix():
     labels = np.repeat(np.arange(50), 200)
     predicted = labels.copy()
-    perfect = plots.draw_confusion(labels, predicted, [str(c) for c in range(50)])
+    perfect = plots.png(plots.draw_confusion(labels, predicted, [str(c) for c in range(50)]))
     predicted[0] = 49
-    once = plots.draw_confusion(labels, predicted, [str(c) for c in range(50)])
+    once = plots.png(plots.draw_confusion(labels, predicted, [str(c) for c in range(50)]))
     before, after = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=int) for png in (perfect, once))
     changed = np.abs(before - after).max(axis=2)
     assert (changed > 40).sum() > 100  # a cell's worth of clearly another colour
@@ -171,22 +190,22 @@ def test_one_mistake_among_thousands_shows_in_the_confusion_matrix():
 
 def test_curves_without_fine_tuning_show_the_head_alone():
     given = evaluation(epochs=0)
-    alone = size(plots.draw_curves(given["history"], given["l2_path"]))
-    both = size(plots.draw_curves(evaluation()["history"], given["l2_path"]))
+    alone = drawn_size(plots.draw_curves(given["history"], given["l2_path"]))
+    both = drawn_size(plots.draw_curves(evaluation()["history"], given["l2_path"]))
     assert alone[0] < both[0]
 
 
 def test_curves_of_one_epoch_and_one_strength_are_drawn():
     given = evaluation(epochs=1)
-    assert size(plots.draw_curves(given["history"], given["l2_path"][:1]))
-    assert size(plots.draw_curves(given["history"], []))
+    assert drawn_size(plots.draw_curves(given["history"], given["l2_path"][:1]))
+    assert drawn_size(plots.draw_curves(given["history"], []))
 
 
 def test_the_recall_plot_shows_the_twenty_worst_classes():
     many, few = evaluation(60, 600), evaluation(21, 600)  # 59 and 20 classes with images
-    heights = [size(plots.draw_recall(one["metrics"], "finetuned"))[1] for one in (many, few)]
+    heights = [drawn_size(plots.draw_recall(one["metrics"], "finetuned"))[1] for one in (many, few)]
     assert heights[0] == heights[1]
-    assert size(plots.draw_recall(evaluation(3, 50)["metrics"], "head"))[1] < heights[0]
+    assert drawn_size(plots.draw_recall(evaluation(3, 50)["metrics"], "head"))[1] < heights[0]
 
 
 @pytest.mark.parametrize("name", ["$\\frac{$", "two\nlines", *slow("$5 or $6", "_x^", "<b>", "a" * 200)])
