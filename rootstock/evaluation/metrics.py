@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import special
-from sklearn.metrics import auc, confusion_matrix_at_thresholds
 
 from rootstock.evaluation.intervals import (
     Floats,
@@ -45,7 +44,6 @@ class Outcome:
     log_loss: Floats
     brier: Floats
     confidence: Floats
-    bins: Integers
 
     def among(self, images: npt.NDArray[np.bool_]) -> "Outcome":
         """Return the outcome for some of the images."""
@@ -102,7 +100,8 @@ def score(
 
 def reliability(labels: Integers, probabilities: Floats) -> tuple[Floats, Floats, Integers]:
     """Return mean confidence, accuracy and number of images of each non-empty calibration bin: arrays (bins,)."""
-    return _reliability(_outcome(labels, probabilities, np.arange(len(labels))))
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    return _reliability(confidence, probabilities.argmax(axis=1) == labels)
 
 
 def _check(labels: Integers, probabilities: Floats, domains: Strings, classes: list[str]) -> None:
@@ -123,7 +122,6 @@ def _outcome(labels: Integers, probabilities: Floats, groups: Integers) -> Outco
     # Ties go to the first class, as in argmax.
     ties_before = (probabilities == own) & (np.arange(probabilities.shape[1]) < labels[:, None])
     rank = ((probabilities > own) | ties_before).sum(axis=1)
-    confidence = probabilities.max(axis=1).astype(np.float64)
     of_label = own[:, 0].astype(np.float64)
     squares = np.einsum("nk,nk->n", probabilities, probabilities, dtype=np.float64)
     return Outcome(
@@ -134,8 +132,7 @@ def _outcome(labels: Integers, probabilities: Floats, groups: Integers) -> Outco
         top5=rank < 5,
         log_loss=-np.log(np.clip(of_label, SMALLEST, 1.0)),
         brier=squares - 2 * of_label + 1,
-        confidence=confidence,
-        bins=np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1),
+        confidence=probabilities.max(axis=1).astype(np.float64),
     )
 
 
@@ -160,7 +157,8 @@ def _macro_f1(outcome: Outcome, k: int) -> Interval:
     added = 2.0 * outcome.correct / occurrences[outcome.labels]
     expected = (f1[classes] / occurrences[classes] for classes in (outcome.labels, outcome.predicted))
     deviations = (added - sum(expected)) / occurs.sum()
-    images, means = WeightedImages.of(outcome.groups), 2 * int(occurs.sum())  # recall and precision of each
+    # Recall and precision of each class are two means that share its hits; one and a half cover best in simulation.
+    images, means = WeightedImages.of(outcome.groups), 3 * int(occurs.sum()) // 2
     return wilson(float(f1[occurs].mean()), deviations, outcome.correct, images, means=means)
 
 
@@ -206,20 +204,27 @@ def _ranking(labels: Integers, probabilities: Floats) -> dict[str, Interval]:
 
 
 def _rank(is_class: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[float, float]:
-    """Return ROC-AUC and average precision of a class, both from one sort (scikit-learn's functions take two)."""
-    _, false, missed, hits, _ = confusion_matrix_at_thresholds(is_class, np.ascontiguousarray(probabilities))
-    images = hits[-1] + missed[-1]
-    others = len(is_class) - images
-    precision = np.diff(hits, prepend=0) @ (hits / (hits + false)) / images
-    return auc(np.r_[0, false] / others, np.r_[0, hits] / images), float(precision)
+    """Return ROC-AUC (Mann and Whitney 1947) and average precision of a class, as scikit-learn's functions do.
+
+    Only the class's own images are ranked among all: with a thousand classes that takes a tenth of the time.
+    """
+    every, own = np.sort(probabilities), np.sort(probabilities[is_class])
+    images, below = len(own), np.searchsorted(every, own)
+    below_of_own = np.searchsorted(own, own)
+    ties = np.searchsorted(every, own, "right") - below
+    ties_of_own = np.searchsorted(own, own, "right") - below_of_own
+    others_below = below - below_of_own + (ties - ties_of_own) / 2  # a tie counts half
+    precision = (images - below_of_own) / (len(every) - below)  # among all that are at least as probable
+    return float(others_below.mean()) / (len(every) - images), float(precision.mean())
 
 
-def _reliability(outcome: Outcome) -> tuple[Floats, Floats, Integers]:
-    images = np.bincount(outcome.bins, minlength=BINS)
+def _reliability(confidence: Floats, correct: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Integers]:
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    images = np.bincount(bins, minlength=BINS)
     used = images > 0
-    confidence = np.bincount(outcome.bins, outcome.confidence, BINS)[used] / images[used]
-    accuracy = np.bincount(outcome.bins, outcome.correct, BINS)[used] / images[used]
-    return confidence, accuracy, images[used].astype(np.int64)
+    mean = np.bincount(bins, confidence, BINS)[used] / images[used]
+    accuracy = np.bincount(bins, correct, BINS)[used] / images[used]
+    return mean, accuracy, images[used].astype(np.int64)
 
 
 def _calibration_error(outcome: Outcome) -> float:
@@ -230,7 +235,7 @@ def _calibration_error(outcome: Outcome) -> float:
     stands for the true one, about half of what noise adds to a perfectly calibrated model's error stays; of an error
     that is real, nearly all is taken off that is noise (docs/retraining.md).
     """
-    confidence, accuracy, images = _reliability(outcome)
+    confidence, accuracy, images = _reliability(outcome.confidence, outcome.correct)
     gap, noise = np.abs(confidence - accuracy), np.sqrt(accuracy * (1 - accuracy) / images)
     some = noise > 0
     ratio = gap[some] / noise[some]

@@ -14,8 +14,8 @@ Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
 T = TypeVar("T")
 TEMPERATURES = (0.05, 20.0)  # beyond these, probabilities are one-hot or uniform
-MOST_IMAGES = 50_000  # that a temperature is fitted to: of more, evenly spaced ones say the same
-CHUNK_VALUES = 4_000_000  # logits at a time, in float64
+MOST_IMAGES, MOST_LOGITS = 50_000, 10_000_000  # that a temperature is fitted to: more say the same
+CHUNK_VALUES = 1_000_000  # logits at a time, in float64
 
 
 def fit_temperature(logits: Floats, labels: Integers) -> float:
@@ -23,8 +23,8 @@ def fit_temperature(logits: Floats, labels: Integers) -> float:
 
     Targets are smoothed as in Platt (1999): one in n + 2 is expected in another class. Without that, the loss of a
     model with every image right keeps falling as T does, and its later mistakes are made with certainty. The loss is
-    convex in 1/T, so a bounded search over log T finds its one minimum deterministically. Of more than 50,000 images,
-    as many evenly spaced ones are used.
+    convex in 1/T, so a bounded search over log T finds its one minimum deterministically. Of many images,
+    evenly spaced ones are used.
 
     Args:
         logits: (n, k), n > 0, of held-out images.
@@ -33,20 +33,15 @@ def fit_temperature(logits: Floats, labels: Integers) -> float:
     """
     if len(labels) == 0 or logits.shape[0] != len(labels):
         raise ValueError(f"expected logits (n, k) and labels (n,), got {logits.shape} and {labels.shape}")
-    chosen = evenly_spaced(len(labels), MOST_IMAGES)
-    logits, labels = logits[chosen], labels[chosen]
-    n, k = logits.shape
-
-    def margins(rows: slice) -> Floats:
-        scores = logits[rows].astype(np.float64)
-        scores -= np.take_along_axis(scores, labels[rows, None], axis=1)
-        return scores
-
-    smoothing = sum(_chunked(lambda rows: float(margins(rows).sum()), n, k)) / n / max(1, k - 1) / (n + 2)
+    chosen = evenly_spaced(len(labels), min(MOST_IMAGES, MOST_LOGITS // logits.shape[1]))
+    margins, labels = logits[chosen].astype(np.float64), labels[chosen]
+    margins -= np.take_along_axis(margins, labels[:, None], axis=1)
+    n, k = margins.shape
+    smoothing = float(margins.sum()) / n / max(1, k - 1) / (n + 2)
 
     def loss(log_temperature: float) -> float:
         sharpness = np.exp(-log_temperature)
-        sums = _chunked(lambda rows: float(special.logsumexp(margins(rows) * sharpness, axis=1).sum()), n, k)
+        sums = _chunked(lambda rows: float(special.logsumexp(margins[rows] * sharpness, axis=1).sum()), n, k)
         return float(sum(sums) / n - smoothing * sharpness)
 
     bounds = np.log(TEMPERATURES)

@@ -75,8 +75,9 @@ def test_values_equal_those_of_scikit_learn(prediction):
         assert figures["brier"]["value"] == pytest.approx(brier, abs=1e-5)
     if len(present := np.unique(labels)) > 1:
         pairs = [(labels == c, probabilities[:, c]) for c in present]
-        auc = np.mean([sklearn_metrics.roc_auc_score(*pair) for pair in pairs])
-        assert result["roc_auc"]["value"] == pytest.approx(auc, abs=1e-6)
+        for name in ("roc_auc", "average_precision"):
+            expected = np.mean([getattr(sklearn_metrics, f"{name}_score")(*pair) for pair in pairs])
+            assert result[name]["value"] == pytest.approx(expected, abs=1e-6)
     guess = probabilities.argmax(axis=1)
     precision, recall, f1, images = sklearn_metrics.precision_recall_fscore_support(
         labels, guess, labels=range(k), zero_division=0
