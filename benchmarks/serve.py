@@ -54,7 +54,9 @@ def load(address: str, images: Path, clients: int, rate: float, seconds: int) ->
         "--host", address, "--users", str(clients), "--spawn-rate", str(clients), "--run-time", f"{seconds}s",
         "--stop-timeout", "30", "--images", str(images), "--rate", f"{rate:.2f}",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # its status says if any was refused
+    if not done.stdout:
+        sys.exit(f"locust (extra bench) failed: {done.stderr}")
     rows = json.loads(done.stdout)
     return {row["name"]: (row["num_requests"] / seconds, *_percentiles(row["response_times"])) for row in rows}
 

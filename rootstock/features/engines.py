@@ -151,7 +151,7 @@ def start_auto(backbone: Backbone, settings: params.Extract, images: int) -> Eng
 
 def libraries(name: str) -> dict[str, str]:
     """Return the versions of the libraries that decode images and compute features with an engine."""
-    return packages.installed_versions("torch", "torchvision", "pillow", *(["openvino"] if name == "openvino" else []))
+    return packages.installed_versions("torch", "simplejpeg", "pillow", *(["openvino"] if name == "openvino" else []))
 
 
 def best_batch_size(size: int, on_gpu: bool = False) -> int:

@@ -28,8 +28,9 @@ from rootstock.features import engines, preparing
 from rootstock.features.engines import Engine, Stream
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.preparing import InMemoryOrder, Prepared
-from rootstock.images import gpu_decoding
+from rootstock.images import gpu_decoding, inspection, integrity
 from rootstock.images.array_store import ArrayStore
+from rootstock.images.inspection import Checks
 from rootstock.images.pixels import OpenedFile
 from rootstock.system import causes, devices
 from rootstock.system.parallel import ahead, cores, grouped, limit_to_one_core, ordered_map
@@ -74,6 +75,20 @@ class FeatureExtractor:
     def prepare(self, data: bytes, augment: Augment = "none", seed: int | None = None) -> Prepared:
         """Prepare an accepted file for the engine (see `preparing.prepare`)."""
         return preparing.prepare(self.spec, data, augment, seed)
+
+    def prepare_input(self, name: str, data: bytes, checks: Checks) -> Prepared:
+        """Check the bytes of an image file, as ingest does, and prepare it; it need not have been ingested.
+
+        Raises:
+            Rejected: it fails a check, or cannot be decoded.
+        """
+        file = inspection.check_input(data, name, checks, in_full=self.spec.decode == "full")
+        try:
+            return preparing.prepare(self.spec, file)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's plug-ins raise whatever the parser met, if only the second time
+            raise integrity.rejection(error, file.data) from None
 
     def features(self, groups: Iterable[Group], prepare: Prepare[Group, Kept]) -> Generator[tuple[Kept, Array]]:
         """Yield the features of each group, rounded as those in feature files are, in order.

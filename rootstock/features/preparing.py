@@ -85,14 +85,15 @@ def seed_of(image_id: str, view: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{image_id} {view}".encode()).digest()[:8], "big")
 
 
-def prepare(spec: FeatureSpec, data: bytes, augment: Augment = "none", seed: int | None = None) -> Prepared:
+def prepare(
+    spec: FeatureSpec, image: bytes | OpenedFile, augment: Augment = "none", seed: int | None = None
+) -> Prepared:
     """Decode an accepted file and resize it to (3, size, size) uint8; only open it if the GPU decodes it.
 
     Augmented views (those with a seed) are always decoded in full, on the CPU.
     """
-    if spec.decode == "gpu" and seed is None:
-        file = pixels.open_file(data)
-        if gpu_decoding.can_decode(file):
-            return file
-    view: NDArray[np.uint8] = loader.view(data, spec.transform, augment, seed, spec.decode).numpy()
+    file = pixels.open_file(image) if isinstance(image, bytes) else image
+    if spec.decode == "gpu" and seed is None and gpu_decoding.can_decode(file):
+        return file
+    view: NDArray[np.uint8] = loader.view(file, spec.transform, augment, seed, spec.decode).numpy()
     return view

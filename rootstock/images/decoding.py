@@ -1,14 +1,13 @@
-"""Decodes image files to tensors and resizes them to the network's input size, by torchvision where possible.
+"""Decodes image files to tensors and resizes them to the network's input size, by simplejpeg and torch where possible.
 
-Both steps are exact: torchvision's JPEG decoder gives the same bytes as Pillow's (both are libjpeg-turbo), and its
-resize differs from Pillow's in one value of a hundred, by one or two levels of 255, rarely three. Together they are
-twice as fast (docs/extraction.md), and release the GIL.
+Both steps are exact: simplejpeg gives the same bytes as Pillow (both are libjpeg-turbo), and torch's resize differs
+from Pillow's in one value of a hundred, by one or two levels of 255, rarely three. Together they are twice as fast
+(docs/extraction.md), and release the GIL.
 """
 
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -50,9 +49,10 @@ def decode_opened(file: OpenedFile, shorter: int | None = None) -> Tensor:
     if file.jpeg:
         if shorter and min(file.size) >= 2 * shorter:
             return _decode_reduced(file, file.jpeg, shorter)
-        exact = _decode_by_torchvision(file.data)
-        if exact is not None:
-            return upright_pixels(exact, file.orientation)
+        if file.decoded is not None or file.jpeg.components in (1, 3):
+            with suppress(ValueError):  # what libjpeg gives up on, or warns about
+                stored = jpeg.decode(file.data) if file.decoded is None else file.decoded
+                return upright_pixels(torch.from_numpy(stored).permute(2, 0, 1), file.orientation)
     return _tensor(file.rgb().convert("RGB"))
 
 
@@ -71,28 +71,6 @@ def _decode_reduced(file: OpenedFile, header: jpeg.Header, shorter: int) -> Tens
             small = torch.from_numpy(jpeg.reduced(file.data, header, shorter)).permute(2, 0, 1)
             return upright_pixels(small, file.orientation)
     return _tensor(file.reduced("RGB", shorter))
-
-
-@cache
-def torchvision_io() -> Any:  # noqa: ANN401
-    """Return torchvision's module of decoders: importing it takes 1.5 s, which runs that decode nothing are spared."""
-    from torchvision import io
-
-    return io
-
-
-def _decode_by_torchvision(data: bytes) -> Tensor | None:
-    """Decode grey and RGB as stored; None for what Pillow handles better: CMYK, and errors."""
-    decode_jpeg = getattr(torchvision_io(), "decode_jpeg", None)  # deprecated in 0.29; without it, Pillow decodes
-    if decode_jpeg is None:
-        return None
-    content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    try:
-        found: Tensor = decode_jpeg(content, torchvision_io().ImageReadMode.UNCHANGED, apply_exif_orientation=False)
-    except RuntimeError:
-        return None
-    channels: int = found.shape[0]
-    return found.expand(3, -1, -1) if channels == 1 else found if channels == 3 else None
 
 
 def _tensor(image: Image.Image) -> Tensor:

@@ -6,6 +6,7 @@ threads (rootstock/system/memory.py), time by an estimate of the decoding cost.
 
 import hashlib
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,6 +110,41 @@ def check(data: bytes, path: str, checks: Checks, name: str | None = None) -> Ne
             raise integrity.rejection(error, data) from None
 
 
+def check_input(data: bytes, path: str, checks: Checks, *, in_full: bool) -> OpenedFile:
+    """Check a file that a model is about to see, as `check` does; return it as ingest would pack it.
+
+    Args:
+        data: the bytes of the file.
+        path: its name, for the extension.
+        checks: to apply.
+        in_full: whether the model decodes images in full: then an intact JPEG has been decoded already.
+
+    Raises:
+        Rejected: it fails a check.
+    """
+    if in_full and pixels.format_of(data) == "JPEG":
+        found = check_header(data, path, checks)
+        if _decode_intact(found, checks):
+            return found
+    new = check(data, path, checks)
+    if new.deep and new.deep.unclear and not checks.value_range:
+        raise RangeUnknown(new.deep)
+    return pixels.open_file(new.data)
+
+
+def _decode_intact(found: OpenedFile, checks: Checks) -> bool:
+    """Decode a JPEG that is stored as it is; return False if it is none, or damaged in any way."""
+    assert found.jpeg is not None
+    if found.jpeg.components not in (1, 3) or (checks.max_side and max(found.size) > checks.max_side):
+        return False
+    with DECODING_BUDGET.take(found.cost), suppress(Exception):  # `check` says what is wrong
+        decoded = jpeg.decode(found.data)
+        if not _unreported_damage(found.data, found.jpeg):
+            found.decoded = decoded
+            return True
+    return False
+
+
 def check_header(data: bytes, path: str, checks: Checks) -> OpenedFile:
     """Check a file by its header: image size, extension and decoding cost.
 
@@ -180,12 +216,17 @@ def _grey(found: OpenedFile, data: bytes, checks: Checks) -> tuple[Image.Image, 
     if grey is None:
         grey = found.reduced("L", HASH_SIDE)  # raises if Pillow cannot decode it
     if not damage or jpeg.is_unsupported(damage):
-        damage = (
-            jpeg.find_hole(data, found.jpeg)
-            or jpeg.find_missing_scans(data, found.jpeg)
-            or transfer_damage.find_text_transfer(data, found.jpeg.scans_at)
-        )
+        damage = _unreported_damage(data, found.jpeg)
     return grey, _accepted(damage, checks)
+
+
+def _unreported_damage(data: bytes, header: jpeg.Header) -> str:
+    """Describe damage that libjpeg decodes without a warning; "" if there is none."""
+    return (
+        jpeg.find_hole(data, header)
+        or jpeg.find_missing_scans(data, header)
+        or transfer_damage.find_text_transfer(data, header.scans_at)
+    )
 
 
 def _plain(found: OpenedFile, data: bytes, checks: Checks, name: str, damage: str) -> NewImage:

@@ -1,7 +1,6 @@
 """JPEG files: header (size, orientation, decoding cost), and damage found while decoding.
 
-Pillow drops libjpeg's warnings and torchvision prints them, so the check at ingest decodes by simplejpeg (the same
-libjpeg-turbo), which raises them.
+Pillow drops libjpeg's warnings and torchvision prints them; simplejpeg (the same libjpeg-turbo) raises them.
 """
 
 import re
@@ -190,6 +189,18 @@ def thumbnail(data: bytes, header: Header, side: int) -> NDArray[np.uint8]:
     return _reduced(data, header, side, "GRAY")[..., 0]
 
 
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """Decode a grey or RGB JPEG to (h, w, 3) uint8, as it is stored: the same bytes as by Pillow, without the GIL.
+
+    Raises:
+        ValueError: libjpeg's warning or error.
+    """
+    import simplejpeg  # not every process decodes
+
+    found: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
+    return found
+
+
 def reduced(data: bytes, header: Header, side: int) -> NDArray[np.uint8]:
     """Decode a grey or RGB JPEG to (h, w, 3) uint8 at 1/8, 1/4 or 1/2 of its size, so that no side is below `side`.
 
@@ -202,7 +213,7 @@ def reduced(data: bytes, header: Header, side: int) -> NDArray[np.uint8]:
 
 
 def _reduced(data: bytes, header: Header, side: int, colours: str, **settings: bool) -> NDArray[np.uint8]:
-    import simplejpeg  # not every process decodes
+    import simplejpeg
 
     scale = min(header.width // side, header.height // side)
     factor = next((factor for factor in (8, 4, 2) if scale >= factor), 1)  # as Pillow's draft mode does

@@ -18,6 +18,7 @@ from rootstock.images import augmentation, decoding, pixels
 from rootstock.images.array_store import ArrayStore
 from rootstock.images.decoding import Decode, resize_and_crop
 from rootstock.images.pixel_store import CropSource
+from rootstock.images.pixels import OpenedFile
 from rootstock.system.memory import DECODING_BUDGET
 from rootstock.system.parallel import cores, grouped, limit_to_one_core, ordered_map
 from rootstock.system.processes import ordered_map_in_processes
@@ -188,12 +189,13 @@ def prepare(data: bytes, transform: Transform, augment: Augment = "none", seed: 
 
 
 def view(
-    data: bytes, transform: Transform, augment: Augment = "none", seed: int | None = None, decode: Decode = "full"
-) -> Tensor:
+    image: bytes | OpenedFile, transform: Transform, augment: Augment = "none", seed: int | None = None,
+    decode: Decode = "full",
+) -> Tensor:  # fmt: skip
     """Decode one image and resize it to the network's input size.
 
     Args:
-        data: the file.
+        image: an accepted file, its bytes or opened.
         transform: what the backbone expects.
         augment: a random resized crop instead of the centre crop; needs a seed.
         seed: of the augmentation; None for none.
@@ -202,15 +204,15 @@ def view(
     Returns:
         (3, size, size) uint8, channels last in memory: torchvision's resize and centre crop of the upright image.
     """
-    file = pixels.open_file(data)
+    file = pixels.open_file(image) if isinstance(image, bytes) else image
     with DECODING_BUDGET.take(file.cost):
         if augment == "none" or seed is None:
             shorter = transform.resize if decode == "reduced" else None
             seen = resize_and_crop(decoding.decode_opened(file, shorter), transform).permute(1, 2, 0)
             return seen.contiguous().permute(2, 0, 1)  # a view would keep the whole image in memory
-        image = _decoded(file)
-        return torch.from_numpy(augmentation.random_crop(image, image.size, transform, augment, seed)).permute(2, 0, 1)
+        whole = _decoded(file)
+        return torch.from_numpy(augmentation.random_crop(whole, whole.size, transform, augment, seed)).permute(2, 0, 1)
 
 
-def _decoded(file: pixels.OpenedFile) -> Image.Image:
+def _decoded(file: OpenedFile) -> Image.Image:
     return Image.fromarray(decoding.decode_opened(file).permute(1, 2, 0).contiguous().numpy())

@@ -27,7 +27,7 @@ def key_of(transform: Transform) -> str:
 
 
 def _key(*fields: object) -> str:
-    libraries = installed_versions("torch", "torchvision", "pillow")
+    libraries = installed_versions("torch", "simplejpeg", "pillow")
     return hashlib.sha256(json.dumps([*fields, libraries, FORMAT], sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -92,6 +94,7 @@ class OpenedFile:
     """A file whose header has been read; `stored` is the (width, height) before rotation.
 
     `deep` is set for images of more than eight bits per sample, signed integers or floats; these need a value range.
+    `decoded` are the pixels of a JPEG as stored, (h, w, 3), if the check of the file has decoded them.
     """
 
     format: str
@@ -101,6 +104,7 @@ class OpenedFile:
     orientation: int = orientation.UPRIGHT
     jpeg: Header | None = None
     deep: DeepImage | None = None
+    decoded: NDArray[np.uint8] | None = None
 
     @property
     def size(self) -> tuple[int, int]:

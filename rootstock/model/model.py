@@ -22,7 +22,7 @@ from rootstock.features import feature_extractor, feature_keys
 from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.preparing import Prepared
-from rootstock.images import inspection, value_ranges
+from rootstock.images import value_ranges
 from rootstock.images.deep import Range
 from rootstock.images.inspection import Checks, Reason, Rejected
 from rootstock.model import given, novelty
@@ -197,23 +197,11 @@ class Model:
         prepared = []
         for name, image in named:
             try:
-                prepared.append(self.extractor.prepare(accepted(name, given.content(image), checks)))
+                prepared.append(self.extractor.prepare_input(name, given.content(image), checks))
                 found.append((name, None))
             except Rejected as rejected:
                 found.append((name, Rejected(rejected.reason, rejected.detail)))
         return found, prepared
-
-
-def accepted(name: str, data: bytes, checks: Checks) -> bytes:
-    """Check the bytes of an image file, and return them as ingest would pack them.
-
-    Raises:
-        Rejected: it fails a check.
-    """
-    new = inspection.check(data, name, checks)
-    if new.deep and new.deep.unclear and not checks.value_range:
-        raise inspection.RangeUnknown(new.deep)
-    return new.data
 
 
 def save(

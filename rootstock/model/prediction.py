@@ -29,7 +29,7 @@ from rootstock.ingest.sources import Images
 from rootstock.model import given
 from rootstock.model.explanations import Explanations
 from rootstock.model.known_features import KnownFeatures
-from rootstock.model.model import CHECKS, Model, accepted
+from rootstock.model.model import CHECKS, Model
 from rootstock.system import escape, progress
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import reading, replacing, write
@@ -198,7 +198,7 @@ def _prepare(
             if image_id in known:
                 found.append((item, image_id, None))
                 continue
-            prepared.append(model.extractor_of_many.prepare(accepted(item.path, data, checks)))
+            prepared.append(model.extractor_of_many.prepare_input(item.path, data, checks))
             found.append((item, "", None))
         except Rejected as rejected:
             found.append((item, "", Rejected(rejected.reason, rejected.detail)))

@@ -9,7 +9,6 @@ import numpy as np
 
 from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.preparing import Prepared
-from rootstock.images import integrity
 from rootstock.images.inspection import Checks
 from rootstock.images.reasons import Rejected
 from rootstock.model import given, model as models
@@ -62,13 +61,7 @@ class Served:
         Raises:
             Rejected: it fails a check, or cannot be decoded.
         """
-        accepted = models.accepted(name, given.content(data), self.checks)
-        try:
-            return self.extractor.prepare(accepted)
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's plug-ins raise whatever the parser met, if only the second time
-            raise integrity.rejection(error, accepted) from None
+        return self.extractor.prepare_input(name, given.content(data), self.checks)
 
     def predict(self, names: Sequence[str], images: Sequence[Prepared]) -> list[Prediction]:
         """Classify prepared images, at most `batch_size`."""

@@ -1,4 +1,4 @@
-"""Decoding for a network: by torchvision where it gives the same pixels, by Pillow for everything else."""
+"""Decoding for a network: by simplejpeg where it gives the same pixels, by Pillow for everything else."""
 
 import io
 
