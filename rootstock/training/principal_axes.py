@@ -16,7 +16,9 @@ from torch import Tensor
 from rootstock.features.reader import Features
 
 DEVIATION_FLOOR = 0.3  # share of the features' root mean square deviation; measured in docs/benchmarks.md
-SMALLEST = 1e-10  # of the largest variance: axes of fewer images than features with less are rounding errors
+# Of the largest variance: axes with less are rounding errors, of constant features or of fewer images than features.
+# Coordinates on them would be denormal numbers, with which products take thirty times as long.
+SMALLEST = 1e-10
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class PrincipalAxes:
     """Coordinates z = (x - mean) @ projection of features x (d,), uncorrelated over the training images.
 
     mean (d,), projection (d, r) = diag(1 / deviations) @ eigenvectors, variances (r,) of the coordinates; all float64.
-    r is d, or less than the number of images where that is smaller.
+    r is d less the axes on which the images do not vary, and less than the number of images.
     """
 
     mean: Tensor
@@ -59,7 +61,8 @@ def find_principal_axes(features: Features, class_weights: NDArray[np.float32] |
     if n < d:
         return _axes_of_few(mean, torch.cat(list(standardised)).double(), inverse_deviation)
     variances, axes = torch.linalg.eigh(_sum((z.T @ z).double() for z in standardised) / n)
-    return PrincipalAxes(mean, inverse_deviation[:, None] * axes, variances.clamp(min=0))
+    kept = variances > SMALLEST * variances[-1]
+    return PrincipalAxes(mean, inverse_deviation[:, None] * axes[:, kept], variances[kept])
 
 
 def _tensors(features: Features, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
