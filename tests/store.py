@@ -14,14 +14,16 @@ from rootstock.ingest.ingest import IngestResult, ingest
 from rootstock.ingest.sources import Source
 
 CLASSES = {"ants": 6, "bees": 5, "wasps": 4}  # the number of images of each class of the fixture `photos`
-# An ingest in a process of its own; arguments: the store, the photos, the shard size. It prints the number of new
-# images, the heavy libraries that it imported, and its peak memory in MiB (getrusage would report that of the parent
-# process, if larger).
+# An ingest in a process of its own; arguments: the store, the photos, the shard size, the seconds after which what the
+# open shard has is kept again. It prints the number of new images, the heavy libraries that it imported, and its peak
+# memory in MiB (getrusage would report that of the parent process, if larger).
 ALONE = """
 import sys
 from pathlib import Path
 from rootstock.config import params
+from rootstock.ingest import open_shard
 from rootstock.ingest.ingest import ingest
+open_shard.EVERY_S = float(sys.argv[4])
 root, source = Path(sys.argv[1]), params.Source(path=sys.argv[2], domain="garden")
 settings = params.Ingest(sources=(source,), shard_mb=float(sys.argv[3]))
 done = ingest(settings, 0, root / "images", root / "dataset", root / "scratch")
@@ -47,9 +49,9 @@ class Store:
         given = params.Ingest(sources=tuple(entries), **settings)
         return ingest(given, seed, self.images, self.dataset, self.scratch, delivery)
 
-    def start_ingest(self, source: Path, shard_mb: float = 256) -> subprocess.Popen:
+    def start_ingest(self, source: Path, shard_mb: float = 256, kept_every_s: float = 20) -> subprocess.Popen:
         """Start an ingest in a process of its own, which a test may kill; it prints what ALONE says."""
-        command = [sys.executable, "-c", ALONE, str(self.root), str(source), str(shard_mb)]
+        command = [sys.executable, "-c", ALONE, str(self.root), str(source), str(shard_mb), str(kept_every_s)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     @property

@@ -82,7 +82,7 @@ class Writer:
             checksum: its CRC-32, if it has been computed on another thread.
         """
         if self._file is None:
-            self._file = self._temporary.open("wb", buffering=0)
+            self._file = self._temporary.open("w+b", buffering=0)
         name = f"{image_id}.{EXTENSION_OF[format]}"
         place = Place(self._offset + tarfile.BLOCKSIZE, len(data))
         self._append(header(name, len(data)), data, bytes(padded(len(data)) - len(data)))
@@ -90,6 +90,12 @@ class Writer:
             self._write(self._file)
         self._content.update(record(name, data, checksum))
         return place
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read the bytes of an image of the open shard."""
+        assert self._file is not None, "nothing was added"
+        self._write(self._file)
+        return os.pread(self._file.fileno(), size, offset)
 
     def _append(self, *parts: bytes | memoryview) -> None:
         self._waiting += parts

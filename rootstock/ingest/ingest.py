@@ -17,7 +17,7 @@ from rootstock.dataset import shards, tables
 from rootstock.dataset.tables import Dataset
 from rootstock.images import value_ranges
 from rootstock.images.deep import Range
-from rootstock.ingest import inbox, labels, layout_choice, packing, sources
+from rootstock.ingest import inbox, labels, layout_choice, open_shard, packing, sources
 from rootstock.ingest.layout_choice import Known
 from rootstock.ingest.scan import Scan, with_scan
 from rootstock.ingest.sources import Source, SourceListing, Unreachable
@@ -83,6 +83,7 @@ def _ingest(
     fingerprint = _fingerprint(settings, seed, listed, images_dir)
     before = _outputs_digest(dataset_dir)
     if before and scan.value("look") == fingerprint + before:
+        open_shard.forget(scratch)  # of a delivery that is gone
         return _unchanged(dataset_dir)
 
     labels.check_lookalikes(_offered_labels(listed))
@@ -96,14 +97,14 @@ def _ingest(
         scan.set_value("rules", rules)
     current = tables.load(dataset_dir)
     ranges = value_ranges.of_sources(settings.sources, value_ranges.recorded(current.summary), heir=inbox.SPEC.title())
-    scan.forget_packed_except(shards.names(images_dir))
+    scan.forget_packed_except([*shards.names(images_dir), *open_shard.recorded_names(scratch)])
     snapshot.drop_unrecorded(current.ledger, images_dir, scan)
     packed = snapshot.known_images(current.ledger, images_dir, scan)
     unpacked = snapshot.unpacked_images(current.ledger) - packed
     known = packed | unpacked
-    new, unreadable = packing.pack_new(listed, known, settings, images_dir, scan, ranges)
+    new, unreadable = packing.pack_new(listed, known, settings, images_dir, scan, ranges, scratch)
     if unpacked and (back := snapshot.reappeared(listed, current, scan, unpacked)):
-        again, unreadable = packing.pack_new(listed, known - back, settings, images_dir, scan, ranges)
+        again, unreadable = packing.pack_new(listed, known - back, settings, images_dir, scan, ranges, scratch)
         new += again
     _check_ranges(listed, ranges, current, scan)
     del packed, known  # of millions, the ids take as much memory as a table

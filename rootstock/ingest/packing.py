@@ -1,9 +1,11 @@
 """Read, check and pack new files into shards, in a single pass.
 
-Each finished shard is recorded together with its images, so that a killed run loses only the open one.
+Each finished shard is recorded together with its images; of the open one a killed run loses some seconds.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -15,22 +17,31 @@ from rootstock.images.deep import ObservedRange, Range
 from rootstock.images.inspection import Checks, RangeUnknown, Reason, Rejected
 from rootstock.ingest.examination import Examined, examine
 from rootstock.ingest.layout import Item
+from rootstock.ingest.open_shard import OpenShard
 from rootstock.ingest.scan import Packed, Scan, ScanRecord
-from rootstock.ingest.sources import SourceListing
+from rootstock.ingest.sources import Source, SourceListing
 from rootstock.system import progress
 
 log = logging.getLogger(__name__)
 MIB = 2**20
 RECORDS_PER_COMMIT = 10_000  # files without packing between two commits
-OPEN_SHARD = ""  # placeholder name of the shard still being written
 MAX_LISTED = 5  # files that a warning lists
 
 
 def pack_new(
     listed: list[SourceListing], known: set[str], settings: params.Ingest, images_dir: Path, scan: Scan,
-    ranges: dict[str, Range],
+    ranges: dict[str, Range], scratch: Path,
 ) -> tuple[int, int]:  # fmt: skip
     """Read files that are not in the scan cache, and pack images that are not in the ledger.
+
+    Args:
+        listed: the sources.
+        known: ids of images in local shards; those that are packed are added.
+        settings: the section `ingest` of params.yaml.
+        images_dir: of the shards.
+        scan: the scan cache.
+        ranges: black and white levels of sources, by title.
+        scratch: folder for what is kept of the open shard.
 
     Returns:
         The number of images packed, and of files that could not be read.
@@ -38,34 +49,45 @@ def pack_new(
     Raises:
         SourceError: a source has images with an unknown value range.
     """
-    unread = [_unread(entry, known, scan) for entry in listed]
     number = max((shards.number_of(name) for name in shards.names(images_dir)), default=-1) + 1
     packed = unreadable = 0
-    with (
-        shards.Writer(images_dir, number, int(settings.shard_mb * MIB)) as writer,
-        progress.bar("ingest", sum(map(len, unread))) as advance,
-    ):
+    with ExitStack() as stack:
+        writer = stack.enter_context(shards.Writer(images_dir, number, int(settings.shard_mb * MIB)))
+        shard = OpenShard(scratch, writer, scan)
+        shard.restore(known)
+        unread = [_unread(entry, known, scan) for entry in listed]
+        advance = stack.enter_context(progress.bar("ingest", sum(map(len, unread))))
         if cached := sum(len(entry.source.items) for entry in listed if entry.source) - sum(map(len, unread)):
             advance(0, cached=cached)
         for entry, paths in zip(listed, unread, strict=True):
-            if entry.source and paths:
-                journal = _Journal(entry.spec.path, writer, scan)
-                checks = replace(checks_of(settings), value_range=ranges.get(entry.spec.title()))
-                damaged = scan.damaged() if checks.damaged == "reject" else set()
-                for item, examined in examine(entry.source, paths, known, checks):
-                    if isinstance(examined.result, str) and examined.result in damaged:  # a known image
-                        examined = Examined(Rejected(Reason.DAMAGED))
-                    if isinstance(examined.result, Rejected) and examined.result.reason is Reason.UNREADABLE:
-                        unreadable += 1
-                    else:
-                        packed += journal.add(item, examined, known)
-                    advance(1, **({"rejected": 1} if isinstance(examined.result, Rejected) else {}))
-                journal.close()
-                _warn_of_damage(entry.spec, journal.damaged, settings.damaged)
-                if journal.unclear:
-                    found = reduce(ObservedRange.merged, journal.unclear.values())
-                    raise value_ranges.unknown_range_error(entry.spec, found, list(journal.unclear), heir=entry.stays)
+            if not entry.source or not (paths or shard.source == entry.spec.path):
+                continue
+            journal = _Journal(entry.spec.path, shard, scan)
+            checks = replace(checks_of(settings), value_range=ranges.get(entry.spec.title()))
+            for item, examined in _examined(entry.source, paths, known, checks, scan):
+                why = examined.result if isinstance(examined.result, Rejected) else None
+                if why and why.reason is Reason.UNREADABLE:
+                    unreadable += 1
+                else:
+                    packed += journal.add(item, examined, known)
+                advance(1, **({"rejected": 1} if why else {}))
+            journal.close()
+            _warn_of_damage(entry.spec, journal.damaged, settings.damaged)
+            if journal.unclear:
+                found = reduce(ObservedRange.merged, journal.unclear.values())
+                raise value_ranges.unknown_range_error(entry.spec, found, list(journal.unclear), heir=entry.stays)
+        _Journal("", shard, scan).close()  # of a source that is no longer listed
     return packed, unreadable
+
+
+def _examined(
+    source: Source, paths: set[str], known: set[str], checks: Checks, scan: Scan
+) -> Iterator[tuple[Item, Examined]]:
+    """Yield the files of a source as `examine` does; known images that are damaged are rejected if new ones are."""
+    damaged = scan.damaged() if checks.damaged == "reject" else set()
+    for item, examined in examine(source, paths, known, checks):
+        is_damaged = isinstance(examined.result, str) and examined.result in damaged
+        yield item, Examined(Rejected(Reason.DAMAGED)) if is_damaged else examined
 
 
 def _warn_of_damage(spec: params.Source, damaged: list[str], what: str) -> None:
@@ -97,12 +119,11 @@ def _unread(entry: SourceListing, known: set[str], scan: Scan) -> set[str]:
 
 
 class _Journal:
-    """Packs images and records files shard by shard, so that a killed run loses only the open shard."""
+    """Packs images, and records files shard by shard, or from time to time."""
 
-    def __init__(self, source: str, writer: shards.Writer, scan: Scan) -> None:
-        self.source, self.writer, self.scan = source, writer, scan
+    def __init__(self, source: str, shard: OpenShard, scan: Scan) -> None:
+        self.source, self.shard, self.scan = source, shard, scan
         self.records: list[ScanRecord] = []
-        self.open: list[Packed] = []
         self.deep: ObservedRange | None = None
         self.unclear: dict[str, ObservedRange] = {}  # files with an unknown value range
         self.damaged: list[str] = []  # descriptions
@@ -111,8 +132,10 @@ class _Journal:
     def add(self, item: Item, examined: Examined, known: set[str]) -> int:
         """Add one file; return the number of images packed, 1 or 0."""
         result = examined.result
-        if len(self.records) >= RECORDS_PER_COMMIT and not self.open:
+        if len(self.records) >= RECORDS_PER_COMMIT and not self.shard.images:
             self.close()
+        elif self.shard.keep(self.source, self.records, self.deep, self._damaged_ids):
+            self._begin()
         if isinstance(result, RangeUnknown):
             self.unclear[item.path] = result.found
             return 0
@@ -131,17 +154,18 @@ class _Journal:
         if result.damage:
             self.damaged.append(f"{item.path} ({result.damage})")
             self._damaged_ids[name] = result.damage
-        place = self.writer.add(name, result.format, examined.content, examined.checksum)
-        # The bytes are in the shard now; only the ledger entry stays in memory until the shard is full.
-        size = result.width, result.height
-        self.open.append(Packed(name, *size, result.format, examined.phash, OPEN_SHARD, place.offset, place.size))
-        if self.writer.full:
+        image = Packed(name, result.width, result.height, result.format, examined.phash)
+        self.shard.add(image, examined.content, examined.checksum)
+        if self.shard.writer.full:
             self.close()
         return 1
 
     def close(self) -> None:
         """Finish the open shard, if any, and record it."""
-        shard = "" if self.writer.empty else self.writer.close()
-        packed = (replace(packed, shard=shard) for packed in self.open)
-        self.scan.record(self.source, self.records, packed, self.deep, self._damaged_ids)
-        self.records, self.open, self.deep, self._damaged_ids = [], [], None, {}
+        self.scan.record(self.source, self.records, self.shard.close(), self.deep, self._damaged_ids)
+        self.shard.forget()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with records anew: what there was is in the scan cache."""
+        self.records, self.deep, self._damaged_ids = [], None, {}

@@ -2,7 +2,7 @@
 
 An SQLite file outside version control. Losing it costs time (files are read and hashed again), never data. It is
 also the journal of a running ingest: a shard and the records of its images are committed in one transaction, so that a
-killed run resumes after its last complete shard.
+killed run resumes after its last complete shard, and within the open one (open_shard.py).
 """
 
 import hashlib
@@ -63,16 +63,16 @@ class ScanRecord:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An image in a shard: its ledger entry before a split is assigned."""
+    """An image in a shard, "" if that is still open: its ledger entry before a split is assigned."""
 
     image_id: str
     width: int
     height: int
     format: str
     phash: int
-    shard: str
-    offset: int
-    size: int
+    shard: str = ""
+    offset: int = 0
+    size: int = 0
 
 
 class DamagedScanError(Exception):

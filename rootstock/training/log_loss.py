@@ -164,7 +164,7 @@ def _batch_sums(
     margins.scatter_(1, label, -torch.inf)
     others = margins.logsumexp(1, keepdim=True)
     losses = functional.softplus(others)
-    residual = functional.threshold_(margins.sub_(losses).exp_(), NEGLIGIBLE, 0)  # p; for the label, p - 1
+    residual = torch.threshold_(margins.sub_(losses).exp_(), NEGLIGIBLE, 0)  # p; for the label, p - 1
     residual.scatter_(1, label, -others.sigmoid())
     size = residual.abs()
     spread = size * (1 - size)
