@@ -93,24 +93,25 @@ def measure(
     val_rows = val_rows.iloc[evenly_spaced(len(val_rows), MOST_VAL_IMAGES)]
     if rows["group_id"].nunique() < FEWEST_GROUPS or val_rows.empty:
         return None
-    train, val = Features(folder, rows), Features(folder, val_rows).keep()
+    val = Features(folder, val_rows).keep()
     groups = tables.group_numbers(val_rows)
     shares, seeds = _plan(len(rows), len(classes) * val.width)
     many = shares == SHARES  # else there are a few large heads: one at a time, in bounded memory
     recipe = _recipe(chosen, settings, ITERATIONS if many else FEW_ITERATIONS)
-    if many:
-        train.keep()
+    trials = list(product(shares, range(seeds)))
+    drawn = {trial: rows[_draw(rows, trial[0], seed + trial[1])] for trial in trials}
+    # Of very many images those that any head needs are read once.
+    used = rows if many else rows[rows.index.isin(pd.concat(drawn.values()).index)]
+    train = Features(folder, used).keep()
     axes = None
     if many and chosen.kind == "logistic":
         axes = find_principal_axes(train, class_weights(train.labels, len(classes), recipe.class_weight))
 
     def fit(trial: tuple[float, int]) -> tuple[int, float]:
-        share, number = trial
-        drawn = rows[_draw(rows, share, seed + number)]
-        fitted = heads.fit(train.subset(drawn), val, classes, recipe, groups, axes=axes).head
-        return len(drawn), head.evaluate(fitted, val)[1]
+        own = drawn[trial]
+        fitted = heads.fit(train.subset(own), val, classes, recipe, groups, axes=axes).head
+        return len(own), head.evaluate(fitted, val)[1]
 
-    trials = list(product(shares, range(seeds)))
     each = map_on_one_core_each(fit, trials) if many else map(fit, trials)
     fitted = progress.track(each, "evaluate", len(trials), "heads of a learning curve")
     found = dict(zip(trials, fitted, strict=True))
@@ -161,9 +162,11 @@ def _draw(rows: pd.DataFrame, share: float, seed: int) -> NDArray[np.bool_]:
     """Draw a share of the groups of each class, at least one; a group counts for the class of its first image."""
     if share == 1:
         return np.ones(len(rows), bool)
-    firsts = rows.drop_duplicates("group_id")
-    order = firsts.iloc[np.random.default_rng(seed).permutation(len(firsts))]
-    place = order.groupby("class_index").cumcount()
-    of_class = order.groupby("class_index")["group_id"].transform("size")
-    drawn = order.loc[place < np.ceil(share * of_class), "group_id"]
-    return tables.is_in(rows["group_id"], drawn)
+    groups = tables.group_numbers(rows)
+    classes = rows["class_index"].to_numpy()[np.unique(groups, return_index=True)[1]]
+    order = np.random.default_rng(seed).permutation(len(classes))
+    of_class = pd.Series(order).groupby(classes[order])
+    drawn = np.zeros(len(classes), bool)
+    drawn[order[of_class.cumcount() < np.ceil(share * of_class.transform("size"))]] = True
+    kept: NDArray[np.bool_] = drawn[groups]
+    return kept

@@ -54,11 +54,13 @@ def fit(batches: Iterable[tuple[Array, NDArray[np.int64]]], k: int) -> Novelty:
         batches: features (n, d) and class indices (n,) of training images; iterated three times.
         k: number of classes, each with an image.
     """
-    images = sum(len(labels) for _, labels in batches)
-    mean = sum(x.sum(axis=0, dtype=np.float64) for x, _ in batches) / images
-    variance = sum(((x - mean) ** 2).sum(axis=0) for x, _ in batches) / images
-    scale = invert_deviations(torch.from_numpy(mean), torch.from_numpy(variance)).numpy()
-    center, scale = mean.astype(np.float32), scale.astype(np.float32)
+    images, total = 0, np.zeros(1)
+    for x, labels in batches:
+        images, total = images + len(labels), total + x.sum(axis=0, dtype=np.float64)
+    mean = total / images
+    center = mean.astype(np.float32)
+    variance = sum(((x - center) ** 2).sum(axis=0, dtype=np.float64) for x, _ in batches) / images
+    scale = invert_deviations(torch.from_numpy(mean), torch.from_numpy(variance)).numpy().astype(np.float32)
     return Novelty(center, scale, unit_class_means(batches, k, len(center), lambda x: (x - center) * scale))
 
 
