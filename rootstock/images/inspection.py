@@ -27,6 +27,7 @@ __all__ = ["MAX_FILE_BYTES", "Checks", "NewImage", "Reason", "Rejected", "check"
 Damaged = Literal["reject", "keep"]
 MAX_FILE_BYTES = 512 * 2**20  # no photograph is larger; larger archive members are not read
 SECONDS_A_FILE = 20.0
+MOST_DECODED_BYTES = 2**26  # of a model's input, held from its check on until it is resized: outside of the budget
 HASH_SIDE = 64  # pixels: minimum side at which a JPEG is decoded for its perceptual hash
 # Pixels per scan of a JPEG and CPU second: below the slowest measured (0.3 to 1.5 billion).
 SCAN_PIXELS_A_SECOND = 2 * 10**8
@@ -133,9 +134,12 @@ def check_input(data: bytes, path: str, checks: Checks, *, in_full: bool) -> Ope
 
 
 def _decode_intact(found: OpenedFile, checks: Checks) -> bool:
-    """Decode a JPEG that is stored as it is; return False if it is none, or damaged in any way."""
+    """Decode a JPEG that is stored as it is; return False if it is none, large, or damaged in any way."""
     assert found.jpeg is not None
-    if found.jpeg.components not in (1, 3) or (checks.max_side and max(found.size) > checks.max_side):
+    width, height = found.size
+    if found.jpeg.components not in (1, 3) or (checks.max_side and max(width, height) > checks.max_side):
+        return False
+    if 3 * width * height > MOST_DECODED_BYTES:
         return False
     with DECODING_BUDGET.take(found.cost), suppress(Exception):  # `check` says what is wrong
         decoded = jpeg.decode(found.data)

@@ -140,11 +140,11 @@ def _of_equal_size(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         whole = len(labels) - len(labels) % BATCH
         for start in range(0, whole, BATCH):
             yield x[start : start + BATCH], labels[start : start + BATCH]
-        rest.append((x[whole:], labels[whole:]))
+        rest.append((x[whole:].copy(), labels[whole:]))  # a view would keep the whole chunk in memory
         if sum(len(some) for _, some in rest) >= BATCH:
             x, labels = map(np.concatenate, zip(*rest, strict=True))
             yield x[:BATCH], labels[:BATCH]
-            rest = [(x[BATCH:], labels[BATCH:])]
+            rest = [(x[BATCH:].copy(), labels[BATCH:])]
     if any(len(labels) for _, labels in rest):
         x, labels = map(np.concatenate, zip(*rest, strict=True))
         yield x, labels

@@ -75,6 +75,13 @@ def test_an_intact_jpeg_is_decoded_once(kind, monkeypatch):
     assert decoded == [JPEGS[kind]]
 
 
+def test_a_large_jpeg_is_not_held_decoded(monkeypatch):
+    monkeypatch.setattr(inspection, "MOST_DECODED_BYTES", 3 * 80 * 48 - 1)
+    file = inspection.check_input(WHOLE, "a.jpg", CHECKS, in_full=True)
+    assert file.decoded is None
+    assert np.array_equal(decoding.decode_opened(file).numpy(), packed(WHOLE, "a.jpg", CHECKS))
+
+
 def test_only_what_is_needed_in_full_is_decoded_in_full(monkeypatch):
     monkeypatch.setattr(jpeg, "decode", None)
     assert inspection.check_input(WHOLE, "a.jpg", CHECKS, in_full=False).decoded is None

@@ -1,5 +1,7 @@
 """A pass over the features takes as long as its products: in full mini-batches, and without denormal numbers."""
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -46,6 +48,20 @@ def test_every_image_is_in_one_mini_batch_and_all_but_the_last_are_full(sizes, b
     for found in (rows, expected):
         found[:] = found[np.lexsort(found.numpy().T)]
     torch.testing.assert_close(rows, expected)
+
+
+def test_what_is_left_over_of_chunks_does_not_keep_them_in_memory():
+    alive = []
+
+    def chunks():
+        for _ in range(20):
+            x = np.ones((log_loss.BATCH + 10, 8), np.float32)
+            alive.append(weakref.ref(x))
+            yield x, np.zeros(len(x), np.int64)
+
+    for _ in log_loss._of_equal_size(chunks()):
+        gc.collect()
+        assert sum(reference() is not None for reference in alive) <= 2  # this one, and the last
 
 
 def test_features_that_do_not_vary_leave_no_denormal_coordinates():
