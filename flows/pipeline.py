@@ -21,7 +21,7 @@ from prefect.states import Completed
 
 from flows.ui import form
 from rootstock.config.params import Params
-from rootstock.dataset import tables
+from rootstock.dataset import summaries, tables
 from rootstock.evaluation import figures
 from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import RootstockError
@@ -73,7 +73,7 @@ def chain(params: Params) -> Verdict:
     verdict = submit(evaluate, params, wait_for=[network])
     outcomes = [stage.result() for stage in (images, weights, features, head, network, verdict)]
     validation, test = (read_json(workspace.REPORT / name) for name in ("validation.json", "test.json"))
-    untested = tables.describe_missing_classes(tables.load_summary(workspace.DATASET))
+    untested = summaries.describe_missing_classes(tables.load_summary(workspace.DATASET))
     return Verdict(outcomes, validation, test, untested, artifacts.describe_test_uses())
 
 

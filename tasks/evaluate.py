@@ -33,7 +33,7 @@ STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 @stage
 def evaluate(params: Params) -> Summary:
     """Choose between head and fine-tuned model on validation, then measure the winner on the test images."""
-    from rootstock.dataset import tables
+    from rootstock.dataset import summaries, tables
     from rootstock.evaluation import figures
     from rootstock.evaluation.evaluate import Inputs, evaluate as compare
 
@@ -57,7 +57,7 @@ def evaluate(params: Params) -> Summary:
     accuracy = found.test["accuracy"]
     interval = figures.percents(accuracy)
     note = f"winner {found.choice.winner}, test {accuracy['value']:.1%}" + (f" ({interval})" if interval else "")
-    if without := tables.describe_missing_classes(tables.load_summary(DATASET)):
+    if without := summaries.describe_missing_classes(tables.load_summary(DATASET)):
         note += f"; {without}"
     return Summary(found.test["images"], note)
 

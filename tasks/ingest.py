@@ -30,14 +30,14 @@ def ingest_with(delivery: "Source") -> Stage:
 
 
 def _ingest(params: Params, delivery: "Source | None" = None) -> Summary:
-    from rootstock.dataset import tables
+    from rootstock.dataset import summaries, tables
     from rootstock.ingest.ingest import ingest as ingest_sources
 
     done = ingest_sources(params.ingest, params.seed, IMAGES, DATASET, LOCAL, delivery)
     rejected = f", {done.rejected:,} rejected (see {DATASET}/rejected.parquet)" if done.rejected else ""
     note = f"{done.new:,} new of {done.images:,} images" if done.changed else f"nothing new, {done.images:,} images"
     summary = tables.load_summary(DATASET)
-    more = (tables.describe_groups(summary), tables.describe_missing_classes(summary))
+    more = (summaries.describe_groups(summary), summaries.describe_missing_classes(summary))
     return Summary(done.images, "; ".join(filter(None, [f"{note}{rejected}", *more])), done.changed)
 
 

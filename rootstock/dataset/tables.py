@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MANIFEST, REJECTED, LEDGER, SUMMARY = "manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json"
-NAMED = 5  # classes listed by name in a message
 NEXT = ".next"  # suffix of a complete new table that is about to replace the current one
 UNPACKED = "unpacked"  # in the ledger, the shard of an image whose bytes were removed by compaction
 FILES = (MANIFEST, REJECTED, LEDGER, SUMMARY)
@@ -123,26 +122,6 @@ def load_summary(folder: Path) -> dict[str, Any]:
     """Read the summary; an empty one if there is none."""
     path = folder / SUMMARY
     return read_json(path) if path.exists() else {}
-
-
-def describe_missing_classes(summary: dict[str, Any]) -> str:
-    """Describe which classes have no test or validation images, and so are not evaluated; "" if all have some."""
-    by_class = summary.get("by_class", {})
-    found = {
-        "test": [label for label, counts in by_class.items() if not counts["test"]],
-        "validation": [label for label, counts in by_class.items() if not counts["val"]],
-    }
-    return ", ".join(f"no {split} images of {_enumerate(labels)}" for split, labels in found.items() if labels)
-
-
-def describe_groups(summary: dict[str, Any]) -> str:
-    """Describe how many named groups there are; "" if there are none."""
-    groups = summary.get("groups", {})
-    return f"{groups['images']:,} images in {groups['named']:,} named groups" if groups else ""
-
-
-def _enumerate(labels: list[str]) -> str:
-    return " and ".join(labels) if len(labels) < NAMED else f"{', '.join(labels[:NAMED])} and others ({len(labels)})"
 
 
 def labels_of(folder: Path, source: str) -> dict[str, str]:

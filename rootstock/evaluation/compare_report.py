@@ -12,9 +12,9 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from matplotlib.transforms import Bbox
 
 from rootstock.config.architectures import FEATURE_LEVELS, PENULTIMATE
-from rootstock.evaluation import figures, plots
+from rootstock.evaluation import figures, plot_style
 from rootstock.evaluation.compare_table import FROZEN, SCRATCH
-from rootstock.evaluation.plots import LIGHT, Theme
+from rootstock.evaluation.plot_style import LIGHT, Theme
 from rootstock.evaluation.report import environment
 from rootstock.system import escape
 
@@ -42,7 +42,7 @@ def best_of_each(table: pd.DataFrame) -> pd.DataFrame:
 def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
     """Plot validation accuracy against multiply-accumulates; marker area is the number of parameters."""
     rows = best_of_each(table)
-    figure, [[axes]] = plots.new_figure(theme, 9, 5.6)
+    figure, [[axes]] = plot_style.new_figure(theme, 9, 5.6)
     names: list[Annotation] = []
     for _, row in rows.iterrows():
         colour = theme.finetuned if row["trained"] == SCRATCH else theme.head
@@ -84,7 +84,7 @@ def _of_layers(table: pd.DataFrame) -> pd.DataFrame:
 
 def draw_depths(rows: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
     """Plot validation accuracy of frozen backbones by layer, one line each."""
-    figure, [[axes]] = plots.new_figure(theme, 7.6, 4.6)
+    figure, [[axes]] = plot_style.new_figure(theme, 7.6, 4.6)
     markers = "oDs^vP*Xdp"
     lines = rows.groupby(["backbone", "origin", "image_size"], sort=False)
     for number, (_, line) in enumerate(lines):
@@ -97,13 +97,13 @@ def draw_depths(rows: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
     axes.margins(x=0.08)
     axes.set_xticks(range(len(LAYERS)), ["low\nedges, textures", "mid\nparts", "high\nwhole objects", PENULTIMATE])
     _as_accuracy(axes)
-    plots.legend(axes, theme, above=True)
+    plot_style.legend(axes, theme, above=True)
     return figure
 
 
 def draw_scratch(curves: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
     """Plot training loss and validation accuracy by epoch for networks trained from scratch."""
-    figure, grid = plots.new_figure(theme, 7.6, 5.6, (1, 1))
+    figure, grid = plot_style.new_figure(theme, 7.6, 5.6, (1, 1))
     for number, (name, line) in enumerate(curves.groupby("name", sort=False)):
         epochs = np.arange(1, len(line) + 1)
         style = {"color": _shade(number), "label": str(name)}
@@ -112,7 +112,7 @@ def draw_scratch(curves: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
     grid[0, 0].set_ylabel("training loss")
     grid[1, 0].set_xlabel("epoch")
     _as_accuracy(grid[1, 0])
-    plots.legend(grid[0, 0], theme)
+    plot_style.legend(grid[0, 0], theme)
     return figure
 
 
@@ -134,7 +134,7 @@ def pictures(table: pd.DataFrame, curves: pd.DataFrame) -> dict[str, bytes]:
         drawings["depths"] = lambda theme: draw_depths(layers, theme)
     if not curves.empty:
         drawings["scratch"] = lambda theme: draw_scratch(curves, theme)
-    return plots.in_both_themes(drawings)
+    return plot_style.in_both_themes(drawings)
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rootstock.evaluation import plots
 from rootstock.evaluation.decision import NEW_CLASS, PairedComparison
 from rootstock.evaluation.intervals import Interval
+from rootstock.evaluation.plot_style import LIGHT, Theme, png
 from rootstock.system import escape
 
 MOST_NEW_CLASSES = 20  # rows
@@ -38,7 +39,7 @@ def _row(comparison: PairedComparison) -> str:
     return f"| {what} | {images} | {champion} | {comparison.challenger['value']:.1%} | {gain} | {p} |"
 
 
-def draw(comparisons: Sequence[PairedComparison], theme: plots.Theme = plots.LIGHT) -> bytes:
+def draw(comparisons: Sequence[PairedComparison], theme: Theme = LIGHT) -> bytes:
     """Draw both models' test accuracy with 95 % intervals, one row per comparison of the table, as a PNG."""
     shown = _shown(comparisons)
     names = [f"{one.what} ({one.images:,})" for one in shown]
@@ -46,4 +47,4 @@ def draw(comparisons: Sequence[PairedComparison], theme: plots.Theme = plots.LIG
         "champion": [one.champion for one in shown],
         "challenger": [one.challenger for one in shown],
     }
-    return plots.png(plots.draw_shares(names, accuracies, "test accuracy, 95 % interval", theme))
+    return png(plots.draw_shares(names, accuracies, "test accuracy, 95 % interval", theme))

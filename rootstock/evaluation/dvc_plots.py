@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rootstock.evaluation.intervals import Floats, Integers
 from rootstock.evaluation.learning_curve import LearningCurve
 from rootstock.evaluation.metrics import reliability
-from rootstock.evaluation.plots import MAX_DRAWN, MODELS, most_mistaken, stage_names
+from rootstock.evaluation.plot_style import MODELS
+from rootstock.evaluation.plots import MAX_DRAWN, most_mistaken, stage_names
 from rootstock.system import escape, files
 from rootstock.system.sampling import evenly_spaced
 

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from rootstock.evaluation.learning_curve import LearningCurve
-from rootstock.evaluation.plots import LIGHT, Theme, in_both_themes, legend, new_figure
+from rootstock.evaluation.plot_style import LIGHT, Theme, in_both_themes, legend, new_figure
 
 
 def pictures(curve: LearningCurve | None) -> dict[str, bytes]:

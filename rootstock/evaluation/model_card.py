@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from rootstock.dataset import tables
+from rootstock.dataset import summaries
 from rootstock.evaluation import figures
 from rootstock.system.escape import markdown
 
@@ -29,7 +29,7 @@ def card(described: dict[str, Any], why: str, test: dict[str, Any], summary: dic
         f"| {figures.percents(score['accuracy'])} |"
         for name, score in test["domains"].items()
     )
-    without = tables.describe_missing_classes(summary)
+    without = summaries.describe_missing_classes(summary)
     note = f"\n**Note: {markdown(without)}.** The figures below do not cover them.\n" if without else ""
     mirrored = "\n- **Mirror images**: the features of each image are averaged with those of its mirror image"
     views = mirrored if described["features"]["mirror"] else ""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rootstock.evaluation.model_pair import Scored
 from rootstock.system.files import reading, replacing
+from rootstock.training.calibration import most_probable
 
 MOST_CLASSES, TOP = 100, 5
 IMAGE = ("image_id", "domain", "split", "label")
@@ -61,21 +62,12 @@ def _table(part: Scored, rows: slice, schema: pa.Schema, names: pa.Array) -> pa.
         if model in schema.names:
             columns[model] = _lists(own, pa.array(np.ascontiguousarray(own).ravel()))
         else:
-            top = most_probable(own)
+            top = most_probable(own, TOP)
             columns[f"{model}_top"] = _lists(top, names.take(pa.array(top.ravel())))
             best = np.take_along_axis(own, top, 1)
             columns[f"{model}_top_probability"] = _lists(best, pa.array(best.ravel()))
     missing = {field.name: pa.nulls(len(images), field.type) for field in schema if field.name not in columns}
     return pa.table(columns | missing, schema=schema)
-
-
-def most_probable(probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the TOP most probable classes (n, TOP) of (n, k), the first of equal ones; faster than a sort."""
-    left, top = probabilities.copy(), np.empty((len(probabilities), TOP), np.int64)
-    for place in range(TOP):
-        top[:, place] = left.argmax(1)
-        np.put_along_axis(left, top[:, place, None], -1, 1)
-    return top
 
 
 def _lists(matrix: NDArray[np.generic], flat: pa.Array) -> pa.ListArray:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rootstock.dataset.tables import describe_missing_classes
+from rootstock.dataset.summaries import describe_missing_classes
 from rootstock.evaluation import figures, verdict
 
 if TYPE_CHECKING:  # these import torch

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from rootstock.evaluation.plots import LIGHT, Theme, in_both_themes, legend, new_figure, short
+from rootstock.evaluation.plot_style import LIGHT, Theme, in_both_themes, legend, new_figure, short
 from rootstock.training import learning_rate
 from rootstock.training.averaging import Average
 from rootstock.training.checkpoints import Epoch, RatePoint

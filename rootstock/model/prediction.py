@@ -34,6 +34,7 @@ from rootstock.system import escape, progress
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import reading, replacing, write
 from rootstock.system.parallel import grouped
+from rootstock.training.calibration import most_probable
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 EXPLANATION = "explanation"  # the column that names an image's picture
@@ -214,7 +215,7 @@ def _table(
     good = [place for place, (*_, rejected) in enumerate(found) if not rejected]
     if good:
         probabilities = model.probabilities(features)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        best = most_probable(probabilities, top)
         for (label, probability), ranks in zip(_ranked(top), best.T, strict=True):
             for place, row, chosen in zip(good, probabilities, ranks, strict=True):
                 columns[label][place], columns[probability][place] = model.classes[chosen], float(row[chosen])

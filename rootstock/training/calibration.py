@@ -73,6 +73,15 @@ def softmax(
     return found
 
 
+def most_probable(probabilities: npt.NDArray[np.float32], count: int) -> Integers:
+    """Return the most probable classes (n, count) of (n, k), the first of equal ones; faster than a sort."""
+    left, top = probabilities.copy(), np.empty((len(probabilities), count), np.int64)
+    for place in range(count):
+        top[:, place] = left.argmax(1)
+        np.put_along_axis(left, top[:, place, None], -1, 1)
+    return top
+
+
 def _chunked(function: Callable[[slice], T], n: int, k: int) -> list[T]:
     """Return what a function returns for the rows of a matrix (n, k), a chunk at a time, on all cores."""
     rows = max(1, CHUNK_VALUES // max(1, k))

@@ -173,18 +173,20 @@ def _sample() -> str:
 def _curves() -> str:
     import pandas as pd
 
-    from rootstock.evaluation import plots
+    from rootstock.evaluation import plot_style, plots
 
     history = pd.read_parquet(FINETUNED / "history.parquet")
     path = read_json(HEAD / "head.json")["path"]
-    return _picture(plots.png(plots.draw_curves(history, path)), "Loss and validation accuracy: head, then fine-tuning")
+    return _picture(
+        plot_style.png(plots.draw_curves(history, path)), "Loss and validation accuracy: head, then fine-tuning"
+    )
 
 
 def _confusion() -> str:
     import numpy as np
     import pandas as pd
 
-    from rootstock.evaluation import plots
+    from rootstock.evaluation import plot_style, plots
     from rootstock.evaluation.predictions import read_predicted
 
     winner = read_json(REPORT / "metrics.json")["winner"]
@@ -195,7 +197,7 @@ def _confusion() -> str:
     labels, predicted = (
         pd.Categorical(test[name], categories=classes).codes.astype(np.int64) for name in ("label", "predicted")
     )
-    picture = plots.png(plots.draw_confusion(labels, predicted, classes))
+    picture = plot_style.png(plots.draw_confusion(labels, predicted, classes))
     return _picture(picture, f"{MODELS[winner]}: confusion matrix, {len(labels):,} test images")
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from rootstock.evaluation import compare_report, plots
+from rootstock.evaluation import compare_report, plot_style
 from rootstock.evaluation.compare_table import Row, merge
 from tests.compared import ROW
 
@@ -42,7 +42,7 @@ def test_plots_are_drawn_where_there_is_data(table):
 
 
 def test_names_in_a_plot_do_not_overlap():
-    figure, [[axes]] = plots.new_figure(plots.LIGHT, 9, 5.6)
+    figure, [[axes]] = plot_style.new_figure(plot_style.LIGHT, 9, 5.6)
     axes.set_ylim(0, 1)
     place = {"xytext": (6, 3), "textcoords": "offset points"}
     names = [axes.annotate(f"name {number}", (0.5, 0.5 + number / 500), **place) for number in range(6)]

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rootstock.evaluation import dvc_plots, metrics, plots
+from rootstock.evaluation import dvc_plots, metrics, plot_style, plots
 from rootstock.training import calibration
 from tests.slow import slow
 
@@ -61,7 +61,7 @@ def size(png: bytes) -> tuple[int, int]:
 
 
 def drawn_size(figure: Figure) -> tuple[int, int]:
-    return size(plots.png(figure))
+    return size(plot_style.png(figure))
 
 
 def test_confusion_csv_has_one_row_per_image_with_the_names_of_the_classes(tmp_path):
@@ -169,20 +169,20 @@ def test_a_dark_plot_is_laid_out_as_the_light_one():
     labels, winner = given["labels"], given["winner"]
     predicted = given["probabilities"][winner].argmax(1)
     alone = {
-        "curves": plots.draw_curves(given["history"], given["l2_path"], plots.DARK),
-        "confusion": plots.draw_confusion(labels, predicted, given["classes"], plots.DARK),
-        "reliability": plots.draw_reliability(labels, given["probabilities"], plots.DARK),
-        "recall": plots.draw_recall(given["metrics"], winner, plots.DARK),
+        "curves": plots.draw_curves(given["history"], given["l2_path"], plot_style.DARK),
+        "confusion": plots.draw_confusion(labels, predicted, given["classes"], plot_style.DARK),
+        "reliability": plots.draw_reliability(labels, given["probabilities"], plot_style.DARK),
+        "recall": plots.draw_recall(given["metrics"], winner, plot_style.DARK),
     }
-    assert [name for name, figure in alone.items() if plots.png(figure) != drawn[f"{name}_dark"]] == []
+    assert [name for name, figure in alone.items() if plot_style.png(figure) != drawn[f"{name}_dark"]] == []
 
 
 def test_one_mistake_among_thousands_shows_in_the_confusion_matrix():
     labels = np.repeat(np.arange(50), 200)
     predicted = labels.copy()
-    perfect = plots.png(plots.draw_confusion(labels, predicted, [str(c) for c in range(50)]))
+    perfect = plot_style.png(plots.draw_confusion(labels, predicted, [str(c) for c in range(50)]))
     predicted[0] = 49
-    once = plots.png(plots.draw_confusion(labels, predicted, [str(c) for c in range(50)]))
+    once = plot_style.png(plots.draw_confusion(labels, predicted, [str(c) for c in range(50)]))
     before, after = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=int) for png in (perfect, once))
     changed = np.abs(before - after).max(axis=2)
     assert (changed > 40).sum() > 100  # a cell's worth of clearly another colour

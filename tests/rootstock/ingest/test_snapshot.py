@@ -8,7 +8,7 @@ from collections import Counter
 import pyarrow.parquet as pq
 
 from rootstock.config import params
-from rootstock.dataset import shards, tables
+from rootstock.dataset import shards, summaries, tables
 from rootstock.images import inspection
 from rootstock.ingest.ingest import IngestResult
 from tests.images import encoded, nearly, picture, put, put_classes
@@ -60,7 +60,9 @@ def test_the_summary_names_classes_that_are_missing_from_a_split(store, tmp_path
         put(photos / "frames" / f"{copy}.png", nearly(picture(50), copy))
     store.ingest(photos)
     assert store.summary["without"] == {"train": [], "val": ["frames"], "test": ["frames"]}
-    assert tables.describe_missing_classes(store.summary) == "no test images of frames, no validation images of frames"
+    assert (
+        summaries.describe_missing_classes(store.summary) == "no test images of frames, no validation images of frames"
+    )
 
 
 # Rejected files
