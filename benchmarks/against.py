@@ -50,8 +50,8 @@ def ours(photos: Photos, settings: params.Finetune, seed: int) -> Measured:
     fitted = heads.fit(photos.split("train"), photos.split("val"), photos.classes, params.Head(), groups)
     seconds = photos.seconds["extract"] + time.perf_counter() - begin
     hits = [fitted.head.logits(x).argmax(1) == labels for x, labels in photos.split("test")]
-    _, accuracy, more = recipes.run(photos, fitted.linear, settings, seed)
-    return Measured(seconds + more, accuracy, seconds, float(np.concatenate(hits).mean()))
+    tuned = recipes.run(photos, fitted.linear, settings, seed)
+    return Measured(seconds + tuned.seconds, tuned.test, seconds, float(np.concatenate(hits).mean()))
 
 
 def rival(python: str, script: str, images: Path, size: int, epochs: int, seed: int) -> Measured:

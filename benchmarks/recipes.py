@@ -11,6 +11,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from rootstock.backbones import backbones
 from rootstock.config import params
 from rootstock.dataset import tables
 from rootstock.dataset.shards import Reader
+from rootstock.features.feature_extractor import Mirrored
 from rootstock.images import pixel_store
 from rootstock.training import finetune, heads
 from rootstock.training.classifier import Classifier, predict
@@ -33,8 +35,18 @@ DEFAULT = [["today", "{}"]]
 POOL_GB = 20.0
 
 
-def run(photos: Photos, head: Head, settings: params.Finetune, seed: int) -> tuple[float, float, float]:
-    """Return validation and test accuracy of the fine-tuned network, and the seconds of fine-tuning."""
+@dataclass(frozen=True)
+class Run:
+    """Accuracies of a fine-tuned network, the last with mirrored views, too, and the seconds of fine-tuning."""
+
+    validation: float
+    test: float
+    mirrored: float
+    seconds: float
+
+
+def run(photos: Photos, head: Head, settings: params.Finetune, seed: int) -> Run:
+    """Fine-tune a network by a recipe, and measure it."""
     backbone = backbones.load(photos.backbone)
     model = Classifier(backbone.network, backbone.transform, head)
     rows = {split: photos.manifest[photos.manifest["split"] == split] for split in ("train", "val", "test")}
@@ -54,14 +66,14 @@ def run(photos: Photos, head: Head, settings: params.Finetune, seed: int) -> tup
                 activations=Cache(root / "activations", POOL_GB),
             )  # fmt: skip
             seconds = time.perf_counter() - begin
-            accuracy = measured(model, test, backbone)
-    return course.val_accuracy, accuracy, seconds
+            accuracy, mirrored = (measured(one, test, backbone) for one in (model, Mirrored(model)))
+    return Run(course.val_accuracy, accuracy, mirrored, seconds)
 
 
-def measured(model: Classifier, images: SplitImages, backbone: backbones.Backbone) -> float:
+def measured(model: Classifier | Mirrored, images: SplitImages, backbone: backbones.Backbone) -> float:
     """Return the accuracy of a model."""
     with Reader(images.images_dir) as reader:
-        batches = Batches(images, reader, backbone.transform, 64, model.head.weight.device)
+        batches = Batches(images, reader, backbone.transform, 64, next(model.parameters()).device)
         chosen = np.concatenate([logits.argmax(1) for logits in predict(model, batches(), 64)])
     return float(np.mean(chosen == images.labels().numpy()))
 
@@ -87,18 +99,21 @@ def main() -> None:
     with extracted(args.source, args.size) as photos:
         groups = tables.group_numbers(tables.in_shard_order(photos.manifest, "val"))
         head = heads.fit(photos.split("train"), photos.split("val"), photos.classes, params.Head(), groups).linear
-        found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in recipes}
+        found: dict[str, list[Run]] = {name: [] for name in recipes}
         for seed in range(args.seeds):
             for name, settings in recipes.items():
-                found[name].append(run(photos, head, settings, seed))
-                print(f"seed {seed}: {name}: " + "validation {:.1%}, test {:.1%}, {:.1f} s".format(*found[name][-1]),
-                      flush=True)  # fmt: skip
+                done = run(photos, head, settings, seed)
+                found[name].append(done)
+                figures = f"validation {done.validation:.1%}, test {done.test:.1%}, mirrored {done.mirrored:.1%}"
+                print(f"seed {seed}: {name}: {figures}, {done.seconds:.1f} s", flush=True)
     print(
-        f"\n{torch.get_num_threads()} threads\n\n| recipe | validation | test accuracy | seconds |\n|---|---|---|--:|"
+        f"\n{torch.get_num_threads()} threads\n\n"
+        "| recipe | validation | test accuracy | with mirrored views | seconds |\n|---|---|---|---|--:|"
     )
     for name, runs in found.items():
-        val, test, seconds = (list(values) for values in zip(*runs, strict=True))
-        print(f"| {name} | {over_seeds(val)} | {over_seeds(test)} | {np.median(seconds):.1f} |")
+        val, test, mirrored, seconds = zip(*(astuple(one) for one in runs), strict=True)
+        accuracies = " | ".join(over_seeds(list(values)) for values in (val, test, mirrored))
+        print(f"| {name} | {accuracies} | {np.median(seconds):.1f} |")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Evaluation: validation chooses the better model, test images say how good it is, and choose nothing."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -89,7 +89,8 @@ def evaluate(
     digest = _write_model(pair, choice, temperature[choice.winner], known, validation, tested, model_dir)
     models = measured_models.count(uses, test.rows["image_id"], digest) if uses else 1
     repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, params.evaluate.repeats, params.seed)
-    suspects = _find_label_issues(pair, params)
+    held_out = [(part.rows, part.probabilities[choice.winner]) for part in (val, test)]
+    suspects = _find_label_issues(pair, params, held_out)
     curve = _measure_learning_curve(pair, params)
     found = Evaluation(choice, validation, tested, models, repeated, suspects, curve)
     warnings = [*pair.head.warnings, *epochs.warnings(pair.course.history), *uncalibrated]
@@ -118,11 +119,16 @@ def _read_compared(path: Path | None, dataset: Path) -> pd.DataFrame:
     return rows[rows["data"] == compare_table.version_of(dataset)]
 
 
-def _find_label_issues(pair: ModelPair, params: Params) -> pd.DataFrame | None:
+def _find_label_issues(
+    pair: ModelPair, params: Params, held_out: Sequence[tuple[pd.DataFrame, NDArray[np.float32]]]
+) -> pd.DataFrame | None:
+    """Find labels that are probably wrong; of very many images, by the winner's answers on validation and test."""
     if not params.evaluate.label_issues:
         return None
+    if not label_issues.can_judge_all(len(pair.manifest), len(pair.classes)):
+        return label_issues.find_held_out(held_out, pair.classes, params.seed)
     l2 = pair.head.l2 if pair.head.kind == "logistic" else label_issues.L2
-    return label_issues.find(pair.folders[0], pair.manifest, pair.classes, l2, params.seed, pair.head)
+    return label_issues.find(pair.folders[0], pair.manifest, pair.classes, l2, params.seed)
 
 
 def _measure_learning_curve(pair: ModelPair, params: Params) -> LearningCurve | None:

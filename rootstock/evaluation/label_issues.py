@@ -5,8 +5,8 @@ probabilities, so that no image is judged by a model that has seen its label. cl
 wrong; suspected are as many, those with the lowest probability. (Which of them the confident joint names finds fewer of
 the labels that were turned on purpose: docs/benchmarks.md.)
 
-Of a dataset so large that five heads would take hours, validation and test images alone are judged, by the model's own
-head, which has not seen their labels either.
+Of a dataset so large that five heads would take hours, validation and test images alone are judged, by the model, which
+was not trained on their labels either.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.parallel import map_on_one_core_each
 from rootstock.training import calibration, logistic
-from rootstock.training.head import Head
 from rootstock.training.principal_axes import find_principal_axes
 
+Array = NDArray[np.float32]
 IMAGE = ["image_id", "source", "path", "domain", "split", "label"]
 ITERATIONS = 20  # of L-BFGS: more change no suspect (docs/benchmarks.md)
 L2 = 10.0  # strength of these heads where the model's is of another kind
@@ -34,36 +34,50 @@ MOST_PROBABILITIES = 5 * 10**7  # images times classes: 200 MB, and minutes of t
 COLUMNS = [*IMAGE, "suggested", "label_probability", "suggested_probability"]
 
 
-def find(
-    folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float, seed: int, chosen: Head | None = None
-) -> pd.DataFrame:
-    """Find images whose label is probably wrong.
+def find(folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float, seed: int) -> pd.DataFrame:
+    """Find images of all splits whose label is probably wrong, by heads that are trained on all splits.
 
     Args:
         folder: cached features.
-        manifest: of the dataset; images of all splits are judged, by heads that are trained on all splits, unless
-            there are too many.
+        manifest: of the dataset.
         classes: names in index order.
         l2: strength of these heads.
-        seed: of the folds, or of the images that are judged.
-        chosen: the model's head, trained on the training images, which judges where there are many; None: never.
+        seed: of the folds.
 
     Returns:
         The suspects with COLUMNS, worst first: those with the lowest probability of their label. Empty if there are
         fewer groups than folds.
     """
-    all_judged = chosen is None or _can_judge_all(len(manifest), len(classes))
-    judged = manifest if all_judged else _draw_held_out(manifest, len(classes), seed)
-    rows = judged.sort_values(["shard", "offset"], ignore_index=True)
+    rows = manifest.sort_values(["shard", "offset"], ignore_index=True)
     groups = tables.group_numbers(rows)
     if len(np.unique(groups)) < FOLDS or len(classes) < 2:
         return pd.DataFrame(columns=COLUMNS)
+    fold = draw_folds(rows["class_index"].to_numpy(np.int64), groups, seed)
+    return _suspects(rows, predict_out_of_fold(folder, rows, fold, len(classes), l2), classes)
+
+
+def find_held_out(answers: Sequence[tuple[pd.DataFrame, Array]], classes: Sequence[str], seed: int) -> pd.DataFrame:
+    """Find images whose label is probably wrong, by what a model answered that was not trained on them.
+
+    Args:
+        answers: rows of the manifest (n of each), and calibrated probabilities (n, k).
+        classes: names in index order, two or more.
+        seed: of the images that are judged, where there are many.
+
+    Returns:
+        As `find`.
+    """
+    places = np.concatenate([np.full(len(rows), part) for part, (rows, _) in enumerate(answers)])
+    drawn = np.random.default_rng(seed).permutation(len(places))[: MOST_PROBABILITIES // len(classes)]
+    judged = np.isin(np.arange(len(places)), drawn)
+    parts = [judged[places == part] for part in range(len(answers))]
+    rows = pd.concat([rows[part] for part, (rows, _) in zip(parts, answers, strict=True)], ignore_index=True)
+    probabilities = np.concatenate([own[part] for part, (_, own) in zip(parts, answers, strict=True)])
+    return _suspects(rows, probabilities, classes)
+
+
+def _suspects(rows: pd.DataFrame, probabilities: Array, classes: Sequence[str]) -> pd.DataFrame:
     labels = rows["class_index"].to_numpy(np.int64)
-    if chosen is None or all_judged:
-        probabilities = predict_out_of_fold(folder, rows, draw_folds(labels, groups, seed), len(classes), l2)
-    else:
-        logits = np.concatenate([chosen.logits(x) for x, _ in Features(folder, rows)])
-        probabilities = calibration.softmax(logits, calibration.fit_temperature(logits, labels), out=logits)
     suspects = find_label_issues(labels, probabilities, filter_by="low_self_confidence", n_jobs=1)
     quality = get_label_quality_scores(labels, probabilities)
     worst = np.flatnonzero(suspects)[np.argsort(quality[suspects], kind="stable")]
@@ -75,26 +89,19 @@ def find(
     return found
 
 
+def can_judge_all(images: int, classes: int) -> bool:
+    """Return whether there are so few images and classes that heads can be trained on all of them."""
+    return images * classes <= MOST_PROBABILITIES
+
+
 def describe_judged(images: int, classes: int) -> str:
     """Describe which images are judged by an evaluation."""
-    if _can_judge_all(images, classes):
+    if can_judge_all(images, classes):
         return "images, of all splits,"
     return f"of up to {MOST_PROBABILITIES // classes:,} validation and test images"
 
 
-def _can_judge_all(images: int, classes: int) -> bool:
-    return images * classes <= MOST_PROBABILITIES
-
-
-def _draw_held_out(manifest: pd.DataFrame, classes: int, seed: int) -> pd.DataFrame:
-    """Draw some of the images that the model's head was not trained on."""
-    held_out = np.flatnonzero(manifest["split"] != "train")
-    return manifest.iloc[np.random.default_rng(seed).permutation(held_out)[: MOST_PROBABILITIES // classes]]
-
-
-def predict_out_of_fold(
-    folder: Path, rows: pd.DataFrame, fold: NDArray[np.int64], classes: int, l2: float
-) -> NDArray[np.float32]:
+def predict_out_of_fold(folder: Path, rows: pd.DataFrame, fold: NDArray[np.int64], classes: int, l2: float) -> Array:
     """Return calibrated probabilities (n, classes) of images, each by a head that was trained on the other folds.
 
     Args:

@@ -188,6 +188,13 @@ def read(paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.str_], NDArra
         yield path, table["image_id"].to_numpy(), _values(table)
 
 
+def read_ids(path: Path) -> pa.ChunkedArray:
+    """Return the image ids of a file, a chunk per row group."""
+    with pq.ParquetFile(path, memory_map=True) as file:
+        groups = [file.read_row_group(number, ["image_id"]) for number in range(file.num_row_groups)]
+    return pa.chunked_array([group["image_id"].combine_chunks() for group in groups], pa.string())
+
+
 def read_features(paths: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
     """Yield the row groups of files in order, as features (n, width) float32."""
     for _, table in _row_groups(paths, ["feature"]):

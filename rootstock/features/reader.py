@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rootstock.dataset import tables
@@ -81,12 +82,7 @@ class Features:
         by_shard = {str(shard): rows for shard, rows in self.rows.groupby("shard", sort=True)}
         rows_of = {_file(folder, shard): rows for folder in self.folders for shard, rows in by_shard.items()}
         if self._joined is None:
-            joined = []
-            for selection, features in _joined(rows_of):
-                joined.append(selection)
-                yield from selection.of(features)
-            self._joined = joined
-            return
+            self._joined = [part for path, rows in rows_of.items() for part in _join(path, rows)]
         for selection, features in zip(self._joined, feature_files.read_features(list(rows_of)), strict=True):
             yield from selection.of(features)
 
@@ -129,27 +125,26 @@ class Selection:
             yield features if self.rows is None else features[self.rows], self.labels
 
 
-def _joined(rows_of: dict[Path, pd.DataFrame]) -> Iterator[tuple[Selection, NDArray[np.float32]]]:
-    """Yield the row groups of files, and which of their rows are wanted.
+def _join(path: Path, rows: pd.DataFrame) -> Iterator[Selection]:
+    """Yield which rows of each row group of a file are wanted.
 
     Raises:
-        SourceError: a file lacks an image, or has one twice.
+        SourceError: the file lacks an image, or has one twice.
     """
-    for path, groups in groupby(feature_files.read(list(rows_of)), key=lambda group: group[0]):
-        rows = rows_of[path]
-        wanted = pd.Series(rows["class_index"].to_numpy(np.int64), index=rows["image_id"].to_numpy())
-        found, unique = 0, set[str]()
-        for _, ids, features in groups:
-            labels = wanted.reindex(ids)
-            here = labels.notna().to_numpy()
-            found += int(here.sum())
-            unique.update(ids[here])
-            yield Selection(None if here.all() else here, labels.to_numpy()[here].astype(np.int64)), features
-        if found != len(rows) or len(unique) != found:
-            raise SourceError(
-                f"{path}: has {len(unique):,} of the {len(rows):,} expected images; remove the file and run extract "
-                "again"
-            )
+    ids = feature_files.read_ids(path)
+    wanted = pa.array(rows["image_id"], pa.large_string(), from_pandas=True)
+    place_of = pc.fill_null(pc.index_in(ids.cast(pa.large_string()), value_set=wanted), -1).to_numpy()
+    here = place_of >= 0
+    if not np.array_equal(np.sort(place_of[here]), np.arange(len(rows))):
+        raise SourceError(
+            f"{path}: has {len(np.unique(place_of[here])):,} of the {len(rows):,} expected images; remove the file and "
+            "run extract again"
+        )
+    ends = np.cumsum([len(chunk) for chunk in ids.chunks])[:-1]
+    labels = rows["class_index"].to_numpy(np.int64)
+    for places in np.split(place_of, ends):
+        chosen = places >= 0
+        yield Selection(None if chosen.all() else chosen, labels[places[chosen]])
 
 
 def _file(folder: Path, shard: str) -> Path:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from rootstock.system.files import reading
 from rootstock.training.class_means import unit_class_means
 from rootstock.training.head import normalised
-from rootstock.training.principal_axes import invert_deviations
+from rootstock.training.principal_axes import invert_deviations, mean_and_variance
 
 FILE = "novelty.safetensors"
 REFUSED = 0.05  # share of the validation images that the threshold calls unknown
@@ -51,16 +51,12 @@ def fit(batches: Iterable[tuple[Array, NDArray[np.int64]]], k: int) -> Novelty:
     """Compute the class means.
 
     Args:
-        batches: features (n, d) and class indices (n,) of training images; iterated three times.
+        batches: features (n, d) and class indices (n,) of training images; iterated twice.
         k: number of classes, each with an image.
     """
-    images, total = 0, np.zeros(1)
-    for x, labels in batches:
-        images, total = images + len(labels), total + x.sum(axis=0, dtype=np.float64)
-    mean = total / images
-    center = mean.astype(np.float32)
-    variance = sum(((x - center) ** 2).sum(axis=0, dtype=np.float64) for x, _ in batches) / images
-    scale = invert_deviations(torch.from_numpy(mean), torch.from_numpy(variance)).numpy().astype(np.float32)
+    mean, variance = mean_and_variance((torch.from_numpy(x), None) for x, _ in batches)
+    center = mean.numpy().astype(np.float32)
+    scale = invert_deviations(mean, variance).numpy().astype(np.float32)
     return Novelty(center, scale, unit_class_means(batches, k, len(center), lambda x: (x - center) * scale))
 
 

@@ -40,7 +40,7 @@ class PrincipalAxes:
 
 
 def find_principal_axes(features: Features, class_weights: NDArray[np.float32] | None = None) -> PrincipalAxes:
-    """Find the principal axes of standardised features, in three passes.
+    """Find the principal axes of standardised features, in two passes.
 
     With weights (k,) of classes, an image counts with that of its class; they average to 1 over the images.
 
@@ -51,8 +51,7 @@ def find_principal_axes(features: Features, class_weights: NDArray[np.float32] |
     """
     n, d = len(features), features.width
     weights = None if class_weights is None else torch.from_numpy(class_weights)
-    mean = _sum(_times(x, counts).sum(0, dtype=torch.float64) for x, counts in _tensors(features, weights)) / n
-    variance = _sum(_times((x - mean).square(), counts).sum(0) for x, counts in _tensors(features, weights)) / n
+    mean, variance = mean_and_variance(_tensors(features, weights))
     inverse_deviation = invert_deviations(mean, variance)
     standardised = (
         _times(((x - mean) * inverse_deviation).float(), None if counts is None else counts.sqrt())
@@ -69,6 +68,26 @@ def _tensors(features: Features, weights: Tensor | None) -> Iterator[tuple[Tenso
     """Yield features (n, d), and with which weight each image counts: (n, 1), or None if all count the same."""
     for x, labels in features:
         yield torch.from_numpy(x), None if weights is None else weights[torch.from_numpy(labels)][:, None]
+
+
+def mean_and_variance(parts: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
+    """Return the mean and variance (d,) float64 of features, in one pass.
+
+    Sums are those of differences from one image, as squares of a feature far from zero would lose what its variance is
+    made of (Chan, Golub and LeVeque 1983, Algorithms for Computing the Sample Variance).
+
+    Args:
+        parts: features (n, d) float32 and with which weight each image counts (n, 1), None if all count the same.
+    """
+    images, origin, total, squares = 0.0, torch.zeros(()), torch.zeros(()), torch.zeros(())
+    for x, counts in parts:
+        origin = origin if images else x[0].clone()
+        images += len(x) if counts is None else float(counts.sum(dtype=torch.float64))
+        difference = x - origin
+        total = total + _times(difference, counts).sum(0, dtype=torch.float64)
+        squares = squares + _times(difference.square_(), counts).sum(0, dtype=torch.float64)
+    mean = total / images
+    return origin + mean, (squares / images - mean.square()).clamp_(min=0)
 
 
 def _times(x: Tensor, counts: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from rootstock.training import principal_axes
-from rootstock.training.principal_axes import find_principal_axes
+from rootstock.training.principal_axes import find_principal_axes, mean_and_variance
 from tests.simulated_features import Chunks, simulated
 
 
@@ -23,6 +23,32 @@ def test_coordinates_are_uncorrelated_with_the_variances_and_keep_all_distances(
     floored = np.maximum(deviation, principal_axes.DEVIATION_FLOOR * np.sqrt((deviation**2).mean()))
     standardised = (x - x.mean(0)) / floored
     np.testing.assert_allclose(z @ z.T, standardised @ standardised.T, atol=1e-3 * d)
+
+
+@given(
+    n=st.integers(1, 200),
+    chunk=st.integers(1, 70),
+    far=st.sampled_from([0.0, 1.0, 1e3]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_mean_and_variance_in_one_pass_are_exact_however_far_from_zero_and_in_what_order_features_are(
+    n, chunk, far, seed
+):
+    rng = np.random.default_rng(seed)
+    x = (far + np.sort(rng.normal(size=(n, 5)), axis=0)).astype(np.float32)
+    counts = rng.uniform(0.1, 5, (n, 1)).astype(np.float32)
+    for weights in (None, counts):
+        parts = (
+            (torch.from_numpy(x[i : i + chunk]), None if weights is None else torch.from_numpy(weights[i : i + chunk]))
+            for i in range(0, n, chunk)
+        )
+        mean, variance = mean_and_variance(parts)
+        exact = np.average(x.astype(np.float64), axis=0, weights=None if weights is None else weights[:, 0])
+        np.testing.assert_allclose(mean, exact, rtol=1e-7, atol=1e-6)
+        squares = (x.astype(np.float64) - exact) ** 2
+        spread = np.average(squares, axis=0, weights=None if weights is None else weights[:, 0])
+        np.testing.assert_allclose(variance, spread, rtol=1e-5, atol=1e-12)
 
 
 def test_a_constant_feature_has_no_coordinate():
