@@ -23,7 +23,7 @@ from rootstock.evaluation.intervals import (
     share,
     wilson,
 )
-from rootstock.system.parallel import ordered_map
+from rootstock.system.parallel import map_rows, ordered_map
 
 Strings = npt.NDArray[Any]
 
@@ -86,8 +86,8 @@ def score(
 
     """
     _check(labels, probabilities, domains, classes)
-    outcome = _outcome(labels, probabilities, np.arange(len(labels)) if groups is None else groups)
-    k = len(classes)
+    k, groups = len(classes), np.arange(len(labels)) if groups is None else groups
+    outcome = _outcome(labels, probabilities, groups)
     found = domains.astype(str)
     parts = {str(name): outcome.among(found == name) for name in np.unique(found)}
     return {
@@ -112,11 +112,16 @@ def _check(labels: Integers, probabilities: Floats, domains: Strings, classes: l
         raise ValueError(f"expected shapes (({n}, {k}), ({n},)) of probabilities and domains, got {shapes}")
     if labels.min() < 0 or labels.max() >= k:
         raise ValueError(f"expected labels 0 to {k - 1}, got {labels.min()} to {labels.max()}")
-    if odd := int((~np.isfinite(probabilities)).any(axis=1).sum()):
+    if odd := sum(map_rows(lambda rows: int((~np.isfinite(probabilities[rows])).any(axis=1).sum()), n, k)):
         raise ValueError(f"{odd} of {n} images have probabilities that are not finite")
 
 
 def _outcome(labels: Integers, probabilities: Floats, groups: Integers) -> Outcome:
+    parts = map_rows(lambda rows: _outcome_of(labels[rows], probabilities[rows], groups[rows]), *probabilities.shape)
+    return Outcome(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+def _outcome_of(labels: Integers, probabilities: Floats, groups: Integers) -> Outcome:
     predicted = probabilities.argmax(axis=1)
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)
     # Ties go to the first class, as in argmax.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+CHUNK_VALUES = 1_000_000  # of a matrix at a time: 8 MB in float64
 
 
 def cores() -> int:
@@ -57,6 +58,16 @@ def ordered_map(
     threads = threads or cores()
     with ThreadPoolExecutor(threads, initializer=first) as pool:
         yield from in_order(lambda item: pool.submit(function, item), items, window or 4 * threads, weigh, most)
+
+
+def map_rows(function: Callable[[slice], R], n: int, k: int) -> list[R]:
+    """Return `function(rows)` for chunks of the rows of a matrix (n, k), in order, computed on all cores.
+
+    What a function derives from a large matrix thus takes the memory of a few chunks.
+    """
+    rows = max(1, CHUNK_VALUES // max(1, k))
+    chunks = [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+    return [function(chunk) for chunk in chunks] if len(chunks) < 2 else list(ordered_map(function, chunks))
 
 
 def map_on_one_core_each(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

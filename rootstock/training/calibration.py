@@ -1,21 +1,18 @@
 """Temperature scaling: calibrate probabilities with one temperature, fitted on validation images."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
 
-from rootstock.system.parallel import ordered_map
+from rootstock.system.parallel import map_rows
 from rootstock.system.sampling import evenly_spaced
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
-T = TypeVar("T")
 TEMPERATURES = (0.05, 20.0)  # beyond these, probabilities are one-hot or uniform
 MOST_IMAGES, MOST_LOGITS = 50_000, 10_000_000  # that a temperature is fitted to: more say the same
-CHUNK_VALUES = 1_000_000  # logits at a time, in float64
 
 
 def fit_temperature(logits: Floats, labels: Integers) -> float:
@@ -41,7 +38,7 @@ def fit_temperature(logits: Floats, labels: Integers) -> float:
 
     def loss(log_temperature: float) -> float:
         sharpness = np.exp(-log_temperature)
-        sums = _chunked(lambda rows: float(special.logsumexp(margins[rows] * sharpness, axis=1).sum()), n, k)
+        sums = map_rows(lambda rows: float(special.logsumexp(margins[rows] * sharpness, axis=1).sum()), n, k)
         return float(sum(sums) / n - smoothing * sharpness)
 
     bounds = np.log(TEMPERATURES)
@@ -69,7 +66,7 @@ def softmax(
     def fill(rows: slice) -> None:
         found[rows] = special.softmax(logits[rows].astype(np.float64) / temperature, axis=-1)
 
-    _chunked(fill, *logits.shape)
+    map_rows(fill, *logits.shape)
     return found
 
 
@@ -80,10 +77,3 @@ def most_probable(probabilities: npt.NDArray[np.float32], count: int) -> Integer
         top[:, place] = left.argmax(1)
         np.put_along_axis(left, top[:, place, None], -1, 1)
     return top
-
-
-def _chunked(function: Callable[[slice], T], n: int, k: int) -> list[T]:
-    """Return what a function returns for the rows of a matrix (n, k), a chunk at a time, on all cores."""
-    rows = max(1, CHUNK_VALUES // max(1, k))
-    chunks = [slice(start, start + rows) for start in range(0, n, rows)]
-    return [function(chunk) for chunk in chunks] if len(chunks) < 2 else list(ordered_map(function, chunks))
