@@ -93,16 +93,19 @@ def measure(
     val_rows = val_rows.iloc[evenly_spaced(len(val_rows), MOST_VAL_IMAGES)]
     if rows["group_id"].nunique() < FEWEST_GROUPS or val_rows.empty:
         return None
-    val = Features(folder, val_rows).keep()
+    val = Features(folder, val_rows)
     groups = tables.group_numbers(val_rows)
     shares, seeds = _plan(len(rows), len(classes) * val.width)
     many = shares == SHARES  # else there are a few large heads: one at a time, in bounded memory
     recipe = _recipe(chosen, settings, ITERATIONS if many else FEW_ITERATIONS)
     trials = list(product(shares, range(seeds)))
     drawn = {trial: rows[_draw(rows, trial[0], seed + trial[1])] for trial in trials}
-    # Of very many images those that any head needs are read once.
-    used = rows if many else rows[rows.index.isin(pd.concat(drawn.values()).index)]
-    train = Features(folder, used).keep()
+    if many:
+        train, val = Features(folder, rows).keep(), val.keep()
+    else:  # of very many images those that any head needs are read once, in one pass
+        used = rows[rows.index.isin(pd.concat(drawn.values()).index)]
+        train = Features(folder, pd.concat([used, val_rows])).keep()
+        val = train.subset(val_rows)
     axes = None
     if many and chosen.kind == "logistic":
         axes = find_principal_axes(train, class_weights(train.labels, len(classes), recipe.class_weight))
