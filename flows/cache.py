@@ -1,4 +1,4 @@
-"""Show the cache, prune features by age or backbone, and compact shards whose images are mostly removed.
+"""Show the cache, prune features by age or backbone, compact shards, and remove versions that nothing refers to.
 
     python -m flows.cache                                    # show
     python -m flows.cache --backbone resnet18                # prune its features
@@ -6,8 +6,9 @@
     python -m flows.cache --compact                          # rewrite shards of which less than half is in use
     python -m flows.cache --pixels                           # remove decoded images
     python -m flows.cache --activations                      # remove the activations of frozen layers
+    python -m flows.cache --unused-versions                  # remove from DVC's cache what nothing refers to
 
-Showing needs no Prefect; changes are made by the flow in tidy.py.
+With --dry-run, it only says what would be removed. Showing needs no Prefect; changes are made by the flow in tidy.py.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 from rootstock.features.compaction import SHARE
 from rootstock.system import escape
 from rootstock.system.entry_points import add_verbose, entry_point
-from tasks.bridge.cache import check, show
+from tasks.bridge.cache import Request, check, plan, show
 
 
 def arguments() -> dict[str, Any]:
@@ -31,6 +32,11 @@ def arguments() -> dict[str, Any]:
     )  # fmt: skip
     parser.add_argument("--pixels", action="store_true", default=None, help="remove the decoded images of fine-tuning")
     parser.add_argument("--activations", action="store_true", default=None, help="remove activations of frozen layers")
+    parser.add_argument(
+        "--unused-versions", action="store_true", default=None,
+        help="remove from DVC's cache what no commit, tag, experiment or champion refers to",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     add_verbose(parser)
     return {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
 
@@ -38,10 +44,14 @@ def arguments() -> dict[str, Any]:
 def main() -> None:
     """Show the cache, or prune and compact it; an error is one sentence and exit status 1."""
     asked = arguments()
-    verbose = asked.pop("verbose")
+    verbose, dry_run = asked.pop("verbose"), asked.pop("dry_run")
     with entry_point("cache"):
-        if asked:
-            check(**{name: value for name, value in asked.items() if name not in ("pixels", "activations")})
+        request = Request(**asked)
+        if request and dry_run:
+            print(escape.plain(plan(request)))
+            return
+        if request:
+            check(request)
             tidy(asked, verbose=verbose)
         print(escape.plain(show()))
 

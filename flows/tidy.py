@@ -9,19 +9,18 @@ from prefect import flow, task
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from rootstock.features.cache import Selection
 from rootstock.system.errors import RootstockError
 from tasks.bridge import artifacts, experiments
-from tasks.bridge.cache import Tidied, show, tidy as to_tidy
+from tasks.bridge.cache import Request, Tidied, plan, show, tidy as to_tidy
 from tasks.bridge.orchestration import failed, reported_task
 from tasks.bridge.workspace_lock import locked_workspace
 
 
 @task(name="tidy", task_run_name="tidy")
 @reported_task
-def tidy(selection: Selection, share: float | None, *, pixels: bool, activations: bool) -> State[Tidied]:
-    """Prune features, decoded images and activations, and compact shards."""
-    done = to_tidy(selection, share, pixels=pixels, activations=activations)
+def tidy(asked: Request) -> State[Tidied]:
+    """Prune features, decoded images, activations and versions, and compact shards."""
+    done = to_tidy(asked)
     return Completed(message=done.summary, data=done)
 
 
@@ -33,6 +32,8 @@ def cache(
     compact: float | None = None,
     pixels: bool = False,
     activations: bool = False,
+    unused_versions: bool = False,
+    dry_run: bool = False,
 ) -> State[Tidied]:
     """Prune cached features, compact shards, and show what is left; without any value, only show.
 
@@ -45,14 +46,18 @@ def cache(
         compact: Rewrite shards of which less than this share is still in use (e.g. 0.5); models become stale.
         pixels: Remove the decoded images of fine-tuning, which the next one decodes again.
         activations: Remove the activations of frozen layers, which the next fine-tuning computes again.
+        unused_versions: Remove from DVC's cache what no commit, tag, experiment or champion refers to.
+        dry_run: Only say what would be removed.
     """
-    selection = Selection(backbone, older_than, key)
+    asked = Request(backbone, older_than, key, compact, pixels, activations, unused_versions)
     try:
         with locked_workspace() as log:
             done: Any = Tidied(summary="Nothing removed")
-            if selection or compact is not None or pixels or activations:
+            if asked and dry_run:
+                done = Tidied(summary=plan(asked))
+            elif asked:
                 experiments.save_what_repro_left()
-                done = tidy.submit(selection, compact, pixels=pixels, activations=activations).result()
+                done = tidy.submit(asked).result()
             contents = show()
     except RootstockError as error:
         return failed(error)

@@ -68,6 +68,7 @@ def evaluate(
         compared: compare.parquet, in which the report looks for a better backbone; None or missing: it does not.
     """
     pair = ModelPair(inputs, params, store)
+    curve = _measure_learning_curve(pair, params)  # before there are probabilities, of many classes gigabytes
     kept = _to_map(pair, "val", params)
     scores = pair.scores("val", keep=kept)
     rows = pair.rows("val")
@@ -91,7 +92,6 @@ def evaluate(
     repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, params.evaluate.repeats, params.seed)
     held_out = [(part.rows, part.probabilities[choice.winner]) for part in (val, test)]
     suspects = _find_label_issues(pair, params, held_out)
-    curve = _measure_learning_curve(pair, params)
     found = Evaluation(choice, validation, tested, models, repeated, suspects, curve)
     warnings = [*pair.head.warnings, *epochs.warnings(pair.course.history), *uncalibrated]
     features = np.concatenate([scores[choice.winner].features, own.features])

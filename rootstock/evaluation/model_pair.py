@@ -15,7 +15,7 @@ from rootstock.dataset import tables
 from rootstock.evaluation.model_selection import MODELS
 from rootstock.features import feature_keys
 from rootstock.features.feature_spec import FeatureSpec
-from rootstock.features.reader import Features
+from rootstock.features.reader import KEPT_BYTES, Features
 from rootstock.images.array_store import ArrayStore
 from rootstock.model import novelty, scoring
 from rootstock.model.model import Model
@@ -110,8 +110,7 @@ class ModelPair:
         scores: dict[str, Scores] = {}
         for name in [name for name in self.names if name in (models or self.names)]:
             if name == "head" and not self.mirror:
-                own = (x for x, _ in Features(self.folders[0], rows))
-                scores["head"] = Scores.of_groups(self._scorer(name), own, keep)
+                scores["head"] = Scores.of_cached(self._scorer(name), Features(self.folders[0], rows), keep)
             else:
                 model, what = self._scorer(name), f"evaluate_{split}"
                 scores[name] = scoring.score(model, rows, self.inputs.images, what=what, store=self.store, keep=keep)
@@ -131,12 +130,14 @@ class ModelPair:
     def novelty(self) -> dict[str, Novelty]:
         """Return what tells each model's training images from others, still without a threshold.
 
-        The fine-tuned network's features are in no cache: some training images of each class are enough for means.
+        Some images of each class are enough for its mean: of very many those that fit into memory, and a few for the
+        fine-tuned network, whose features are in no cache.
         """
         k, rows = len(self.classes), self.rows("train")
-        found = {"head": novelty.fit(Features(self.folders[0], rows), k)}
+        most = max(KEPT_BYTES // (4 * self.backbone.width * k), IMAGES_PER_MEAN)
+        found = {"head": novelty.fit(Features(self.folders[0], _some_of_each_class(rows, most)), k)}
         if self.finetuned:
-            some = rows.sample(frac=1, random_state=0).groupby("class_index").head(IMAGES_PER_MEAN).sort_index()
+            some = _some_of_each_class(rows, IMAGES_PER_MEAN)
             labels = iter(some["class_index"].to_numpy(np.int64))
             computed = scoring.features(self.finetuned, some, self.inputs.images, "evaluate_train", self.store)
             found["finetuned"] = novelty.fit([(x, np.fromiter(islice(labels, len(x)), np.int64)) for x in computed], k)
@@ -146,3 +147,9 @@ class ModelPair:
         """Return a model's network, and how its features were computed when it was measured."""
         model = self.whole(name)
         return model.network, model.spec
+
+
+def _some_of_each_class(rows: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Return at most that many images of each class, drawn at random."""
+    shuffled = rows["class_index"].sample(frac=1, random_state=0)
+    return rows.loc[shuffled.groupby(shuffled).head(most).index.sort_values()]

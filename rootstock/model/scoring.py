@@ -13,6 +13,7 @@ from rootstock.features.reader import Features
 from rootstock.images.array_store import ArrayStore
 from rootstock.model.model import Model
 from rootstock.system import progress
+from rootstock.system.parallel import map_on_one_core_each
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,21 @@ class Scores:
             groups: one after the other.
             keep: for which images, of all groups, the features are kept.
         """
+        return cls._gathered(model, ((x, cls.of(model, x)) for x in groups), keep)
+
+    @classmethod
+    def of_cached(cls, model: Model, features: Features, keep: NDArray[np.bool_]) -> "Scores":
+        """Return the scores of cached features, computed beside the reading of others, each group on one core."""
+        scored = map_on_one_core_each(lambda x: (x, cls.of(model, x)), (x for x, _ in features))
+        return cls._gathered(model, scored, keep)
+
+    @classmethod
+    def _gathered(
+        cls, model: Model, scored: Iterable[tuple[NDArray[np.float32], "Scores"]], keep: NDArray[np.bool_]
+    ) -> "Scores":
         scores, done, kept = cls.empty(model, keep), 0, 0
-        for features in groups:
-            own, part = cls.of(model, features), slice(done, done + len(features))
+        for features, own in scored:
+            part = slice(done, done + len(features))
             scores.logits[part], scores.novelty[part] = own.logits, own.novelty
             chosen = features[keep[part]]
             scores.features[kept : kept + len(chosen)] = chosen
@@ -82,7 +95,7 @@ def score(
 
     def of_cached(images: pd.DataFrame, keep: NDArray[np.bool_]) -> Scores:
         assert folder
-        return Scores.of_groups(model, (x for x, _ in Features(folder, images)), keep)
+        return Scores.of_cached(model, Features(folder, images), keep)
 
     def of_others(images: pd.DataFrame, keep: NDArray[np.bool_]) -> Scores:
         return Scores.of_groups(model, features(model, images, images_dir, what, store), keep)

@@ -6,8 +6,9 @@ Prefect     orchestration (a stage as a task), workspace_lock (what each flow st
             progress), artifacts (pictures and verdict), terminal (what a command prints), cancellation and
             termination (how a run ends early), causes (errors in one sentence), connection, server and
             child_process (which server shows a run, and who may reach it)
-DVC, git    dvc_repository (opened by one at a time), versions (up to date, restored, recorded), experiments (a run
-            kept), run_list (all of them), git, repair (after a kill), dvc_program (the command `dvc`)
+DVC, git    dvc_repository (opened by one at a time), versions (up to date, restored, recorded), unused_versions (what
+            nothing refers to), experiments (a run kept), run_list (all of them), git, repair (after a kill),
+            dvc_program (the command `dvc`)
 elsewhere   handoff (a stage on another machine), dvc_remote (its data), fan_out (shards on a cluster)
 models      champion, verdict, promotion, question (to a person), rollback, interrupted (a decision that
             a killed run left half done), comparison, cache

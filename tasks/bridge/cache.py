@@ -1,10 +1,11 @@
 """Show, prune and compact the cached features and images of this workspace, and update dvc.lock.
 
-Nothing is removed from DVC's own cache, from which earlier versions are restored: `dvc gc` does that.
+DVC's own cache, from which earlier versions are restored, loses only what nothing refers to, and only if asked.
 """
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from rootstock.dataset import tables
 from rootstock.features import cache, compaction, feature_keys
@@ -17,6 +18,42 @@ from tasks.bridge.workspace import ACTIVATIONS, BACKBONE, DATASET, FEATURES, IMA
 
 ROOTS = (FEATURES, TRIED)
 COMPUTED_ONCE = {PIXELS: "decoded images", ACTIVATIONS: "activations of frozen layers"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to remove.
+
+    Args:
+        backbone: features of this backbone;
+        older_than: that were not used for this many days;
+        key: under this key. Given several of these three, all have to match.
+        compact: compact shards of which less than this share is left; None: compact none.
+        pixels: all decoded images.
+        activations: all activations of frozen layers.
+        unused_versions: of the files in DVC's cache, those that nothing refers to.
+    """
+
+    backbone: str | None = None
+    older_than: float | None = None
+    key: str | None = None
+    compact: float | None = None
+    pixels: bool = False
+    activations: bool = False
+    unused_versions: bool = False
+
+    def __bool__(self) -> bool:
+        return self != Request()
+
+    @property
+    def selection(self) -> Selection:
+        """Return which features to prune."""
+        return Selection(self.backbone, self.older_than, self.key)
+
+    @property
+    def computed_once(self) -> list[Path]:
+        """Return the folders of what is computed again where it is needed."""
+        return [PIXELS] * self.pixels + [ACTIVATIONS] * self.activations
 
 
 @dataclass(frozen=True)
@@ -74,50 +111,67 @@ def show() -> str:
     return "\n".join(lines)
 
 
-def check(
-    backbone: str | None = None, older_than: float | None = None, key: str | None = None, compact: float | None = None
-) -> None:
+def check(asked: Request) -> None:
     """Check the request before a flow starts.
 
     Raises:
         RootstockError: the features do not exist, or are in use.
     """
-    _select(Selection(backbone, older_than, key), compact)
+    _select(asked)
 
 
-def _select(selection: Selection, share: float | None) -> list[Entry]:
-    if share is not None:
-        compaction.check(share)
-    return cache.select(entries(), selection) if selection else []
+def _select(asked: Request) -> list[Entry]:
+    if asked.compact is not None:
+        compaction.check(asked.compact)
+    return cache.select(entries(), asked.selection) if asked.selection else []
 
 
-def tidy(selection: Selection, share: float | None, *, pixels: bool = False, activations: bool = False) -> Tidied:
-    """Prune features, decoded images and activations, compact shards, and record the result in dvc.lock.
-
-    Args:
-        selection: which features to prune.
-        share: compact shards of which less than this share is left; None: compact none.
-        pixels: remove all decoded images.
-        activations: remove all activations of frozen layers.
+def plan(asked: Request) -> str:
+    """Describe what a request would remove, a line each.
 
     Raises:
-        RootstockError: the features do not exist, or are in use.
+        RootstockError: as `tidy`.
     """
-    from tasks.bridge import versions  # imports DVC, which `show` does not need
+    lines = [
+        f"features {entry.key} of {entry.backbone}, {entry.images:,} images, {cache.format_bytes(entry.bytes)}"
+        for entry in _select(asked)
+    ]
+    lines += [f"{cache.format_bytes(cache.size_of(root))} of {COMPUTED_ONCE[root]}" for root in asked.computed_once]
+    if asked.compact is not None:
+        waste = compaction.waste(tables.load(DATASET), asked.compact)
+        freed = cache.format_bytes(waste.freed)
+        lines.append(f"{freed} of removed images, in {len(waste.shards):,} shards, which are written anew")
+    if asked.unused_versions:
+        from tasks.bridge import unused_versions  # imports DVC
+
+        found = unused_versions.find()
+        lines.append(f"{found.describe()} in DVC's cache that no commit, tag, experiment or champion refers to")
+    return "\n".join(["Would be removed:", *(f"- {line}" for line in lines)] if lines else ["Nothing to remove"])
+
+
+def tidy(asked: Request) -> Tidied:
+    """Remove what is asked for, and record the result in dvc.lock.
+
+    Raises:
+        RootstockError: the features do not exist, or are in use; or DVC's cache may be used by others.
+    """
+    from tasks.bridge import unused_versions, versions  # import DVC, which `show` does not need
 
     done = []
-    doomed = _select(selection, share)
+    doomed = _select(asked)
     if doomed:
         with versions.changing(FEATURES, equivalent=True):  # stages read only the features in use
             cache.prune(doomed)
-    if selection:
+    if asked.selection:
         freed = cache.format_bytes(sum(entry.bytes for entry in doomed))
         done.append(f"{len(doomed):,} pruned ({freed})" if doomed else "Nothing to prune")
-    for root in [PIXELS] * pixels + [ACTIVATIONS] * activations:
+    for root in asked.computed_once:
         done.append(f"{cache.format_bytes(cache.size_of(root))} of {COMPUTED_ONCE[root]} removed")
         shutil.rmtree(root, ignore_errors=True)
-    if share is not None:
-        done.append(_compact(share))
+    if asked.compact is not None:
+        done.append(_compact(asked.compact))
+    if asked.unused_versions:
+        done.append(f"{unused_versions.remove().describe()} of unused versions removed")
     return Tidied(tuple(doomed), "; ".join(done) or "Nothing to do")
 
 

@@ -1,7 +1,7 @@
 """Open the workspace's DVC repository, and hold the workspace, for one thread and one run at a time.
 
 DVC's Python API beyond `dvc.api` may change: pyproject.toml pins its versions. Only this module, versions.py,
-experiments.py, dvc_remote.py, repair.py and dvc_program.py import it.
+unused_versions.py, experiments.py, dvc_remote.py, repair.py and dvc_program.py import it.
 """
 
 import logging
