@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rootstock.evaluation.intervals import Floats, Integers
+from rootstock.evaluation.intervals import Integers
 from rootstock.evaluation.learning_curve import LearningCurve
 from rootstock.evaluation.metrics import reliability
 from rootstock.evaluation.plot_style import MODELS
 from rootstock.evaluation.plots import MAX_DRAWN, most_mistaken, stage_names
+from rootstock.evaluation.scored import Predictions
 from rootstock.system import escape, files
 from rootstock.system.sampling import evenly_spaced
 
@@ -30,7 +31,7 @@ def write(
     metrics: Mapping[str, Any],
     history: pd.DataFrame,
     l2_path: Sequence[Mapping[str, float]],
-    probabilities: Floats,
+    predictions: Predictions,
     backbone: Mapping[str, Any],
     learning_curve: LearningCurve | None = None,
 ) -> None:
@@ -48,14 +49,14 @@ def write(
         metrics: figures of each model, as returned by `metrics.score`.
         history: fine-tuning's stage, epoch, train_loss, val_loss, val_accuracy, in order; may be empty.
         l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
-        probabilities: the winner's (n, k).
+        predictions: the winner's.
         backbone: its description, with name and parameters.
         learning_curve: the head's accuracy by the number of training images; without it, its file has no rows.
     """
-    names, predicted = np.asarray(classes, dtype=object), probabilities.argmax(1)
+    names, predicted = np.asarray(classes, dtype=object), predictions.predicted
     k = len(classes)
     worst = np.arange(k) if k <= MAX_DRAWN else most_mistaken(labels, predicted, k)
-    confidence, accuracy, images = reliability(labels, probabilities)
+    confidence, accuracy, images = reliability(predictions.confidence, predicted == labels)
     steps = history[["stage", "epoch", "train_loss", "val_loss", "val_accuracy"]].reset_index(drop=True)
     steps["stage"] = stage_names(history)
     steps["epoch"] += 1  # of its stage, as people count

@@ -17,7 +17,8 @@ from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
 from rootstock.evaluation import thumbnails
-from rootstock.evaluation.model_pair import ModelPair, Scored
+from rootstock.evaluation.model_pair import ModelPair
+from rootstock.evaluation.scored import Scored
 from rootstock.system.parallel import map_on_one_core_each
 
 MOST_IMAGES = 600  # of validation and test together: t-SNE of more takes long, and a map of more is no clearer
@@ -106,7 +107,7 @@ def draw(
         return None
     rows = pd.concat([own.rows[keep] for own, keep in zip(scored, kept, strict=True)], ignore_index=True)
     predicted = np.concatenate(
-        [own.probabilities[winner].argmax(1)[keep] for own, keep in zip(scored, kept, strict=True)]
+        [own.predictions[winner].predicted[keep] for own, keep in zip(scored, kept, strict=True)]
     )
     rows["predicted"] = np.asarray(pair.classes)[predicted]
     shown, domains = _named(pair, rows), list(rows["domain"].value_counts().index[:COLOURS])

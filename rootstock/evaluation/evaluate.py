@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,17 +23,19 @@ from rootstock.evaluation import (
     metrics,
     model_card,
     outputs,
+    predictions,
     repeated_splits,
 )
 from rootstock.evaluation.learning_curve import LearningCurve
-from rootstock.evaluation.model_pair import Inputs as Inputs, ModelPair, Scored
+from rootstock.evaluation.model_pair import Inputs as Inputs, ModelPair
 from rootstock.evaluation.model_selection import NAMES, Choice, choose
 from rootstock.evaluation.outputs import Answers, Evaluation as Evaluation, Surroundings
+from rootstock.evaluation.scored import Floats, Scored
 from rootstock.images import value_ranges
 from rootstock.images.array_store import ArrayStore
 from rootstock.model import model
 from rootstock.model.novelty import Novelty
-from rootstock.model.scoring import Scores
+from rootstock.system import memory
 from rootstock.system.errors import DamagedError
 from rootstock.training import calibration, epochs, head_layer
 
@@ -69,42 +72,82 @@ def evaluate(
     """
     pair = ModelPair(inputs, params, store)
     curve = _measure_learning_curve(pair, params)  # before there are probabilities, of many classes gigabytes
-    kept = _to_map(pair, "val", params)
-    scores = pair.scores("val", keep=kept)
-    rows = pair.rows("val")
-    labels = rows["class_index"].to_numpy(np.int64)
-    temperature = {name: calibration.fit_temperature(own.logits, labels) for name, own in scores.items()}
-    val = _scored(rows, scores, temperature)
-    validation = {name: _score(pair, val, name, params) for name in pair.names}
-    choice = choose(validation, "accuracy" if params.head.class_weight == "none" else "balanced_accuracy")
+    memory.release_unused()
+    val = _measure(pair, params, "val", pair.names)
+    choice = choose(val.figures, "accuracy" if params.head.class_weight == "none" else "balanced_accuracy")
     # The choice has been made: only now are the test images looked at, and by the winner alone.
-    known = pair.novelty[choice.winner].with_threshold(scores[choice.winner].novelty)
-    kept_of_test = _to_map(pair, "test", params)
-    scores_of_test = pair.scores("test", choice.winner, keep=kept_of_test)
-    test, own = _scored(pair.rows("test"), scores_of_test, temperature), scores_of_test[choice.winner]
-    tested = _score(pair, test, choice.winner, params)
-    tested["unknown"] = intervals.share(own.novelty > known.threshold, tables.group_numbers(test.rows))
-    uncalibrated, rough = _warn_of_temperatures(temperature), _warn_of_few(pair, val, test, params.evaluate.repeats)
+    known = pair.novelty[choice.winner].with_threshold(val.novelty[choice.winner])
+    test = _measure(pair, params, "test", [choice.winner], val.temperature)
+    tested = test.figures[choice.winner]
+    refused = test.novelty[choice.winner] > known.threshold
+    tested["unknown"] = intervals.share(refused, tables.group_numbers(test.scored.rows))
+    uncalibrated = _warn_of_temperatures(val.temperature)
+    rough = _warn_of_few(pair, val.scored, test.scored, params.evaluate.repeats)
     for warning in uncalibrated + rough:
         log.warning("%s", warning)
-    digest = _write_model(pair, choice, temperature[choice.winner], known, validation, tested, model_dir)
-    models = measured_models.count(uses, test.rows["image_id"], digest) if uses else 1
+    digest = _write_model(pair, choice, val.temperature[choice.winner], known, val.figures, tested, model_dir)
+    models = measured_models.count(uses, test.scored.rows["image_id"], digest) if uses else 1
     repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, params.evaluate.repeats, params.seed)
-    held_out = [(part.rows, part.probabilities[choice.winner]) for part in (val, test)]
-    suspects = _find_label_issues(pair, params, held_out)
-    found = Evaluation(choice, validation, tested, models, repeated, suspects, curve)
+    suspects = _find_label_issues(pair, params, [part.to_judge[choice.winner] for part in (val, test)])
+    found = Evaluation(choice, val.figures, tested, models, repeated, suspects, curve)
     warnings = [*pair.head.warnings, *epochs.warnings(pair.course.history), *uncalibrated]
-    features = np.concatenate([scores[choice.winner].features, own.features])
-    answers = Answers(val, test, (kept, kept_of_test), features)
+    features = np.concatenate([part.features[choice.winner] for part in (val, test)])
+    answers = Answers(val.scored, test.scored, (val.kept, test.kept), features)
     around = Surroundings(warnings, rough, timings, lineage, _read_compared(compared, inputs.dataset))
     outputs.write(pair, params, found, answers, around, report_dir)
     return found
 
 
-def _to_map(pair: ModelPair, split: str, params: Params) -> NDArray[np.bool_]:
-    """Draw the images of a split whose features are mapped in the report."""
-    count = embedding.MOST_IMAGES // 2 if params.evaluate.explain else 0
-    return embedding.choose(pair.rows(split), count, params.seed)
+@dataclass(frozen=True)
+class Measured:
+    """What models answered for the images of a split, in figures and as far as it is shown; by model.
+
+    Args:
+        scored: what they predict.
+        figures: as returned by `metrics.score`.
+        temperature: by which their probabilities are calibrated.
+        novelty: of each image (n,).
+        kept: the images that are mapped (n,).
+        features: of these (m, width).
+        to_judge: images whose labels the model itself judges, where there are too many for other heads: rows of the
+            manifest and calibrated probabilities.
+    """
+
+    scored: Scored
+    figures: dict[str, dict[str, Any]]
+    temperature: dict[str, float]
+    novelty: dict[str, Floats]
+    kept: NDArray[np.bool_]
+    features: dict[str, Floats]
+    to_judge: dict[str, tuple[pd.DataFrame, Floats]]
+
+
+def _measure(
+    pair: ModelPair, params: Params, split: str, models: Sequence[str], temperature: dict[str, float] | None = None
+) -> Measured:
+    """Measure models on a split, to which their temperatures are fitted unless they are given."""
+    rows = pair.rows(split)
+    labels, k = rows["class_index"].to_numpy(np.int64), len(pair.classes)
+    kept = embedding.choose(rows, embedding.MOST_IMAGES // 2 if params.evaluate.explain else 0, params.seed)
+    scores = pair.scores(split, *models, keep=kept)
+    if temperature is None:
+        temperature = {name: calibration.fit_temperature(own.logits, labels) for name, own in scores.items()}
+    # Probabilities take the place of the logits: of many classes they are gigabytes.
+    probabilities = {
+        name: calibration.softmax(own.logits, temperature[name], out=own.logits) for name, own in scores.items()
+    }
+    memory.release_unused()
+    judged = label_issues.draw(len(rows), len(pair.manifest), k, params.seed)
+    domains, groups = rows["domain"].to_numpy(str), tables.group_numbers(rows)
+    return Measured(
+        Scored.of(rows, probabilities, keep_all=predictions.keeps_all(params.evaluate, k)),
+        {name: metrics.score(labels, own, domains, pair.classes, groups=groups) for name, own in probabilities.items()},
+        temperature,
+        {name: own.novelty for name, own in scores.items()},
+        kept,
+        {name: own.features for name, own in scores.items()},
+        {name: (rows.iloc[judged], own[judged]) for name, own in probabilities.items()},
+    )
 
 
 def _read_compared(path: Path | None, dataset: Path) -> pd.DataFrame:
@@ -120,13 +163,13 @@ def _read_compared(path: Path | None, dataset: Path) -> pd.DataFrame:
 
 
 def _find_label_issues(
-    pair: ModelPair, params: Params, held_out: Sequence[tuple[pd.DataFrame, NDArray[np.float32]]]
+    pair: ModelPair, params: Params, held_out: Sequence[tuple[pd.DataFrame, Floats]]
 ) -> pd.DataFrame | None:
     """Find labels that are probably wrong; of very many images, by the winner's answers on validation and test."""
     if not params.evaluate.label_issues:
         return None
     if not label_issues.can_judge_all(len(pair.manifest), len(pair.classes)):
-        return label_issues.find_held_out(held_out, pair.classes, params.seed)
+        return label_issues.find_held_out(held_out, pair.classes)
     l2 = pair.head.l2 if pair.head.kind == "logistic" else label_issues.L2
     return label_issues.find(pair.folders[0], pair.manifest, pair.classes, l2, params.seed)
 
@@ -135,13 +178,6 @@ def _measure_learning_curve(pair: ModelPair, params: Params) -> LearningCurve | 
     if not params.evaluate.learning_curve:
         return None
     return learning_curve.measure(pair.folders[0], pair.manifest, pair.classes, pair.head, params.head, params.seed)
-
-
-def _score(pair: ModelPair, scored: Scored, name: str, params: Params) -> dict[str, Any]:
-    return metrics.score(
-        scored.labels, scored.probabilities[name], scored.rows["domain"].to_numpy(str), pair.classes,
-        groups=tables.group_numbers(scored.rows),
-    )  # fmt: skip
 
 
 def _warn_of_temperatures(temperature: dict[str, float]) -> list[str]:
@@ -168,13 +204,6 @@ def _warn_of_few(pair: ModelPair, val: Scored, test: Scored, repeats: int) -> li
         more = f" and {len(few) - NAMED:,} more" if len(few) > NAMED else ""
         found.append(f"Fewer than {FEW_OF_CLASS} test images: {named}{more}. Their figures are rough.")
     return found
-
-
-def _scored(rows: pd.DataFrame, scores: dict[str, Scores], temperature: dict[str, float]) -> Scored:
-    """Return calibrated probabilities, which take the place of the logits: of many classes they are gigabytes."""
-    return Scored(
-        rows, {name: calibration.softmax(own.logits, temperature[name], out=own.logits) for name, own in scores.items()}
-    )
 
 
 def _write_model(

@@ -31,6 +31,7 @@ IMAGE = ["image_id", "source", "path", "domain", "split", "label"]
 ITERATIONS = 20  # of L-BFGS: more change no suspect (docs/benchmarks.md)
 L2 = 10.0  # strength of these heads where the model's is of another kind
 MOST_PROBABILITIES = 5 * 10**7  # images times classes: 200 MB, and minutes of training
+MOST_HELD_OUT = 10**7  # the same of validation images, and of test images, where these alone are judged
 COLUMNS = [*IMAGE, "suggested", "label_probability", "suggested_probability"]
 
 
@@ -56,24 +57,33 @@ def find(folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float
     return _suspects(rows, predict_out_of_fold(folder, rows, fold, len(classes), l2), classes)
 
 
-def find_held_out(answers: Sequence[tuple[pd.DataFrame, Array]], classes: Sequence[str], seed: int) -> pd.DataFrame:
+def draw(images: int, all_images: int, classes: int, seed: int) -> NDArray[np.int64]:
+    """Draw images of a held-out split that `find_held_out` judges (m,), in order; none where all images can be judged.
+
+    Args:
+        images: of the split.
+        all_images: of the dataset.
+        classes: how many.
+        seed: of the draw.
+    """
+    if can_judge_all(all_images, classes):
+        return np.empty(0, np.int64)
+    drawn: NDArray[np.int64] = np.random.default_rng(seed).permutation(images)[: MOST_HELD_OUT // classes]
+    return np.sort(drawn)
+
+
+def find_held_out(answers: Sequence[tuple[pd.DataFrame, Array]], classes: Sequence[str]) -> pd.DataFrame:
     """Find images whose label is probably wrong, by what a model answered that was not trained on them.
 
     Args:
-        answers: rows of the manifest (n of each), and calibrated probabilities (n, k).
+        answers: of each split, rows of the manifest (n of them) and calibrated probabilities (n, k).
         classes: names in index order, two or more.
-        seed: of the images that are judged, where there are many.
 
     Returns:
         As `find`.
     """
-    places = np.concatenate([np.full(len(rows), part) for part, (rows, _) in enumerate(answers)])
-    drawn = np.random.default_rng(seed).permutation(len(places))[: MOST_PROBABILITIES // len(classes)]
-    judged = np.isin(np.arange(len(places)), drawn)
-    parts = [judged[places == part] for part in range(len(answers))]
-    rows = pd.concat([rows[part] for part, (rows, _) in zip(parts, answers, strict=True)], ignore_index=True)
-    probabilities = np.concatenate([own[part] for part, (_, own) in zip(parts, answers, strict=True)])
-    return _suspects(rows, probabilities, classes)
+    rows = pd.concat([rows for rows, _ in answers], ignore_index=True)
+    return _suspects(rows, np.concatenate([probabilities for _, probabilities in answers]), classes)
 
 
 def _suspects(rows: pd.DataFrame, probabilities: Array, classes: Sequence[str]) -> pd.DataFrame:
@@ -98,7 +108,7 @@ def describe_judged(images: int, classes: int) -> str:
     """Describe which images are judged by an evaluation."""
     if can_judge_all(images, classes):
         return "images, of all splits,"
-    return f"of up to {MOST_PROBABILITIES // classes:,} validation and test images"
+    return f"of up to {MOST_HELD_OUT // classes:,} validation and as many test images"
 
 
 def predict_out_of_fold(folder: Path, rows: pd.DataFrame, fold: NDArray[np.int64], classes: int, l2: float) -> Array:

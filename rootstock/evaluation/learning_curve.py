@@ -99,7 +99,8 @@ def measure(
     many = shares == SHARES  # else there are a few large heads: one at a time, in bounded memory
     recipe = _recipe(chosen, settings, ITERATIONS if many else FEW_ITERATIONS)
     trials = list(product(shares, range(seeds)))
-    drawn = {trial: rows[_draw(rows, trial[0], seed + trial[1])] for trial in trials}
+    train_groups, labels = tables.group_numbers(rows), rows["class_index"].to_numpy(np.int64)
+    drawn = {trial: rows[_draw(train_groups, labels, trial[0], seed + trial[1])] for trial in trials}
     if many:
         train, val = Features(folder, rows).keep(), val.keep()
     else:  # of very many images those that any head needs are read once, in one pass
@@ -161,12 +162,12 @@ def extrapolate(images: Sequence[int], accuracy: Sequence[float], val_images: in
     return float(1 - (1 - accuracy[-1]) * 2 ** np.clip(slope, -1, 0))
 
 
-def _draw(rows: pd.DataFrame, share: float, seed: int) -> NDArray[np.bool_]:
-    """Draw a share of the groups of each class, at least one; a group counts for the class of its first image."""
-    if share == 1:
-        return np.ones(len(rows), bool)
-    groups = tables.group_numbers(rows)
-    classes = rows["class_index"].to_numpy()[np.unique(groups, return_index=True)[1]]
+def _draw(groups: NDArray[np.int64], labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """Draw a share of the groups of each class, at least one, whole; return which images (n,) are in these.
+
+    A group counts for the class of its first image; `groups` (n,) are 0, 1, ... and `labels` (n,) class indices.
+    """
+    classes = labels[np.unique(groups, return_index=True)[1]]
     order = np.random.default_rng(seed).permutation(len(classes))
     of_class = pd.Series(order).groupby(classes[order])
     drawn = np.zeros(len(classes), bool)

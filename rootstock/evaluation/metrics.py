@@ -98,10 +98,20 @@ def score(
     }
 
 
-def reliability(labels: Integers, probabilities: Floats) -> tuple[Floats, Floats, Integers]:
-    """Return mean confidence, accuracy and number of images of each non-empty calibration bin: arrays (bins,)."""
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    return _reliability(confidence, probabilities.argmax(axis=1) == labels)
+def reliability(confidence: Floats, correct: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Integers]:
+    """Return mean confidence, accuracy and number of images of each non-empty calibration bin: arrays (bins,).
+
+    Args:
+        confidence: the probability of the predicted class of each image (n,).
+        correct: whether it is the label (n,).
+    """
+    confidence = confidence.astype(np.float64)
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    images = np.bincount(bins, minlength=BINS)
+    used = images > 0
+    mean = np.bincount(bins, confidence, BINS)[used] / images[used]
+    accuracy = np.bincount(bins, correct, BINS)[used] / images[used]
+    return mean, accuracy, images[used].astype(np.int64)
 
 
 def _check(labels: Integers, probabilities: Floats, domains: Strings, classes: list[str]) -> None:
@@ -223,15 +233,6 @@ def _rank(is_class: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[float
     return float(others_below.mean()) / (len(every) - images), float(precision.mean())
 
 
-def _reliability(confidence: Floats, correct: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Integers]:
-    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    images = np.bincount(bins, minlength=BINS)
-    used = images > 0
-    mean = np.bincount(bins, confidence, BINS)[used] / images[used]
-    accuracy = np.bincount(bins, correct, BINS)[used] / images[used]
-    return mean, accuracy, images[used].astype(np.int64)
-
-
 def _calibration_error(outcome: Outcome) -> float:
     """Return the expected calibration error less its bias.
 
@@ -240,7 +241,7 @@ def _calibration_error(outcome: Outcome) -> float:
     stands for the true one, about half of what noise adds to a perfectly calibrated model's error stays; of an error
     that is real, nearly all is taken off that is noise (docs/retraining.md).
     """
-    confidence, accuracy, images = _reliability(outcome.confidence, outcome.correct)
+    confidence, accuracy, images = reliability(outcome.confidence, outcome.correct)
     gap, noise = np.abs(confidence - accuracy), np.sqrt(accuracy * (1 - accuracy) / images)
     some = noise > 0
     ratio = gap[some] / noise[some]

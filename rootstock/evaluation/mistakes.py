@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from rootstock.evaluation import thumbnails
-from rootstock.evaluation.model_pair import ModelPair, Scored
+from rootstock.evaluation.model_pair import ModelPair
+from rootstock.evaluation.scored import Scored
 
 BUDGET = 400_000  # bytes of thumbnails of the mistakes, and as many of the suspects: some hundred of photos
 OF_CLASS, SMALL = 3, 44  # mistakes shown beside a class, and pixels of their thumbnails
@@ -54,8 +55,7 @@ class Confusion:
 
 def worst_mistakes(pair: ModelPair, test: Scored, winner: str, count: int) -> list[Mistake]:
     """Return the misclassified test images, most confident first, as many as the page has room for."""
-    probabilities = test.probabilities[winner]
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    own = test.predictions[winner]
     worst = test.mistakes(winner)[:count]
     rows = test.rows.iloc[worst]
     pictures = thumbnails.within(thumbnails.of_images(pair.inputs.images, rows), BUDGET)
@@ -63,8 +63,8 @@ def worst_mistakes(pair: ModelPair, test: Scored, winner: str, count: int) -> li
         Mistake(
             thumbnail=thumbnail,
             actual=row["label"],
-            predicted=pair.classes[predicted[index]],
-            confidence=float(confidence[index]),
+            predicted=pair.classes[own.predicted[index]],
+            confidence=float(own.confidence[index]),
             domain=row["domain"],
             path=f"{row['source']}/{row['path']}",
         )
@@ -74,7 +74,7 @@ def worst_mistakes(pair: ModelPair, test: Scored, winner: str, count: int) -> li
 
 def confusions(test: Scored, winner: str, classes: list[str]) -> list[Confusion]:
     """Return which class was taken for which other one, the most frequent confusion first, at most CONFUSIONS."""
-    predicted = test.probabilities[winner].argmax(1)
+    predicted = test.predictions[winner].predicted
     images = Counter(test.labels.tolist())
     wrong = Counter((a, b) for a, b in zip(test.labels.tolist(), predicted.tolist(), strict=True) if a != b)
     order = sorted(wrong, key=lambda pair: (-wrong[pair], images[pair[0]], pair))

@@ -1,4 +1,4 @@
-"""The head and the fine-tuned network side by side, and what they answer on a split."""
+"""The head and the fine-tuned network side by side."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,13 +21,13 @@ from rootstock.model import novelty, scoring
 from rootstock.model.model import Model
 from rootstock.model.novelty import Novelty
 from rootstock.model.scoring import Scores
+from rootstock.system import memory
 from rootstock.system.errors import SourceError
 from rootstock.training import classifier, head
 from rootstock.training.classifier import Classifier
 from rootstock.training.course import load_course
 from rootstock.training.head import Head
 
-Logits = NDArray[np.float32]
 IMAGES_PER_MEAN = 50  # of a class, for the mean of a fine-tuned network's features
 
 
@@ -41,25 +41,6 @@ class Inputs:
     features: Path
     head: Path
     finetuned: Path
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The images of a split (manifest rows) with each model's calibrated probabilities (n, k) float32."""
-
-    rows: pd.DataFrame
-    probabilities: dict[str, NDArray[np.float32]]
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Return the class indices (n,)."""
-        return self.rows["class_index"].to_numpy(np.int64)
-
-    def mistakes(self, model: str) -> NDArray[np.int64]:
-        """Return the places of the images that a model misclassifies (m,), the most confident mistake first."""
-        probabilities = self.probabilities[model]
-        wrong = np.flatnonzero(probabilities.argmax(1) != self.labels)
-        return wrong[np.argsort(-probabilities.max(1)[wrong], kind="stable")]
 
 
 class ModelPair:
@@ -136,6 +117,7 @@ class ModelPair:
         k, rows = len(self.classes), self.rows("train")
         most = max(KEPT_BYTES // (4 * self.backbone.width * k), IMAGES_PER_MEAN)
         found = {"head": novelty.fit(Features(self.folders[0], _some_of_each_class(rows, most)), k)}
+        memory.release_unused()
         if self.finetuned:
             some = _some_of_each_class(rows, IMAGES_PER_MEAN)
             labels = iter(some["class_index"].to_numpy(np.int64))

@@ -28,10 +28,11 @@ from rootstock.evaluation import (
 )
 from rootstock.evaluation.advice import Advice, Grounds
 from rootstock.evaluation.learning_curve import LearningCurve
-from rootstock.evaluation.model_pair import ModelPair, Scored
+from rootstock.evaluation.model_pair import ModelPair
 from rootstock.evaluation.model_selection import Choice, summarize
 from rootstock.evaluation.repeated_splits import RepeatedSplits
 from rootstock.evaluation.report import Report, render
+from rootstock.evaluation.scored import Scored
 from rootstock.system import escape
 from rootstock.system.files import write as write_file
 from rootstock.training import averaging
@@ -67,7 +68,7 @@ class Answers:
     """The winner's answers, and the features that it gave some of the images.
 
     Args:
-        val: the validation images with each model's probabilities.
+        val: the validation images with each model's predictions.
         test: the test images with the winner's.
         kept: which of the images of either split have features.
         features: of these (m, width), validation first.
@@ -103,15 +104,14 @@ def write(
 ) -> None:
     """Write all files of data/report."""
     _write_figures(found, report_dir)
-    full = params.evaluate.probabilities == "all"
-    predictions.write(report_dir / "predictions.parquet", [answers.val, answers.test], pair.classes, full=full)
+    predictions.write(report_dir / "predictions.parquet", [answers.val, answers.test], pair.classes)
     suspects = pd.DataFrame(columns=label_issues.COLUMNS) if found.label_issues is None else found.label_issues
     write_file(report_dir / "label_issues.csv", escape.as_csv(suspects))
     winner = found.choice.winner
     dvc_plots.write(
         report_dir / "plots",
         labels=answers.val.labels,
-        probabilities=answers.val.probabilities[winner],
+        predictions=answers.val.predictions[winner],
         winner=winner,
         classes=pair.classes,
         metrics=found.validation,
@@ -136,7 +136,7 @@ def _drawn(pair: ModelPair, found: Evaluation, test: Scored) -> dict[str, Any]:
     """Draw the plots of the report."""
     pictures = plots.pictures(
         labels=test.labels,
-        probabilities=test.probabilities,
+        predictions=test.predictions,
         winner=found.choice.winner,
         classes=pair.classes,
         metrics={found.choice.winner: found.test},

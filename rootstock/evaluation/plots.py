@@ -11,9 +11,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rootstock.evaluation.intervals import Floats, Integers, Interval
+from rootstock.evaluation.intervals import Integers, Interval
 from rootstock.evaluation.metrics import reliability
 from rootstock.evaluation.plot_style import LIGHT, MODELS, Theme, in_both_themes, legend, new_figure, short
+from rootstock.evaluation.scored import Predictions
 
 MAX_COUNTED = 15  # classes up to which the confusion matrix shows counts
 MAX_DRAWN, WORST = 100, 50  # classes of a confusion matrix; of more, those with the most mistakes are drawn
@@ -22,7 +23,7 @@ MAX_DRAWN, WORST = 100, 50  # classes of a confusion matrix; of more, those with
 def pictures(
     *,
     labels: Integers,
-    probabilities: Mapping[str, Floats],
+    predictions: Mapping[str, Predictions],
     winner: str,
     classes: Sequence[str],
     metrics: Mapping[str, Any],
@@ -33,20 +34,20 @@ def pictures(
 
     Args:
         labels: class indices of the test images (n,).
-        probabilities: (n, k) of the models to show; the winner at least.
+        predictions: of the models to show; the winner's at least.
         winner: the model shown in the confusion matrix.
         classes: names in index order.
         metrics: figures of the same models, as returned by `metrics.score`.
         history: fine-tuning's stage, epoch, train_loss, val_loss, val_accuracy, in order; may be empty.
         l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
     """
-    predicted = probabilities[winner].argmax(axis=1)
+    predicted = predictions[winner].predicted
     return in_both_themes(
         {
             "curves": lambda theme: draw_curves(history, l2_path, theme),
             "confusion": lambda theme: draw_confusion(labels, predicted, classes, theme),
-            "reliability": lambda theme: draw_reliability(labels, probabilities, theme),
-            "recall": lambda theme: draw_recall(metrics, winner, theme, models=probabilities),
+            "reliability": lambda theme: draw_reliability(labels, predictions, theme),
+            "recall": lambda theme: draw_recall(metrics, winner, theme, models=predictions),
         }
     )
 
@@ -159,12 +160,12 @@ def stage_names(history: pd.DataFrame) -> list[str]:
     return [f"{stage + 1} ({name})" for stage, name in zip(history["stage"], history["unfrozen"], strict=True)]
 
 
-def draw_reliability(labels: Integers, probabilities: Mapping[str, Floats], theme: Theme = LIGHT) -> Figure:
+def draw_reliability(labels: Integers, predictions: Mapping[str, Predictions], theme: Theme = LIGHT) -> Figure:
     """Plot the reliability diagram: accuracy against confidence in 15 bins, and the images per bin."""
     figure, [[upper], [lower]] = new_figure(theme, 5.4, 5.8, (3, 1))
     upper.plot([0, 1], [0, 1], color=theme.ink, linewidth=0.8, linestyle=":", label="perfect calibration")
-    for shift, (name, model) in zip((-0.005, 0.005), probabilities.items(), strict=False):
-        confidence, accuracy, images = reliability(labels, model)
+    for shift, (name, model) in zip((-0.005, 0.005), predictions.items(), strict=False):
+        confidence, accuracy, images = reliability(model.confidence, model.predicted == labels)
         style = theme.model(name)
         upper.plot(confidence, accuracy, color=style["color"], linewidth=0.9)
         upper.scatter(

@@ -1,10 +1,10 @@
 """predictions.parquet: what each model answered for the images of an evaluation.
 
-Of up to MOST_CLASSES classes it has all probabilities. Of more, a million images would take gigabytes: it has the TOP
+Of up to MOST_CLASSES classes it has all probabilities. Of more, a million images would take gigabytes: it has the five
 most probable classes and the probability of the label, or all of them with `evaluate.probabilities: all`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +12,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rootstock.evaluation.model_pair import Scored
+from rootstock.config.params import Evaluate
+from rootstock.evaluation.scored import Scored
 from rootstock.system.files import reading, replacing
-from rootstock.training.calibration import most_probable
 
-MOST_CLASSES, TOP = 100, 5
+MOST_CLASSES = 100
 IMAGE = ("image_id", "domain", "split", "label")
 ROWS = 8192  # at a time
 
 
-def write(path: Path, scored: Iterable[Scored], classes: Sequence[str], *, full: bool) -> None:
+def keeps_all(params: Evaluate, classes: int) -> bool:
+    """Return whether all probabilities are written."""
+    return params.probabilities == "all" or classes <= MOST_CLASSES
+
+
+def write(path: Path, scored: Iterable[Scored], classes: Sequence[str]) -> None:
     """Write a row per image, with its id, domain, split and label, and what each model answered.
 
     - `<model>_predicted`: the most probable class.
     - `<model>_label_probability`: float32.
-    - `<model>`: all probabilities, in the order of the classes (list of float32); or, of many classes unless `full`,
+    - `<model>`: all probabilities, in the order of the classes (list of float32); or, where they were not kept,
       `<model>_top` and `<model>_top_probability`: the five most probable classes, and their probabilities.
 
     Those of a model that was not measured on an image are null.
     """
     parts = list(scored)
-    models = list(dict.fromkeys(name for part in parts for name in part.probabilities))
-    schema = _schema(models, full=full or len(classes) <= MOST_CLASSES)
+    models = {name: own.probabilities is not None for part in parts for name, own in part.predictions.items()}
+    schema = _schema(models)
     names = pa.array(classes, pa.string())
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for part in parts:
@@ -41,9 +46,10 @@ def write(path: Path, scored: Iterable[Scored], classes: Sequence[str], *, full:
                 writer.write_table(_table(part, slice(start, start + ROWS), schema, names))
 
 
-def _schema(models: Sequence[str], *, full: bool) -> pa.Schema:
+def _schema(models: Mapping[str, bool]) -> pa.Schema:
+    """Return the columns of models, by whether all of their probabilities were kept."""
     fields = [(name, pa.string()) for name in IMAGE]
-    for model in models:
+    for model, full in models.items():
         fields += [(f"{model}_predicted", pa.string()), (f"{model}_label_probability", pa.float32())]
         all_of_them = [(model, pa.list_(pa.float32()))]
         top = [(f"{model}_top", pa.list_(pa.string())), (f"{model}_top_probability", pa.list_(pa.float32()))]
@@ -54,26 +60,24 @@ def _schema(models: Sequence[str], *, full: bool) -> pa.Schema:
 def _table(part: Scored, rows: slice, schema: pa.Schema, names: pa.Array) -> pa.Table:
     images = part.rows.iloc[rows]
     columns = {name: pa.array(images[name], pa.string()) for name in IMAGE}
-    for model, values in part.probabilities.items():
-        own = values[rows]
-        label = part.labels[rows, None]
-        columns[f"{model}_predicted"] = names.take(pa.array(own.argmax(1)))
-        columns[f"{model}_label_probability"] = pa.array(np.take_along_axis(own, label, 1)[:, 0])
-        if model in schema.names:
-            columns[model] = _lists(own, pa.array(np.ascontiguousarray(own).ravel()))
+    for model, own in part.predictions.items():
+        columns[f"{model}_predicted"] = names.take(pa.array(own.predicted[rows]))
+        columns[f"{model}_label_probability"] = pa.array(own.label_probability[rows])
+        if own.probabilities is not None:
+            columns[model] = _lists(own.probabilities[rows])
         else:
-            top = most_probable(own, TOP)
+            top = own.top[rows]
             columns[f"{model}_top"] = _lists(top, names.take(pa.array(top.ravel())))
-            best = np.take_along_axis(own, top, 1)
-            columns[f"{model}_top_probability"] = _lists(best, pa.array(best.ravel()))
+            columns[f"{model}_top_probability"] = _lists(own.top_probability[rows])
     missing = {field.name: pa.nulls(len(images), field.type) for field in schema if field.name not in columns}
     return pa.table(columns | missing, schema=schema)
 
 
-def _lists(matrix: NDArray[np.generic], flat: pa.Array) -> pa.ListArray:
-    """Return the rows of a matrix, which `flat` has one after the other, as lists."""
+def _lists(matrix: NDArray[np.generic], flat: pa.Array | None = None) -> pa.ListArray:
+    """Return the rows of a matrix as lists: its values, or what `flat` has in their place."""
     ends = np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1]
-    return pa.ListArray.from_arrays(pa.array(ends), flat)
+    values = pa.array(np.ascontiguousarray(matrix).ravel()) if flat is None else flat
+    return pa.ListArray.from_arrays(pa.array(ends), values)
 
 
 def read_predicted(path: Path, model: str, classes: Sequence[str], columns: Sequence[str] = ()) -> pa.Table:

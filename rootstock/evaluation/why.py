@@ -12,7 +12,8 @@ from torch import Tensor
 from rootstock.backbones import depths, feature_maps
 from rootstock.dataset.shards import Reader
 from rootstock.evaluation import thumbnails
-from rootstock.evaluation.model_pair import ModelPair, Scored
+from rootstock.evaluation.model_pair import ModelPair
+from rootstock.evaluation.scored import Scored
 from rootstock.features import preparing
 from rootstock.images.pixels import OpenedFile
 from rootstock.model import explanations, grad_cam
@@ -100,9 +101,9 @@ def explain(pair: ModelPair, test: Scored, winner: str) -> Why:
 
 def _surest(test: Scored, winner: str) -> NDArray[np.int64]:
     """Return the place of the most confident hit of each class, the classes with the most confident one first."""
-    probabilities = test.probabilities[winner]
-    hits = np.flatnonzero(probabilities.argmax(1) == test.labels)
-    ordered = hits[np.argsort(-probabilities.max(1)[hits], kind="stable")]
+    own = test.predictions[winner]
+    hits = np.flatnonzero(own.predicted == test.labels)
+    ordered = hits[np.argsort(-own.confidence[hits], kind="stable")]
     _, first = np.unique(test.labels[ordered], return_index=True)
     return ordered[np.sort(first)]
 
@@ -126,8 +127,8 @@ def _evidence(
 ) -> list[Evidence]:
     if cam is None:
         return []
-    probabilities, labels = test.probabilities[winner][places], test.labels[places]
-    predicted = probabilities.argmax(1)
+    own, labels = test.predictions[winner], test.labels[places]
+    predicted, confidence = own.predicted[places], own.confidence[places]
     wrong = np.flatnonzero(predicted != labels).tolist()
     found = [_drawn(*one) for one in zip(seen, cam(seen, predicted.tolist()), strict=True)]
     missed = [_drawn(*one) for one in zip(seen[wrong], cam(seen[wrong], labels[wrong].tolist()), strict=True)]
@@ -140,7 +141,7 @@ def _evidence(
             evidence_of_actual=of_actual.get(at, b""),
             actual=row["label"],
             predicted=pair.classes[predicted[at]],
-            confidence=float(probabilities[at].max()),
+            confidence=float(confidence[at]),
             path=f"{row['source']}/{row['path']}",
         )
         for at, (_, row) in enumerate(rows.iterrows())

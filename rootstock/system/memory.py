@@ -1,13 +1,23 @@
-"""A memory budget for decoding images, shared by all threads and, in part, by processes."""
+"""A memory budget for decoding images, shared by all threads and, in part, by processes; and memory given back."""
 
+import ctypes
 import fcntl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BUDGET_BYTES = 2**30
 LEAST_BYTES = 2**28  # that each of several processes has: photos of up to 85 megapixels at once
+
+
+def release_unused() -> None:
+    """Give memory that was freed back to the system: each thread's heap and Arrow keep it, of large sets a gigabyte."""
+    import pyarrow as pa  # takes a tenth of a second, and not every process needs it
+
+    pa.default_memory_pool().release_unused()
+    with suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class MemoryBudget:

@@ -1,7 +1,6 @@
 """The map of the features: some images of every class and domain, placed by t-SNE, with their thumbnails."""
 
 import io
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,8 @@ import pytest
 from PIL import Image
 
 from rootstock.evaluation import embedding
-from rootstock.evaluation.model_pair import ModelPair, Scored
+from rootstock.evaluation.model_pair import ModelPair
+from rootstock.evaluation.scored import Scored
 from tests.evaluations import PARAMS
 
 
@@ -19,8 +19,8 @@ def pair(inputs) -> ModelPair:
 
 
 def drawn(pair: ModelPair, left_out: int = 6) -> embedding.Embedding:
-    splits = [Scored(pair.rows(split), {}) for split in ("val", "test")]
-    right = [replace(own, probabilities={"head": np.eye(len(pair.classes))[own.labels]}) for own in splits]
+    splits = [pair.rows(split) for split in ("val", "test")]
+    right = [Scored.of(rows, {"head": np.eye(len(pair.classes))[rows["class_index"]]}) for rows in splits]
     kept = [np.arange(len(own.rows)) >= left_out for own in right]
     features = [
         pair.scores(own.rows["split"].iloc[0], "head", keep=keep)["head"].features
@@ -86,7 +86,7 @@ def _relabelled(rows: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
 
 
 def test_there_is_no_map_of_few_images_or_of_features_that_do_not_vary(pair):
-    one = Scored(pair.rows("test"), {"head": np.eye(3)[pair.rows("test")["class_index"]]})
+    one = Scored.of(pair.rows("test"), {"head": np.eye(3)[pair.rows("test")["class_index"]]})
     for count, features in ((5, np.random.default_rng(0).normal(size=(5, 8))), (20, np.ones((20, 8)))):
         kept = np.arange(len(one.rows)) < count
         assert embedding.draw(pair, [one], [kept], features.astype(np.float32), "head", 0) is None

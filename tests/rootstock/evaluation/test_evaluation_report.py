@@ -11,7 +11,8 @@ import pytest
 from rootstock.backbones import backbones
 from rootstock.evaluation import mistakes
 from rootstock.evaluation.mistakes import worst_mistakes
-from rootstock.evaluation.model_pair import Inputs, ModelPair, Scored
+from rootstock.evaluation.model_pair import Inputs, ModelPair
+from rootstock.evaluation.scored import Scored
 from rootstock.features import extraction, reader
 from rootstock.training import calibration, head, logistic
 from rootstock.training.course import Course, save_course
@@ -32,10 +33,10 @@ def test_the_mistakes_shown_are_test_images_the_winner_got_wrong_worst_first(inp
     rows = pair.rows("test")
     stored = predictions.set_index("image_id").loc[rows["image_id"]]
     winner = done.found.choice.winner
-    scored = Scored(rows, {winner: np.stack(stored[winner])})
+    scored = Scored.of(rows, {winner: np.stack(stored[winner])})
     manifest = small_dataset(base).manifest.set_index(["source", "path"])
     for model in (winner,):
-        wrong = (scored.probabilities[model].argmax(1) != scored.labels).sum()
+        wrong = (scored.predictions[model].predicted != scored.labels).sum()
         shown = worst_mistakes(pair, scored, model, 1000)
         assert len(shown) == wrong > 1
         assert worst_mistakes(pair, scored, model, 2) == shown[:2]
@@ -125,7 +126,7 @@ def test_no_more_thumbnails_are_shown_than_the_page_has_room_for(inputs, done, p
     pair = ModelPair(inputs, PARAMS)
     rows = pair.rows("test")
     winner = done.found.choice.winner
-    scored = Scored(rows, {winner: np.stack(predictions.set_index("image_id").loc[rows["image_id"], winner])})
+    scored = Scored.of(rows, {winner: np.stack(predictions.set_index("image_id").loc[rows["image_id"], winner])})
     every = worst_mistakes(pair, scored, winner, 1000)
     monkeypatch.setattr(mistakes, "BUDGET", sum(len(one.thumbnail) for one in every[:3]))
     assert worst_mistakes(pair, scored, winner, 1000) == every[:3]
@@ -138,7 +139,7 @@ def test_near_duplicates_and_the_worst_mistakes_of_each_class_have_small_thumbna
     pair.summary["groups"] = {}  # named ones: what is together need not look alike
     assert mistakes.near_duplicates(pair) == []
     rows, winner = pair.rows("test"), done.found.choice.winner
-    scored = Scored(rows, {winner: np.stack(predictions.set_index("image_id").loc[rows["image_id"], winner])})
+    scored = Scored.of(rows, {winner: np.stack(predictions.set_index("image_id").loc[rows["image_id"], winner])})
     found = mistakes.worst_of_classes(pair, scored, winner, done.found.test["classes"])
     wrong = rows["label"].iloc[scored.mistakes(winner)].value_counts()
     assert {label: len(pictures) for label, pictures in found.items()} == wrong.clip(upper=3).to_dict()
@@ -147,7 +148,7 @@ def test_near_duplicates_and_the_worst_mistakes_of_each_class_have_small_thumbna
 def test_confusions_are_counted_the_most_frequent_first(inputs):
     rows = ModelPair(inputs, PARAMS).rows("test").assign(class_index=[0] * 12 + [1] * 8 + [2] * 4)
     answers = np.array([1] * 3 + [2] * 2 + [0] * 7 + [1] * 8 + [0] * 3 + [2])
-    found = mistakes.confusions(Scored(rows, {"head": np.eye(3)[answers]}), "head", CLASSES)
+    found = mistakes.confusions(Scored.of(rows, {"head": np.eye(3)[answers]}), "head", CLASSES)
     assert [(one.actual, one.predicted, one.images) for one in found] == [
         ("stripes", "checks", 3), ("checks", "rings", 3), ("checks", "stripes", 2),
     ]  # fmt: skip

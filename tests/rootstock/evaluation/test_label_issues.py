@@ -94,15 +94,16 @@ def test_of_many_images_some_held_out_ones_are_judged_by_a_model_that_has_not_se
     rows = manifest[manifest["split"] == "test"]
     probabilities = calibration.softmax(np.concatenate([chosen.logits(x) for x, _ in test]), 1.0)
     halves = [(rows[:150], probabilities[:150]), (rows[150:], probabilities[150:])]
-    whole = label_issues.find_held_out(halves, CLASSES, 0)
+    whole = label_issues.find_held_out(halves, CLASSES)
     assert list(whole) == label_issues.COLUMNS
     hits, wrong = wrong & set(whole["image_id"]), wrong & set(rows["image_id"])
     assert len(wrong) >= 15 and len(hits) >= 0.6 * len(wrong) and len(hits) >= 0.8 * len(whole)
     monkeypatch.setattr(label_issues, "MOST_PROBABILITIES", 4 * 300)
-    assert not label_issues.can_judge_all(800, 4)
-    some = label_issues.find_held_out(halves, CLASSES, 0)
-    assert 0 < len(some) < len(whole)
-    assert label_issues.describe_judged(800, 4) == "of up to 300 validation and test images"
+    monkeypatch.setattr(label_issues, "MOST_HELD_OUT", 4 * 100)
+    drawn = label_issues.draw(150, 800, 4, seed=0)
+    assert len(set(drawn)) == 100 and (np.diff(drawn) > 0).all() and drawn.max() < 150
+    assert label_issues.describe_judged(800, 4) == "of up to 100 validation and as many test images"
+    assert not len(label_issues.draw(150, 300, 4, seed=0))  # all can be judged
 
 
 # In the evaluation

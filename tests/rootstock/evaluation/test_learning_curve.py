@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from rootstock.config.params import Head as Settings
+from rootstock.dataset import tables
 from rootstock.evaluation import learning_curve, learning_curve_plot
 from rootstock.evaluation.learning_curve import LearningCurve
 from rootstock.features.reader import Features
@@ -46,11 +47,12 @@ def test_hard_classes_in_many_dimensions_would_profit_from_more_images_and_easy_
 def test_groups_are_drawn_as_a_whole_and_each_class_keeps_one(tmp_path):
     drawn = simulated(90)
     _, manifest = dataset(tmp_path, np.sort(drawn.labels), drawn.x, np.arange(90) // 5)
+    groups, labels = tables.group_numbers(manifest), manifest["class_index"].to_numpy(np.int64)
     for seed in range(5):
-        kept = manifest[learning_curve._draw(manifest, 0.25, seed)]
+        kept = manifest[learning_curve._draw(groups, labels, 0.25, seed)]
         assert set(kept["class_index"]) == {0, 1, 2}
         assert (kept.groupby("group_id").size() == 5).all()
-    assert learning_curve._draw(manifest, 1.0, 0).all()
+    assert learning_curve._draw(groups, labels, 1.0, 0).all()
 
 
 def test_few_groups_have_no_curve(tmp_path):

@@ -108,7 +108,7 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy_in_15_bins
     labels = np.array([0, 0, 0, 1, 0, 1])  # 3 of 4 right at 0.95, 1 of 2 right at 0.62
     result = score(labels, probabilities, np.full(6, "field"), names(2))
     assert 0 <= result["ece"]["value"] < (4 * 0.20 + 2 * 0.12) / 6  # less what noise adds to it
-    assert [list(np.round(row, 3)) for row in reliability(labels, probabilities)] == [
+    assert [list(np.round(row, 3)) for row in reliability(probabilities.max(1), probabilities.argmax(1) == labels)] == [
         [0.62, 0.95],
         [0.5, 0.75],
         [2, 4],
@@ -119,7 +119,7 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy_in_15_bins
 @settings(max_examples=30, deadline=None)
 def test_calibration_error_is_at_most_the_gap_of_the_reliability_bins(prediction):
     labels, probabilities, domains, classes = prediction
-    confidence, accuracy, images = reliability(labels, probabilities)
+    confidence, accuracy, images = reliability(probabilities.max(1), probabilities.argmax(1) == labels)
     assert images.sum() == len(labels) and 1 <= len(images) <= BINS and (images > 0).all()
     gap = (images * np.abs(confidence - accuracy)).sum() / len(labels)
     error = score(labels, probabilities, domains, classes)["ece"]["value"]
@@ -133,7 +133,7 @@ def test_calibration_error_is_closer_to_the_true_value_than_the_gap_of_the_bins(
     def errors(n: int, seed: int) -> tuple[float, float]:
         labels, logits, domains = simulated(n, 4, seed=seed)
         probabilities = softmax(sharpness * logits)
-        confidence, accuracy, images = reliability(labels, probabilities)
+        confidence, accuracy, images = reliability(probabilities.max(1), probabilities.argmax(1) == labels)
         gap = float((images * np.abs(confidence - accuracy)).sum() / n)
         return score(labels, probabilities, domains, names(4))["ece"]["value"], gap
 

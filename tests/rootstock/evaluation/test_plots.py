@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rootstock.evaluation import dvc_plots, metrics, plot_style, plots
+from rootstock.evaluation.scored import Predictions
 from rootstock.training import calibration
 from tests.slow import slow
 
@@ -32,7 +33,7 @@ def evaluation(k: int = 4, n: int = 80, *, classes: list[str] | None = None, epo
     domains = np.full(n, "field")
     return {
         "labels": labels,
-        "probabilities": probabilities,
+        "predictions": {model: Predictions.of(chances, labels) for model, chances in probabilities.items()},
         "winner": "finetuned",
         "classes": classes,
         "metrics": {
@@ -47,9 +48,8 @@ def evaluation(k: int = 4, n: int = 80, *, classes: list[str] | None = None, epo
 
 
 def write(folder, given: dict) -> dict[str, pd.DataFrame]:
-    chances = given["probabilities"]
-    rest = {name: value for name, value in given.items() if name != "probabilities"}
-    dvc_plots.write(folder, **rest, probabilities=chances[given["winner"]], backbone=BACKBONE)
+    winners = given["predictions"][given["winner"]]
+    dvc_plots.write(folder, **given | {"predictions": winners}, backbone=BACKBONE)
     return {file.name: pd.read_csv(file) for file in folder.iterdir()}
 
 
@@ -77,7 +77,7 @@ def test_of_many_classes_and_images_the_csv_files_have_the_most_mistaken_classes
     given = evaluation(120, 3000)
     tables = write(tmp_path / "all", given)
     drawn = set(tables["per_class.csv"]["class"])
-    predicted = given["probabilities"]["finetuned"].argmax(1)
+    predicted = given["predictions"]["finetuned"].predicted
     wrong = given["labels"] != predicted
     mistaken = np.bincount(np.r_[given["labels"][wrong], predicted[wrong]], minlength=120)
     assert len(drawn) == plots.WORST
@@ -167,11 +167,11 @@ def test_a_dark_plot_is_laid_out_as_the_light_one():
     given = evaluation()
     drawn = plots.pictures(**given)
     labels, winner = given["labels"], given["winner"]
-    predicted = given["probabilities"][winner].argmax(1)
+    predicted = given["predictions"][winner].predicted
     alone = {
         "curves": plots.draw_curves(given["history"], given["l2_path"], plot_style.DARK),
         "confusion": plots.draw_confusion(labels, predicted, given["classes"], plot_style.DARK),
-        "reliability": plots.draw_reliability(labels, given["probabilities"], plot_style.DARK),
+        "reliability": plots.draw_reliability(labels, given["predictions"], plot_style.DARK),
         "recall": plots.draw_recall(given["metrics"], winner, plot_style.DARK),
     }
     assert [name for name, figure in alone.items() if plot_style.png(figure) != drawn[f"{name}_dark"]] == []
@@ -220,7 +220,7 @@ def test_class_names_are_drawn_as_they_are_and_never_as_formulas(name):
 def test_the_plots_of_a_perfect_model_are_drawn():
     given = evaluation(3, 30)
     sure = np.eye(3, dtype=np.float32)[given["labels"]]
-    given["probabilities"] = {"head": sure, "finetuned": sure}
+    given["predictions"] = {model: Predictions.of(sure, given["labels"]) for model in ("head", "finetuned")}
     scored = metrics.score(given["labels"], sure, np.full(30, "field"), given["classes"])
     assert plots.pictures(**given | {"metrics": {"head": scored, "finetuned": scored}})
 

@@ -1,14 +1,14 @@
 """The report explains its worst mistakes and surest hits, and shows what the layers of the backbone see."""
 
 import io
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from rootstock.evaluation import why
-from rootstock.evaluation.model_pair import ModelPair, Scored
+from rootstock.evaluation.model_pair import ModelPair
+from rootstock.evaluation.scored import Scored
 from rootstock.training import calibration
 from tests.evaluations import PARAMS
 
@@ -20,7 +20,7 @@ def pair(inputs) -> ModelPair:
 
 @pytest.fixture(scope="module")
 def test_images(pair) -> Scored:
-    return Scored(pair.rows("test"), {"head": calibration.softmax(pair.scores("test", "head")["head"].logits, 1.0)})
+    return Scored.of(pair.rows("test"), {"head": calibration.softmax(pair.scores("test", "head")["head"].logits, 1.0)})
 
 
 def sides(picture: bytes) -> tuple[int, int]:
@@ -31,8 +31,8 @@ def sides(picture: bytes) -> tuple[int, int]:
 
 def test_mistakes_have_the_evidence_for_both_classes_and_hits_for_one(pair, test_images):
     found = why.explain(pair, test_images, "head")
-    probabilities, labels = test_images.probabilities["head"], test_images.labels
-    wrong = probabilities.argmax(1) != labels
+    own, labels = test_images.predictions["head"], test_images.labels
+    wrong = own.predicted != labels
     assert len(found.mistakes) == min(wrong.sum(), why.MISTAKES) > 0
     assert [one.confidence for one in found.mistakes] == sorted(
         (one.confidence for one in found.mistakes), reverse=True
@@ -42,7 +42,7 @@ def test_mistakes_have_the_evidence_for_both_classes_and_hits_for_one(pair, test
     assert all(one.actual == one.predicted and not one.evidence_of_actual for one in found.hits)
     assert len({one.actual for one in found.hits}) == len(found.hits) == len(np.unique(labels[~wrong]))
     for hit in found.hits:
-        of_class = probabilities[~wrong & (labels == pair.classes.index(hit.actual))]
+        of_class = own.confidence[~wrong & (labels == pair.classes.index(hit.actual))]
         assert hit.confidence == pytest.approx(of_class.max())
 
 
@@ -63,8 +63,7 @@ def test_filters_and_feature_maps_of_the_backbone_are_drawn(pair, test_images):
 
 
 def test_a_test_split_without_any_mistake_has_hits_alone(pair, test_images):
-    perfect = replace(
-        test_images, probabilities={"head": 0.9 * np.eye(3)[test_images.labels].astype(np.float32) + 0.03}
-    )
+    sure = 0.9 * np.eye(3)[test_images.labels].astype(np.float32) + 0.03
+    perfect = Scored.of(test_images.rows, {"head": sure})
     found = why.explain(pair, perfect, "head")
     assert found.mistakes == [] and len(found.hits) == 3
