@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dvc.repo import Repo
+from dvc.scm import NoSCM
 from dvc_data.hashfile.db import HashFileDB
 from dvc_data.hashfile.gc import gc
 from dvc_data.hashfile.hash_info import HashInfo
@@ -88,7 +89,8 @@ def _caches(repo: Repo) -> list[HashFileDB]:
 
 def _used(repo: Repo) -> set[str]:
     """Return the digests of all files that the workspace, a commit, a tag, an experiment or a champion refers to."""
-    found = {info.value for infos in repo.used_objs(**EVERYWHERE).values() for info in infos if info.value}
+    revisions = {} if isinstance(repo.scm, NoSCM) else EVERYWHERE
+    found = {info.value for infos in repo.used_objs(**revisions).values() for info in infos if info.value}
     local = repo.cache.local
     for digest in set(_recorded()) - found:
         found.add(digest)

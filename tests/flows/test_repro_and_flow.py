@@ -1,13 +1,12 @@
 """`dvc repro` and the flow run the same stages: both write the same files, and neither repeats the other's work."""
 
 import json
-from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from rootstock.config.params_file import load
-from tests.workspace import CLASSES, TIMED, draw_photo, draw_photos, make_workspace
+from tests.workspace import CLASSES, draw_photo, draw_photos, make_workspace, without_seconds
 
 pytestmark = pytest.mark.usefixtures("one_server")
 
@@ -28,24 +27,11 @@ def did(table: str) -> dict[str, str]:
     return {name: word if word in ("cached", "restored") else "ran" for name, word in words.items()}
 
 
-def recorded(lock: bytes) -> dict[str, Any]:
-    """Read a dvc.lock, without the digests and sizes of the files that show seconds.
-
-    Which of ingest and backbone comes first says which ended first: the flow runs them side by side.
-    """
-    document: dict[str, Any] = SAFE.load(lock)
-    for stage in document["stages"].values():
-        for file in [*stage.get("deps", []), *stage.get("outs", [])]:
-            if file["path"] in TIMED:
-                del file["md5"], file["size"]
-    return document
-
-
 def test_flow_and_repro_write_the_same_bytes_and_the_same_lock(flow_ran_in, repro_ran_in):
     by_flow, by_repro = flow_ran_in.outputs(), repro_ran_in.outputs()
     assert by_flow.keys() == by_repro.keys()
     assert [name for name in by_flow if by_flow[name] != by_repro[name]] == ["dvc.lock"]
-    assert recorded(by_flow["dvc.lock"]) == recorded(by_repro["dvc.lock"])
+    assert without_seconds(by_flow["dvc.lock"]) == without_seconds(by_repro["dvc.lock"])
 
 
 def test_repro_after_the_flow_runs_only_ingest(after_flow):
