@@ -81,11 +81,13 @@ def mean_and_variance(parts: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Te
     """
     images, origin, total, squares = 0.0, torch.zeros(()), torch.zeros(()), torch.zeros(())
     for x, counts in parts:
+        if not len(x):
+            continue
         origin = origin if images else x[0].clone()
         images += len(x) if counts is None else float(counts.sum(dtype=torch.float64))
-        difference = x - origin
-        total = total + _times(difference, counts).sum(0, dtype=torch.float64)
-        squares = squares + _times(difference.square_(), counts).sum(0, dtype=torch.float64)
+        difference = (x - origin).double()  # float32 has no squares of features of 1e-23
+        total = total + _times(difference, counts).sum(0)
+        squares = squares + _times(difference.square_(), counts).sum(0)
     mean = total / images
     return origin + mean, (squares / images - mean.square()).clamp_(min=0)
 

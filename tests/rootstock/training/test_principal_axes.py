@@ -39,9 +39,12 @@ def test_mean_and_variance_in_one_pass_are_exact_however_far_from_zero_and_in_wh
     x = (far + np.sort(rng.normal(size=(n, 5)), axis=0)).astype(np.float32)
     counts = rng.uniform(0.1, 5, (n, 1)).astype(np.float32)
     for weights in (None, counts):
-        parts = (
-            (torch.from_numpy(x[i : i + chunk]), None if weights is None else torch.from_numpy(weights[i : i + chunk]))
-            for i in range(0, n, chunk)
+        parts = (  # of which the first has no image
+            (
+                torch.from_numpy(x[max(i, 0) : i + chunk]),
+                None if weights is None else torch.from_numpy(weights[max(i, 0) : i + chunk]),
+            )
+            for i in range(-chunk, n, chunk)
         )
         mean, variance = mean_and_variance(parts)
         exact = np.average(x.astype(np.float64), axis=0, weights=None if weights is None else weights[:, 0])
