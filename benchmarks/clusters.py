@@ -12,15 +12,13 @@ import argparse
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from benchmarks.million import PAUSE, SIDE, draw_all
+from benchmarks.million import SIDE, draw_all, run_module
 from benchmarks.project import copy_project
 from rootstock.config import params_file
 from rootstock.config.params import Backbone, Extract, Finetune, Head, Ingest, Source
@@ -31,7 +29,7 @@ from tasks.bridge.workspace import FEATURES, FINETUNED, LOCAL, PARAMS
 CLASSES, SHARD_MB, WORKERS = 100, 4, 2
 PARTS = ("local", "dask", "ray", "torchrun")
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(WORKERS), "--max-restarts", "1", "-m")
-Find = Callable[[], psutil.Process | None]
+Find = Callable[[psutil.Process], psutil.Process | None]  # among the descendants of a process
 
 
 def make_workspace(root: Path, images: int) -> None:
@@ -53,18 +51,16 @@ def make_workspace(root: Path, images: int) -> None:
 
 def run(root: Path, *module: str, find: Find | None = None) -> tuple[float, int]:
     """Run a Python module in a workspace and kill the process that `find` finds; return seconds, and kills."""
-    start, kills, log = time.perf_counter(), 0, root / "run.log"
-    env = os.environ | {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1" if find else str(psutil.cpu_count())}
-    with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-m", *module], cwd=root, stdout=file, stderr=file, env=env)
-        while process.poll() is None:
-            if find and not kills and (victim := find()):
-                os.kill(victim.pid, signal.SIGKILL)
-                kills += 1
-            time.sleep(PAUSE)
-    if process.returncode:
-        sys.exit(f"{' '.join(module)} failed: see {log}")
-    return time.perf_counter() - start, kills
+    kills = 0
+
+    def look(process: psutil.Process) -> None:
+        nonlocal kills
+        if find and not kills and (victim := find(process)):
+            os.kill(victim.pid, signal.SIGKILL)
+            kills += 1
+
+    threads = {"OMP_NUM_THREADS": "1" if find else str(psutil.cpu_count())}
+    return run_module(root, root / "run.log", *module, look=look, env=threads), kills
 
 
 def extracted(root: Path) -> list[Path]:
@@ -80,10 +76,10 @@ def extract(root: Path, runner: str) -> str:
     params_file.save(root / PARAMS, params.model_copy(update={"extract": asked}))
     shards = len(list((root / "data/images").glob("*.tar")))
 
-    def find() -> psutil.Process | None:
+    def find(process: psutil.Process) -> psutil.Process | None:
         if len(extracted(root)) < shards / 3:
             return None
-        return next(filter(at_work, psutil.Process().children(recursive=True)), None)
+        return next(filter(at_work, process.children(recursive=True)), None)
 
     seconds, kills = run(root, "tasks.extract", find=None if runner == "local" else find)
     print(f"{runner:<10} {seconds:>7.1f} s, {kills} of {WORKERS} workers killed, {shards} shards", flush=True)
@@ -103,10 +99,10 @@ def fine_tune(root: Path, *, kill: bool) -> str:
     """Fine-tune with torchrun, killing a process if asked; print what it took, and return a digest of the network."""
     shutil.rmtree(root / FINETUNED, ignore_errors=True)
 
-    def find() -> psutil.Process | None:
+    def find(process: psutil.Process) -> psutil.Process | None:
         if not kill or not list((root / LOCAL).glob("finetune.pt*")):
             return None
-        return next((one for one in psutil.Process().children(recursive=True) if is_second(one)), None)
+        return next((one for one in process.children(recursive=True) if is_second(one)), None)
 
     seconds, kills = run(root, *TORCHRUN, "tasks.fine_tune", find=find)
     print(f"torchrun   {seconds:>7.1f} s, {kills} of {WORKERS} processes killed", flush=True)

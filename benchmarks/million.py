@@ -14,10 +14,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,7 +34,8 @@ STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune", "evaluate"
 SIDE, GRID, QUALITY = 64, 8, 80
 CHUNK, MORE = 10_000, 1000
 BYTES_PER_IMAGE = 20_000  # photo in a block of the file system, shard, DVC's copy, features twice
-PAUSE = 0.1  # seconds between two looks at the memory
+PAUSE = 0.1  # seconds between two looks at a process
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -101,19 +103,32 @@ def run(root: Path, stage: str) -> Figures:
 
 def watch(root: Path, log: Path, *module: str) -> tuple[float, float]:
     """Run a Python module in a workspace; return its seconds, and GiB of memory at its peak."""
-    start, peak = time.perf_counter(), 0
+    peak = 0
+
+    def look(process: psutil.Process) -> None:
+        nonlocal peak
+        peak = max(peak, memory_of(process))
+
+    return run_module(root, log, *module, look=look), peak / 2**30
+
+
+def run_module(
+    root: Path, log: Path, *module: str, look: Callable[[psutil.Process], None], env: Mapping[str, str] = NO_VARIABLES
+) -> float:
+    """Run a Python module in a workspace, looking at its process every PAUSE; return its seconds, exit if it fails."""
+    start = time.perf_counter()
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", *module], cwd=root, stdout=file, stderr=file,
-            env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+            env=os.environ | {"DVC_NO_ANALYTICS": "1"} | dict(env),
         )  # fmt: skip
         watched = psutil.Process(process.pid)
         while process.poll() is None:
-            peak = max(peak, memory_of(watched))
+            look(watched)
             time.sleep(PAUSE)
     if process.returncode:
         sys.exit(f"{' '.join(module)} failed: see {log}")
-    return time.perf_counter() - start, peak / 2**30
+    return time.perf_counter() - start
 
 
 def measure(

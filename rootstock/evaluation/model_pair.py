@@ -28,7 +28,7 @@ from rootstock.training.classifier import Classifier
 from rootstock.training.course import load_course
 from rootstock.training.head import Head
 
-IMAGES_PER_MEAN = 50  # of a class, for the mean of a fine-tuned network's features
+IMAGES_PER_MEAN = 50  # of a class, for the mean of its features, at least; no more of a fine-tuned network's
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def tidy(asked: Request) -> Tidied:
     Raises:
         RootstockError: the features do not exist, or are in use; or DVC's cache may be used by others.
     """
-    from tasks.bridge import unused_versions, versions  # import DVC, which `show` does not need
+    from tasks.bridge import versions  # imports DVC, which `show` does not need
 
     done = []
     doomed = _select(asked)
@@ -171,6 +171,8 @@ def tidy(asked: Request) -> Tidied:
     if asked.compact is not None:
         done.append(_compact(asked.compact))
     if asked.unused_versions:
+        from tasks.bridge import unused_versions
+
         done.append(f"{unused_versions.remove().describe()} of unused versions removed")
     return Tidied(tuple(doomed), "; ".join(done) or "Nothing to do")
 
