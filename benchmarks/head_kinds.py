@@ -43,7 +43,7 @@ def measure(photos: Photos, kind: str, class_weight: ClassWeight = "none") -> di
     fitted = heads.fit(train, val, photos.classes, settings, groups).head
     seconds = time.perf_counter() - start
     temperature = calibration.fit_temperature(head.scores(fitted, val), val.labels)
-    chances = calibration.softmax(head.scores(fitted, test), temperature)
+    chances = calibration.probabilities(head.scores(fitted, test), temperature)
     scored = metrics.score(test.labels, chances, np.full(len(test), "photos"), photos.classes)
     found = {name: scored[name]["value"] for name in ("accuracy", "balanced_accuracy", "log_loss")}
     return {**found, "seconds": seconds, "kind": fitted.describe()}

@@ -48,7 +48,7 @@ def measure(photos: Photos, unknown: list[Array]) -> dict[str, list[float]]:
     known = means.with_threshold(means.score(features(val)))
     scores = {
         "energy": lambda x: -logsumexp(fitted.logits(x), axis=1),
-        "largest probability": lambda x: -calibration.softmax(fitted.logits(x), temperature).max(axis=1),
+        "largest probability": lambda x: -calibration.probabilities(fitted.logits(x), temperature).max(axis=1),
         "class means": known.score,
     }
     tested = features(test)

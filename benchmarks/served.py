@@ -49,7 +49,9 @@ def main() -> None:
             train, val = features[own]["train"], features[own]["val"]
             fitted = logistic.fit_logistic_path(train, val, tables.classes_of(manifest), params.Head().l2)
             temperature = calibration.fit_temperature(logits_of(fitted, val), np.concatenate([y for _, y in val]))
-            served = {way: calibration.softmax(logits_of(fitted, features[way]["test"]), temperature) for way in WAYS}
+            served = {
+                way: calibration.probabilities(logits_of(fitted, features[way]["test"]), temperature) for way in WAYS
+            }
             for way in WAYS:
                 change = np.abs(served[way] - served[own]).max(1)
                 flips = (served[way].argmax(1) != served[own].argmax(1)).mean()

@@ -10,25 +10,30 @@ Parquet readers treat such a folder as one table.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from rootstock.dataset import label_sets
 from rootstock.system import digests
 from rootstock.system.digests import digest_in, with_digest
 from rootstock.system.errors import SourceError
 from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sync, write
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd  # not imported when ingest finds nothing new
-    from numpy.typing import NDArray
+
+Labels = NDArray[Any]  # class indices (n,) int64, or which of any number of classes each image has (n, k) bool
 
 MANIFEST, REJECTED, LEDGER, SUMMARY = "manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json"
 NEXT = ".next"  # suffix of a complete new table that is about to replace the current one
+NO_INDEX = -1  # the class_index of images that have any number of classes
 UNPACKED = "unpacked"  # in the ledger, the shard of an image whose bytes were removed by compaction
 FILES = (MANIFEST, REJECTED, LEDGER, SUMMARY)
 
@@ -159,9 +164,32 @@ def is_complete(folder: Path) -> bool:
     return all(table.exists() for table in tables) and not any(table.with_suffix(NEXT).exists() for table in tables)
 
 
+def is_multi_label(manifest: "pd.DataFrame") -> bool:
+    """Whether images have any number of classes: `label` is a set of them (label_sets.py), and no index tells it."""
+    return bool(len(manifest)) and int(manifest["class_index"].iloc[0]) == NO_INDEX
+
+
 def classes_of(manifest: "pd.DataFrame") -> list[str]:
-    """Return the classes in the order of `class_index`."""
-    return sorted(manifest["label"].unique())
+    """Return the classes in the order of `class_index`, or of the columns of `labels_of_rows`."""
+    texts = manifest["label"].unique()
+    return label_sets.classes_in(texts) if is_multi_label(manifest) else sorted(texts)
+
+
+def one_row_per_label(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Return rows of a manifest with one label each; those with several as often as that."""
+    return label_sets.one_row_per_label(rows) if is_multi_label(rows) else rows
+
+
+def labels_of_rows(rows: "pd.DataFrame", classes: Sequence[str]) -> Labels:
+    """Return the labels of rows of a manifest: class indices (n,) int64, or which classes each image has (n, k) bool.
+
+    Args:
+        rows: of a manifest.
+        classes: as `classes_of` returns them for the whole manifest, for the columns of the matrix.
+    """
+    if is_multi_label(rows):
+        return label_sets.matrix(rows["label"], classes)
+    return rows["class_index"].to_numpy(np.int64)
 
 
 def in_shard_order(manifest: "pd.DataFrame", split: str) -> "pd.DataFrame":
@@ -170,13 +198,13 @@ def in_shard_order(manifest: "pd.DataFrame", split: str) -> "pd.DataFrame":
     return rows.sort_values(["shard", "offset"], ignore_index=True)
 
 
-def group_numbers(rows: "pd.DataFrame") -> "NDArray[np.int64]":
+def group_numbers(rows: "pd.DataFrame") -> NDArray[np.int64]:
     """Return the group of each row of a manifest as a number, (n,)."""
     numbers: NDArray[np.int64] = rows["group_id"].factorize()[0].astype("int64")
     return numbers
 
 
-def is_in(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") -> "NDArray[np.bool_]":
+def is_in(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") -> NDArray[np.bool_]:
     """Return which names (n,) are among others, as pandas' `isin`, which takes ten times as long: 3 s a million."""
     import pyarrow.compute as pc  # as pandas: not where ingest finds nothing new
 

@@ -136,8 +136,9 @@ def _measured(candidate: Candidate, settings: params.Params, paths: Paths) -> tu
         own = {"l2": fitted.l2, "computed": done.computed}
         extract = extract.model_copy(update={"engine": done.engine})
     temperature = calibration.fit_temperature(logits["val"], labels["val"])
+    probabilities = calibration.probabilities(logits["val"], temperature)
     scored = metrics.score(
-        labels["val"], calibration.softmax(logits["val"], temperature), splits["val"]["domain"].to_numpy(str), classes,
+        labels["val"], probabilities, splits["val"]["domain"].to_numpy(str), classes,
         groups=tables.group_numbers(splits["val"]),
     )  # fmt: skip
     found = {

@@ -134,7 +134,7 @@ def _measure(
         temperature = {name: calibration.fit_temperature(own.logits, labels) for name, own in scores.items()}
     # Probabilities take the place of the logits: of many classes they are gigabytes.
     probabilities = {
-        name: calibration.softmax(own.logits, temperature[name], out=own.logits) for name, own in scores.items()
+        name: calibration.probabilities(own.logits, temperature[name], out=own.logits) for name, own in scores.items()
     }
     memory.release_unused()
     judged = label_issues.draw(len(rows), len(pair.manifest), k, params.seed)

@@ -136,4 +136,6 @@ def predict_out_of_fold(folder: Path, rows: pd.DataFrame, fold: NDArray[np.int64
     found = map_on_one_core_each(score, np.unique(fold))
     for indices, known, scores in progress.track(found, "evaluate", FOLDS, "folds for label issues"):
         logits[np.ix_(indices, known)] = scores
-    return calibration.softmax(logits, calibration.fit_temperature(logits, rows["class_index"].to_numpy(np.int64)))
+    return calibration.probabilities(
+        logits, calibration.fit_temperature(logits, rows["class_index"].to_numpy(np.int64))
+    )

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rootstock.dataset import tables
+from rootstock.dataset.tables import Labels
 from rootstock.features import feature_files
 from rootstock.system.errors import SourceError
 
@@ -25,27 +26,30 @@ class Features:
     Args:
         folders: of one feature key, or of several; each image then occurs once per folder.
         rows: of the manifest (image_id, shard, class_index); chunks come in shard order.
+        classes: in order; needed for the labels of images that have any number of classes.
 
     Raises:
         SourceError: features of a shard or an image are missing.
         DamagedError: a feature file does not match its digest.
     """
 
-    def __init__(self, folders: Path | Sequence[Path], rows: pd.DataFrame) -> None:
+    def __init__(self, folders: Path | Sequence[Path], rows: pd.DataFrame, classes: Sequence[str] = ()) -> None:
         self.folders = [folders] if isinstance(folders, Path) else list(folders)
-        columns = ["image_id", "class_index", "shard", "offset"]
+        columns = ["image_id", "class_index", "shard", "offset", *(["label"] if tables.is_multi_label(rows) else [])]
+        self.classes = classes
         self.rows = rows[columns].sort_values(["shard", "offset"], ignore_index=True)
-        self.labels = np.tile(self.rows["class_index"].to_numpy(np.int64), len(self.folders))
+        own = tables.labels_of_rows(self.rows, classes)
+        self.labels: Labels = np.concatenate([own] * len(self.folders))
         self.width = 0 if rows.empty else feature_files.width_of(_file(self.folders[0], self.rows["shard"].iloc[0]))
-        self._kept: list[tuple[NDArray[np.float32], NDArray[np.int64]]] | None = None
+        self._kept: list[tuple[NDArray[np.float32], Labels]] | None = None
         self._chosen: list[tuple[NDArray[np.float32], Selection]] | None = None  # rows of what another one keeps
         self._joined: list[Selection] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Yield features (n, width) float32 and labels (n,) int64."""
+    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], Labels]]:
+        """Yield features (n, width) float32 and labels: (n,) int64, or (n, k) bool of any number of classes."""
         if self._chosen is not None:
             for features, selection in self._chosen:
                 yield from selection.of(features)
@@ -66,7 +70,7 @@ class Features:
         Args:
             rows: some of the rows, each once; their labels may be others.
         """
-        part = Features(self.folders, rows)
+        part = Features(self.folders, rows, self.classes)
         if self._kept is not None:
             wanted = np.tile(tables.is_in(self.rows["image_id"], part.rows["image_id"]), len(self.folders))
             chosen = np.split(wanted, np.cumsum([len(x) for x, _ in self._kept])[:-1])
@@ -78,11 +82,11 @@ class Features:
     def _few(self) -> bool:
         return 4 * len(self) * self.width <= KEPT_BYTES
 
-    def _stream(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    def _stream(self) -> Iterator[tuple[NDArray[np.float32], Labels]]:
         by_shard = {str(shard): rows for shard, rows in self.rows.groupby("shard", sort=True)}
         rows_of = {_file(folder, shard): rows for folder in self.folders for shard, rows in by_shard.items()}
         if self._joined is None:
-            self._joined = [part for path, rows in rows_of.items() for part in _join(path, rows)]
+            self._joined = [part for path, rows in rows_of.items() for part in _join(path, rows, self.classes)]
         for selection, features in zip(self._joined, feature_files.read_features(list(rows_of)), strict=True):
             yield from selection.of(features)
 
@@ -114,18 +118,18 @@ def read(folder: Path, rows: pd.DataFrame) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Selection:
-    """The wanted rows of a row group, None for all of them, and their labels (n,) int64."""
+    """The wanted rows of a row group, None for all of them, and their labels."""
 
     rows: NDArray[np.bool_] | None
-    labels: NDArray[np.int64]
+    labels: Labels
 
-    def of(self, features: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    def of(self, features: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], Labels]]:
         """Yield the wanted features of the row group with their labels, if there are any."""
         if len(self.labels):
             yield features if self.rows is None else features[self.rows], self.labels
 
 
-def _join(path: Path, rows: pd.DataFrame) -> Iterator[Selection]:
+def _join(path: Path, rows: pd.DataFrame, classes: Sequence[str]) -> Iterator[Selection]:
     """Yield which rows of each row group of a file are wanted.
 
     Raises:
@@ -141,7 +145,7 @@ def _join(path: Path, rows: pd.DataFrame) -> Iterator[Selection]:
             "run extract again"
         )
     ends = np.cumsum([len(chunk) for chunk in ids.chunks])[:-1]
-    labels = rows["class_index"].to_numpy(np.int64)
+    labels = tables.labels_of_rows(rows, classes)
     for places in np.split(place_of, ends):
         chosen = places >= 0
         yield Selection(None if chosen.all() else chosen, labels[places[chosen]])

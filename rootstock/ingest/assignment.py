@@ -7,12 +7,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rootstock.config import params
-from rootstock.dataset import tables
+from rootstock.dataset import label_sets, tables
 from rootstock.ingest import groups
-from rootstock.ingest.drawing import Candidate
+from rootstock.ingest.drawing import Candidate, Stratum
 from rootstock.ingest.layout import SPLITS
 from rootstock.ingest.near_duplicates import KnownLinks, Links, near_links
 from rootstock.ingest.splits import assign_splits
+
+NO_LABELS = ""  # what images of none of the classes are stratified by
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class Assignment:
 
 
 def assign(
-    ledger: pd.DataFrame, files: pd.DataFrame, settings: params.Ingest, seed: int, known: KnownLinks | None = None
-) -> Assignment:
+    ledger: pd.DataFrame, files: pd.DataFrame, settings: params.Ingest, seed: int, known: KnownLinks | None = None,
+    *, multi_label: bool = False,
+) -> Assignment:  # fmt: skip
     """Assign a split to images of the manifest that have none, and update group names and ids of all.
 
     A group is what near duplicates and group names connect (groups.py). Group ids follow from the present names and
@@ -43,6 +46,7 @@ def assign(
         settings: the section `ingest` of params.yaml.
         seed: random seed of the split.
         known: as an earlier assignment left it.
+        multi_label: whether a label is a set of them (label_sets.py), each of which is stratified by.
     """
     ledger = _with_names(ledger, files)
     accepted = files[files["reason"].isna()].set_index("image_id")
@@ -52,7 +56,7 @@ def assign(
     near, known = near_links(rows["phash"].to_numpy(np.uint64), settings.near_duplicate_bits, known)
     named = groups.links_by_name(rows, _named(ledger, files))
     if new.any():
-        rows["split"] = _splits(rows, accepted, near, named, settings, seed)
+        rows["split"] = _splits(rows, accepted, near, named, settings, seed, multi_label=multi_label)
         ledger.loc[rows.index, "split"] = rows["split"]
     rows, near, named = _placed(rows, near, named)
     ledger.loc[rows.index, "group_id"] = groups.group_ids(rows, np.concatenate([near, named]))
@@ -88,8 +92,9 @@ def _named(ledger: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
 
 
 def _splits(
-    rows: pd.DataFrame, accepted: pd.DataFrame, near: Links, named: Links, settings: params.Ingest, seed: int
-) -> NDArray[np.object_]:
+    rows: pd.DataFrame, accepted: pd.DataFrame, near: Links, named: Links, settings: params.Ingest, seed: int,
+    *, multi_label: bool,
+) -> NDArray[np.object_]:  # fmt: skip
     """Return the split of each row, (n,); None for a new image that cannot be assigned.
 
     Only groups with a new image are looked at one by one; of the images of all others, the splits' counts matter.
@@ -99,11 +104,20 @@ def _splits(
     component = groups.components(len(rows), np.concatenate([near, named]))
     is_open = np.isin(component, component[pd.isna(splits)])
     counts = facts[~is_open].groupby(["domain", "label", splits[~is_open]]).size()  # but for images not listed now
-    settled = {(tuple(stratum), split): n for (*stratum, split), n in zip(counts.index, counts.tolist(), strict=True)}
+
+    def stratum_of(domain: str, label: str) -> Stratum:
+        return domain, *(label_sets.split(label) or [NO_LABELS] if multi_label else [label])
+
+    settled = {
+        (stratum_of(domain, label), split): n
+        for (domain, label, split), n in zip(counts.index, counts.tolist(), strict=True)
+    }
     candidates = [
         Candidate(
             name,
-            (domain, label) if isinstance(label, str) else None,  # images whose file is unreachable are not listed
+            stratum_of(domain, label)
+            if isinstance(label, str)
+            else None,  # images whose file is unreachable are not listed
             allowed if isinstance(allowed, tuple) else SPLITS,
             split if isinstance(split, str) else None,
         )

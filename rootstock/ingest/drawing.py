@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from rootstock.ingest.layout import SPLITS
 
-Stratum = tuple[str, str]  # (domain, label); over all domains: ("", label)
+Stratum = tuple[str, ...]  # (domain, label), or with several labels; over all domains: ("", label)
 Settled = Mapping[tuple[Stratum, str], int]  # images of a stratum in a split
 Allowed = tuple[str, ...]
 FIRST_SERVED = ("train", "test", "val")  # a class that is too small for all splits is trained on, then tested on
@@ -19,8 +19,8 @@ HELD_OUT_FIRST = ("test", "val", "train")  # among splits with equally many imag
 class Candidate:
     """An image with its split, or None for a new image.
 
-    `stratum` is what the split is stratified by, (domain, label), or None if no source lists the image now; `allowed`
-    are the splits a new image may be assigned to.
+    `stratum` is what the split is stratified by, (domain, label) or (domain, label, label, ...), or None if no source
+    lists the image now; `allowed` are the splits a new image may be assigned to.
     """
 
     image_id: str
@@ -60,7 +60,8 @@ def draw(
     group goes to the split where the sum of d * c / n over its strata and classes is largest: d is the number of images
     that the split is short of its share, c the number of images in the group, n the number of images of the class.
     This minimises the sum of squared deviations from the shares, relative to n, so that a rare class counts as much as
-    a frequent one.
+    a frequent one. An image of several classes counts in each of them (compare the iterative stratification of Sechidis
+    et al. 2011).
 
     Args:
         groups: images that share a split, in the order of their ids.
@@ -136,10 +137,12 @@ class _Balance:
 
 
 def _levels(stratum: Stratum | None) -> Iterator[Stratum]:
-    """Yield the levels of stratification: the stratum, and the class over all domains."""
+    """Yield the levels of stratification: of each class its images in the domain, and those in all domains."""
     if stratum:
-        yield stratum
-        yield "", stratum[1]
+        domain, *labels = stratum
+        for label in labels:
+            yield domain, label
+            yield "", label
 
 
 def allowed_splits(group: Sequence[Candidate]) -> Allowed:

@@ -75,8 +75,14 @@ def describe_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: params.
         drawn = manifest[tables.is_in(manifest["image_id"], pd.Index(files.loc[is_open, "image_id"].dropna()).unique())]
     if drawn.empty:
         return ""
-    counts = drawn.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
-    reached = counts.sum() / len(drawn)
+    counts = (
+        tables.one_row_per_label(drawn)
+        .groupby(["label", "split"])
+        .size()
+        .unstack(fill_value=0)
+        .reindex(columns=SPLITS, fill_value=0)
+    )
+    reached = drawn["split"].value_counts(normalize=True).reindex(SPLITS, fill_value=0)
     shares = [1 - wanted.val - wanted.test, wanted.val, wanted.test]
     off = 100 * counts.div(counts.sum(axis=1), axis=0).sub(shares).abs()
     return (
@@ -141,7 +147,7 @@ def _divided(table: pd.DataFrame) -> str:
 
 def _few(table: pd.DataFrame) -> str:
     """Describe classes whose images are in fewer groups than there are splits."""
-    count = table.groupby("label")["group_id"].nunique()
+    count = tables.one_row_per_label(table).groupby("label")["group_id"].nunique()
     few = count[count < MIN_GROUPS_PER_CLASS].sort_index()
     listed = [f"{label!r} is in {_enumerated(int(number), 'group')}" for label, number in few.items()]
     named = ", ".join(listed[:MAX_LISTED]) + (", ..." if len(few) > MAX_LISTED else "")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from rootstock.config import params
-from rootstock.dataset import shards, tables
+from rootstock.dataset import label_sets, shards, tables
 from rootstock.dataset.tables import Dataset
 from rootstock.images import value_ranges
 from rootstock.images.deep import Range
@@ -76,6 +76,7 @@ def _ingest(
     ]
     if delivery or inbox.SPEC.title() in earlier_counts:
         listed.append(SourceListing(inbox.SPEC, delivery, stays=True))
+    multi_label = sources.are_multi_label(listed, tables.load_summary(dataset_dir))
     layouts = _describe_layouts(listed)
     if layouts != (scan.value("layouts") or "").splitlines():
         for layout in layouts:
@@ -86,7 +87,7 @@ def _ingest(
         open_shard.forget(scratch)  # of a delivery that is gone
         return _unchanged(dataset_dir)
 
-    labels.check_lookalikes(_offered_labels(listed))
+    labels.check_lookalikes(_offered_labels(listed, multi_label=multi_label))
     if delivery:
         inbox.check_classes(delivery.items, tables.load_summary(dataset_dir).get("classes", []))
     from rootstock.ingest import snapshot  # imports pandas: only if there is something to build
@@ -111,7 +112,7 @@ def _ingest(
     current = replace(current, ledger=snapshot.add_packed(current.ledger, images_dir, scan))
     scan.set_value("layouts", "\n".join(layouts))
     scan.set_verified(_stamps(images_dir))  # the new ones have just been written
-    built = snapshot.build(settings, seed, listed, current, images_dir, scan, ranges)
+    built = snapshot.build(settings, seed, listed, current, images_dir, scan, ranges, multi_label=multi_label)
     tables.save(dataset_dir, built)
     after = _outputs_digest(dataset_dir)
     if not unreadable:  # unreadable files are tried again next time
@@ -177,13 +178,15 @@ def _recorded_layout(spec: params.Source, dataset_dir: Path) -> Known:
     return Known(labels=lambda: tables.labels_of(dataset_dir, spec.title()))
 
 
-def _offered_labels(listed: list[SourceListing]) -> dict[str, str]:
+def _offered_labels(listed: list[SourceListing], *, multi_label: bool) -> dict[str, str]:
     """Map every label that the sources offer now to its first file."""
     found: dict[str, str] = {}
     for entry in listed:
         for item in entry.source.items if entry.source else ():
             if item.label and item.label not in found:
                 found[item.label] = f"{entry.spec.title()}: {item.path}"
+    if multi_label:
+        return {label: file for text, file in reversed(found.items()) for label in label_sets.split(text)}
     return found
 
 

@@ -3,6 +3,7 @@
 import codecs
 import posixpath
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from rootstock.config import params
+from rootstock.dataset import label_sets
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
 from rootstock.ingest import folder_names, layout
 from rootstock.ingest.folders import Files, Info, file_infos, stamp_of
@@ -22,17 +24,20 @@ from rootstock.system.causes import first_line
 from rootstock.system.errors import SourceError
 
 EXTENSIONS = (".csv", ".tsv", ".parquet")
-TABLE = "table"  # the layout of such a source, in the summary
+TABLE, MULTI_LABEL = "table", "multi_label"  # the layout of such a source, in the summary
 # Limits on the unpacked size of a Parquet table, in bytes and as a multiple of its packed size; each row counts with
 # some overhead.
 MAX_UNPACKED_BYTES, MAX_EXPANSION, ROW_BYTES, ROWS_PER_BATCH = 2**26, 20, 32, 1024
 MAX_ROWS, MAX_COLUMNS, HEADER_BYTES = 2**21, 10_000, 2**16  # of a CSV
-COLUMNS = ("path", "label", "domain", "split", "group")
+COLUMNS = ("path", "label", "labels", "domain", "split", "group")
+LABELS = ("label", "labels")  # of which a table has one
 ADDRESSES = ("path", "url", "image", "file", "filename")  # of images to classify: the first that a table has
 
 
 def list_manifest(spec: params.Source, store: Any, root: str, data: bytes) -> Files:  # noqa: ANN401
     """List the images of a table with the columns path and label, and optionally domain, split and group.
+
+    With a column labels in place of label, images have any number of classes: a list in Parquet, or text, `cat;dog`.
 
     Args:
         spec: the source.
@@ -43,7 +48,8 @@ def list_manifest(spec: params.Source, store: Any, root: str, data: bytes) -> Fi
     Raises:
         SourceError: the table is not readable or lacks a column.
     """
-    rows = _read(spec, root, data).to_pylist()
+    table, kind = _read(spec, root, data)
+    rows = table.to_pylist()
     folder = root.rpartition("/")[0]
     places = {row["path"]: _place(row["path"], folder, store) for row in rows}
     infos = file_infos(store, set(places.values()))
@@ -57,45 +63,67 @@ def list_manifest(spec: params.Source, store: Any, root: str, data: bytes) -> Fi
         place = places[row["path"]]
         path = posixpath.relpath(place, folder)  # no absolute path is recorded
         place_of[path] = place
-        label, info = clean(row["label"] or ""), infos[place]
+        info, given_label = infos[place], row[kind]
+        label = _label_of(given_label or "", kind)
         stamp = stamp_of(info) if info else ""
         domain = row.get("domain") or spec.domain
         group = clean(row.get("group") or "")
-        items.append(Item(path, label, domain, allowed[split], stamp, _problem(label, info), group))
+        items.append(Item(path, label, domain, allowed[split], stamp, _problem(label, given_label, kind, info), group))
     items.sort(key=lambda item: item.path)
     notes = layout.split_notes(given, "row")
     if converted:
         notes.append(f"{len(converted):,} paths have backslashes, read as slashes (e.g. {converted[0]})")
-    classes = sorted({item.label for item in items if item.label})
-    return Files(store, items, notes, place_of.__getitem__, {"layout": TABLE, "classes": classes})
+    layout_of: dict[str, Any]
+    if kind == "label":
+        layout_of = {"layout": TABLE, "classes": sorted({item.label for item in items if item.label})}
+    else:
+        layout_of = {"layout": TABLE, "classes": label_sets.classes_in(item.label for item in items), MULTI_LABEL: True}
+        if bare := sum(not item.label and not item.problem for item in items):
+            notes.append(f"images of none of the classes, as their list of labels is empty: {bare:,}")
+    return Files(store, items, notes, place_of.__getitem__, layout_of)
 
 
-def _problem(label: str, info: Info | None) -> Reason | None:
+@lru_cache(maxsize=100_000)
+def _label_of(given: str, kind: str) -> str:
+    """Normalise a label, or each of several."""
+    if kind == "label":
+        return clean(given)
+    return label_sets.join(filter(None, map(clean, given.split(label_sets.SEPARATOR))))
+
+
+def _problem(label: str, given_label: str | None, kind: str, info: Info | None) -> Reason | None:
     if info is None or info.get("type", "file") != "file":
         return Reason.UNREADABLE
     if (info.get("size") or 0) > MAX_FILE_BYTES:
         return Reason.TOO_LARGE
-    return None if label else Reason.NO_LABEL
+    return None if label or (kind == "labels" and given_label is not None) else Reason.NO_LABEL
 
 
-def _read(spec: params.Source, root: str, data: bytes) -> pa.Table:
-    """Read the relevant columns as text.
+def _read(spec: params.Source, root: str, data: bytes) -> tuple[pa.Table, str]:
+    """Read the relevant columns as text; return also which of LABELS it has.
 
     Raises:
         SourceError: the table is damaged or empty, or a column is missing, duplicated or not text.
     """
     table, there = _parsed(spec.path, root, data, COLUMNS)
-    if missing := [name for name in ("path", "label") if name not in there]:
+    kinds = [name for name in LABELS if name in there]
+    if missing := [name for name, is_there in (("path", "path" in there), ("label", kinds)) if not is_there]:
         raise SourceError(f"{spec.path}: no column {missing[0]!r}; it has {', '.join(there)}.{_hint(root, there)}")
+    if len(kinds) > 1:
+        raise SourceError(
+            f"{spec.path}: has the columns 'label' and 'labels'; expected one of them: label for one class per image, "
+            "labels for any number."
+        )
     if twice := [name for name in COLUMNS if there.count(name) > 1]:
         raise SourceError(f"{spec.path}: the column {twice[0]!r} appears twice; expected it once.")
     table = table.select([name for name in COLUMNS if name in there])
     for name in table.column_names:
-        table = table.set_column(table.column_names.index(name), name, _as_text(table, name, spec.path))
+        as_text = _as_label_sets if name == "labels" else _as_text
+        table = table.set_column(table.column_names.index(name), name, as_text(table, name, spec.path))
     table = table.filter(pc.greater(pc.utf8_length(table["path"]), 0))
     if not len(table):
         raise SourceError(f"{spec.path}: lists no images; expected one row per image, with its path and label.")
-    return table
+    return table, kinds[0]
 
 
 def addresses(where: str, root: str, data: bytes) -> list[str]:
@@ -142,12 +170,30 @@ def _as_text(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
         raise SourceError(f"{where}: the column {name!r} holds {kind}; expected text.") from None
 
 
+def _as_label_sets(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
+    """Return a column of lists as text; one of text stays.
+
+    Raises:
+        SourceError: it holds something else, or a label has the character that separates labels.
+    """
+    kind = table.schema.field(name).type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return _as_text(table, name, where)
+    lists = table[name].cast(pa.list_(pa.string()))
+    if pc.any(pc.match_substring(pc.list_flatten(lists), label_sets.SEPARATOR)).as_py():
+        raise SourceError(
+            f"{where}: a label in the column {name!r} has a {label_sets.SEPARATOR!r}, which separates labels; expected "
+            "labels without it."
+        )
+    return pc.binary_join(lists, label_sets.SEPARATOR)
+
+
 def _hint(root: str, there: list[str]) -> str:
     """Suggest what may be wrong with the header of a table."""
     expected = "tabs" if root.lower().endswith(".tsv") else "commas"
     if len(there) == 1 and (other := next((mark for mark in ";,\t|" if mark in there[0]), "")):
         return f" Its cells are separated by {other!r}; expected {expected}."
-    return " The first row must name the columns: path and label, and optionally domain, split and group."
+    return " The first row must name the columns: path and label (or labels), and optionally domain, split and group."
 
 
 def _parse(root: str, file: pa.BufferReader, columns: Sequence[str]) -> tuple[pa.Table, list[str]]:

@@ -6,7 +6,7 @@ from collections import Counter
 import pandas as pd
 
 from rootstock.config import params
-from rootstock.dataset import tables
+from rootstock.dataset import label_sets, tables
 from rootstock.dataset.tables import Dataset
 from rootstock.images.inspection import Reason
 from rootstock.ingest import group_notes, labels, manifests
@@ -135,21 +135,23 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[Sourc
         expected = " Expected one subfolder per class, or a table with one label per image." if unlabelled else ""
         why = f" ({_describe_reasons(files)})" if len(files) else ""
         raise SourceError(f"ingest.sources: no usable image in {len(files):,} files{why}.{expected}")
-    counts = _counts(manifest, files, listed)
+    multi_label, of_classes = tables.is_multi_label(manifest), tables.one_row_per_label(manifest)
+    files_of_classes = label_sets.one_row_per_label(files) if multi_label else files
+    counts = _counts(of_classes, files_of_classes, listed)
     if few := {label: count for label, count in counts.items() if count < MIN_IMAGES_PER_CLASS}:
-        said = [_describe_class(label, count, files) for label, count in sorted(few.items())]
+        said = [_describe_class(label, count, files_of_classes) for label, count in sorted(few.items())]
         raise SourceError(
             f"ingest.sources: {'; '.join(said[:MAX_LISTED])}{'; ...' if len(said) > MAX_LISTED else ''}. "
             f"A class needs at least {MIN_IMAGES_PER_CLASS} usable images, one each for train, val and test. "
             "Add images, or exclude the class: remove its folder, or its rows."
         )
-    if len(counts) == 1:
+    if len(counts) == 1 and not multi_label:
         [(label, count)] = counts.items()
         raise SourceError(
             f"ingest.sources: only one class, {label!r} ({count:,} images{_describe_rejected(files)}); "
             "a classifier needs two. Expected one subfolder per class, or a table with one label per image."
         )
-    if untaught := sorted(set(counts) - set(manifest.loc[manifest["split"] == "train", "label"])):
+    if untaught := sorted(set(counts) - set(of_classes.loc[of_classes["split"] == "train", "label"])):
         raise SourceError(
             f"ingest.sources: no image of {', '.join(map(repr, untaught))} is in the train split: "
             "the folders put them elsewhere, or they are near duplicates of held-out images or in a group with them. "

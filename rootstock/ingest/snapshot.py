@@ -5,10 +5,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rootstock.config import params
-from rootstock.dataset import shards, tables
+from rootstock.dataset import label_sets, shards, tables
 from rootstock.dataset.tables import Dataset
 from rootstock.images import value_ranges
 from rootstock.images.deep import FULL, Range
@@ -61,6 +62,8 @@ def build(
     images_dir: Path,
     scan: Scan,
     ranges: dict[str, Range],
+    *,
+    multi_label: bool = False,
 ) -> Dataset:
     """Build the dataset from its previous state, with a ledger of all that is packed, and the source listings.
 
@@ -71,14 +74,14 @@ def build(
     requirements.check_shrink(settings, listed, before, files)
     requirements.check_relabelled(settings, listed, before, files)
     files = listings.reject_ambiguous(listings.resolve_owners(files, before))
-    assigned = assignment.assign(before.ledger, files, settings, seed, scan.known_links())
+    assigned = assignment.assign(before.ledger, files, settings, seed, scan.known_links(), multi_label=multi_label)
     scan.set_known_links(assigned.known)
     if chain := group_notes.describe_chain(assigned.near, assigned.ledger, settings.near_duplicate_bits):
         log.warning("%s", chain)
     ledger = assigned.ledger
     _reject_unplaced(files, ledger)
-    manifest = _manifest(files[files["reason"].isna()], ledger)
-    requirements.check_labels(files)
+    manifest = _manifest(files[files["reason"].isna()], ledger, multi_label=multi_label)
+    requirements.check_labels(label_sets.one_row_per_label(files) if multi_label else files)
     requirements.check_enough(manifest, files, listed)
     _check_shards(manifest, images_dir)
     rejected = files.loc[files["reason"].notna(), ["source", "path", "domain", "label", "reason"]]
@@ -120,10 +123,12 @@ def add_packed(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFra
     return merged.astype({"phash": "uint64", "width": "int32", "height": "int32"})
 
 
-def _manifest(accepted: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+def _manifest(accepted: pd.DataFrame, ledger: pd.DataFrame, *, multi_label: bool) -> pd.DataFrame:
     """Join source and ledger columns of each image, in shard order."""
     manifest = place(accepted[["image_id", "source", "path", "label", "domain"]], ledger)
-    classes = {label: index for index, label in enumerate(tables.classes_of(manifest))}
+    if multi_label:
+        return manifest.assign(class_index=np.int32(tables.NO_INDEX))
+    classes = {label: index for index, label in enumerate(sorted(manifest["label"].unique()))}
     manifest["class_index"] = manifest["label"].map(classes).astype("int32")
     return manifest
 
@@ -159,10 +164,12 @@ def _summary(
     group_remarks = group_notes.describe(manifest, names)
     for remark in group_remarks:
         log.warning("%s", remark)
-    by_class = manifest.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
+    of_classes = tables.one_row_per_label(manifest)
+    by_class = of_classes.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
     previous = {source["name"]: source for source in before.summary.get("sources", [])}
     return {
         "images": len(manifest),
+        **({"multi_label": True} if tables.is_multi_label(manifest) else {}),
         "classes": tables.classes_of(manifest),
         "splits": {split: int((manifest["split"] == split).sum()) for split in SPLITS},
         "domains": _counts(manifest["domain"]),

@@ -4,7 +4,7 @@ A source lists its items cheaply and reads only those requested. Archives are in
 folders in folders.py.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,6 +65,32 @@ class SourceListing:
     spec: params.Source
     source: Source | None
     stays: bool = False
+
+
+def are_multi_label(listed: Iterable[SourceListing], recorded: Mapping[str, Any]) -> bool:
+    """Whether the images of the sources have any number of classes, as a table can say by a column `labels`.
+
+    Args:
+        listed: the sources.
+        recorded: the summary of the dataset, which knows those that cannot be reached now.
+
+    Raises:
+        SourceError: some are of this kind, others have one class per image.
+    """
+    layouts = {source["name"]: source.get("layout", {}) for source in recorded.get("sources", [])}
+    kinds: dict[bool, str] = {}
+    for entry in listed:
+        title = entry.spec.title()
+        found = entry.source.layout if entry.source else layouts.get(title, {})
+        if found or entry.stays:
+            kinds.setdefault(found.get(manifests.MULTI_LABEL, False), title)
+    if len(kinds) > 1:
+        raise SourceError(
+            f"ingest.sources: {kinds[True]} has a column labels, for any number of classes per image, and "
+            f"{kinds[False]} has one class per image; expected the same of all sources. Give those of one class in a "
+            "table with a column labels, too."
+        )
+    return kinds.get(True) is not None
 
 
 def open_source(spec: params.Source, scratch: Path, scan: Scan, known: Known | None = None) -> Source:

@@ -31,8 +31,7 @@ from rootstock.model.novelty import Novelty
 from rootstock.system.errors import SourceError
 from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
 from rootstock.system.parallel import grouped
-from rootstock.training import classifier, head_layer
-from rootstock.training.calibration import softmax
+from rootstock.training import calibration, classifier, head_layer
 from rootstock.training.classifier import Classifier
 from rootstock.training.head import Head
 
@@ -99,13 +98,19 @@ class Model:
         return self.network.head.to_head(self.classes)
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an image may have any number of the classes, each with a probability of its own."""
+        return self.network.head.multi_label
+
+    @property
     def feature_key(self) -> str | None:
         """Return the name of the folder that holds its features in a cache; None for a fine-tuned network."""
         return feature_keys.key_of(feature_keys.fields_of(self.frozen, self.spec)) if self.frozen else None
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the calibrated probabilities (n, k) of features (n, width)."""
-        return softmax(self.head.logits(features), self.temperature)
+        logits = self.head.logits(features)
+        return calibration.probabilities(logits, self.temperature, multi_label=self.multi_label)
 
     def predict(
         self,

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from rootstock.config import params
 from rootstock.system import progress
+from rootstock.training import targets
 from rootstock.training.checkpoints import TrainingState, Within
 from rootstock.training.classifier import Classifier, predict
 from rootstock.training.divergence import check_loss, highest_loss
 from rootstock.training.division import TrainedPart
 from rootstock.training.frozen_layers import Cache
 from rootstock.training.image_sizes import resized, size_in
-from rootstock.training.split_images import NO_CLASS, Batches, mix
+from rootstock.training.split_images import Batches, mix
 from rootstock.training.stage_plan import PlannedStage
 from rootstock.training.step import TrainingStep
 
@@ -116,11 +116,13 @@ def validate(
 ) -> tuple[float, float]:
     """Compute mean log loss and accuracy; images count by the weights of their classes."""
     sums = torch.zeros(3, dtype=torch.float64)  # of losses, hits and weights
+    multi_label = model.head.multi_label
     for batch, target in zip(predict(model, batches(), batches.batch_size), batches.targets(), strict=True):
-        logits, counted = torch.from_numpy(batch), (target != NO_CLASS).double()
+        logits, counted = torch.from_numpy(batch), targets.counted(target, multi_label=multi_label).double()
         if class_weights is not None:
             counted *= torch.from_numpy(class_weights)[target.clamp(min=0)]
-        losses = F.cross_entropy(logits, target, reduction="none", ignore_index=NO_CLASS).double()
-        sums += torch.stack([losses @ counted, (logits.argmax(1) == target).double() @ counted, counted.sum()])
+        losses = targets.losses(logits, target, multi_label=multi_label).double()
+        correct = targets.accuracies(logits, target, multi_label=multi_label).double()
+        sums += torch.stack([losses @ counted, correct @ counted, counted.sum()])
     loss, correct, weights = batches.ranks.sum(sums.to(batches.device)).tolist()
     return loss / weights, correct / weights

@@ -9,18 +9,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from scipy.special import log_softmax
 
 from rootstock.backbones.depths import Pooling
 from rootstock.config.architectures import PENULTIMATE
 from rootstock.features.reader import Features
 from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
+from rootstock.training import outcomes
 from rootstock.training.class_weights import image_weights
 
 WEIGHTS, DESCRIPTION = "head.safetensors", "head.json"
 LINEAR = "linear"  # subfolder: the best linear head, where nearest neighbours were chosen
 DESCRIBED = ("classes", "l2", "path", "layer", "pooling", "warnings")
 CHOSEN = ("kind", "neighbours", "tried", "why")  # not in files of earlier versions
+MULTI_LABEL = "multi_label"  # only in those of such a head
 Kind = Literal["logistic", "ridge", "prototype", "knn"]
 Array = NDArray[np.float32]
 
@@ -38,7 +39,8 @@ class Head:
     as weight, and `exemplar_classes` (m,) int64 tells the class of each. With `center` (d,) float32, features are
     centred and scaled to unit length first. `path` has one entry per setting tried, such as L2 strengths; `tried` one
     per kind of head, and `why` is the reason for the choice; `layer` and `pooling` say where the backbone is cut;
-    `warnings` report a search that ended at a limit.
+    `warnings` report a search that ended at a limit; with `multi_label`, an image may have any number of classes: each
+    logit is one of its own, a sigmoid's.
     """
 
     weight: Array
@@ -49,6 +51,7 @@ class Head:
     layer: str = PENULTIMATE
     pooling: Pooling = "avg"
     warnings: list[str] = field(default_factory=list)
+    multi_label: bool = False
     kind: Kind = "logistic"
     center: Array | None = None
     exemplar_classes: NDArray[np.int64] | None = None
@@ -108,13 +111,16 @@ def scores(head: Head, features: Features) -> Array:
 
 
 def evaluate(head: Head, features: Features, weights: Array | None = None) -> tuple[float, float]:
-    """Compute mean log loss (nats) and accuracy of a head; with weights (k,) of classes, images count by them."""
+    """Compute mean log loss (nats) and accuracy of a head; with weights (k,) of classes, images count by them.
+
+    Of any number of classes, they are those of training/outcomes.py.
+    """
     counted = image_weights(weights, features.labels)
     loss, correct, done = 0.0, 0.0, 0
     for x, labels in features:
-        logits, own = head.logits(x).astype(np.float64), counted[done : done + len(labels)]
-        loss -= float(own @ log_softmax(logits, axis=1)[np.arange(len(labels)), labels])
-        correct += float(own @ (logits.argmax(1) == labels))
+        logits, own = head.logits(x), counted[done : done + len(labels)]
+        loss += float(own @ outcomes.log_losses(logits, labels))
+        correct += float(own @ outcomes.accuracies(logits, labels))
         done += len(labels)
     return loss / len(features), correct / len(features)
 
@@ -150,6 +156,7 @@ def _write(head: Head, folder: Path, facts: Mapping[str, Any]) -> None:
     save_file(to_tensors(head), folder / WEIGHTS)
     described = {name: getattr(head, name) for name in DESCRIBED} | {"digest": sha256(folder / WEIGHTS)} | dict(facts)
     described |= {name: getattr(head, name) for name in CHOSEN}
+    described |= {MULTI_LABEL: True} if head.multi_label else {}
     write(folder / DESCRIPTION, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -162,7 +169,7 @@ def load(folder: Path) -> Head:
     described = read_json(folder / DESCRIPTION)
     with reading(folder / DESCRIPTION):
         named = {name: described[name] for name in DESCRIBED}
-        chosen = {name: described[name] for name in CHOSEN if name in described}
+        chosen = {name: described[name] for name in (*CHOSEN, MULTI_LABEL) if name in described}
         digest, classes = described["digest"], len(described["classes"])
         [entry["val_log_loss"] for entry in described["path"]]  # raises if the path is damaged
     verify(folder / WEIGHTS, digest)

@@ -21,7 +21,7 @@ class HeadLayer(nn.Module):
 
     def __init__(self, head: Head) -> None:
         super().__init__()
-        self.kind, self.neighbours = head.kind, head.neighbours
+        self.kind, self.neighbours, self.multi_label = head.kind, head.neighbours, head.multi_label
         tensors = {name: torch.tensor(values) for name, values in to_tensors(head).items()}
         self.weight, self.bias = (nn.Parameter(tensors[name]) for name in ("weight", "bias"))
         for name in ("center", "exemplar_classes"):
@@ -63,7 +63,9 @@ class HeadLayer(nn.Module):
     def to_head(self, classes: list[str]) -> Head:
         """Return the head that this layer computes."""
         arrays = {name: values.detach().cpu().numpy() for name, values in self.state_dict().items()}
-        return Head(**arrays, classes=classes, l2=0.0, kind=self.kind, neighbours=self.neighbours)
+        return Head(
+            **arrays, classes=classes, l2=0.0, kind=self.kind, neighbours=self.neighbours, multi_label=self.multi_label
+        )
 
 
 def describe(head: HeadLayer) -> dict[str, Any]:
@@ -74,6 +76,7 @@ def describe(head: HeadLayer) -> dict[str, Any]:
         "normalised": head.center is not None,
         "exemplars": exemplars,
         "neighbours": head.neighbours,
+        **({"multi_label": True} if head.multi_label else {}),
     }
 
 
@@ -89,4 +92,5 @@ def empty(described: dict[str, Any], classes: list[str], width: int) -> Head:
         exemplar_classes=np.zeros(exemplars, np.int64) if exemplars else None,
         kind=described.get("kind", "logistic"),
         neighbours=int(described.get("neighbours", 0)),
+        multi_label=bool(described.get("multi_label", False)),
     )

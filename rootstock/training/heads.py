@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rootstock.config import params
+from rootstock.dataset.tables import Labels
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError, SourceError
@@ -61,10 +62,14 @@ def fit(
 
     Raises:
         SourceError: a class does not occur in `train`.
-        ParamsError: too many images for nearest neighbours.
+        ParamsError: too many images for nearest neighbours; or images of any number of classes, for which there is
+            logistic regression alone.
     """
     check_classes(train.labels, classes)
     kinds = tuple(NAMES) if settings.kind == "auto" else (settings.kind,)
+    if train.labels.ndim == 2:
+        _check_multi_label(settings)
+        kinds = ("logistic",)
     if "knn" in kinds and not closed_form.fits_into_memory(train):
         if settings.kind == "knn":
             raise ParamsError(
@@ -76,8 +81,8 @@ def fit(
     kept = KeptPasses(passes, train, weights) if passes else None
     trial = _Trial(train, val, classes, settings, weights, stage, axes, kept)
     heads = {kind: trial.fit(kind) for kind in kinds}
-    if settings.kind != "auto":
-        only = heads[settings.kind]
+    if settings.kind != "auto" or len(kinds) == 1:
+        only = heads[kinds[0]]
         return Fitted(only, lambda: trial.fit("logistic") if settings.kind == "knn" else only)
     chosen, tried, why = choose({kind: trial.losses(found) for kind, found in heads.items()}, groups)
     if stage:
@@ -116,13 +121,30 @@ def choose(
     return chosen, tried, f"{why}, within one standard error ({errors[chosen]:.3f}) of {less}, and simpler"
 
 
-def check_classes(labels: NDArray[np.int64], classes: list[str]) -> None:
+def _check_multi_label(settings: params.Head) -> None:
+    """Check that the settings are for images of any number of classes.
+
+    Raises:
+        ParamsError: they are not.
+    """
+    of_labels = "the images have any number of classes (a column labels)"
+    if settings.kind not in ("logistic", "auto"):
+        raise ParamsError(f"params.yaml: head.kind is {settings.kind}, but {of_labels}; expected logistic or auto")
+    if settings.class_weight != "none":
+        raise ParamsError(
+            f"params.yaml: head.class_weight is {settings.class_weight}, but {of_labels}; expected none: "
+            "validation chooses a threshold for each class"
+        )
+
+
+def check_classes(labels: Labels, classes: list[str]) -> None:
     """Check that every class has a training image.
 
     Raises:
         SourceError: one has none.
     """
-    if unseen := sorted(set(range(len(classes))) - set(labels.tolist())):
+    seen = labels.tolist() if labels.ndim == 1 else np.flatnonzero(labels.any(axis=0)).tolist()
+    if unseen := sorted(set(range(len(classes))) - set(seen)):
         raise SourceError(
             f"no image of {', '.join(repr(classes[index]) for index in unseen)} is in the train split; expected images "
             "of every class. Add images or remove the class, then run ingest again."

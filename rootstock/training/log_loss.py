@@ -1,4 +1,7 @@
-"""The log loss of linear heads on principal axes and its gradient, in one pass over the features."""
+"""The log loss of linear heads on principal axes and its gradient, in one pass over the features.
+
+With labels (n, k) of any number of classes per image, it is the sum over the classes of the log losses of sigmoids.
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -11,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from rootstock.dataset.tables import Labels
 from rootstock.features import reader
 from rootstock.features.reader import Features
 from rootstock.system.parallel import in_order
 from rootstock.training.kept_passes import KeptPasses
 from rootstock.training.principal_axes import PrincipalAxes
 
-Chunk = tuple[NDArray[np.float32], NDArray[np.int64]]
+Chunk = tuple[NDArray[np.float32], Labels]
 SMALLEST_CURVATURE = 1e-9
 NEGLIGIBLE = 1e-30  # a probability; with much smaller ones, denormal numbers, products take thirty times as long
 BATCH = 2048  # rows per product: they and their logits stay in a core's cache
@@ -125,7 +129,7 @@ class LogLoss:
         return [total.cpu() for total in totals]
 
     def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield mini-batches of features (m, d) float32 and labels (m,) int64 on the device."""
+        """Yield mini-batches of features (m, d) float32 and labels, (m,) int64 or (m, k) bool, on the device."""
         for x, labels in _of_equal_size(self.train):
             yield torch.from_numpy(x).to(self.device), torch.from_numpy(labels).to(self.device)
 
@@ -155,9 +159,12 @@ def _batch_sums(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return sums over a mini-batch: the loss, p (1 - p) over the classes, the gradients by weight (k, d) and bias.
 
-    An image counts with the weight of its class, if there are any. Nothing cancels where p of the label is close to 1:
-    the loss is log(1 + Σ exp(margins of other classes)).
+    With class indices (m,), p is a softmax; with labels (m, k), sigmoids. An image counts with the weight of its class,
+    if there are any. Nothing cancels where p of the label is close to 1: the loss is log(1 + Σ exp(margins of other
+    classes)).
     """
+    if labels.ndim == 2:
+        return _sums_of_sigmoids(x, labels, weight, bias)
     label = labels[:, None]
     margins = torch.addmm(bias, x, weight.T)
     margins -= margins.gather(1, label)
@@ -171,6 +178,16 @@ def _batch_sums(
     if class_weights is not None:
         of_image = class_weights[label]
         losses, spread, residual = losses * of_image, spread * of_image, residual * of_image
+    return losses.sum(dtype=torch.float64), spread.sum(), residual.T @ x, residual.sum(0)
+
+
+def _sums_of_sigmoids(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    logits = torch.addmm(bias, x, weight.T)
+    signed = torch.where(labels, -logits, logits)  # of the other answer: nothing cancels where it is improbable
+    losses = functional.softplus(signed)
+    size = torch.threshold_(signed.sigmoid_(), NEGLIGIBLE, 0)
+    residual = torch.where(labels, -size, size)  # p, or p - 1
+    spread = size * (1 - size)
     return losses.sum(dtype=torch.float64), spread.sum(), residual.T @ x, residual.sum(0)
 
 

@@ -1,4 +1,6 @@
-"""Multinomial logistic regression on frozen features, along a path of L2 strengths.
+"""Logistic regression on frozen features, along a path of L2 strengths.
+
+It is multinomial, or, where images have any number of classes, one binary regression for each class.
 
 Each strength is fitted by L-BFGS on the features' principal axes, where the curvature of the loss is known and nearly
 diagonal. Dividing it out (a preconditioner; Nocedal and Wright, Numerical Optimization, chapter 5) leaves about ten
@@ -34,9 +36,11 @@ def fit_logistic_path(
     axes: PrincipalAxes | None = None, weights: NDArray[np.float32] | None = None, show: Show = list,
     passes: KeptPasses | None = None,
 ) -> Head:  # fmt: skip
-    """Fit multinomial logistic regression for each L2 strength and keep the best on `val`.
+    """Fit logistic regression for each L2 strength and keep the best on `val`.
 
     minimises over W (k, d), b (k):   1/n Σ_i -w_i log softmax(W z_i + b)[y_i]  +  l2/(2n) ||W||²,   z = (x - μ) / σ
+
+    or, where images have any number of classes, with Σ_c softplus(W z_i + b)[c] - y_i[c] (W z_i + b)[c] in the sum.
 
     Each evaluation takes one pass over the features, which are streamed unless they fit into memory (see `Features`).
 
@@ -95,7 +99,8 @@ def fit_each(
                 start = _better_start(loss, start, _extrapolated(earlier[-2], earlier[-1], strength), strength)
             start, iterations = _minimise(loss, start, strength, max_iterations)
             earlier.append((strength, start.at))
-            yield _head(start.at, axes, classes, strength), iterations
+            head = _head(start.at, axes, classes, strength)
+            yield replace(head, multi_label=train.labels.ndim == 2), iterations
 
 
 def warnings(path: Sequence[Mapping[str, float]], l2: float, max_iterations: int) -> list[str]:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rootstock.config.params import Regularization
-from rootstock.training.split_images import NO_CLASS
+from rootstock.training.targets import NO_CLASS
 
 
 class Mixing:
@@ -31,12 +31,15 @@ class Mixing:
         return bool(self.ways)
 
     def __call__(self, batch: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix pixels (n, 3, size, size) of class indices (n,).
+        """Mix pixels (n, 3, size, size) of a target: class indices (n,), or of any number of classes (n, k + 1).
 
         Returns:
-            Pixels as float32, and shares of the classes (n, k) float32, which add up to the share of images that count.
+            Pixels as float32, and shares of the classes (n, k) float32, which add up to the share of images that count;
+            or, of any number of classes, a target of the same shape.
         """
-        shares = F.one_hot(target.clamp(min=0), self.classes).float() * (target != NO_CLASS)[:, None]
+        shares = target
+        if not target.is_floating_point():
+            shares = F.one_hot(target.clamp(min=0), self.classes).float() * (target != NO_CLASS)[:, None]
         way = self.ways[int(torch.randint(len(self.ways), ()))]
         mixed: tuple[Tensor, Tensor] = way(batch.float(), shares)
         return mixed

@@ -2,25 +2,24 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
-from rootstock.training import calibration
+from rootstock.dataset.tables import Labels
+from rootstock.training import calibration, outcomes
 from rootstock.training.class_weights import image_weights
 
 
 def calibrated_losses(
-    logits: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float32] | None
+    logits: NDArray[np.float32], labels: Labels, weights: NDArray[np.float32] | None
 ) -> NDArray[np.float64]:
     """Return the log loss of each image (n,) after calibration on the same images, times the weight of its class.
 
     Args:
         logits: (n, k).
-        labels: class indices (n,).
+        labels: class indices (n,), or which classes each image has (n, k).
         weights: of classes (k,); None for equal ones.
     """
     scaled = logits.astype(np.float64) / calibration.fit_temperature(logits, labels)
-    losses: NDArray[np.float64] = -log_softmax(scaled, axis=1)[np.arange(len(labels)), labels]
-    return losses * image_weights(weights, labels)
+    return outcomes.log_losses(scaled, labels) * image_weights(weights, labels)
 
 
 def standard_error(differences: NDArray[np.float64], groups: NDArray[np.int64]) -> float:

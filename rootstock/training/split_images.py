@@ -14,17 +14,18 @@ from torch import Tensor
 
 from rootstock.config.architectures import Transform
 from rootstock.config.section import Augment
+from rootstock.dataset import tables
 from rootstock.dataset.shards import Reader
 from rootstock.images import loader
 from rootstock.images.array_store import ArrayStore
 from rootstock.images.loader import Ref
 from rootstock.images.pixel_store import CropSource
 from rootstock.system import processes
+from rootstock.training import targets
 from rootstock.training.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 KEEPS_IMAGES = ("cuda",)  # kinds of devices
-NO_CLASS = -100  # the target of images that do not count: torch's cross-entropy ignores them
 MOST_MEMORY = 0.4  # share of a device's free memory that images may take
 
 
@@ -33,12 +34,14 @@ class SplitImages:
     """The images of a split: rows of the manifest, and the shards' folder.
 
     `store` has those that have been decoded before, and keeps the others; `crops` has whole images for random crops.
+    `classes` are needed where images have any number of them.
     """
 
     rows: pd.DataFrame
     images_dir: Path
     store: ArrayStore | None = None
     crops: CropSource | None = None
+    classes: tuple[str, ...] = ()
 
     def refs(self, order: NDArray[np.int64] | None = None, seed: int | None = None) -> list[Ref]:
         """Return references to the images in a given order, each with its own augmentation seed."""
@@ -51,8 +54,8 @@ class SplitImages:
         ]
 
     def labels(self) -> Tensor:
-        """Return the class indices (n,) int64."""
-        return torch.from_numpy(self.rows["class_index"].to_numpy(np.int64))
+        """Return the class indices (n,) int64, or which of any number of classes each image has (n, k) bool."""
+        return torch.from_numpy(tables.labels_of_rows(self.rows, self.classes))
 
 
 class Batches:
@@ -102,14 +105,12 @@ class Batches:
         self._kept = kept
 
     def targets(self, order: NDArray[np.int64] | None = None, device: torch.device | str = "cpu") -> Sequence[Tensor]:
-        """Return the class indices (n,) of each mini-batch, NO_CLASS for images that do not count, copied at once."""
-        labels, targets = self.images.labels(), []
+        """Return the target of each mini-batch (targets.py), copied at once."""
+        whole, shares = targets.of_labels(self.images.labels()), []
         for indices, counted in self._shares(order):
-            target = labels[indices]
-            target[counted:] = NO_CLASS
-            targets.append(target)
-        together: Tensor = torch.cat(targets).to(device)
-        return torch.split(together, list(map(len, targets)))
+            shares.append(targets.without(whole[indices], slice(counted, None)))
+        together: Tensor = torch.cat(shares).to(device)
+        return torch.split(together, list(map(len, shares)))
 
     def _shares(self, order: NDArray[np.int64] | None) -> list[tuple[NDArray[np.int64], int]]:
         return self.ranks.share(np.arange(len(self.images.rows)) if order is None else order, self.sizes)

@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from rootstock.config import params
+from rootstock.training import targets
 from rootstock.training.checkpoints import TrainingState
 from rootstock.training.classifier import Classifier, filled, mixed_precision, precision_on
 from rootstock.training.division import TrainedPart
 from rootstock.training.mixing import Mixing
 from rootstock.training.moving_average import MovingAverage
 from rootstock.training.ranks import ALONE, Ranks
-from rootstock.training.split_images import NO_CLASS
 
 log = logging.getLogger(__name__)
 MAX_GRADIENT_NORM = 1.0  # bounds the first steps after unfreezing (docs/benchmarks.md)
@@ -51,7 +50,7 @@ class TrainingStep:
         self.label_smoothing, self.batch_size = settings.label_smoothing, ranks.largest_share(settings.batch_size)
         alone = ranks.size == 1
         self.network = model if alone else DistributedDataParallel(model, forward_sync_buffers=False)
-        self.device = model.head.weight.device
+        self.device, self.multi_label = model.head.weight.device, model.head.multi_label
         self.class_weights = None if class_weights is None else torch.from_numpy(class_weights).to(self.device)
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # float16 has no room for small gradients: they are scaled up (Micikevicius et al. 2018)
@@ -83,11 +82,11 @@ class TrainingStep:
                 group["lr"] = group["peak"] * share
 
     def __call__(self, batch: Tensor, target: Tensor, images: int | None = None) -> Tensor:
-        """Update the weights by a mini-batch (n, 3, size, size) and its class indices (n,), both on the device.
+        """Update the weights by a mini-batch (n, 3, size, size) and its target (targets.py), both on the device.
 
         Args:
             batch: or this process's share of it.
-            target: NO_CLASS for images that do not count.
+            target: class indices (n,), or of any number of classes (n, k + 1).
             images: of the whole mini-batch, if several processes share it.
 
         Returns:
@@ -98,7 +97,7 @@ class TrainingStep:
             batch, target = self.mixing(batch, target)
         if self.model.frozen_statistics:  # else the copies would count in the statistics
             batch, few = filled(batch, self.batch_size), len(batch)
-            target = _padded(target, len(batch) - few)
+            target = targets.padded(target, len(batch) - few)
         while True:
             try:
                 return self._graph(batch, target) if self._graph else self._step(batch, target, images)
@@ -118,16 +117,12 @@ class TrainingStep:
     def _step(self, batch: Tensor, target: Tensor, images: int | None = None) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        whole = self.parts == 1 and self.ranks.size == 1 and self.class_weights is None and not self.mixing
         for part, labels in zip(batch.chunk(self.parts), target.chunk(self.parts), strict=True):
             with mixed_precision(self.device):
                 logits = self.network(part)
-            loss = F.cross_entropy(
-                logits.float(), labels, label_smoothing=self.label_smoothing, reduction="mean" if whole else "none",
-                ignore_index=NO_CLASS,
-            )  # fmt: skip
-            if not whole:  # gradients are averaged over the processes
-                loss = (loss * self._weights(labels)).sum() * self.ranks.size / (images or _counted(target).sum())
+            loss = targets.losses(logits.float(), labels, self.label_smoothing, multi_label=self.multi_label)
+            # gradients are averaged over the processes
+            loss = (loss * self._weights(labels)).sum() * self.ranks.size / (images or self._counted(target).sum())
             self.scaler.scale(loss).backward()
             total += loss.detach()
         self.scaler.unscale_(self.optimiser)
@@ -139,20 +134,13 @@ class TrainingStep:
     def _weights(self, target: Tensor) -> Tensor:
         """Return what each image (n,) counts by its class, or by the share of each class where images are mixed."""
         if self.class_weights is None:
-            return _counted(target)
+            return self._counted(target)
         if target.is_floating_point():
             return target @ self.class_weights
-        return _counted(target) * self.class_weights[target.clamp(min=0)]
+        return self._counted(target) * self.class_weights[target.clamp(min=0)]
 
-
-def _counted(target: Tensor) -> Tensor:
-    """Return 1 for images (n,) that count and 0 for others, or shares where images are mixed."""
-    return target.sum(1) if target.is_floating_point() else (target != NO_CLASS).float()
-
-
-def _padded(target: Tensor, more: int) -> Tensor:
-    """Add images that do not count."""
-    return F.pad(target, (0, 0, 0, more)) if target.is_floating_point() else F.pad(target, (0, more), value=NO_CLASS)
+    def _counted(self, target: Tensor) -> Tensor:
+        return targets.counted(target, multi_label=self.multi_label)
 
 
 class _Graph:

@@ -92,7 +92,7 @@ def test_of_many_images_some_held_out_ones_are_judged_by_a_model_that_has_not_se
     train, test = (Features(folder, manifest[manifest["split"] == split]) for split in ("train", "test"))
     chosen = logistic.fit_logistic_path(train, test, CLASSES, [10.0])
     rows = manifest[manifest["split"] == "test"]
-    probabilities = calibration.softmax(np.concatenate([chosen.logits(x) for x, _ in test]), 1.0)
+    probabilities = calibration.probabilities(np.concatenate([chosen.logits(x) for x, _ in test]), 1.0)
     halves = [(rows[:150], probabilities[:150]), (rows[150:], probabilities[150:])]
     whole = label_issues.find_held_out(halves, CLASSES)
     assert list(whole) == label_issues.COLUMNS

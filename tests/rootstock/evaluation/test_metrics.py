@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from rootstock.evaluation.metrics import BINS, reliability, score
-from rootstock.training.calibration import softmax
+from rootstock.training import calibration
 from tests.simulated_predictions import simulated
 
 WITH_INTERVAL = ("accuracy", "balanced_accuracy", "macro_f1", "top5", "log_loss", "brier")
@@ -34,7 +34,7 @@ def predictions(draw):
     # Rounded logits make ties, sharp ones probabilities of exactly 0 and 1.
     logits = (generator.normal(size=(n, k)) * draw(st.sampled_from([0, 1, 200]))).round(1).astype(np.float32)
     domains = np.array(["a", "b", "c"])[generator.integers(0, draw(st.integers(1, 3)), n)]
-    return generator.integers(0, k, n), softmax(logits), domains, names(k)
+    return generator.integers(0, k, n), calibration.probabilities(logits), domains, names(k)
 
 
 @given(predictions())
@@ -92,14 +92,14 @@ def test_values_equal_those_of_scikit_learn(prediction):
 
 def test_top5_equals_that_of_scikit_learn():
     labels, logits, domains = simulated(500, 12)
-    result = score(labels, softmax(logits), domains, names(12))
+    result = score(labels, calibration.probabilities(logits), domains, names(12))
     expected = sklearn_metrics.top_k_accuracy_score(labels, logits, k=5, labels=range(12))
     assert result["top5"]["value"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_top5_of_three_classes_is_one():
     labels, logits, domains = simulated(50, 3)
-    assert score(labels, softmax(logits), domains, names(3))["top5"]["value"] == 1.0
+    assert score(labels, calibration.probabilities(logits), domains, names(3))["top5"]["value"] == 1.0
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy_in_15_bins():
@@ -132,7 +132,7 @@ def test_calibration_error_is_at_most_the_gap_of_the_reliability_bins(prediction
 def test_calibration_error_is_closer_to_the_true_value_than_the_gap_of_the_bins(sharpness):
     def errors(n: int, seed: int) -> tuple[float, float]:
         labels, logits, domains = simulated(n, 4, seed=seed)
-        probabilities = softmax(sharpness * logits)
+        probabilities = calibration.probabilities(sharpness * logits)
         confidence, accuracy, images = reliability(probabilities.max(1), probabilities.argmax(1) == labels)
         gap = float((images * np.abs(confidence - accuracy)).sum() / n)
         return score(labels, probabilities, domains, names(4))["ece"]["value"], gap
@@ -155,7 +155,7 @@ def test_proportions_have_wilson_intervals():
 def test_intervals_shrink_with_the_number_of_images():
     def widths(n: int) -> dict[str, float]:
         labels, logits, domains = simulated(n, 6, seed=n)
-        result = score(labels, softmax(3 * logits), domains, names(6))
+        result = score(labels, calibration.probabilities(3 * logits), domains, names(6))
         return {metric: result[metric]["high"] - result[metric]["low"] for metric in WITH_INTERVAL}
 
     few, many = widths(100), widths(1600)
@@ -192,8 +192,8 @@ def test_f1_with_all_or_no_predictions_correct_still_has_an_interval(right):
 
 def test_intervals_of_grouped_images_are_as_wide_as_those_of_one_image_per_group():
     labels, logits, domains = simulated(40, 4)
-    alone = score(labels, softmax(logits), domains, names(4))
-    tenfold = [np.repeat(values, 10, axis=0) for values in (labels, softmax(logits), domains)]
+    alone = score(labels, calibration.probabilities(logits), domains, names(4))
+    tenfold = [np.repeat(values, 10, axis=0) for values in (labels, calibration.probabilities(logits), domains)]
     scenes = score(*tenfold, names(4), groups=np.arange(40).repeat(10))
     as_if_independent = score(*tenfold, names(4))
     assert (scenes["images"], scenes["groups"]) == (400, 40)
@@ -206,7 +206,7 @@ def test_intervals_of_grouped_images_are_as_wide_as_those_of_one_image_per_group
 def test_a_domain_of_one_image_is_scored():
     labels, logits, _ = simulated(50, 4)
     domains = np.array(["field"] * 49 + ["studio"])
-    result = score(labels, softmax(logits), domains, names(4))
+    result = score(labels, calibration.probabilities(logits), domains, names(4))
     assert result["domains"]["studio"]["images"] == 1
     assert list(result["domains"]["studio"]) == [*FIGURES, "images", "groups"]
 
@@ -215,8 +215,8 @@ def test_domains_may_come_from_pandas():
     pandas = pytest.importorskip("pandas")
     labels, logits, domains = simulated(20, 3)
     frame = pandas.DataFrame({"domain": domains, "label": labels})
-    got = score(frame["label"].to_numpy(), softmax(logits), frame["domain"].to_numpy(), names(3))
-    assert got == score(labels, softmax(logits), domains, names(3))
+    got = score(frame["label"].to_numpy(), calibration.probabilities(logits), frame["domain"].to_numpy(), names(3))
+    assert got == score(labels, calibration.probabilities(logits), domains, names(3))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def measured(labels: np.ndarray | None = None, **logits: np.ndarray) -> dict:
     n, k = logits["head"].shape
     labels = np.zeros(n, np.int64) if labels is None else labels
     given = np.full(n, "field"), [f"class {index}" for index in range(k)]
-    return {name: metrics.score(labels, calibration.softmax(own), *given) for name, own in logits.items()}
+    return {name: metrics.score(labels, calibration.probabilities(own), *given) for name, own in logits.items()}
 
 
 def test_the_model_with_the_higher_validation_accuracy_wins():

@@ -29,7 +29,7 @@ def evaluation(k: int = 4, n: int = 80, *, classes: list[str] | None = None, epo
     for model, skill in (("head", 2.0), ("finetuned", 4.0)):
         logits = draw.normal(size=(n, k))
         logits[np.arange(n), labels] += skill
-        probabilities[model] = calibration.softmax(logits)
+        probabilities[model] = calibration.probabilities(logits)
     domains = np.full(n, "field")
     return {
         "labels": labels,

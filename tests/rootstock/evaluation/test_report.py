@@ -15,7 +15,7 @@ from rootstock.evaluation.figures import percent, percents
 from rootstock.evaluation.metrics import score
 from rootstock.evaluation.mistakes import Mistake
 from rootstock.evaluation.report import SCRIPT, Report, data_uri, duration, render
-from rootstock.training.calibration import softmax
+from rootstock.training.calibration import probabilities
 
 VOID = {"meta", "link", "img", "source", "br", "input"}
 
@@ -72,13 +72,13 @@ def report(
     for model in ("head", "finetuned"):
         logits = draw.normal(size=(n, k)) * (0 if perfect else 1)
         logits[np.arange(n), labels] += 3 if model == winner else 2
-        measured[model] = score(labels, softmax(logits), places, list(classes))
+        measured[model] = score(labels, probabilities(logits), places, list(classes))
     return Report(
         name="insects, resnet34",
         winner=winner,
         why="It has the lower log loss on validation.",
         validation=measured,
-        test=score(labels, softmax(logits), places, list(classes)) if perfect else measured[winner],
+        test=score(labels, probabilities(logits), places, list(classes)) if perfect else measured[winner],
         dataset={
             "splits": {"train": 5 * n, "val": n, "test": n},
             "domains": dict.fromkeys(domains, 7 * n),

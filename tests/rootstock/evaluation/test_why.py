@@ -20,7 +20,9 @@ def pair(inputs) -> ModelPair:
 
 @pytest.fixture(scope="module")
 def test_images(pair) -> Scored:
-    return Scored.of(pair.rows("test"), {"head": calibration.softmax(pair.scores("test", "head")["head"].logits, 1.0)})
+    return Scored.of(
+        pair.rows("test"), {"head": calibration.probabilities(pair.scores("test", "head")["head"].logits, 1.0)}
+    )
 
 
 def sides(picture: bytes) -> tuple[int, int]:

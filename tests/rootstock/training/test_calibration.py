@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.special import log_softmax
 
-from rootstock.training.calibration import fit_temperature, softmax
+from rootstock.training import calibration
+from rootstock.training.calibration import fit_temperature
 from tests.simulated_predictions import simulated
 
 
@@ -13,7 +14,7 @@ from tests.simulated_predictions import simulated
 @settings(max_examples=30, deadline=None)
 def test_probabilities_sum_to_one_and_a_temperature_keeps_their_order(seed, temperature):
     logits = np.random.default_rng(seed).normal(size=(5, 7)).astype(np.float32) * 30
-    probabilities = softmax(logits, temperature)
+    probabilities = calibration.probabilities(logits, temperature)
     assert probabilities.dtype == np.float32
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert (probabilities.argmax(axis=1) == logits.argmax(axis=1)).all()
@@ -45,7 +46,7 @@ def test_temperature_scaling_stays_in_bounds_is_repeatable_and_never_increases_t
 def test_a_model_without_a_mistake_on_validation_gets_finite_confidence():
     labels, logits, _ = simulated(300, 5)
     logits[np.arange(300), labels] = logits.max(axis=1) + 0.5
-    confidence = softmax(logits, fit_temperature(logits, labels))[np.arange(300), labels]
+    confidence = calibration.probabilities(logits, fit_temperature(logits, labels))[np.arange(300), labels]
     assert 0.97 < confidence.mean() < 1 - 0.5 / 302
 
 

@@ -7,8 +7,8 @@ from torch.nn import functional
 
 from rootstock.config.params import Regularization
 from rootstock.training.mixing import Mixing
-from rootstock.training.split_images import NO_CLASS
 from rootstock.training.step import TrainingStep
+from rootstock.training.targets import NO_CLASS
 from rootstock.training.unfreezing import optimiser_of
 from tests.fine_tuning import changed, copied, stages, start, tune
 from tests.rootstock.training.test_checkpoints import StoppedError, stopping_after

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rootstock.training import classifier, step as step_module
-from rootstock.training.split_images import NO_CLASS
 from rootstock.training.step import TrainingStep
+from rootstock.training.targets import NO_CLASS
 from rootstock.training.unfreezing import optimiser_of
 from tests.fine_tuning import stages, start, tune
 
