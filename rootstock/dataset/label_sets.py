@@ -35,6 +35,19 @@ def one_row_per_label(rows: "pd.DataFrame") -> "pd.DataFrame":
     return rows.assign(label=rows["label"].str.split(SEPARATOR)).explode("label").query("label != ''")
 
 
+def rarest(has: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the rarest class of each image (n,), k for one of none of the k classes; what draws are stratified by.
+
+    Args:
+        has: which classes each image has (n, k).
+    """
+    counts = np.append(has.sum(axis=0), len(has) + 1)
+    order = np.argsort(counts, kind="stable")  # the rarest first, and last that of none
+    padded = np.pad(has, ((0, 0), (0, 1)), constant_values=True)[:, order]
+    found: NDArray[np.int64] = order[padded.argmax(axis=1)]
+    return found
+
+
 def matrix(texts: "pd.Series[str]", classes: Sequence[str]) -> NDArray[np.bool_]:
     """Return which of the classes each image has (n, k); other labels do not count."""
     codes, distinct = texts.factorize()

@@ -213,6 +213,13 @@ def is_in(names: "pd.Series[str]", others: "pd.Series[str] | pd.Index[str]") -> 
     return found
 
 
+def strata_of_rows(rows: "pd.DataFrame") -> NDArray[np.int64]:
+    """Return what draws of rows of a manifest are stratified by (n,): the class, or the rarest one of each image."""
+    if not is_multi_label(rows):
+        return rows["class_index"].to_numpy(np.int64)
+    return label_sets.rarest(label_sets.matrix(rows["label"], classes_of(rows)))
+
+
 def files_of(path: Path) -> list[Path]:
     """Return the files of a table in row order; empty if it does not exist."""
     if path.is_dir():

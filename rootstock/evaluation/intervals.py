@@ -130,7 +130,7 @@ def _told(values: npt.NDArray[Any], images: WeightedImages) -> int:
 
 
 def wilson(
-    value: float, deviations: Floats, hits: npt.NDArray[np.bool_], images: WeightedImages, *, means: int = 1,
+    value: float, deviations: Floats, hits: npt.NDArray[Any], images: WeightedImages, *, means: int = 1,
     within_class: bool = False,
 ) -> Interval:  # fmt: skip
     """Return a figure from 0 to 1 with its Wilson interval at the effective sample size (Korn and Graubard 1998).
@@ -141,7 +141,7 @@ def wilson(
     Args:
         value: the figure.
         deviations: what each image (n,) adds to the figure's error; they sum to 0.
-        hits: whether each image (n,) is classified correctly.
+        hits: whether each image (n,) is classified correctly, or how far, from 0 to 1.
         images: weights and groups.
         means: how many means the deviations are from; each takes a degree of freedom.
         within_class: whether these are the images of one class.
@@ -165,8 +165,8 @@ def wilson(
     return interval(value, max(middle - half, 0.0), min(middle + half, 1.0))
 
 
-def share(hits: npt.NDArray[np.bool_], groups: Integers, *, within_class: bool = False) -> Interval:
-    """Return the share of hits (n,) with its interval; 0, from 0 to 1, without images."""
+def share(hits: npt.NDArray[Any], groups: Integers, *, within_class: bool = False) -> Interval:
+    """Return the share of hits (n,), or the mean of values from 0 to 1, with its interval; 0, from 0 to 1, of none."""
     if not len(hits):
         return interval(0.0, 0.0, 1.0)
     images, value = WeightedImages.of(groups), float(hits.mean())

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from rootstock.evaluation import class_figures
 from rootstock.evaluation.intervals import (
     Floats,
     Integers,
@@ -159,7 +160,7 @@ def _scored(outcome: Outcome, k: int) -> dict[str, Any]:
         "top5": share(outcome.top5, outcome.groups),
         "log_loss": mean_loss(outcome.log_loss, outcome.groups, LARGEST["log_loss"]),
         "brier": mean_loss(outcome.brier, outcome.groups, LARGEST["brier"]),
-        "ece": no_interval(_calibration_error(outcome)),
+        "ece": no_interval(calibration_error(outcome.confidence, outcome.correct)),
         "images": len(outcome.labels),
         "groups": len(np.unique(outcome.groups)),
     }
@@ -188,24 +189,7 @@ def _f1(outcome: Outcome, k: int) -> tuple[Floats, Floats]:
 
 
 def _scored_class(outcome: Outcome, index: int) -> dict[str, Any]:
-    actual, predicted = outcome.labels == index, outcome.predicted == index
-    if not actual.any():
-        return {"images": 0}
-    return {
-        "recall": share(outcome.correct[actual], outcome.groups[actual], within_class=True),
-        "precision": share(outcome.correct[predicted], outcome.groups[predicted], within_class=True),
-        "f1": _class_f1(outcome, actual, predicted),
-        "images": int(actual.sum()),
-    }
-
-
-def _class_f1(outcome: Outcome, actual: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> Interval:
-    """Return F1 of a class, the share of hits among its labels and predictions together."""
-    either = actual | predicted
-    correct, occurs = outcome.correct[either], actual[either].astype(np.float64) + predicted[either]
-    images = WeightedImages.of(outcome.groups[either], occurs / occurs.sum())
-    value = 2 * float(correct.sum()) / float(occurs.sum())
-    return wilson(value, images.weights * (correct - value), correct, images, within_class=True)
+    return class_figures.score(outcome.labels == index, outcome.predicted == index, outcome.groups)
 
 
 def _ranking(labels: Integers, probabilities: Floats) -> dict[str, Interval]:
@@ -213,35 +197,20 @@ def _ranking(labels: Integers, probabilities: Floats) -> dict[str, Interval]:
     present = np.unique(labels)
     if len(present) < 2:
         return {}
-    found = list(ordered_map(lambda index: _rank(labels == index, probabilities[:, index]), present))
+    found = list(ordered_map(lambda index: class_figures.rank(labels == index, probabilities[:, index]), present))
     roc_auc, precision = (float(np.mean(figures)) for figures in zip(*found, strict=True))
     return {"roc_auc": no_interval(roc_auc), "average_precision": no_interval(precision)}
 
 
-def _rank(is_class: npt.NDArray[np.bool_], probabilities: Floats) -> tuple[float, float]:
-    """Return ROC-AUC (Mann and Whitney 1947) and average precision of a class, as scikit-learn's functions do.
-
-    Only the class's own images are ranked among all: with a thousand classes that takes a tenth of the time.
-    """
-    every, own = np.sort(probabilities), np.sort(probabilities[is_class])
-    images, below = len(own), np.searchsorted(every, own)
-    below_of_own = np.searchsorted(own, own)
-    ties = np.searchsorted(every, own, "right") - below
-    ties_of_own = np.searchsorted(own, own, "right") - below_of_own
-    others_below = below - below_of_own + (ties - ties_of_own) / 2  # a tie counts half
-    precision = (images - below_of_own) / (len(every) - below)  # among all that are at least as probable
-    return float(others_below.mean()) / (len(every) - images), float(precision.mean())
-
-
-def _calibration_error(outcome: Outcome) -> float:
-    """Return the expected calibration error less its bias.
+def calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_]) -> float:
+    """Return the expected calibration error less its bias, of probabilities (n,) and what came true of them (n,).
 
     In a bin of n images the accuracy deviates from its expectation with a variance of a (1 - a) / n, which on average
     adds to an absolute gap: E|gap + noise| - |gap|, the mean of a folded normal distribution. As the observed gap
     stands for the true one, about half of what noise adds to a perfectly calibrated model's error stays; of an error
     that is real, nearly all is taken off that is noise (docs/retraining.md).
     """
-    confidence, accuracy, images = reliability(outcome.confidence, outcome.correct)
+    confidence, accuracy, images = reliability(confidence, correct)
     gap, noise = np.abs(confidence - accuracy), np.sqrt(accuracy * (1 - accuracy) / images)
     some = noise > 0
     ratio = gap[some] / noise[some]

@@ -24,38 +24,20 @@ from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.preparing import Prepared
 from rootstock.images import value_ranges
 from rootstock.images.deep import Range
-from rootstock.images.inspection import Checks, Reason, Rejected
+from rootstock.images.inspection import Checks, Rejected
 from rootstock.model import given, novelty
 from rootstock.model.given import Image
 from rootstock.model.novelty import Novelty
+from rootstock.model.predicted import Prediction as Prediction, predicted
 from rootstock.system.errors import SourceError
 from rootstock.system.files import read_json, reading, replacing_folder, sha256, verify, write
 from rootstock.system.parallel import grouped
 from rootstock.training import calibration, classifier, head_layer
 from rootstock.training.classifier import Classifier
-from rootstock.training.head import Head
+from rootstock.training.head import MULTI_LABEL, Head
 
-DESCRIPTION, CARD, MAX_SIDE = "model.json", "README.md", "max_side"
+DESCRIPTION, CARD, MAX_SIDE, THRESHOLDS = "model.json", "README.md", "max_side", "thresholds"
 CHECKS = Checks(min_side=1, max_megapixels=100, max_side=None, accept_wrong_extension=True)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The predicted class and the calibrated probability of each class, by name; or why an image was rejected.
-
-    `name` is the given path, or the image's position. `unknown` says that the image is probably of none of the classes:
-    its `novelty`, from 0 (like the training images of a class) to 2, is above that of 95 % of the validation images;
-    `label` is the most probable class even so. For a rejected image, `label` and `probabilities` are empty, `reason` is
-    one of ingest's (images/reasons.py), and `detail` explains it.
-    """
-
-    label: str
-    probabilities: dict[str, float]
-    name: str = ""
-    reason: Reason | None = None
-    detail: str = ""
-    unknown: bool = False
-    novelty: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +47,8 @@ class Model:
     It was measured by the path it predicts by: the extractor's features, the head's logits in float32, softmax at the
     temperature. `frozen` names the backbone of a head's features (backbone.json); None if the network was fine-tuned.
     `value_range` holds black and white for images of more than 8 bits, if all training images had the same range;
-    `max_side` is the size to which ingest downscaled them.
+    `max_side` is the size to which ingest downscaled them. `thresholds` are those of the classes (k,), where an image
+    may have any number of them; else None.
     """
 
     network: Classifier
@@ -76,6 +59,7 @@ class Model:
     max_side: int | None = None
     frozen: dict[str, Any] | None = None
     novelty: Novelty | None = None
+    thresholds: NDArray[np.float32] | None = None
 
     @cached_property
     def extractor(self) -> FeatureExtractor:
@@ -149,8 +133,11 @@ class Model:
         """
         novelty = self.novelty.score(features).tolist() if self.novelty else [None] * len(features)
         rows = zip(self.probabilities(features), novelty, strict=True)
+        threshold = self.novelty.threshold if self.novelty else math.inf
         return [
-            Prediction("", {}, name, rejected.reason, rejected.detail) if rejected else self._named(name, *next(rows))
+            Prediction("", {}, name, rejected.reason, rejected.detail)
+            if rejected
+            else predicted(self.classes, *next(rows), name, self.thresholds, threshold)
             for name, rejected in found
         ]
 
@@ -187,12 +174,6 @@ class Model:
         """Return the checks with what the model's training images had in common, where they leave it open."""
         value_range, max_side = checks.value_range or self.value_range, checks.max_side or self.max_side
         return replace(checks, value_range=value_range, max_side=max_side)
-
-    def _named(self, name: str, row: NDArray[np.float32], novelty: float | None) -> Prediction:
-        probabilities = dict(zip(self.classes, map(float, row), strict=True))
-        unknown = self.novelty is not None and novelty is not None and novelty > self.novelty.threshold
-        label = max(probabilities, key=probabilities.__getitem__)
-        return Prediction(label, probabilities, name, unknown=unknown, novelty=novelty)
 
     def _prepare(
         self, named: Sequence[tuple[str, Image]], checks: Checks
@@ -252,7 +233,18 @@ def load(folder: Path | str) -> Model:
     classifier.load(network, folder / classifier.WEIGHTS)
     frozen = backbone if described["kind"] == "head" else None
     known = _load_novelty(folder, described)
-    return Model(network.eval(), spec, described["classes"], temperature, values_of, max_side, frozen, known)
+    classes = described["classes"]
+    return Model(
+        network.eval(), spec, classes, temperature, values_of, max_side, frozen, known, _thresholds(folder, described)
+    )
+
+
+def _thresholds(folder: Path, described: dict[str, Any]) -> NDArray[np.float32] | None:
+    """Return the thresholds of the classes, if an image may have any number of them."""
+    with reading(folder / DESCRIPTION):
+        if not described.get("head", {}).get(MULTI_LABEL):
+            return None
+        return np.array([described[THRESHOLDS][label] for label in described["classes"]], np.float32)
 
 
 def _load_novelty(folder: Path, described: dict[str, Any]) -> Novelty | None:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from rootstock.dataset.tables import Labels
 from rootstock.system.files import reading
 from rootstock.training.class_means import unit_class_means
 from rootstock.training.head import normalised
@@ -47,11 +48,11 @@ class Novelty:
         return replace(self, threshold=float(np.quantile(validation, 1 - REFUSED)))
 
 
-def fit(batches: Iterable[tuple[Array, NDArray[np.int64]]], k: int) -> Novelty:
+def fit(batches: Iterable[tuple[Array, Labels]], k: int) -> Novelty:
     """Compute the class means.
 
     Args:
-        batches: features (n, d) and class indices (n,) of training images; iterated twice.
+        batches: features (n, d) and labels, (n,) or (n, k), of training images; iterated twice.
         k: number of classes, each with an image.
     """
     mean, variance = mean_and_variance((torch.from_numpy(x), None) for x, _ in batches)
