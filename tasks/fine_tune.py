@@ -31,8 +31,9 @@ def fine_tune(params: Params) -> Summary:
     probe = head.load_linear(HEAD)
     backbone = backbones.load(BACKBONE, probe.layer, probe.pooling)
     model = classifier.Classifier(backbone.network, backbone.transform, probe, frozen_statistics=backbone.is_pretrained)
-    labels = manifest.loc[manifest["split"] == "train", "class_index"].to_numpy("int64")
+    labels = tables.labels_of_rows(manifest[manifest["split"] == "train"], probe.classes)
     weights = class_weights(labels, len(probe.classes), params.head.class_weight)
+    classes = tuple(probe.classes)
     rows = {split: manifest[manifest["split"] == split] for split in ("train", "val")}
     inputs = digest(
         [
@@ -50,7 +51,7 @@ def fine_tune(params: Params) -> Summary:
         pixel_store.opened(PIXELS, backbone.transform, IMAGES, used, most_gb) as store,
         pixel_store.opened_for_crops(PIXELS, side, backbone.transform, IMAGES, used, most_gb, store) as crops,
     ):
-        train, val = (SplitImages(split, IMAGES, store, crops) for split in rows.values())
+        train, val = (SplitImages(split, IMAGES, store, crops, classes) for split in rows.values())
         course = finetune.fine_tune(
             model, backbone.transform, train, val, params.finetune, params.seed, CHECKPOINT, inputs, weights,
             frozen_layers.Cache(ACTIVATIONS, params.cache.activations_gb),

@@ -22,12 +22,11 @@ def train_head(params: Params) -> Summary:
 
     manifest = tables.load_manifest(DATASET)
     images, *views = feature_keys.find(backbones.describe(BACKBONE), params.extract, FEATURES)
-    train = Features([images, *views], manifest[manifest["split"] == "train"])
+    classes = tables.classes_of(manifest)
+    train = Features([images, *views], manifest[manifest["split"] == "train"], classes)
     rows = tables.in_shard_order(manifest, "val")
-    val = Features(images, rows)
-    fitted = heads.fit(
-        train, val, tables.classes_of(manifest), params.head, tables.group_numbers(rows), "train_head", passes=PASSES
-    )
+    val = Features(images, rows, classes)
+    fitted = heads.fit(train, val, classes, params.head, tables.group_numbers(rows), "train_head", passes=PASSES)
     layer, pooling = params.extract.layer, params.extract.pooling
     chosen, linear = (replace(one, layer=layer, pooling=pooling) for one in (fitted.head, fitted.linear))
     facts = {"features": images.name, "images": {"train": len(train), "val": len(val)}}

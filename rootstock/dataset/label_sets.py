@@ -25,6 +25,11 @@ def split(text: str) -> list[str]:
     return text.split(SEPARATOR) if text else []
 
 
+def shown(text: str) -> str:
+    """Return a text for a reader: `cat, dog`, or "none of the classes"."""
+    return ", ".join(split(text)) or "none of the classes"
+
+
 def classes_in(texts: Iterable[str]) -> list[str]:
     """Return all labels that occur in some texts, in order."""
     return sorted({label for text in set(texts) for label in split(text)})

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rootstock.dataset.tables import Labels
 from rootstock.evaluation.intervals import Integers
 from rootstock.evaluation.learning_curve import LearningCurve
 from rootstock.evaluation.metrics import reliability
 from rootstock.evaluation.plot_style import MODELS
-from rootstock.evaluation.plots import MAX_DRAWN, most_mistaken, stage_names
-from rootstock.evaluation.scored import Predictions
+from rootstock.evaluation.plots import MAX_DRAWN, confusion_names, most_mistaken, stage_names
+from rootstock.evaluation.scored import AnyPredictions
 from rootstock.system import escape, files
 from rootstock.system.sampling import evenly_spaced
 
@@ -25,13 +26,13 @@ ENDS = {"accuracy": "value", "low": "low", "high": "high"}
 def write(
     folder: Path,
     *,
-    labels: Integers,
+    labels: Labels,
     winner: str,
     classes: Sequence[str],
     metrics: Mapping[str, Any],
     history: pd.DataFrame,
     l2_path: Sequence[Mapping[str, float]],
-    predictions: Predictions,
+    predictions: AnyPredictions,
     backbone: Mapping[str, Any],
     learning_curve: LearningCurve | None = None,
 ) -> None:
@@ -43,7 +44,7 @@ def write(
 
     Args:
         folder: target, created if missing.
-        labels: class indices of the images (n,).
+        labels: of the images: class indices (n,), or which classes each has (n, k).
         winner: the model shown in confusion.csv and reliability.csv, and whose recall has a column of its own.
         classes: names in index order.
         metrics: figures of each model, as returned by `metrics.score`.
@@ -53,17 +54,18 @@ def write(
         backbone: its description, with name and parameters.
         learning_curve: the head's accuracy by the number of training images; without it, its file has no rows.
     """
-    names, predicted = np.asarray(classes, dtype=object), predictions.predicted
-    k = len(classes)
-    worst = np.arange(k) if k <= MAX_DRAWN else most_mistaken(labels, predicted, k)
-    confidence, accuracy, images = reliability(predictions.confidence, predicted == labels)
+    names = np.asarray(confusion_names(labels, classes), dtype=object)
+    actual, predicted = predictions.confused(labels)
+    k = len(names)
+    worst = np.arange(k) if k <= MAX_DRAWN else most_mistaken(actual, predicted, k)
+    confidence, accuracy, images = reliability(*predictions.decisions(labels))
     steps = history[["stage", "epoch", "train_loss", "val_loss", "val_accuracy"]].reset_index(drop=True)
     steps["stage"] = stage_names(history)
     steps["epoch"] += 1  # of its stage, as people count
     steps.insert(0, "step", np.arange(1, len(steps) + 1))
     tables = {
-        "confusion": _confusion(names, labels, predicted, worst),
-        "per_class": pd.DataFrame([_class_row(name, metrics, winner) for name in names[worst]]),
+        "confusion": _confusion(names, actual, predicted, worst),
+        "per_class": pd.DataFrame([_class_row(name, metrics, winner) for name in names[worst[worst < len(classes)]]]),
         "history": steps,
         "l2_path": pd.DataFrame(l2_path, columns=["l2", "val_log_loss", "val_accuracy"]).assign(
             log10_l2=lambda path: np.log10(path["l2"].to_numpy(float))
@@ -80,11 +82,11 @@ def write(
         files.write(folder / f"{name}.csv", escape.as_csv(table))
 
 
-def _confusion(names: NDArray[np.object_], labels: Integers, predicted: Integers, shown: Integers) -> pd.DataFrame:
-    """Return a row per image of the shown classes; of many images, evenly spaced ones."""
-    among = np.flatnonzero(np.isin(labels, shown) & np.isin(predicted, shown))
+def _confusion(names: NDArray[np.object_], actual: Integers, predicted: Integers, shown: Integers) -> pd.DataFrame:
+    """Return a row per pair of the shown classes, mostly one per image; of many, evenly spaced ones."""
+    among = np.flatnonzero(np.isin(actual, shown) & np.isin(predicted, shown))
     among = among[evenly_spaced(len(among), MOST_ROWS)]
-    return pd.DataFrame({"actual": names[labels[among]], "predicted": names[predicted[among]]})
+    return pd.DataFrame({"actual": names[actual[among]], "predicted": names[predicted[among]]})
 
 
 def _class_row(name: str, metrics: Mapping[str, Any], winner: str) -> dict[str, Any]:

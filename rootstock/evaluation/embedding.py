@@ -16,6 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
+from rootstock.dataset import tables
 from rootstock.evaluation import thumbnails
 from rootstock.evaluation.model_pair import ModelPair
 from rootstock.evaluation.scored import Scored
@@ -67,7 +68,8 @@ def choose(rows: pd.DataFrame, count: int, seed: int) -> NDArray[np.bool_]:
         Which of the rows were drawn (n,).
     """
     order = np.random.default_rng(seed).permutation(len(rows))
-    turn = rows.iloc[order].groupby(["class_index", "domain"]).cumcount().to_numpy()
+    drawn_from = pd.DataFrame({"class": tables.strata_of_rows(rows), "domain": rows["domain"].to_numpy()})
+    turn = drawn_from.iloc[order].groupby(["class", "domain"]).cumcount().to_numpy()
     drawn = np.zeros(len(rows), bool)
     drawn[order[np.argsort(turn, kind="stable")[:count]]] = True
     return drawn
@@ -106,10 +108,14 @@ def draw(
     if len(features) < FEWEST_IMAGES or not np.isfinite(features).all() or not np.ptp(features, axis=0).any():
         return None
     rows = pd.concat([own.rows[keep] for own, keep in zip(scored, kept, strict=True)], ignore_index=True)
-    predicted = np.concatenate(
-        [own.predictions[winner].predicted[keep] for own, keep in zip(scored, kept, strict=True)]
+    rows["predicted"] = np.concatenate(
+        [
+            own.predictions[winner].texts(pair.classes, np.flatnonzero(keep))
+            for own, keep in zip(scored, kept, strict=True)
+        ]
     )
-    rows["predicted"] = np.asarray(pair.classes)[predicted]
+    for name in ("label", "predicted"):
+        rows[name] = rows[name].map(pair.shown)
     shown, domains = _named(pair, rows), list(rows["domain"].value_counts().index[:COLOURS])
     [places] = map_on_one_core_each(partial(tsne, seed=seed), [features])  # its threads only wait for each other
     sprite, columns = thumbnails.sprite(pair.inputs.images, rows, SIDE)
@@ -131,4 +137,5 @@ def _named(pair: ModelPair, rows: pd.DataFrame) -> list[str]:
     wrong = rows.loc[rows["predicted"] != rows["label"], "label"].value_counts()
     classes = rows["label"].value_counts().to_frame("images").assign(wrong=wrong).fillna({"wrong": 0})
     ordered = classes.sort_values(["wrong", "images"], ascending=False, kind="stable")
-    return sorted(ordered.index[:NAMED], key=pair.classes.index)
+    place = {name: number for number, name in enumerate(pair.classes)}
+    return sorted(ordered.index[:NAMED], key=lambda name: (place.get(name, len(place)), name))

@@ -22,6 +22,7 @@ from rootstock.evaluation import (
     measured_models,
     metrics,
     model_card,
+    multi_label_metrics,
     outputs,
     predictions,
     repeated_splits,
@@ -37,7 +38,7 @@ from rootstock.model import model
 from rootstock.model.novelty import Novelty
 from rootstock.system import memory
 from rootstock.system.errors import DamagedError
-from rootstock.training import calibration, epochs, head_layer
+from rootstock.training import calibration, epochs, head_layer, thresholds
 
 log = logging.getLogger(__name__)
 FEW_IMAGES, FEW_OF_CLASS = 100, 30  # in a split, and of a class among the test images, for figures to be worth much
@@ -74,10 +75,10 @@ def evaluate(
     curve = _measure_learning_curve(pair, params)  # before there are probabilities, of many classes gigabytes
     memory.release_unused()
     val = _measure(pair, params, "val", pair.names)
-    choice = choose(val.figures, "accuracy" if params.head.class_weight == "none" else "balanced_accuracy")
+    choice = choose(val.figures, _measure_of(pair, params))
     # The choice has been made: only now are the test images looked at, and by the winner alone.
     known = pair.novelty[choice.winner].with_threshold(val.novelty[choice.winner])
-    test = _measure(pair, params, "test", [choice.winner], val.temperature)
+    test = _measure(pair, params, "test", [choice.winner], val.temperature, val.thresholds)
     tested = test.figures[choice.winner]
     refused = test.novelty[choice.winner] > known.threshold
     tested["unknown"] = intervals.share(refused, tables.group_numbers(test.scored.rows))
@@ -85,7 +86,7 @@ def evaluate(
     rough = _warn_of_few(pair, val.scored, test.scored, params.evaluate.repeats)
     for warning in uncalibrated + rough:
         log.warning("%s", warning)
-    digest = _write_model(pair, choice, val.temperature[choice.winner], known, val.figures, tested, model_dir)
+    digest = _write_model(pair, choice, val, known, tested, model_dir)
     models = measured_models.count(uses, test.scored.rows["image_id"], digest) if uses else 1
     repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, params.evaluate.repeats, params.seed)
     suspects = _find_label_issues(pair, params, [part.to_judge[choice.winner] for part in (val, test)])
@@ -106,6 +107,7 @@ class Measured:
         scored: what they predict.
         figures: as returned by `metrics.score`.
         temperature: by which their probabilities are calibrated.
+        thresholds: of the classes (k,), where images have any number of them; else empty.
         novelty: of each image (n,).
         kept: the images that are mapped (n,).
         features: of these (m, width).
@@ -116,6 +118,7 @@ class Measured:
     scored: Scored
     figures: dict[str, dict[str, Any]]
     temperature: dict[str, float]
+    thresholds: dict[str, Floats]
     novelty: dict[str, Floats]
     kept: NDArray[np.bool_]
     features: dict[str, Floats]
@@ -123,31 +126,50 @@ class Measured:
 
 
 def _measure(
-    pair: ModelPair, params: Params, split: str, models: Sequence[str], temperature: dict[str, float] | None = None
-) -> Measured:
-    """Measure models on a split, to which their temperatures are fitted unless they are given."""
+    pair: ModelPair, params: Params, split: str, models: Sequence[str], temperature: dict[str, float] | None = None,
+    cuts: dict[str, Floats] | None = None,
+) -> Measured:  # fmt: skip
+    """Measure models on a split, to which their temperatures and thresholds are fitted unless they are given."""
     rows = pair.rows(split)
-    labels, k = rows["class_index"].to_numpy(np.int64), len(pair.classes)
+    labels, k = tables.labels_of_rows(rows, pair.classes), len(pair.classes)
     kept = embedding.choose(rows, embedding.MOST_IMAGES // 2 if params.evaluate.explain else 0, params.seed)
     scores = pair.scores(split, *models, keep=kept)
     if temperature is None:
         temperature = {name: calibration.fit_temperature(own.logits, labels) for name, own in scores.items()}
     # Probabilities take the place of the logits: of many classes they are gigabytes.
     probabilities = {
-        name: calibration.probabilities(own.logits, temperature[name], out=own.logits) for name, own in scores.items()
+        name: calibration.probabilities(own.logits, temperature[name], own.logits, multi_label=pair.multi_label)
+        for name, own in scores.items()
     }
+    if cuts is None:
+        cuts = {name: thresholds.choose(own, labels) for name, own in probabilities.items() if pair.multi_label}
     memory.release_unused()
     judged = label_issues.draw(len(rows), len(pair.manifest), k, params.seed)
     domains, groups = rows["domain"].to_numpy(str), tables.group_numbers(rows)
+
+    def figures(name: str, own: Floats) -> dict[str, Any]:
+        if pair.multi_label:
+            return multi_label_metrics.score(labels, own, cuts[name], domains, pair.classes, groups)
+        return metrics.score(labels, own, domains, pair.classes, groups=groups)
+
+    keep_all = predictions.keeps_all(params.evaluate, k)
     return Measured(
-        Scored.of(rows, probabilities, keep_all=predictions.keeps_all(params.evaluate, k)),
-        {name: metrics.score(labels, own, domains, pair.classes, groups=groups) for name, own in probabilities.items()},
+        Scored.of(rows, probabilities, keep_all=keep_all, classes=pair.classes, thresholds=cuts),
+        {name: figures(name, own) for name, own in probabilities.items()},
         temperature,
+        cuts,
         {name: own.novelty for name, own in scores.items()},
         kept,
         {name: own.features for name, own in scores.items()},
         {name: (rows.iloc[judged], own[judged]) for name, own in probabilities.items()},
     )
+
+
+def _measure_of(pair: ModelPair, params: Params) -> str:
+    """Return the figure by which a model is chosen."""
+    if pair.multi_label:
+        return "average_precision"  # whatever the thresholds
+    return "accuracy" if params.head.class_weight == "none" else "balanced_accuracy"
 
 
 def _read_compared(path: Path | None, dataset: Path) -> pd.DataFrame:
@@ -198,7 +220,7 @@ def _warn_of_few(pair: ModelPair, val: Scored, test: Scored, repeats: int) -> li
             found.append(f"There are only {len(scored.rows)} {split} images: figures on them are rough.")
     if len(test.rows) < FEW_IMAGES and not repeats:
         found[-1] += " With evaluate.repeats: 5, the head is measured on repeated splits of all images as well."
-    counts = test.rows["label"].value_counts().reindex(pair.classes, fill_value=0)
+    counts = tables.one_row_per_label(test.rows)["label"].value_counts().reindex(pair.classes, fill_value=0)
     if len(few := counts[counts < FEW_OF_CLASS]):
         named = ", ".join(f"{label} ({count})" for label, count in few.sort_values(kind="stable").head(NAMED).items())
         more = f" and {len(few) - NAMED:,} more" if len(few) > NAMED else ""
@@ -209,25 +231,27 @@ def _warn_of_few(pair: ModelPair, val: Scored, test: Scored, repeats: int) -> li
 def _write_model(
     pair: ModelPair,
     choice: Choice,
-    temperature: float,
+    val: Measured,
     known: Novelty,
-    validation: dict[str, dict[str, Any]],
     test: dict[str, Any],
     model_dir: Path,
 ) -> str:
     """Save the winner; return the digest of its weights."""
     network, spec = pair.model(choice.winner)
-    own = validation[choice.winner]
+    own = val.figures[choice.winner]
     described = {
         "kind": choice.winner,
         "backbone": pair.backbone.description,
         "features": {**spec.as_dict(), "width": pair.backbone.width},
         "classes": pair.classes,
         "head": head_layer.describe(network.head),
-        "temperature": temperature,
+        "temperature": val.temperature[choice.winner],
         "why": choice.why,
         "validation": {name: own[name]["value"] for name in ("accuracy", "log_loss")},
     }
+    if pair.multi_label:
+        cuts = val.thresholds[choice.winner].tolist()
+        described[model.THRESHOLDS] = {label: round(cut, 6) for label, cut in zip(pair.classes, cuts, strict=True)}
     if values_of := value_ranges.common(value_ranges.recorded(pair.summary).values()):
         described[value_ranges.KEY] = list(values_of)
     if pair.max_side:

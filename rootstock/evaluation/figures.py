@@ -11,7 +11,9 @@ from typing import Any
 SHARES = {  # larger is better, at most one
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
+    "exact_match": "All labels right",
     "macro_f1": "Macro-F1",
+    "micro_f1": "Micro-F1",
     "top5": "Top 5",
     "roc_auc": "ROC-AUC",
     "average_precision": "Average precision",

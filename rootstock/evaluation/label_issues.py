@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from cleanlab.filter import find_label_issues
+from cleanlab.multilabel_classification.filter import find_label_issues as multi_label_issues
 from cleanlab.rank import get_label_quality_scores
 from numpy.typing import NDArray
 
-from rootstock.dataset import tables
-from rootstock.evaluation.repeated_splits import FOLDS, draw_folds
+from rootstock.dataset import label_sets, tables
+from rootstock.evaluation.repeated_splits import FOLDS, draw_folds, known_from
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.parallel import map_on_one_core_each
@@ -51,10 +52,10 @@ def find(folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float
     """
     rows = manifest.sort_values(["shard", "offset"], ignore_index=True)
     groups = tables.group_numbers(rows)
-    if len(np.unique(groups)) < FOLDS or len(classes) < 2:
+    if len(np.unique(groups)) < FOLDS or (len(classes) < 2 and not tables.is_multi_label(rows)):
         return pd.DataFrame(columns=COLUMNS)
-    fold = draw_folds(rows["class_index"].to_numpy(np.int64), groups, seed)
-    return _suspects(rows, predict_out_of_fold(folder, rows, fold, len(classes), l2), classes)
+    fold = draw_folds(tables.strata_of_rows(rows), groups, seed)
+    return _suspects(rows, predict_out_of_fold(folder, rows, fold, classes, l2), classes)
 
 
 def draw(images: int, all_images: int, classes: int, seed: int) -> NDArray[np.int64]:
@@ -87,7 +88,9 @@ def find_held_out(answers: Sequence[tuple[pd.DataFrame, Array]], classes: Sequen
 
 
 def _suspects(rows: pd.DataFrame, probabilities: Array, classes: Sequence[str]) -> pd.DataFrame:
-    labels = rows["class_index"].to_numpy(np.int64)
+    labels = tables.labels_of_rows(rows, classes)
+    if labels.ndim == 2:
+        return _suspect_sets(rows, labels, probabilities, classes)
     suspects = find_label_issues(labels, probabilities, filter_by="low_self_confidence", n_jobs=1)
     quality = get_label_quality_scores(labels, probabilities)
     worst = np.flatnonzero(suspects)[np.argsort(quality[suspects], kind="stable")]
@@ -96,6 +99,26 @@ def _suspects(rows: pd.DataFrame, probabilities: Array, classes: Sequence[str]) 
     found["suggested"] = np.asarray(classes)[suggested]
     found["label_probability"] = probabilities[worst, labels[worst]]
     found["suggested_probability"] = probabilities[worst, suggested]
+    return found
+
+
+def _suspect_sets(
+    rows: pd.DataFrame, labels: NDArray[np.bool_], probabilities: Array, classes: Sequence[str]
+) -> pd.DataFrame:
+    """Suspect images of any number of classes; suggested is what is left when the least probable answer is turned."""
+    lists = [np.flatnonzero(own).tolist() for own in labels]
+    suspects = np.asarray(multi_label_issues(lists, probabilities, n_jobs=1), bool)
+    of_labels = np.where(labels, probabilities, 1 - probabilities)
+    least = of_labels.argmin(axis=1)
+    quality = np.take_along_axis(of_labels, least[:, None], axis=1)[:, 0]
+    worst = np.flatnonzero(suspects)[np.argsort(quality[suspects], kind="stable")]
+    turned = labels[worst]
+    turned[np.arange(len(worst)), least[worst]] ^= True
+    names = np.asarray(classes, dtype=object)
+    found = rows.loc[worst, IMAGE].reset_index(drop=True)
+    found["suggested"] = [label_sets.join(names[own]) for own in turned]
+    found["label_probability"] = quality[worst]
+    found["suggested_probability"] = 1 - quality[worst]
     return found
 
 
@@ -111,31 +134,34 @@ def describe_judged(images: int, classes: int) -> str:
     return f"of up to {MOST_HELD_OUT // classes:,} validation and as many test images"
 
 
-def predict_out_of_fold(folder: Path, rows: pd.DataFrame, fold: NDArray[np.int64], classes: int, l2: float) -> Array:
+def predict_out_of_fold(
+    folder: Path, rows: pd.DataFrame, fold: NDArray[np.int64], classes: Sequence[str], l2: float
+) -> Array:
     """Return calibrated probabilities (n, classes) of images, each by a head that was trained on the other folds.
 
     Args:
         folder: cached features.
         rows: of the manifest, in shard order.
         fold: of each image (n,).
-        classes: how many; one that does not occur in the other folds has a probability of nearly zero.
+        classes: names in index order; one that does not occur in the other folds has a probability of nearly zero.
         l2: strength of the heads.
     """
-    features = Features(folder, rows).keep()
+    features = Features(folder, rows, classes).keep()
     axes = find_principal_axes(features)  # says nothing of labels: the same for all folds
-    logits = np.full((len(rows), classes), np.finfo(np.float32).min / 4, np.float32)
+    logits = np.full((len(rows), len(classes)), np.finfo(np.float32).min / 4, np.float32)
+    labels = tables.labels_of_rows(rows, classes)
 
     def score(number: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         training, held_out = rows[fold != number], rows[fold == number]
-        known = np.unique(training["class_index"])
-        train = features.subset(training.assign(class_index=np.searchsorted(known, training["class_index"])))
-        fitted, _ = next(logistic.fit_each(train, list(map(str, known)), [l2], ITERATIONS, axes))
+        seen = labels[fold != number]
+        known = np.unique(seen) if labels.ndim == 1 else np.flatnonzero(seen.any(axis=0))
+        names, usable = known_from(training, training)
+        fitted, _ = next(logistic.fit_each(features.subset(usable, names), names, [l2], ITERATIONS, axes))
         scores = [fitted.logits(x) for x, _ in features.subset(held_out)]
         return held_out.index.to_numpy(), known, np.concatenate(scores)
 
     found = map_on_one_core_each(score, np.unique(fold))
     for indices, known, scores in progress.track(found, "evaluate", FOLDS, "folds for label issues"):
         logits[np.ix_(indices, known)] = scores
-    return calibration.probabilities(
-        logits, calibration.fit_temperature(logits, rows["class_index"].to_numpy(np.int64))
-    )
+    temperature = calibration.fit_temperature(logits, labels)
+    return calibration.probabilities(logits, temperature, multi_label=labels.ndim == 2)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rootstock.config import params
 from rootstock.dataset import tables
+from rootstock.dataset.tables import Labels
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.parallel import map_on_one_core_each
@@ -93,19 +94,23 @@ def measure(
     val_rows = val_rows.iloc[evenly_spaced(len(val_rows), MOST_VAL_IMAGES)]
     if rows["group_id"].nunique() < FEWEST_GROUPS or val_rows.empty:
         return None
-    val = Features(folder, val_rows)
+    val = Features(folder, val_rows, classes)
     groups = tables.group_numbers(val_rows)
     shares, seeds = _plan(len(rows), len(classes) * val.width)
     many = shares == SHARES  # else there are a few large heads: one at a time, in bounded memory
     recipe = _recipe(chosen, settings, ITERATIONS if many else FEW_ITERATIONS)
     trials = list(product(shares, range(seeds)))
-    train_groups, labels = tables.group_numbers(rows), rows["class_index"].to_numpy(np.int64)
-    drawn = {trial: rows[_draw(train_groups, labels, trial[0], seed + trial[1])] for trial in trials}
+    train_groups, strata = tables.group_numbers(rows), tables.strata_of_rows(rows)
+    labels = tables.labels_of_rows(rows, classes)
+    drawn = {
+        trial: rows[_with_all_classes(_draw(train_groups, strata, trial[0], seed + trial[1]), train_groups, labels)]
+        for trial in trials
+    }
     if many:
-        train, val = Features(folder, rows).keep(), val.keep()
+        train, val = Features(folder, rows, classes).keep(), val.keep()
     else:  # of very many images those that any head needs are read once, in one pass
         used = rows[rows.index.isin(pd.concat(drawn.values()).index)]
-        train = Features(folder, pd.concat([used, val_rows])).keep()
+        train = Features(folder, pd.concat([used, val_rows]), classes).keep()
         val = train.subset(val_rows)
     axes = None
     if many and chosen.kind == "logistic":
@@ -125,6 +130,17 @@ def measure(
     accuracy = tuple(tuple(value for _, value in part) for part in per_share)
     doubled = tuple(extrapolate(images, column, len(val)) for column in zip(*accuracy, strict=True))
     return LearningCurve(images, accuracy, doubled)
+
+
+def _with_all_classes(drawn: NDArray[np.bool_], groups: NDArray[np.int64], labels: Labels) -> NDArray[np.bool_]:
+    """Add the first group of each class that no drawn image has: where images have several, draws may miss one."""
+    if labels.ndim == 1:
+        return drawn
+    added = drawn.copy()
+    for has in labels.T:
+        if not (has & added).any():
+            added |= groups == groups[has.argmax()]
+    return added
 
 
 def _recipe(chosen: Head, settings: params.Head, iterations: int) -> params.Head:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from rootstock.dataset import tables
 from rootstock.evaluation import thumbnails
 from rootstock.evaluation.model_pair import ModelPair
+from rootstock.evaluation.plots import confusion_names
 from rootstock.evaluation.scored import Scored
 
 BUDGET = 400_000  # bytes of thumbnails of the mistakes, and as many of the suspects: some hundred of photos
@@ -62,23 +64,25 @@ def worst_mistakes(pair: ModelPair, test: Scored, winner: str, count: int) -> li
     return [
         Mistake(
             thumbnail=thumbnail,
-            actual=row["label"],
-            predicted=pair.classes[own.predicted[index]],
+            actual=pair.shown(row["label"]),
+            predicted=pair.shown(predicted),
             confidence=float(own.confidence[index]),
             domain=row["domain"],
             path=f"{row['source']}/{row['path']}",
         )
-        for index, (_, row), thumbnail in zip(worst, rows.iterrows(), pictures, strict=False)
+        for index, predicted, (_, row), thumbnail in zip(
+            worst, own.texts(pair.classes, worst), rows.iterrows(), pictures, strict=False
+        )
     ]
 
 
 def confusions(test: Scored, winner: str, classes: list[str]) -> list[Confusion]:
     """Return which class was taken for which other one, the most frequent confusion first, at most CONFUSIONS."""
-    predicted = test.predictions[winner].predicted
-    images = Counter(test.labels.tolist())
-    wrong = Counter((a, b) for a, b in zip(test.labels.tolist(), predicted.tolist(), strict=True) if a != b)
+    actual, predicted = (part.tolist() for part in test.predictions[winner].confused(test.labels))
+    names, images = confusion_names(test.labels, classes), Counter(actual)
+    wrong = Counter((a, b) for a, b in zip(actual, predicted, strict=True) if a != b)
     order = sorted(wrong, key=lambda pair: (-wrong[pair], images[pair[0]], pair))
-    return [Confusion(classes[a], classes[b], wrong[a, b], wrong[a, b] / images[a]) for a, b in order[:CONFUSIONS]]
+    return [Confusion(names[a], names[b], wrong[a, b], wrong[a, b] / images[a]) for a, b in order[:CONFUSIONS]]
 
 
 def near_duplicates(pair: ModelPair) -> list[list[bytes]]:
@@ -107,7 +111,7 @@ def worst_of_classes(
     """
     scored = [name for name in figures if figures[name]["images"]]
     worst = set(sorted(scored, key=lambda name: figures[name]["recall"]["value"])[:CLASSES_SHOWN])
-    rows = test.rows.iloc[test.mistakes(winner)]
+    rows = tables.one_row_per_label(test.rows.iloc[test.mistakes(winner)])
     rows = rows[rows["label"].isin(worst)].groupby("label").head(OF_CLASS)
     found: dict[str, list[bytes]] = {}
     for label, picture in zip(rows["label"], thumbnails.of_images(pair.inputs.images, rows, SMALL), strict=True):
@@ -123,8 +127,8 @@ def worst_labels(pair: ModelPair, issues: pd.DataFrame, count: int) -> list[Susp
     return [
         Suspect(
             thumbnail=thumbnail,
-            label=row["label"],
-            suggested=row["suggested"],
+            label=pair.shown(row["label"]),
+            suggested=pair.shown(row["suggested"]),
             probability=row["suggested_probability"],
             split=row["split"],
             domain=row["domain"],

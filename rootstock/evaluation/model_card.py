@@ -14,6 +14,9 @@ from rootstock.system.escape import markdown
 
 # As the Hub spells them; with what else a licence says, it is "other" there.
 LICENCES = {"Apache-2.0": "apache-2.0", "BSD-3-Clause": "bsd-3-clause", "MIT": "mit"}
+OF_LABELS = """
+- **Labels**: any number per image. Each class has a probability of its own, and an image has those classes whose
+  probability reaches their threshold (model.json). Accuracy is the overlap of predicted and true labels"""
 MEASURED = {"accuracy": "accuracy", "macro_f1": "f1"}  # the Hub's names of metrics
 
 
@@ -33,6 +36,7 @@ def card(described: dict[str, Any], why: str, test: dict[str, Any], summary: dic
     note = f"\n**Note: {markdown(without)}.** The figures below do not cover them.\n" if without else ""
     mirrored = "\n- **Mirror images**: the features of each image are averaged with those of its mirror image"
     views = mirrored if described["features"]["mirror"] else ""
+    labels = OF_LABELS if described["head"].get("multi_label") else ""
     return f"""---
 {_metadata(described, test)}
 ---
@@ -45,7 +49,7 @@ def card(described: dict[str, Any], why: str, test: dict[str, Any], summary: dic
 - **Licence of its weights**: {markdown(backbone["licence"])}
 - **Images**: {splits["train"]:,} for training, {splits["val"]:,} for validation, {splits["test"]:,} for testing
 - **Classes**: {", ".join(map(markdown, described["classes"]))}
-- **Probabilities** are calibrated on the validation split (temperature {described["temperature"]:.3f}){views}
+- **Probabilities** are calibrated on the validation split (temperature {described["temperature"]:.3f}){labels}{views}
 
 | metric on the test images, not used for any choice | value | 95 % interval |
 |---|---|---|
@@ -69,13 +73,14 @@ def _metadata(described: dict[str, Any], test: dict[str, Any]) -> str:
     """Format the metadata of the Hub as YAML; the licence is that of the weights the model was made from."""
     backbone = described["backbone"]
     licence = LICENCES.get(backbone["licence"], "other")
+    several = ["multi-label"] if described["head"].get("multi_label") else []
     data = ModelCardData(
         model_name=str(backbone["name"]),
         license=licence,
         license_name=_slug(backbone["licence"]) if licence == "other" else None,
         library_name="rootstock",
         pipeline_tag="image-classification",
-        tags=["image-classification", "transfer-learning", str(backbone["name"])],
+        tags=["image-classification", *several, "transfer-learning", str(backbone["name"])],
         eval_results=[
             EvalResult(
                 task_type="image-classification",
@@ -86,7 +91,7 @@ def _metadata(described: dict[str, Any], test: dict[str, Any]) -> str:
                 metric_value=test[metric]["value"],
             )
             for metric, hub_name in MEASURED.items()
-            if metric in test
+            if metric in test and not (metric == "accuracy" and described["head"].get("multi_label"))
         ],
     )
     text: str = data.to_yaml()

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from rootstock.backbones import backbones
 from rootstock.config.params import Params
-from rootstock.dataset import tables
+from rootstock.dataset import label_sets, tables
 from rootstock.evaluation.model_selection import MODELS
 from rootstock.features import feature_keys
 from rootstock.features.feature_spec import FeatureSpec
@@ -50,9 +49,9 @@ class ModelPair:
         self.inputs, self.max_side, self.store = inputs, params.ingest.max_side, store
         self.manifest = tables.load_manifest(inputs.dataset)
         self.summary = tables.load_verified_summary(inputs.dataset, self.manifest)
-        self.classes = tables.classes_of(self.manifest)
+        self.classes, self.multi_label = tables.classes_of(self.manifest), tables.is_multi_label(self.manifest)
         self.head: Head = head.load(inputs.head)
-        if self.head.classes != self.classes:
+        if (self.head.classes, self.head.multi_label) != (self.classes, self.multi_label):
             raise SourceError(
                 f"{inputs.head} was trained on other classes ({', '.join(self.head.classes)}) than those of "
                 f"{inputs.dataset} ({', '.join(self.classes)}); run train_head again"
@@ -76,6 +75,10 @@ class ModelPair:
     def names(self) -> tuple[str, ...]:
         """Return the keys of the models: the head's alone if nothing was fine-tuned."""
         return MODELS if self.finetuned else MODELS[:1]
+
+    def shown(self, label: str) -> str:
+        """Return a label as a reader has it; of images with any number of classes it is a set of them."""
+        return label_sets.shown(label) if self.multi_label else label
 
     def rows(self, split: str) -> pd.DataFrame:
         """Return a split's images in the order in which the models score them."""
@@ -116,13 +119,15 @@ class ModelPair:
         """
         k, rows = len(self.classes), self.rows("train")
         most = max(KEPT_BYTES // (4 * self.backbone.width * k), IMAGES_PER_MEAN)
-        found = {"head": novelty.fit(Features(self.folders[0], _some_of_each_class(rows, most)), k)}
+        some = _some_of_each_class(rows, most)
+        found = {"head": novelty.fit(Features(self.folders[0], some, self.classes), k)}
         memory.release_unused()
         if self.finetuned:
             some = _some_of_each_class(rows, IMAGES_PER_MEAN)
-            labels = iter(some["class_index"].to_numpy(np.int64))
-            computed = scoring.features(self.finetuned, some, self.inputs.images, "evaluate_train", self.store)
-            found["finetuned"] = novelty.fit([(x, np.fromiter(islice(labels, len(x)), np.int64)) for x in computed], k)
+            computed = list(scoring.features(self.finetuned, some, self.inputs.images, "evaluate_train", self.store))
+            ends = np.cumsum([len(x) for x in computed])[:-1]
+            labels = np.split(tables.labels_of_rows(some, self.classes), ends)
+            found["finetuned"] = novelty.fit(list(zip(computed, labels, strict=True)), k)
         return found
 
     def model(self, name: str) -> tuple[Classifier, FeatureSpec]:
@@ -133,5 +138,6 @@ class ModelPair:
 
 def _some_of_each_class(rows: pd.DataFrame, most: int) -> pd.DataFrame:
     """Return at most that many images of each class, drawn at random."""
-    shuffled = rows["class_index"].sample(frac=1, random_state=0)
+    strata = pd.Series(tables.strata_of_rows(rows), rows.index)
+    shuffled = strata.sample(frac=1, random_state=0)
     return rows.loc[shuffled.groupby(shuffled).head(most).index.sort_values()]

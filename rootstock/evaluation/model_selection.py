@@ -22,7 +22,7 @@ def choose(validation: Mapping[str, Mapping[str, Any]], measure: str = "accuracy
 
     Args:
         validation: figures of each model after calibration, as returned by `metrics.score`.
-        measure: accuracy or balanced_accuracy.
+        measure: accuracy, balanced_accuracy or average_precision.
     """
     images, called = next(iter(validation.values()))["images"], measure.replace("_", " ")
     figures = {name: (scores[measure]["value"], scores["log_loss"]["value"]) for name, scores in validation.items()}
@@ -47,10 +47,11 @@ def summarize(validation: Mapping[str, Mapping[str, Any]], winner: str) -> dict[
     They are few and their names short, so that `dvc exp show` has them all on the first screen.
     """
     own = validation[winner]
+    second = ("balanced", "balanced_accuracy") if "balanced_accuracy" in own else ("map", "average_precision")
     return {
         "winner": winner,
         "accuracy": own["accuracy"]["value"],
         **{end: share for end, share in own["accuracy"].items() if end != "value"},
-        "balanced": own["balanced_accuracy"]["value"],
+        **{name: own[metric]["value"] for name, metric in [second] if metric in own},
         "log_loss": own["log_loss"]["value"],
     }

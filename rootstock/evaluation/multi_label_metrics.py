@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rootstock.dataset import label_sets
 from rootstock.evaluation import class_figures
 from rootstock.evaluation.intervals import (
     Floats,
@@ -64,9 +65,12 @@ def score(
         groups: group of each image (n,), as any integers.
 
     Returns:
-        The figures overall, with "images", "groups", "domains": {domain: the same without average_precision and
-        roc_auc} and "classes": {class: "recall", "precision", "f1", "average_precision", "threshold", "images"}. Of a
-        class without images there are only "images", 0, and "threshold".
+        The figures overall, with "images", "groups" and
+
+        - "domains": {domain: the same without average_precision and roc_auc};
+        - "classes": {class: "recall", "precision", "f1", "average_precision", "threshold", "images"}; of a class
+          without images there are only the last two;
+        - "constant": {"label", "accuracy"} of the set of labels that is best if every image gets the same.
 
     Raises:
         ValueError: no images, shapes that do not fit, probabilities that are not finite.
@@ -85,6 +89,7 @@ def score(
     ranks = _ranks(labels, probabilities)
     return {
         **_scored(outcome),
+        "constant": _best_constant(labels, classes),
         **{name: no_interval(float(np.mean([rank[name] for rank in ranks.values()]))) for name in RANKING if ranks},
         "domains": {name: _scored(part) for name, part in parts.items()},
         "classes": {
@@ -122,6 +127,16 @@ def _scored(outcome: Outcome) -> dict[str, Any]:
         "images": len(labels),
         "groups": len(np.unique(groups)),
     }
+
+
+def _best_constant(labels: Booleans, classes: list[str]) -> dict[str, Any]:
+    """Return the labels that, given to every image, reach the highest accuracy, among the most frequent 0, 1, 2, ..."""
+    order = np.argsort(-labels.sum(axis=0), kind="stable")
+    given = np.zeros((len(classes) + 1, len(classes)), bool)
+    given[:, order] = np.tri(len(classes) + 1, len(classes), -1, dtype=bool)
+    reached = [float(overlaps(np.broadcast_to(own, labels.shape), labels).mean()) for own in given]
+    best = int(np.argmax(reached))
+    return {"label": label_sets.join(np.asarray(classes)[given[best]]), "accuracy": round(reached[best], 6)}
 
 
 def _counts(outcome: Outcome) -> tuple[Floats, Floats]:

@@ -174,8 +174,11 @@ def _shown(pair: ModelPair, params: Params, found: Evaluation, answers: Answers)
 
 
 def _advice(pair: ModelPair, found: Evaluation, around: Surroundings) -> list[Advice]:
+    suspects = found.label_issues
+    if suspects is not None:
+        suspects = suspects.assign(**{name: suspects[name].map(pair.shown) for name in ("label", "suggested")})
     grounds = Grounds(
-        found.choice.winner, found.validation, pair.summary["by_class"], found.test["images"], found.label_issues,
+        found.choice.winner, found.validation, pair.summary["by_class"], found.test["images"], suspects,
         found.learning_curve, pair.course.history, pair.backbone.description["name"], around.compared,
     )  # fmt: skip
     return advice.give(grounds)

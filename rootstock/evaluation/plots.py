@@ -11,10 +11,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from rootstock.dataset.tables import Labels
 from rootstock.evaluation.intervals import Integers, Interval
 from rootstock.evaluation.metrics import reliability
+from rootstock.evaluation.multi_label_predictions import NO_CLASS
 from rootstock.evaluation.plot_style import LIGHT, MODELS, Theme, in_both_themes, legend, new_figure, short
-from rootstock.evaluation.scored import Predictions
+from rootstock.evaluation.scored import AnyPredictions
 
 MAX_COUNTED = 15  # classes up to which the confusion matrix shows counts
 MAX_DRAWN, WORST = 100, 50  # classes of a confusion matrix; of more, those with the most mistakes are drawn
@@ -22,8 +24,8 @@ MAX_DRAWN, WORST = 100, 50  # classes of a confusion matrix; of more, those with
 
 def pictures(
     *,
-    labels: Integers,
-    predictions: Mapping[str, Predictions],
+    labels: Labels,
+    predictions: Mapping[str, AnyPredictions],
     winner: str,
     classes: Sequence[str],
     metrics: Mapping[str, Any],
@@ -33,7 +35,7 @@ def pictures(
     """Plot "curves", "confusion", "reliability" and "recall" of a report, each also with the suffix "_dark".
 
     Args:
-        labels: class indices of the test images (n,).
+        labels: of the test images: class indices (n,), or which classes each has (n, k).
         predictions: of the models to show; the winner's at least.
         winner: the model shown in the confusion matrix.
         classes: names in index order.
@@ -41,15 +43,20 @@ def pictures(
         history: fine-tuning's stage, epoch, train_loss, val_loss, val_accuracy, in order; may be empty.
         l2_path: the head's L2 path, each entry l2, val_log_loss, val_accuracy.
     """
-    predicted = predictions[winner].predicted
+    actual, predicted = predictions[winner].confused(labels)
     return in_both_themes(
         {
             "curves": lambda theme: draw_curves(history, l2_path, theme),
-            "confusion": lambda theme: draw_confusion(labels, predicted, classes, theme),
+            "confusion": lambda theme: draw_confusion(actual, predicted, confusion_names(labels, classes), theme),
             "reliability": lambda theme: draw_reliability(labels, predictions, theme),
             "recall": lambda theme: draw_recall(metrics, winner, theme, models=predictions),
         }
     )
+
+
+def confusion_names(labels: Labels, classes: Sequence[str]) -> list[str]:
+    """Return the names of a confusion matrix: the classes, and where images have any number of them, none."""
+    return [*classes, *([NO_CLASS] if labels.ndim == 2 else [])]
 
 
 def draw_confusion(labels: Integers, predicted: Integers, classes: Sequence[str], theme: Theme = LIGHT) -> Figure:
@@ -160,21 +167,25 @@ def stage_names(history: pd.DataFrame) -> list[str]:
     return [f"{stage + 1} ({name})" for stage, name in zip(history["stage"], history["unfrozen"], strict=True)]
 
 
-def draw_reliability(labels: Integers, predictions: Mapping[str, Predictions], theme: Theme = LIGHT) -> Figure:
-    """Plot the reliability diagram: accuracy against confidence in 15 bins, and the images per bin."""
+def draw_reliability(labels: Labels, predictions: Mapping[str, AnyPredictions], theme: Theme = LIGHT) -> Figure:
+    """Plot the reliability diagram: accuracy against confidence in 15 bins, and the images per bin.
+
+    Where images have any number of classes, each is a decision of its own: how often images have it, against its
+    probability.
+    """
     figure, [[upper], [lower]] = new_figure(theme, 5.4, 5.8, (3, 1))
     upper.plot([0, 1], [0, 1], color=theme.ink, linewidth=0.8, linestyle=":", label="perfect calibration")
     for shift, (name, model) in zip((-0.005, 0.005), predictions.items(), strict=False):
-        confidence, accuracy, images = reliability(model.confidence, model.predicted == labels)
+        confidence, accuracy, images = reliability(*model.decisions(labels))
         style = theme.model(name)
         upper.plot(confidence, accuracy, color=style["color"], linewidth=0.9)
         upper.scatter(
             confidence, accuracy, s=8 + 20 * np.log10(images), **style
         )  # marker size grows with the number of images
         lower.bar(confidence + shift, images, width=0.01, color=style["color"])
-    upper.set_ylabel("accuracy")
-    lower.set_ylabel("images")
-    lower.set_xlabel("confidence")
+    upper.set_ylabel("accuracy" if labels.ndim == 1 else "share that has the class")
+    lower.set_ylabel("images" if labels.ndim == 1 else "images times classes")
+    lower.set_xlabel("confidence" if labels.ndim == 1 else "probability")
     lower.set_yscale("log")
     lower.set_ylim(bottom=0.7)
     for axis in (upper.xaxis, upper.yaxis):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rootstock.config.params import Evaluate
-from rootstock.evaluation.scored import Scored
+from rootstock.evaluation.scored import Predictions, Scored
 from rootstock.system.files import reading, replacing
 
 MOST_CLASSES = 100
@@ -29,7 +29,7 @@ def keeps_all(params: Evaluate, classes: int) -> bool:
 def write(path: Path, scored: Iterable[Scored], classes: Sequence[str]) -> None:
     """Write a row per image, with its id, domain, split and label, and what each model answered.
 
-    - `<model>_predicted`: the most probable class.
+    - `<model>_predicted`: the most probable class; or, of any number of classes, those predicted, `cat;dog`.
     - `<model>_label_probability`: float32.
     - `<model>`: all probabilities, in the order of the classes (list of float32); or, where they were not kept,
       `<model>_top` and `<model>_top_probability`: the five most probable classes, and their probabilities.
@@ -39,7 +39,7 @@ def write(path: Path, scored: Iterable[Scored], classes: Sequence[str]) -> None:
     parts = list(scored)
     models = {name: own.probabilities is not None for part in parts for name, own in part.predictions.items()}
     schema = _schema(models)
-    names = pa.array(classes, pa.string())
+    names = np.asarray(classes, dtype=object)
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for part in parts:
             for start in range(0, len(part.rows), ROWS):
@@ -57,17 +57,17 @@ def _schema(models: Mapping[str, bool]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _table(part: Scored, rows: slice, schema: pa.Schema, names: pa.Array) -> pa.Table:
+def _table(part: Scored, rows: slice, schema: pa.Schema, names: NDArray[np.object_]) -> pa.Table:
     images = part.rows.iloc[rows]
     columns = {name: pa.array(images[name], pa.string()) for name in IMAGE}
     for model, own in part.predictions.items():
-        columns[f"{model}_predicted"] = names.take(pa.array(own.predicted[rows]))
+        columns[f"{model}_predicted"] = pa.array(own.texts(names, rows), pa.string())
         columns[f"{model}_label_probability"] = pa.array(own.label_probability[rows])
         if own.probabilities is not None:
             columns[model] = _lists(own.probabilities[rows])
-        else:
+        elif isinstance(own, Predictions):
             top = own.top[rows]
-            columns[f"{model}_top"] = _lists(top, names.take(pa.array(top.ravel())))
+            columns[f"{model}_top"] = _lists(top, pa.array(names[top.ravel()], pa.string()))
             columns[f"{model}_top_probability"] = _lists(own.top_probability[rows])
     missing = {field.name: pa.nulls(len(images), field.type) for field in schema if field.name not in columns}
     return pa.table(columns | missing, schema=schema)

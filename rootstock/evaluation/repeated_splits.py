@@ -76,12 +76,12 @@ def measure(
     groups = tables.group_numbers(rows)
     if not repeats or len(np.unique(groups)) < FOLDS:
         return None
-    labels = rows["class_index"].to_numpy(np.int64)
-    whole = Features(folders, rows).keep()
-    images = whole if len(folders) == 1 else Features(folders[0], rows).keep()
+    labels, classes = tables.strata_of_rows(rows), tables.classes_of(rows)
+    whole = Features(folders, rows, classes).keep()
+    images = whole if len(folders) == 1 else Features(folders[0], rows, classes).keep()
     drawn = [draw_folds(labels, groups, seed + repeat) for repeat in range(repeats)]
 
-    def correct(trial: tuple[int, int]) -> int:
+    def correct(trial: tuple[int, int]) -> float:
         return _correct(whole, images, rows, drawn[trial[0]], trial[1], settings)
 
     found = map_on_one_core_each(correct, itertools.product(range(repeats), range(FOLDS)))
@@ -114,10 +114,11 @@ def draw_folds(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) 
 
 def _correct(
     views: Features, images: Features, rows: pd.DataFrame, fold: NDArray[np.int64], test: int, settings: params.Head
-) -> int:
+) -> float:
     """Train a head without two folds, and count the images of one that it classifies correctly.
 
-    A class without a training image is unknown to it: none of its images is classified correctly.
+    A class without a training image is unknown to it: none of its images is classified correctly. Where images have any
+    number of classes, their accuracies are added up (training/outcomes.py), and a class that is unknown does not count.
 
     Args:
         views: of all images, by which heads are trained.
@@ -128,16 +129,30 @@ def _correct(
         settings: the section `head` of params.yaml.
     """
     held_out = {"test": fold == test, "val": fold == (test + 1) % FOLDS}
-    training = rows[~held_out["test"] & ~held_out["val"]]
-    known = np.unique(training["class_index"])
-    usable = rows[rows["class_index"].isin(known)]
-    val, tested = (usable[held_out[name][usable.index]] for name in ("val", "test"))
-    if len(known) < 2 or tested.empty:
-        return len(tested)
+    is_training = ~held_out["test"] & ~held_out["val"]
+    classes, usable = known_from(rows[is_training], rows)
+    training, val, tested = (
+        usable[chosen[usable.index]] for chosen in (is_training, held_out["val"], held_out["test"])
+    )
+    if len(classes) < (1 if tables.is_multi_label(rows) else 2) or tested.empty:
+        return float(len(tested))
     train, chosen_by, scored = (
-        source.subset(part.assign(class_index=np.searchsorted(known, part["class_index"])))
+        source.subset(part, classes)
         for source, part in ((views, training), (images, training if val.empty else val), (images, tested))
     )
     groups = tables.group_numbers(training if val.empty else val)
-    fitted = heads.fit(train, chosen_by, list(map(str, known)), settings, groups).head
-    return round(head.evaluate(fitted, scored)[1] * len(scored))
+    fitted = heads.fit(train, chosen_by, classes, settings, groups).head
+    correct = head.evaluate(fitted, scored)[1] * len(scored)
+    return correct if tables.is_multi_label(rows) else float(round(correct))
+
+
+def known_from(training: pd.DataFrame, rows: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
+    """Return the classes that training images have, and the rows of these classes, with an index among them.
+
+    Where images have any number of classes, all rows are returned as they are.
+    """
+    if tables.is_multi_label(rows):
+        return tables.classes_of(training), rows
+    known = np.unique(training["class_index"])
+    usable = rows[rows["class_index"].isin(known)]
+    return list(map(str, known)), usable.assign(class_index=np.searchsorted(known, usable["class_index"]))

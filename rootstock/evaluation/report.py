@@ -102,6 +102,11 @@ class Report:
     head_why: str = ""
 
     @property
+    def multi_label(self) -> bool:
+        """Whether images have any number of classes."""
+        return bool(self.dataset.get("multi_label"))
+
+    @property
     def models(self) -> dict[str, str]:
         """Return the models to show, by key: the head alone if nothing was fine-tuned."""
         return {key: name for key, name in MODELS.items() if key in self.validation}
@@ -176,7 +181,8 @@ def duration(seconds: float) -> str:
 
 
 def _wrong(report: Report) -> int:
-    return round(int(report.test["images"]) * (1 - float(report.test["accuracy"]["value"])))
+    right = report.test["exact_match" if report.multi_label else "accuracy"]
+    return round(int(report.test["images"]) * (1 - float(right["value"])))
 
 
 def _bar(interval: Mapping[str, float], low: float, high: float) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rootstock.dataset import label_sets
 from rootstock.evaluation import figures
 
 FEW_IMAGES = 100  # test images: with fewer, no verdict
@@ -10,7 +11,12 @@ NAMED = 3  # classes and domains that a sentence names
 
 
 def most_frequent(test: Mapping[str, Any]) -> tuple[str, float]:
-    """Return the most frequent class among the test images, and its share: what guessing would reach."""
+    """Return the most frequent class among the test images, and its share: what guessing would reach.
+
+    Where images have any number of classes, it is the best set of them, and its accuracy.
+    """
+    if constant := test.get("constant"):
+        return label_sets.shown(constant["label"]), float(constant["accuracy"])
     images = {name: own["images"] for name, own in test["classes"].items()}
     label = max(images, key=images.__getitem__)
     return label, images[label] / max(sum(images.values()), 1)
@@ -24,7 +30,8 @@ def compared(test: Mapping[str, Any], why: str) -> str:
         why: it was chosen.
     """
     label, share = most_frequent(test)
-    return f"Always answering {label} would be right for {figures.percent(share)}. {why}"
+    reached = "have an accuracy of" if "constant" in test else "be right for"
+    return f"Always answering {label} would {reached} {figures.percent(share)}. {why}"
 
 
 def usable(test: Mapping[str, Any]) -> str:
@@ -42,6 +49,8 @@ def usable(test: Mapping[str, Any]) -> str:
         return f"No: it is not shown to be better than always answering {label}."
     wrong = f"{_count(1 - high)} to {_count(1 - low)}"
     said = f"Yes, for images like these, where {wrong} wrong answers in 100 are acceptable."
+    if "constant" in test:
+        said = f"Yes, for images like these, where {wrong} of 100 labels may be missing or wrong."
     if weak := below(test["domains"], "accuracy", low):
         said += f" Less so for images of {_listed(weak)}: their accuracy is lower."
     if weak := below(test["classes"], "recall", low):

@@ -1,5 +1,6 @@
 """Why the winner answers as it does: Grad-CAM for worst mistakes and surest hits, and what the backbone sees."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from rootstock.backbones import depths, feature_maps
+from rootstock.dataset import tables
 from rootstock.dataset.shards import Reader
 from rootstock.evaluation import thumbnails
 from rootstock.evaluation.model_pair import ModelPair
@@ -32,12 +34,12 @@ Pixels = NDArray[np.uint8]
 class Evidence:
     """An image with the evidence for the predicted class and, if that is wrong, for the actual one; WebP.
 
-    `evidence` is empty where Grad-CAM finds nothing that speaks for a class.
+    `evidence` has the name of each class with the picture, which is empty where Grad-CAM finds nothing that speaks for
+    the class. Where images have any number of classes, it is for the class of the surest decision.
     """
 
     image: bytes
-    evidence: bytes
-    evidence_of_actual: bytes
+    evidence: Sequence[tuple[str, bytes]]
     actual: str
     predicted: str
     confidence: float
@@ -102,9 +104,9 @@ def explain(pair: ModelPair, test: Scored, winner: str) -> Why:
 def _surest(test: Scored, winner: str) -> NDArray[np.int64]:
     """Return the place of the most confident hit of each class, the classes with the most confident one first."""
     own = test.predictions[winner]
-    hits = np.flatnonzero(own.predicted == test.labels)
+    hits = np.flatnonzero(own.is_right(test.labels))
     ordered = hits[np.argsort(-own.confidence[hits], kind="stable")]
-    _, first = np.unique(test.labels[ordered], return_index=True)
+    _, first = np.unique(tables.strata_of_rows(test.rows)[ordered], return_index=True)
     return ordered[np.sort(first)]
 
 
@@ -127,21 +129,21 @@ def _evidence(
 ) -> list[Evidence]:
     if cam is None:
         return []
-    own, labels = test.predictions[winner], test.labels[places]
-    predicted, confidence = own.predicted[places], own.confidence[places]
-    wrong = np.flatnonzero(predicted != labels).tolist()
-    found = [_drawn(*one) for one in zip(seen, cam(seen, predicted.tolist()), strict=True)]
-    missed = [_drawn(*one) for one in zip(seen[wrong], cam(seen[wrong], labels[wrong].tolist()), strict=True)]
-    of_actual = dict(zip(wrong, missed, strict=True))
-    rows = test.rows.iloc[places]
+    own = test.predictions[winner]
+    wanted = [(at, label) for at, place in enumerate(places) for label in own.explained(test.labels, place)]
+    images = seen[[at for at, _ in wanted]]
+    maps = cam(images, [label for _, label in wanted])
+    found: dict[int, list[tuple[str, bytes]]] = defaultdict(list)
+    for (at, label), image, evidence in zip(wanted, images, maps, strict=True):
+        found[at].append((pair.classes[label], _drawn(image, evidence)))
+    rows, predicted = test.rows.iloc[places], own.texts(pair.classes, places)
     return [
         Evidence(
             image=_picture(seen[at]),
             evidence=found[at],
-            evidence_of_actual=of_actual.get(at, b""),
-            actual=row["label"],
-            predicted=pair.classes[predicted[at]],
-            confidence=float(confidence[at]),
+            actual=pair.shown(row["label"]),
+            predicted=pair.shown(predicted[at]),
+            confidence=float(own.confidence[places[at]]),
             path=f"{row['source']}/{row['path']}",
         )
         for at, (_, row) in enumerate(rows.iterrows())

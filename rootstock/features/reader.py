@@ -64,13 +64,14 @@ class Features:
             next(iter(self), None)
         return self
 
-    def subset(self, rows: pd.DataFrame) -> "Features":
+    def subset(self, rows: pd.DataFrame, classes: Sequence[str] | None = None) -> "Features":
         """Return the features of some of the images; those that are kept in memory are not read again.
 
         Args:
             rows: some of the rows, each once; their labels may be others.
+            classes: some of the classes, if images have any number of them; None for all.
         """
-        part = Features(self.folders, rows, self.classes)
+        part = Features(self.folders, rows, self.classes if classes is None else classes)
         if self._kept is not None:
             wanted = np.tile(tables.is_in(self.rows["image_id"], part.rows["image_id"]), len(self.folders))
             chosen = np.split(wanted, np.cumsum([len(x) for x, _ in self._kept])[:-1])

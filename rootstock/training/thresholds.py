@@ -11,6 +11,7 @@ from scipy.special import expit, logit
 
 PRIOR_IMAGES = 10.0  # images of a class that the common threshold counts like
 ENDS = (0.01, 0.99)
+DECIMALS = 6  # as model.json has them
 
 
 def choose(probabilities: NDArray[np.float32], labels: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -24,7 +25,7 @@ def choose(probabilities: NDArray[np.float32], labels: NDArray[np.bool_]) -> NDA
     own = [best_f1(chances, has) for chances, has in zip(probabilities.T, labels.T, strict=True)]
     images = labels.sum(axis=0)
     between = (images * logit(own) + PRIOR_IMAGES * logit(common)) / (images + PRIOR_IMAGES)
-    chosen: NDArray[np.float32] = expit(between).astype(np.float32)
+    chosen: NDArray[np.float32] = expit(between).round(DECIMALS).astype(np.float32)
     return chosen
 
 

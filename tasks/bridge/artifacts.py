@@ -186,7 +186,9 @@ def _confusion() -> str:
     import numpy as np
     import pandas as pd
 
+    from rootstock.dataset import label_sets
     from rootstock.evaluation import plot_style, plots
+    from rootstock.evaluation.multi_label_predictions import NO_CLASS, confused_sets
     from rootstock.evaluation.predictions import read_predicted
 
     winner = read_json(REPORT / "metrics.json")["winner"]
@@ -194,11 +196,15 @@ def _confusion() -> str:
     columns = ("split", "label")
     table = read_predicted(REPORT / "predictions.parquet", winner, classes, columns).to_pandas()
     test = table[table["split"] == "test"]
-    labels, predicted = (
-        pd.Categorical(test[name], categories=classes).codes.astype(np.int64) for name in ("label", "predicted")
-    )
-    picture = plot_style.png(plots.draw_confusion(labels, predicted, classes))
-    return _picture(picture, f"{MODELS[winner]}: confusion matrix, {len(labels):,} test images")
+    both = (test["label"], test["predicted"])
+    names = classes
+    if read_json(MODEL / "model.json").get("thresholds"):  # images have any number of classes
+        labels, predicted = confused_sets(*(label_sets.matrix(texts, classes) for texts in both))
+        names = [*classes, NO_CLASS]
+    else:
+        labels, predicted = (pd.Categorical(texts, categories=classes).codes.astype(np.int64) for texts in both)
+    picture = plot_style.png(plots.draw_confusion(labels, predicted, names))
+    return _picture(picture, f"{MODELS[winner]}: confusion matrix, {len(test):,} test images")
 
 
 def _picture(png: bytes, caption: str) -> str:

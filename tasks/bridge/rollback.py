@@ -91,7 +91,7 @@ def _facts() -> dict[str, str]:
         domains = Counter(manifest["domain"])
         facts["images"] = f"{len(manifest):,}"
         facts["domains"] = ", ".join(f"{domain} {count:,}" for domain, count in sorted(domains.items()))
-        facts["classes"] = str(manifest["label"].nunique())
+        facts["classes"] = str(len(tables.classes_of(manifest)))
     with suppress(DamagedError, KeyError):
         facts["backbone"] = read_json(MODEL / "model.json")["backbone"]["name"]
     with suppress(DamagedError, KeyError):
