@@ -75,7 +75,8 @@ def evaluate(
     curve = _measure_learning_curve(pair, params)  # before there are probabilities, of many classes gigabytes
     memory.release_unused()
     val = _measure(pair, params, "val", pair.names)
-    choice = choose(val.figures, _measure_of(pair, params))
+    is_balanced = params.head.class_weight != "none"
+    choice = choose(val.figures, "balanced_accuracy" if is_balanced else "accuracy")
     # The choice has been made: only now are the test images looked at, and by the winner alone.
     known = pair.novelty[choice.winner].with_threshold(val.novelty[choice.winner])
     test = _measure(pair, params, "test", [choice.winner], val.temperature, val.thresholds)
@@ -163,13 +164,6 @@ def _measure(
         {name: own.features for name, own in scores.items()},
         {name: (rows.iloc[judged], own[judged]) for name, own in probabilities.items()},
     )
-
-
-def _measure_of(pair: ModelPair, params: Params) -> str:
-    """Return the figure by which a model is chosen."""
-    if pair.multi_label:
-        return "average_precision"  # whatever the thresholds
-    return "accuracy" if params.head.class_weight == "none" else "balanced_accuracy"
 
 
 def _read_compared(path: Path | None, dataset: Path) -> pd.DataFrame:

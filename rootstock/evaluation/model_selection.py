@@ -22,7 +22,7 @@ def choose(validation: Mapping[str, Mapping[str, Any]], measure: str = "accuracy
 
     Args:
         validation: figures of each model after calibration, as returned by `metrics.score`.
-        measure: accuracy, balanced_accuracy or average_precision.
+        measure: accuracy or balanced_accuracy.
     """
     images, called = next(iter(validation.values()))["images"], measure.replace("_", " ")
     figures = {name: (scores[measure]["value"], scores["log_loss"]["value"]) for name, scores in validation.items()}

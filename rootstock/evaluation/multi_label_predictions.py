@@ -63,11 +63,16 @@ class MultiLabelPredictions:
         return self.probabilities.ravel(), labels.ravel()
 
     def explained(self, labels: Labels, image: int) -> list[int]:
-        """Return the class for which the evidence in an image is shown: of the surest wrong decision, or its surest."""
+        """Return the class for which the evidence in an image is shown: that of the surest wrong decision.
+
+        Where all are right, it is the most probable class; none where the image has none.
+        """
         predicted, chances = self.predicted[image], self.probabilities[image]
         wrong = predicted != labels[image]
         sureness = np.where(predicted, chances, 1 - chances)
-        return [int(np.where(wrong, sureness, -1).argmax() if wrong.any() else chances.argmax())]
+        if wrong.any():
+            return [int(np.where(wrong, sureness, -1).argmax())]
+        return [int(chances.argmax())] if predicted.any() else []
 
 
 def confused_sets(labels: Booleans, predicted: Booleans) -> tuple[Integers, Integers]:

@@ -96,6 +96,13 @@ class Model:
         logits = self.head.logits(features)
         return calibration.probabilities(logits, self.temperature, multi_label=self.multi_label)
 
+    def answers(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which classes images with these probabilities (n, k) are said to have (n, k): one, or any number."""
+        if self.thresholds is not None:
+            return probabilities >= self.thresholds
+        best: NDArray[np.bool_] = np.arange(len(self.classes)) == probabilities.argmax(axis=1)[:, None]
+        return best
+
     def predict(
         self,
         images: Image | Iterable[Image],

@@ -5,9 +5,8 @@ Rows are written in parts beside the output, so that a killed run goes on where 
 
 import hashlib
 import json
-import shutil
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rootstock.dataset import tables
+from rootstock.dataset import label_sets, tables
 from rootstock.features.preparing import Prepared
 from rootstock.images import inspection
 from rootstock.images.inspection import Checks
@@ -30,17 +29,18 @@ from rootstock.model import given
 from rootstock.model.explanations import Explanations
 from rootstock.model.known_features import KnownFeatures
 from rootstock.model.model import CHECKS, Model
+from rootstock.model.parts import Parts
 from rootstock.system import escape, progress
 from rootstock.system.errors import ParamsError
-from rootstock.system.files import reading, replacing, write
+from rootstock.system.files import replacing
 from rootstock.system.parallel import grouped
 from rootstock.training.calibration import most_probable
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 EXPLANATION = "explanation"  # the column that names an image's picture
+LABELS = "labels"  # the column of the classes of an image that may have any number of them
 DIGITS = 6  # of numbers in JSON
-ROWS = 2048  # of a part: what a killed run loses at most
-PARTS, FINGERPRINT = ".parts", "of.json"  # the folder beside the output, and what its parts are of
+PARTS = ".parts"  # the folder beside the output
 Answer = tuple[Item, str, Rejected | None]  # with the image id
 
 
@@ -72,7 +72,8 @@ def predict(
         model: classifies them.
         images: listed.
         out: a path that ends as one of FORMATS.
-        top: how many classes a row has, the most probable first.
+        top: how many classes a row has, the most probable first. Where images have any number of classes, there is a
+            column `labels` as well, with those predicted: `cat;dog`.
         known: cached features of the model's own kind; not used with `explain`, for which every image is decoded.
         checks: limits for accepted files.
         explain: receives a picture of each classified image, which its row names.
@@ -86,8 +87,8 @@ def predict(
         raise ParamsError(f"{out} is a folder; expected a file")
     top = min(top, len(model.classes))
     settings = [top, str(checks), [str(explain.folder), explain.cam.layer] if explain else None]
-    schema = _schema(top, explained=explain is not None)
-    parts = _Parts(out.with_name(out.name + PARTS), _fingerprint(model, images.items, settings), schema)
+    schema = _schema(model, top, explained=explain is not None)
+    parts = Parts(out.with_name(out.name + PARTS), _fingerprint(model, images.items, settings), schema)
     known = KnownFeatures(None, None) if known is None or explain else known
     tally, done = Tally(), set[str]()
     for part in parts.read():
@@ -114,11 +115,12 @@ def known_features(model: Model, features: Path, dataset: Path) -> KnownFeatures
     return KnownFeatures(features / model.feature_key, tables.load_manifest(dataset))
 
 
-def _schema(top: int, *, explained: bool) -> pa.Schema:
+def _schema(model: Model, top: int, *, explained: bool) -> pa.Schema:
     ranked = [field for one, two in _ranked(top) for field in ((one, pa.string()), (two, pa.float32()))]
     rest = [("unknown", pa.bool_()), ("novelty", pa.float32()), ("reason", pa.string()), ("detail", pa.string())]
     rest += [(EXPLANATION, pa.string())] if explained else []
-    return pa.schema([("path", pa.string()), *ranked, *rest])
+    labels = [(LABELS, pa.string())] if model.multi_label else []
+    return pa.schema([("path", pa.string()), *labels, *ranked, *rest])
 
 
 def _ranked(top: int) -> list[tuple[str, str]]:
@@ -136,6 +138,7 @@ def _fingerprint(model: Model, items: Sequence[Item], settings: list[Any]) -> st
     for name, value in model.network.state_dict().items():
         weights.update(name.encode() + value.cpu().numpy().tobytes())
     own = [str(model.spec), model.classes, model.temperature, str(model.value_range), model.max_side]
+    own += [] if model.thresholds is None else [model.thresholds.tolist()]
     return json.dumps([weights.hexdigest(), own, listed.hexdigest(), *settings], ensure_ascii=False)
 
 
@@ -150,7 +153,7 @@ def _rows(
     explain: Explanations | None,
 ) -> Generator[pa.Table]:  # fmt: skip
     """Yield the rows of the wanted images, a group at a time."""
-    schema = _schema(top, explained=explain is not None)
+    schema = _schema(model, top, explained=explain is not None)
     problems = {item.path: item for item in images.items if item.problem and item.path in wanted}
     bad: list[Answer] = [(item, "", Rejected(item.problem)) for item in problems.values() if item.problem]
     if bad:
@@ -219,6 +222,9 @@ def _table(
         for (label, probability), ranks in zip(_ranked(top), best.T, strict=True):
             for place, row, chosen in zip(good, probabilities, ranks, strict=True):
                 columns[label][place], columns[probability][place] = model.classes[chosen], float(row[chosen])
+        if model.multi_label:
+            for place, answer in zip(good, model.answers(probabilities), strict=True):
+                columns[LABELS][place] = label_sets.join(np.asarray(model.classes)[answer])
         for place, novelty in zip(good, model.novelty.score(features) if model.novelty else (), strict=False):
             assert model.novelty is not None
             columns["novelty"][place], columns["unknown"][place] = float(novelty), novelty > model.novelty.threshold
@@ -228,52 +234,7 @@ def _table(
     return pa.table(columns, schema=schema)
 
 
-class _Parts:
-    """Tables in a folder, of ROWS rows or a few more each; those of another fingerprint are dropped."""
-
-    def __init__(self, folder: Path, fingerprint: str, schema: pa.Schema) -> None:
-        self.folder, self.schema, self._waiting = folder, schema, list[pa.Table]()
-        of = folder / FINGERPRINT
-        if not of.exists() or of.read_text() != fingerprint:
-            self.remove()
-            write(of, fingerprint)
-        self._next = len(self.paths())
-
-    def paths(self) -> list[Path]:
-        """Return the files, in order."""
-        return sorted(self.folder.glob("*.parquet"))
-
-    def read(self) -> Iterator[pa.Table]:
-        """Yield the tables, in order."""
-        for path in self.paths():
-            with reading(path):
-                table = pq.read_table(path)
-            yield table
-
-    def add(self, table: pa.Table) -> None:
-        """Add rows."""
-        self._waiting.append(table)
-        if sum(map(len, self._waiting)) >= ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            with replacing(self.folder / f"{self._next:08d}.parquet") as temporary:
-                pq.write_table(pa.concat_tables(self._waiting), temporary)
-            self._waiting, self._next = [], self._next + 1
-
-    def __enter__(self) -> "_Parts":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()  # after an error, too: these rows need not be computed again
-
-    def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _write(parts: _Parts, out: Path) -> None:
+def _write(parts: Parts, out: Path) -> None:
     """Write the parts as one file."""
     with replacing(out) as temporary:
         if out.suffix.lower() == ".parquet":

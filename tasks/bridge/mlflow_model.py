@@ -36,17 +36,21 @@ class ImageClassifier(PythonModel):
             params: unused; MLflow passes it.
 
         Returns:
-            A row per image: label, probability, unknown, novelty, reason, detail (of `rootstock.model.Prediction`),
-            and probabilities, a dict of all classes. For a rejected image, label is empty and probability 0.
+            A row per image: label and probability of the most probable class, unknown, novelty, reason, detail (of
+            `rootstock.model.Prediction`), and probabilities, a dict of all classes. For a rejected image, label is
+            empty and probability 0. Of a model for any number of classes per image, labels are those predicted.
         """
         images = model_input.iloc[:, 0].tolist()
         if SERVER in sys.modules:
             images = [image.encode() if isinstance(image, str) else image for image in images]
         found = self.model.predict(images)
+        best = [max(one.probabilities, key=one.probabilities.__getitem__, default="") for one in found]
+        labels = {"labels": [list(one.labels) for one in found]} if self.model.multi_label else {}
         return pd.DataFrame(
             {
-                "label": [one.label for one in found],
-                "probability": [one.probabilities.get(one.label, 0.0) for one in found],
+                "label": best,
+                **labels,
+                "probability": [one.probabilities.get(label, 0.0) for one, label in zip(found, best, strict=True)],
                 "unknown": [one.unknown for one in found],
                 "novelty": [one.novelty for one in found],
                 "reason": [str(one.reason or "") for one in found],

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from flows.predict import main
-from rootstock.model.prediction import ROWS
+from rootstock.model.parts import ROWS
 from tests.serving import until
 from tests.workspace import Workspace, draw_photos
 

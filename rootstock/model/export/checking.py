@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rootstock.dataset import label_sets
 from rootstock.dataset.shards import Reader
 from rootstock.features import preparing
 from rootstock.model.export.formats import Run
 from rootstock.model.model import Model
 from rootstock.system.parallel import grouped, limit_to_one_core, ordered_map
+from rootstock.training.outcomes import overlaps
 
 AT_MOST = 5000  # images of a split
 BATCH, TIMED_SECONDS = 32, 1.0
@@ -50,7 +52,7 @@ class SplitPixels:
 
     @classmethod
     def of(cls, model: Model, manifest: pd.DataFrame, split: str, images: Path, most: int = AT_MOST) -> "SplitPixels":
-        """Draw images of a split whose class the model knows.
+        """Draw images of a split whose class, or all of whose classes, the model knows.
 
         Args:
             model: whose transform prepares them.
@@ -59,7 +61,9 @@ class SplitPixels:
             images: the shards.
             most: of them.
         """
-        rows = manifest[(manifest["split"] == split) & manifest["label"].isin(model.classes)]
+        rows = manifest[manifest["split"] == split]
+        known = {text for text in rows["label"].unique() if set(_labels(model, text)) <= set(model.classes)}
+        rows = rows[rows["label"].isin(known)]
         drawn = rows.sample(most, random_state=0).sort_index() if len(rows) > most else rows
         return cls(model, drawn, images)
 
@@ -67,9 +71,12 @@ class SplitPixels:
         """Return the number of images."""
         return len(self.rows)
 
-    def labels(self) -> NDArray[np.int64]:
-        """Return the index of each image's class, as the model counts them (n,)."""
-        return pd.Index(self.model.classes).get_indexer(pd.Index(self.rows["label"]))
+    def labels(self) -> NDArray[np.bool_]:
+        """Return which of the model's classes each image has (n, k)."""
+        if self.model.multi_label:
+            return label_sets.matrix(self.rows["label"], self.model.classes)
+        has: NDArray[np.bool_] = self.rows["label"].to_numpy(str)[:, None] == np.asarray(self.model.classes, str)
+        return has
 
     def batches(self) -> Iterator[Pixels]:
         """Yield the images (n, 3, size, size), decoded on all cores."""
@@ -98,15 +105,19 @@ def compare(run: Run, model: Model, test: SplitPixels | None) -> Agreement:
         expected = model.probabilities(model.extractor_of_many.features_of(list(pixels)))
         found = run(pixels)[0]
         images += len(pixels)
-        same += int((expected.argmax(1) == found.argmax(1)).sum())
+        same += int((model.answers(expected) == model.answers(found)).all(axis=1).sum())
         largest = max(largest, float(np.abs(expected - found).max()))
     return Agreement(images, same, largest, "test images" if test else "images of noise, as there is no dataset")
 
 
 def accuracy(run: Run, split: SplitPixels) -> float:
-    """Measure the accuracy on a split, as a share."""
-    found = np.concatenate([run(pixels)[0].argmax(1) for pixels in split.batches()])
-    return float((found == split.labels()).mean())
+    """Measure the accuracy on a split, as a share; of any number of classes, the overlap (training/outcomes.py)."""
+    found = np.concatenate([split.model.answers(run(pixels)[0]) for pixels in split.batches()])
+    return float(overlaps(found, split.labels()).mean())
+
+
+def _labels(model: Model, text: str) -> list[str]:
+    return label_sets.split(text) if model.multi_label else [text]
 
 
 def images_per_second(run: Run, size: int) -> float:

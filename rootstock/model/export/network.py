@@ -43,7 +43,8 @@ class ExportedNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Classify a batch."""
         features = self.backbone(self.normalise(images)).float()
-        probabilities: Tensor = (self.head(features) / self.temperature).softmax(1)
+        logits: Tensor = self.head(features) / self.temperature
+        probabilities = logits.sigmoid() if self.head.multi_label else logits.softmax(1)
         if not self.with_novelty:
             return probabilities
         standardised = nn.functional.normalize((features - self.center) * self.scale)
@@ -61,6 +62,7 @@ def metadata(model: Model, digest: str) -> dict[str, Any]:
     return {
         "classes": model.classes,
         "temperature": model.temperature,
+        **({} if model.thresholds is None else {"thresholds": model.thresholds.tolist()}),
         "unknown_above": model.novelty.threshold if model.novelty else None,
         "transform": transform.as_dict(),
         "max_side": model.max_side,

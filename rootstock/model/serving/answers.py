@@ -24,6 +24,10 @@ class ImageAnswer(BaseModel):
 
     name: str = Field(description="Name of the uploaded file, or `image 0` without one")
     label: str | None = Field(description="The most probable class")
+    labels: list[str] | None = Field(
+        description="The classes predicted: the most probable one; or, of a model for any number of classes per image, "
+        "all whose probability reaches their threshold"
+    )
     probability: float | None = Field(description="Its calibrated probability")
     top: list[Ranked] = Field(description="The most probable classes, best first")
     unknown: bool | None = Field(description="Whether the image is probably of none of the classes")
@@ -62,8 +66,9 @@ def _image(prediction: Prediction, top: int) -> ImageAnswer:
     best = [Ranked(label=label, probability=_number(value)) for label, value in ranked]
     return ImageAnswer(
         name=escape.printable(prediction.name),
-        label=prediction.label or None,
-        probability=_number(prediction.probabilities.get(prediction.label)),
+        label=best[0].label if best else None,
+        labels=None if prediction.reason else list(prediction.labels),
+        probability=best[0].probability if best else None,
         top=best,
         unknown=None if prediction.reason else prediction.unknown,
         novelty=_number(prediction.novelty),
