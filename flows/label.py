@@ -25,8 +25,9 @@ def main() -> None:
         params = workspace.read_params()
         labels = labelled.read_labels(asked.labels)
         delivery = inbox.list_delivery(params.retrain.inbox, 0, params.ingest.sources)
-        known = sorted(set(tables.load_manifest(workspace.DATASET)["label"]))
-        labelled.check(labels, delivery, known, new_classes=asked.new_classes)
+        manifest = tables.load_manifest(workspace.DATASET)
+        known, several = tables.classes_of(manifest), tables.is_multi_label(manifest)
+        labelled.check(labels, delivery, known, new_classes=asked.new_classes, multi_label=several)
         moved = labelled.move(labels, delivery)
         left = len(delivery.unlabelled.items) - moved
         print(f"{moved:,} images were moved to their classes in {delivery.url}; {left:,} are still unlabelled.")

@@ -8,14 +8,15 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 SHAPES = ("cross", "disc", "square")
-COLOURS = {"cross": (220, 60, 50), "disc": (60, 170, 80), "square": (60, 90, 220)}
+COLOURS = {"cross": (220, 40, 30), "disc": (30, 200, 40), "square": (30, 60, 220)}
 SIDE = 48
 
 
 def picture(labels: list[str], seed: int) -> Image.Image:
     """Draw shapes at random places, sizes and shades, on patches and noise: no two look alike to a perceptual hash."""
     rng = np.random.default_rng([seed, *(SHAPES.index(label) for label in labels)])
-    patches = Image.fromarray(rng.integers(90, 190, (6, 6, 3), np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    grey = Image.fromarray(rng.integers(70, 190, (6, 6), np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    patches = grey.convert("RGB")
     draw = ImageDraw.Draw(patches)
     for label in labels:
         half = int(rng.integers(8, 12))
@@ -46,5 +47,5 @@ def put_shapes(folder: Path, count: int, seed: int = 0) -> Path:
     for number, own in enumerate(labels):
         picture(own, 1000 * seed + number).save(folder / f"{number:04d}.png")
     table = pa.table({"path": [f"{number:04d}.png" for number in range(count)], "labels": labels})
-    pq.write_table(table, folder / "shapes.parquet")
-    return folder / "shapes.parquet"
+    pq.write_table(table, folder / f"{folder.name}.parquet")
+    return folder / f"{folder.name}.parquet"

@@ -3,7 +3,7 @@
 The text of an image with none of the classes is empty.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,11 @@ SEPARATOR = ";"
 def join(labels: Iterable[str]) -> str:
     """Return the text of some labels, each once and in order."""
     return SEPARATOR.join(sorted(set(labels)))
+
+
+def parse(text: str, clean: Callable[[str], str]) -> str:
+    """Return the text of labels that a person wrote, each normalised by `clean`; a separator alone means none."""
+    return join(filter(None, map(clean, text.split(SEPARATOR))))
 
 
 def split(text: str) -> list[str]:

@@ -5,11 +5,13 @@ decision.py says what follows from them.
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from rootstock.dataset import tables
+from rootstock.dataset import label_sets, tables
 from rootstock.evaluation.predictions import read_predicted
 from rootstock.model import model, scoring
+from rootstock.training import calibration
 
 
 def predict_both(
@@ -34,21 +36,39 @@ def predict_both(
 
     Returns:
         One row per test image: image_id, domain, label, `group` (an integer), `known` (whether the champion knows the
-        class), and whether `champion` and `challenger` are correct.
+        class), and whether `champion` and `challenger` are correct. Where images have any number of classes, correct is
+        who has all labels right of the classes that the champion knows; there is one more row for each other label of
+        an image, which is correct if it was found.
     """
     manifest = tables.load_manifest(dataset_dir)
     rows = tables.in_shard_order(manifest, "test")
-    labels = rows["label"].astype(object)
-    table = rows[["image_id", "domain", "label"]].assign(
-        group=tables.group_numbers(rows), known=labels.isin(model.describe(champion)["classes"])
-    )
+    known = model.describe(champion)["classes"]
+    table = rows[["image_id", "domain", "label"]].assign(group=tables.group_numbers(rows))
     models = {"champion": (champion, champion_predictions), "challenger": (challenger, challenger_predictions)}
     for name, (folder, predictions) in models.items():
         predicted = rows["image_id"].map(_stored_labels(folder, predictions)).astype(object)
         missing = predicted.isna()
         predicted[missing] = _predict(folder, rows[missing], images_dir, features_dir)
-        table[name] = predicted == labels
-    return table
+        table[name] = predicted
+    if tables.is_multi_label(manifest):
+        return _compare_sets(table, known)
+    labels = table["label"].astype(object)
+    table["known"] = labels.isin(known)
+    return table.assign(**{name: table[name] == labels for name in models})
+
+
+def _compare_sets(table: pd.DataFrame, known: list[str]) -> pd.DataFrame:
+    """Compare labels and answers that are sets, on what the champion knows, and then on each label that it does not."""
+    both = ["champion", "challenger"]
+    has = label_sets.matrix(table["label"], known)
+    right = {name: (label_sets.matrix(table[name], known) == has).all(axis=1) for name in both}
+    more = label_sets.one_row_per_label(table)
+    more = more[~more["label"].isin(known)]
+    found = {
+        name: [label in label_sets.split(answer) for label, answer in zip(more["label"], more[name], strict=True)]
+        for name in both
+    }
+    return pd.concat([table.assign(known=True, **right), more.assign(known=False, **found)], ignore_index=True)
 
 
 def _stored_labels(folder: Path, predictions: Path) -> dict[str, str]:
@@ -63,4 +83,8 @@ def _predict(folder: Path, rows: pd.DataFrame, images_dir: Path, features_dir: P
         return []
     loaded = model.load(folder)
     scores = scoring.score(loaded, rows, images_dir, features_dir, "compare").logits
+    if loaded.multi_label:
+        chances = calibration.probabilities(scores, loaded.temperature, multi_label=True)
+        names = np.asarray(loaded.classes, dtype=object)
+        return [label_sets.join(names[answer]) for answer in loaded.answers(chances)]
     return [loaded.classes[index] for index in scores.argmax(1)]

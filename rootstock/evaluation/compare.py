@@ -23,7 +23,7 @@ from rootstock.backbones.backbones import Backbone
 from rootstock.config import params
 from rootstock.config.architectures import GROUPS, NONE, PENULTIMATE, architecture
 from rootstock.dataset import tables
-from rootstock.evaluation import compare_table, metrics
+from rootstock.evaluation import compare_table, metrics, multi_label_metrics
 from rootstock.evaluation.compare_table import FROZEN, SCRATCH, Row
 from rootstock.features import extraction
 from rootstock.features.feature_spec import FeatureSpec
@@ -33,7 +33,7 @@ from rootstock.model.model import Model
 from rootstock.system import escape
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import verify
-from rootstock.training import calibration, finetune, head, heads
+from rootstock.training import calibration, finetune, head, heads, thresholds
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
 from rootstock.training.head import Head
@@ -123,8 +123,8 @@ def _measured(candidate: Candidate, settings: params.Params, paths: Paths) -> tu
     manifest = tables.load_manifest(paths.dataset)
     ordered = manifest.sort_values(["shard", "offset"])
     splits = {split: ordered[ordered["split"] == split] for split in ("train", "val")}
-    labels = {split: rows["class_index"].to_numpy(np.int64) for split, rows in splits.items()}
     classes = tables.classes_of(manifest)
+    labels = {split: tables.labels_of_rows(rows, classes) for split, rows in splits.items()}
     size = cost(backbone, extract)
     epochs: list[Epoch] = []
     if candidate.trained == SCRATCH:
@@ -136,11 +136,14 @@ def _measured(candidate: Candidate, settings: params.Params, paths: Paths) -> tu
         own = {"l2": fitted.l2, "computed": done.computed}
         extract = extract.model_copy(update={"engine": done.engine})
     temperature = calibration.fit_temperature(logits["val"], labels["val"])
-    probabilities = calibration.probabilities(logits["val"], temperature)
-    scored = metrics.score(
-        labels["val"], probabilities, splits["val"]["domain"].to_numpy(str), classes,
-        groups=tables.group_numbers(splits["val"]),
-    )  # fmt: skip
+    multi_label = tables.is_multi_label(manifest)
+    probabilities = calibration.probabilities(logits["val"], temperature, multi_label=multi_label)
+    domains, groups = splits["val"]["domain"].to_numpy(str), tables.group_numbers(splits["val"])
+    if multi_label:
+        cuts = thresholds.choose(probabilities, labels["val"])
+        scored = multi_label_metrics.score(labels["val"], probabilities, cuts, domains, classes, groups)
+    else:
+        scored = metrics.score(labels["val"], probabilities, domains, classes, groups=groups)
     found = {
         "image_size": backbone.transform.size,
         "origin": backbone.description["origin"],
@@ -191,7 +194,7 @@ def cost(backbone: Backbone, extract: params.Extract) -> dict[str, Any]:
 def _probe(
     folder: Path, splits: dict[str, pd.DataFrame], classes: list[str], settings: params.Params
 ) -> tuple[Head, dict[str, Logits]]:
-    train, val = (Features(folder, splits[split]) for split in ("train", "val"))
+    train, val = (Features(folder, splits[split], classes) for split in ("train", "val"))
     fitted = heads.fit(train, val, classes, settings.head, tables.group_numbers(splits["val"]), "train_head").head
     return fitted, {"val": head.scores(fitted, val)}
 
@@ -208,9 +211,10 @@ def _from_scratch(
             "augment": compare.augment,
         }
     )
-    empty = Head(np.zeros((len(classes), backbone.width), np.float32), np.zeros(len(classes), np.float32), classes, 0.0)
+    weight, bias = np.zeros((len(classes), backbone.width), np.float32), np.zeros(len(classes), np.float32)
+    empty = Head(weight, bias, classes, 0.0, multi_label=tables.is_multi_label(splits["train"]))
     model = Classifier(backbone.network, backbone.transform, empty, frozen_statistics=False)
-    train, val = (SplitImages(splits[split], paths.images) for split in ("train", "val"))
+    train, val = (SplitImages(splits[split], paths.images, classes=tuple(classes)) for split in ("train", "val"))
     identity = f"{backbone.digest} {compare_table.version_of(paths.dataset)} {recipe.recipe()} {settings.seed}"
     checkpoint = paths.own_backbones / f"{hashlib.sha256(identity.encode()).hexdigest()[:12]}.pt"
     history = finetune.fine_tune(

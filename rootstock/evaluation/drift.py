@@ -18,7 +18,7 @@ from scipy import special
 from rootstock.backbones import backbones
 from rootstock.backbones.backbones import Backbone
 from rootstock.config import params
-from rootstock.dataset import tables
+from rootstock.dataset import label_sets, tables
 from rootstock.evaluation import label_batch, labelling
 from rootstock.evaluation.intervals import Interval
 from rootstock.evaluation.labelling import Candidate, LeastCertain
@@ -123,7 +123,9 @@ def score(
     )
     files.write(to_label, escape.as_csv(pd.DataFrame(ordered, columns=list(labelling.COLUMNS))))
     batch = [one for one in ordered if not one.like][: labelling.BATCH]
-    label_batch.write_batch(to_label, batch, unlabelled, scorer.champion.classes, scorer.checks)
+    label_batch.write_batch(
+        to_label, batch, unlabelled, scorer.champion.classes, scorer.checks, multi_label=scorer.champion.multi_label
+    )
     return drifts
 
 
@@ -252,10 +254,22 @@ class _Scorer:
         """Classify images by the champion's features."""
         candidates = []
         hashes = perceptual_hashes([image.thumbnail for _, image in usable])
-        for (item, _), row, phash in zip(usable, self.champion.probabilities(features), hashes, strict=True):
-            best, second = np.sort(row.astype(float))[:-3:-1]
-            entropy = float(special.entr(row.astype(float)).sum())
-            label = self.champion.classes[int(row.argmax())]
-            found = Candidate(item.path, item.domain, label, best, entropy, best - second, phash, item.group)
-            candidates.append(found)
+        probabilities = self.champion.probabilities(features)
+        names, answers = np.asarray(self.champion.classes, dtype=object), self.champion.answers(probabilities)
+        for (item, _), row, answer, phash in zip(usable, probabilities, answers, hashes, strict=True):
+            label = label_sets.join(names[answer])
+            certainty = _certainty(row.astype(float), multi_label=self.champion.multi_label)
+            candidates.append(Candidate(item.path, item.domain, label, *certainty, phash, item.group))
         return candidates
+
+
+def _certainty(row: NDArray[np.float64], *, multi_label: bool) -> tuple[float, float, float]:
+    """Return confidence, entropy and margin of an image's probabilities (k,).
+
+    Where it may have any number of classes, entropies are added up, and the others are those of its least sure class.
+    """
+    if not multi_label:
+        best, second = np.sort(row)[:-3:-1]
+        return float(best), float(special.entr(row).sum()), float(best - second)
+    least = float(np.maximum(row, 1 - row).min())
+    return least, float((special.entr(row) + special.entr(1 - row)).sum()), 2 * least - 1

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
+from rootstock.dataset import label_sets
 from rootstock.evaluation import thumbnails
 from rootstock.evaluation.labelling import Candidate
 from rootstock.evaluation.report import data_uri, environment
@@ -35,8 +36,9 @@ class Shown:
 
 
 def write_batch(
-    to_label: Path, batch: Sequence[Candidate], source: Source, classes: Sequence[str], checks: Checks
-) -> None:
+    to_label: Path, batch: Sequence[Candidate], source: Source, classes: Sequence[str], checks: Checks, *,
+    multi_label: bool = False,
+) -> None:  # fmt: skip
     """Write the batch beside the list.
 
     Args:
@@ -45,14 +47,17 @@ def write_batch(
         source: has the files.
         classes: that the champion knows.
         checks: limits for accepted files, which may have changed since they were listed.
+        multi_label: whether an image may have any number of them.
     """
     pictures = _pictures({one.path for one in batch}, source, checks)
     shown = [Shown(one, *pictures[one.path]) for one in batch if one.path in pictures]
-    page = environment().get_template("to_label.html.j2").render(shown=shown, list=to_label.name)
+    page = (
+        environment().get_template("to_label.html.j2").render(shown=shown, list=to_label.name, multi_label=multi_label)
+    )
     write(to_label.with_suffix(".html"), page)
-    tasks = [_task(one) for one in shown]
+    tasks = [_task(one, multi_label=multi_label) for one in shown]
     write(to_label.with_suffix(".json"), json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
-    write(to_label.with_suffix(".xml"), _interface(classes))
+    write(to_label.with_suffix(".xml"), _interface(classes, multi_label=multi_label))
 
 
 def _pictures(paths: set[str], source: Source, checks: Checks) -> dict[str, tuple[bytes, bytes]]:
@@ -69,21 +74,23 @@ def _pictures(paths: set[str], source: Source, checks: Checks) -> dict[str, tupl
     return found
 
 
-def _task(shown: Shown) -> dict[str, Any]:
+def _task(shown: Shown, *, multi_label: bool) -> dict[str, Any]:
     """Return a task of Label Studio; `path` comes back with the label."""
     one = shown.candidate
-    chosen = {"from_name": LABEL, "to_name": IMAGE, "type": "choices", "value": {"choices": [one.predicted]}}
+    choices = label_sets.split(one.predicted) if multi_label else [one.predicted]
+    chosen = {"from_name": LABEL, "to_name": IMAGE, "type": "choices", "value": {"choices": choices}}
     prediction = {"model_version": "champion", "score": round(one.confidence, 4), "result": [chosen]}
     data = {"image": data_uri(shown.enlarged), "path": one.path, "domain": one.domain}
     return {"data": data, "predictions": [prediction]}
 
 
-def _interface(classes: Sequence[str]) -> str:
-    """Return the labelling interface of Label Studio: the image, and one choice among the classes."""
+def _interface(classes: Sequence[str], *, multi_label: bool) -> str:
+    """Return the labelling interface of Label Studio: the image, and one choice among the classes, or several."""
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name=IMAGE, value="$image")
     ElementTree.SubElement(view, "Text", name="path", value="$path")
-    choices = ElementTree.SubElement(view, "Choices", name=LABEL, toName=IMAGE, choice="single", showInline="true")
+    how = "multiple" if multi_label else "single"
+    choices = ElementTree.SubElement(view, "Choices", name=LABEL, toName=IMAGE, choice=how, showInline="true")
     for name in classes:
         ElementTree.SubElement(choices, "Choice", value=name)
     ElementTree.indent(view)

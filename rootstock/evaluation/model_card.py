@@ -36,7 +36,7 @@ def card(described: dict[str, Any], why: str, test: dict[str, Any], summary: dic
     note = f"\n**Note: {markdown(without)}.** The figures below do not cover them.\n" if without else ""
     mirrored = "\n- **Mirror images**: the features of each image are averaged with those of its mirror image"
     views = mirrored if described["features"]["mirror"] else ""
-    labels = OF_LABELS if described["head"].get("multi_label") else ""
+    labels = OF_LABELS if described.get("head", {}).get("multi_label") else ""
     return f"""---
 {_metadata(described, test)}
 ---
@@ -73,7 +73,7 @@ def _metadata(described: dict[str, Any], test: dict[str, Any]) -> str:
     """Format the metadata of the Hub as YAML; the licence is that of the weights the model was made from."""
     backbone = described["backbone"]
     licence = LICENCES.get(backbone["licence"], "other")
-    several = ["multi-label"] if described["head"].get("multi_label") else []
+    several = ["multi-label"] if described.get("head", {}).get("multi_label") else []
     data = ModelCardData(
         model_name=str(backbone["name"]),
         license=licence,
@@ -91,7 +91,7 @@ def _metadata(described: dict[str, Any], test: dict[str, Any]) -> str:
                 metric_value=test[metric]["value"],
             )
             for metric, hub_name in MEASURED.items()
-            if metric in test and not (metric == "accuracy" and described["head"].get("multi_label"))
+            if metric in test and not (metric == "accuracy" and described.get("head", {}).get("multi_label"))
         ],
     )
     text: str = data.to_yaml()

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from rootstock.config import params
+from rootstock.dataset import label_sets
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
 from rootstock.images.pixels import format_by_name
 from rootstock.ingest import file_names, folders, group_names, inbox_checks, layout, layout_detection
@@ -153,6 +154,14 @@ def _item(path: str, info: Info) -> Item:
     if info.get("type") == "link":
         problem = Reason.UNSAFE_PATH
     return Item(path, clean(label), domain, SPLITS, stamp_of(info), problem)
+
+
+def with_label_sets(items: Iterable[Item]) -> list[Item]:
+    """Read the folders of a delivery as sets of labels, `cat;dog`, where images have any number of classes.
+
+    A semicolon alone means none of the classes.
+    """
+    return [replace(item, label=label_sets.parse(item.label, clean)) for item in items]
 
 
 def check_classes(items: Iterable[Item], known: Collection[str]) -> None:

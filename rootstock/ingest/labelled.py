@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from rootstock.dataset import label_sets
 from rootstock.ingest import inbox
 from rootstock.ingest.inbox import Delivery
 from rootstock.ingest.labels import clean
@@ -54,16 +55,27 @@ def _from_json(tasks: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
     for task in tasks:
         if "data" not in task:
             choice = task.get("label", "")
-            yield from [(str(task["path"]), clean(str(choice)))] if choice else []
+            several = choice.get("choices", []) if isinstance(choice, dict) else [choice]
+            label = label_sets.SEPARATOR.join(clean(str(one)) for one in several)
+            yield from [(str(task["path"]), label)] if label else []
             continue
         done = [one for one in task.get("annotations", ()) if not one.get("was_cancelled") and one["result"]]
         if done:
-            [choice] = done[-1]["result"][0]["value"]["choices"]
-            yield str(task["data"]["path"]), clean(str(choice))
+            choices = map(str, done[-1]["result"][0]["value"]["choices"])
+            yield str(task["data"]["path"]), label_sets.SEPARATOR.join(map(clean, choices))
 
 
-def check(labels: Mapping[str, str], delivery: Delivery, known: Collection[str], *, new_classes: bool) -> None:
+def check(
+    labels: Mapping[str, str],
+    delivery: Delivery,
+    known: Collection[str],
+    *,
+    new_classes: bool,
+    multi_label: bool = False,
+) -> None:
     """Check that labels can be names of folders and, unless `new_classes`, that the champion knows them.
+
+    With `multi_label`, a label may be a set of classes, `cat;dog`, and a semicolon alone means none.
 
     Raises:
         SourceError: one cannot, or is unknown; or none of the images is in the inbox.
@@ -73,7 +85,8 @@ def check(labels: Mapping[str, str], delivery: Delivery, known: Collection[str],
             raise SourceError(
                 f"{image}: {label!r} cannot be a class; expected a name without slashes that does not begin with _."
             )
-    unknown = sorted(set(labels.values()) - set(known))
+    asked = label_sets.classes_in(labels.values()) if multi_label else labels.values()
+    unknown = sorted({clean(label) for label in asked} - set(known) - {""})
     if unknown and not new_classes:
         near = {label: get_close_matches(label, known, n=1) for label in unknown}
         named = [f"{label} (did you mean {found[0]}?)" if found else label for label, found in near.items()]

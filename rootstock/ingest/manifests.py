@@ -88,7 +88,7 @@ def _label_of(given: str, kind: str) -> str:
     """Normalise a label, or each of several."""
     if kind == "label":
         return clean(given)
-    return label_sets.join(filter(None, map(clean, given.split(label_sets.SEPARATOR))))
+    return label_sets.parse(given, clean)
 
 
 def _problem(label: str, given_label: str | None, kind: str, info: Info | None) -> Reason | None:

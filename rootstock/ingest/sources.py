@@ -71,7 +71,7 @@ def are_multi_label(listed: Iterable[SourceListing], recorded: Mapping[str, Any]
     """Whether the images of the sources have any number of classes, as a table can say by a column `labels`.
 
     Args:
-        listed: the sources.
+        listed: the sources; the inbox does not say which kind it is of.
         recorded: the summary of the dataset, which knows those that cannot be reached now.
 
     Raises:
@@ -82,7 +82,7 @@ def are_multi_label(listed: Iterable[SourceListing], recorded: Mapping[str, Any]
     for entry in listed:
         title = entry.spec.title()
         found = entry.source.layout if entry.source else layouts.get(title, {})
-        if found or entry.stays:
+        if found:
             kinds.setdefault(found.get(manifests.MULTI_LABEL, False), title)
     if len(kinds) > 1:
         raise SourceError(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from rootstock.config.params import Params
 from rootstock.dataset import tables
+from rootstock.system.errors import ParamsError
 from tasks.bridge.champion import ASIDE, PREDICTIONS
 from tasks.bridge.workspace import DATASET, DELIVERED, FEATURES, IMAGES, MODEL, REPORT
 
@@ -18,6 +19,7 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     from rootstock.evaluation import challenge, decision, measured_models
     from rootstock.model import model
 
+    _check_measure(params)
     champion = ASIDE / MODEL.name
     table = challenge.predict_both(
         champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, FEATURES, MODEL
@@ -38,6 +40,19 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     return decision.decide(outcomes, new_domains, params.retrain, seed=params.seed)
 
 
+def _check_measure(params: Params) -> None:
+    """Check that `retrain.measure` is for this dataset.
+
+    Raises:
+        ParamsError: accuracy is to be balanced over classes, and an image may have any number of them.
+    """
+    if params.retrain.measure != "accuracy" and tables.is_multi_label(tables.load_manifest(DATASET)):
+        raise ParamsError(
+            f"params.yaml: retrain.measure is {params.retrain.measure}, but the images have any number of classes (a "
+            "column labels); expected accuracy: the share of images whose labels are all right"
+        )
+
+
 def find_lacking_images(params: Params, new_domains: tuple[str, ...]) -> str:
     """Describe which older domains have too few test images for any decision; "" if all have enough.
 
@@ -49,7 +64,7 @@ def find_lacking_images(params: Params, new_domains: tuple[str, ...]) -> str:
     from rootstock.model import model
 
     manifest = tables.load_manifest(DATASET)
-    known = manifest["label"].isin(model.describe(ASIDE / MODEL.name)["classes"])
+    known = manifest["label"].isin(model.describe(ASIDE / MODEL.name)["classes"]) | tables.is_multi_label(manifest)
     older = manifest[(manifest["split"] == "test") & known & ~manifest["domain"].isin(new_domains)]
     lacking = []
     for domain, rows in older.groupby("domain", sort=True):

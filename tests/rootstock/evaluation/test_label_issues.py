@@ -63,7 +63,7 @@ def test_no_image_is_judged_by_a_head_that_has_seen_it_or_its_group(tmp_path):
     labels = rng.integers(0, 4, 100)[groups]
     [folder], manifest = dataset(tmp_path, labels, rng.normal(size=(100, 60))[groups], groups)
     fold = draw_folds(labels, groups, 0)
-    found = label_issues.predict_out_of_fold(folder, manifest, fold, 4, 1.0)
+    found = label_issues.predict_out_of_fold(folder, manifest, fold, list("abcd"), 1.0)
     assert found.shape == (400, 4) and found.sum(1) == pytest.approx(1, abs=1e-5)
     assert (found.argmax(1) == labels).mean() < 0.45
 
@@ -73,7 +73,7 @@ def test_a_class_that_is_in_one_fold_alone_has_no_probability_in_it(tmp_path):
     groups = np.append(np.arange(120), [120, 120, 120])
     [folder], manifest = dataset(tmp_path, labels, separable(labels, 4), groups)
     fold = draw_folds(labels, groups, 0)
-    found = label_issues.predict_out_of_fold(folder, manifest, fold, 4, 1.0)
+    found = label_issues.predict_out_of_fold(folder, manifest, fold, list("abcd"), 1.0)
     assert (found[-3:, 3] < 1e-6).all() and np.isfinite(found).all()
     assert set(find(folder, manifest)["image_id"]) <= set(manifest["image_id"])
 

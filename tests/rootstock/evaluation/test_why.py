@@ -40,8 +40,10 @@ def test_mistakes_have_the_evidence_for_both_classes_and_hits_for_one(pair, test
         (one.confidence for one in found.mistakes), reverse=True
     )
     assert all(one.actual != one.predicted and sides(one.image) == (why.SIDE, why.SIDE) for one in found.mistakes)
-    assert any(one.evidence for one in found.mistakes) and any(one.evidence_of_actual for one in found.mistakes)
-    assert all(one.actual == one.predicted and not one.evidence_of_actual for one in found.hits)
+    for one in found.mistakes:
+        assert [name for name, _ in one.evidence] == [one.predicted, one.actual]
+    assert all(any(one.evidence[place][1] for one in found.mistakes) for place in (0, 1))
+    assert all([name for name, _ in one.evidence] == [one.predicted] == [one.actual] for one in found.hits)
     assert len({one.actual for one in found.hits}) == len(found.hits) == len(np.unique(labels[~wrong]))
     for hit in found.hits:
         of_class = own.confidence[~wrong & (labels == pair.classes.index(hit.actual))]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rootstock.ingest.unlabelled import list_images
-from rootstock.model import explanations, model, prediction
+from rootstock.model import explanations, model, parts, prediction
 from rootstock.model.explanations import into, overlay
 from rootstock.model.prediction import predict
 from rootstock.system.errors import ParamsError
@@ -73,7 +73,7 @@ def test_no_name_of_an_image_leads_out_of_the_folder_and_a_link_in_it_is_replace
 
 def test_a_killed_run_goes_on_and_explains_no_image_twice(loaded, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(prediction, "grouped", lambda items, _: ([item] for item in items))
-    monkeypatch.setattr(prediction, "ROWS", 1)
+    monkeypatch.setattr(parts, "ROWS", 1)
     out, why, whole = tmp_path / "out.jsonl", tmp_path / "why", explanations.Explanations.write
     written: list[str] = []
 

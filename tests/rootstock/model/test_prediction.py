@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from rootstock.ingest.unlabelled import list_images
-from rootstock.model import model, prediction
+from rootstock.model import model, parts, prediction
 from rootstock.model.model import Model
 from rootstock.model.prediction import Tally, known_features, predict
 from rootstock.system.errors import ParamsError
@@ -95,7 +95,7 @@ def stopped(loaded, photos, out, monkeypatch, after: int, **given) -> None:
 def one_by_one(monkeypatch) -> None:
     """Groups of an image each, each a part."""
     monkeypatch.setattr(prediction, "grouped", lambda items, _: ([item] for item in items))
-    monkeypatch.setattr(prediction, "ROWS", 1)
+    monkeypatch.setattr(parts, "ROWS", 1)
 
 
 @pytest.mark.usefixtures("one_by_one")

@@ -100,7 +100,7 @@ def test_the_openapi_page_describes_the_answers_and_loads_nothing_from_elsewhere
     predict = described["paths"]["/predict"]["post"]
     assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
     assert {"200", "400", "401", "408", "413", "415", "503", "504"} <= set(predict["responses"])
-    assert {"name", "label", "probability", "top", "unknown", "novelty", "reason", "detail"} == set(
+    assert {"name", "label", "labels", "probability", "top", "unknown", "novelty", "reason", "detail"} == set(
         described["components"]["schemas"]["ImageAnswer"]["properties"]
     )
 
