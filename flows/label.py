@@ -23,10 +23,10 @@ def main() -> None:
     asked = parser.parse_args()
     with entry_point("label"):
         params = workspace.read_params()
-        labels = labelled.read_labels(asked.labels)
-        delivery = inbox.list_delivery(params.retrain.inbox, 0, params.ingest.sources)
         manifest = tables.load_manifest(workspace.DATASET)
         known, several = tables.classes_of(manifest), tables.is_multi_label(manifest)
+        labels = labelled.read_labels(asked.labels, multi_label=several)
+        delivery = inbox.list_delivery(params.retrain.inbox, 0, params.ingest.sources)
         labelled.check(labels, delivery, known, new_classes=asked.new_classes, multi_label=several)
         moved = labelled.move(labels, delivery)
         left = len(delivery.unlabelled.items) - moved

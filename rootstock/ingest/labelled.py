@@ -22,8 +22,11 @@ EXPECTED = "expected to_label.csv with a column label filled in, or an export of
 NAMED = 3  # classes or files that an error names
 
 
-def read_labels(path: Path) -> dict[str, str]:
+def read_labels(path: Path, *, multi_label: bool = False) -> dict[str, str]:
     """Read the label of each labelled image, by path in the inbox; images without one are left out.
+
+    With `multi_label`, a label is a set of classes, `cat;dog`, and a semicolon alone means none of them: an annotation
+    without a choice, or a semicolon in the table.
 
     Raises:
         SourceError: the file cannot be read, is something else, or an image has two labels.
@@ -37,6 +40,10 @@ def read_labels(path: Path) -> dict[str, str]:
         why = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else "it is something else"
         raise SourceError(f"{path} cannot be read ({why}); {EXPECTED}.") from None
     labels: dict[str, str] = {}
+    if multi_label:
+        pairs = [(image, label_sets.parse(label, clean) or label_sets.SEPARATOR) for image, label in pairs]
+    else:
+        pairs = [(image, label) for image, label in pairs if label != label_sets.SEPARATOR]
     for image, label in pairs:
         if labels.setdefault(image, label) != label:
             raise SourceError(f"{path}: {image} has two labels, {labels[image]} and {label}; expected one.")
@@ -51,18 +58,24 @@ def _from_table(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _from_json(tasks: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
-    """Read tasks of Label Studio: whole, with annotations of which the last counts, or JSON-MIN."""
+    """Read tasks of Label Studio: whole, with annotations of which the last counts, or JSON-MIN.
+
+    An annotation without a choice is a semicolon.
+    """
     for task in tasks:
         if "data" not in task:
             choice = task.get("label", "")
-            several = choice.get("choices", []) if isinstance(choice, dict) else [choice]
-            label = label_sets.SEPARATOR.join(clean(str(one)) for one in several)
+            label = _joined(choice["choices"]) if isinstance(choice, dict) else clean(str(choice))
             yield from [(str(task["path"]), label)] if label else []
             continue
-        done = [one for one in task.get("annotations", ()) if not one.get("was_cancelled") and one["result"]]
+        done = [one["result"] for one in task.get("annotations", ()) if not one.get("was_cancelled")]
         if done:
-            choices = map(str, done[-1]["result"][0]["value"]["choices"])
-            yield str(task["data"]["path"]), label_sets.SEPARATOR.join(map(clean, choices))
+            yield str(task["data"]["path"]), _joined(done[-1][0]["value"]["choices"] if done[-1] else [])
+
+
+def _joined(choices: list[object]) -> str:
+    """Return choices of Label Studio as one text: of several, or of none, with semicolons."""
+    return label_sets.SEPARATOR.join(clean(str(one)) for one in choices) or label_sets.SEPARATOR
 
 
 def check(
@@ -86,7 +99,7 @@ def check(
                 f"{image}: {label!r} cannot be a class; expected a name without slashes that does not begin with _."
             )
     asked = label_sets.classes_in(labels.values()) if multi_label else labels.values()
-    unknown = sorted({clean(label) for label in asked} - set(known) - {""})
+    unknown = sorted(set(asked) - set(known) - {""})
     if unknown and not new_classes:
         near = {label: get_close_matches(label, known, n=1) for label in unknown}
         named = [f"{label} (did you mean {found[0]}?)" if found else label for label, found in near.items()]

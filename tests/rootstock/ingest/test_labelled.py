@@ -113,3 +113,33 @@ def test_a_class_that_the_champion_does_not_know_has_to_be_allowed(url):
 def test_labels_of_images_that_are_no_longer_there_are_an_error(url):
     with pytest.raises(SourceError, match=r"None of the 1 labelled images is in .*gone\.png: were they moved"):
         labelled.check({"night/_unlabelled/gone.png": "rings"}, inbox.list_delivery(url, 0), CLASSES, new_classes=False)
+
+
+# Any number of classes
+
+
+def test_of_any_number_of_classes_a_label_is_a_set_and_a_semicolon_means_none(tmp_path):
+    table = f"path,label\n{A},stripes; rings;stripes\n{B},;\nday/_unlabelled/c.png,\n"
+    (tmp_path / "to_label.csv").write_text(table)
+    assert labelled.read_labels(tmp_path / "to_label.csv", multi_label=True) == {A: "rings;stripes", B: ";"}
+    several = {"result": [{"type": "choices", "value": {"choices": ["stripes", "rings"]}}], "was_cancelled": False}
+    none = {"result": [], "was_cancelled": False}
+    tasks = [{"data": {"path": A}, "annotations": [several]}, {"data": {"path": B}, "annotations": [none]}]
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    (tmp_path / "b.json").write_text(json.dumps([{"path": A, "label": {"choices": ["stripes", "rings"]}}, {"path": B}]))
+    assert labelled.read_labels(tmp_path / "a.json", multi_label=True) == {A: "rings;stripes", B: ";"}
+    assert labelled.read_labels(tmp_path / "b.json", multi_label=True) == {A: "rings;stripes"}
+    assert labelled.read_labels(tmp_path / "a.json") == {A: "stripes;rings"}  # one class per image: check refuses it
+
+
+def test_sets_of_known_classes_are_accepted_and_their_folders_are_read_as_sets(url):
+    delivery = inbox.list_delivery(url, 0)
+    labels = {A: "rings;stripes", B: ";"}
+    labelled.check(labels, delivery, CLASSES, new_classes=False, multi_label=True)
+    with pytest.raises(SourceError, match=r"does not know waves \(did you mean"):
+        labelled.check({A: "rings;waves"}, delivery, [*CLASSES, "wave"], new_classes=False, multi_label=True)
+    assert labelled.move(labels, delivery) == 2
+    items = inbox.with_label_sets(inbox.list_delivery(url, 0).labelled.items)
+    assert {item.path: (item.label, item.problem) for item in items} == {
+        "night/rings;stripes/a.png": ("rings;stripes", None), "night/;/deep/b.png": ("", None)
+    }  # fmt: skip
