@@ -1,5 +1,6 @@
 """The verdict on a challenger: compared with the champion, set aside, on the same test images."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rootstock.config.params import Params
@@ -37,7 +38,10 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
         champion=table["champion"].to_numpy(bool),
         challenger=table["challenger"].to_numpy(bool),
     )
-    return decision.decide(outcomes, new_domains, params.retrain, seed=params.seed)
+    found = decision.decide(outcomes, new_domains, params.retrain, seed=params.seed)
+    if tables.is_multi_label(tables.load_manifest(DATASET)):
+        return replace(found, reason=f"{found.reason} (Accuracy here: the share of images whose labels are all right.)")
+    return found
 
 
 def _check_measure(params: Params) -> None:
