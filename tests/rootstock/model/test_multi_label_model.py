@@ -1,6 +1,7 @@
 """A model for any number of classes per image: rows of predictions, exported files, answers, and labels to ask for."""
 
 import json
+import re
 import shutil
 from xml.etree import ElementTree
 
@@ -77,7 +78,9 @@ def test_a_model_without_its_thresholds_is_damaged(folder, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torch"])
-def test_exported_files_give_the_same_labels_and_hold_the_thresholds(model, base, tmp_path, format, monkeypatch):
+def test_exported_files_give_the_same_labels_and_hold_the_thresholds(
+    model, base, tmp_path, format, monkeypatch, capsys
+):
     monkeypatch.setattr(checking, "TIMED_SECONDS", 0.05)
     small = shapes_dataset(base)
     dataset = Dataset(tables.load_manifest(small.dataset), small.images)
@@ -88,7 +91,12 @@ def test_exported_files_give_the_same_labels_and_hold_the_thresholds(model, base
     assert version.agreement.largest_difference < 1e-4
     described = json.loads((tmp_path / format / "export.json").read_text())
     assert described["thresholds"] == pytest.approx(model.thresholds.tolist())
-    assert "if chance >= cut" in (tmp_path / format / "README.md").read_text()
+    picture(["cross", "disc"], 9000).resize((32, 32)).save(tmp_path / format / "photo.jpg", quality=98)
+    monkeypatch.chdir(tmp_path / format)
+    there: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", (tmp_path / format / "README.md").read_text(), re.S):
+        exec(code, there)
+    assert capsys.readouterr().out.splitlines()[0] == str(list(model.predict("photo.jpg")[0].labels))
 
 
 def test_a_server_answers_with_all_labels(folder, model, photos):
