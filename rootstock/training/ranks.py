@@ -6,6 +6,7 @@ They are started here, or by torchrun on one or several hosts, and communicate b
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -17,12 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
+from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.rendezvous import rendezvous
 
 from rootstock.system import devices
 from rootstock.system.errors import ParamsError, RootstockError
 from rootstock.system.parallel import cores, rank
+
+JOIN_S = 1800.0  # after which processes that have not come are given up, as torch does
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,10 @@ def joined() -> Iterator[Ranks]:
     on_gpu = devices.device().type == "cuda"
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    store, number, size = next(rendezvous("env://"))
+    distributed.init_process_group(
+        "nccl" if on_gpu else "gloo", store=of_this_attempt(store, number, size), rank=number, world_size=size
+    )
     ranks, threads = Ranks(distributed.get_rank(), distributed.get_world_size()), torch.get_num_threads()
     try:
         torch.set_num_threads(ranks.threads())
@@ -95,6 +103,34 @@ def joined() -> Iterator[Ranks]:
     finally:
         torch.set_num_threads(threads)
         distributed.destroy_process_group()
+
+
+def of_this_attempt(store: Store, rank: int, size: int) -> Store:
+    """Return a store in which the processes find nothing of those that were here before.
+
+    torchrun's store outlives the processes that it restarts, and with it the addresses at which they could be reached,
+    which a new process might read before the other one has written its own (pytorch/pytorch#135712, #167288). How often
+    it has restarted them is known on each host alone. So they agree on a name: each leaves a word of its own, to which
+    the first one answers until all have heard it.
+    """
+    if rank > 0:
+        own = uuid4().hex
+        store.set(f"rootstock/here/{rank}", own)
+        name = store.get(f"rootstock/name/{own}").decode()  # waits for it
+        store.set(f"rootstock/heard/{name}/{rank}", "")
+        return PrefixStore(name, store)
+    name, missing = uuid4().hex, set(range(1, size))
+    end = time.monotonic() + JOIN_S
+    while missing:
+        for other in missing.copy():
+            if store.check([f"rootstock/here/{other}"]):  # perhaps of one that was here before
+                store.set(f"rootstock/name/{store.get(f'rootstock/here/{other}').decode()}", name)
+            if store.check([f"rootstock/heard/{name}/{other}"]):
+                missing.discard(other)
+        if time.monotonic() > end:
+            raise RootstockError(f"fine_tune: {len(missing)} of {size} processes have not joined the others in time.")
+        time.sleep(0.02 if missing else 0)
+    return PrefixStore(name, store)
 
 
 def check(processes: int) -> None:

