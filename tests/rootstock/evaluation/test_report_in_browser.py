@@ -17,6 +17,7 @@ from rootstock.evaluation.report import Report, render
 from rootstock.evaluation.why import Evidence, Level, Why
 from tests.browser import BROWSER, CHROMIUM
 from tests.rootstock.evaluation.test_report import picture, report
+from tests.shapes_dataset import shapes_evaluated
 
 pytestmark = [pytest.mark.ui, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
@@ -47,8 +48,9 @@ def complete(classes: int = 12) -> Report:
         for number in range(POINTS)
     ]  # fmt: skip
     image = noise(144)
-    evidence = [Evidence(image, image, image, "ants", "bees", 0.9, f"photos/{number}.jpg") for number in range(12)]
-    hits = [replace(one, evidence=b"", evidence_of_actual=b"", predicted="ants") for one in evidence]
+    both = [("bees", image), ("ants", image)]
+    evidence = [Evidence(image, both, "ants", "bees", 0.9, f"photos/{number}.jpg") for number in range(12)]
+    hits = [replace(one, evidence=[("ants", b"")], predicted="ants") for one in evidence]
     levels = [Level(level, "layer1", 64, 16, noise(288)) for level in ("low", "mid", "high")]
     return replace(
         given,
@@ -82,6 +84,12 @@ def path(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def page_of_any_number(base) -> Path:
+    """The page of a real evaluation, of images with any number of classes."""
+    return shapes_evaluated(base).report / "report.html"
+
+
 def opened(browser: Browser, path: Path, scheme: str = "light", size: dict | None = None) -> tuple[Page, list[str]]:
     page = browser.new_context(color_scheme=scheme, viewport=size or DESK, offline=True).new_page()
     said: list[str] = []
@@ -91,11 +99,12 @@ def opened(browser: Browser, path: Path, scheme: str = "light", size: dict | Non
     return page, said
 
 
+@pytest.mark.parametrize("which", ["path", "page_of_any_number"])
 @pytest.mark.parametrize(("scheme", "size"), [("light", DESK), ("dark", DESK), ("light", PHONE)])
 def test_there_is_no_error_and_no_serious_finding_of_axe_and_nothing_is_wider_than_the_page(
-    browser, path, scheme, size
+    browser, which, scheme, size, request
 ):
-    page, said = opened(browser, path, scheme, size)
+    page, said = opened(browser, request.getfixturevalue(which), scheme, size)
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     found = Axe().run(page).response["violations"]
     serious = [
