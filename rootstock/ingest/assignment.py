@@ -105,19 +105,20 @@ def _splits(
     is_open = np.isin(component, component[pd.isna(splits)])
     counts = facts[~is_open].groupby(["domain", "label", splits[~is_open]]).size()  # but for images not listed now
 
-    def stratum_of(domain: str, label: str) -> Stratum:
+    def stratum_of(domain: str, label: object) -> Stratum | None:
+        if not isinstance(label, str):  # images whose file is unreachable are not listed
+            return None
         return domain, *(label_sets.split(label) or [NO_LABELS] if multi_label else [label])
 
     settled = {
-        (stratum_of(domain, label), split): n
+        (stratum, split): n
         for (domain, label, split), n in zip(counts.index, counts.tolist(), strict=True)
+        if (stratum := stratum_of(domain, label))
     }
     candidates = [
         Candidate(
             name,
-            stratum_of(domain, label)
-            if isinstance(label, str)
-            else None,  # images whose file is unreachable are not listed
+            stratum_of(domain, label),
             allowed if isinstance(allowed, tuple) else SPLITS,
             split if isinstance(split, str) else None,
         )

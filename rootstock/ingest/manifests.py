@@ -177,9 +177,12 @@ def _as_label_sets(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
         SourceError: it holds something else, or a label has the character that separates labels.
     """
     kind = table.schema.field(name).type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+    if not any(is_list(kind) for is_list in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
         return _as_text(table, name, where)
-    lists = table[name].cast(pa.list_(pa.string()))
+    try:
+        lists = table[name].cast(pa.list_(pa.string()))
+    except pa.ArrowException:
+        raise SourceError(f"{where}: the column {name!r} holds {kind}; expected lists of texts, or text.") from None
     if pc.any(pc.match_substring(pc.list_flatten(lists), label_sets.SEPARATOR)).as_py():
         raise SourceError(
             f"{where}: a label in the column {name!r} has a {label_sets.SEPARATOR!r}, which separates labels; expected "

@@ -39,9 +39,13 @@ def test_labels_in_a_csv_are_separated_by_semicolons_and_normalised(listed, five
         (pa.array([["b", "a"], [], None]), {"ants/00.png": "a;b", "ants/01.png": ""}),
         (pa.array([[7, 12], [7], None]), {"ants/00.png": "12;7", "ants/01.png": "7"}),
         (pa.array([["a"], ["b", None], []], pa.large_list(pa.large_string())), {"ants/00.png": "a", "bees/00.png": ""}),
+        (
+            pa.array([["b", "a"], ["a", "a"], None], pa.list_(pa.string(), 2)),
+            {"ants/00.png": "a;b", "ants/01.png": "a"},
+        ),
         (pa.array(["b;a", "", None]), {"ants/00.png": "a;b", "ants/01.png": ""}),
     ],
-    ids=["lists", "numbers", "a null in a list", "text"],
+    ids=["lists", "numbers", "a null in a list", "lists of two", "text"],
 )
 def test_labels_in_parquet_are_lists_or_text_and_null_is_no_label(listed, five_photos, column, expected):
     table = pa.table({"path": ["ants/00.png", "ants/01.png", "bees/00.png"], "labels": column})
@@ -54,6 +58,15 @@ def test_labels_in_parquet_are_lists_or_text_and_null_is_no_label(listed, five_p
 def test_a_label_with_a_semicolon_in_a_list_is_an_error(listed, five_photos):
     pq.write_table(pa.table({"path": ["ants/00.png"], "labels": [["a;b"]]}), five_photos / "list.parquet")
     with pytest.raises(SourceError, match="a label in the column 'labels' has a ';', which separates labels"):
+        listed(five_photos / "list.parquet")
+
+
+@pytest.mark.parametrize("column", [pa.array([[["a"]]]), pa.array([[{"name": "a"}]]), pa.array([{"name": "a"}])])
+def test_labels_that_are_neither_lists_of_texts_nor_text_are_an_error_that_says_what_they_are(
+    listed, five_photos, column
+):
+    pq.write_table(pa.table({"path": ["ants/00.png"], "labels": column}), five_photos / "list.parquet")
+    with pytest.raises(SourceError, match=r"the column 'labels' holds (list<|struct<).*; expected"):
         listed(five_photos / "list.parquet")
 
 
