@@ -8,16 +8,23 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, jaccard_score, log_loss
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 from torch.nn import functional
 
+from rootstock.backbones import backbones
 from rootstock.config import params
-from rootstock.config.params import Regularization
+from rootstock.config.params import Regularization, Stage
 from rootstock.features import reader
 from rootstock.system.errors import ParamsError, SourceError
-from rootstock.training import calibration, head, heads, outcomes, targets, thresholds
+from rootstock.system.parallel import cores
+from rootstock.training import calibration, finetune, head, heads, outcomes, targets, thresholds
 from rootstock.training.logistic import fit_logistic_path
 from rootstock.training.mixing import Mixing
+from rootstock.training.split_images import SplitImages
+from tests.shapes import SHAPES
+from tests.shapes_dataset import shapes_dataset, shapes_inputs
 from tests.simulated_features import Chunks
+from tests.small_dataset import classifier_from
 
 NAMES = ["ant", "bee", "cat", "dog"]
 
@@ -174,3 +181,25 @@ def test_log_losses_and_overlaps_are_scikit_learns(seed, n, k):
         for a, b in ((set(np.flatnonzero(p)), set(np.flatnonzero(q))) for p, q in zip(logits > 0, labels, strict=True))
     ]
     assert outcomes.accuracies(logits, labels) == pytest.approx(overlaps)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cores() < 2, reason="one process per core")
+def test_two_processes_have_the_loss_curve_of_one(base, tmp_path):
+    """Also where the last mini-batch has a single image, which is no share for the second process."""
+    small, inputs = shapes_dataset(base), shapes_inputs(base)
+    images = len(small.split("train"))
+    stages = (Stage(unfreeze="all", epochs=2, lr=1e-4),)
+    settings = params.Finetune(stages=stages, batch_size=(images - 1) // 2, frozen_layers="compute")
+    curves = []
+    for processes in (1, 2):
+        model = classifier_from(inputs.head, inputs.backbone)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):  # each process would draw its own
+                module.p = 0.0
+        splits = (SplitImages(small.split(name), small.images, classes=SHAPES) for name in ("train", "val"))
+        own = settings.model_copy(update={"processes": processes})
+        transform = backbones.load(inputs.backbone).transform
+        course = finetune.fine_tune(model, transform, *splits, own, 0, tmp_path / f"{processes}.pt", "")
+        curves.append([value for one in course.history for value in (one.train_loss, one.val_loss, one.val_accuracy)])
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
