@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rootstock.dataset import shards, tables
+from rootstock.dataset import image_ids, shards, tables
 from rootstock.dataset.tables import UNPACKED, Dataset
 from rootstock.features import feature_files
 from rootstock.ingest import snapshot
@@ -86,7 +86,7 @@ def waste(data: Dataset, share: float = SHARE) -> Waste:
 
 def _needed(ledger: pd.DataFrame, manifest: pd.DataFrame) -> NDArray[np.bool_]:
     """Mark images that keep their bytes: those in the manifest, and those still waiting for a split."""
-    return tables.is_in(ledger["image_id"], manifest["image_id"]) | ledger["split"].isna().to_numpy()
+    return image_ids.is_in(ledger["image_id"], manifest["image_id"]) | ledger["split"].isna().to_numpy()
 
 
 def compact(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rootstock.dataset import tables
+from rootstock.dataset import image_ids, tables
 from rootstock.dataset.tables import Labels
 from rootstock.features import feature_files
 from rootstock.system.errors import SourceError
@@ -73,7 +73,7 @@ class Features:
         """
         part = Features(self.folders, rows, self.classes if classes is None else classes)
         if self._kept is not None:
-            wanted = np.tile(tables.is_in(self.rows["image_id"], part.rows["image_id"]), len(self.folders))
+            wanted = np.tile(image_ids.is_in(self.rows["image_id"], part.rows["image_id"]), len(self.folders))
             chosen = np.split(wanted, np.cumsum([len(x) for x, _ in self._kept])[:-1])
             labels = np.split(part.labels, np.cumsum([here.sum() for here in chosen])[:-1])
             part._chosen = list(zip([x for x, _ in self._kept], map(Selection, chosen, labels), strict=True))

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rootstock.config import params
-from rootstock.dataset import label_sets, tables
+from rootstock.dataset import image_ids, label_sets
 from rootstock.ingest import groups
 from rootstock.ingest.drawing import Candidate, Stratum
 from rootstock.ingest.layout import SPLITS
@@ -21,12 +21,12 @@ NO_LABELS = ""  # what images of none of the classes are stratified by
 class Assignment:
     """The ledger with split, group name and group id of each image.
 
-    `near` is the group of each image by near duplicates alone, `known` what the next assignment need not compare again;
-    `drawn` counts the images that have a split now, and had none before.
+    `near` is the number of each image's group by near duplicates alone, `known` what the next assignment need not
+    compare again; `drawn` counts the images that have a split now, and had none before.
     """
 
     ledger: pd.DataFrame
-    near: "pd.Series[str]"  # by image id
+    near: "pd.Series[int]"  # by image id
     drawn: int
     known: KnownLinks
 
@@ -49,9 +49,9 @@ def assign(
         multi_label: whether a label is a set of them (label_sets.py), each of which is stratified by.
     """
     ledger = _with_names(ledger, files)
-    accepted = files[files["reason"].isna()].set_index("image_id")
+    accepted = files.loc[files["reason"].isna(), ["image_id", "domain", "label", "splits"]]
     has_split = ledger["split"].notna()
-    new = ~has_split & tables.is_in(ledger["image_id"], accepted.index)
+    new = ~has_split & image_ids.is_in(ledger["image_id"], accepted["image_id"])
     rows = pd.concat([ledger[has_split], ledger[new]])
     near, known = near_links(rows["phash"].to_numpy(np.uint64), settings.near_duplicate_bits, known)
     named = groups.links_by_name(rows, _named(ledger, files))
@@ -60,7 +60,7 @@ def assign(
         ledger.loc[rows.index, "split"] = rows["split"]
     rows, near, named = _placed(rows, near, named)
     ledger.loc[rows.index, "group_id"] = groups.group_ids(rows, np.concatenate([near, named]))
-    alike = pd.Series(groups.group_ids(rows, near), index=rows["image_id"])
+    alike = pd.Series(groups.components(len(rows), near), index=rows["image_id"])
     return Assignment(ledger, alike, len(rows) - int(has_split.sum()), known)
 
 
@@ -78,6 +78,8 @@ def _with_names(ledger: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
     Of copies of an image, the one in the manifest names its group, or else the first that has a name.
     """
     listed = files[files["image_id"].notna() & files["group"].notna()]
+    if ledger["group"].isna().all() and (listed["group"] == "").all():
+        return ledger
     order = pd.DataFrame({"unnamed": listed["group"] == "", "copy": listed["reason"].notna()})
     names = listed.loc[order.sort_values(["unnamed", "copy"], kind="stable").index].drop_duplicates("image_id")
     found = ledger["image_id"].map(names.set_index("image_id")["group"])
@@ -87,8 +89,11 @@ def _with_names(ledger: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
 
 def _named(ledger: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
     """Return image ids and group names; an image whose copies are in several groups is in all of them."""
-    both = pd.concat([ledger[["image_id", "group"]], files[["image_id", "group"]]])
-    return both[both["image_id"].notna() & both["group"].notna() & (both["group"] != "")].drop_duplicates()
+    parts = (
+        table.loc[table["group"].notna() & (table["group"] != ""), ["image_id", "group"]] for table in (ledger, files)
+    )
+    both = pd.concat(parts)
+    return both[both["image_id"].notna()].drop_duplicates()
 
 
 def _splits(
@@ -99,7 +104,8 @@ def _splits(
 
     Only groups with a new image are looked at one by one; of the images of all others, the splits' counts matter.
     """
-    facts = accepted[["domain", "label", "splits"]].reindex(rows["image_id"]).reset_index(drop=True)
+    place = image_ids.places(rows["image_id"], accepted["image_id"])
+    facts = accepted.reset_index(drop=True).reindex(place).reset_index(drop=True)  # empty where it is -1
     splits = rows["split"].to_numpy(object, copy=True)
     component = groups.components(len(rows), np.concatenate([near, named]))
     is_open = np.isin(component, component[pd.isna(splits)])

@@ -5,22 +5,20 @@ Under Python's lock, a photo's checks take most of a millisecond, so that thread
 """
 
 import logging
-import tempfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from pickle import PickleBuffer
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rootstock.images import inspection
 from rootstock.images.inspection import Checks, NewImage, Reason, Rejected
 from rootstock.images.perceptual_hash import perceptual_hashes
+from rootstock.ingest import known_ids
+from rootstock.ingest.known_ids import KnownIds
 from rootstock.ingest.layout import Item, Loader
 from rootstock.ingest.sources import Source
 from rootstock.system import processes
@@ -35,7 +33,6 @@ SMALL_BYTES = 2**16  # on average
 SLOT_BYTES = 2 * MIB  # of shared memory for a batch from a process; what is larger comes through a pipe
 # Limit on files read but not yet packed; a single larger file is still read. The second is the assumed unknown size.
 MAX_READ_BYTES, UNKNOWN_BYTES = 256 * MIB, 16 * MIB
-ID = "S32"  # NumPy leaves out zero bytes at the end, which makes no difference where all are as long
 NO_THUMBNAIL = np.zeros((0, 0), np.uint8)
 Group = list[tuple[Item, Loader]]
 Result = NewImage | str | Rejected  # of a file: a new image, the id of a known image, or a rejection
@@ -59,7 +56,7 @@ class Examined:
 Seen = tuple[Item, Examined]
 
 
-def examine(source: Source, paths: Collection[str], known: Collection[str], checks: Checks) -> Iterator[Seen]:
+def examine(source: Source, paths: Collection[str], known: KnownIds, checks: Checks) -> Iterator[Seen]:
     """Read and check files of a source on all cores, in order.
 
     Args:
@@ -71,7 +68,7 @@ def examine(source: Source, paths: Collection[str], known: Collection[str], chec
     groups = bundled(source.read(paths), FILES_PER_TASK, BYTES_PER_TASK, lambda entry: entry[0].size or BYTES_PER_TASK)
     if source.local and _processes_pay([item.size or 0 for item in source.items if item.path in paths]):
         log.info("ingest: checking files in %d processes", cores())
-        with _on_disk(known) as listed:
+        with known_ids.in_file(known) as listed:
             examiner = _InProcess(Examiner(listed, checks))
             yield from _with_items(partial(ordered_map_in_processes, examiner, bytes_each=SLOT_BYTES), groups)
     else:
@@ -157,29 +154,3 @@ def _slim(found: Examined) -> Examined:
         return found
     result = replace(found.result, data=b"", thumbnail=NO_THUMBNAIL)
     return replace(found, result=result, data=PickleBuffer(found.data))
-
-
-@dataclass(frozen=True)
-class _KnownIds:
-    """The ids of known images in a file, which all processes share: of millions, each task would take seconds."""
-
-    path: str
-
-    def __contains__(self, image_id: object) -> bool:
-        ids, wanted = _read_ids(self.path), np.array([bytes.fromhex(str(image_id))], ID)
-        at = int(np.searchsorted(ids, wanted)[0])
-        return at < len(ids) and bool(ids[at] == wanted[0])
-
-
-@contextmanager
-def _on_disk(known: Collection[str]) -> Iterator[_KnownIds]:
-    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
-        ids = np.frombuffer(b"".join(map(bytes.fromhex, known)), ID)
-        np.save(file, np.sort(ids))
-        file.flush()
-        yield _KnownIds(file.name)
-
-
-@lru_cache(maxsize=1)
-def _read_ids(path: str) -> NDArray[np.bytes_]:
-    return np.load(Path(path), mmap_mode="r")  # type: ignore[no-any-return]

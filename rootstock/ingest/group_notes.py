@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from rootstock.config import params
-from rootstock.dataset import tables
+from rootstock.dataset import image_ids, tables
 from rootstock.images.perceptual_hash import HASH_BITS
 from rootstock.ingest.layout import SPLITS
 
@@ -37,11 +37,11 @@ def describe(manifest: pd.DataFrame, names: "pd.Series[Any]") -> list[str]:
     return [note for note in (_joined(table), _divided(table), _few(table)) if note]
 
 
-def describe_chain(near: "pd.Series[str]", ledger: pd.DataFrame, bits: int) -> str:
+def describe_chain(near: "pd.Series[int]", ledger: pd.DataFrame, bits: int) -> str:
     """Describe a large group of images that are near duplicates of each other only by way of others; "" if none is.
 
     Args:
-        near: the group of each image by near duplicates, by image id.
+        near: the number of each image's group by near duplicates, by image id.
         ledger: all images, with their hashes.
         bits: ingest.near_duplicate_bits.
     """
@@ -72,7 +72,9 @@ def describe_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: params.
     is_open = files["splits"].map(lambda splits: splits == SPLITS).to_numpy(bool)
     drawn = manifest
     if not is_open.all():
-        drawn = manifest[tables.is_in(manifest["image_id"], pd.Index(files.loc[is_open, "image_id"].dropna()).unique())]
+        drawn = manifest[
+            image_ids.is_in(manifest["image_id"], pd.Index(files.loc[is_open, "image_id"].dropna()).unique())
+        ]
     if drawn.empty:
         return ""
     counts = (

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from rootstock.ingest.near_duplicates import Links
+from rootstock.ingest.near_duplicates import NO_LINKS, Links
 
 
 def links_by_name(images: pd.DataFrame, named: pd.DataFrame) -> Links:
@@ -19,6 +19,8 @@ def links_by_name(images: pd.DataFrame, named: pd.DataFrame) -> Links:
     Returns:
         (m, 2) int64 positions in `images`.
     """
+    if named.empty:
+        return NO_LINKS
     at = pd.Index(images["image_id"]).get_indexer(pd.Index(named["image_id"]))
     here = pd.DataFrame({"at": at, "group": named["group"].to_numpy(object)})[at >= 0]
     links = np.stack([here.groupby("group")["at"].transform("min"), here["at"]], axis=1).astype(np.int64)
@@ -32,7 +34,7 @@ def components(n: int, links: Links) -> NDArray[np.int32]:
     return component
 
 
-def group_ids(images: pd.DataFrame, links: Links) -> NDArray[np.object_]:
+def group_ids(images: pd.DataFrame, links: Links) -> "pd.Series[str]":
     """Return the group id of each image, (n,): the id of the group's first image.
 
     That is the smallest id of the earliest batch, so that images that join a group do not change its id, and the order
@@ -42,10 +44,9 @@ def group_ids(images: pd.DataFrame, links: Links) -> NDArray[np.object_]:
         images: n images, with the columns image_id and batch, the number of the ingest that brought it.
         links: (m, 2) positions in `images` of images that belong together.
     """
-    ids: NDArray[np.object_] = images["image_id"].to_numpy(object, copy=True)
-    component = components(len(ids), links)
+    component, place = components(len(images), links), np.arange(len(images))
     shared = np.flatnonzero(np.bincount(component, minlength=1)[component] > 1)
-    members = pd.DataFrame({"group": component, "batch": images["batch"].to_numpy(), "image_id": ids}).iloc[shared]
-    first = members.sort_values(["batch", "image_id"]).groupby("group")["image_id"].first()
-    ids[shared] = first.reindex(members["group"]).to_numpy()
-    return ids
+    members = images[["batch", "image_id"]].iloc[shared].assign(group=component[shared], place=shared)
+    first = members.sort_values(["batch", "image_id"]).groupby("group")["place"].first()
+    place[shared] = first.reindex(component[shared]).to_numpy()
+    return images["image_id"].iloc[place].set_axis(images.index)

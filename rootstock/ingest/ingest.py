@@ -21,6 +21,7 @@ from rootstock.ingest import inbox, labels, layout_choice, open_shard, packing, 
 from rootstock.ingest.layout_choice import Known
 from rootstock.ingest.scan import Scan, with_scan
 from rootstock.ingest.sources import Source, SourceListing, Unreachable
+from rootstock.system import memory
 from rootstock.system.files import digest, reading, sweep
 from rootstock.system.parallel import ordered_map
 
@@ -102,16 +103,16 @@ def _ingest(
     ranges = value_ranges.of_sources(settings.sources, value_ranges.recorded(current.summary), heir=inbox.SPEC.title())
     scan.forget_packed_except([*shards.names(images_dir), *open_shard.recorded_names(scratch)])
     snapshot.drop_unrecorded(current.ledger, images_dir, scan)
-    packed = snapshot.known_images(current.ledger, images_dir, scan)
-    unpacked = snapshot.unpacked_images(current.ledger) - packed
-    known = packed | unpacked
+    unpacked = snapshot.unpacked_images(current.ledger, images_dir, scan)
+    known = snapshot.known_images(current.ledger, images_dir, scan, unpacked)
     new, unreadable = packing.pack_new(listed, known, settings, images_dir, scan, ranges, scratch)
     if unpacked and (back := snapshot.reappeared(listed, current, scan, unpacked)):
-        again, unreadable = packing.pack_new(listed, known - back, settings, images_dir, scan, ranges, scratch)
+        again, unreadable = packing.pack_new(listed, known.without(back), settings, images_dir, scan, ranges, scratch)
         new += again
     _check_ranges(listed, ranges, current, scan)
-    del packed, known  # of millions, the ids take as much memory as a table
+    del known
     current = replace(current, ledger=snapshot.add_packed(current.ledger, images_dir, scan))
+    memory.release_unused()
     scan.set_value("layouts", "\n".join(layouts))
     scan.set_verified(_stamps(images_dir))  # the new ones have just been written
     built = snapshot.build(settings, seed, listed, current, images_dir, scan, ranges, multi_label=multi_label)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from rootstock.config import params
-from rootstock.dataset import tables
+from rootstock.dataset import image_ids
 from rootstock.dataset.tables import Dataset
 from rootstock.images.inspection import Reason
 from rootstock.ingest import inbox
@@ -29,7 +29,7 @@ def tabulate(entry: SourceListing, before: Dataset, scan: Scan) -> pd.DataFrame:
     if not entry.stays:
         return files
     earlier = _earlier_files(entry.spec, before)
-    stay = earlier["image_id"].notna() & ~tables.is_in(earlier["image_id"], files["image_id"])
+    stay = earlier["image_id"].notna() & ~image_ids.is_in(earlier["image_id"], files["image_id"])
     return pd.concat([files, earlier[stay]], ignore_index=True).sort_values("path", kind="stable")
 
 
@@ -76,7 +76,7 @@ def resolve_owners(files: pd.DataFrame, before: Dataset) -> pd.DataFrame:
     good = files[files["reason"].isna()]
     delivered = good["source"] == title
     both = delivered.groupby(good["image_id"]).transform("nunique") > 1
-    owned = delivered == tables.is_in(good["image_id"], earlier_ids)
+    owned = delivered == image_ids.is_in(good["image_id"], earlier_ids)
     labels = good[owned].drop_duplicates(["image_id", "label"]).drop_duplicates("image_id", keep=False)
     label = labels.set_index("image_id")["label"]  # images with a single label
     late = good[both & ~owned]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rootstock.dataset import shards
 from rootstock.images.deep import ObservedRange
+from rootstock.ingest.known_ids import KnownIds
 from rootstock.ingest.scan import Packed, Scan, ScanRecord
 from rootstock.system.files import remove
 
@@ -46,7 +47,7 @@ class OpenShard:
         place = self.writer.add(image.image_id, image.format, data, checksum)
         self.images.append(replace(image, shard="", offset=place.offset, size=place.size))
 
-    def restore(self, known: set[str]) -> None:
+    def restore(self, known: KnownIds) -> None:
         """Append the images that a stopped run has kept, but for those that are known, and add them to these."""
         with shards.Reader(self.folder) as reader:
             for name in shards.names(self.folder):

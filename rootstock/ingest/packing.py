@@ -16,20 +16,23 @@ from rootstock.images import value_ranges
 from rootstock.images.deep import ObservedRange, Range
 from rootstock.images.inspection import Checks, RangeUnknown, Reason, Rejected
 from rootstock.ingest.examination import Examined, examine
+from rootstock.ingest.known_ids import KnownIds
 from rootstock.ingest.layout import Item
 from rootstock.ingest.open_shard import OpenShard
 from rootstock.ingest.scan import Packed, Scan, ScanRecord
 from rootstock.ingest.sources import Source, SourceListing
 from rootstock.system import progress
+from rootstock.system.parallel import grouped
 
 log = logging.getLogger(__name__)
 MIB = 2**20
 RECORDS_PER_COMMIT = 10_000  # files without packing between two commits
+LOOKED_UP = 10_000  # ids at once
 MAX_LISTED = 5  # files that a warning lists
 
 
 def pack_new(
-    listed: list[SourceListing], known: set[str], settings: params.Ingest, images_dir: Path, scan: Scan,
+    listed: list[SourceListing], known: KnownIds, settings: params.Ingest, images_dir: Path, scan: Scan,
     ranges: dict[str, Range], scratch: Path,
 ) -> tuple[int, int]:  # fmt: skip
     """Read files that are not in the scan cache, and pack images that are not in the ledger.
@@ -81,7 +84,7 @@ def pack_new(
 
 
 def _examined(
-    source: Source, paths: set[str], known: set[str], checks: Checks, scan: Scan
+    source: Source, paths: set[str], known: KnownIds, checks: Checks, scan: Scan
 ) -> Iterator[tuple[Item, Examined]]:
     """Yield the files of a source as `examine` does; known images that are damaged are rejected if new ones are."""
     damaged = scan.damaged() if checks.damaged == "reject" else set()
@@ -107,15 +110,18 @@ def checks_of(settings: params.Ingest) -> Checks:
     )  # fmt: skip
 
 
-def _unread(entry: SourceListing, known: set[str], scan: Scan) -> set[str]:
+def _unread(entry: SourceListing, known: KnownIds, scan: Scan) -> set[str]:
     """Return the files of a source that are new or changed, or whose image is in no local shard."""
     if entry.source is None:
         return set()
-    return {
-        item.path
-        for item, record in scan.up_to_date(entry.spec.path, entry.source.items)
-        if not item.problem and not (record and (record.reason or record.image_id in known))
-    }
+    unread = set()
+    for some in grouped(scan.up_to_date(entry.spec.path, entry.source.items), LOOKED_UP):
+        packed = iter(known.are_known([record.image_id for _, record in some if record and record.image_id]))
+        for item, record in some:
+            is_read = record and (record.reason or (record.image_id and next(packed)))
+            if not (item.problem or is_read):
+                unread.add(item.path)
+    return unread
 
 
 class _Journal:
@@ -129,7 +135,7 @@ class _Journal:
         self.damaged: list[str] = []  # descriptions
         self._damaged_ids: dict[str, str] = {}
 
-    def add(self, item: Item, examined: Examined, known: set[str]) -> int:
+    def add(self, item: Item, examined: Examined, known: KnownIds) -> int:
         """Add one file; return the number of images packed, 1 or 0."""
         result = examined.result
         if len(self.records) >= RECORDS_PER_COMMIT and not self.shard.images:

@@ -3,10 +3,12 @@
 import logging
 from collections import Counter
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rootstock.config import params
-from rootstock.dataset import label_sets, tables
+from rootstock.dataset import image_ids, label_sets, tables
 from rootstock.dataset.tables import Dataset
 from rootstock.images.inspection import Reason
 from rootstock.ingest import group_notes, labels, manifests
@@ -52,16 +54,23 @@ def check_relabelled(
     Raises:
         SourceError: too many would change.
     """
+    if before.manifest.empty:
+        return
     good = files[files["reason"].isna()]
-    now, there = (pd.Index(names).unique() for names in (_keys(good), good["image_id"]))
+    good = good[image_ids.is_in(good["image_id"], before.manifest["image_id"])]
+    keys = {label: lookalike_key(label) for table in (good, before.manifest) for label in table["label"].unique()}
+    number = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
+    of_label = {label: number[key] for label, key in keys.items()}
+    there = good["image_id"]
+    now = _labelled(good, there, of_label)
     kept = {source["name"]: source.get("layout", {}) for source in before.summary.get("sources", [])}
     for entry in listed:
         title = entry.spec.title()
         if entry.source is None or entry.stays:
             continue
         old = before.manifest[before.manifest["source"] == title]
-        old = old[tables.is_in(old["image_id"], there)]
-        changed = old[~tables.is_in(_keys(old), now)]
+        old = old[image_ids.is_in(old["image_id"], there)]
+        changed = old[~np.isin(_labelled(old, there, of_label), now)]
         if changed.empty:
             continue
         how_many = f"{len(changed):,} of {len(old):,}"
@@ -77,11 +86,18 @@ def check_relabelled(
         log.info("%s: %s", title, said)
 
 
-def _keys(images: pd.DataFrame) -> "pd.Series[str]":
-    """Return one string for the id and the label of each image, equal where the label only looks different."""
-    keys = {label: lookalike_key(label) for label in images["label"].unique()}
-    shown = pd.Series([keys[label] for label in images["label"]], images.index, dtype="str")
-    return images["image_id"].astype("str") + " " + shown
+def _labelled(images: pd.DataFrame, there: "pd.Series[str]", of_label: dict[str, int]) -> NDArray[np.int64]:
+    """Return one number for the image and the label of each row, the same where a label only looks different.
+
+    Args:
+        images: rows with image_id and label.
+        there: ids among which theirs are.
+        of_label: the number of each label.
+    """
+    codes, labels = images["label"].factorize()
+    numbers = np.array([of_label[label] for label in labels], np.int64)
+    found: NDArray[np.int64] = image_ids.places(images["image_id"], there) * len(of_label) + numbers[codes]
+    return found
 
 
 def _are_many(old: pd.DataFrame, changed: pd.DataFrame, *, is_table: bool) -> bool:

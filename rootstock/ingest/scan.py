@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from rootstock.images.deep import ObservedRange
 from rootstock.images.reasons import Reason
@@ -29,6 +30,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 NAME = "scan.sqlite"
+ROWS = 10_000  # at a time
+PACKED = pa.schema(  # the fields of `Packed`
+    [
+        ("image_id", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("format", pa.string()),
+        ("phash", pa.uint64()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
 MAX_BLOB_BYTES = 10**9  # SQLite's default: some 60 million links
 
 # Of an archive: path -> size and a stamp of the content; None if it is not a regular file.
@@ -185,21 +199,29 @@ class Scan:
         with _reading():
             return {name for (name,) in self._db.execute("select image_id from damaged")}
 
-    def packed(self, shards: Iterable[str], but: Container[str] = frozenset()) -> list[Packed]:
-        """Return the images of these shards, but for some, in order of shard and offset."""
-        found = []
+    def packed(self, shards: Iterable[str]) -> list[Packed]:
+        """Return the images of these shards, in order of shard and offset."""
+        tables = self.packed_tables(shards)
+        return [Packed(*row) for table in tables for row in zip(*table.to_pydict().values(), strict=True)]
+
+    def packed_tables(self, shards: Iterable[str]) -> Iterator[pa.Table]:
+        """Yield the images of these shards, with the fields of `Packed`, in order of shard and offset, some at a time.
+
+        As objects, a million would take half a gigabyte.
+        """
         with _reading():
             for shard in sorted(shards):
-                names = self._db.execute("select image_id from packed where shard = ?", (shard,))
-                if all(name in but for (name,) in names):  # read from the index alone
-                    continue
                 rows = self._db.execute("select * from packed where shard = ? order by offset", (shard,))
-                found += [
-                    Packed(name, w, h, kind, int(hash_, 16), *place)
-                    for name, w, h, kind, hash_, *place in rows
-                    if name not in but
-                ]
-        return found
+                while some := rows.fetchmany(ROWS):
+                    names, widths, heights, formats, hashes, of, offsets, sizes = zip(*some, strict=True)
+                    numbers = np.array([int(text, 16) for text in hashes], np.uint64)
+                    yield pa.table([names, widths, heights, formats, numbers, of, offsets, sizes], schema=PACKED)
+
+    def packed_ids(self, shards: Iterable[str]) -> Iterator[list[str]]:
+        """Yield the ids of the images of each of these shards, which are read from an index alone."""
+        with _reading():
+            for shard in sorted(shards):
+                yield [name for (name,) in self._db.execute("select image_id from packed where shard = ?", (shard,))]
 
     def forget_packed_except(self, shards: Iterable[str]) -> None:
         """Delete the images of all other shards: a new shard may reuse the name of a removed one."""

@@ -1,50 +1,58 @@
 """Build the dataset from the records of every file: one row per image, its split, and summary counts."""
 
 import logging
-from operator import attrgetter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from rootstock.config import params
-from rootstock.dataset import label_sets, shards, tables
+from rootstock.dataset import image_ids, label_sets, shards, tables
 from rootstock.dataset.tables import Dataset
 from rootstock.images import value_ranges
 from rootstock.images.deep import FULL, Range
 from rootstock.images.inspection import Reason
 from rootstock.ingest import assignment, group_notes, listings, requirements
+from rootstock.ingest.known_ids import KnownIds
 from rootstock.ingest.layout import SPLITS
 from rootstock.ingest.scan import Scan
 from rootstock.ingest.sources import SourceListing
+from rootstock.system import memory
 from rootstock.system.errors import SourceError
 
 log = logging.getLogger(__name__)
 
-NEW_COLUMNS = ("image_id", "width", "height", "format", "phash", "shard", "offset", "size")
+ROWS = 10_000  # at a time
 
 
 def drop_unrecorded(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> None:
     """Remove shards in neither ledger nor journal: a run was killed between writing and recording one."""
     unknown = set(shards.names(images_dir)) - set(ledger["shard"])
-    for shard in sorted(unknown - {packed.shard for packed in scan.packed(unknown)}):
+    recorded = {shard for shard in unknown if any(scan.packed_ids([shard]))}
+    for shard in sorted(unknown - recorded):
         path = shards.path_of(images_dir, shard)
         log.warning("%s: removed; a killed run left it unrecorded", path)
         path.unlink()
 
 
-def known_images(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> set[str]:
-    """Return the ids of images in local shards, from the ledger and the journal of a killed run."""
-    here = set(shards.names(images_dir))
-    known = set(ledger.loc[ledger["shard"].isin(here), "image_id"])
-    known.update([packed.image_id for packed in scan.packed(here, but=known)])
-    return known
+def known_images(ledger: pd.DataFrame, images_dir: Path, scan: Scan, unpacked: set[str]) -> KnownIds:
+    """Return the ids of images in local shards, by the ledger and the journal of a killed run, and of unpacked ones."""
+    here = shards.names(images_dir)
+    of_ledger = ledger.loc[ledger["shard"].isin(here), "image_id"]
+    parts = (of_ledger.iloc[start : start + ROWS].tolist() for start in range(0, len(of_ledger), ROWS))
+    return KnownIds(chain(parts, scan.packed_ids(here), [list(unpacked)]))
 
 
-def unpacked_images(ledger: pd.DataFrame) -> set[str]:
-    """Return the ids of images whose bytes were dropped by compaction."""
-    return set(ledger.loc[ledger["shard"] == tables.UNPACKED, "image_id"])
+def unpacked_images(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> set[str]:
+    """Return the ids of images whose bytes were dropped by compaction, and that were not packed again."""
+    dropped = set(ledger.loc[ledger["shard"] == tables.UNPACKED, "image_id"])
+    if dropped:
+        for names in scan.packed_ids(shards.names(images_dir)):
+            dropped.difference_update(names)
+    return dropped
 
 
 def reappeared(listed: list[SourceListing], before: Dataset, scan: Scan, unpacked: set[str]) -> set[str]:
@@ -74,6 +82,7 @@ def build(
     requirements.check_shrink(settings, listed, before, files)
     requirements.check_relabelled(settings, listed, before, files)
     files = listings.reject_ambiguous(listings.resolve_owners(files, before))
+    memory.release_unused()
     assigned = assignment.assign(before.ledger, files, settings, seed, scan.known_links(), multi_label=multi_label)
     scan.set_known_links(assigned.known)
     if chain := group_notes.describe_chain(assigned.near, assigned.ledger, settings.near_duplicate_bits):
@@ -100,26 +109,32 @@ def build(
 def _reject_unplaced(files: pd.DataFrame, ledger: pd.DataFrame) -> None:
     """Reject images that could not be assigned to a split, or packed again."""
     accepted = files.loc[files["reason"].isna(), "image_id"]
-    placed = ledger[["image_id", "split", "shard"]].set_index("image_id").reindex(accepted)
+    place = image_ids.places(accepted, ledger["image_id"])
+    placed = ledger[["split", "shard"]].reset_index(drop=True).reindex(place)  # empty where it is -1
     files.loc[accepted.index[placed["split"].isna()], "reason"] = Reason.STRADDLES_SPLITS.value
     files.loc[accepted.index[placed["shard"] == tables.UNPACKED], "reason"] = Reason.UNREADABLE.value
 
 
 def add_packed(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
     """Add images packed since the ledger was written; images packed a second time keep their split."""
-    here = set(shards.names(images_dir))
-    present = set(ledger.loc[ledger["shard"].isin(here), "image_id"])
-    fresh = scan.packed(here, but=present)
-    if not fresh:
+    here = sorted(shards.names(images_dir))
+    present = ledger.loc[ledger["shard"].isin(here), "image_id"]
+    names = [pa.array(own, pa.large_string()) for own in scan.packed_ids(here)]
+    is_new = ~image_ids.is_in(pa.chunked_array(names, pa.large_string()).to_pandas(), present)
+    of_shards = np.repeat(np.arange(len(here)), [len(own) for own in names])
+    if not is_new.any():
         return ledger
-    row = attrgetter(*NEW_COLUMNS)
-    rows = pd.DataFrame([row(packed) for packed in fresh], columns=list(NEW_COLUMNS)).drop_duplicates("image_id")
+    with_new = [here[number] for number in np.unique(of_shards[is_new])]
+    rows = pa.concat_tables(scan.packed_tables(with_new)).to_pandas()
+    rows = rows[~image_ids.is_in(rows["image_id"], present)].drop_duplicates("image_id")
     old = ledger.set_index("image_id")[["split", "group_id", "batch", "group"]]
     rows = rows.join(old, on="image_id")
     batch = 0 if ledger.empty else int(ledger["batch"].max())
     rows["batch"] = rows["batch"].fillna(batch + 1).astype("int32")
-    kept = ledger[~tables.is_in(ledger["image_id"], rows["image_id"])]
-    merged = pd.concat([kept, rows[ledger.columns]], ignore_index=True) if len(kept) else rows[ledger.columns]
+    kept = ledger[~image_ids.is_in(ledger["image_id"], rows["image_id"])]
+    merged: pd.DataFrame = rows[ledger.columns]
+    if len(kept):
+        merged = pd.concat([kept, merged], ignore_index=True)
     return merged.astype({"phash": "uint64", "width": "int32", "height": "int32"})
 
 
@@ -136,7 +151,10 @@ def _manifest(accepted: pd.DataFrame, ledger: pd.DataFrame, *, multi_label: bool
 def place(images: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
     """Add the ledger columns to images, in shard order."""
     own = [name for name in images.columns if name == "image_id" or name not in ledger.columns]
-    placed = images[own].merge(ledger, on="image_id").sort_values(["shard", "offset"], ignore_index=True)
+    at = image_ids.places(images["image_id"], ledger["image_id"])
+    there = images.loc[at >= 0, own].reset_index(drop=True)
+    more = ledger[[name for name in ledger.columns if name not in own]].iloc[at[at >= 0]].reset_index(drop=True)
+    placed = pd.concat([there, more], axis=1).sort_values(["shard", "offset"], ignore_index=True)
     return placed.reindex(columns=tables.SCHEMAS[tables.MANIFEST].names)
 
 
@@ -159,8 +177,8 @@ def _summary(
     images_dir: Path,
 ) -> dict[str, Any]:
     """Return the summary counts; from the snapshot alone, so that another run writes the same."""
-    near = assigned.near.reindex(manifest["image_id"]).value_counts()
-    names = assigned.ledger.set_index("image_id")["group"].reindex(manifest["image_id"])
+    near = assigned.near.iloc[image_ids.places(manifest["image_id"], assigned.near.index)].value_counts()
+    names = assigned.ledger["group"].iloc[image_ids.places(manifest["image_id"], assigned.ledger["image_id"])]
     group_remarks = group_notes.describe(manifest, names)
     for remark in group_remarks:
         log.warning("%s", remark)

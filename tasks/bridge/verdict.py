@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rootstock.config.params import Params
-from rootstock.dataset import tables
+from rootstock.dataset import image_ids, tables
 from rootstock.system.errors import ParamsError
 from tasks.bridge.champion import ASIDE, PREDICTIONS
 from tasks.bridge.workspace import DATASET, DELIVERED, FEATURES, IMAGES, MODEL, REPORT
@@ -25,7 +25,7 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     table = challenge.predict_both(
         champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, FEATURES, MODEL
     )
-    delivered = ~tables.is_in(table["image_id"], tables.load_manifest(ASIDE / DATASET.name)["image_id"])
+    delivered = ~image_ids.is_in(table["image_id"], tables.load_manifest(ASIDE / DATASET.name)["image_id"])
     challenger = str(model.describe(MODEL)["digest"])
     unseen = measured_models.first_measured(DELIVERED, table["image_id"][delivered], challenger)
     outcomes = decision.PairedOutcomes(

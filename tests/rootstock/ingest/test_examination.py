@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import strategies as st
 from PIL import Image
 
 from rootstock.images.deep import ObservedRange
@@ -122,17 +122,3 @@ def test_an_unknown_value_range_is_the_same_error(photos, store, in_processes):
 def test_a_rejection_survives_the_way_from_another_process(rejected):
     arrived = pickle.loads(pickle.dumps(rejected))
     assert (type(arrived), str(arrived), vars(arrived)) == (type(rejected), str(rejected), vars(rejected))
-
-
-@settings(deadline=None)
-@given(known=st.sets(IDS, max_size=20), others=st.sets(IDS, max_size=20))
-def test_known_ids_are_found_in_their_file_and_no_others(known, others):
-    zeros = {"00" * 32, "ab" * 31 + "00"}  # trailing zeros are bytes like any other
-    with examination._on_disk(known | zeros) as listed:
-        assert all(name in listed for name in known | zeros)
-        assert not [name for name in others - known - zeros if name in listed]
-
-
-def test_of_no_known_ids_none_is_found():
-    with examination._on_disk(()) as listed:
-        assert "ab" * 32 not in listed

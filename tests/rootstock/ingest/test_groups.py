@@ -66,7 +66,7 @@ def test_images_with_the_same_group_name_are_linked_and_an_image_may_have_two_na
 def grouped_by_hash(hashes: np.ndarray, bits: int) -> tuple[pd.Series, pd.DataFrame]:
     """Return the group of each image by near duplicates, and the ledger."""
     ledger = table([f"{number:06x}" for number in range(len(hashes))], 1).assign(phash=hashes)
-    return pd.Series(group_ids(ledger, near_links(hashes, bits)[0]), index=ledger["image_id"]), ledger
+    return pd.Series(components(len(hashes), near_links(hashes, bits)[0]), index=ledger["image_id"]), ledger
 
 
 def test_a_note_tells_when_near_duplicates_chain_images_that_are_not_alike():
