@@ -179,11 +179,11 @@ def test_a_candidate_that_needs_too_much_memory_is_a_row_with_the_reason(paths, 
 
 @pytest.mark.slow
 def test_training_from_scratch_learns_keeps_its_history_and_is_reproducible(paths):
-    asked = settings(backbones=(), scratch=(TINY,), epochs=8, lr=0.003)
+    asked = settings(backbones=(), scratch=(TINY,), epochs=16, lr=0.003)
     [candidate] = candidates(asked)
     found, epochs = measure(candidate, asked, paths)
     assert (found.reason, found.trained, found.layer) == ("", "scratch", "penultimate")
-    assert [epoch.epoch for epoch in epochs] == list(range(8))
+    assert [epoch.epoch for epoch in epochs] == list(range(16))
     assert epochs[-1].val_loss < 0.9 * epochs[0].val_loss
     again, _ = measure(candidate, asked, paths)
     assert (again.accuracy, again.log_loss) == (found.accuracy, found.log_loss)  # seeded

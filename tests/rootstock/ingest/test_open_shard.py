@@ -152,7 +152,7 @@ def test_the_defects_of_damaged_images_that_are_kept_are_remembered(store, photo
 
 @pytest.mark.slow
 def test_an_ingest_that_is_killed_repeatedly_loses_less_than_a_shard(tmp_path):
-    photos = put_classes(tmp_path / "photos", {"ants": 400, "bees": 400})
+    photos = put_classes(tmp_path / "photos", {"ants": 1500, "bees": 1500})
     undisturbed, killed = Store(tmp_path / "undisturbed"), Store(tmp_path / "killed")
     undisturbed.ingest(photos)
     chance = random.Random(0)
