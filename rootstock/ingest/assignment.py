@@ -79,7 +79,7 @@ def _with_names(ledger: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
     """
     listed = files[files["image_id"].notna() & files["group"].notna()]
     if ledger["group"].isna().all() and (listed["group"] == "").all():
-        return ledger
+        return ledger.copy(deep=False)
     order = pd.DataFrame({"unnamed": listed["group"] == "", "copy": listed["reason"].notna()})
     names = listed.loc[order.sort_values(["unnamed", "copy"], kind="stable").index].drop_duplicates("image_id")
     found = ledger["image_id"].map(names.set_index("image_id")["group"])

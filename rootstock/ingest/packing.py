@@ -116,10 +116,11 @@ def _unread(entry: SourceListing, known: KnownIds, scan: Scan) -> set[str]:
         return set()
     unread = set()
     for some in grouped(scan.up_to_date(entry.spec.path, entry.source.items), LOOKED_UP):
-        packed = iter(known.are_known([record.image_id for _, record in some if record and record.image_id]))
+        records = {item.path: record for item, record in some if record}
+        names = {path: record.image_id for path, record in records.items() if record.image_id}
+        packed = dict(zip(names, known.are_known(list(names.values())), strict=True))
         for item, record in some:
-            is_read = record and (record.reason or (record.image_id and next(packed)))
-            if not (item.problem or is_read):
+            if not (item.problem or (record and (record.reason or packed.get(item.path)))):
                 unread.add(item.path)
     return unread
 

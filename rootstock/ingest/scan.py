@@ -31,6 +31,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 NAME = "scan.sqlite"
 ROWS = 10_000  # at a time
+ID_BYTES = 32
 PACKED = pa.schema(  # the fields of `Packed`
     [
         ("image_id", pa.string()),
@@ -136,6 +137,7 @@ class Scan:
         select = "select path, stamp, image_id, reason from looked where source = ? order by path"
         with _reading():
             for path, stamp, name, why in self._db.execute(select, (source,)):
+                _check_ids([name] if name else [])
                 yield ScanRecord(path, stamp, name, Reason(why) if why else None)
 
     def up_to_date(self, source: str, items: Iterable[Item]) -> Iterator[tuple[Item, ScanRecord | None]]:
@@ -221,7 +223,9 @@ class Scan:
         """Yield the ids of the images of each of these shards, which are read from an index alone."""
         with _reading():
             for shard in sorted(shards):
-                yield [name for (name,) in self._db.execute("select image_id from packed where shard = ?", (shard,))]
+                names = [name for (name,) in self._db.execute("select image_id from packed where shard = ?", (shard,))]
+                _check_ids(names)
+                yield names
 
     def forget_packed_except(self, shards: Iterable[str]) -> None:
         """Delete the images of all other shards: a new shard may reuse the name of a removed one."""
@@ -287,6 +291,16 @@ class Scan:
         """Store a single value."""
         with _reading(), self._db:
             self._db.execute("insert or replace into notes values (?, ?)", (key, value))
+
+
+def _check_ids(names: list[str]) -> None:
+    """Check that image ids are digests.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if len(bytes.fromhex("".join(names))) != ID_BYTES * len(names):
+        raise ValueError("an image id is no digest")
 
 
 def _digest_of(bits: int, hashes: bytes, links: bytes) -> str:

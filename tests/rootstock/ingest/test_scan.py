@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from rootstock.images.reasons import Reason
 from rootstock.ingest.ingest import IngestResult
 from rootstock.ingest.layout import SPLITS, Item
-from rootstock.ingest.scan import Scan, ScanRecord
+from rootstock.ingest.scan import DamagedScanError, Packed, Scan, ScanRecord
 from tests.images import put
 
 PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3)
@@ -85,3 +85,13 @@ def test_a_file_is_up_to_date_if_its_record_has_the_same_stamp(listed, scanned, 
             (item, record if record and record.stamp == item.stamp else None)
             for item, record in zip(items, expected, strict=True)
         ]
+
+
+@pytest.mark.parametrize("name", ["ab" * 31, "ab" * 31 + "zz", "ab" * 33])
+def test_an_image_id_that_is_no_digest_is_damage(tmp_path, name):
+    with Scan(tmp_path / "scan.sqlite") as scan:
+        scan.record("photos", [ScanRecord("a.png", "1:1", name, None)], [Packed(name, 8, 8, "png", 0, "000000")])
+        with pytest.raises(DamagedScanError):
+            list(scan.records("photos"))
+        with pytest.raises(DamagedScanError):
+            list(scan.packed_ids(["000000"]))
