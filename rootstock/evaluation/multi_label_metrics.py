@@ -26,6 +26,7 @@ from rootstock.system.parallel import ordered_map
 from rootstock.training.outcomes import overlaps
 
 Booleans = NDArray[np.bool_]
+RANKING = ("roc_auc", "average_precision")
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,6 @@ def score(
             for index, name in enumerate(classes)
         },
     }
-
-
-RANKING = ("roc_auc", "average_precision")
 
 
 def _ranks(labels: Booleans, probabilities: NDArray[np.float32]) -> dict[int, dict[str, float]]:
