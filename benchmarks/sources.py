@@ -22,6 +22,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from aiohttp import web
 
 from benchmarks.million import PAUSE, draw_all, watch
@@ -68,18 +70,21 @@ def write_archive(photos: list[Path], path: Path, size: float) -> None:
 
 
 @contextmanager
-def serving(folder: Path, latency: float) -> Iterator[str]:
-    """Serve a folder by another process that answers after a delay in seconds; yield the URL of its table."""
-    server = multiprocessing.Process(target=serve, args=(folder, latency), daemon=True)
+def serving_a_table(root: Path, photos: list[Path], latency: float) -> Iterator[str]:
+    """Serve photos by another process that answers after a delay in seconds; yield a Parquet table of their URLs."""
+    server = multiprocessing.Process(target=serve, args=(root / PHOTOS, latency), daemon=True)
     server.start()
-    url = f"http://127.0.0.1:{PORT}/{TABLE}"
+    names = [f"{path.parent.name}/{path.name}" for path in photos]
+    urls = [f"http://127.0.0.1:{PORT}/{name}" for name in names]
     while True:
         try:
-            urlopen(url).close()
+            urlopen(f"http://127.0.0.1:{PORT}/{names[0]}").close()
             break
         except URLError:
             time.sleep(PAUSE)
-    yield url
+    table = pa.table({"path": urls, "label": [path.parent.name for path in photos]})
+    pq.write_table(table, root / "urls.parquet")
+    yield str(root / "urls.parquet")
     server.terminate()
     server.join()
 
@@ -104,8 +109,7 @@ def source(part: str, root: Path, photos: list[Path], asked: argparse.Namespace)
         write_archive(photos, root / "photos.tar", asked.archive_gb * 1e9)
         return nullcontext(str(root / "photos.tar"))
     if part == "urls":
-        write_table(root / PHOTOS / TABLE, [(f"{path.parent.name}/{path.name}", path.parent.name) for path in photos])
-        return serving(root / PHOTOS, asked.latency)
+        return serving_a_table(root, photos, asked.latency)
     return nullcontext(str(root / PHOTOS))
 
 

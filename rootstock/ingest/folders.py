@@ -26,6 +26,7 @@ T = TypeVar("T")
 Info = dict[str, Any]  # fsspec's `info` of a file
 # Files per request to a store, their total bytes, and requests in flight.
 FILES_PER_REQUEST, BYTES_PER_REQUEST, CONCURRENT_REQUESTS = 16, 2**22, 4
+FILES_PER_LIST = 16  # wanted of a remote folder, for which it is listed
 MAX_LINKS = 1000  # links that may lead to one folder; a dataset may have as many classes
 UNKNOWN_BYTES = 2**20  # assumed size of a file if the store does not report one
 # Keys under which stores report that a file has changed; the first present one counts.
@@ -222,24 +223,37 @@ def _is_circular(target: str, came_through: tuple[str, ...]) -> bool:
     return any(f"{real}/".startswith(target.rstrip("/") + "/") for real in came_through)
 
 
-def file_infos(store: Any, places: Collection[str]) -> dict[str, Info | None]:  # noqa: ANN401
-    """Return the info of files; None if a file does not exist or is not accessible.
+def file_stamps(store: Any, places: Collection[str]) -> dict[str, str | None]:  # noqa: ANN401
+    """Return the stamps of files; None if a file does not exist, is not accessible, or is no file.
 
-    Remote folders are listed; single files are requested only if a folder cannot be listed.
+    Remote folders from which many files are wanted are listed; the other files are asked for one by one.
     """
-    known: dict[str, Info] = {}
+    known: dict[str, str] = {}
 
-    def ask(place: str) -> Info | None:
+    def ask(place: str) -> str | None:
         try:
-            return known.get(place) or store.info(place)
+            return known.get(place) or _stamp_of_file(store.info(place))
         except Exception:  # any error of its driver
             return None
 
     if isinstance(store, LocalFileSystem):
         return {place: ask(place) for place in places}
-    for folder in sorted({place.rpartition("/")[0] for place in places}):
+    for folder in _worth_listing(store, places):
         try:
-            known |= {info["name"]: info for info in store.ls(folder, detail=True) if info.get("size") is not None}
+            listed = [info for info in store.ls(folder, detail=True) if info.get("size") is not None]
         except Exception:  # noqa: S112 - cannot be listed
             continue
+        known |= {info["name"]: stamp for info in listed if info["name"] in places and (stamp := _stamp_of_file(info))}
     return dict(zip(places, ordered_map(ask, places, FILES_PER_REQUEST * CONCURRENT_REQUESTS), strict=True))
+
+
+def _worth_listing(store: Any, places: Collection[str]) -> list[str]:  # noqa: ANN401
+    """Return the remote folders that have many of the wanted files; a web server's list has no sizes."""
+    if "https" in store.protocol:
+        return []
+    counts = Counter(place.rpartition("/")[0] for place in places)
+    return sorted(folder for folder, count in counts.items() if count >= FILES_PER_LIST)
+
+
+def _stamp_of_file(info: Info) -> str | None:
+    return stamp_of(info) if info.get("type", "file") == "file" else None

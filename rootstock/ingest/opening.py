@@ -8,7 +8,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from rootstock.images.inspection import MAX_FILE_BYTES
-from rootstock.ingest import manifests
+from rootstock.ingest import image_tables
 from rootstock.system import stores
 from rootstock.system.addresses import EXTRA_OF, links
 from rootstock.system.availability import is_missing, is_unavailable
@@ -16,7 +16,7 @@ from rootstock.system.errors import SourceError
 from rootstock.system.stores import open_store
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-TABLES = manifests.EXTENSIONS
+TABLES = image_tables.EXTENSIONS
 
 
 class Unreachable(SourceError):  # noqa: N818 - may be temporary

@@ -10,19 +10,19 @@ from itertools import chain, groupby
 from typing import Any
 
 from rootstock.images.reasons import Reason
-from rootstock.ingest import archives, file_names, layout, manifests, opening
+from rootstock.ingest import archives, file_names, image_tables, layout, opening
 from rootstock.ingest.archives import Archive
 from rootstock.ingest.folders import Files, list_stamps, relative_paths, stamp_of
 from rootstock.ingest.junk import is_junk
 from rootstock.ingest.layout import Item, Loader
 from rootstock.ingest.opening import ARCHIVES, TABLES
 from rootstock.ingest.sources import Images, within_roots
+from rootstock.system.addresses import store_of
 from rootstock.system.errors import SourceError
 from rootstock.system.stores import open_store
 
 STANDARD_INPUT = "-"
 PATTERN = re.compile(r"[*?\[]")
-ON_THE_WEB = ("http", "https")  # one store for all hosts
 
 
 @dataclass
@@ -45,7 +45,7 @@ def list_images(address: str, lines: Iterable[str] = ()) -> Images:
     """List images to classify.
 
     Args:
-        address: of a folder, an archive, a table with a column of addresses (`manifests.ADDRESSES`) or an image, a
+        address: of a folder, an archive, a table with a column of addresses (`image_tables.ADDRESSES`) or an image, a
             pattern (`photos/**/*.jpg`), or STANDARD_INPUT.
         lines: of standard input, an address each.
 
@@ -71,7 +71,7 @@ def _list(address: str, lines: Iterable[str]) -> Images:
         if root.lower().endswith(ARCHIVES):
             return _archive(store, root, address)
         if root.lower().endswith(TABLES):
-            listed = manifests.addresses(address, root, opening.read_table(store, root, address))
+            listed = image_tables.addresses(address, root, opening.read_table(store, root, address))
             return _of_addresses(listed, address.rpartition("/")[0])
         return _files(store, {address: stamp_of(store.info(root))}, lambda _: root)
 
@@ -118,7 +118,7 @@ def _of_addresses(addresses: list[str], folder: str) -> Several:
     """List images by address, in this order; relative paths are those below `folder`, itself an address."""
     absolute = [_absolute(address, folder) for address in addresses]
     parts = []
-    for _, some in groupby(zip(addresses, absolute, strict=True), key=lambda pair: _store_of(pair[1])):
+    for _, some in groupby(zip(addresses, absolute, strict=True), key=lambda pair: store_of(pair[1])):
         places = dict(some)
         try:
             store, _ = open_store(next(iter(places.values())))
@@ -131,11 +131,3 @@ def _of_addresses(addresses: list[str], folder: str) -> Several:
 
 def _absolute(address: str, folder: str) -> str:
     return address if "://" in address or address.startswith("/") or not folder else f"{folder}/{address}"
-
-
-def _store_of(address: str) -> tuple[str, str]:
-    """Return what tells stores apart: the protocol, and the host or bucket."""
-    protocol, separator, rest = address.partition("://")
-    if not separator:
-        return "", ""
-    return (ON_THE_WEB[0], "") if protocol in ON_THE_WEB else (protocol, rest.partition("/")[0])

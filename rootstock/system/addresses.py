@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 from rootstock.system.redaction import NO_SECRET, kind_of_secret
 
 LOCAL = ("file", "local")
+ON_THE_WEB = ("http", "https")  # one store for all hosts
 # The extra in pyproject.toml that installs a protocol's driver.
 EXTRA_OF = {
     "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "abfs": "azure", "abfss": "azure", "az": "azure",
@@ -50,6 +51,14 @@ def _link(part: str, *, chained: bool) -> Link:
     if chained and re.fullmatch("[a-z][a-z0-9_+-]*", part):
         return Link(part, part)
     return Link("file", part)
+
+
+def store_of(address: str) -> tuple[str, str]:
+    """Return what tells stores apart: the protocol, and the host or bucket."""
+    protocol, separator, rest = address.partition("://")
+    if not separator:
+        return "", ""
+    return (ON_THE_WEB[0], "") if protocol in ON_THE_WEB else (protocol, rest.partition("/")[0])
 
 
 def check_protocols(address: str) -> None:

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
+from rootstock.ingest import manifests
 from rootstock.ingest.layout import SPLITS
 from rootstock.ingest.sources import Unreachable
 from rootstock.system.errors import SourceError
@@ -180,7 +181,7 @@ def test_an_invalid_parquet_manifest_is_an_error_and_not_unreachable(listed, fiv
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("path", "rows"),
-    [("ants/00.png", 20_000_000), ("a" * 2_000_000, 200)],
+    [("ants/00.png", 20_000_000), ("a" * 2_000_000, 300)],
     ids=["millions of rows", "names of megabytes"],
 )
 def test_a_parquet_manifest_that_unpacks_to_many_times_its_size_is_an_error(listed, five_photos, path, rows):
@@ -189,6 +190,16 @@ def test_a_parquet_manifest_that_unpacks_to_many_times_its_size_is_an_error(list
     assert (five_photos / "labels.parquet").stat().st_size < 2_000_000
     with pytest.raises(SourceError, match=r"labels.parquet: not a readable manifest: .* (rows|or more)"):
         listed(five_photos / "labels.parquet")
+
+
+def test_a_million_urls_that_compress_to_almost_nothing_are_read(listed, tmp_path, monkeypatch):
+    monkeypatch.setattr(manifests, "file_stamps", lambda _, places: dict.fromkeys(places, "1:a"))
+    urls = [f"https://images.example.com/photos/{number % 1000:04d}/{number:08d}.jpg" for number in range(10**6)]
+    table = pa.table({"path": urls, "label": pa.repeat("ants", len(urls))})
+    path = tmp_path / "list.parquet"
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY")
+    assert path.stat().st_size < 600_000
+    assert len(listed(path).items) == len(urls)
 
 
 def test_an_oversized_manifest_is_an_error_before_it_is_read(listed, five_photos):

@@ -12,15 +12,19 @@ from itertools import chain
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 
 from rootstock.images.inspection import Reason, Rejected
 from rootstock.ingest import folders
 from rootstock.ingest.sources import Unreachable
+from rootstock.system import roots
 from rootstock.system.errors import SourceError
 from tests.archive_files import archived
 from tests.images import put
-from tests.listing import PATHS, contents, drawn, manifest, problems
+from tests.listing import PATHS, contents, drawn, labels, manifest, problems
 
 
 def test_folders_archives_and_manifests_are_read_from_a_remote_store(listed, memory, tmp_path):
@@ -54,6 +58,45 @@ def test_wildcards_in_the_names_of_a_remote_store_are_read_literally(listed, nam
         assert contents(listed("memory://patterns"))[f"x/{name}"] == name.encode()
     finally:
         store.rm("/patterns", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["memory://bucket/1.png", "https://example.org/2.png"], r"in 2 stores \(.*memory://bucket/1.png"),
+        (["memory://bucket/1.png", "bees/2.png"], r"in 2 stores \(memory://bucket/1.png, its own\); expected one"),
+        (
+            ["https://example.org/1.png?token=abcdef123"],
+            r"1 of its URLs contain a key or signature \(.*token=\*\*\* is",
+        ),
+        (["https://me:secret123@example.org/1.png"], "1 of its URLs contain a password"),
+        (["ftp://example.org/1.png"], "'ftp' is not one of the supported protocols"),
+    ],
+)
+def test_urls_of_a_table_are_those_of_one_store_and_contain_no_secret(listed, tmp_path, memory, paths, said):
+    memory.pipe("/bucket/1.png", drawn(1))
+    table = manifest(tmp_path / "list.csv", "path,label\n" + "".join(f"{path},x\n" for path in paths))
+    with pytest.raises(SourceError, match=said) as raised:
+        listed(table)
+    assert "secret123" not in str(raised.value)
+    assert "abcdef123" not in str(raised.value)
+
+
+def test_a_table_on_a_store_may_not_name_files_of_this_machine(listed, memory, five_photos):
+    memory.pipe("/bucket/list.csv", f"path,label\nfile://{five_photos}/ants/00.png,x\n".encode())
+    with pytest.raises(SourceError, match="names files of this machine"):
+        listed("memory://bucket/list.csv")
+
+
+def test_folders_of_a_store_from_which_few_files_are_wanted_are_not_listed(listed, memory, monkeypatch):
+    asked = []
+    monkeypatch.setattr(memory, "ls", lambda folder, **_: asked.append(folder) or [])
+    names = [*(f"many/{number}.png" for number in range(20)), "one/1.png", "two/2.png"]
+    for number, name in enumerate(names):
+        memory.pipe(f"/bucket/{name}", drawn(number))
+    memory.pipe("/bucket/list.csv", ("path,label\n" + "".join(f"{name},x\n" for name in names)).encode())
+    assert contents(listed("memory://bucket/list.csv")) == {name: drawn(at) for at, name in enumerate(names)}
+    assert asked == ["/bucket/many"]
 
 
 # Web servers
@@ -104,6 +147,43 @@ def test_folders_archives_and_manifests_are_read_from_a_web_server(listed, serve
         assert contents(listed(f"{url}/{archived(folder / name, expected).name}")) == expected
     manifest(folder / "list.csv", "path,label\nphotos/pink%20ants/0.png,x\n")
     assert list(contents(listed(f"{url}/list.csv")).values()) == [drawn(0)]
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
+def test_a_local_table_lists_urls_each_of_which_is_asked_for_once(listed, tmp_path, name):
+    asked = []
+
+    class Counting(Quiet):
+        def send_head(self):
+            asked.append((self.command, self.path))
+            return super().send_head()
+
+    put(tmp_path / "web/pink ants/1.png", drawn(1))
+    put(tmp_path / "web/bees/2.png", drawn(2))
+    with web(tmp_path / "web", Counting) as url:
+        paths = [f"{url}/pink%20ants/1.png", f"{url}/bees/2.png", f"{url}/bees/gone.png"]
+        table = pa.table({"path": paths, "label": ["ants", "bees", "bees"]})
+        write = pq.write_table if name == "list.parquet" else pyarrow.csv.write_csv
+        write(table, tmp_path / name)
+        source = listed(tmp_path / name)
+        heads = [path for command, path in asked if command == "HEAD"]
+        assert sorted(heads) == ["/bees/2.png", "/bees/gone.png", "/pink%20ants/1.png"]
+        assert not any(path.endswith("/") or path.count("/") < 2 for _, path in asked)  # no folder is listed
+        assert labels(source) == {paths[0]: "ants", paths[1]: "bees"}
+        assert contents(source) == {paths[0]: drawn(1), paths[1]: drawn(2)}
+        assert problems(source) == {paths[2]: Reason.UNREADABLE}
+        assert [item.stamp for item in listed(tmp_path / name).items] == [item.stamp for item in source.items]
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+def test_a_run_that_is_restricted_to_roots_reads_no_urls_of_a_table_beyond_them(listed, tmp_path, served):
+    folder, url = served
+    put(folder / "ants/1.png", drawn(1))
+    put(folder / "bees/2.png", drawn(2))
+    table = manifest(tmp_path / "list.csv", f"path,label\n{url}/ants/1.png,ants\n{url}/bees/2.png,bees\n")
+    with roots.restricted_to([str(tmp_path), f"{url}/ants"]):
+        assert problems(listed(table)) == {f"{url}/bees/2.png": Reason.UNSAFE_PATH}
 
 
 @pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
