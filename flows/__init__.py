@@ -3,6 +3,8 @@
 import importlib.util
 import os
 
+from rootstock.system import memory
+
 if importlib.util.find_spec("prefect") is None or importlib.util.find_spec("dvc") is None:
     raise SystemExit("The flows need Prefect and DVC: pip install -c constraints.txt -e '.[pipeline]'")
 
@@ -12,3 +14,4 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "60")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 # Else Prefect's client tells a new user on a terminal that it collects data on them, and does.
 os.environ.setdefault("DO_NOT_TRACK", "1")
+memory.prefer_jemalloc()

@@ -20,6 +20,8 @@ CLASSES = {"ants": 6, "bees": 5, "wasps": 4}  # the number of images of each cla
 ALONE = """
 import sys
 from pathlib import Path
+from rootstock.system import memory
+memory.prefer_jemalloc()  # as a stage does
 from rootstock.config import params
 from rootstock.ingest import open_shard
 from rootstock.ingest.ingest import ingest

@@ -52,7 +52,8 @@ def assign(
     accepted = files.loc[files["reason"].isna(), ["image_id", "domain", "label", "splits"]]
     has_split = ledger["split"].notna()
     new = ~has_split & image_ids.is_in(ledger["image_id"], accepted["image_id"])
-    rows = pd.concat([ledger[has_split], ledger[new]])
+    rows = ledger[["image_id", "phash", "split", "batch"]]
+    rows = pd.concat([rows[has_split], rows[new]])
     near, known = near_links(rows["phash"].to_numpy(np.uint64), settings.near_duplicate_bits, known)
     named = groups.links_by_name(rows, _named(ledger, files))
     if new.any():

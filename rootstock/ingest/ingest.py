@@ -84,9 +84,9 @@ def _ingest(
     if layouts != (scan.value("layouts") or "").splitlines():
         for layout in layouts:
             log.info("%s", layout)
-    fingerprint = _fingerprint(settings, seed, listed, images_dir)
+    listing = _listing_digest(settings, seed, listed)
     before = _outputs_digest(dataset_dir)
-    if before and scan.value("look") == fingerprint + before:
+    if before and scan.value("look") == _fingerprint(listing, images_dir) + before:
         open_shard.forget(scratch)  # of a delivery that is gone
         return _unchanged(dataset_dir)
 
@@ -99,7 +99,7 @@ def _ingest(
     if scan.value("rules") != rules:
         scan.forget_records()
         scan.set_value("rules", rules)
-    current = tables.load(dataset_dir)
+    current = tables.load(dataset_dir, of_manifest=snapshot.EARLIER)
     ranges = value_ranges.of_sources(settings.sources, value_ranges.recorded(current.summary), heir=inbox.SPEC.title())
     scan.forget_packed_except([*shards.names(images_dir), *open_shard.recorded_names(scratch)])
     snapshot.drop_unrecorded(current.ledger, images_dir, scan)
@@ -119,7 +119,7 @@ def _ingest(
     tables.save(dataset_dir, built)
     after = _outputs_digest(dataset_dir)
     if not unreadable:  # unreadable files are tried again next time
-        scan.set_value("look", _fingerprint(settings, seed, listed, images_dir) + after)
+        scan.set_value("look", _fingerprint(listing, images_dir) + after)
     return IngestResult(len(built.manifest), new, len(built.rejected), before != after)
 
 
@@ -205,9 +205,9 @@ def _earlier_counts(dataset_dir: Path) -> dict[str, int]:
     return counts
 
 
-def _fingerprint(settings: params.Ingest, seed: int, listed: list[SourceListing], images_dir: Path) -> str:
-    """Hash everything that decides the result: parameters, source listings and shards."""
-    digest = hashlib.sha256(f"{seed} {settings.model_dump_json()} {shards.names(images_dir)}".encode())
+def _listing_digest(settings: params.Ingest, seed: int, listed: list[SourceListing]) -> str:
+    """Hash the parameters, and what the sources list."""
+    digest = hashlib.sha256(f"{seed} {settings.model_dump_json()}".encode())
     for entry in listed:
         digest.update(f"{entry.spec.path} {entry.source is None}\n".encode())
         if entry.source:
@@ -217,6 +217,11 @@ def _fingerprint(settings: params.Ingest, seed: int, listed: list[SourceListing]
                 f"{item.path}\t{item.label}\t{item.domain}\t{item.splits}\t{item.stamp}\t{item.group}\n".encode()
             )
     return digest.hexdigest()
+
+
+def _fingerprint(listing: str, images_dir: Path) -> str:
+    """Hash everything that decides the result: parameters and source listings, by their digest, and shards."""
+    return hashlib.sha256(f"{listing} {shards.names(images_dir)}".encode()).hexdigest()
 
 
 def _outputs_digest(dataset_dir: Path) -> str:

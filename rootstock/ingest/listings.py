@@ -50,7 +50,7 @@ def _current_files(entry: SourceListing, scan: Scan) -> pd.DataFrame:
     }
     columns |= {"image_id": np.array(names, object), "reason": np.array(reasons, object)}
     files = pd.DataFrame(columns | {"source": entry.spec.title()}, columns=COLUMNS, index=range(len(items)))
-    return files.astype(dict.fromkeys(("source", "path", "label", "domain", "group"), "str"))
+    return files.astype(dict.fromkeys(("source", "path", "label", "domain", "image_id", "reason", "group"), "str"))
 
 
 def _earlier_files(spec: params.Source, before: Dataset) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from rootstock.system.errors import SourceError
 log = logging.getLogger(__name__)
 
 ROWS = 10_000  # at a time
+EARLIER = ("image_id", "source", "path", "label", "domain")  # what is needed of the manifest that is to be replaced
 
 
 def drop_unrecorded(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> None:
@@ -75,10 +76,14 @@ def build(
 ) -> Dataset:
     """Build the dataset from its previous state, with a ledger of all that is packed, and the source listings.
 
+    The items of the sources are gone afterwards. Of the previous manifest, the columns EARLIER are enough.
+
     Raises:
         SourceError: a source lost more than half of its images, or too few are left to train on.
     """
     files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
+    for source in [entry.source for entry in listed if entry.source]:
+        source.items = []  # they are in the table now, and a million take 300 MB
     requirements.check_shrink(settings, listed, before, files)
     requirements.check_relabelled(settings, listed, before, files)
     files = listings.reject_ambiguous(listings.resolve_owners(files, before))

@@ -2,6 +2,8 @@
 
 import ctypes
 import fcntl
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +11,12 @@ from pathlib import Path
 
 BUDGET_BYTES = 2**30
 LEAST_BYTES = 2**28  # that each of several processes has: photos of up to 85 megapixels at once
+
+
+def prefer_jemalloc() -> None:
+    """Let Arrow, when it is imported, allocate by jemalloc: mimalloc keeps more of what is freed, of ingest a fifth."""
+    if sys.platform == "linux":  # where wheels of pyarrow have it
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
 
 
 def release_unused() -> None:

@@ -5,6 +5,7 @@ import shutil
 import time
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -60,6 +61,28 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         peak[count] = int(ingest.communicate()[0].split()[-1])
     assert sum(path.stat().st_size for path in photos.rglob("*.bmp")) > 100 * 2**20
     assert peak[300] < peak[30] + 30  # MiB
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_image_takes_less_than_three_kilobytes_of_memory_in_a_second_delivery(tmp_path):
+    peak = {}
+    for count in (2000, 42_000):
+        photos, store = tmp_path / f"photos{count}", Store(tmp_path / f"store{count}")
+        rng = np.random.default_rng(0)
+
+        def deliver(numbers: range, folder=photos, rng=rng) -> None:
+            for number in numbers:
+                pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+                put(folder / f"class-{number % 100:02d}/{number}.bmp", Image.fromarray(pixels))
+
+        deliver(range(count))
+        store.start_ingest(photos).communicate()
+        deliver(range(count, count + 100))
+        new, *_, kept = store.start_ingest(photos).communicate()[0].split()
+        assert int(new) == 100
+        peak[count] = int(kept)
+    assert (peak[42_000] - peak[2000]) * 2**20 < 40_000 * 2800  # of more images less, as these are of one shard
 
 
 def of_one_colour(width: int, height: int, bits: int, colour: int, value: bytes) -> bytes:

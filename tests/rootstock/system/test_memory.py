@@ -1,13 +1,19 @@
-"""The memory budget for decoding: threads share it, and of processes one at a time takes more than its part."""
+"""The memory budget for decoding: threads share it, and of processes one at a time takes more than its part; and
+where Arrow's memory is from."""
 
+import subprocess
+import sys
 import threading
 import time
 from itertools import pairwise
+
+import pytest
 
 from rootstock.system import memory
 from rootstock.system.memory import DECODING_BUDGET, MemoryBudget
 from rootstock.system.parallel import cores
 from rootstock.system.processes import ordered_map_in_processes
+from tests.imports import ROOT
 
 MIB = 2**20
 
@@ -58,3 +64,11 @@ def test_a_part_is_at_least_a_photo_and_at_most_all(tmp_path):
         budget.share(processes, tmp_path / "lock")
         parts[processes] = budget.size
     assert parts == {1: memory.BUDGET_BYTES, 2: memory.BUDGET_BYTES // 2, 64: memory.LEAST_BYTES}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other wheels of pyarrow may lack it")
+def test_stages_allocate_by_jemalloc_which_gives_back_what_is_freed():
+    asked = "import {}, pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    for module in ("tasks.ingest", "flows.tidy"):
+        done = subprocess.run([sys.executable, "-c", asked.format(module)], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout == "jemalloc\n"
