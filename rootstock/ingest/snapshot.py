@@ -157,10 +157,12 @@ def place(images: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
     """Add the ledger columns to images, in shard order."""
     own = [name for name in images.columns if name == "image_id" or name not in ledger.columns]
     at = image_ids.places(images["image_id"], ledger["image_id"])
-    there = images.loc[at >= 0, own].reset_index(drop=True)
-    more = ledger[[name for name in ledger.columns if name not in own]].iloc[at[at >= 0]].reset_index(drop=True)
-    placed = pd.concat([there, more], axis=1).sort_values(["shard", "offset"], ignore_index=True)
-    return placed.reindex(columns=tables.SCHEMAS[tables.MANIFEST].names)
+    known = np.flatnonzero(at >= 0)
+    places = ledger[["shard", "offset"]].iloc[at[known]].reset_index(drop=True)
+    rows = known[places.sort_values(["shard", "offset"]).index]  # each table is copied once, in its final order
+    there = images[own].iloc[rows].reset_index(drop=True)
+    more = ledger[[name for name in ledger.columns if name not in own]].iloc[at[rows]].reset_index(drop=True)
+    return pd.concat([there, more], axis=1).reindex(columns=tables.SCHEMAS[tables.MANIFEST].names)
 
 
 def _check_shards(manifest: pd.DataFrame, images_dir: Path) -> None:
