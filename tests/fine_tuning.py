@@ -29,17 +29,21 @@ def stages(*given: tuple[str, int | str], lr: float = 1e-3, **others) -> Finetun
     return Finetune(stages=tuple(Stage(unfreeze=name, epochs=epochs, lr=lr) for name, epochs in given), **others)
 
 
-def tuned(model: Classifier, base: Path, settings: Finetune, checkpoint: Path, seed=0, inputs="these") -> Course:
+def tuned(
+    model: Classifier, base: Path, settings: Finetune, checkpoint: Path, seed=0, inputs="these", **given
+) -> Course:
     """Fine-tune a model on the small dataset."""
     small = small_dataset(base)
     train, val = (SplitImages(small.split(split), small.images) for split in ("train", "val"))
     transform = Transform.from_dict(backbones.describe(small_backbone(base))["transform"])
-    return fine_tune(model, transform, train, val, settings, seed, checkpoint, inputs)
+    return fine_tune(model, transform, train, val, settings, seed, checkpoint, inputs, **given)
 
 
-def tune(model: Classifier, base: Path, settings: Finetune, checkpoint: Path, seed=0, inputs="these") -> list[Epoch]:
+def tune(
+    model: Classifier, base: Path, settings: Finetune, checkpoint: Path, seed=0, inputs="these", **given
+) -> list[Epoch]:
     """Fine-tune a model on the small dataset; returns its epochs."""
-    return tuned(model, base, settings, checkpoint, seed, inputs).history
+    return tuned(model, base, settings, checkpoint, seed, inputs, **given).history
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:

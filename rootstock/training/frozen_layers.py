@@ -31,8 +31,8 @@ from rootstock.training.unfreezing import unfrozen_blocks
 
 log = logging.getLogger(__name__)
 SETTING = "cache.activations_gb"
-TOGETHER = 64  # images that the frozen layers compute at once
-EXAMPLES = 32  # images on which float16 must be exact enough
+READ_TOGETHER = 64  # images whose activations are copied to a GPU at once
+EXAMPLES = 32  # images, or more, on which float16 must be exact enough
 FLOAT16_ERROR = 1e-3  # most of it, as a share of the largest logit
 
 
@@ -95,7 +95,7 @@ class ActivationBatches(Batches):
             shape = (len(self.stores) * n, *item.shape)
             self._kept = torch.empty(shape, dtype=getattr(torch, item.dtype), device=self.device)
             for view in range(len(self.stores)):
-                for some in np.array_split(np.arange(n), -(-n // TOGETHER)):
+                for some in np.array_split(np.arange(n), -(-n // READ_TOGETHER)):
                     at = view * n + some[0]
                     self._kept[at : at + len(some)] = self._read(some, np.full(n, view)).to(self.device)
         return self._kept
@@ -137,9 +137,9 @@ def _on_activations(
     if cache is None or not cache.most_gb:
         raise UndividedError(f"{SETTING} is 0")
     _check_that_it_pays(model, stage, settings, batches, views)
-    images = _examples(batches)
-    division = divide(model, images)
-    item = _item(division, images)
+    examples = _examples(batches)
+    division = divide(model, examples[0])
+    item = _item(division, examples)
     count = len(batches.images.rows) * views + len(val_batches.images.rows)
     if not fits_into_memory(count * item.bytes, batches.device):
         raise UndividedError("their activations would not fit into the GPU's memory")
@@ -190,24 +190,27 @@ def _check_that_it_pays(
         raise UndividedError(f"there {count}, no more than views of an image")
 
 
-def _examples(batches: Batches) -> Tensor:
-    """Return the first training images on the device."""
-    order = np.arange(min(EXAMPLES, len(batches.images.rows)))
-    refs = batches.images.refs(order)
-    [images] = loader.batches(
-        batches.reader, refs, batches.transform, [len(refs)], store=batches.images.store, crops=batches.images.crops
-    )
-    return images.to(batches.device)
+def _examples(batches: Batches) -> list[Tensor]:
+    """Return the first training images on the device, in mini-batches of the shape that the network meets anyway."""
+    size = batches.batch_size
+    refs = batches.images.refs(np.arange(min(-(-EXAMPLES // size) * size, len(batches.images.rows))))
+    decoded = loader.batches(
+        batches.reader, refs, batches.transform, loader.batch_sizes(len(refs), size), store=batches.images.store,
+        crops=batches.images.crops,
+    )  # fmt: skip
+    return [filled(images.to(batches.device), size) for images in decoded]
 
 
-def _item(division: Division, images: Tensor) -> Item:
+def _item(division: Division, examples: Sequence[Tensor]) -> Item:
     """Return the shape of an image's activations, and float16 if that is exact enough for the logits."""
     division.trained.eval()
-    with torch.inference_mode(), mixed_precision(images.device):
-        exact = division.frozen(images).float()
-        logits, rounded = (division.trained(values) for values in (exact, exact.half().float()))
-    error = (rounded - logits).abs().max() / logits.abs().max().clamp_min(1e-6)
-    dtype = "float16" if error <= FLOAT16_ERROR else "float32"
+    largest, error = torch.zeros(2)
+    for images in examples:
+        with torch.inference_mode(), mixed_precision(images.device):
+            exact = division.frozen(images).float()
+            logits, rounded = (division.trained(values) for values in (exact, exact.half().float()))
+        largest, error = largest.maximum(logits.abs().max().cpu()), error.maximum((rounded - logits).abs().max().cpu())
+    dtype = "float16" if error <= FLOAT16_ERROR * largest.clamp_min(1e-6) else "float32"
     shape = tuple(_as_stored(exact).shape[1:])
     return Item(shape, dtype, "activations of frozen layers", SETTING)
 
@@ -243,7 +246,8 @@ def _digest_of_rows(batches: Batches) -> str:
 def _fill(store: ArrayStore, division: Division, batches: Batches, seed: int | None) -> None:
     """Compute the activations that are not there yet."""
     refs = [ref for ref in batches.images.refs(seed=seed) if store.get(ref.shard, ref.offset) is None]
-    sizes = loader.batch_sizes(len(refs), TOGETHER)
+    together = batches.batch_size  # the shape of training: a GPU plans anew for any other
+    sizes = loader.batch_sizes(len(refs), together)
     decoded = loader.batches(
         batches.reader, refs, batches.transform, sizes, batches.augment, None, batches.images.store,
         batches.in_processes, batches.images.crops,
@@ -254,8 +258,8 @@ def _fill(store: ArrayStore, division: Division, batches: Batches, seed: int | N
         mixed_precision(batches.device),
         progress.bar("fine_tune, frozen layers", len(refs)) if refs else progress.silent() as advance,
     ):
-        for group, images in zip(grouped(refs, TOGETHER), loader.on_device(decoded, batches.device), strict=True):
-            activations = _as_stored(division.frozen(filled(images, TOGETHER))[: len(group)].float())
+        for group, images in zip(grouped(refs, together), loader.on_device(decoded, batches.device), strict=True):
+            activations = _as_stored(division.frozen(filled(images, together))[: len(group)].float())
             values = activations.to(getattr(torch, store.item.dtype)).cpu().numpy()
             if not np.isfinite(values).all():
                 raise UndividedError(f"their activations exceed {store.item.dtype}")

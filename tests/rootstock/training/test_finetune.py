@@ -17,6 +17,7 @@ from rootstock.training import classifier, epoch, epochs
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.course import as_table
 from rootstock.training.epoch import one_cycle
+from rootstock.training.frozen_layers import Cache
 from rootstock.training.split_images import Batches, SplitImages
 from tests.fine_tuning import TRAIN, changed, copied, stages, start, tune
 from tests.small_dataset import (
@@ -83,17 +84,26 @@ def test_batches_contain_all_images_and_a_single_last_one_joins_the_batch_before
     assert joined[:-1] == sizes[: len(joined) - 1] and max(joined, default=0) <= batch_size + 1
 
 
-@pytest.mark.parametrize("batch_size", [16, 32])
+@pytest.mark.parametrize("keeps_activations", [False, True])
+@pytest.mark.parametrize("batch_size", [7, 16, 48])
 def test_training_and_validation_call_the_network_from_one_thread_with_one_shape(
-    base, tmp_path, monkeypatch, batch_size
+    base, tmp_path, monkeypatch, caplog, batch_size, keeps_activations
 ):
+    caplog.set_level("INFO")
     monkeypatch.setattr(classifier, "PLAN_FOR_SHAPES", ("cpu",))  # as on a GPU
     model, meets = start(base), set()
-    model.backbone.register_forward_pre_hook(
-        lambda network, given: meets.add((threading.get_ident(), tuple(given[0].shape)))
-    )
-    tune(model, base, stages(("last_block", 2), ("all", 2), batch_size=batch_size), tmp_path / "checkpoint")
-    assert [images for _, (images, *_) in meets] == [batch_size]
+    for name in ("conv1.0", "stage4.0.branch2.0"):  # of the frozen layers, and of those that are trained
+        model.backbone.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, name=name: meets.add((name, threading.get_ident(), len(given[0])))
+        )
+    settings = stages(("last_block", 3), ("all", 2), batch_size=batch_size, augment="none")
+    activations = Cache(tmp_path / "activations", 1) if keeps_activations else None
+    tune(model, base, settings, tmp_path / "checkpoint", activations=activations)
+    assert ("frozen layers of stage 'last_block' are computed once" in caplog.text) == keeps_activations
+    assert sorted((name, images) for name, _, images in meets) == [
+        ("conv1.0", batch_size),
+        ("stage4.0.branch2.0", batch_size),
+    ]
 
 
 # Results
