@@ -1,6 +1,6 @@
 # make run           sets up everything and runs the chain on the embedded sample (or on what params.yaml names)
 # make ui            sets up everything and starts the Prefect UI with all that can be run from it, until Ctrl-C
-# make retrain-demo  shows a new domain arrive, and a bad delivery, on the embedded samples (4 minutes)
+# make retrain-demo  shows a new domain arrive, and a bad delivery, on the embedded samples (a minute)
 # make test          sets up everything and passes the tests
 # make fast-tests    the same without ruff and mypy, which `make test` runs beside them
 # make test-slow     those that take minutes (kills at many moments, schedules, servers that die)

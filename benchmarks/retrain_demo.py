@@ -11,7 +11,7 @@ import sys
 import time
 
 from benchmarks.project import copy_project
-from rootstock.config.params import Finetune, Ingest, Retrain, Source, Stage
+from rootstock.config.params import Finetune, Ingest, Retrain, Source
 from rootstock.ingest.samples import write_sample
 from tasks.bridge.workspace import LOCAL
 
@@ -20,11 +20,11 @@ BAD = 3  # every third printed digit is delivered last, with a random label
 
 
 def make_workspace() -> None:
-    """Create the demo's workspace: handwritten digits and a short fine-tuning."""
+    """Create the demo's workspace: handwritten digits, and heads on frozen features."""
     copy_project(
         DEMO,
         ingest=Ingest(sources=(Source(path="sample:digits", domain="handwritten"),)),
-        finetune=Finetune(stages=(Stage(unfreeze="all", epochs=2, lr=5e-4),)),
+        finetune=Finetune(stages=()),
         retrain=Retrain(settle_seconds=1),
     )
 

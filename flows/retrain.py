@@ -185,6 +185,7 @@ def settle(
     decision: "Decision", new: DeliverySummary, summary: str, delivery: Delivery, params: Params, ingested: set[str]
 ) -> RetrainResult:
     """Carry out the decision, emit an event, and clear the inbox of the ingested files."""
+    uses = artifacts.describe_test_uses() if decision.comparisons else ""  # of the challenger, before it may have to go
     decided = {"decision": decision.outcome, "reason": decision.reason}
     if decision.promote:
         kept = promote.submit(decision, new, flow_run.name, params.retrain).result()
@@ -194,7 +195,7 @@ def settle(
         tracked = tracking.track(params.track, flow_run.name, **decided) if trained else ""
         tried = champion.sign(delivery, params.retrain)
         kept = restore_champion.submit(decision, new, flow_run.name, tried).result()
-    note = " ".join(filter(None, [kept.note, tracked, what_next(decision, params.retrain)]))
+    note = " ".join(filter(None, [kept.note, tracked, uses, what_next(decision, params.retrain)]))
     artifacts.show_decision(decision, summary, note)
     emit(f"rootstock.champion.{'promoted' if decision.promote else 'kept'}", decision.reason, version=kept.version)
     if decision.outcome != history.UNDECIDED:  # else the delivery waits in the inbox, and adds up with the next

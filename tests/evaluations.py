@@ -30,6 +30,6 @@ class Done:
 
 
 def run(inputs: Inputs, folder: Path, params: Params = ALONE, seconds: float = 1.0) -> Done:
-    uses = folder / "measured.json"
+    uses = folder / "measured.parquet"
     found = evaluate.evaluate(inputs, params, folder / "model", folder / "report", lambda: timings(seconds), uses)
     return Done(found, folder / "model", folder / "report")

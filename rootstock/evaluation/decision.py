@@ -170,7 +170,7 @@ class _Verdict:
         self.older = [*overall, *(one for one in domains if one.what not in new_domains)]
         self.new_classes = [one for one in comparisons if one.about == NEW_CLASS]
         self.learnt = [one for one in self.new_classes if one.challenger.get("low", 0.0) > settings.new_class_accuracy]
-        self.better = _significantly_better(self.tested, settings.alpha)
+        self.better = significantly_better(self.tested, settings.alpha)
         self.worse = [one for one in self.older if _gain(one).is_below(-settings.margin)]
         self.open = [one for one in self.older if one not in self.worse and not _gain(one).exceeds(-settings.margin)]
 
@@ -253,7 +253,7 @@ def round_up(count: int) -> int:
     return -(-count // step) * step
 
 
-def _significantly_better(comparisons: Sequence[PairedComparison], alpha: float) -> list[PairedComparison]:
+def significantly_better(comparisons: Sequence[PairedComparison], alpha: float) -> list[PairedComparison]:
     """Return where the challenger is better at a family-wise error rate of `alpha` (Holm 1979)."""
     found: list[PairedComparison] = []
     for place, one in enumerate(sorted(comparisons, key=lambda one: _gain(one).p_better)):

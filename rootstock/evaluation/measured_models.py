@@ -4,38 +4,61 @@ Whoever measures one model after the other and keeps the best has chosen by the 
 it. The logs are of this machine; they say so, and forbid nothing.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rootstock.system.errors import DamagedError
-from rootstock.system.files import read_json, write
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-KEPT = 100  # sets of test images, the last on which a model was new
+from rootstock.system.errors import DamagedError
+from rootstock.system.files import read_json, reading, replacing, write
+
+MODELS = b"models"  # in the metadata of the log: the digests of all models
 
 
 def count(path: Path, test_images: Iterable[str], model: str) -> int:
     """Record that a model was measured on test images.
 
     Args:
-        path: the log, created if missing; a damaged one is begun anew.
+        path: the log, a Parquet file with the number of models for each image, created if missing; a damaged one is
+            begun anew.
         test_images: their ids.
         model: digest of its weights; the same model counts once.
 
     Returns:
-        How many different models have been measured on exactly these images.
+        How many different models have been measured on these images, or on half of them at least: a few new images
+        make the others no fresher.
     """
-    log: dict[str, list[str]] = _read(path)
-    images = hashlib.sha256("\n".join(sorted(test_images)).encode()).hexdigest()[:16]
-    models = log.pop(images, [])
-    if model[:16] in models:  # as whenever nothing was trained anew
-        return len(models)
-    models = [*models, model[:16]]
-    log = {**dict(list(log.items())[1 - KEPT :]), images: models}
-    _write(path, log)
-    return len(models)
+    log, models = _read_log(path)
+    images = pd.Index(list(test_images), dtype="object")
+    before = log.reindex(images, fill_value=0)
+    now = before + 1 if model[:16] not in models else before.clip(lower=1)  # as whenever nothing was trained anew
+    if not now.equals(before):
+        _write_log(path, pd.concat([log.drop(images, errors="ignore"), now]), {**models, model[:16]: None})
+    return int(np.quantile(now, 0.5, method="higher")) if len(now) else 1
+
+
+def _read_log(path: Path) -> tuple["pd.Series[Any]", dict[str, None]]:
+    """Return the number of models measured on each image, and the models in the order in which they were."""
+    try:
+        with reading(path):
+            table = pq.read_table(path)
+            counts = pd.Series(table["models"].to_numpy(), pd.Index(table["image_id"].to_pylist(), dtype="object"))
+            return counts, dict.fromkeys(json.loads((table.schema.metadata or {})[MODELS]))
+    except (DamagedError, FileNotFoundError):
+        return pd.Series([], pd.Index([], dtype="object"), dtype="int64"), {}
+
+
+def _write_log(path: Path, counts: "pd.Series[Any]", models: Iterable[str]) -> None:
+    columns = {"image_id": pa.array(counts.index, pa.string()), "models": pa.array(counts, pa.int64())}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        table = pa.table(columns).replace_schema_metadata({MODELS: json.dumps(list(models)).encode()})
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def first_measured(path: Path, delivered: Iterable[str], model: str) -> set[str]:
@@ -74,8 +97,10 @@ def describe(models: int, images: int) -> str:
     if models < 2:
         return ""
     return (
-        f"The {_ordinal(models)} model measured on these {images:,} test images: its figures are a little flattered if "
-        "it was chosen by them. For an unbiased figure, add fresh images, or draw a new split (ingest.split)."
+        f"The {_ordinal(models)} model measured on these {images:,} test images, or most of them: its figures are a "
+        "little flattered if it was chosen by them. For an unbiased figure, add fresh images, or draw a new split: "
+        "change seed or ingest.split, remove data/dataset, and run again (what came through the inbox has to be "
+        "delivered again)."
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rootstock.config import params
 from rootstock.dataset import image_ids, tables
@@ -14,6 +15,7 @@ from rootstock.ingest.layout import SPLITS
 MIN_GROUPS_PER_CLASS = 3  # one each for train, val and test
 MAX_LISTED = 3  # classes or groups that a note lists
 MAX_SPREAD = 3  # times ingest.near_duplicate_bits, in a group of images that are all alike
+FEW_IMAGES, FAR_OFF = 100, 0.05  # shares of fewer images, or that differ less, are worth no warning
 MIN_CHAIN, MIN_CHAIN_SHARE = 100, 0.1  # images of a group, and share of all, that a note is worth
 
 
@@ -69,12 +71,7 @@ def describe_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: params.
         files: the files of all sources, with the splits that each allows.
         wanted: shares of val and test.
     """
-    is_open = files["splits"].map(lambda splits: splits == SPLITS).to_numpy(bool)
-    drawn = manifest
-    if not is_open.all():
-        drawn = manifest[
-            image_ids.is_in(manifest["image_id"], pd.Index(files.loc[is_open, "image_id"].dropna()).unique())
-        ]
+    drawn = _drawn(manifest, files)
     if drawn.empty:
         return ""
     counts = (
@@ -84,14 +81,51 @@ def describe_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: params.
         .unstack(fill_value=0)
         .reindex(columns=SPLITS, fill_value=0)
     )
-    reached = drawn["split"].value_counts(normalize=True).reindex(SPLITS, fill_value=0)
-    shares = [1 - wanted.val - wanted.test, wanted.val, wanted.test]
-    off = 100 * counts.div(counts.sum(axis=1), axis=0).sub(shares).abs()
+    off = 100 * counts.div(counts.sum(axis=1), axis=0).sub(_shares(wanted)).abs()
     return (
-        f"splits {' / '.join(f'{100 * share:.1f}' for share in reached)} % of {len(drawn):,} images, in "
+        f"splits {_percent(_reached(drawn))} % of {len(drawn):,} images, in "
         f"{_enumerated(drawn['group_id'].nunique(), 'group')}; largest deviation of a class from its share: "
         f"{off.to_numpy().max():.1f} points ({off.max(axis=1).idxmax()}, {off.max().idxmax()})"
     )
+
+
+def describe_kept_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: params.Split) -> str:
+    """Describe that the splits, which are permanent, are not those that are asked for now; "" if they are.
+
+    Args:
+        manifest: images in use.
+        files: the files of all sources, with the splits that each allows.
+        wanted: shares of val and test.
+    """
+    drawn = _drawn(manifest, files)
+    if len(drawn) < FEW_IMAGES or max(abs(_reached(drawn) - _shares(wanted))) <= FAR_OFF:
+        return ""
+    return (
+        f"ingest.split asks for {_percent(_shares(wanted))} % (train, val, test), but {len(drawn):,} images keep the "
+        f"splits that they were given, {_percent(_reached(drawn))} %. For new ones, remove data/dataset and run again "
+        "(what came through the inbox has to be delivered again)."
+    )
+
+
+def _drawn(manifest: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
+    """Return the images whose source leaves their split open."""
+    is_open = files["splits"].map(lambda splits: splits == SPLITS).to_numpy(bool)
+    if is_open.all():
+        return manifest
+    return manifest[image_ids.is_in(manifest["image_id"], pd.Index(files.loc[is_open, "image_id"].dropna()).unique())]
+
+
+def _reached(drawn: pd.DataFrame) -> NDArray[np.float64]:
+    counts = drawn["split"].value_counts()
+    return np.array([counts.get(split, 0) for split in SPLITS]) / len(drawn)
+
+
+def _shares(wanted: params.Split) -> NDArray[np.float64]:
+    return np.array([1 - wanted.val - wanted.test, wanted.val, wanted.test])
+
+
+def _percent(shares: NDArray[np.float64]) -> str:
+    return " / ".join(f"{100 * share:.1f}" for share in shares)
 
 
 def describe_leaks(files: pd.DataFrame) -> str:

@@ -76,14 +76,15 @@ def build(
 ) -> Dataset:
     """Build the dataset from its previous state, with a ledger of all that is packed, and the source listings.
 
-    The items of the sources are gone afterwards. Of the previous manifest, the columns EARLIER are enough.
+    The items of the sources are gone afterwards, but for a delivery's. Of the previous manifest, the columns EARLIER
+    are enough.
 
     Raises:
         SourceError: a source lost more than half of its images, or too few are left to train on.
     """
     files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
-    for source in [entry.source for entry in listed if entry.source]:
-        source.items = []  # they are in the table now, and a million take 300 MB
+    for source in [entry.source for entry in listed if entry.source and not entry.stays]:
+        source.items = []  # they are in the table now, and a million take 300 MB; a delivery is its caller's
     requirements.check_shrink(settings, listed, before, files)
     requirements.check_relabelled(settings, listed, before, files)
     files = listings.reject_ambiguous(listings.resolve_owners(files, before))
@@ -101,6 +102,8 @@ def build(
     rejected = files.loc[files["reason"].notna(), ["source", "path", "domain", "label", "reason"]]
     if assigned.drawn and (reached := group_notes.describe_splits(manifest, files, settings.split)):
         log.info("%s", reached)
+    if not assigned.drawn and (kept := group_notes.describe_kept_splits(manifest, files, settings.split)):
+        log.warning("%s", kept)
     summary = _summary(manifest, rejected, files, assigned, listed, before, images_dir)
     damaged = int(manifest["image_id"].isin(scan.damaged()).sum()) if settings.damaged == "keep" else 0
     if damaged := max(damaged, before.summary.get("damaged", 0) if settings.damaged == "keep" else 0):

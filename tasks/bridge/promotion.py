@@ -19,7 +19,8 @@ from rootstock.system.files import sha256, write
 from tasks.bridge import champion, experiments, git, versions
 from tasks.bridge.champion import ASIDE, DeliverySummary
 from tasks.bridge.repair import LOCK
-from tasks.bridge.workspace import HISTORY, LOCAL, PARAMS, read_note
+from tasks.bridge.verdict import ANSWERS
+from tasks.bridge.workspace import HISTORY, LOCAL, PARAMS, WAITING, read_note
 
 if TYPE_CHECKING:  # these import torch and scikit-learn
     from rootstock.evaluation.decision import Decision
@@ -89,6 +90,7 @@ def _carry_out() -> Settlement:
         champion.record([*rows, row])
         note = _keep(row, decided["run"], decided["git"] != "none")
         champion.TRIED.unlink(missing_ok=True)
+        WAITING.unlink(missing_ok=True)
     else:
         try:
             note = _restore(rows, row, decided["run"])
@@ -97,6 +99,10 @@ def _carry_out() -> Settlement:
             raise
         if decided["rejected"]:
             champion.remember_tried(decided["rejected"])
+        if row and row.decision == history.UNDECIDED and ANSWERS.exists():  # its delivery adds up with the next
+            ANSWERS.replace(WAITING)
+        elif row and row.decision == history.REJECTED:
+            WAITING.unlink(missing_ok=True)
     champion.remove_aside()
     return Settlement((row or rows[-1]).version, note)
 

@@ -5,19 +5,27 @@ from typing import TYPE_CHECKING
 
 from rootstock.config.params import Params
 from rootstock.dataset import image_ids, tables
-from rootstock.system.errors import ParamsError
+from rootstock.system.errors import DamagedError, ParamsError
+from rootstock.system.files import reading, replacing
 from tasks.bridge.champion import ASIDE, PREDICTIONS
-from tasks.bridge.workspace import DATASET, DELIVERED, FEATURES, IMAGES, MODEL, REPORT
+from tasks.bridge.workspace import DATASET, DELIVERED, FEATURES, IMAGES, MEASURED, MODEL, REPORT, WAITING
 
-if TYPE_CHECKING:  # imports scikit-learn
-    from rootstock.evaluation.decision import Decision
+if TYPE_CHECKING:  # these import pandas and scikit-learn
+    import pandas as pd
+
+    from rootstock.evaluation.decision import Decision, PairedComparison
+
+ANSWERS = ASIDE / WAITING.name  # of the challenger that is being decided on
 
 
 def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
-    """Evaluate champion and challenger on the same test images, and decide."""
+    """Evaluate champion and challenger on the same test images, and decide.
+
+    A challenger that is worse than the one before, whose delivery still waits, is not promoted.
+    """
     import numpy as np
 
-    from rootstock.evaluation import challenge, decision, measured_models
+    from rootstock.evaluation import challenge, decision, earlier_challenger, measured_models
     from rootstock.model import model
 
     _check_measure(params)
@@ -28,6 +36,7 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     delivered = ~image_ids.is_in(table["image_id"], tables.load_manifest(ASIDE / DATASET.name)["image_id"])
     challenger = str(model.describe(MODEL)["digest"])
     unseen = measured_models.first_measured(DELIVERED, table["image_id"][delivered], challenger)
+    measured_models.count(MEASURED, table["image_id"].unique(), str(model.describe(champion)["digest"]))
     outcomes = decision.PairedOutcomes(
         domains=table["domain"].to_numpy(object),
         labels=table["label"].to_numpy(object),
@@ -39,9 +48,26 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
         challenger=table["challenger"].to_numpy(bool),
     )
     found = decision.decide(outcomes, new_domains, params.retrain, seed=params.seed)
+    found = earlier_challenger.hold_back(found, _losses(table.assign(delivered=delivered), params))
     if tables.is_multi_label(tables.load_manifest(DATASET)):
         return replace(found, reason=f"{found.reason} (Accuracy here: the share of images whose labels are all right.)")
     return found
+
+
+def _losses(table: "pd.DataFrame", params: Params) -> "list[PairedComparison]":
+    """Keep the challenger's answers, and compare them with those of the one before, if its delivery waits."""
+    import pandas as pd
+
+    from rootstock.evaluation import earlier_challenger
+
+    with replacing(ANSWERS) as temporary:
+        table[earlier_challenger.COLUMNS].drop_duplicates("image_id").to_parquet(temporary)
+    try:
+        with reading(WAITING):
+            earlier = pd.read_parquet(WAITING, columns=earlier_challenger.COLUMNS)
+    except DamagedError:  # or there is none
+        return []
+    return earlier_challenger.find_losses(earlier, table, params.retrain, params.seed)
 
 
 def _check_measure(params: Params) -> None:
@@ -73,9 +99,11 @@ def find_lacking_images(params: Params, new_domains: tuple[str, ...]) -> str:
     lacking = []
     for domain, rows in older.groupby("domain", sort=True):
         groups = len(np.unique(tables.group_numbers(rows)))
-        # How alike the images of a group are is seen once there are answers: until then, each may count.
+        # How alike the images of a group are is seen once there are answers: until then, each may count. So this is
+        # the least that is lacking; of groups whose images are answered alike, more is.
         size = intervals.SampleSize(len(rows), groups, grouped=groups < len(rows))
         if count := decision.lacking_images(len(rows), size, params.retrain.margin):
-            about = f"about {decision.round_up(count):,} more test images of {domain}"
+            least = "at least" if groups < len(rows) else "about"
+            about = f"{least} {decision.round_up(count):,} more test images of {domain}"
             lacking.append(f"{about} (it has {len(rows):,})")
     return ", ".join(lacking)

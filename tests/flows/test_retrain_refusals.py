@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -72,9 +73,12 @@ def test_an_undecided_delivery_waits_or_is_promoted_as_configured(before):
     assert "To decide yourself, set retrain.undecided to ask, and run again." in said
     assert champions(before)[-1].decision == "undecided"
     assert len(list((before.root / "data" / "inbox").rglob("*.png"))) == 18
+    answers = before.root / ".rootstock" / "waiting.parquet"  # which the next challenger has to be as good as
+    assert set(pd.read_parquet(answers, filters=[("delivered", "==", True)])["challenger"]) <= {True, False}
     assert retrain(before).startswith("Nothing new: Nothing has arrived since the last delivery")
     before.set(retrain={"undecided": "promote"})  # which is reason enough to try the same delivery again
     said = retrain(before)
+    assert not answers.exists()
     assert said.startswith("Promoted: ") and "retrain.undecided is promote" in said and "18 new images" in said
 
 

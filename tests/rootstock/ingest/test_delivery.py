@@ -49,6 +49,15 @@ def dataset(tmp_path) -> DatasetWithInbox:
     return DatasetWithInbox(tmp_path)
 
 
+def test_a_delivery_still_lists_its_files_after_it_was_ingested(dataset):
+    dataset.deliver("ant", *range(100, 106))
+    delivery = delivery_in(dataset.inbox)
+    before = delivery.signature()
+    settings = params.Ingest(sources=(params.Source(path=str(dataset.photos), domain="garden"),))
+    ingest(settings, 0, *(dataset.root / name for name in ("images", "dataset", "scratch")), delivery.labelled)
+    assert len(delivery.labelled.items) == 6 and delivery.signature() == before  # by which it is known, and cleared
+
+
 def test_delivered_images_are_packed_into_new_shards_and_keep_their_domain(dataset):
     dataset.ingest()
     before = dataset.files()

@@ -54,6 +54,21 @@ def test_the_summary_counts_images_classes_splits_domains_and_rejected_files(sto
     assert summary["shards"] == [{"name": shard, "images": 15, "bytes": size}]
 
 
+def test_a_split_that_is_asked_for_later_moves_no_image_and_a_warning_says_how_to_draw_anew(store, tmp_path, caplog):
+    photos = put_classes(tmp_path / "photos", {"ants": 60, "bees": 60})
+    store.ingest(photos, near_duplicate_bits=0)
+    before = store.splits
+    caplog.clear()
+    store.ingest(photos, near_duplicate_bits=0, split={"val": 0.16, "test": 0.16})  # close to what is there
+    assert "ingest.split asks" not in caplog.text
+    store.ingest(photos, near_duplicate_bits=0, split={"val": 0.15, "test": 0.4})
+    assert store.splits == before
+    said = (
+        "ingest.split asks for 45.0 / 15.0 / 40.0 % (train, val, test), but 120 images keep the splits that they were"
+    )
+    assert said in caplog.text and "remove data/dataset" in caplog.text
+
+
 def test_the_summary_names_classes_that_are_missing_from_a_split(store, tmp_path):
     photos = put_classes(tmp_path / "photos", {"other": 20})
     for copy in range(6):
