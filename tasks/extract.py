@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rootstock.config.params import Params
 from tasks.bridge.stage import Summary, stage
-from tasks.bridge.workspace import BACKBONE, FEATURES, IMAGES, TRIED, UNFINISHED
+from tasks.bridge.workspace import BACKBONE, FEATURES, IMAGES, PIXELS, TRIED, UNFINISHED
 
 if TYPE_CHECKING:
     from rootstock.config import params
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 @stage
 def extract(params: Params) -> Summary:
-    """Extract the features that are not cached yet, with the frozen backbone."""
+    """Extract the features that are not cached yet, with the frozen backbone.
+
+    Where fine-tuning will read the images as they are, their pixels are kept for it.
+    """
     from rootstock.backbones import backbones
+    from rootstock.dataset import shards
     from rootstock.features import extraction
+    from rootstock.images import pixel_store
 
     settings = params.extract
 
@@ -28,9 +33,13 @@ def extract(params: Params) -> Summary:
 
     backbone = backbones.load(BACKBONE, settings.layer, settings.pooling)
     executor = None if settings.runner == "local" else on_workers
-    done = extraction.extract(
-        backbone, settings, IMAGES, FEATURES, fallback_cache=TRIED, executor=executor, unfinished=UNFINISHED
-    )
+    reads_pixels = params.finetune.stages and params.finetune.augment == "none" and settings.decode == "full"
+    most_gb = params.cache.pixels_gb if reads_pixels and not executor else 0
+    with pixel_store.opened(PIXELS, backbone.transform, IMAGES, shards.names(IMAGES), most_gb) as pixels:
+        done = extraction.extract(
+            backbone, settings, IMAGES, FEATURES, fallback_cache=TRIED, executor=executor, unfinished=UNFINISHED,
+            pixels=pixels,
+        )  # fmt: skip
     images = f"{done.computed:,} of {done.images:,} images extracted"
     return Summary(done.images, f"{images} with {done.engine}, features/{done.key}")
 

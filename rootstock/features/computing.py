@@ -24,6 +24,7 @@ from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.features.preparing import File as File, Group, Preparation
 from rootstock.features.unfinished import Part, Unfinished
+from rootstock.images.array_store import ArrayStore
 from rootstock.system import processes, progress
 from rootstock.system.errors import SourceError
 from rootstock.system.parallel import cores, grouped
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 def compute(
     files: Sequence[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path,
     advance: progress.Advance, threads: int | None = None,
-    begun: Mapping[File, Unfinished] = MappingProxyType({}),
+    begun: Mapping[File, Unfinished] = MappingProxyType({}), pixels: ArrayStore | None = None,
 ) -> None:  # fmt: skip
     """Compute feature files one after the other.
 
@@ -47,6 +48,7 @@ def compute(
         advance: called with the number of images done.
         threads: to decode and compute with; None is one per core.
         begun: what is kept of files that are not finished; of others nothing is kept.
+        pixels: has images that have been decoded before, and keeps the others.
 
     Raises:
         ParamsError: float16 is too small for the features of this backbone.
@@ -54,7 +56,7 @@ def compute(
     """
     libraries = engines.libraries(engine.name)
     done = {file: kept.images for file, kept in begun.items()}
-    with closing(groups_of(files, engine, backbone, settings, images_dir, threads, done)) as groups:
+    with closing(groups_of(files, engine, backbone, settings, images_dir, threads, done, pixels)) as groups:
         for file in files:
             fields = feature_keys.cache_key_fields(backbone.description, settings, engine.name, file.view)
             kept = begun.get(file) or Unfinished(None)
@@ -65,7 +67,7 @@ def compute(
 
 def groups_of(
     files: Iterable[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path,
-    threads: int | None = None, done: Mapping[File, int] = MappingProxyType({}),
+    threads: int | None = None, done: Mapping[File, int] = MappingProxyType({}), pixels: ArrayStore | None = None,
 ) -> Generator[tuple[Group, NDArray[np.float32]]]:  # fmt: skip
     """Yield the images of the files with their features (n, width), in order, a few images at a time.
 
@@ -75,7 +77,7 @@ def groups_of(
     extractor = FeatureExtractor(spec, engine, backbone.width)
     parts = (part for file in files for part in _parts(file, images_dir, engine.group_size, done.get(file, 0)))
     with shards.Reader(images_dir) as reader:
-        decode = Preparation(reader, spec, settings)
+        decode = Preparation(reader, spec, settings, pixels)
         yield from extractor.unrounded(parts, decode, threads, _in_processes(files, engine, spec, images_dir))
 
 

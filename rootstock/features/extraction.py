@@ -16,6 +16,7 @@ from rootstock.features.computing import File, compute, groups_of
 from rootstock.features.feature_keys import AUTO
 from rootstock.features.planning import Plan, plan
 from rootstock.features.unfinished import Unfinished
+from rootstock.images.array_store import ArrayStore
 from rootstock.system import progress
 
 WARM_GROUPS, TIMED_IMAGES, TIMED_S = 4, 256, 5.0  # warm-up groups, then images or seconds timed
@@ -34,7 +35,7 @@ class ExtractionResult:
 def extract(
     backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, *,
     fallback_cache: Path | None = None, executor: Callable[[Plan, progress.Advance], None] | None = None,
-    unfinished: Path | None = None,
+    unfinished: Path | None = None, pixels: ArrayStore | None = None,
 ) -> ExtractionResult:  # fmt: skip
     """Compute the features of every shard that has none yet.
 
@@ -46,6 +47,7 @@ def extract(
         fallback_cache: a second features folder, from which missing files are copied.
         executor: computes the missing files, for example on a cluster; None computes them in this process.
         unfinished: folder for features of shards that are not finished; a run that was stopped goes on from there.
+        pixels: has images that have been decoded before, and keeps the others (not on a cluster).
 
     Raises:
         ParamsError: the engine cannot be used, or float16 is too small for the features of this backbone.
@@ -66,7 +68,7 @@ def extract(
             executor(todo, advance)
         elif todo.missing:
             engine = todo.started or engines.start_named(todo.engine, backbone, settings)
-            compute(todo.missing, engine, backbone, settings, images_dir, advance, begun=begun)
+            compute(todo.missing, engine, backbone, settings, images_dir, advance, begun=begun, pixels=pixels)
     if unfinished:  # of other settings, which were given up
         shutil.rmtree(unfinished, ignore_errors=True)
     return ExtractionResult((todo.cached + total) // (1 + settings.views), total, todo.key, todo.engine)

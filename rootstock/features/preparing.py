@@ -15,6 +15,7 @@ from rootstock.dataset import shards
 from rootstock.dataset.shards import Member
 from rootstock.features.feature_spec import FeatureSpec
 from rootstock.images import gpu_decoding, loader, pixels
+from rootstock.images.array_store import ArrayStore
 from rootstock.images.pixels import OpenedFile
 
 Prepared = NDArray[np.uint8] | OpenedFile  # an image as the engine takes it; a file if the GPU decodes it
@@ -41,11 +42,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Reads images from a shard and decodes them to the backbone's input, here or in another process."""
+    """Reads images from a shard and decodes them to the backbone's input, here or in another process.
+
+    `pixels` has images that have been decoded before, and keeps the others; None keeps none. Only fully decoded ones.
+    """
 
     reader: shards.Reader
     spec: FeatureSpec
     settings: params.Extract
+    pixels: ArrayStore | None = None
 
     def __call__(self, part: tuple[File, list[Member], bool]) -> tuple[Group, list[Prepared]]:
         """Read and decode a group: its file, its members, and whether it is the last of the shard."""
@@ -59,13 +64,20 @@ class Preparation:
         return Group(file, last, [member.image_id for member in members], records), images
 
     def _image(self, data: bytes, member: Member, file: File) -> Prepared:
+        store = self.pixels if self.spec.decode == "full" and not file.view else None
+        found = store.get(file.shard, member.offset) if store else None
+        if found is not None:
+            return found.transpose(2, 0, 1)
         augment = self.settings.view_augment if file.view else "none"
         seed = seed_of(member.image_id, file.view) if file.view else None
         try:
-            return prepare(self.spec, data, augment, seed)
+            image = prepare(self.spec, data, augment, seed)
         except Exception as error:  # Pillow's plug-ins raise anything; ingest has decoded this image once
             why = f"its image {member.name} cannot be decoded ({error})"
             raise shards.damaged_error(self.reader.folder, file.shard, why) from error
+        if store and not isinstance(image, OpenedFile):
+            store.put(file.shard, member.offset, image.transpose(1, 2, 0))
+        return image
 
 
 @dataclass(frozen=True)

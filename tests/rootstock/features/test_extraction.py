@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from rootstock.backbones import backbones
 from rootstock.config.params import Extract
 from rootstock.dataset import shards
-from rootstock.features import engines, feature_keys, reader
+from rootstock.features import engines, feature_keys, preparing, reader
 from rootstock.features.extraction import extract
+from rootstock.images import pixel_store
 from rootstock.images.loader import Normalise, prepare
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError
@@ -53,6 +54,42 @@ def test_a_feature_is_the_output_of_the_backbone_for_the_image(small, folder, ba
     table = pd.read_parquet(folder / f"{row['shard']}.parquet").set_index("image_id")
     np.testing.assert_allclose(table.loc[row["image_id"], "feature"], expected, rtol=1e-3, atol=1e-3)
     assert expected.std() > 0
+
+
+# Pixels for fine-tuning
+
+
+def test_pixels_that_extraction_decodes_are_kept_for_fine_tuning_and_not_decoded_again(
+    small, backbone, tmp_path, monkeypatch
+):
+    transform, names = backbone.transform, shards.names(small.images)
+    plain, first, again = (tmp_path / name for name in ("plain", "first", "again"))
+    extract(backbone, EAGER, small.images, plain)
+    with pixel_store.opened(tmp_path / "pixels", transform, small.images, names, most_gb=1) as pixels:
+        done = extract(backbone, EAGER, small.images, first, pixels=pixels)
+        assert contents(first / done.key) == contents(plain / done.key)
+        with shards.Reader(small.images) as reader:
+            for row in small.manifest.iloc[::10].itertuples():
+                decoded = prepare(reader.read(row.shard, row.offset, row.size), transform)
+                assert np.array_equal(pixels.get(row.shard, row.offset), decoded)
+        monkeypatch.setattr(preparing, "prepare", lambda *_: pytest.fail("an image was decoded again"))
+        extract(backbone, EAGER, small.images, again, pixels=pixels)
+        assert contents(again / done.key) == contents(first / done.key)
+
+
+@pytest.mark.parametrize("others", [{"decode": "reduced"}, {"views": 1, "view_augment": "crop"}])
+def test_pixels_that_are_not_those_of_fine_tuning_are_not_kept(small, backbone, tmp_path, others):
+    settings, names = EAGER.model_copy(update=others), shards.names(small.images)
+    with pixel_store.opened(tmp_path / "pixels", backbone.transform, small.images, names, most_gb=1) as pixels:
+        extract(backbone, settings, small.images, tmp_path / "features", pixels=pixels)
+        row = small.manifest.iloc[0]
+        kept = pixels.get(row["shard"], row["offset"])
+    if "decode" in others:
+        assert kept is None
+    else:  # of the plain view
+        with shards.Reader(small.images) as reader:
+            decoded = prepare(reader.read(row["shard"], row["offset"], row["size"]), backbone.transform)
+        assert np.array_equal(kept, decoded)
 
 
 # Caching
