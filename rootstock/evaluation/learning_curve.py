@@ -113,13 +113,15 @@ def measure(
         train = Features(folder, pd.concat([used, val_rows]), classes).keep()
         val = train.subset(val_rows)
     axes = None
-    if many and chosen.kind == "logistic":
-        axes = find_principal_axes(train, class_weights(train.labels, len(classes), recipe.class_weight))
+    if chosen.kind == "logistic":
+        of_axes = train if many else train.subset(used)
+        axes = find_principal_axes(of_axes, class_weights(of_axes.labels, len(classes), recipe.class_weight))
 
     def fit(trial: tuple[float, int]) -> tuple[int, float]:
         own = drawn[trial]
         fitted = heads.fit(train.subset(own), val, classes, recipe, groups, axes=axes).head
-        return len(own), head.evaluate(fitted, val)[1]
+        is_known = fitted.kind == "logistic" and recipe.class_weight == "none"  # else images count by their class
+        return len(own), fitted.val_accuracy if is_known else head.evaluate(fitted, val)[1]
 
     each = map_on_one_core_each(fit, trials) if many else map(fit, trials)
     fitted = progress.track(each, "evaluate", len(trials), "heads of a learning curve")
