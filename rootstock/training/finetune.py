@@ -153,5 +153,6 @@ def _faster(model: Classifier, batch_size: int, size: int) -> AbstractContextMan
     """Let the model compute frozen batch norms within convolutions."""
     if not model.frozen_statistics:
         return nullcontext()
-    shape = (batch_size, 3, size, size)  # that of training: a GPU plans for it anyway
-    return folded(model, torch.randint(256, shape, dtype=torch.uint8).to(model.head.weight.device))
+    # Shape and memory format are those of training: a GPU plans for them anyway.
+    example = torch.randint(256, (batch_size, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    return folded(model, example.to(model.head.weight.device))
