@@ -128,6 +128,8 @@ def _train(
         lone = model.frozen_statistics  # else a single image would have no statistics
         batches = Batches(train, reader, transform, settings.batch_size, device, settings.augment, lone, together)
         val_batches = Batches(val, reader, transform, settings.batch_size, device, ranks=together)
+        if len(state.history) < total and together.rank == 0:
+            batches.log_decoding()
         advance(done)
         save = partial(checkpoints.save, checkpoint, fingerprint, state, model) if together.rank == 0 else lambda: None
         run = Run(model, batches, val_batches, settings, planned, seed, class_weights, activations, save, advance)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,11 +23,12 @@ from rootstock.features.computing import File
 from rootstock.features.engines import Engine
 from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.feature_spec import FeatureSpec
-from rootstock.images import gpu_decoding, loader, pixels
+from rootstock.images import decoding, gpu_decoding, loader, pixel_store, pixels
 from rootstock.images.loader import Normalise
 from rootstock.system import devices, processes
 from rootstock.system.errors import DamagedError, SourceError
 from rootstock.system.parallel import cores, ordered_map
+from rootstock.training.split_images import SplitImages
 from tests.images import encoded, picture
 
 BATCH = 7  # shards hold about ten images
@@ -312,7 +314,9 @@ def test_two_batches_are_decoded_at_a_time_while_the_network_computes_others(mon
 
 
 def test_decoding_in_processes_gives_the_same_files_as_in_threads(small, backbone, tmp_path, monkeypatch, work):
-    both = []
+    """As many as are asked for; here there are as many as there are cores."""
+    both, counts, pool = [], [], processes._pool
+    monkeypatch.setattr(processes, "_pool", lambda first, count: (counts.append(count), pool(first, cores()))[1])
     for name, images in (("threads", 10**9), ("processes", 1)):
         monkeypatch.setattr(processes, "FROM_IMAGES", images)
         monkeypatch.setattr(processes, "FROM_CORES", 1)
@@ -322,6 +326,41 @@ def test_decoding_in_processes_gives_the_same_files_as_in_threads(small, backbon
         assert len(work.decoded) == (len(small.manifest) if name == "threads" else 0)  # here
         both.append({file.path.name: file.path.read_bytes() for file in files})
     assert both[0] == both[1]
+    assert counts == [4]
+
+
+@pytest.mark.parametrize("kept", ["nothing", "images", "whole images for crops"])
+def test_processes_decode_the_same_batches_to_train_on_as_threads_and_leave_the_same_in_a_store(
+    small, tmp_path, monkeypatch, kept
+):
+    decoded, decode = [], decoding.decode_opened
+    monkeypatch.setattr(decoding, "decode_opened", lambda *given: (decoded.append(given), decode(*given))[1])
+    augment = "crop" if kept == "whole images for crops" else "none"
+    refs = SplitImages(small.manifest, small.images).refs(seed=None if augment == "none" else 1)
+    to = Transform(32, 36, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    given = (to, small.images, shards.names(small.images), 1.0)
+    found: list[list[Tensor]] = []
+    for in_processes in (False, True):
+        decoded.clear()
+        with ExitStack() as stack, shards.Reader(small.images) as reader:
+            store = crops = None
+            if kept == "images":
+                store = stack.enter_context(pixel_store.opened(tmp_path / f"{in_processes}", *given))
+            elif augment == "crop":
+                whole = pixel_store.opened_for_crops(tmp_path / f"{in_processes}", 48, *given, beside=None)
+                crops = stack.enter_context(whole)
+            named = {"augment": augment, "store": store, "processes": in_processes, "crops": crops}
+            orders = refs[:50], refs[::-1]  # the second finds some in the store
+            found.append(
+                [
+                    torch.cat(list(loader.batches(reader, order, to, loader.batch_sizes(len(order), 32), **named)))
+                    for order in orders
+                ]
+            )
+            for ref in refs if kept != "nothing" else ():
+                found[-1].append(torch.from_numpy((store or crops.store).get(ref.shard, ref.offset).copy()))
+        assert len(decoded) == (0 if in_processes else len(refs) + 50 * (kept == "nothing"))  # here
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +376,8 @@ def test_many_images_for_a_gpu_are_decoded_in_processes_on_many_cores_and_the_lo
     if missing == "a GPU":
         engine = Engine("eager", engine.forward, BATCH)
     monkeypatch.setattr(devices, "device", lambda: CPU)
-    monkeypatch.setattr(processes, "cores", lambda: 3 if missing == "cores" else 4)
+    count = 3 if missing == "cores" else 4
+    monkeypatch.setattr(computing, "cores", lambda: count)
     monkeypatch.setattr(processes, "FROM_IMAGES", images + (missing == "images"))
     used: list[bool] = []
 
@@ -355,4 +395,4 @@ def test_many_images_for_a_gpu_are_decoded_in_processes_on_many_cores_and_the_lo
     if missing in ("a GPU", "an end", "work"):
         assert said == []
     else:
-        assert said == [f"extract: decoding in {cores()} {'processes' if in_processes else 'threads'}"]
+        assert said == [f"extract: decoding in {count} {'processes' if in_processes else 'threads'}"]

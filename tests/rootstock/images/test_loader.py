@@ -4,7 +4,6 @@ import io
 import resource
 import threading
 import time
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -13,12 +12,10 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rootstock.config.architectures import Transform
-from rootstock.dataset import shards
 from rootstock.dataset.shards import Reader
-from rootstock.images import decoding, loader, pixel_store
+from rootstock.images import decoding, loader
 from rootstock.images.loader import DECODED_TOGETHER, Normalise, Ref, prepare
 from rootstock.system.parallel import grouped, ordered_map
-from rootstock.training.split_images import SplitImages
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 TO_32 = Transform(32, 36, "bilinear", MEAN, STD)
@@ -98,32 +95,6 @@ def test_the_threads_stop_when_the_consumer_stops_early(small):
         next(stream := batches(reader, refs_of(small), TO_32, 8, threads=2))
         stream.close()
         assert reader.asked <= 8 + 2 * 2 * DECODED_TOGETHER and threading.active_count() == before
-
-
-@pytest.mark.parametrize("kept", ["nothing", "images", "whole images for crops"])
-def test_processes_decode_the_same_batches_as_threads_and_leave_the_same_in_a_store(small, tmp_path, monkeypatch, kept):
-    decoded, decode = [], decoding.decode_opened
-    monkeypatch.setattr(decoding, "decode_opened", lambda *given: (decoded.append(given), decode(*given))[1])
-    augment = "crop" if kept == "whole images for crops" else "none"
-    refs = SplitImages(small.manifest, small.images).refs(seed=None if augment == "none" else 1)
-    given = (TO_32, small.images, shards.names(small.images), 1.0)
-    found: list[list[torch.Tensor]] = []
-    for processes in (False, True):
-        decoded.clear()
-        with ExitStack() as stack, Reader(small.images) as reader:
-            store = crops = None
-            if kept == "images":
-                store = stack.enter_context(pixel_store.opened(tmp_path / f"{processes}", *given))
-            elif augment == "crop":
-                whole = pixel_store.opened_for_crops(tmp_path / f"{processes}", 48, *given, beside=None)
-                crops = stack.enter_context(whole)
-            named = {"augment": augment, "store": store, "processes": processes, "crops": crops}
-            orders = refs[:50], refs[::-1]  # the second finds some in the store
-            found.append([torch.cat(list(batches(reader, order, TO_32, 32, **named))) for order in orders])
-            for ref in refs if kept != "nothing" else ():
-                found[-1].append(torch.from_numpy((store or crops.store).get(ref.shard, ref.offset).copy()))
-        assert len(decoded) == (0 if processes else len(refs) + 50 * (kept == "nothing"))  # here
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_an_image_that_cannot_be_read_is_an_error_and_not_a_gap(small):

@@ -14,6 +14,7 @@ from rootstock.backbones import backbones
 from rootstock.config.params import Finetune
 from rootstock.dataset import shards
 from rootstock.images import loader
+from rootstock.system.parallel import cores
 from rootstock.training import classifier, epoch, epochs
 from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.course import as_table
@@ -154,6 +155,16 @@ def test_several_processes_do_not_wait_for_the_loss_of_every_step(base, small, m
 )
 def test_a_gpu_is_not_waited_for_after_every_step(device, ranks, every):
     assert epoch.checked_every(torch.device(device), ranks) == every
+
+
+def test_fine_tuning_says_how_it_decodes_unless_all_is_done(base, tmp_path, caplog):
+    """On a GPU in the run's log, on a CPU for those who look for it."""
+    said = f"fine_tune: decoding in {cores()} threads"
+    for expected in ([said], []):
+        with caplog.at_level("DEBUG"):
+            tune(start(base), base, stages(("head", 1)), tmp_path / "checkpoint")
+        assert [line for line in caplog.messages if "decoding in" in line] == expected
+        caplog.clear()
 
 
 # Results

@@ -109,6 +109,28 @@ def test_each_of_several_processes_has_its_share_of_every_order(small, reader, k
 # Decoding in processes
 
 
+def test_processes_that_train_together_share_the_cores_for_decoding(small, reader, monkeypatch):
+    monkeypatch.setattr(processes, "FROM_IMAGES", 1)
+    monkeypatch.setattr("rootstock.training.ranks.cores", lambda: 16)
+    images, found = SplitImages(small.split("train"), small.images), {}
+    for size in (1, 2, 4, 8):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", f"{size}")
+        batches = Batches(images, reader, TRANSFORM, BATCH, torch.device("cuda"), ranks=Ranks(0, size))
+        found[size] = batches.ranks.threads(), batches.in_processes
+    assert found == {1: (16, True), 2: (8, True), 4: (4, True), 8: (2, False)}  # too few to pay
+
+
+@pytest.mark.parametrize(("images", "how"), [(1, "processes"), (10**9, "threads")])
+def test_the_log_says_how_images_are_decoded_for_a_gpu(small, reader, monkeypatch, caplog, images, how):
+    monkeypatch.setattr(processes, "FROM_IMAGES", images)
+    monkeypatch.setattr("rootstock.training.ranks.cores", lambda: 4)
+    split = SplitImages(small.split("train"), small.images)
+    with caplog.at_level("INFO"):
+        for device in ("cuda", "cpu"):
+            Batches(split, reader, TRANSFORM, BATCH, torch.device(device)).log_decoding()
+    assert caplog.messages == [f"fine_tune: decoding in 4 {how}"]
+
+
 @pytest.mark.parametrize(
     ("device", "cores", "images", "expected"),
     [("cuda", 4, 72, True), ("cuda", 3, 72, False), ("cuda", 4, 71, False), ("cpu", 64, 10**9, False)],
@@ -116,8 +138,7 @@ def test_each_of_several_processes_has_its_share_of_every_order(small, reader, k
 def test_many_images_are_decoded_in_processes_where_many_cores_have_nothing_to_train(
     small, reader, monkeypatch, device, cores, images, expected
 ):
-    monkeypatch.setattr(processes, "cores", lambda: cores)
-    monkeypatch.setattr(processes, "FROM_CORES", 4)
+    monkeypatch.setattr("rootstock.training.ranks.cores", lambda: cores)
     monkeypatch.setattr(processes, "FROM_IMAGES", 72)
     rows = small.split("train").iloc[:images]
     assert len(rows) == min(72, images)
@@ -125,10 +146,18 @@ def test_many_images_are_decoded_in_processes_where_many_cores_have_nothing_to_t
     assert batches.in_processes == expected
 
 
-def test_mini_batches_decoded_in_processes_are_those_decoded_in_threads(small, reader, work):
-    images, batches = decoded(small, reader), batches_of(small, reader)
+def test_processes_decode_what_threads_would_decode(small, reader, monkeypatch):
+    """Here they are none; tests/rootstock/features/test_gpu.py has real ones."""
+    counts, images, batches = [], decoded(small, reader), batches_of(small, reader)
+    monkeypatch.setattr(
+        loader,
+        "ordered_map_in_processes",
+        lambda decode, groups, *given, count: (counts.append(count), map(decode, groups))[1],
+    )
     batches.in_processes = True
-    [order] = orders(batches, 1)
-    work.decoded.clear()
-    assert_equal(list(batches(order)), images[order])
-    assert work.decoded == []  # here
+    monkeypatch.setattr("rootstock.training.ranks.cores", lambda: 16)
+    for size in (1, 4):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", f"{size}")
+        [order] = orders(batches, 1)
+        assert_equal(list(batches(order)), images[order])
+    assert counts == [16, 4]  # its share of the cores
