@@ -31,7 +31,7 @@ def engine_of(backbone: Backbone, on_gpu: bool) -> Engine:
             4,
             16,
         ),  # who started the workers there knows how many, and may limit their cores
-        (False, None, 16, 1),  # a worker per core
+        (False, None, 4, 1),  # a worker per core
     ],
 )
 def test_workers_with_a_gpu_share_the_cores_of_the_machine(

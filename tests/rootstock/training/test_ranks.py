@@ -46,7 +46,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_same_mini_batches(bas
     assert [(e.stage, e.unfrozen, e.epoch) for e in found] == [(e.stage, e.unfrozen, e.epoch) for e in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
-        assert ours.val_loss == pytest.approx(theirs.val_loss, rel=1e-3)
+        assert ours.val_loss == pytest.approx(theirs.val_loss, rel=1e-4)
         assert ours.val_accuracy == theirs.val_accuracy
     for name, value in copied(alone).items():
         torch.testing.assert_close(copied(together)[name], value, rtol=1e-3, atol=1e-4)
