@@ -4,7 +4,7 @@
 
 Decoding alone is the limit of both. Extraction is that for a GPU, decoding in threads and in processes, with a network
 that computes nothing, so that what is measured are the cores. Each figure of extraction is the second pass, without
-start-up.
+start-up. More cores than this process may use are not measured.
 """
 
 import argparse
@@ -60,6 +60,14 @@ def measure(bench: Bench) -> dict[str, float]:
     return found
 
 
+def usable(counts: list[int]) -> list[int]:
+    """Return the numbers of cores that can be measured here, and say which cannot."""
+    for count in counts:
+        if not 1 <= count <= cores():
+            print(f"{count} cores: not measured, this process may use {cores()}", flush=True)
+    return [count for count in counts if 1 <= count <= cores()]
+
+
 def main() -> None:
     """Print a row for each number of cores, with the shares of decoding alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,7 +75,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     given = parser.parse_args()
     everything = sorted(os.sched_getaffinity(0))
-    counts = given.cores or [count for count in (1, 2, 4, 8, 16, 32, 64) if count < cores()] + [cores()]
+    counts = usable(given.cores or [*(count for count in (1, 2, 4, 8, 16, 32, 64) if count < cores()), cores()])
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), given.images, size=224, seconds=0, out=None)
         prepare(bench)

@@ -1,6 +1,7 @@
 """A GPU and many cores: extraction, fine-tuning and ingest beside their limits, and beside the loop of a user.
 
     python -m benchmarks.gpu [--images 6000] [--parts decode extract tune ...] [--seconds 3] [--out figures.json]
+    python -m benchmarks.gpu --parts reduced --images 400        # decode: reduced beside full, on any machine
 
 Needs `rootstock/` alone, neither Prefect nor DVC. Without a GPU it runs everything on the CPU: --images 200 --size 96.
 Photos are drawn (0.1 to 1.9 megapixels, 400 different ones, the rest copies with other last bytes), ingested once, and
@@ -11,6 +12,9 @@ import argparse
 import math
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,11 +28,12 @@ from rootstock.config import params
 from rootstock.dataset import shards, tables
 from rootstock.features import engines
 from rootstock.features.engines import best_batch_size
-from rootstock.images import gpu_decoding, loader, pixel_store, pixels
+from rootstock.images import decoding, gpu_decoding, loader, pixel_store, pixels
+from rootstock.images.decoding import Decode
 from rootstock.system import processes
 from rootstock.system.parallel import cores, grouped, limit_to_one_core, ordered_map
 from rootstock.system.processes import ordered_map_in_processes
-from rootstock.training import checkpoints, finetune
+from rootstock.training import batch_norm, checkpoints, finetune
 from rootstock.training.classifier import Classifier
 from rootstock.training.head import Head
 from rootstock.training.split_images import SplitImages
@@ -36,6 +41,7 @@ from rootstock.training.step import TrainingStep
 from rootstock.training.unfreezing import optimiser_of
 
 TUNED_EPOCHS = 3
+LARGE = 480_000  # pixels, from which on `reduced` decodes photos at half their size or less, for 224 pixels
 
 
 def decode(bench: Bench) -> None:
@@ -64,6 +70,38 @@ def decode(bench: Bench) -> None:
     for threads in (1, 2, 2):
         seen = ordered_map(lambda part: gpu_decoding.views(part, transform, bench.device), grouped(files, 256), threads)
         bench.put(f"nvJPEG and resize, {threads} threads", rate_of(seen))
+
+
+def reduced(bench: Bench) -> None:
+    """Decode by `full` and `reduced`: images per second of one core's time, so that other programs do not matter."""
+    transform, contents = bench.backbone("resnet50").transform, bench.contents()
+    sizes = [file.stored[0] * file.stored[1] for file in map(pixels.open_file, contents)]
+
+    def decoded(how: Decode, data: bytes) -> None:
+        decoding.decode_opened(pixels.open_file(data), transform.resize if how == "reduced" else None)
+
+    def resized(how: Decode, data: bytes) -> None:
+        loader.view(data, transform, decode=how)
+
+    for photos, is_large in ((f"of {LARGE / 1e6:g} megapixels or more", True), ("smaller", False)):
+        chosen = [data for data, size in zip(contents, sizes, strict=True) if (size >= LARGE) == is_large]
+        for what, step in (("decode", decoded), ("decode and resize", resized)):
+            for how, rate in _rates_of_a_core(step, chosen, bench.seconds).items():
+                bench.put(f"{what}, {how}, photos {photos}", rate)
+
+
+def _rates_of_a_core(step: Callable[[Decode, bytes], None], photos: list[bytes], seconds: float) -> dict[Decode, float]:
+    """Return how many photos a core decodes per second of its time, both ways measured in turn."""
+    spent: dict[Decode, float] = {"full": 0.0, "reduced": 0.0}
+    rounds = 0
+    while photos and min(spent.values()) <= seconds:
+        for how in spent:
+            begin = time.process_time()
+            for _ in ordered_map(partial(step, how), photos, 1, first=limit_to_one_core):
+                pass
+            spent[how] += time.process_time() - begin
+        rounds += 1
+    return {how: rounds * len(photos) / time_of for how, time_of in spent.items() if time_of}
 
 
 def network(bench: Bench) -> None:
@@ -102,28 +140,34 @@ def extract(bench: Bench) -> None:
 
 
 def tune(bench: Bench) -> None:
-    """Fine-tune all layers: the step on a batch that is there, and the stage, whose later epochs read the store."""
+    """Fine-tune all layers: the step on a batch that is there, and the stage, whose later epochs read the store.
+
+    The step is measured as the stage computes it, with batch norms folded into convolutions, and without that.
+    """
     for name in NAMES:
         for batch_size in (32, 128):
-            model = _classifier(bench, name)
             stage = params.Stage(unfreeze="all", epochs=TUNED_EPOCHS, lr=1e-4)
             settings = params.Finetune(stages=(stage,), batch_size=batch_size)
-            model.to(bench.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-            step = TrainingStep(model, optimiser_of(model, stage, settings), settings)
-            batch = torch.randint(256, (batch_size, 3, bench.size, bench.size), dtype=torch.uint8, device=bench.device)
-            batch = batch.contiguous(memory_format=torch.channels_last)
-            target = torch.arange(batch_size, device=bench.device) % CLASSES
-            begin = time.perf_counter()
-            step(batch, target).item()
-            bench.put(f"first step, {name}, batch {batch_size}, seconds", time.perf_counter() - begin)
-
-            def resident(step: TrainingStep = step, batch: torch.Tensor = batch, target: torch.Tensor = target) -> None:
-                step(batch, target)
-
-            bench.put(f"training step alone, {name}, batch {batch_size}", bench.rate(resident, batch_size))
+            for how, folds in (("batch norms not folded", False), ("folded, as in the stage", True)):
+                _train_resident(bench, name, settings, how, folds=folds)
             times = [0.0, *_epoch_ends(bench, name, settings)]
             for epoch, seconds in enumerate(np.diff(times), start=1):
                 bench.put(f"fine-tuning, {name}, batch {batch_size}, epoch {epoch}", bench.tuned / seconds)
+
+
+def _train_resident(bench: Bench, name: str, settings: params.Finetune, how: str, *, folds: bool) -> None:
+    """Measure the training step on a batch that is on the device already."""
+    model, size = _classifier(bench, name), settings.batch_size
+    model.to(bench.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    batch = torch.randint(256, (size, bench.size, bench.size, 3), dtype=torch.uint8, device=bench.device)
+    batch = batch.permute(0, 3, 1, 2)
+    target = torch.arange(size, device=bench.device) % CLASSES
+    with batch_norm.folded(model, batch) if folds else nullcontext():
+        step = TrainingStep(model, optimiser_of(model, settings.stages[0], settings), settings)
+        begin = time.perf_counter()
+        step(batch, target).item()
+        bench.put(f"first step, {name}, batch {size}, {how}, seconds", time.perf_counter() - begin)
+        bench.put(f"training step, {name}, batch {size}, {how}", bench.rate(lambda: step(batch, target), size))
 
 
 def _epoch_ends(bench: Bench, name: str, settings: params.Finetune) -> list[float]:
@@ -168,21 +212,36 @@ def loop(bench: Bench) -> None:
         )  # fmt: skip
         net = backbone.network.eval().to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         pinned = bench.device.type == "cuda"
-        batches = DataLoader(ImageFolder(bench.photos, transform), 256, num_workers=cores(), pin_memory=pinned)
-        seen, begin = 0, None
-        with torch.inference_mode(), torch.autocast(bench.device.type, torch.bfloat16):
-            for batch, _ in batches:
-                there = batch.to(bench.device, non_blocking=True).to(memory_format=torch.channels_last)
-                net(there).float().cpu()
-                if begin is None:
-                    begin = time.perf_counter()
-                else:
-                    seen += len(batch)
-        if begin:
-            bench.put(f"user's loop, {name}, bf16", seen / (time.perf_counter() - begin))
+        size = user_batch_size(bench.images)
+        batches = DataLoader(ImageFolder(bench.photos, transform), size, num_workers=cores(), pin_memory=pinned)
+
+        def computed(net: nn.Module = net, batches: DataLoader[Any] = batches) -> Iterator[int]:
+            with torch.inference_mode(), torch.autocast(bench.device.type, torch.bfloat16):
+                for batch, _ in batches:
+                    there = batch.to(bench.device, non_blocking=True).to(memory_format=torch.channels_last)
+                    net(there).float().cpu()
+                    yield len(batch)
+
+        bench.put(f"user's loop, {name}, bf16, batch {size}", rate_after_first(computed()))
 
 
-PARTS = {"decode": decode, "network": network, "extract": extract, "tune": tune, "loop": loop}
+def user_batch_size(images: int) -> int:
+    """Return the batch size of the user's loop: 256, or less where the first batch would be most of the images."""
+    return max(1, min(256, images // 4))
+
+
+def rate_after_first(batches: Iterator[int]) -> float:
+    """Return images/s of batches that are given as their sizes, without the first, in which workers start.
+
+    NaN if there is no other.
+    """
+    next(batches, 0)
+    begin = time.perf_counter()
+    images = sum(batches)
+    return images / (time.perf_counter() - begin) if images else math.nan
+
+
+PARTS = {"decode": decode, "reduced": reduced, "network": network, "extract": extract, "tune": tune, "loop": loop}
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from rootstock.config.params import Evaluate, Params
 from rootstock.evaluation import evaluate
 from rootstock.evaluation.model_pair import Inputs
+from rootstock.images.array_store import ArrayStore
 
 PARAMS = Params(evaluate=Evaluate(mistakes=5))
 ALONE = Params(
@@ -29,7 +30,11 @@ class Done:
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def run(inputs: Inputs, folder: Path, params: Params = ALONE, seconds: float = 1.0) -> Done:
+def run(
+    inputs: Inputs, folder: Path, params: Params = ALONE, seconds: float = 1.0, store: ArrayStore | None = None
+) -> Done:
     uses = folder / "measured.parquet"
-    found = evaluate.evaluate(inputs, params, folder / "model", folder / "report", lambda: timings(seconds), uses)
+    found = evaluate.evaluate(
+        inputs, params, folder / "model", folder / "report", lambda: timings(seconds), uses, store
+    )
     return Done(found, folder / "model", folder / "report")

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("flows", "tasks", "rootstock")
+PACKAGES = ("flows", "tasks", "rootstock", "benchmarks")
 # Of rootstock/: each imports from itself and those before it.
 ORDER = (
     "system", "config", "dataset", "images", "ingest", "backbones", "features", "training", "model", "evaluation",

@@ -8,7 +8,7 @@ import sys
 import networkx
 import pytest
 
-from tests.imports import ORDER, ROOT, every_import, top_packages
+from tests.imports import ORDER, ROOT, every_import, imported_by, top_packages
 
 MAY_IMPORT = {"flows": {"flows", "tasks", "rootstock"}, "tasks": {"tasks", "rootstock"}, "rootstock": {"rootstock"}}
 MODULES = [path.relative_to(ROOT) for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
@@ -47,6 +47,14 @@ def test_nothing_is_imported_by_a_name_in_a_string():
 @pytest.mark.parametrize("module", [path for path in MODULES if path.parts[0] == "rootstock"], ids=str)
 def test_rootstock_imports_neither_prefect_nor_dvc(module):
     assert not top_packages(ROOT / module) & {"prefect", "dvc"}
+
+
+@pytest.mark.parametrize("benchmark", ["gpu", "cores"])
+def test_a_benchmark_for_other_machines_needs_neither_prefect_nor_dvc(benchmark):
+    path = ROOT / "benchmarks" / f"{benchmark}.py"
+    files = {path} | imported_by(path)
+    assert {file.relative_to(ROOT).parts[0] for file in files} == {"benchmarks", "rootstock"}
+    assert not set().union(*map(top_packages, files)) & {"prefect", "dvc", "flows", "tasks"}
 
 
 def test_only_seven_modules_call_dvc():

@@ -157,7 +157,9 @@ class Finetune(Section):
         default=(Stage(unfreeze="last_half", epochs="auto", lr=5e-4),),
         description="Fine-tuning stages, in order; an empty list leaves the backbone frozen.",
     )
-    batch_size: Annotated[int, Field(ge=2, le=4096)] = Field(default=32, description="Mini-batch size.")
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = Field(
+        default=32, description="Mini-batch size; one that does not fit into memory is computed in parts."
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         default=0.01, description="AdamW weight decay; not applied to biases and normalisation layers."
     )

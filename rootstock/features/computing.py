@@ -46,7 +46,7 @@ def compute(
         settings: the section `extract` of params.yaml.
         images_dir: the shards.
         advance: called with the number of images done.
-        threads: to decode and compute with; None is one per core.
+        threads: to decode and compute with, or processes to decode for a GPU; None is one per core.
         begun: what is kept of files that are not finished; of others nothing is kept.
         pixels: has images that have been decoded before, and keeps the others.
 
@@ -78,15 +78,17 @@ def groups_of(
     parts = (part for file in files for part in _parts(file, images_dir, engine.group_size, done.get(file, 0)))
     with shards.Reader(images_dir) as reader:
         decode = Preparation(reader, spec, settings, pixels)
-        yield from extractor.unrounded(parts, decode, threads, _in_processes(files, engine, spec, images_dir))
+        yield from extractor.unrounded(
+            parts, decode, threads, _in_processes(files, engine, spec, images_dir, threads or cores())
+        )
 
 
-def _in_processes(files: Iterable[File], engine: Engine, spec: FeatureSpec, images_dir: Path) -> bool:
+def _in_processes(files: Iterable[File], engine: Engine, spec: FeatureSpec, images_dir: Path, count: int) -> bool:
     """Whether images are decoded in processes: many of them, on many cores, for a GPU that decodes none itself."""
     if engine.stream is None or spec.decode == "gpu" or not isinstance(files, Sequence):
         return False
-    pays = processes.pay(sum(shards.count_images(images_dir, file.shard) for file in files))
-    log.info("extract: decoding in %d %s", cores(), "processes" if pays else "threads")
+    pays = processes.pay(sum(shards.count_images(images_dir, file.shard) for file in files), count)
+    log.info("extract: decoding in %d %s", count, "processes" if pays else "threads")
     return pays
 
 

@@ -174,7 +174,9 @@ class FeatureExtractor:
             return
         bytes_each = self.engine.group_size * 3 * self.spec.transform.size**2
         in_memory_order = InMemoryOrder(prepare)
-        for kept, few in ordered_map_in_processes(in_memory_order, groups, bytes_each, window, limit_to_one_core):
+        for kept, few in ordered_map_in_processes(
+            in_memory_order, groups, bytes_each, window, limit_to_one_core, count=threads
+        ):
             yield kept, [image.transpose(2, 0, 1) for image in few]
 
     def _forward(self, images: Sequence[Prepared]) -> Array:

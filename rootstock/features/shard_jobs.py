@@ -96,13 +96,21 @@ def extract_shard(job: Job, name: str) -> int:
             nonlocal done
             done += n
 
-        # One worker per core; a worker with a GPU decodes on all cores of its machine.
-        computing.compute(
-            [made], engine, backbone, job.settings, tar.parent, advance, 1 if engine.stream is None else cores()
-        )
+        computing.compute([made], engine, backbone, job.settings, tar.parent, advance, _threads(job, engine))
         for path in (feature_files.digest_path(made.path), made.path):
             stores.put(path, f"{job.features}/{path.relative_to(scratch).as_posix()}")
         return done
+
+
+def _threads(job: Job, engine: Engine) -> int:
+    """Return how many threads or processes a worker decodes with.
+
+    That is one where there is a worker per core. A worker with a GPU has the cores that it may use (taskset), its share
+    of them if the workers were started for this job, on this machine.
+    """
+    if engine.stream is None:
+        return 1
+    return cores() if job.settings.cluster else max(1, cores() // job.settings.workers)
 
 
 def _fetched(job: Job, key: str, name: str, scratch: Path) -> Path | None:

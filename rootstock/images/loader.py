@@ -104,8 +104,8 @@ def batches(
     """Yield the images in order as uint8 batches (n, 3, size, size) of the given sizes, channels last in memory.
 
     Images without augmentation are taken from the store and left there, those with it are cut from `crops`.
-    With `processes` they are decoded in processes instead of threads. Two batches are read ahead, or two groups of
-    images per thread if these are more.
+    With `processes` they are decoded in as many processes instead of threads. Two batches are read ahead, or two groups
+    of images per thread if these are more.
     """
     decode = Decoding(reader, transform, augment, crops)
     kept = None if augment != "none" and any(ref.seed is not None for ref in refs) else store
@@ -128,7 +128,7 @@ def _loaded(
 
     if processes:
         bytes_each = DECODED_TOGETHER * 3 * decode.transform.size**2
-        found = ordered_map_in_processes(decode, missing(), bytes_each, window, limit_to_one_core)
+        found = ordered_map_in_processes(decode, missing(), bytes_each, window, limit_to_one_core, count=threads)
     else:
         found = ordered_map(decode, missing(), threads, window, limit_to_one_core)
     for decoded in found:

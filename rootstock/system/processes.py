@@ -36,9 +36,9 @@ KEEP = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}
 SHARED_MEMORY = "/dev/shm"  # noqa: S108  memory, not a folder for files; small in many containers
 
 
-def pay(images: int) -> bool:
-    """Whether decoding so many images pays for the start of a process per core."""
-    return cores() >= FROM_CORES and images >= FROM_IMAGES
+def pay(images: int, count: int | None = None) -> bool:
+    """Whether decoding so many images pays for the start of so many processes (None: one per core)."""
+    return (count or cores()) >= FROM_CORES and images >= FROM_IMAGES
 
 
 def ordered_map_in_processes(
@@ -49,8 +49,9 @@ def ordered_map_in_processes(
     first: Callable[[], None] | None = None,
     weigh: Callable[[T], int] = lambda item: 0,
     most: int = 0,
+    count: int | None = None,
 ) -> Iterator[R]:
-    """Yield `function(item)` in the order of `items`, computed in a process per core.
+    """Yield `function(item)` in the order of `items`, computed in processes.
 
     Args:
         function: pickled, like the items and its results. Exceptions are raised here.
@@ -60,18 +61,20 @@ def ordered_map_in_processes(
         first: called once in each process.
         weigh: as in `ordered_map`.
         most: as in `ordered_map`.
+        count: of processes; default: one per core.
 
     Where there is too little shared memory, threads do the work.
     """
-    window = window or 4 * cores()
+    count = count or cores()
+    window = window or 4 * count
     try:
         slots = _Slots(window, bytes_each)
     except OSError as error:
         log.info("%s: %s; there are threads instead of processes", SHARED_MEMORY, error.strerror)
-        yield from ordered_map(function, items, window=window, first=first, weigh=weigh, most=most)
+        yield from ordered_map(function, items, count, window, first, weigh, most)
         return
     with closing(slots):
-        pool = _pool(first)
+        pool = _pool(first, count)
         into_slot = _IntoSlot(function, slots.path, slots.inode, bytes_each)
         try:
             submit = partial(_submit, pool, into_slot, slots)
@@ -87,11 +90,11 @@ def _submit(pool: Executor, into_slot: "_IntoSlot", slots: "_Slots", item: objec
 
 
 @lru_cache(maxsize=1)
-def _pool(first: Callable[[], None] | None) -> Executor:
+def _pool(first: Callable[[], None] | None, count: int) -> Executor:
     """Start the processes; they stay for the next time, which loky's own reusable pool does for one thread alone."""
     from loky import ProcessPoolExecutor  # new interpreters, which do not run the main module
 
-    count, lock = cores(), Path(f"/proc/{os.getpid()}/fd/{_lock_file().fileno()}")
+    lock = Path(f"/proc/{os.getpid()}/fd/{_lock_file().fileno()}")
     pool: Executor = ProcessPoolExecutor(
         count, timeout=IDLE_S, initializer=_begin, initargs=(first, count, lock), env=KEEP
     )

@@ -18,6 +18,7 @@ from rootstock.training.divergence import check_loss, highest_loss
 from rootstock.training.division import TrainedPart
 from rootstock.training.frozen_layers import Cache
 from rootstock.training.image_sizes import resized, size_in
+from rootstock.training.ranks import Ranks
 from rootstock.training.split_images import Batches, mix
 from rootstock.training.stage_plan import PlannedStage
 from rootstock.training.step import TrainingStep
@@ -59,7 +60,7 @@ def train_epoch(run: Run, step: TrainingStep, batches: Batches, stage: PlannedSt
     device, sizes, ranks = batches.device, batches.sizes, batches.ranks
     seed, highest = mix(run.seed, state.stage, state.epoch), highest_loss(state.history, len(run.model.head.bias))
     order = np.random.default_rng(seed).permutation(len(batches.images.rows))
-    every = 1 if device.type == "cpu" and ranks.size == 1 else CHECKED_EVERY
+    every = checked_every(device, ranks)
     before = state.within or Within()
     _seed(seed, before, ranks.rank)
     step.model.train()
@@ -87,6 +88,11 @@ def train_epoch(run: Run, step: TrainingStep, batches: Batches, stage: PlannedSt
                 saved = time.monotonic()
     state.within = None
     return whole.item() / ranks.size / len(order)
+
+
+def checked_every(device: torch.device, ranks: Ranks) -> int:
+    """Return after how many steps the loss is read, for which everything waits that has not been computed."""
+    return 1 if device.type == "cpu" and ranks.size == 1 else CHECKED_EVERY
 
 
 def _seed(seed: int, before: Within, rank: int) -> None:

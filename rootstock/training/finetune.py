@@ -128,6 +128,8 @@ def _train(
         lone = model.frozen_statistics  # else a single image would have no statistics
         batches = Batches(train, reader, transform, settings.batch_size, device, settings.augment, lone, together)
         val_batches = Batches(val, reader, transform, settings.batch_size, device, ranks=together)
+        if len(state.history) < total and together.rank == 0:
+            batches.log_decoding()
         advance(done)
         save = partial(checkpoints.save, checkpoint, fingerprint, state, model) if together.rank == 0 else lambda: None
         run = Run(model, batches, val_batches, settings, planned, seed, class_weights, activations, save, advance)
@@ -153,5 +155,6 @@ def _faster(model: Classifier, batch_size: int, size: int) -> AbstractContextMan
     """Let the model compute frozen batch norms within convolutions."""
     if not model.frozen_statistics:
         return nullcontext()
-    shape = (batch_size, 3, size, size)  # that of training: a GPU plans for it anyway
-    return folded(model, torch.randint(256, shape, dtype=torch.uint8).to(model.head.weight.device))
+    # Shape and memory format are those of training: a GPU plans for them anyway.
+    example = torch.randint(256, (batch_size, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    return folded(model, example.to(model.head.weight.device))

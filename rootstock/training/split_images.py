@@ -83,7 +83,8 @@ class Batches:
         self.augment, self.ranks, self.batch_size = augment, ranks, ranks.largest_share(batch_size)
         self.sizes = loader.batch_sizes(len(images.rows), batch_size, lone)
         self._kept: Tensor | None = None
-        self.in_processes = device.type == "cuda" and processes.pay(len(images.rows))  # else the CPU trains
+        # Else the cores train. Beside other processes, each has its share of them.
+        self.in_processes = device.type == "cuda" and processes.pay(len(images.rows), ranks.threads())
 
     def __call__(
         self, order: NDArray[np.int64] | None = None, seed: int | None = None, skip: int = 0
@@ -111,6 +112,12 @@ class Batches:
             shares.append(targets.without(whole[indices], slice(counted, None)))
         together: Tensor = torch.cat(shares).to(device)
         return torch.split(together, list(map(len, shares)))
+
+    def log_decoding(self) -> None:
+        """Say whether processes or threads decode, at debug level where that does not have to keep up with a GPU."""
+        level = logging.INFO if self.device.type == "cuda" else logging.DEBUG
+        how = "processes" if self.in_processes else "threads"
+        log.log(level, "fine_tune: decoding in %d %s", self.ranks.threads(), how)
 
     def _shares(self, order: NDArray[np.int64] | None) -> list[tuple[NDArray[np.int64], int]]:
         return self.ranks.share(np.arange(len(self.images.rows)) if order is None else order, self.sizes)

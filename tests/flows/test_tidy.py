@@ -1,5 +1,6 @@
 """`python -m flows.cache` on a real workspace: it lists, prunes and compacts, and dvc.lock stays up to date."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_a_mistake_on_the_command_line_is_a_one_line_error(after_repro):
     ):
         done = cache(after_repro, *arguments, check=False)
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow  # a quarter of a minute
+def test_decoded_images_are_removed_alone_and_nothing_becomes_stale(after_repro):
+    local, kept = after_repro.root / ".rootstock", after_repro.outputs()
+    (local / "activations").mkdir()
+    (local / "activations" / "0.values").write_bytes(bytes(71))
+    [size] = re.findall(r"pixels: ([\d.]+ kB), decoded images", cache(after_repro).stdout)
+    said = cache(after_repro, "--pixels").stdout
+    assert f"{size} of decoded images removed" in said
+    assert "pixels: 0 bytes" in said and "activations: 71 bytes" in said
+    assert not (local / "pixels").exists() and (local / "activations" / "0.values").exists()
+    assert after_repro.outputs() == kept and after_repro.status() == UP_TO_DATE
 
 
 @pytest.mark.slow

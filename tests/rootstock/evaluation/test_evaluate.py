@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rootstock.backbones import backbones
 from rootstock.dataset import shards
 from rootstock.evaluation import evaluate, measured_models, model_pair, thumbnails, why
 from rootstock.evaluation.model_selection import MODELS, choose
 from rootstock.features import feature_extractor, reader
+from rootstock.images import pixel_store
 from rootstock.system.errors import SourceError
 from rootstock.training import head
 from rootstock.training.course import Course, save_course
@@ -122,6 +124,15 @@ def test_only_images_that_the_fine_tuned_network_scores_are_decoded_each_once(in
 
 
 # The files
+
+
+def test_a_second_evaluation_decodes_nothing_where_decoded_images_are_kept(inputs, base, work, tmp_path):
+    transform, names = backbones.load(inputs.backbone).transform, shards.names(inputs.images)
+    with pixel_store.opened(tmp_path / "pixels", transform, inputs.images, names, most_gb=1.0) as store:
+        first, second = ((run(inputs, tmp_path / name, store=store), len(work.decoded)) for name in ("first", "second"))
+    assert first[1] == second[1] >= 24  # the fine-tuned network's validation images, at least
+    predicted = [(one.report / "predictions.parquet").read_bytes() for one, _ in (first, second)]
+    assert predicted[0] == predicted[1]
 
 
 def test_exactly_the_listed_files_are_written(done):

@@ -39,6 +39,14 @@ def grows(number: int) -> int:
     return os.getpid()
 
 
+@pytest.mark.parametrize(
+    ("cores", "images", "expected"), [(4, 10_000, True), (3, 10**9, False), (4, 9_999, False), (64, 10_000, True)]
+)
+def test_processes_pay_from_four_cores_and_ten_thousand_images_on(monkeypatch, cores, images, expected):
+    monkeypatch.setattr(processes, "cores", lambda: cores)
+    assert processes.pay(images) == expected
+
+
 def test_processes_are_reused_after_their_memory_has_grown():
     assert len(set(ordered_map_in_processes(grows, range(8 * cores()), MIB))) == cores()
 

@@ -39,6 +39,31 @@ def test_training_switches_dropout_on_and_evaluation_off(base):
     assert not any(module.training for module in model.eval().modules())
 
 
+@pytest.mark.parametrize(
+    ("device", "has_bf16", "expected"),
+    [
+        ("cuda", True, torch.bfloat16),
+        ("cuda", False, torch.float16),  # T4, V100: there bf16 is emulated, slowly
+        ("cpu", True, torch.float32),
+    ],
+)
+def test_training_is_in_bfloat16_or_float16_by_the_gpu_and_in_float32_on_a_cpu(monkeypatch, device, has_bf16, expected):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16 | including_emulation
+    )
+    assert classifier.precision_on(torch.device(device)) == expected
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_backbone_computes_in_the_precision_of_the_device_and_the_head_in_float32(base, monkeypatch, precision):
+    monkeypatch.setattr(classifier, "precision_on", lambda device: precision)
+    model, dtypes = start(base).eval(), []
+    model.backbone.conv5[0].register_forward_hook(lambda layer, given, made: dtypes.append(made.dtype))
+    model.head.register_forward_hook(lambda layer, given, made: dtypes.append(made.dtype))
+    [logits] = classifier.predict(model, [torch.zeros(2, 3, 32, 32, dtype=torch.uint8)], 2)
+    assert dtypes == [precision, torch.float32] and logits.dtype == np.float32
+
+
 @pytest.mark.parametrize("name", [SHUFFLENET, MNASNET])
 def test_a_classifier_is_read_as_it_was_written(base, tmp_path, name):
     model, other = start(base, name), start(base, name)

@@ -1,6 +1,7 @@
 """Fine-tuning: its schedule and mini-batches, what it learns, and which weights it leaves."""
 
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,16 @@ from rootstock.backbones import backbones
 from rootstock.config.params import Finetune
 from rootstock.dataset import shards
 from rootstock.images import loader
+from rootstock.system.parallel import cores
 from rootstock.training import classifier, epoch, epochs
-from rootstock.training.checkpoints import Epoch
+from rootstock.training.checkpoints import Epoch, TrainingState
 from rootstock.training.course import as_table
 from rootstock.training.epoch import one_cycle
 from rootstock.training.frozen_layers import Cache
+from rootstock.training.ranks import ALONE, Ranks
 from rootstock.training.split_images import Batches, SplitImages
+from rootstock.training.step import TrainingStep
+from rootstock.training.unfreezing import optimiser_of
 from tests.fine_tuning import TRAIN, changed, copied, stages, start, tune
 from tests.small_dataset import (
     small_backbone,
@@ -104,6 +109,72 @@ def test_training_and_validation_call_the_network_from_one_thread_with_one_shape
         ("conv1.0", batch_size),
         ("stage4.0.branch2.0", batch_size),
     ]
+
+
+def test_weights_and_activations_are_channels_last_in_training_and_validation(base, tmp_path):
+    model, meets = start(base), set()
+    for module in model.backbone.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) and module.groups == 1:
+            module.register_forward_pre_hook(
+                lambda layer, given: meets.update(
+                    (model.training, what.is_contiguous(memory_format=torch.channels_last))
+                    for what in (layer.weight, *given)
+                )
+            )
+    tune(model, base, stages(("all", 2), batch_size=16), tmp_path / "checkpoint")
+    assert meets == {(True, True), (False, True)}
+
+
+@dataclass(frozen=True)
+class Two(Ranks):
+    """The first of two processes; the other one has the same mini-batches."""
+
+    size: int = 2
+
+    def sum(self, value: Tensor) -> Tensor:
+        return 2 * value
+
+
+@pytest.mark.parametrize(("ranks", "looks"), [(ALONE, [*range(1, 37)]), (Two(), [10, 20, 30, 36])])
+def test_several_processes_do_not_wait_for_the_loss_of_every_step(base, small, monkeypatch, ranks, looks):
+    """To read it costs time: all wait until it is there. On a CPU alone it is there anyway."""
+    seen, read, model, check, item = [], [], start(base), epoch.check_loss, Tensor.item
+
+    def check_loss(*given) -> None:
+        seen.append(given[4])
+        check(*given)
+
+    monkeypatch.setattr(epoch, "CHECKED_EVERY", 10)
+    monkeypatch.setattr(epoch, "check_loss", check_loss)
+    monkeypatch.setattr(Tensor, "item", lambda tensor: (read.append(len(seen)), item(tensor))[1])
+    settings = stages(("head", 1), batch_size=2)
+    transform = backbones.load(small_backbone(base)).transform
+    step = TrainingStep(model, optimiser_of(model, settings.stages[0], settings), settings)
+    step.ranks = ranks
+    with shards.Reader(small.images) as reader:
+        images = SplitImages(small.split("train"), small.images)
+        batches = Batches(images, reader, transform, 2, torch.device("cpu"), ranks=ranks)
+        run = epoch.Run(model, batches, batches, settings, (), 0, None, None, lambda: None, lambda n, **counts: None)
+        epoch.train_epoch(run, step, batches, settings.stages[0], TrainingState())
+    assert seen == looks
+    assert read == [*range(1, len(looks) + 1), len(looks)]  # when it is looked at, and at the end
+
+
+@pytest.mark.parametrize(
+    ("device", "ranks", "every"), [("cpu", ALONE, 1), ("cpu", Two(), 100), ("cuda", ALONE, 100), ("cuda", Two(), 100)]
+)
+def test_a_gpu_is_not_waited_for_after_every_step(device, ranks, every):
+    assert epoch.checked_every(torch.device(device), ranks) == every
+
+
+def test_fine_tuning_says_how_it_decodes_unless_all_is_done(base, tmp_path, caplog):
+    """On a GPU in the run's log, on a CPU for those who look for it."""
+    said = f"fine_tune: decoding in {cores()} threads"
+    for expected in ([said], []):
+        with caplog.at_level("DEBUG"):
+            tune(start(base), base, stages(("head", 1)), tmp_path / "checkpoint")
+        assert [line for line in caplog.messages if "decoding in" in line] == expected
+        caplog.clear()
 
 
 # Results

@@ -38,18 +38,22 @@ def test_each_image_of_a_mini_batch_counts_in_exactly_one_process(images, batch_
 @pytest.mark.slow
 @needs_two_cores
 def test_two_processes_have_the_loss_curve_of_one_with_the_same_mini_batches(base, tmp_path):
-    """Also where the last mini-batch has a single image, which is no share for the second process."""
-    settings = stages(("last_block", 1), ("all", 2), batch_size=71, augment="crop", lr=1e-4)
+    """Also where the last mini-batch has a single image, which is no share for the second process.
+
+    At a higher learning rate AdamW magnifies rounding, as it divides each gradient by its size: at 1e-4 the validation
+    loss of two processes differs by 3e-4, and so does that of one process which computes its mini-batches in two parts.
+    """
+    settings = stages(("last_block", 1), ("all", 2), batch_size=71, augment="crop", lr=3e-5)
     alone, together = start(base), start(base)
     expected = tune(alone, base, settings, tmp_path / "alone")
     found = tune(together, base, settings.model_copy(update={"processes": 2}), tmp_path / "together")
     assert [(e.stage, e.unfrozen, e.epoch) for e in found] == [(e.stage, e.unfrozen, e.epoch) for e in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
-        assert ours.val_loss == pytest.approx(theirs.val_loss, rel=1e-3)
+        assert ours.val_loss == pytest.approx(theirs.val_loss, rel=1e-4)
         assert ours.val_accuracy == theirs.val_accuracy
     for name, value in copied(alone).items():
-        torch.testing.assert_close(copied(together)[name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(copied(together)[name], value, rtol=1e-4, atol=1e-6)
 
 
 @needs_two_cores

@@ -142,6 +142,17 @@ def test_learning_rates_fall_from_block_to_block_and_biases_and_norms_have_no_we
     assert not any(parameter.requires_grad for _, block in blocks[:-2] for parameter in block)
 
 
+def test_all_parameters_are_updated_by_one_fused_kernel(base):
+    model, settings = start(base), stages(("all", 1))
+    optimiser = optimiser_of(model, settings.stages[0], settings)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with torch.profiler.profile() as profile:
+        optimiser.step()
+    calls = {event.key: event.count for event in profile.key_averages() if "adam" in event.key.lower()}
+    assert calls.get("aten::_fused_adamw_") == len(optimiser.param_groups)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("vit_b_32", 0.75), ("timm/vit_tiny_patch16_224", 0.75), ("swin_t", 1.0), ("resnet18", 1.0), ("maxvit_t", 1.0)],
