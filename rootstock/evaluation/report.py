@@ -122,6 +122,7 @@ def render(report: Report) -> str:
             report=report,
             models=report.models,
             best=report.test,
+            tested=figures.count_images(report.test["images"], report.test["groups"], "test image"),
             wrong=_wrong(report),
             comparison=_comparison(report),
             domains=_domains(report),
@@ -156,6 +157,7 @@ def environment() -> Environment:
         percents=figures.percents,
         interval=figures.describe_interval,
         figure=figures.figure,
+        counted=figures.counted,
     )
     return pages
 
