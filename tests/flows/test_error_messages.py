@@ -35,6 +35,14 @@ def test_an_unreachable_server_is_reported_before_any_work(workspace, flow):
     assert not (workspace.root / "data" / "dataset").exists()
 
 
+@pytest.mark.parametrize("seconds", ["-1", *slow("0", "nan")])
+def test_a_time_between_two_looks_at_the_inbox_is_above_zero(workspace, seconds):
+    named = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    done = workspace.run(sys.executable, "-m", "flows.ui.inbox", "--every", seconds, check=False, **named)
+    said = f"inbox: --every is {seconds}; expected a number of seconds above 0.\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
 @pytest.mark.slow  # half a minute for a server of its own
 def test_a_run_whose_server_dies_keeps_its_finished_work_and_reports_the_server(workspace, tmp_path):
     with server(environment(tmp_path / "home")) as api:

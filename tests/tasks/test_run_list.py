@@ -115,6 +115,12 @@ def test_the_command_says_where_runs_would_come_from(here, workspace):
     assert here.run(sys.executable, "-m", "flows.runs").stdout.splitlines()[1].split()[0] in git(here, "for-each-ref")
 
 
+@pytest.mark.parametrize("last", ["0", "-3"])
+def test_a_number_of_runs_below_one_is_an_error_in_one_sentence(workspace, last):
+    done = workspace.run(sys.executable, "-m", "flows.runs", "--last", last, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"runs: --last is {last}; expected at least 1.\n")
+
+
 def test_dvc_exp_show_with_metrics_fits_120_columns_unless_options_say_what_to_show(here):
     shown = here.run("dvc", "exp", "show", "-A", "--no-pager", COLUMNS="120")
     head = next(line for line in shown.stdout.splitlines() if "Experiment" in line)
