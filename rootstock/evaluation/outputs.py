@@ -180,6 +180,7 @@ def _advice(pair: ModelPair, found: Evaluation, around: Surroundings) -> list[Ad
     grounds = Grounds(
         found.choice.winner, found.validation, pair.summary["by_class"], found.test["images"], suspects,
         found.learning_curve, pair.course.history, pair.backbone.description["name"], around.compared,
+        found.test["groups"] if found.test["accuracy"].get("low") is None else None,
     )  # fmt: skip
     return advice.give(grounds)
 
