@@ -1,4 +1,7 @@
-"""What to do next, each with its reason: from validation, training and labels. The test images have no say in it."""
+"""What to do next, each with its reason: from validation and training. Test images have a say in which labels to check.
+
+How many of them there are is no figure of a model.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
