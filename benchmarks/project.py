@@ -9,8 +9,8 @@ from rootstock.config.section import Section
 from tasks.bridge import versions
 from tasks.bridge.workspace import PARAMS
 
-FILES = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "data/.gitignore",
-         "data/report/.gitignore", "dvc.yaml", "params.yaml", "pyproject.toml")  # fmt: skip
+FILES = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore",
+         "data/.gitignore", "data/report/.gitignore", "dvc.yaml", "params.yaml", "pyproject.toml")  # fmt: skip
 
 
 def copy_project(root: Path, **sections: Section) -> None:
