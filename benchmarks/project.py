@@ -9,12 +9,13 @@ from rootstock.config.section import Section
 from tasks.bridge import versions
 from tasks.bridge.workspace import PARAMS
 
-FILES = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "data/.gitignore",
-         "data/report/.gitignore", "dvc.yaml", "params.yaml", "pyproject.toml")  # fmt: skip
+FILES = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore",
+         "data/.gitignore", "data/report/.gitignore", "dvc.yaml", "params.yaml", "pyproject.toml")  # fmt: skip
 
 
 def copy_project(root: Path, **sections: Section) -> None:
     """Copy the project without data into a new git repository (if git is installed), with other sections of params."""
+    params = params_file.load(PARAMS)  # before an earlier copy is removed: it may be invalid
     shutil.rmtree(root, ignore_errors=True)
     for name in FILES:
         source, target = Path(name), root / name
@@ -30,7 +31,7 @@ def copy_project(root: Path, **sections: Section) -> None:
             subprocess.run(["git", *command], cwd=root, check=True)
     versions.prepare(root)
     if sections:
-        params_file.save(root / PARAMS, params_file.load(PARAMS).model_copy(update=sections))
+        params_file.save(root / PARAMS, params.model_copy(update=sections))
 
 
 def size_of(*paths: Path) -> int:

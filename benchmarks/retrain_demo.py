@@ -13,6 +13,7 @@ import time
 from benchmarks.project import copy_project
 from rootstock.config.params import Finetune, Ingest, Retrain, Source
 from rootstock.ingest.samples import write_sample
+from rootstock.system.entry_points import entry_point
 from tasks.bridge.workspace import LOCAL
 
 DEMO = LOCAL / "demo"
@@ -67,4 +68,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with entry_point("retrain-demo"):
+        try:
+            main()
+        except subprocess.CalledProcessError as error:  # the flow has said why
+            sys.exit(error.returncode)

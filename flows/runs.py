@@ -10,6 +10,7 @@ import argparse
 import shutil
 
 from rootstock.system.entry_points import entry_point
+from rootstock.system.errors import ParamsError
 
 LAST = 20
 
@@ -20,6 +21,8 @@ def main() -> None:
     parser.add_argument("--last", metavar="N", type=int, default=LAST, help=f"how many (default {LAST})")
     last = parser.parse_args().last
     with entry_point("runs"):
+        if last < 1:
+            raise ParamsError(f"--last is {last}; expected at least 1.")
         from tasks.bridge import run_list  # DVC takes a second to import
 
         runs = run_list.list_runs(last)

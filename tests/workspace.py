@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 CLASSES = {"lemon": (220, 200, 40), "moss": (60, 130, 60), "plum": (110, 40, 110)}
-CODE = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "data/.gitignore",
-        "data/report/.gitignore", "automations.yaml", "dvc.yaml", "params.yaml",
+CODE = ("flows", "tasks", "rootstock", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore",
+        "data/.gitignore", "data/report/.gitignore", "automations.yaml", "dvc.yaml", "params.yaml",
         "prefect.yaml", "pyproject.toml")  # fmt: skip
 PLOTS_PAGE = Path(".dvc/plots.html")
 SMALL = {

@@ -11,13 +11,14 @@
 
 import argparse
 import logging
+import math
 import time
 
 from prefect.events import emit_event
 
 from rootstock.config import params_file
 from rootstock.ingest import inbox
-from rootstock.system.errors import RootstockError
+from rootstock.system.errors import ParamsError, RootstockError
 from rootstock.system.files import write
 from tasks.bridge import causes
 from tasks.bridge.workspace import LOCAL, PARAMS
@@ -58,6 +59,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     reported = ""
     with causes.entry_point("inbox", needs_server=True):
+        if not 0 < every < math.inf:
+            raise ParamsError(f"--every is {every:g}; expected a number of seconds above 0.")
         while True:
             try:
                 with causes.described():

@@ -196,7 +196,7 @@ class Evaluate(Section):
     repeats: Annotated[int, Field(ge=0, le=100)] = Field(
         default=0,
         description="How often all images are split anew into five folds, to measure the frozen-feature head on each: "
-        "5 for a few hundred images, whose test split is too small (0: not at all).",
+        "5 for a few hundred images or few groups, whose test split is too small (0: not at all).",
     )
     probabilities: Literal["auto", "all"] = Field(
         default="auto",

@@ -18,7 +18,9 @@ def describe_missing_classes(summary: dict[str, Any]) -> str:
 def describe_groups(summary: dict[str, Any]) -> str:
     """Describe how many named groups there are; "" if there are none."""
     groups = summary.get("groups", {})
-    return f"{groups['images']:,} images in {groups['named']:,} named groups" if groups else ""
+    if not groups:
+        return ""
+    return f"{groups['images']:,} images in {groups['named']:,} named group{'' if groups['named'] == 1 else 's'}"
 
 
 def _enumerate(labels: list[str]) -> str:

@@ -1,4 +1,7 @@
-"""What to do next, each with its reason: from validation, training and labels. The test images have no say in it."""
+"""What to do next, each with its reason: from validation and training. Test images have a say in which labels to check.
+
+How many of them there are is no figure of a model.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +45,7 @@ class Grounds:
         history: the epochs of fine-tuning.
         backbone: that the models have.
         compared: rows of data/compare of the same dataset (see `compare_table.Row`); may be empty.
+        few_groups: how many groups the test images come in, if these are too few for an interval.
     """
 
     winner: str
@@ -53,6 +57,7 @@ class Grounds:
     history: list[Epoch] = field(default_factory=list)
     backbone: str = ""
     compared: pd.DataFrame = field(default_factory=pd.DataFrame)
+    few_groups: int | None = None
 
     @property
     def own(self) -> Mapping[str, Any]:
@@ -181,5 +186,12 @@ def _test_images(grounds: Grounds) -> Iterator[Advice]:
         yield Advice(
             "Add test images",
             f"There are only {grounds.test_images:,}: the intervals are wide whatever the model does.",
+            "figures",
+        )
+    elif grounds.few_groups:
+        yield Advice(
+            "Add test images of other groups",
+            f"There are {figures.count_images(grounds.test_images, grounds.few_groups)}, too few groups for intervals: "
+            "whatever the model does, nobody can say how good it is.",
             "figures",
         )

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from rootstock.config.architectures import FEATURE_LEVELS, PENULTIMATE
 from rootstock.evaluation import figures, plot_style
@@ -39,22 +40,45 @@ def best_of_each(table: pd.DataFrame) -> pd.DataFrame:
     return measured.drop_duplicates(same, keep="last").sort_values("accuracy", ascending=False, kind="stable")
 
 
+def names_of(rows: pd.DataFrame) -> pd.Series:
+    """Return names that tell backbones apart: by image size, and by weights, where one has several."""
+    return _told_apart(pd.Series([name_of(row) for _, row in rows.iterrows()], rows.index, dtype=object), rows)
+
+
+def _told_apart(names: pd.Series, rows: pd.DataFrame) -> pd.Series:
+    """Add image size and weights to names of rows that have several."""
+    for column, text in (("image_size", "{:.0f} px".format), ("origin", str)):
+        several = rows[column].groupby(names).transform("nunique") > 1
+        told = [
+            f"{name}, {text(value)}" if add else name
+            for name, value, add in zip(names, rows[column], several, strict=True)
+        ]
+        names = pd.Series(told, names.index, dtype=object)
+    return names
+
+
+def _ends(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """Return how far the intervals of rows reach below and above their accuracy (2, n); NaN where there is none."""
+    value, low, high = (rows[name].to_numpy(float) for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    return np.stack([value - low, high - value])
+
+
 def draw_size(table: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
     """Plot validation accuracy against multiply-accumulates; marker area is the number of parameters."""
     rows = best_of_each(table)
+    rows = rows.assign(name=names_of(rows))
     figure, [[axes]] = plot_style.new_figure(theme, 9, 5.6)
     names: list[Annotation] = []
     for _, row in rows.iterrows():
         colour = theme.finetuned if row["trained"] == SCRATCH else theme.head
         hollow = str(row["origin"]).startswith("random") and row["trained"] == FROZEN
         x, y = row["macs"] / 1e9, row["accuracy"]
-        ends = [[y - row["accuracy_low"]], [row["accuracy_high"] - y]]
-        axes.errorbar(x, y, yerr=ends, color=colour, alpha=0.35, linewidth=1)
+        axes.errorbar(x, y, yerr=_ends(row.to_frame().T), color=colour, alpha=0.35, linewidth=1)
         area = max(AREA_PER_MILLION * row["parameters"] / 1e6, MIN_AREA)
         face = "none" if hollow else colour
         axes.scatter(x, y, s=area, facecolor=face, edgecolor=colour, alpha=0.75, zorder=3)
         place = {"xytext": (4 + area**0.5 / 2, 3), "textcoords": "offset points", "fontsize": 8, "color": theme.ink}
-        names.append(axes.annotate(name_of(row), (x, y), **place, parse_math=False))
+        names.append(axes.annotate(row["name"], (x, y), **place, parse_math=False))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.margins(x=0.14)
@@ -86,14 +110,13 @@ def draw_depths(rows: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
     """Plot validation accuracy of frozen backbones by layer, one line each."""
     figure, [[axes]] = plot_style.new_figure(theme, 7.6, 4.6)
     markers = "oDs^vP*Xdp"
-    lines = rows.groupby(["backbone", "origin", "image_size"], sort=False)
-    for number, (_, line) in enumerate(lines):
+    lines = rows.groupby(names_of(rows), sort=False)
+    for number, (name, line) in enumerate(lines):
         line = line.drop_duplicates("layer", keep="last").set_index("layer").reindex(LAYERS).dropna(subset="accuracy")
         beside = 0.03 * (number - (len(lines) - 1) / 2)  # or intervals would cover each other
         x, y = [LAYERS.index(layer) + beside for layer in line.index], line["accuracy"].to_numpy(float)
-        ends = [y - line["accuracy_low"].to_numpy(float), line["accuracy_high"].to_numpy(float) - y]
         style = {"marker": markers[number % len(markers)], "markersize": 5, "elinewidth": 0.8}
-        axes.errorbar(x, y, yerr=ends, label=name_of(line.iloc[0]), color=_shade(number), **style)
+        axes.errorbar(x, y, yerr=_ends(line), label=name, color=_shade(number), **style)
     axes.margins(x=0.08)
     axes.set_xticks(range(len(LAYERS)), ["low\nedges, textures", "mid\nparts", "high\nwhole objects", PENULTIMATE])
     _as_accuracy(axes)
@@ -104,7 +127,7 @@ def draw_depths(rows: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
 def draw_scratch(curves: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
     """Plot training loss and validation accuracy by epoch for networks trained from scratch."""
     figure, grid = plot_style.new_figure(theme, 7.6, 5.6, (1, 1))
-    for number, (name, line) in enumerate(curves.groupby("name", sort=False)):
+    for number, (name, line) in enumerate(curves.groupby(_told_apart(curves["name"], curves), sort=False)):
         epochs = np.arange(1, len(line) + 1)
         style = {"color": _shade(number), "label": str(name)}
         grid[0, 0].plot(epochs, line["train_loss"].to_numpy(), **style)

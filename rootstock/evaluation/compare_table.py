@@ -1,8 +1,10 @@
 """The table of backbones measured on a dataset, compare.parquet: one row per candidate and version of the data."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
@@ -12,9 +14,13 @@ from rootstock.dataset import tables
 from rootstock.system import digests
 from rootstock.system.files import digest, reading, replacing
 
+if TYPE_CHECKING:  # imports torch
+    from rootstock.training.checkpoints import Epoch
+
 log = logging.getLogger(__name__)
 FROZEN, SCRATCH = "frozen", "scratch"
 CANDIDATE = ["backbone", "variant", "trained", "layer", "pooling", "data"]  # columns that identify a candidate
+CURVE = ["name", "data", "image_size", "origin"]  # columns that identify a network trained from scratch
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,29 @@ def merge(before: pd.DataFrame, row: Row) -> pd.DataFrame:
     same_input = (before[["image_size", "origin"]] == new[["image_size", "origin"]].iloc[0]).all(axis=1)
     replaced = same & (~measured | same_input & (row.reason == ""))
     return pd.concat([before[~replaced], new], ignore_index=True)
+
+
+def merge_curves(before: pd.DataFrame, row: Row, epochs: "Sequence[Epoch]") -> pd.DataFrame:
+    """Add the epochs of a network trained from scratch, replacing those of the same network and input.
+
+    Args:
+        before: as returned by `read_curves`; a curve of an earlier version has no image size, and is replaced, too.
+        row: of the network.
+        epochs: of its training.
+    """
+    name = f"{row.backbone} {row.variant}" if row.variant else row.backbone
+    facts = {"name": name, "data": row.data, "image_size": row.image_size, "origin": row.origin}
+    new = pd.DataFrame(epochs).assign(**facts)
+    same = (before["name"] == name) & (before["data"] == row.data)
+    same_input = (before["image_size"] == row.image_size) & (before["origin"] == row.origin)
+    others = before[~(same & (same_input | before["image_size"].isna()))]
+    return pd.concat([others, new], ignore_index=True) if len(others) else new
+
+
+def read_curves(path: Path) -> pd.DataFrame:
+    """Read the epochs of networks trained from scratch; without the file, an empty table."""
+    found: pd.DataFrame = digests.read(path).to_pandas() if path.exists() else pd.DataFrame()
+    return found.reindex(columns=[*CURVE, *found.columns.difference(CURVE, sort=False)])
 
 
 def read(path: Path) -> pd.DataFrame:

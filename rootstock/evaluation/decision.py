@@ -120,14 +120,14 @@ def compare(
     """Compare the models on one or more images, all of classes that both know."""
     champion, challenger, groups = images.champion, images.challenger, images.groups
     differences = challenger.astype(np.int64) - champion
-    if measure == "balanced_accuracy":
+    if balanced := measure == "balanced_accuracy":
         labels = np.unique(images.labels, return_inverse=True)[1]
         before, after = (intervals.balanced_share(hits, labels, groups) for hits in (champion, challenger))
         gain = paired.gain(differences, groups, intervals.balancing_weights(labels), seed)
     else:
         before, after = (intervals.share(hits, groups) for hits in (champion, challenger))
         gain = paired.gain(differences, groups)
-    return PairedComparison(about, what, len(images), len(np.unique(groups)), after, before, gain)
+    return PairedComparison(about, what, len(images), len(np.unique(groups)), after, before, gain, balanced)
 
 
 def _new_class(label: str, images: PairedOutcomes) -> PairedComparison:

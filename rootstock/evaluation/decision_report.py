@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from rootstock.evaluation import plots
-from rootstock.evaluation.decision import NEW_CLASS, PairedComparison
+from rootstock.evaluation import figures, plots
+from rootstock.evaluation.decision import DELIVERY, NEW_CLASS, OVERALL, PairedComparison
 from rootstock.evaluation.intervals import Interval
-from rootstock.evaluation.plot_style import LIGHT, Theme, png
+from rootstock.evaluation.paired_comparison import ACCURACY, BALANCED
+from rootstock.evaluation.plot_style import LIGHT, Theme, png, short
 from rootstock.system import escape
 
 MOST_NEW_CLASSES = 20  # rows
@@ -13,11 +14,17 @@ MOST_NEW_CLASSES = 20  # rows
 
 def table(comparisons: Sequence[PairedComparison]) -> str:
     """Format comparisons as a Markdown table; of many new classes, it has those that were learnt worst."""
+    of = f" ({BALANCED})" if measure(comparisons) == BALANCED else ""
     head = [
-        "| test images | count | champion | challenger | gain (points, 95 % interval) | p (one-sided) |",
+        f"| test images | count | champion{of} | challenger{of} | gain (points, 95 % interval) | p (one-sided) |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     return "\n".join([*head, *map(_row, _shown(comparisons))])
+
+
+def measure(comparisons: Sequence[PairedComparison]) -> str:
+    """Return the name of the figure that models are compared by; for a new class both are the same."""
+    return BALANCED if any(one.balanced for one in comparisons) else ACCURACY
 
 
 def _shown(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
@@ -27,9 +34,8 @@ def _shown(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
 
 
 def _row(comparison: PairedComparison) -> str:
-    what, images = escape.markdown(comparison.what), f"{comparison.images:,}"
-    if comparison.groups < comparison.images:
-        images += f" in {comparison.groups:,} groups"
+    what = escape.markdown(comparison.what)
+    images = f"{comparison.images:,}{figures.in_groups(comparison.images, comparison.groups)}"
     champion, gain, p = "", "", ""
     if comparison.champion and comparison.gain:
         champion = f"{comparison.champion['value']:.1%}"
@@ -42,9 +48,9 @@ def _row(comparison: PairedComparison) -> str:
 def draw(comparisons: Sequence[PairedComparison], theme: Theme = LIGHT) -> bytes:
     """Draw both models' test accuracy with 95 % intervals, one row per comparison of the table, as a PNG."""
     shown = _shown(comparisons)
-    names = [f"{one.what} ({one.images:,})" for one in shown]
+    names = [f"{one.what if one.about in (OVERALL, DELIVERY) else short(one.what)} ({one.images:,})" for one in shown]
     accuracies: dict[str, list[Interval | None]] = {
         "champion": [one.champion for one in shown],
         "challenger": [one.challenger for one in shown],
     }
-    return png(plots.draw_shares(names, accuracies, "test accuracy, 95 % interval", theme))
+    return png(plots.draw_shares(names, accuracies, f"{measure(shown)}, 95 % interval", theme))

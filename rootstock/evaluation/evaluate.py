@@ -26,6 +26,7 @@ from rootstock.evaluation import (
     outputs,
     predictions,
     repeated_splits,
+    verdict,
 )
 from rootstock.evaluation.learning_curve import LearningCurve
 from rootstock.evaluation.model_pair import Inputs as Inputs, ModelPair
@@ -41,7 +42,7 @@ from rootstock.system.errors import DamagedError
 from rootstock.training import calibration, epochs, head_layer, thresholds
 
 log = logging.getLogger(__name__)
-FEW_IMAGES, FEW_OF_CLASS = 100, 30  # in a split, and of a class among the test images, for figures to be worth much
+FEW_OF_CLASS = 30  # test images of a class, for figures to be worth much
 NAMED = 5  # classes that a warning names
 
 
@@ -84,7 +85,7 @@ def evaluate(
     refused = test.novelty[choice.winner] > known.threshold
     tested["unknown"] = intervals.share(refused, tables.group_numbers(test.scored.rows))
     uncalibrated = _warn_of_temperatures(val.temperature)
-    rough = _warn_of_few(pair, val.scored, test.scored, params.evaluate.repeats)
+    rough = _warn_of_few(pair, choice.winner, val, test, params.evaluate.repeats)
     for warning in uncalibrated + rough:
         log.warning("%s", warning)
     digest = _write_model(pair, choice, val, known, tested, model_dir)
@@ -206,15 +207,16 @@ def _warn_of_temperatures(temperature: dict[str, float]) -> list[str]:
     ]
 
 
-def _warn_of_few(pair: ModelPair, val: Scored, test: Scored, repeats: int) -> list[str]:
-    """Warn about too few images for a reliable figure."""
-    found = []
-    for split, scored in (("validation", val), ("test", test)):
-        if len(scored.rows) < FEW_IMAGES:
-            found.append(f"There are only {len(scored.rows)} {split} images: figures on them are rough.")
-    if len(test.rows) < FEW_IMAGES and not repeats:
-        found[-1] += " With evaluate.repeats: 5, the head is measured on repeated splits of all images as well."
-    counts = tables.one_row_per_label(test.rows)["label"].value_counts().reindex(pair.classes, fill_value=0)
+def _warn_of_few(pair: ModelPair, winner: str, val: Measured, test: Measured, repeats: int) -> list[str]:
+    """Warn about too few images, or groups of images, for a reliable figure."""
+    of_val, of_test = (
+        verdict.describe_few(part.figures[winner], split) for split, part in (("validation", val), ("test", test))
+    )
+    can_repeat = pair.manifest["group_id"].nunique() >= repeated_splits.FOLDS
+    if of_test and can_repeat and not repeats:
+        of_test += " With evaluate.repeats: 5, the head is measured on repeated splits of all images as well."
+    found = [*filter(None, (of_val, of_test))]
+    counts = tables.one_row_per_label(test.scored.rows)["label"].value_counts().reindex(pair.classes, fill_value=0)
     if len(few := counts[counts < FEW_OF_CLASS]):
         named = ", ".join(f"{label} ({count})" for label, count in few.sort_values(kind="stable").head(NAMED).items())
         more = f" and {len(few) - NAMED:,} more" if len(few) > NAMED else ""

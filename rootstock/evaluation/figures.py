@@ -2,6 +2,7 @@
 
 figures.shown(scores)             the names of those worth showing, by key
 figures.value(metric, interval)   98.2%, or 0.031
+figures.count_images(images, groups)   40 images in 1 group
 """
 
 import math
@@ -63,6 +64,21 @@ def describe_interval(interval: Mapping[str, float | None]) -> str:
     """Format the interval of a share for a sentence: 95 % interval 98.2 to 99.8%."""
     ends = percents(interval)
     return f"95 % interval {ends}" if ends else "too few groups of images for an interval"
+
+
+def count_images(images: int, groups: int, kind: str = "image") -> str:
+    """Format a number of images, and in how many groups they are where those are fewer: 40 test images in 1 group."""
+    return f"{counted(images, kind)}{in_groups(images, groups)}"
+
+
+def in_groups(images: int, groups: int) -> str:
+    """Format in how many groups images are; nothing where every group is one image."""
+    return f" in {counted(groups, 'group')}" if groups < images else ""
+
+
+def counted(number: int, what: str) -> str:
+    """Format a number of things: 1 image, 2,000 images."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def figure(loss: float) -> str:

@@ -155,6 +155,7 @@ def _thumbnails(pair: ModelPair, params: Params, found: Evaluation, test: Scored
         "confusions": mistakes.confusions(test, winner, pair.classes),
         "suspects": [] if suspects is None else mistakes.worst_labels(pair, suspects, asked.label_issues),
         "suspected": None if suspects is None else len(suspects),
+        "suspected_test": 0 if suspects is None else int((suspects["split"] == "test").sum()),
         "judged": label_issues.describe_judged(len(pair.manifest), len(pair.classes)),
         "duplicates": mistakes.near_duplicates(pair),
     }
@@ -180,6 +181,7 @@ def _advice(pair: ModelPair, found: Evaluation, around: Surroundings) -> list[Ad
     grounds = Grounds(
         found.choice.winner, found.validation, pair.summary["by_class"], found.test["images"], suspects,
         found.learning_curve, pair.course.history, pair.backbone.description["name"], around.compared,
+        found.test["groups"] if found.test["accuracy"].get("low") is None else None,
     )  # fmt: skip
     return advice.give(grounds)
 

@@ -9,6 +9,7 @@ from rootstock.evaluation.paired import Gain
 
 # What a comparison is about: all test images, those of a domain, of a new class, or those that this delivery brought.
 OVERALL, DOMAIN, NEW_CLASS, DELIVERY = "overall", "domain", "new class", "delivery"
+ACCURACY, BALANCED = "test accuracy", "balanced test accuracy"
 DELIVERED, UNSEEN = "the images delivered", "never looked at (unbiased)"
 
 
@@ -17,7 +18,7 @@ class PairedComparison:
     """Both models on a subset of the test images: accuracy with 95 % intervals, and the gain.
 
     The images are of classes that both models know, but for a new class, where `champion` and `gain` are None.
-    Accuracy is balanced over classes if `retrain.measure` says so.
+    Accuracy is balanced over classes if `retrain.measure` says so; but for a new class, of which it is the recall.
     """
 
     about: str
@@ -27,6 +28,12 @@ class PairedComparison:
     challenger: Interval
     champion: Interval | None = None
     gain: Gain | None = None
+    balanced: bool = False
+
+    @property
+    def measure(self) -> str:
+        """Return the name of the figure."""
+        return BALANCED if self.balanced else ACCURACY
 
     @property
     def where(self) -> str:
@@ -40,9 +47,8 @@ class PairedComparison:
 
     def describe(self) -> str:
         """Describe the comparison in a phrase."""
-        accuracy, images = f"{self.challenger['value']:.1%} test accuracy", f"{self.images:,} images"
-        if self.groups < self.images:
-            images += f" in {self.groups:,} groups"
+        accuracy = f"{self.challenger['value']:.1%} {self.measure}"
+        images = figures.count_images(self.images, self.groups)
         if self.champion is None or self.gain is None:
             return f"{accuracy} {self.where} ({images}, {figures.describe_interval(self.challenger)})"
         return f"{accuracy} {self.where}, champion {self.champion['value']:.1%} ({images}, {_points(self.gain)})"
@@ -50,7 +56,8 @@ class PairedComparison:
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for the history."""
         figures = {
-            name: getattr(self, name) for name in ("about", "what", "images", "groups", "challenger", "champion")
+            name: getattr(self, name)
+            for name in ("about", "what", "images", "groups", "measure", "challenger", "champion")
         }
         gain = self.gain
         return figures | {"gain": gain.interval if gain else None, "p": gain.p_better if gain else None}

@@ -201,7 +201,7 @@ def draw_recall(
     scored = {name: figures for name, figures in metrics[winner]["classes"].items() if figures["images"]}
     names = sorted(scored, key=lambda name: scored[name]["recall"]["value"])[:worst]
     recall = {model: [metrics[model]["classes"][name]["recall"] for name in names] for model in models}
-    return draw_shares(names, recall, "recall, 95 % interval", theme)
+    return draw_shares([short(name) for name in names], recall, "recall, 95 % interval", theme)
 
 
 def draw_shares(
@@ -217,7 +217,7 @@ def draw_shares(
         )
         style = {**theme.model(model), "xerr": [value - low, high - value], "linestyle": "none", "elinewidth": 1.6}
         axes.errorbar(value, [row for row, _ in given], **style, markersize=5)
-    axes.set_yticks(range(len(names)), [short(name) for name in names], parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel(label)

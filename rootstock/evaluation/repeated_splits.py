@@ -18,6 +18,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from rootstock.config import params
 from rootstock.dataset import tables
+from rootstock.evaluation import figures
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.parallel import map_on_one_core_each
@@ -45,8 +46,8 @@ class RepeatedSplits:
         There is no interval: the repeats share their images, so that their spread is that of the splits alone.
         """
         several, what = len(self.accuracies), f"all {self.images:,} images"
-        if self.groups < self.images:
-            what += f", in {self.groups:,} groups,"
+        if groups := figures.in_groups(self.images, self.groups):
+            what += f",{groups},"
         spread = (
             f", {min(self.accuracies):.1%} to {max(self.accuracies):.1%} from repeat to repeat" if several > 1 else ""
         )

@@ -57,6 +57,7 @@ class Report:
         embedding: a map of the features; None if it was not asked for, or there are too few images.
         suspects: images whose label is probably wrong, worst first.
         suspected: how many there are in label_issues.csv; None if they were not looked for.
+        suspected_test: how many of these are test images.
         judged: the images that were judged, as returned by `label_issues.describe_judged`.
         warnings: one sentence each, on training, such as a search that ended at a limit.
         rough: why the figures are rough, in a sentence each; shown below the accuracy.
@@ -90,6 +91,7 @@ class Report:
     embedding: "Embedding | None" = None
     suspects: "Sequence[Suspect]" = ()
     suspected: int | None = None
+    suspected_test: int = 0
     judged: str = "images"
     warnings: Sequence[str] = ()
     rough: Sequence[str] = ()
@@ -122,6 +124,7 @@ def render(report: Report) -> str:
             report=report,
             models=report.models,
             best=report.test,
+            tested=figures.count_images(report.test["images"], report.test["groups"], "test image"),
             wrong=_wrong(report),
             comparison=_comparison(report),
             domains=_domains(report),
@@ -156,6 +159,7 @@ def environment() -> Environment:
         percents=figures.percents,
         interval=figures.describe_interval,
         figure=figures.figure,
+        counted=figures.counted,
     )
     return pages
 

@@ -6,7 +6,7 @@ from typing import Any
 from rootstock.dataset import label_sets
 from rootstock.evaluation import figures
 
-FEW_IMAGES = 100  # test images: with fewer, no verdict
+FEW_IMAGES = 100  # of a split: with fewer, figures are rough; of test images, there is no verdict
 NAMED = 3  # classes and domains that a sentence names
 
 
@@ -44,7 +44,8 @@ def usable(test: Mapping[str, Any]) -> str:
     low, high = accuracy.get("low"), accuracy.get("high")
     label, share = most_frequent(test)
     if low is None or test["images"] < FEW_IMAGES:
-        return f"Too early to say: {test['images']:,} test images are too few to rely on."
+        found = figures.count_images(test["images"], test["groups"], "test image")
+        return f"Too early to say: {found} are too few{'' if test['images'] < FEW_IMAGES else ' groups'} to rely on."
     if low <= share:
         return f"No: it is not shown to be better than always answering {label}."
     wrong = f"{_count(1 - high)} to {_count(1 - low)}"
@@ -56,6 +57,21 @@ def usable(test: Mapping[str, Any]) -> str:
     if weak := below(test["classes"], "recall", low):
         said += f" Less so for {_listed(weak)}: more of their images are missed."
     return said
+
+
+def describe_few(own: Mapping[str, Any], split: str) -> str:
+    """Describe why figures on a split are rough, where its images or their groups are too few; else "".
+
+    Args:
+        own: figures of a model on the images of the split, as returned by `metrics.score`.
+        split: its name.
+    """
+    if own["images"] < FEW_IMAGES:
+        return f"There are only {own['images']} {split} images: figures on them are rough."
+    if own["accuracy"].get("low") is None:
+        images = figures.count_images(own["images"], own["groups"], f"{split} image")
+        return f"There are {images}, too few groups for intervals: figures on them are rough."
+    return ""
 
 
 def below(parts: Mapping[str, Mapping[str, Any]], metric: str, low: float) -> list[str]:

@@ -11,7 +11,7 @@ from rootstock.config import params
 from rootstock.dataset import image_ids, label_sets, tables
 from rootstock.dataset.tables import Dataset
 from rootstock.images.inspection import Reason
-from rootstock.ingest import group_notes, labels, manifests
+from rootstock.ingest import group_notes, labels, manifests, opening
 from rootstock.ingest.folder_tree import NEGLIGIBLE_SHARE
 from rootstock.ingest.labels import lookalike_key
 from rootstock.ingest.layout import SPLITS
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 MIN_IMAGES_PER_CLASS = 3  # one each for train, val and test
 MIN_RELABELLED = 5  # this many relabelled images, if also more than a negligible share, stop the run
 MAX_LISTED = 5  # classes, or pairs of classes, that an error lists
+EXPECTED = "Expected one subfolder per class, or a table with one label per image."
 
 
 def check_shrink(settings: params.Ingest, listed: list[SourceListing], before: Dataset, files: pd.DataFrame) -> None:
@@ -148,7 +149,7 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[Sourc
     """
     if manifest.empty:
         unlabelled = bool((files["reason"] == Reason.NO_LABEL.value).any())
-        expected = " Expected one subfolder per class, or a table with one label per image." if unlabelled else ""
+        expected = f" {EXPECTED}{_suggest_table(files, listed)}" if unlabelled else ""
         why = f" ({_describe_reasons(files)})" if len(files) else ""
         raise SourceError(f"ingest.sources: no usable image in {len(files):,} files{why}.{expected}")
     multi_label, of_classes = tables.is_multi_label(manifest), tables.one_row_per_label(manifest)
@@ -165,7 +166,7 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[Sourc
         [(label, count)] = counts.items()
         raise SourceError(
             f"ingest.sources: only one class, {label!r} ({count:,} images{_describe_rejected(files)}); "
-            "a classifier needs two. Expected one subfolder per class, or a table with one label per image."
+            f"a classifier needs two. {EXPECTED}{_suggest_table(files, listed)}"
         )
     if untaught := sorted(set(counts) - set(of_classes.loc[of_classes["split"] == "train", "label"])):
         raise SourceError(
@@ -185,6 +186,15 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[Sourc
             f"near duplicates or in the same group ({counted}). Add images of other groups, or lower "
             "ingest.near_duplicate_bits."
         )
+
+
+def _suggest_table(files: pd.DataFrame, listed: list[SourceListing]) -> str:
+    """Suggest a table that lies in the folder of a source, where the source was to be the table."""
+    for spec in (entry.spec for entry in listed if not entry.spec.path.lower().endswith(opening.ARCHIVES)):
+        ignored = files[(files["source"] == spec.title()) & (files["reason"] == Reason.NOT_AN_IMAGE.value)]
+        for path in sorted(path for path in ignored["path"] if path.lower().endswith(opening.TABLES)):
+            return f" If {path} is such a table, name it as the source: path: {spec.path.rstrip('/')}/{path}."
+    return ""
 
 
 def _counts(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[SourceListing]) -> dict[str, int]:

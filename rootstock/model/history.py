@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("run", pa.string()),
         ("validation", FIGURE),
         ("test", FIGURE),
+        ("data", pa.string()),
     ]
 )
 FIRST, PROMOTED, REJECTED, UNDECIDED, BROUGHT_BACK = "first", "promoted", "rejected", "undecided", "brought back"
@@ -48,7 +49,8 @@ class Row:
     `version` is the version of the champion after the decision; `comparison` holds the figures as JSON (see
     paired_comparison.PairedComparison). Rows of new champions also have `model` (a digest) and the texts of dvc.lock
     and params.yaml. `at` is the time (ISO 8601, UTC) and `run` the flow run; `validation` and `test` are the accuracy
-    of the model that was decided on, with its 95 % interval. Earlier versions did not write these four.
+    of the model that was decided on, with its 95 % interval; `data` is the version of the dataset that was decided on.
+    Earlier versions did not write these five.
     """
 
     decision: str
@@ -65,6 +67,7 @@ class Row:
     run: str = ""
     validation: dict[str, float] | None = None
     test: dict[str, float] | None = None
+    data: str = ""
 
 
 def read_accuracy(path: Path) -> dict[str, float] | None:

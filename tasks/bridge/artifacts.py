@@ -81,8 +81,7 @@ def show_verdict(
 
 def describe_test_images(test: dict[str, Any]) -> str:
     """Describe how many test images there are, and in how many groups if those are fewer."""
-    groups = f" in {test['groups']:,} groups" if test.get("groups", test["images"]) < test["images"] else ""
-    return f"{test['images']:,} test images{groups}"
+    return figures.count_images(test["images"], test.get("groups", test["images"]), "test image")
 
 
 def describe_test_uses() -> str:
@@ -102,10 +101,8 @@ def show_decision(decision: "Decision", arrived: str, kept: str) -> None:
         from rootstock.evaluation import decision_report as report
 
         heading = f"## {decision.outcome.capitalize()}: {markdown(decision.reason)}"
-        shown = [
-            report.table(decision.comparisons),
-            _picture(report.draw(decision.comparisons), "Test accuracy before and after"),
-        ]
+        caption = f"{report.measure(decision.comparisons).capitalize()} before and after"
+        shown = [report.table(decision.comparisons), _picture(report.draw(decision.comparisons), caption)]
         return "\n\n".join([heading, f"{markdown(arrived)}. {_note(kept)}", *(shown if decision.comparisons else ())])
 
     what = "Champion against challenger, and the decision"

@@ -24,7 +24,7 @@ from rootstock.model.history import Row
 from rootstock.system import files
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import TEMPORARY, digest, remove, replacing_folder, write
-from tasks.bridge import experiments, versions
+from tasks.bridge import experiments, lineage, versions
 from tasks.bridge.repair import LOCK
 from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HISTORY, LOCAL, MODEL, PARAMS, REPORT, TO_LABEL
 
@@ -159,6 +159,7 @@ def row_of(
         run=run,
         validation=history.read_accuracy(REPORT / "metrics.json") if trained else None,
         test=history.read_accuracy(REPORT / "test.json") if trained else None,
+        data=lineage.data_version(),
     )
 
 

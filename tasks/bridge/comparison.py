@@ -4,11 +4,9 @@ data/compare is not the output of a stage: rows hold images/s, and `dvc repro` s
 added to DVC as it is (data/compare.dvc), so that it can be pushed, pulled and restored.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rootstock.config.params import Params
-from rootstock.system import digests
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import write
 from tasks.bridge import versions
@@ -19,7 +17,6 @@ if TYPE_CHECKING:  # imports torch, needed only to try a candidate
 
     from rootstock.evaluation.compare import Candidate
     from rootstock.evaluation.compare_table import Row
-    from rootstock.training.checkpoints import Epoch
 
 TABLE, CURVES, PAGE = COMPARE / "compare.parquet", COMPARE / "curves.parquet", COMPARE / "report.html"
 
@@ -33,7 +30,7 @@ def candidates(params: Params) -> "list[Candidate]":
     """
     from rootstock.evaluation import compare, compare_table
 
-    compare_table.read(TABLE), curves()  # fail now rather than after hours
+    compare_table.read(TABLE), compare_table.read_curves(CURVES)  # fail now rather than after hours
     found = compare.candidates(params)
     if not found:
         raise RootstockError("params.yaml: compare.backbones and compare.scratch are empty; name at least one backbone")
@@ -48,30 +45,8 @@ def measure(candidate: "Candidate", params: Params) -> "Row":
     row, epochs = compare.measure(candidate, params, paths)
     compare_table.write(TABLE, compare_table.merge(compare_table.read(TABLE), row))
     if epochs:
-        _keep_curve(row, epochs)
+        compare_table.write(CURVES, compare_table.merge_curves(compare_table.read_curves(CURVES), row, epochs))
     return row
-
-
-def _keep_curve(row: "Row", epochs: "Sequence[Epoch]") -> None:
-    import pandas as pd
-
-    from rootstock.evaluation import compare_table
-
-    name = f"{row.backbone} {row.variant}" if row.variant else row.backbone
-    new = pd.DataFrame(epochs).assign(name=name, data=row.data)
-    before = curves()
-    others = before[(before["name"] != name) | (before["data"] != row.data)]
-    compare_table.write(CURVES, pd.concat([others, new], ignore_index=True) if len(others) else new)
-
-
-def curves() -> "pd.DataFrame":
-    """Read the epochs of the models trained from scratch."""
-    import pandas as pd
-
-    if not CURVES.exists():
-        return pd.DataFrame(columns=["name", "data"])
-    found: pd.DataFrame = digests.read(CURVES).to_pandas()
-    return found
 
 
 def finish() -> "tuple[pd.DataFrame, dict[str, bytes]]":
@@ -79,7 +54,9 @@ def finish() -> "tuple[pd.DataFrame, dict[str, bytes]]":
     from rootstock.evaluation import compare_report, compare_table
 
     now = compare_table.version_of(DATASET)
-    table, epochs = (kept[kept["data"] == now] for kept in (compare_table.read(TABLE), curves()))
+    table, epochs = (
+        kept[kept["data"] == now] for kept in (compare_table.read(TABLE), compare_table.read_curves(CURVES))
+    )
     drawn = compare_report.pictures(table, epochs)
     write(PAGE, compare_report.render(table, drawn))
     versions.add(COMPARE)

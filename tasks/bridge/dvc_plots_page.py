@@ -7,12 +7,17 @@ from rootstock.system.files import write
 
 PAGE = Path("plots.html")  # in .dvc
 VEGA_LITE = "5.20"  # DVC's templates are of version 5
+REVISION = 2  # of the page below: one of another revision is written anew
+# DVC has a place for every plot of dvc.yaml, and an empty specification where its file has no rows: nothing was
+# fine-tuned, or the images are too few for a learning curve. Such a place is removed.
+EMBED = """window.vegaEmbed = (place, spec) =>
+  Object.keys(spec).length ? vegaEmbed(place, spec) : document.querySelector(place).remove();"""
 
 
 def prepare(dvc_folder: Path) -> None:
     """Write the page unless it is there; DVC finds it by `plots.html_template`."""
     path = dvc_folder / PAGE
-    first = f"<!-- vl-convert-python {version('vl-convert-python')}, Vega-Lite {VEGA_LITE} -->"
+    first = f"<!-- page {REVISION}, vl-convert-python {version('vl-convert-python')}, Vega-Lite {VEGA_LITE} -->"
     if not path.exists() or not path.read_text(encoding="utf-8").startswith(first):
         write(path, f"{first}\n{_page()}")
 
@@ -20,7 +25,7 @@ def prepare(dvc_folder: Path) -> None:
 def _page() -> str:
     import vl_convert
 
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE).replace("</script", r"<\/script")
+    bundle = vl_convert.javascript_bundle(EMBED, VEGA_LITE).replace("</script", r"<\/script")
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -22,12 +22,13 @@ def lineage() -> dict[str, str]:
         commit = git.head()[:SHORT]
         edited = git.run("status", "--porcelain", "--untracked-files=no")
         found["git commit"] = f"{commit}, with uncommitted changes" if edited else commit
-    if version := _data_version():
+    if version := data_version():
         found["data version"] = version
     return found
 
 
-def _data_version() -> str:
+def data_version() -> str:
+    """Return the version of the dataset, as dvc.lock has it; "" if unknown."""
     try:
         stages = yaml_file.parse(LOCK.read_bytes(), str(LOCK))["stages"]
         outputs = {out["path"]: out["md5"] for out in stages["ingest"]["outs"]}

@@ -3,7 +3,7 @@
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from tasks.bridge.workspace import DATASET, REPORT
 HEADING = ("run", "champion", "when", "validation %", "test %", "data (images)")
 LONG_AGO = datetime.min.replace(tzinfo=UTC)  # decisions of earlier versions have no time
 SHORT = 7  # hexadecimal digits of a data version
+TRIED = (history.REJECTED, history.UNDECIDED)
 NAMED = 4  # changed parameters that a line names
 NO_ANSWER = "-"
 Accuracy = dict[str, float]
@@ -57,7 +58,7 @@ def list_runs(last: int | None = None) -> list[Run]:
     Args:
         last: how many; None: all.
     """
-    rows = champion.decisions()
+    rows = _with_locks(champion.decisions())
     now = rows[-1].version if rows else None
     pairs = sorted(_pair(rows, experiments.list_kept()), key=lambda pair: _time(*pair) or LONG_AGO)
     start = 0 if last is None else max(len(pairs) - last, 0)
@@ -73,15 +74,57 @@ def list_runs(last: int | None = None) -> list[Run]:
 def _pair(rows: Sequence[Row], kept: Sequence[KeptRun]) -> Iterator[tuple[Row | None, KeptRun | None]]:
     """Yield each decision with the experiment of its run, if there is one, and then the other experiments."""
     left = {run.name: run for run in kept}
-    locks = dict(zip(left, git.blobs([run.revision for run in left.values()], LOCK), strict=True)) if left else {}
     named = {row.run for row in rows}
-    for row in rows:
-        name = row.run if row.run in left else ""
-        if left and not name and row.decision in (history.FIRST, history.PROMOTED):  # earlier versions wrote no name
-            lock = git.blob_of(row.lock)
-            name = next((name for name in left if locks[name] == lock and name not in named), "")
-        yield row, left.pop(name, None)
+    names = [row.run if row.run in left else "" for row in rows]
+    nameless = [run for run in kept if run.name not in named]
+    for place, name in _pair_nameless(rows, names, nameless) if nameless else ():
+        names[place] = name
+    yield from ((row, left.pop(name, None)) for row, name in zip(rows, names, strict=True))
     yield from ((None, run) for run in left.values())
+
+
+def _pair_nameless(rows: Sequence[Row], names: Sequence[str], kept: Sequence[KeptRun]) -> Iterator[tuple[int, str]]:
+    """Yield places of rows, to which earlier versions wrote no name, with the names of their experiments.
+
+    A champion's is that with its dvc.lock. Of a challenger that did not become champion nothing but the number of its
+    images is known: it is paired if a single experiment is left with as many.
+
+    Args:
+        rows: of the history.
+        names: of the experiments of rows; "" if unknown.
+        kept: the experiments that no row names.
+    """
+    locks = dict(zip([run.name for run in kept], git.blobs([run.revision for run in kept], LOCK), strict=True))
+    without = [(place, row) for place, row in enumerate(rows) if not names[place]]
+    for place, row in without:
+        if row.decision in (history.FIRST, history.PROMOTED):
+            lock = git.blob_of(row.lock)
+            if name := next((name for name, blob in locks.items() if blob == lock), ""):
+                del locks[name]
+                yield place, name
+    tried = [
+        (place, row.images)
+        for place, row in without
+        if row.decision in TRIED and not row.run and row.comparison != "[]"  # else nothing was trained
+    ]
+    if not tried:
+        return
+    counts = {run.name: _images(_dataset(_recorded(None, run))) for run in kept if run.name in locks}
+    for place, images in tried:
+        same = [name for name, count in counts.items() if count == images]
+        if len(same) == 1 and [count for _, count in tried].count(images) == 1:
+            yield place, same[0]
+
+
+def _with_locks(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows, those of champions that were brought back with what restored them."""
+    champions = history.versions(list(rows))
+    return [
+        replace(row, lock=champions[row.version].lock)
+        if row.decision == history.BROUGHT_BACK and row.version in champions
+        else row
+        for row in rows
+    ]
 
 
 def _time(row: Row | None, kept: KeptRun | None) -> datetime | None:
@@ -100,7 +143,7 @@ def _recorded(row: Row | None, kept: KeptRun | None) -> Stages:
 
 
 def _describe(row: Row | None, kept: KeptRun | None, recorded: Stages, before: Stages, now: int | None) -> Run:
-    outputs = {out["path"]: out["md5"] for stage in recorded.values() for out in stage.get("outs", [])}
+    outputs = _outputs(recorded)
     validation, test = (
         history.read_accuracy(experiments.cached(outputs.get(str(REPORT / name), "")))
         for name in ("metrics.json", "test.json")
@@ -111,10 +154,18 @@ def _describe(row: Row | None, kept: KeptRun | None, recorded: Stages, before: S
         at=_time(row, kept),
         validation=(row.validation if row else None) or validation,
         test=(row.test if row else None) or test,
-        data=outputs.get(str(DATASET), "")[:SHORT],
-        images=row.images if row else _images(outputs.get(str(DATASET), "")),
+        data=_dataset(recorded)[:SHORT] or (row.data if row else ""),
+        images=row.images if row else _images(_dataset(recorded)),
         why=row.reason if row else _changes(before, recorded),
     )
+
+
+def _outputs(recorded: Stages) -> dict[str, str]:
+    return {out["path"]: out["md5"] for stage in recorded.values() for out in stage.get("outs", [])}
+
+
+def _dataset(recorded: Stages) -> str:
+    return _outputs(recorded).get(str(DATASET), "")
 
 
 def _outcome(row: Row | None, now: int | None) -> str:

@@ -11,7 +11,7 @@ import pytest
 from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
 from tests.serving import server, until
 from tests.slow import slow
-from tests.workspace import Workspace, environment
+from tests.workspace import ROOT, Workspace, environment
 
 FLOWS = ("flows.pipeline", "flows.compare", "flows.retrain", "flows.rollback")
 
@@ -33,6 +33,21 @@ def test_an_unreachable_server_is_reported_before_any_work(workspace, flow):
     assert "The Prefect server at http://127.0.0.1:9/api" in said
     assert "make ui" in said and "PREFECT_API_URL" in said
     assert not (workspace.root / "data" / "dataset").exists()
+
+
+def test_the_demo_says_in_one_sentence_what_is_wrong_with_params_yaml(workspace):
+    (workspace.root / "params.yaml").write_text("ingest: {sourcse: []}\n")
+    done = workspace.run(sys.executable, "-m", "benchmarks.retrain_demo", check=False, PYTHONPATH=str(ROOT))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("retrain-demo: params.yaml: unknown key ingest.sourcse")
+
+
+@pytest.mark.parametrize("seconds", ["-1", *slow("0", "nan")])
+def test_a_time_between_two_looks_at_the_inbox_is_above_zero(workspace, seconds):
+    named = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    done = workspace.run(sys.executable, "-m", "flows.ui.inbox", "--every", seconds, check=False, **named)
+    said = f"inbox: --every is {seconds}; expected a number of seconds above 0.\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 @pytest.mark.slow  # half a minute for a server of its own

@@ -10,7 +10,7 @@ import pytest
 
 from rootstock.model import history
 from rootstock.model.history import Row
-from tasks.bridge import experiments, run_list
+from tasks.bridge import champion, experiments, run_list
 from tasks.bridge.run_list import Run, format_runs
 from tests.tasks.test_git import git
 
@@ -50,6 +50,38 @@ def test_a_decision_and_the_experiment_of_its_run_are_one_line(here):
     assert (runs[1].validation, runs[1].test, runs[1].at) == (INTERVAL, None, datetime.fromisoformat(LATER))
     history.write(here.root / "data", [first, replace(worse, run=name)])
     assert [run.name for run in run_list.list_runs()] == ["", name]  # its own run, not one with the same lock
+
+
+def test_an_older_decision_without_a_name_is_one_line_with_the_only_experiment_it_can_be(here):
+    lock = here.root / "dvc.lock"
+    first = Row(history.FIRST, 1, "The first champion.", 45, lock=lock.read_text(), params="seed: 0", model="a")
+    undecided = Row(history.UNDECIDED, 1, "Too few.", 45, comparison='[{"what": "overall"}]')
+    untrained = Row(history.UNDECIDED, 1, "Too few to train.", 45)
+    history.write(here.root / "data", [first, undecided, untrained])
+
+    def outcomes() -> set[tuple[str, str]]:
+        return {(run.name, run.why) for run in run_list.list_runs() if run.champion == history.UNDECIDED}
+
+    lock.write_text(lock.read_text().replace("max_iterations: 300", "max_iterations: 77"))
+    experiments.save_experiment("zebra")
+    assert outcomes() == {("zebra", "Too few."), ("", "Too few to train.")} and len(run_list.list_runs()) == 3
+    lock.write_text(lock.read_text().replace("max_iterations: 77", "max_iterations: 78"))
+    experiments.save_experiment("yak")
+    assert outcomes() == {("", "Too few."), ("", "Too few to train.")}  # it may be either
+
+
+def test_decisions_on_which_nothing_was_trained_and_rollbacks_have_a_data_version(here):
+    [ran] = run_list.list_runs()
+    lock = (here.root / "dvc.lock").read_text()
+    untrained = champion.row_of(history.UNDECIDED, 1, "Too few.", trained=False)
+    assert untrained.data == ran.data
+    rows = [
+        Row(history.FIRST, 1, "The first champion.", 45, lock=lock, params="seed: 0", model="a"),
+        replace(untrained, data="0123456"),
+        Row(history.BROUGHT_BACK, 1, "v1 in place of v2.", 45, at=LATER),  # of an earlier version
+    ]
+    history.write(here.root / "data", rows)
+    assert [run.data for run in run_list.list_runs()] == [ran.data, "0123456", ran.data]
 
 
 def test_changes_since_the_previous_run_are_named_and_the_latest_runs_come_last(here):
@@ -113,6 +145,12 @@ def test_the_command_says_where_runs_would_come_from(here, workspace):
     said = workspace.run(sys.executable, "-m", "flows.runs").stdout
     assert said == "There are no runs yet: `python -m flows.pipeline` runs the first.\n"
     assert here.run(sys.executable, "-m", "flows.runs").stdout.splitlines()[1].split()[0] in git(here, "for-each-ref")
+
+
+@pytest.mark.parametrize("last", ["0", "-3"])
+def test_a_number_of_runs_below_one_is_an_error_in_one_sentence(workspace, last):
+    done = workspace.run(sys.executable, "-m", "flows.runs", "--last", last, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"runs: --last is {last}; expected at least 1.\n")
 
 
 def test_dvc_exp_show_with_metrics_fits_120_columns_unless_options_say_what_to_show(here):

@@ -71,6 +71,12 @@ def test_more_images_are_wanted_where_the_learning_curve_says_that_they_help(the
     assert [advice.what for advice in give(grounds(curve=curve(0.9, then)))] == said
 
 
+def test_test_images_are_wanted_where_there_are_few_and_of_other_groups_where_these_are():
+    assert only(grounds(test_images=90, few_groups=9)).what == "Add test images"
+    advice = only(grounds(test_images=220, few_groups=12))
+    assert advice.what == "Add test images of other groups" and "220 images in 12 groups, too few" in advice.why
+
+
 def test_images_are_wanted_of_the_domain_with_the_lowest_accuracy():
     weak = grounds(validation={"head": figures(domains=(1, 0.8))}, history=epochs(0.5))
     assert only(weak).what == "Add images of the domain studio"

@@ -21,6 +21,7 @@ from rootstock.evaluation.decision import (
     lacking_images,
 )
 from rootstock.evaluation.intervals import SampleSize
+from rootstock.evaluation.paired_comparison import ACCURACY, BALANCED
 from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
 
 
@@ -191,6 +192,36 @@ def test_balanced_accuracy_lets_a_rare_class_count_like_a_common_one():
     assert balanced.gain.value == pytest.approx((0.5 - 10 / 510) / 2)
     assert balanced.champion["value"] == pytest.approx((0.5 + 1) / 2)
     assert balanced.gain.p_better < 0.001
+
+
+def test_a_figure_that_is_balanced_over_classes_says_so_wherever_it_stands():
+    images = [outcomes("old", 280, 20, 2), outcomes("new", 0, 9, 0, 1, label="y", known=False)]
+    for setting, name in (("accuracy", ACCURACY), ("balanced_accuracy", BALANCED)):
+        found = decided(*images, measure=setting)
+        assert f"99.3% {name} overall, champion 93.4%" in found.reason
+        assert (BALANCED in found.reason) == (name == BALANCED)
+        assert [one["measure"] for one in json.loads(found.to_json())] == [name, name, ACCURACY]
+        assert decision_report.measure(found.comparisons) == name
+        head = decision_report.table(found.comparisons).splitlines()[0]
+        assert (BALANCED in head) == (name == BALANCED) and found.comparisons[-1].describe().startswith("90.0% test")
+
+
+def test_the_axis_of_the_plot_names_the_figure_and_its_rows_are_whole(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(decision_report, "png", drawn.append)
+    found = decided(outcomes("old", 280, 20, 2), outcomes("old", 80, 5, 4, unseen=True), measure="balanced_accuracy")
+    decision_report.draw(found.comparisons)
+    [axes] = drawn[0].axes
+    assert axes.get_xlabel() == "balanced test accuracy, 95 % interval"
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [
+        "overall (391)", "old (391)", "never looked at (unbiased) (89)"
+    ]  # fmt: skip
+
+
+def test_images_of_one_group_are_counted_as_such():
+    found = compare(OVERALL, OVERALL, outcomes("old", 4, 2, 0, scene=6))
+    assert "(6 images in 1 group, gain " in found.describe()
+    assert "| overall | 6 in 1 group |" in decision_report.table([found])
 
 
 def test_test_images_of_the_delivery_are_shown_separately_as_nobody_has_reviewed_them():

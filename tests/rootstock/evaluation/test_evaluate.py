@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from rootstock.training import head
 from rootstock.training.course import Course, save_course
 from rootstock.training.head import Head
 from tests.evaluations import PARAMS, run, timings
+from tests.rootstock.evaluation.test_verdict import measured
 from tests.small_dataset import (
     CLASSES,
     small_dataset,
@@ -218,3 +220,26 @@ def test_no_other_file_contains_a_time_a_machine_name_or_a_path(done, base):
 
 def test_timings_come_from_the_caller(done):
     assert json.loads((done.report / "timings.json").read_text()) == timings()
+
+
+@pytest.mark.parametrize(
+    ("images", "groups", "all_groups", "repeats", "offered"),
+    [
+        (400, 400, 900, 0, False),
+        (90, 90, 300, 0, True),
+        (220, 12, 40, 0, True),
+        (220, 12, 40, 5, False),
+        (220, 1, 4, 0, False),  # too few for folds
+    ],
+)
+def test_repeated_splits_are_offered_where_test_images_or_their_groups_are_few(
+    images, groups, all_groups, repeats, offered
+):
+    scored = measured(0.9, images, groups=groups)
+    rows = pd.DataFrame({"label": ["ants", "bees"] * (images // 2), "class_index": 0})
+    part = SimpleNamespace(figures={"head": scored}, scored=SimpleNamespace(rows=rows))
+    manifest = pd.DataFrame({"group_id": np.arange(all_groups)})
+    pair = SimpleNamespace(manifest=manifest, classes=["ants", "bees"])
+    found = evaluate._warn_of_few(pair, "head", part, part, repeats)
+    assert any("evaluate.repeats: 5" in warning for warning in found) == offered
+    assert len(found) == (0 if images == groups == 400 else 2)

@@ -1,5 +1,6 @@
 """The gain of one model over another: McNemar's exact test for single images, a sign-flip test for groups."""
 
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
@@ -16,25 +17,52 @@ def differences(won: int, lost: int, same: int) -> np.ndarray:
     return np.repeat([1, -1, 0], [won, lost, same])
 
 
+def exact_p(won: int, differ: int, alternative: str) -> float:
+    return stats.binomtest(won, differ, alternative=alternative).pvalue if differ else 1.0
+
+
+def all_signs(count: int) -> Iterator[tuple[int, ...]]:
+    return product([1, -1], repeat=count)
+
+
 @given(won=counts, lost=counts, same=counts)
 def test_the_test_is_mcnemars_where_every_group_is_one_image(won, lost, same):
     if won + lost + same == 0:
         return
-    found = gain(differences(won, lost, same), np.arange(won + lost + same))
-    exact = stats.binomtest(won, won + lost, 0.5).pvalue if won + lost else 1.0
-    assert found.p == pytest.approx(exact, rel=1e-6, abs=1e-12)
-    if won > lost:
-        better = stats.binomtest(won, won + lost, 0.5, alternative="greater").pvalue
-        assert found.p_better == pytest.approx(better, rel=1e-6, abs=1e-12)
+    images = np.arange(won + lost + same)
+    found, mirrored = (gain(sign * differences(won, lost, same), images).p_better for sign in (1, -1))
+    for one_sided, better in ((found, won), (mirrored, lost)):
+        assert one_sided == pytest.approx(exact_p(better, won + lost, "greater"), rel=1e-6, abs=1e-12)
+    two_sided = min(2 * min(found, mirrored), 1.0)
+    assert two_sided == pytest.approx(exact_p(won, won + lost, "two-sided"), rel=1e-6, abs=1e-12)
+
+
+@given(won=st.integers(0, 7), lost=st.integers(0, 6), same=counts)
+def test_so_is_that_of_few_images_with_weights(won, lost, same):
+    if won + lost + same == 0:
+        return
+    size = won + lost + same
+    found = gain(differences(won, lost, same), np.arange(size), np.full(size, 1 / size))
+    assert found.p_better == pytest.approx(exact_p(won, won + lost, "greater"))
+
+
+@pytest.mark.parametrize(("won", "lost"), [(20, 6), (6, 20), (13, 13), (0, 26), (26, 0)])
+def test_and_by_random_flips_that_of_many(won, lost):
+    size = won + lost + 9
+    found = gain(differences(won, lost, 9), np.arange(size), np.full(size, 1 / size))
+    assert found.p_better == pytest.approx(exact_p(won, won + lost, "greater"), abs=0.02)
+
+
+@pytest.mark.parametrize("weights", [None, np.full(5, 0.2)])
+def test_losses_and_models_that_never_differ_are_no_sign_of_a_gain(weights):
+    for lost in (0, 1, 3, 5):
+        assert gain(differences(0, lost, 5 - lost), np.arange(5), weights).p_better == 1.0
 
 
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=9))
 def test_the_sign_flip_test_is_exact(sums):
-    flips = [
-        abs(sum(sign * size for sign, size in zip(signs, sums, strict=True)))
-        for signs in product([1, -1], repeat=len(sums))
-    ]
-    by_hand = np.mean([total >= abs(sum(sums)) for total in flips])
+    flips = [sum(sign * abs(size) for sign, size in zip(signs, sums, strict=True)) for signs in all_signs(len(sums))]
+    by_hand = np.mean([total >= sum(sums) for total in flips])
     assert sign_flip_p(np.array(sums)) == pytest.approx(by_hand)
 
 
@@ -46,7 +74,6 @@ def test_intervals_contain_their_value_and_swapping_the_models_mirrors_them(won,
     values = differences(won, lost, same)
     group = np.arange(len(values)) % groups
     one, other = gain(values, group), gain(-values, group)
-    assert one.p == pytest.approx(other.p)
     found, mirrored = one.interval, other.interval
     assert -1 <= found["low"] <= found["value"] <= found["high"] <= 1
     assert found["low"] < found["high"]
@@ -66,7 +93,7 @@ def test_scenes_in_which_all_images_agree_count_as_one_image_each():
     values = differences(3, 1, 26).repeat(10)
     scenes = gain(values, np.arange(30).repeat(10))
     assert scenes.size.images == pytest.approx(30, rel=0.1) and scenes.size.groups == 30
-    assert scenes.p == pytest.approx(gain(differences(3, 1, 26), np.arange(30)).p)
+    assert scenes.p_better == pytest.approx(gain(differences(3, 1, 26), np.arange(30)).p_better)
 
 
 def test_twice_the_images_multiply_the_score_by_the_square_root_of_two():
@@ -79,4 +106,4 @@ def test_equal_weights_change_nothing_but_the_computation_of_p():
     values, groups = differences(8, 2, 50), np.arange(60) // 2
     plain, weighted = gain(values, groups), gain(values, groups, np.full(60, 1 / 60))
     assert weighted.interval == pytest.approx(plain.interval)
-    assert weighted.p == pytest.approx(plain.p, abs=0.02)  # few groups differ: all sign flips are tried
+    assert weighted.p_better == pytest.approx(plain.p_better, abs=0.02)  # few groups differ: all sign flips are tried

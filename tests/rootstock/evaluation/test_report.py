@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rootstock.evaluation.advice import Advice
 from rootstock.evaluation.figures import percent, percents
 from rootstock.evaluation.metrics import score
-from rootstock.evaluation.mistakes import Mistake
+from rootstock.evaluation.mistakes import Mistake, Suspect
 from rootstock.evaluation.report import SCRIPT, Report, data_uri, duration, render
 from rootstock.training.calibration import probabilities
 
@@ -271,6 +272,27 @@ def test_times_are_shown_per_stage_and_in_total():
     words = Page(render(report())).words()
     assert "ingest 0.4 s 1,260 3,073 4 rejected" in words
     assert "fine_tune 1 min 07 s" in words and "1 min 08 s in total" in words
+
+
+def suspect(split: str) -> Suspect:
+    return Suspect(picture(), "ants", "bees", 0.9, split, "field", f"photos/{split}.png")
+
+
+def test_suspected_labels_of_test_images_are_marked_and_not_to_be_corrected_alone():
+    favours = "favours that model"
+    several = replace(report(), suspects=[suspect("train"), suspect("test")], suspected=9, suspected_test=4)
+    page = Page(render(several))
+    assert "4 of them are test images." in page.words() and favours in page.words()
+    assert "field, test image : photos/test.png" in page.words() and "field, train: photos/train.png" in page.words()
+    alone = Page(render(replace(report(), suspects=[suspect("train")], suspected=1)))
+    assert favours not in alone.words()
+
+
+@pytest.mark.parametrize("link", ["labels", "classes"])
+def test_it_is_said_whether_test_images_have_a_say_in_the_advice(link):
+    words = Page(render(replace(report(), advice=[Advice("Do this", "It helps.", link)]))).words()
+    assert ("Labels to check may be those of test images, too." in words) == (link == "labels")
+    assert "the test images have no say in it" in words
 
 
 def test_the_data_url_of_a_picture_names_its_format():

@@ -4,16 +4,19 @@ import numpy as np
 import pytest
 
 from rootstock.evaluation.metrics import score
-from rootstock.evaluation.verdict import compared, usable
+from rootstock.evaluation.verdict import compared, describe_few, usable
 
 CLASSES = ["ants", "bees"]
 
 
-def measured(right: float, images: int = 400, of_bees: float | None = None, share_of_ants: float = 0.5) -> dict:
+def measured(
+    right: float, images: int = 400, of_bees: float | None = None, share_of_ants: float = 0.5, groups: int = 0
+) -> dict:
     labels = (np.arange(images) >= share_of_ants * images).astype(np.int64)
     place = np.concatenate([np.linspace(0, 1, count, endpoint=False) for count in np.bincount(labels, minlength=2)])
     answers = np.where(place < np.where(labels, right if of_bees is None else of_bees, right), labels, 1 - labels)
-    return score(labels, 0.9 * np.eye(2)[answers] + 0.05, np.full(images, "field"), CLASSES)
+    of = np.arange(images) % (groups or images)
+    return score(labels, 0.9 * np.eye(2)[answers] + 0.05, np.full(images, "field"), CLASSES, groups=of)
 
 
 def test_the_accuracy_is_compared_to_guessing_and_to_the_other_model():
@@ -33,6 +36,28 @@ def test_the_accuracy_is_compared_to_guessing_and_to_the_other_model():
 )
 def test_whether_it_may_be_used_follows_from_the_interval(figures, said):
     assert usable(figures).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("images", "groups", "said"),
+    [
+        (220, 12, "Too early to say: 220 test images in 12 groups are too few groups to rely on."),
+        (60, 12, "Too early to say: 60 test images in 12 groups are too few to rely on."),
+        (6, 1, "Too early to say: 6 test images in 1 group are too few to rely on."),
+    ],
+)
+def test_where_groups_are_too_few_it_says_so(images, groups, said):
+    assert usable(measured(1.0, images, groups=groups)) == said
+
+
+def test_few_images_and_few_groups_make_figures_rough():
+    assert describe_few(measured(0.9), "test") == ""
+    assert describe_few(measured(0.9, 60, groups=12), "test") == (
+        "There are only 60 test images: figures on them are rough."
+    )
+    assert describe_few(measured(0.9, 220, groups=12), "validation") == (
+        "There are 220 validation images in 12 groups, too few groups for intervals: figures on them are rough."
+    )
 
 
 def test_classes_that_are_shown_to_be_missed_more_often_are_named():

@@ -55,6 +55,19 @@ def test_a_class_without_usable_images_is_an_error_that_names_the_reason_and_a_f
     assert set(store.ingest(photos) and store.summary["classes"]) == {"ants", "bees"}
 
 
+@pytest.mark.parametrize("place", ["", "images/"])
+@pytest.mark.parametrize("name", ["labels.csv", "Labels.parquet", "notes.txt"])
+def test_where_a_folder_of_images_has_a_table_that_is_suggested_as_the_source(store, tmp_path, place, name):
+    folder = tmp_path / "delivered"
+    for number in range(6):
+        put(folder / f"{place}{number}.png", picture(number))
+    put(folder / name, b"path,label\n0.png,ants\n")
+    with pytest.raises(SourceError, match="or a table with one label per image") as refused:
+        store.ingest(folder)
+    said = f"If {name} is such a table, name it as the source: path: {folder}/{name}."
+    assert (said in str(refused.value)) == (name != "notes.txt")
+
+
 @pytest.mark.parametrize("name", ["bees copy", "bees - Copy", "Copy of bees", "bees (1)", "Kopie von bees"])
 @pytest.mark.parametrize("same", [True, False])
 def test_a_copied_class_folder_is_an_error_that_names_the_original(store, photos, name, same):
