@@ -122,7 +122,7 @@ def test_a_mistake_on_the_command_line_is_a_one_line_error(after_repro):
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.slow  # a quarter of a minute
+@pytest.mark.slow
 def test_decoded_images_are_removed_alone_and_nothing_becomes_stale(after_repro):
     local, kept = after_repro.root / ".rootstock", after_repro.outputs()
     (local / "activations").mkdir()
