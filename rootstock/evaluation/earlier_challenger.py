@@ -61,7 +61,7 @@ def hold_back(found: Decision, losses: Sequence[PairedComparison]) -> Decision:
     worst = max(losses, key=lambda one: one.gain.value if one.gain else 0.0)
     before, now = worst.challenger["value"], worst.champion["value"] if worst.champion else 0.0
     reason = (
-        f"What has arrived since the last, undecided retraining makes the model worse: {now:.1%} test accuracy "
+        f"What has arrived since the last, undecided retraining makes the model worse: {now:.1%} {worst.measure} "
         f"{worst.where}, {before:.1%} without it, on the same {worst.images:,} images. Look at these files and their "
         "labels, and take the wrong ones out of the inbox."
     )
