@@ -39,15 +39,14 @@ def find_losses(
     if not len(waits) or waits.mean() < 0.5:
         return []
     both = now.drop_duplicates("image_id").merge(earlier, on=["image_id", "label"], suffixes=("", "_before"))
-    n = len(both)
+    if not (n := len(both)):
+        return []
     outcomes = PairedOutcomes(
         domains=both["domain"].to_numpy(object), labels=both["label"].to_numpy(object),
         groups=both["group"].to_numpy(np.int64), known=np.ones(n, bool), delivered=np.zeros(n, bool),
         unseen=np.zeros(n, bool), champion=both["challenger"].to_numpy(bool),
         challenger=both["challenger_before"].to_numpy(bool),
     )  # fmt: skip
-    if both.empty:
-        return []
     parts = [(OVERALL, OVERALL, outcomes)]
     parts += [(DOMAIN, name, outcomes.where(outcomes.domains == name)) for name in sorted(set(outcomes.domains))]
     compared = [decision.compare(*part, measure=settings.measure, seed=seed) for part in parts]

@@ -49,7 +49,7 @@ def _read_log(path: Path) -> tuple["pd.Series[Any]", dict[str, None]]:
             table = pq.read_table(path)
             counts = pd.Series(table["models"].to_numpy(), pd.Index(table["image_id"].to_pylist(), dtype="object"))
             return counts, dict.fromkeys(json.loads((table.schema.metadata or {})[MODELS]))
-    except (DamagedError, FileNotFoundError):
+    except DamagedError:  # or there is none yet
         return pd.Series([], pd.Index([], dtype="object"), dtype="int64"), {}
 
 

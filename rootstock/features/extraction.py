@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -35,7 +35,7 @@ class ExtractionResult:
 def extract(
     backbone: Backbone, settings: params.Extract, images_dir: Path, features_dir: Path, *,
     fallback_cache: Path | None = None, executor: Callable[[Plan, progress.Advance], None] | None = None,
-    unfinished: Path | None = None, pixels: ArrayStore | None = None,
+    unfinished: Path | None = None, pixels: Callable[[], AbstractContextManager[ArrayStore | None]] = nullcontext,
 ) -> ExtractionResult:  # fmt: skip
     """Compute the features of every shard that has none yet.
 
@@ -47,7 +47,7 @@ def extract(
         fallback_cache: a second features folder, from which missing files are copied.
         executor: computes the missing files, for example on a cluster; None computes them in this process.
         unfinished: folder for features of shards that are not finished; a run that was stopped goes on from there.
-        pixels: has images that have been decoded before, and keeps the others (not on a cluster).
+        pixels: opens the store that has images decoded before, and keeps the others; called if this process computes.
 
     Raises:
         ParamsError: the engine cannot be used, or float16 is too small for the features of this backbone.
@@ -68,7 +68,8 @@ def extract(
             executor(todo, advance)
         elif todo.missing:
             engine = todo.started or engines.start_named(todo.engine, backbone, settings)
-            compute(todo.missing, engine, backbone, settings, images_dir, advance, begun=begun, pixels=pixels)
+            with pixels() as store:
+                compute(todo.missing, engine, backbone, settings, images_dir, advance, begun=begun, pixels=store)
     if unfinished:  # of other settings, which were given up
         shutil.rmtree(unfinished, ignore_errors=True)
     return ExtractionResult((todo.cached + total) // (1 + settings.views), total, todo.key, todo.engine)

@@ -27,7 +27,7 @@ from rootstock.dataset.shards import Reader
 from rootstock.features import engines, preparing
 from rootstock.features.engines import Engine, Stream
 from rootstock.features.feature_spec import FeatureSpec
-from rootstock.features.preparing import InMemoryOrder, Prepared
+from rootstock.features.preparing import InMemoryOrder, Prepared, kept_or_prepared
 from rootstock.images import gpu_decoding, inspection, integrity
 from rootstock.images.array_store import ArrayStore
 from rootstock.images.inspection import Checks
@@ -222,13 +222,9 @@ class FeatureExtractor:
                 return None, [image(*place) for place in group]
 
             def image(shard: str, offset: int, size: int, name: str) -> Prepared:
-                found = kept.get(shard, offset) if kept else None
-                if found is None:
-                    prepared = self.prepare(reader.image(shard, int(offset), int(size), name))
-                    if kept and not isinstance(prepared, OpenedFile):
-                        kept.put(shard, offset, prepared.transpose(1, 2, 0))
-                    return prepared
-                return found.transpose(2, 0, 1)
+                return kept_or_prepared(
+                    kept, shard, offset, lambda: self.prepare(reader.image(shard, int(offset), int(size), name))
+                )
 
             with closing(self.features(grouped(places, self.engine.group_size), prepare)) as groups:
                 yield from (features for _, features in groups)

@@ -64,20 +64,14 @@ class Preparation:
         return Group(file, last, [member.image_id for member in members], records), images
 
     def _image(self, data: bytes, member: Member, file: File) -> Prepared:
-        store = self.pixels if self.spec.decode == "full" and not file.view else None
-        found = store.get(file.shard, member.offset) if store else None
-        if found is not None:
-            return found.transpose(2, 0, 1)
         augment = self.settings.view_augment if file.view else "none"
         seed = seed_of(member.image_id, file.view) if file.view else None
+        store = self.pixels if self.spec.decode == "full" and not file.view else None
         try:
-            image = prepare(self.spec, data, augment, seed)
+            return kept_or_prepared(store, file.shard, member.offset, lambda: prepare(self.spec, data, augment, seed))
         except Exception as error:  # Pillow's plug-ins raise anything; ingest has decoded this image once
             why = f"its image {member.name} cannot be decoded ({error})"
             raise shards.damaged_error(self.reader.folder, file.shard, why) from error
-        if store and not isinstance(image, OpenedFile):
-            store.put(file.shard, member.offset, image.transpose(1, 2, 0))
-        return image
 
 
 @dataclass(frozen=True)
@@ -95,6 +89,19 @@ class InMemoryOrder:
 def seed_of(image_id: str, view: int) -> int:
     """Return the seed of an augmented view; it depends on the image alone, so a view is the same in any shard."""
     return int.from_bytes(hashlib.sha256(f"{image_id} {view}".encode()).digest()[:8], "big")
+
+
+def kept_or_prepared(
+    store: ArrayStore | None, shard: str, offset: int, prepare_image: Callable[[], Prepared]
+) -> Prepared:
+    """Return an image that a store has; else prepare it, and leave it there unless the GPU decodes it."""
+    found = store.get(shard, offset) if store else None
+    if found is not None:
+        return found.transpose(2, 0, 1)
+    image = prepare_image()
+    if store and not isinstance(image, OpenedFile):
+        store.put(shard, offset, image.transpose(1, 2, 0))
+    return image
 
 
 def prepare(

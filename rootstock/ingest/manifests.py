@@ -10,14 +10,13 @@ from fsspec.implementations.local import LocalFileSystem
 from rootstock.config import params
 from rootstock.dataset import label_sets
 from rootstock.images.inspection import Reason
-from rootstock.ingest import folder_names, image_tables, layout
+from rootstock.ingest import folder_names, image_tables, layout, opening
 from rootstock.ingest.folders import Files, file_stamps
 from rootstock.ingest.labels import clean
 from rootstock.ingest.layout import SPLITS, Item
-from rootstock.system.addresses import LOCAL, check_protocols, links, store_of
+from rootstock.system.addresses import LOCAL, links, store_of
 from rootstock.system.errors import SourceError
 from rootstock.system.redaction import kind_of_secret
-from rootstock.system.stores import open_store
 
 TABLE, MULTI_LABEL = "table", "multi_label"  # the layout of such a source, in the summary
 NAMED = 3  # stores that an error names
@@ -89,16 +88,17 @@ def _store_of_images(where: str, own: Any, paths: Collection[str]) -> Any:  # no
             "environment (docs/images.md)."
         )
     first_of = {store_of(url): url for url in reversed(urls)}
-    stores = {id(found): url for url in first_of.values() for found in [_opened(where, own, url)]}
+    stores = {id(store): (store, url) for url in first_of.values() for store in [_opened(where, own, url)]}
     if len(urls) < len(paths):
-        stores[id(own)] = "its own"
+        stores[id(own)] = own, "its own"
     if len(stores) > 1:
-        named = ", ".join(list(stores.values())[:NAMED])
+        named = ", ".join([name for _, name in stores.values()][:NAMED])
         raise SourceError(
             f"{where}: names images in {len(stores)} stores ({named}); expected one. Make a table of each, and a "
             "source of each table."
         )
-    return _opened(where, own, urls[0]) if urls else own
+    [(store, _)] = stores.values()
+    return store
 
 
 def _opened(where: str, own: Any, url: str) -> Any:  # noqa: ANN401
@@ -107,14 +107,9 @@ def _opened(where: str, own: Any, url: str) -> Any:  # noqa: ANN401
     Raises:
         SourceError: it cannot be opened, or a table from elsewhere names files of this machine.
     """
-    if next(link.protocol for link in links(url)) in LOCAL and not isinstance(own, LocalFileSystem):
+    if links(url)[0].protocol in LOCAL and not isinstance(own, LocalFileSystem):
         raise SourceError(f"{where}: names files of this machine ({url}); expected images of its own store.")
-    try:
-        check_protocols(url)
-        store, _ = open_store(url)
-    except (ImportError, ValueError) as error:
-        raise SourceError(f"{where}: {url}: expected the path or URL of an image; {error}") from None
-    return store
+    return opening.open_store_of_image(url, f"{where}: {url}")
 
 
 @lru_cache(maxsize=100_000)

@@ -56,6 +56,18 @@ def open_existing(path: str, where: str) -> tuple[Any, str]:
     return store, root
 
 
+def open_store_of_image(url: str, where: str) -> Any:  # noqa: ANN401
+    """Open the store of an image that a table or a list names; `where` names it for errors.
+
+    Raises:
+        SourceError: its protocol is not supported, or the driver of its store is not installed.
+    """
+    try:
+        return open_store(url)[0]
+    except (ImportError, ValueError) as error:
+        raise SourceError(f"{where}: expected the path or URL of an image; {error}") from None
+
+
 def _check_exists(store: Any, root: str) -> None:  # noqa: ANN401
     """Raise the actual error if a source cannot be accessed; `exists` would only return False."""
     if isinstance(store, LocalFileSystem):

@@ -120,10 +120,7 @@ def _of_addresses(addresses: list[str], folder: str) -> Several:
     parts = []
     for _, some in groupby(zip(addresses, absolute, strict=True), key=lambda pair: store_of(pair[1])):
         places = dict(some)
-        try:
-            store, _ = open_store(next(iter(places.values())))
-        except (ImportError, ValueError) as error:
-            raise SourceError(f"{next(iter(places))}: expected the path or URL of an image; {error}") from None
+        store = opening.open_store_of_image(next(iter(places.values())), next(iter(places)))
         within = {address: store._strip_protocol(place) for address, place in places.items()}
         parts.append(within_roots(Files(store, [_item(address, "") for address in within], [], within.__getitem__)))
     return Several(parts)

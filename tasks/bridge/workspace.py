@@ -47,13 +47,9 @@ PIXELS = LOCAL / "pixels"  # decoded images (images/pixel_store.py)
 ACTIVATIONS = LOCAL / "activations"  # of frozen layers (training/frozen_layers.py)
 TRIED = LOCAL / "features"  # of compared backbones, which may be chosen later
 TRIED_BACKBONES = LOCAL / "backbones"
-MEASURED = (
-    LOCAL / "measured.parquet"
-)  # how many models were measured on each test image (evaluation/measured_models.py)
+MEASURED = LOCAL / "measured.parquet"  # models measured on each test image (evaluation/measured_models.py)
 DELIVERED = LOCAL / "delivered.json"  # the first model measured on each test image delivered (the same module)
-WAITING = (
-    LOCAL / "waiting.parquet"
-)  # answers of the challenger that was left undecided (evaluation/earlier_challenger.py)
+WAITING = LOCAL / "waiting.parquet"  # answers of an undecided challenger (evaluation/earlier_challenger.py)
 REPORTS = LOCAL / "reports"  # one per run, linked from the UI
 
 ROOT = "ROOTSTOCK_WORKSPACE"  # environment variables of a worker: the workspace of its runs,
