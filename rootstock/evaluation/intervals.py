@@ -1,7 +1,9 @@
 """95 % intervals of figures on test images, some of which belong together.
 
-Images of a group (a scene, a patient, near duplicates) are not independent of each other: intervals count groups. Where
-every group is one image, these are the well-known intervals of independent images. docs/retraining.md has the coverage.
+Images of a group (a scene, a patient, near duplicates) are not independent of each other: the standard error behind an
+interval is that of a bootstrap over groups. Its ends are not the percentiles of the bootstrap, which cover too little
+where groups or mistakes are few, but those of Wilson's interval, or of Student's t for losses. Where every group is one
+image, these are the well-known intervals of independent images. docs/retraining.md has the coverage.
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ Interval = dict[str, float]  # value, low, high; value alone where there is no i
 
 CONFIDENCE = 0.95  # of every two-sided interval
 DECIMALS = 6
-MIN_GROUPS, MIN_GROUPS_OF_CLASS = 20, 10  # of equal weight: with fewer, intervals do not cover what they promise
+MIN_GROUPS, MIN_GROUPS_OF_CLASS = 20, 12  # of equal weight: with fewer, intervals do not cover what they promise
 # Weight of full correlation in a design effect that few groups tell about, by simulation. A decision is more cautious.
 PRIOR_GROUPS, PRIOR_GROUPS_OF_LOSS, PRIOR_GROUPS_OF_DECISION = 0.5, 1, 2
 
@@ -68,8 +70,8 @@ class WeightedImages:
     def design_effect(self, deviations: Floats, told: float, prior: float) -> float:
         """Return by how much the grouping of images inflates the variance of a figure (Kish 1965), at least 1.
 
-        It is estimated from the groups' sums. Where few groups deviate from the rest it could be far too small: a scene
-        in which the model errs may simply not be in the sample. It is therefore averaged with the largest possible one.
+        It is estimated by a bootstrap over groups. Where few groups deviate from the rest it could be far too small: a
+        scene in which the model errs may simply not be in the sample. So it is averaged with the largest possible one.
 
         Args:
             deviations: what each image (n,) adds to the figure's error; they sum to 0.
@@ -81,8 +83,19 @@ class WeightedImages:
         largest, independent = self.largest_design_effect, float((deviations**2).sum())
         if len(self.group_weights) == 1 or independent == 0:
             return largest
-        clustered = float((np.bincount(self.codes, deviations) ** 2).sum()) / self._share_of_variance()
+        clustered = self.bootstrap_variance(deviations) / self._share_of_variance()
         return max(1.0, (told * clustered / independent + prior * largest) / (told + prior))
+
+    def bootstrap_variance(self, deviations: Floats) -> float:
+        """Return the variance of a figure under a bootstrap over groups, in the limit of infinitely many resamples.
+
+        For a sum over groups that is the sum of their squares, so that nothing has to be drawn (the infinitesimal
+        jackknife; Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans, chapter 6).
+
+        Args:
+            deviations: what each image (n,) adds to the figure's error; they sum to 0.
+        """
+        return float((np.bincount(self.codes, deviations) ** 2).sum())
 
     def _share_of_variance(self) -> float:
         """Return which share of the variance is left in deviations from the estimated mean: (g - 1) / g for g equals.

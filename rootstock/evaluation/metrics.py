@@ -65,7 +65,7 @@ def score(
 
     - accuracy, balanced_accuracy (the mean recall), macro_f1, top5 (the best min(5, k)), recall, precision, f1: Wilson.
     - log_loss, brier (the squared error, summed over classes, 0 to 2): symmetric on a logarithmic scale.
-    - none of them has an interval where images come in fewer than 20 groups, those of a class in fewer than 10.
+    - none of them has an interval where images come in fewer than 20 groups, those of a class in fewer than 12.
     - ece, expected calibration error, less what noise adds to it (Kumar et al. 2019); at least 0; no interval.
     - roc_auc, average_precision: one against rest, averaged over the classes that occur; no interval.
 

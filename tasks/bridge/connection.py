@@ -4,9 +4,11 @@ The temporary server that Prefect itself would start answers every page of every
 killed run. Ours is guarded (tasks/bridge/server.py), has a secret, and ends with the run.
 """
 
+import atexit
 import json
 import os
 import secrets
+import socket
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,7 @@ from filelock import FileLock, Timeout
 from tasks.bridge import child_process
 from tasks.bridge.workspace import LOCAL
 
+LOOPBACK = "127.0.0.1"
 UI_LOCK = LOCAL / "ui.lock"  # held while `make ui` is up
 UI = LOCAL / "ui"  # its logs and settings
 UI_SETTINGS = UI / "settings.json"  # what other programs need to connect; readable only by its owner
@@ -93,25 +96,49 @@ def join_ui() -> None:
 
 
 def guard_own_server() -> None:
-    """If no server is configured, guard the temporary one that Prefect starts for this process."""
+    """If no server is configured, begin to start a guarded one, in place of the temporary one that Prefect would start.
+
+    Both processes import for seconds: this one goes on meanwhile, and waits where its first run asks for the server.
+    """
     from prefect.settings import PREFECT_API_URL, get_current_settings
     from pydantic import SecretStr
 
     if PREFECT_API_URL.value():
         return
-    from prefect.server.api.server import SubprocessASGIServer
-
     settings = get_current_settings()
     settings.api.auth_string = settings.server.api.auth_string = SecretStr(_own_secret())
-    SubprocessASGIServer._run_uvicorn_command = _start_own_server  # type: ignore[assignment,method-assign]
+    _first_server()
+    from prefect.server.api.server import SubprocessASGIServer
+
+    SubprocessASGIServer._run_uvicorn_command = _run_own_server  # type: ignore[assignment,method-assign]
 
 
-def _start_own_server(server: Any) -> "subprocess.Popen[bytes]":  # noqa: ANN401
+@cache
+def _first_server() -> tuple["subprocess.Popen[bytes]", int]:
+    """Start the server of this process, which ends with it even if no run asks for it; return its port, too."""
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        port = taken.getsockname()[1]
+    process = _start_server(port)
+    atexit.register(process.terminate)
+    return process, port
+
+
+def _run_own_server(server: Any) -> "subprocess.Popen[bytes]":  # noqa: ANN401
+    """Return the server that is starting already, or another one if that has ended: its port may have been taken."""
+    process, port = _first_server()
+    if process.poll() is None:
+        server.port = port
+        return process
+    return _start_server(server.port)
+
+
+def _start_server(port: int) -> "subprocess.Popen[bytes]":
     from prefect.settings import get_current_settings
 
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     ours = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    where = ["--host", "127.0.0.1", "--port", str(server.port), "--log-level", "error"]
+    where = ["--host", LOOPBACK, "--port", str(port), "--log-level", "error"]
     command = child_process.command("uvicorn", "--factory", "tasks.bridge.server:create_app", *where)
     # Ctrl-C must reach the run alone: it reports its final state to the server, and would wait minutes for an answer.
     return subprocess.Popen(command, env={**os.environ, **settings, **ours}, start_new_session=True)

@@ -26,7 +26,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK, ALIAS = "127.0.0.1", "localhost"
+from tasks.bridge.connection import LOOPBACK
+
+ALIAS = "localhost"  # of LOOPBACK
 ENTRANCE = "/enter"  # followed by # and the secret, which browsers never send
 # Store the secret where Prefect's pages look for it, unless it is wrong.
 KEEP = """

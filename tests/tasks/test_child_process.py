@@ -108,6 +108,18 @@ def test_the_temporary_server_of_a_run_requires_a_secret_and_ends_with_a_killed_
     until(lambda: not [one for one in family if alive(one)], "the server's end", 20)
 
 
+def test_the_temporary_server_ends_with_a_process_that_asked_nothing_of_it(prefect_home):
+    look = (
+        "import psutil\nfrom tasks.bridge import connection\nconnection.guard_own_server()\n"
+        "connection.guard_own_server()\nprint(*(child.pid for child in psutil.Process().children()))"
+    )
+    command = [sys.executable, "-c", look]
+    done = subprocess.run(command, env=environment(prefect_home), cwd=ROOT, capture_output=True, text=True, check=True)
+    (server,) = map(int, done.stdout.split())  # one, however often it is asked for
+    until(lambda: not psutil.pid_exists(server), "the server's end", 20)
+    assert done.stderr == ""
+
+
 def basic(secret: str) -> str:
     from base64 import b64encode
 
