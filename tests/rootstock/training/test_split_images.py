@@ -147,7 +147,7 @@ def test_many_images_are_decoded_in_processes_where_many_cores_have_nothing_to_t
 
 
 def test_processes_decode_what_threads_would_decode(small, reader, monkeypatch):
-    """Here they are none; tests/rootstock/features/test_gpu.py has real ones."""
+    """Here they are none; tests/rootstock/features/test_decoding_for_gpu.py has real ones."""
     counts, images, batches = [], decoded(small, reader), batches_of(small, reader)
     monkeypatch.setattr(
         loader,
