@@ -18,9 +18,9 @@ Digests = NDArray[np.bytes_]
 class KnownIds:
     """A set of image ids, to which ids are added one by one."""
 
-    def __init__(self, ids: Iterable[Sequence[str]] = ()) -> None:
-        """Begin with ids, given some at a time."""
-        self._ordered = _sorted([_digests(some) for some in ids])
+    def __init__(self, ids: Iterable[Sequence[str]] = (), also: Digests | None = None) -> None:
+        """Begin with ids, given some at a time, and with digests (n,)."""
+        self._ordered = _sorted([*(_digests(some) for some in ids), *([] if also is None else [also])])
         self._added: set[str] = set()
 
     def __len__(self) -> int:
