@@ -18,6 +18,7 @@ from rootstock.dataset import label_sets, shards, tables
 from rootstock.images import value_ranges
 from rootstock.images.deep import Range
 from rootstock.ingest import inbox, labels, layout_choice, open_shard, packing, sources
+from rootstock.ingest.items import as_items
 from rootstock.ingest.layout_choice import Known
 from rootstock.ingest.scan import Scan, with_scan
 from rootstock.ingest.sources import Source, SourceListing, Unreachable
@@ -185,9 +186,9 @@ def _offered_labels(listed: list[SourceListing], *, multi_label: bool) -> dict[s
     """Map every label that the sources offer now to its first file."""
     found: dict[str, str] = {}
     for entry in listed:
-        for item in entry.source.items if entry.source else ():
-            if item.label and item.label not in found:
-                found[item.label] = f"{entry.spec.title()}: {item.path}"
+        for kind, path in as_items(entry.source.items).firsts() if entry.source else ():
+            if kind.label and kind.label not in found:
+                found[kind.label] = f"{entry.spec.title()}: {path}"
     if multi_label:
         return {label: file for text, file in reversed(found.items()) for label in label_sets.split(text)}
     return found

@@ -15,7 +15,8 @@ from rootstock.config import params
 from rootstock.images.inspection import Reason
 from rootstock.ingest import inbox
 from rootstock.ingest.earlier import Earlier, category, concatenated
-from rootstock.ingest.layout import SPLITS, Item
+from rootstock.ingest.items import Item, as_items
+from rootstock.ingest.layout import SPLITS
 from rootstock.ingest.ledger import NONE, Numbers
 from rootstock.ingest.scan import ROWS, Scan, ScanRecord
 from rootstock.ingest.sources import SourceListing
@@ -24,7 +25,6 @@ from rootstock.system.parallel import grouped
 REASONS = [reason.value for reason in Reason]  # all of them, as others may be assigned later
 OPEN = " ".join(SPLITS)  # where a source leaves open which split an image is assigned to
 Columns = dict[str, Any]
-OF_ITEM = ("label", "domain", "splits", "group")
 
 
 def tabulate(listed: Iterable[SourceListing], before: Earlier, scan: Scan, numbers: Numbers) -> pd.DataFrame:
@@ -52,20 +52,21 @@ def _of_source(entry: SourceListing, before: Earlier, scan: Scan, numbers: Numbe
 
 def _current_files(entry: SourceListing, scan: Scan, numbers: Numbers) -> pd.DataFrame:
     assert entry.source is not None
-    known: dict[str, dict[Any, int]] = {name: {} for name in OF_ITEM}
-    codes: dict[str, list[NDArray[np.int32]]] = {name: [np.empty(0, np.int32)] for name in (*OF_ITEM, "reason")}
-    paths, images = [pa.array([], pa.large_string())], [np.empty(0, np.int32)]
-    for some in grouped(scan.up_to_date(entry.spec.path, entry.source.items), ROWS):
-        for name, of in known.items():
-            codes[name].append(np.array([of.setdefault(getattr(item, name), len(of)) for item, _ in some], np.int32))
+    items = as_items(entry.source.items)
+    reasons, images = [np.empty(0, np.int8)], [np.empty(0, np.int32)]
+    for some in grouped(scan.up_to_date(entry.spec.path, items), ROWS):
         found = [_result(item, record) for item, record in some]
-        codes["reason"].append(np.array([REASONS.index(why) if why else NONE for why, _ in found], np.int32))
+        reasons.append(np.array([REASONS.index(why) if why else NONE for why, _ in found], np.int8))
         images.append(numbers.of([image for _, image in found]))
-        paths.append(pa.array([item.path for item, _ in some], pa.large_string()))
-    known["splits"] = {" ".join(splits): code for splits, code in known["splits"].items()}
-    columns: Columns = {name: category(np.concatenate(codes[name]), list(of)) for name, of in known.items()}
-    columns["reason"] = category(np.concatenate(codes["reason"]), REASONS)
-    return _frame(entry.spec.title(), pa.chunked_array(paths).to_pandas(), np.concatenate(images), columns)
+    columns: Columns = {
+        name: pd.Categorical(np.array([getattr(kind, name) for kind in items.kinds], object)).take(items.codes)
+        for name in ("label", "domain")
+    }
+    columns["splits"] = pd.Categorical([" ".join(kind.splits) for kind in items.kinds]).take(items.codes)
+    columns["reason"] = category(np.concatenate(reasons), REASONS)
+    groups = pa.repeat("", len(items)) if items.groups is None else items.groups
+    columns["group"] = groups.dictionary_encode().to_pandas()
+    return _frame(entry.spec.title(), items.stamps.paths.to_pandas(), np.concatenate(images), columns)
 
 
 def _result(item: Item, record: ScanRecord | None) -> tuple[Reason | None, str | None]:
