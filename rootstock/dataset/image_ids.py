@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ID_BYTES = 32
 ID = np.dtype(f"S{ID_BYTES}")  # NumPy leaves out zero bytes at the end, which makes no difference where all are as long
 Digests = NDArray[np.bytes_]
+AT_ONCE = 65_536
 
 
 def digests(ids: Sequence[str]) -> Digests:
@@ -44,6 +45,15 @@ def texts(found: Digests) -> pa.Array:
 def in_order(found: Digests) -> NDArray[np.int32]:
     """Return the positions of digests (n,) in their order."""
     return np.argsort(found, kind="stable").astype(np.int32)
+
+
+def are_again(found: Digests, order: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Return of digests (n,) in their order which are equal to the one before, (n,)."""
+    again = np.zeros(len(order), bool)
+    for at in range(1, len(order), AT_ONCE):  # a block at a time: all in their order would be a copy
+        block = found[order[at - 1 : at + AT_ONCE]]
+        again[at : at + AT_ONCE] = block[1:] == block[:-1]
+    return again
 
 
 def find(wanted: Digests, among: Digests, order: NDArray[np.int32]) -> NDArray[np.int32]:

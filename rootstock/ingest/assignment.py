@@ -16,7 +16,7 @@ from rootstock.ingest.near_duplicates import KnownLinks, Links, near_links
 from rootstock.ingest.splits import assign_splits
 
 NO_LABELS = ""  # what images of none of the classes are stratified by
-Rows = NDArray[np.int64]
+Rows = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class Assignment:
 
     `first` is the number of the first image of each image's group, (n,) int32, NONE where an image has no split;
     `placed` are the m images that have one, `near` the number of the group of each by near duplicates alone, (m,)
-    int32. `known` is what the next assignment need not compare again; `drawn` counts the images that have a split now,
-    and had none before.
+    int32; `drawn` counts the images that have a split now, and had none before.
     """
 
     ledger: Ledger
@@ -34,13 +33,12 @@ class Assignment:
     placed: Rows
     near: NDArray[np.int32]
     drawn: int
-    known: KnownLinks
 
 
 def assign(
     ledger: Ledger, files: pd.DataFrame, settings: params.Ingest, seed: int, known: KnownLinks | None = None,
     *, multi_label: bool = False,
-) -> Assignment:  # fmt: skip
+) -> tuple[Assignment, KnownLinks]:  # fmt: skip
     """Assign a split to images of the manifest that have none, and update group names of all.
 
     A group is what near duplicates and group names connect (groups.py). Groups follow from the present names and
@@ -53,24 +51,28 @@ def assign(
         seed: random seed of the split.
         known: as an earlier assignment left it.
         multi_label: whether a label is a set of them (label_sets.py), each of which is stratified by.
+
+    Returns:
+        The assignment, and what the next one need not compare again.
     """
     file_of = files_of_images(files, len(ledger))
     group, names = _with_names(ledger, files)
     has_split = ledger.split != NONE
     new = ~has_split & (file_of != NONE)
-    rows = np.concatenate([np.flatnonzero(has_split), np.flatnonzero(new)])
+    rows = np.concatenate([np.flatnonzero(has_split), np.flatnonzero(new)]).astype(np.int32)
     near, known = near_links(ledger.phash[rows], settings.near_duplicate_bits, known)
     named = _links_by_name(rows, group, names, ledger, files)
     split = ledger.split.copy()
     if new.any():
         facts = _Facts(files, file_of[rows], multi_label=multi_label)
+        del file_of, new
         split[rows] = _splits(ledger.ids, rows, split[rows], facts, near, named, settings, seed)
     drawn = int((split[rows] != NONE).sum()) - int(has_split.sum())
     rows, near, named = _placed(rows, split[rows] != NONE, near, named)
     first = np.full(len(ledger), NONE, np.int32)
     first[rows] = groups.first_of_groups(ledger.ids, ledger.batch, rows, np.concatenate([near, named]))
     changed = replace(ledger, split=split, group=group, names=names)
-    return Assignment(changed, first, rows, groups.components(len(rows), near), drawn, known)
+    return Assignment(changed, first, rows, groups.components(len(rows), near), drawn), known
 
 
 def files_of_images(files: pd.DataFrame, images: int) -> NDArray[np.int32]:
@@ -135,7 +137,8 @@ class _Facts:
         for name in ("domain", "label", "splits"):
             key = key * len(files[name].cat.categories) + files[name].cat.codes.to_numpy()[file_of]
         key[file_of == NONE] = NONE
-        self.kind, distinct = pd.factorize(key)
+        codes, distinct = pd.factorize(key)
+        self.kind = codes.astype(np.int32)
         self._multi_label = multi_label
         self.kinds: list[tuple[Stratum | None, tuple[str, ...]]] = []
         for each in distinct.tolist():

@@ -47,16 +47,18 @@ class Singles:
     """
 
     ids: Digests = field(default_factory=lambda: np.empty(0, image_ids.ID))
-    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    kind: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    rows: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    kind: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     kinds: Sequence[tuple[Stratum | None, Allowed]] = ()
 
     def in_random_order(self, seed: int) -> Iterator[tuple[bytes, int]]:
         """Yield the random sort key and the number of each image, in the order of the keys."""
         starts = np.concatenate([np.empty(0, np.uint64), *self._starts(seed)])
-        order = np.argsort(starts)
+        order = np.argsort(starts).astype(np.int32)
+        starts.sort()
         begins = np.ones(len(order), bool)
-        begins[1:] = starts[order[1:]] != starts[order[:-1]]
+        begins[1:] = starts[1:] != starts[:-1]
+        del starts
         alike: list[tuple[bytes, int]] = []  # nearly always a single one
         for at in range(0, len(order), AT_ONCE):
             some = order[at : at + AT_ONCE]

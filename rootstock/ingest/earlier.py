@@ -15,6 +15,7 @@ from rootstock.ingest import ledger as ledgers
 from rootstock.ingest.ledger import Ledger, Numbers
 
 CATEGORIES = ("source", "label", "domain")
+KEPT = ["image", "source", "label"]
 COLUMNS = ("image_id", "source", "path", "label", "domain", "split", "shard")  # read of the manifest
 
 
@@ -22,22 +23,23 @@ COLUMNS = ("image_id", "source", "path", "label", "domain", "split", "shard")  #
 class Earlier:
     """What is needed of a dataset that is to be replaced.
 
-    `manifest` has the columns image (its number in the ledger), source, path, label and domain; paths are empty but for
-    the sources that were asked for. `rejected` are the rejected files.
+    `manifest` has the columns image (its number in the ledger), source and label; `files` has, of the sources that were
+    asked for, also path and domain. `rejected` are the rejected files.
     """
 
     manifest: pd.DataFrame
+    files: pd.DataFrame
     rejected: pd.DataFrame
     ledger: Ledger
     summary: dict[str, Any]
 
 
-def load(folder: Path, paths_of: Collection[str]) -> Earlier:
+def load(folder: Path, files_of: Collection[str]) -> Earlier:
     """Read a dataset; an empty one if there is none.
 
     Args:
         folder: of the tables.
-        paths_of: titles of the sources whose paths are needed; the others' would take most of the memory.
+        files_of: titles of the sources whose files are needed; the others' would take most of the memory.
 
     Raises:
         DamagedError: a table is damaged, or the tables belong to different datasets.
@@ -46,20 +48,23 @@ def load(folder: Path, paths_of: Collection[str]) -> Earlier:
     ledger = ledgers.load(folder)
     numbers = ledger.numbers()
     path, schema = folder / tables.MANIFEST, tables.SCHEMAS[tables.MANIFEST]
-    moved, parts = 0, [_compact(schema.empty_table(), numbers, paths_of)]
+    moved, parts = 0, [_compact(schema.empty_table(), numbers)]
+    files = [parts[0]]
     for file in table_files.files_of(path):
         part = table_files.read(file, schema, of_shard=path.is_dir()).select(COLUMNS)
-        parts.append(_compact(part, numbers, paths_of))
-        moved += _moved(part, parts[-1]["image"].to_numpy(), ledger)
+        images = _compact(part, numbers)
+        files.append(images[images["source"].isin(list(files_of))])
+        parts.append(images[KEPT].copy())
+        moved += _moved(part, images["image"].to_numpy(), ledger)
     tables.check_same_splits(folder, moved)
     rejected = tables.load_rejected(folder)
     rejected = rejected.astype(dict.fromkeys(("source", "label", "domain", "reason"), "category"))
-    return Earlier(concatenated(parts), rejected, ledger, tables.load_summary(folder))
+    parts[0] = parts[0][KEPT]
+    return Earlier(concatenated(parts), concatenated(files), rejected, ledger, tables.load_summary(folder))
 
 
-def _compact(part: pa.Table, numbers: Numbers, paths_of: Collection[str]) -> pd.DataFrame:
+def _compact(part: pa.Table, numbers: Numbers) -> pd.DataFrame:
     frame: pd.DataFrame = part.select([*CATEGORIES, "path"]).to_pandas(categories=list(CATEGORIES))
-    frame["path"] = frame["path"].where(frame["source"].isin(list(paths_of)), "")
     return frame.assign(image=numbers.of(part["image_id"].to_pylist()))
 
 

@@ -1,6 +1,7 @@
 """Describe what became of the groups: how close to the shares their splits are, and which could not be kept apart."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,19 +34,30 @@ def summarize(manifest: pd.DataFrame, notes: list[str]) -> dict[str, Any]:
     return {"groups": {"named": int(named.nunique()), "images": len(named), "notes": notes}}
 
 
-def describe(manifest: pd.DataFrame, files: pd.DataFrame) -> list[str]:
-    """Describe what a person should know of the groups: joined ones, divided ones, and classes with too few."""
-    return [note for note in (_joined(manifest), _divided(manifest, files), _few(manifest)) if note]
+def describe(manifest: pd.DataFrame, first_path: Callable[["pd.Series[int]"], str]) -> list[str]:
+    """Describe what a person should know of the groups: joined ones, divided ones, and classes with too few.
+
+    Args:
+        manifest: images in use.
+        first_path: returns the first path, in their order, of some images.
+    """
+    return [note for note in (_joined(manifest), _divided(manifest, first_path), _few(manifest)) if note]
 
 
 def by_class(manifest: pd.DataFrame) -> pd.DataFrame:
     """Return the number of images of each class, in order, in each split."""
     rows = tables.one_row_per_label(manifest)
-    codes, labels = pd.factorize(rows["label"])
-    splits = pd.Index(SPLITS).get_indexer(rows["split"].cat.categories)[rows["split"].cat.codes]
-    counts = np.bincount(codes * len(SPLITS) + splits, minlength=len(labels) * len(SPLITS))
-    table = pd.DataFrame(counts.reshape(len(labels), len(SPLITS)), index=list(labels), columns=list(SPLITS))
-    return table.sort_index()
+    codes, labels = _codes(rows["label"])
+    counts = np.bincount(codes * len(SPLITS) + rows["split"].cat.codes, minlength=len(labels) * len(SPLITS))
+    table = pd.DataFrame(counts.reshape(len(labels), len(SPLITS)), index=labels, columns=list(SPLITS))
+    return table[table.sum(axis=1) > 0].sort_index()
+
+
+def _codes(labels: "pd.Series[str]") -> tuple[NDArray[np.int32], list[str]]:
+    """Return labels as codes, and what these stand for."""
+    column = labels.astype("category").cat
+    codes: NDArray[np.int32] = column.codes.to_numpy().astype(np.int32)
+    return codes, list(column.categories)
 
 
 def describe_chain(near: NDArray[np.int32], hashes: NDArray[np.uint64], bits: int) -> str:
@@ -86,7 +98,7 @@ def describe_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: params.
     off = 100 * counts.div(counts.sum(axis=1), axis=0).sub(_shares(wanted)).abs()
     return (
         f"splits {_percent(_reached(drawn))} % of {len(drawn):,} images, in "
-        f"{_enumerated(drawn['group'].nunique(), 'group')}; largest deviation of a class from its share: "
+        f"{_enumerated(len(np.unique(drawn['group'])), 'group')}; largest deviation of a class from its share: "
         f"{off.to_numpy().max():.1f} points ({off.max(axis=1).idxmax()}, {off.max().idxmax()})"
     )
 
@@ -114,7 +126,7 @@ def _drawn(manifest: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
     is_open = (files["splits"] == OPEN).to_numpy()
     if is_open.all():
         return manifest
-    return manifest[manifest["image"].isin(files["image"].to_numpy()[is_open])]
+    return manifest[np.isin(manifest["image"], files["image"].to_numpy()[is_open], kind="table")]
 
 
 def _reached(drawn: pd.DataFrame) -> NDArray[np.float64]:
@@ -169,15 +181,18 @@ def _joined(table: pd.DataFrame) -> str:
     )
 
 
-def _divided(table: pd.DataFrame, files: pd.DataFrame) -> str:
+def _divided(table: pd.DataFrame, first_path: Callable[["pd.Series[int]"], str]) -> str:
     """Describe groups in several splits."""
-    pairs = table[["group", "split"]].drop_duplicates()
-    divided = table[table["group"].isin(pairs.loc[pairs["group"].duplicated(), "group"])]
+    group, split = table["group"].to_numpy(), table["split"].cat.codes.to_numpy()
+    lowest, highest = np.full(group.max() + 1, len(SPLITS), np.int8), np.full(group.max() + 1, -1, np.int8)
+    np.minimum.at(lowest, group, split)
+    np.maximum.at(highest, group, split)
+    divided = table[(lowest != highest)[group]]
     if divided.empty:
         return ""
     _, example = next(iter(divided.groupby("group")))
     names = example["name"].dropna().astype("str")
-    name = names.min() if len(names) else files["path"].iloc[example["file"]].min()
+    name = names.min() if len(names) else first_path(example["image"])
     return (
         f"{_enumerated(divided['group'].nunique(), 'group')} ({len(divided):,} images) in several splits, "
         f"e.g. that of {name} ({_counts(Counter(example['split']))}): the splits are older than the groups, and "
@@ -189,11 +204,15 @@ def _divided(table: pd.DataFrame, files: pd.DataFrame) -> str:
 def _few(table: pd.DataFrame) -> str:
     """Describe classes whose images are in fewer groups than there are splits."""
     rows = tables.one_row_per_label(table[["label", "class_index", "group"]])
-    pairs = rows[["label", "group"]].drop_duplicates()
-    count = pairs["label"].value_counts()
-    few = count[(count > 0) & (count < MIN_GROUPS_PER_CLASS)]  # of categories, all are counted
-    few = few.set_axis(few.index.astype("str")).sort_index()
-    listed = [f"{label!r} is in {_enumerated(int(number), 'group')}" for label, number in few.items()]
+    (codes, labels), group = _codes(rows["label"]), rows["group"].to_numpy()
+    sizes = np.zeros(group.max(initial=0) + 1, np.int32)
+    np.add.at(sizes, group, 1)
+    is_shared = (sizes > 1)[group]
+    pairs = np.unique(np.stack([codes[is_shared], group[is_shared]], axis=1), axis=0)  # each class of a group once
+    alone, shared = (np.bincount(found, minlength=len(labels)) for found in (codes[~is_shared], pairs[:, 0]))
+    counts = zip(labels, (alone + shared).tolist(), strict=True)
+    few = sorted((label, n) for label, n in counts if 0 < n < MIN_GROUPS_PER_CLASS)
+    listed = [f"{label!r} is in {_enumerated(number, 'group')}" for label, number in few]
     named = ", ".join(listed[:MAX_LISTED]) + (", ..." if len(few) > MAX_LISTED else "")
     needed = f"a class needs {MIN_GROUPS_PER_CLASS}, one each for train, val and test; a group is in one split."
     return f"{named}: {needed}" if named else ""

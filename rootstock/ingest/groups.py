@@ -34,7 +34,7 @@ def components(n: int, links: Links) -> NDArray[np.int32]:
     return component
 
 
-def first_of_groups(ids: Digests, batch: NDArray[np.int32], rows: NDArray[np.int64], links: Links) -> NDArray[np.int32]:
+def first_of_groups(ids: Digests, batch: NDArray[np.int32], rows: NDArray[np.int32], links: Links) -> NDArray[np.int32]:
     """Return the first image of each image's group, (n,), by whose id the group is known.
 
     That is the smallest id of the earliest batch, so that images that join a group do not change its id, and the order
@@ -46,7 +46,7 @@ def first_of_groups(ids: Digests, batch: NDArray[np.int32], rows: NDArray[np.int
         rows: (n,) the images that are asked for.
         links: (m, 2) positions in `rows` of images that belong together.
     """
-    component, first = components(len(rows), links), rows.astype(np.int32)
+    component, first = components(len(rows), links), rows.copy()
     shared = np.flatnonzero(np.bincount(component, minlength=1)[component] > 1)
     members = rows[shared]
     order = np.lexsort([ids[members], batch[members]])  # by batch, then by id

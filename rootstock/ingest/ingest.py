@@ -81,6 +81,7 @@ def _ingest(
         delivery.items = inbox.with_label_sets(delivery.items)
     if delivery or inbox.SPEC.title() in earlier_counts:
         listed.append(SourceListing(inbox.SPEC, delivery, stays=True))
+    memory.release_unused()
     layouts = _describe_layouts(listed)
     if layouts != (scan.value("layouts") or "").splitlines():
         for layout in layouts:
@@ -117,6 +118,8 @@ def _ingest(
     scan.set_value("layouts", "\n".join(layouts))
     scan.set_verified(_stamps(images_dir))  # the new ones have just been written
     built = snapshot.build(settings, seed, listed, current, images_dir, scan, ranges, multi_label=multi_label)
+    del current
+    memory.release_unused()
     saving.save(dataset_dir, built, scan)
     after = _outputs_digest(dataset_dir)
     if not unreadable:  # unreadable files are tried again next time

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-ID = np.dtype("S32")  # NumPy leaves out zero bytes at the end, which makes no difference where all are as long
+from rootstock.dataset.image_ids import AT_ONCE, ID, Digests, digests as _digests
+
 MOST_AS_TEXT = 50_000  # that are kept as they were added, until they are put in order with the others
-Digests = NDArray[np.bytes_]
 
 
 class KnownIds:
@@ -51,12 +51,14 @@ class KnownIds:
         return rest
 
 
-def _digests(ids: Sequence[str]) -> Digests:
-    return np.frombuffer(bytes.fromhex("".join(ids)), ID)
-
-
 def _sorted(parts: Sequence[Digests]) -> Digests:
-    return np.unique(np.concatenate(parts)) if parts else np.empty(0, ID)
+    joined = np.concatenate([np.empty(0, ID), *parts])
+    joined.sort()  # in place: np.unique would need twice as much memory
+    is_again = np.zeros(len(joined), bool)
+    for at in range(1, len(joined), AT_ONCE):
+        block = joined[at - 1 : at + AT_ONCE]
+        is_again[at : at + AT_ONCE] = block[1:] == block[:-1]
+    return joined[~is_again] if is_again.any() else joined
 
 
 def _among(ordered: Digests, wanted: Digests) -> NDArray[np.bool_]:

@@ -6,6 +6,8 @@ packed since these were written, in the scan cache.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,12 @@ class Ledger:
 
     def numbers(self) -> "Numbers":
         """Return what finds images by their ids."""
-        return Numbers(self.ids, image_ids.in_order(self.ids))
+        return Numbers(self.ids, self.order)
+
+    @cached_property
+    def order(self) -> NDArray[np.int32]:
+        """Return the rows in the order of the ids."""
+        return image_ids.in_order(self.ids)
 
     def counts(self) -> dict[str, int]:
         """Return the number of images in each shard."""
@@ -162,33 +169,41 @@ def _recoded(codes: NDArray[np.int32], values: Sequence[str], known: dict[str, i
 def with_packed(ledger: Ledger, images_dir: Path, scan: Scan) -> Ledger:
     """Add images packed since the ledger was written; images packed a second time keep split, batch and group."""
     here = sorted(shards.names(images_dir))
-    numbers, is_here = ledger.numbers(), np.append(ledger.in_shards(here), False)
-
-    def new(table: pa.Table) -> pa.Table:
-        at = numbers.of(table["image_id"].to_pylist())
-        return table.filter(pa.array(~is_here[np.minimum(at, len(ledger))]))
-
     batch = int(ledger.batch.max(initial=0)) + 1
-    added: list[Ledger] = []
-    for shard in here:
-        if any(not is_here[np.minimum(numbers.of(ids), len(ledger))].all() for ids in scan.packed_ids([shard])):
-            added += [_packed(new(table), batch) for table in scan.packed_tables([shard])]
-    if not added:
+    new = (_packed(part, batch) for shard in unrecorded(ledger, here, scan) for part in scan.packed_tables([shard]))
+    both = _joined(chain([ledger], new))
+    if len(both) == len(ledger):
         return ledger
-    found = _joined(added)
-    _, first = np.unique(found.ids, return_index=True)
-    found = found.take(np.sort(first)) if len(first) < len(found) else found
-    at = image_ids.find(found.ids, ledger.ids, numbers.order)
-    again, old = np.flatnonzero(at >= 0), at[at >= 0]
-    if not len(again):
-        return _joined([ledger, found])
-    for name in ("split", "batch"):
-        getattr(found, name)[again] = getattr(ledger, name)[old]
-    group = np.full(len(found), NONE, np.int32)
-    group[again] = ledger.group[old]
-    kept = np.ones(len(ledger), bool)
-    kept[old] = False
-    return _joined([ledger.take(kept), replace(found, group=group, names=ledger.names)])
+    is_again = image_ids.are_again(both.ids, both.order)
+    if not is_again.any():
+        return both
+    is_old, is_here = np.arange(len(both)) < len(ledger), np.zeros(len(both), bool)
+    is_here[: len(ledger)] = ledger.in_shards(here)
+    kept = np.ones(len(both), bool)
+    for rows in _runs(both.order, is_again):
+        old, added = rows[is_old[rows]], rows[~is_old[rows]]
+        kept[rows if not is_here[old].any() else added] = False
+        if len(added) and not is_here[old].any():
+            kept[added[0]] = True
+            for column in (both.split, both.batch, both.group):
+                column[added[0]] = column[old[-1]] if len(old) else column[added[0]]
+        else:
+            kept[old] = True
+    return both.take(kept)
+
+
+def unrecorded(ledger: Ledger, shards: Iterable[str], scan: Scan) -> list[str]:
+    """Return those of some shards of which the scan cache has images that are not in the ledger."""
+    known, packed = ledger.counts(), scan.packed_counts()
+    return [shard for shard in shards if packed.get(shard, 0) > known.get(shard, 0)]
+
+
+def _runs(order: NDArray[np.int32], is_again: NDArray[np.bool_]) -> Iterator[NDArray[np.int32]]:
+    """Yield the rows of each image that there is more than once, in their order."""
+    starts = np.flatnonzero(np.diff(np.append(is_again, False).astype(np.int8)) == 1)
+    ends = np.flatnonzero(np.diff(np.append(is_again, False).astype(np.int8)) == -1)
+    for start, end in zip(starts, ends, strict=True):
+        yield np.sort(order[start : end + 1])
 
 
 def _packed(table: pa.Table, batch: int) -> Ledger:

@@ -46,7 +46,7 @@ def _of_source(entry: SourceListing, before: Earlier, scan: Scan, numbers: Numbe
     if not entry.stays:
         return files
     earlier = _earlier_files(entry.spec, before)
-    stay = (earlier["image"] != NONE) & ~earlier["image"].isin(files["image"])
+    stay = (earlier["image"] != NONE) & ~np.isin(earlier["image"], files["image"], kind="table")
     return concatenated([files, earlier[stay]]).sort_values("path", kind="stable", ignore_index=True)
 
 
@@ -83,7 +83,7 @@ def _frame(source: str, path: "pd.Series[str]", image: NDArray[np.int32], column
 
 def _earlier_files(spec: params.Source, before: Earlier) -> pd.DataFrame:
     title = spec.title()
-    manifest = before.manifest[before.manifest["source"] == title]
+    manifest = before.files[before.files["source"] == title]
     rejected = before.rejected[before.rejected["source"] == title]
     good = manifest.assign(reason=category(np.full(len(manifest), NONE, np.int32), REASONS))
     bad = rejected.assign(image=np.full(len(rejected), NONE, np.int32))
@@ -114,7 +114,8 @@ def resolve_owners(files: pd.DataFrame, before: Earlier) -> None:
     earlier = before.manifest.loc[before.manifest["source"] == title, "image"]
     good = files.loc[files["reason"].isna(), ["source", "label", "image"]]
     delivered = good["source"] == title
-    both = good["image"].isin(good.loc[delivered, "image"]) & good["image"].isin(good.loc[~delivered, "image"])
+    ours, others = good["image"][delivered], good["image"][~delivered]
+    both = np.isin(good["image"], ours, kind="table") & np.isin(good["image"], others, kind="table")
     good, delivered = good[both], delivered[both]
     owned = delivered == good["image"].isin(earlier)
     labels = good[owned].drop_duplicates(["image", "label"]).drop_duplicates("image", keep=False)

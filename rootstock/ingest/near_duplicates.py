@@ -61,10 +61,17 @@ def near_links(hashes: Hashes, bits: int, known: KnownLinks | None = None) -> tu
     Returns:
         (m, 2) int64 indices into `hashes`, sorted, the lower of a pair first; and what to pass to the next call.
     """
-    distinct, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    order = np.argsort(hashes, kind="stable").astype(np.int32)  # half as large, as all of this is in memory at once
+    distinct = hashes[order]
+    is_first = np.ones(len(distinct), bool)
+    is_first[1:] = distinct[1:] != distinct[:-1]
+    again = np.flatnonzero(~is_first)
+    distinct, starts = distinct[is_first], np.flatnonzero(is_first).astype(np.int32)
+    equal = np.stack([order[starts[np.searchsorted(starts, again) - 1]], order[again]], axis=1).astype(np.int64)
+    first = order[starts]
+    del order, starts, is_first
     found = _links_of_distinct(distinct, bits, known)
-    equal = np.stack([first[inverse], np.arange(len(hashes))], axis=1)
-    links = np.concatenate([equal[equal[:, 0] != equal[:, 1]], np.sort(first[found], axis=1)])
+    links = np.concatenate([equal, np.sort(first[found].astype(np.int64), axis=1)])
     return np.unique(links, axis=0), KnownLinks(bits, distinct, found)
 
 

@@ -62,15 +62,18 @@ def check_relabelled(
     number = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
     of_label = {label: number[key] for label, key in keys.items()}
     good = files["reason"].isna().to_numpy()
-    now = _labelled(files[["image", "label"]][good], of_label)
+    there = files["image"].to_numpy()[good]
+    now = _labelled(there, files["label"].array[good], of_label)
+    now.sort()
     kept = {source["name"]: source.get("layout", {}) for source in before.summary.get("sources", [])}
     for entry in listed:
         title = entry.spec.title()
         if entry.source is None or entry.stays:
             continue
         old = before.manifest.loc[before.manifest["source"] == title, ["image", "label"]]
-        old = old[old["image"].isin(files["image"].to_numpy()[good])]
-        changed = old[~np.isin(_labelled(old, of_label), now)]
+        old = old[np.isin(old["image"], there, kind="table")]
+        then = _labelled(old["image"].to_numpy(), old["label"].array, of_label)
+        changed = old[np.append(now, -1)[np.searchsorted(now, then)] != then]
         if changed.empty:
             continue
         how_many = f"{len(changed):,} of {len(old):,}"
@@ -86,15 +89,18 @@ def check_relabelled(
         log.info("%s: %s", title, said)
 
 
-def _labelled(images: pd.DataFrame, of_label: dict[str, int]) -> NDArray[np.int64]:
-    """Return one number for the image and the label of each row, the same where a label only looks different.
+def _labelled(images: NDArray[np.int32], labels: pd.Categorical, of_label: dict[str, int]) -> NDArray[np.int64]:
+    """Return one number for the image and the label of each file (n,), the same where a label only looks different.
 
     Args:
-        images: rows with image and label.
+        images: their numbers (n,).
+        labels: (n,).
         of_label: the number of each label.
     """
-    numbers = np.array([of_label[label] for label in images["label"].cat.categories], np.int64)
-    found: NDArray[np.int64] = images["image"].to_numpy(np.int64) * len(of_label) + numbers[images["label"].cat.codes]
+    numbers = np.array([of_label[label] for label in labels.categories], np.int64)
+    found = images.astype(np.int64)
+    found *= len(of_label)
+    found += numbers[labels.codes]
     return found
 
 
@@ -110,7 +116,7 @@ def _are_many(old: pd.DataFrame, changed: pd.DataFrame, *, is_table: bool) -> bo
 
 def _describe_changes(changed: pd.DataFrame, good: pd.DataFrame) -> str:
     """Describe which labels change to which, with an example file."""
-    new = good[good["image"].isin(changed["image"])].drop_duplicates("image").set_index("image")
+    new = good[np.isin(good["image"], changed["image"], kind="table")].drop_duplicates("image").set_index("image")
     pairs = Counter(zip(changed["label"], new.loc[changed["image"], "label"], strict=True))
     named = ", ".join(f"{old} -> {label}: {count:,}" for (old, label), count in pairs.most_common(MAX_LISTED))
     more = ", ..." if len(pairs) > MAX_LISTED else ""
@@ -167,7 +173,7 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[Sourc
             f"ingest.sources: only one class, {label!r} ({count:,} images{_describe_rejected(files)}); "
             f"a classifier needs two. {EXPECTED}{_suggest_table(files, listed)}"
         )
-    if untaught := sorted(set(counts) - set(of_classes.loc[of_classes["split"] == "train", "label"])):
+    if untaught := sorted(set(counts) - set(of_classes["label"][of_classes["split"] == "train"].unique())):
         raise SourceError(
             f"ingest.sources: no image of {', '.join(map(repr, untaught))} is in the train split: "
             "the folders put them elsewhere, or they are near duplicates of held-out images or in a group with them. "

@@ -15,7 +15,7 @@ from rootstock.dataset import image_ids, label_sets, shards, tables
 from rootstock.images import value_ranges
 from rootstock.images.deep import FULL, Range
 from rootstock.images.inspection import Reason
-from rootstock.ingest import assignment, group_notes, listings, requirements
+from rootstock.ingest import assignment, group_notes, ledger as ledgers, listings, requirements
 from rootstock.ingest.earlier import Earlier, category
 from rootstock.ingest.known_ids import KnownIds
 from rootstock.ingest.layout import SPLITS
@@ -49,7 +49,8 @@ def drop_unrecorded(recorded: Collection[str], images_dir: Path, scan: Scan) -> 
 def known_images(ledger: Ledger, images_dir: Path, scan: Scan, unpacked: set[str]) -> KnownIds:
     """Return the ids of images in local shards, by the ledger and the journal of a killed run, and of unpacked ones."""
     here = shards.names(images_dir)
-    return KnownIds(chain(scan.packed_ids(here), [list(unpacked)]), ledger.ids[ledger.in_shards(here)])
+    in_journal = scan.packed_ids(ledgers.unrecorded(ledger, here, scan))
+    return KnownIds(chain(in_journal, [list(unpacked)]), ledger.ids[ledger.in_shards(here)])
 
 
 def unpacked_images(ledger: Ledger, images_dir: Path, scan: Scan) -> set[str]:
@@ -97,8 +98,12 @@ def build(
     listings.resolve_owners(files, before)
     listings.reject_ambiguous(files)
     memory.release_unused()
-    assigned = assignment.assign(before.ledger, files, settings, seed, scan.known_links(), multi_label=multi_label)
-    scan.set_known_links(assigned.known)
+    assigned, known = assignment.assign(
+        before.ledger, files, settings, seed, scan.known_links(), multi_label=multi_label
+    )
+    scan.set_known_links(known)
+    del known
+    memory.release_unused()
     hashes = assigned.ledger.phash[assigned.placed]
     if chain := group_notes.describe_chain(assigned.near, hashes, settings.near_duplicate_bits):
         log.warning("%s", chain)
@@ -113,7 +118,7 @@ def build(
         log.info("%s", reached)
     if not assigned.drawn and (kept := group_notes.describe_kept_splits(manifest, files, settings.split)):
         log.warning("%s", kept)
-    summary = _summary(manifest, rejected, files, assigned, listed, before, images_dir)
+    summary = _summary(manifest, rejected, files, file_of, assigned, listed, before, images_dir)
     if damaged := _damaged(settings, manifest, assigned.ledger, before, scan):
         summary["damaged"] = damaged  # keep the count: another clone does not check the files again
     for entry, source in zip(listed, summary["sources"], strict=True):
@@ -147,31 +152,23 @@ def _reject_unplaced(files: pd.DataFrame, ledger: Ledger) -> None:
 def _manifest(
     files: pd.DataFrame, file_of: NDArray[np.int32], assigned: assignment.Assignment, *, multi_label: bool
 ) -> pd.DataFrame:
-    """Tabulate the images in use: what is counted of them, and where their files are in `files`.
+    """Tabulate the images in use: what is counted of them.
 
     `group` is the same number for the images of a group; groups are ordered as their ids are.
     """
     ledger = assigned.ledger
     rank = np.empty(len(ledger), np.int32)
-    rank[image_ids.in_order(ledger.ids)] = np.arange(len(ledger), dtype=np.int32)
+    rank[ledger.order] = np.arange(len(ledger), dtype=np.int32)
     parts = [rows[file_of[rows] != NONE].astype(np.int32) for _, rows in rows_of_shards(ledger)]
     images = np.concatenate([np.empty(0, np.int32), *parts])
-    at = file_of[images]
-    columns = {name: files[name].array.take(at) for name in ("source", "label", "domain")}
-    labels = columns["label"]
-    used = np.unique(labels.codes)
-    index = np.full(len(labels.categories) + 1, tables.NO_INDEX, np.int32)
-    if not multi_label:
-        index[sorted(used, key=lambda code: labels.categories[code])] = np.arange(len(used))
+    columns = {name: files[name].array.take(file_of[images]) for name in ("source", "label", "domain")}
     return pd.DataFrame(
         columns
         | {
             "image": images,
-            "file": at,
-            "class_index": index[labels.codes],
+            "class_index": np.int8(tables.NO_INDEX if multi_label else 0),  # that is, whether it is one class
             "split": category(ledger.split[images], SPLITS),
             "group": rank[assigned.first[images]],
-            "batch": ledger.batch[images],
             "name": category(ledger.group[images], ledger.names),
         }
     )
@@ -190,13 +187,14 @@ def _summary(
     manifest: pd.DataFrame,
     rejected: pd.DataFrame,
     files: pd.DataFrame,
+    file_of: NDArray[np.int32],
     assigned: assignment.Assignment,
     listed: list[SourceListing],
     before: Earlier,
     images_dir: Path,
 ) -> dict[str, Any]:
     """Return the summary counts; from the snapshot alone, so that another run writes the same."""
-    group_remarks = group_notes.describe(manifest, files)
+    group_remarks = group_notes.describe(manifest, lambda images: files["path"].iloc[file_of[images]].min())
     for remark in group_remarks:
         log.warning("%s", remark)
     by_class = group_notes.by_class(manifest)
@@ -211,7 +209,7 @@ def _summary(
         "without": {split: [str(label) for label in by_class.index[by_class[split] == 0]] for split in SPLITS},
         "near_duplicates": _count_near(manifest, assigned),
         **group_notes.summarize(manifest, group_remarks),
-        "batches": _counts(manifest["batch"]),
+        "batches": _counts(pd.Series(assigned.ledger.batch[manifest["image"]])),
         "rejected": _counts(rejected["reason"]),
         "sources": [
             {
