@@ -68,15 +68,16 @@ class Stamps(Mapping[str, str]):
         for some in grouped(pairs, ROWS):
             for part, texts in zip(parts, zip(*some, strict=True), strict=True):
                 part.append(_text(texts))
-        paths, stamps = (_joined(part) for part in parts)
+        paths, stamps = _joined(parts[0]), _joined(parts[1])
         if pc.all(pc.less(paths[:-1], paths[1:])).as_py():
             return cls(paths, stamps)
         order = pc.array_sort_indices(paths)  # stable; by bytes of UTF-8, which are ordered as Python's text is
-        ordered = cls(paths.take(order), stamps.take(order))
-        is_again = pc.equal(ordered.paths[1:], ordered.paths[:-1])
+        paths = paths.take(order)  # one after the other, so that little is there twice
+        stamps = stamps.take(order)
+        is_again = pc.equal(paths[1:], paths[:-1])
         if not pc.any(is_again).as_py():
-            return ordered
-        return ordered.chosen(np.array([*(not again for again in is_again.to_pylist()), True]))
+            return cls(paths, stamps)
+        return cls(paths, stamps).chosen(np.array([*(not again for again in is_again.to_pylist()), True]))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -232,7 +233,10 @@ def _text(values: Iterable[str]) -> pa.LargeStringArray:
 
 
 def _joined(parts: list[pa.Array]) -> pa.LargeStringArray:
-    return pa.concat_arrays(parts)
+    """Return arrays one after the other; the list is empty afterwards, so that they are not kept."""
+    joined = pa.concat_arrays(parts)
+    parts.clear()
+    return joined
 
 
 def _each(column: pa.LargeStringArray) -> Iterator[str]:

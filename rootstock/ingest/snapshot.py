@@ -109,7 +109,7 @@ def build(
         log.warning("%s", chain)
     _reject_unplaced(files, assigned.ledger)
     file_of = assignment.files_of_images(files, len(assigned.ledger))
-    manifest = _manifest(files, file_of, assigned, multi_label=multi_label)
+    manifest = _manifest(files, file_of, assigned, before.ledger.order, multi_label=multi_label)
     requirements.check_labels(label_sets.one_row_per_label(files) if multi_label else files)
     requirements.check_enough(manifest, files, listed)
     _check_shards(assigned.ledger, file_of != NONE, images_dir)
@@ -119,7 +119,7 @@ def build(
     if not assigned.drawn and (kept := group_notes.describe_kept_splits(manifest, files, settings.split)):
         log.warning("%s", kept)
     summary = _summary(manifest, rejected, files, file_of, assigned, listed, before, images_dir)
-    if damaged := _damaged(settings, manifest, assigned.ledger, before, scan):
+    if damaged := _damaged(settings, manifest, before, scan):
         summary["damaged"] = damaged  # keep the count: another clone does not check the files again
     for entry, source in zip(listed, summary["sources"], strict=True):
         if scan.deep(entry.spec.path) or source["name"] in value_ranges.recorded(before.summary):
@@ -128,13 +128,11 @@ def build(
     return Built(assigned.ledger, assigned.first, files, file_of, classes, rejected, summary)
 
 
-def _damaged(
-    settings: params.Ingest, manifest: pd.DataFrame, ledger: Ledger, before: Earlier, scan: Scan
-) -> int:  # fmt: skip
+def _damaged(settings: params.Ingest, manifest: pd.DataFrame, before: Earlier, scan: Scan) -> int:
     """Count the damaged images that are kept."""
     if settings.damaged != "keep":
         return 0
-    damaged = ledger.numbers().of(sorted(scan.damaged()))
+    damaged = before.ledger.numbers().of(sorted(scan.damaged()))
     found = int(manifest["image"].isin(damaged).sum())
     return max(found, int(before.summary.get("damaged", 0)))
 
@@ -150,15 +148,20 @@ def _reject_unplaced(files: pd.DataFrame, ledger: Ledger) -> None:
 
 
 def _manifest(
-    files: pd.DataFrame, file_of: NDArray[np.int32], assigned: assignment.Assignment, *, multi_label: bool
+    files: pd.DataFrame,
+    file_of: NDArray[np.int32],
+    assigned: assignment.Assignment,
+    order: NDArray[np.int32],
+    *,
+    multi_label: bool,
 ) -> pd.DataFrame:
     """Tabulate the images in use: what is counted of them.
 
-    `group` is the same number for the images of a group; groups are ordered as their ids are.
+    `group` is the same number for the images of a group; groups are ordered as their ids are, which `order` says.
     """
     ledger = assigned.ledger
     rank = np.empty(len(ledger), np.int32)
-    rank[ledger.order] = np.arange(len(ledger), dtype=np.int32)
+    rank[order] = np.arange(len(ledger), dtype=np.int32)
     parts = [rows[file_of[rows] != NONE].astype(np.int32) for _, rows in rows_of_shards(ledger)]
     images = np.concatenate([np.empty(0, np.int32), *parts])
     columns = {name: files[name].array.take(file_of[images]) for name in ("source", "label", "domain")}

@@ -67,7 +67,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
 @pytest.mark.timeout(600)
 def test_an_image_takes_few_hundred_bytes_of_memory_at_first_in_a_delivery_and_when_nothing_is_new(tmp_path):
     peak: dict[tuple[str, int], int] = {}
-    sizes = few, many = 2000, 62_000
+    sizes = few, many = 12_000, 72_000
     for count in sizes:
         photos, store = tmp_path / f"photos{count}", Store(tmp_path / f"store{count}")
         rng = np.random.default_rng(0)
