@@ -39,6 +39,7 @@ def write_by_shard(folder: Path, parts: Iterable[tuple[str, pa.Table]], schema: 
         for shard, rows in parts:
             write(temporary / f"{shard}.parquet", rows, schema, unless_like=folder / f"{shard}.parquet")
             written.add(f"{shard}.parquet")
+            del rows  # before those of the next shard are put together
         for path in files_of(folder):
             if path.name not in written:
                 write(temporary / path.name, schema.empty_table(), schema, unless_like=path)
@@ -64,10 +65,10 @@ def move_in(folder: Path) -> None:
 
 
 def write(path: Path, rows: pa.Table, schema: pa.Schema, unless_like: Path | None = None) -> None:
-    """Write a file of a table, unless the one that is there, or `unless_like`, has the same rows and digest."""
+    """Write a file of a table, unless the one that is there, or `unless_like`, has the same columns and digest."""
     table = with_digest(rows.select(schema.names).cast(schema).replace_schema_metadata())
     there = unless_like or path
-    if not there.is_file() or not pq.read_table(there).equals(table, check_metadata=True):
+    if not there.is_file() or not pq.read_schema(there).equals(table.schema, check_metadata=True):
         with replacing(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 

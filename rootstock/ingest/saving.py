@@ -56,20 +56,23 @@ def save(folder: Path, built: Built, scan: Scan) -> None:
 
 
 def _ledger_parts(path: Path, built: Built, scan: Scan) -> Iterator[tuple[str, pa.Table]]:
-    ledger = built.ledger
-    splits, names = pa.array(SPLITS), pa.array(ledger.names, pa.string())
-    for shard, rows in rows_of_shards(ledger):
-        ids, first = image_ids.texts(ledger.ids[rows]), built.first[rows]
-        stored = _stored(path, shard, ids, scan)
-        columns = {name: stored[name] for name in STORED} | {
-            "phash": pa.array(ledger.phash[rows]),
-            "split": splits.take(_or_null(ledger.split[rows])),
-            "group_id": pc.if_else(pa.array(first != NONE), image_ids.texts(ledger.ids[first]), None),
-            "batch": pa.array(ledger.batch[rows]),
-            "shard": pa.repeat(shard, len(rows)),
-            "group": names.take(_or_null(ledger.group[rows])),
-        }
-        yield shard, pa.table(columns)
+    for shard, rows in rows_of_shards(built.ledger):
+        yield shard, _ledger_part(path, shard, rows, built, scan)
+
+
+def _ledger_part(path: Path, shard: str, rows: NDArray[np.int64], built: Built, scan: Scan) -> pa.Table:
+    ledger, first = built.ledger, built.first[rows]
+    ids = image_ids.texts(ledger.ids[rows])
+    stored = _stored(path, shard, ids, scan)
+    columns = {name: stored[name] for name in STORED} | {
+        "phash": pa.array(ledger.phash[rows]),
+        "split": pa.array(SPLITS).take(_or_null(ledger.split[rows])),
+        "group_id": pc.if_else(pa.array(first != NONE), image_ids.texts(ledger.ids[first]), None),
+        "batch": pa.array(ledger.batch[rows]),
+        "shard": pa.repeat(shard, len(rows)),
+        "group": pa.array(ledger.names, pa.string()).take(_or_null(ledger.group[rows])),
+    }
+    return pa.table(columns)
 
 
 def _or_null(codes: NDArray[Any]) -> pa.Array:
@@ -92,15 +95,22 @@ def _stored(path: Path, shard: str, ids: pa.Array, scan: Scan) -> pa.Table:
 
 def _manifest_parts(path: Path, built: Built) -> Iterator[tuple[str, pa.Table]]:
     """Join the columns of images, which are those of the new ledger at `path`, and of files."""
-    schema = pa.schema([SCHEMAS[MANIFEST].field(name) for name in OF_FILES])
     for shard, rows in rows_of_shards(built.ledger):
-        own = built.file_of[rows]
-        if (own == NONE).all():
-            continue
-        images = pq.read_table(path / f"{shard}.parquet").filter(pa.array(own != NONE))
-        files = pa.Table.from_pandas(built.files[OF_FILES].iloc[own[own != NONE]], schema=schema, preserve_index=False)
-        for name in OF_FILES:
-            images = images.append_column(name, files[name])
-        index = [built.classes.get(label, tables.NO_INDEX) for label in files["label"].to_pylist()]
-        images = images.append_column("class_index", pa.array(index, pa.int32()))
-        yield shard, images.take(pc.array_sort_indices(images["offset"].combine_chunks()))
+        files = built.file_of[rows]
+        if (files != NONE).any():
+            yield shard, _manifest_part(path / f"{shard}.parquet", files, built)
+
+
+def _manifest_part(path: Path, files: NDArray[np.int32], built: Built) -> pa.Table:
+    names = [name for name in SCHEMAS[MANIFEST].names if name in SCHEMAS[LEDGER].names]
+    images = pq.read_table(path, columns=names)
+    rows = np.flatnonzero(files != NONE)
+    rows = rows[np.argsort(images["offset"].to_numpy()[rows], kind="stable")]
+    if len(rows) < len(images) or (np.diff(rows) != 1).any():
+        images = images.take(pa.array(rows))
+    schema = pa.schema([SCHEMAS[MANIFEST].field(name) for name in OF_FILES])
+    own = pa.Table.from_pandas(built.files[OF_FILES].iloc[files[rows]], schema=schema, preserve_index=False)
+    index = [built.classes.get(label, tables.NO_INDEX) for label in own["label"].to_pylist()]
+    for name in OF_FILES:
+        images = images.append_column(name, own[name])
+    return images.append_column("class_index", pa.array(index, pa.int32()))
