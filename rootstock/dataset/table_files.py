@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rootstock.system import digests
+from rootstock.system import digests, memory
 from rootstock.system.digests import digest_in, with_digest
 from rootstock.system.files import damaged, reading, replacing, replacing_folder, sync
 
@@ -40,6 +40,7 @@ def write_by_shard(folder: Path, parts: Iterable[tuple[str, pa.Table]], schema: 
             write(temporary / f"{shard}.parquet", rows, schema, unless_like=folder / f"{shard}.parquet")
             written.add(f"{shard}.parquet")
             del rows  # before those of the next shard are put together
+            memory.release_unused()
         for path in files_of(folder):
             if path.name not in written:
                 write(temporary / path.name, schema.empty_table(), schema, unless_like=path)

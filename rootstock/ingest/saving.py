@@ -110,7 +110,8 @@ def _manifest_part(path: Path, files: NDArray[np.int32], built: Built) -> pa.Tab
         images = images.take(pa.array(rows))
     schema = pa.schema([SCHEMAS[MANIFEST].field(name) for name in OF_FILES])
     own = pa.Table.from_pandas(built.files[OF_FILES].iloc[files[rows]], schema=schema, preserve_index=False)
-    index = [built.classes.get(label, tables.NO_INDEX) for label in own["label"].to_pylist()]
     for name in OF_FILES:
         images = images.append_column(name, own[name])
-    return images.append_column("class_index", pa.array(index, pa.int32()))
+    labels = built.files["label"].cat
+    index = np.array([built.classes.get(label, tables.NO_INDEX) for label in labels.categories], np.int32)
+    return images.append_column("class_index", pa.array(index[labels.codes.to_numpy()[files[rows]]]))
