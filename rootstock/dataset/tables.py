@@ -10,7 +10,7 @@ Parquet readers treat such a folder as one table.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rootstock.dataset import image_ids, label_sets
-from rootstock.system import digests
-from rootstock.system.digests import digest_in, with_digest
+from rootstock.dataset import image_ids, label_sets, table_files
+from rootstock.dataset.table_files import files_of as files_of
 from rootstock.system.errors import SourceError
-from rootstock.system.files import damaged, read_json, reading, replacing, replacing_folder, sync, write
+from rootstock.system.files import damaged, read_json, reading, write
 
 if TYPE_CHECKING:
     import pandas as pd  # not imported when ingest finds nothing new
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 Labels = NDArray[Any]  # class indices (n,) int64, or which of any number of classes each image has (n, k) bool
 
 MANIFEST, REJECTED, LEDGER, SUMMARY = "manifest.parquet", "rejected.parquet", "ledger.parquet", "summary.json"
-NEXT = ".next"  # suffix of a complete new table that is about to replace the current one
 NO_INDEX = -1  # the class_index of images that have any number of classes
 UNPACKED = "unpacked"  # in the ledger, the shard of an image whose bytes were removed by compaction
 FILES = (MANIFEST, REJECTED, LEDGER, SUMMARY)
@@ -75,7 +73,6 @@ SCHEMAS = {
         ]
     ),
 }
-OPTIONAL = {"group"}  # columns that are left out if they are empty, as in tables of earlier versions
 
 
 @dataclass(frozen=True)
@@ -88,31 +85,21 @@ class Dataset:
     summary: dict[str, Any]
 
 
-def load(folder: Path, of_manifest: Sequence[str] | None = None) -> Dataset:
-    """Read a dataset; an empty one if there is none.
+def load(folder: Path) -> Dataset:
+    """Read a dataset; an empty one if there is none. Ingest reads less of it (rootstock/ingest/earlier.py).
 
     Args:
         folder: of the tables.
-        of_manifest: the columns of the manifest that are needed, all by default: of a million images, those that are
-            in the ledger, too, take 200 MB.
 
     Raises:
         DamagedError: a table is damaged, or the tables belong to different datasets.
     """
-    for table in (LEDGER, MANIFEST):
-        _move_in(folder / table)
-    _check_written(folder)
-    wanted = SCHEMAS[MANIFEST].names if of_manifest is None else of_manifest
-    manifest = _read(folder / MANIFEST, MANIFEST, list(dict.fromkeys([*wanted, "image_id", "split"])))
-    ledger = _read(folder / LEDGER, LEDGER)
+    finish_saving(folder)
+    manifest, ledger = _read(folder / MANIFEST, MANIFEST), _read(folder / LEDGER, LEDGER)
     place = image_ids.places(manifest["image_id"], ledger["image_id"])
     splits = ledger["split"].iloc[place[place >= 0]].reset_index(drop=True)
     own = manifest["split"][place >= 0].reset_index(drop=True)
-    if moved := int((splits.notna() & (splits != own)).sum()):  # NaN after a killed run
-        raise damaged(
-            folder / LEDGER, f"belongs to another dataset than {MANIFEST}: {moved:,} images have other splits"
-        )
-    manifest = manifest[list(wanted)]
+    check_same_splits(folder, int((splits.notna() & (splits != own)).sum()))  # NaN after a killed run
     return Dataset(manifest, _read(folder / REJECTED, REJECTED), ledger, load_summary(folder))
 
 
@@ -171,7 +158,8 @@ def load_verified_summary(folder: Path, manifest: "pd.DataFrame") -> dict[str, A
 def is_complete(folder: Path) -> bool:
     """Whether all tables exist, and no run was killed while replacing them."""
     tables = [folder / name for name in FILES]
-    return all(table.exists() for table in tables) and not any(table.with_suffix(NEXT).exists() for table in tables)
+    interrupted = any(table.with_suffix(table_files.NEXT).exists() for table in tables)
+    return all(table.exists() for table in tables) and not interrupted
 
 
 def is_multi_label(manifest: "pd.DataFrame") -> bool:
@@ -221,107 +209,65 @@ def strata_of_rows(rows: "pd.DataFrame") -> NDArray[np.int64]:
     return label_sets.rarest(label_sets.matrix(rows["label"], classes_of(rows)))
 
 
-def files_of(path: Path) -> list[Path]:
-    """Return the files of a table in row order; empty if it does not exist."""
-    if path.is_dir():
-        return sorted(path.glob("*.parquet"))
-    return [path] if path.exists() else []
-
-
 def save(folder: Path, data: Dataset) -> None:
     """Write a dataset; files whose rows are unchanged are not rewritten."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_by_shard(folder / LEDGER, data.ledger)
-    _write_by_shard(folder / MANIFEST, data.manifest)
-    _write(folder / REJECTED, data.rejected, SCHEMAS[REJECTED])
-    text = json.dumps(data.summary, indent=2, ensure_ascii=False) + "\n"
+    grouped = "group" in data.ledger.columns and bool(data.ledger["group"].notna().any())
+    for name, frame in ((LEDGER, data.ledger), (MANIFEST, data.manifest)):
+        schema = schema_of(name, grouped=grouped)
+        table_files.write_by_shard(folder / name, _by_shard(frame, schema), schema)
+    save_rejected(folder, data.rejected)
+    save_summary(folder, data.summary)
+
+
+def save_rejected(folder: Path, rejected: "pd.DataFrame") -> None:
+    """Write the table of rejected files, unless its rows are unchanged."""
+    schema = SCHEMAS[REJECTED]
+    table_files.write(folder / REJECTED, pa.Table.from_pandas(rejected, schema=schema, preserve_index=False), schema)
+
+
+def save_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write the summary, unless it is unchanged."""
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
     if not (folder / SUMMARY).exists() or (folder / SUMMARY).read_bytes() != text.encode():
         write(folder / SUMMARY, text)
 
 
-def _write_by_shard(folder: Path, frame: "pd.DataFrame") -> None:
-    """Write a table atomically: from half of a random split, the next run would draw a different one.
-
-    Changed files are written to a sibling folder, which is complete once it has its name, and then moved.
-    """
-    schema = _schema_of(folder.name, frame)
-    with replacing_folder(folder.with_suffix(NEXT)) as temporary:
-        written = set()
-        for shard, rows in frame.groupby("shard", sort=True):
-            _write(temporary / f"{shard}.parquet", rows, schema, unless_like=folder / f"{shard}.parquet")
-            written.add(f"{shard}.parquet")
-        for path in files_of(folder):
-            if path.name not in written:
-                _write(temporary / path.name, frame.head(0), schema, unless_like=path)
-    _move_in(folder)
+def _by_shard(frame: "pd.DataFrame", schema: pa.Schema) -> Iterator[tuple[str, pa.Table]]:
+    for shard, rows in frame.groupby("shard", sort=True):
+        yield str(shard), pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
 
 
-def _move_in(folder: Path) -> None:
-    """Move the files that `_write_by_shard` wrote, perhaps in a killed run; a file without rows means removal."""
-    new = folder.with_suffix(NEXT)
-    if not new.exists():
-        return
-    if folder.is_file():  # the format of earlier versions
-        folder.unlink()
-    folder.mkdir(exist_ok=True)
-    for path in files_of(new):
-        if pq.read_metadata(path).num_rows:
-            path.replace(folder / path.name)
-        else:
-            (folder / path.name).unlink(missing_ok=True)
-            path.unlink()
-    sync(folder)
-    new.rmdir()
+def schema_of(name: str, *, grouped: bool) -> pa.Schema:
+    """Return the schema of a table, without its optional column unless some image is in a named group."""
+    return pa.schema([field for field in SCHEMAS[name] if grouped or field.name not in table_files.OPTIONAL])
 
 
-def _schema_of(name: str, frame: "pd.DataFrame") -> pa.Schema:
-    """Return the schema of a table without its optional columns, if they are empty in all of its files."""
-    left_out = {column for column in OPTIONAL if column not in frame.columns or frame[column].isna().all()}
-    return pa.schema([field for field in SCHEMAS[name] if field.name not in left_out])
-
-
-def _write(path: Path, frame: "pd.DataFrame", schema: pa.Schema, unless_like: Path | None = None) -> None:
-    table = with_digest(pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata())
-    there = unless_like or path
-    if not there.is_file() or not pq.read_table(there).equals(table, check_metadata=True):
-        with replacing(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
-
-
-def _check_written(folder: Path) -> None:
-    """Check that either all tables have a digest or, from earlier versions, none has.
+def check_same_splits(folder: Path, moved: int) -> None:
+    """Check that no image of the manifest has another split than in the ledger.
 
     Raises:
-        DamagedError: one was not written by ingest.
+        DamagedError: some do, `moved` of them.
     """
-    schemas = {}
-    for path in (file for name in (LEDGER, MANIFEST, REJECTED) for file in files_of(folder / name)):
-        with reading(path):
-            schemas[path] = pq.read_schema(path)
-    foreign = [path for path, schema in schemas.items() if not digest_in(schema)]
-    if foreign and len(foreign) < len(schemas):
-        raise damaged(foreign[0], "was not written by ingest: it has no digest, unlike the other tables")
+    if moved:
+        raise damaged(
+            folder / LEDGER, f"belongs to another dataset than {MANIFEST}: {moved:,} images have other splits"
+        )
+
+
+def finish_saving(folder: Path) -> None:
+    """Complete the saving of a run that was killed, and check that all files are from ingest.
+
+    Raises:
+        DamagedError: one is not.
+    """
+    for table in (LEDGER, MANIFEST):
+        table_files.move_in(folder / table)
+    table_files.check_written(file for name in (LEDGER, MANIFEST, REJECTED) for file in files_of(folder / name))
 
 
 def _read(path: Path, name: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
     names = SCHEMAS[name].names if columns is None else columns
-    parts = [SCHEMAS[name].empty_table().select(names)]
-    for file in files_of(path):
-        table = _read_file(file, SCHEMAS[name])
-        if path.is_dir() and table["shard"].unique().to_pylist() not in ([], [file.stem]):
-            raise damaged(file, "belongs to another dataset: its rows are of another shard")
-        parts.append(table.select(names))
-    frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
+    files = [table_files.read(file, SCHEMAS[name], of_shard=path.is_dir()).select(names) for file in files_of(path)]
+    frame: pd.DataFrame = pa.concat_tables([SCHEMAS[name].empty_table().select(names), *files]).to_pandas()
     return frame
-
-
-def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a file of a table; optional columns that it lacks are empty."""
-    with reading(path):
-        there = set(pq.read_schema(path).names)
-    written = [field for field in schema if field.name in there or field.name not in OPTIONAL]
-    table = digests.read(path, pa.schema(written))
-    for field in schema:
-        if field.name not in table.column_names:
-            table = table.append_column(field, pa.nulls(len(table), field.type))
-    return table.select(schema.names)

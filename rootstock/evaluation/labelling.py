@@ -104,6 +104,6 @@ def groups_of(candidates: Sequence[Candidate], bits: int, *, named: bool = False
     """Return the group of each image, (n,): near duplicates, and if `named`, those of the same name (retrain.group)."""
     links, _ = near_links(np.array([candidate.phash for candidate in candidates], np.uint64), bits)
     if named:
-        images = pd.DataFrame({"image_id": range(len(candidates)), "group": [one.group for one in candidates]})
-        links = np.concatenate([links, links_by_name(images, images[images["group"] != ""])])
+        names, _ = pd.factorize(np.array([one.group or None for one in candidates], object))
+        links = np.concatenate([links, links_by_name(np.flatnonzero(names >= 0), names[names >= 0])])
     return components(len(candidates), links)

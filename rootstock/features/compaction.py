@@ -128,7 +128,7 @@ def _compact(
     keys = [key for folder in features for key in _keys(folder)]
     with _ages_kept(keys):
         scan.forget_packed_except(shards.names(images_dir))
-        snapshot.drop_unrecorded(data.ledger, images_dir, scan)
+        snapshot.drop_unrecorded(data.ledger["shard"].unique(), images_dir, scan)
         _sweep_features(keys, {*data.ledger["shard"], *shards.names(images_dir)})
         before = _bytes(images_dir)
         old = waste(data, share).shards
@@ -275,9 +275,21 @@ def _switched(
     ledger = data.ledger.copy()
     ledger.loc[rows.index, ["shard", "offset", "size"]] = new.astype({"offset": "int64", "size": "int64"})
     ledger = ledger.sort_values(["shard", "offset"], kind="stable", ignore_index=True)
-    manifest = snapshot.place(data.manifest.drop_duplicates("image_id"), ledger)
-    summary = {**data.summary, "shards": snapshot.count_shards(ledger, images_dir, remaining)}
+    manifest = _placed(data.manifest.drop_duplicates("image_id"), ledger)
+    summary = {**data.summary, "shards": snapshot.count_shards(ledger.groupby("shard").size(), images_dir, remaining)}
     return replace(data, manifest=manifest, ledger=ledger, summary=summary)
+
+
+def _placed(images: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+    """Add the ledger columns to images, in shard order."""
+    own = [name for name in images.columns if name == "image_id" or name not in ledger.columns]
+    at = image_ids.places(images["image_id"], ledger["image_id"])
+    known = np.flatnonzero(at >= 0)
+    places = ledger[["shard", "offset"]].iloc[at[known]].reset_index(drop=True)
+    rows = known[places.sort_values(["shard", "offset"]).index]  # each table is copied once, in its final order
+    there = images[own].iloc[rows].reset_index(drop=True)
+    more = ledger[[name for name in ledger.columns if name not in own]].iloc[at[rows]].reset_index(drop=True)
+    return pd.concat([there, more], axis=1).reindex(columns=tables.SCHEMAS[tables.MANIFEST].names)
 
 
 def _remove(old: Iterable[str], images_dir: Path, keys: Sequence[Path]) -> None:

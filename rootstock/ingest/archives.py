@@ -4,22 +4,25 @@ Listing an archive means reading its index (for a tar, the whole file), so the l
 stamp changes.
 """
 
+import heapq
 import os
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from rootstock.config import params
 from rootstock.images.inspection import Reason, Rejected
-from rootstock.ingest import file_names, layout, layout_choice
+from rootstock.ingest import file_names, layout_choice
+from rootstock.ingest.items import Item, Items, among
 from rootstock.ingest.junk import is_junk
-from rootstock.ingest.layout import SPLITS, Item, Loader
+from rootstock.ingest.layout import SPLITS, Loader
 from rootstock.ingest.layout_choice import Known
 from rootstock.ingest.scan import Members, Scan
 from rootstock.system.availability import is_unavailable
@@ -47,7 +50,7 @@ class Archive:
 
     store: Any
     root: str
-    items: list[Item]
+    items: Sequence[Item]
     notes: list[str] = field(default_factory=list)
     layout: dict[str, Any] = field(default_factory=dict)  # as recorded in the summary
     empty: tuple[str, ...] = ()  # empty class folders
@@ -55,7 +58,7 @@ class Archive:
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[Item, Loader]]:
         """Yield the wanted members, reading their bytes here, since an archive only allows a single pass."""
-        missing = {item.path: item for item in self.items if item.path in wanted}
+        missing = {item.path: item for item in among(self.items, wanted)}
         is_zip = self.root.lower().endswith(".zip")
         try:
             with _open(self.store, self.root, is_zip) as file:
@@ -240,11 +243,9 @@ def list_archive(
     safe = {path: member for path, member in members.items() if member and not file_names.is_unsafe(path)}
     stamps = {path: f"{size}:{change}" for path, (size, change) in safe.items()}
     read = layout_choice.read_paths(stamps, spec, known)
-    items = layout.mark_too_large(read.files.items)
-    for path in members.keys() - safe.keys():
-        if not is_junk(path) and not path.endswith("/"):
-            items.append(Item(path, "", spec.domain, SPLITS, stamp, Reason.UNSAFE_PATH))
-    items.sort(key=lambda item: item.path)
+    unsafe = [path for path in members.keys() - safe.keys() if not is_junk(path) and not path.endswith("/")]
+    others = [Item(path, "", spec.domain, SPLITS, stamp, Reason.UNSAFE_PATH) for path in sorted(unsafe)]
+    items = Items.of(heapq.merge(read.files.items, others, key=attrgetter("path"))) if others else read.files.items
     return Archive(store, root, items, read.files.notes, read.layout, read.files.empty)
 
 

@@ -1,16 +1,25 @@
 """Draw the splits of groups of new images: stratified by class and domain as well as whole groups allow."""
 
 import hashlib
+import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from types import MappingProxyType
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rootstock.dataset import image_ids
+from rootstock.dataset.image_ids import Digests
 from rootstock.ingest.layout import SPLITS
 
 Stratum = tuple[str, ...]  # (domain, label), or with several labels; over all domains: ("", label)
 Settled = Mapping[tuple[Stratum, str], int]  # images of a stratum in a split
 Allowed = tuple[str, ...]
+AT_ONCE = 10_000  # images
 FIRST_SERVED = ("train", "test", "val")  # a class that is too small for all splits is trained on, then tested on
 HELD_OUT_FIRST = ("test", "val", "train")  # among splits with equally many images of a group
 
@@ -29,6 +38,49 @@ class Candidate:
     split: str | None = None
 
 
+@dataclass(frozen=True)
+class Singles:
+    """New images that are in no group with others, in columns: as candidates, a million would take half a gigabyte.
+
+    `rows` are their positions in `ids`, (n,); `kind` is the position of each one's stratum and allowed splits in
+    `kinds`, (n,).
+    """
+
+    ids: Digests = field(default_factory=lambda: np.empty(0, image_ids.ID))
+    rows: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    kind: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    kinds: Sequence[tuple[Stratum | None, Allowed]] = ()
+
+    def in_random_order(self, seed: int) -> Iterator[tuple[bytes, int]]:
+        """Yield the random sort key and the number of each image, in the order of the keys."""
+        starts = np.concatenate([np.empty(0, np.uint64), *self._starts(seed)])
+        order = np.argsort(starts).astype(np.int32)
+        starts.sort()
+        begins = np.ones(len(order), bool)
+        begins[1:] = starts[1:] != starts[:-1]
+        del starts
+        alike: list[tuple[bytes, int]] = []  # nearly always a single one
+        for at in range(0, len(order), AT_ONCE):
+            some = order[at : at + AT_ONCE]
+            names = image_ids.texts(self.ids[self.rows[some]]).to_pylist()
+            for is_other, name, number in zip(begins[at : at + AT_ONCE], names, some.tolist(), strict=True):
+                if is_other:
+                    yield from sorted(alike)
+                    alike = []
+                alike.append((_random_key(seed, name), number))
+        yield from sorted(alike)
+
+    def _starts(self, seed: int) -> Iterator[NDArray[np.uint64]]:
+        """Yield the first eight bytes of the keys as numbers that are in the order of the keys."""
+        for at in range(0, len(self.rows), AT_ONCE):
+            names = image_ids.texts(self.ids[self.rows[at : at + AT_ONCE]]).to_pylist()
+            starts = b"".join(_random_key(seed, name)[:8] for name in names)
+            yield np.frombuffer(starts, ">u8").astype(np.uint64)
+
+
+NO_SINGLES = Singles()
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
     images: Sequence[Candidate]
@@ -36,23 +88,17 @@ class _Group:
     counts: Counter[Stratum]  # images per stratum and per class
 
     @classmethod
-    def of(cls, images: Sequence[Candidate], alike: dict[tuple[Stratum | None, Allowed], "_Group"]) -> "_Group":
-        """Return the group of some images; those of one image share their counts: there may be millions."""
-        first = images[0].stratum, images[0].allowed
-        if len(images) == 1 and first in alike:
-            return replace(alike[first], images=images)
-        group = cls(
+    def of(cls, images: Sequence[Candidate]) -> "_Group":
+        """Return the group of some images."""
+        return cls(
             images, allowed_splits(images), Counter(level for image in images for level in _levels(image.stratum))
         )
-        if len(images) == 1:
-            alike[first] = group
-        return group
 
 
 def draw(
     groups: Iterable[Sequence[Candidate]], images: Sequence[Candidate], shares: dict[str, float], seed: int,
-    settled: Settled = MappingProxyType({}),
-) -> None:  # fmt: skip
+    settled: Settled = MappingProxyType({}), singles: Singles = NO_SINGLES,
+) -> NDArray[np.int8]:  # fmt: skip
     """Assign each group of new images to a split as a whole, in place.
 
     Groups are assigned one by one, large ones first, then in a random order given by the seed and their names. The last
@@ -69,23 +115,38 @@ def draw(
         shares: fractions of train, val and test, summing to 1.
         seed: random seed.
         settled: how many images there are besides.
+        singles: new images that are groups of their own.
+
+    Returns:
+        The split of each of the n singles, (n,), codes of SPLITS.
     """
-    alike: dict[tuple[Stratum | None, Allowed], _Group] = {}
-    waiting = [_Group.of(group, alike) for group in groups]
-    balance = _Balance(waiting, images, shares, settled)
-    for group in sorted(waiting, key=lambda group: (-len(group.images), _random_key(seed, group.images[0].image_id))):
+    kinds = [_Group.of([Candidate("", stratum, allowed)]) for stratum, allowed in singles.kinds]
+    waiting = [(_random_key(seed, group[0].image_id), _Group.of(group)) for group in groups]
+    balance = _Balance(images, shares, settled)
+    for _, group in waiting:
+        balance.expect(group)
+    for kind, count in zip(kinds, np.bincount(singles.kind, minlength=len(kinds)).tolist(), strict=True):
+        balance.expect(kind, count)
+    waiting.sort(key=lambda entry: (-len(entry[1].images), entry[0]))
+    several = sum(len(group.images) > 1 for _, group in waiting)
+    alone = ((key, kinds[singles.kind[number]], number) for key, number in singles.in_random_order(seed))
+    ones = heapq.merge(((key, group, -1) for key, group in waiting[several:]), alone, key=itemgetter(0))
+    found = np.empty(len(singles.rows), np.int8)
+    for group, number in chain(((group, -1) for _, group in waiting[:several]), ((one[1], one[2]) for one in ones)):
         split = balance.best_split(group)
         balance.assign(group, split)
-        for image in group.images:
-            image.split = split
+        if number >= 0:
+            found[number] = SPLITS.index(split)
+        else:
+            for image in group.images:
+                image.split = split
+    return found
 
 
 class _Balance:
     """Counts the images of each class and stratum that the splits have, and those still to be assigned."""
 
-    def __init__(
-        self, groups: Iterable[_Group], images: Iterable[Candidate], shares: dict[str, float], settled: Settled
-    ) -> None:
+    def __init__(self, images: Iterable[Candidate], shares: dict[str, float], settled: Settled) -> None:
         self.shares = shares
         self.have: dict[Stratum, Counter[str]] = defaultdict(Counter)  # images by split
         self.left: Counter[tuple[Stratum, Allowed]] = Counter()  # images still to be assigned
@@ -95,11 +156,13 @@ class _Balance:
             self._count(stratum, split, 1)
         for (stratum, split), count in settled.items():
             self._count(stratum, split, count)
-        for group in groups:
-            for level, count in group.counts.items():
-                self.left[level, group.allowed] += count
-                self.turns[level, group.allowed] += 1
-                self.total[level] += count
+
+    def expect(self, group: _Group, times: int = 1) -> None:
+        """Count a group, or several that are like it, as still to be assigned."""
+        for level, count in group.counts.items():
+            self.left[level, group.allowed] += count * times
+            self.turns[level, group.allowed] += times
+            self.total[level] += count * times
 
     def _count(self, stratum: Stratum | None, split: str, images: int) -> None:
         for level in _levels(stratum):

@@ -18,8 +18,9 @@ from rootstock.images import inspection
 from rootstock.images.inspection import Checks, NewImage, Reason, Rejected
 from rootstock.images.perceptual_hash import perceptual_hashes
 from rootstock.ingest import known_ids
+from rootstock.ingest.items import Item, among
 from rootstock.ingest.known_ids import KnownIds
-from rootstock.ingest.layout import Item, Loader
+from rootstock.ingest.layout import Loader
 from rootstock.ingest.sources import Source
 from rootstock.system import processes
 from rootstock.system.parallel import bundled, cores, ordered_map
@@ -66,7 +67,7 @@ def examine(source: Source, paths: Collection[str], known: KnownIds, checks: Che
         checks: to apply.
     """
     groups = bundled(source.read(paths), FILES_PER_TASK, BYTES_PER_TASK, lambda entry: entry[0].size or BYTES_PER_TASK)
-    if source.local and _processes_pay([item.size or 0 for item in source.items if item.path in paths]):
+    if source.local and _processes_pay(among(source.items, paths), len(paths)):
         log.info("ingest: checking files in %d processes", cores())
         with known_ids.in_file(known) as listed:
             examiner = _InProcess(Examiner(listed, checks))
@@ -75,10 +76,12 @@ def examine(source: Source, paths: Collection[str], known: KnownIds, checks: Che
         yield from _with_items(partial(ordered_map, Examiner(known, checks)), groups)
 
 
-def _processes_pay(sizes: list[int]) -> bool:
+def _processes_pay(items: Iterable[Item], count: int) -> bool:
     """Whether many files pay for the start of processes: of small ones, threads make little use of a second core."""
-    small = sum(sizes) <= SMALL_BYTES * len(sizes)
-    return len(sizes) >= processes.FROM_IMAGES and cores() >= (2 if small else processes.FROM_CORES)
+    if count < processes.FROM_IMAGES:
+        return False
+    small = sum(item.size or 0 for item in items) <= SMALL_BYTES * count
+    return cores() >= (2 if small else processes.FROM_CORES)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -15,8 +15,9 @@ from fsspec.implementations.local import LocalFileSystem
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason, Rejected
 from rootstock.images.pixels import format_by_name
 from rootstock.ingest import file_names
+from rootstock.ingest.items import Item, Stamps, among
 from rootstock.ingest.junk import is_junk_name
-from rootstock.ingest.layout import Item, Loader
+from rootstock.ingest.layout import Loader
 from rootstock.system import stores
 from rootstock.system.errors import SourceError
 from rootstock.system.files import read
@@ -65,7 +66,7 @@ class Files:
     """Files of a store, one per item: the files of a folder, or those a manifest lists."""
 
     store: Any
-    items: list[Item]
+    items: Sequence[Item]
     notes: list[str]
     place: Callable[[str], str]  # item path -> path in the store
     layout: dict[str, Any] = field(default_factory=dict)  # as recorded in the summary
@@ -82,7 +83,7 @@ class Files:
 
         Local files are read in the calling thread. Remote files are prefetched, to hide the latency of each request.
         """
-        items = (item for item in self.items if item.path in wanted)
+        items = among(self.items, wanted)
         if self.local:
             yield from ((item, partial(_load, self.read_here, self.place(item.path))) for item in items)
             return
@@ -135,12 +136,11 @@ def _remote_files(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noq
             yield place, info
 
 
-def list_stamps(store: Any, root: str, url: str) -> tuple[dict[str, str], Callable[[str], str]]:  # noqa: ANN401
-    """Return the stamps of the files below a folder, as `relative_paths` does.
-
-    A million infos of a store would take half a gigabyte.
-    """
-    return relative_paths(((place, stamp_of(info)) for place, info in find(store, root)), root, url)
+def list_stamps(store: Any, root: str, url: str) -> tuple[Stamps, Callable[[str], str]]:  # noqa: ANN401
+    """Return the stamps of the files below a folder, as `relative_paths` does; in columns, as there may be millions."""
+    odd: dict[str, str] = {}
+    found = _relative(((place, stamp_of(info)) for place, info in find(store, root)), root, url, odd)
+    return Stamps.of(found), _places(root, odd)
 
 
 def relative_paths(found: Iterable[tuple[str, T]], root: str, url: str) -> tuple[dict[str, T], Callable[[str], str]]:
@@ -151,16 +151,24 @@ def relative_paths(found: Iterable[tuple[str, T]], root: str, url: str) -> tuple
         root: a folder of the store, which may be a part of the paths.
         url: its address, which tells how names are quoted.
     """
-    prefix = root.rstrip("/") + "/"
-    by_path: dict[str, T] = {}
     odd: dict[str, str] = {}
+    return dict(_relative(found, root, url, odd)), _places(root, odd)
+
+
+def _relative(found: Iterable[tuple[str, T]], root: str, url: str, odd: dict[str, str]) -> Iterator[tuple[str, T]]:
+    """Yield what was found at each relative path; what the store calls those that are shown otherwise goes to `odd`."""
+    prefix = root.rstrip("/") + "/"
     for place, what in found:
         name = place.removeprefix(prefix)
         shown = file_names.storable(unquote(name) if url.startswith("http") else name)
-        by_path[shown] = what
         if shown != name:
             odd[shown] = place
-    return by_path, lambda path: odd.get(path, prefix + path)
+        yield shown, what
+
+
+def _places(root: str, odd: Mapping[str, str]) -> Callable[[str], str]:
+    prefix = root.rstrip("/") + "/"
+    return lambda path: odd.get(path, prefix + path)
 
 
 def _local_files(root: str, *, follow: bool) -> Iterator[tuple[str, Info]]:

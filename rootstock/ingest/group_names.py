@@ -3,17 +3,18 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from itertools import chain
 
 from rootstock.config.group_pattern import GROUP
+from rootstock.ingest.items import ROWS, Item, Items
 from rootstock.ingest.labels import clean
-from rootstock.ingest.layout import Item
 from rootstock.system.errors import SourceError
+from rootstock.system.parallel import grouped
 
 ASCII_ONLY = re.compile(r"(?<!\\)(?:\\\\)*\\[wWbB]")  # in RE2, these know no other letters
 
 
-def name_groups(items: Sequence[Item], expression: str | None, where: str) -> list[Item]:
+def name_groups(items: Sequence[Item], expression: str | None, where: str) -> Sequence[Item]:
     r"""Name the groups of items by a regular expression; a name from the column of a table stays.
 
     pyarrow searches with RE2, in linear time whatever the expression; Python's `re` may take hours for one path.
@@ -27,7 +28,12 @@ def name_groups(items: Sequence[Item], expression: str | None, where: str) -> li
         SourceError: the expression has \w or \b, which are about ASCII letters, and a path has others.
     """
     if expression is None or not items:
-        return list(items)
+        return items
+    named = chain.from_iterable(_named(some, expression, where) for some in grouped(items, ROWS))
+    return Items.of(named) if isinstance(items, Items) else list(named)
+
+
+def _named(items: Sequence[Item], expression: str, where: str) -> list[Item]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -38,24 +44,41 @@ def name_groups(items: Sequence[Item], expression: str | None, where: str) -> li
             rf"{other}; expected [^/]+ or [\pL\d_]+ instead of \w+"
         )
     found = pc.struct_field(pc.extract_regex(pa.array(paths, pa.string()), pattern=expression), GROUP).to_pylist()
-    return [replace(item, group=item.group or clean(name or "")) for item, name in zip(items, found, strict=True)]
+    return [item._replace(group=item.group or clean(name or "")) for item, name in zip(items, found, strict=True)]
 
 
 def describe_groups(items: Iterable[Item]) -> str:
     """Describe how many groups are named, and how many images are in none of them; "" if none is named."""
-    images = [item for item in items if not item.problem]
-    names = {item.group for item in images if item.group}
-    alone = [item.path for item in images if not item.group]
-    without = f"; {len(alone):,} of {len(images):,} images are in none (e.g. {alone[0]})" if alone else ""
+    if isinstance(items, Items) and items.groups is None:
+        return ""
+    names: set[str] = set()
+    images, alone, example = 0, 0, ""
+    for item in items:
+        if item.problem:
+            continue
+        images += 1
+        if item.group:
+            names.add(item.group)
+        else:
+            alone, example = alone + 1, example or item.path
+    without = f"; {alone:,} of {images:,} images are in none (e.g. {example})" if alone else ""
     return f"{len(names):,} named group{'s' if len(names) > 1 else ''}{without}" if names else ""
 
 
 def describe_mismatch(items: Iterable[Item], expression: str | None, where: str) -> str:
     """Describe that an expression matches no path of an image at all; "" if one does, or there is nothing to match."""
-    images = [item for item in items if not item.problem]
-    if not expression or not images or any(item.group for item in images):
+    if not expression:
+        return ""
+    images, example = 0, ""
+    for item in items:
+        if item.problem:
+            continue
+        if item.group:
+            return ""
+        images, example = images + 1, example or item.path
+    if not images:
         return ""
     return (
-        f"{where} is {expression!r}, which matches none of {len(images):,} paths (e.g. {images[0].path}); expected a "
+        f"{where} is {expression!r}, which matches none of {images:,} paths (e.g. {example}); expected a "
         r"regular expression that finds the group in them, e.g. (?P<group>patient_\d+) in scans/patient_12/3.png."
     )

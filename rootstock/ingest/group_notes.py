@@ -1,6 +1,7 @@
 """Describe what became of the groups: how close to the shares their splits are, and which could not be kept apart."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rootstock.config import params
-from rootstock.dataset import image_ids, tables
+from rootstock.dataset import tables
 from rootstock.images.perceptual_hash import HASH_BITS
 from rootstock.ingest.layout import SPLITS
+from rootstock.ingest.listings import OPEN
 
 MIN_GROUPS_PER_CLASS = 3  # one each for train, val and test
 MAX_LISTED = 3  # classes or groups that a note lists
@@ -19,40 +21,58 @@ FEW_IMAGES, FAR_OFF = 100, 0.05  # shares of fewer images, or that differ less, 
 MIN_CHAIN, MIN_CHAIN_SHARE = 100, 0.1  # images of a group, and share of all, that a note is worth
 
 
-def summarize(manifest: pd.DataFrame, names: "pd.Series[Any]", notes: list[str]) -> dict[str, Any]:
+def summarize(manifest: pd.DataFrame, notes: list[str]) -> dict[str, Any]:
     """Return the part of the summary about named groups; empty if there are none.
 
     Args:
-        manifest: images in use.
-        names: the group name of each, null for none.
+        manifest: images in use, with `name`, the group name of each, null for none.
         notes: as returned by `describe`.
     """
-    named = names[names.notna()]
+    named = manifest.loc[manifest["name"].notna(), "name"]
     if named.empty:
         return {}
     return {"groups": {"named": int(named.nunique()), "images": len(named), "notes": notes}}
 
 
-def describe(manifest: pd.DataFrame, names: "pd.Series[Any]") -> list[str]:
-    """Describe what a person should know of the groups: joined ones, divided ones, and classes with too few."""
-    table = manifest.assign(name=names.to_numpy(object))
-    return [note for note in (_joined(table), _divided(table), _few(table)) if note]
+def describe(manifest: pd.DataFrame, first_path: Callable[["pd.Series[int]"], str]) -> list[str]:
+    """Describe what a person should know of the groups: joined ones, divided ones, and classes with too few.
+
+    Args:
+        manifest: images in use.
+        first_path: returns the first path, in their order, of some images.
+    """
+    return [note for note in (_joined(manifest), _divided(manifest, first_path), _few(manifest)) if note]
 
 
-def describe_chain(near: "pd.Series[int]", ledger: pd.DataFrame, bits: int) -> str:
+def by_class(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Return the number of images of each class, in order, in each split."""
+    rows = tables.one_row_per_label(manifest)
+    codes, labels = _codes(rows["label"])
+    counts = np.bincount(codes * len(SPLITS) + rows["split"].cat.codes, minlength=len(labels) * len(SPLITS))
+    table = pd.DataFrame(counts.reshape(len(labels), len(SPLITS)), index=labels, columns=list(SPLITS))
+    return table[table.sum(axis=1) > 0].sort_index()
+
+
+def _codes(labels: "pd.Series[str]") -> tuple[NDArray[np.int32], list[str]]:
+    """Return labels as codes, and what these stand for."""
+    column = labels.astype("category").cat
+    codes: NDArray[np.int32] = column.codes.to_numpy().astype(np.int32)
+    return codes, list(column.categories)
+
+
+def describe_chain(near: NDArray[np.int32], hashes: NDArray[np.uint64], bits: int) -> str:
     """Describe a large group of images that are near duplicates of each other only by way of others; "" if none is.
 
     Args:
-        near: the number of each image's group by near duplicates, by image id.
-        ledger: all images, with their hashes.
+        near: (n,) the number of each image's group by near duplicates.
+        hashes: (n,) of the images.
         bits: ingest.near_duplicate_bits.
     """
-    counts = near.value_counts()
-    if counts.empty or counts.iloc[0] < max(MIN_CHAIN, MIN_CHAIN_SHARE * len(near)):
+    counts = np.bincount(near, minlength=1)
+    if counts.max() < max(MIN_CHAIN, MIN_CHAIN_SHARE * len(near)):
         return ""
-    members = near.index[near == counts.index[0]]
-    hashes = ledger.set_index("image_id")["phash"].reindex(members).to_numpy(np.uint64)
-    spread = int(np.bitwise_count(hashes ^ hashes[0]).max())
+    members = hashes[near == counts.argmax()]
+    spread = int(np.bitwise_count(members ^ members[0]).max())
     if spread <= MAX_SPREAD * bits:
         return ""
     return (
@@ -74,17 +94,11 @@ def describe_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: params.
     drawn = _drawn(manifest, files)
     if drawn.empty:
         return ""
-    counts = (
-        tables.one_row_per_label(drawn)
-        .groupby(["label", "split"])
-        .size()
-        .unstack(fill_value=0)
-        .reindex(columns=SPLITS, fill_value=0)
-    )
+    counts = by_class(drawn)
     off = 100 * counts.div(counts.sum(axis=1), axis=0).sub(_shares(wanted)).abs()
     return (
         f"splits {_percent(_reached(drawn))} % of {len(drawn):,} images, in "
-        f"{_enumerated(drawn['group_id'].nunique(), 'group')}; largest deviation of a class from its share: "
+        f"{_enumerated(len(np.unique(drawn['group'])), 'group')}; largest deviation of a class from its share: "
         f"{off.to_numpy().max():.1f} points ({off.max(axis=1).idxmax()}, {off.max().idxmax()})"
     )
 
@@ -109,10 +123,10 @@ def describe_kept_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: pa
 
 def _drawn(manifest: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
     """Return the images whose source leaves their split open."""
-    is_open = files["splits"].map(lambda splits: splits == SPLITS).to_numpy(bool)
+    is_open = (files["splits"] == OPEN).to_numpy()
     if is_open.all():
         return manifest
-    return manifest[image_ids.is_in(manifest["image_id"], pd.Index(files.loc[is_open, "image_id"].dropna()).unique())]
+    return manifest[np.isin(manifest["image"], files["image"].to_numpy()[is_open], kind="table")]
 
 
 def _reached(drawn: pd.DataFrame) -> NDArray[np.float64]:
@@ -134,12 +148,12 @@ def describe_leaks(files: pd.DataFrame) -> str:
     Args:
         files: usable files of the source, with group and the splits that their folder or row allows.
     """
-    is_given = files["splits"].map(lambda splits: splits != SPLITS).to_numpy(bool)
-    given = files[is_given & (files["group"].fillna("") != "").to_numpy(bool)]
+    is_given = (files["splits"] != OPEN) & files["group"].notna() & (files["group"] != "")
+    given = files.loc[is_given, ["group", "splits"]].astype("str")
     torn = {
-        str(name): Counter(allowed[0] for allowed in splits)
+        str(name): Counter(allowed.split()[0] for allowed in splits)
         for name, splits in given.groupby("group")["splits"]
-        if not set.intersection(*map(set, splits))
+        if not set.intersection(*(set(allowed.split()) for allowed in splits))
     }
     if not torn:
         return ""
@@ -152,11 +166,13 @@ def describe_leaks(files: pd.DataFrame) -> str:
 
 def _joined(table: pd.DataFrame) -> str:
     """Describe named groups that near duplicates join."""
-    named = table[table["name"].notna()]
-    count = named.groupby("group_id")["name"].nunique()
+    named = table.loc[table["name"].notna(), ["group", "name"]]
+    if named.empty:
+        return ""
+    count = named.groupby("group")["name"].nunique()
     if (count := count[count > 1]).empty:
         return ""
-    largest = named.loc[named["group_id"] == count.idxmax(), "name"]
+    largest = named.loc[named["group"] == count.idxmax(), "name"]
     first, second = sorted(largest.unique())[:2]
     return (
         f"Near duplicates join {count.sum():,} named groups into {len(count):,}, e.g. {first} and {second}; the "
@@ -165,16 +181,20 @@ def _joined(table: pd.DataFrame) -> str:
     )
 
 
-def _divided(table: pd.DataFrame) -> str:
+def _divided(table: pd.DataFrame, first_path: Callable[["pd.Series[int]"], str]) -> str:
     """Describe groups in several splits."""
-    count = table.groupby("group_id")["split"].nunique()
-    divided = table[table["group_id"].isin(count.index[count > 1])]
+    group, split = table["group"].to_numpy(), table["split"].cat.codes.to_numpy()
+    lowest, highest = np.full(group.max() + 1, len(SPLITS), np.int8), np.full(group.max() + 1, -1, np.int8)
+    np.minimum.at(lowest, group, split)
+    np.maximum.at(highest, group, split)
+    divided = table[(lowest != highest)[group]]
     if divided.empty:
         return ""
-    _, example = next(iter(divided.groupby("group_id")))
-    name = example["name"].dropna().min() if example["name"].notna().any() else example["path"].min()
+    _, example = next(iter(divided.groupby("group")))
+    names = example["name"].dropna().astype("str")
+    name = names.min() if len(names) else first_path(example["image"])
     return (
-        f"{_enumerated(divided['group_id'].nunique(), 'group')} ({len(divided):,} images) in several splits, "
+        f"{_enumerated(divided['group'].nunique(), 'group')} ({len(divided):,} images) in several splits, "
         f"e.g. that of {name} ({_counts(Counter(example['split']))}): the splits are older than the groups, and "
         "permanent. To keep groups whole, remove data/dataset: the next run draws new splits (what came through the "
         "inbox has to be delivered again)."
@@ -183,9 +203,16 @@ def _divided(table: pd.DataFrame) -> str:
 
 def _few(table: pd.DataFrame) -> str:
     """Describe classes whose images are in fewer groups than there are splits."""
-    count = tables.one_row_per_label(table).groupby("label")["group_id"].nunique()
-    few = count[count < MIN_GROUPS_PER_CLASS].sort_index()
-    listed = [f"{label!r} is in {_enumerated(int(number), 'group')}" for label, number in few.items()]
+    rows = tables.one_row_per_label(table[["label", "class_index", "group"]])
+    (codes, labels), group = _codes(rows["label"]), rows["group"].to_numpy()
+    sizes = np.zeros(group.max(initial=0) + 1, np.int32)
+    np.add.at(sizes, group, 1)
+    is_shared = (sizes > 1)[group]
+    pairs = np.unique(np.stack([codes[is_shared], group[is_shared]], axis=1), axis=0)  # each class of a group once
+    alone, shared = (np.bincount(found, minlength=len(labels)) for found in (codes[~is_shared], pairs[:, 0]))
+    counts = zip(labels, (alone + shared).tolist(), strict=True)
+    few = sorted((label, n) for label, n in counts if 0 < n < MIN_GROUPS_PER_CLASS)
+    listed = [f"{label!r} is in {_enumerated(number, 'group')}" for label, number in few]
     named = ", ".join(listed[:MAX_LISTED]) + (", ..." if len(few) > MAX_LISTED else "")
     needed = f"a class needs {MIN_GROUPS_PER_CLASS}, one each for train, val and test; a group is in one split."
     return f"{named}: {needed}" if named else ""

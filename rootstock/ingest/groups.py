@@ -1,29 +1,29 @@
 """Groups of images that belong together: those with the same group name, near duplicates, and what both connect."""
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from rootstock.dataset.image_ids import Digests
 from rootstock.ingest.near_duplicates import NO_LINKS, Links
 
 
-def links_by_name(images: pd.DataFrame, named: pd.DataFrame) -> Links:
+def links_by_name(images: NDArray[np.int64], names: NDArray[np.signedinteger]) -> Links:
     """Link each image to the first one with the same group name.
 
     Args:
-        images: n images, with the column image_id.
-        named: columns image_id and group; other images are ignored, and an image may have several names.
+        images: (n,) positions; an image may have several names, and so occur more than once.
+        names: (n,) codes of names, at least 0.
 
     Returns:
-        (m, 2) int64 positions in `images`.
+        (m, 2) int64 positions.
     """
-    if named.empty:
+    if not len(images):
         return NO_LINKS
-    at = pd.Index(images["image_id"]).get_indexer(pd.Index(named["image_id"]))
-    here = pd.DataFrame({"at": at, "group": named["group"].to_numpy(object)})[at >= 0]
-    links = np.stack([here.groupby("group")["at"].transform("min"), here["at"]], axis=1).astype(np.int64)
+    first = np.full(names.max() + 1, images.max(), np.int64)
+    np.minimum.at(first, names, images)
+    links = np.stack([first[names], images], axis=1)
     return np.unique(links[links[:, 0] != links[:, 1]], axis=0)
 
 
@@ -34,19 +34,22 @@ def components(n: int, links: Links) -> NDArray[np.int32]:
     return component
 
 
-def group_ids(images: pd.DataFrame, links: Links) -> "pd.Series[str]":
-    """Return the group id of each image, (n,): the id of the group's first image.
+def first_of_groups(ids: Digests, batch: NDArray[np.int32], rows: NDArray[np.int32], links: Links) -> NDArray[np.int32]:
+    """Return the first image of each image's group, (n,), by whose id the group is known.
 
     That is the smallest id of the earliest batch, so that images that join a group do not change its id, and the order
     of images makes no difference. If groups merge, the id of the older one stays.
 
     Args:
-        images: n images, with the columns image_id and batch, the number of the ingest that brought it.
-        links: (m, 2) positions in `images` of images that belong together.
+        ids: of images, those that are asked for among them.
+        batch: the number of the ingest that brought each.
+        rows: (n,) the images that are asked for.
+        links: (m, 2) positions in `rows` of images that belong together.
     """
-    component, place = components(len(images), links), np.arange(len(images))
+    component, first = components(len(rows), links), rows.copy()
     shared = np.flatnonzero(np.bincount(component, minlength=1)[component] > 1)
-    members = images[["batch", "image_id"]].iloc[shared].assign(group=component[shared], place=shared)
-    first = members.sort_values(["batch", "image_id"]).groupby("group")["place"].first()
-    place[shared] = first.reindex(component[shared]).to_numpy()
-    return images["image_id"].iloc[place].set_axis(images.index)
+    members = rows[shared]
+    order = np.lexsort([ids[members], batch[members]])  # by batch, then by id
+    found, at = np.unique(component[shared[order]], return_index=True)  # of equal ones, the first
+    first[shared] = members[order[at[np.searchsorted(found, component[shared])]]]
+    return first

@@ -9,9 +9,9 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
@@ -87,7 +87,7 @@ def list_delivery(
     except Exception as error:  # each driver has its own errors
         raise SourceError(f"retrain.inbox: {url} cannot be reached: {type(error).__name__}: {error}") from error
     stable = {path: info for path, info in second.items() if path in first and stamp_of(first[path]) == stamp_of(info)}
-    items = [_item(path, info) for path, info in sorted(stable.items())]
+    items: Sequence[Item] = [_item(path, info) for path, info in sorted(stable.items())]
     items = layout.mark_too_large(items)
     inbox_checks.refuse_by_content(items, url)
     items = group_names.name_groups(items, group, GROUP)
@@ -161,7 +161,7 @@ def with_label_sets(items: Iterable[Item]) -> list[Item]:
 
     A semicolon alone means none of the classes.
     """
-    return [replace(item, label=label_sets.parse(item.label, clean)) for item in items]
+    return [item._replace(label=label_sets.parse(item.label, clean)) for item in items]
 
 
 def check_classes(items: Iterable[Item], known: Collection[str]) -> None:

@@ -6,6 +6,7 @@ is new, nothing is written, and neither pandas nor torch is imported.
 
 import hashlib
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,10 @@ import pyarrow.parquet as pq
 
 from rootstock.config import params
 from rootstock.dataset import label_sets, shards, tables
-from rootstock.dataset.tables import Dataset
 from rootstock.images import value_ranges
 from rootstock.images.deep import Range
 from rootstock.ingest import inbox, labels, layout_choice, open_shard, packing, sources
+from rootstock.ingest.items import as_items
 from rootstock.ingest.layout_choice import Known
 from rootstock.ingest.scan import Scan, with_scan
 from rootstock.ingest.sources import Source, SourceListing, Unreachable
@@ -80,6 +81,7 @@ def _ingest(
         delivery.items = inbox.with_label_sets(delivery.items)
     if delivery or inbox.SPEC.title() in earlier_counts:
         listed.append(SourceListing(inbox.SPEC, delivery, stays=True))
+    memory.release_unused()
     layouts = _describe_layouts(listed)
     if layouts != (scan.value("layouts") or "").splitlines():
         for layout in layouts:
@@ -93,34 +95,36 @@ def _ingest(
     labels.check_lookalikes(_offered_labels(listed, multi_label=multi_label))
     if delivery:
         inbox.check_classes(delivery.items, tables.load_summary(dataset_dir).get("classes", []))
-    from rootstock.ingest import snapshot  # imports pandas: only if there is something to build
+    from rootstock.ingest import earlier, ledger, saving, snapshot  # with pandas: only if there is something to build
 
     rules = repr(replace(packing.checks_of(settings), max_side=None))  # which files are accepted
     if scan.value("rules") != rules:
         scan.forget_records()
         scan.set_value("rules", rules)
-    current = tables.load(dataset_dir, of_manifest=snapshot.EARLIER)
+    current = earlier.load(dataset_dir, [entry.spec.title() for entry in listed if not entry.source or entry.stays])
     ranges = value_ranges.of_sources(settings.sources, value_ranges.recorded(current.summary), heir=inbox.SPEC.title())
     scan.forget_packed_except([*shards.names(images_dir), *open_shard.recorded_names(scratch)])
-    snapshot.drop_unrecorded(current.ledger, images_dir, scan)
+    snapshot.drop_unrecorded(current.ledger.shards, images_dir, scan)
     unpacked = snapshot.unpacked_images(current.ledger, images_dir, scan)
     known = snapshot.known_images(current.ledger, images_dir, scan, unpacked)
     new, unreadable = packing.pack_new(listed, known, settings, images_dir, scan, ranges, scratch)
     if unpacked and (back := snapshot.reappeared(listed, current, scan, unpacked)):
         again, unreadable = packing.pack_new(listed, known.without(back), settings, images_dir, scan, ranges, scratch)
         new += again
-    _check_ranges(listed, ranges, current, scan)
+    _check_ranges(listed, ranges, current.ledger.shards, scan)
     del known
-    current = replace(current, ledger=snapshot.add_packed(current.ledger, images_dir, scan))
+    current = replace(current, ledger=ledger.with_packed(current.ledger, images_dir, scan))
     memory.release_unused()
     scan.set_value("layouts", "\n".join(layouts))
     scan.set_verified(_stamps(images_dir))  # the new ones have just been written
     built = snapshot.build(settings, seed, listed, current, images_dir, scan, ranges, multi_label=multi_label)
-    tables.save(dataset_dir, built)
+    del current
+    memory.release_unused()
+    saving.save(dataset_dir, built, scan)
     after = _outputs_digest(dataset_dir)
     if not unreadable:  # unreadable files are tried again next time
         scan.set_value("look", _fingerprint(listing, images_dir) + after)
-    return IngestResult(len(built.manifest), new, len(built.rejected), before != after)
+    return IngestResult(built.summary["images"], new, len(built.rejected), before != after)
 
 
 def _verify_shards(images_dir: Path, scan: Scan) -> None:
@@ -185,9 +189,9 @@ def _offered_labels(listed: list[SourceListing], *, multi_label: bool) -> dict[s
     """Map every label that the sources offer now to its first file."""
     found: dict[str, str] = {}
     for entry in listed:
-        for item in entry.source.items if entry.source else ():
-            if item.label and item.label not in found:
-                found[item.label] = f"{entry.spec.title()}: {item.path}"
+        for kind, path in as_items(entry.source.items).firsts() if entry.source else ():
+            if kind.label and kind.label not in found:
+                found[kind.label] = f"{entry.spec.title()}: {path}"
     if multi_label:
         return {label: file for text, file in reversed(found.items()) for label in label_sets.split(text)}
     return found
@@ -238,7 +242,7 @@ def _unchanged(dataset_dir: Path) -> IngestResult:
     return IngestResult(manifest, 0, rejected, changed=False)
 
 
-def _check_ranges(listed: list[SourceListing], ranges: dict[str, Range], current: Dataset, scan: Scan) -> None:
+def _check_ranges(listed: list[SourceListing], ranges: dict[str, Range], known: Collection[str], scan: Scan) -> None:
     """Check that the 16-bit images of each source, taken together, use the full 16-bit range.
 
     For a source with a known range, values beyond it are logged.
@@ -251,6 +255,6 @@ def _check_ranges(listed: list[SourceListing], ranges: dict[str, Range], current
         if found and title in ranges and (warning := value_ranges.describe_clipping(title, found, ranges[title])):
             log.warning("%s", warning)
         if found and found.unclear and title not in ranges:
-            scan.forget_packed_except(current.ledger["shard"].unique())
+            scan.forget_packed_except(known)
             scan.forget_deep(entry.spec.path)
             raise value_ranges.unknown_range_error(entry.spec, found, [], heir=entry.stays)

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-ID = np.dtype("S32")  # NumPy leaves out zero bytes at the end, which makes no difference where all are as long
+from rootstock.dataset.image_ids import AT_ONCE, ID, Digests, digests as _digests
+
 MOST_AS_TEXT = 50_000  # that are kept as they were added, until they are put in order with the others
-Digests = NDArray[np.bytes_]
 
 
 class KnownIds:
     """A set of image ids, to which ids are added one by one."""
 
-    def __init__(self, ids: Iterable[Sequence[str]] = ()) -> None:
-        """Begin with ids, given some at a time."""
-        self._ordered = _sorted([_digests(some) for some in ids])
+    def __init__(self, ids: Iterable[Sequence[str]] = (), also: Digests | None = None) -> None:
+        """Begin with ids, given some at a time, and with digests (n,)."""
+        self._ordered = _sorted([*(_digests(some) for some in ids), *([] if also is None else [also])])
         self._added: set[str] = set()
 
     def __len__(self) -> int:
@@ -51,12 +51,14 @@ class KnownIds:
         return rest
 
 
-def _digests(ids: Sequence[str]) -> Digests:
-    return np.frombuffer(bytes.fromhex("".join(ids)), ID)
-
-
 def _sorted(parts: Sequence[Digests]) -> Digests:
-    return np.unique(np.concatenate(parts)) if parts else np.empty(0, ID)
+    joined = np.concatenate([np.empty(0, ID), *parts])
+    joined.sort()  # in place: np.unique would need twice as much memory
+    is_again = np.zeros(len(joined), bool)
+    for at in range(1, len(joined), AT_ONCE):
+        block = joined[at - 1 : at + AT_ONCE]
+        is_again[at : at + AT_ONCE] = block[1:] == block[:-1]
+    return joined[~is_again] if is_again.any() else joined
 
 
 def _among(ordered: Digests, wanted: Digests) -> NDArray[np.bool_]:

@@ -5,17 +5,22 @@ Which folders of a source are classes is detected once (layout_detection.py) or 
 
 import json
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rootstock.config.params import SPLITS as SPLITS
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
 from rootstock.images.pixels import format_by_name
 from rootstock.ingest.file_names import is_image_name, may_be_image
 from rootstock.ingest.folder_names import is_unlabelled
+from rootstock.ingest.items import Item as Item, Items, Kind, Stamps, size_in
 from rootstock.ingest.junk import is_junk_name
 from rootstock.ingest.labels import clean
 
@@ -24,30 +29,7 @@ Parts = tuple[str, ...]  # the folders above a file, from the top
 CLASS_FOLDERS, SPLIT_FOLDERS = "class_folders", "split_folders"
 ANY = "*"  # in a layout, any one folder
 MAX_LISTED = 3  # files that a note lists
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One file of a source.
-
-    `splits` are those it may be assigned to: one if the source defines it, several if the split is drawn at random.
-    `stamp` changes when the file may have changed; `problem` is the reason why it cannot be ingested; `group` names the
-    images that belong together, "" if it is in none.
-    """
-
-    path: str
-    label: str
-    domain: str
-    splits: tuple[str, ...]
-    stamp: str
-    problem: Reason | None = None
-    group: str = ""
-
-    @property
-    def size(self) -> int | None:
-        """Size in bytes, from the start of the stamp; None if the store does not report it."""
-        size = self.stamp.partition(":")[0]
-        return int(size) if size.isdecimal() else None
+JUNK = -1  # the folder of files that are left out
 
 
 @dataclass(frozen=True)
@@ -119,10 +101,14 @@ class LabelledFiles:
     `misfits` are images outside the class folders of the layout.
     """
 
-    items: list[Item]
+    items: Items
     notes: list[str]
     empty: tuple[str, ...] = ()
     misfits: tuple[str, ...] = ()
+
+    def labels(self) -> set[str]:
+        """Return the labels of the files."""
+        return {kind.label for kind, _ in self.items.firsts() if kind.label}
 
 
 def parts_of(folder: str) -> Parts:
@@ -130,51 +116,86 @@ def parts_of(folder: str) -> Parts:
     return tuple(part for part in folder.split("/") if part not in ("", "."))
 
 
-def mark_too_large(items: list[Item]) -> list[Item]:
+def mark_too_large(items: Iterable[Item]) -> list[Item]:
     """Mark files above the size limit as rejected, so that they are never read into memory."""
     return [
-        item if item.problem or (item.size or 0) <= MAX_FILE_BYTES else replace(item, problem=Reason.TOO_LARGE)
+        item if item.problem or not is_too_large(item.stamp) else item._replace(problem=Reason.TOO_LARGE)
         for item in items
     ]
 
 
+def is_too_large(stamp: str) -> bool:
+    """Whether a file of this stamp is above the size limit."""
+    return (size_in(stamp) or 0) > MAX_FILE_BYTES
+
+
+# What the name of a file tells: the extension of a supported format; that, or none at all; one that is not clearly that
+# of something else. And its size.
+FORMAT, IMAGE, PERHAPS, TOO_LARGE = 1, 2, 4, 8
+
+
 @dataclass(frozen=True)
 class Listing:
-    """The paths of a source without junk files: files by folder, and empty folders.
+    """The files of a source without junk files, in order of their paths, with their folders; and empty folders.
 
-    Paths have forward slashes; an empty folder is a path with a trailing slash.
+    Paths have forward slashes. `folder_of` are positions in `folders`, (n,), and `looks` flags such as FORMAT, (n,).
     """
 
-    files: dict[str, list[str]]  # folder -> paths of files in it
+    stamps: Stamps
+    folders: list[str]
+    folder_of: NDArray[np.int32]
+    looks: NDArray[np.uint8]
     empty: list[str]
 
     @classmethod
-    def of(cls, paths: Iterable[str]) -> "Listing":
-        """Group paths by folder, leaving out junk files."""
-        files: dict[str, list[str]] = {}
+    def of(cls, stamps: Stamps) -> "Listing":
+        """Look at files by path, and leave out junk; an empty folder is a path with a trailing slash."""
+        codes: dict[str, int] = {}
         bare: set[str] = set()
-        for path in paths:
+        folder_of, looks = array("i"), array("B")
+        for path, stamp in stamps.items():
             folder, _, name = path.rpartition("/")
             if name == "" or is_junk_name(name):
                 bare.add(folder)
+                folder_of.append(JUNK)
+                looks.append(0)
             else:
-                files.setdefault(folder, []).append(path)
-        bare |= {within for folder in [*files, *bare] if (within := _without_junk(folder)) != folder}
-        files = {folder: files[folder] for folder in files if _without_junk(folder) == folder}
-        above = {"/".join(parts[:n]) for parts in (folder.split("/") for folder in files) for n in range(len(parts))}
-        empty = {folder for folder in bare if _without_junk(folder) == folder} - files.keys() - above
-        return cls(files, sorted(empty))
+                folder_of.append(codes.setdefault(folder, len(codes)))
+                looks.append(_look(name, stamp))
+        without = {folder: _without_junk(folder) for folder in [*codes, *bare]}
+        bare |= {within for folder, within in without.items() if within != folder}
+        kept = [folder for folder in codes if without[folder] == folder]
+        above = {"/".join(parts[:n]) for parts in (folder.split("/") for folder in kept) for n in range(len(parts))}
+        empty = {folder for folder in bare if _without_junk(folder) == folder} - set(kept) - above
+        number = {folder: at for at, folder in enumerate(kept)}
+        renumbered = np.array([*(number.get(folder, JUNK) for folder in codes), JUNK], np.int32)
+        of, seen = renumbered[np.array(folder_of, np.int32)], np.array(looks, np.uint8)
+        if (there := of != JUNK).all():
+            return cls(stamps, kept, of, seen, sorted(empty))
+        return cls(stamps.chosen(there), kept, of[there], seen[there], sorted(empty))
+
+    def counts(self, look: int) -> NDArray[np.int64]:
+        """Return the number of files of a look in each folder."""
+        return np.bincount(self.folder_of[self.looks & look > 0], minlength=len(self.folders))
 
     def images(self) -> Counter[Parts]:
         """Count the images in each folder; layout detection ignores other files such as READMEs and annotations.
 
         If no file has an image extension, files without any extension count.
         """
-        for test in (format_by_name, is_image_name):
-            counts = {folder: sum(map(bool, map(test, paths))) for folder, paths in self.files.items()}
-            if any(counts.values()):
-                break
-        return Counter({parts_of(folder): count for folder, count in counts.items() if count})
+        counts = self.counts(FORMAT)
+        if not counts.any():
+            counts = self.counts(IMAGE)
+        found = zip(self.folders, counts.tolist(), strict=True)
+        return Counter({parts_of(folder): count for folder, count in found if count})
+
+
+def _look(name: str, stamp: str) -> int:
+    """Return what the name of a file tells, and its size."""
+    found = TOO_LARGE if is_too_large(stamp) else 0
+    if format_by_name(name):
+        return found | FORMAT | IMAGE | PERHAPS
+    return found | (IMAGE if is_image_name(name) else 0) | (PERHAPS if may_be_image(name) else 0)
 
 
 def _without_junk(folder: str) -> str:
@@ -183,36 +204,34 @@ def _without_junk(folder: str) -> str:
     return "/".join(takewhile(lambda part: not is_junk_name(part), parts))
 
 
-def label_files(listing: Listing, stamps: dict[str, str], domain: str, layout: Layout) -> LabelledFiles:
+def label_files(listing: Listing, domain: str, layout: Layout) -> LabelledFiles:
     """Derive labels and splits from the paths of a source.
 
     Args:
-        listing: its paths.
-        stamps: the stamp of each file.
+        listing: its files.
         domain: the domain of the source.
         layout: which folders are classes.
     """
-    labels = {folder: _label(parts_of(folder), layout) for folder in listing.files}
-    non_image = _non_image_folders(listing, labels)
-    labels = {
-        folder: ("", split) if label in non_image else (label, split) for folder, (label, split) in labels.items()
-    }
-    given = {split for label, split in labels.values() if label and split}
+    found = [_label(parts_of(folder), layout) for folder in listing.folders]
+    non_image = _non_image_folders(listing, found)
+    found = [("", split) if label in non_image else (label, split) for label, split in found]
+    given = {split for label, split in found if label and split}
     allowed = resolve_splits(given) | {"": SPLITS}
-    items, misfits = [], []
-    for folder, paths in listing.files.items():
-        label, split = labels[folder]
-        splits = allowed[split or ""] if label else SPLITS
-        for path in paths:
-            problem = (None if label else Reason.NO_LABEL) if is_image_name(path) else Reason.NOT_AN_IMAGE
-            items.append(Item(path, label, domain, splits, stamps[path], problem))
-            if split is None and format_by_name(path):  # a file without an extension may be an annotation
-                misfits.append(path)
-    items.sort(key=lambda item: item.path)
+    kinds = [
+        Kind(label, domain, allowed[split or ""] if label else SPLITS, problem)
+        for label, split in found
+        for problem in ((None, Reason.TOO_LARGE) if label else (Reason.NO_LABEL,) * 2) + (Reason.NOT_AN_IMAGE,)
+    ]
+    problem = np.where(listing.looks & IMAGE, (listing.looks & TOO_LARGE) > 0, 2).astype(np.int32)
+    items = Items(listing.stamps, len(kinds) // max(1, len(found)) * listing.folder_of + problem, kinds)
+    is_image = listing.looks & FORMAT > 0  # a file without an extension may be an annotation
+    is_outside = np.array([split is None for _, split in found], bool)[listing.folder_of] & is_image
+    misfits = tuple(item.path for item in items.chosen(is_outside))
+    unlabelled = np.array([not label for label, _ in found], bool)[listing.folder_of] & is_image
     empty = {label for folder in listing.empty for label, _ in [_label(parts_of(folder), layout)] if label}
-    notes = [*split_notes(given, "folder"), *_other_notes(items, non_image)]
-    full = {label for label, _ in labels.values()}
-    return LabelledFiles(items, notes, tuple(sorted(empty - full)), tuple(sorted(misfits)))
+    notes = [*split_notes(given, "folder"), *_other_notes(items, unlabelled, non_image)]
+    full = {label for label, _ in found}
+    return LabelledFiles(items, notes, tuple(sorted(empty - full)), misfits)
 
 
 def _label(parts: Parts, layout: Layout) -> tuple[str, str | None]:
@@ -228,18 +247,20 @@ def _label(parts: Parts, layout: Layout) -> tuple[str, str | None]:
     return "", None if root[-1:] == (ANY,) else split
 
 
-def _non_image_folders(listing: Listing, labels: dict[str, tuple[str, str | None]]) -> set[str]:
+def _non_image_folders(listing: Listing, found: list[tuple[str, str | None]]) -> set[str]:
     """Return the class folders without any possible image; they are not classes."""
-    pictures = {label for folder, (label, _) in labels.items() if any(map(may_be_image, listing.files[folder]))}
-    return {label for label, _ in labels.values() if label} - pictures
+    counts = listing.counts(PERHAPS)
+    pictures = {label for (label, _), count in zip(found, counts, strict=True) if count}
+    return {label for label, _ in found if label} - pictures
 
 
-def _other_notes(items: list[Item], non_image: set[str]) -> list[str]:
+def _other_notes(items: Items, unlabelled: NDArray[np.bool_], non_image: set[str]) -> list[str]:
     """Note which images have no label and which folders are not classes, since they are not used."""
     notes = []
-    if unlabelled := [item.path for item in items if item.problem is Reason.NO_LABEL and format_by_name(item.path)]:
-        named = ", ".join(unlabelled[:MAX_LISTED]) + (", ..." if len(unlabelled) > MAX_LISTED else "")
-        notes.append(f"{len(unlabelled):,} images are in no class folder ({named})")
+    if count := int(np.count_nonzero(unlabelled)):
+        firsts = [item.path for item in islice(items.chosen(unlabelled), MAX_LISTED)]
+        named = ", ".join(firsts) + (", ..." if count > MAX_LISTED else "")
+        notes.append(f"{count:,} images are in no class folder ({named})")
     if non_image:
         notes.append(f"not classes, since they contain no images: {', '.join(sorted(non_image))}")
     return notes

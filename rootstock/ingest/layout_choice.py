@@ -11,6 +11,7 @@ from rootstock.ingest import layout_detection
 from rootstock.ingest.ambiguity import AmbiguousLayoutError
 from rootstock.ingest.folder_names import masks_among, split_of
 from rootstock.ingest.folder_tree import NEGLIGIBLE_SHARE, tree
+from rootstock.ingest.items import Stamps
 from rootstock.ingest.labels import clean, lookalike_key
 from rootstock.ingest.layout import (
     ANY,
@@ -53,7 +54,9 @@ class LabelledSource:
     layout: dict[str, Any]
 
 
-def read_paths(stamps: dict[str, str], spec: params.Source, known: Known, *, trusted: bool = False) -> LabelledSource:
+def read_paths(
+    stamps: Mapping[str, str], spec: params.Source, known: Known, *, trusted: bool = False
+) -> LabelledSource:
     """Derive labels and splits from the paths of a folder or an archive.
 
     Args:
@@ -65,11 +68,11 @@ def read_paths(stamps: dict[str, str], spec: params.Source, known: Known, *, tru
     Raises:
         SourceError: the layout is ambiguous, or many images are outside its class folders.
     """
-    listing = Listing.of(stamps)
+    listing = Listing.of(stamps if isinstance(stamps, Stamps) else Stamps.of(stamps.items()))
     images = listing.images()
     given = spec.layout_given() or ({"layout": spec.layout} if trusted else {})
-    layout = _choose(listing, images, stamps, spec, known, trusted=trusted)
-    files = label_files(listing, stamps, spec.domain, layout)
+    layout = _choose(listing, images, spec, known, trusted=trusted)
+    files = label_files(listing, spec.domain, layout)
     if not given and len(files.misfits) >= MIN_MISFITS and len(files.misfits) > NEGLIGIBLE_SHARE * sum(images.values()):
         raise _misfits_error(files, layout, sum(images.values()), spec)
     return LabelledSource(files, to_json(layout, files, spec.layout_given()))
@@ -77,8 +80,9 @@ def read_paths(stamps: dict[str, str], spec: params.Source, known: Known, *, tru
 
 def to_json(layout: Layout, files: LabelledFiles, given: dict[str, Any]) -> dict[str, Any]:
     """Return what the summary records: the layout, the classes found, and the layout parameters if set."""
-    classes = sorted({item.label for item in files.items if item.label} | set(files.empty))
-    return layout.to_json() | {"classes": classes} | ({"given": given} if given else {})
+    return (
+        layout.to_json() | {"classes": sorted(files.labels() | set(files.empty))} | ({"given": given} if given else {})
+    )
 
 
 def describe(layout: Mapping[str, Any], title: str) -> str:
@@ -96,7 +100,6 @@ def _from_json(kept: Mapping[str, Any]) -> Layout:
 def _choose(
     listing: Listing,
     images: Mapping[Parts, int],
-    stamps: dict[str, str],
     spec: params.Source,
     known: Known,
     *,
@@ -120,7 +123,7 @@ def _choose(
         return _legacy_layout(images)
     if known.labels is None:
         return layout_detection.detect(images, spec.path)
-    return _layout_matching_labels(listing, images, stamps, spec, known.labels())
+    return _layout_matching_labels(listing, images, spec, known.labels())
 
 
 def _layout_from_params(images: Mapping[Parts, int], spec: params.Source) -> Layout:
@@ -149,12 +152,12 @@ def _layout_from_params(images: Mapping[Parts, int], spec: params.Source) -> Lay
 
 
 def _layout_matching_labels(
-    listing: Listing, images: Mapping[Parts, int], stamps: dict[str, str], spec: params.Source, labels: dict[str, str]
+    listing: Listing, images: Mapping[Parts, int], spec: params.Source, labels: dict[str, str]
 ) -> Layout:
     """Find the layout of a dataset that did not record it: one that reproduces its labels."""
 
     def agrees(layout: Layout) -> bool:
-        items = label_files(listing, stamps, spec.domain, layout).items
+        items = label_files(listing, spec.domain, layout).items
         return all(item.label == clean(labels[item.path]) for item in items if item.path in labels)
 
     try:
@@ -193,7 +196,7 @@ def _legacy_layout(images: Mapping[Parts, int]) -> Layout:
 def _misfits_error(files: LabelledFiles, layout: Layout, images: int, spec: params.Source) -> SourceError:
     misfits = files.misfits
     folders = sorted({parts_of(path.rpartition("/")[0]) for path in misfits})
-    taken_in = _with_misfits(layout, folders, {lookalike_key(item.label) for item in files.items if item.label})
+    taken_in = _with_misfits(layout, folders, set(map(lookalike_key, files.labels())))
     ways = [f"{taken_in.as_parameter()}, to include them"] if taken_in else []
     return SourceError(
         f"ingest.sources: {spec.path}: {len(misfits):,} of {images:,} images are outside its {layout.describe()}: in "

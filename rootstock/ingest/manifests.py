@@ -12,6 +12,7 @@ from rootstock.dataset import label_sets
 from rootstock.images.inspection import Reason
 from rootstock.ingest import folder_names, image_tables, layout, opening
 from rootstock.ingest.folders import Files, file_stamps
+from rootstock.ingest.items import Items
 from rootstock.ingest.labels import clean
 from rootstock.ingest.layout import SPLITS, Item
 from rootstock.system.addresses import LOCAL, links, store_of
@@ -71,7 +72,7 @@ def list_manifest(spec: params.Source, store: Any, root: str, data: bytes) -> Fi
         layout_of = {"layout": TABLE, "classes": label_sets.classes_in(item.label for item in items), MULTI_LABEL: True}
         if bare := sum(not item.label and not item.problem for item in items):
             notes.append(f"images of none of the classes, as their list of labels is empty: {bare:,}")
-    return Files(store, layout.mark_too_large(items), notes, place_of.__getitem__, layout_of)
+    return Files(store, Items.of(layout.mark_too_large(items)), notes, place_of.__getitem__, layout_of)
 
 
 def _store_of_images(where: str, own: Any, paths: Collection[str]) -> Any:  # noqa: ANN401

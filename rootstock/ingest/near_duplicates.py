@@ -21,6 +21,7 @@ from rootstock.system.parallel import ordered_map
 
 Hashes = NDArray[np.uint64]
 Links = NDArray[np.int64]
+Places = NDArray[np.int32]  # half as large as NumPy's own indices: there are several for each of all images
 NO_LINKS: Links = np.empty((0, 2), np.int64)
 LARGE_BUCKET, MAX_DEPTH = 4096, 3  # hashes that are compared in pairs; divisions of a larger bucket
 BLOCK = 65_536  # hashes per comparison: half a megabyte, which a core's cache holds
@@ -61,10 +62,17 @@ def near_links(hashes: Hashes, bits: int, known: KnownLinks | None = None) -> tu
     Returns:
         (m, 2) int64 indices into `hashes`, sorted, the lower of a pair first; and what to pass to the next call.
     """
-    distinct, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    order = np.argsort(hashes, kind="stable").astype(np.int32)  # half as large, as all of this is in memory at once
+    distinct = hashes[order]
+    is_first = np.ones(len(distinct), bool)
+    is_first[1:] = distinct[1:] != distinct[:-1]
+    again = np.flatnonzero(~is_first)
+    distinct, starts = distinct[is_first], np.flatnonzero(is_first).astype(np.int32)
+    equal = np.stack([order[starts[np.searchsorted(starts, again) - 1]], order[again]], axis=1).astype(np.int64)
+    first = order[starts]
+    del order, starts, is_first
     found = _links_of_distinct(distinct, bits, known)
-    equal = np.stack([first[inverse], np.arange(len(hashes))], axis=1)
-    links = np.concatenate([equal[equal[:, 0] != equal[:, 1]], np.sort(first[found], axis=1)])
+    links = np.concatenate([equal, np.sort(first[found].astype(np.int64), axis=1)])
     return np.unique(links, axis=0), KnownLinks(bits, distinct, found)
 
 
@@ -97,16 +105,17 @@ def _links_to(hashes: Hashes, one: int, bits: int) -> Links:
 def _all_links(hashes: Hashes, bits: int) -> Links:
     """Link distinct hashes."""
     links = _Links(len(hashes))
-    waiting = [(np.arange(len(hashes)), 0)]
+    waiting = [(np.arange(len(hashes), dtype=np.int32), 0)]
     while waiting:
         group, depth = waiting.pop()
         if len(group) > LARGE_BUCKET and (depth > MAX_DEPTH or _is_dense(hashes[group], bits)):
             links.add(group[_spanning_links(hashes[group], bits)])
             continue
         for band in _bands(hashes[group], bits):
-            order = np.argsort(band, kind="stable")
+            order = np.argsort(band, kind="stable").astype(np.int32)
             starts = np.flatnonzero(np.r_[True, np.diff(band[order]) != 0]) if len(order) else order
-            sizes = np.diff(np.r_[starts, len(order)])
+            sizes = np.diff(np.r_[starts, len(order)]).astype(np.int32)
+            del band
             is_large = sizes > LARGE_BUCKET
             for start, size in zip(starts[is_large], sizes[is_large], strict=True):
                 waiting.append((group[order[start : start + size]], depth + 1))
@@ -130,11 +139,14 @@ def _bands(hashes: Hashes, bits: int) -> Iterator[NDArray[np.uint64]]:
     for number in range(bits + 1):
         band = np.zeros_like(hashes)
         for place, bit in enumerate(most_even_first[number :: bits + 1]):
-            band |= ((hashes >> bit) & np.uint64(1)) << np.uint64(place)
+            one = hashes >> bit
+            one &= np.uint64(1)
+            one <<= np.uint64(place)
+            band |= one
         yield band
 
 
-def _link_pairs(hashes: Hashes, members: Links, sizes: Links, bits: int, links: "_Links") -> None:
+def _link_pairs(hashes: Hashes, members: Places, sizes: Places, bits: int, links: "_Links") -> None:
     """Compare each hash with those after it in its bucket, on all cores.
 
     Args:
@@ -146,15 +158,15 @@ def _link_pairs(hashes: Hashes, members: Links, sizes: Links, bits: int, links: 
     """
     order = np.argsort(-sizes, kind="stable")
     members, sizes = members[order], sizes[order]
+    del order
     # A member's bucket begins at a multiple of its size after the first bucket of that size.
-    first_of_size = np.searchsorted(-sizes, -sizes)
-    position = np.arange(len(members)) - first_of_size
-    ends = first_of_size + (position // np.maximum(sizes, 1) + 1) * sizes
+    ends = np.searchsorted(-sizes, -sizes).astype(np.int32)
+    ends += ((np.arange(len(members), dtype=np.int32) - ends) // np.maximum(sizes, 1) + 1) * sizes
     bounds = [0]
     while bounds[-1] < len(members):  # blocks of whole buckets
         bounds.append(int(ends[min(bounds[-1] + BLOCK, len(members)) - 1]))
 
-    def compare(block: tuple[int, int]) -> Links:
+    def compare(block: tuple[int, int]) -> NDArray[np.integer]:
         own = slice(*block)
         return members[own][_pairs(hashes[members[own]], sizes[own], ends[own] - block[0], bits)]
 
@@ -162,7 +174,7 @@ def _link_pairs(hashes: Hashes, members: Links, sizes: Links, bits: int, links: 
         links.add(found)
 
 
-def _pairs(hashes: Hashes, sizes: Links, ends: Links, bits: int) -> Links:
+def _pairs(hashes: Hashes, sizes: Places, ends: Places, bits: int) -> Links:
     """Link the near pairs of a block of buckets, the largest first, one shift at a time.
 
     Args:
@@ -213,11 +225,11 @@ class _Links:
     count: int = 0
     component: NDArray[np.int32] | None = None  # of each node, once links have been dropped
 
-    def add(self, links: Links) -> None:
+    def add(self, links: NDArray[np.integer]) -> None:
         """Add links."""
         if self.component is not None:
             links = links[self.component[links[:, 0]] != self.component[links[:, 1]]]
-        self.kept.append(links)
+        self.kept.append(links.astype(np.int64, copy=False))
         self.count += len(links)
         most = MAX_LINKS_PER_HASH * self.nodes + MAX_EXTRA_LINKS
         if self.count > most:

@@ -4,11 +4,13 @@ Each finished shard is recorded together with its images; of the open one a kill
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+
+import numpy as np
 
 from rootstock.config import params
 from rootstock.dataset import shards
@@ -16,8 +18,8 @@ from rootstock.images import value_ranges
 from rootstock.images.deep import ObservedRange, Range
 from rootstock.images.inspection import Checks, RangeUnknown, Reason, Rejected
 from rootstock.ingest.examination import Examined, examine
+from rootstock.ingest.items import Chosen, Item, as_items
 from rootstock.ingest.known_ids import KnownIds
-from rootstock.ingest.layout import Item
 from rootstock.ingest.open_shard import OpenShard
 from rootstock.ingest.scan import Packed, Scan, ScanRecord
 from rootstock.ingest.sources import Source, SourceListing
@@ -84,7 +86,7 @@ def pack_new(
 
 
 def _examined(
-    source: Source, paths: set[str], known: KnownIds, checks: Checks, scan: Scan
+    source: Source, paths: Collection[str], known: KnownIds, checks: Checks, scan: Scan
 ) -> Iterator[tuple[Item, Examined]]:
     """Yield the files of a source as `examine` does; known images that are damaged are rejected if new ones are."""
     damaged = scan.damaged() if checks.damaged == "reject" else set()
@@ -110,19 +112,19 @@ def checks_of(settings: params.Ingest) -> Checks:
     )  # fmt: skip
 
 
-def _unread(entry: SourceListing, known: KnownIds, scan: Scan) -> set[str]:
+def _unread(entry: SourceListing, known: KnownIds, scan: Scan) -> Collection[str]:
     """Return the files of a source that are new or changed, or whose image is in no local shard."""
     if entry.source is None:
-        return set()
-    unread = set()
-    for some in grouped(scan.up_to_date(entry.spec.path, entry.source.items), LOOKED_UP):
+        return ()
+    entry.source.items = items = as_items(entry.source.items)
+    unread = np.zeros(len(items), bool)
+    for place, some in enumerate(grouped(scan.up_to_date(entry.spec.path, items), LOOKED_UP)):
         records = {item.path: record for item, record in some if record}
         names = {path: record.image_id for path, record in records.items() if record.image_id}
         packed = dict(zip(names, known.are_known(list(names.values())), strict=True))
-        for item, record in some:
-            if not (item.problem or (record and (record.reason or packed.get(item.path)))):
-                unread.add(item.path)
-    return unread
+        for at, (item, record) in enumerate(some, place * LOOKED_UP):
+            unread[at] = not (item.problem or (record and (record.reason or packed.get(item.path))))
+    return Chosen(items, unread)
 
 
 class _Journal:

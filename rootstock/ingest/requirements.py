@@ -8,10 +8,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rootstock.config import params
-from rootstock.dataset import image_ids, label_sets, tables
-from rootstock.dataset.tables import Dataset
+from rootstock.dataset import label_sets, tables
 from rootstock.images.inspection import Reason
 from rootstock.ingest import group_notes, labels, manifests, opening
+from rootstock.ingest.earlier import Earlier
 from rootstock.ingest.folder_tree import NEGLIGIBLE_SHARE
 from rootstock.ingest.labels import lookalike_key
 from rootstock.ingest.layout import SPLITS
@@ -26,7 +26,7 @@ MAX_LISTED = 5  # classes, or pairs of classes, that an error lists
 EXPECTED = "Expected one subfolder per class, or a table with one label per image."
 
 
-def check_shrink(settings: params.Ingest, listed: list[SourceListing], before: Dataset, files: pd.DataFrame) -> None:
+def check_shrink(settings: params.Ingest, listed: list[SourceListing], before: Earlier, files: pd.DataFrame) -> None:
     """Check that no source lost more than half of its images, unless allowed.
 
     Raises:
@@ -44,7 +44,7 @@ def check_shrink(settings: params.Ingest, listed: list[SourceListing], before: D
 
 
 def check_relabelled(
-    settings: params.Ingest, listed: list[SourceListing], before: Dataset, files: pd.DataFrame
+    settings: params.Ingest, listed: list[SourceListing], before: Earlier, files: pd.DataFrame
 ) -> None:
     """Check that not too many known images would change their label, unless allowed.
 
@@ -57,25 +57,27 @@ def check_relabelled(
     """
     if before.manifest.empty:
         return
-    good = files[files["reason"].isna()]
-    good = good[image_ids.is_in(good["image_id"], before.manifest["image_id"])]
-    keys = {label: lookalike_key(label) for table in (good, before.manifest) for label in table["label"].unique()}
+    all_labels = [*files["label"].cat.categories, *before.manifest["label"].cat.categories]
+    keys = {label: lookalike_key(label) for label in all_labels}
     number = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
     of_label = {label: number[key] for label, key in keys.items()}
-    there = good["image_id"]
-    now = _labelled(good, there, of_label)
+    good = files["reason"].isna().to_numpy()
+    there = files["image"].to_numpy()[good]
+    now = _labelled(there, files["label"].array[good], of_label)
+    now.sort()
     kept = {source["name"]: source.get("layout", {}) for source in before.summary.get("sources", [])}
     for entry in listed:
         title = entry.spec.title()
         if entry.source is None or entry.stays:
             continue
-        old = before.manifest[before.manifest["source"] == title]
-        old = old[image_ids.is_in(old["image_id"], there)]
-        changed = old[~np.isin(_labelled(old, there, of_label), now)]
+        old = before.manifest.loc[before.manifest["source"] == title, ["image", "label"]]
+        old = old[np.isin(old["image"], there, kind="table")]
+        then = _labelled(old["image"].to_numpy(), old["label"].array, of_label)
+        changed = old[np.append(now, -1)[np.searchsorted(now, then)] != then]
         if changed.empty:
             continue
         how_many = f"{len(changed):,} of {len(old):,}"
-        said = f"{how_many} known images would change their label ({_describe_changes(changed, good)})"
+        said = f"{how_many} known images would change their label ({_describe_changes(changed, files[good])})"
         is_meant = entry.source.layout.get("given") != kept.get(title, {}).get("given")
         is_table = entry.source.layout.get("layout") == manifests.TABLE
         if not (settings.allow_relabel or is_meant) and _are_many(old, changed, is_table=is_table):
@@ -87,17 +89,18 @@ def check_relabelled(
         log.info("%s: %s", title, said)
 
 
-def _labelled(images: pd.DataFrame, there: "pd.Series[str]", of_label: dict[str, int]) -> NDArray[np.int64]:
-    """Return one number for the image and the label of each row, the same where a label only looks different.
+def _labelled(images: NDArray[np.int32], labels: pd.Categorical, of_label: dict[str, int]) -> NDArray[np.int64]:
+    """Return one number for the image and the label of each file (n,), the same where a label only looks different.
 
     Args:
-        images: rows with image_id and label.
-        there: ids among which theirs are.
+        images: their numbers (n,).
+        labels: (n,).
         of_label: the number of each label.
     """
-    codes, labels = images["label"].factorize()
-    numbers = np.array([of_label[label] for label in labels], np.int64)
-    found: NDArray[np.int64] = image_ids.places(images["image_id"], there) * len(of_label) + numbers[codes]
+    numbers = np.array([of_label[label] for label in labels.categories], np.int64)
+    found = images.astype(np.int64)
+    found *= len(of_label)
+    found += numbers[labels.codes]
     return found
 
 
@@ -105,6 +108,7 @@ def _are_many(old: pd.DataFrame, changed: pd.DataFrame, *, is_table: bool) -> bo
     if is_table:
         return len(changed) * 2 > len(old)
     totals = old["label"].value_counts()
+    totals = totals[totals > 0]  # of categories, all are counted
     gone = changed["label"].value_counts().reindex(totals.index, fill_value=0)
     renamed = bool(((gone == totals) & (totals >= MIN_IMAGES_PER_CLASS)).any())
     return renamed or (len(changed) >= MIN_RELABELLED and len(changed) > NEGLIGIBLE_SHARE * len(old))
@@ -112,11 +116,11 @@ def _are_many(old: pd.DataFrame, changed: pd.DataFrame, *, is_table: bool) -> bo
 
 def _describe_changes(changed: pd.DataFrame, good: pd.DataFrame) -> str:
     """Describe which labels change to which, with an example file."""
-    new = good.drop_duplicates("image_id").set_index("image_id")
-    pairs = Counter(zip(changed["label"], new.loc[changed["image_id"], "label"], strict=True))
+    new = good[np.isin(good["image"], changed["image"], kind="table")].drop_duplicates("image").set_index("image")
+    pairs = Counter(zip(changed["label"], new.loc[changed["image"], "label"], strict=True))
     named = ", ".join(f"{old} -> {label}: {count:,}" for (old, label), count in pairs.most_common(MAX_LISTED))
     more = ", ..." if len(pairs) > MAX_LISTED else ""
-    return f"{named}{more}; e.g. {new.loc[changed['image_id'].iloc[0], 'path']}"
+    return f"{named}{more}; e.g. {new.loc[changed['image'].iloc[0], 'path']}"
 
 
 def check_labels(files: pd.DataFrame) -> None:
@@ -128,7 +132,8 @@ def check_labels(files: pd.DataFrame) -> None:
     Raises:
         SourceError: two labels are.
     """
-    firsts = files[files["label"] != ""].drop_duplicates("label")
+    firsts = files[~files["label"].duplicated()].astype({"source": "str", "label": "str"})
+    firsts = firsts[firsts["label"] != ""]
     places = firsts["source"] + ": " + firsts["path"]
     where: dict[str, str] = dict(zip(firsts["label"], places, strict=True))
     labels.check_lookalikes(where)
@@ -168,14 +173,14 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[Sourc
             f"ingest.sources: only one class, {label!r} ({count:,} images{_describe_rejected(files)}); "
             f"a classifier needs two. {EXPECTED}{_suggest_table(files, listed)}"
         )
-    if untaught := sorted(set(counts) - set(of_classes.loc[of_classes["split"] == "train", "label"])):
+    if untaught := sorted(set(counts) - set(of_classes["label"][of_classes["split"] == "train"].unique())):
         raise SourceError(
             f"ingest.sources: no image of {', '.join(map(repr, untaught))} is in the train split: "
             "the folders put them elsewhere, or they are near duplicates of held-out images or in a group with them. "
             "Add images to train on, or exclude the class."
         )
     if empty := [split for split in SPLITS if not (manifest["split"] == split).any()]:
-        counted = f"{len(manifest):,} images in {manifest['group_id'].nunique():,} groups{_describe_rejected(files)}"
+        counted = f"{len(manifest):,} images in {manifest['group'].nunique():,} groups{_describe_rejected(files)}"
         if leaks := _describe_leaks(files, listed):
             raise SourceError(
                 f"ingest.sources: the {empty[0]} split has no images ({counted}). {leaks}. Have each group in one "
@@ -203,7 +208,8 @@ def _counts(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[SourceList
     offered = files.loc[files["source"].isin([entry.spec.title() for entry in offering]), "label"].unique()
     empty = {label for entry in offering if entry.source for label in entry.source.empty}
     found = manifest["label"].value_counts()
-    return dict.fromkeys(sorted({*offered, *empty} - {""}), 0) | {str(label): int(n) for label, n in found.items()}
+    counted = {str(label): int(n) for label, n in found.items() if n}  # of categories, all are counted
+    return dict.fromkeys(sorted({*offered, *empty} - {""}), 0) | counted
 
 
 def _describe_class(label: str, count: int, files: pd.DataFrame) -> str:
@@ -217,7 +223,7 @@ def _describe_class(label: str, count: int, files: pd.DataFrame) -> str:
 def _describe_other_label(mine: pd.DataFrame, files: pd.DataFrame) -> str:
     """Describe where an image of a class also has another label."""
     twice = mine[mine["reason"] == Reason.CONFLICTING_LABEL.value].head(1)
-    others = files[files["image_id"].isin(twice["image_id"]) & ~files["label"].isin(twice["label"])]
+    others = files[files["image"].isin(twice["image"]) & ~files["label"].isin(twice["label"])]
     return f", which is also {others['path'].iloc[0]}" if len(others) else ""
 
 

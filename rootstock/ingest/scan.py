@@ -227,6 +227,11 @@ class Scan:
                 _check_ids(names)
                 yield names
 
+    def packed_counts(self) -> dict[str, int]:
+        """Return the number of images of each shard."""
+        with _reading():
+            return dict(self._db.execute("select shard, count(*) from packed group by shard"))
+
     def forget_packed_except(self, shards: Iterable[str]) -> None:
         """Delete the images of all other shards: a new shard may reuse the name of a removed one."""
         with _reading(), self._db:
@@ -304,7 +309,10 @@ def _check_ids(names: list[str]) -> None:
 
 
 def _digest_of(bits: int, hashes: bytes, links: bytes) -> str:
-    return hashlib.sha256(b"%d %d " % (bits, len(hashes)) + hashes + links).hexdigest()
+    digest = hashlib.sha256(b"%d %d " % (bits, len(hashes)))
+    for part in (hashes, links):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 @contextmanager

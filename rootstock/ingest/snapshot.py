@@ -1,176 +1,185 @@
 """Build the dataset from the records of every file: one row per image, its split, and summary counts."""
 
 import logging
+from collections.abc import Collection, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
+from numpy.typing import NDArray
 
 from rootstock.config import params
 from rootstock.dataset import image_ids, label_sets, shards, tables
-from rootstock.dataset.tables import Dataset
 from rootstock.images import value_ranges
 from rootstock.images.deep import FULL, Range
 from rootstock.images.inspection import Reason
-from rootstock.ingest import assignment, group_notes, listings, requirements
+from rootstock.ingest import assignment, group_notes, ledger as ledgers, listings, requirements
+from rootstock.ingest.earlier import Earlier, category
 from rootstock.ingest.known_ids import KnownIds
 from rootstock.ingest.layout import SPLITS
+from rootstock.ingest.ledger import NONE, Ledger, rows_of_shards
+from rootstock.ingest.saving import Built
 from rootstock.ingest.scan import Scan
 from rootstock.ingest.sources import SourceListing
 from rootstock.system import memory
 from rootstock.system.errors import SourceError
 
 log = logging.getLogger(__name__)
-
-ROWS = 10_000  # at a time
-EARLIER = ("image_id", "source", "path", "label", "domain")  # what is needed of the manifest that is to be replaced
+Counted = Mapping[str, int] | pd.Series
 
 
-def drop_unrecorded(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> None:
-    """Remove shards in neither ledger nor journal: a run was killed between writing and recording one."""
-    unknown = set(shards.names(images_dir)) - set(ledger["shard"])
-    recorded = {shard for shard in unknown if any(scan.packed_ids([shard]))}
-    for shard in sorted(unknown - recorded):
+def drop_unrecorded(recorded: Collection[str], images_dir: Path, scan: Scan) -> None:
+    """Remove shards in neither ledger nor journal: a run was killed between writing and recording one.
+
+    Args:
+        recorded: the shards of the ledger.
+        images_dir: of the shards.
+        scan: the scan cache, which is the journal.
+    """
+    unknown = set(shards.names(images_dir)) - set(recorded)
+    in_journal = {shard for shard in unknown if any(scan.packed_ids([shard]))}
+    for shard in sorted(unknown - in_journal):
         path = shards.path_of(images_dir, shard)
         log.warning("%s: removed; a killed run left it unrecorded", path)
         path.unlink()
 
 
-def known_images(ledger: pd.DataFrame, images_dir: Path, scan: Scan, unpacked: set[str]) -> KnownIds:
+def known_images(ledger: Ledger, images_dir: Path, scan: Scan, unpacked: set[str]) -> KnownIds:
     """Return the ids of images in local shards, by the ledger and the journal of a killed run, and of unpacked ones."""
     here = shards.names(images_dir)
-    of_ledger = ledger.loc[ledger["shard"].isin(here), "image_id"]
-    parts = (of_ledger.iloc[start : start + ROWS].tolist() for start in range(0, len(of_ledger), ROWS))
-    return KnownIds(chain(parts, scan.packed_ids(here), [list(unpacked)]))
+    in_journal = scan.packed_ids(ledgers.unrecorded(ledger, here, scan))
+    return KnownIds(chain(in_journal, [list(unpacked)]), ledger.ids[ledger.in_shards(here)])
 
 
-def unpacked_images(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> set[str]:
+def unpacked_images(ledger: Ledger, images_dir: Path, scan: Scan) -> set[str]:
     """Return the ids of images whose bytes were dropped by compaction, and that were not packed again."""
-    dropped = set(ledger.loc[ledger["shard"] == tables.UNPACKED, "image_id"])
+    dropped = set(image_ids.texts(ledger.ids[ledger.in_shards([tables.UNPACKED])]).to_pylist())
     if dropped:
         for names in scan.packed_ids(shards.names(images_dir)):
             dropped.difference_update(names)
     return dropped
 
 
-def reappeared(listed: list[SourceListing], before: Dataset, scan: Scan, unpacked: set[str]) -> set[str]:
+def reappeared(listed: list[SourceListing], before: Earlier, scan: Scan, unpacked: set[str]) -> set[str]:
     """Return the ids of unpacked images that reappear in the manifest, and have to be packed again."""
-    files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
-    files = listings.reject_ambiguous(listings.resolve_owners(files, before))
-    return unpacked & set(files.loc[files["reason"].isna(), "image_id"])
+    files = listings.tabulate(listed, before, scan, before.ledger.numbers())
+    listings.resolve_owners(files, before)
+    listings.reject_ambiguous(files)
+    images = files.loc[files["reason"].isna(), "image"].to_numpy()
+    names = image_ids.texts(before.ledger.ids[images[images < len(before.ledger)]]).to_pylist()
+    return unpacked & set(names)
 
 
 def build(
     settings: params.Ingest,
     seed: int,
     listed: list[SourceListing],
-    before: Dataset,
+    before: Earlier,
     images_dir: Path,
     scan: Scan,
     ranges: dict[str, Range],
     *,
     multi_label: bool = False,
-) -> Dataset:
+) -> Built:
     """Build the dataset from its previous state, with a ledger of all that is packed, and the source listings.
 
-    The items of the sources are gone afterwards, but for a delivery's. Of the previous manifest, the columns EARLIER
-    are enough.
+    The items of the sources are gone afterwards, but for a delivery's.
 
     Raises:
         SourceError: a source lost more than half of its images, or too few are left to train on.
     """
-    files = pd.concat([listings.tabulate(entry, before, scan) for entry in listed], ignore_index=True)
+    files = listings.tabulate(listed, before, scan, before.ledger.numbers())
     for source in [entry.source for entry in listed if entry.source and not entry.stays]:
-        source.items = []  # they are in the table now, and a million take 300 MB; a delivery is its caller's
+        source.items = []  # they are in the table now; a delivery is its caller's
     requirements.check_shrink(settings, listed, before, files)
     requirements.check_relabelled(settings, listed, before, files)
-    files = listings.reject_ambiguous(listings.resolve_owners(files, before))
+    listings.resolve_owners(files, before)
+    listings.reject_ambiguous(files)
     memory.release_unused()
-    assigned = assignment.assign(before.ledger, files, settings, seed, scan.known_links(), multi_label=multi_label)
-    scan.set_known_links(assigned.known)
-    if chain := group_notes.describe_chain(assigned.near, assigned.ledger, settings.near_duplicate_bits):
+    assigned, known = assignment.assign(
+        before.ledger, files, settings, seed, scan.known_links(), multi_label=multi_label
+    )
+    scan.set_known_links(known)
+    del known
+    memory.release_unused()
+    hashes = assigned.ledger.phash[assigned.placed]
+    if chain := group_notes.describe_chain(assigned.near, hashes, settings.near_duplicate_bits):
         log.warning("%s", chain)
-    ledger = assigned.ledger
-    _reject_unplaced(files, ledger)
-    manifest = _manifest(files[files["reason"].isna()], ledger, multi_label=multi_label)
+    _reject_unplaced(files, assigned.ledger)
+    file_of = assignment.files_of_images(files, len(assigned.ledger))
+    manifest = _manifest(files, file_of, assigned, before.ledger.order, multi_label=multi_label)
     requirements.check_labels(label_sets.one_row_per_label(files) if multi_label else files)
     requirements.check_enough(manifest, files, listed)
-    _check_shards(manifest, images_dir)
+    _check_shards(assigned.ledger, file_of != NONE, images_dir)
     rejected = files.loc[files["reason"].notna(), ["source", "path", "domain", "label", "reason"]]
     if assigned.drawn and (reached := group_notes.describe_splits(manifest, files, settings.split)):
         log.info("%s", reached)
     if not assigned.drawn and (kept := group_notes.describe_kept_splits(manifest, files, settings.split)):
         log.warning("%s", kept)
-    summary = _summary(manifest, rejected, files, assigned, listed, before, images_dir)
-    damaged = int(manifest["image_id"].isin(scan.damaged()).sum()) if settings.damaged == "keep" else 0
-    if damaged := max(damaged, before.summary.get("damaged", 0) if settings.damaged == "keep" else 0):
+    summary = _summary(manifest, rejected, files, file_of, assigned, listed, before, images_dir)
+    if damaged := _damaged(settings, manifest, before, scan):
         summary["damaged"] = damaged  # keep the count: another clone does not check the files again
     for entry, source in zip(listed, summary["sources"], strict=True):
         if scan.deep(entry.spec.path) or source["name"] in value_ranges.recorded(before.summary):
             source[value_ranges.KEY] = list(ranges.get(source["name"], FULL))
-    return Dataset(manifest, rejected, ledger, summary)
+    classes = {} if multi_label else {label: index for index, label in enumerate(summary["classes"])}
+    return Built(assigned.ledger, assigned.first, files, file_of, classes, rejected, summary)
 
 
-def _reject_unplaced(files: pd.DataFrame, ledger: pd.DataFrame) -> None:
+def _damaged(settings: params.Ingest, manifest: pd.DataFrame, before: Earlier, scan: Scan) -> int:
+    """Count the damaged images that are kept."""
+    if settings.damaged != "keep":
+        return 0
+    damaged = before.ledger.numbers().of(sorted(scan.damaged()))
+    found = int(manifest["image"].isin(damaged).sum())
+    return max(found, int(before.summary.get("damaged", 0)))
+
+
+def _reject_unplaced(files: pd.DataFrame, ledger: Ledger) -> None:
     """Reject images that could not be assigned to a split, or packed again."""
-    accepted = files.loc[files["reason"].isna(), "image_id"]
-    place = image_ids.places(accepted, ledger["image_id"])
-    placed = ledger[["split", "shard"]].reset_index(drop=True).reindex(place)  # empty where it is -1
-    files.loc[accepted.index[placed["split"].isna()], "reason"] = Reason.STRADDLES_SPLITS.value
-    files.loc[accepted.index[placed["shard"] == tables.UNPACKED], "reason"] = Reason.UNREADABLE.value
+    accepted = np.flatnonzero(files["reason"].isna().to_numpy())
+    image = files["image"].to_numpy()[accepted]
+    split = np.append(ledger.split, np.int8(NONE))[np.minimum(image, len(ledger))]
+    is_unpacked = np.append(ledger.in_shards([tables.UNPACKED]), False)[np.minimum(image, len(ledger))]
+    listings.reject(files, accepted[split == NONE], Reason.STRADDLES_SPLITS)
+    listings.reject(files, accepted[is_unpacked], Reason.UNREADABLE)
 
 
-def add_packed(ledger: pd.DataFrame, images_dir: Path, scan: Scan) -> pd.DataFrame:
-    """Add images packed since the ledger was written; images packed a second time keep their split."""
-    here = sorted(shards.names(images_dir))
-    present = ledger.loc[ledger["shard"].isin(here), "image_id"]
-    names = [pa.array(own, pa.large_string()) for own in scan.packed_ids(here)]
-    is_new = ~image_ids.is_in(pa.chunked_array(names, pa.large_string()).to_pandas(), present)
-    of_shards = np.repeat(np.arange(len(here)), [len(own) for own in names])
-    if not is_new.any():
-        return ledger
-    with_new = [here[number] for number in np.unique(of_shards[is_new])]
-    rows = pa.concat_tables(scan.packed_tables(with_new)).to_pandas()
-    rows = rows[~image_ids.is_in(rows["image_id"], present)].drop_duplicates("image_id")
-    old = ledger.set_index("image_id")[["split", "group_id", "batch", "group"]]
-    rows = rows.join(old, on="image_id")
-    batch = 0 if ledger.empty else int(ledger["batch"].max())
-    rows["batch"] = rows["batch"].fillna(batch + 1).astype("int32")
-    kept = ledger[~image_ids.is_in(ledger["image_id"], rows["image_id"])]
-    merged: pd.DataFrame = rows[ledger.columns]
-    if len(kept):
-        merged = pd.concat([kept, merged], ignore_index=True)
-    return merged.astype({"phash": "uint64", "width": "int32", "height": "int32"})
+def _manifest(
+    files: pd.DataFrame,
+    file_of: NDArray[np.int32],
+    assigned: assignment.Assignment,
+    order: NDArray[np.int32],
+    *,
+    multi_label: bool,
+) -> pd.DataFrame:
+    """Tabulate the images in use: what is counted of them.
+
+    `group` is the same number for the images of a group; groups are ordered as their ids are, which `order` says.
+    """
+    ledger = assigned.ledger
+    rank = np.empty(len(ledger), np.int32)
+    rank[order] = np.arange(len(ledger), dtype=np.int32)
+    parts = [rows[file_of[rows] != NONE].astype(np.int32) for _, rows in rows_of_shards(ledger)]
+    images = np.concatenate([np.empty(0, np.int32), *parts])
+    columns = {name: files[name].array.take(file_of[images]) for name in ("source", "label", "domain")}
+    return pd.DataFrame(
+        columns
+        | {
+            "image": images,
+            "class_index": np.int8(tables.NO_INDEX if multi_label else 0),  # that is, whether it is one class
+            "split": category(ledger.split[images], SPLITS),
+            "group": rank[assigned.first[images]],
+            "name": category(ledger.group[images], ledger.names),
+        }
+    )
 
 
-def _manifest(accepted: pd.DataFrame, ledger: pd.DataFrame, *, multi_label: bool) -> pd.DataFrame:
-    """Join source and ledger columns of each image, in shard order."""
-    manifest = place(accepted[["image_id", "source", "path", "label", "domain"]], ledger)
-    if multi_label:
-        return manifest.assign(class_index=np.int32(tables.NO_INDEX))
-    classes = {label: index for index, label in enumerate(sorted(manifest["label"].unique()))}
-    manifest["class_index"] = manifest["label"].map(classes).astype("int32")
-    return manifest
-
-
-def place(images: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
-    """Add the ledger columns to images, in shard order."""
-    own = [name for name in images.columns if name == "image_id" or name not in ledger.columns]
-    at = image_ids.places(images["image_id"], ledger["image_id"])
-    known = np.flatnonzero(at >= 0)
-    places = ledger[["shard", "offset"]].iloc[at[known]].reset_index(drop=True)
-    rows = known[places.sort_values(["shard", "offset"]).index]  # each table is copied once, in its final order
-    there = images[own].iloc[rows].reset_index(drop=True)
-    more = ledger[[name for name in ledger.columns if name not in own]].iloc[at[rows]].reset_index(drop=True)
-    return pd.concat([there, more], axis=1).reindex(columns=tables.SCHEMAS[tables.MANIFEST].names)
-
-
-def _check_shards(manifest: pd.DataFrame, images_dir: Path) -> None:
-    missing = set(manifest["shard"]) - set(shards.names(images_dir))
-    if missing:
+def _check_shards(ledger: Ledger, in_use: NDArray[np.bool_], images_dir: Path) -> None:
+    needed = {ledger.shards[code] for code in np.unique(ledger.shard[in_use])}
+    if missing := needed - set(shards.names(images_dir)):
         path = shards.path_of(images_dir, min(missing))
         raise SourceError(
             f"{path} does not exist, nor do the source images: restore it with `dvc pull` or `dvc checkout`."
@@ -181,19 +190,17 @@ def _summary(
     manifest: pd.DataFrame,
     rejected: pd.DataFrame,
     files: pd.DataFrame,
+    file_of: NDArray[np.int32],
     assigned: assignment.Assignment,
     listed: list[SourceListing],
-    before: Dataset,
+    before: Earlier,
     images_dir: Path,
 ) -> dict[str, Any]:
     """Return the summary counts; from the snapshot alone, so that another run writes the same."""
-    near = assigned.near.iloc[image_ids.places(manifest["image_id"], assigned.near.index)].value_counts()
-    names = assigned.ledger["group"].iloc[image_ids.places(manifest["image_id"], assigned.ledger["image_id"])]
-    group_remarks = group_notes.describe(manifest, names)
+    group_remarks = group_notes.describe(manifest, lambda images: files["path"].iloc[file_of[images]].min())
     for remark in group_remarks:
         log.warning("%s", remark)
-    of_classes = tables.one_row_per_label(manifest)
-    by_class = of_classes.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
+    by_class = group_notes.by_class(manifest)
     previous = {source["name"]: source for source in before.summary.get("sources", [])}
     return {
         "images": len(manifest),
@@ -203,9 +210,9 @@ def _summary(
         "domains": _counts(manifest["domain"]),
         "by_class": {str(label): {split: int(row[split]) for split in SPLITS} for label, row in by_class.iterrows()},
         "without": {split: [str(label) for label in by_class.index[by_class[split] == 0]] for split in SPLITS},
-        "near_duplicates": {"groups": int((near > 1).sum()), "images": int(near[near > 1].sum())},
-        **group_notes.summarize(manifest, names, group_remarks),
-        "batches": _counts(manifest["batch"].astype(str)),
+        "near_duplicates": _count_near(manifest, assigned),
+        **group_notes.summarize(manifest, group_remarks),
+        "batches": _counts(pd.Series(assigned.ledger.batch[manifest["image"]])),
         "rejected": _counts(rejected["reason"]),
         "sources": [
             {
@@ -213,30 +220,40 @@ def _summary(
                 "domain": entry.spec.domain,
                 "images": int((manifest["source"] == title).sum()),
                 "rejected": int((rejected["source"] == title).sum()),
-                "notes": _notes(entry, files, manifest) if entry.source else previous.get(title, {}).get("notes", []),
+                "notes": _notes(entry, files, assigned.ledger, previous.get(title, {})),
                 **({"layout": layout} if (layout := _source_layout(entry, previous.get(title, {}))) else {}),
             }
             for entry in listed
         ],
-        "shards": count_shards(assigned.ledger, images_dir, shards.names(images_dir)),
+        "shards": count_shards(assigned.ledger.counts(), images_dir, shards.names(images_dir)),
     }
 
 
-def count_shards(ledger: pd.DataFrame, images_dir: Path, names: list[str]) -> list[dict[str, Any]]:
-    """Return the number of images and bytes of each shard."""
-    packed = ledger.groupby("shard").size()
+def count_shards(packed: Counted, images_dir: Path, names: list[str]) -> list[dict[str, Any]]:
+    """Return the number of images, which `packed` says, and bytes of each shard."""
     return [
         {"name": name, "images": int(packed.get(name, 0)), "bytes": shards.path_of(images_dir, name).stat().st_size}
         for name in names
     ]
 
 
-def _notes(entry: SourceListing, files: pd.DataFrame, manifest: pd.DataFrame) -> list[str]:
+def _count_near(manifest: pd.DataFrame, assigned: assignment.Assignment) -> dict[str, int]:
+    """Count the groups of near duplicates in use, and their images."""
+    is_used = np.zeros(len(assigned.ledger), bool)
+    is_used[manifest["image"]] = True
+    sizes = np.bincount(assigned.near[is_used[assigned.placed]])
+    return {"groups": int((sizes > 1).sum()), "images": int(sizes[sizes > 1].sum())}
+
+
+def _notes(entry: SourceListing, files: pd.DataFrame, ledger: Ledger, previous: dict[str, Any]) -> list[str]:
     """Return notes on a source: how its folders were read, and how many images are in another split."""
-    assert entry.source is not None
-    mine = files[(files["source"] == entry.spec.title()) & files["reason"].isna()]
-    split = manifest.set_index("image_id")["split"].reindex(mine["image_id"])
-    moved = sum(split not in allowed for split, allowed in zip(split, mine["splits"], strict=True))
+    if entry.source is None:
+        return list(previous.get("notes", []))
+    is_mine = (files["source"] == entry.spec.title()) & files["reason"].isna()
+    mine = files.loc[is_mine, ["splits", "group", "image"]]
+    split = ledger.split[mine["image"]]
+    allowed = [[name in splits.split() for name in SPLITS] for splits in mine["splits"].cat.categories]
+    moved = int((~np.array(allowed, bool)[mine["splits"].cat.codes, split]).sum()) if len(mine) else 0
     notes = list(entry.source.notes)
     if leak := group_notes.describe_leaks(mine):
         log.warning("%s: %s", entry.spec.title(), leak)
@@ -256,4 +273,5 @@ def _source_layout(entry: SourceListing, previous: dict[str, Any]) -> dict[str, 
 
 
 def _counts(column: "pd.Series[Any]") -> dict[str, int]:
-    return {str(key): int(count) for key, count in sorted(column.value_counts().items())}
+    counts = {str(key): int(count) for key, count in column.value_counts().items()}
+    return {key: counts[key] for key in sorted(counts) if counts[key]}  # of categories, all are counted

@@ -4,8 +4,8 @@ A source lists its items cheaply and reads only those requested. Archives are in
 folders in folders.py.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +13,10 @@ import fsspec
 
 from rootstock.config import params
 from rootstock.images.inspection import Reason
-from rootstock.ingest import archives, group_names, layout, layout_choice, manifests, opening, samples, torchvision_sets
+from rootstock.ingest import archives, group_names, layout_choice, manifests, opening, samples, torchvision_sets
 from rootstock.ingest.folders import Files, list_stamps, stamp_of
-from rootstock.ingest.layout import Item, Loader
+from rootstock.ingest.items import Item, with_problem
+from rootstock.ingest.layout import Loader
 from rootstock.ingest.layout_choice import Known
 from rootstock.ingest.opening import ARCHIVES, TABLES, Unreachable as Unreachable
 from rootstock.ingest.scan import Scan
@@ -29,7 +30,7 @@ class Images(Protocol):
     """Listed images, which are read a few at a time."""
 
     @property
-    def items(self) -> list[Item]:
+    def items(self) -> Sequence[Item]:
         """Return what is known of each image."""
         ...
 
@@ -44,7 +45,7 @@ class Images(Protocol):
 class Source(Images, Protocol):
     """A listed source of images."""
 
-    items: list[Item]
+    items: Sequence[Item]
     notes: list[str]
     layout: dict[str, Any]  # as recorded in the summary
     empty: tuple[str, ...]  # empty class folders
@@ -134,12 +135,12 @@ def _list(spec: params.Source, scratch: Path, scan: Scan, known: Known) -> Sourc
 
 def within_roots(files: Files) -> Files:
     """Reject files outside the roots of this run, which a table or a link may point to."""
+    if not roots.are_given():
+        return files
     protocols = files.store.protocol
     protocol = protocols if isinstance(protocols, str) else protocols[0]
-    files.items = [
-        replace(item, problem=Reason.UNSAFE_PATH) if roots.forbids(files.place(item.path), protocol) else item
-        for item in files.items
-    ]
+    outside = {item.path for item in files.items if roots.forbids(files.place(item.path), protocol)}
+    files.items = with_problem(files.items, outside, Reason.UNSAFE_PATH)
     return files
 
 
@@ -171,5 +172,4 @@ def _folder(spec: params.Source, store: Any, root: str, known: Known, *, trusted
         raise SourceError(f"ingest.sources: {spec.path} is a file; expected a folder, or a file ending in {listed}")
     stamps, place_of = list_stamps(store, root, spec.path)
     read = layout_choice.read_paths(stamps, spec, known, trusted=trusted)
-    items = layout.mark_too_large(read.files.items)
-    return Files(store, items, read.files.notes, place_of, read.layout, read.files.empty)
+    return Files(store, read.files.items, read.files.notes, place_of, read.layout, read.files.empty)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from rootstock.ingest.drawing import HELD_OUT_FIRST, Candidate, Settled, draw
+from rootstock.ingest.drawing import HELD_OUT_FIRST, NO_SINGLES, Candidate, Settled, Singles, draw
 from rootstock.ingest.groups import components
 from rootstock.ingest.near_duplicates import Links
 
@@ -16,8 +16,8 @@ Neighbours = dict[int, list[int]]  # of each image: its near duplicates
 
 def assign_splits(
     images: Sequence[Candidate], near: Links, named: Links, shares: dict[str, float], seed: int,
-    settled: Settled = MappingProxyType({}),
-) -> None:  # fmt: skip
+    settled: Settled = MappingProxyType({}), singles: Singles = NO_SINGLES,
+) -> NDArray[np.int8]:  # fmt: skip
     """Assign a split to every new image, in place; existing assignments do not change.
 
     Images connected by links of either kind form a group. If some of its images have a split, new ones join it; groups
@@ -34,6 +34,10 @@ def assign_splits(
         shares: fractions of train, val and test, summing to 1.
         seed: random seed.
         settled: how many other images there are, which have a split and no link to these.
+        singles: new images without any link.
+
+    Returns:
+        The split of each of the n singles, (n,), codes of SPLITS.
     """
     component = components(len(images), np.concatenate([near, named]))
     name_of = components(len(images), named)
@@ -51,7 +55,7 @@ def assign_splits(
             neighbours = neighbours or _neighbours(near)
             units = _join_individually(images, members, new, name_of, neighbours)
             drawn += _reunited(images, units, neighbours)
-    draw([[images[index] for index in group] for group in drawn], images, shares, seed, settled)
+    return draw([[images[index] for index in group] for group in drawn], images, shares, seed, settled, singles)
 
 
 def _groups_with_new(images: Sequence[Candidate], component: NDArray[np.int32]) -> list[list[int]]:

@@ -4,7 +4,7 @@ Unlike the sources of a dataset (sources.py) they have no labels, and their fold
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any
@@ -92,9 +92,12 @@ def _matching(address: str, at: int) -> Files | None:
     return _files(store, stamps, place_of)
 
 
-def _files(store: Any, stamps: dict[str, str], place_of: Callable[[str], str]) -> Files:  # noqa: ANN401
-    names = [path for path in stamps if not path.endswith("/") and not is_junk(path) and file_names.may_be_image(path)]
-    items = [_item(path, stamps[path]) for path in sorted(names)]
+def _files(store: Any, stamps: Mapping[str, str], place_of: Callable[[str], str]) -> Files:  # noqa: ANN401
+    items = [
+        _item(path, stamp)
+        for path, stamp in sorted(stamps.items())
+        if not path.endswith("/") and not is_junk(path) and file_names.may_be_image(path)
+    ]
     items = layout.mark_too_large(items)
     return within_roots(Files(store, items, [], place_of))
 

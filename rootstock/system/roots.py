@@ -87,6 +87,11 @@ def restricted_to(roots: Roots | None) -> Iterator[None]:
         _active.pop()
 
 
+def are_given() -> bool:
+    """Whether the files of the current run's sources are restricted."""
+    return bool(_active)
+
+
 def forbids(place: str, protocol: str) -> bool:
     """Whether the current run may not read a file of a source.
 

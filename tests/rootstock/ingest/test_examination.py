@@ -11,6 +11,7 @@ from PIL import Image
 from rootstock.images.deep import ObservedRange
 from rootstock.images.inspection import RangeUnknown, Reason, Rejected
 from rootstock.ingest import examination
+from rootstock.ingest.items import Item
 from rootstock.system import processes
 from rootstock.system.errors import SourceError
 from tests.deliveries import delivery_in
@@ -25,7 +26,7 @@ def in_processes(monkeypatch):
     """As with many cores and images; returns a function that says so or the opposite."""
 
     def decide(yes: bool) -> None:
-        monkeypatch.setattr(examination, "_processes_pay", lambda sizes: yes)
+        monkeypatch.setattr(examination, "_processes_pay", lambda items, count: yes)
 
     decide(True)
     return decide
@@ -55,7 +56,8 @@ def mixed(photos):
 )  # fmt: skip
 def test_processes_are_for_many_files_and_of_large_ones_for_many_cores(monkeypatch, files, size, cores, pays):
     monkeypatch.setattr(examination, "cores", lambda: cores)
-    assert examination._processes_pay([size] * files) == pays
+    items = (Item("", "", "", (), f"{size}:") for _ in range(files))
+    assert examination._processes_pay(items, files) == pays
 
 
 def test_the_dataset_is_that_of_threads(mixed, tmp_path, in_processes, caplog):

@@ -1,0 +1,249 @@
+"""The files of a source: millions of them, in columns of some 60 bytes and a path each, one at a time as objects."""
+
+from bisect import bisect_left
+from collections.abc import Collection, ItemsView, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from rootstock.images.inspection import Reason
+from rootstock.system.parallel import grouped
+
+ROWS = 10_000  # at a time
+TEXT = pa.large_string()
+
+
+class Item(NamedTuple):
+    """One file of a source.
+
+    `splits` are those it may be assigned to: one if the source defines it, several if the split is drawn at random.
+    `stamp` changes when the file may have changed; `problem` is the reason why it cannot be ingested; `group` names the
+    images that belong together, "" if it is in none.
+    """
+
+    path: str
+    label: str
+    domain: str
+    splits: tuple[str, ...]
+    stamp: str
+    problem: Reason | None = None
+    group: str = ""
+
+    @property
+    def size(self) -> int | None:
+        """Size in bytes, from the start of the stamp; None if the store does not report it."""
+        return size_in(self.stamp)
+
+
+def size_in(stamp: str) -> int | None:
+    """Return the size of a file in bytes, which its stamp begins with; None if the store does not report it."""
+    size = stamp.partition(":")[0]
+    return int(size) if size.isdecimal() else None
+
+
+class Kind(NamedTuple):
+    """What many files of a source have in common."""
+
+    label: str
+    domain: str
+    splits: tuple[str, ...]
+    problem: Reason | None
+
+
+class Stamps(Mapping[str, str]):
+    """The stamp of each file of a source by its path, in order of the paths."""
+
+    def __init__(self, paths: pa.LargeStringArray, stamps: pa.LargeStringArray) -> None:
+        """Take two columns, of which the paths are in order, each once."""
+        self.paths, self.stamps = paths, stamps
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str]]) -> "Stamps":
+        """Put pairs of a path and a stamp in order; of the same path the last one counts."""
+        import pyarrow.compute as pc  # not imported by those who list nothing; to_numpy would import pandas
+
+        parts: tuple[list[pa.Array], list[pa.Array]] = ([_text([])], [_text([])])
+        for some in grouped(pairs, ROWS):
+            for part, texts in zip(parts, zip(*some, strict=True), strict=True):
+                part.append(_text(texts))
+        paths, stamps = _joined(parts[0]), _joined(parts[1])
+        if pc.all(pc.less(paths[:-1], paths[1:])).as_py():
+            return cls(paths, stamps)
+        order = pc.array_sort_indices(paths)  # stable; by bytes of UTF-8, which are ordered as Python's text is
+        paths = paths.take(order)  # one after the other, so that little is there twice
+        stamps = stamps.take(order)
+        is_again = pc.equal(paths[1:], paths[:-1])
+        if not pc.any(is_again).as_py():
+            return cls(paths, stamps)
+        return cls(paths, stamps).chosen(np.array([*(not again for again in is_again.to_pylist()), True]))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[str]:
+        return _each(self.paths)
+
+    def __getitem__(self, path: str) -> str:
+        if (at := _find(self.paths, path)) is None:
+            raise KeyError(path)
+        stamp: str = self.stamps[at].as_py()
+        return stamp
+
+    def chosen(self, rows: NDArray[np.bool_]) -> "Stamps":
+        """Return those of some files (n,)."""
+        bits = [None, pa.py_buffer(np.packbits(rows, bitorder="little"))]
+        mask = pa.Array.from_buffers(pa.bool_(), len(rows), bits)
+        return Stamps(self.paths.filter(mask), self.stamps.filter(mask))
+
+    def items(self) -> ItemsView[str, str]:
+        """Return the pairs of a path and its stamp."""
+        return _Pairs(self)
+
+
+class _Pairs(ItemsView[str, str]):
+    """Yields pairs without looking up each path."""
+
+    _mapping: Stamps
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return zip(_each(self._mapping.paths), _each(self._mapping.stamps), strict=True)
+
+
+class Items(Sequence[Item]):
+    """The files of a source, in columns: as objects, a million take half a gigabyte."""
+
+    def __init__(
+        self, stamps: Stamps, codes: NDArray[np.int32], kinds: Sequence[Kind], groups: pa.LargeStringArray | None = None
+    ) -> None:
+        """Take what there is of n files.
+
+        Args:
+            stamps: path and stamp of each.
+            codes: (n,) positions in `kinds`.
+            kinds: what files have in common.
+            groups: (n,) names of groups; None if no file has one.
+        """
+        self.stamps, self.codes, self.kinds, self.groups = stamps, codes, kinds, groups
+
+    @classmethod
+    def of(cls, items: Iterable[Item]) -> "Items":
+        """Put items, which are in order of their paths, into columns."""
+        kinds: dict[Kind, int] = {}
+        columns: tuple[list[pa.Array], ...] = ([_text([])], [_text([])], [_text([])])
+        codes = [np.empty(0, np.int32)]
+        for some in grouped(items, ROWS):
+            for column, name in zip(columns, ("path", "stamp", "group"), strict=True):
+                column.append(_text([getattr(item, name) for item in some]))
+            of = [Kind(item.label, item.domain, item.splits, item.problem) for item in some]
+            codes.append(np.array([kinds.setdefault(kind, len(kinds)) for kind in of], np.int32))
+        paths, stamps, groups = (_joined(column) for column in columns)
+        is_grouped = bool(groups.nbytes) and len("".join(_each(groups))) > 0
+        return cls(Stamps(paths, stamps), np.concatenate(codes), list(kinds), groups if is_grouped else None)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._rows(0, len(self))
+
+    def __getitem__(self, at: Any) -> Any:  # noqa: ANN401
+        if isinstance(at, slice):
+            return list(self)[at]
+        return next(self._rows(range(len(self))[at], len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _rows(self, start: int, end: int) -> Iterator[Item]:
+        for at in range(start, end, ROWS):
+            part = slice(at, min(at + ROWS, end))
+            groups = [""] * ROWS if self.groups is None else self.groups[part].to_pylist()
+            rows = zip(self.stamps.paths[part].to_pylist(), self.stamps.stamps[part].to_pylist(), strict=True)
+            for (path, stamp), code, group in zip(rows, self.codes[part].tolist(), groups, strict=False):
+                label, domain, splits, problem = self.kinds[code]
+                yield Item(path, label, domain, splits, stamp, problem, group)
+
+    def firsts(self) -> Iterator[tuple[Kind, str]]:
+        """Yield each kind that files have, in the order of their first files, and the path of that file."""
+        first: dict[int, int] = {}
+        for at in range(0, len(self), ROWS):
+            for code, place in zip(*np.unique(self.codes[at : at + ROWS], return_index=True), strict=True):
+                first.setdefault(int(code), at + int(place))
+        for code, at in sorted(first.items(), key=lambda pair: pair[1]):
+            yield self.kinds[code], self.stamps.paths[at].as_py()
+
+    def chosen(self, rows: NDArray[np.bool_]) -> Iterator[Item]:
+        """Yield some of the items (n,)."""
+        for at in range(0, len(self), ROWS):
+            part = slice(at, at + ROWS)
+            if rows[part].any():
+                for item, is_wanted in zip(self._rows(at, min(at + ROWS, len(self))), rows[part].tolist(), strict=True):
+                    if is_wanted:
+                        yield item
+
+
+class Chosen(Collection[str]):
+    """The paths of some items: a byte for each item."""
+
+    def __init__(self, items: Items, rows: NDArray[np.bool_]) -> None:
+        """Take items (n,), and which of them are chosen (n,)."""
+        self.items, self.rows = items, rows
+        self._count = int(np.count_nonzero(rows))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        return (item.path for item in self.items.chosen(self.rows))
+
+    def __contains__(self, path: object) -> bool:
+        at = _find(self.items.stamps.paths, str(path))
+        return at is not None and bool(self.rows[at])
+
+
+def among(items: Iterable[Item], wanted: Collection[str]) -> Iterator[Item]:
+    """Yield the wanted items, in order."""
+    if isinstance(wanted, Chosen) and wanted.items is items:
+        return wanted.items.chosen(wanted.rows)
+    return (item for item in items if item.path in wanted)
+
+
+def as_items(items: Sequence[Item]) -> Items:
+    """Return items in columns."""
+    return items if isinstance(items, Items) else Items.of(sorted(items, key=lambda item: item.path))
+
+
+def with_problem(items: Sequence[Item], paths: Collection[str], problem: Reason) -> Sequence[Item]:
+    """Mark files as rejected."""
+    if not paths:
+        return items
+    marked = (item._replace(problem=problem) if item.path in paths else item for item in items)
+    return Items.of(marked) if isinstance(items, Items) else list(marked)
+
+
+def _text(values: Iterable[str]) -> pa.LargeStringArray:
+    """Return a column of text; pa.array would import pandas, which is slow, and not needed where nothing is new."""
+    encoded = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    return pa.Array.from_buffers(TEXT, len(encoded), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))])
+
+
+def _joined(parts: list[pa.Array]) -> pa.LargeStringArray:
+    """Return arrays one after the other; the list is empty afterwards, so that they are not kept."""
+    joined = pa.concat_arrays(parts)
+    parts.clear()
+    return joined
+
+
+def _each(column: pa.LargeStringArray) -> Iterator[str]:
+    for at in range(0, len(column), ROWS):
+        yield from column[at : at + ROWS].to_pylist()
+
+
+def _find(paths: pa.LargeStringArray, path: str) -> int | None:
+    at = bisect_left(range(len(paths)), path, key=lambda row: paths[row].as_py())
+    return at if at < len(paths) and paths[at].as_py() == path else None
