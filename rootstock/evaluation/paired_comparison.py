@@ -42,8 +42,8 @@ class PairedComparison:
 
     @property
     def of_it(self) -> str:
-        """Describe of which domain images are, where they are of one."""
-        return f" of {self.what}" if self.about == DOMAIN else ""
+        """Describe of which domain or new class images are, where they are of one."""
+        return f" of {self.what}" if self.about in (DOMAIN, NEW_CLASS) else ""
 
     def describe(self) -> str:
         """Describe the comparison in a phrase."""
