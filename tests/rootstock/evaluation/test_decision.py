@@ -66,10 +66,16 @@ def test_a_promotion_states_the_largest_possible_loss_by_the_interval_that_decid
     assert f"before, at most {lost:.1f} points lost on old (retrain.margin is 4 points)" in found.reason
 
 
+def test_an_accuracy_is_not_said_to_be_100_percent_where_an_image_is_wrong():
+    found = compare(OVERALL, OVERALL, outcomes("old", 2_499, 0, 1))
+    assert found.describe().startswith("99.9% test accuracy overall, champion 100% (2,500 images, ")
+    assert "| overall | 2,500 | 100% | 99.9% |" in decision_report.table([found])
+
+
 def test_better_on_the_new_domain_alone_is_promoted():
     found = decided(outcomes("old", 900, 10, 12), outcomes("new", 2, 10, 0), new=("new",))
     assert found.outcome == PROMOTED
-    assert "100.0% test accuracy on new, champion 16.7% (12 images, gain +83.3 points" in found.reason
+    assert "100% test accuracy on new, champion 16.7% (12 images, gain +83.3 points" in found.reason
 
 
 def test_better_on_an_older_domain_alone_is_not_promoted():
@@ -102,7 +108,7 @@ def test_a_gain_on_paintings_with_a_possible_loss_on_photos_is_left_to_a_person(
 def test_too_few_images_of_an_older_domain_are_undecided_and_the_reason_says_how_many_more_are_needed():
     found = decided(outcomes("old", 900, 5, 5), outcomes("photo", 39, 0, 1), outcomes("new", 0, 50, 0), new=("new",))
     assert found.outcome == UNDECIDED
-    assert "97.5% test accuracy on photo, champion 100.0% (40 images" in found.reason
+    assert "97.5% test accuracy on photo, champion 100% (40 images" in found.reason
     more = int(found.reason.partition("about ")[2].split()[0].replace(",", ""))
     enough = round((more + 40) / 40)
     tables = [outcomes("old", 900, 5, 5), outcomes("photo", 39 * enough, 0, enough), outcomes("new", 0, 50, 0)]
