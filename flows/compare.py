@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from flows.ui import form
 from rootstock.config import params as parameters, params_file
 from rootstock.config.params import Params
+from rootstock.evaluation import figures
 from rootstock.system import escape
 from rootstock.system.entry_points import add_verbose
 from rootstock.system.errors import ParamsError, RootstockError
@@ -52,9 +53,9 @@ def try_out(candidate: "Candidate", params: Params, title: str) -> State["Row"]:
     if row.reason:
         get_run_logger().warning("%s: %s", title, row.reason)
         return Completed(name="Not evaluated", message=row.reason, data=row)
-    figures = f"validation {row.accuracy:.1%}, {row.images_per_second:.0f} images/s"
-    terminal.show_stage("compare", row.seconds or 0.0, f"{title}: {figures}")
-    return Completed(message=figures, data=row)
+    measured = f"validation {figures.percent(row.accuracy or 0.0)}, {row.images_per_second:.0f} images/s"
+    terminal.show_stage("compare", row.seconds or 0.0, f"{title}: {measured}")
+    return Completed(message=measured, data=row)
 
 
 @flow(name="compare", validate_parameters=False)  # form.py says why
@@ -86,7 +87,7 @@ def _summarize(rows: "tuple[Row, ...]") -> str:
         return f"No backbone could be evaluated{missing}"
     best = max(measured, key=lambda row: row.accuracy or 0.0)
     what = f"{best.backbone}, {best.layer}, {best.image_size} px, {best.origin}"
-    return f"Best validation accuracy in this run: {best.accuracy:.1%}, {what}{missing}"
+    return f"Best validation accuracy in this run: {figures.percent(best.accuracy or 0.0)}, {what}{missing}"
 
 
 def arguments() -> dict[str, Any]:

@@ -59,8 +59,8 @@ class Verdict:
     def headline(self) -> str:
         """Format the winner, its test accuracy, and the classes that this does not cover."""
         untested = f" ({self.untested})" if self.untested else ""
-        accuracy = f"test accuracy {self.test['accuracy']['value']:.1%} ({self.test['images']:,} images)"
-        return f"{artifacts.MODELS[self.test['winner']]}: {accuracy}{untested}"
+        share, count = figures.percent(self.test["accuracy"]["value"]), figures.counted(self.test["images"], "image")
+        return f"{artifacts.MODELS[self.test['winner']]}: test accuracy {share} ({count}){untested}"
 
 
 def chain(params: Params) -> Verdict:
@@ -127,16 +127,16 @@ def table(verdict: Verdict) -> str:
         if name in verdict.validation:
             won = "  <- won" if verdict.test["winner"] == name and "finetuned" in verdict.validation else ""
             accuracy = verdict.validation[name]["accuracy"]["value"]
-            lines.append(f"validation accuracy, {called:<20} {accuracy:6.1%}{won}")
+            lines.append(f"validation accuracy, {called:<20} {figures.percent(accuracy):>6}{won}")
     test = verdict.test["accuracy"]
     images = artifacts.describe_test_images(verdict.test)
     lines.append(
-        f"test accuracy {test['value']:.1%} ({figures.describe_interval(test)}), on {images}, not used for any choice"
+        f"test accuracy {figures.percent(test['value'])} ({figures.describe_interval(test)}), on {images}, "
+        "not used for any choice"
     )
     if repeated := verdict.test.get("repeated_splits"):
-        lines.append(
-            f"test accuracy {repeated['mean']:.1%}, frozen-feature head, mean over repeated splits of all images"
-        )
+        mean = figures.percent(repeated["mean"])
+        lines.append(f"test accuracy {mean}, frozen-feature head, mean over repeated splits of all images")
     if verdict.uses:
         lines.append(verdict.uses)
     if verdict.untested:

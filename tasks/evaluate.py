@@ -56,7 +56,9 @@ def evaluate(params: Params) -> Summary:
         )
     accuracy = found.test["accuracy"]
     interval = figures.percents(accuracy)
-    note = f"winner {found.choice.winner}, test {accuracy['value']:.1%}" + (f" ({interval})" if interval else "")
+    note = f"winner {found.choice.winner}, test {figures.percent(accuracy['value'])}" + (
+        f" ({interval})" if interval else ""
+    )
     if without := summaries.describe_missing_classes(tables.load_summary(DATASET)):
         note += f"; {without}"
     return Summary(found.test["images"], note)

@@ -109,7 +109,8 @@ def _classes(grounds: Grounds) -> Iterator[Advice]:
         )
     elif few and len(few) < len(grounds.by_class):
         named = [f"{name} ({grounds.by_class[name].get('train', 0):,})" for name in few[:NAMED]]
-        more = f" and {len(few) - NAMED:,} more classes" if len(few) > NAMED else ""
+        others = len(few) - NAMED
+        more = f" and {others:,} more class{'es' if others > 1 else ''}" if others > 0 else ""
         yield Advice(
             f"Add images of {', '.join(few[:NAMED])}{more}",
             f"They have fewer than {FEW_TRAINING} training images: {', '.join(named)}.",
@@ -167,8 +168,9 @@ def _backbone(grounds: Grounds) -> Iterator[Advice]:
             best = better.iloc[0]
             yield Advice(
                 f"Take {best['backbone']} as the backbone",
-                f"On the same validation images, a head on its frozen features reaches "
-                f"{figures.percent(best['accuracy'])}, on those of {grounds.backbone} {figures.percent(head)}.",
+                f"On the same validation images, a head on its frozen features (layer {best['layer']}, "
+                f"{best['image_size']:.0f} px) reaches {figures.percent(best['accuracy'])}, on those of "
+                f"{grounds.backbone} {figures.percent(head)}.",
                 "model",
             )
         return
@@ -183,11 +185,11 @@ def _backbone(grounds: Grounds) -> Iterator[Advice]:
 
 def _test_images(grounds: Grounds) -> Iterator[Advice]:
     if grounds.test_images < FEW_TEST:
-        yield Advice(
-            "Add test images",
-            f"There are only {grounds.test_images:,}: the intervals are wide whatever the model does.",
-            "figures",
-        )
+        so_few = "the intervals are wide whatever the model does"
+        groups = ""
+        if grounds.few_groups:
+            groups, so_few = figures.in_groups(grounds.test_images, grounds.few_groups), "too few groups for intervals"
+        yield Advice("Add test images", f"There are only {grounds.test_images:,}{groups}: {so_few}.", "figures")
     elif grounds.few_groups:
         yield Advice(
             "Add test images of other groups",

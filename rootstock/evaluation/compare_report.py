@@ -169,7 +169,7 @@ def markdown(table: pd.DataFrame) -> str:
     ]
     lines = [
         f"| {escape.markdown(name_of(row))} | {escape.markdown(row['layer'])} | {int(row['image_size'])} px "
-        f"| {escape.markdown(row['origin'])} | **{row['accuracy']:.1%}** "
+        f"| {escape.markdown(row['origin'])} | **{figures.percent(row['accuracy'])}** "
         f"| {figures.percents({'low': row['accuracy_low'], 'high': row['accuracy_high']})} "
         f"| {row['parameters'] / 1e6:.2f} | {row['macs'] / 1e9:.3f} | {row['images_per_second']:.0f} "
         f"| {int(row['feature_bytes']):,} |"

@@ -89,14 +89,16 @@ class PairedOutcomes:
 
 
 def decide(
-    outcomes: PairedOutcomes, new_domains: Collection[str], settings: params.Retrain, *, seed: int = 0
-) -> Decision:
+    outcomes: PairedOutcomes, new_domains: Collection[str], settings: params.Retrain, *,
+    older_domains: Collection[str] = (), seed: int = 0,
+) -> Decision:  # fmt: skip
     """Decide what becomes of the challenger; the champion is compared on the classes it knows.
 
     Args:
         outcomes: of all test images.
         new_domains: domains that the champion was not trained on.
         settings: the section `retrain` of params.yaml.
+        older_domains: domains that the champion was trained on: one may be without test images.
         seed: of random sign flips, where there are too many to try all.
     """
     known, unknown = outcomes.where(outcomes.known), outcomes.where(~outcomes.known)
@@ -107,7 +109,9 @@ def decide(
     delivered = known.where(known.delivered & ~np.isin(known.domains, list(new_domains)))
     parts = [(DELIVERY, DELIVERED, delivered)] if len(delivered) else []
     of_delivery = [compare(*part, measure=settings.measure, seed=seed) for part in parts]
-    found = _Verdict(comparisons, of_delivery, new_domains, settings).decision(bool(outcomes.delivered.any()))
+    untested = sorted(set(older_domains) - set(known.domains))
+    verdict = _Verdict(comparisons, of_delivery, new_domains, untested, settings)
+    found = verdict.decision(bool(outcomes.delivered.any()))
     unseen = known.where(known.unseen)
     if 0 < len(unseen) < len(known):
         comparisons.append(compare(DELIVERY, UNSEEN, unseen, measure=settings.measure, seed=seed))
@@ -141,7 +145,7 @@ def lacking_images(images: int, size: SampleSize, margin: float) -> int:
     With no disagreement among n independent images, the score against a loss of m is the root of n m / (1 - m).
 
     Args:
-        images: test images of the older domain.
+        images: test images of the older domain; it may have none.
         size: their effective sample size.
         margin: `retrain.margin`.
     """
@@ -150,6 +154,8 @@ def lacking_images(images: int, size: SampleSize, margin: float) -> int:
     needed = size.quantile(1 - CONFIDENCE) ** 2 * (1 - margin) / margin
     if needed <= size.images:
         return 0
+    if not images:
+        return math.ceil(needed)
     return math.ceil(images * (needed / size.images - 1)) if needed < math.inf else images
 
 
@@ -161,9 +167,10 @@ class _Verdict:
         comparisons: Sequence[PairedComparison],
         of_delivery: Sequence[PairedComparison],
         new_domains: Collection[str],
+        untested: Sequence[str],
         settings: params.Retrain,
     ) -> None:
-        self.settings, self.of_delivery = settings, of_delivery
+        self.settings, self.of_delivery, self.untested = settings, of_delivery, untested
         overall = [one for one in comparisons if one.about == OVERALL]
         domains = [one for one in comparisons if one.about == DOMAIN]
         self.tested = [*overall, *(one for one in domains if one.what in new_domains)]
@@ -186,7 +193,7 @@ class _Verdict:
             return Decision(
                 REJECTED, f"A trade-off: the challenger is better: {_describe(gains)}; but {loss}.", trade_off=True
             )
-        if gains and not self.open:
+        if gains and not self.open and not self.untested:
             what = "is better" if enough else "has learnt new classes"
             return Decision(
                 PROMOTED,
@@ -210,7 +217,8 @@ class _Verdict:
             failed = [one for one in self.new_classes if one.challenger.get("high", 1.0) < accuracy]
             if len(failed) == len(self.new_classes):
                 return Decision(REJECTED, f"The challenger has not learnt the new classes: {figures}; {least}.")
-            return Decision(UNDECIDED, f"Too few test images of the new classes: {figures}; {least}.")
+            more = "".join(f"; {self._more_of_class(one)}" for one in self.new_classes[:NAMED] if one not in failed)
+            return Decision(UNDECIDED, f"Too few test images of the new classes: {figures}; {least}{more}.")
         # A small delivery of known domains moves the overall accuracy by less than the margin, whatever it is worth.
         unclear = [one for one in [*self.tested, *self.of_delivery] if not _gain(one).is_below(useful)]
         if self.tested and not unclear and delivered:
@@ -226,7 +234,10 @@ class _Verdict:
         return f", at most {-100 * low:.1f} points lost {one.where}" if one and low < 0 else ""
 
     def _lacks(self) -> str:
-        return "; ".join(f"{one.describe()}, {self._more_to_show(one)}" for one in self.open)
+        few = [f"{one.describe()}, {self._more_to_show(one)}" for one in self.open]
+        needed = lacking_images(0, SampleSize(0, 0, grouped=False), self.settings.margin)
+        more = f", about {round_up(needed):,} would show it" if needed else ""
+        return "; ".join([*few, *(f"there are no test images of {domain}{more}" for domain in self.untested)])
 
     def _more_to_show(self, one: PairedComparison) -> str:
         """Describe how many more test images would show that the challenger is as good."""
@@ -237,6 +248,12 @@ class _Verdict:
         gain = _gain(one)
         better = gain.growth_to_be_better(self.settings.alpha / len(self.tested))
         return _more(one, min(better, gain.growth_to_exceed(useful, 1 - CONFIDENCE, below=True)), "tell")
+
+    def _more_of_class(self, one: PairedComparison) -> str:
+        """Describe how many more test images would show whether a new class was learnt."""
+        if "low" not in one.challenger:
+            return f"test images of more groups of {one.what} would tell"
+        return _more(one, intervals.growth_to_exclude(one.challenger, self.settings.new_class_accuracy), "tell")
 
 
 def _more(one: PairedComparison, growth: float, what: str) -> str:

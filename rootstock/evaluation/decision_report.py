@@ -38,11 +38,12 @@ def _row(comparison: PairedComparison) -> str:
     images = f"{comparison.images:,}{figures.in_groups(comparison.images, comparison.groups)}"
     champion, gain, p = "", "", ""
     if comparison.champion and comparison.gain:
-        champion = f"{comparison.champion['value']:.1%}"
+        champion = figures.percent(comparison.champion["value"])
         points = {end: f"{100 * share:+.1f}" for end, share in comparison.gain.interval.items()}
         gain = f"{points['value']} ({points['low']} to {points['high']})"
         p = "< 0.001" if comparison.gain.p_better < 0.001 else f"{comparison.gain.p_better:.3f}"
-    return f"| {what} | {images} | {champion} | {comparison.challenger['value']:.1%} | {gain} | {p} |"
+    challenger = figures.percent(comparison.challenger["value"])
+    return f"| {what} | {images} | {champion} | {challenger} | {gain} | {p} |"
 
 
 def draw(comparisons: Sequence[PairedComparison], theme: Theme = LIGHT) -> bytes:

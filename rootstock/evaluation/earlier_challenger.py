@@ -12,7 +12,7 @@ import pandas as pd
 
 from rootstock.config import params
 from rootstock.dataset import image_ids
-from rootstock.evaluation import decision
+from rootstock.evaluation import decision, figures
 from rootstock.evaluation.decision import DOMAIN, OVERALL, Decision, PairedComparison, PairedOutcomes
 from rootstock.model.history import PROMOTED, UNDECIDED
 
@@ -58,10 +58,10 @@ def hold_back(found: Decision, losses: Sequence[PairedComparison]) -> Decision:
     if found.outcome != PROMOTED or not losses:
         return found
     worst = max(losses, key=lambda one: one.gain.value if one.gain else 0.0)
-    before, now = worst.challenger["value"], worst.champion["value"] if worst.champion else 0.0
+    before, now = (figures.percent(own["value"]) if own else "" for own in (worst.challenger, worst.champion))
     reason = (
-        f"What has arrived since the last, undecided retraining makes the model worse: {now:.1%} {worst.measure} "
-        f"{worst.where}, {before:.1%} without it, on the same {worst.images:,} images. Look at these files and their "
-        "labels, and take the wrong ones out of the inbox."
+        f"What has arrived since the last, undecided retraining makes the model worse: {now} {worst.measure} "
+        f"{worst.where}, {before} without it, on the same {figures.counted(worst.images, 'image')}. Look at these "
+        "files and their labels, and take the wrong ones out of the inbox."
     )
     return replace(found, outcome=UNDECIDED, reason=f"{reason} Otherwise: {found.reason}", trade_off=True)

@@ -6,6 +6,7 @@ where groups or mistakes are few, but those of Wilson's interval, or of Student'
 image, these are the well-known intervals of independent images. docs/retraining.md has the coverage.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,6 +185,21 @@ def share(hits: npt.NDArray[Any], groups: Integers, *, within_class: bool = Fals
         return interval(0.0, 0.0, 1.0)
     images, value = WeightedImages.of(groups), float(hits.mean())
     return wilson(value, images.weights * (hits - value), hits, images, within_class=within_class)
+
+
+def growth_to_exclude(found: Interval, hypothesis: float) -> float:
+    """Return of how many times as many images a Wilson interval would exclude a hypothesis; infinity: of none.
+
+    At either end of the interval (value - end)² / (end (1 - end)) is z² / n, and of the hypothesis it has to be more.
+
+    Args:
+        found: a share with its interval.
+        hypothesis: a hypothetical share.
+    """
+    value = found["value"]
+    end = found["low"] if value > 0.5 else found["high"]
+    distance, spread = (value - hypothesis) ** 2, hypothesis * (1 - hypothesis)
+    return (value - end) ** 2 / (end * (1 - end)) * spread / distance if distance * spread else math.inf
 
 
 def balancing_weights(labels: Integers) -> Floats:

@@ -96,8 +96,9 @@ def describe(models: int, images: int) -> str:
     """Describe what that does to test figures; "" for the first model."""
     if models < 2:
         return ""
+    these = "this test image" if images == 1 else f"these {images:,} test images, or most of them"
     return (
-        f"The {_ordinal(models)} model measured on these {images:,} test images, or most of them: its figures are a "
+        f"The {_ordinal(models)} model measured on {these}: its figures are a "
         "little flattered if it was chosen by them. For an unbiased figure, add fresh images, or draw a new split: "
         "change seed or ingest.split, remove data/dataset, and run again (what came through the inbox has to be "
         "delivered again)."

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rootstock.evaluation import figures
+
 MODELS = ("head", "finetuned")
 SAME_LOSS = 5e-4  # closer log losses are a tie: the engines that compute head and network differ by as much
 NAMES = {"head": "the head on frozen features", "finetuned": "the fine-tuned network"}
@@ -24,20 +26,22 @@ def choose(validation: Mapping[str, Mapping[str, Any]], measure: str = "accuracy
         validation: figures of each model after calibration, as returned by `metrics.score`.
         measure: accuracy or balanced_accuracy.
     """
-    images, called = next(iter(validation.values()))["images"], measure.replace("_", " ")
-    figures = {name: (scores[measure]["value"], scores["log_loss"]["value"]) for name, scores in validation.items()}
-    if len(figures) == 1:
-        measured = f"{figures['head'][0]:.1%} validation {called} ({images:,} images)"
+    count = figures.counted(next(iter(validation.values()))["images"], "image")
+    called = measure.replace("_", " ")
+    found = {name: (scores[measure]["value"], scores["log_loss"]["value"]) for name, scores in validation.items()}
+    if len(found) == 1:
+        measured = f"{figures.percent(found['head'][0])} validation {called} ({count})"
         return Choice("head", f"Nothing was fine-tuned, so the model is {NAMES['head']}: {measured}.")
-    (head, head_loss), (network, network_loss) = (figures[name] for name in MODELS)
+    (head, head_loss), (network, network_loss) = (found[name] for name in MODELS)
     gain, loss_drop = network - head, head_loss - network_loss
     is_tie = gain == 0 and abs(loss_drop) < SAME_LOSS
     winner, loser = ("finetuned", "head") if not is_tie and (gain, loss_drop) > (0, 0) else ("head", "finetuned")
-    reason = f"validation {called} {figures[winner][0]:.1%} vs {figures[loser][0]:.1%} ({images:,} images)"
+    shares = [figures.percent(found[name][0]) for name in (winner, loser)]
+    reason = f"validation {called} {' vs '.join(shares)} ({count})"
     if is_tie:
-        reason += f", equal log loss ({figures[winner][1]:.3f}); the simpler model wins a tie"
+        reason += f", equal log loss ({found[winner][1]:.3f}); the simpler model wins a tie"
     elif gain == 0:
-        reason += f", log loss {figures[winner][1]:.3f} vs {figures[loser][1]:.3f}"
+        reason += f", log loss {found[winner][1]:.3f} vs {found[loser][1]:.3f}"
     return Choice(winner, f"{NAMES[winner][0].upper()}{NAMES[winner][1:]} won: {reason}.")
 
 

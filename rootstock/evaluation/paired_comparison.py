@@ -42,16 +42,17 @@ class PairedComparison:
 
     @property
     def of_it(self) -> str:
-        """Describe of which domain images are, where they are of one."""
-        return f" of {self.what}" if self.about == DOMAIN else ""
+        """Describe of which domain or new class images are, where they are of one."""
+        return f" of {self.what}" if self.about in (DOMAIN, NEW_CLASS) else ""
 
     def describe(self) -> str:
         """Describe the comparison in a phrase."""
-        accuracy = f"{self.challenger['value']:.1%} {self.measure}"
+        accuracy = f"{figures.percent(self.challenger['value'])} {self.measure}"
         images = figures.count_images(self.images, self.groups)
         if self.champion is None or self.gain is None:
             return f"{accuracy} {self.where} ({images}, {figures.describe_interval(self.challenger)})"
-        return f"{accuracy} {self.where}, champion {self.champion['value']:.1%} ({images}, {_points(self.gain)})"
+        before = figures.percent(self.champion["value"])
+        return f"{accuracy} {self.where}, champion {before} ({images}, {_points(self.gain)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for the history."""

@@ -48,13 +48,12 @@ class RepeatedSplits:
         several, what = len(self.accuracies), f"all {self.images:,} images"
         if groups := figures.in_groups(self.images, self.groups):
             what += f",{groups},"
-        spread = (
-            f", {min(self.accuracies):.1%} to {max(self.accuracies):.1%} from repeat to repeat" if several > 1 else ""
-        )
+        low, high = (figures.percent(end(self.accuracies)) for end in (min, max))
+        spread = f", {low} to {high} from repeat to repeat" if several > 1 else ""
         return (
-            f"Repeated splits, frozen-feature head: {self.mean:.1%} mean test accuracy{spread}. "
-            f"In each of {several} repeats, {what} were split anew into {FOLDS} folds: three train a head, one chooses "
-            "its L2 strength, one tests it."
+            f"Repeated splits, frozen-feature head: {figures.percent(self.mean)} mean test accuracy{spread}. "
+            f"In each of {figures.counted(several, 'repeat')}, {what} were split anew into {FOLDS} folds: three train "
+            "a head, one chooses its L2 strength, one tests it."
         )
 
 

@@ -45,7 +45,8 @@ def usable(test: Mapping[str, Any]) -> str:
     label, share = most_frequent(test)
     if low is None or test["images"] < FEW_IMAGES:
         found = figures.count_images(test["images"], test["groups"], "test image")
-        return f"Too early to say: {found} are too few{'' if test['images'] < FEW_IMAGES else ' groups'} to rely on."
+        are = "is" if test["images"] == 1 else "are"
+        return f"Too early to say: {found} {are} too few{'' if test['images'] < FEW_IMAGES else ' groups'} to rely on."
     if low <= share:
         return f"No: it is not shown to be better than always answering {label}."
     wrong = f"{_count(1 - high)} to {_count(1 - low)}"
@@ -67,6 +68,8 @@ def describe_few(own: Mapping[str, Any], split: str) -> str:
         split: its name.
     """
     if own["images"] < FEW_IMAGES:
+        if own["images"] == 1:
+            return f"There is only 1 {split} image: figures on it are rough."
         return f"There are only {own['images']} {split} images: figures on them are rough."
     if own["accuracy"].get("low") is None:
         images = figures.count_images(own["images"], own["groups"], f"{split} image")

@@ -215,9 +215,11 @@ def _measured(validation: dict[str, Any], test: dict[str, Any], uses: str) -> li
     """Format the winner's test figures, why it won, and each model's validation accuracy, as lines of Markdown."""
     why = markdown(read_json(MODEL / "model.json").get("why", ""))  # models of earlier versions do not say
     accuracy, repeated = test["accuracy"], test.get("repeated_splits")
-    splits = f" Head on repeated splits of all images: {repeated['mean']:.1%} on average." if repeated else ""
+    splits = (
+        f" Head on repeated splits of all images: {figures.percent(repeated['mean'])} on average." if repeated else ""
+    )
     return [
-        f"## {accuracy['value']:.1%} test accuracy",
+        f"## {figures.percent(accuracy['value'])} test accuracy",
         "",
         f"{MODELS[test['winner']]}, on {describe_test_images(test)}, not used for any choice "
         f"({figures.describe_interval(accuracy)}; macro F1 {test['macro_f1']['value']:.3f}, "
@@ -228,7 +230,7 @@ def _measured(validation: dict[str, Any], test: dict[str, Any], uses: str) -> li
         "| validation | accuracy |",
         "|---|---|",
         *(
-            f"| {called} | {validation[name]['accuracy']['value']:.1%} |"
+            f"| {called} | {figures.percent(validation[name]['accuracy']['value'])} |"
             for name, called in MODELS.items()
             if name in validation
         ),

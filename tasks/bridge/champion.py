@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rootstock.config.params import Params, Retrain
 from rootstock.dataset import tables
+from rootstock.evaluation import figures
 from rootstock.images.inspection import Reason
 from rootstock.ingest import inbox
 from rootstock.ingest.inbox import Delivery
@@ -55,7 +56,7 @@ class DeliverySummary:
     def describe(self) -> str:
         """Return it as text."""
         named = ", ".join(f"{count:,} of {domain}" for domain, count in self.domains.items())
-        return f"{self.images:,} new images ({named})" if self.images else "No new images"
+        return f"{figures.counted(self.images, 'new image')} ({named})" if self.images else "No new images"
 
 
 def check() -> None:

@@ -101,7 +101,7 @@ def _carry_out() -> Settlement:
             champion.remember_tried(decided["rejected"])
         if row and row.decision == history.UNDECIDED and ANSWERS.exists():  # its delivery adds up with the next
             ANSWERS.replace(WAITING)
-        elif row and row.decision == history.REJECTED:
+        elif row and row.decision == history.REJECTED and decided["run"]:  # else nothing was trained: it waits on
             WAITING.unlink(missing_ok=True)
     champion.remove_aside()
     return Settlement((row or rows[-1]).version, note)

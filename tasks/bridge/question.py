@@ -60,6 +60,11 @@ def _on_terminal(decision: "Decision") -> bool | None:
         return None
     print(f"\n{decision.reason}\n\n{escape.plain(champion.accuracy_table(decision))}\n")
     answer = ""
-    while answer not in ("y", "n"):
-        answer = input("Promote it? [y/n] ").strip().lower()[:1]
+    try:
+        while answer not in ("y", "n"):
+            answer = input("Promote it? [y/n] ").strip().lower()[:1]
+    except EOFError:  # Ctrl-D, or the terminal is gone
+        print()
+        get_run_logger().warning("Nobody answered: the input ended")
+        return None
     return answer == "y"

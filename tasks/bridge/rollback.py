@@ -7,6 +7,7 @@ from typing import Any
 
 from rootstock.config import params_file
 from rootstock.dataset import tables
+from rootstock.evaluation import figures
 from rootstock.model import history
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import read_json, write
@@ -96,5 +97,5 @@ def _facts() -> dict[str, str]:
         facts["backbone"] = read_json(MODEL / "model.json")["backbone"]["name"]
     with suppress(DamagedError, KeyError):
         test = read_json(REPORT / "test.json")
-        facts["test accuracy"] = f"{test['accuracy']['value']:.1%} ({test['winner']})"
+        facts["test accuracy"] = f"{figures.percent(test['accuracy']['value'])} ({test['winner']})"
     return facts

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from rootstock.evaluation import figures
 from rootstock.model import history
 from rootstock.model.history import Row
 from rootstock.system import yaml_file
@@ -230,6 +231,5 @@ def _cells(run: Run) -> tuple[str, ...]:
 def _percent(accuracy: Accuracy | None) -> str:
     if not accuracy:
         return NO_ANSWER
-    if accuracy.get("low") is None:
-        return f"{100 * accuracy['value']:.1f}"
-    return "{value:.1f} ({low:.1f} to {high:.1f})".format(**{end: 100 * share for end, share in accuracy.items()})
+    ends = figures.percents(accuracy)
+    return f"{figures.percent(accuracy['value'])}{f' ({ends})' if ends else ''}".replace("%", "")

@@ -47,11 +47,17 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
         champion=table["champion"].to_numpy(bool),
         challenger=table["challenger"].to_numpy(bool),
     )
-    found = decision.decide(outcomes, new_domains, params.retrain, seed=params.seed)
+    older = _older_domains(tables.load_manifest(DATASET), new_domains)
+    found = decision.decide(outcomes, new_domains, params.retrain, older_domains=older, seed=params.seed)
     found = earlier_challenger.hold_back(found, _losses(table.assign(delivered=delivered), params))
     if tables.is_multi_label(tables.load_manifest(DATASET)):
         return replace(found, reason=f"{found.reason} (Accuracy here: the share of images whose labels are all right.)")
     return found
+
+
+def _older_domains(manifest: "pd.DataFrame", new_domains: tuple[str, ...]) -> set[str]:
+    """Return the domains that the champion was trained on, of those that are still there."""
+    return set(manifest.loc[manifest["split"] == "train", "domain"]) - set(new_domains)
 
 
 def _losses(table: "pd.DataFrame", params: Params) -> "list[PairedComparison]":
@@ -90,20 +96,21 @@ def find_lacking_images(params: Params, new_domains: tuple[str, ...]) -> str:
     """
     import numpy as np
 
-    from rootstock.evaluation import decision, intervals
+    from rootstock.evaluation import decision, figures, intervals
     from rootstock.model import model
 
     manifest = tables.load_manifest(DATASET)
     known = manifest["label"].isin(model.describe(ASIDE / MODEL.name)["classes"]) | tables.is_multi_label(manifest)
     older = manifest[(manifest["split"] == "test") & known & ~manifest["domain"].isin(new_domains)]
     lacking = []
-    for domain, rows in older.groupby("domain", sort=True):
+    for domain in sorted(_older_domains(manifest, new_domains) | set(older["domain"])):
+        rows = older[older["domain"] == domain]
         groups = len(np.unique(tables.group_numbers(rows)))
         # How alike the images of a group are is seen once there are answers: until then, each may count. So this is
         # the least that is lacking; of groups whose images are answered alike, more is.
         size = intervals.SampleSize(len(rows), groups, grouped=groups < len(rows))
         if count := decision.lacking_images(len(rows), size, params.retrain.margin):
             least = "at least" if groups < len(rows) else "about"
-            about = f"{least} {decision.round_up(count):,} more test images of {domain}"
-            lacking.append(f"{about} (it has {len(rows):,})")
+            more = figures.counted(decision.round_up(count), "more test image")
+            lacking.append(f"{least} {more} of {domain} (it has {f'{len(rows):,}' if len(rows) else 'none'})")
     return ", ".join(lacking)

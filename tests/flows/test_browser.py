@@ -20,6 +20,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from rootstock.config.params_file import load
+from rootstock.evaluation import figures
 from tests.browser import BROWSER, CANCELLED_S, CHROMIUM, HEIGHT, PAGE_S, SETTLED_S, START_S, WIDTH, Visit
 from tests.flows.test_repro_and_flow import STAGES
 from tests.serving import Api, free_port, process, until
@@ -179,13 +180,13 @@ def test_the_verdict_names_the_winner_and_links_to_the_report(visit):
     visit.open_artifact("verdict")
     report = visit.workspace.root / "data" / "report"
     validation, test = (json.loads((report / name).read_text()) for name in ("validation.json", "test.json"))
-    measured = f"{test['accuracy']['value']:.1%}"
+    measured = figures.percent(test["accuracy"]["value"])
     won = {"head": "The head on frozen features won", "finetuned": "The fine-tuned network won"}[test["winner"]]
     expect(visit.tab.get_by_role("heading", level=2)).to_have_text(f"{measured} test accuracy")
     expect(visit.tab).to_contain_text(f"{won}: ")
     accuracies = {model: own["accuracy"]["value"] for model, own in validation.items()}
     for model, called in (("head", "Head on frozen features"), ("finetuned", "Fine-tuned")):
-        expect(visit.tab.get_by_role("row", name=called)).to_contain_text(f"{accuracies[model]:.1%}")
+        expect(visit.tab.get_by_role("row", name=called)).to_contain_text(figures.percent(accuracies[model]))
     assert accuracies[test["winner"]] > 0.9
     expect(visit.tab).to_contain_text(f"Kept as experiment {visit.run}")
     assert visit.run in visit.workspace.run("dvc", "exp", "list", "--name-only").stdout.split()

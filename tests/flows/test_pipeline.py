@@ -178,6 +178,17 @@ def test_the_form_has_a_described_field_for_every_parameter():
     assert all(described(field) for model in definitions.values() for field in model["properties"].values())
 
 
+def test_an_accuracy_lies_within_its_interval_wherever_it_is_printed():
+    accuracy = {"value": 0.99965, "low": 0.99838, "high": 0.99996}
+    test = {"winner": "head", "images": 3000, "groups": 3000, "accuracy": accuracy}
+    verdict = Verdict([], {"head": {"accuracy": accuracy}}, test)
+    assert table(verdict).splitlines()[:2] == [
+        "validation accuracy, frozen-feature head   99.9%",
+        "test accuracy 99.9% (95 % interval 99.8 to 99.9%), on 3,000 test images, not used for any choice",
+    ]
+    assert verdict.headline == "Head on frozen features: test accuracy 99.9% (3,000 images)"
+
+
 def test_the_summary_names_one_model_if_nothing_was_fine_tuned_and_counts_groups_of_test_images():
     accuracy = {"value": 0.91, "low": 0.77, "high": 0.968}
     test = {"winner": "head", "images": 89, "groups": 21, "accuracy": accuracy}

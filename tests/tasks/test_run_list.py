@@ -138,7 +138,7 @@ def test_every_line_fits_a_terminal_and_names_cannot_break_it():
     assert max(map(len, lines)) <= 120
     assert " ".join(line.strip() for line in lines[2:-1]) == why.strip()
     assert lines[0].split()[:3] == ["run", "champion", "when"]
-    assert "100.0 (98.5 to 100.0)" in lines[1] and "3f2a81c (1,234,567)" in lines[1]
+    assert "100 (98.5 to 100)" in lines[1] and "3f2a81c (1,234,567)" in lines[1]
 
 
 def test_the_command_says_where_runs_would_come_from(here, workspace):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from rootstock.evaluation import figures
 from rootstock.evaluation.decision import Decision
 from rootstock.evaluation.paired_comparison import PairedComparison
 from rootstock.system.files import read_json
@@ -20,7 +21,7 @@ def shown(workspace, monkeypatch) -> str:
 def test_it_says_how_good_the_winner_is_and_why_it_won(flow_ran_in, monkeypatch):
     text = shown(flow_ran_in, monkeypatch)
     test = json.loads((flow_ran_in.root / "data/report/test.json").read_text())
-    assert text.startswith(f"## {test['accuracy']['value']:.1%} test accuracy\n")
+    assert text.startswith(f"## {figures.percent(test['accuracy']['value'])} test accuracy\n")
     won = {"head": "The head on frozen features won: ", "finetuned": "The fine-tuned network won: "}[test["winner"]]
     assert won in text and "---" not in text.partition("| validation |")[0]
 

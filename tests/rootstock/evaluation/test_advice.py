@@ -72,7 +72,8 @@ def test_more_images_are_wanted_where_the_learning_curve_says_that_they_help(the
 
 
 def test_test_images_are_wanted_where_there_are_few_and_of_other_groups_where_these_are():
-    assert only(grounds(test_images=90, few_groups=9)).what == "Add test images"
+    few = only(grounds(test_images=90, few_groups=9))  # which have no intervals that could be wide
+    assert (few.what, few.why) == ("Add test images", "There are only 90 in 9 groups: too few groups for intervals.")
     advice = only(grounds(test_images=220, few_groups=12))
     assert advice.what == "Add test images of other groups" and "220 images in 12 groups, too few" in advice.why
 
@@ -97,14 +98,16 @@ def test_a_deeper_stage_is_worth_trying_where_the_deepest_was_the_best():
 
 
 def compared(**best) -> pd.DataFrame:
-    columns = {"reason": "", "trained": "frozen", "accuracy": 0.97, "accuracy_low": 0.95} | best
+    columns = {"reason": "", "trained": "frozen", "accuracy": 0.97, "accuracy_low": 0.95, "layer": "high"}
+    columns |= {"image_size": 224} | best
     return pd.DataFrame([{"backbone": "vgg16", **columns}])
 
 
 def test_another_backbone_is_named_where_a_comparison_found_a_better_one_and_asked_for_where_images_do_not_help():
     given = {"validation": {"head": figures((0.9, 0.9, 0.9))}, "history": epochs(0.5), "backbone": "resnet18"}
     advice = only(grounds(**given, compared=compared()))
-    assert advice.what == "Take vgg16 as the backbone" and "97.0%" in advice.why and "resnet18 90.0%" in advice.why
+    assert advice.what == "Take vgg16 as the backbone" and "resnet18 90.0%" in advice.why
+    assert "its frozen features (layer high, 224 px) reaches 97.0%" in advice.why
     for worse in ({"accuracy_low": 0.89}, {"trained": "scratch"}, {"reason": "failed"}, {"backbone": "resnet18"}):
         assert give(grounds(**given, compared=compared(**worse))) == []
     flat = only(grounds(**given, curve=curve(0.9, 0.901)))

@@ -66,10 +66,16 @@ def test_a_promotion_states_the_largest_possible_loss_by_the_interval_that_decid
     assert f"before, at most {lost:.1f} points lost on old (retrain.margin is 4 points)" in found.reason
 
 
+def test_an_accuracy_is_not_said_to_be_100_percent_where_an_image_is_wrong():
+    found = compare(OVERALL, OVERALL, outcomes("old", 2_499, 0, 1))
+    assert found.describe().startswith("99.9% test accuracy overall, champion 100% (2,500 images, ")
+    assert "| overall | 2,500 | 100% | 99.9% |" in decision_report.table([found])
+
+
 def test_better_on_the_new_domain_alone_is_promoted():
     found = decided(outcomes("old", 900, 10, 12), outcomes("new", 2, 10, 0), new=("new",))
     assert found.outcome == PROMOTED
-    assert "100.0% test accuracy on new, champion 16.7% (12 images, gain +83.3 points" in found.reason
+    assert "100% test accuracy on new, champion 16.7% (12 images, gain +83.3 points" in found.reason
 
 
 def test_better_on_an_older_domain_alone_is_not_promoted():
@@ -102,11 +108,21 @@ def test_a_gain_on_paintings_with_a_possible_loss_on_photos_is_left_to_a_person(
 def test_too_few_images_of_an_older_domain_are_undecided_and_the_reason_says_how_many_more_are_needed():
     found = decided(outcomes("old", 900, 5, 5), outcomes("photo", 39, 0, 1), outcomes("new", 0, 50, 0), new=("new",))
     assert found.outcome == UNDECIDED
-    assert "97.5% test accuracy on photo, champion 100.0% (40 images" in found.reason
+    assert "97.5% test accuracy on photo, champion 100% (40 images" in found.reason
     more = int(found.reason.partition("about ")[2].split()[0].replace(",", ""))
     enough = round((more + 40) / 40)
     tables = [outcomes("old", 900, 5, 5), outcomes("photo", 39 * enough, 0, enough), outcomes("new", 0, 50, 0)]
     assert decided(*tables, new=("new",)).outcome == PROMOTED
+
+
+def test_an_older_domain_without_test_images_is_not_taken_to_be_as_good():
+    images = together(outcomes("old", 900, 5, 5), outcomes("new", 0, 50, 0))
+    found = decide(images, ("new",), Retrain(), older_domains=("old", "rare"))
+    assert found.outcome == UNDECIDED and found.trade_off
+    assert "but not shown to be as good: there are no test images of rare, about 65 would show it (" in found.reason
+    assert decide(images, ("new",), Retrain(), older_domains=("old",)).outcome == PROMOTED
+    nothing = decide(images, ("new",), Retrain(margin=0.0), older_domains=("rare",))
+    assert "there are no test images of rare (retrain.margin is 0 points)" in nothing.reason
 
 
 def test_more_images_are_not_suggested_against_a_loss_as_large_as_the_margin():
@@ -158,6 +174,26 @@ def test_a_new_class_counts_where_the_lower_bound_of_its_accuracy_is_high_enough
     [unknown] = [one for one in found.comparisons if one.about == NEW_CLASS]
     assert (unknown.what, unknown.images, unknown.champion, unknown.gain) == ("brick", of, None, None)
     assert found.comparisons[0].images == 500  # the champion is compared on the classes it knows
+
+
+@pytest.mark.parametrize(("right", "of", "threshold"), [(4, 6, 0.5), (3, 8, 0.5), (9, 9, 0.8), (0, 3, 0.5)])
+def test_the_reason_says_how_many_more_test_images_of_a_new_class_would_tell(right, of, threshold):
+    def outcome(times: float) -> Decision:
+        images = round(of * times)
+        hits = round(right * images / of)
+        new_class = outcomes("new", 0, hits, 0, images - hits, known=False, label="brick")
+        return decided(outcomes("old", 500, 0, 0), new_class, new=("new",), new_class_accuracy=threshold)
+
+    found = outcome(1)
+    more = int(re.search(r"about ([\d,]+) more test images? of brick would tell\.$", found.reason)[1])
+    assert outcome(1 + 1.15 * more / of).outcome == (PROMOTED if right / of > threshold else REJECTED)
+    assert outcome(1 + 0.7 * more / of).outcome == UNDECIDED or more == 1
+
+
+def test_a_new_class_in_too_few_groups_lacks_groups():
+    new_class = outcomes("new", 0, 20, 0, known=False, label="brick", scene=10)
+    found = decided(outcomes("old", 500, 0, 0), new_class, new=("new",))
+    assert found.outcome == UNDECIDED and found.reason.endswith("; test images of more groups of brick would tell.")
 
 
 def test_of_hundreds_of_new_classes_a_reason_names_some_and_the_table_has_the_worst():
@@ -284,6 +320,7 @@ def test_the_minimum_of_missing_images_is_what_equal_predictions_would_need(marg
     lacking = lacking_images(10, SampleSize(10, 10, False), margin)
     assert shown(10 + lacking) and not shown(10 + lacking - 1)
     assert lacking_images(10 + lacking, SampleSize(10 + lacking, 10 + lacking, False), margin) == 0
+    assert lacking_images(0, SampleSize(0, 0, False), margin) == 10 + lacking
 
 
 def test_a_margin_of_zero_waits_for_no_images_as_only_a_gain_can_show_it():

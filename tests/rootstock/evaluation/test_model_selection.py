@@ -25,7 +25,7 @@ def measured(labels: np.ndarray | None = None, **logits: np.ndarray) -> dict:
 def test_the_model_with_the_higher_validation_accuracy_wins():
     choice = choose(measured(head=logits(1, 1, 1, -1), finetuned=logits(0.1, 0.1, 0.1, 0.1)))
     assert choice.winner == "finetuned"
-    assert choice.why == "The fine-tuned network won: validation accuracy 100.0% vs 75.0% (4 images)."
+    assert choice.why == "The fine-tuned network won: validation accuracy 100% vs 75.0% (4 images)."
 
 
 def test_the_lower_log_loss_wins_among_models_of_equal_accuracy():

@@ -43,6 +43,7 @@ def test_whether_it_may_be_used_follows_from_the_interval(figures, said):
     [
         (220, 12, "Too early to say: 220 test images in 12 groups are too few groups to rely on."),
         (60, 12, "Too early to say: 60 test images in 12 groups are too few to rely on."),
+        (1, 1, "Too early to say: 1 test image is too few to rely on."),
         (6, 1, "Too early to say: 6 test images in 1 group are too few to rely on."),
     ],
 )
@@ -55,6 +56,7 @@ def test_few_images_and_few_groups_make_figures_rough():
     assert describe_few(measured(0.9, 60, groups=12), "test") == (
         "There are only 60 test images: figures on them are rough."
     )
+    assert describe_few(measured(1.0, 1), "test") == "There is only 1 test image: figures on it are rough."
     assert describe_few(measured(0.9, 220, groups=12), "validation") == (
         "There are 220 validation images in 12 groups, too few groups for intervals: figures on them are rough."
     )

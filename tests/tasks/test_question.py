@@ -1,0 +1,46 @@
+"""What a person, or nobody, answers on the terminal of a retraining."""
+
+import logging
+import sys
+
+import pytest
+
+from rootstock.evaluation.decision import Decision
+from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
+from tasks.bridge import question
+
+OPEN = Decision(UNDECIDED, "Too few test images to tell.")
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    """Ask on a terminal, with the lines that are typed; then the input ends."""
+
+    def ask(*lines: str) -> Decision:
+        left = iter(lines)
+
+        def line(_: str) -> str:
+            try:
+                return next(left)
+            except StopIteration:
+                raise EOFError from None
+
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+        monkeypatch.setattr("builtins.input", line)
+        monkeypatch.setattr(question, "get_run_logger", lambda: logging.getLogger("retrain"))
+        return question.ask(OPEN)
+
+    return ask
+
+
+@pytest.mark.parametrize(("lines", "outcome", "said"), [(["", "Yes"], PROMOTED, "promote it"),
+                                                        (["what?", "n"], REJECTED, "keep the champion")])  # fmt: skip
+def test_a_person_is_asked_until_the_answer_is_yes_or_no(answered, lines, outcome, said):
+    found = answered(*lines)
+    assert found.outcome == outcome
+    assert found.reason == f"Too few test images to tell. A person decided to {said}."
+
+
+def test_the_end_of_the_input_leaves_the_decision_as_it_is(answered, caplog):
+    assert answered("") == OPEN
+    assert "Nobody answered: the input ended" in caplog.text
