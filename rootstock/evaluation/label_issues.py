@@ -20,6 +20,7 @@ from cleanlab.rank import get_label_quality_scores
 from numpy.typing import NDArray
 
 from rootstock.dataset import label_sets, tables
+from rootstock.dataset.tables import Labels
 from rootstock.evaluation.repeated_splits import FOLDS, draw_folds, known_from
 from rootstock.features.reader import Features
 from rootstock.system import progress
@@ -48,14 +49,26 @@ def find(folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float
 
     Returns:
         The suspects with COLUMNS, worst first: those with the lowest probability of their label. Empty if there are
-        fewer groups than folds.
+        fewer groups than folds. Of a class that is in one fold alone, as its images are a single group, none is judged.
     """
     rows = manifest.sort_values(["shard", "offset"], ignore_index=True)
     groups = tables.group_numbers(rows)
     if len(np.unique(groups)) < FOLDS or (len(classes) < 2 and not tables.is_multi_label(rows)):
         return pd.DataFrame(columns=COLUMNS)
     fold = draw_folds(tables.strata_of_rows(rows), groups, seed)
-    return _suspects(rows, predict_out_of_fold(folder, rows, fold, classes, l2), classes)
+    judged = _judged(tables.labels_of_rows(rows, classes), fold)
+    probabilities = predict_out_of_fold(folder, rows, fold, classes, l2)
+    return _suspects(rows[judged].reset_index(drop=True), probabilities[judged], classes)
+
+
+def _judged(labels: Labels, fold: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which images (n,) have only labels that are in other folds, too: the others' heads know of no other."""
+    has = labels if labels.ndim == 2 else labels[:, None] == np.arange(labels.max() + 1)
+    judged = np.ones(len(labels), bool)
+    for number in np.unique(fold):
+        known = has[fold != number].any(axis=0)
+        judged[fold == number] = ~(has[fold == number] & ~known).any(axis=1)
+    return judged
 
 
 def draw(images: int, all_images: int, classes: int, seed: int) -> NDArray[np.int64]:
@@ -91,6 +104,8 @@ def _suspects(rows: pd.DataFrame, probabilities: Array, classes: Sequence[str]) 
     labels = tables.labels_of_rows(rows, classes)
     if labels.ndim == 2:
         return _suspect_sets(rows, labels, probabilities, classes)
+    if len(np.unique(labels)) < 2:
+        return pd.DataFrame(columns=COLUMNS)
     suspects = find_label_issues(labels, probabilities, filter_by="low_self_confidence", n_jobs=1)
     quality = get_label_quality_scores(labels, probabilities)
     worst = np.flatnonzero(suspects)[np.argsort(quality[suspects], kind="stable")]

@@ -148,6 +148,8 @@ def _minimise(loss: LogLoss, start: Evaluation, l2: float, max_iterations: int) 
     by_weight = (start.curvature * loss.axes.variances + decay).sqrt()
     by_bias = math.sqrt(start.curvature)
     unit = start.penalised(decay)
+    if unit == 0:  # there is only one class
+        return start, 0
     split = start.at.weight.numel()
     latest = start
     tried = np.empty(0)

@@ -78,6 +78,16 @@ def test_a_class_that_is_in_one_fold_alone_has_no_probability_in_it(tmp_path):
     assert set(find(folder, manifest)["image_id"]) <= set(manifest["image_id"])
 
 
+@pytest.mark.parametrize("others", [1, 3])
+def test_images_of_a_class_that_is_a_single_group_are_not_judged_as_no_other_head_knows_it(tmp_path, others):
+    labels = np.append(np.arange(60) % others, np.full(20, others))
+    groups = np.append(np.arange(60), np.full(20, 60))
+    [folder], manifest = dataset(tmp_path, labels, separable(labels, others + 1), groups)
+    found = label_issues.find(folder, manifest, CLASSES[: others + 1], 1.0, 0)
+    assert not set(found["image_id"]) & set(manifest["image_id"].iloc[60:])
+    assert len(found) <= 3
+
+
 @pytest.mark.parametrize("images", [3, 4])
 def test_with_fewer_groups_than_folds_nothing_is_suspected(tmp_path, images):
     labels = np.arange(images) % 2
