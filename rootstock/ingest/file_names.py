@@ -21,6 +21,11 @@ def storable(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def member_name(name: str) -> str:
+    """Return the path of an archive's member, as it is listed."""
+    return storable(name).removeprefix("./")
+
+
 def is_unsafe(path: str) -> bool:
     """Whether an archive member's name points outside the archive."""
     pure = PurePosixPath(path.replace("\\", "/"))

@@ -231,12 +231,16 @@ def _is_circular(target: str, came_through: tuple[str, ...]) -> bool:
     return any(f"{real}/".startswith(target.rstrip("/") + "/") for real in came_through)
 
 
-def file_stamps(store: Any, places: Collection[str]) -> dict[str, str | None]:  # noqa: ANN401
-    """Return the stamps of files; None if a file does not exist, is not accessible, or is no file.
+def file_stamps(store: Any, places: Callable[[], Iterable[str]]) -> Iterator[str | None]:  # noqa: ANN401
+    """Yield the stamps of files; None if a file does not exist, is not accessible, or is no file.
 
     Remote folders from which many files are wanted are listed; the other files are asked for one by one.
+
+    Args:
+        store: of the files.
+        places: yields their paths there, every time the same: there may be too many to keep.
     """
-    known: dict[str, str] = {}
+    known: Mapping[str, str] = {}
 
     def ask(place: str) -> str | None:
         try:
@@ -245,22 +249,28 @@ def file_stamps(store: Any, places: Collection[str]) -> dict[str, str | None]:  
             return None
 
     if isinstance(store, LocalFileSystem):
-        return {place: ask(place) for place in places}
-    for folder in _worth_listing(store, places):
-        try:
-            listed = [info for info in store.ls(folder, detail=True) if info.get("size") is not None]
-        except Exception:  # noqa: S112 - cannot be listed
-            continue
-        known |= {info["name"]: stamp for info in listed if info["name"] in places and (stamp := _stamp_of_file(info))}
-    return dict(zip(places, ordered_map(ask, places, FILES_PER_REQUEST * CONCURRENT_REQUESTS), strict=True))
+        return map(ask, places())
+    if folders := _worth_listing(store, places()):
+        known = Stamps.of(_listed_files(store, folders))
+    return ordered_map(ask, places(), FILES_PER_REQUEST * CONCURRENT_REQUESTS)
 
 
-def _worth_listing(store: Any, places: Collection[str]) -> list[str]:  # noqa: ANN401
+def _worth_listing(store: Any, places: Iterable[str]) -> list[str]:  # noqa: ANN401
     """Return the remote folders that have many of the wanted files; a web server's list has no sizes."""
     if "https" in store.protocol:
         return []
     counts = Counter(place.rpartition("/")[0] for place in places)
     return sorted(folder for folder, count in counts.items() if count >= FILES_PER_LIST)
+
+
+def _listed_files(store: Any, folders: Iterable[str]) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+    """Yield the path and the stamp of each file in some folders; those that cannot be listed are left out."""
+    for folder in folders:
+        try:
+            listed = [info for info in store.ls(folder, detail=True) if info.get("size") is not None]
+        except Exception:  # noqa: S112 - cannot be listed
+            continue
+        yield from ((info["name"], stamp) for info in listed if (stamp := _stamp_of_file(info)))
 
 
 def _stamp_of_file(info: Info) -> str | None:

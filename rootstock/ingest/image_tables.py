@@ -24,7 +24,7 @@ ADDRESSES = ("path", "url", "image", "file", "filename")  # of images to classif
 
 
 def read(where: str, root: str, data: bytes) -> tuple[pa.Table, str]:
-    """Read the columns of a table of labelled images, as text; return also which of LABELS it has.
+    """Read the columns of a table of labelled images, as text in one piece; return also which of LABELS it has.
 
     Args:
         where: the table's name, for errors.
@@ -48,8 +48,11 @@ def read(where: str, root: str, data: bytes) -> tuple[pa.Table, str]:
     table = table.select([name for name in COLUMNS if name in there])
     for name in table.column_names:
         as_text = _as_label_sets if name == "labels" else _as_text
-        table = table.set_column(table.column_names.index(name), name, as_text(table, name, where))
-    table = table.filter(pc.greater(pc.utf8_length(table["path"]), 0))
+        text = as_text(table, name, where).cast(pa.large_string())  # of which one piece may have gigabytes
+        table = table.set_column(table.column_names.index(name), name, text.combine_chunks())  # one after the other
+    has_path = pc.greater(pc.binary_length(table["path"]), 0)
+    if not pc.all(pc.fill_null(has_path, False)).as_py():  # a filtered table is a copy
+        table = table.filter(has_path).combine_chunks()
     if not len(table):
         raise SourceError(f"{where}: lists no images; expected one row per image, with its path and label.")
     return table, kinds[0]
@@ -191,6 +194,6 @@ def _unescape_cells(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     for number, name in enumerate(table.column_names):
         values = table.column(number)  # by number, as names may repeat
         if name in columns and pc.any(pc.starts_with(values, "'")).as_py():
-            true = [value and escape.from_cell(value) for value in values.to_pylist()]
-            table = table.set_column(number, name, pa.array(true, pa.string()))
+            true = [[value and escape.from_cell(value) for value in part.to_pylist()] for part in values.chunks]
+            table = table.set_column(number, name, pa.chunked_array(true, pa.string()))
     return table

@@ -1,7 +1,7 @@
 """The files of a source: millions of them, in columns of some 60 bytes and a path each, one at a time as objects."""
 
 from bisect import bisect_left
-from collections.abc import Collection, ItemsView, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,8 +60,8 @@ class Stamps(Mapping[str, str]):
         self.paths, self.stamps = paths, stamps
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[str, str]]) -> "Stamps":
-        """Put pairs of a path and a stamp in order; of the same path the last one counts."""
+    def of(cls, pairs: Iterable[tuple[str, str]], *, first_counts: bool = False) -> "Stamps":
+        """Put pairs of a path and a stamp in order; of the same path the last one counts, or the first."""
         import pyarrow.compute as pc  # not imported by those who list nothing; to_numpy would import pandas
 
         parts: tuple[list[pa.Array], list[pa.Array]] = ([_text([])], [_text([])])
@@ -77,13 +77,14 @@ class Stamps(Mapping[str, str]):
         is_again = pc.equal(paths[1:], paths[:-1])
         if not pc.any(is_again).as_py():
             return cls(paths, stamps)
-        return cls(paths, stamps).chosen(np.array([*(not again for again in is_again.to_pylist()), True]))
+        counts = [not again for again in is_again.to_pylist()]
+        return cls(paths, stamps).chosen(np.array([True, *counts] if first_counts else [*counts, True]))
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[str]:
-        return _each(self.paths)
+        return each_text(self.paths)
 
     def __getitem__(self, path: str) -> str:
         if (at := _find(self.paths, path)) is None:
@@ -108,7 +109,7 @@ class _Pairs(ItemsView[str, str]):
     _mapping: Stamps
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        return zip(_each(self._mapping.paths), _each(self._mapping.stamps), strict=True)
+        return zip(each_text(self._mapping.paths), each_text(self._mapping.stamps), strict=True)
 
 
 class Items(Sequence[Item]):
@@ -139,8 +140,27 @@ class Items(Sequence[Item]):
             of = [Kind(item.label, item.domain, item.splits, item.problem) for item in some]
             codes.append(np.array([kinds.setdefault(kind, len(kinds)) for kind in of], np.int32))
         paths, stamps, groups = (_joined(column) for column in columns)
-        is_grouped = bool(groups.nbytes) and len("".join(_each(groups))) > 0
+        is_grouped = bool(groups.nbytes) and len("".join(each_text(groups))) > 0
         return cls(Stamps(paths, stamps), np.concatenate(codes), list(kinds), groups if is_grouped else None)
+
+    def in_order(self, numbers: pa.UInt64Array) -> "Items":
+        """Return the items in order of their paths, and of the same path in order of their numbers (n,)."""
+        import pyarrow.compute as pc
+
+        paths = self.stamps.paths
+        if pc.all(pc.less(paths[:-1], paths[1:])).as_py():
+            return self
+        order = pc.sort_indices(
+            pa.table({"path": paths, "number": numbers}), [("path", "ascending"), ("number", "ascending")]
+        )
+        stamps = Stamps(paths.take(order), self.stamps.stamps.take(order))
+        codes = self.codes[np.frombuffer(order.buffers()[1], np.uint64)]
+        return Items(stamps, codes, self.kinds, None if self.groups is None else self.groups.take(order))
+
+    def count(self, is_meant: Callable[[Kind], bool]) -> int:
+        """Return the number of items of some kinds."""
+        counts = np.bincount(self.codes, minlength=len(self.kinds))
+        return sum(int(counts[code]) for code, kind in enumerate(self.kinds) if is_meant(kind))
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -151,7 +171,11 @@ class Items(Sequence[Item]):
     def __getitem__(self, at: Any) -> Any:  # noqa: ANN401
         if isinstance(at, slice):
             return list(self)[at]
-        return next(self._rows(range(len(self))[at], len(self)))
+        row = range(len(self))[at]
+        label, domain, splits, problem = self.kinds[self.codes[row]]
+        group = "" if self.groups is None else self.groups[row].as_py()
+        stamps = self.stamps
+        return Item(stamps.paths[row].as_py(), label, domain, splits, stamps.stamps[row].as_py(), problem, group)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -205,6 +229,13 @@ class Chosen(Collection[str]):
         return at is not None and bool(self.rows[at])
 
 
+def rows_of(items: Items, wanted: Collection[str]) -> NDArray[np.bool_]:
+    """Return which items are wanted, (n,)."""
+    if isinstance(wanted, Chosen) and wanted.items is items:
+        return wanted.rows.copy()
+    return np.array([item.path in wanted for item in items], bool)
+
+
 def among(items: Iterable[Item], wanted: Collection[str]) -> Iterator[Item]:
     """Yield the wanted items, in order."""
     if isinstance(wanted, Chosen) and wanted.items is items:
@@ -239,7 +270,8 @@ def _joined(parts: list[pa.Array]) -> pa.LargeStringArray:
     return joined
 
 
-def _each(column: pa.LargeStringArray) -> Iterator[str]:
+def each_text(column: pa.LargeStringArray) -> Iterator[str]:
+    """Yield the texts of a column."""
     for at in range(0, len(column), ROWS):
         yield from column[at : at + ROWS].to_pylist()
 

@@ -11,7 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -21,8 +21,10 @@ import pyarrow as pa
 
 from rootstock.images.deep import ObservedRange
 from rootstock.images.reasons import Reason
-from rootstock.ingest.layout import Item
+from rootstock.ingest.items import ROWS as ROWS, Item, Stamps
+from rootstock.ingest.scan_records import PACKED, Packed as Packed, ScanRecord as ScanRecord, members_in
 from rootstock.system.files import remove
+from rootstock.system.parallel import grouped
 
 if TYPE_CHECKING:
     from rootstock.ingest.near_duplicates import KnownLinks  # scipy is not imported when ingest finds nothing new
@@ -30,24 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 NAME = "scan.sqlite"
-ROWS = 10_000  # at a time
 ID_BYTES = 32
-PACKED = pa.schema(  # the fields of `Packed`
-    [
-        ("image_id", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("format", pa.string()),
-        ("phash", pa.uint64()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-    ]
-)
 MAX_BLOB_BYTES = 10**9  # SQLite's default: some 60 million links
-
-# Of an archive: path -> size and a stamp of the content; None if it is not a regular file.
-Members = dict[str, tuple[int, str] | None]
 
 SCHEMA = """
 create table if not exists looked (
@@ -57,37 +43,16 @@ create table if not exists packed (
     image_id text primary key, width int, height int, format text, phash text, shard text, offset int, size int
 ) without rowid;
 create index if not exists packed_by_shard on packed (shard);
-create table if not exists archives (source text primary key, stamp text, members text);
+create table if not exists archives (source text primary key, stamp text, members text); -- of older versions
+create table if not exists archive_parts (
+    source text, stamp text, part int, members text, primary key (source, part)
+);
 create table if not exists deep (source text primary key, kind text, low real, high real);
 create table if not exists damaged (image_id text primary key, said text);
 create table if not exists held (shard text primary key, stamp text);
 create table if not exists notes (key text primary key, value text);
 create table if not exists near (bits int, hashes blob, links blob, digest text);
 """
-
-
-@dataclass(frozen=True, slots=True)
-class ScanRecord:
-    """The result of reading one file: an image id, or a rejection reason."""
-
-    path: str
-    stamp: str
-    image_id: str | None
-    reason: Reason | None
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """An image in a shard, "" if that is still open: its ledger entry before a split is assigned."""
-
-    image_id: str
-    width: int
-    height: int
-    format: str
-    phash: int
-    shard: str = ""
-    offset: int = 0
-    size: int = 0
 
 
 class DamagedScanError(Exception):
@@ -255,18 +220,23 @@ class Scan:
         with _reading(), self._db:
             self._db.execute("delete from looked")
 
-    def archive_members(self, source: str, stamp: str) -> Members | None:
-        """Return the members of an archive, if its stamp is unchanged."""
+    def archive_members(self, source: str, stamp: str) -> Stamps | None:
+        """Return the members of an archive by path, if its stamp is unchanged."""
         with _reading():
-            row = self._db.execute(
-                "select members from archives where source = ? and stamp = ?", (source, stamp)
-            ).fetchone()
-            return json.loads(row[0]) if row else None
+            for table in ("archive_parts", "archives"):
+                query = f"select members from {table} where source = ? and stamp = ? order by rowid"  # noqa: S608
+                rows = self._db.execute(query, (source, stamp))
+                if first := rows.fetchone():
+                    return Stamps.of(members_in(text for (text,) in chain([first], rows)))
+        return None
 
-    def set_archive_members(self, source: str, stamp: str, members: Members) -> None:
-        """Record the members of an archive."""
+    def set_archive_members(self, source: str, stamp: str, members: Stamps) -> None:
+        """Record the members of an archive, some in a row: the text of a million would take 100 MB."""
+        rows = ((source, stamp, at, json.dumps(dict(some))) for at, some in enumerate(grouped(members.items(), ROWS)))
         with _reading(), self._db:
-            self._db.execute("insert or replace into archives values (?, ?, ?)", (source, stamp, json.dumps(members)))
+            for table in ("archive_parts", "archives"):
+                self._db.execute(f"delete from {table} where source = ?", (source,))  # noqa: S608
+            self._db.executemany("insert into archive_parts values (?, ?, ?, ?)", rows)
 
     def known_links(self) -> "KnownLinks | None":
         """Return the links between near duplicates that were found last."""

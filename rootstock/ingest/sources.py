@@ -126,7 +126,7 @@ def _list(spec: params.Source, scratch: Path, scan: Scan, known: Known) -> Sourc
     store, root = opening.open_existing(spec.path, where)
     with opening.translating_errors(where):
         if spec.path.lower().endswith(TABLES):
-            return within_roots(manifests.list_manifest(spec, store, root, opening.read_table(store, root, where)))
+            return within_roots(manifests.list_manifest(spec, store, root, where))
         if spec.path.lower().endswith(ARCHIVES):
             opening.check_is_file(store, root, where)
             return archives.list_archive(spec, store, root, stamp_of(store.info(root)), scan, known)

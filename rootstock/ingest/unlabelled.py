@@ -109,11 +109,11 @@ def _item(path: str, stamp: str, problem: Reason | None = None) -> Item:
 def _archive(store: Any, root: str, address: str) -> Archive:  # noqa: ANN401
     members = archives.read_members(store, root, stamp_of(store.info(root)), address)
     items = []
-    for path, member in sorted(members.items()):
+    for path, stamp in members.items():
         if path.endswith("/") or is_junk(path) or not file_names.may_be_image(path):
             continue
-        unsafe = Reason.UNSAFE_PATH if member is None or file_names.is_unsafe(path) else None
-        items.append(_item(path, "" if member is None else f"{member[0]}:{member[1]}", unsafe))
+        unsafe = Reason.UNSAFE_PATH if not stamp or file_names.is_unsafe(path) else None
+        items.append(_item(path, stamp, unsafe))
     return Archive(store, root, layout.mark_too_large(items))
 
 

@@ -9,11 +9,13 @@ import stat
 import tarfile
 import zipfile
 
+import fsspec
 import numpy as np
 import pytest
 
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
-from rootstock.ingest import archives
+from rootstock.ingest import archive_limits, item_rows, zip_members
+from rootstock.ingest.folders import stamp_of
 from rootstock.ingest.sources import Unreachable
 from rootstock.system.errors import SourceError
 from tests.archive_files import add_to_tar, archived, tar_bytes, zip_bytes
@@ -86,6 +88,34 @@ def test_of_two_zip_members_with_the_same_name_the_later_one_counts(listed, tmp_
     assert contents(listed(tmp_path / "photos.zip")) == {"ants/1.png": drawn(2)}
 
 
+def test_of_two_tar_members_with_the_same_name_the_first_one_counts(listed, tmp_path):
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        add_to_tar(archive, "ants/1.png", drawn(1))
+        add_to_tar(archive, "ants/1.png", drawn(2) * 2)
+    source = listed(tmp_path / "photos.tar")
+    assert contents(source) == {"ants/1.png": drawn(1)} and source.items[0].size == len(drawn(1))
+
+
+def test_a_zip_is_read_in_parts_of_its_index_as_zipfile_reads_it(listed, tmp_path, monkeypatch):
+    monkeypatch.setattr(zip_members, "ROWS", 2)
+    images = {path: drawn(number) for number, path in enumerate(reversed(PATHS))}
+    for before in (b"", b"a program that unpacks itself"):
+        put(tmp_path / "photos.zip", before + zip_bytes(images | {"notes/käfer.txt": b"", "bees/": b""}))
+        source = listed(tmp_path / "photos.zip")
+        assert list(contents(source).items()) == list(images.items())  # in the order of the archive
+        with (tmp_path / "photos.zip").open("rb") as file, zipfile.ZipFile(file) as archive:
+            expected = [(info.filename, info.header_offset, info.CRC) for info in archive.infolist()]
+            found = [(info.filename, info.header_offset, info.CRC) for info in zip_members.Index(file).infos()]
+        assert found == expected
+
+
+def test_members_whose_paths_share_a_hash_are_told_apart(listed, tmp_path, monkeypatch):
+    monkeypatch.setattr(item_rows, "hash", len, raising=False)
+    source = listed(archived(tmp_path / "photos.tar", {path: drawn(number) for number, path in enumerate(PATHS)}))
+    assert contents(source) == {path: drawn(number) for number, path in enumerate(PATHS)}
+    assert contents(source, {"bees/00.png"}) == {"bees/00.png": drawn(3)}
+
+
 def test_tar_members_with_names_that_are_not_utf_8_are_listed_with_escapes_and_read(listed, tmp_path):
     with tarfile.open(tmp_path / "photos.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
         add_to_tar(archive, "ants/käfer.png", drawn(1))
@@ -102,6 +132,18 @@ def test_the_listing_of_an_unchanged_archive_is_cached(listed, tmp_path):
     os.utime(archive)
     with pytest.raises(SourceError):
         listed(archive)
+
+
+def test_a_listing_that_an_older_version_has_cached_is_used(listed, scan, tmp_path):
+    path = str(put(tmp_path / "photos.tar", b"x"))
+    stamp = stamp_of(fsspec.filesystem("file").info(path))
+    text = '{"ants/1.png": [7, "a"], "bees/2.png": [8, "b"], "bees/3.png": null, "wasps/": [0, ""]}'
+    scan._db.execute("insert into archives values (?, ?, ?)", (path, stamp, text))
+    source = listed(path)
+    assert [(item.path, item.stamp) for item in source.items] == [
+        ("ants/1.png", "7:a"), ("bees/2.png", "8:b"), ("bees/3.png", stamp)
+    ]  # fmt: skip
+    assert problems(source) == {"bees/3.png": Reason.UNSAFE_PATH} and source.empty == ("wasps",)
 
 
 def test_in_a_rewritten_zip_only_changed_members_have_new_stamps(listed, tmp_path):
@@ -233,7 +275,7 @@ def test_a_tar_header_with_an_impossible_size_is_an_error_at_once(listed, tmp_pa
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
 def test_an_archive_that_unpacks_to_many_times_its_size_is_an_error(listed, tmp_path, name, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 2**24)
+    monkeypatch.setattr(archive_limits, "MAX_UNPACKED_BYTES", 2**24)
     members = {f"ants/{number}.bmp": bytes(2**21) for number in range(20)}
     data = zip_bytes(members, compression=zipfile.ZIP_DEFLATED) if name == "a.zip" else tar_bytes(members, "gz")
     put(tmp_path / name, data)
@@ -242,7 +284,7 @@ def test_an_archive_that_unpacks_to_many_times_its_size_is_an_error(listed, tmp_
 
 
 def test_a_zip_with_an_oversized_index_is_an_error(listed, tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_INDEX_BYTES", 100)
+    monkeypatch.setattr(zip_members, "MAX_INDEX_BYTES", 100)
     path = archived(tmp_path / "photos.zip", {f"a/{number}.png": drawn(number) for number in range(3)})
     with pytest.raises(SourceError, match=r"its index takes [0-9]+ bytes; expected at most 100"):
         listed(path)

@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
 from rootstock.ingest import manifests
@@ -86,6 +87,29 @@ def test_absolute_paths_are_listed_relative_to_the_manifest(listed, tmp_path, fi
         "bees/00.png": drawn(3),
         "bees/01.png": drawn(4),
     }
+
+
+def test_rows_are_read_some_at_a_time_and_each_file_is_looked_up_once(listed, tmp_path, five_photos, monkeypatch):
+    asked = []
+    look_up = LocalFileSystem.info
+    monkeypatch.setattr(LocalFileSystem, "info", lambda self, path, **_: asked.append(path) or look_up(self, path))
+    monkeypatch.setattr(manifests, "ROWS", 2)
+    rows = [
+        ("bees/01.png", "b", "r0"), ("ants/00.png", "a", "r1"), (f"{five_photos}/bees/00.png", "b", "r2"),
+        ("ants/01.png", "a", "r3"), ("ants/01.png", "c", "r4"), ("./ants/00.png", "a", "r5"),
+        ("ants\\02.png", "a", "r6"), ("ants/01.png", "a", "r7"), (f"{put(tmp_path / 'else/1.png', 50)}", "b", "r8"),
+    ]  # fmt: skip
+    text = "".join(",".join(row) + "\n" for row in rows)
+    source = listed(manifest(five_photos / "list.csv", "path,label,domain\n" + text))
+    assert [(item.path, item.label, item.domain) for item in source.items] == [
+        ("../else/1.png", "b", "r8"), ("ants/00.png", "a", "r1"), ("ants/00.png", "a", "r5"),
+        ("ants/01.png", "a", "r3"), ("ants/01.png", "c", "r4"), ("ants/01.png", "a", "r7"),
+        ("ants/02.png", "a", "r6"), ("bees/00.png", "b", "r2"),
+        ("bees/01.png", "b", "r0"),
+    ]  # fmt: skip
+    assert contents(source)["../else/1.png"] == drawn(50) and contents(source)["ants/02.png"] == drawn(2)
+    assert sum(path.endswith("ants/01.png") for path in asked) == 1
+    assert source.notes == ["1 paths have backslashes, read as slashes (e.g. ants\\02.png)"]
 
 
 # Errors
@@ -193,7 +217,7 @@ def test_a_parquet_manifest_that_unpacks_to_many_times_its_size_is_an_error(list
 
 
 def test_a_million_urls_that_compress_to_almost_nothing_are_read(listed, tmp_path, monkeypatch):
-    monkeypatch.setattr(manifests, "file_stamps", lambda _, places: dict.fromkeys(places, "1:a"))
+    monkeypatch.setattr(manifests, "file_stamps", lambda _, places: ("1:a" for _ in places()))
     urls = [f"https://images.example.com/photos/{number % 1000:04d}/{number:08d}.jpg" for number in range(10**6)]
     table = pa.table({"path": urls, "label": pa.repeat("ants", len(urls))})
     path = tmp_path / "list.parquet"

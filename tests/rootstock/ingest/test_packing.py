@@ -4,13 +4,19 @@ time."""
 import shutil
 import time
 import zlib
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from rootstock.dataset import shards
 from rootstock.images import inspection, pixels
+from tests.archive_files import archived
 from tests.image_checks import png_by_hand
 from tests.image_writers import chunk
 from tests.images import encoded, picture, put
@@ -63,29 +69,57 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     assert peak[300] < peak[30] + 30  # MiB
 
 
+def put_tiny(folder: Path, numbers: range) -> None:
+    """Write images of 8 x 8 random pixels, every one different, of twenty classes."""
+    for number in numbers:
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        put(folder / f"class-{number % 20:02d}/{number}.bmp", Image.fromarray(pixels))
+
+
+def bytes_each(peak: dict[int, int]) -> float:
+    """Return what an image takes, from the peak in MiB of two ingests by their number of images."""
+    few, many = sorted(peak)
+    return (peak[many] - peak[few]) * 2**20 / (many - few)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_image_takes_few_hundred_bytes_of_memory_at_first_in_a_delivery_and_when_nothing_is_new(tmp_path):
-    peak: dict[tuple[str, int], int] = {}
-    sizes = few, many = 12_000, 72_000
-    for count in sizes:
+    peak: dict[str, dict[int, int]] = {"first": {}, "delivery": {}, "nothing new": {}}
+    for count in (12_000, 72_000):
         photos, store = tmp_path / f"photos{count}", Store(tmp_path / f"store{count}")
-        rng = np.random.default_rng(0)
-
-        def deliver(numbers: range, folder=photos, rng=rng) -> None:
-            for number in numbers:
-                pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
-                put(folder / f"class-{number % 20:02d}/{number}.bmp", Image.fromarray(pixels))
-
-        deliver(range(count))
+        put_tiny(photos, range(count))
         for run, more in (("first", 0), ("delivery", 100), ("nothing new", 0)):
-            deliver(range(count, count + more))
+            put_tiny(photos, range(count, count + more))
             new, *_, kept = store.start_ingest(photos, shard_mb=1).communicate()[0].split()
             assert int(new) == (count if run == "first" else more)
-            peak[run, count] = int(kept)
-    for run in ("first", "delivery", "nothing new"):
-        taken = (peak[run, many] - peak[run, few]) * 2**20 / (many - few)
-        assert taken < 400, f"{run}: {taken:.0f} bytes an image"  # about 200, and some megabytes that vary
+            peak[run][count] = int(kept)
+    for run, of in peak.items():
+        assert bytes_each(of) < 400, f"{run}: {bytes_each(of):.0f} bytes"  # about 200, and some megabytes that vary
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet", "photos.tar", "photos.zip"])
+def test_a_row_of_a_table_or_a_member_of_an_archive_takes_few_hundred_bytes_of_memory(tmp_path, name):
+    peak: dict[str, dict[int, int]] = {"first": {}, "nothing new": {}}
+    put_tiny(tmp_path / "photos", range(72_000))
+    photos = {path.relative_to(tmp_path).as_posix(): path for path in (tmp_path / "photos").rglob("*.bmp")}
+    for count in (12_000, 72_000):
+        source, store = tmp_path / str(count) / name, Store(tmp_path / f"store{count}")
+        some = dict(islice(photos.items(), count))
+        if name.startswith("photos"):
+            archived(source, {path: file.read_bytes() for path, file in some.items()})
+        else:
+            rows = pa.table({"path": [f"../{path}" for path in some], "label": [path.split("/")[1] for path in some]})
+            source.parent.mkdir()
+            (pq.write_table if name.endswith("parquet") else pyarrow.csv.write_csv)(rows, source)
+        for run in peak:
+            new, *_, kept = store.start_ingest(source, shard_mb=1).communicate()[0].split()
+            assert int(new) == (count if run == "first" else 0)
+            peak[run][count] = int(kept)
+    for run, of in peak.items():
+        assert bytes_each(of) < 450, f"{run}: {bytes_each(of):.0f} bytes"  # 200 to 300, and some megabytes that vary
 
 
 def of_one_colour(width: int, height: int, bits: int, colour: int, value: bytes) -> bytes:

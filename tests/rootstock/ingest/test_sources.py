@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from rootstock.config import params_file
-from rootstock.ingest import archives, image_tables, opening
+from rootstock.ingest import archive_limits, image_tables, opening
 from rootstock.ingest.sources import Unreachable
 from rootstock.system.errors import ParamsError, SourceError
 from tests.archive_files import archived
@@ -130,7 +130,7 @@ def test_a_source_is_unreachable_only_if_its_path_is_missing_or_its_disk_or_netw
 
 @pytest.mark.parametrize("name", ["photos.zip", "photos.tar.gz", "list.csv", "list.tsv"])
 def test_a_source_that_lists_too_many_files_is_an_error(listed, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(archives, "MAX_MEMBERS", 20)
+    monkeypatch.setattr(archive_limits, "MAX_MEMBERS", 20)
     monkeypatch.setattr(image_tables, "MAX_ROWS", 20)
 
     def with_files(count: int) -> Path:
