@@ -96,19 +96,6 @@ def test_of_two_tar_members_with_the_same_name_the_first_one_counts(listed, tmp_
     assert contents(source) == {"ants/1.png": drawn(1)} and source.items[0].size == len(drawn(1))
 
 
-def test_a_zip_is_read_in_parts_of_its_index_as_zipfile_reads_it(listed, tmp_path, monkeypatch):
-    monkeypatch.setattr(zip_members, "ROWS", 2)
-    images = {path: drawn(number) for number, path in enumerate(reversed(PATHS))}
-    for before in (b"", b"a program that unpacks itself"):
-        put(tmp_path / "photos.zip", before + zip_bytes(images | {"notes/käfer.txt": b"", "bees/": b""}))
-        source = listed(tmp_path / "photos.zip")
-        assert list(contents(source).items()) == list(images.items())  # in the order of the archive
-        with (tmp_path / "photos.zip").open("rb") as file, zipfile.ZipFile(file) as archive:
-            expected = [(info.filename, info.header_offset, info.CRC) for info in archive.infolist()]
-            found = [(info.filename, info.header_offset, info.CRC) for info in zip_members.Index(file).infos()]
-        assert found == expected
-
-
 def test_members_whose_paths_share_a_hash_are_told_apart(listed, tmp_path, monkeypatch):
     monkeypatch.setattr(item_rows, "hash", len, raising=False)
     source = listed(archived(tmp_path / "photos.tar", {path: drawn(number) for number, path in enumerate(PATHS)}))
