@@ -47,11 +47,12 @@ def in_order(found: Digests) -> NDArray[np.int32]:
     return np.argsort(found, kind="stable").astype(np.int32)
 
 
-def are_again(found: Digests, order: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Return of digests (n,) in their order which are equal to the one before, (n,)."""
-    again = np.zeros(len(order), bool)
-    for at in range(1, len(order), AT_ONCE):  # a block at a time: all in their order would be a copy
-        block = found[order[at - 1 : at + AT_ONCE]]
+def are_again(found: Digests, order: NDArray[np.int32] | None = None) -> NDArray[np.bool_]:
+    """Return of digests (n,) in their order, None if they are in order, which are equal to the one before, (n,)."""
+    again = np.zeros(len(found), bool)
+    for at in range(1, len(found), AT_ONCE):  # a block at a time: all in their order would be a copy
+        some = slice(at - 1, at + AT_ONCE)
+        block = found[some if order is None else order[some]]
         again[at : at + AT_ONCE] = block[1:] == block[:-1]
     return again
 

@@ -89,10 +89,7 @@ def concatenated(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _one_category(parts: "list[pd.Series[Any]]") -> pd.Categorical:
     known: dict[str, int] = {}
-    codes = []
-    for part in parts:
-        new = [known.setdefault(value, len(known)) for value in part.cat.categories]
-        codes.append(np.array([*new, ledgers.NONE], np.int32)[part.cat.codes])
+    codes = [ledgers.recoded(part.cat.codes.to_numpy(), part.cat.categories, known) for part in parts]
     return category(np.concatenate(codes), list(known))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rootstock.dataset.image_ids import AT_ONCE, ID, Digests, digests as _digests
+from rootstock.dataset.image_ids import ID, Digests, are_again, digests as _digests
 
 MOST_AS_TEXT = 50_000  # that are kept as they were added, until they are put in order with the others
 
@@ -54,10 +54,7 @@ class KnownIds:
 def _sorted(parts: Sequence[Digests]) -> Digests:
     joined = np.concatenate([np.empty(0, ID), *parts])
     joined.sort()  # in place: np.unique would need twice as much memory
-    is_again = np.zeros(len(joined), bool)
-    for at in range(1, len(joined), AT_ONCE):
-        block = joined[at - 1 : at + AT_ONCE]
-        is_again[at : at + AT_ONCE] = block[1:] == block[:-1]
+    is_again = are_again(joined)
     return joined[~is_again] if is_again.any() else joined
 
 

@@ -150,7 +150,7 @@ def _joined(parts: Iterable[Ledger]) -> Ledger:
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
     for part in parts:
         coded = replace(
-            part, shard=_recoded(part.shard, part.shards, shards), group=_recoded(part.group, part.names, names)
+            part, shard=recoded(part.shard, part.shards, shards), group=recoded(part.group, part.names, names)
         )
         for name, arrays in columns.items():
             arrays.append(getattr(coded, name))
@@ -160,10 +160,11 @@ def _joined(parts: Iterable[Ledger]) -> Ledger:
     return Ledger(**whole, shards=list(shards), names=list(names))
 
 
-def _recoded(codes: NDArray[np.int32], values: Sequence[str], known: dict[str, int]) -> NDArray[np.int32]:
+def recoded(codes: NDArray[np.integer[Any]], values: Iterable[str], known: dict[str, int]) -> NDArray[np.int32]:
     """Return codes of values as codes of known ones, to which these are added; NONE stays."""
     new = [known.setdefault(value, len(known)) for value in values]
-    return np.array([*new, NONE], np.int32)[codes]
+    found: NDArray[np.int32] = np.array([*new, NONE], np.int32)[codes]
+    return found
 
 
 def with_packed(ledger: Ledger, images_dir: Path, scan: Scan) -> Ledger:
@@ -200,9 +201,8 @@ def unrecorded(ledger: Ledger, shards: Iterable[str], scan: Scan) -> list[str]:
 
 def _runs(order: NDArray[np.int32], is_again: NDArray[np.bool_]) -> Iterator[NDArray[np.int32]]:
     """Yield the rows of each image that there is more than once, in their order."""
-    starts = np.flatnonzero(np.diff(np.append(is_again, False).astype(np.int8)) == 1)
-    ends = np.flatnonzero(np.diff(np.append(is_again, False).astype(np.int8)) == -1)
-    for start, end in zip(starts, ends, strict=True):
+    change = np.diff(np.append(is_again, False).astype(np.int8))
+    for start, end in zip(np.flatnonzero(change == 1), np.flatnonzero(change == -1), strict=True):
         yield np.sort(order[start : end + 1])
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from rootstock.dataset.image_ids import digests
 from rootstock.images.deep import ObservedRange
 from rootstock.images.reasons import Reason
 from rootstock.ingest.items import ROWS as ROWS, Item, Stamps
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 NAME = "scan.sqlite"
-ID_BYTES = 32
 MAX_BLOB_BYTES = 10**9  # SQLite's default: some 60 million links
 
 SCHEMA = """
@@ -102,7 +102,7 @@ class Scan:
         select = "select path, stamp, image_id, reason from looked where source = ? order by path"
         with _reading():
             for path, stamp, name, why in self._db.execute(select, (source,)):
-                _check_ids([name] if name else [])
+                digests([name] if name else [])  # raises where one is none
                 yield ScanRecord(path, stamp, name, Reason(why) if why else None)
 
     def up_to_date(self, source: str, items: Iterable[Item]) -> Iterator[tuple[Item, ScanRecord | None]]:
@@ -189,7 +189,7 @@ class Scan:
         with _reading():
             for shard in sorted(shards):
                 names = [name for (name,) in self._db.execute("select image_id from packed where shard = ?", (shard,))]
-                _check_ids(names)
+                digests(names)
                 yield names
 
     def packed_counts(self) -> dict[str, int]:
@@ -266,16 +266,6 @@ class Scan:
         """Store a single value."""
         with _reading(), self._db:
             self._db.execute("insert or replace into notes values (?, ?)", (key, value))
-
-
-def _check_ids(names: list[str]) -> None:
-    """Check that image ids are digests.
-
-    Raises:
-        ValueError: one is not.
-    """
-    if len(bytes.fromhex("".join(names))) != ID_BYTES * len(names):
-        raise ValueError("an image id is no digest")
 
 
 def _digest_of(bits: int, hashes: bytes, links: bytes) -> str:

@@ -47,10 +47,11 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
         champion=table["champion"].to_numpy(bool),
         challenger=table["challenger"].to_numpy(bool),
     )
-    older = _older_domains(tables.load_manifest(DATASET), new_domains)
+    manifest = tables.load_manifest(DATASET)
+    older = _older_domains(manifest, new_domains)
     found = decision.decide(outcomes, new_domains, params.retrain, older_domains=older, seed=params.seed)
     found = earlier_challenger.hold_back(found, _losses(table.assign(delivered=delivered), params))
-    if tables.is_multi_label(tables.load_manifest(DATASET)):
+    if tables.is_multi_label(manifest):
         return replace(found, reason=f"{found.reason} (Accuracy here: the share of images whose labels are all right.)")
     return found
 
