@@ -39,6 +39,7 @@ SWEPT = LOCAL / "swept"  # its mtime: when the cache was last searched for tempo
 DVC_WAIT_S = 3600.0  # a `dvc push` holds the lock until it ends; the results of a run are worth the wait
 UNTOUCHED_S = 2.0  # a file that is being copied changes constantly
 CONFLICT = b"<<<<<<< "
+WRITTEN_BY = {workspace.COMPARE: "comparison", workspace.HISTORY: "retraining"}  # what is added to DVC by which run
 
 
 def acquire(lock: LockBase, report: Callable[[str], None] = log.warning) -> None:
@@ -191,7 +192,9 @@ def _dvc_files() -> list[Path]:
 
 
 def repair_dvc_file(path: Path) -> str | None:
-    """Remove the .dvc file of the comparison if it is truncated: the next comparison writes it again.
+    """Remove the .dvc file of the comparison or of the history if it is truncated: whoever adds that writes it again.
+
+    The history is added by a promotion, a rejection or a rollback; one that was killed is completed by the next run.
 
     Raises:
         RootstockError: another .dvc file is unreadable.
@@ -204,13 +207,13 @@ def repair_dvc_file(path: Path) -> str | None:
     if intact:
         return None
     what = path.with_suffix("")
-    if what != workspace.COMPARE:
+    if what not in WRITTEN_BY:
         raise RootstockError(
             f"{path} is unreadable, perhaps because `dvc add` was killed: restore it (`git checkout {path}`), or "
             f"remove it and add {what} again."
         )
     path.unlink()
-    return f"{path}: removed; it was truncated. The next comparison writes it again (or `dvc add {what}`)."
+    return f"{path}: removed; it was truncated. The next {WRITTEN_BY[what]} writes it again (or `dvc add {what}`)."
 
 
 def note_lock() -> None:

@@ -109,14 +109,15 @@ ADDED = """outs:
 """
 
 
+@pytest.mark.parametrize("name", ["compare", "history.parquet"])
 @pytest.mark.parametrize("end", [*range(0, len(ADDED), 9), len(ADDED) - 1])
-def test_a_truncated_dvc_file_of_a_comparison_is_removed_and_any_other_is_named(here, end):
+def test_a_truncated_dvc_file_of_comparison_or_history_is_removed_and_any_other_is_named(here, name, end):
     (here / "data").mkdir()
-    ours, theirs = Path("data/compare.dvc"), Path("photos.dvc")
+    ours, theirs = Path(f"data/{name}.dvc"), Path("photos.dvc")
     ours.write_text(ADDED)
     assert repair.repair_all() == []
     ours.write_text(ADDED[:end])
-    assert "data/compare.dvc: removed; it was truncated" in repair.repair_all()[0]
+    assert f"{ours}: removed; it was truncated" in repair.repair_all()[0]
     assert not ours.exists()
     theirs.write_text(ADDED[:end])
     with pytest.raises(RootstockError, match=r"photos\.dvc is unreadable.*git checkout photos\.dvc.*add photos again"):
