@@ -25,7 +25,11 @@ from rootstock.evaluation.metrics import score
 TRIALS = 1000  # of each accuracy
 ACCURACIES = (0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.97, 0.98, 0.99)
 GAINS, DIFFER = (-0.1, -0.03, 0.0, 0.03, 0.1), (0.04, 0.06, 0.1, 0.2, 0.3)  # true gain; share that only one has right
-PAIRED = ((40, 1), (100, 1), (300, 1), (1000, 1), (60, 5), (30, 10))  # scenes, images per scene
+# Scenes, images per scene, and the share of images that both models answer as the rest of their scene.
+PAIRED = (
+    (40, 1, 1), (100, 1, 1), (300, 1, 1), (1000, 1, 1), (60, 5, 1), (60, 5, 0.7), (60, 5, 0.3), (40, 10, 1),
+    (40, 10, 0.7), (40, 10, 0.3), (30, 10, 1),
+)  # fmt: skip
 FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "top5", "log_loss", "brier")
 OF_CLASS = ("recall", "precision", "f1")
 
@@ -132,27 +136,35 @@ def _figures(scores: dict[str, Any]) -> Iterator[tuple[tuple[str, str], dict[str
                 yield (name, label), figures[name]
 
 
-def coverage_of_gain(scenes: int, images: int, trials: int = TRIALS) -> Coverage:
+def coverage_of_gain(scenes: int, images: int, alike: float = 1, trials: int = TRIALS) -> Coverage | None:
     """Return the coverage of the interval of a gain, over all true gains and shares of images on which models differ.
 
     Args:
-        scenes: how many; a model is right on all images of a scene, or on none.
+        scenes: how many.
         images: per scene.
+        alike: share of images that are answered as the rest of their scene; 1 if a scene is right or wrong as a whole.
         trials: of each gain and share.
+
+    Returns:
+        None if no interval is shown.
     """
     shares = []
     for gain, differ in product(GAINS, DIFFER):
         if abs(gain) <= differ:
-            rng = np.random.default_rng(2)
-            drawn = (draw(rng, scenes * images, gain, differ, scene=images) for _ in range(trials))
-            found = (paired.gain(*outcome).interval for outcome in drawn)
-            held = [own["low"] <= gain <= own["high"] for own in found]
-            shares.append(float(np.mean(held)))
+            rng = np.random.default_rng([round(1000 * differ), round(1000 * (gain + 1))])
+            size = scenes * images
+            drawn = (draw(rng, size, gain, differ, scene=images, alike=alike) for _ in range(trials))
+            found = [paired.gain(*outcome).interval for outcome in drawn]
+            if "low" not in found[0]:
+                return None
+            shares.append(float(np.mean([own["low"] <= gain <= own["high"] for own in found])))
     return Coverage(float(np.mean(shares)), min(shares), max(shares))
 
 
-def _in_percent(found: Coverage) -> str:
+def _in_percent(found: Coverage | None) -> str:
     """Format the mean, and the extremes in brackets."""
+    if found is None:
+        return "none"
     return f"{100 * found.mean:.1f} ({100 * found.lowest:.0f} to {100 * found.highest:.0f})"
 
 
@@ -163,12 +175,12 @@ def main() -> None:
     for case in CASES:
         found = coverage(case)
         shown = {"top5": "-"} if case.classes <= 5 else {}
-        cells = (_in_percent(found[name]) if name in found else shown.get(name, "none") for name in names)
+        cells = (shown.get(name) or _in_percent(found.get(name)) for name in names)
         print(f"| {case} | {' | '.join(cells)} |", flush=True)
     print("\n| gain | |\n|---|--:|")
-    for scenes, images in PAIRED:
-        size = f"{scenes:,} images" if images == 1 else f"{scenes} scenes of {images}"
-        print(f"| {size} | {_in_percent(coverage_of_gain(scenes, images))} |", flush=True)
+    for scenes, images, alike in PAIRED:
+        size = f"{scenes:,} images" if images == 1 else f"{scenes} scenes of {images}, alike {alike:g}"
+        print(f"| {size} | {_in_percent(coverage_of_gain(scenes, images, alike))} |", flush=True)
 
 
 if __name__ == "__main__":

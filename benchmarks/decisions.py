@@ -32,9 +32,9 @@ CASES: dict[str, dict[str, Domain]] = {
 
 
 def draw(
-    rng: np.random.Generator, images: int, gain: float, differ: float, *, scene: int = 1
+    rng: np.random.Generator, images: int, gain: float, differ: float, *, scene: int = 1, alike: float = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw which of two models is right on test images that come in scenes; all images of a scene are alike.
+    """Draw which of two models is right on test images that come in scenes.
 
     Args:
         rng: draws.
@@ -42,13 +42,18 @@ def draw(
         gain: true gain in accuracy.
         differ: share of images of which only one model is right.
         scene: images per scene.
+        alike: share of images on which the models differ as on their scene; the others are drawn for themselves.
 
     Returns:
         The difference (n,): 1, 0 or -1, and the scene (n,) of each image.
     """
     won, lost = (differ + gain) / 2, (differ - gain) / 2
-    differences = rng.choice([1, -1, 0], images // scene, p=[won, lost, 1 - won - lost])
-    return differences.repeat(scene), np.arange(images // scene).repeat(scene)
+    outcomes, chances = [1, -1, 0], [won, lost, 1 - won - lost]
+    differences = rng.choice(outcomes, images // scene, p=chances).repeat(scene)
+    if alike < 1:
+        by_itself = rng.random(len(differences)) >= alike
+        differences[by_itself] = rng.choice(outcomes, by_itself.sum(), p=chances)
+    return differences, np.arange(images // scene).repeat(scene)
 
 
 def outcomes(settings: Retrain, domains: dict[str, Domain], trials: int = TRIALS) -> Counter[str]:

@@ -235,7 +235,7 @@ class _Verdict:
 
     def _lacks(self) -> str:
         few = [f"{one.describe()}, {self._more_to_show(one)}" for one in self.open]
-        needed = lacking_images(0, SampleSize(0, 0, grouped=False), self.settings.margin)
+        needed = lacking_images(0, SampleSize(0, 0, estimated=False), self.settings.margin)
         more = f", about {round_up(needed):,} would show it" if needed else ""
         return "; ".join([*few, *(f"there are no test images of {domain}{more}" for domain in self.untested)])
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rootstock.evaluation import figures, plots
 from rootstock.evaluation.decision import DELIVERY, NEW_CLASS, OVERALL, PairedComparison
 from rootstock.evaluation.intervals import Interval
-from rootstock.evaluation.paired_comparison import ACCURACY, BALANCED
+from rootstock.evaluation.paired_comparison import ACCURACY, BALANCED, points
 from rootstock.evaluation.plot_style import LIGHT, Theme, png, short
 from rootstock.system import escape
 
@@ -39,8 +39,8 @@ def _row(comparison: PairedComparison) -> str:
     champion, gain, p = "", "", ""
     if comparison.champion and comparison.gain:
         champion = figures.percent(comparison.champion["value"])
-        points = {end: f"{100 * share:+.1f}" for end, share in comparison.gain.interval.items()}
-        gain = f"{points['value']} ({points['low']} to {points['high']})"
+        found = points(comparison.gain)
+        gain = f"{found['value']} ({found['low']} to {found['high']})" if "low" in found else found["value"]
         p = "< 0.001" if comparison.gain.p_better < 0.001 else f"{comparison.gain.p_better:.3f}"
     challenger = figures.percent(comparison.challenger["value"])
     return f"| {what} | {images} | {champion} | {challenger} | {gain} | {p} |"

@@ -21,8 +21,8 @@ Interval = dict[str, float]  # value, low, high; value alone where there is no i
 CONFIDENCE = 0.95  # of every two-sided interval
 DECIMALS = 6
 MIN_GROUPS, MIN_GROUPS_OF_CLASS = 20, 12  # of equal weight: with fewer, intervals do not cover what they promise
-# Weight of full correlation in a design effect that few groups tell about, by simulation. A decision is more cautious.
-PRIOR_GROUPS, PRIOR_GROUPS_OF_LOSS, PRIOR_GROUPS_OF_DECISION = 0.5, 1, 2
+# Weight of full correlation in a design effect that few groups tell about, by simulation.
+PRIOR_GROUPS, PRIOR_GROUPS_OF_LOSS = 0.5, 1
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class SampleSize:
 
     images: float
     groups: float
-    grouped: bool  # whether any group has more than one image
+    estimated: bool  # whether the design effect is estimated from the groups
 
     def quantile(self, tail: float) -> float:
-        """Return the quantile of the standard normal, or of Student's t where variances come from groups."""
-        return float(special.stdtrit(max(self.groups - 1, 1), 1 - tail)) if self.grouped else normal_quantile(tail)
+        """Return the quantile of the standard normal, or of Student's t where a variance is estimated from groups."""
+        return float(special.stdtrit(max(self.groups - 1, 1), 1 - tail)) if self.estimated else normal_quantile(tail)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,10 @@ def no_interval(value: float) -> Interval:
 
 
 def sample_size(values: Floats, groups: Integers, weights: Floats | None = None) -> SampleSize:
-    """Return the effective sample size of a weighted mean, with the caution of a decision.
+    """Return the effective sample size of a weighted mean.
+
+    Where all images of a group are alike, or nothing tells that they are not, it is that of as many images as there are
+    groups, and nothing about it is estimated.
 
     Args:
         values: of each image (n,).
@@ -133,9 +136,10 @@ def sample_size(values: Floats, groups: Integers, weights: Floats | None = None)
     """
     images = WeightedImages.of(groups, weights)
     deviations = images.weights * (values - images.weights @ values)
-    effect = images.design_effect(deviations, _told(values, images), PRIOR_GROUPS_OF_DECISION)
+    largest = images.largest_design_effect
+    effect = min(images.design_effect(deviations, _told(values, images), PRIOR_GROUPS), largest)
     size = 1 / float((images.weights**2).sum()) / effect
-    return SampleSize(size, images.effective_groups, images.grouped)
+    return SampleSize(size, images.effective_groups, estimated=effect < largest * (1 - 1e-9))
 
 
 def _told(values: npt.NDArray[Any], images: WeightedImages) -> int:

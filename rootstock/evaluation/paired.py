@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-from rootstock.evaluation.intervals import CONFIDENCE, Floats, Integers, Interval, SampleSize, interval, sample_size
+from rootstock.evaluation import intervals
+from rootstock.evaluation.intervals import CONFIDENCE, Floats, Integers, Interval, SampleSize
 
+MIN_GROUPS = 40  # for an interval; of fewer images or groups so few differ that it would hold the true gain in 98 %
 MAX_FLOATS = 2**21  # 16 MB at a time
 FLIPS = 9_999  # random sign flips where sums are not whole numbers and too many to try all
 TOTAL_DECIMALS = 12  # of a total from -1 to 1: far more than a weight of one image in a million needs
@@ -69,9 +71,11 @@ class Gain:
 
     @property
     def interval(self) -> Interval:
-        """Return the two-sided 95 % interval."""
+        """Return the two-sided 95 % interval; the value alone where images come in too few groups."""
+        if self.size.groups < MIN_GROUPS * (1 - 1e-9):
+            return intervals.no_interval(self.value)
         tail = (1 - CONFIDENCE) / 2
-        return interval(self.value, self.bound(tail, upper=False), self.bound(tail, upper=True))
+        return intervals.interval(self.value, self.bound(tail, upper=False), self.bound(tail, upper=True))
 
     def exceeds(self, hypothesis: float) -> bool:
         """Whether the lower end of the one-sided 95 % interval lies above a hypothetical gain."""
@@ -122,7 +126,7 @@ def gain(differences: Integers, groups: Integers, weights: Floats | None = None,
         p_better = _weighted_sign_flip_p(np.bincount(codes, own * differences).astype(np.float64), seed)
     won, lost = (float(own[differences == side].sum()) for side in (1, -1))
     value = float(differences.mean()) if weights is None else won - lost
-    return Gain(value, won, lost, sample_size(differences.astype(float), groups, weights), p_better)
+    return Gain(value, won, lost, intervals.sample_size(differences.astype(float), groups, weights), p_better)
 
 
 def sign_flip_p(sums: Integers) -> float:

@@ -52,7 +52,7 @@ class PairedComparison:
         if self.champion is None or self.gain is None:
             return f"{accuracy} {self.where} ({images}, {figures.describe_interval(self.challenger)})"
         before = figures.percent(self.champion["value"])
-        return f"{accuracy} {self.where}, champion {before} ({images}, {_points(self.gain)})"
+        return f"{accuracy} {self.where}, champion {before} ({images}, {_describe_gain(self.gain)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for the history."""
@@ -64,6 +64,12 @@ class PairedComparison:
         return figures | {"gain": gain.interval if gain else None, "p": gain.p_better if gain else None}
 
 
-def _points(gain: Gain) -> str:
-    ends = {end: f"{100 * share:+.1f}" for end, share in gain.interval.items()}
-    return f"gain {ends['value']} points, {ends['low']} to {ends['high']}"
+def points(gain: Gain) -> dict[str, str]:
+    """Format a gain in percentage points: value, low and high, the last two only where there is an interval."""
+    return {end: f"{100 * share:+.1f}" for end, share in gain.interval.items()}
+
+
+def _describe_gain(gain: Gain) -> str:
+    found = points(gain)
+    ends = f"{found['low']} to {found['high']}" if "low" in found else "too few for an interval"
+    return f"gain {found['value']} points, {ends}"

@@ -109,7 +109,7 @@ def find_lacking_images(params: Params, new_domains: tuple[str, ...]) -> str:
         groups = len(np.unique(tables.group_numbers(rows)))
         # How alike the images of a group are is seen once there are answers: until then, each may count. So this is
         # the least that is lacking; of groups whose images are answered alike, more is.
-        size = intervals.SampleSize(len(rows), groups, grouped=groups < len(rows))
+        size = intervals.SampleSize(len(rows), groups, estimated=groups < len(rows))
         if count := decision.lacking_images(len(rows), size, params.retrain.margin):
             least = "at least" if groups < len(rows) else "about"
             more = figures.counted(decision.round_up(count), "more test image")

@@ -1,8 +1,6 @@
 """Promoted, rejected or undecided: what has to be shown, and the reason given where it cannot be."""
 
-import json
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,40 +13,13 @@ from rootstock.evaluation.decision import (
     NEW_CLASS,
     OVERALL,
     Decision,
-    PairedOutcomes,
     compare,
     decide,
     lacking_images,
 )
 from rootstock.evaluation.intervals import SampleSize
-from rootstock.evaluation.paired_comparison import ACCURACY, BALANCED
 from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
-
-
-def outcomes(
-    domain: str, both: int, won: int, lost: int, neither: int = 0, *, label: str = "x", known: bool = True,
-    delivered: bool = True, unseen: bool = False, scene: int = 1,
-) -> PairedOutcomes:  # fmt: skip
-    """Test images of a domain, by who is correct: both, the challenger alone, the champion alone, neither."""
-    counts = [both, won, lost, neither]
-    n = sum(counts)
-    return PairedOutcomes(
-        domains=np.full(n, domain, object), labels=np.full(n, label, object), groups=np.arange(n) // scene,
-        known=np.full(n, known), delivered=np.full(n, delivered),
-        unseen=np.full(n, unseen),
-        champion=np.repeat([True, False, True, False], counts),
-        challenger=np.repeat([True, True, False, False], counts),
-    )  # fmt: skip
-
-
-def together(*parts: PairedOutcomes) -> PairedOutcomes:
-    """Put images together; groups of different parts are different."""
-    apart = [replace(part, groups=part.groups + 100_000 * number) for number, part in enumerate(parts)]
-    return PairedOutcomes(**{name: np.concatenate([vars(part)[name] for part in apart]) for name in vars(parts[0])})
-
-
-def decided(*parts: PairedOutcomes, new: tuple[str, ...] = (), **settings: object) -> Decision:
-    return decide(together(*parts), new, Retrain(**settings))
+from tests.paired_outcomes import decided, outcomes, together
 
 
 def test_better_overall_and_as_good_everywhere_is_promoted():
@@ -64,12 +35,6 @@ def test_a_promotion_states_the_largest_possible_loss_by_the_interval_that_decid
     lost = -100 * compare(DOMAIN, "old", old).gain.bound(0.05, upper=False)
     assert found.outcome == PROMOTED and 0.8 < lost < 4
     assert f"before, at most {lost:.1f} points lost on old (retrain.margin is 4 points)" in found.reason
-
-
-def test_an_accuracy_is_not_said_to_be_100_percent_where_an_image_is_wrong():
-    found = compare(OVERALL, OVERALL, outcomes("old", 2_499, 0, 1))
-    assert found.describe().startswith("99.9% test accuracy overall, champion 100% (2,500 images, ")
-    assert "| overall | 2,500 | 100% | 99.9% |" in decision_report.table([found])
 
 
 def test_better_on_the_new_domain_alone_is_promoted():
@@ -196,18 +161,6 @@ def test_a_new_class_in_too_few_groups_lacks_groups():
     assert found.outcome == UNDECIDED and found.reason.endswith("; test images of more groups of brick would tell.")
 
 
-def test_of_hundreds_of_new_classes_a_reason_names_some_and_the_table_has_the_worst():
-    classes = [outcomes("new", 0, 30 + n // 20, 0, n % 20, known=False, label=f"kind {n}") for n in range(200)]
-    found = decided(outcomes("old", 500, 0, 0), *classes, new=("new",))
-    assert found.outcome == PROMOTED and len(found.reason) < 1500
-    assert re.search(r"; and \d{3} more; as good on what was there before", found.reason)
-    assert len(found.comparisons) == 202
-    table = decision_report.table(found.comparisons)
-    assert len(table.splitlines()) == 2 + 2 + decision_report.MOST_NEW_CLASSES
-    assert "| kind 19 |" in table and "| kind 0 |" not in table and "| overall |" in table
-    assert len(decision_report.draw(found.comparisons)) < 200_000
-
-
 def test_with_new_classes_alone_there_is_still_a_decision():
     assert decided(outcomes("new", 0, 9, 0, 1, known=False), new=("new",)).outcome == PROMOTED
 
@@ -228,36 +181,6 @@ def test_balanced_accuracy_lets_a_rare_class_count_like_a_common_one():
     assert balanced.gain.value == pytest.approx((0.5 - 10 / 510) / 2)
     assert balanced.champion["value"] == pytest.approx((0.5 + 1) / 2)
     assert balanced.gain.p_better < 0.001
-
-
-def test_a_figure_that_is_balanced_over_classes_says_so_wherever_it_stands():
-    images = [outcomes("old", 280, 20, 2), outcomes("new", 0, 9, 0, 1, label="y", known=False)]
-    for setting, name in (("accuracy", ACCURACY), ("balanced_accuracy", BALANCED)):
-        found = decided(*images, measure=setting)
-        assert f"99.3% {name} overall, champion 93.4%" in found.reason
-        assert (BALANCED in found.reason) == (name == BALANCED)
-        assert [one["measure"] for one in json.loads(found.to_json())] == [name, name, ACCURACY]
-        assert decision_report.measure(found.comparisons) == name
-        head = decision_report.table(found.comparisons).splitlines()[0]
-        assert (BALANCED in head) == (name == BALANCED) and found.comparisons[-1].describe().startswith("90.0% test")
-
-
-def test_the_axis_of_the_plot_names_the_figure_and_its_rows_are_whole(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(decision_report, "png", drawn.append)
-    found = decided(outcomes("old", 280, 20, 2), outcomes("old", 80, 5, 4, unseen=True), measure="balanced_accuracy")
-    decision_report.draw(found.comparisons)
-    [axes] = drawn[0].axes
-    assert axes.get_xlabel() == "balanced test accuracy, 95 % interval"
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == [
-        "overall (391)", "old (391)", "never looked at (unbiased) (89)"
-    ]  # fmt: skip
-
-
-def test_images_of_one_group_are_counted_as_such():
-    found = compare(OVERALL, OVERALL, outcomes("old", 4, 2, 0, scene=6))
-    assert "(6 images in 1 group, gain " in found.describe()
-    assert "| overall | 6 in 1 group |" in decision_report.table([found])
 
 
 def test_test_images_of_the_delivery_are_shown_separately_as_nobody_has_reviewed_them():
@@ -298,18 +221,6 @@ def test_small_deliveries_that_help_are_hardly_ever_rejected(images, gain, older
         new = outcomes("old", (helped == 0).sum(), (helped == 1).sum(), 0, delivered=True)
         rejected += decided(old, new).outcome == REJECTED
     assert rejected <= 0.05 * 200
-
-
-def test_comparisons_are_shown_overall_and_then_by_domain_in_the_table_and_the_plot():
-    found = decided(outcomes("b|c", 50, 3, 1), outcomes("a", 20, 0, 0))
-    assert [(one.about, one.what) for one in found.comparisons] == [
-        (OVERALL, "overall"), (DOMAIN, "a"), (DOMAIN, "b|c")
-    ]  # fmt: skip
-    kept = json.loads(found.to_json())
-    assert [one["images"] for one in kept] == [74, 20, 54]
-    assert list(kept[0]["gain"]) == ["value", "low", "high"]
-    assert "| b\\|c | 54 | 94.4% | 98.1% | +3.7 (" in decision_report.table(found.comparisons)
-    assert decision_report.draw(found.comparisons).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("margin", [0.02, 0.04, 0.1])

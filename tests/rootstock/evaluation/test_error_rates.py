@@ -56,10 +56,14 @@ def test_figures_of_too_few_groups_have_no_interval():
     assert set(coverage.coverage(coverage.Case(12, 1, classes=3), trials=5)) > {"accuracy", "log_loss", "recall"}
 
 
-@pytest.mark.parametrize("size", [(100, 1), *slow((40, 1), (300, 1), (60, 5))])
+@pytest.mark.parametrize(
+    "size", [(100, 1), (40, 10, 0.3), *slow((40, 1), (300, 1), (60, 5), (60, 5, 0.7), (40, 10), (40, 10, 0.7))]
+)
 def test_the_interval_of_a_gain_contains_the_true_value_in_93_to_97_percent_of_samples(size):
-    assert 0.93 <= coverage.coverage_of_gain(*size, trials=200).mean <= 0.97
+    found = coverage.coverage_of_gain(*size, trials=200)
+    assert found and 0.93 <= found.mean <= 0.975  # and an error of so short a simulation
 
 
-def test_the_interval_of_a_gain_is_cautious_where_few_scenes_tell():
-    assert 0.95 <= coverage.coverage_of_gain(30, 10, trials=100).mean <= 0.99
+def test_the_gain_on_few_groups_has_no_interval():
+    assert coverage.coverage_of_gain(30, 10, trials=1) is None
+    assert coverage.coverage_of_gain(30, 1, trials=1) is None

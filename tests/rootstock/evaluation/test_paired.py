@@ -74,11 +74,21 @@ def test_intervals_contain_their_value_and_swapping_the_models_mirrors_them(won,
     values = differences(won, lost, same)
     group = np.arange(len(values)) % groups
     one, other = gain(values, group), gain(-values, group)
-    found, mirrored = one.interval, other.interval
-    assert -1 <= found["low"] <= found["value"] <= found["high"] <= 1
-    assert found["low"] < found["high"]
-    assert [found["low"], found["high"]] == pytest.approx([-mirrored["high"], -mirrored["low"]], abs=2e-6)
-    assert one.exceeds(found["low"] - 0.02) or found["low"] <= -0.98
+    low, high = (one.bound(0.025, upper=upper) for upper in (False, True))
+    assert -1 <= low <= one.value <= high <= 1 and low < high
+    assert [low, high] == pytest.approx([-other.bound(0.025, upper=upper) for upper in (True, False)], abs=2e-6)
+    assert one.exceeds(low - 0.02) or low <= -0.98
+
+
+@given(won=counts, lost=counts, same=counts)
+@settings(deadline=None)
+def test_of_fewer_than_forty_groups_no_interval_is_shown_but_they_decide_as_many(won, lost, same):
+    values = differences(won, lost, same)
+    found = gain(values, np.arange(len(values))) if len(values) else None
+    if found:
+        assert ("low" in found.interval) == (len(values) >= 40)
+        assert found.interval["value"] == pytest.approx(found.value, abs=1e-6)
+        assert found.exceeds(found.bound(0.05, upper=False) - 1e-3) or found.bound(0.05, upper=False) == -1
 
 
 def test_tangos_interval_keeps_a_width_where_the_models_hardly_differ():
@@ -91,9 +101,15 @@ def test_tangos_interval_keeps_a_width_where_the_models_hardly_differ():
 
 def test_scenes_in_which_all_images_agree_count_as_one_image_each():
     values = differences(3, 1, 26).repeat(10)
-    scenes = gain(values, np.arange(30).repeat(10))
-    assert scenes.size.images == pytest.approx(30, rel=0.1) and scenes.size.groups == 30
-    assert scenes.p_better == pytest.approx(gain(differences(3, 1, 26), np.arange(30)).p_better)
+    scenes, images = gain(values, np.arange(30).repeat(10)), gain(differences(3, 1, 26), np.arange(30))
+    assert scenes.size.images == pytest.approx(30) and scenes.size.groups == 30
+    assert scenes.p_better == pytest.approx(images.p_better)
+    assert scenes.bound(0.025, upper=False) == pytest.approx(images.bound(0.025, upper=False))
+
+
+def test_scenes_whose_images_differ_count_as_more_than_one_image_each():
+    alternating = np.where(np.arange(600) % 10 < 5, 1, -1)
+    assert 60 < gain(alternating, np.arange(60).repeat(10)).size.images <= 600
 
 
 def test_twice_the_images_multiply_the_score_by_the_square_root_of_two():
