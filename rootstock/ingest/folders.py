@@ -1,7 +1,5 @@
 """List and read the files of a local folder or remote store, with concurrent requests to remote stores."""
 
-import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,22 +11,19 @@ from urllib.parse import unquote
 from fsspec.implementations.local import LocalFileSystem
 
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason, Rejected
-from rootstock.images.pixels import format_by_name
-from rootstock.ingest import file_names
+from rootstock.ingest import file_names, walk
 from rootstock.ingest.items import Item, Stamps, among
-from rootstock.ingest.junk import is_junk_name
 from rootstock.ingest.layout import Loader
+from rootstock.ingest.walk import Info
 from rootstock.system import stores
-from rootstock.system.errors import SourceError
 from rootstock.system.files import read
 from rootstock.system.parallel import bundled, ordered_map
 
 T = TypeVar("T")
-Info = dict[str, Any]  # fsspec's `info` of a file
+
 # Files per request to a store, their total bytes, and requests in flight.
 FILES_PER_REQUEST, BYTES_PER_REQUEST, CONCURRENT_REQUESTS = 16, 2**22, 4
 FILES_PER_LIST = 16  # wanted of a remote folder, for which it is listed
-MAX_LINKS = 1000  # links that may lead to one folder; a dataset may have as many classes
 UNKNOWN_BYTES = 2**20  # assumed size of a file if the store does not report one
 # Keys under which stores report that a file has changed; the first present one counts.
 CHANGE_KEYS = (
@@ -118,28 +113,10 @@ def _content_or_reject(data: bytes | BaseException) -> bytes:
     return data
 
 
-def find(store: Any, folder: str, *, follow: bool = True) -> Iterator[tuple[str, Info]]:  # noqa: ANN401
-    """Yield the path in the store and the info of each file below a folder.
-
-    An empty folder is a path with a trailing slash. Local junk folders are skipped, and local links are followed, or,
-    without `follow`, listed as {"type": "link"}.
-
-    Raises:
-        SourceError: too many links lead to one folder.
-    """
-    return _local_files(folder, follow=follow) if isinstance(store, LocalFileSystem) else _remote_files(store, folder)
-
-
-def _remote_files(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noqa: ANN401
-    for place, info in store.find(folder, detail=True).items():
-        if info.get("type") != "directory" or place.endswith("/"):
-            yield place, info
-
-
 def list_stamps(store: Any, root: str, url: str) -> tuple[Stamps, Callable[[str], str]]:  # noqa: ANN401
     """Return the stamps of the files below a folder, as `relative_paths` does; in columns, as there may be millions."""
     odd: dict[str, str] = {}
-    found = _relative(((place, stamp_of(info)) for place, info in find(store, root)), root, url, odd)
+    found = _relative(((place, stamp_of(info)) for place, info in walk.files(store, root)), root, url, odd)
     return Stamps.of(found), _places(root, odd)
 
 
@@ -169,66 +146,6 @@ def _relative(found: Iterable[tuple[str, T]], root: str, url: str, odd: dict[str
 def _places(root: str, odd: Mapping[str, str]) -> Callable[[str], str]:
     prefix = root.rstrip("/") + "/"
     return lambda path: odd.get(path, prefix + path)
-
-
-def _local_files(root: str, *, follow: bool) -> Iterator[tuple[str, Info]]:
-    """Walk a local folder, in no particular order.
-
-    Links are followed, so that a second link to the same folder lists its files again under its own name; circular
-    links are not.
-    """
-    ways: Counter[str] = Counter()  # links to each folder
-    waiting: list[tuple[str, str, tuple[str, ...]]] = [(root.rstrip("/") or "/", os.path.realpath(root), ())]
-    while waiting:
-        shown, real, behind = waiting.pop()
-        is_empty = True
-        with os.scandir(shown) as entries:
-            for entry in entries:
-                if is_junk_name(entry.name):
-                    continue
-                is_empty = False
-                place = f"{shown.rstrip('/')}/{entry.name}"
-                is_link = entry.is_symlink()
-                if is_link and not follow:
-                    yield place, {"type": "link"}
-                elif not _is_folder(entry):
-                    yield from _local_file(place, entry)
-                elif not is_link:
-                    waiting.append((place, f"{real.rstrip('/')}/{entry.name}", behind))
-                elif not _is_circular(target := os.path.realpath(place), (real, *behind)):
-                    ways[target] += 1
-                    if ways[target] > MAX_LINKS:
-                        raise SourceError(
-                            f"{root}: more than {MAX_LINKS} links lead to {target}, including {place}: they seem to be "
-                            "circular. Remove some of them."
-                        )
-                    waiting.append((place, target, (real, *behind)))
-        if is_empty and shown != root:
-            yield f"{shown}/", {"type": "directory"}
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _local_file(place: str, entry: "os.DirEntry[str]") -> Iterator[tuple[str, Info]]:
-    try:
-        about = entry.stat()
-    except OSError:  # a broken link: listed, and rejected when read
-        yield place, {}
-        if file_names.is_image_name(entry.name) and not format_by_name(entry.name):  # it may have been a class folder
-            yield f"{place}/", {"type": "directory"}
-        return
-    if stat.S_ISREG(about.st_mode):  # a pipe would block its reader
-        yield place, {"size": about.st_size, "mtime": about.st_mtime_ns}
-
-
-def _is_circular(target: str, came_through: tuple[str, ...]) -> bool:
-    """Whether a link leads to, or above, a folder on the path to it."""
-    return any(f"{real}/".startswith(target.rstrip("/") + "/") for real in came_through)
 
 
 def file_stamps(store: Any, places: Callable[[], Iterable[str]]) -> Iterator[str | None]:  # noqa: ANN401

@@ -23,12 +23,13 @@ from rootstock.config import params
 from rootstock.dataset import label_sets
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
 from rootstock.images.pixels import format_by_name
-from rootstock.ingest import file_names, folders, group_names, inbox_checks, layout, layout_detection
+from rootstock.ingest import file_names, folders, group_names, inbox_checks, layout, layout_detection, walk
 from rootstock.ingest.ambiguity import AmbiguousLayoutError
-from rootstock.ingest.folders import Files, Info, stamp_of
+from rootstock.ingest.folders import Files, stamp_of
 from rootstock.ingest.junk import is_junk, is_junk_name
 from rootstock.ingest.labels import clean
 from rootstock.ingest.layout import SPLITS, Item, Layout
+from rootstock.ingest.walk import Info
 from rootstock.system.errors import SourceError
 from rootstock.system.safe_folder import SafeFolder
 from rootstock.system.stores import open_store
@@ -136,7 +137,7 @@ def _list(store: Any, root: str, url: str) -> tuple[dict[str, Info], Callable[[s
         if info.get("islink"):
             found[place] = {"type": "link"}
         elif store.isdir(place):
-            found.update(folders.find(store, place, follow=False))
+            found.update(walk.files(store, place, follow=False))
         elif format_by_name(name):
             found[place] = info
     infos, place_of = folders.relative_paths(found.items(), root, url)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason, Rejected
-from rootstock.ingest import folders
+from rootstock.ingest import walk
 from rootstock.system import files
 from rootstock.system.errors import SourceError
 from tests.images import put, put_classes
@@ -114,7 +114,7 @@ def test_links_between_folders_are_followed_only_once_and_too_many_links_are_an_
     assert found == {
         "ants/00.png": "ants", "ants/to bees/00.png": "ants", "bees/00.png": "bees", "bees/to ants/00.png": "bees"
     }  # fmt: skip
-    monkeypatch.setattr(folders, "MAX_LINKS", 50)
+    monkeypatch.setattr(walk, "MAX_LINKS", 50)
     ring = tmp_path / "ring"
     for name in "abcdefgh":
         put(ring / name / "1.png", ord(name))
