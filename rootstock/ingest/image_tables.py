@@ -138,11 +138,14 @@ def _parse(root: str, file: pa.BufferReader, columns: Sequence[str]) -> tuple[pa
         return _read_batches(parquet, [name for name in columns if there.count(name) == 1], file.size()), there
     delimiter = "\t" if root.lower().endswith(".tsv") else ","
     _check_lines(file, delimiter)
-    # Labels such as 007 are names, not numbers.
-    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
-    table = _unescape_cells(pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse), columns)
-    return table, table.column_names
+    there = pyarrow.csv.open_csv(file, parse_options=parse).schema.names  # reads the first block
+    file.seek(0)
+    if not (names := [name for name in columns if there.count(name) == 1]):
+        return pa.table({}), there
+    # Labels such as 007 are names, not numbers.
+    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=names)
+    return _unescape_cells(pyarrow.csv.read_csv(file, convert_options=convert, parse_options=parse)), there
 
 
 def _check_lines(file: pa.BufferReader, delimiter: str) -> None:
@@ -189,11 +192,11 @@ def _text_bytes(column: pa.Array) -> int:
     return int(column.nbytes)
 
 
-def _unescape_cells(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+def _unescape_cells(table: pa.Table) -> pa.Table:
     """Undo the escaping of cells in a table that was written for spreadsheets (escape.csv)."""
     for number, name in enumerate(table.column_names):
-        values = table.column(number)  # by number, as names may repeat
-        if name in columns and pc.any(pc.starts_with(values, "'")).as_py():
+        values = table[name]
+        if pc.any(pc.starts_with(values, "'")).as_py():
             true = [[value and escape.from_cell(value) for value in part.to_pylist()] for part in values.chunks]
             table = table.set_column(number, name, pa.chunked_array(true, pa.string()))
     return table

@@ -22,6 +22,13 @@ def test_a_csv_manifest_lists_paths_and_labels(listed, tmp_path, five_photos):
     assert contents(source) == {"photos/ants/00.png": drawn(0), "photos/bees/00.png": drawn(3)}
 
 
+def test_other_columns_of_a_csv_are_not_read_whatever_they_hold(listed, five_photos):
+    numbers = "".join(f"ants/00.png,ants,{number},{'x' * 100}\n" for number in range(20_000))  # more than a block
+    manifest(five_photos / "list.csv", f"path,label,1st,1st\n{numbers}bees/00.png,bees,no number,\n")
+    source = listed(five_photos / "list.csv")
+    assert labels(source) == {"ants/00.png": "ants", "bees/00.png": "bees"} and len(source.items) == 20_001
+
+
 def test_columns_of_a_tsv_manifest_are_separated_by_tabs(listed, tmp_path, five_photos):
     manifest(five_photos / "list.TSV", "label\tpath\nants, red\tants/00.png\n")
     assert labels(listed(five_photos / "list.TSV")) == {"ants/00.png": "ants, red"}
@@ -123,6 +130,11 @@ def test_a_missing_column_is_an_error_that_names_the_existing_ones(listed, five_
             pq.write_table(pa.table({"file": ["a"], "label": ["b"]}), five_photos / name)
         with pytest.raises(SourceError, match=rf"{name}: no column 'path'; it has file, label"):
             listed(five_photos / name)
+
+
+def test_a_csv_with_none_of_the_columns_is_an_error_that_names_the_existing_ones(listed, five_photos):
+    with pytest.raises(SourceError, match=r"list.csv: no column 'path'; it has 00.png, 7\."):
+        listed(manifest(five_photos / "list.csv", "00.png,7\n01.png,8\n"))
 
 
 def test_an_invalid_split_is_an_error_that_names_the_row(listed, five_photos):
