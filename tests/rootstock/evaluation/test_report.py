@@ -5,7 +5,6 @@ import hashlib
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -17,38 +16,7 @@ from rootstock.evaluation.metrics import score
 from rootstock.evaluation.mistakes import Mistake, Suspect
 from rootstock.evaluation.report import SCRIPT, Report, data_uri, duration, render
 from rootstock.training.calibration import probabilities
-
-VOID = {"meta", "link", "img", "source", "br", "input"}
-
-
-class Page(HTMLParser):
-    """Tags and visible text of a page; fails on a tag that is not closed."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict]] = []
-        self.text = ""
-        self.scripts: list[str] = []
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, (tag, self.getpos())
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "script":
-            self.scripts.append(data)
-        elif self.open and self.open[-1] != "style":
-            self.text += data + " "
-
-    def words(self) -> str:
-        return " ".join(self.text.split())
+from tests.html_page import Page
 
 
 def picture(kind: str = "PNG") -> bytes:
