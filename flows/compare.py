@@ -71,10 +71,11 @@ def compare(compare: form.Compare = form.SHOWN["compare"]) -> State[ComparisonRe
             tried = comparison.candidates(params)
             rows: tuple[Any, ...] = tuple(try_out.submit(one, params, one.title).result() for one in tried)
             table, pictures = comparison.finish()
+            shown = artifacts.show_comparison(table, pictures)
     except RootstockError as error:
         return failed(error)
     summary = _summarize(rows) + ("; the table has earlier runs, too" if len(table) > len(rows) else "")
-    ended = ComparisonResult(rows, summary, artifacts.show_comparison(table, pictures))
+    ended = ComparisonResult(rows, summary, shown)
     return Completed(message=ended.summary, data=ended)
 
 

@@ -112,9 +112,12 @@ def pipeline(
                 verdict = chain(params)
                 kept = experiments.keep(flow_run.name)
             tracked = tracking.track(params.track, kept.name or flow_run.name)
+            # A run that waits for the workspace would replace the report.
+            artifacts.show_verdict(
+                verdict.outcomes, verdict.validation, verdict.test, verdict.uses, kept, flow_run.name
+            )
     except RootstockError as error:
         return failed(error)
-    artifacts.show_verdict(verdict.outcomes, verdict.validation, verdict.test, verdict.uses, kept, flow_run.name)
     for note in filter(None, (kept.note, tracked)):
         log.info(note)
     return Completed(message=f"{verdict.headline}. {kept.note}", data=verdict)

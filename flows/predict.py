@@ -11,6 +11,7 @@ The command needs no server; in the UI this is the deployment `predict/cpu`.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -114,7 +115,8 @@ def main() -> None:
     parser.add_argument("--explain", type=Path, help="folder for a picture of each image: where the evidence lies")
     asked = parser.parse_args()
     with entry_points.entry_point("predict"):
-        done = classify(asked.source, asked.out, asked.model, asked.top, sys.stdin, asked.explain)
+        lines = map(os.fsdecode, sys.stdin.buffer)  # names of files are bytes, and not always UTF-8
+        done = classify(asked.source, asked.out, asked.model, asked.top, lines, asked.explain)
         print(done.summary)
     sys.exit(SOME_REJECTED if done.rejected else 0)
 

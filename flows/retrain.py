@@ -27,10 +27,11 @@ from rootstock.config import params as parameters
 from rootstock.config.params import Params
 from rootstock.ingest import inbox
 from rootstock.ingest.inbox import Delivery
+from rootstock.ingest.opening import Unreachable
 from rootstock.model import history
 from rootstock.system import escape
 from rootstock.system.entry_points import add_verbose
-from rootstock.system.errors import RootstockError
+from rootstock.system.errors import RootstockError, SourceError
 from tasks.bridge import (
     artifacts,
     causes,
@@ -160,7 +161,9 @@ def ingest_delivery(delivery: Delivery, params: Params) -> tuple[DeliverySummary
     """Ingest a delivery; return its summary, the ingested files and, if it cannot be used, the reason."""
     try:
         submit(ingest_with(delivery.labelled), params).result()
-    except RootstockError as error:
+    except Unreachable:
+        raise
+    except SourceError as error:  # not a full disk, say
         submit(ingest, params).result()  # raises as well unless the delivery is the cause
         return DeliverySummary(), set(), f"The delivery cannot be ingested: {error}"
     new, ingested = champion.summarize_delivery(), champion.ingested_files(delivery)

@@ -39,8 +39,7 @@ def extract(params: Params) -> Summary:
         backbone, settings, IMAGES, FEATURES, fallback_cache=TRIED, executor=executor, unfinished=UNFINISHED,
         pixels=lambda: pixel_store.opened(PIXELS, backbone.transform, IMAGES, shards.names(IMAGES), most_gb),
     )  # fmt: skip
-    images = f"{done.computed:,} of {done.images:,} images extracted"
-    return Summary(done.images, f"{images} with {done.engine}, features/{done.key}")
+    return Summary(done.images, done.describe())
 
 
 def _fan_out(todo: "Plan", settings: "params.Extract", advance: "Advance") -> None:

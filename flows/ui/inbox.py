@@ -10,9 +10,11 @@
 """
 
 import argparse
+import json
 import logging
 import math
 import time
+from contextlib import suppress
 
 from prefect.events import emit_event
 
@@ -39,16 +41,22 @@ def announce() -> int:
     delivery = inbox.list_delivery(settings.inbox, settings.settle_seconds, params.ingest.sources)
     items = (*delivery.labelled.items, *delivery.unlabelled.items)
     there = {f"{item.path}\t{item.stamp}" for item in items}
-    before = set(ANNOUNCED.read_text().splitlines()) if ANNOUNCED.exists() else set()
+    before = _announced()
     if there != before:
         LOCAL.mkdir(exist_ok=True)
-        write(ANNOUNCED, "\n".join(sorted(there)))
+        write(ANNOUNCED, json.dumps(sorted(there)))
     if new := len(there - before):
         counts = {"new": new, "labelled": len(delivery.labelled.items), "unlabelled": len(delivery.unlabelled.items)}
         resource = {"prefect.resource.id": "rootstock.ingest.inbox", "prefect.resource.name": settings.inbox}
         emit_event(ARRIVED, resource, payload=counts)
         log.info("%s new files in %s", f"{new:,}", settings.inbox)
     return new
+
+
+def _announced() -> set[str]:
+    with suppress(FileNotFoundError, ValueError):  # another version's
+        return set(json.loads(ANNOUNCED.read_bytes()))
+    return set()
 
 
 def main() -> None:

@@ -91,4 +91,5 @@ def _end(processes: Iterable[psutil.Process]) -> None:
             process.terminate()
     _, left = psutil.wait_procs(family, timeout=STOP_S)
     for process in left:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()

@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -161,7 +161,7 @@ def _describe(file: str, problem: ErrorDetails) -> str:
         case "missing":
             return f"{file}: {key} is missing; expected: {section.model_fields[last].description}"
         case "literal_error":
-            allowed = [str(choice) for choice in get_args(section.model_fields[last].annotation)]
+            allowed = _choices(section.model_fields[last].annotation)
             few = len(allowed) <= 12
             expected = ", ".join(allowed) if few else f"one of {len(allowed)} names (see docs/backbones.md)"
             return f"{file}: {key} is {_shown(given)}; expected {expected}.{_nearest(str(given), allowed)}"
@@ -179,6 +179,14 @@ def _describe(file: str, problem: ErrorDetails) -> str:
             message = message.replace("greater than or equal to", "at least")
             expected = EXPECTED.get(kind) or message.replace("less than or equal to", "at most")
     return f"{file}: {key} is {_shown(given)}; expected {expected}."
+
+
+def _choices(annotation: Any) -> list[str]:  # noqa: ANN401
+    """Return the values of a Literal, also of an optional one."""
+    choices = get_args(annotation)
+    if get_origin(annotation) is not Literal:
+        choices = tuple(choice for part in choices for choice in get_args(part))
+    return [str(choice) for choice in choices]
 
 
 def _key(location: tuple[int | str, ...]) -> str:

@@ -199,7 +199,7 @@ def _non_default_settings(fields: dict[str, Any]) -> str:
 def format_bytes(size: float) -> str:
     """Format a number of bytes for display."""
     for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
+        if size < 999.5:  # which is rounded to 1,000
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:,.1f} GB"

@@ -30,6 +30,12 @@ class ExtractionResult:
     computed: int
     key: str
     engine: str
+    views: int = 0
+
+    def describe(self) -> str:
+        """Describe how much was computed, by what, and where it is."""
+        of, what = (self.images * (1 + self.views), "views of images") if self.views else (self.images, "images")
+        return f"{self.computed:,} of {of:,} {what} extracted with {self.engine}, features/{self.key}"
 
 
 def extract(
@@ -72,7 +78,8 @@ def extract(
                 compute(todo.missing, engine, backbone, settings, images_dir, advance, begun=begun, pixels=store)
     if unfinished:  # of other settings, which were given up
         shutil.rmtree(unfinished, ignore_errors=True)
-    return ExtractionResult((todo.cached + total) // (1 + settings.views), total, todo.key, todo.engine)
+    images = (todo.cached + total) // (1 + settings.views)
+    return ExtractionResult(images, total, todo.key, todo.engine, settings.views)
 
 
 def speed(backbone: Backbone, settings: params.Extract, images_dir: Path) -> float:

@@ -73,7 +73,7 @@ def _list(address: str, lines: Iterable[str]) -> Images:
         if root.lower().endswith(TABLES):
             listed = image_tables.addresses(address, root, opening.read_table(store, root, address))
             return _of_addresses(listed, address.rpartition("/")[0])
-        return _files(store, {address: stamp_of(store.info(root))}, lambda _: root)
+        return _files(store, {file_names.storable(address): stamp_of(store.info(root))}, lambda _: root)
 
 
 def _matching(address: str, at: int) -> Files | None:
@@ -124,7 +124,7 @@ def _of_addresses(addresses: list[str], folder: str) -> Several:
     for _, some in groupby(zip(addresses, absolute, strict=True), key=lambda pair: store_of(pair[1])):
         places = dict(some)
         store = opening.open_store_of_image(next(iter(places.values())), next(iter(places)))
-        within = {address: store._strip_protocol(place) for address, place in places.items()}
+        within = {file_names.storable(address): store._strip_protocol(place) for address, place in places.items()}
         parts.append(within_roots(Files(store, [_item(address, "") for address in within], [], within.__getitem__)))
     return Several(parts)
 

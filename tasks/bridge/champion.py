@@ -190,7 +190,8 @@ def summarize_delivery() -> DeliverySummary:
     new = now[~pd.MultiIndex.from_frame(now[facts]).isin(pd.MultiIndex.from_frame(before[facts]))]
     counts = {str(domain): int(count) for domain, count in sorted(Counter(new["domain"]).items())}
     known = set(before.loc[before["split"] == "train", "domain"])
-    bad = {path: reason for path, reason in _unusable(DATASET).items() if path not in _unusable(ASIDE / DATASET.name)}
+    known_bad = _unusable(ASIDE / DATASET.name)
+    bad = {path: reason for path, reason in _unusable(DATASET).items() if path not in known_bad}
     examples = tuple(f"{path}: {reason}" for path, reason in sorted(bad.items())[:NAMED])
     return DeliverySummary(
         len(new), counts, tuple(domain for domain in counts if domain not in known), len(bad), examples
@@ -233,7 +234,8 @@ def remember_tried(tried: str) -> None:
 
 def was_tried(delivery: Delivery, settings: Retrain) -> bool:
     """Whether exactly this delivery was rejected before, or left undecided, by the same settings."""
-    return TRIED.exists() and TRIED.read_text() in (delivery.signature(), sign(delivery, settings))
+    signatures = (delivery.signature(), sign(delivery, settings))
+    return TRIED.exists() and TRIED.read_bytes() in [signature.encode() for signature in signatures]
 
 
 def remove_aside() -> None:

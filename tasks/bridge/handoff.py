@@ -165,7 +165,7 @@ def workspace_for(stage: str, params: Params, lock: str, code: dict[str, str]) -
         )
     root = RUNS.resolve() / str(flow_run.id)
     root.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(root.parent)
+    sweep(root.parent)
     held = FileLock(f"{root}.lock")
     held.acquire()
     dvc_remote.create_workspace(root, params, lock, cache=clone / ".dvc" / "cache")
@@ -182,7 +182,7 @@ def workspace_for(stage: str, params: Params, lock: str, code: dict[str, str]) -
         _remove(root, held)
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove the workspaces of dead runs, whose locks nobody holds."""
     for path in folder.glob("*.lock"):
         lock = FileLock(path, timeout=0)

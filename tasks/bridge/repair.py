@@ -127,6 +127,7 @@ def before_dvc(report: Callable[[str], None]) -> None:
     Raises:
         RootstockError: another command has been running for an hour, or left damage that only a person can repair.
     """
+    LOCAL.mkdir(exist_ok=True)
     TMP.mkdir(exist_ok=True)
     config = Config(".dvc")
     lock = make_lock(str(HELD), tmp_dir=str(TMP), hardlink_lock=config["core"].get("hardlink_lock", False))
@@ -169,11 +170,7 @@ def repair_lock() -> str | None:
     current, intact = LOCK.read_bytes(), INTACT.read_bytes() if INTACT.exists() else None
     if current == intact:
         return None
-    if current.startswith(CONFLICT) or b"\n" + CONFLICT in current:
-        raise RootstockError(
-            f"{LOCK} has merge conflict markers: keep one side (`git checkout --ours {LOCK}`, or --theirs), "
-            "and run again: missing outputs are computed."
-        )
+    _check_merged(LOCK, current)
     is_prefix = intact is not None and intact.startswith(current)  # truncated at the end of a line, it parses as well
     if _is_intact(current) and not is_prefix:
         write(INTACT, current)
@@ -187,6 +184,19 @@ def repair_lock() -> str | None:
     return f"{LOCK}: restored the last intact version; it was truncated when a process was killed."
 
 
+def _check_merged(path: Path, text: bytes) -> None:
+    """Check that git could merge a file.
+
+    Raises:
+        RootstockError: it has merge conflict markers.
+    """
+    if text.startswith(CONFLICT) or b"\n" + CONFLICT in text:
+        raise RootstockError(
+            f"{path} has merge conflict markers: keep one side (`git checkout --ours {path}`, or --theirs), "
+            "and run again: missing outputs are computed."
+        )
+
+
 def _dvc_files() -> list[Path]:
     return [path for folder in (Path(), workspace.DATA) for path in folder.glob("*.dvc") if path.is_file()]
 
@@ -197,9 +207,10 @@ def repair_dvc_file(path: Path) -> str | None:
     The history is added by a promotion, a rejection or a rollback; one that was killed is completed by the next run.
 
     Raises:
-        RootstockError: another .dvc file is unreadable.
+        RootstockError: it has merge conflict markers, or another .dvc file is unreadable.
     """
     text = path.read_bytes()
+    _check_merged(path, text)
     try:
         intact = all(out["path"] for out in YAML(typ="safe").load(text)["outs"]) and text.endswith(b"\n")
     except (YAMLError, KeyError, TypeError, ValueError):

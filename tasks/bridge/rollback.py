@@ -9,7 +9,7 @@ from rootstock.config import params_file
 from rootstock.dataset import tables
 from rootstock.evaluation import figures
 from rootstock.model import history
-from rootstock.system.errors import DamagedError, RootstockError
+from rootstock.system.errors import DamagedError, ParamsError, RootstockError
 from rootstock.system.files import read_json, write
 from tasks.bridge import champion, experiments, run_params, versions
 from tasks.bridge.workspace import DATASET, HISTORY, LOCAL, MODEL, PARAMS, REPORT, read_note
@@ -75,12 +75,18 @@ def _carry_out() -> tuple[int, tuple[str, ...]]:
     write(PARAMS, target.params)
     back = champion.row_of(history.BROUGHT_BACK, wanted, f"v{wanted} in place of v{begun['now']}.")
     champion.record([*rows, back])
-    params = params_file.load(PARAMS)
+    try:
+        params = params_file.load(PARAMS)
+    except ParamsError as error:  # a tracker that is not installed here, say
+        champion.remove_aside()
+        BEGUN.unlink()
+        raise ParamsError(f"Champion v{wanted} is restored, but its parameters cannot be used here: {error}") from None
     champion.abandon_retraining(params)
     BEGUN.unlink()
     before = begun["facts"]
     changed = [f"{what}: {before[what]} -> {fact}" for what, fact in _facts().items() if fact != before.get(what, fact)]
-    changed += [f"{PARAMS}: {change}" for change in run_params.changes(params_file.load(run_params.BEFORE), params)]
+    with suppress(ParamsError):  # an invalid edit was there before
+        changed += [f"{PARAMS}: {change}" for change in run_params.changes(params_file.load(run_params.BEFORE), params)]
     return wanted, tuple(changed)
 
 

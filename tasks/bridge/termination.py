@@ -25,7 +25,9 @@ from prefect.states import Cancelled, Cancelling, Crashed
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from rootstock.system import progress
-from tasks.bridge import cancellation, dvc_repository, run_params, workspace
+from rootstock.system.errors import RootstockError
+from tasks.bridge import cancellation, dvc_repository, git, run_params, workspace
+from tasks.bridge.git import GitError
 
 RECORD_S, REPORT_S = 1.0, 4.0  # together less than the six seconds after which a worker checks a second time
 EXIT_STATUS = 128 + signal.SIGTERM
@@ -62,12 +64,21 @@ def _on_sigterm(run: str) -> Iterator[None]:
 def _end_process(run: UUID) -> None:
     with dvc_repository.not_recording(timeout_s=RECORD_S):
         if workspace.holds_lock():  # else params.yaml holds the values of another run
-            with suppress(OSError):  # the next run will do it
-                run_params.restore()
+            with suppress(OSError, RootstockError):  # the next run will do it
+                run_params.restore(unless=_committed_params())
         reporting = threading.Thread(target=_report_state, args=(run,), daemon=True)
         reporting.start()
         reporting.join(REPORT_S)
         os._exit(EXIT_STATUS)
+
+
+def _committed_params() -> bytes | None:
+    """Return params.yaml if it is as in the last commit, which a promotion may just have made."""
+    with suppress(GitError, OSError, ValueError):
+        text = workspace.PARAMS.read_bytes()
+        if git.blobs(["HEAD"], workspace.PARAMS) == [git.blob_of(text.decode())]:
+            return text
+    return None
 
 
 def _report_state(run: UUID) -> None:

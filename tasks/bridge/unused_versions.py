@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from rootstock.features.cache import format_bytes
 from rootstock.model import history
 from rootstock.system.errors import RootstockError
-from tasks.bridge import champion, repair
+from tasks.bridge import champion, handoff, repair
 from tasks.bridge.dvc_repository import repository
 from tasks.bridge.handoff import RUNS
 from tasks.bridge.workspace import HISTORY, LOCAL
@@ -72,6 +72,7 @@ def _check(repo: Repo) -> None:
             f"DVC's cache is {folder}, outside of this workspace, where other projects may use it, too. Nothing was "
             "removed; `dvc gc` with --projects removes what none of them needs."
         )
+    handoff.sweep(RUNS)
     if RUNS.exists() and any(RUNS.iterdir()):
         raise RootstockError(
             f"A run that was handed over to this clone is using DVC's cache ({RUNS}): try again later."

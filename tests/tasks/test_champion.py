@@ -44,6 +44,15 @@ def test_a_delivery_is_tried_again_when_the_criteria_change_unless_it_was_rolled
         assert champion.was_tried(delivery, Retrain(margin=0.1))
 
 
+def test_a_delivery_is_recognised_whatever_its_names_hold(tmp_path):
+    for number, name in enumerate(("a\rb.png", "a\u2028b.png", "a\r\nb.png")):
+        put(tmp_path / "data" / "inbox" / "shed" / "ants" / name, number)
+    with chdir(tmp_path):
+        delivery = inbox.list_delivery("data/inbox", 0)
+        champion.remember_tried(champion.sign(delivery, Retrain()))
+        assert champion.was_tried(delivery, Retrain())
+
+
 @pytest.mark.parametrize(
     "command", [("dvc", "repro"), *slow((sys.executable, "-m", "flows.pipeline"))], ids=["repro", "flow"]
 )

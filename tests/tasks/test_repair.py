@@ -125,6 +125,26 @@ def test_a_truncated_dvc_file_of_comparison_or_history_is_removed_and_any_other_
     assert theirs.read_text() == ADDED[:end]
 
 
+@pytest.mark.parametrize("name", ["compare", "history.parquet"])
+def test_a_dvc_file_with_merge_conflict_markers_is_left_to_a_person(here, name):
+    (here / "data").mkdir()
+    path = Path(f"data/{name}.dvc")
+    merging = ADDED.replace("- md5", "<<<<<<< HEAD\n- md5", 1)
+    path.write_text(merging)
+    with pytest.raises(RootstockError, match=rf"data/{name}\.dvc has merge conflict markers: keep one side"):
+        repair.repair_all()
+    assert path.read_text() == merging
+
+
+def test_a_dvc_command_may_be_the_first_one_in_a_fresh_clone(here):
+    (here / ".rootstock").rmdir()
+    (here / ".dvc/tmp").rmdir()
+    (here / ".dvc/config").touch()
+    said: list[str] = []
+    repair.before_dvc(said.append)
+    assert said == [] and (here / ".rootstock/swept").exists()
+
+
 def test_a_truncated_run_log_loses_only_the_truncated_line(here):
     places.log_run("ingest", 1.0, 5, "first")
     cut = places.RUN_LOG.read_bytes()

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 from rootstock.config import params_file
@@ -72,6 +73,17 @@ def test_a_champion_of_a_workspace_without_git_is_kept(tmp_path, prefect_home):
     cache(workspace)
     assert recorded(champion) | recorded(latest) <= cached(workspace)
     assert not (recorded(forgotten) - recorded(champion) - recorded(latest)) & cached(workspace)
+
+
+def test_what_a_killed_run_of_another_machine_left_is_no_obstacle_and_one_at_work_is(after_repro):
+    left = after_repro.root / ".rootstock/elsewhere/0f1e"
+    left.mkdir(parents=True)
+    (left.parent / "0f1e.lock").touch()
+    with FileLock(left.parent / "0f1e.lock"):
+        refused = cache(after_repro, "--dry-run", check=False)
+    assert "A run that was handed over to this clone is using DVC's cache" in refused.stderr and left.exists()
+    cache(after_repro, "--dry-run")
+    assert not list(left.parent.iterdir())
 
 
 def test_a_cache_that_others_may_share_is_left_alone(after_repro, tmp_path):

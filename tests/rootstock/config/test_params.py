@@ -55,6 +55,11 @@ def test_an_omitted_key_has_its_default(file):
             "unknown key finetune.stages[1].epoch; expected one of unfreeze, epochs, lr. Did you mean epochs?",
         ),
         # misspelt choices
+        (
+            "backbone: {name: resnet34, variant: shortcut_d}",
+            "backbone.variant is 'shortcut_d'; expected average_pooling, shortcut_a, shortcut_b, shortcut_c. "
+            "Did you mean shortcut_c?",
+        ),
         ("extract: {dtype: float61}", "extract.dtype is 'float61'; expected float32, float16. Did you mean float16?"),
         (
             "finetune: {augment: flip}",

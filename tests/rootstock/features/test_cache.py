@@ -125,7 +125,14 @@ def test_a_killed_prune_leaves_no_partial_key(roots, monkeypatch):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(0, "0 bytes"), (999, "999 bytes"), (12_300, "12.3 kB"), (256e6, "256 MB"), (3.21e12, "3,210.0 GB")],
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (12_300, "12.3 kB"),
+        (999_700, "1 MB"),
+        (256e6, "256 MB"),
+        (3.21e12, "3,210.0 GB"),
+    ],
 )
 def test_sizes_are_formatted_for_display(size, expected):
     assert cache.format_bytes(size) == expected

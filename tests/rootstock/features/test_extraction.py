@@ -225,6 +225,7 @@ def test_an_extraction_killed_twenty_times_ends_like_an_uninterrupted_one(small,
 def test_each_view_is_cached_separately_and_only_an_additional_one_is_computed(small, folder, backbone, seen, tmp_path):
     done = extract(backbone, Extract(engine="eager", views=2), small.images, tmp_path)
     assert (done.images, done.computed, done.key) == (120, 360, folder.name)
+    assert done.describe() == f"360 of 360 views of images extracted with eager, features/{folder.name}"
     assert contents(tmp_path / folder.name) == contents(folder)
     kept = {path.name: contents(path) for path in tmp_path.iterdir() if path.is_dir()}
     assert len(kept) == 3

@@ -1,5 +1,6 @@
 """Images to classify are listed without labels: folders, patterns, archives, tables, lists, on any store."""
 
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -118,6 +119,15 @@ def test_standard_input_lists_an_address_a_line(photos, monkeypatch):
     lines = ["a.png\n", "\n", f"  {photos}/deep/er/b.jpg  \n", "gone.png"]
     there = content(photos)
     assert list(read(list_images("-", lines)).values()) == [there["a.png"], there["deep/er/b.jpg"], Reason.UNREADABLE]
+
+
+def test_names_that_are_not_utf_8_are_read_and_shown_with_escapes(photos):
+    odd = os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png")
+    Path(odd).write_bytes(b"odd")
+    shown = f"{photos}/caf\\xe9.png"
+    assert read(list_images("-", [odd + "\n"])) == {shown: b"odd"}
+    assert read(list_images(odd)) == {shown: b"odd"}
+    assert read(list_images(str(photos)))["caf\\xe9.png"] == b"odd"
 
 
 @pytest.mark.parametrize(
