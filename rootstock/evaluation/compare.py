@@ -31,6 +31,7 @@ from rootstock.features.reader import Features
 from rootstock.model import scoring
 from rootstock.model.model import Model
 from rootstock.system import escape
+from rootstock.system.causes import first_line
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import verify
 from rootstock.training import calibration, finetune, head, heads, thresholds
@@ -113,7 +114,7 @@ def measure(candidate: Candidate, settings: params.Params, paths: Paths) -> tupl
     try:
         found, epochs = _measured(candidate, settings, paths)
     except (RootstockError, RuntimeError, MemoryError) as error:  # torch's out of memory is a RuntimeError
-        found = {"reason": str(error).strip().splitlines()[0]}
+        found = {"reason": first_line(error) or type(error).__name__}
     return Row(**{**asdict(row), **found, "seconds": round(time.perf_counter() - start, 2)}), epochs
 
 

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rootstock.system.phrases import counted as counted
+
 SHARES = {  # larger is better, at most one
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -74,11 +76,6 @@ def count_images(images: int, groups: int, kind: str = "image") -> str:
 def in_groups(images: int, groups: int) -> str:
     """Format in how many groups images are; nothing where every group is one image."""
     return f" in {counted(groups, 'group')}" if groups < images else ""
-
-
-def counted(number: int, what: str) -> str:
-    """Format a number of things: 1 image, 2,000 images."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def figure(loss: float) -> str:

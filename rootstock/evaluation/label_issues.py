@@ -34,6 +34,7 @@ ITERATIONS = 20  # of L-BFGS: more change no suspect (docs/benchmarks.md)
 L2 = 10.0  # strength of these heads where the model's is of another kind
 MOST_PROBABILITIES = 5 * 10**7  # images times classes: 200 MB, and minutes of training
 MOST_HELD_OUT = 10**7  # the same of validation images, and of test images, where these alone are judged
+UNKNOWN = np.finfo(np.float32).min / 4  # the logit of a class that a head did not know
 COLUMNS = [*IMAGE, "suggested", "label_probability", "suggested_probability"]
 
 
@@ -57,6 +58,8 @@ def find(folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float
         return pd.DataFrame(columns=COLUMNS)
     fold = draw_folds(tables.strata_of_rows(rows), groups, seed)
     judged = _judged(tables.labels_of_rows(rows, classes), fold)
+    if not judged.any():
+        return pd.DataFrame(columns=COLUMNS)
     probabilities = predict_out_of_fold(folder, rows, fold, classes, l2)
     return _suspects(rows[judged].reset_index(drop=True), probabilities[judged], classes)
 
@@ -163,7 +166,7 @@ def predict_out_of_fold(
     """
     features = Features(folder, rows, classes).keep()
     axes = find_principal_axes(features)  # says nothing of labels: the same for all folds
-    logits = np.full((len(rows), len(classes)), np.finfo(np.float32).min / 4, np.float32)
+    logits = np.full((len(rows), len(classes)), UNKNOWN, np.float32)
     labels = tables.labels_of_rows(rows, classes)
 
     def score(number: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
@@ -178,5 +181,16 @@ def predict_out_of_fold(
     found = map_on_one_core_each(score, np.unique(fold))
     for indices, known, scores in progress.track(found, "evaluate", FOLDS, "folds for label issues"):
         logits[np.ix_(indices, known)] = scores
-    temperature = calibration.fit_temperature(logits, labels)
+    temperature = _temperature(logits, labels, fold)
     return calibration.probabilities(logits, temperature, multi_label=labels.ndim == 2)
+
+
+def _temperature(logits: Array, labels: Labels, fold: NDArray[np.int64]) -> float:
+    """Fit the temperature on the images that are judged, with classes that a head did not know as unlikely as any."""
+    judged = _judged(labels, fold)
+    if not judged.all():
+        logits, labels = logits[judged], labels[judged]
+    is_known = logits > UNKNOWN / 2
+    if not is_known.all():
+        logits = np.where(is_known, logits, logits.min(axis=1, where=is_known, initial=np.inf, keepdims=True))
+    return calibration.fit_temperature(logits, labels)

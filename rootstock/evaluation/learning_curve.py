@@ -135,12 +135,10 @@ def measure(
 
 
 def _with_all_classes(drawn: NDArray[np.bool_], groups: NDArray[np.int64], labels: Labels) -> NDArray[np.bool_]:
-    """Add the first group of each class that no drawn image has: where images have several, draws may miss one."""
-    if labels.ndim == 1:
-        return drawn
+    """Add the first group of each class that no drawn image has: it may be the class of no group's first image."""
     added = drawn.copy()
-    for has in labels.T:
-        if not (has & added).any():
+    for has in labels.T if labels.ndim == 2 else (labels == label for label in np.unique(labels)):
+        if has.any() and not (has & added).any():
             added |= groups == groups[has.argmax()]
     return added
 

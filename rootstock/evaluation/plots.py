@@ -184,7 +184,7 @@ def draw_reliability(labels: Labels, predictions: Mapping[str, AnyPredictions], 
         )  # marker size grows with the number of images
         lower.bar(confidence + shift, images, width=0.01, color=style["color"])
     upper.set_ylabel("accuracy" if labels.ndim == 1 else "share that has the class")
-    lower.set_ylabel("images" if labels.ndim == 1 else "images times classes")
+    lower.set_ylabel("images" if labels.ndim == 1 else "decisions (image and class)")
     lower.set_xlabel("confidence" if labels.ndim == 1 else "probability")
     lower.set_yscale("log")
     lower.set_ylim(bottom=0.7)

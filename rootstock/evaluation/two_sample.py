@@ -34,7 +34,7 @@ def tell_apart(new: Array, reference: Array, seed: int) -> tuple[Interval, NDArr
     x, is_new = np.concatenate([new, reference]), np.repeat([1, 0], [len(new), len(reference)])
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1 / L2, class_weight="balanced", max_iter=1000))
-    with threadpool_limits(1, user_api="blas"):  # as in training/head.py
+    with threadpool_limits(1, user_api="blas"):  # as in training/logistic.py
         scores = cross_val_predict(classifier, x, is_new, cv=folds, method="predict_proba")[:, 1]
         classifier.fit(x, is_new)
     aucs = [roc_auc_score(is_new[fold], scores[fold]) for _, fold in folds.split(x, is_new)]

@@ -1,4 +1,4 @@
-"""Why the winner answers as it does: Grad-CAM for worst mistakes and surest hits, and what the backbone sees."""
+"""Why the winner decides as it does: Grad-CAM for its worst mistakes and most confident hits, and what layers see."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ class Why:
 
 
 def explain(pair: ModelPair, test: Scored, winner: str) -> Why:
-    """Explain the winner's worst mistakes and surest hits among the test images, and look into its backbone."""
+    """Explain the winner's worst mistakes and most confident hits among the test images, and look into its backbone."""
     model, name = pair.whole(winner), pair.backbone.description["name"]
     wrong, hits = test.mistakes(winner)[:MISTAKES], _surest(test, winner)[:HITS]
     places = np.concatenate([wrong, hits])

@@ -116,7 +116,7 @@ def opened(
         images_dir: the shards.
         names: of the shards.
         most_gb: most bytes of all stores, in units of 10**9.
-        beside: open stores that may not make room.
+        beside: open stores that must not be evicted.
 
     Yields:
         None if the images are too many for that, or for the disk: then they are computed every time.

@@ -11,10 +11,12 @@ GIF_AFTER = b"\x21\x2c\x3b"  # what may follow an image: an extension, another i
 
 
 def rejection(error: Exception, data: bytes) -> Rejected:
-    """Classify a decoder's error as truncated, unsupported or undecodable."""
+    """Classify a decoder's error: truncated, unsupported, undecodable, or unreadable for now if memory was short."""
     if isinstance(error, Rejected):
         return error
     message = str(error) or type(error).__name__
+    if isinstance(error, MemoryError):
+        return Rejected(Reason.UNREADABLE, message)
     if isinstance(error, EOFError) or any(word in message.lower() for word in CUT) or is_truncated(data):
         return Rejected(Reason.TRUNCATED, message)
     if isinstance(error, NotImplementedError) or any(word in message.lower() for word in UNKNOWN):

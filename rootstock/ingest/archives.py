@@ -90,10 +90,10 @@ def _load_now(load: Callable[[], bytes]) -> Loader:
     """Read a member now; return a function that returns its bytes or raises the reason for rejection."""
     try:
         data = load()
-    except OSError:  # an error of the store, not of the member
-        return lambda: _reject(Reason.UNREADABLE)
-    except Exception:  # a wrong checksum, unknown compression, a password: concerns this file only
-        return lambda: _reject(Reason.UNDECODABLE)
+    except Exception as error:  # of the store; or a wrong checksum, unknown compression, a password, of the member
+        may_pass = isinstance(error, OSError | MemoryError) or is_unavailable(error)
+        reason = Reason.UNREADABLE if may_pass else Reason.UNDECODABLE
+        return lambda: _reject(reason)
     return lambda: data
 
 

@@ -13,6 +13,7 @@ from rootstock.dataset import tables
 from rootstock.images.perceptual_hash import HASH_BITS
 from rootstock.ingest.layout import SPLITS
 from rootstock.ingest.listings import OPEN
+from rootstock.system.phrases import counted
 
 MIN_GROUPS_PER_CLASS = 3  # one each for train, val and test
 MAX_LISTED = 3  # classes or groups that a note lists
@@ -98,7 +99,7 @@ def describe_splits(manifest: pd.DataFrame, files: pd.DataFrame, wanted: params.
     off = 100 * counts.div(counts.sum(axis=1), axis=0).sub(_shares(wanted)).abs()
     return (
         f"splits {_percent(_reached(drawn))} % of {len(drawn):,} images, in "
-        f"{_enumerated(len(np.unique(drawn['group'])), 'group')}; largest deviation of a class from its share: "
+        f"{counted(len(np.unique(drawn['group'])), 'group')}; largest deviation of a class from its share: "
         f"{off.to_numpy().max():.1f} points ({off.max(axis=1).idxmax()}, {off.max().idxmax()})"
     )
 
@@ -159,7 +160,7 @@ def describe_leaks(files: pd.DataFrame) -> str:
         return ""
     listed = [f"{name} ({_counts(counts)})" for name, counts in list(torn.items())[:MAX_LISTED]]
     return (
-        f"a leak: its own splits share {_enumerated(len(torn), 'group')}, {', '.join(listed)}"
+        f"a leak: its own splits share {counted(len(torn), 'group')}, {', '.join(listed)}"
         f"{', ...' if len(torn) > len(listed) else ''}; each goes as a whole to the split of most of its images"
     )
 
@@ -194,7 +195,7 @@ def _divided(table: pd.DataFrame, first_path: Callable[["pd.Series[int]"], str])
     names = example["name"].dropna().astype("str")
     name = names.min() if len(names) else first_path(example["image"])
     return (
-        f"{_enumerated(divided['group'].nunique(), 'group')} ({len(divided):,} images) in several splits, "
+        f"{counted(divided['group'].nunique(), 'group')} ({len(divided):,} images) in several splits, "
         f"e.g. that of {name} ({_counts(Counter(example['split']))}): the splits are older than the groups, and "
         "permanent. To keep groups whole, remove data/dataset: the next run draws new splits (what came through the "
         "inbox has to be delivered again)."
@@ -212,7 +213,7 @@ def _few(table: pd.DataFrame) -> str:
     alone, shared = (np.bincount(found, minlength=len(labels)) for found in (codes[~is_shared], pairs[:, 0]))
     counts = zip(labels, (alone + shared).tolist(), strict=True)
     few = sorted((label, n) for label, n in counts if 0 < n < MIN_GROUPS_PER_CLASS)
-    listed = [f"{label!r} is in {_enumerated(number, 'group')}" for label, number in few]
+    listed = [f"{label!r} is in {counted(number, 'group')}" for label, number in few]
     named = ", ".join(listed[:MAX_LISTED]) + (", ..." if len(few) > MAX_LISTED else "")
     needed = f"a class needs {MIN_GROUPS_PER_CLASS}, one each for train, val and test; a group is in one split."
     return f"{named}: {needed}" if named else ""
@@ -220,7 +221,3 @@ def _few(table: pd.DataFrame) -> str:
 
 def _counts(splits: Counter[str]) -> str:
     return ", ".join(f"{splits[split]} {split}" for split in SPLITS if splits[split])
-
-
-def _enumerated(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -218,7 +218,8 @@ def _listing_digest(settings: params.Ingest, seed: int, listed: list[SourceListi
             digest.update(f"{entry.source.layout} {entry.source.empty}\n".encode())
         for item in entry.source.items if entry.source else ():
             digest.update(
-                f"{item.path}\t{item.label}\t{item.domain}\t{item.splits}\t{item.stamp}\t{item.group}\n".encode()
+                f"{item.path}\t{item.label}\t{item.domain}\t{item.splits}\t{item.stamp}\t{item.problem}\t"
+                f"{item.group}\n".encode()
             )
     return digest.hexdigest()
 

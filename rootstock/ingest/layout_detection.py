@@ -155,7 +155,7 @@ def _split_folders(shared: Parts, base: Folder, named: dict[str, str], where: st
 
 
 def _class_roots(base: Folder, named: Mapping[str, str]) -> dict[Parts, tuple[Folder, str]]:
-    """Descend through a folder within a split that repeats its name or is inner_names images: seg_train/seg_train."""
+    """Descend through a folder within a split that repeats its name or is just named images: seg_train/seg_train."""
     beside = {inner for name in named for inner in base.folders[name].folders if len(base.folders[name].folders) > 1}
     roots: dict[Parts, tuple[Folder, str]] = {}
     for name, split in named.items():

@@ -139,7 +139,7 @@ class _Places:
 
     def record(self, path: str, place: str) -> str:
         """Return the path to record: no absolute path, but a URL if that is of another store."""
-        recorded = posixpath.relpath(place, self.folder) if self.is_own else path
+        recorded = posixpath.relpath(place, self.folder or "/") if self.is_own else path
         if self._inferred(recorded) != place.replace("/./", "/"):
             self.odd[recorded] = place
         return recorded

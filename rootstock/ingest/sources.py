@@ -87,7 +87,7 @@ def are_multi_label(listed: Iterable[SourceListing], recorded: Mapping[str, Any]
             kinds.setdefault(found.get(manifests.MULTI_LABEL, False), title)
     if len(kinds) > 1:
         raise SourceError(
-            f"ingest.sources: {kinds[True]} has a column labels, for any number of classes per image, and "
+            f"ingest.sources: {kinds[True]} is multi-label (a column labels), and "
             f"{kinds[False]} has one class per image; expected the same of all sources. Give those of one class in a "
             "table with a column labels, too."
         )
@@ -125,9 +125,10 @@ def _list(spec: params.Source, scratch: Path, scan: Scan, known: Known) -> Sourc
     where = f"ingest.sources: {spec.path}"
     store, root = opening.open_existing(spec.path, where)
     with opening.translating_errors(where):
-        if spec.path.lower().endswith(TABLES):
+        name = root.lower()  # of zip://::photos.zip, which is a folder, this is empty
+        if name.endswith(TABLES):
             return within_roots(manifests.list_manifest(spec, store, root, where))
-        if spec.path.lower().endswith(ARCHIVES):
+        if name.endswith(ARCHIVES):
             opening.check_is_file(store, root, where)
             return archives.list_archive(spec, store, root, stamp_of(store.info(root)), scan, known)
         return within_roots(_folder(spec, store, root, known))

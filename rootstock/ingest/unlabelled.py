@@ -61,7 +61,7 @@ def list_images(address: str, lines: Iterable[str] = ()) -> Images:
 def _list(address: str, lines: Iterable[str]) -> Images:
     if address == STANDARD_INPUT:
         return _of_addresses([line.strip() for line in lines if line.strip()], "")
-    if (pattern := PATTERN.search(address)) and (found := _matching(address, pattern.start())) is not None:
+    if PATTERN.search(address) and (found := _matching(address)) is not None:
         return found
     store, root = opening.open_existing(address, address)
     with opening.translating_errors(address):
@@ -76,19 +76,21 @@ def _list(address: str, lines: Iterable[str]) -> Images:
         return _files(store, {file_names.storable(address): stamp_of(store.info(root))}, lambda _: root)
 
 
-def _matching(address: str, at: int) -> Files | None:
+def _matching(address: str) -> Files | None:
     """List the files that a pattern matches; None if it is the name of a file or folder that has such characters."""
     try:
         store, root = open_store(address)
     except (ImportError, ValueError):
         return None  # said where it is opened as a name
+    if not (pattern := PATTERN.search(root)):
+        return None
     with opening.translating_errors(address):
         if store.exists(root):
             return None
         infos = store.glob(root, detail=True)
         found = ((place, stamp_of(info)) for place, info in infos.items() if info.get("type") == "file")
-        folder = address[:at].rpartition("/")[0]
-        stamps, place_of = relative_paths(found, store._strip_protocol(folder) if folder else "", address)
+        folder = root[: pattern.start()].rpartition("/")[0]
+        stamps, place_of = relative_paths(found, folder, address)
     return _files(store, stamps, place_of)
 
 

@@ -54,9 +54,8 @@ def _remote_files(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noq
 def _list_folder(store: Any, folder: str, most_below: int) -> tuple[list[tuple[str, Info]], list[str]]:  # noqa: ANN401
     """Return the files of a folder and the folders in it; of more than `most_below`, the files of these as well."""
     infos = store.ls(folder, detail=True)
-    within = folder.rstrip("/") + "/"
-    below = [info["name"] for info in infos if info.get("type") == "directory"]
-    below = [place for place in below if place.startswith(within) and place != within]  # not the folder's own entry
+    own = folder.strip("/")  # which some stores list, too
+    below = [info["name"] for info in infos if info.get("type") == "directory" and info["name"].strip("/") != own]
     if len(below) > most_below:
         infos, below = store.find(folder, detail=True).values(), []
     store.invalidate_cache()  # it would keep what it has listed

@@ -18,8 +18,8 @@ UNAVAILABLE = frozenset(
 # 5xx.
 DRIVERS = frozenset(
     {
-        "aiohttp", "aiobotocore", "botocore", "s3fs", "gcsfs", "google", "adlfs", "azure", "paramiko",
-        "asyncssh", "requests", "urllib3"
+        "adlfs", "aiobotocore", "aiohttp", "asyncssh", "azure", "botocore", "gcsfs", "google", "httpcore", "httpx",
+        "paramiko", "requests", "s3fs", "urllib3", "webdav4",
     }
 )  # fmt: skip
 OF_NETWORK = re.compile(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rootstock.system.availability import DRIVERS
 from rootstock.system.errors import RootstockError
 from rootstock.system.redaction import redacted
 
@@ -29,10 +30,6 @@ DAMAGED = {
     "zipfile.BadZipFile", "zlib.error", "_lzma.LZMAError", "_pickle.UnpicklingError", "pyarrow.lib.ArrowInvalid",
 }  # fmt: skip
 KILLED = {"concurrent.futures.process.BrokenProcessPool", "subprocess.CalledProcessError"}
-NETWORK_LIBRARIES = {
-    "adlfs", "aiohttp", "asyncssh", "azure", "botocore", "gcsfs", "google", "httpcore", "httpx", "paramiko", "requests",
-    "s3fs", "urllib3", "webdav4",
-}  # fmt: skip
 
 
 @contextmanager
@@ -71,7 +68,7 @@ def describe(error: BaseException) -> str | None:
         return f"A child process ended unexpectedly: {first_line(error)}."
     if "sqlite3.Error" in names:
         return f"SQLite: {first_line(error)}. {_describe_sqlite(str(error))}"
-    if libraries & NETWORK_LIBRARIES or isinstance(error, OSError):
+    if libraries & DRIVERS or isinstance(error, OSError):
         return f"{type(error).__name__}: {first_line(error)}."
     if system := system_error_of(error):
         return describe(system)

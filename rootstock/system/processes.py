@@ -70,7 +70,7 @@ def ordered_map_in_processes(
     try:
         slots = _Slots(window, bytes_each)
     except OSError as error:
-        log.info("%s: %s; there are threads instead of processes", SHARED_MEMORY, error.strerror)
+        log.info("%s: %s; falling back to threads", SHARED_MEMORY, error.strerror)
         yield from ordered_map(function, items, count, window, first, weigh, most)
         return
     with closing(slots):
@@ -183,4 +183,6 @@ class _IntoSlot:
 def _attached(path: str, inode: int) -> mmap.mmap:
     """Map the shared memory of the process that started this one; the inode tells one file from the next."""
     with Path(path).open("r+b") as file:
+        if os.fstat(file.fileno()).st_ino != inode:  # once a file is closed, another one gets its number
+            raise FileNotFoundError(f"{path} is another file by now")
         return mmap.mmap(file.fileno(), 0)

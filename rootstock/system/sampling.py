@@ -1,4 +1,4 @@
-"""Some of many, where those say the same as all."""
+"""Evenly spaced items out of many."""
 
 import numpy as np
 from numpy.typing import NDArray

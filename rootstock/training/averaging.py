@@ -68,10 +68,10 @@ def choose_average(run: Run, state: TrainingState, probe: Weights) -> list[Avera
     if not (settings.interpolation or settings.soup > 1) or not state.kept:
         return []
     if not run.model.frozen_statistics:
-        log.info("fine_tune: no weights are averaged, as batch norm's statistics would not fit them")
+        log.info("fine_tune: weights are not averaged: the statistics of batch norm would not fit them")
         return []
     if adapters.parameters(run.model.backbone):
-        log.info("fine_tune: no weights are averaged, as the mean of adapters is not that of what they add")
+        log.info("fine_tune: weights are not averaged: the mean of LoRA's factors is not that of their products")
         return []
     (number, soup), *others = state.kept.items()
     best = state.history[number]

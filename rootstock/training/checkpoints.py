@@ -110,7 +110,7 @@ def load(path: Path, fingerprint: str, model: nn.Module, device: torch.device) -
                 epoch: {name: value.cpu() for name, value in weights.items()}
                 for epoch, weights in content["kept"].items()
             }
-            optimiser = dict(content["optimiser"])
+            optimiser = content["optimiser"]
             scaler, halved = dict(content["scaler"]), content["halved"]
             within = Within(**content["within"]) if content["within"] else None
             place = int(content["stage"]), int(content["epoch"])

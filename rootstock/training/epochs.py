@@ -1,4 +1,4 @@
-"""The epochs of fine-tuning as a table: which was the best, what they warn of, and history.parquet."""
+"""What the epochs of fine-tuning show: which was the best, and what to warn of."""
 
 from collections.abc import Sequence
 

@@ -117,7 +117,7 @@ def _train(
     total = sum(stage.epochs for stage in planned)
     done = len(state.history) * len(train.rows) + (state.within.images if state.within else 0)
     if done and len(state.history) < total and together.rank == 0:
-        log.info("Resuming after epoch %d of stage %d, of %d images in all, from %s",
+        log.info("Resuming after epoch %d of stage %d (%d images seen), from %s",
                  state.epoch, state.stage + 1, done, checkpoint)  # fmt: skip
     with (
         Reader(train.images_dir) as reader,

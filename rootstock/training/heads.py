@@ -122,12 +122,12 @@ def choose(
 
 
 def _check_multi_label(settings: params.Head) -> None:
-    """Check that the settings are for images of any number of classes.
+    """Check that the settings are for a multi-label dataset.
 
     Raises:
         ParamsError: they are not.
     """
-    of_labels = "the images have any number of classes (a column labels)"
+    of_labels = "the dataset is multi-label (a column labels)"
     if settings.kind not in ("logistic", "auto"):
         raise ParamsError(f"params.yaml: head.kind is {settings.kind}, but {of_labels}; expected logistic or auto")
     if settings.class_weight != "none":

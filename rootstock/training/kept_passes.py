@@ -41,7 +41,7 @@ class KeptPasses:
                 shutil.rmtree(other)
         self._kept = len(list(self.folder.glob("*.safetensors")))
         if self._kept:
-            log.info("train_head: goes on after %d passes over the features of a run that was stopped", self._kept)
+            log.info("train_head: resuming after %d passes over the features of an interrupted run", self._kept)
 
     def recall(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return what was kept under a name; else compute it, and keep it if that took long."""

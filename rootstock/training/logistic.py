@@ -58,7 +58,7 @@ def fit_logistic_path(
     best: Head | None = None
     path: list[dict[str, float]] = []
     for candidate, iterations in fit_each(
-        train, classes, show(sorted(l2, reverse=True)), max_iterations, axes, weights, passes
+        train, classes, show(sorted(set(l2), reverse=True)), max_iterations, axes, weights, passes
     ):
         loss, accuracy = evaluate(candidate, val, weights)
         if best is None or loss < min(entry["val_log_loss"] for entry in path):

@@ -44,7 +44,8 @@ def train(run: Run, state: TrainingState, index: int) -> None:
                 if not state.history:
                     raise ParamsError(f"{exploded}; expected a lower lr.") from None
                 log.warning("%s again: the stage ends with the best weights so far.", exploded)
-                return None
+                state.stage, state.epoch = index, run.stages[index].epochs
+                return run.save()
             log.warning("%s: going on with the best weights so far, at half the learning rate.", exploded)
             state.halved, state.optimiser, state.within, state.average = index, None, None, None
 
@@ -65,6 +66,7 @@ def try_next_depth(run: Run, state: TrainingState, index: int, entry: int, *, is
     log.info("fine_tune: after %s: %s", run.stages[index].name, gain)
     if not gain.is_significant:
         state.ended.append(entry)
+    state.stage, state.epoch = index + 1, 0  # or a run that goes on here would compare this depth with itself
     run.save()
 
 

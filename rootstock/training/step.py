@@ -189,6 +189,6 @@ class _Graph:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            log.info("fine_tune: the step is launched from Python, as it cannot be a CUDA graph: %s", error)
+            log.info("fine_tune: the step could not be captured as a CUDA graph, and runs eagerly: %s", error)
         else:
             self._graph = graph

@@ -9,6 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from flows import retrain as flow
+from rootstock.config.params import Params
+from rootstock.ingest.opening import Unreachable
+from rootstock.system.errors import RootstockError
+from tests.deliveries import delivery_in
 from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
 from tests.retraining import champions, deliver, model_of, retrain
 from tests.serving import until
@@ -160,3 +165,18 @@ def test_a_folder_that_is_not_an_inbox_is_refused_and_left_untouched(before, tmp
         assert f"retrain.inbox: {inbox} {why}" in done.stderr
     assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == files
     assert {path: path.read_bytes() for path in (before.root / "photos").rglob("*.png")} == photos
+
+
+@pytest.mark.parametrize("error", [RootstockError("The disk is full"), Unreachable("the store cannot be reached")])
+def test_a_failure_of_the_machine_is_not_held_against_a_delivery(monkeypatch, tmp_path, error):
+    """It would be recorded as rejected, and not be tried again."""
+    tried = []
+
+    def submit(task, *_):
+        tried.append(task)
+        raise error
+
+    monkeypatch.setattr(flow, "submit", submit)
+    with pytest.raises(RootstockError, match=str(error)):
+        flow.ingest_delivery(delivery_in(tmp_path), Params())
+    assert len(tried) == 1

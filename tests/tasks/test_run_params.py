@@ -1,6 +1,7 @@
 """Values given to a flow, and edits of params.yaml: which one wins, and what is never lost."""
 
 import json
+import sys
 from contextlib import chdir
 
 import pytest
@@ -259,3 +260,11 @@ def test_a_section_that_only_a_flow_reads_may_be_missing(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(json.dumps(document))
     monkeypatch.chdir(tmp_path)
     assert bridge_workspace.read_params().export.max_loss == 0.01
+
+
+def test_a_run_that_is_cancelled_after_a_promotion_leaves_the_parameters_that_this_has_committed(workspace):
+    code = "from tasks.bridge import termination; print((termination._committed_params() or b'').decode())"
+    whole = (workspace.root / "params.yaml").read_text()
+    assert workspace.run(sys.executable, "-c", code).stdout.strip() == whole.strip()
+    workspace.set(head={"l2": [7.0]})
+    assert workspace.run(sys.executable, "-c", code).stdout.strip() == ""

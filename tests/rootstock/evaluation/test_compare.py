@@ -168,13 +168,20 @@ def test_a_candidate_that_fails_is_a_row_with_the_reason(backbone, layer, reason
     assert reason in found.reason and found.accuracy is None and found.backbone == backbone.name
 
 
-def test_a_candidate_that_needs_too_much_memory_is_a_row_with_the_reason(paths, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("[alloc_cpu.cpp:98] DefaultCPUAllocator: can't allocate memory\nstack"), "can't allocate memory"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_candidate_that_needs_too_much_memory_is_a_row_with_the_reason(paths, monkeypatch, error, reason):
     def too_much(*_: object) -> None:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:98] DefaultCPUAllocator: can't allocate memory\nstack")
+        raise error
 
     monkeypatch.setattr(extraction, "speed", too_much)
     found, _ = measure(candidates(settings())[0], settings(), paths)
-    assert found.reason.endswith("can't allocate memory")
+    assert found.reason.endswith(reason)
 
 
 @pytest.mark.slow

@@ -88,6 +88,21 @@ def test_images_of_a_class_that_is_a_single_group_are_not_judged_as_no_other_hea
     assert len(found) <= 3
 
 
+def test_a_class_that_one_fold_alone_has_changes_nothing_about_the_others(tmp_path):
+    folder, manifest, wrong, _ = with_turned_labels(tmp_path / "without", turned=20)
+    alone = find(folder, manifest)
+    labels = np.append(manifest["class_index"], np.full(10, 4))
+    features = np.concatenate([x for x, _ in Features(folder, manifest)])
+    features = np.concatenate([features, np.full((10, 4), 20.0)])
+    [folder], manifest = dataset(
+        tmp_path / "with", labels, features, np.append(np.arange(len(features) - 10), [900] * 10)
+    )
+    found = label_issues.find(folder, manifest, [*CLASSES, "rare"], 10.0, 0)
+    assert abs(len(found) - len(alone)) <= 3
+    assert found["label_probability"].min() == pytest.approx(alone["label_probability"].min(), abs=0.02)
+    assert len(wrong & set(found["image_id"].head(20))) >= 16
+
+
 @pytest.mark.parametrize("images", [3, 4])
 def test_with_fewer_groups_than_folds_nothing_is_suspected(tmp_path, images):
     labels = np.arange(images) % 2

@@ -55,6 +55,20 @@ def test_groups_are_drawn_as_a_whole_and_each_class_keeps_one(tmp_path):
     assert learning_curve._draw(groups, labels, 1.0, 0).all()
 
 
+def test_a_class_that_comes_second_in_all_its_groups_is_drawn_too(tmp_path):
+    drawn = simulated(900)
+    groups = np.arange(900) // 6
+    labels = np.where(np.arange(900) % 6 < 3, 0, 1)  # each patient has normal images first, then others
+    labels[(groups % 30 == 0) & (np.arange(900) % 6 == 5)] = 2  # and five of them a rare one
+    folders, manifest = dataset(tmp_path, labels, drawn.x, groups)
+    manifest.loc[manifest.index >= 600, "split"] = "val"
+    train, val = (Features(folders[0], manifest[manifest["split"] == split]) for split in ("train", "val"))
+    settings = Settings(l2=(1.0,))
+    chosen = heads.fit(train, val, CLASSES, settings, np.arange(len(val))).head
+    curve = learning_curve.measure(folders[0], manifest, CLASSES, chosen, settings, 0)
+    assert curve is not None and len(curve.accuracy) == 4
+
+
 def test_few_groups_have_no_curve(tmp_path):
     assert measured(tmp_path, n=90, per_group=10)[0] is None
 

@@ -1,4 +1,4 @@
-"""The report explains its worst mistakes and surest hits, and shows what the layers of the backbone see."""
+"""The report explains its worst mistakes and most confident hits, and shows what the layers of the backbone see."""
 
 import io
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from rootstock.images import inspection, pixels
 from rootstock.images.inspection import Reason, Rejected
@@ -144,3 +144,14 @@ def test_transparent_16_bit_and_cmyk_images_keep_their_colours_when_downscaled()
     assert (pixels_of(check(encoded(deep, "TIFF"), "a.tif", max_side=32).data) == 100).all()
     printed = encoded(Image.new("CMYK", (64, 64), (0, 255, 255, 0)), "JPEG")
     assert np.abs(pixels_of(check(printed, "a.jpg", max_side=32).data) - (255, 0, 0)).max() <= 4
+
+
+def test_a_file_for_which_memory_was_short_is_tried_again(monkeypatch):
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    content = encoded(picture(1))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", short)
+    with pytest.raises(Rejected) as rejected:
+        check(content, "a.png")
+    assert rejected.value.reason is Reason.UNREADABLE

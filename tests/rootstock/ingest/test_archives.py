@@ -9,6 +9,7 @@ import stat
 import tarfile
 import zipfile
 
+import aiohttp
 import fsspec
 import numpy as np
 import pytest
@@ -275,3 +276,31 @@ def test_a_zip_with_an_oversized_index_is_an_error(listed, tmp_path, monkeypatch
     path = archived(tmp_path / "photos.zip", {f"a/{number}.png": drawn(number) for number in range(3)})
     with pytest.raises(SourceError, match=r"its index takes [0-9]+ bytes; expected at most 100"):
         listed(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (aiohttp.ClientPayloadError("the connection was cut"), Reason.UNREADABLE),
+        (aiohttp.ServerDisconnectedError(), Reason.UNREADABLE),
+        (TimeoutError(), Reason.UNREADABLE),
+        (MemoryError(), Reason.UNREADABLE),
+        (NotImplementedError("a compression of tomorrow"), Reason.UNDECODABLE),
+        (RuntimeError("a password is needed"), Reason.UNDECODABLE),
+    ],
+)
+def test_a_member_that_could_not_be_read_this_time_is_tried_again(listed, tmp_path, monkeypatch, error, reason):
+    def fails(*_: object) -> bytes:
+        raise error
+
+    source = listed(archived(tmp_path / "photos.zip", {path: drawn(number) for number, path in enumerate(PATHS)}))
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", fails)
+    assert set(contents(source).values()) == {reason}
+
+
+def test_an_archive_may_be_named_as_a_folder_and_a_table_within_one_as_a_file(listed, tmp_path):
+    files = {path: drawn(number) for number, path in enumerate(PATHS)}
+    archive = archived(tmp_path / "photos.zip", files | {"labels.csv": b"path,label\nants/00.png,red\n"})
+    assert contents(listed(f"zip://::{archive}", classes_at=".")) == files
+    assert labels(listed(f"zip://labels.csv::{archive}")) == {"ants/00.png": "red"}
+    assert contents(listed(f"zip://labels.csv::{archive}")) == {"ants/00.png": drawn(0)}

@@ -81,7 +81,7 @@ def test_where_shared_memory_is_missing_threads_give_the_same(mixed, tmp_path, i
     for yes, store in stores.items():
         in_processes(yes)
         store.ingest(mixed)
-    assert "there are threads instead of processes" in caplog.text
+    assert "falling back to threads" in caplog.text
     assert stores[True].bytes() == stores[False].bytes()
 
 

@@ -12,6 +12,7 @@ from rootstock.config import params
 from rootstock.dataset import shards
 from rootstock.ingest import near_duplicates
 from rootstock.ingest.ingest import IngestResult
+from rootstock.system import roots
 from rootstock.system.errors import SourceError
 from tests.images import encoded, nearly, picture, put, put_classes
 
@@ -21,6 +22,17 @@ def test_a_second_ingest_of_the_same_files_writes_nothing(store, photos):
     times, content = store.times(), store.bytes()
     assert store.ingest(photos) == IngestResult(images=15, new=0, rejected=0, changed=False)
     assert (store.times(), store.bytes()) == (times, content)
+
+
+def test_images_that_a_restricted_run_could_not_read_are_ingested_by_the_next_run(store, photos, tmp_path):
+    rows = "".join(f"{path},{path.parent.name}\n" for path in sorted(photos.rglob("*.png")))
+    elsewhere = put_classes(tmp_path / "elsewhere", {"ants": 1})
+    rows += f"{elsewhere}/ants/00.png,ants\n".replace("00.png", next(elsewhere.rglob("*.png")).name)
+    put(photos / "list.csv", f"path,label\n{rows}".encode())
+    put(next(elsewhere.rglob("*.png")), encoded(picture(77)))
+    with roots.restricted_to([str(photos)]):
+        assert store.ingest(photos / "list.csv") == IngestResult(images=15, new=15, rejected=1, changed=True)
+    assert store.ingest(photos / "list.csv") == IngestResult(images=16, new=1, rejected=0, changed=True)
 
 
 def test_a_second_ingest_of_the_same_files_imports_neither_pandas_nor_torch(store, photos):

@@ -248,3 +248,11 @@ def test_an_oversized_manifest_is_an_error_before_it_is_read(listed, five_photos
 def test_a_manifest_with_too_many_columns_is_an_error(listed, tmp_path):
     with pytest.raises(SourceError, match="more than 10,000 columns"):
         listed(manifest(tmp_path / "list.csv", "path,label" + ",x" * 20_000 + "\n"))
+
+
+def test_paths_of_a_table_at_the_root_of_its_store_are_relative_to_it_wherever_the_run_is(listed, memory, monkeypatch):
+    memory.pipe("/photos/1.png", drawn(1))
+    memory.pipe("/list.csv", b"path,label\nphotos/1.png,x\n")
+    for folder in ("/", "/usr/lib"):
+        monkeypatch.chdir(folder)
+        assert contents(listed("memory://list.csv")) == {"photos/1.png": drawn(1)}

@@ -84,6 +84,14 @@ def test_a_pattern_lists_what_it_matches_below_the_last_folder_without_one(photo
     assert {item.path for item in list_images(f"{photos}/{pattern}").items} == expected
 
 
+def test_a_pattern_in_the_current_folder_lists_names_relative_to_it(photos, monkeypatch):
+    hidden = photos.with_name(".cache")
+    photos.rename(hidden)
+    monkeypatch.chdir(hidden)
+    assert {item.path for item in list_images("*.png").items} == {"a.png"}
+    assert {item.path for item in list_images("deep/*.png").items} == {"c[1].png"}
+
+
 def test_the_name_of_a_file_or_folder_is_no_pattern_whatever_characters_it_has(photos):
     assert set(read(list_images(f"{photos}/deep/c[1].png"))) == {f"{photos}/deep/c[1].png"}
     photos.rename(photos.with_name("photos [2]"))

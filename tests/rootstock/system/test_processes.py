@@ -91,4 +91,14 @@ def test_threads_replace_processes_if_shared_memory_is_missing_or_too_small(why,
         monkeypatch.setattr(processes, "SHARED_MEMORY", str(tmp_path / "none"))
     found = list(ordered_map_in_processes(squares, range(3), MIB if why == "none" else 2**50, window=3))
     assert {process for process, _, _ in found} == {os.getpid()}
-    assert "threads instead of processes" in caplog.text
+    assert "falling back to threads" in caplog.text
+
+
+def test_a_process_that_is_late_does_not_write_into_the_file_that_has_the_number_by_now(tmp_path):
+    with (tmp_path / "one").open("wb+") as file:
+        file.write(bytes(10))
+        file.flush()
+        path, inode = f"/proc/{os.getpid()}/fd/{file.fileno()}", os.fstat(file.fileno()).st_ino
+        assert len(processes._attached(path, inode)) == 10
+        with pytest.raises(FileNotFoundError, match="is another file by now"):
+            processes._attached(path, inode + 1)

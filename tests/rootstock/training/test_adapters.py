@@ -110,7 +110,7 @@ def test_no_weights_are_averaged_with_adapters_and_a_run_says_so(base, tmp_path,
     with caplog.at_level("INFO"):
         settings = stages(("lora", 2), averaging=Averaging(soup=2, interpolation=2))
         course = tuned(transformer(base), base, settings, tmp_path / "checkpoint")
-    assert course.averages == [] and "no weights are averaged, as the mean of adapters" in caplog.text
+    assert course.averages == [] and "weights are not averaged: the mean of LoRA's factors" in caplog.text
 
 
 def test_a_network_without_linear_layers_is_refused_before_training(base, tmp_path):

@@ -116,7 +116,7 @@ def test_weights_are_not_averaged_where_batch_norm_was_trained(base, tmp_path, c
     model.frozen_statistics = False
     with caplog.at_level(logging.INFO):
         assert tuned(model, base, averaged(2, soup=2), tmp_path / "checkpoint").averages == []
-    assert "no weights are averaged, as batch norm's statistics would not fit them" in caplog.text
+    assert "weights are not averaged: the statistics of batch norm would not fit them" in caplog.text
 
 
 def test_averages_are_read_back_and_an_earlier_version_had_none(base, tmp_path):

@@ -72,6 +72,18 @@ def test_a_second_explosion_ends_the_stage_with_the_best_weights_and_the_next_st
     assert "again: the stage ends with the best weights so far" in caplog.text
 
 
+@pytest.mark.parametrize("unfreeze", ["all", "auto"])
+def test_a_run_that_ended_so_is_complete_when_it_is_started_again(base, tmp_path, exploding, unfreeze):
+    exploding += [(0.4 * LR, 5, float("nan"))]
+    settings = stages((unfreeze, 2), lr=LR)
+    history = tune(start(base), base, settings, tmp_path / "checkpoint")
+    trained = start(base)
+    steps: list[int] = []
+    trained.register_forward_hook(lambda module, given, logits: steps.append(module.training))
+    assert tune(trained, base, settings, tmp_path / "checkpoint") == history
+    assert not any(steps)
+
+
 def test_two_explosions_before_any_epoch_has_ended_are_an_error_that_names_the_learning_rate(base, tmp_path):
     model = start(base)
     with torch.no_grad():

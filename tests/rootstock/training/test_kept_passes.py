@@ -66,7 +66,7 @@ def test_a_fit_that_was_killed_computes_no_pass_twice_and_gives_the_same_head(sp
     counted["most"] = 10**9
     assert bytes_of(fit(split, tmp_path)) == bytes_of(whole)
     assert counted["computed"] == needed
-    assert f"goes on after {int(share * needed) + 1} passes" in caplog.text  # that for the principal axes among them
+    assert f"resuming after {int(share * needed) + 1} passes" in caplog.text  # that for the principal axes among them
 
 
 @pytest.mark.usefixtures("long")

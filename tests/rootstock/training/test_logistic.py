@@ -119,7 +119,7 @@ def test_loss_and_curvature_are_exact_even_where_the_head_is_certain(n, k, d, sc
 
 def test_the_l2_strength_is_chosen_by_the_log_loss_on_validation():
     train, val = simulated(40, d=30, apart=0.3), simulated(300, d=30, seed=1, apart=0.3)
-    fitted = fit(train, val, l2=(0.01, 1000.0, 10.0))
+    fitted = fit(train, val, l2=(0.01, 1000.0, 10.0, 10.0, 1000.0))  # each once
     assert [entry["l2"] for entry in fitted.path] == [1000.0, 10.0, 0.01]  # from strong to weak
     best = min(fitted.path, key=lambda entry: entry["val_log_loss"])
     assert fitted.l2 == best["l2"] == 10.0

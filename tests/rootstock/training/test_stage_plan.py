@@ -109,6 +109,20 @@ def test_several_processes_try_the_depths_of_one(base, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [TRAIN + 1, 2 * TRAIN + 1])
+def test_a_run_that_is_interrupted_after_a_gain_tries_the_next_depth(base, tmp_path, monkeypatch, stop):
+    def gain(before, after, groups):
+        return Gain(1.0, 0.0 if (before != after).any() else 1.0, 0.1)
+
+    monkeypatch.setattr(stage_plan, "gain", gain)
+    settings = stages(("auto", 1), ("head", 1))
+    expected = tune(start(base), base, settings, tmp_path / "undisturbed")
+    assert [epoch.unfrozen for epoch in expected] == ["last_block", "last_half", "all", "head"]
+    with stopping_after(stop), pytest.raises(StoppedError):
+        tune(start(base), base, settings, tmp_path / "stopped")
+    assert tune(start(base), base, settings, tmp_path / "stopped") == expected
+
+
+@pytest.mark.parametrize("stop", [TRAIN + 1, 2 * TRAIN + 1])
 def test_an_interrupted_run_tries_the_depths_of_an_uninterrupted_one(base, tmp_path, stop):
     settings = stages(("auto", 1), ("head", 1))
     expected = tune(start(base), base, settings, tmp_path / "undisturbed")
