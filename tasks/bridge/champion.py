@@ -26,7 +26,7 @@ from rootstock.system import files
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import TEMPORARY, digest, remove, replacing_folder, write
 from tasks.bridge import experiments, lineage, versions
-from tasks.bridge.repair import LOCK
+from tasks.bridge.lock_file import LOCK
 from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HISTORY, LOCAL, MODEL, PARAMS, REPORT, TO_LABEL
 
 if TYPE_CHECKING:  # these import torch and scikit-learn

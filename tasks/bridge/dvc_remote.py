@@ -23,7 +23,7 @@ from rootstock.config.params import Params
 from rootstock.system import files
 from rootstock.system.errors import ParamsError, RootstockError
 from tasks.bridge.dvc_repository import repository
-from tasks.bridge.repair import LOCK
+from tasks.bridge.lock_file import LOCK
 from tasks.bridge.versions import commit
 from tasks.bridge.workspace import DATA, PARAMS
 

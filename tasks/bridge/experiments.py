@@ -18,7 +18,7 @@ from rootstock.system.errors import RootstockError
 from rootstock.system.files import sha256
 from tasks.bridge import git
 from tasks.bridge.dvc_repository import repository
-from tasks.bridge.repair import LOCK
+from tasks.bridge.lock_file import LOCK
 from tasks.bridge.versions import ALWAYS
 
 log = logging.getLogger(__name__)

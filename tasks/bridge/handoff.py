@@ -37,7 +37,7 @@ from prefect.states import Cancelling
 from rootstock.config.params import Params
 from rootstock.system.errors import ParamsError, RootstockError
 from rootstock.system.redaction import redacted
-from tasks.bridge import cancellation, dvc_remote, repair
+from tasks.bridge import cancellation, dvc_remote, lock_file
 from tasks.bridge.stage import Summary
 from tasks.bridge.workspace import CHECKPOINT, LOCAL
 
@@ -72,7 +72,7 @@ def run_elsewhere(stage: str, params: Params, where: str) -> Summary | None:
         dvc_remote.push_inputs(stage)
         parameters = {
             "params": params.model_dump(mode="json", include=dvc_remote.sections_of(stage)),
-            "lock": repair.LOCK.read_text(),
+            "lock": lock_file.LOCK.read_text(),
             "code": dvc_remote.code_of(stage),
         }
         name = f"{flow_run.name}-{stage.replace('_', '-')}" + (f"-{attempt}" if attempt > 1 else "")

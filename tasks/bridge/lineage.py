@@ -1,14 +1,10 @@
 """What a report says of its origin: the git commit and the version of the data."""
 
 from contextlib import suppress
-from pathlib import Path
 
-from rootstock.system import yaml_file
 from rootstock.system.errors import RootstockError
-from tasks.bridge import git
-from tasks.bridge.workspace import DATASET
+from tasks.bridge import git, lock_file
 
-LOCK = Path("dvc.lock")  # repair.LOCK, whose module imports DVC
 SHORT = 7  # hexadecimal digits, as in the list of runs
 
 
@@ -30,8 +26,6 @@ def lineage() -> dict[str, str]:
 def data_version() -> str:
     """Return the version of the dataset, as dvc.lock has it; "" if unknown."""
     try:
-        stages = yaml_file.parse(LOCK.read_bytes(), str(LOCK))["stages"]
-        outputs = {out["path"]: out["md5"] for out in stages["ingest"]["outs"]}
-        return str(outputs[str(DATASET)])[:SHORT]
-    except (OSError, RootstockError, TypeError, KeyError):
+        return lock_file.data_version(lock_file.stages_in(lock_file.LOCK.read_bytes()))[:SHORT]
+    except (OSError, RootstockError):
         return ""

@@ -18,7 +18,7 @@ from rootstock.system.errors import RootstockError
 from rootstock.system.files import sha256, write
 from tasks.bridge import champion, experiments, git, versions
 from tasks.bridge.champion import ASIDE, DeliverySummary
-from tasks.bridge.repair import LOCK
+from tasks.bridge.lock_file import LOCK
 from tasks.bridge.verdict import ANSWERS
 from tasks.bridge.workspace import HISTORY, LOCAL, PARAMS, WAITING, read_note
 

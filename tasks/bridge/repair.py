@@ -28,10 +28,10 @@ from voluptuous import Invalid
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import TEMPORARY, remove, write
 from tasks.bridge import cancellation, workspace
+from tasks.bridge.lock_file import LOCK
 from tasks.bridge.workspace import LOCAL, REPORT_EVERY_S
 
 log = logging.getLogger(__name__)
-LOCK = Path("dvc.lock")
 INTACT = LOCAL / "dvc.lock"  # the last intact version
 TMP = Path(".dvc/tmp")
 HELD, RWLOCK = TMP / "lock", TMP / "rwlock"

@@ -5,18 +5,16 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from rootstock.evaluation import figures
 from rootstock.model import history
 from rootstock.model.history import Row
-from rootstock.system import yaml_file
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import read_json
-from tasks.bridge import champion, experiments, git
+from tasks.bridge import champion, experiments, git, lock_file
 from tasks.bridge.experiments import KeptRun
-from tasks.bridge.repair import LOCK
-from tasks.bridge.workspace import DATASET, REPORT
+from tasks.bridge.lock_file import LOCK, Stages
+from tasks.bridge.workspace import REPORT
 
 HEADING = ("run", "champion", "when", "validation %", "test %", "data (images)")
 LONG_AGO = datetime.min.replace(tzinfo=UTC)  # decisions of earlier versions have no time
@@ -25,7 +23,6 @@ TRIED = (history.REJECTED, history.UNDECIDED)
 NAMED = 4  # changed parameters that a line names
 NO_ANSWER = "-"
 Accuracy = dict[str, float]
-Stages = dict[str, Any]  # of dvc.lock
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def _pair_nameless(rows: Sequence[Row], names: Sequence[str], kept: Sequence[Kep
     ]
     if not tried:
         return
-    counts = {run.name: _images(_dataset(_recorded(None, run))) for run in kept if run.name in locks}
+    counts = {run.name: _images(lock_file.data_version(_recorded(None, run))) for run in kept if run.name in locks}
     for place, images in tried:
         same = [name for name, count in counts.items() if count == images]
         if len(same) == 1 and [count for _, count in tried].count(images) == 1:
@@ -138,13 +135,13 @@ def _recorded(row: Row | None, kept: KeptRun | None) -> Stages:
     """Return the stages of the run's dvc.lock; none if there is none."""
     try:
         lock = git.run("cat-file", "blob", f"{kept.revision}:{LOCK}") if kept else row.lock if row else ""
-        return dict(yaml_file.parse(lock.encode(), str(LOCK))["stages"])
-    except (RootstockError, TypeError, KeyError, ValueError):
+        return lock_file.stages_in(lock)
+    except RootstockError:
         return {}
 
 
 def _describe(row: Row | None, kept: KeptRun | None, recorded: Stages, before: Stages, now: int | None) -> Run:
-    outputs = _outputs(recorded)
+    outputs = lock_file.outputs_of(recorded)
     validation, test = (
         history.read_accuracy(experiments.cached(outputs.get(str(REPORT / name), "")))
         for name in ("metrics.json", "test.json")
@@ -155,18 +152,10 @@ def _describe(row: Row | None, kept: KeptRun | None, recorded: Stages, before: S
         at=_time(row, kept),
         validation=(row.validation if row else None) or validation,
         test=(row.test if row else None) or test,
-        data=_dataset(recorded)[:SHORT] or (row.data if row else ""),
-        images=row.images if row else _images(_dataset(recorded)),
+        data=lock_file.data_version(recorded)[:SHORT] or (row.data if row else ""),
+        images=row.images if row else _images(lock_file.data_version(recorded)),
         why=row.reason if row else _changes(before, recorded),
     )
-
-
-def _outputs(recorded: Stages) -> dict[str, str]:
-    return {out["path"]: out["md5"] for stage in recorded.values() for out in stage.get("outs", [])}
-
-
-def _dataset(recorded: Stages) -> str:
-    return _outputs(recorded).get(str(DATASET), "")
 
 
 def _outcome(row: Row | None, now: int | None) -> str:
@@ -181,7 +170,7 @@ def _outcome(row: Row | None, now: int | None) -> str:
 def _images(dataset: str) -> int | None:
     """Return the number of images of a version of the dataset, if DVC's cache has it."""
     try:
-        listed = json.loads(experiments.cached(dataset).read_bytes())
+        listed = json.loads(experiments.cached(f"{dataset}.dir").read_bytes())
         files = {file["relpath"]: file["md5"] for file in listed}
         return int(read_json(experiments.cached(files["summary.json"]))["images"])
     except (DamagedError, OSError, KeyError, TypeError, ValueError):
@@ -190,23 +179,12 @@ def _images(dataset: str) -> int | None:
 
 def _changes(before: Stages, recorded: Stages) -> str:
     """Describe which parameters differ from those of the run before."""
-    old, new = _params(before), _params(recorded)
+    old, new = lock_file.params_of(before), lock_file.params_of(recorded)
     if not old or not new:
         return ""
     changed = [f"{key} {old.get(key)} -> {value}" for key, value in new.items() if old.get(key) != value]
     more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
     return f"{', '.join(changed[:NAMED])}{more}"
-
-
-def _params(recorded: Stages) -> dict[str, Any]:
-    """Return all recorded parameters by their dotted keys."""
-    found: dict[str, Any] = {}
-    for stage in recorded.values():
-        for values in stage.get("params", {}).values():
-            for key, value in values.items():
-                inner = value.items() if isinstance(value, dict) else ()
-                found |= {f"{key}.{name}": one for name, one in inner} or {key: value}
-    return found
 
 
 def format_runs(runs: Sequence[Run], width: int) -> str:

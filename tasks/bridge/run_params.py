@@ -21,7 +21,7 @@ from rootstock.system import roots, yaml_file
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import write
 from rootstock.system.roots import Roots
-from tasks.bridge import allowed_addresses, dvc_repository, experiments, workspace
+from tasks.bridge import allowed_addresses, dvc_repository, experiments, lock_file, workspace
 from tasks.bridge.workspace import PARAMS
 
 WRITTEN = workspace.LOCAL / "params.written.json"  # values that flows wrote, which Prefect keeps
@@ -244,17 +244,7 @@ def _differences(one: Params, other: Params) -> list[tuple[str, Any, Any]]:
 
 def _flat(params: Params) -> dict[str, Any]:
     """Return values by dotted key, e.g. {"finetune.batch_size": 32}; a list is one value."""
-    flat: dict[str, Any] = {}
-
-    def collect(value: object, key: str) -> None:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                collect(inner, f"{key}.{name}" if key else name)
-        else:
-            flat[key] = value
-
-    collect(params.model_dump(mode="json"), "")
-    return flat
+    return lock_file.flat(params.model_dump(mode="json"))
 
 
 def _format(value: object) -> str:

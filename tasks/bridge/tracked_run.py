@@ -10,17 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from rootstock.system import yaml_file
 from rootstock.system.files import read_json, reading, sha256
-from tasks.bridge import git
+from tasks.bridge import git, lock_file
 from tasks.bridge.experiments import has_commits
-from tasks.bridge.repair import LOCK
-from tasks.bridge.workspace import DATASET, MODEL, PARAMS, REPORT
+from tasks.bridge.lock_file import LOCK
+from tasks.bridge.workspace import MODEL, PARAMS, REPORT
 
 FINGERPRINT = "rootstock.fingerprint"
 CURVES = ("train_loss", "val_loss", "val_accuracy")  # columns of plots/history.csv, one row per epoch
 REPORTED = ("report.html", "metrics.json", "validation.json", "test.json", "timings.json", "plots")
-Stages = Mapping[str, Any]  # of dvc.lock
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def read_run(name: str, tags: Mapping[str, str]) -> TrackedRun:
         DamagedError: a file is missing, damaged or not in the expected format.
     """
     with reading(LOCK):
-        stages: Stages = yaml_file.read(LOCK, "Run the pipeline first.")["stages"]
+        stages = lock_file.stages_in(LOCK.read_bytes())
     with reading(REPORT / "metrics.json"):
         winner = str(read_json(REPORT / "metrics.json")["winner"])
     validation, test = (read_json(REPORT / file) for file in ("validation.json", "test.json"))
@@ -81,11 +79,11 @@ def read_run(name: str, tags: Mapping[str, str]) -> TrackedRun:
             metrics |= _figures(f"validation_{model}", figures)
     with reading(REPORT / "test.json"):
         metrics |= _figures("test", test)
-    own = {FINGERPRINT: sha256(LOCK), "winner": winner, "data_version": _data_version(stages)}
+    own = {FINGERPRINT: sha256(LOCK), "winner": winner, "data_version": lock_file.data_version(stages)}
     commit = {"git_commit": git.head()} if has_commits(Path()) else {}
     return TrackedRun(
         name=name,
-        params=_recorded_params(stages),
+        params=lock_file.params_of(stages),
         metrics=metrics,
         curves=_read_curves(REPORT / "plots" / "history.csv"),
         tags={**own, **commit, **tags},
@@ -113,25 +111,3 @@ def _read_curves(path: Path) -> tuple[Point, ...]:
             for name, value in zip(CURVES, values, strict=True)
         )
         return tuple(point for point in points if pd.notna(point.value))
-
-
-def _recorded_params(stages: Stages) -> dict[str, Any]:
-    """Return the parameters that the stages ran with, by dotted key."""
-    found: dict[str, Any] = {}
-    for stage in stages.values():
-        for values in stage.get("params", {}).values():
-            for key, value in values.items():
-                found |= _flat(key, value)
-    return found
-
-
-def _flat(key: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
-    if not isinstance(value, Mapping):
-        return {key: value}
-    return {name: one for inner in value for name, one in _flat(f"{key}.{inner}", value[inner]).items()}
-
-
-def _data_version(stages: Stages) -> str:
-    """Return the digest of the dataset, whose first digits `python -m flows.runs` shows."""
-    outs = (out for stage in stages.values() for out in stage.get("outs", []))
-    return next((str(out["md5"]).removesuffix(".dir") for out in outs if out["path"] == str(DATASET)), "")

@@ -13,7 +13,7 @@ from rootstock.config.params import TRACKERS, Track
 from rootstock.system import causes
 from rootstock.system.errors import RootstockError
 from tasks.bridge import experiments
-from tasks.bridge.repair import LOCK
+from tasks.bridge.lock_file import LOCK
 from tasks.bridge.tracked_run import TrackedRun, read_run
 
 log = logging.getLogger(__name__)

@@ -14,12 +14,11 @@ from dvc_data.hashfile.gc import gc
 from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.tree import Tree
 from dvc_objects.errors import ObjectFormatError
-from ruamel.yaml import YAML
 
 from rootstock.features.cache import format_bytes
 from rootstock.model import history
 from rootstock.system.errors import RootstockError
-from tasks.bridge import champion, handoff, repair
+from tasks.bridge import champion, handoff, lock_file, repair
 from tasks.bridge.dvc_repository import repository
 from tasks.bridge.handoff import RUNS
 from tasks.bridge.workspace import HISTORY, LOCAL
@@ -106,7 +105,7 @@ def _used(repo: Repo) -> set[str]:
 def _recorded() -> Iterator[str]:
     """Yield the digests in the dvc.lock of each champion, of one set aside, and of the last intact one."""
     rows = history.read(HISTORY.parent, LOCAL)
-    files = [path.read_text() for path in (champion.ASIDE / repair.LOCK.name, repair.INTACT) if path.exists()]
+    files = [path.read_text() for path in (champion.ASIDE / lock_file.LOCK.name, repair.INTACT) if path.exists()]
     for text in [*(row.lock for row in rows if row.lock), *files]:
-        for stage in (YAML(typ="safe").load(text) or {}).get("stages", {}).values():
+        for stage in lock_file.stages_in(text).values():
             yield from (file["md5"] for file in [*stage.get("deps", []), *stage.get("outs", [])] if "md5" in file)

@@ -20,7 +20,7 @@ from rootstock.system.errors import RootstockError
 from rootstock.system.files import write
 from tasks.bridge import dvc_plots_page, repair
 from tasks.bridge.dvc_repository import repository
-from tasks.bridge.repair import LOCK as LOCK  # re-exported
+from tasks.bridge.lock_file import LOCK
 from tasks.bridge.workspace import PARAMS
 
 log = logging.getLogger(__name__)
