@@ -228,7 +228,7 @@ class Finetune(Section):
     )
 
     checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
-        default=5.0,
+        default=1.0,
         description="Minutes of training that a killed run loses at most, between checkpoints within an epoch.",
     )
 

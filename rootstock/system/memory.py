@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BUDGET_BYTES = 2**30
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # parameters of mallopt (malloc.h)
 LEAST_BYTES = 2**28  # that each of several processes has: photos of up to 85 megapixels at once
 
 
@@ -26,6 +27,28 @@ def release_unused() -> None:
     pa.default_memory_pool().release_unused()
     with suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def reused() -> Iterator[None]:
+    """Keep memory that is freed inside the block for what is allocated next, and give it back after the block.
+
+    A step of training allocates what the one before has freed. By default glibc gives large blocks back, and gets
+    others for the next step, whose pages the system fills with zeros again (docs/benchmarks.md).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # not glibc
+        yield
+        return
+    for parameter, value in {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1}.items():
+        mallopt(parameter, value)
+    try:
+        yield
+    finally:
+        for parameter, value in {MMAP_MAX: 2**16, TRIM_THRESHOLD: 2**26, MMAP_THRESHOLD: 2**25}.items():
+            mallopt(parameter, value)
+        release_unused()
 
 
 class MemoryBudget:

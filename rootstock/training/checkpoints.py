@@ -1,4 +1,4 @@
-"""Checkpoints of fine-tuning, written after each epoch and every few minutes, from which a run resumes."""
+"""Checkpoints of fine-tuning, from which a run resumes."""
 
 import logging
 from dataclasses import asdict, dataclass, field

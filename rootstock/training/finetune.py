@@ -1,8 +1,8 @@
 """Staged fine-tuning: start from the linear probe (LP-FT, Kumar et al. 2022), then unfreeze blocks stage by stage.
 
 Each stage trains the head and the blocks from a given depth with AdamW on a one-cycle schedule; batch-norm statistics
-stay those of the pretrained network. A checkpoint is written after each epoch, and every few minutes. On a CPU, a
-resumed run ends with the same bytes as an uninterrupted one.
+stay those of the pretrained network. A checkpoint is written after an epoch (of short ones, every 20 s), and every
+minute. On a CPU, a resumed run ends with the same bytes as an uninterrupted one.
 """
 
 import logging
@@ -19,7 +19,7 @@ from rootstock.backbones.depths import uncut
 from rootstock.config import params
 from rootstock.config.architectures import Transform
 from rootstock.dataset.shards import Reader
-from rootstock.system import devices, progress
+from rootstock.system import devices, memory, progress
 from rootstock.system.parallel import rank
 from rootstock.training import adapters, checkpoints, epochs, frozen_layers, ranks, stage_plan, stages
 from rootstock.training.adapters import Adapters
@@ -58,7 +58,7 @@ def fine_tune(
         val: validation images; the best epoch has the highest accuracy, then the lowest log loss.
         settings: the section `finetune` of params.yaml.
         seed: of order, augmentation and dropout.
-        checkpoint: written after each epoch; training resumes from it if it exists.
+        checkpoint: written now and then; training resumes from it if it exists.
         fingerprint: a digest of all inputs; a checkpoint with another one is ignored.
         class_weights: of classes (k,) in the loss and on validation, averaging to 1 over the training images; None for
             equal ones.
@@ -123,6 +123,7 @@ def _train(
         Reader(train.images_dir) as reader,
         stochastic_depth(uncut(model.backbone), settings.regularization.drop_path),
         _faster(model, settings.batch_size, transform.size) if len(state.history) < total else nullcontext(),
+        memory.reused() if device.type == "cpu" else nullcontext(),
         progress.bar("fine_tune", total * len(train.rows)) if together.rank == 0 else progress.silent() as advance,
     ):
         lone = model.frozen_statistics  # else a single image would have no statistics

@@ -1,6 +1,7 @@
 """A stage of fine-tuning: its epochs, what happens when its loss explodes, whether the next depth is worth trying."""
 
 import logging
+import math
 import time
 from contextlib import nullcontext
 
@@ -23,6 +24,7 @@ from rootstock.training.step import TrainingStep
 from rootstock.training.unfreezing import optimiser_of, unfreeze
 
 log = logging.getLogger(__name__)
+CHECKPOINT_S = 20.0  # between checkpoints of short epochs; that of a large network takes seconds
 
 
 def train(run: Run, state: TrainingState, index: int) -> None:
@@ -79,7 +81,7 @@ def _train_epochs(run: Run, state: TrainingState, index: int) -> None:
     stage, first = run.stages[index], state.epoch if index == state.stage else 0
     if first >= stage.epochs:
         return
-    begin = time.monotonic()
+    begin, saved = time.monotonic(), -math.inf
     unfreeze(run.model, stage)
     layers = frozen_layers.trained(
         run.model, stage, run.settings, run.batches, run.val_batches, run.activations, run.seed
@@ -89,6 +91,7 @@ def _train_epochs(run: Run, state: TrainingState, index: int) -> None:
         step = _step(run, run.settings, state, part, stage)
         if (first or state.within) and state.optimiser:
             step.resume(state)
+        unsaved = False
         for epoch in range(first, stage.epochs):
             if epochs.has_stalled(state.history, index, run.settings.patience):
                 log.info("fine_tune: stage %r ends after %d epochs: validation has not improved", stage.name, epoch)
@@ -107,6 +110,10 @@ def _train_epochs(run: Run, state: TrainingState, index: int) -> None:
             state.seconds.append(time.monotonic() - begin)
             begin += state.seconds[-1]
             step.keep_in(state)
+            if not (unsaved := begin - saved < CHECKPOINT_S):
+                run.save()
+                saved = begin
+        if unsaved:
             run.save()
 
 
