@@ -1,6 +1,7 @@
-"""The memory budget for decoding: threads share it, and of processes one at a time takes more than its part; and
-where Arrow's memory is from."""
+"""The memory budget for decoding: threads share it, and of processes one at a time takes more than its part; where
+Arrow's memory is from; and memory that is used again."""
 
+import ctypes
 import subprocess
 import sys
 import threading
@@ -72,3 +73,39 @@ def test_stages_allocate_by_jemalloc_which_gives_back_what_is_freed():
     for module in ("tasks.ingest", "flows.tidy"):
         done = subprocess.run([sys.executable, "-c", asked.format(module)], cwd=ROOT, capture_output=True, text=True)
         assert done.stdout == "jemalloc\n"
+
+
+STEPS = """
+import ctypes, resource, sys
+from contextlib import nullcontext
+import torch
+from rootstock.system import memory
+
+def step():
+    blocks = [torch.ones(2**23) for _ in range(8)]  # 32 MB each
+    return sum(block.sum() for block in blocks)
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+before = resident()
+with memory.reused() if sys.argv[1] == "reused" else nullcontext():
+    for _ in range(2):
+        step()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        step()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+print(faults, resident() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_memory_is_reused_within_the_block_and_given_back_after_it():
+    def run(how: str) -> list[int]:
+        done = subprocess.run([sys.executable, "-c", STEPS, how], cwd=ROOT, capture_output=True, text=True, check=True)
+        return [int(number) for number in done.stdout.split()]
+
+    (faults, left), (faults_without, _) = run("reused"), run("as it is")
+    assert faults_without > 10_000 and faults < faults_without / 20
+    assert left < 100 * MIB  # of 256

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rootstock.system import progress
-from rootstock.training import classifier
+from rootstock.training import classifier, finetune, stages as stage_module
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
 from rootstock.training.course import as_table
@@ -121,3 +121,18 @@ def test_a_killed_run_loses_no_more_than_the_time_between_checkpoints_within_an_
 def test_a_recipe_does_not_depend_on_how_often_checkpoints_are_written():
     often = TWO_STAGES.model_copy(update={"checkpoint_minutes": 0})
     assert often.recipe() == TWO_STAGES.recipe()
+
+
+def test_of_short_epochs_the_first_and_the_last_of_a_stage_have_a_checkpoint(base, tmp_path, monkeypatch):
+    saved = []
+    save = finetune.checkpoints.save
+    monkeypatch.setattr(stage_module, "CHECKPOINT_S", 3600.0)
+    monkeypatch.setattr(
+        finetune.checkpoints,
+        "save",
+        lambda path, key, state, model: (saved.append((state.stage, state.epoch)), save(path, key, state, model)),
+    )
+    settings = stages(("last_block", 4), ("all", 1))
+    history = tune(start(base), base, settings, tmp_path / "checkpoint")
+    assert saved == [(0, 1), (0, 4), (1, 1)]
+    assert tune(start(base), base, settings, tmp_path / "checkpoint") == history and len(saved) == 3

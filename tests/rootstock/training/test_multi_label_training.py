@@ -80,8 +80,8 @@ def test_a_saved_head_says_that_images_have_any_number_of_classes(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"kind": "knn"}, "head.kind is knn, but the images have any number of classes .*; expected logistic or auto"),
-        ({"class_weight": "balanced"}, "head.class_weight is balanced, but the images have any number of classes"),
+        ({"kind": "knn"}, "head.kind is knn, but the dataset is multi-label .*; expected logistic or auto"),
+        ({"class_weight": "balanced"}, "head.class_weight is balanced, but the dataset is multi-label"),
     ],
 )
 def test_other_kinds_of_heads_and_class_weights_are_refused_by_name(given, said):
