@@ -1,4 +1,4 @@
-"""Classify images by the champion, and write a row for each: CSV, JSON lines or Parquet.
+"""Classify images with the champion, and write a row for each: CSV, JSON lines or Parquet.
 
     python -m flows.predict photos/ --out predictions.csv
     python -m flows.predict 's3://bucket/new/*.jpg' --out s3://bucket/predictions.parquet --top 5
@@ -49,7 +49,7 @@ class Predicted:
 def predict(
     source: str, out: str = "predictions.parquet", model: str = str(MODEL), top: int = TOP, explain: str = ""
 ) -> State[Predicted]:
-    """Classify images by the champion, and write a row for each.
+    """Classify images with the champion, and write a row for each.
 
     Args:
         source: Folder, pattern, archive, table of paths or URLs, or image, on any store.
@@ -107,11 +107,11 @@ def _summary(tally: "Tally", out: str, seconds: float) -> str:
 
 def main() -> None:
     """Classify; an error is one sentence and exit status 1, images that were rejected are exit status 3."""
-    parser = argparse.ArgumentParser(description="Classify images by the champion, and write a row for each.")
+    parser = argparse.ArgumentParser(description="Classify images with the champion, and write a row for each.")
     parser.add_argument("source", help="folder, pattern, archive, table, image, any fsspec URL, or - for a list")
     parser.add_argument("--out", required=True, help="file or URL ending in .csv, .jsonl or .parquet")
     parser.add_argument("--model", type=Path, default=MODEL, help=f"folder of the model (default: {MODEL})")
-    parser.add_argument("--top", type=int, default=TOP, help=f"classes of a row (default: {TOP})")
+    parser.add_argument("--top", type=int, default=TOP, help=f"number of top classes in each row (default: {TOP})")
     parser.add_argument("--explain", type=Path, help="folder for a picture of each image: where the evidence lies")
     asked = parser.parse_args()
     with entry_points.entry_point("predict"):

@@ -113,7 +113,7 @@ def challenge(delivery: Delivery, params: Params) -> RetrainResult:
     if new.images < params.retrain.min_new:
         return undo_ingest(new, delivery, params, ingested)
     if params.retrain.undecided == "wait" and (lacking := verdict.find_lacking_images(params, new.new_domains)):
-        reason = f"To show that a new model is as good on what was there before takes {lacking}."
+        reason = f"Too few test images to show that a new model is as good as before: it takes {lacking}."
         undecided = champion.decide_untrained(history.UNDECIDED, reason)
         return settle(undecided, new, new.describe(), delivery, params, ingested)
     trained = chain(params)

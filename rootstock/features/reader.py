@@ -25,8 +25,8 @@ class Features:
 
     Args:
         folders: of one feature key, or of several; each image then occurs once per folder.
-        rows: of the manifest (image_id, shard, class_index); chunks come in shard order.
-        classes: in order; needed for the labels of images that have any number of classes.
+        rows: of the manifest (image_id, shard, offset, class_index; label, if multi-label); chunks come in shard order.
+        classes: in order; needed for the labels of a multi-label dataset.
 
     Raises:
         SourceError: features of a shard or an image are missing.

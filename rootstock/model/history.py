@@ -39,7 +39,8 @@ SCHEMA = pa.schema(
         ("data", pa.string()),
     ]
 )
-FIRST, PROMOTED, REJECTED, UNDECIDED, BROUGHT_BACK = "first", "promoted", "rejected", "undecided", "brought back"
+FIRST, PROMOTED, REJECTED, UNDECIDED, ROLLED_BACK = "first", "promoted", "rejected", "undecided", "rolled back"
+OF_EARLIER_VERSIONS = {"brought back": ROLLED_BACK}
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,16 @@ def read(*folders: Path) -> list[Row]:
         return []
     with reading(path):
         rows = pq.read_table(path).to_pylist()
-        return [Row(**{**row, "new_domains": tuple(row["new_domains"])}) for row in rows]
+        return [
+            Row(
+                **{
+                    **row,
+                    "new_domains": tuple(row["new_domains"]),
+                    "decision": OF_EARLIER_VERSIONS.get(row["decision"], row["decision"]),
+                }
+            )
+            for row in rows
+        ]
 
 
 def write(folder: Path, rows: list[Row]) -> None:

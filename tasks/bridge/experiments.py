@@ -92,7 +92,7 @@ def name_after_repro() -> str:
 
 @dataclass(frozen=True)
 class KeptRun:
-    """A run that git keeps: the name of its experiment ("" for the last commit), and when it was saved."""
+    """A run that git keeps: its experiment's name and when that was saved; of the last commit "" and datetime.min."""
 
     name: str
     revision: str

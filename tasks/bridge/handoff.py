@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 RUNS = LOCAL / "elsewhere"  # on the other machine: one workspace per run
 ATTEMPTS = 3  # per stage, if machines die
 POLL_S = 2.0
-OUTPUTS = "given-back"  # key of the artifact that lists the outputs of the stage
+OUTPUTS = "stage-outputs"  # key of the artifact that lists the outputs of the stage
 
 
 def run_elsewhere(stage: str, params: Params, where: str) -> Summary | None:

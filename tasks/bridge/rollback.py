@@ -73,7 +73,7 @@ def _carry_out() -> tuple[int, tuple[str, ...]]:
         raise
     write(run_params.BEFORE, begun["params"])
     write(PARAMS, target.params)
-    back = champion.row_of(history.BROUGHT_BACK, wanted, f"v{wanted} in place of v{begun['now']}.")
+    back = champion.row_of(history.ROLLED_BACK, wanted, f"v{wanted} in place of v{begun['now']}.")
     champion.record([*rows, back])
     try:
         params = params_file.load(PARAMS)

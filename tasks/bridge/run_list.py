@@ -31,7 +31,7 @@ class Run:
 
     Args:
         name: of the flow run and its experiment; "" if unknown.
-        champion: what became of it: the version (v2), rejected, undecided, brought back; "" for a run by hand.
+        champion: what became of it: the version (v2), rejected, undecided, rolled back; "" for a run by hand.
         at: when it ended; None if unknown.
         validation: accuracy with its 95 % interval on the validation images.
         test: the same on the test images.
@@ -115,11 +115,11 @@ def _pair_nameless(rows: Sequence[Row], names: Sequence[str], kept: Sequence[Kep
 
 
 def _with_locks(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows, those of champions that were brought back with what restored them."""
+    """Return the rows, those of champions to which a rollback led with what restored them."""
     champions = history.versions(list(rows))
     return [
         replace(row, lock=champions[row.version].lock)
-        if row.decision == history.BROUGHT_BACK and row.version in champions
+        if row.decision == history.ROLLED_BACK and row.version in champions
         else row
         for row in rows
     ]
@@ -161,9 +161,9 @@ def _describe(row: Row | None, kept: KeptRun | None, recorded: Stages, before: S
 def _outcome(row: Row | None, now: int | None) -> str:
     if row is None:
         return ""
-    if row.decision not in (history.FIRST, history.PROMOTED, history.BROUGHT_BACK):
+    if row.decision not in (history.FIRST, history.PROMOTED, history.ROLLED_BACK):
         return row.decision
-    word = f"v{row.version} again" if row.decision == history.BROUGHT_BACK else f"v{row.version}"
+    word = f"v{row.version} again" if row.decision == history.ROLLED_BACK else f"v{row.version}"
     return f"{word}, now" if row.version == now else word
 
 

@@ -27,7 +27,9 @@ def test_nothing_is_trained_and_the_delivery_waits_where_no_model_could_be_shown
     kept, models, tried = before.outputs(), model_of(before), experiments(before).keys()
     deliver(before, "shed", 6)
     said = retrain(before)
-    assert said.startswith("Undecided: To show that a new model is as good on what was there before takes about ")
+    assert said.startswith(
+        "Undecided: Too few test images to show that a new model is as good as before: it takes about "
+    )
     assert "more test images of garden (it has 9). 18 new images (18 of shed). v1 stays champion. The delivery" in said
     assert said.endswith("To decide yourself, set retrain.undecided to ask, and run again.")
     assert {name for name, data in before.outputs().items() if data != kept.get(name)} == HISTORY

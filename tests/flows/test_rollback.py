@@ -23,7 +23,7 @@ def test_a_rollback_restores_an_earlier_champion_with_its_data_and_prints_what_c
     assert after.status() == UP_TO_DATE
     unknown = after.run(sys.executable, "-m", "flows.rollback", "--version", "7", check=False)
     assert "There is no champion v7 in data/history.parquet; there is v1, v2." in unknown.stderr
-    assert [row.decision for row in champions(after)] == ["first", "promoted", "brought back"]
+    assert [row.decision for row in champions(after)] == ["first", "promoted", "rolled back"]
 
 
 @pytest.mark.slow  # half a minute
@@ -31,4 +31,4 @@ def test_a_rolled_back_delivery_is_not_tried_again_and_the_later_champion_can_be
     after.run(sys.executable, "-m", "flows.rollback")
     assert retrain(after).startswith("Nothing new")
     assert "Champion v2 is restored." in after.run(sys.executable, "-m", "flows.rollback", "--version", "2").stdout
-    assert [row.decision for row in champions(after)] == ["first", "promoted", "brought back", "brought back"]
+    assert [row.decision for row in champions(after)] == ["first", "promoted", "rolled back", "rolled back"]

@@ -43,7 +43,7 @@ def test_the_model_of_a_workspace_without_champions_is_served(flow_ran_in, tmp_p
     with serving(flow_ran_in, tmp_path / "log") as address:
         model, label = ask(address, flow_ran_in)
     assert model.startswith("model@") and label in ("lemon", "moss", "plum")
-    assert "Stopped; what was under way has been answered" in (tmp_path / "log").read_text()
+    assert "Stopped; pending requests were completed" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.usefixtures("one_server")

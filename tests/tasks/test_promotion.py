@@ -114,9 +114,9 @@ def test_a_rollback_killed_anywhere_is_completed_by_the_next_run_of_any_kind(con
             when = f"killed at operation {at} of {operations}"
             begun = (trial.root / ".rootstock" / "rollback.json").exists()
             again = "interrupted.finish(print)" if begun and number % 2 else back
-            if champions_if_there(trial)[-1:] != [("brought back", 1)] or begun:
+            if champions_if_there(trial)[-1:] != [("rolled back", 1)] or begun:
                 assert cut.run(again, trial.root)[0] == 0, when
-            assert champions(trial) == [("first", 1), ("promoted", 2), ("brought back", 1)], when
+            assert champions(trial) == [("first", 1), ("promoted", 2), ("rolled back", 1)], when
             assert "[5.0]" not in (trial.root / "params.yaml").read_text(), when
             assert not (trial.root / ".rootstock" / "rollback.json").exists(), when
         assert trial.status() == UP_TO_DATE

@@ -78,7 +78,7 @@ def test_decisions_on_which_nothing_was_trained_and_rollbacks_have_a_data_versio
     rows = [
         Row(history.FIRST, 1, "The first champion.", 45, lock=lock, params="seed: 0", model="a"),
         replace(untrained, data="0123456"),
-        Row(history.BROUGHT_BACK, 1, "v1 in place of v2.", 45, at=LATER),  # of an earlier version
+        Row(history.ROLLED_BACK, 1, "v1 in place of v2.", 45, at=LATER),  # of an earlier version
     ]
     history.write(here.root / "data", rows)
     assert [run.data for run in run_list.list_runs()] == [ran.data, "0123456", ran.data]

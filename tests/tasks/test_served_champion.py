@@ -69,7 +69,7 @@ def test_a_champion_is_served_by_its_version_and_becoming_one_changes_no_digest(
     )
     assert served_champion.find().name == "champion@v2"
     write_model("first")
-    write_history(first, promoted(2, "second"), replace(ROW, decision=history.BROUGHT_BACK, version=1, lock=""))
+    write_history(first, promoted(2, "second"), replace(ROW, decision=history.ROLLED_BACK, version=1, lock=""))
     assert served_champion.find() == replace(served_champion.find(), name="champion@v1", digest=before.digest)
 
 

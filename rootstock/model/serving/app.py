@@ -163,7 +163,7 @@ async def _answered(waiting: "list[Future[Prediction]]", request: Request, secon
             one.cancel()
     if gone in done:
         raise ClientDisconnect
-    raise Refused(504, f"The answer did not come within {seconds:g} s; it is not computed any more.")
+    raise Refused(504, f"Timed out after {seconds:g} s; the request was cancelled.")
 
 
 async def _all(waiting: "list[Future[Prediction]]") -> list[Prediction]:

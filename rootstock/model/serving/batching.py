@@ -82,7 +82,7 @@ class Batcher:
             images: the name of each, and the bytes of its file.
 
         Raises:
-            Refused: too many images wait already.
+            Refused: too many images are waiting already.
         """
         waiting = [Waiting(served, name, data) for name, data in images]
         with self._changed:
@@ -102,7 +102,7 @@ class Batcher:
                 self._undecoded = deque(image for image in self._undecoded if image.is_wanted)
                 self._decoded = deque(image for image in self._decoded if image.is_wanted)
             if len(self) + images > self.queue:
-                raise overloaded(f"{len(self)} images wait already")
+                raise overloaded(f"{len(self)} images are waiting already")
 
     def close(self, wait_s: float) -> None:
         """Predict what waits, and end the threads."""

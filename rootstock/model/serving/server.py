@@ -51,9 +51,9 @@ def serve(find: Find, listener: socket.socket, settings: Settings, *, verbose: b
         model, where = running.follower.current, connections.address(listener)
         print(f"Serving {model.name} ({len(model.model.classes)} classes, {cores()} cores) at {where}")
         asks = "requests need the token" if settings.token else "no token is asked for"
-        print(f"{where}/docs describes requests and answers; {asks}", flush=True)
+        print(f"{where}/docs describes requests and responses; {asks}", flush=True)
         running.server.run(sockets=[listener])
-        print("Stopped; what was under way has been answered", flush=True)
+        print("Stopped; pending requests were completed", flush=True)
 
 
 @contextmanager

@@ -18,6 +18,11 @@ def test_rows_are_read_in_the_order_in_which_they_were_written(tmp_path):
     assert history.read(tmp_path / "nowhere") == []
 
 
+def test_a_rollback_of_an_earlier_version_is_one(tmp_path):
+    history.write(tmp_path, [Row("brought back", 1, "v1 in place of v2.", 45)])
+    assert [row.decision for row in history.read(tmp_path)] == [history.ROLLED_BACK]
+
+
 def test_a_version_belongs_to_the_row_that_introduced_it():
     assert {version: row.lock for version, row in history.versions(ROWS).items()} == {1: "lock 1", 2: "lock 2"}
 

@@ -117,7 +117,7 @@ def test_a_request_is_let_in_as_a_whole_or_not_at_all_and_what_was_cancelled_tak
     first = batcher.submit(slow, [("slow.png", photos[0][1])])
     until(lambda: len(batcher) == 0, "the first image is being decoded", 20)
     waiting = batcher.submit(slow, photos[:3])
-    with pytest.raises(Refused, match="3 images wait already"):
+    with pytest.raises(Refused, match="3 images are waiting already"):
         batcher.submit(slow, photos[:3])
     assert len(batcher) == 3
     for one in waiting:

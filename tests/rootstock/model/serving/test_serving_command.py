@@ -50,7 +50,7 @@ def test_a_folder_is_served_and_sigterm_ends_it_after_the_requests_under_way(hea
     arguments = (str(head_model), "--port", "0", "--host", "0.0.0.0", "--top", "1")
     with served(*arguments, cwd=tmp_path, ROOTSTOCK_TOKEN=token) as (process, address, lines):
         assert re.match(r"Serving model@\w{12} \(3 classes, \d+ cores\) at http://0\.0\.0\.0:\d+$", lines[0])
-        assert lines[1].endswith("/docs describes requests and answers; requests need the token\n")
+        assert lines[1].endswith("/docs describes requests and responses; requests need the token\n")
         address = address.replace("0.0.0.0", "127.0.0.1")
         known = {"Authorization": f"Bearer {token}"}
         first = httpx.post(f"{address}/predict", files=[("images", photos[0])], headers=known)
@@ -68,7 +68,7 @@ def test_a_folder_is_served_and_sigterm_ends_it_after_the_requests_under_way(hea
         last = httpx.post(f"{address}/predict", content=body(), headers={**known, "Content-Type": "image/png"})
         assert last.json()["images"][0]["label"] == first.json()["images"][0]["label"]
         said, complained = process.communicate(timeout=20)
-        assert (process.returncode, said) == (0, "Stopped; what was under way has been answered\n")
+        assert (process.returncode, said) == (0, "Stopped; pending requests were completed\n")
         assert "Traceback" not in complained and token not in complained
 
 

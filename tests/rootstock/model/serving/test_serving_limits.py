@@ -144,7 +144,7 @@ def test_an_answer_that_takes_too_long_is_given_up_and_its_images_are_not_comput
         asked = [*holding.occupy(photos), tight.ask(photos[:3])]
         answers = [each.result() for each in asked]
         assert [answer.status_code for answer in answers] == [504] * (cores() + 1)
-        assert answers[0].json()["detail"] == "The answer did not come within 1.5 s; it is not computed any more."
+        assert answers[0].json()["detail"] == "Timed out after 1.5 s; the request was cancelled."
         assert tight.metric("rootstock_waiting_images") == 3
         holding.released.set()
         tight.waits_for("rootstock_waiting_images", 0)
@@ -163,7 +163,9 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_try_again(site, head_mode
             begin = time.monotonic()
             refused = busy.predict(photos[:1])
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
-            assert refused.json()["detail"] == "The server is busy: 3 images wait already. Try again in a moment."
+            assert (
+                refused.json()["detail"] == "The server is busy: 3 images are waiting already. Try again in a moment."
+            )
             assert time.monotonic() - begin < 1
             assert holding.images == cores()
         assert {answer.result().status_code for answer in waiting} == {200}
