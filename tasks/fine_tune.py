@@ -4,6 +4,7 @@ python -m tasks.fine_tune
 """
 
 from rootstock.config.params import Params
+from rootstock.system.phrases import percent
 from tasks.bridge.stage import Summary, stage
 from tasks.bridge.workspace import ACTIVATIONS, BACKBONE, CHECKPOINT, DATASET, FINETUNED, HEAD, IMAGES, PIXELS
 
@@ -66,7 +67,7 @@ def fine_tune(params: Params) -> Summary:
     where += f"epoch {best.epoch + 1} of {stages[best.stage].epochs}"
     kept = averaging.chosen_of(course.averages)
     averaged = f", kept {kept}" if kept and kept is not course.averages[0] else ""
-    note = f"best after {where}{averaged}: validation {course.val_accuracy:.1%}"
+    note = f"best after {where}{averaged}: validation {percent(course.val_accuracy)}"
     return Summary(len(rows["train"]), note, seconds=course.seconds)
 
 

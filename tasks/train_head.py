@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 
 from rootstock.config.params import Params
+from rootstock.system.phrases import percent
 from tasks.bridge.stage import Summary, stage
 from tasks.bridge.workspace import BACKBONE, DATASET, FEATURES, HEAD, PASSES
 
@@ -32,7 +33,7 @@ def train_head(params: Params) -> Summary:
     facts = {"features": images.name, "images": {"train": len(train), "val": len(val)}}
     head.save(chosen, HEAD, facts, linear if chosen.kind == "knn" else None)
     shutil.rmtree(PASSES, ignore_errors=True)
-    return Summary(len(train) + len(val), f"{chosen.describe()}, validation {chosen.val_accuracy:.1%}")
+    return Summary(len(train) + len(val), f"{chosen.describe()}, validation {percent(chosen.val_accuracy)}")
 
 
 if __name__ == "__main__":

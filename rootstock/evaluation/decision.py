@@ -29,6 +29,7 @@ from rootstock.evaluation.paired_comparison import (
     PairedComparison as PairedComparison,
 )
 from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
+from rootstock.system.phrases import percent
 
 NAMED = 8  # comparisons that a reason names: a delivery may bring hundreds of classes
 
@@ -213,7 +214,7 @@ class _Verdict:
             return Decision(REJECTED, f"The challenger is better, but by less than {least}: {figures}.")
         if self.new_classes:
             accuracy = self.settings.new_class_accuracy
-            least = f"retrain.new_class_accuracy is {accuracy:.1%}"
+            least = f"retrain.new_class_accuracy is {percent(accuracy)}"
             failed = [one for one in self.new_classes if one.challenger.get("high", 1.0) < accuracy]
             if len(failed) == len(self.new_classes):
                 return Decision(REJECTED, f"The challenger has not learnt the new classes: {figures}; {least}.")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rootstock.system.phrases import counted as counted
+from rootstock.system.phrases import counted as counted, percent as percent
 
 SHARES = {  # larger is better, at most one
     "accuracy": "Accuracy",
@@ -44,14 +44,6 @@ def ends(metric: str, interval: Mapping[str, float]) -> str:
     if metric in PERCENT:
         return percents(interval)
     return "" if interval.get("low") is None else f"{figure(interval['low'])} to {figure(interval['high'])}"
-
-
-def percent(share: float) -> str:
-    """Format a share with one decimal; only 1 gives 100 %, only 0 gives 0 %."""
-    rounded = round(100 * share, 1)
-    if rounded in (0, 100) and share not in (0, 1):
-        rounded = 0.1 if rounded == 0 else 99.9
-    return f"{rounded:g}%" if rounded in (0, 100) else f"{rounded:.1f}%"
 
 
 def percents(interval: Mapping[str, float | None]) -> str:

@@ -19,6 +19,7 @@ from rootstock.dataset.tables import Labels
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.parallel import map_on_one_core_each
+from rootstock.system.phrases import percent
 from rootstock.system.sampling import evenly_spaced
 from rootstock.training import head, heads
 from rootstock.training.class_weights import class_weights
@@ -55,12 +56,13 @@ class LearningCurve:
         now, then = float(np.mean(self.accuracy[-1])), float(np.mean(self.doubled))
         verdict = "would help" if then - now >= WORTH_IT else "would change little"
         low, high = min(self.doubled), max(self.doubled)
-        spread = f" ({low:.1%} to {high:.1%} by which images were left out)" if f"{low:.1%}" != f"{high:.1%}" else ""
+        ends = percent(low), percent(high)
+        spread = f" ({ends[0]} to {ends[1]} by which images were left out)" if ends[0] != ends[1] else ""
         few, many, first = self.images[0], self.images[-1], float(np.mean(self.accuracy[0]))
         return (
             f"More images like these {verdict}: with {few:,} training images the head on frozen features has a "
-            f"validation accuracy of {first:.1%}, with {many:,} of {now:.1%}; with {2 * many:,} about {then:.1%} "
-            f"can be expected{spread}."
+            f"validation accuracy of {percent(first)}, with {many:,} of {percent(now)}; with {2 * many:,} about "
+            f"{percent(then)} can be expected{spread}."
         )
 
     def as_table(self) -> pd.DataFrame:

@@ -4,3 +4,11 @@
 def counted(number: int, what: str) -> str:
     """Format a number of things: 1 image, 2,000 images."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """Format a share with one decimal; only 1 gives 100 %, only 0 gives 0 %."""
+    rounded = round(100 * share, 1)
+    if rounded in (0, 100) and share not in (0, 1):
+        rounded = 0.1 if rounded == 0 else 99.9
+    return f"{rounded:g}%" if rounded in (0, 100) else f"{rounded:.1f}%"

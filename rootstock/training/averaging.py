@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rootstock.backbones import state_dicts
+from rootstock.system.phrases import percent
 from rootstock.training import adapters
 from rootstock.training.checkpoints import TrainingState
 from rootstock.training.epoch import Run, validate
@@ -120,6 +121,6 @@ def describe(averages: Sequence[Average]) -> str:
     best, *others = averages
     return (
         f"{len(others)} averages of weights were tried on validation. Kept: {chosen}, accuracy "
-        f"{chosen.val_accuracy:.1%}, log loss {chosen.val_loss:.3f} (the best epoch: {best.val_accuracy:.1%}, "
-        f"{best.val_loss:.3f})."
+        f"{percent(chosen.val_accuracy)}, log loss {chosen.val_loss:.3f} (the best epoch: "
+        f"{percent(best.val_accuracy)}, {best.val_loss:.3f})."
     )

@@ -17,6 +17,7 @@ from rootstock.model.model import Model
 from rootstock.system import causes
 from rootstock.system.errors import ParamsError, RootstockError
 from rootstock.system.files import replacing_folder, write
+from rootstock.system.phrases import percent
 from rootstock.training import unfreezing
 
 DESCRIPTION, README = "export.json", "README.md"
@@ -49,7 +50,9 @@ class Version:
 
     def __str__(self) -> str:
         """Describe it in a phrase."""
-        accuracy = "" if self.validation_accuracy is None else f", validation accuracy {self.validation_accuracy:.1%}"
+        accuracy = (
+            "" if self.validation_accuracy is None else f", validation accuracy {percent(self.validation_accuracy)}"
+        )
         size = f"{self.bytes / 1e6:,.1f} MB, {self.images_per_second:,.0f} images/s"
         return f"{self.file}: {self.precision}, {size}, {self.agreement}{accuracy}"
 
@@ -154,8 +157,8 @@ def _quantised(
     if before - after > max_loss:
         for file in (quantised, quantised.with_suffix(".bin")):
             file.unlink(missing_ok=True)
-        fall = f"validation accuracy falls from {before:.1%} to {after:.1%} ({len(val):,} images)"
-        return None, f"int8 was not kept: {fall}, by more than export.max_loss ({max_loss:.1%})"
+        fall = f"validation accuracy falls from {percent(before)} to {percent(after)} ({len(val):,} images)"
+        return None, f"int8 was not kept: {fall}, by more than export.max_loss ({percent(max_loss)})"
     size = model.spec.transform.size
     return _version("int8", quantised, own, size, checking.compare(own, model, test), after), ""
 
