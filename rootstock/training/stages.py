@@ -42,6 +42,7 @@ def train(run: Run, state: TrainingState, index: int) -> None:
             return _train_epochs(run, state, index)
         except ExplodedError as exploded:
             state_dicts.copy_state(run.model, state.best or start or {})
+            state.optimiser, state.within, state.average = None, None, None
             if state.halved == index:
                 if not state.history:
                     raise ParamsError(f"{exploded}; expected a lower lr.") from None
@@ -49,7 +50,7 @@ def train(run: Run, state: TrainingState, index: int) -> None:
                 state.stage, state.epoch = index, run.stages[index].epochs
                 return run.save()
             log.warning("%s: going on with the best weights so far, at half the learning rate.", exploded)
-            state.halved, state.optimiser, state.within, state.average = index, None, None, None
+            state.halved = index
 
 
 def try_next_depth(run: Run, state: TrainingState, index: int, entry: int, *, is_first: bool) -> None:

@@ -72,6 +72,21 @@ def test_a_second_explosion_ends_the_stage_with_the_best_weights_and_the_next_st
     assert "again: the stage ends with the best weights so far" in caplog.text
 
 
+def test_the_stage_after_a_second_explosion_begins_at_its_beginning_whenever_checkpoints_were_written(
+    base, tmp_path, exploding
+):
+    """A checkpoint within the epoch that exploded says nothing about the next stage."""
+    settings = stages(("all", 3), lr=LR)
+    after = Stage(unfreeze="last_block", epochs=1, lr=LR / 10)
+    settings = settings.model_copy(update={"stages": (*settings.stages, after)})
+    found = []
+    for minutes, before in ((60.0, 0), (0.0, 11)):  # the first run has eleven steps
+        exploding[:] = [(0.6 * LR, before + 5, float("nan")), (0.4 * LR, before + 7, float("nan"))]
+        often = settings.model_copy(update={"checkpoint_minutes": minutes})
+        found.append(tune(start(base), base, often, tmp_path / f"{minutes}"))
+    assert found[0] == found[1] and [(epoch.stage, epoch.epoch) for epoch in found[0]] == [(0, 0), (1, 0)]
+
+
 @pytest.mark.parametrize("unfreeze", ["all", "auto"])
 def test_a_run_that_ended_so_is_complete_when_it_is_started_again(base, tmp_path, exploding, unfreeze):
     exploding += [(0.4 * LR, 5, float("nan"))]
