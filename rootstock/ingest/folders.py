@@ -90,7 +90,8 @@ class Files:
             contents = ordered_map(self._stream, [self.place(item.path) for item in items], FILES_PER_REQUEST)
             return [(item, partial(_content_or_reject, data)) for item, data in zip(items, contents, strict=True)]
         try:  # not `cat`, which treats brackets in a name as a pattern
-            found = self.store.cat_ranges([self.place(item.path) for item in items], None, None)
+            with stores.turn(self.store):
+                found = self.store.cat_ranges([self.place(item.path) for item in items], None, None)
         except Exception as error:
             found = [error] * len(items)
         return [(item, partial(_content_or_reject, data)) for item, data in zip(items, found, strict=True)]
@@ -161,7 +162,10 @@ def file_stamps(store: Any, places: Callable[[], Iterable[str]]) -> Iterator[str
 
     def ask(place: str) -> str | None:
         try:
-            return known.get(place) or _stamp_of_file(store.info(place))
+            if stamp := known.get(place):
+                return stamp
+            with stores.turn(store):
+                return _stamp_of_file(store.info(place))
         except Exception:  # any error of its driver
             return None
 
@@ -184,7 +188,8 @@ def _listed_files(store: Any, folders: Iterable[str]) -> Iterator[tuple[str, str
     """Yield the path and the stamp of each file in some folders; those that cannot be listed are left out."""
     for folder in folders:
         try:
-            listed = [info for info in store.ls(folder, detail=True) if info.get("size") is not None]
+            with stores.turn(store):
+                listed = [info for info in store.ls(folder, detail=True) if info.get("size") is not None]
         except Exception:  # noqa: S112 - cannot be listed
             continue
         yield from ((info["name"], stamp) for info in listed if (stamp := _stamp_of_file(info)))

@@ -12,6 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 from rootstock.images.pixels import format_by_name
 from rootstock.ingest import file_names
 from rootstock.ingest.junk import is_junk_name
+from rootstock.system import stores
 from rootstock.system.errors import SourceError
 from rootstock.system.parallel import ordered_map
 
@@ -53,14 +54,18 @@ def _remote_files(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noq
 
 def _list_folder(store: Any, folder: str, most_below: int) -> tuple[list[tuple[str, Info]], list[str]]:  # noqa: ANN401
     """Return the files of a folder and the folders in it; of more than `most_below`, the files of these as well."""
-    infos = store.ls(folder, detail=True)
-    own = folder.strip("/")  # which some stores list, too
-    below = [info["name"] for info in infos if info.get("type") == "directory" and info["name"].strip("/") != own]
-    if len(below) > most_below:
-        infos, below = store.find(folder, detail=True).values(), []
-    store.invalidate_cache()  # it would keep what it has listed
+    own = folder.strip("/")
+    with stores.turn(store):
+        infos = store.ls(folder, detail=True)
+        within = [info for info in infos if info.get("type") == "directory"]
+        below = [info["name"] for info in within if info["name"].strip("/") != own]
+        # Some stores list the folder itself, too; or it is one without a name (a//b.jpg), which only `find` looks into.
+        if len(below) > most_below or len(below) < len(within):
+            infos, below = store.find(folder, detail=True).values(), []
+        store.invalidate_cache()  # it would keep what it has listed
     inside = set(below)
-    return list(_shown(info for info in infos if info["name"] not in inside)), below
+    files = (info for info in infos if info.get("type") != "directory" or info["name"] not in inside)
+    return list(_shown(files)), below
 
 
 def _shown(infos: Iterable[Info]) -> Iterator[tuple[str, Info]]:

@@ -8,8 +8,9 @@ import hashlib
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from rootstock.system.files import TEMPORARY, replacing, sync
 PIECE_BYTES = 2**20  # read at a time
 # In object stores an upload is atomic, and a rename would be a second copy.
 OBJECTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "memory"}
+# Their drivers (paramiko, tarfile) mix up what several threads ask for: a thread waits for ever, or has wrong bytes.
+ONE_AT_A_TIME = {"sftp", "ssh", "tar"}
+_turn = threading.Lock()
 
 
 def open_store(url: str) -> tuple[Any, str]:
@@ -35,6 +39,16 @@ def open_store(url: str) -> tuple[Any, str]:
     check_protocols(url)
     store, path = fsspec.core.url_to_fs(url)
     return store, path
+
+
+def turn(store: Any) -> AbstractContextManager[Any]:  # noqa: ANN401
+    """Wait until this thread may use a store that is no thread's own: some drivers serve one at a time."""
+    of_cache = getattr(store, "fs", store)  # what simplecache and filecache are in front of
+    return _turn if ONE_AT_A_TIME & (_protocols(store) | _protocols(of_cache)) else nullcontext()
+
+
+def _protocols(store: Any) -> set[str]:  # noqa: ANN401
+    return {store.protocol} if isinstance(store.protocol, str) else set(store.protocol)
 
 
 def read(file: Any, most: int) -> bytes:  # noqa: ANN401
@@ -77,7 +91,7 @@ def put(path: Path, url: str) -> None:
         SourceError: the store cannot be reached or written to.
     """
     with _opened(url) as (store, target):
-        if OBJECTS & ({store.protocol} if isinstance(store.protocol, str) else set(store.protocol)):
+        if OBJECTS & _protocols(store):
             store.put_file(str(path), target)
             return
         # Two workers may write the same file: each uses its own temporary name.

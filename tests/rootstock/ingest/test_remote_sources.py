@@ -1,10 +1,20 @@
 """Sources on remote stores: folders, archives and manifests as on a disk."""
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import fsspec
 import pytest
+from fsspec.spec import AbstractFileSystem
 
 from rootstock.images.inspection import Reason
+from rootstock.ingest import folders
+from rootstock.ingest.items import Item
 from rootstock.system.errors import SourceError
+from rootstock.system.stores import open_store
 from tests.archive_files import archived
 from tests.listing import PATHS, contents, drawn, manifest, problems
 
@@ -79,3 +89,58 @@ def test_folders_of_a_store_from_which_few_files_are_wanted_are_not_listed(liste
     memory.pipe("/bucket/list.csv", ("path,label\n" + "".join(f"{name},x\n" for name in names)).encode())
     assert contents(listed("memory://bucket/list.csv")) == {name: drawn(at) for at, name in enumerate(names)}
     assert asked == ["/bucket/many"]
+
+
+class OneAtATime(AbstractFileSystem):
+    """Twenty folders of a store whose driver serves one thread at a time, as paramiko does."""
+
+    protocol, cachable = ("sftp", "ssh"), False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users: list[int] = []
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        self.users.append(threading.get_ident())
+        time.sleep(0.001)
+        assert len(self.users) == 1
+        self.users.clear()
+        yield
+
+    def ls(self, path: str, detail: bool = True, **_: object) -> list[dict[str, Any]]:
+        with self.alone():
+            if path == "/photos":
+                return [{"name": f"/photos/{folder}", "type": "directory", "size": 0} for folder in range(20)]
+            return [{"name": f"{path}/{number}.png", "type": "file", "size": 1} for number in range(5)]
+
+    def info(self, path: str, **_: object) -> dict[str, Any]:
+        with self.alone():
+            return {"name": path, "type": "file", "size": 1}
+
+    def cat_file(self, path: str, *_: object, **__: object) -> bytes:
+        with self.alone():
+            return path.encode()
+
+
+def test_a_store_whose_driver_serves_one_thread_at_a_time_is_asked_by_one_at_a_time():
+    """Of several threads that wait for paramiko, one waits for ever."""
+    store = OneAtATime()
+    stamps, place_of = folders.list_stamps(store, "/photos", "sftp://host/photos")
+    assert len(stamps) == 100
+    items = [Item(path, "", "", (), stamp) for path, stamp in stamps.items()]
+    read = dict(folders.Files(store, items, [], place_of).read({item.path for item in items}))
+    assert {item.path: load() for item, load in read.items()} == {path: place_of(path).encode() for path in stamps}
+    few = [f"/elsewhere/{number}/1.png" for number in range(100)]
+    assert set(folders.file_stamps(store, lambda: few)) == {"1:"}
+
+
+def test_members_of_a_tar_that_is_opened_as_a_store_are_read_as_they_are(tmp_path):
+    """tarfile reads from wherever another thread has left its file."""
+    files = {f"{number}.png": bytes([number % 256]) * 60_000 for number in range(600)}
+    archive = archived(tmp_path / "photos.tar", files)
+    for url in (f"tar://::{archive}", f"simplecache::tar://::{archive}"):
+        store, _ = open_store(url)
+        items = [Item(path, "", "", (), "60000:") for path in sorted(files)]
+        read = folders.Files(store, items, [], lambda path: path).read(files.keys())
+        assert all(load() == files[item.path] for item, load in read)

@@ -72,6 +72,8 @@ def test_entries_that_mark_empty_folders_of_a_bucket_are_found_and_no_listing_is
         "walk/deep/empty/",
         "walk/deep/b/3.jpg",
         "walk/4.jpg",
+        "walk/deep//6.jpg",  # in a folder without a name
+        "walk/deep/b",  # a file with the name of a folder
     ]
     for name in [*names, "walk2/5.jpg"]:
         client.put_object(Bucket=s3.bucket, Key=name, Body=b"")
