@@ -115,7 +115,8 @@ def main() -> None:
     parser.add_argument("--explain", type=Path, help="folder for a picture of each image: where the evidence lies")
     asked = parser.parse_args()
     with entry_points.entry_point("predict"):
-        lines = map(os.fsdecode, sys.stdin.buffer)  # names of files are bytes, and not always UTF-8
+        # Names of files are bytes, and not always UTF-8; a process may have no standard input.
+        lines = map(os.fsdecode, sys.stdin.buffer) if sys.stdin else ()
         done = classify(asked.source, asked.out, asked.model, asked.top, lines, asked.explain)
         print(done.summary)
     sys.exit(SOME_REJECTED if done.rejected else 0)

@@ -46,8 +46,9 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:  # noqa: ANN401
 
 
 def outputs_of(stages: Stages) -> dict[str, str]:
-    """Return the digest of each output by its path; that of a folder ends in .dir."""
-    return {out["path"]: str(out["md5"]) for stage in stages.values() for out in stage.get("outs", [])}
+    """Return the digest of each output that has one by its path; that of a folder ends in .dir."""
+    outs = (out for stage in stages.values() for out in stage.get("outs", []))
+    return {out["path"]: str(out["md5"]) for out in outs if "md5" in out}  # none where the remote has the versions
 
 
 def data_version(stages: Stages) -> str:

@@ -106,6 +106,15 @@ def test_an_error_is_one_sentence_and_exit_status_1(flow_ran_in, tmp_path, monke
     assert str(ended.value).startswith(said)  # printed, with exit status 1
 
 
+def test_a_process_without_standard_input_classifies_a_folder(flow_ran_in, tmp_path, monkeypatch):
+    monkeypatch.chdir(flow_ran_in.root)
+    monkeypatch.setattr(sys, "argv", ["predict", "photos", "--out", str(tmp_path / "out.csv")])
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it in `python -m flows.predict ... <&-`
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0 and (tmp_path / "out.csv").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_server")
 def test_a_run_of_the_deployment_reads_and_writes_only_under_the_roots(flow_ran_in, photos, tmp_path):

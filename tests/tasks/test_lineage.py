@@ -31,7 +31,9 @@ def test_the_commit_and_the_data_version_are_named_as_in_the_list_of_runs(folder
     assert lineage()["git commit"] == f"{commit[:7]}, with uncommitted changes"
 
 
-@pytest.mark.parametrize("lock", [None, "", "stages: []", "stages: {ingest: {}}", "{", "\x00"])
+@pytest.mark.parametrize(
+    "lock", [None, "", "stages: []", "stages: {ingest: {}}", "{", "\x00", LOCK.replace("md5", "files")]
+)
 def test_without_git_and_a_lock_nothing_is_said_of_them(folder, lock):
     if lock is not None:
         (folder / "dvc.lock").write_text(lock)
