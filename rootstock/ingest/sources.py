@@ -125,7 +125,8 @@ def _list(spec: params.Source, scratch: Path, scan: Scan, known: Known) -> Sourc
     where = f"ingest.sources: {spec.path}"
     store, root = opening.open_existing(spec.path, where)
     with opening.translating_errors(where):
-        name = root.lower()  # of zip://::photos.zip, which is a folder, this is empty
+        # Of zip://::photos.zip, which is a folder, this is empty; photos.zip/ is one, too.
+        name = "" if spec.path.endswith("/") else root.lower()
         if name.endswith(TABLES):
             return within_roots(manifests.list_manifest(spec, store, root, where))
         if name.endswith(ARCHIVES):

@@ -304,3 +304,10 @@ def test_an_archive_may_be_named_as_a_folder_and_a_table_within_one_as_a_file(li
     assert contents(listed(f"zip://::{archive}", classes_at=".")) == files
     assert labels(listed(f"zip://labels.csv::{archive}")) == {"ants/00.png": "red"}
     assert contents(listed(f"zip://labels.csv::{archive}")) == {"ants/00.png": drawn(0)}
+
+
+def test_a_folder_that_is_named_like_an_archive_is_one_if_its_path_ends_in_a_slash(listed, tmp_path):
+    put(tmp_path / "photos.zip" / "ants" / "00.png", drawn(1))
+    assert contents(listed(f"{tmp_path}/photos.zip/", classes_at=".")) == {"ants/00.png": drawn(1)}
+    with pytest.raises(SourceError, match="is a folder, but is named like an archive"):
+        listed(tmp_path / "photos.zip")
