@@ -137,7 +137,7 @@ def _list(store: Any, root: str, url: str) -> tuple[dict[str, Info], Callable[[s
         if info.get("islink"):
             found[place] = {"type": "link"}
         elif store.isdir(place):
-            found.update(walk.files(store, place, follow=False))
+            found.update(walk.files(store, place, follow=False, at_once=True))
         elif format_by_name(name):
             found[place] = info
     infos, place_of = folders.relative_paths(found.items(), root, url)

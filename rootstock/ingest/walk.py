@@ -22,26 +22,40 @@ MAX_LISTS = 2000  # of folders on a level: of more, a store answers sooner if it
 CONCURRENT_LISTS = 4
 
 
-def files(store: Any, folder: str, *, follow: bool = True) -> Iterator[tuple[str, Info]]:  # noqa: ANN401
+def files(
+    store: Any,  # noqa: ANN401
+    folder: str,
+    *,
+    follow: bool = True,
+    at_once: bool = False,
+) -> Iterator[tuple[str, Info]]:
     """Yield the path in the store and the info of each file below a folder.
 
     An empty folder is a path with a trailing slash. Local junk folders are skipped, and local links are followed, or,
-    without `follow`, listed as {"type": "link"}.
+    without `follow`, listed as {"type": "link"}. A remote folder is listed in fewer requests, but more memory, if it is
+    listed `at_once`.
 
     Raises:
         SourceError: too many links lead to one folder.
     """
-    return _local_files(folder, follow=follow) if isinstance(store, LocalFileSystem) else _remote_files(store, folder)
+    if isinstance(store, LocalFileSystem):
+        return _local_files(folder, follow=follow)
+    if at_once or "https" in store.protocol:  # whose pages may have links to what is no folder
+        return _all_below(store, folder)
+    return _by_folder(store, folder)
 
 
-def _remote_files(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noqa: ANN401
+def _all_below(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noqa: ANN401
+    with stores.turn(store):
+        infos = store.find(folder, detail=True).values()
+    yield from _shown(infos)
+
+
+def _by_folder(store: Any, folder: str) -> Iterator[tuple[str, Info]]:  # noqa: ANN401
     """List a remote folder and, at most MAX_LISTS to a level, those below it one by one.
 
     A driver has an object of about a kilobyte for each file that it lists at once.
     """
-    if "https" in store.protocol:  # its pages may have links to what is no folder
-        yield from _shown(store.find(folder, detail=True).values())
-        return
     level = [folder]
     while level:
         list_one = partial(_list_folder, store, most_below=MAX_LISTS // len(level))

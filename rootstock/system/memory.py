@@ -11,6 +11,7 @@ from pathlib import Path
 
 BUDGET_BYTES = 2**30
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # parameters of mallopt (malloc.h)
+SET_BY_USERS = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"}
 LEAST_BYTES = 2**28  # that each of several processes has: photos of up to 85 megapixels at once
 
 
@@ -36,9 +37,8 @@ def reused() -> Iterator[None]:
     A step of training allocates what the one before has freed. By default glibc gives large blocks back, and gets
     others for the next step, whose pages the system fills with zeros again (docs/benchmarks.md).
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # not glibc
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or SET_BY_USERS & os.environ.keys():  # not glibc, or tuned by a person
         yield
         return
     for parameter, value in {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1}.items():

@@ -1,7 +1,5 @@
 """An epoch of fine-tuning: its training steps, with checkpoints between them, and the validation after it."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +10,7 @@ from torch import Tensor
 from rootstock.config import params
 from rootstock.system import progress
 from rootstock.training import targets
-from rootstock.training.checkpoints import TrainingState, Within
+from rootstock.training.checkpoints import Saver, TrainingState, Within
 from rootstock.training.classifier import Classifier, predict
 from rootstock.training.divergence import check_loss, highest_loss
 from rootstock.training.division import TrainedPart
@@ -30,7 +28,7 @@ CHECKED_EVERY = 100  # steps on a GPU or in several processes, after which all w
 
 @dataclass(frozen=True)
 class Run:
-    """What all stages of a run have in common; `save` writes a checkpoint."""
+    """What all stages of a run have in common."""
 
     model: Classifier
     batches: Batches
@@ -40,7 +38,7 @@ class Run:
     seed: int
     class_weights: NDArray[np.float32] | None
     activations: Cache | None
-    save: Callable[[], None]
+    save: Saver
     advance: progress.Advance
 
 
@@ -65,7 +63,7 @@ def train_epoch(run: Run, step: TrainingStep, batches: Batches, stage: PlannedSt
     _seed(seed, before, ranks.rank)
     step.model.train()
     total = torch.tensor(before.loss, dtype=torch.float64, device=device)
-    seen, saved = before.images, time.monotonic()
+    seen = before.images
     rest = slice(before.steps, None)
     size = size_in(state.epoch, stage.epochs, run.settings.sizes, batches.transform.size)
     pixels = resized(batches(order, seed, before.steps), size)
@@ -80,12 +78,11 @@ def train_epoch(run: Run, step: TrainingStep, batches: Batches, stage: PlannedSt
         if number % every == 0 or number == len(sizes):
             whole = ranks.sum(total)
             check_loss(whole / ranks.size, seen, highest, stage, number, state.epoch)
-            late = time.monotonic() - saved >= 60 * run.settings.checkpoint_minutes
-            if number < len(sizes) and ranks.first_says(late, device):
+            is_due = run.save.is_due(60 * run.settings.checkpoint_minutes)
+            if number < len(sizes) and ranks.first_says(is_due, device):
                 state.within = Within(number, whole.item() / ranks.size, seen, _random_states(device))
                 step.keep_in(state)
                 run.save()
-                saved = time.monotonic()
     state.within = None
     return whole.item() / ranks.size / len(order)
 

@@ -132,7 +132,8 @@ def _train(
         if len(state.history) < total and together.rank == 0:
             batches.log_decoding()
         advance(done)
-        save = partial(checkpoints.save, checkpoint, fingerprint, state, model) if together.rank == 0 else lambda: None
+        write = partial(checkpoints.save, checkpoint, fingerprint, state, model) if together.rank == 0 else lambda: None
+        save = checkpoints.Saver(write)
         run = Run(model, batches, val_batches, settings, planned, seed, class_weights, activations, save, advance)
         for index in range(state.stage, len(planned)):
             if entries[index] in state.ended:

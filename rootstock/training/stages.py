@@ -1,7 +1,6 @@
 """A stage of fine-tuning: its epochs, what happens when its loss explodes, whether the next depth is worth trying."""
 
 import logging
-import math
 import time
 from contextlib import nullcontext
 
@@ -24,7 +23,7 @@ from rootstock.training.step import TrainingStep
 from rootstock.training.unfreezing import optimiser_of, unfreeze
 
 log = logging.getLogger(__name__)
-CHECKPOINT_S = 20.0  # between checkpoints of short epochs; that of a large network takes seconds
+CHECKPOINT_S = 20.0  # between those of short epochs
 
 
 def train(run: Run, state: TrainingState, index: int) -> None:
@@ -82,7 +81,7 @@ def _train_epochs(run: Run, state: TrainingState, index: int) -> None:
     stage, first = run.stages[index], state.epoch if index == state.stage else 0
     if first >= stage.epochs:
         return
-    begin, saved = time.monotonic(), -math.inf
+    begin = time.monotonic()
     unfreeze(run.model, stage)
     layers = frozen_layers.trained(
         run.model, stage, run.settings, run.batches, run.val_batches, run.activations, run.seed
@@ -111,9 +110,8 @@ def _train_epochs(run: Run, state: TrainingState, index: int) -> None:
             state.seconds.append(time.monotonic() - begin)
             begin += state.seconds[-1]
             step.keep_in(state)
-            if not (unsaved := begin - saved < CHECKPOINT_S):
+            if not (unsaved := epoch > first and not run.save.is_due(CHECKPOINT_S)):
                 run.save()
-                saved = begin
         if unsaved:
             run.save()
 

@@ -15,15 +15,15 @@ LOCK = Path("dvc.lock")
 Stages = Mapping[str, Any]
 
 
-def stages_in(text: str | bytes) -> Stages:
-    """Return the stages in the text of a dvc.lock.
+def stages_in(text: str | bytes, where: str = str(LOCK)) -> Stages:
+    """Return the stages in the text of a dvc.lock; `where` names it in errors.
 
     Raises:
         ParamsError: it is not one.
     """
-    parsed = yaml_file.parse(text.encode() if isinstance(text, str) else text, str(LOCK))
+    parsed = yaml_file.parse(text.encode() if isinstance(text, str) else text, where)
     if not isinstance(parsed, dict) or not isinstance(parsed.get("stages"), dict):
-        raise ParamsError(f"{LOCK}: expected stages")
+        raise ParamsError(f"{where}: expected stages")
     return dict(parsed["stages"])
 
 

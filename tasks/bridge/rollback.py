@@ -79,6 +79,8 @@ def _carry_out() -> tuple[int, tuple[str, ...]]:
         params = params_file.load(PARAMS)
     except ParamsError as error:  # a tracker that is not installed here, say
         champion.remove_aside()
+        with suppress(ParamsError):  # the inbox is that of before
+            champion.abandon_retraining(params_file.load(run_params.BEFORE))
         BEGUN.unlink()
         raise ParamsError(f"Champion v{wanted} is restored, but its parameters cannot be used here: {error}") from None
     champion.abandon_retraining(params)

@@ -105,7 +105,9 @@ def _used(repo: Repo) -> set[str]:
 def _recorded() -> Iterator[str]:
     """Yield the digests in the dvc.lock of each champion, of one set aside, and of the last intact one."""
     rows = history.read(HISTORY.parent, LOCAL)
-    files = [path.read_text() for path in (champion.ASIDE / lock_file.LOCK.name, repair.INTACT) if path.exists()]
-    for text in [*(row.lock for row in rows if row.lock), *files]:
-        for stage in lock_file.stages_in(text).values():
+    locks = {f"{HISTORY}: dvc.lock of v{row.version}": row.lock for row in rows if row.lock}
+    files = (champion.ASIDE / lock_file.LOCK.name, repair.INTACT)
+    locks |= {str(path): path.read_text() for path in files if path.exists()}
+    for where, text in locks.items():
+        for stage in lock_file.stages_in(text, where).values():
             yield from (file["md5"] for file in [*stage.get("deps", []), *stage.get("outs", [])] if "md5" in file)

@@ -262,9 +262,22 @@ def test_a_section_that_only_a_flow_reads_may_be_missing(tmp_path, monkeypatch):
     assert bridge_workspace.read_params().export.max_loss == 0.01
 
 
-def test_a_run_that_is_cancelled_after_a_promotion_leaves_the_parameters_that_this_has_committed(workspace):
-    code = "from tasks.bridge import termination; print((termination._committed_params() or b'').decode())"
-    whole = (workspace.root / "params.yaml").read_text()
-    assert workspace.run(sys.executable, "-c", code).stdout.strip() == whole.strip()
-    workspace.set(head={"l2": [7.0]})
-    assert workspace.run(sys.executable, "-c", code).stdout.strip() == ""
+CANCELLED = """
+import json, uuid
+from tasks.bridge import run_params, termination, workspace
+workspace.holds_lock = lambda: True
+termination._report_state = lambda run: None
+run_params.UNDER_WAY.parent.mkdir(exist_ok=True)
+now = workspace.PARAMS.read_text()
+run_params.UNDER_WAY.write_text(json.dumps({"before": "seed: 0\\n", "after": now, "written": {}}))
+termination._end_process(uuid.uuid4())
+"""
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_run_that_is_cancelled_leaves_the_parameters_that_a_promotion_has_committed(workspace, committed):
+    if not committed:
+        workspace.set(head={"l2": [7.0]})
+    now = (workspace.root / "params.yaml").read_text()
+    workspace.run(sys.executable, "-c", CANCELLED, check=False)
+    assert (workspace.root / "params.yaml").read_text() == (now if committed else "seed: 0\n")

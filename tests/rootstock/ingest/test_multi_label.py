@@ -152,7 +152,7 @@ def test_an_image_listed_twice_with_other_labels_is_rejected(store, tmp_path):
 def test_sources_of_one_class_beside_a_table_of_several_are_an_error_that_names_both(store, tmp_path):
     table = put_shapes(tmp_path / "shapes", 30)
     photos = put_classes(tmp_path / "photos", {"ants": 3, "bees": 3})
-    with pytest.raises(SourceError, match=r"shapes.parquet is multi-label .a column labels.*photos has one class per image"):
+    with pytest.raises(SourceError, match=r"shapes.parquet is multi-label.*photos has one class per image"):
         store.ingest(table, photos)
     store.ingest(table)
     table.rename(tmp_path / "elsewhere.parquet")  # what is known of it counts where it cannot be reached

@@ -13,7 +13,7 @@ from rootstock.dataset import shards
 from rootstock.system import progress
 from rootstock.training import averaging, epoch, epochs, finetune
 from rootstock.training.averaging import choose_average
-from rootstock.training.checkpoints import Epoch, TrainingState
+from rootstock.training.checkpoints import Epoch, Saver, TrainingState
 from rootstock.training.classifier import Classifier
 from rootstock.training.course import AVERAGES, DESCRIPTION, load_course, save_course
 from rootstock.training.epoch import Run
@@ -81,7 +81,7 @@ def after_training(model: Classifier, biases: list[float], loss) -> TrainingStat
 
 
 def run_of(model: Classifier, **given) -> Run:
-    return Run(model, None, None, averaged(1, **given), (), 0, None, None, lambda: None, progress.silent)  # type: ignore[arg-type]
+    return Run(model, None, None, averaged(1, **given), (), 0, None, None, Saver(lambda: None), progress.silent)  # type: ignore[arg-type]
 
 
 def test_an_epoch_enters_the_soup_only_if_the_mean_validates_no_worse(base, loss_of):

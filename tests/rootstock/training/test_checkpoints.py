@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rootstock.system import progress
-from rootstock.training import classifier, finetune, stages as stage_module
+from rootstock.training import checkpoints, classifier, finetune, stages as stage_module
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
 from rootstock.training.course import as_table
@@ -136,3 +136,22 @@ def test_of_short_epochs_the_first_and_the_last_of_a_stage_have_a_checkpoint(bas
     history = tune(start(base), base, settings, tmp_path / "checkpoint")
     assert saved == [(0, 1), (0, 4), (1, 1)]
     assert tune(start(base), base, settings, tmp_path / "checkpoint") == history and len(saved) == 3
+
+
+def test_writing_takes_at_most_a_tenth_of_the_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
+
+    def takes_ten_seconds() -> None:
+        now[0] += 10
+
+    saver = checkpoints.Saver(takes_ten_seconds)
+    now[0] = 19
+    assert not saver.is_due(20) and saver.is_due(0)
+    now[0] = 20
+    assert saver.is_due(20)
+    saver()
+    now[0] = 30 + 89
+    assert not saver.is_due(20) and saver.is_due(0)
+    now[0] = 30 + 90
+    assert saver.is_due(20)

@@ -16,7 +16,7 @@ from rootstock.dataset import shards
 from rootstock.images import loader
 from rootstock.system.parallel import cores
 from rootstock.training import classifier, epoch, epochs
-from rootstock.training.checkpoints import Epoch, TrainingState
+from rootstock.training.checkpoints import Epoch, Saver, TrainingState
 from rootstock.training.course import as_table
 from rootstock.training.epoch import one_cycle
 from rootstock.training.frozen_layers import Cache
@@ -154,7 +154,8 @@ def test_several_processes_do_not_wait_for_the_loss_of_every_step(base, small, m
     with shards.Reader(small.images) as reader:
         images = SplitImages(small.split("train"), small.images)
         batches = Batches(images, reader, transform, 2, torch.device("cpu"), ranks=ranks)
-        run = epoch.Run(model, batches, batches, settings, (), 0, None, None, lambda: None, lambda n, **counts: None)
+        save = Saver(lambda: None)
+        run = epoch.Run(model, batches, batches, settings, (), 0, None, None, save, lambda n, **counts: None)
         epoch.train_epoch(run, step, batches, settings.stages[0], TrainingState())
     assert seen == looks
     assert read == [*range(1, len(looks) + 1), len(looks)]  # when it is looked at, and at the end
