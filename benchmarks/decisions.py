@@ -26,6 +26,18 @@ CASES: dict[str, dict[str, Domain]] = {
     "10 points lost on 40 older images, 10 gained": {"old": {**WORSE, "images": 40}, "new": BETTER},
     "10 points lost on 100 older images, 10 gained": {"old": {**WORSE, "images": 100}, "new": BETTER},
     "10 points lost on 400 older images, 10 gained": {"old": {**WORSE, "images": 400}, "new": BETTER},
+    "10 points lost on 40 older images, 10 gained on 200 more of the domain": {
+        "old": {**WORSE, "images": 40},
+        "more": BETTER,
+    },
+    "10 points lost on 100 older images, 10 gained on 200 more of the domain": {
+        "old": {**WORSE, "images": 100},
+        "more": BETTER,
+    },
+    "nothing lost on 100 older images, 10 gained on 200 more of the domain": {
+        "old": {**UNCHANGED, "images": 100},
+        "more": BETTER,
+    },
     "nothing lost on 400 older images, 10 gained": {"old": {**UNCHANGED, "images": 400}, "new": BETTER},
     "nothing lost on 200 of each of two domains, 10 gained": {"old": UNCHANGED, "older": UNCHANGED, "new": BETTER},
 }
@@ -57,7 +69,10 @@ def draw(
 
 
 def outcomes(settings: Retrain, domains: dict[str, Domain], trials: int = TRIALS) -> Counter[str]:
-    """Count how often a challenger is promoted, rejected and undecided; the domain "new" is new."""
+    """Count how often a challenger is promoted, rejected and undecided.
+
+    The domain "new" is new, and "more" are images of the domain "old" that are delivered.
+    """
     rng = np.random.default_rng(0)
     counts: Counter[str] = Counter()
     for _ in range(trials):
@@ -66,9 +81,9 @@ def outcomes(settings: Retrain, domains: dict[str, Domain], trials: int = TRIALS
         names = np.repeat(np.array(list(domains), object), [len(values) for values, _ in drawn])
         groups = np.concatenate([scenes + 10_000 * number for number, (_, scenes) in enumerate(drawn)])
         labels, known = np.full(len(names), "x", object), np.ones(len(names), bool)
-        images = PairedOutcomes(
-            names, labels, groups, known, names == "new", names == "new", differences <= 0, differences >= 0
-        )
+        delivered = (names == "new") | (names == "more")
+        names[names == "more"] = "old"
+        images = PairedOutcomes(names, labels, groups, known, delivered, delivered, differences <= 0, differences >= 0)
         counts[decide(images, ["new"], settings).outcome] += 1
     return counts
 

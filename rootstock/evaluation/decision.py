@@ -20,6 +20,7 @@ from rootstock.evaluation import intervals, paired
 from rootstock.evaluation.intervals import CONFIDENCE, SampleSize
 from rootstock.evaluation.paired import Gain
 from rootstock.evaluation.paired_comparison import (
+    BEFORE as BEFORE,
     DELIVERED as DELIVERED,
     DELIVERY as DELIVERY,
     DOMAIN as DOMAIN,
@@ -31,6 +32,7 @@ from rootstock.evaluation.paired_comparison import (
 from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
 from rootstock.system.phrases import percent
 
+UPHELD = 0.8  # confidence of the interval of images from before, by simulation (docs/retraining.md)
 NAMED = 8  # comparisons that a reason names: a delivery may bring hundreds of classes
 
 
@@ -106,6 +108,10 @@ def decide(
     parts = [(OVERALL, OVERALL, known)] if len(known) else []
     parts += [(DOMAIN, name, known.where(known.domains == name)) for name in sorted(set(known.domains))]
     comparisons = [compare(*part, measure=settings.measure, seed=seed) for part in parts]
+    for name in sorted(set(known.domains[known.delivered]) - set(new_domains)):
+        there = known.where((known.domains == name) & ~known.delivered)
+        if len(there):
+            comparisons.append(compare(BEFORE, name, there, measure=settings.measure, seed=seed))
     comparisons += [_new_class(name, unknown.where(unknown.labels == name)) for name in sorted(set(unknown.labels))]
     delivered = known.where(known.delivered & ~np.isin(known.domains, list(new_domains)))
     parts = [(DELIVERY, DELIVERED, delivered)] if len(delivered) else []
@@ -179,8 +185,10 @@ class _Verdict:
         self.new_classes = [one for one in comparisons if one.about == NEW_CLASS]
         self.learnt = [one for one in self.new_classes if one.challenger.get("low", 0.0) > settings.new_class_accuracy]
         self.better = significantly_better(self.tested, settings.alpha)
-        self.worse = [one for one in self.older if _gain(one).is_below(-settings.margin)]
+        before = [one for one in comparisons if one.about == BEFORE]
+        self.worse = [one for one in [*self.older, *before] if _gain(one).is_below(-settings.margin)]
         self.open = [one for one in self.older if one not in self.worse and not _gain(one).exceeds(-settings.margin)]
+        self.outvoted = [one for one in before if one not in self.worse and not _is_upheld(_gain(one), settings.margin)]
 
     def decision(self, delivered: bool) -> Decision:
         """Return the decision without its comparisons; `delivered` says whether any test image was delivered."""
@@ -194,7 +202,7 @@ class _Verdict:
             return Decision(
                 REJECTED, f"A trade-off: the challenger is better: {_describe(gains)}; but {loss}.", trade_off=True
             )
-        if gains and not self.open and not self.untested:
+        if gains and not self.open and not self.outvoted and not self.untested:
             what = "is better" if enough else "has learnt new classes"
             return Decision(
                 PROMOTED,
@@ -224,7 +232,9 @@ class _Verdict:
         unclear = [one for one in [*self.tested, *self.of_delivery] if not _gain(one).is_below(useful)]
         if self.tested and not unclear and delivered:
             return Decision(REJECTED, f"The challenger is no better: {figures}.")
-        lacks = "; ".join(f"{one.describe()}, {self._more_to_tell(one, useful)}" for one in unclear) or figures
+        # Where the delivered images leave no doubt, it is the others that do.
+        lacking = [one for one in unclear if one in self.tested or _gain(one).p_better > self.settings.alpha]
+        lacks = "; ".join(f"{one.describe()}, {self._more_to_tell(one, useful)}" for one in lacking) or figures
         none = "" if delivered else "; none of them was delivered"
         return Decision(UNDECIDED, f"Too few test images to tell whether the challenger is better: {lacks}{none}.")
 
@@ -238,6 +248,7 @@ class _Verdict:
         few = [f"{one.describe()}, {self._more_to_show(one)}" for one in self.open]
         needed = lacking_images(0, SampleSize(0, 0, estimated=False), self.settings.margin)
         more = f", about {round_up(needed):,} would show it" if needed else ""
+        few += [f"{one.describe()}, which those delivered must not outvote" for one in self.outvoted]
         return "; ".join([*few, *(f"there are no test images of {domain}{more}" for domain in self.untested)])
 
     def _more_to_show(self, one: PairedComparison) -> str:
@@ -279,6 +290,16 @@ def significantly_better(comparisons: Sequence[PairedComparison], alpha: float) 
             break
         found.append(one)
     return found
+
+
+def _is_upheld(gain: Gain, margin: float) -> bool:
+    """Whether a domain's images from before do not speak against what those delivered say with them.
+
+    The labels of a delivery may be wrong, and it may be larger than all there was. The images from before may be too
+    few to show by themselves that the challenger is as good, but it must not look worse on them: no loss, or the lower
+    end of the one-sided 80 % interval above minus the margin.
+    """
+    return gain.value >= 0 or gain.score(-margin) > gain.size.quantile(1 - UPHELD)
 
 
 def _gain(comparison: PairedComparison) -> Gain:

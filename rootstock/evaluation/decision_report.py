@@ -34,7 +34,7 @@ def _shown(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
 
 
 def _row(comparison: PairedComparison) -> str:
-    what = escape.markdown(comparison.what)
+    what = escape.markdown(comparison.title)
     images = f"{comparison.images:,}{figures.in_groups(comparison.images, comparison.groups)}"
     champion, gain, p = "", "", ""
     if comparison.champion and comparison.gain:
@@ -49,7 +49,7 @@ def _row(comparison: PairedComparison) -> str:
 def draw(comparisons: Sequence[PairedComparison], theme: Theme = LIGHT) -> bytes:
     """Draw both models' test accuracy with 95 % intervals, one row per comparison of the table, as a PNG."""
     shown = _shown(comparisons)
-    names = [f"{one.what if one.about in (OVERALL, DELIVERY) else short(one.what)} ({one.images:,})" for one in shown]
+    names = [f"{one.title if one.about in (OVERALL, DELIVERY) else short(one.title)} ({one.images:,})" for one in shown]
     accuracies: dict[str, list[Interval | None]] = {
         "champion": [one.champion for one in shown],
         "challenger": [one.challenger for one in shown],

@@ -9,6 +9,7 @@ from rootstock.evaluation.paired import Gain
 
 # What a comparison is about: all test images, those of a domain, of a new class, or those that this delivery brought.
 OVERALL, DOMAIN, NEW_CLASS, DELIVERY = "overall", "domain", "new class", "delivery"
+BEFORE = "before"  # those of a domain that were there before this delivery, which has others of it
 ACCURACY, BALANCED = "test accuracy", "balanced test accuracy"
 DELIVERED, UNSEEN = "the images delivered", "never looked at (unbiased)"
 
@@ -38,12 +39,18 @@ class PairedComparison:
     @property
     def where(self) -> str:
         """Describe on which images."""
-        return {OVERALL: "overall", NEW_CLASS: f"on the new class {self.what}"}.get(self.about, f"on {self.what}")
+        named = {OVERALL: "overall", NEW_CLASS: f"on the new class {self.what}", BEFORE: f"on {self.title}"}
+        return named.get(self.about, f"on {self.what}")
+
+    @property
+    def title(self) -> str:
+        """Name the images in a table or a plot."""
+        return f"{self.what} before this delivery" if self.about == BEFORE else self.what
 
     @property
     def of_it(self) -> str:
         """Describe of which domain or new class images are, where they are of one."""
-        return f" of {self.what}" if self.about in (DOMAIN, NEW_CLASS) else ""
+        return f" of {self.what}" if self.about in (DOMAIN, NEW_CLASS, BEFORE) else ""
 
     def describe(self) -> str:
         """Describe the comparison in a phrase."""

@@ -1,5 +1,6 @@
 """Promoted, rejected or undecided: what has to be shown, and the reason given where it cannot be."""
 
+import json
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from rootstock.config.params import Retrain
 from rootstock.evaluation import decision_report
 from rootstock.evaluation.decision import (
+    BEFORE,
     DELIVERY,
     DOMAIN,
     NEW_CLASS,
@@ -197,7 +199,7 @@ def test_a_small_delivery_of_a_known_domain_is_undecided_as_it_cannot_move_the_o
     found = decided(before, few)
     assert found.outcome == UNDECIDED
     assert "on the images delivered, champion 82.4% (17 images, gain +17.6 points" in found.reason
-    assert [one.about for one in found.comparisons] == [OVERALL, DOMAIN]  # no place where being better counts
+    assert [one.about for one in found.comparisons] == [OVERALL, DOMAIN, BEFORE]  # nowhere it counts to be better
 
 
 def test_a_delivery_that_is_large_enough_and_brings_nothing_is_rejected():
@@ -238,3 +240,33 @@ def test_a_margin_of_zero_waits_for_no_images_as_only_a_gain_can_show_it():
     assert lacking_images(10, SampleSize(10, 10, False), 0.0) == 0
     better = outcomes("old", 100, 60, 0)
     assert decided(better, margin=0.0).promote
+
+
+def test_a_delivery_to_a_known_domain_does_not_outvote_what_was_there():
+    """With shifted labels it is learnt well, in spite of what the domain's own images say."""
+    there = outcomes("field", 10, 0, 23, 3, delivered=False)
+    found = decided(there, outcomes("field", 2, 41, 0, 17))
+    assert found.outcome == REJECTED and found.trade_off
+    assert "27.8% test accuracy on field before this delivery, champion 91.7% (36 images" in found.reason
+    assert [one.about for one in found.comparisons] == [OVERALL, DOMAIN, BEFORE]
+    [before] = [one for one in found.comparisons if one.about == BEFORE]
+    assert before.title == "field before this delivery" and json.loads(found.to_json())[-1]["what"] == "field"
+
+
+def test_a_loss_on_what_was_there_that_may_be_chance_is_left_to_a_person():
+    found = decided(outcomes("field", 34, 0, 2, 0, delivered=False), outcomes("field", 140, 50, 4, 6))
+    assert found.outcome == UNDECIDED and found.trade_off
+    assert "test accuracy on field before this delivery, champion 100% (36 images" in found.reason
+    assert ", which those delivered must not outvote (retrain.margin is 4 points)." in found.reason
+
+
+def test_images_delivered_to_a_known_domain_help_to_show_that_nothing_is_lost():
+    there, more = outcomes("field", 34, 1, 1, 0, delivered=False), outcomes("field", 140, 50, 4, 6)
+    assert decided(there, more).outcome == PROMOTED
+    assert decided(outcomes("field", 9, 0, 0, 1, delivered=False), more).outcome == PROMOTED
+
+
+def test_where_the_delivered_images_leave_no_doubt_they_are_not_said_to_be_too_few():
+    found = decided(outcomes("field", 860, 14, 18, 8, delivered=False), outcomes("field", 2, 12, 0, 6))
+    assert found.outcome == UNDECIDED
+    assert "test accuracy overall" in found.reason and "the images delivered" not in found.reason
