@@ -104,7 +104,7 @@ def challenge(delivery: Delivery, params: Params) -> RetrainResult:
         if not delivery.labelled.items:
             return RetrainResult(NOTHING_NEW, "The inbox holds no labelled images.")
         if champion.was_tried(delivery, params.retrain):
-            return RetrainResult(NOTHING_NEW, "Nothing has arrived since the last delivery, which was not promoted.")
+            return RetrainResult(NOTHING_NEW, "Nothing has arrived since the last delivery, which is not champion.")
     champion.set_aside()
     new, ingested, refusal = ingest_delivery(delivery, params)
     if refusal:

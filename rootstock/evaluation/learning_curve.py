@@ -89,8 +89,8 @@ def measure(
         seed: of the images that are drawn.
 
     Returns:
-        None if there are fewer than FEWEST_GROUPS groups of training images. The last point is the chosen head's own
-        accuracy.
+        None if there are fewer than FEWEST_GROUPS groups of training images, or every draw has all of them. The last
+        point is the chosen head's own accuracy.
     """
     rows, val_rows = (tables.in_shard_order(manifest, split) for split in ("train", "val"))
     val_rows = val_rows.iloc[evenly_spaced(len(val_rows), MOST_VAL_IMAGES)]
@@ -131,6 +131,8 @@ def measure(
     whole = len(rows), head.evaluate(chosen, val)[1]
     per_share = [*([found[share, number] for number in range(seeds)] for share in shares), [whole] * seeds]
     images = tuple(round(float(np.mean([count for count, _ in part]))) for part in per_share)
+    if images[0] == images[-1]:  # a class of one image is in every draw
+        return None
     accuracy = tuple(tuple(value for _, value in part) for part in per_share)
     doubled = tuple(extrapolate(images, column, len(val)) for column in zip(*accuracy, strict=True))
     return LearningCurve(images, accuracy, doubled)

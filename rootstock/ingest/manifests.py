@@ -184,10 +184,11 @@ def _store_of_images(where: str, own: Any, paths: pa.LargeStringArray) -> Any:  
         SourceError: a URL contains a secret, which would be recorded, or cannot be opened; or they name several stores.
     """
     if secret := list(_with_secrets(_urls(paths))):
+        has = "URL contains" if len(secret) == 1 else "URLs contain"
         raise SourceError(
-            f"{where}: {len(secret):,} of its URLs contain a {kind_of_secret(secret[0])} ({secret[0]} is one), which "
-            "would be recorded with the dataset. Remove these rows, or give URLs without it; credentials come from the "
-            "environment (docs/images.md)."
+            f"{where}: {len(secret):,} {has} a {kind_of_secret(secret[0])} ({secret[0]}), which would be recorded with "
+            "the dataset. Remove such rows, or give URLs without it; credentials come from the environment "
+            "(docs/images.md)."
         )
     count, first_of = 0, dict[tuple[str, str], str]()
     for url in _urls(paths):

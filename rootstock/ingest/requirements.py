@@ -77,16 +77,16 @@ def check_relabelled(
         if changed.empty:
             continue
         how_many = f"{len(changed):,} of {len(old):,}"
-        said = f"{how_many} known images would change their label ({_describe_changes(changed, files[good])})"
+        labels = f"their label ({_describe_changes(changed, files[good])})"
         is_meant = entry.source.layout.get("given") != kept.get(title, {}).get("given")
         is_table = entry.source.layout.get("layout") == manifests.TABLE
         if not (settings.allow_relabel or is_meant) and _are_many(old, changed, is_table=is_table):
-            how = "ingest.sources[].layout, classes_at and splits define which folders are classes. "
+            how = " ingest.sources[].layout, classes_at and splits define which folders are classes."
             raise SourceError(
-                f"ingest.sources: {entry.spec.path}: {said}. If this is intended, set ingest.allow_relabel to true; "
-                f"{'' if is_table else how}the dataset is unchanged."
+                f"ingest.sources: {entry.spec.path}: {how_many} known images would change {labels}. The dataset is "
+                f"unchanged. If this is intended, set ingest.allow_relabel to true.{'' if is_table else how}"
             )
-        log.info("%s: %s", title, said)
+        log.info("%s: %s known images change %s", title, how_many, labels)
 
 
 def _labelled(images: NDArray[np.int32], labels: pd.Categorical, of_label: dict[str, int]) -> NDArray[np.int64]:
@@ -176,7 +176,7 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[Sourc
     if untaught := sorted(set(counts) - set(of_classes["label"][of_classes["split"] == "train"].unique())):
         raise SourceError(
             f"ingest.sources: no image of {', '.join(map(repr, untaught))} is in the train split: "
-            "the folders put them elsewhere, or they are near duplicates of held-out images or in a group with them. "
+            "the source puts them elsewhere, or they are near duplicates of held-out images or in a group with them. "
             "Add images to train on, or exclude the class."
         )
     if empty := [split for split in SPLITS if not (manifest["split"] == split).any()]:

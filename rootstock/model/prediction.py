@@ -34,6 +34,7 @@ from rootstock.system import escape, progress
 from rootstock.system.errors import ParamsError
 from rootstock.system.files import replacing
 from rootstock.system.parallel import grouped
+from rootstock.system.phrases import counted
 from rootstock.training.calibration import most_probable
 
 FORMATS = (".csv", ".jsonl", ".parquet")
@@ -58,7 +59,7 @@ class Tally:
         """Describe it in a line."""
         bad = self.rejected.total()
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.rejected.most_common())
-        said = f"{self.images:,} images: {self.images - bad:,} classified ({self.unknown:,} as unknown)"
+        said = f"{counted(self.images, 'image')}: {self.images - bad:,} classified ({self.unknown:,} as unknown)"
         return f"{said}, {bad:,} rejected ({reasons})" if bad else said
 
 

@@ -104,7 +104,7 @@ def test_a_delivery_with_wrong_labels_is_rejected_and_the_champion_is_unchanged(
     assert (champions(after)[-1].decision, champions(after)[-1].version) == ("rejected", 2)
     [challenger] = [name for name in experiments(after) if name in said]  # it can be looked at
     assert experiments(after)[challenger]["metrics"]["data/report/metrics.json"]["data"]["winner"]
-    assert retrain(after) == "Nothing new: Nothing has arrived since the last delivery, which was not promoted."
+    assert retrain(after) == "Nothing new: Nothing has arrived since the last delivery, which is not champion."
 
 
 @pytest.mark.slow  # twenty seconds

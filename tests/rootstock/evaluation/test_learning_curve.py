@@ -113,3 +113,15 @@ def test_the_picture_is_drawn_in_both_themes_and_not_without_a_curve():
     curve = LearningCurve((10, 100), ((0.5, 0.6), (0.8, 0.8)), (0.85, 0.9))
     assert list(learning_curve_plot.pictures(curve)) == ["learning_curve", "learning_curve_dark"]
     assert learning_curve_plot.pictures(None) == {}
+
+
+def test_classes_of_one_training_image_each_have_no_curve(tmp_path):
+    drawn = simulated(240)
+    labels = np.arange(240) % 120
+    folders, manifest = dataset(tmp_path, labels, drawn.x, np.arange(240))
+    manifest.loc[manifest.index >= 120, "split"] = "val"
+    classes = [f"class {number}" for number in range(120)]
+    train, val = (Features(folders[0], manifest[manifest["split"] == split]) for split in ("train", "val"))
+    settings = Settings(l2=(1.0,))
+    chosen = heads.fit(train, val, classes, settings, np.arange(len(val))).head
+    assert learning_curve.measure(folders[0], manifest, classes, chosen, settings, 0) is None
