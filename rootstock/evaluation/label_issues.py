@@ -33,6 +33,7 @@ IMAGE = ["image_id", "source", "path", "domain", "split", "label"]
 ITERATIONS = 20  # of L-BFGS: more change no suspect (docs/benchmarks.md)
 L2 = 10.0  # strength of these heads where the model's is of another kind
 MOST_PROBABILITIES = 5 * 10**7  # images times classes: 200 MB, and minutes of training
+MOST_SUSPECTS = 0.5  # share of the images: of more, the heads know too little to tell
 MOST_HELD_OUT = 10**7  # the same of validation images, and of test images, where these alone are judged
 UNKNOWN = np.finfo(np.float32).min / 4  # the logit of a class that a head did not know
 COLUMNS = [*IMAGE, "suggested", "label_probability", "suggested_probability"]
@@ -110,6 +111,8 @@ def _suspects(rows: pd.DataFrame, probabilities: Array, classes: Sequence[str]) 
     if len(np.unique(labels)) < 2:
         return pd.DataFrame(columns=COLUMNS)
     suspects = find_label_issues(labels, probabilities, filter_by="low_self_confidence", n_jobs=1)
+    if suspects.mean() > MOST_SUSPECTS:
+        return pd.DataFrame(columns=COLUMNS)
     quality = get_label_quality_scores(labels, probabilities)
     worst = np.flatnonzero(suspects)[np.argsort(quality[suspects], kind="stable")]
     suggested = probabilities[worst].argmax(1)

@@ -23,13 +23,16 @@ LABELS = ("label", "labels")  # of which a table has one
 ADDRESSES = ("path", "url", "image", "file", "filename")  # of images to classify: the first that a table has
 
 
-def read(where: str, root: str, data: bytes) -> tuple[pa.Table, str]:
-    """Read the columns of a table of labelled images, as text in one piece; return also which of LABELS it has.
+def read(where: str, root: str, data: bytes) -> tuple[pa.Table, str, int]:
+    """Read the columns of a table of labelled images, as text in one piece.
 
     Args:
         where: the table's name, for errors.
         root: its path in its store.
         data: its bytes.
+
+    Returns:
+        The rows that have a path; which of LABELS the table has; and the number of rows without a path.
 
     Raises:
         SourceError: the table is damaged or empty, or a column is missing, duplicated or not text.
@@ -50,12 +53,12 @@ def read(where: str, root: str, data: bytes) -> tuple[pa.Table, str]:
         as_text = _as_label_sets if name == "labels" else _as_text
         text = as_text(table, name, where).cast(pa.large_string())  # of which one piece may have gigabytes
         table = table.set_column(table.column_names.index(name), name, text.combine_chunks())  # one after the other
-    has_path = pc.greater(pc.binary_length(table["path"]), 0)
+    rows, has_path = len(table), pc.greater(pc.binary_length(table["path"]), 0)
     if not pc.all(pc.fill_null(has_path, False)).as_py():  # a filtered table is a copy
         table = table.filter(has_path).combine_chunks()
     if not len(table):
         raise SourceError(f"{where}: lists no images; expected one row per image, with its path and label.")
-    return table, kinds[0]
+    return table, kinds[0], rows - len(table)
 
 
 def addresses(where: str, root: str, data: bytes) -> list[str]:

@@ -26,6 +26,7 @@ from rootstock.ingest.layout import SPLITS, Item
 from rootstock.system.addresses import LOCAL, links, store_of
 from rootstock.system.errors import SourceError
 from rootstock.system.parallel import grouped
+from rootstock.system.phrases import counted
 from rootstock.system.redaction import kind_of_secret
 
 TABLE, MULTI_LABEL = "table", "multi_label"  # the layout of such a source, in the summary
@@ -47,7 +48,7 @@ def list_manifest(spec: params.Source, store: Any, root: str, where: str) -> Fil
     Raises:
         SourceError: the table is not readable or lacks a column, or its URLs cannot be used.
     """
-    table, kind = image_tables.read(spec.path, root, opening.read_table(store, root, where))
+    table, kind, without_path = image_tables.read(spec.path, root, opening.read_table(store, root, where))
     paths = table["path"].chunk(0)
     images = _store_of_images(spec.path, store, paths)
     rows = _Rows(spec, table, kind, pc.array_sort_indices(paths), _splits_asked(table, spec))
@@ -55,6 +56,8 @@ def list_manifest(spec: params.Source, store: Any, root: str, where: str) -> Fil
     converted = array("q")
     items = Items.of(_items(rows, places, converted)).in_order(rows.order)
     notes = layout.split_notes(rows.given, "row")
+    if without_path:
+        notes.append(f"{counted(without_path, 'row')} without a path, left out")
     if converted:
         example = paths[min(converted)].as_py()
         notes.append(f"{len(converted):,} paths have backslashes, read as slashes (e.g. {example})")

@@ -103,6 +103,13 @@ def test_a_class_that_one_fold_alone_has_changes_nothing_about_the_others(tmp_pa
     assert len(wrong & set(found["image_id"].head(20))) >= 16
 
 
+def test_heads_that_know_nothing_suspect_no_label(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(600) % 200
+    [folder], manifest = dataset(tmp_path, labels, rng.normal(size=(600, 20)), np.arange(600))
+    assert label_issues.find(folder, manifest, [f"class {number}" for number in range(200)], 10.0, 0).empty
+
+
 @pytest.mark.parametrize("images", [3, 4])
 def test_with_fewer_groups_than_folds_nothing_is_suspected(tmp_path, images):
     labels = np.arange(images) % 2

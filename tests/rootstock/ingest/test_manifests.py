@@ -256,3 +256,9 @@ def test_paths_of_a_table_at_the_root_of_its_store_are_relative_to_it_wherever_t
     for folder in ("/", "/usr/lib"):
         monkeypatch.chdir(folder)
         assert contents(listed("memory://list.csv")) == {"photos/1.png": drawn(1)}
+
+
+def test_rows_without_a_path_are_left_out_and_counted(listed, five_photos):
+    source = listed(manifest(five_photos / "list.csv", "path,label\nants/00.png,x\n,y\nbees/00.png,y\n,\n"))
+    assert labels(source) == {"ants/00.png": "x", "bees/00.png": "y"}
+    assert source.notes == ["2 rows without a path, left out"]
