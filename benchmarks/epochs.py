@@ -3,8 +3,8 @@
     python -m benchmarks.epochs [sample:digits] [--size 96] [--epochs 4] [--unfreeze all last_3_blocks last_block]
 
 For each stage: seconds of an epoch from the second on (reading, steps, validation, checkpoints now and then), with
-frozen layers computed once or in every epoch, and of as many steps on a mini-batch that is there. For the
-latter, the trained part is given activations. The default backbone, on the sample or any other source of params.yaml.
+frozen layers computed once or in every epoch, and of as many steps on a mini-batch that is there. For the latter, the
+trained part is given activations. The default backbone, on the sample or any other source of params.yaml.
 """
 
 import argparse

@@ -107,11 +107,10 @@ def decide(
     known, unknown = outcomes.where(outcomes.known), outcomes.where(~outcomes.known)
     parts = [(OVERALL, OVERALL, known)] if len(known) else []
     parts += [(DOMAIN, name, known.where(known.domains == name)) for name in sorted(set(known.domains))]
+    grown = sorted(set(known.domains[known.delivered]) - set(new_domains))
+    before = ((name, known.where((known.domains == name) & ~known.delivered)) for name in grown)
+    parts += [(BEFORE, name, images) for name, images in before if len(images)]
     comparisons = [compare(*part, measure=settings.measure, seed=seed) for part in parts]
-    for name in sorted(set(known.domains[known.delivered]) - set(new_domains)):
-        there = known.where((known.domains == name) & ~known.delivered)
-        if len(there):
-            comparisons.append(compare(BEFORE, name, there, measure=settings.measure, seed=seed))
     comparisons += [_new_class(name, unknown.where(unknown.labels == name)) for name in sorted(set(unknown.labels))]
     delivered = known.where(known.delivered & ~np.isin(known.domains, list(new_domains)))
     parts = [(DELIVERY, DELIVERED, delivered)] if len(delivered) else []
@@ -246,9 +245,9 @@ class _Verdict:
 
     def _lacks(self) -> str:
         few = [f"{one.describe()}, {self._more_to_show(one)}" for one in self.open]
+        few += [f"{one.describe()}, which those delivered must not outvote" for one in self.outvoted]
         needed = lacking_images(0, SampleSize(0, 0, estimated=False), self.settings.margin)
         more = f", about {round_up(needed):,} would show it" if needed else ""
-        few += [f"{one.describe()}, which those delivered must not outvote" for one in self.outvoted]
         return "; ".join([*few, *(f"there are no test images of {domain}{more}" for domain in self.untested)])
 
     def _more_to_show(self, one: PairedComparison) -> str:

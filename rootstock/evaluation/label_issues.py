@@ -184,16 +184,16 @@ def predict_out_of_fold(
     found = map_on_one_core_each(score, np.unique(fold))
     for indices, known, scores in progress.track(found, "evaluate", FOLDS, "folds for label issues"):
         logits[np.ix_(indices, known)] = scores
-    temperature = _temperature(logits, labels, fold)
+    temperature = _temperature(logits, labels)
     return calibration.probabilities(logits, temperature, multi_label=labels.ndim == 2)
 
 
-def _temperature(logits: Array, labels: Labels, fold: NDArray[np.int64]) -> float:
+def _temperature(logits: Array, labels: Labels) -> float:
     """Fit the temperature on the images that are judged, with classes that a head did not know as unlikely as any."""
-    judged = _judged(labels, fold)
-    if not judged.all():
-        logits, labels = logits[judged], labels[judged]
     is_known = logits > UNKNOWN / 2
     if not is_known.all():
+        has = labels if labels.ndim == 2 else labels[:, None] == np.arange(logits.shape[1])
+        judged = ~(has & ~is_known).any(axis=1)
+        logits, labels, is_known = logits[judged], labels[judged], is_known[judged]
         logits = np.where(is_known, logits, logits.min(axis=1, where=is_known, initial=np.inf, keepdims=True))
     return calibration.fit_temperature(logits, labels)

@@ -20,7 +20,6 @@ from rootstock.system.files import read
 from rootstock.system.parallel import bundled, ordered_map
 
 T = TypeVar("T")
-
 # Files per request to a store, their total bytes, and requests in flight.
 FILES_PER_REQUEST, BYTES_PER_REQUEST, CONCURRENT_REQUESTS = 16, 2**22, 4
 FILES_PER_LIST = 16  # wanted of a remote folder, for which it is listed

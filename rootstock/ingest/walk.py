@@ -78,8 +78,7 @@ def _list_folder(store: Any, folder: str, most_below: int) -> tuple[list[tuple[s
             infos, below = store.find(folder, detail=True).values(), []
         store.invalidate_cache()  # it would keep what it has listed
     inside = set(below)
-    files = (info for info in infos if info.get("type") != "directory" or info["name"] not in inside)
-    return list(_shown(files)), below
+    return list(_shown(info for info in infos if info.get("type") != "directory" or info["name"] not in inside)), below
 
 
 def _shown(infos: Iterable[Info]) -> Iterator[tuple[str, Info]]:

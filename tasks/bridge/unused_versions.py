@@ -20,7 +20,6 @@ from rootstock.model import history
 from rootstock.system.errors import RootstockError
 from tasks.bridge import champion, handoff, lock_file, repair
 from tasks.bridge.dvc_repository import repository
-from tasks.bridge.handoff import RUNS
 from tasks.bridge.workspace import HISTORY, LOCAL
 
 EVERYWHERE = {"all_commits": True, "all_branches": True, "all_tags": True, "all_experiments": True}
@@ -71,10 +70,10 @@ def _check(repo: Repo) -> None:
             f"DVC's cache is {folder}, outside of this workspace, where other projects may use it, too. Nothing was "
             "removed; `dvc gc` with --projects removes what none of them needs."
         )
-    handoff.sweep(RUNS)
-    if RUNS.exists() and any(RUNS.iterdir()):
+    handoff.sweep(handoff.RUNS)
+    if handoff.RUNS.exists() and any(handoff.RUNS.iterdir()):
         raise RootstockError(
-            f"A run that was handed over to this clone is using DVC's cache ({RUNS}): try again later."
+            f"A run that was handed over to this clone is using DVC's cache ({handoff.RUNS}): try again later."
         )
 
 
