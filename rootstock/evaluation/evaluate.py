@@ -42,8 +42,6 @@ from rootstock.system.errors import DamagedError
 from rootstock.training import calibration, epochs, head_layer, thresholds
 
 log = logging.getLogger(__name__)
-FEW_OF_CLASS = 30  # test images of a class, for figures to be worth much
-NAMED = 5  # classes that a warning names
 
 
 def evaluate(
@@ -216,11 +214,8 @@ def _warn_of_few(pair: ModelPair, winner: str, val: Measured, test: Measured, re
     if of_test and can_repeat and not repeats:
         of_test += " With evaluate.repeats: 5, the head is measured on repeated splits of all images as well."
     found = [*filter(None, (of_val, of_test))]
-    counts = tables.one_row_per_label(test.scored.rows)["label"].value_counts().reindex(pair.classes, fill_value=0)
-    if len(few := counts[counts < FEW_OF_CLASS]):
-        named = ", ".join(f"{label} ({count})" for label, count in few.sort_values(kind="stable").head(NAMED).items())
-        more = f" and {len(few) - NAMED:,} more" if len(few) > NAMED else ""
-        found.append(f"Fewer than {FEW_OF_CLASS} test images: {named}{more}. Their figures are rough.")
+    of_class = tables.one_row_per_label(test.scored.rows).groupby("label")["group_id"].agg(["size", "nunique"])
+    found += filter(None, [verdict.describe_few_of_classes(of_class.reindex(pair.classes, fill_value=0))])
     return found
 
 

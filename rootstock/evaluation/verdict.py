@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 from rootstock.dataset import label_sets
 from rootstock.evaluation import figures
 
-FEW_IMAGES = 100  # of a split: with fewer, figures are rough; of test images, there is no verdict
-NAMED = 3  # classes and domains that a sentence names
+FEW_IMAGES = 100  # of a split, or groups of them: with fewer, figures are rough; of test images, no verdict
+FEW_OF_CLASS = 30  # the same of a class
+NAMED, WARNED_OF = 3, 5  # classes and domains that a sentence, or a warning, names
 
 
 def most_frequent(test: Mapping[str, Any]) -> tuple[str, float]:
@@ -71,10 +74,30 @@ def describe_few(own: Mapping[str, Any], split: str) -> str:
         if own["images"] == 1:
             return f"There is only 1 {split} image: figures on it are rough."
         return f"There are only {own['images']} {split} images: figures on them are rough."
+    images = figures.count_images(own["images"], own["groups"], f"{split} image")
     if own["accuracy"].get("low") is None:
-        images = figures.count_images(own["images"], own["groups"], f"{split} image")
         return f"There are {images}, too few groups for intervals: figures on them are rough."
+    if own["groups"] < FEW_IMAGES:
+        return f"There are only {images}: figures on them are rough."
     return ""
+
+
+def describe_few_of_classes(counts: pd.DataFrame) -> str:
+    """Describe which classes have too few test images, or groups of them, for figures to be worth much; else "".
+
+    Args:
+        counts: number of test images (size) and of groups (nunique) of each class.
+    """
+    few = counts[counts["nunique"] < FEW_OF_CLASS].sort_values(["nunique", "size"], kind="stable")
+    if few.empty:
+        return ""
+    named = [
+        f"{label} ({size:,}{figures.in_groups(size, groups)})"
+        for label, size, groups in few.head(WARNED_OF).itertuples()
+    ]
+    more = f" and {len(few) - len(named):,} more" if len(few) > len(named) else ""
+    kind = "test images" if (few["size"] < FEW_OF_CLASS).all() else "groups of test images"
+    return f"Fewer than {FEW_OF_CLASS} {kind}: {', '.join(named)}{more}. Their figures are rough."
 
 
 def below(parts: Mapping[str, Mapping[str, Any]], metric: str, low: float) -> list[str]:

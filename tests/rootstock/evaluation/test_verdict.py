@@ -1,10 +1,11 @@
 """The verdict says in words how good the winner is, compared to what, and whether it may be used."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rootstock.evaluation.metrics import score
-from rootstock.evaluation.verdict import compared, describe_few, usable
+from rootstock.evaluation.verdict import compared, describe_few, describe_few_of_classes, usable
 
 CLASSES = ["ants", "bees"]
 
@@ -60,6 +61,33 @@ def test_few_images_and_few_groups_make_figures_rough():
     assert describe_few(measured(0.9, 220, groups=12), "validation") == (
         "There are 220 validation images in 12 groups, too few groups for intervals: figures on them are rough."
     )
+    assert describe_few(measured(0.9, 220, groups=55), "test") == (
+        "There are only 220 test images in 55 groups: figures on them are rough."
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"ants": (30, 30), "bees": (400, 200)}, ""),
+        (
+            {"ants": (29, 29), "bees": (8, 8), "wasps": (30, 30)},
+            "Fewer than 30 test images: bees (8), ants (29). Their figures are rough.",
+        ),
+        (
+            {"ants": (1200, 29), "bees": (8, 8), "wasps": (60, 4)},
+            "Fewer than 30 groups of test images: wasps (60 in 4 groups), bees (8), ants (1,200 in 29 groups). "
+            "Their figures are rough.",
+        ),
+        (
+            dict.fromkeys("abcdefg", (0, 0)),
+            "Fewer than 30 test images: a (0), b (0), c (0), d (0), e (0) and 2 more. Their figures are rough.",
+        ),
+    ],
+)
+def test_classes_of_few_images_or_groups_are_named_fewest_first(counts, said):
+    table = pd.DataFrame.from_dict(counts, orient="index", columns=["size", "nunique"])
+    assert describe_few_of_classes(table) == said
 
 
 def test_classes_that_are_shown_to_be_missed_more_often_are_named():
