@@ -225,7 +225,10 @@ def label_files(listing: Listing, domain: str, layout: Layout) -> LabelledFiles:
     problem = np.where(listing.looks & IMAGE, (listing.looks & TOO_LARGE) > 0, 2).astype(np.int32)
     items = Items(listing.stamps, len(kinds) // max(1, len(found)) * listing.folder_of + problem, kinds)
     is_image = listing.looks & FORMAT > 0  # a file without an extension may be an annotation
-    is_outside = np.array([split is None for _, split in found], bool)[listing.folder_of] & is_image
+    outside = [
+        split is None or (not label and split in given) for label, split in found
+    ]  # test/0.jpg alone is no misfit
+    is_outside = np.array(outside, bool)[listing.folder_of] & is_image
     misfits = tuple(item.path for item in items.chosen(is_outside))
     unlabelled = np.array([not label for label, _ in found], bool)[listing.folder_of] & is_image
     empty = {label for folder in listing.empty for label, _ in [_label(parts_of(folder), layout)] if label}
@@ -237,14 +240,14 @@ def label_files(listing: Listing, domain: str, layout: Layout) -> LabelledFiles:
 def _label(parts: Parts, layout: Layout) -> tuple[str, str | None]:
     """Return label and split of a folder's files: label "" outside class folders, split None outside the layout.
 
-    The split is also None for files directly in a folder matched by `*`, which should only contain class folders.
+    Without a label they may be in a folder that says so (`unlabelled/`), with split "", or directly in one of a split.
     """
     root, split = layout.root_of(parts) or ((), None)
     if split is not None and len(parts) > len(root):
         return clean(parts[len(root)]), split
-    if not parts or any(map(is_unlabelled, parts)):
+    if any(map(is_unlabelled, parts)):
         return "", ""
-    return "", None if root[-1:] == (ANY,) else split
+    return "", split or None
 
 
 def _non_image_folders(listing: Listing, found: list[tuple[str, str | None]]) -> set[str]:

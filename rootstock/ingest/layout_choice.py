@@ -73,8 +73,9 @@ def read_paths(
     given = spec.layout_given() or ({"layout": spec.layout} if trusted else {})
     layout = _choose(listing, images, spec, known, trusted=trusted)
     files = label_files(listing, spec.domain, layout)
-    if not given and len(files.misfits) >= MIN_MISFITS and len(files.misfits) > NEGLIGIBLE_SHARE * sum(images.values()):
-        raise _misfits_error(files, layout, sum(images.values()), spec)
+    misfits, total = len(files.misfits), sum(images.values())
+    if not given and files.labels() and misfits >= MIN_MISFITS and misfits > NEGLIGIBLE_SHARE * total:
+        raise _misfits_error(files, layout, total, spec)
     return LabelledSource(files, to_json(layout, files, spec.layout_given()))
 
 

@@ -86,6 +86,10 @@ def test_a_recorded_layout_is_kept_whatever_is_added_and_removed():
         (["train/ants", "test/ants"], ["dev/ants"], "splits: {test: test, train: train, dev: val}, to include them"),
         (["images/ants", "images/bees"], ["masks/ants"], 'classes_at: "images", to exclude them'),
         (["train/ants", "train/bees", "test/ants"], ["more/ants"], "splits: {test: test, train: train, more: train}"),
+        (["ants", "bees"], ["."], 'classes_at: ".", to exclude them'),
+        (["photos/ants", "photos/bees"], ["photos"], 'classes_at: "photos", to exclude them'),
+        (["train/ants", "test/ants"], ["."], "splits: {test: test, train: train}, to exclude them"),
+        (["train/ants", "test/ants"], ["train"], "splits: {test: test, train: train}, to exclude them"),
     ],
 )
 def test_many_images_outside_the_recorded_layout_are_an_error_that_names_the_parameter_to_set(first, second, remedy):
@@ -93,6 +97,13 @@ def test_many_images_outside_the_recorded_layout_are_an_error_that_names_the_par
     with pytest.raises(SourceError, match=r"\d+ of \d+ images are outside its") as error:
         read(*images(*first, *second, each=6), known=known)
     assert f"set ingest.sources[].layout, classes_at or splits: {remedy}" in str(error.value)
+
+
+def test_a_split_without_classes_is_no_error_however_large():
+    paths = images("train/ants", "train/bees")
+    known = kept(*paths, *images("test"))
+    found = read(*paths, *images("test", each=60), known=known)
+    assert found.files.notes[1].startswith("60 images are in no class folder (test/0.jpg, ")
 
 
 @pytest.mark.parametrize("second", ["test", "masks", "Validation", "old/ants", "train", "2024", "cam 3", "unlabelled"])
