@@ -8,8 +8,8 @@ Prefect     orchestration (a stage as a task), workspace_lock (what each flow st
             child_process (which server shows a run, and who may reach it), early_imports
 DVC, git    dvc_repository (opened by one at a time), versions (up to date, restored, recorded), unused_versions (what
             nothing refers to), experiments (a run kept), run_list (all of them), lock_file (dvc.lock), lineage (what a
-            report says of its origin), git, repair (after a kill), dvc_program (the command `dvc`) and dvc_plots_page
-            (its plots without a network)
+            report says of its origin), git, dvc_lock (waiting for DVC), repair (after a kill), dvc_program (the command
+            `dvc`) and dvc_plots_page (its plots without a network)
 trackers    tracking, tracked_run (what they are told), mlflow_tracker, mlflow_model, wandb_tracker
 elsewhere   handoff (a stage on another machine), dvc_remote (its data), fan_out (shards on a cluster)
 models      champion, served_champion (the one that is served), verdict, promotion, question (to a person), rollback,

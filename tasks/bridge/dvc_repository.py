@@ -1,7 +1,7 @@
 """Open the workspace's DVC repository, and hold the workspace, for one thread and one run at a time.
 
 DVC's Python API beyond `dvc.api` may change: pyproject.toml pins its versions. Only this module, versions.py,
-unused_versions.py, experiments.py, dvc_remote.py, repair.py and dvc_program.py import it.
+unused_versions.py, experiments.py, dvc_remote.py, dvc_lock.py, repair.py and dvc_program.py import it.
 """
 
 import logging
@@ -14,7 +14,7 @@ import dvc.rwlock
 from dvc.repo import Repo
 from dvc.ui import ui
 
-from tasks.bridge import cancellation, git, repair, workspace
+from tasks.bridge import cancellation, dvc_lock, git, repair, workspace
 
 log = logging.getLogger(__name__)
 # DVC's lock works between processes; stages of a flow are threads.
@@ -35,7 +35,7 @@ def repository() -> Iterator[Repo]:
             yield _opened[-1]
             return
         with _open() as repo:
-            repair.acquire(repo.lock)
+            dvc_lock.acquire(repo.lock)
             repo._lock_depth += 1  # tells DVC's own functions that the lock is held
             _opened.append(repo)
             try:
@@ -75,19 +75,19 @@ def _paths_free(
     lock = _opened[-1].lock
 
     def free() -> bool:
-        if not repair.blockers(read, write):
+        if not dvc_lock.blockers(read, write):
             return True
         lock.unlock()
         cancellation.pause(workspace.POLL_S)
-        repair.acquire(lock)
+        dvc_lock.acquire(lock)
         return False
 
-    repair.wait_until(free, lambda: f"Files that this run needs are in use by {_blockers(read, write)}", log.warning)
+    dvc_lock.wait_until(free, lambda: f"Files that this run needs are in use by {_blockers(read, write)}", log.warning)
     yield
 
 
 def _blockers(read: list[str], write: list[str]) -> str:
-    return ", ".join(repair.blockers(read, write)) or "another DVC command"
+    return ", ".join(dvc_lock.blockers(read, write)) or "another DVC command"
 
 
 _dvc_rwlock = dvc.rwlock.rwlock

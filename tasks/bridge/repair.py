@@ -1,7 +1,6 @@
 """Repair files of DVC that a kill left half written, before DVC reads them, and report it.
 
-DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place, and keeps the state of files in SQLite. This module also waits for
-DVC's lock, since repairs need it.
+DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place, and keeps the state of files in SQLite.
 """
 
 import json
@@ -9,7 +8,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from types import SimpleNamespace
 import psutil
 from dvc.config import Config
 from dvc.fs import localfs
-from dvc.lock import LockBase, LockError, make_lock
+from dvc.lock import make_lock
 from dvc.repo import Repo
 from dvc.rwlock import RWLOCK_LOCK, SCHEMA
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
@@ -27,89 +26,17 @@ from voluptuous import Invalid
 
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import TEMPORARY, remove, write
-from tasks.bridge import cancellation, workspace
+from tasks.bridge import workspace
+from tasks.bridge.dvc_lock import HELD, RWLOCK, TMP, acquire, is_alive
 from tasks.bridge.lock_file import LOCK
-from tasks.bridge.workspace import LOCAL, REPORT_EVERY_S
+from tasks.bridge.workspace import LOCAL
 
 log = logging.getLogger(__name__)
 INTACT = LOCAL / "dvc.lock"  # the last intact version
-TMP = Path(".dvc/tmp")
-HELD, RWLOCK = TMP / "lock", TMP / "rwlock"
 SWEPT = LOCAL / "swept"  # its mtime: when the cache was last searched for temporary files
-DVC_WAIT_S = 3600.0  # a `dvc push` holds the lock until it ends; the results of a run are worth the wait
 UNTOUCHED_S = 2.0  # a file that is being copied changes constantly
 CONFLICT = b"<<<<<<< "
 WRITTEN_BY = {workspace.COMPARE: "comparison", workspace.HISTORY: "retraining"}  # what is added to DVC by which run
-
-
-def acquire(lock: LockBase, report: Callable[[str], None] = log.warning) -> None:
-    """Acquire DVC's lock of the workspace, waiting for other DVC commands.
-
-    Raises:
-        RootstockError: another command has held it for an hour.
-    """
-
-    def acquired() -> bool:
-        if workspace.dvc_is_at_work():  # DVC itself would block for three seconds
-            return False
-        try:
-            lock.lock()
-        except LockError:
-            return False
-        return True
-
-    wait_until(acquired, lambda: f"DVC's lock is held by {_holder()}", report)
-
-
-def wait_until(ready: Callable[[], bool], why: Callable[[], str], report: Callable[[str], None]) -> None:
-    """Poll a condition, report every minute what is waited for, and give up after an hour.
-
-    Raises:
-        RootstockError: the condition is still false.
-        Stopped: the run was cancelled.
-    """
-    began, reported = time.monotonic(), -REPORT_EVERY_S
-    while not ready():
-        waited = time.monotonic() - began
-        if waited > DVC_WAIT_S:
-            raise RootstockError(f"{why()}, and has been for {waited / 60:.0f} minutes; end it, and run again.")
-        if waited - reported >= REPORT_EVERY_S:
-            report(f"{why()}; this run continues when that has ended")
-            reported = waited
-        cancellation.pause(0.2)
-
-
-def _holder() -> str:
-    """Describe the process that holds DVC's lock; with `core.hardlink_lock` it is unknown and may be dead."""
-    with suppress(OSError, ValueError, psutil.Error):
-        process = psutil.Process(int(HELD.read_text()))
-        return f"process {process.pid} ({' '.join(process.cmdline()[-3:])})"
-    return f"another process (if no DVC command is running, one was killed, and {HELD} can be removed)"
-
-
-def blockers(read: Iterable[str], write_to: Iterable[str]) -> list[str]:
-    """Describe the running DVC commands that read or write paths which a stage is about to write or read."""
-    try:
-        busy = SCHEMA(json.loads(RWLOCK.read_bytes()))
-    except (OSError, ValueError, Invalid):  # none, or truncated by a kill: repair_rwlock removes it
-        return []
-    reading, writing = list(read), list(write_to)
-    asked = [(busy.get("write", {}), [*reading, *writing]), (busy.get("read", {}), writing)]
-    found = {}
-    for entries, wanted in asked:
-        for path, infos in entries.items():
-            if any(localfs.overlaps(path, each) for each in wanted):
-                for info in infos if isinstance(infos, list) else [infos]:
-                    found[info["pid"]] = f"process {info['pid']} ({info['cmd']})"
-    return [found[pid] for pid in found if pid != os.getpid() and _wrote(pid)]
-
-
-def _wrote(pid: int) -> bool:
-    """Whether the process is alive and older than the file: a younger one only reuses the id."""
-    with suppress(psutil.NoSuchProcess, OSError):
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= RWLOCK.stat().st_mtime
-    return False
 
 
 def repair_all() -> list[str]:
@@ -154,7 +81,7 @@ def repair_rwlock() -> str | None:
         infos = [info for entry in busy.get("read", {}).values() for info in entry] + list(
             busy.get("write", {}).values()
         )
-        if infos and not any(_wrote(info["pid"]) for info in infos if info):
+        if infos and not any(is_alive(info["pid"]) for info in infos if info):
             RWLOCK.unlink()
     return None
 

@@ -115,7 +115,7 @@ def test_a_flow_waits_for_a_running_dvc_command_and_names_it(after_flow):
 
 
 def test_waiting_too_long_ends_with_an_error_that_names_the_process(after_flow):
-    code = "from tasks.bridge import repair, versions; repair.DVC_WAIT_S = 1.0\n"
+    code = "from tasks.bridge import dvc_lock, versions; dvc_lock.DVC_WAIT_S = 1.0\n"
     code += "try: versions.stale('ingest')\nexcept versions.RootstockError as error: print(error)"
     with busy(after_flow, DVC_LOCK):
         said = after_flow.run("python", "-c", code).stdout

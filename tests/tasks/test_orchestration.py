@@ -11,10 +11,11 @@ import time
 
 import pytest
 import zc.lockfile
+from dvc.lock import make_lock
 
 from rootstock.system import progress
 from rootstock.system.errors import RootstockError
-from tasks.bridge import cancellation, orchestration, repair, reporting
+from tasks.bridge import cancellation, dvc_lock, orchestration, reporting
 from tests.flows.test_concurrent_runs import DVC_LOCK, busy
 from tests.serving import until
 
@@ -48,7 +49,7 @@ def in_a_thread(work) -> threading.Thread:
 
 
 def test_messages_of_a_task_are_logged_once_in_its_own_run_and_those_of_helper_threads_in_the_flows(runs, caplog):
-    log, own = logging.getLogger("tasks.bridge.repair"), {}
+    log, own = logging.getLogger("tasks.bridge.dvc_lock"), {}
 
     @orchestration.reported_task
     def task() -> None:
@@ -95,16 +96,16 @@ def test_every_task_can_be_cancelled_where_it_reports_progress(runs):
 
 def test_a_wait_for_dvc_ends_at_once_when_the_run_is_cancelled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    repair.TMP.mkdir(parents=True)
+    dvc_lock.TMP.mkdir(parents=True)
     said, ended = [], []
 
     def wait() -> None:
         try:
-            repair.acquire(repair.make_lock(str(repair.HELD)), said.append)
+            dvc_lock.acquire(make_lock(str(dvc_lock.HELD)), said.append)
         except cancellation.Stopped:
             ended.append(time.monotonic())
 
-    with contextlib.closing(zc.lockfile.LockFile(str(repair.HELD))):
+    with contextlib.closing(zc.lockfile.LockFile(str(dvc_lock.HELD))):
         waiting = in_a_thread(wait)
         until(lambda: said, "that it waits")
         asked = time.monotonic()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rootstock.system.errors import RootstockError
-from tasks.bridge import promotion, repair, rollback, run_params, workspace as places
+from tasks.bridge import dvc_lock, promotion, repair, rollback, run_params, workspace as places
 from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.workspace import Workspace
 
@@ -57,26 +57,26 @@ def of(pid: int, cmd: str = "dvc repro") -> dict:
 
 @pytest.mark.parametrize("text", ["", "{", '{"write": {"/a": {"pid": 1', "[]", '{"write": {"/a": 3}}', "\0\0\0\0"])
 def test_a_truncated_list_of_files_in_use_is_removed_and_reported(here, text):
-    repair.RWLOCK.write_text(text)
-    assert repair.blockers(["/a"], ["/a"]) == []
+    dvc_lock.RWLOCK.write_text(text)
+    assert dvc_lock.blockers(["/a"], ["/a"]) == []
     assert "it was truncated when a DVC command was killed" in repair.repair_rwlock()
-    assert not repair.RWLOCK.exists()
+    assert not dvc_lock.RWLOCK.exists()
 
 
 def test_files_are_in_use_by_living_processes_but_not_by_dead_ones(here, dead):
     with subprocess.Popen(["sleep", "60"]) as living:
         for pid, blocks in ((dead, False), (living.pid, True)):
-            repair.RWLOCK.write_text(
+            dvc_lock.RWLOCK.write_text(
                 json.dumps({"write": {"/w/data/head": of(pid)}, "read": {"/w/data/images": [of(pid)]}})
             )
-            assert bool(repair.blockers(["/w/data/head"], [])) is blocks
-            assert bool(repair.blockers([], ["/w/data"])) is blocks
-            assert not repair.blockers(["/w/data/images"], ["/w/data/model"])
+            assert bool(dvc_lock.blockers(["/w/data/head"], [])) is blocks
+            assert bool(dvc_lock.blockers([], ["/w/data"])) is blocks
+            assert not dvc_lock.blockers(["/w/data/images"], ["/w/data/model"])
             assert repair.repair_rwlock() is None
-            assert repair.RWLOCK.exists() is blocks
+            assert dvc_lock.RWLOCK.exists() is blocks
         longer_ago = time.time() - 1000  # the number has been given to another process since
-        os.utime(repair.RWLOCK, (longer_ago, longer_ago))
-        assert not repair.blockers(["/w/data/head"], [])
+        os.utime(dvc_lock.RWLOCK, (longer_ago, longer_ago))
+        assert not dvc_lock.blockers(["/w/data/head"], [])
         living.kill()
 
 
