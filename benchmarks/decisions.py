@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rootstock.config.params import Retrain
-from rootstock.evaluation.decision import PairedOutcomes, decide
+from rootstock.evaluation.decision import decide
+from rootstock.evaluation.paired_comparison import PairedOutcomes
 from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
 
 TRIALS = 2000

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from rootstock.config.params import Retrain
-from rootstock.evaluation.decision import Decision, PairedOutcomes, decide
+from rootstock.evaluation.decision import Decision, decide
+from rootstock.evaluation.paired_comparison import PairedOutcomes
 
 
 def outcomes(

@@ -13,21 +13,23 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rootstock.config import params
-from rootstock.evaluation import intervals, paired
+from rootstock.evaluation import intervals
 from rootstock.evaluation.intervals import CONFIDENCE, SampleSize
 from rootstock.evaluation.paired import Gain
 from rootstock.evaluation.paired_comparison import (
-    BEFORE as BEFORE,
-    DELIVERED as DELIVERED,
-    DELIVERY as DELIVERY,
-    DOMAIN as DOMAIN,
-    NEW_CLASS as NEW_CLASS,
-    OVERALL as OVERALL,
-    UNSEEN as UNSEEN,
-    PairedComparison as PairedComparison,
+    BEFORE,
+    DELIVERED,
+    DELIVERY,
+    DOMAIN,
+    NEW_CLASS,
+    OVERALL,
+    UNSEEN,
+    PairedComparison,
+    PairedOutcomes,
+    compare,
+    compare_new_class,
 )
 from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
 from rootstock.system.phrases import percent
@@ -58,39 +60,6 @@ class Decision:
         return json.dumps([comparison.to_dict() for comparison in self.comparisons], ensure_ascii=False)
 
 
-@dataclass(frozen=True)
-class PairedOutcomes:
-    """What both models answered on test images: arrays (n,).
-
-    Args:
-        domains: of the images.
-        labels: of the images.
-        groups: any integers.
-        known: whether the champion knows the class.
-        delivered: whether the image arrived with this delivery.
-        unseen: whether no other model has been measured on the image.
-        champion: whether the champion is correct.
-        challenger: whether the challenger is correct.
-    """
-
-    domains: NDArray[np.object_]
-    labels: NDArray[np.object_]
-    groups: NDArray[np.int64]
-    known: NDArray[np.bool_]
-    delivered: NDArray[np.bool_]
-    unseen: NDArray[np.bool_]
-    champion: NDArray[np.bool_]
-    challenger: NDArray[np.bool_]
-
-    def where(self, chosen: NDArray[np.bool_]) -> "PairedOutcomes":
-        """Return those of some of the images."""
-        return PairedOutcomes(**{name: values[chosen] for name, values in vars(self).items()})
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.labels)
-
-
 def decide(
     outcomes: PairedOutcomes, new_domains: Collection[str], settings: params.Retrain, *,
     older_domains: Collection[str] = (), seed: int = 0,
@@ -111,7 +80,9 @@ def decide(
     before = ((name, known.where((known.domains == name) & ~known.delivered)) for name in grown)
     parts += [(BEFORE, name, images) for name, images in before if len(images)]
     comparisons = [compare(*part, measure=settings.measure, seed=seed) for part in parts]
-    comparisons += [_new_class(name, unknown.where(unknown.labels == name)) for name in sorted(set(unknown.labels))]
+    comparisons += [
+        compare_new_class(name, unknown.where(unknown.labels == name)) for name in sorted(set(unknown.labels))
+    ]
     delivered = known.where(known.delivered & ~np.isin(known.domains, list(new_domains)))
     parts = [(DELIVERY, DELIVERED, delivered)] if len(delivered) else []
     of_delivery = [compare(*part, measure=settings.measure, seed=seed) for part in parts]
@@ -122,27 +93,6 @@ def decide(
     if 0 < len(unseen) < len(known):
         comparisons.append(compare(DELIVERY, UNSEEN, unseen, measure=settings.measure, seed=seed))
     return replace(found, comparisons=tuple(comparisons))
-
-
-def compare(
-    about: str, what: str, images: PairedOutcomes, *, measure: str = "accuracy", seed: int = 0
-) -> PairedComparison:
-    """Compare the models on one or more images, all of classes that both know."""
-    champion, challenger, groups = images.champion, images.challenger, images.groups
-    differences = challenger.astype(np.int64) - champion
-    if balanced := measure == "balanced_accuracy":
-        labels = np.unique(images.labels, return_inverse=True)[1]
-        before, after = (intervals.balanced_share(hits, labels, groups) for hits in (champion, challenger))
-        gain = paired.gain(differences, groups, intervals.balancing_weights(labels), seed)
-    else:
-        before, after = (intervals.share(hits, groups) for hits in (champion, challenger))
-        gain = paired.gain(differences, groups)
-    return PairedComparison(about, what, len(images), len(np.unique(groups)), after, before, gain, balanced)
-
-
-def _new_class(label: str, images: PairedOutcomes) -> PairedComparison:
-    share = intervals.share(images.challenger, images.groups, within_class=True)
-    return PairedComparison(NEW_CLASS, label, len(images), len(np.unique(images.groups)), share)
 
 
 def lacking_images(images: int, size: SampleSize, margin: float) -> int:

@@ -3,9 +3,16 @@
 from collections.abc import Sequence
 
 from rootstock.evaluation import figures, plots
-from rootstock.evaluation.decision import DELIVERY, NEW_CLASS, OVERALL, PairedComparison
 from rootstock.evaluation.intervals import Interval
-from rootstock.evaluation.paired_comparison import ACCURACY, BALANCED, points
+from rootstock.evaluation.paired_comparison import (
+    ACCURACY,
+    BALANCED,
+    DELIVERY,
+    NEW_CLASS,
+    OVERALL,
+    PairedComparison,
+    points,
+)
 from rootstock.evaluation.plot_style import LIGHT, Theme, png, short
 from rootstock.system import escape
 

@@ -12,8 +12,9 @@ import pandas as pd
 
 from rootstock.config import params
 from rootstock.dataset import image_ids
-from rootstock.evaluation import decision, figures
-from rootstock.evaluation.decision import DOMAIN, OVERALL, Decision, PairedComparison, PairedOutcomes
+from rootstock.evaluation import decision, figures, paired_comparison
+from rootstock.evaluation.decision import Decision
+from rootstock.evaluation.paired_comparison import DOMAIN, OVERALL, PairedComparison, PairedOutcomes
 from rootstock.model.history import PROMOTED, UNDECIDED
 
 # What is kept of a challenger: whether it was right, image by image, and which of them its delivery brought
@@ -49,7 +50,7 @@ def find_losses(
     )  # fmt: skip
     parts = [(OVERALL, OVERALL, outcomes)]
     parts += [(DOMAIN, name, outcomes.where(outcomes.domains == name)) for name in sorted(set(outcomes.domains))]
-    compared = [decision.compare(*part, measure=settings.measure, seed=seed) for part in parts]
+    compared = [paired_comparison.compare(*part, measure=settings.measure, seed=seed) for part in parts]
     return decision.significantly_better(compared, settings.alpha)
 
 

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from rootstock.evaluation import figures
+import numpy as np
+from numpy.typing import NDArray
+
+from rootstock.evaluation import figures, intervals, paired
 from rootstock.evaluation.intervals import Interval
 from rootstock.evaluation.paired import Gain
 
@@ -12,6 +15,39 @@ OVERALL, DOMAIN, NEW_CLASS, DELIVERY = "overall", "domain", "new class", "delive
 BEFORE = "before"  # those of a domain that were there before this delivery, which has others of it
 ACCURACY, BALANCED = "test accuracy", "balanced test accuracy"
 DELIVERED, UNSEEN = "the images delivered", "never looked at (unbiased)"
+
+
+@dataclass(frozen=True)
+class PairedOutcomes:
+    """What both models answered on test images: arrays (n,).
+
+    Args:
+        domains: of the images.
+        labels: of the images.
+        groups: any integers.
+        known: whether the champion knows the class.
+        delivered: whether the image arrived with this delivery.
+        unseen: whether no other model has been measured on the image.
+        champion: whether the champion is correct.
+        challenger: whether the challenger is correct.
+    """
+
+    domains: NDArray[np.object_]
+    labels: NDArray[np.object_]
+    groups: NDArray[np.int64]
+    known: NDArray[np.bool_]
+    delivered: NDArray[np.bool_]
+    unseen: NDArray[np.bool_]
+    champion: NDArray[np.bool_]
+    challenger: NDArray[np.bool_]
+
+    def where(self, chosen: NDArray[np.bool_]) -> "PairedOutcomes":
+        """Return those of some of the images."""
+        return PairedOutcomes(**{name: values[chosen] for name, values in vars(self).items()})
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -69,6 +105,28 @@ class PairedComparison:
         }
         gain = self.gain
         return figures | {"gain": gain.interval if gain else None, "p": gain.p_better if gain else None}
+
+
+def compare(
+    about: str, what: str, images: PairedOutcomes, *, measure: str = "accuracy", seed: int = 0
+) -> PairedComparison:
+    """Compare the models on one or more images, all of classes that both know."""
+    champion, challenger, groups = images.champion, images.challenger, images.groups
+    differences = challenger.astype(np.int64) - champion
+    if balanced := measure == "balanced_accuracy":
+        labels = np.unique(images.labels, return_inverse=True)[1]
+        before, after = (intervals.balanced_share(hits, labels, groups) for hits in (champion, challenger))
+        gain = paired.gain(differences, groups, intervals.balancing_weights(labels), seed)
+    else:
+        before, after = (intervals.share(hits, groups) for hits in (champion, challenger))
+        gain = paired.gain(differences, groups)
+    return PairedComparison(about, what, len(images), len(np.unique(groups)), after, before, gain, balanced)
+
+
+def compare_new_class(label: str, images: PairedOutcomes) -> PairedComparison:
+    """Measure the challenger on images of a class that only it knows."""
+    share = intervals.share(images.challenger, images.groups, within_class=True)
+    return PairedComparison(NEW_CLASS, label, len(images), len(np.unique(images.groups)), share)
 
 
 def points(gain: Gain) -> dict[str, str]:

@@ -13,7 +13,8 @@ from tasks.bridge.workspace import DATASET, DELIVERED, FEATURES, IMAGES, MEASURE
 if TYPE_CHECKING:  # these import pandas and scikit-learn
     import pandas as pd
 
-    from rootstock.evaluation.decision import Decision, PairedComparison
+    from rootstock.evaluation.decision import Decision
+    from rootstock.evaluation.paired_comparison import PairedComparison
 
 ANSWERS = ASIDE / WAITING.name  # of the challenger that is being decided on
 
@@ -26,6 +27,7 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     import numpy as np
 
     from rootstock.evaluation import challenge, decision, earlier_challenger, measured_models
+    from rootstock.evaluation.paired_comparison import PairedOutcomes
     from rootstock.model import model
 
     _check_measure(params)
@@ -37,7 +39,7 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     challenger = str(model.describe(MODEL)["digest"])
     unseen = measured_models.first_measured(DELIVERED, table["image_id"][delivered], challenger)
     measured_models.count(MEASURED, table["image_id"].unique(), str(model.describe(champion)["digest"]))
-    outcomes = decision.PairedOutcomes(
+    outcomes = PairedOutcomes(
         domains=table["domain"].to_numpy(object),
         labels=table["label"].to_numpy(object),
         groups=table["group"].to_numpy(np.int64),

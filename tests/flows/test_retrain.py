@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rootstock.evaluation.decision import UNSEEN
+from rootstock.evaluation.paired_comparison import UNSEEN
 from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.retraining import champions, deliver, retrain
 from tests.serving import until, worker

@@ -15,7 +15,8 @@ from tests.workspace import Workspace
 PREPARE = """
 import sys
 from pathlib import Path
-from rootstock.evaluation.decision import Decision, PairedComparison
+from rootstock.evaluation.decision import Decision
+from rootstock.evaluation.paired_comparison import PairedComparison
 from rootstock.config.params import Retrain
 from tasks.bridge import champion, promotion, rollback, interrupted
 from tasks.bridge.champion import DeliverySummary

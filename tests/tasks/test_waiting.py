@@ -2,7 +2,8 @@
 
 import pytest
 
-from rootstock.evaluation.decision import Decision, PairedComparison
+from rootstock.evaluation.decision import Decision
+from rootstock.evaluation.paired_comparison import PairedComparison
 from rootstock.model import history
 from rootstock.model.history import Row
 from tasks.bridge import promotion

@@ -8,18 +8,9 @@ import pytest
 
 from rootstock.config.params import Retrain
 from rootstock.evaluation import decision_report
-from rootstock.evaluation.decision import (
-    BEFORE,
-    DELIVERY,
-    DOMAIN,
-    NEW_CLASS,
-    OVERALL,
-    Decision,
-    compare,
-    decide,
-    lacking_images,
-)
+from rootstock.evaluation.decision import Decision, decide, lacking_images
 from rootstock.evaluation.intervals import SampleSize
+from rootstock.evaluation.paired_comparison import BEFORE, DELIVERY, DOMAIN, NEW_CLASS, OVERALL, compare
 from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
 from tests.paired_outcomes import decided, outcomes, together
 

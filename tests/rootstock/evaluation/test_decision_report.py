@@ -4,8 +4,7 @@ import json
 import re
 
 from rootstock.evaluation import decision_report
-from rootstock.evaluation.decision import DOMAIN, OVERALL, compare
-from rootstock.evaluation.paired_comparison import ACCURACY, BALANCED
+from rootstock.evaluation.paired_comparison import ACCURACY, BALANCED, DOMAIN, OVERALL, compare
 from rootstock.model.history import PROMOTED
 from tests.paired_outcomes import decided, outcomes
 
