@@ -25,6 +25,7 @@ from prefect.states import Completed
 
 from rootstock.system import entry_points, stores
 from rootstock.system.errors import ParamsError, RootstockError
+from rootstock.system.phrases import per_second
 from tasks.bridge import orchestration, run_params
 from tasks.bridge.orchestration import failed
 from tasks.bridge.workspace import DATASET, FEATURES, LOCAL, MODEL
@@ -102,7 +103,7 @@ def _summary(tally: "Tally", out: str, seconds: float) -> str:
     said = [str(tally)]
     said += [f"{tally.known:,} from cached features"] if tally.known else []
     said += [f"{tally.resumed:,} of an earlier run"] if tally.resumed else []
-    return f"{', '.join(said)}. {out}, {seconds:.1f} s, {new / seconds:,.0f} images/s"
+    return f"{', '.join(said)}. {out}, {seconds:.1f} s, {per_second(new / seconds, 'images')}"
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def predict(
     tally.resumed = tally.images
     wanted = {item.path for item in images.items} - done
     with progress.bar("predict", len(images.items)) as advance, parts:
-        advance(len(done))
+        advance(0, skip=len(done))
         with closing(_rows(model, images, wanted, top, known, checks, tally, explain)) as rows:
             for table in rows:
                 _count(tally, table)

@@ -6,6 +6,11 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def per_second(rate: float, unit: str) -> str:
+    """Format a rate: 1,200 images/s, 0.3 images/s."""
+    return f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s"
+
+
 def percent(share: float) -> str:
     """Format a share with one decimal; only 1 gives 100 %, only 0 gives 0 %."""
     rounded = round(100 * share, 1)

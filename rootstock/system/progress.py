@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -11,17 +11,18 @@ from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
-from rootstock.system import escape
+from rootstock.system import escape, phrases
 
 T = TypeVar("T")
 LINE_EVERY_S = 10.0  # where there is no terminal to draw a bar on
+RECENT_S = 60.0
 
 
 class Advance(Protocol):
     """Reports that `n` more units are done, with optional extra counts: `cached=100`, `rejected=1`."""
 
-    def __call__(self, n: int, **counts: int) -> None:
-        """Advance by `n`."""
+    def __call__(self, n: int, *, skip: int = 0, **counts: int) -> None:
+        """Advance by `n`, and by `skip` units that take no time, e.g. those of an interrupted run."""
 
 
 Reporter = Callable[[str, int, str], AbstractContextManager[Advance]]
@@ -37,10 +38,12 @@ def terminal(what: str, total: int, unit: str) -> Iterator[Advance]:
     with tqdm(total=total, desc=what, unit=f" {unit}", leave=False) as bar:
         beside: Counter[str] = Counter()
 
-        def advance(n: int, **counts: int) -> None:
+        def advance(n: int, *, skip: int = 0, **counts: int) -> None:
             if counts:
                 beside.update(counts)
                 bar.set_postfix(beside, refresh=False)
+            if skip:  # they are in no rate of tqdm's
+                bar.n, bar.initial, bar.last_print_n = bar.n + skip, bar.initial + skip, bar.last_print_n + skip
             bar.update(n)
 
         yield advance
@@ -50,9 +53,9 @@ def terminal(what: str, total: int, unit: str) -> Iterator[Advance]:
 def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
     tally, due = Tally(what, total, unit), time.monotonic() + LINE_EVERY_S
 
-    def advance(n: int, **counts: int) -> None:
+    def advance(n: int, *, skip: int = 0, **counts: int) -> None:
         nonlocal due
-        tally.add(n, **counts)
+        tally.add(n, skip=skip, **counts)
         if time.monotonic() >= due:
             print(escape.printable(str(tally)), file=sys.stderr, flush=True)
             due = time.monotonic() + LINE_EVERY_S
@@ -64,23 +67,34 @@ def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
 def silent() -> Iterator[Advance]:
     """Report nothing."""
 
-    def advance(n: int, **counts: int) -> None:
+    def advance(n: int, *, skip: int = 0, **counts: int) -> None:
         pass
 
     yield advance
 
 
 class Tally:
-    """Progress as text: done, total, rate, time left and extra counts."""
+    """Progress as text: done, total, rate, time left and extra counts.
+
+    The rate is that of the last minute, or of the second half of the time, if that is longer: what was slow at the
+    beginning says nothing of the time left.
+    """
 
     def __init__(self, what: str, total: int, unit: str) -> None:
         self.what, self.total, self.unit = what, total, unit
-        self.done, self.beside, self.begin = 0, Counter[str](), time.monotonic()
+        self.done, self.skipped, self.beside, self.begin = 0, 0, Counter[str](), time.monotonic()
+        self.earlier = deque([(self.begin, 0)])  # times, and what had been done, in order
 
-    def add(self, n: int, **counts: int) -> None:
-        """Advance by `n`."""
-        self.done += n
+    def add(self, n: int, *, skip: int = 0, **counts: int) -> None:
+        """Advance by `n`, and by `skip` units that took no time."""
+        self.done += n + skip
+        self.skipped += skip
         self.beside.update(counts)
+        now = time.monotonic()
+        if now - self.earlier[-1][0] >= max(1.0, (now - self.begin) / 100):
+            self.earlier.append((now, self.done - self.skipped))
+            while len(self.earlier) > 1 and now - self.earlier[1][0] >= max(RECENT_S, (now - self.begin) / 2):
+                self.earlier.popleft()
 
     @property
     def percent(self) -> float:
@@ -90,10 +104,11 @@ class Tally:
     def __str__(self) -> str:
         """Format as e.g. `extract: 500 of 1,797 images, 120 images/s, 11 s left`."""
         parts = [f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"]
-        seconds = time.monotonic() - self.begin
-        if self.done and seconds > 1:
-            rate = self.done / seconds
-            parts.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.1f} {self.unit}/s")
+        since, before = self.earlier[0]
+        seconds, done = time.monotonic() - since, self.done - self.skipped - before
+        if done and seconds > 1:
+            rate = done / seconds
+            parts.append(phrases.per_second(rate, self.unit))
             if self.done < self.total:
                 parts.append(f"{_minutes((self.total - self.done) / rate)} left")
         return ", ".join([*parts, *(f"{count:,} {name}" for name, count in self.beside.items())])

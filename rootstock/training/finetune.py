@@ -131,13 +131,13 @@ def _train(
         val_batches = Batches(val, reader, transform, settings.batch_size, device, ranks=together)
         if len(state.history) < total and together.rank == 0:
             batches.log_decoding()
-        advance(done)
+        advance(0, skip=done)
         write = partial(checkpoints.save, checkpoint, fingerprint, state, model) if together.rank == 0 else lambda: None
         save = checkpoints.Saver(write)
         run = Run(model, batches, val_batches, settings, planned, seed, class_weights, activations, save, advance)
         for index in range(state.stage, len(planned)):
             if entries[index] in state.ended:
-                advance(planned[index].epochs * len(train.rows))
+                advance(0, skip=planned[index].epochs * len(train.rows))
                 continue
             stages.train(run, state, index)
             entry = entries[index]

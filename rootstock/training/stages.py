@@ -95,7 +95,7 @@ def _train_epochs(run: Run, state: TrainingState, index: int) -> None:
         for epoch in range(first, stage.epochs):
             if epochs.has_stalled(state.history, index, run.settings.patience):
                 log.info("fine_tune: stage %r ends after %d epochs: validation has not improved", stage.name, epoch)
-                run.advance((stage.epochs - epoch) * len(run.batches.images.rows))
+                run.advance(0, skip=(stage.epochs - epoch) * len(run.batches.images.rows))
                 break
             state.stage, state.epoch = index, epoch
             try:

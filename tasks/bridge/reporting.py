@@ -90,9 +90,9 @@ def _artifact(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
     shown.report()
     with progress.terminal(what, total, unit) as on_terminal:
 
-        def advance(n: int, **counts: int) -> None:
-            on_terminal(n, **counts)
-            tally.add(n, **counts)
+        def advance(n: int, *, skip: int = 0, **counts: int) -> None:
+            on_terminal(n, skip=skip, **counts)
+            tally.add(n, skip=skip, **counts)
             if time.monotonic() >= shown.due:
                 shown.report()
 

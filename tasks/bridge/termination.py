@@ -109,9 +109,9 @@ def stoppable(reporter: progress.Reporter) -> progress.Reporter:
     def reporter_with_check(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
         with reporter(what, total, unit) as advance:
 
-            def advance_or_stop(n: int, **counts: int) -> None:
+            def advance_or_stop(n: int, *, skip: int = 0, **counts: int) -> None:
                 cancellation.check()
-                advance(n, **counts)
+                advance(n, skip=skip, **counts)
 
             yield advance_or_stop
 
