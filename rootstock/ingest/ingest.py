@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class IngestResult:
-    """Counts of an ingest run, and whether it changed the dataset."""
+    """Counts of an ingest run, and whether it changed the dataset; `new` are those of the images that were packed."""
 
     images: int
     new: int
@@ -113,11 +113,13 @@ def _ingest(
         new += again
     _check_ranges(listed, ranges, current.ledger.shards, scan)
     del known
+    batch = int(current.ledger.batch.max(initial=0))
     current = replace(current, ledger=ledger.with_packed(current.ledger, images_dir, scan))
     memory.release_unused()
     scan.set_value("layouts", "\n".join(layouts))
     scan.set_verified(_stamps(images_dir))  # the new ones have just been written
     built = snapshot.build(settings, seed, listed, current, images_dir, scan, ranges, multi_label=multi_label)
+    new -= min(new, built.left_out(since=batch))
     del current
     memory.release_unused()
     saving.save(dataset_dir, built, scan)

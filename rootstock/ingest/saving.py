@@ -39,6 +39,10 @@ class Built:
     rejected: pd.DataFrame
     summary: dict[str, Any]
 
+    def left_out(self, since: int) -> int:
+        """Return how many images of later batches have no accepted file, e.g. since two labels contradict."""
+        return int(np.count_nonzero((self.ledger.batch > since) & (self.file_of == NONE)))
+
 
 def save(folder: Path, built: Built, scan: Scan) -> None:
     """Write a dataset; files whose rows are unchanged are not rewritten.

@@ -130,10 +130,10 @@ def test_of_two_files_with_the_same_bytes_the_second_is_rejected_as_a_duplicate(
 
 def test_an_image_with_two_labels_is_rejected_under_both(store, photos):
     shutil.copy(photos / "ants" / "03.png", photos / "bees" / "ant.png")
-    assert store.ingest(photos).images == 14
+    assert store.ingest(photos) == IngestResult(images=14, new=14, rejected=2, changed=True)
     assert store.rejected == dict.fromkeys(["ants/03.png", "bees/ant.png"], "conflicting_label")
     (photos / "bees" / "ant.png").unlink()
-    assert store.ingest(photos).images == 15  # its bytes were packed all along
+    assert store.ingest(photos) == IngestResult(images=15, new=0, rejected=0, changed=True)  # it was packed all along
     assert len(shards.names(store.images)) == 1
 
 
