@@ -21,7 +21,8 @@ Interval = dict[str, float]  # value, low, high; value alone where there is no i
 CONFIDENCE = 0.95  # of every two-sided interval
 DECIMALS = 6
 MIN_GROUPS, MIN_GROUPS_OF_CLASS = 20, 12  # of equal weight: with fewer, intervals do not cover what they promise
-# Weight of full correlation in a design effect that few groups tell about, by simulation.
+# Weight of full correlation in a design effect that few groups tell about (and of all variation in the rarest class,
+# in the effective weight of images), by simulation.
 PRIOR_GROUPS, PRIOR_GROUPS_OF_LOSS = 0.5, 1
 
 
@@ -138,13 +139,35 @@ def sample_size(values: Floats, groups: Integers, weights: Floats | None = None)
     deviations = images.weights * (values - images.weights @ values)
     largest = images.largest_design_effect
     effect = min(images.design_effect(deviations, _told(values, images), PRIOR_GROUPS), largest)
-    size = 1 / float((images.weights**2).sum()) / effect
+    size = 1 / _effective_weight(values, images) / effect
     return SampleSize(size, images.effective_groups, estimated=effect < largest * (1 - 1e-9))
 
 
-def _told(values: npt.NDArray[Any], images: WeightedImages) -> int:
-    """Return how many groups have an image unlike most."""
-    return len(np.unique(images.codes[values != np.median(values)]))
+def _effective_weight(values: Floats, images: WeightedImages) -> float:
+    """Return the weight of each of as many independent images of equal weight as these are worth.
+
+    It is that of Kish (1965) if images of all weights vary alike, and more if the heavy ones (of rare classes, in a
+    balanced accuracy) vary more. Where few heavy images tell about it, all that varies could be among them: so it is
+    averaged with the largest weight.
+    """
+    weights = images.weights
+    equal, largest = float((weights**2).sum()), float(weights.max())
+    if largest <= equal * (1 + 1e-9):
+        return equal
+    distances = (values - weights @ values) ** 2
+    if not (varying := float(weights @ distances)):
+        return largest
+    heaviest = np.zeros(len(images.group_weights))
+    np.maximum.at(heaviest, images.codes, np.where(values != np.median(values), weights, 0))
+    told = float(heaviest.sum()) / largest
+    estimated = float(weights**2 @ distances) / varying
+    return max((told * estimated + PRIOR_GROUPS * largest) / (told + PRIOR_GROUPS), equal)
+
+
+def _told(values: npt.NDArray[Any], images: WeightedImages) -> float:
+    """Return how many groups have an image unlike most; one lighter than the heaviest counts as the share of that."""
+    unlike = np.unique(images.codes[values != np.median(values)])
+    return float(images.group_weights[unlike].sum() / images.group_weights.max())
 
 
 def wilson(
