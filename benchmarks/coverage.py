@@ -19,7 +19,9 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.decisions import draw
+from rootstock.config.params import Retrain
 from rootstock.evaluation import paired
+from rootstock.evaluation.intervals import balancing_weights, sample_size
 from rootstock.evaluation.metrics import score
 
 TRIALS = 1000  # of each accuracy
@@ -30,6 +32,15 @@ PAIRED = (
     (40, 1, 1), (100, 1, 1), (300, 1, 1), (1000, 1, 1), (60, 5, 1), (60, 5, 0.7), (60, 5, 0.3), (40, 10, 1),
     (40, 10, 0.7), (40, 10, 0.3), (30, 10, 1),
 )  # fmt: skip
+# Classes in a balanced accuracy: images, true gain, share that only one model has right.
+UNBALANCED = (
+    ((380, 0, 0.02), (20, 0, 0.3)),
+    ((380, 0, 0.06), (40, 0, 0.06)),
+    ((1500, 0, 0.01), (60, -0.2, 0.24)),
+    ((3800, 0, 0), (40, -0.08, 0.2)),
+    (*[(100, 0, 0.1)] * 5, *[(20, 0, 0.3)] * 5),
+    (*[(100, 0, 0.02)] * 5, *[(20, -0.08, 0.2)] * 5),
+)
 FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "top5", "log_loss", "brier")
 OF_CLASS = ("recall", "precision", "f1")
 
@@ -161,6 +172,29 @@ def coverage_of_gain(scenes: int, images: int, alike: float = 1, trials: int = T
     return Coverage(float(np.mean(shares)), min(shares), max(shares))
 
 
+def coverage_of_balanced_gain(
+    classes: Sequence[tuple[int, float, float]], margin: float, trials: int = TRIALS
+) -> tuple[float, float]:
+    """Return the coverage of the interval of a gain in balanced accuracy, and how often it excludes a loss.
+
+    Args:
+        classes: images, true gain and share of images of which only one model is right, of each class.
+        margin: the loss.
+        trials: how many.
+    """
+    rng, held, excluded = np.random.default_rng(0), 0, 0
+    weights = balancing_weights(np.repeat(np.arange(len(classes)), [images for images, _, _ in classes]))
+    truth = float(np.mean([gain for _, gain, _ in classes]))
+    for _ in range(trials):
+        differences = np.concatenate([draw(rng, *one)[0] for one in classes])
+        won, lost = (float(weights[differences == side].sum()) for side in (1, -1))
+        size = sample_size(differences.astype(float), np.arange(len(differences)), weights)
+        found = paired.Gain(won - lost, won, lost, size, p_better=1.0)  # whose p would take most of the time
+        held += found.interval["low"] <= truth <= found.interval["high"]
+        excluded += found.exceeds(-margin)
+    return held / trials, excluded / trials
+
+
 def _in_percent(found: Coverage | None) -> str:
     """Format the mean, and the extremes in brackets."""
     if found is None:
@@ -181,6 +215,15 @@ def main() -> None:
     for scenes, images, alike in PAIRED:
         size = f"{scenes:,} images" if images == 1 else f"{scenes} scenes of {images}, alike {alike:g}"
         print(f"| {size} | {_in_percent(coverage_of_gain(scenes, images, alike))} |", flush=True)
+    margin = Retrain().margin
+    print(f"\n| gain in balanced accuracy | true gain | coverage | shown to be above -{margin} |\n|---|--:|--:|--:|")
+    for classes in UNBALANCED:
+        named = ", ".join(f"{classes.count(one)} of {one[0]:,}" for one in dict.fromkeys(classes))
+        held, excluded = coverage_of_balanced_gain(classes, margin)
+        truth = 100 * np.mean([gain for _, gain, _ in classes])
+        print(
+            f"| classes: {named} images | {truth:+.0f} points | {100 * held:.1f} | {100 * excluded:.1f} |", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ from rootstock.evaluation.paired_comparison import (
 from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
 from rootstock.system.phrases import percent
 
-UPHELD = 0.8  # confidence of the interval of images from before, by simulation (docs/retraining.md)
+# Of images from before that those delivered may not outvote: confidence of their interval, by simulation
+# (docs/retraining.md), and the loss that has to be excluded at the usual confidence where they are enough for that.
+UPHELD, LARGE_LOSS = 0.8, 0.1
 NAMED = 8  # comparisons that a reason names: a delivery may bring hundreds of classes
 
 
@@ -62,7 +64,7 @@ class Decision:
 
 def decide(
     outcomes: PairedOutcomes, new_domains: Collection[str], settings: params.Retrain, *,
-    older_domains: Collection[str] = (), seed: int = 0,
+    older_domains: Collection[str] = (), lost_classes: Collection[str] = (), seed: int = 0,
 ) -> Decision:  # fmt: skip
     """Decide what becomes of the challenger; the champion is compared on the classes it knows.
 
@@ -71,6 +73,7 @@ def decide(
         new_domains: domains that the champion was not trained on.
         settings: the section `retrain` of params.yaml.
         older_domains: domains that the champion was trained on: one may be without test images.
+        lost_classes: classes that the champion knows and the challenger does not.
         seed: of random sign flips, where there are too many to try all.
     """
     known, unknown = outcomes.where(outcomes.known), outcomes.where(~outcomes.known)
@@ -87,7 +90,7 @@ def decide(
     parts = [(DELIVERY, DELIVERED, delivered)] if len(delivered) else []
     of_delivery = [compare(*part, measure=settings.measure, seed=seed) for part in parts]
     untested = sorted(set(older_domains) - set(known.domains))
-    verdict = _Verdict(comparisons, of_delivery, new_domains, untested, settings)
+    verdict = _Verdict(comparisons, of_delivery, new_domains, untested, sorted(lost_classes), settings)
     found = verdict.decision(bool(outcomes.delivered.any()))
     unseen = known.where(known.unseen)
     if 0 < len(unseen) < len(known):
@@ -124,9 +127,11 @@ class _Verdict:
         of_delivery: Sequence[PairedComparison],
         new_domains: Collection[str],
         untested: Sequence[str],
+        lost_classes: Sequence[str],
         settings: params.Retrain,
     ) -> None:
-        self.settings, self.of_delivery, self.untested = settings, of_delivery, untested
+        self.settings, self.of_delivery = settings, of_delivery
+        self.untested, self.lost_classes = untested, lost_classes
         overall = [one for one in comparisons if one.about == OVERALL]
         domains = [one for one in comparisons if one.about == DOMAIN]
         self.tested = [*overall, *(one for one in domains if one.what in new_domains)]
@@ -134,14 +139,14 @@ class _Verdict:
         self.new_classes = [one for one in comparisons if one.about == NEW_CLASS]
         self.learnt = [one for one in self.new_classes if one.challenger.get("low", 0.0) > settings.new_class_accuracy]
         self.better = significantly_better(self.tested, settings.alpha)
-        before = [one for one in comparisons if one.about == BEFORE]
-        self.worse = [one for one in [*self.older, *before] if _gain(one).is_below(-settings.margin)]
+        self.before = [one for one in comparisons if one.about == BEFORE]
+        self.worse = [one for one in [*overall, *domains, *self.before] if _gain(one).is_below(-settings.margin)]
         self.open = [one for one in self.older if one not in self.worse and not _gain(one).exceeds(-settings.margin)]
-        self.outvoted = [one for one in before if one not in self.worse and not _is_upheld(_gain(one), settings.margin)]
+        self.outvoted = [one for one in self.before if one not in self.worse and not _is_upheld(one, settings.margin)]
 
     def decision(self, delivered: bool) -> Decision:
         """Return the decision without its comparisons; `delivered` says whether any test image was delivered."""
-        margin = f"retrain.margin is {100 * self.settings.margin:g} points"
+        margin = f"retrain.margin is {_points(self.settings.margin)}"
         enough = [one for one in self.better if _gain(one).value >= self.settings.min_gain]
         gains = enough + self.learnt
         if self.worse:
@@ -151,7 +156,7 @@ class _Verdict:
             return Decision(
                 REJECTED, f"A trade-off: the challenger is better: {_describe(gains)}; but {loss}.", trade_off=True
             )
-        if gains and not self.open and not self.outvoted and not self.untested:
+        if gains and not self.open and not self.outvoted and not self.untested and not self.lost_classes:
             what = "is better" if enough else "has learnt new classes"
             return Decision(
                 PROMOTED,
@@ -164,21 +169,23 @@ class _Verdict:
         return self._without_gain(delivered)
 
     def _without_gain(self, delivered: bool) -> Decision:
+        """Reject what cannot be a gain worth having anywhere; the rest is undecided."""
         useful = self.settings.min_gain or self.settings.margin
         figures = _describe([*self.tested, *self.new_classes]) or "there are no test images"
-        if self.better:
-            least = f"retrain.min_gain ({100 * self.settings.min_gain:g} points)"
-            return Decision(REJECTED, f"The challenger is better, but by less than {least}: {figures}.")
-        if self.new_classes:
-            accuracy = self.settings.new_class_accuracy
-            least = f"retrain.new_class_accuracy is {percent(accuracy)}"
-            failed = [one for one in self.new_classes if one.challenger.get("high", 1.0) < accuracy]
-            if len(failed) == len(self.new_classes):
-                return Decision(REJECTED, f"The challenger has not learnt the new classes: {figures}; {least}.")
-            more = "".join(f"; {self._more_of_class(one)}" for one in self.new_classes[:NAMED] if one not in failed)
-            return Decision(UNDECIDED, f"Too few test images of the new classes: {figures}; {least}{more}.")
+        accuracy = self.settings.new_class_accuracy
+        least = f"retrain.new_class_accuracy is {percent(accuracy)}"
+        open_classes = [one for one in self.new_classes if one.challenger.get("high", 1.0) >= accuracy]
+        if open_classes:
+            more = "; ".join(self._more_of_class(one) for one in open_classes[:NAMED])
+            return Decision(UNDECIDED, f"Too few test images of the new classes: {figures}; {least}; {more}.")
         # A small delivery of known domains moves the overall accuracy by less than the margin, whatever it is worth.
-        unclear = [one for one in [*self.tested, *self.of_delivery] if not _gain(one).is_below(useful)]
+        places = [one for one in [*self.tested, *self.of_delivery] if one not in self.better]
+        unclear = [one for one in places if not _gain(one).is_below(useful)]
+        if not unclear and self.better:
+            least = f"retrain.min_gain ({_points(self.settings.min_gain)})"
+            return Decision(REJECTED, f"The challenger is better, but by less than {least}: {figures}.")
+        if not unclear and self.new_classes:
+            return Decision(REJECTED, f"The challenger has not learnt the new classes: {figures}; {least}.")
         if self.tested and not unclear and delivered:
             return Decision(REJECTED, f"The challenger is no better: {figures}.")
         # Where the delivered images leave no doubt, it is the others that do.
@@ -189,7 +196,7 @@ class _Verdict:
 
     def _largest_loss(self) -> str:
         """Describe the loss that the one-sided intervals leave possible on what was there, where it is largest."""
-        ends = [(_gain(one).bound(1 - CONFIDENCE, upper=False), one) for one in self.older]
+        ends = [(_gain(one).bound(1 - CONFIDENCE, upper=False), one) for one in [*self.older, *self.before]]
         low, one = min(ends, key=lambda pair: pair[0], default=(0.0, None))
         return f", at most {-100 * low:.1f} points lost {one.where}" if one and low < 0 else ""
 
@@ -198,7 +205,12 @@ class _Verdict:
         few += [f"{one.describe()}, which those delivered must not outvote" for one in self.outvoted]
         needed = lacking_images(0, SampleSize(0, 0, estimated=False), self.settings.margin)
         more = f", about {round_up(needed):,} would show it" if needed else ""
-        return "; ".join([*few, *(f"there are no test images of {domain}{more}" for domain in self.untested)])
+        few += [f"there are no test images of {domain}{more}" for domain in self.untested]
+        if self.lost_classes:
+            named = ", ".join(self.lost_classes[:NAMED])
+            rest = f" and {len(self.lost_classes) - NAMED:,} more" if len(self.lost_classes) > NAMED else ""
+            few.append(f"it no longer knows {named}{rest}, whose images are gone from the dataset")
+        return "; ".join(few)
 
     def _more_to_show(self, one: PairedComparison) -> str:
         """Describe how many more test images would show that the challenger is as good."""
@@ -241,14 +253,22 @@ def significantly_better(comparisons: Sequence[PairedComparison], alpha: float) 
     return found
 
 
-def _is_upheld(gain: Gain, margin: float) -> bool:
+def _is_upheld(before: PairedComparison, margin: float) -> bool:
     """Whether a domain's images from before do not speak against what those delivered say with them.
 
     The labels of a delivery may be wrong, and it may be larger than all there was. The images from before may be too
     few to show by themselves that the challenger is as good, but it must not look worse on them: no loss, or the lower
-    end of the one-sided 80 % interval above minus the margin.
+    end of the one-sided 80 % interval above minus the margin. A loss of 10 points they have to exclude like any other
+    comparison, unless they are so few that even equal answers on all of them would not.
     """
-    return gain.value >= 0 or gain.score(-margin) > gain.size.quantile(1 - UPHELD)
+    gain, large = _gain(before), max(margin, LARGE_LOSS)
+    if gain.value < 0 and gain.score(-margin) <= gain.size.quantile(1 - UPHELD):
+        return False
+    return gain.exceeds(-large) or lacking_images(before.images, gain.size, large) > 0
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:g} point{'' if share == 0.01 else 's'}"
 
 
 def _gain(comparison: PairedComparison) -> Gain:

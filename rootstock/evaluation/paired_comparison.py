@@ -14,7 +14,7 @@ from rootstock.evaluation.paired import Gain
 OVERALL, DOMAIN, NEW_CLASS, DELIVERY = "overall", "domain", "new class", "delivery"
 BEFORE = "before"  # those of a domain that were there before this delivery, which has others of it
 ACCURACY, BALANCED = "test accuracy", "balanced test accuracy"
-DELIVERED, UNSEEN = "the images delivered", "never looked at (unbiased)"
+DELIVERED, UNSEEN = "the images delivered of older domains", "never looked at (unbiased)"
 
 
 @dataclass(frozen=True)

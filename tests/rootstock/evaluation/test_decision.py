@@ -123,6 +123,47 @@ def test_a_gain_below_min_gain_is_not_enough():
     assert found.outcome == REJECTED and "by less than retrain.min_gain (5 points)" in found.reason
 
 
+def test_a_gain_below_min_gain_is_no_reason_to_reject_what_another_place_may_still_show():
+    old = outcomes("old", 990, 10, 0)
+    few = outcomes("new", 3, 2, 0)
+    found = decided(old, few, new=("new",), min_gain=0.05)
+    assert found.outcome == UNDECIDED and "on new, champion 60.0% (5 images" in found.reason
+    assert "overall" not in found.reason
+    new_class = outcomes("new", 0, 3, 0, known=False, label="brick")
+    found = decided(old, new_class, min_gain=0.05)
+    assert found.outcome == UNDECIDED and "Too few test images of the new classes" in found.reason
+
+
+def test_a_new_class_that_was_not_learnt_is_no_reason_to_reject_what_another_place_may_still_show():
+    failed = outcomes("old", 0, 0, 0, 20, known=False, label="brick")
+    assert decided(outcomes("old", 990, 5, 5), failed).outcome == REJECTED
+    found = decided(outcomes("old", 180, 13, 6), failed)
+    assert found.outcome == UNDECIDED and "test accuracy overall, champion " in found.reason
+    found = decided(outcomes("old", 990, 5, 5), failed, outcomes("new", 3, 2, 0), new=("new",))
+    assert found.outcome == UNDECIDED and "on new, champion 60.0% (5 images" in found.reason
+
+
+def test_a_large_loss_on_a_new_domain_is_not_made_good_by_a_gain_elsewhere():
+    found = decided(outcomes("old", 300, 100, 0), outcomes("new", 40, 0, 60), new=("new",))
+    assert found.outcome == REJECTED and found.trade_off
+    assert "worse by more than allowed (retrain.margin is 4 points): 40.0% test accuracy on new" in found.reason
+
+
+def test_a_challenger_that_lost_a_class_is_left_to_a_person():
+    images = outcomes("old", 280, 20, 2)
+    assert decide(images, (), Retrain()).promote
+    found = decide(images, (), Retrain(), lost_classes=["cats"])
+    assert found.outcome == UNDECIDED and found.trade_off
+    assert "not shown to be as good: it no longer knows cats, whose images are gone from the dataset (" in found.reason
+    many = decide(images, (), Retrain(), lost_classes=[f"class {n:02d}" for n in range(20)])
+    assert "class 07 and 12 more, whose images are gone" in many.reason
+
+
+@pytest.mark.parametrize(("margin", "said"), [(0.01, "retrain.margin is 1 point)"), (0.015, "is 1.5 points)")])
+def test_a_margin_of_one_point_is_one_point(margin, said):
+    assert said in decided(outcomes("old", 0, 300, 0), margin=margin).reason
+
+
 @pytest.mark.parametrize(("right", "of", "outcome"), [(1, 1, UNDECIDED), (9, 10, PROMOTED), (6, 10, UNDECIDED),
                                                       (1, 20, REJECTED)])  # fmt: skip
 def test_a_new_class_counts_where_the_lower_bound_of_its_accuracy_is_high_enough(right, of, outcome):
@@ -189,7 +230,7 @@ def test_a_small_delivery_of_a_known_domain_is_undecided_as_it_cannot_move_the_o
     few = outcomes("old", 14, 3, 0, delivered=True)
     found = decided(before, few)
     assert found.outcome == UNDECIDED
-    assert "on the images delivered, champion 82.4% (17 images, gain +17.6 points" in found.reason
+    assert "on the images delivered of older domains, champion 82.4% (17 images, gain +17.6 points" in found.reason
     assert [one.about for one in found.comparisons] == [OVERALL, DOMAIN, BEFORE]  # nowhere it counts to be better
 
 
@@ -249,6 +290,20 @@ def test_a_loss_on_what_was_there_that_may_be_chance_is_left_to_a_person():
     assert found.outcome == UNDECIDED and found.trade_off
     assert "test accuracy on field before this delivery, champion 100% (36 images" in found.reason
     assert ", which those delivered must not outvote (retrain.margin is 4 points)." in found.reason
+
+
+def test_a_promotion_states_what_the_images_from_before_leave_possible():
+    there, more = outcomes("field", 97, 0, 1, delivered=False), outcomes("field", 100, 100, 0)
+    found = decided(there, more)
+    lost = -100 * compare(BEFORE, "field", there).gain.bound(0.05, upper=False)
+    assert found.promote and 4 < lost < 5
+    assert f"at most {lost:.1f} points lost on field before this delivery (retrain.margin" in found.reason
+
+
+@pytest.mark.parametrize(("won", "lost", "outcome"), [(6, 6, UNDECIDED), (1, 1, PROMOTED), (12, 3, PROMOTED)])
+def test_images_from_before_have_to_exclude_a_loss_of_10_points_where_they_are_enough_for_it(won, lost, outcome):
+    there = outcomes("field", 40 - won - lost, won, lost, delivered=False)
+    assert decided(there, outcomes("field", 100, 100, 0)).outcome == outcome
 
 
 def test_images_delivered_to_a_known_domain_help_to_show_that_nothing_is_lost():

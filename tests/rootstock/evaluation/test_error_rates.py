@@ -27,9 +27,13 @@ def test_a_loss_of_10_points_on_an_older_domain_is_promoted_in_at_most_5_percent
     assert promoted(old={"images": images, "gain": -0.1, "differ": 0.14}, new=BETTER) <= 0.05
 
 
-@pytest.mark.parametrize("images", [40, *slow(100, 400)])
-def test_a_loss_on_what_was_there_is_promoted_in_at_most_5_percent_where_more_of_the_domain_is_delivered(images):
-    assert promoted(old={"images": images, "gain": -0.1, "differ": 0.14}, more=BETTER) <= 0.05
+@pytest.mark.parametrize(
+    ("images", "differ"), [(40, 0.3), *slow((40, 0.14), (40, 0.5), (100, 0.14), (100, 0.5), (400, 0.3))]
+)
+def test_a_loss_on_what_was_there_is_promoted_in_at_most_5_percent_where_more_of_the_domain_is_delivered(
+    images, differ
+):
+    assert promoted(old={"images": images, "gain": -0.1, "differ": differ}, more=BETTER) <= 0.055  # and its own error
 
 
 @pytest.mark.slow
@@ -67,6 +71,14 @@ def test_figures_of_too_few_groups_have_no_interval():
 def test_the_interval_of_a_gain_contains_the_true_value_in_93_to_97_percent_of_samples(size):
     found = coverage.coverage_of_gain(*size, trials=200)
     assert found and 0.93 <= found.mean <= 0.975  # and an error of so short a simulation
+
+
+@pytest.mark.parametrize("classes", [coverage.UNBALANCED[0], coverage.UNBALANCED[3], *slow(*coverage.UNBALANCED)])
+def test_the_interval_of_a_balanced_gain_allows_for_rare_classes_that_differ_more(classes):
+    held, excluded = coverage.coverage_of_balanced_gain(classes, SETTINGS.margin, trials=1000)
+    assert 0.93 <= held <= 0.985
+    if sum(gain for _, gain, _ in classes) / len(classes) <= -SETTINGS.margin:
+        assert excluded <= 0.065  # and an error of so short a simulation
 
 
 def test_the_gain_on_few_groups_has_no_interval():
