@@ -127,7 +127,7 @@ def challenge(delivery: Delivery, params: Params) -> RetrainResult:
 def ask_person(decision: "Decision", settings: parameters.Retrain) -> "Decision":
     """Let a person, or `retrain.undecided`, decide what the test images leave open."""
     match settings.undecided:
-        case "promote" if decision.outcome == history.UNDECIDED:
+        case "promote" if decision.outcome == history.UNDECIDED and not decision.held_back:
             return replace(decision, outcome=history.PROMOTED, reason=f"{decision.reason} {question.BY_SETTING}")
         case "ask" if decision.outcome == history.UNDECIDED or decision.trade_off:
             return question.ask(decision)

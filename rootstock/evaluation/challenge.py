@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rootstock.dataset import label_sets, tables
 from rootstock.evaluation.predictions import read_predicted
@@ -55,6 +56,17 @@ def predict_both(
     labels = table["label"].astype(object)
     table["known"] = labels.isin(known)
     return table.assign(**{name: table[name] == labels for name in models})
+
+
+def possible_gains(champion: Path, champion_predictions: Path, rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return on which images (n,) a challenger could be better: the champion was wrong, or never measured there.
+
+    Args:
+        champion: folder of the current model.
+        champion_predictions: its predictions.parquet.
+        rows: of the manifest.
+    """
+    return (rows["image_id"].map(_stored_labels(champion, champion_predictions)) != rows["label"]).to_numpy(bool)
 
 
 def _compare_sets(table: pd.DataFrame, known: list[str]) -> pd.DataFrame:

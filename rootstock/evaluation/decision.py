@@ -45,12 +45,14 @@ class Decision:
     """What becomes of the challenger, the reason, and the comparisons behind it.
 
     `trade_off` is set where it is better somewhere but not shown to be as good elsewhere: a person may promote it.
+    `held_back` is set where what has arrived last makes it worse: then only a person may.
     """
 
     outcome: str
     reason: str
     comparisons: tuple[PairedComparison, ...] = ()
     trade_off: bool = False
+    held_back: bool = False
 
     @property
     def promote(self) -> bool:
@@ -98,8 +100,8 @@ def decide(
     return replace(found, comparisons=tuple(comparisons))
 
 
-def lacking_images(images: int, size: SampleSize, margin: float) -> int:
-    """Return how many test images are lacking at the least: without them, even equal answers on all show nothing.
+def lacking_images(images: int, size: SampleSize, margin: float, won: float = 0.0) -> int:
+    """Return how many test images are lacking at the least: without them, even the best answers show nothing.
 
     With no disagreement among n independent images, the score against a loss of m is the root of n m / (1 - m).
 
@@ -107,15 +109,15 @@ def lacking_images(images: int, size: SampleSize, margin: float) -> int:
         images: test images of the older domain; it may have none.
         size: their effective sample size.
         margin: `retrain.margin`.
+        won: share of the images that the champion may have wrong: the challenger could be right on them.
     """
     if not margin:  # only a gain on the older domain would show it, and no number of images replaces that
         return 0
-    needed = size.quantile(1 - CONFIDENCE) ** 2 * (1 - margin) / margin
-    if needed <= size.images:
-        return 0
+    tail = 1 - CONFIDENCE
     if not images:
-        return math.ceil(needed)
-    return math.ceil(images * (needed / size.images - 1)) if needed < math.inf else images
+        return math.ceil(size.quantile(tail) ** 2 * (1 - margin) / margin)
+    growth = Gain(won, won, 0.0, size, p_better=1.0).growth_to_exceed(-margin, tail)
+    return max(math.ceil(images * (growth - 1)), 0) if growth < math.inf else images
 
 
 class _Verdict:

@@ -65,4 +65,5 @@ def hold_back(found: Decision, losses: Sequence[PairedComparison]) -> Decision:
         f"{worst.where}, {before} without it, on the same {figures.counted(worst.images, 'image')}. Look at these "
         "files and their labels, and take the wrong ones out of the inbox."
     )
-    return replace(found, outcome=UNDECIDED, reason=f"{reason} Otherwise: {found.reason}", trade_off=True)
+    reason = f"{reason} Otherwise: {found.reason}"
+    return replace(found, outcome=UNDECIDED, reason=reason, trade_off=True, held_back=True)

@@ -95,7 +95,13 @@ def _ingest(
     labels.check_lookalikes(_offered_labels(listed, multi_label=multi_label))
     if delivery:
         inbox.check_classes(delivery.items, tables.load_summary(dataset_dir).get("classes", []))
-    from rootstock.ingest import earlier, ledger, saving, snapshot  # with pandas: only if there is something to build
+    from rootstock.ingest import (
+        delivered_splits,
+        earlier,
+        ledger,
+        saving,
+        snapshot,
+    )  # with pandas: only if there is something to build
 
     rules = repr(replace(packing.checks_of(settings), max_side=None))  # which files are accepted
     if scan.value("rules") != rules:
@@ -115,6 +121,10 @@ def _ingest(
     del known
     batch = int(current.ledger.batch.max(initial=0))
     current = replace(current, ledger=ledger.with_packed(current.ledger, images_dir, scan))
+    if delivery:
+        remembered = delivered_splits.with_remembered(current.ledger, scratch, settings, seed)
+        current = replace(current, ledger=remembered)
+        del remembered
     memory.release_unused()
     scan.set_value("layouts", "\n".join(layouts))
     scan.set_verified(_stamps(images_dir))  # the new ones have just been written
@@ -123,6 +133,8 @@ def _ingest(
     del current
     memory.release_unused()
     saving.save(dataset_dir, built, scan)
+    if delivery:
+        delivered_splits.remember(built.ledger, batch, scratch, settings, seed)
     after = _outputs_digest(dataset_dir)
     if not unreadable:  # unreadable files are tried again next time
         scan.set_value("look", _fingerprint(listing, images_dir) + after)

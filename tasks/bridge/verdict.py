@@ -51,7 +51,10 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     )
     manifest = tables.load_manifest(DATASET)
     older = _older_domains(manifest, new_domains)
-    found = decision.decide(outcomes, new_domains, params.retrain, older_domains=older, seed=params.seed)
+    lost = set(model.describe(champion)["classes"]) - set(model.describe(MODEL)["classes"])
+    found = decision.decide(
+        outcomes, new_domains, params.retrain, older_domains=older, lost_classes=lost, seed=params.seed
+    )
     found = earlier_challenger.hold_back(found, _losses(table.assign(delivered=delivered), params))
     if tables.is_multi_label(manifest):
         return replace(found, reason=f"{found.reason} (Accuracy here: the share of images whose labels are all right.)")
@@ -95,24 +98,27 @@ def _check_measure(params: Params) -> None:
 def find_lacking_images(params: Params, new_domains: tuple[str, ...]) -> str:
     """Describe which older domains have too few test images for any decision; "" if all have enough.
 
-    Even if champion and challenger answered alike on all of them, it would not show that the challenger is as good.
+    Even a challenger that loses nothing, and is right wherever the champion is not, would not be shown to be as good.
     """
     import numpy as np
 
-    from rootstock.evaluation import decision, figures, intervals
+    from rootstock.evaluation import challenge, decision, figures, intervals
     from rootstock.model import model
 
     manifest = tables.load_manifest(DATASET)
     known = manifest["label"].isin(model.describe(ASIDE / MODEL.name)["classes"]) | tables.is_multi_label(manifest)
     older = manifest[(manifest["split"] == "test") & known & ~manifest["domain"].isin(new_domains)]
+    could_gain = challenge.possible_gains(ASIDE / MODEL.name, ASIDE / PREDICTIONS, older)
     lacking = []
     for domain in sorted(_older_domains(manifest, new_domains) | set(older["domain"])):
-        rows = older[older["domain"] == domain]
+        of_domain = (older["domain"] == domain).to_numpy()
+        rows = older[of_domain]
         groups = len(np.unique(tables.group_numbers(rows)))
         # How alike the images of a group are is seen once there are answers: until then, each may count. So this is
         # the least that is lacking; of groups whose images are answered alike, more is.
         size = intervals.SampleSize(len(rows), groups, estimated=groups < len(rows))
-        if count := decision.lacking_images(len(rows), size, params.retrain.margin):
+        won = float(could_gain[of_domain].mean()) if len(rows) else 0.0
+        if count := decision.lacking_images(len(rows), size, params.retrain.margin, won):
             least = "at least" if groups < len(rows) else "about"
             more = figures.counted(decision.round_up(count), "more test image")
             lacking.append(f"{least} {more} of {domain} (it has {f'{len(rows):,}' if len(rows) else 'none'})")

@@ -10,6 +10,7 @@ import pytest
 from rootstock.config import params
 from rootstock.dataset import tables
 from rootstock.dataset.shards import Reader
+from rootstock.ingest import delivered_splits
 from rootstock.ingest.ingest import ingest
 from rootstock.system.errors import SourceError
 from tests.deliveries import delivery_in
@@ -24,15 +25,25 @@ class DatasetWithInbox:
         for number in range(12):
             put(self.photos / ("ant" if number % 2 else "bee") / f"{number}.png", picture(number))
 
-    def ingest(self, *, deliver: bool = True) -> pd.DataFrame:
+    def ingest(self, *, deliver: bool = True, seed: int = 0) -> pd.DataFrame:
         settings = params.Ingest(sources=(params.Source(path=str(self.photos), domain="garden"),))
         delivery = delivery_in(self.inbox).labelled if deliver else None
-        ingest(settings, 0, self.root / "images", self.root / "dataset", self.root / "scratch", delivery)
+        ingest(settings, seed, self.root / "images", self.root / "dataset", self.root / "scratch", delivery)
         return tables.load_manifest(self.root / "dataset")
 
     def files(self) -> dict[str, bytes]:
         made = [path for name in ("images", "dataset") for path in (self.root / name).rglob("*") if path.is_file()]
         return {str(path.relative_to(self.root)): path.read_bytes() for path in made}
+
+    def keep(self) -> None:
+        for name in ("images", "dataset"):
+            shutil.copytree(self.root / name, self.root / "before" / name)
+
+    def undo(self) -> None:
+        """Restore what was kept, as DVC checks out an earlier version; the scan cache knows nothing of it."""
+        for name in ("images", "dataset"):
+            shutil.rmtree(self.root / name)
+            shutil.copytree(self.root / "before" / name, self.root / name)
 
     def deliver(self, label: str, *numbers: int) -> None:
         for number in numbers:
@@ -122,13 +133,10 @@ def test_a_new_class_may_be_delivered_and_its_label_is_normalised(dataset):
 
 def test_after_a_delivery_was_undone_the_next_one_is_ingested_completely(dataset):
     dataset.ingest()
-    for name in ("images", "dataset"):
-        shutil.copytree(dataset.root / name, dataset.root / "before" / name)
+    dataset.keep()
     dataset.deliver("ant", *range(100, 106))
     dataset.ingest()
-    for name in ("images", "dataset"):  # as DVC checks out the earlier version; the scan cache knows nothing of it
-        shutil.rmtree(dataset.root / name)
-        shutil.copytree(dataset.root / "before" / name, dataset.root / name)
+    dataset.undo()
     shutil.rmtree(dataset.inbox)
     dataset.deliver("bee", *range(103, 112))
     manifest = dataset.ingest()
@@ -136,3 +144,31 @@ def test_after_a_delivery_was_undone_the_next_one_is_ingested_completely(dataset
     dataset.check(manifest)
     ledger = tables.load(dataset.root / "dataset").ledger
     assert len(ledger) == len(manifest) == 21
+
+
+def test_images_of_a_delivery_that_waits_keep_their_splits_when_more_arrives(dataset):
+    dataset.ingest()
+    dataset.keep()
+    dataset.deliver("ant", *range(100, 160))
+    first = dataset.ingest().set_index("image_id")["split"]
+    for more in (range(160, 200), range(200, 330)):
+        dataset.undo()
+        dataset.deliver("ant", *more)
+        now = dataset.ingest()
+        assert now.set_index("image_id")["split"][first.index].equals(first)
+        of_shed = now[now["domain"] == "shed"]["split"].value_counts(normalize=True)
+        assert of_shed["test"] == pytest.approx(0.15, abs=0.03) and of_shed["val"] == pytest.approx(0.15, abs=0.03)
+
+
+def test_another_seed_draws_the_splits_of_a_delivery_that_waits_anew(dataset):
+    dataset.ingest()
+    dataset.keep()
+    dataset.deliver("ant", *range(100, 160))
+    first = dataset.ingest().set_index("image_id")["split"]
+    dataset.undo()
+    dataset.deliver("ant", 160)
+    assert not dataset.ingest(seed=1).set_index("image_id")["split"][first.index].equals(first)
+    dataset.undo()
+    (dataset.root / "scratch" / delivered_splits.NAME).write_bytes(b"damaged")
+    dataset.deliver("ant", 161)
+    assert len(dataset.ingest()) == 74

@@ -1,0 +1,63 @@
+"""The splits of delivered images, kept on this machine: a delivery may leave the dataset and return.
+
+An undecided delivery waits outside the dataset, and is ingested again together with the next one. Its images keep their
+splits meanwhile: test images that somebody has looked at are not trained on, and the challengers of both deliveries can
+be compared on the same test images.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rootstock.config import params
+from rootstock.dataset import image_ids
+from rootstock.ingest.layout import SPLITS
+from rootstock.ingest.ledger import NONE, Ledger, split_codes
+from rootstock.system.errors import DamagedError
+from rootstock.system.files import reading, replacing
+
+NAME = "delivered_splits.parquet"
+DRAWN_BY = b"drawn_by"  # in its metadata: the seed and the shares of the splits
+
+
+def with_remembered(ledger: Ledger, scratch: Path, settings: params.Ingest, seed: int) -> Ledger:
+    """Return the ledger in which images that have no split have the one of the last delivery, if they were in it.
+
+    Args:
+        ledger: all images ever packed.
+        scratch: the folder of the file. A damaged one, or of another seed or other shares, counts as none.
+        settings: the section `ingest` of params.yaml.
+        seed: of the splits.
+    """
+    path = scratch / NAME
+    try:
+        with reading(path):
+            table = pq.read_table(path) if path.exists() else None
+    except DamagedError:
+        return ledger
+    if table is None or (table.schema.metadata or {}).get(DRAWN_BY) != _drawn_by(settings, seed):
+        return ledger
+    at = image_ids.find(image_ids.digests(table["image_id"].to_pylist()), ledger.ids, ledger.order)
+    split, remembered = ledger.split.copy(), split_codes(table["split"])
+    returns = (at != NONE) & (split[at] == NONE)
+    split[at[returns]] = remembered[returns]
+    return replace(ledger, split=split)
+
+
+def remember(ledger: Ledger, since: int, scratch: Path, settings: params.Ingest, seed: int) -> None:
+    """Write down the splits of the images of later batches than `since`, in place of those of an earlier delivery."""
+    chosen = (ledger.batch > since) & (ledger.split != NONE)
+    columns = {
+        "image_id": image_ids.texts(ledger.ids[chosen]),
+        "split": pa.array(np.array(SPLITS, object)[ledger.split[chosen]], pa.string()),
+    }
+    with replacing(scratch / NAME) as temporary:
+        table = pa.table(columns).replace_schema_metadata({DRAWN_BY: _drawn_by(settings, seed)})
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def _drawn_by(settings: params.Ingest, seed: int) -> bytes:
+    return f"{seed} {settings.split.model_dump_json()}".encode()
