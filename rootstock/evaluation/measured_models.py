@@ -6,6 +6,7 @@ it. The logs are of this machine; they say so, and forbid nothing.
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,23 @@ import pyarrow.parquet as pq
 from rootstock.system.errors import DamagedError
 from rootstock.system.files import read_json, reading, replacing, write
 
-MODELS = b"models"  # in the metadata of the log: the digests of all models
+MODELS, SETS = b"models", b"sets"  # in the metadata of the log: digests of models, and sets of their positions
+
+
+@dataclass(frozen=True)
+class _Log:
+    """Which models were measured on each image: the position of their set in `sets`, of which there are few."""
+
+    set_of: "pd.Series[Any]"  # by image_id
+    sets: list[frozenset[int]]  # of positions in `models`
+    models: list[str]
 
 
 def count(path: Path, test_images: Iterable[str], model: str) -> int:
     """Record that a model was measured on test images.
 
     Args:
-        path: the log, a Parquet file with the number of models for each image, created if missing; a damaged one is
-            begun anew.
+        path: the log, a Parquet file, created if missing; a damaged one is begun anew.
         test_images: their ids.
         model: digest of its weights; the same model counts once.
 
@@ -33,31 +42,48 @@ def count(path: Path, test_images: Iterable[str], model: str) -> int:
         How many different models have been measured on these images, or on half of them at least: a few new images
         make the others no fresher.
     """
-    log, models = _read_log(path)
+    log = _read_log(path)
     images = pd.Index(list(test_images), dtype="object")
-    before = log.reindex(images, fill_value=0)
-    now = before + 1 if model[:16] not in models else before.clip(lower=1)  # as whenever nothing was trained anew
-    if not now.equals(before):
-        _write_log(path, pd.concat([log.drop(images, errors="ignore"), now]), {**models, model[:16]: None})
-    return int(np.quantile(now, 0.5, method="higher")) if len(now) else 1
+    models = log.models if model[:16] in log.models else [*log.models, model[:16]]
+    sets = [*log.sets, frozenset[int]()]
+    before = log.set_of.reindex(images, fill_value=len(sets) - 1)
+    grown = {code: sets[code] | {models.index(model[:16])} for code in before.unique()}
+    numbers = {members: number for number, members in enumerate(dict.fromkeys([*sets, *grown.values()]))}
+    now = before.map({code: numbers[members] for code, members in grown.items()})
+    if any(members != sets[code] for code, members in grown.items()):
+        others = log.set_of.drop(images, errors="ignore").map(lambda code: numbers[sets[code]])
+        _write_log(path, _Log(pd.concat([others, now]), list(numbers), models))
+    sizes = before.map({code: len(members) for code, members in grown.items()})
+    return int(np.quantile(sizes, 0.5, method="higher")) if len(now) else 1
 
 
-def _read_log(path: Path) -> tuple["pd.Series[Any]", dict[str, None]]:
-    """Return the number of models measured on each image, and the models in the order in which they were."""
+def _read_log(path: Path) -> _Log:
     try:
         with reading(path):
             table = pq.read_table(path)
-            counts = pd.Series(table["models"].to_numpy(), pd.Index(table["image_id"].to_pylist(), dtype="object"))
-            return counts, dict.fromkeys(json.loads((table.schema.metadata or {})[MODELS]))
+            metadata = table.schema.metadata or {}
+            models = json.loads(metadata[MODELS])
+            if SETS in metadata:
+                sets = [frozenset(members) for members in json.loads(metadata[SETS])]
+            else:  # of an earlier version, which counted: these were the last ones
+                most = max(table["models"].to_pylist(), default=0)
+                sets = [frozenset(range(max(len(models) - number, 0), len(models))) for number in range(most + 1)]
+            images = pd.Index(table["image_id"].to_pylist(), dtype="object")
+            return _Log(pd.Series(table["models"].to_numpy(), images), sets, models)
     except DamagedError:  # or there is none yet
-        return pd.Series([], pd.Index([], dtype="object"), dtype="int64"), {}
+        return _Log(pd.Series([], pd.Index([], dtype="object"), dtype="int64"), [], [])
 
 
-def _write_log(path: Path, counts: "pd.Series[Any]", models: Iterable[str]) -> None:
-    columns = {"image_id": pa.array(counts.index, pa.string()), "models": pa.array(counts, pa.int64())}
+def _write_log(path: Path, log: _Log) -> None:
+    """Write the log: the position of its set for each image, and without sets that no image has."""
+    used = sorted(log.set_of.unique())
+    codes = log.set_of.map({code: number for number, code in enumerate(used)})
+    columns = {"image_id": pa.array(log.set_of.index, pa.string()), "models": pa.array(codes, pa.int64())}
+    metadata = {MODELS: log.models, SETS: [sorted(log.sets[code]) for code in used]}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        table = pa.table(columns).replace_schema_metadata({MODELS: json.dumps(list(models)).encode()})
+        table = pa.table(columns)
+        table = table.replace_schema_metadata({key: json.dumps(value).encode() for key, value in metadata.items()})
         pq.write_table(table, temporary, compression="zstd")
 
 

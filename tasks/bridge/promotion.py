@@ -60,6 +60,8 @@ def restore_champion(decision: "Decision", new: DeliverySummary, run: str, tried
         tried: identifies the delivery (`champion.sign`).
     """
     version, trained = champion.decisions_when_set_aside()[-1].version, bool(decision.comparisons)
+    if decision.held_back:  # the next challenger has to be as good as the one before this one
+        ANSWERS.unlink(missing_ok=True)
     row = champion.row_of(decision.outcome, version, decision.reason, new, decision.to_json(), run, trained=trained)
     return _settle(row, run if trained else "", rejected=tried)
 

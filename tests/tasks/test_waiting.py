@@ -2,6 +2,8 @@
 
 import pytest
 
+from flows.retrain import ask_person
+from rootstock.config.params import Retrain
 from rootstock.evaluation.decision import Decision
 from rootstock.evaluation.paired_comparison import PairedComparison
 from rootstock.model import history
@@ -46,3 +48,9 @@ def test_an_undecided_challenger_takes_the_place_of_the_one_before(restored):
     assert restored(Decision(history.UNDECIDED, "Too few.")) == "earlier"
     ANSWERS.parent.mkdir(parents=True)
     assert restored(Decision(history.UNDECIDED, "Too few.", COMPARED), "now") == "now"
+
+
+def test_a_challenger_that_was_held_back_does_not(restored):
+    held_back = Decision(history.UNDECIDED, "What has arrived makes it worse.", COMPARED, held_back=True)
+    assert restored(held_back, "now") == "earlier"
+    assert ask_person(held_back, Retrain(undecided="promote")) == held_back  # which is for too few images
