@@ -149,19 +149,45 @@ def describe_leaks(files: pd.DataFrame) -> str:
     Args:
         files: usable files of the source, with group and the splits that their folder or row allows.
     """
-    is_given = (files["splits"] != OPEN) & files["group"].notna() & (files["group"] != "")
-    given = files.loc[is_given, ["group", "splits"]].astype("str")
-    torn = {
+    return _describe_torn(_torn(_given(files)), "its own splits share")
+
+
+def describe_leaks_between(files: pd.DataFrame) -> str:
+    """Describe the named groups that are in several splits, but in no source itself; "" if there are none.
+
+    Args:
+        files: usable files of all sources, with source, group and the splits that their folder or row allows.
+    """
+    given = _given(files)
+    if given["source"].nunique() < 2:
+        return ""
+    own = [_torn(of_source) for _, of_source in given.groupby("source", observed=True)]
+    between = {name: counts for name, counts in _torn(given).items() if not any(name in torn for torn in own)}
+    return _describe_torn(between, "the given splits of several sources share")
+
+
+def _given(files: pd.DataFrame) -> pd.DataFrame:
+    """Return the files of a named group whose folder or row gives their split."""
+    return files[(files["splits"] != OPEN) & files["group"].notna() & (files["group"] != "")]
+
+
+def _torn(given: pd.DataFrame) -> dict[str, Counter[str]]:
+    """Return the groups that no split allows as a whole, with the number of files in each split."""
+    return {
         str(name): Counter(allowed.split()[0] for allowed in splits)
-        for name, splits in given.groupby("group")["splits"]
+        for name, splits in given[["group", "splits"]].astype("str").groupby("group")["splits"]
         if not set.intersection(*(set(allowed.split()) for allowed in splits))
     }
+
+
+def _describe_torn(torn: dict[str, Counter[str]], who: str) -> str:
     if not torn:
         return ""
     listed = [f"{name} ({_counts(counts)})" for name, counts in list(torn.items())[:MAX_LISTED]]
     return (
-        f"a leak: its own splits share {counted(len(torn), 'group')}, {', '.join(listed)}"
-        f"{', ...' if len(torn) > len(listed) else ''}; each goes as a whole to the split of most of its images"
+        f"a leak: {who} {counted(len(torn), 'group')}, {', '.join(listed)}"
+        f"{', ...' if len(torn) > len(listed) else ''}; each goes as a whole to the split of most of its images, or to "
+        "the one that it already has"
     )
 
 

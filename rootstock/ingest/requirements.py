@@ -16,6 +16,7 @@ from rootstock.ingest.folder_tree import NEGLIGIBLE_SHARE
 from rootstock.ingest.labels import lookalike_key
 from rootstock.ingest.layout import SPLITS
 from rootstock.ingest.sources import SourceListing
+from rootstock.system import phrases
 from rootstock.system.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -180,7 +181,8 @@ def check_enough(manifest: pd.DataFrame, files: pd.DataFrame, listed: list[Sourc
             "Add images to train on, or exclude the class."
         )
     if empty := [split for split in SPLITS if not (manifest["split"] == split).any()]:
-        counted = f"{len(manifest):,} images in {manifest['group'].nunique():,} groups{_describe_rejected(files)}"
+        groups = phrases.counted(manifest["group"].nunique(), "group")
+        counted = f"{len(manifest):,} images in {groups}{_describe_rejected(files)}"
         if leaks := _describe_leaks(files, listed):
             raise SourceError(
                 f"ingest.sources: the {empty[0]} split has no images ({counted}). {leaks}. Have each group in one "
@@ -232,7 +234,8 @@ def _describe_leaks(files: pd.DataFrame, listed: list[SourceListing]) -> str:
     usable = files[files["reason"].isna()]
     titles = [entry.spec.title() for entry in listed]
     leaks = {title: group_notes.describe_leaks(usable[usable["source"] == title]) for title in titles}
-    return ". ".join(f"{title}: {leak}" for title, leak in leaks.items() if leak)
+    found = [f"{title}: {leak}" for title, leak in leaks.items() if leak]
+    return ". ".join([*found, *filter(None, [group_notes.describe_leaks_between(usable)])])
 
 
 def _describe_rejected(files: pd.DataFrame) -> str:

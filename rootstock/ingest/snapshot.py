@@ -198,6 +198,8 @@ def _summary(
 ) -> dict[str, Any]:
     """Return the summary counts; from the snapshot alone, so that another run writes the same."""
     group_remarks = group_notes.describe(manifest, lambda images: files["path"].iloc[file_of[images]].min())
+    if leak := group_notes.describe_leaks_between(files[files["reason"].isna()]):
+        group_remarks.append(leak)
     for remark in group_remarks:
         log.warning("%s", remark)
     by_class = group_notes.by_class(manifest)
@@ -263,6 +265,8 @@ def _notes(entry: SourceListing, files: pd.DataFrame, ledger: Ledger, previous: 
             f"{moved:,} images are in another split than their folder: they keep the split first assigned, "
             "or share it with a near duplicate or their group"
         )
+        if notes[-1] not in previous.get("notes", []):
+            log.warning("%s: %s", entry.spec.title(), notes[-1])
     return notes
 
 

@@ -44,10 +44,27 @@ def test_a_group_in_train_and_test_folders_goes_to_the_split_of_most_of_its_imag
     assert splits.loc["patient_0", "first"] == "train" and splits.loc["patient_21", "first"] == "test"
     leak = (
         "a leak: its own splits share 2 groups, patient_0 (3 train, 1 test), patient_21 (1 train, 3 test); each goes "
-        "as a whole to the split of most of its images"
+        "as a whole to the split of most of its images, or to the one that it already has"
     )
     assert leak in store.summary["sources"][0]["notes"]
     assert f"scans: {leak}" in caplog.messages
+    assert "scans: 2 images are in another split than their folder" in caplog.text
+
+
+def test_a_group_in_the_given_splits_of_two_sources_is_a_leak_too(store, tmp_path, caplog):
+    for number, split in enumerate(("train", "val", "test")):
+        put_patients(tmp_path / "scans" / split, range(10 * number, 10 * number + 6))
+    put_patients(tmp_path / "more" / "test", (3, 40, 41))
+    put_patients(tmp_path / "more" / "train", (50, 51))
+    for image in (tmp_path / "more").rglob("*.png"):
+        image.write_bytes(image.read_bytes() + b" ")  # of its own, not a copy
+    store.ingest(source(tmp_path / "scans", group=PATIENT), source(tmp_path / "more", group=PATIENT))
+    leak = (
+        "a leak: the given splits of several sources share 1 group, patient_3 (3 train, 3 test); each goes as a whole"
+    )
+    [note] = [note for note in store.summary["groups"]["notes"] if note.startswith("a leak")]
+    assert note.startswith(leak) and note in caplog.messages
+    assert "its own splits" not in caplog.text
 
 
 def test_where_all_groups_are_in_train_val_and_test_folders_the_error_names_the_leak(store, tmp_path):
