@@ -35,6 +35,14 @@ CASES: dict[str, dict[str, Domain]] = {
         "old": {**WORSE, "images": 100},
         "more": BETTER,
     },
+    "the same of models that differ on 30 % of the 40": {
+        "old": {"images": 40, "gain": -0.1, "differ": 0.3},
+        "more": BETTER,
+    },
+    "the same of models that differ on 50 % of the 40": {
+        "old": {"images": 40, "gain": -0.1, "differ": 0.5},
+        "more": BETTER,
+    },
     "nothing lost on 100 older images, 10 gained on 200 more of the domain": {
         "old": {**UNCHANGED, "images": 100},
         "more": BETTER,
