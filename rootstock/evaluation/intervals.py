@@ -138,7 +138,9 @@ def sample_size(values: Floats, groups: Integers, weights: Floats | None = None)
     images = WeightedImages.of(groups, weights)
     deviations = images.weights * (values - images.weights @ values)
     largest = images.largest_design_effect
-    effect = min(images.design_effect(deviations, _told(values, images), PRIOR_GROUPS), largest)
+    # Of a gain, of which few groups tell, a group lighter than the heaviest tells only the share of what that does.
+    told = float(images.group_weights[_unlike(values, images)].sum() / images.group_weights.max())
+    effect = min(images.design_effect(deviations, told, PRIOR_GROUPS), largest)
     size = 1 / _effective_weight(values, images) / effect
     return SampleSize(size, images.effective_groups, estimated=effect < largest * (1 - 1e-9))
 
@@ -164,10 +166,10 @@ def _effective_weight(values: Floats, images: WeightedImages) -> float:
     return max((told * estimated + PRIOR_GROUPS * largest) / (told + PRIOR_GROUPS), equal)
 
 
-def _told(values: npt.NDArray[Any], images: WeightedImages) -> float:
-    """Return how many groups have an image unlike most; one lighter than the heaviest counts as the share of that."""
-    unlike = np.unique(images.codes[values != np.median(values)])
-    return float(images.group_weights[unlike].sum() / images.group_weights.max())
+def _unlike(values: npt.NDArray[Any], images: WeightedImages) -> Integers:
+    """Return which groups have an image unlike most."""
+    found: Integers = np.unique(images.codes[values != np.median(values)])
+    return found
 
 
 def wilson(
@@ -197,7 +199,7 @@ def wilson(
     size = 1 / float((images.weights**2).sum())
     if independent > 0 and 0 < value < 1 and groups > 2 * means:
         size = value * (1 - value) / independent
-    size /= images.design_effect(deviations, _told(hits, images), PRIOR_GROUPS)
+    size /= images.design_effect(deviations, len(_unlike(hits, images)), PRIOR_GROUPS)
     tail = (1 - CONFIDENCE) / 2
     # Of a class's few groups even fewer have mistakes: the design effect is nearly the largest, and t would cover 99 %.
     z = normal_quantile(tail) if within_class else SampleSize(size, groups, images.grouped).quantile(tail)

@@ -28,12 +28,12 @@ def test_a_loss_of_10_points_on_an_older_domain_is_promoted_in_at_most_5_percent
 
 
 @pytest.mark.parametrize(
-    ("images", "differ"), [(40, 0.3), *slow((40, 0.14), (40, 0.5), (100, 0.14), (100, 0.5), (400, 0.3))]
+    "there", [(40, 0.3), *slow((40, 0.14), (40, 0.5), (100, 0.14), (100, 0.5), (400, 0.3))], ids=str
 )
-def test_a_loss_on_what_was_there_is_promoted_in_at_most_5_percent_where_more_of_the_domain_is_delivered(
-    images, differ
-):
-    assert promoted(old={"images": images, "gain": -0.1, "differ": differ}, more=BETTER) <= 0.055  # and its own error
+def test_a_loss_on_what_was_there_is_promoted_in_at_most_5_percent_where_more_of_the_domain_is_delivered(there):
+    images, differ = there
+    old = {"images": images, "gain": -0.1, "differ": differ}
+    assert promoted(old=old, more=BETTER) <= 0.055  # the simulation's own error is 0.005
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_the_interval_of_a_gain_contains_the_true_value_in_93_to_97_percent_of_s
 @pytest.mark.parametrize("classes", [coverage.UNBALANCED[0], coverage.UNBALANCED[3], *slow(*coverage.UNBALANCED)])
 def test_the_interval_of_a_balanced_gain_allows_for_rare_classes_that_differ_more(classes):
     held, excluded = coverage.coverage_of_balanced_gain(classes, SETTINGS.margin, trials=1000)
-    assert 0.93 <= held <= 0.985
+    assert 0.93 <= held <= 0.99  # too wide where a rare class differs as little as the others
     if sum(gain for _, gain, _ in classes) / len(classes) <= -SETTINGS.margin:
         assert excluded <= 0.065  # and an error of so short a simulation
 
