@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dvc.config import NoRemoteError
 from dvc.exceptions import ConfirmRemoveError, DvcException
 from dvc.repo import Repo
 from dvc.stage.cache import RunCacheNotFoundError
@@ -177,30 +178,51 @@ def add(path: Path) -> None:
 def restore_version(lock: str) -> None:
     """Restore the data that a dvc.lock records.
 
+    Nothing in the workspace is touched before all of them are in the cache; if they cannot be written, say to a full
+    disk, the present version is put back.
+
     Raises:
         RootstockError: neither the cache nor the remote has them.
     """
     with repository() as repo:
-        before = LOCK.read_bytes() if LOCK.exists() else None
+        before, touched = LOCK.read_bytes() if LOCK.exists() else None, False
         write(LOCK, lock)
         try:
             with causes.described():
-                _check_out(repo)
+                _fetch_missing(repo)
+                touched = True
+                repo.checkout(force=True)
         except (DvcException, RootstockError) as error:
-            if before is not None:  # a new Repo: the other has read this lock
+            if before is not None:
                 write(LOCK, before)
-                with suppress(DvcException):
-                    Repo().checkout(force=True, allow_missing=True)
+                repo._reset()  # it has read the other dvc.lock
+                with suppress(DvcException, OSError):
+                    if touched:
+                        repo.checkout(force=True, allow_missing=True)
             raise RootstockError(f"The data of this version cannot be restored: {error}") from error
         repair.note_lock()
 
 
-def _check_out(repo: Repo) -> None:
-    try:
-        repo.checkout(force=True)
-    except DvcException:  # perhaps the cache was emptied
+def _fetch_missing(repo: Repo) -> None:
+    """Fetch what dvc.lock records and the cache lacks, if anything.
+
+    Raises:
+        RootstockError: there is no remote, or it lacks them, too.
+    """
+    if not _missing(repo):
+        return
+    with suppress(NoRemoteError):
         repo.fetch()
-        repo.checkout(force=True)
+    if missing := _missing(repo):
+        listed = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
+        raise RootstockError(f"neither DVC's cache nor a remote has its {listed}. The workspace is as it was.")
+
+
+def _missing(repo: Repo) -> list[str]:
+    """Return the recorded outputs that the cache lacks, at least in part."""
+    repo._reset()  # it may have read another dvc.lock
+    outs = [out for stage in repo.index.stages for out in stage.outs]
+    return sorted(out.def_path for out in outs if out.hash_info and out.use_cache and out.changed_cache())
 
 
 def push() -> None:
