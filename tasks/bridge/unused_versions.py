@@ -87,9 +87,13 @@ def _caches(repo: Repo) -> list[HashFileDB]:
 
 
 def _used(repo: Repo) -> set[str]:
-    """Return the digests of all files that the workspace, a commit, a tag, an experiment or a champion refers to."""
+    """Return the digests of all files that the workspace, a commit, a tag, an experiment or a champion refers to.
+
+    Of a folder whose list of files neither the cache nor the remote has, they are not known; nothing restores it.
+    """
     revisions = {} if isinstance(repo.scm, NoSCM) else EVERYWHERE
-    found = {info.value for infos in repo.used_objs(**revisions).values() for info in infos if info.value}
+    used = repo.used_objs(force=True, **revisions)  # else DVC asks, or fails, where a list is missing
+    found = {info.value for infos in used.values() for info in infos if info.value}
     local = repo.cache.local
     for digest in set(_recorded()) - found:
         found.add(digest)

@@ -93,3 +93,15 @@ def test_a_cache_that_others_may_share_is_left_alone(after_repro, tmp_path):
     refused = cache(after_repro, check=False)
     assert refused.returncode == 1 and "where other projects may use it, too" in refused.stderr
     assert "Traceback" not in refused.stderr and list(shared.rglob("*.dir"))
+
+
+def test_versions_whose_data_are_gone_do_not_stop_it(after_flow):
+    train(after_flow, 5.0)
+    after_flow.run("python", "-m", "flows.pipeline")  # an experiment
+    train(after_flow, 7.0)
+    after_flow.run("dvc", "gc", "--workspace", "--force")
+    before = cached(after_flow)
+    latest = recorded(lock_of(after_flow))
+    assert "no commit, tag, experiment or champion refers to" in cache(after_flow, "--dry-run").stdout
+    cache(after_flow)
+    assert latest & before <= cached(after_flow) and "didn't change" in after_flow.repro()
