@@ -57,12 +57,13 @@ def test_a_benchmark_for_other_machines_needs_neither_prefect_nor_dvc(benchmark)
     assert not set().union(*map(top_packages, files)) & {"prefect", "dvc", "flows", "tasks"}
 
 
-def test_only_seven_modules_call_dvc():
+def test_only_eight_modules_call_dvc():
     callers = [str(path) for path in MODULES if "dvc" in top_packages(ROOT / path)]
     assert callers == [
         f"tasks/bridge/{name}.py"
         for name in (
-            "dvc_program", "dvc_remote", "dvc_repository", "experiments", "repair", "unused_versions", "versions"
+            "dvc_lock", "dvc_program", "dvc_remote", "dvc_repository", "experiments", "repair", "unused_versions",
+            "versions",
         )
     ]  # fmt: skip
 
