@@ -15,13 +15,15 @@ from rootstock.ingest import file_names, walk
 from rootstock.ingest.items import Item, Stamps, among
 from rootstock.ingest.layout import Loader
 from rootstock.ingest.walk import Info
-from rootstock.system import stores
+from rootstock.system import progress, stores
+from rootstock.system.availability import is_missing, is_unavailable
 from rootstock.system.files import read
 from rootstock.system.parallel import bundled, ordered_map
 
 T = TypeVar("T")
 # Files per request to a store, their total bytes, and requests in flight.
 FILES_PER_REQUEST, BYTES_PER_REQUEST, CONCURRENT_REQUESTS = 16, 2**22, 4
+AWAY = "away"  # in place of a stamp: whether the file has changed cannot be seen now
 FILES_PER_LIST = 16  # wanted of a remote folder, for which it is listed
 UNKNOWN_BYTES = 2**20  # assumed size of a file if the store does not report one
 # Keys under which stores report that a file has changed; the first present one counts.
@@ -82,11 +84,13 @@ class Files:
             yield from ((item, partial(_load, self.read_here, self.place(item.path))) for item in items)
             return
         groups = bundled(items, FILES_PER_REQUEST, BYTES_PER_REQUEST, lambda item: item.size or UNKNOWN_BYTES)
-        yield from chain.from_iterable(ordered_map(self._fetch, groups, CONCURRENT_REQUESTS, 2 * CONCURRENT_REQUESTS))
+        fetched = ordered_map(self._fetch, groups, CONCURRENT_REQUESTS, 2 * CONCURRENT_REQUESTS, patient=False)
+        yield from chain.from_iterable(fetched)
 
     def _fetch(self, items: list[Item]) -> list[tuple[Item, Loader]]:
         if "https" in self.store.protocol:
-            contents = ordered_map(self._stream, [self.place(item.path) for item in items], FILES_PER_REQUEST)
+            places = [self.place(item.path) for item in items]
+            contents = ordered_map(self._stream, places, FILES_PER_REQUEST, patient=False)
             return [(item, partial(_content_or_reject, data)) for item, data in zip(items, contents, strict=True)]
         try:  # not `cat`, which treats brackets in a name as a pattern
             with stores.turn(self.store):
@@ -149,7 +153,7 @@ def _places(root: str, odd: Mapping[str, str]) -> Callable[[str], str]:
 
 
 def file_stamps(store: Any, places: Callable[[], Iterable[str]]) -> Iterator[str | None]:  # noqa: ANN401
-    """Yield the stamps of files; None if a file does not exist, is not accessible, or is no file.
+    """Yield the stamps of files; None if one does not exist, is not accessible, or is no file, AWAY if that may pass.
 
     Remote folders from which many files are wanted are listed; the other files are asked for one by one.
 
@@ -165,14 +169,17 @@ def file_stamps(store: Any, places: Callable[[], Iterable[str]]) -> Iterator[str
                 return stamp
             with stores.turn(store):
                 return _stamp_of_file(store.info(place))
-        except Exception:  # any error of its driver
-            return None
+        except Exception as error:  # any error of its driver
+            is_gone = isinstance(error, FileNotFoundError) and is_missing(error)
+            return AWAY if not is_gone and is_unavailable(error) else None
 
     if isinstance(store, LocalFileSystem):
         return map(ask, places())
     if folders := _worth_listing(store, places()):
         known = Stamps.of(_listed_files(store, folders))
-    return ordered_map(ask, places(), FILES_PER_REQUEST * CONCURRENT_REQUESTS)
+    total = sum(1 for _ in places())
+    asked = ordered_map(ask, places(), FILES_PER_REQUEST * CONCURRENT_REQUESTS, patient=False)
+    return progress.track(asked, "ingest, looking up", total, "addresses")
 
 
 def _worth_listing(store: Any, places: Iterable[str]) -> list[str]:  # noqa: ANN401

@@ -3,9 +3,10 @@
 Of millions of rows, some are objects at a time: the others stay in the table's columns.
 """
 
+import logging
 import posixpath
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
@@ -19,7 +20,7 @@ from rootstock.config import params
 from rootstock.dataset import label_sets
 from rootstock.images.inspection import Reason
 from rootstock.ingest import folder_names, image_tables, layout, opening
-from rootstock.ingest.folders import Files, file_stamps
+from rootstock.ingest.folders import AWAY, Files, file_stamps
 from rootstock.ingest.items import ROWS, Items, each_text
 from rootstock.ingest.labels import clean
 from rootstock.ingest.layout import SPLITS, Item
@@ -29,12 +30,14 @@ from rootstock.system.parallel import grouped
 from rootstock.system.phrases import counted
 from rootstock.system.redaction import kind_of_secret
 
+log = logging.getLogger(__name__)
 TABLE, MULTI_LABEL = "table", "multi_label"  # the layout of such a source, in the summary
 NAMED = 3  # stores that an error names
 Row = dict[str, str | None]
+LastStamp = Callable[[str], str | None]  # of the path of an image
 
 
-def list_manifest(spec: params.Source, store: Any, root: str, where: str) -> Files:  # noqa: ANN401
+def list_manifest(spec: params.Source, store: Any, root: str, where: str, last_stamp: LastStamp) -> Files:  # noqa: ANN401
     """List the images of a table with the columns path and label, and optionally domain, split and group.
 
     With a column labels in place of label, images have any number of classes: a list in Parquet, or text, `cat;dog`.
@@ -44,6 +47,8 @@ def list_manifest(spec: params.Source, store: Any, root: str, where: str) -> Fil
         store: the table's; its images are there, or in the one store that the URLs in its column path name.
         root: the path of the table there.
         where: names the table if it cannot be opened.
+        last_stamp: returns the stamp that an image had when it was read, None if it never was. Images that cannot be
+            reached now keep theirs.
 
     Raises:
         SourceError: the table is not readable or lacks a column, or its URLs cannot be used.
@@ -53,8 +58,9 @@ def list_manifest(spec: params.Source, store: Any, root: str, where: str) -> Fil
     images = _store_of_images(spec.path, store, paths)
     rows = _Rows(spec, table, kind, pc.array_sort_indices(paths), _splits_asked(table, spec))
     places = _Places(root.rpartition("/")[0], images, is_own=images is store, are_absolute=_are_absolute(paths))
-    converted = array("q")
-    items = Items.of(_items(rows, places, converted)).in_order(rows.order)
+    converted, away = array("q"), _Away(spec.path, last_stamp)
+    items = Items.of(_items(rows, places, converted, away)).in_order(rows.order)
+    away.warn(len(paths))
     notes = layout.split_notes(rows.given, "row")
     if without_path:
         notes.append(f"{counted(without_path, 'row')} without a path, left out")
@@ -168,12 +174,41 @@ class _Places:
                 yield (slashed[path], there) if (there := found.get(path)) else (self.of(path), stamp)
 
 
-def _items(rows: _Rows, places: _Places, converted: "array[int]") -> Iterator[Item]:
+@dataclass
+class _Away:
+    """The images that cannot be reached now: how many of them were read before, and how many never."""
+
+    source: str
+    last_stamp: LastStamp
+    kept: int = 0
+    lost: int = 0
+    example: str = ""
+
+    def stamp(self, path: str) -> str | None:
+        """Return the stamp that an image had when it was read, and count it."""
+        found = self.last_stamp(path)
+        self.kept, self.lost = self.kept + bool(found), self.lost + (not found)
+        self.example = self.example or path
+        return found
+
+    def warn(self, of: int) -> None:
+        """Warn if there are any."""
+        if not self.example:
+            return
+        what = f"{self.source}: {self.kept + self.lost:,} of {of:,} images cannot be reached (e.g. {self.example})"
+        then = [f"{self.kept:,} known and unchanged"] if self.kept else []
+        then += [f"{self.lost:,} left out until the next run"] if self.lost else []
+        log.warning("%s; %s", what, ", ".join(then))
+
+
+def _items(rows: _Rows, places: _Places, converted: "array[int]", away: _Away) -> Iterator[Item]:
     """Yield the item of each row; the first row of each path whose backslashes were separators goes to `converted`."""
     # If no row is in the test split, for example, val becomes the test split.
     allowed = layout.resolve_splits(rows.given) | {"": SPLITS}
     for (path, same), (place, stamp) in zip(rows.by_path(), places.looked_up(rows), strict=True):
         recorded = places.record(path, place)
+        if stamp == AWAY:
+            stamp = away.stamp(recorded)
         if "\\" in path and places.of(path) != place:
             converted.append(same[0][0])
         for _, row in same:

@@ -105,6 +105,13 @@ class Scan:
                 digests([name] if name else [])  # raises where one is none
                 yield ScanRecord(path, stamp, name, Reason(why) if why else None)
 
+    def last_stamp(self, source: str, path: str) -> str | None:
+        """Return the stamp that a file had when an image was read from it; None if none was."""
+        select = "select stamp from looked where source = ? and path = ? and image_id is not null"
+        with _reading():
+            row = self._db.execute(select, (source, path)).fetchone()
+        return row[0] if row else None
+
     def up_to_date(self, source: str, items: Iterable[Item]) -> Iterator[tuple[Item, ScanRecord | None]]:
         """Yield each item of a source, in order of their paths, with the record of its file; None if it has changed."""
         records = self.records(source)

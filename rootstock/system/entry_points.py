@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
@@ -20,6 +21,7 @@ from rootstock.system import causes, escape
 from rootstock.system.errors import RootstockError
 
 DETAIL = {"detail": True}  # `extra` of a log record that is for the UI and --verbose
+STOP_S = 5.0  # after which a stopped command has ended
 
 
 def add_verbose(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,13 @@ def end_quickly() -> None:
     """Have this process end without a last search for garbage, which takes two seconds once torch has been imported."""
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
+
+
+def end_within(seconds: float, status: int) -> None:
+    """Have this process end soon although threads still wait for a network, which Python would wait for."""
+    watch = threading.Timer(seconds, os._exit, [status])
+    watch.daemon = True
+    watch.start()
 
 
 @contextmanager
@@ -49,6 +58,7 @@ def entry_point(name: str, describe: causes.Describe = causes.describe) -> Itera
             sys.stdout.flush()
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
+        end_within(STOP_S, 128 + signal.SIGINT)
         sys.exit(128 + signal.SIGINT)
     except RootstockError as error:
         if isinstance(error.__cause__, BrokenPipeError) and _is_pipe_closed():

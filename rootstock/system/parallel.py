@@ -7,11 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rootstock.system import progress
+
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 R = TypeVar("R")
+PULSE_S = 1.0  # a run that is stopped notices while it waits
 CHUNK_VALUES = 1_000_000  # of a matrix at a time: 8 MB in float64
 
 
@@ -48,16 +51,27 @@ def ordered_map(
     first: Callable[[], None] | None = None,
     weigh: Callable[[T], int] = lambda item: 0,
     most: int = 0,
+    *,
+    patient: bool = True,
 ) -> Iterator[R]:
     """Yield `function(item)` in the order of `items`, computed on `threads` (default: all cores).
 
     At most `window` (default: four per thread) results are pending, with a total `weigh` of at most `most` unless a
     single one weighs more, so that memory stays bounded however slowly the caller consumes them. `items` is iterated in
-    the caller's thread. Each thread calls `first` once before its first item.
+    the caller's thread. Each thread calls `first` once before its first item. Unless it is `patient`, a run that is
+    stopped does not wait for the threads, which may wait for a network.
     """
     threads = threads or cores()
-    with ThreadPoolExecutor(threads, initializer=first) as pool:
+    pool = ThreadPoolExecutor(threads, initializer=first)
+    try:
         yield from in_order(lambda item: pool.submit(function, item), items, window or 4 * threads, weigh, most)
+    except (Exception, GeneratorExit):
+        pool.shutdown()
+        raise
+    except BaseException:
+        pool.shutdown(wait=patient, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def map_rows(function: Callable[[slice], R], n: int, k: int) -> list[R]:
@@ -96,14 +110,25 @@ def in_order(
             own = weigh(item)
             while waiting and (len(waiting) >= window or weight + own > most > 0):
                 weight -= waiting[0][1]
-                yield waiting.popleft()[0].result()
+                yield _result(waiting.popleft()[0])
             waiting.append((submit(item), own))
             weight += own
         while waiting:
-            yield waiting.popleft()[0].result()
+            yield _result(waiting.popleft()[0])
     finally:
         for future, _ in waiting:
             future.cancel()
+
+
+def _result(future: "Future[R]") -> R:
+    """Wait for a result, or until the run is stopped."""
+    while True:
+        try:
+            return future.result(timeout=PULSE_S)
+        except TimeoutError:
+            if future.done():  # it is the function's own
+                raise
+            progress.pulse()
 
 
 def ahead(items: Generator[T], most: int) -> Generator[T]:

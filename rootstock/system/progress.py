@@ -121,16 +121,23 @@ def _minutes(seconds: float) -> str:
 
 
 _reporter: ContextVar[Reporter] = ContextVar("reporter", default=terminal)
+_pulse: ContextVar[Callable[[], None]] = ContextVar("pulse", default=lambda: None)
 
 
 @contextmanager
-def report_to(reporter: Reporter) -> Iterator[None]:
-    """Send all progress inside the block to `reporter`."""
-    token = _reporter.set(reporter)
+def report_to(reporter: Reporter, pulse: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Send all progress inside the block to `reporter`, and call `pulse` about every second of a long wait."""
+    tokens = _reporter.set(reporter), _pulse.set(pulse)
     try:
         yield
     finally:
-        _reporter.reset(token)
+        _reporter.reset(tokens[0])
+        _pulse.reset(tokens[1])
+
+
+def pulse() -> None:
+    """Say that a loop is still waiting, so that a run can be stopped in it."""
+    _pulse.get()()
 
 
 def bar(what: str, total: int, unit: str = "images") -> AbstractContextManager[Advance]:

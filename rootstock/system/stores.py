@@ -11,13 +11,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from rootstock.system.addresses import check_protocols
+from rootstock.system.addresses import check_protocols, links
 from rootstock.system.errors import SourceError
 from rootstock.system.files import TEMPORARY, replacing, sync
 
@@ -27,6 +28,8 @@ OBJECTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci",
 # Their drivers (paramiko, tarfile) mix up what several threads ask for: a thread waits for ever, or has wrong bytes.
 ONE_AT_A_TIME = {"sftp", "ssh", "tar"}
 _turn = threading.Lock()
+# Of a web server: for a connection, and for the next bytes. An address that does not answer keeps others waiting.
+CONNECT_S, SILENT_S = 10.0, 20.0
 
 
 def open_store(url: str) -> tuple[Any, str]:
@@ -37,8 +40,24 @@ def open_store(url: str) -> tuple[Any, str]:
         ImportError: its driver is not installed.
     """
     check_protocols(url)
+    if any(link.protocol in ("http", "https") for link in links(url)):
+        _bound_waiting()
     store, path = fsspec.core.url_to_fs(url)
     return store, path
+
+
+@cache
+def _bound_waiting() -> None:
+    """Have web servers answer in time: by default, any request may take five minutes, however large the file.
+
+    What is set in the environment (FSSPEC_HTTP_...) stays.
+    """
+    from aiohttp import ClientTimeout  # takes a tenth of a second
+
+    timeout = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENT_S)
+    for protocol in ("http", "https"):
+        settings = fsspec.config.conf.setdefault(protocol, {})
+        settings["client_kwargs"] = {"timeout": timeout, **settings.get("client_kwargs", {})}
 
 
 def turn(store: Any) -> AbstractContextManager[Any]:  # noqa: ANN401

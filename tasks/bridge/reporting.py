@@ -17,7 +17,7 @@ from prefect.settings import PREFECT_API_URL
 from rootstock.system import progress
 from rootstock.system.entry_points import DETAIL
 from rootstock.system.escape import markdown
-from tasks.bridge import artifacts, termination
+from tasks.bridge import artifacts, cancellation, termination
 
 RunLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 REPORT_EVERY_S = 1.0  # an artifact is a row in the server's database
@@ -29,7 +29,8 @@ _changing_runs = threading.Lock()
 @contextmanager
 def reporting() -> Iterator[None]:
     """Show a task's log lines and progress in its run, and stop the task at its next progress report if asked to."""
-    with progress.report_to(termination.stoppable(_reporter())), logging_to(get_run_logger()):
+    reporter = termination.stoppable(_reporter())
+    with progress.report_to(reporter, pulse=cancellation.check), logging_to(get_run_logger()):
         yield
 
 

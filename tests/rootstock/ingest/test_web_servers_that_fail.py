@@ -1,0 +1,119 @@
+"""Web servers that do not answer, or answer with errors for a while: no run waits for long, no image leaves for it."""
+
+import shutil
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from rootstock.system import parallel, progress, stores
+from tests.images import put_classes
+from tests.rootstock.ingest.test_web_sources import Quiet, web
+from tests.store import CLASSES
+
+pytestmark = pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs the extra rootstock[http]")
+
+
+class Failing(Quiet):
+    """Answers with an HTTP status for some paths, and not at all for others."""
+
+    status: dict[str, int] = {}  # noqa: RUF012
+    silent: set[str] = set()  # noqa: RUF012
+    go_on = threading.Event()
+
+    def send_head(self):
+        if self.path in self.silent:
+            self.go_on.wait(60)
+        if status := self.status.get(self.path):
+            self.send_error(status)
+            return None
+        return super().send_head()
+
+
+@pytest.fixture
+def failing():
+    handler = type("OfThisTest", (Failing,), {"status": {}, "silent": set(), "go_on": threading.Event()})
+    yield handler
+    handler.go_on.set()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Wait for a web server for half a second."""
+    monkeypatch.setattr(stores, "SILENT_S", 0.5)
+    monkeypatch.setattr(fsspec.config, "conf", {})
+    stores._bound_waiting.cache_clear()
+    yield
+    stores._bound_waiting.cache_clear()
+
+
+def table_of(folder: Path, url: str, table: Path) -> Path:
+    """Write a table of the URLs of the photos in a folder."""
+    rows = [f"{url}/{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.rglob("*.png"))]
+    table.write_text("\n".join(["path,label", *rows]) + "\n")
+    return table
+
+
+def test_an_address_that_does_not_answer_is_left_out_until_the_next_run(store, tmp_path, failing, impatient, caplog):
+    photos = put_classes(tmp_path / "web", CLASSES)
+    with web(photos, failing) as url:
+        table = table_of(photos, url, tmp_path / "list.csv")
+        failing.silent.add("/ants/00.png")
+        began = time.monotonic()
+        assert store.ingest(table).images == 14
+        assert time.monotonic() - began < 20
+        assert f"1 of 15 images cannot be reached (e.g. {url}/ants/00.png); 1 left out until the next run" in caplog.text
+        assert set(store.rejected.values()) == {"unreadable"}
+        failing.silent.clear()
+        failing.go_on.set()
+        assert store.ingest(table).images == 15
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_images_whose_server_has_a_fault_stay_as_they_were(store, tmp_path, failing, status, caplog):
+    photos = put_classes(tmp_path / "web", CLASSES)
+    with web(photos, failing) as url:
+        table = table_of(photos, url, tmp_path / "list.csv")
+        assert store.ingest(table).images == 15
+        before = store.manifest
+        failing.status.update({f"/ants/0{number}.png": status for number in range(6)})
+        assert store.ingest(table).images == 15 and store.rejected == {}
+        assert store.manifest.equals(before)
+        assert "6 of 15 images cannot be reached" in caplog.text and "6 known and unchanged" in caplog.text
+        failing.status.update(dict.fromkeys(failing.status, 404))
+        failing.status.pop("/ants/05.png"), failing.status.pop("/ants/04.png"), failing.status.pop("/ants/03.png")
+        assert store.ingest(table).images == 12  # these are gone
+
+
+def test_images_of_a_server_that_is_down_stay_as_they_were(store, tmp_path, caplog):
+    photos = put_classes(tmp_path / "web", CLASSES)
+    with web(photos) as url:
+        table = table_of(photos, url, tmp_path / "list.csv")
+        assert store.ingest(table).images == 15
+    assert store.ingest(table).images == 15
+    assert "15 of 15 images cannot be reached" in caplog.text
+    shutil.rmtree(photos)
+
+
+class StoppedError(BaseException):
+    """As a run that is cancelled raises."""
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_a_server_that_does_not_answer(store, tmp_path, failing, monkeypatch):
+    monkeypatch.setattr(parallel, "PULSE_S", 0.1)
+    photos = put_classes(tmp_path / "web", CLASSES)
+
+    def stop() -> None:
+        raise StoppedError
+
+    with web(photos, failing) as url:
+        table = table_of(photos, url, tmp_path / "list.csv")
+        failing.silent.update(f"/{path.relative_to(photos)}" for path in photos.rglob("*.png"))
+        began = time.monotonic()
+        with pytest.raises(StoppedError), progress.report_to(lambda *_: progress.silent(), pulse=stop):
+            store.ingest(table)
+        assert time.monotonic() - began < 5
+        failing.go_on.set()
