@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # these import torch and scikit-learn
     from rootstock.evaluation.drift import Drift
 
 NOTHING_NEW, WAITING = "Nothing new", "Waiting"  # beside the outcomes of a decision, capitalised
+ASK_AGAIN = "Nobody could be asked: run it again on a terminal (python -m flows.retrain), or from the UI."
 DECIDE_YOURSELF = "To decide yourself, set retrain.undecided to ask{first}, and run again."
 compare = task(name="compare", task_run_name="compare")(reported_task(verdict.compare))
 promote = task(name="promote", task_run_name="promote")(reported_task(promotion.promote))
@@ -103,7 +104,7 @@ def challenge(delivery: Delivery, params: Params) -> RetrainResult:
     if not champion.is_aside():  # else a killed run left it there, and this one continues
         if not delivery.labelled.items:
             return RetrainResult(NOTHING_NEW, "The inbox holds no labelled images.")
-        if champion.was_tried(delivery, params.retrain):
+        if champion.was_tried(delivery, params.retrain, can_ask=question.can_ask()):
             return RetrainResult(NOTHING_NEW, "Nothing has arrived since the last delivery, which is not champion.")
     champion.set_aside()
     new, ingested, refusal = ingest_delivery(delivery, params)
@@ -196,7 +197,7 @@ def settle(
     else:
         trained = bool(decision.comparisons)  # before the champion takes the challenger's place
         tracked = tracking.track(params.track, flow_run.name, **decided) if trained else ""
-        tried = champion.sign(delivery, params.retrain)
+        tried = champion.sign(delivery, params.retrain, unanswered=decision.unanswered)
         kept = restore_champion.submit(decision, new, flow_run.name, tried).result()
     note = " ".join(filter(None, [kept.note, tracked, uses, what_next(decision, params.retrain)]))
     artifacts.show_decision(decision, summary, note)
@@ -214,6 +215,8 @@ def what_next(decision: "Decision", settings: parameters.Retrain) -> str:
         notes.append(f"To record it in git, commit {', '.join(map(str, promotion.COMMITTED))}.")
     if decision.outcome == history.UNDECIDED:
         notes.append("The delivery stays in the inbox, and counts together with the next.")
+    if decision.unanswered:
+        notes.append(ASK_AGAIN)
     if settings.undecided == "wait" and (decision.outcome == history.UNDECIDED or decision.trade_off):
         moved = decision.outcome == history.REJECTED and settings.after != "keep"
         back = f", move the images back from {inbox.REJECTED}" if moved else ""

@@ -45,7 +45,8 @@ class Decision:
     """What becomes of the challenger, the reason, and the comparisons behind it.
 
     `trade_off` is set where it is better somewhere but not shown to be as good elsewhere: a person may promote it.
-    `held_back` is set where what has arrived last makes it worse: then only a person may.
+    `held_back` is set where what has arrived last makes it worse: then only a person may. `unanswered` is set where a
+    person was to decide, and could not be asked.
     """
 
     outcome: str
@@ -53,6 +54,7 @@ class Decision:
     comparisons: tuple[PairedComparison, ...] = ()
     trade_off: bool = False
     held_back: bool = False
+    unanswered: bool = False
 
     @property
     def promote(self) -> bool:

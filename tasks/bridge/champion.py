@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 ASIDE = LOCAL / "champion"
 TRIED = LOCAL / "inbox.rejected"  # signature of the last delivery without a promotion; it is not tried again unchanged
 PREDICTIONS = "predictions.parquet"
+UNANSWERED = "\nunanswered"  # at the end of the signature of one on which nobody could be asked
 DUPLICATE = Reason.DUPLICATE.value  # not the fault of the file
 NAMED = 3  # files that a message names
 # What a delivery is judged by: a person who changes one of these wants it to be tried again.
@@ -218,9 +219,16 @@ def accuracy_table(decision: "Decision") -> str:
     return table(decision.comparisons) if decision.comparisons else ""
 
 
-def sign(delivery: Delivery, settings: Retrain) -> str:
-    """Return a string that identifies a delivery and what it is judged by."""
-    return f"{delivery.signature()}\n{json.dumps(settings.model_dump(include=DECIDING), sort_keys=True)}"
+def sign(delivery: Delivery, settings: Retrain, *, unanswered: bool = False) -> str:
+    """Return a string that identifies a delivery and what it is judged by.
+
+    Args:
+        delivery: the delivery.
+        settings: the section `retrain` of params.yaml.
+        unanswered: whether a person was to decide on it, and could not be asked.
+    """
+    signed = f"{delivery.signature()}\n{json.dumps(settings.model_dump(include=DECIDING), sort_keys=True)}"
+    return signed + UNANSWERED * unanswered
 
 
 def remember_tried(tried: str) -> None:
@@ -232,9 +240,17 @@ def remember_tried(tried: str) -> None:
     write(TRIED, tried)
 
 
-def was_tried(delivery: Delivery, settings: Retrain) -> bool:
-    """Whether exactly this delivery was rejected before, or left undecided, by the same settings."""
-    signatures = (delivery.signature(), sign(delivery, settings))
+def was_tried(delivery: Delivery, settings: Retrain, *, can_ask: bool = False) -> bool:
+    """Whether exactly this delivery was rejected before, or left undecided, by the same settings.
+
+    Args:
+        delivery: the delivery.
+        settings: the section `retrain` of params.yaml.
+        can_ask: whether a person can be asked now: a question that is still open is to be asked.
+    """
+    signatures = [delivery.signature(), sign(delivery, settings)]
+    if not can_ask:
+        signatures.append(sign(delivery, settings, unanswered=True))
     return TRIED.exists() and TRIED.read_bytes() in [signature.encode() for signature in signatures]
 
 

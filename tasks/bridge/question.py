@@ -1,7 +1,8 @@
 """Ask a person whether to promote a challenger about which the test images leave a doubt.
 
 The run pauses: the UI shows it as Paused, with the question as a form. A run without a server that stays asks on its
-terminal. Nobody's answer within a day leaves the decision as it is; so does a run that nobody can see.
+terminal. Nobody's answer within a day leaves the decision as it is. A run that nobody can see leaves the question open:
+the next one that somebody can answer asks again.
 """
 
 import sys
@@ -34,12 +35,18 @@ class Promotion(RunInput):
 
 
 def ask(decision: "Decision") -> "Decision":
-    """Return the decision as a person has made it; unchanged if nobody answers."""
-    answer = _in_ui(decision) if PREFECT_API_URL.value() else _on_terminal(decision)
+    """Return the decision as a person has made it; unchanged if nobody answers, `unanswered` if nobody was there to."""
+    in_ui = bool(PREFECT_API_URL.value())
+    answer = _in_ui(decision) if in_ui else _on_terminal(decision)
     if answer is None:
-        return decision
+        return replace(decision, unanswered=not in_ui)
     outcome = history.PROMOTED if answer else history.REJECTED
     return replace(decision, outcome=outcome, reason=f"{decision.reason} {BY_PERSON[answer]}")
+
+
+def can_ask() -> bool:
+    """Whether there is a UI, or a terminal, to ask on."""
+    return bool(PREFECT_API_URL.value()) or sys.stdin.isatty()
 
 
 def _in_ui(decision: "Decision") -> bool | None:

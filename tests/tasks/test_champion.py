@@ -42,6 +42,9 @@ def test_a_delivery_is_tried_again_when_the_criteria_change_unless_it_was_rolled
             assert champion.was_tried(delivery, Retrain(**changed)) is not again, changed
         champion.remember_tried(delivery.signature())  # as a rollback does, and as earlier versions wrote it
         assert champion.was_tried(delivery, Retrain(margin=0.1))
+        champion.remember_tried(champion.sign(delivery, Retrain(undecided="ask"), unanswered=True))
+        assert champion.was_tried(delivery, Retrain(undecided="ask"))
+        assert not champion.was_tried(delivery, Retrain(undecided="ask"), can_ask=True)
 
 
 def test_a_delivery_is_recognised_whatever_its_names_hold(tmp_path):

@@ -2,9 +2,12 @@
 
 import logging
 import sys
+from dataclasses import replace
 
 import pytest
 
+from flows.retrain import what_next
+from rootstock.config.params import Retrain
 from rootstock.evaluation.decision import Decision
 from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
 from tasks.bridge import question
@@ -42,5 +45,16 @@ def test_a_person_is_asked_until_the_answer_is_yes_or_no(answered, lines, outcom
 
 
 def test_the_end_of_the_input_leaves_the_decision_as_it_is(answered, caplog):
-    assert answered("") == OPEN
+    assert answered("") == replace(OPEN, unanswered=True)
     assert "Nobody answered: the input ended" in caplog.text
+
+
+def test_without_a_terminal_or_a_ui_the_question_stays_open(monkeypatch, caplog):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    monkeypatch.setattr(question, "get_run_logger", lambda: logging.getLogger("retrain"))
+    assert not question.can_ask()
+    assert question.ask(OPEN) == replace(OPEN, unanswered=True)
+    assert "neither a UI nor a terminal" in caplog.text
+    assert what_next(replace(OPEN, unanswered=True), Retrain(undecided="ask")).endswith(
+        "Nobody could be asked: run it again on a terminal (python -m flows.retrain), or from the UI."
+    )

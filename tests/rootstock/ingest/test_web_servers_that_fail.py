@@ -65,7 +65,9 @@ def test_an_address_that_does_not_answer_is_left_out_until_the_next_run(store, t
         began = time.monotonic()
         assert store.ingest(table).images == 14
         assert time.monotonic() - began < 20
-        assert f"1 of 15 images cannot be reached (e.g. {url}/ants/00.png); 1 left out until the next run" in caplog.text
+        assert (
+            f"1 of 15 images cannot be reached (e.g. {url}/ants/00.png); 1 left out until the next run" in caplog.text
+        )
         assert set(store.rejected.values()) == {"unreadable"}
         failing.silent.clear()
         failing.go_on.set()
