@@ -4,11 +4,14 @@ pyplot is not used: it keeps global state, and flows plot in threads.
 """
 
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib as mpl
 import numpy.typing as npt
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,6 +19,13 @@ from matplotlib.figure import Figure
 DPI = 110
 MODELS = {"head": "head", "finetuned": "fine-tuned"}  # key in metrics.json: name in plots
 NAME_LENGTH = 24  # characters of a name in a plot
+# For names in scripts that the first one lacks, as far as they are installed; else each letter is drawn as a box.
+FONTS = (
+    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "Noto Sans",
+    "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji", "Unifont",
+)  # fmt: skip
+mpl.rcParams["font.family"] = [font for font in FONTS if font in font_manager.get_font_names()]
+warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
@@ -27,7 +28,7 @@ from rootstock.ingest import file_names, folders, group_names, inbox_checks, lay
 from rootstock.ingest.ambiguity import AmbiguousLayoutError
 from rootstock.ingest.folders import Files, stamp_of
 from rootstock.ingest.junk import is_junk, is_junk_name
-from rootstock.ingest.labels import clean
+from rootstock.ingest.labels import clean, lookalike_key
 from rootstock.ingest.layout import SPLITS, Item, Layout
 from rootstock.ingest.walk import Info
 from rootstock.system.errors import SourceError
@@ -36,6 +37,7 @@ from rootstock.system.stores import open_store
 
 log = logging.getLogger(__name__)
 
+MISSPELT = 0.75  # similarity of a new class to a known one from which on a person is asked
 SPEC = params.Source(path="retrain.inbox", domain="inbox")  # its name in the dataset
 GROUP = "retrain.group"  # the parameter
 UNLABELLED, TAKEN, REJECTED = "_unlabelled", "_taken", "_rejected"
@@ -166,7 +168,7 @@ def with_label_sets(items: Iterable[Item]) -> list[Item]:
 
 
 def check_classes(items: Iterable[Item], known: Collection[str]) -> None:
-    """Check that new folders of a delivery are plausible classes.
+    """Check that new folders of a delivery are plausible classes; warn of one that may be a known one, misspelt.
 
     Args:
         items: the labelled files of the delivery.
@@ -183,6 +185,11 @@ def check_classes(items: Iterable[Item], known: Collection[str]) -> None:
             f"{SPEC.path}: {error.seen}; {inbox_checks.EXPECTED}. "
             "A class of such a name can be ingested from ingest.sources, where its layout can be set."
         ) from None
+    names = {lookalike_key(name): name for name in known}
+    for new in sorted({clean(parts[1]) for parts in folders_of if len(parts) > 1} - set(known)):
+        for near in get_close_matches(lookalike_key(new), names, n=1, cutoff=MISSPELT):
+            if not any(map(str.isdecimal, new)):  # class 1 and class 2 are alike
+                log.warning("%s: %r is a new class; if %r is meant, rename its folder", SPEC.path, new, names[near])
 
 
 def move_files(delivery: Delivery, paths: Iterable[str], folder: str) -> None:

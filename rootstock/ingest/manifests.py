@@ -33,6 +33,7 @@ from rootstock.system.redaction import kind_of_secret
 log = logging.getLogger(__name__)
 TABLE, MULTI_LABEL = "table", "multi_label"  # the layout of such a source, in the summary
 NAMED = 3  # stores that an error names
+MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "nat"}  # as pandas and spreadsheets write a missing value
 Row = dict[str, str | None]
 LastStamp = Callable[[str], str | None]  # of the path of an image
 
@@ -62,12 +63,16 @@ def list_manifest(spec: params.Source, store: Any, root: str, where: str, last_s
     items = Items.of(_items(rows, places, converted, away)).in_order(rows.order)
     away.warn(len(paths))
     notes = layout.split_notes(rows.given, "row")
+    if partly := _describe_partial_splits(rows):
+        notes.append(partly)
     if without_path:
         notes.append(f"{counted(without_path, 'row')} without a path, left out")
     if converted:
         example = paths[min(converted)].as_py()
         notes.append(f"{len(converted):,} paths have backslashes, read as slashes (e.g. {example})")
     labels = {kind.label for kind in items.kinds}
+    if none := sorted(label for label in labels if label.casefold() in MISSING):
+        notes.append(f"classes named like a missing value: {', '.join(none)}; a row without a label has an empty cell")
     layout_of: dict[str, Any]
     if kind == "label":
         layout_of = {"layout": TABLE, "classes": sorted(labels - {""})}
@@ -294,6 +299,17 @@ def _splits_asked(table: pa.Table, spec: params.Source) -> dict[str | None, str]
             path = table["path"][pc.index(column, text).as_py()]
             raise SourceError(f"{spec.path}: split of {path} is {given!r}; expected train, val or test")
     return asked
+
+
+def _describe_partial_splits(rows: _Rows) -> str:
+    """Describe how many rows give their split, if some do and others leave it open."""
+    asked = set(rows.asked.values())
+    if "" not in asked or asked == {""}:
+        return ""
+    open_texts = pa.array([text for text, split in rows.asked.items() if not split], pa.string())
+    column = rows.table["split"].cast(pa.string())
+    left = pc.sum(pc.is_in(column, value_set=open_texts)).as_py()
+    return f"{len(column) - left:,} of {len(column):,} rows give their split; those of the others are drawn"
 
 
 def _are_absolute(paths: pa.LargeStringArray) -> bool:

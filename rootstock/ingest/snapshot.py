@@ -1,7 +1,7 @@
 """Build the dataset from the records of every file: one row per image, its split, and summary counts."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from rootstock.ingest.scan import Scan
 from rootstock.ingest.sources import SourceListing
 from rootstock.system import memory
 from rootstock.system.errors import SourceError
+from rootstock.system.phrases import counted
 
 log = logging.getLogger(__name__)
 Counted = Mapping[str, int] | pd.Series
@@ -118,6 +119,8 @@ def build(
         log.info("%s", reached)
     if not assigned.drawn and (kept := group_notes.describe_kept_splits(manifest, files, settings.split)):
         log.warning("%s", kept)
+    for gone in _describe_gone(before, manifest, listed):
+        log.warning("%s", gone)
     summary = _summary(manifest, rejected, files, file_of, assigned, listed, before, images_dir)
     if damaged := _damaged(settings, manifest, before, scan):
         summary["damaged"] = damaged  # keep the count: another clone does not check the files again
@@ -126,6 +129,16 @@ def build(
             source[value_ranges.KEY] = list(ranges.get(source["name"], FULL))
     classes = {} if multi_label else {label: index for index, label in enumerate(summary["classes"])}
     return Built(assigned.ledger, assigned.first, files, file_of, classes, rejected, summary)
+
+
+def _describe_gone(before: Earlier, manifest: pd.DataFrame, listed: list[SourceListing]) -> Iterator[str]:
+    """Describe how many images of each source have left the dataset."""
+    titles = {entry.spec.title() for entry in listed}
+    left = before.manifest[~np.isin(before.manifest["image"], manifest["image"], kind="table")]
+    for source, count in left["source"].value_counts().items():
+        if count:
+            why = "" if source in titles else ": it is no longer in ingest.sources"
+            yield f"{counted(count, 'image')} of {source} {'has' if count == 1 else 'have'} left the dataset{why}"
 
 
 def _damaged(settings: params.Ingest, manifest: pd.DataFrame, before: Earlier, scan: Scan) -> int:

@@ -172,3 +172,13 @@ def test_another_seed_draws_the_splits_of_a_delivery_that_waits_anew(dataset):
     (dataset.root / "scratch" / delivered_splits.NAME).write_bytes(b"damaged")
     dataset.deliver("ant", 161)
     assert len(dataset.ingest()) == 74
+
+
+def test_a_new_class_that_may_be_a_known_one_misspelt_is_a_warning(dataset, caplog):
+    dataset.ingest()
+    dataset.deliver("bees", *range(100, 106))
+    dataset.ingest()
+    assert "retrain.inbox: 'bees' is a new class; if 'bee' is meant, rename its folder" in caplog.text
+    dataset.deliver("wasp", *range(110, 116))
+    dataset.ingest()
+    assert "'wasp'" not in caplog.text

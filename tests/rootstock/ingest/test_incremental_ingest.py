@@ -177,3 +177,14 @@ def test_near_duplicates_of_a_second_delivery_are_found_without_comparing_earlie
     group_of = store.manifest.assign(name=store.manifest["path"].map(lambda path: Path(path).name)).set_index("name")
     assert group_of.loc["twin.png", "group_id"] == group_of.loc["first.png", "group_id"]
     assert store.summary["near_duplicates"] == {"groups": 1, "images": 2}
+
+
+def test_images_that_leave_the_dataset_are_counted_by_source(store, tmp_path, photos, caplog):
+    more = params.Source(path=str(put_classes(tmp_path / "more", {"ants": 3, "bees": 3}, first=200)), domain="meadow")
+    store.ingest(photos, more)
+    assert "left the dataset" not in caplog.text
+    (photos / "ants" / "00.png").unlink()
+    store.ingest(photos, more)
+    assert "1 image of photos has left the dataset" in caplog.text
+    store.ingest(photos)
+    assert "6 images of more have left the dataset: it is no longer in ingest.sources" in caplog.text

@@ -42,7 +42,7 @@ def test_domain_and_split_columns_apply_to_the_rows_in_which_they_are_filled(lis
         ("meadow", ("val",)),
         ("meadow", SPLITS),
     ]
-    assert source.notes == []
+    assert source.notes == ["2 of 3 rows give their split; those of the others are drawn"]
 
 
 def test_a_split_column_without_test_rows_is_treated_like_folders_without_test(listed, five_photos):
@@ -262,3 +262,19 @@ def test_rows_without_a_path_are_left_out_and_counted(listed, five_photos):
     source = listed(manifest(five_photos / "list.csv", "path,label\nants/00.png,x\n,y\nbees/00.png,y\n,\n"))
     assert labels(source) == {"ants/00.png": "x", "bees/00.png": "y"}
     assert source.notes == ["2 rows without a path, left out"]
+
+
+def test_rows_that_leave_their_split_open_beside_others_are_counted(listed, tmp_path):
+    for number in range(4):
+        put(tmp_path / f"{number}.png", drawn(number))
+    rows = [f"{number}.png,x,{split}" for number, split in enumerate(("train", "test", "", ""))]
+    found = listed(manifest(tmp_path / "list.csv", "\n".join(["path,label,split", *rows]) + "\n"))
+    assert "2 of 4 rows give their split; those of the others are drawn" in found.notes
+
+
+def test_classes_named_like_a_missing_value_are_noted(listed, tmp_path):
+    for number in range(4):
+        put(tmp_path / f"{number}.png", drawn(number))
+    rows = [f"{number}.png,{label}" for number, label in enumerate(("nan", "NA", "Nancy", ""))]
+    found = listed(manifest(tmp_path / "list.csv", "\n".join(["path,label", *rows]) + "\n"))
+    assert "classes named like a missing value: NA, nan; a row without a label has an empty cell" in found.notes
