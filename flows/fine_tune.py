@@ -4,6 +4,8 @@ The pipeline starts it if `finetune.where` is fine-tune/gpu; data are exchanged 
 (tasks/bridge/handoff.py).
 """
 
+import sys
+
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -33,3 +35,10 @@ def fine_tune(params: form.Everything, lock: str, code: dict[str, str]) -> State
     except RootstockError as error:
         return failed(error)
     return Completed(message=outcome.note, data=outcome)
+
+
+if __name__ == "__main__":
+    sys.exit(
+        "fine_tune: a pipeline starts this on another machine (finetune.where in params.yaml). Here, its stage is run "
+        "by `python -m flows.pipeline` or `dvc repro fine_tune`."
+    )

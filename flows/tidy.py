@@ -3,6 +3,7 @@
 prefect deployment run cache/cpu -p older_than=30
 """
 
+import sys
 from typing import Any
 
 from prefect import flow, task
@@ -67,3 +68,7 @@ def cache(
     log.info("%s", done.summary)
     artifacts.show_cache(done.summary, contents)
     return Completed(message=done.summary, data=done)
+
+
+if __name__ == "__main__":
+    sys.exit("tidy: this is the deployment cache/cpu; its command is `python -m flows.cache`.")

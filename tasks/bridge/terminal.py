@@ -10,8 +10,12 @@ from tqdm import tqdm
 ENGINE = str(Path(prefect.__file__).parent)
 HEADER = f"{'stage':<12}{'seconds':>8}  result"
 show_record = PrefectConsoleHandler.filter
-# What Prefect's engine warns of where nothing is wrong: how a run ended, and that its log is still being sent.
-ACCOUNTS = ("Finished in state", "Still processing items")
+# What Prefect's engine says of how a run ended, which the command says itself in a sentence, and that its log is still
+# being sent.
+ACCOUNTS = (
+    "Finished in state", "Task run failed with state", "Execution was aborted by an interrupt signal",
+    "Task run cancelled by the task runner", "Still processing items",
+)  # fmt: skip
 _header: list[str] | None = None  # still to be printed; None unless a command shows its runs
 
 
