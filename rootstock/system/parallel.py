@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,16 +58,13 @@ def ordered_map(
 
     At most `window` (default: four per thread) results are pending, with a total `weigh` of at most `most` unless a
     single one weighs more, so that memory stays bounded however slowly the caller consumes them. `items` is iterated in
-    the caller's thread. Each thread calls `first` once before its first item. Unless it is `patient`, a run that is
-    stopped does not wait for the threads, which may wait for a network.
+    the caller's thread. Each thread calls `first` once before its first item. If it ends early, it waits for its
+    threads, unless it is not `patient`: they may wait for a network.
     """
     threads = threads or cores()
     pool = ThreadPoolExecutor(threads, initializer=first)
     try:
         yield from in_order(lambda item: pool.submit(function, item), items, window or 4 * threads, weigh, most)
-    except (Exception, GeneratorExit):
-        pool.shutdown()
-        raise
     except BaseException:
         pool.shutdown(wait=patient, cancel_futures=True)
         raise
@@ -122,13 +119,10 @@ def in_order(
 
 def _result(future: "Future[R]") -> R:
     """Wait for a result, or until the run is stopped."""
-    while True:
-        try:
-            return future.result(timeout=PULSE_S)
-        except TimeoutError:
-            if future.done():  # it is the function's own
-                raise
+    while not future.done():
+        if not wait([future], PULSE_S).done:
             progress.pulse()
+    return future.result()
 
 
 def ahead(items: Generator[T], most: int) -> Generator[T]:

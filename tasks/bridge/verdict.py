@@ -35,7 +35,12 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
     table = challenge.predict_both(
         champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, FEATURES, MODEL
     )
-    delivered = ~image_ids.is_in(table["image_id"], tables.load_manifest(ASIDE / DATASET.name)["image_id"])
+    before = tables.load_manifest(ASIDE / DATASET.name)
+    delivered, of_champion = (
+        ~image_ids.is_in(table["image_id"], before["image_id"]),
+        _older_domains(before, new_domains),
+    )
+    del before  # of a million images half a gigabyte
     challenger = str(model.describe(MODEL)["digest"])
     unseen = measured_models.first_measured(DELIVERED, table["image_id"][delivered], challenger)
     measured_models.count(MEASURED, table["image_id"].unique(), str(model.describe(champion)["digest"]))
@@ -56,13 +61,16 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
         outcomes, new_domains, params.retrain, older_domains=older, lost_classes=lost, seed=params.seed
     )
     found = earlier_challenger.hold_back(found, _losses(table.assign(delivered=delivered), params))
+    remarks = [found.reason]
+    if gone := sorted(of_champion - set(manifest["domain"])):
+        remarks.append(f"(Not compared on {', '.join(gone)}, whose images are gone from the dataset.)")
     if tables.is_multi_label(manifest):
-        return replace(found, reason=f"{found.reason} (Accuracy here: the share of images whose labels are all right.)")
-    return found
+        remarks.append("(Accuracy here: the share of images whose labels are all right.)")
+    return replace(found, reason=" ".join(remarks))
 
 
 def _older_domains(manifest: "pd.DataFrame", new_domains: tuple[str, ...]) -> set[str]:
-    """Return the domains that the champion was trained on, of those that are still there."""
+    """Return the domains with images to train on in a dataset, but for the new ones."""
     return set(manifest.loc[manifest["split"] == "train", "domain"]) - set(new_domains)
 
 

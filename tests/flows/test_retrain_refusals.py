@@ -17,6 +17,7 @@ from tests.deliveries import delivery_in
 from tests.flows.test_repro_and_flow import UP_TO_DATE, experiments
 from tests.retraining import champions, deliver, model_of, retrain
 from tests.serving import until
+from tests.workspace import CLASSES
 
 pytestmark = pytest.mark.usefixtures("one_server")
 HISTORY = {"data/history.parquet", "data/history.parquet.dvc"}
@@ -182,3 +183,15 @@ def test_a_failure_of_the_machine_is_not_held_against_a_delivery(monkeypatch, tm
     with pytest.raises(RootstockError, match=str(error)):
         flow.ingest_delivery(delivery_in(tmp_path), Params())
     assert len(tried) == 1
+
+
+@pytest.mark.slow
+def test_a_challenger_that_lost_a_class_of_the_champion_is_undecided(before):
+    lost = sorted(CLASSES)[0]
+    shutil.rmtree(before.root / "photos" / lost)
+    before.set(retrain={"margin": 0.5, "min_new": 1})
+    deliver(before, "shed", 20)
+    shutil.rmtree(before.root / "data" / "inbox" / "shed" / lost)
+    said = retrain(before)
+    assert said.startswith("Undecided: "), said
+    assert f"it no longer knows {lost}, whose images are gone from the dataset" in said
