@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from rootstock.config import params
 from rootstock.dataset import image_ids
@@ -32,24 +33,23 @@ def with_remembered(ledger: Ledger, scratch: Path, settings: params.Ingest, seed
         settings: the section `ingest` of params.yaml.
         seed: of the splits.
     """
-    path = scratch / NAME
-    try:
-        with reading(path):
-            table = pq.read_table(path) if path.exists() else None
-    except DamagedError:
-        return ledger
-    if table is None or (table.schema.metadata or {}).get(DRAWN_BY) != _drawn_by(settings, seed):
-        return ledger
-    at = image_ids.find(image_ids.digests(table["image_id"].to_pylist()), ledger.ids, ledger.order)
-    split, remembered = ledger.split.copy(), split_codes(table["split"])
+    ids, remembered = _read(scratch, settings, seed)
+    at = image_ids.find(ids, ledger.ids, ledger.order)
+    split = ledger.split.copy()
     returns = (at != NONE) & (split[at] == NONE)
     split[at[returns]] = remembered[returns]
     return replace(ledger, split=split)
 
 
 def remember(ledger: Ledger, since: int, scratch: Path, settings: params.Ingest, seed: int) -> None:
-    """Write down the splits of the images of later batches than `since`, in place of those of an earlier delivery."""
-    chosen = (ledger.batch > since) & (ledger.split != NONE)
+    """Write down the splits of images of later batches than `since`, and of those remembered that are in the ledger.
+
+    A run that was killed may have left a part of the delivery in an earlier batch.
+    """
+    chosen = ledger.batch > since
+    at = image_ids.find(_read(scratch, settings, seed)[0], ledger.ids, ledger.order)
+    chosen[at[at != NONE]] = True
+    chosen &= ledger.split != NONE
     columns = {
         "image_id": image_ids.texts(ledger.ids[chosen]),
         "split": pa.array(np.array(SPLITS, object)[ledger.split[chosen]], pa.string()),
@@ -57,6 +57,19 @@ def remember(ledger: Ledger, since: int, scratch: Path, settings: params.Ingest,
     with replacing(scratch / NAME) as temporary:
         table = pa.table(columns).replace_schema_metadata({DRAWN_BY: _drawn_by(settings, seed)})
         pq.write_table(table, temporary, compression="zstd")
+
+
+def _read(scratch: Path, settings: params.Ingest, seed: int) -> tuple[image_ids.Digests, NDArray[np.int8]]:
+    """Return the images that are remembered, and the codes of their splits (n,)."""
+    path, none = scratch / NAME, (image_ids.digests([]), np.empty(0, np.int8))
+    try:
+        with reading(path):
+            table = pq.read_table(path) if path.exists() else None
+    except DamagedError:
+        return none
+    if table is None or (table.schema.metadata or {}).get(DRAWN_BY) != _drawn_by(settings, seed):
+        return none
+    return image_ids.digests(table["image_id"].to_pylist()), split_codes(table["split"])
 
 
 def _drawn_by(settings: params.Ingest, seed: int) -> bytes:

@@ -160,6 +160,18 @@ def test_images_of_a_delivery_that_waits_keep_their_splits_when_more_arrives(dat
         assert of_shed["test"] == pytest.approx(0.15, abs=0.03) and of_shed["val"] == pytest.approx(0.15, abs=0.03)
 
 
+def test_what_a_killed_run_had_ingested_of_a_delivery_keeps_its_splits_too(dataset):
+    dataset.ingest()
+    dataset.keep()
+    dataset.deliver("ant", *range(100, 140))
+    dataset.ingest()  # by a run that is killed afterwards
+    dataset.deliver("ant", *range(140, 180))
+    first = dataset.ingest().set_index("image_id")["split"]
+    dataset.undo()
+    dataset.deliver("ant", *range(180, 300))
+    assert dataset.ingest().set_index("image_id")["split"][first.index].equals(first)
+
+
 def test_another_seed_draws_the_splits_of_a_delivery_that_waits_anew(dataset):
     dataset.ingest()
     dataset.keep()
