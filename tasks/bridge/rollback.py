@@ -73,8 +73,11 @@ def _carry_out() -> tuple[int, tuple[str, ...]]:
         raise
     write(run_params.BEFORE, begun["params"])
     write(PARAMS, target.params)
-    back = champion.row_of(history.ROLLED_BACK, wanted, f"v{wanted} in place of v{begun['now']}.")
-    champion.record([*rows, back])
+    if wanted == begun["now"]:  # its files have been restored, which is no other decision
+        champion.record(rows)
+    else:
+        back = champion.row_of(history.ROLLED_BACK, wanted, f"v{wanted} in place of v{begun['now']}.")
+        champion.record([*rows, back])
     try:
         params = params_file.load(PARAMS)
     except ParamsError as error:  # a tracker that is not installed here, say

@@ -32,3 +32,5 @@ def test_a_rolled_back_delivery_is_not_tried_again_and_the_later_champion_can_be
     assert retrain(after).startswith("Nothing new")
     assert "Champion v2 is restored." in after.run(sys.executable, "-m", "flows.rollback", "--version", "2").stdout
     assert [row.decision for row in champions(after)] == ["first", "promoted", "rolled back", "rolled back"]
+    assert "Champion v2 is restored." in after.run(sys.executable, "-m", "flows.rollback", "--version", "2").stdout
+    assert len(champions(after)) == 4  # it was champion already
