@@ -14,6 +14,7 @@ from rootstock.images.inspection import MAX_FILE_BYTES, Reason, Rejected
 from rootstock.ingest import file_names, walk
 from rootstock.ingest.items import Item, Stamps, among
 from rootstock.ingest.layout import Loader
+from rootstock.ingest.lookups import Lookups
 from rootstock.ingest.walk import Info
 from rootstock.system import progress, stores
 from rootstock.system.availability import is_missing, is_unavailable
@@ -152,7 +153,11 @@ def _places(root: str, odd: Mapping[str, str]) -> Callable[[str], str]:
     return lambda path: odd.get(path, prefix + path)
 
 
-def file_stamps(store: Any, places: Callable[[], Iterable[str]]) -> Iterator[str | None]:  # noqa: ANN401
+def file_stamps(
+    store: Any,  # noqa: ANN401
+    places: Callable[[], Iterable[str]],
+    lookups: Lookups | None = None,
+) -> Iterator[str | None]:
     """Yield the stamps of files; None if one does not exist, is not accessible, or is no file, AWAY if that may pass.
 
     Remote folders from which many files are wanted are listed; the other files are asked for one by one.
@@ -160,13 +165,11 @@ def file_stamps(store: Any, places: Callable[[], Iterable[str]]) -> Iterator[str
     Args:
         store: of the files.
         places: yields their paths there, every time the same: there may be too many to keep.
+        lookups: keeps the stamps of those that are asked for one by one, for a run that is interrupted.
     """
-    known: Mapping[str, str] = {}
 
     def ask(place: str) -> str | None:
         try:
-            if stamp := known.get(place):
-                return stamp
             with stores.turn(store):
                 return _stamp_of_file(store.info(place))
         except Exception as error:  # any error of its driver
@@ -175,11 +178,33 @@ def file_stamps(store: Any, places: Callable[[], Iterable[str]]) -> Iterator[str
 
     if isinstance(store, LocalFileSystem):
         return map(ask, places())
-    if folders := _worth_listing(store, places()):
-        known = Stamps.of(_listed_files(store, folders))
+    folders = _worth_listing(store, places())
+    known = Stamps.of(_listed_files(store, folders)) if folders else {}
+    return _looked_up(ask, places, known, lookups)
+
+
+def _looked_up(
+    ask: Callable[[str], str | None], places: Callable[[], Iterable[str]], known: Mapping[str, str],
+    lookups: Lookups | None,
+) -> Iterator[str | None]:  # fmt: skip
+    """Yield the stamp of each place: the known one, or else the one that an interrupted run saw, or else ask."""
+
+    def known_of(place: str) -> str | None:
+        return known.get(place) or (lookups.seen(place) if lookups else None)
+
     total = sum(1 for _ in places())
-    asked = ordered_map(ask, places(), FILES_PER_REQUEST * CONCURRENT_REQUESTS, patient=False)
-    return progress.track(asked, "ingest, looking up", total, "addresses")
+    each = ((place, known_of(place)) for place in places())  # in the thread of the caller, whose scan cache it is
+    found = ordered_map(
+        lambda one: (*one, one[1] or ask(one[0])), each, FILES_PER_REQUEST * CONCURRENT_REQUESTS, patient=False
+    )
+    with progress.bar("ingest, looking up", total, "addresses") as advance:
+        for place, before, stamp in found:
+            if lookups and stamp and stamp != AWAY and place not in known:
+                lookups.add(place, stamp)
+            advance(0 if before else 1, skip=1 if before else 0)
+            yield stamp
+    if lookups:
+        lookups.end()
 
 
 def _worth_listing(store: Any, places: Iterable[str]) -> list[str]:  # noqa: ANN401

@@ -6,7 +6,7 @@ Of millions of rows, some are objects at a time: the others stay in the table's 
 import logging
 import posixpath
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
@@ -24,6 +24,7 @@ from rootstock.ingest.folders import AWAY, Files, file_stamps
 from rootstock.ingest.items import ROWS, Items, each_text
 from rootstock.ingest.labels import clean
 from rootstock.ingest.layout import SPLITS, Item
+from rootstock.ingest.lookups import Lookups
 from rootstock.system.addresses import LOCAL, links, store_of
 from rootstock.system.errors import SourceError
 from rootstock.system.parallel import grouped
@@ -35,10 +36,9 @@ TABLE, MULTI_LABEL = "table", "multi_label"  # the layout of such a source, in t
 NAMED = 3  # stores that an error names
 MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "nat"}  # as pandas and spreadsheets write a missing value
 Row = dict[str, str | None]
-LastStamp = Callable[[str], str | None]  # of the path of an image
 
 
-def list_manifest(spec: params.Source, store: Any, root: str, where: str, last_stamp: LastStamp) -> Files:  # noqa: ANN401
+def list_manifest(spec: params.Source, store: Any, root: str, where: str, lookups: Lookups) -> Files:  # noqa: ANN401
     """List the images of a table with the columns path and label, and optionally domain, split and group.
 
     With a column labels in place of label, images have any number of classes: a list in Parquet, or text, `cat;dog`.
@@ -48,8 +48,7 @@ def list_manifest(spec: params.Source, store: Any, root: str, where: str, last_s
         store: the table's; its images are there, or in the one store that the URLs in its column path name.
         root: the path of the table there.
         where: names the table if it cannot be opened.
-        last_stamp: returns the stamp that an image had when it was read, None if it never was. Images that cannot be
-            reached now keep theirs.
+        lookups: what is known of its images; those that cannot be reached now stay as they were when they were read.
 
     Raises:
         SourceError: the table is not readable or lacks a column, or its URLs cannot be used.
@@ -59,7 +58,7 @@ def list_manifest(spec: params.Source, store: Any, root: str, where: str, last_s
     images = _store_of_images(spec.path, store, paths)
     rows = _Rows(spec, table, kind, pc.array_sort_indices(paths), _splits_asked(table, spec))
     places = _Places(root.rpartition("/")[0], images, is_own=images is store, are_absolute=_are_absolute(paths))
-    converted, away = array("q"), _Away(spec.path, last_stamp)
+    converted, away = array("q"), _Away(lookups)
     items = Items.of(_items(rows, places, converted, away)).in_order(rows.order)
     away.warn(len(paths))
     notes = layout.split_notes(rows.given, "row")
@@ -165,12 +164,12 @@ class _Places:
         protocol, separator, rest = place.rpartition("://")
         return protocol + separator + posixpath.normpath(rest)
 
-    def looked_up(self, rows: _Rows) -> Iterator[tuple[str, str | None]]:
+    def looked_up(self, rows: _Rows, lookups: Lookups) -> Iterator[tuple[str, str | None]]:
         """Yield the place and the stamp of each path of some rows.
 
         Paths with backslashes, as written on Windows, are looked up with slashes instead if there is no such file.
         """
-        stamps = file_stamps(self.store, lambda: map(self.of, rows.paths()))
+        stamps = file_stamps(self.store, lambda: map(self.of, rows.paths()), lookups)
         for some in grouped(zip(rows.paths(), stamps, strict=True), ROWS):
             missing = [path for path, stamp in some if "\\" in path and stamp is None]
             slashed = {path: self.of(path.replace("\\", "/")) for path in missing}
@@ -183,15 +182,14 @@ class _Places:
 class _Away:
     """The images that cannot be reached now: how many of them were read before, and how many never."""
 
-    source: str
-    last_stamp: LastStamp
+    lookups: Lookups
     kept: int = 0
     lost: int = 0
     example: str = ""
 
     def stamp(self, path: str) -> str | None:
         """Return the stamp that an image had when it was read, and count it."""
-        found = self.last_stamp(path)
+        found = self.lookups.last_stamp(path)
         self.kept, self.lost = self.kept + bool(found), self.lost + (not found)
         self.example = self.example or path
         return found
@@ -200,7 +198,9 @@ class _Away:
         """Warn if there are any."""
         if not self.example:
             return
-        what = f"{self.source}: {self.kept + self.lost:,} of {of:,} images cannot be reached (e.g. {self.example})"
+        what = (
+            f"{self.lookups.source}: {self.kept + self.lost:,} of {of:,} images cannot be reached (e.g. {self.example})"
+        )
         then = [f"{self.kept:,} known and unchanged"] if self.kept else []
         then += [f"{self.lost:,} left out until the next run"] if self.lost else []
         log.warning("%s; %s", what, ", ".join(then))
@@ -210,7 +210,7 @@ def _items(rows: _Rows, places: _Places, converted: "array[int]", away: _Away) -
     """Yield the item of each row; the first row of each path whose backslashes were separators goes to `converted`."""
     # If no row is in the test split, for example, val becomes the test split.
     allowed = layout.resolve_splits(rows.given) | {"": SPLITS}
-    for (path, same), (place, stamp) in zip(rows.by_path(), places.looked_up(rows), strict=True):
+    for (path, same), (place, stamp) in zip(rows.by_path(), places.looked_up(rows, away.lookups), strict=True):
         recorded = places.record(path, place)
         if stamp == AWAY:
             stamp = away.stamp(recorded)

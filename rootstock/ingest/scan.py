@@ -51,6 +51,9 @@ create table if not exists deep (source text primary key, kind text, low real, h
 create table if not exists damaged (image_id text primary key, said text);
 create table if not exists held (shard text primary key, stamp text);
 create table if not exists notes (key text primary key, value text);
+create table if not exists seen (
+    source text, place text, stamp text, at real, primary key (source, place)
+) without rowid;
 create table if not exists near (bits int, hashes blob, links blob, digest text);
 """
 
@@ -111,6 +114,29 @@ class Scan:
         with _reading():
             row = self._db.execute(select, (source, path)).fetchone()
         return row[0] if row else None
+
+    def has_seen(self, source: str) -> bool:
+        """Return whether a run has seen some addresses of a source, and did not see all of them."""
+        with _reading():
+            return bool(self._db.execute("select 1 from seen where source = ? limit 1", (source,)).fetchone())
+
+    def seen(self, source: str, place: str, since: float) -> str | None:
+        """Return the stamp of an address that was seen, not before a time, by a run that did not see all of them."""
+        select = "select stamp from seen where source = ? and place = ? and at >= ?"
+        with _reading():
+            row = self._db.execute(select, (source, place, since)).fetchone()
+        return row[0] if row else None
+
+    def keep_seen(self, source: str, seen: Iterable[tuple[str, str]], at: float) -> None:
+        """Record the stamps of addresses."""
+        with _reading(), self._db:
+            rows = ((source, place, stamp, at) for place, stamp in seen)
+            self._db.executemany("insert or replace into seen values (?, ?, ?, ?)", rows)
+
+    def forget_seen(self, source: str) -> None:
+        """Delete the stamps of addresses: all have been seen."""
+        with _reading(), self._db:
+            self._db.execute("delete from seen where source = ?", (source,))
 
     def up_to_date(self, source: str, items: Iterable[Item]) -> Iterator[tuple[Item, ScanRecord | None]]:
         """Yield each item of a source, in order of their paths, with the record of its file; None if it has changed."""

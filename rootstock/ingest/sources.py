@@ -6,7 +6,6 @@ folders in folders.py.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from rootstock.ingest.folders import Files, list_stamps, stamp_of
 from rootstock.ingest.items import Item, with_problem
 from rootstock.ingest.layout import Loader
 from rootstock.ingest.layout_choice import Known
+from rootstock.ingest.lookups import Lookups
 from rootstock.ingest.opening import ARCHIVES, TABLES, Unreachable as Unreachable
 from rootstock.ingest.scan import Scan
 from rootstock.system import roots
@@ -129,7 +129,7 @@ def _list(spec: params.Source, scratch: Path, scan: Scan, known: Known) -> Sourc
         # Of zip://::photos.zip, which is a folder, this is empty; photos.zip/ is one, too.
         name = "" if spec.path.endswith("/") else root.lower()
         if name.endswith(TABLES):
-            return within_roots(manifests.list_manifest(spec, store, root, where, partial(scan.last_stamp, spec.path)))
+            return within_roots(manifests.list_manifest(spec, store, root, where, Lookups(scan, spec.path)))
         if name.endswith(ARCHIVES):
             opening.check_is_file(store, root, where)
             return archives.list_archive(spec, store, root, stamp_of(store.info(root)), scan, known)

@@ -229,7 +229,7 @@ def test_a_parquet_manifest_that_unpacks_to_many_times_its_size_is_an_error(list
 
 
 def test_a_million_urls_that_compress_to_almost_nothing_are_read(listed, tmp_path, monkeypatch):
-    monkeypatch.setattr(manifests, "file_stamps", lambda _, places: ("1:a" for _ in places()))
+    monkeypatch.setattr(manifests, "file_stamps", lambda _, places, __=None: ("1:a" for _ in places()))
     urls = [f"https://images.example.com/photos/{number % 1000:04d}/{number:08d}.jpg" for number in range(10**6)]
     table = pa.table({"path": urls, "label": pa.repeat("ants", len(urls))})
     path = tmp_path / "list.parquet"

@@ -3,12 +3,14 @@
 import shutil
 import threading
 import time
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from rootstock.ingest import lookups
 from rootstock.system import parallel, progress, stores
 from tests.images import put_classes
 from tests.rootstock.ingest.test_web_sources import Quiet, web
@@ -119,3 +121,31 @@ def test_a_run_that_is_stopped_does_not_wait_for_a_server_that_does_not_answer(s
             store.ingest(table)
         assert time.monotonic() - began < 5
         failing.go_on.set()
+
+
+def test_a_run_interrupted_while_it_looks_up_addresses_goes_on_from_there(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(lookups, "EVERY_S", 0)
+    photos, asked, looked_up = put_classes(tmp_path / "web", CLASSES), [], []
+
+    class Counting(Quiet):
+        def send_head(self):
+            if self.command == "HEAD":
+                asked.append(self.path)
+            return super().send_head()
+
+    def advance(n: int, **_: int) -> None:
+        looked_up.append(n)
+        if len(looked_up) == 10:
+            raise StoppedError
+
+    with web(photos, Counting) as url:
+        table = table_of(photos, url, tmp_path / "list.csv")
+        with pytest.raises(StoppedError), progress.report_to(lambda *_: nullcontext(advance)):
+            store.ingest(table)
+        time.sleep(0.5)  # what had been asked for in advance has ended
+        asked.clear()
+        assert store.ingest(table).images == 15
+        assert len(asked) == 15 - 10
+        asked.clear()
+        assert store.ingest(table).images == 15
+        assert len(asked) == 15  # what was seen is forgotten as soon as all were
