@@ -56,7 +56,7 @@ if TYPE_CHECKING:  # these import torch and scikit-learn
     from rootstock.evaluation.drift import Drift
 
 NOTHING_NEW, WAITING = "Nothing new", "Waiting"  # beside the outcomes of a decision, capitalised
-ASK_AGAIN = "Nobody could be asked: run it again on a terminal (python -m flows.retrain), or from the UI."
+ASK_AGAIN = "Nobody has answered: run it again on a terminal (python -m flows.retrain), or from the UI."
 DECIDE_YOURSELF = "To decide yourself, set retrain.undecided to ask{first}, and run again."
 compare = task(name="compare", task_run_name="compare")(reported_task(verdict.compare))
 promote = task(name="promote", task_run_name="promote")(reported_task(promotion.promote))
@@ -128,7 +128,7 @@ def challenge(delivery: Delivery, params: Params) -> RetrainResult:
 def ask_person(decision: "Decision", settings: parameters.Retrain) -> "Decision":
     """Let a person, or `retrain.undecided`, decide what the test images leave open."""
     match settings.undecided:
-        case "promote" if decision.outcome == history.UNDECIDED and not decision.held_back:
+        case "promote" if decision.outcome == history.UNDECIDED and not decision.is_for_a_person:
             return replace(decision, outcome=history.PROMOTED, reason=f"{decision.reason} {question.BY_SETTING}")
         case "ask" if decision.outcome == history.UNDECIDED or decision.trade_off:
             return question.ask(decision)

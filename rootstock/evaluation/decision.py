@@ -46,7 +46,8 @@ class Decision:
 
     `trade_off` is set where it is better somewhere but not shown to be as good elsewhere: a person may promote it.
     `held_back` is set where what has arrived last makes it worse: then only a person may. `unanswered` is set where a
-    person was to decide, and could not be asked.
+    person was to decide, and nobody answered. A challenger that does not know `lost_classes` of the champion is a
+    person's decision, too.
     """
 
     outcome: str
@@ -55,6 +56,12 @@ class Decision:
     trade_off: bool = False
     held_back: bool = False
     unanswered: bool = False
+    lost_classes: tuple[str, ...] = ()
+
+    @property
+    def is_for_a_person(self) -> bool:
+        """Whether only a person may promote the challenger."""
+        return self.held_back or bool(self.lost_classes)
 
     @property
     def promote(self) -> bool:
@@ -99,7 +106,7 @@ def decide(
     unseen = known.where(known.unseen)
     if 0 < len(unseen) < len(known):
         comparisons.append(compare(DELIVERY, UNSEEN, unseen, measure=settings.measure, seed=seed))
-    return replace(found, comparisons=tuple(comparisons))
+    return replace(found, comparisons=tuple(comparisons), lost_classes=verdict.lost_classes)
 
 
 def lacking_images(images: int, size: SampleSize, margin: float, won: float = 0.0) -> int:
@@ -135,7 +142,7 @@ class _Verdict:
         settings: params.Retrain,
     ) -> None:
         self.settings, self.of_delivery = settings, of_delivery
-        self.untested, self.lost_classes = untested, lost_classes
+        self.untested, self.lost_classes = untested, tuple(lost_classes)
         overall = [one for one in comparisons if one.about == OVERALL]
         domains = [one for one in comparisons if one.about == DOMAIN]
         self.tested = [*overall, *(one for one in domains if one.what in new_domains)]
@@ -150,6 +157,12 @@ class _Verdict:
 
     def decision(self, delivered: bool) -> Decision:
         """Return the decision without its comparisons; `delivered` says whether any test image was delivered."""
+        found = self._by_images(delivered)
+        if not self.lost_classes:
+            return found
+        return replace(found, reason=f"{found.reason} It no longer knows {self._lost()}.")
+
+    def _by_images(self, delivered: bool) -> Decision:
         margin = f"retrain.margin is {_points(self.settings.margin)}"
         enough = [one for one in self.better if _gain(one).value >= self.settings.min_gain]
         gains = enough + self.learnt
@@ -168,6 +181,8 @@ class _Verdict:
                 f"{self._largest_loss()} ({margin}).",
             )
         if gains:
+            if not self.open and not self.outvoted and not self.untested:
+                return Decision(UNDECIDED, f"The challenger is better: {_describe(gains)}.", trade_off=True)
             lacks = f"not shown to be as good: {self._lacks()} ({margin})"
             return Decision(UNDECIDED, f"The challenger is better: {_describe(gains)}; but {lacks}.", trade_off=True)
         return self._without_gain(delivered)
@@ -196,11 +211,13 @@ class _Verdict:
         lacking = [one for one in unclear if one in self.tested or _gain(one).p_better > self.settings.alpha]
         lacks = "; ".join(f"{one.describe()}, {self._more_to_tell(one, useful)}" for one in lacking) or figures
         none = "" if delivered else "; none of them was delivered"
-        return Decision(UNDECIDED, f"Too few test images to tell whether the challenger is better: {lacks}{none}.")
+        what = "gains enough (retrain.min_gain)" if self.better else "is better"
+        return Decision(UNDECIDED, f"Too few test images to tell whether the challenger {what}: {lacks}{none}.")
 
     def _largest_loss(self) -> str:
         """Describe the loss that the one-sided intervals leave possible on what was there, where it is largest."""
-        ends = [(_gain(one).bound(1 - CONFIDENCE, upper=False), one) for one in [*self.older, *self.before]]
+        told = [one for one in self.before if not lacking_images(one.images, _gain(one).size, LARGE_LOSS)]
+        ends = [(_gain(one).bound(1 - CONFIDENCE, upper=False), one) for one in [*self.older, *told]]
         low, one = min(ends, key=lambda pair: pair[0], default=(0.0, None))
         return f", at most {-100 * low:.1f} points lost {one.where}" if one and low < 0 else ""
 
@@ -210,11 +227,12 @@ class _Verdict:
         needed = lacking_images(0, SampleSize(0, 0, estimated=False), self.settings.margin)
         more = f", about {round_up(needed):,} would show it" if needed else ""
         few += [f"there are no test images of {domain}{more}" for domain in self.untested]
-        if self.lost_classes:
-            named = ", ".join(self.lost_classes[:NAMED])
-            rest = f" and {len(self.lost_classes) - NAMED:,} more" if len(self.lost_classes) > NAMED else ""
-            few.append(f"it no longer knows {named}{rest}, whose images are gone from the dataset")
         return "; ".join(few)
+
+    def _lost(self) -> str:
+        named = ", ".join(self.lost_classes[:NAMED])
+        rest = f" and {len(self.lost_classes) - NAMED:,} more" if len(self.lost_classes) > NAMED else ""
+        return f"{named}{rest}, whose images are gone from the dataset"
 
     def _more_to_show(self, one: PairedComparison) -> str:
         """Describe how many more test images would show that the challenger is as good."""

@@ -69,7 +69,14 @@ def _read_log(path: Path) -> _Log:
                 most = max(table["models"].to_pylist(), default=0)
                 sets = [frozenset(range(max(len(models) - number, 0), len(models))) for number in range(most + 1)]
             images = pd.Index(table["image_id"].to_pylist(), dtype="object")
-            return _Log(pd.Series(table["models"].to_numpy(), images), sets, models)
+            codes = table["models"].to_numpy()
+            if (
+                not images.is_unique
+                or not (codes < len(sets)).all()
+                or max(map(max, filter(None, sets))) >= len(models)
+            ):
+                raise ValueError("positions beyond the lists that they are in")
+            return _Log(pd.Series(codes, images), sets, models)
     except DamagedError:  # or there is none yet
         return _Log(pd.Series([], pd.Index([], dtype="object"), dtype="int64"), [], [])
 

@@ -35,9 +35,9 @@ def with_remembered(ledger: Ledger, scratch: Path, settings: params.Ingest, seed
     """
     ids, remembered = _read(scratch, settings, seed)
     at = image_ids.find(ids, ledger.ids, ledger.order)
-    split = ledger.split.copy()
-    returns = (at != NONE) & (split[at] == NONE)
-    split[at[returns]] = remembered[returns]
+    split, is_there = ledger.split.copy(), at != NONE
+    at, remembered = at[is_there], remembered[is_there]
+    split[at] = np.where(split[at] == NONE, remembered, split[at])
     return replace(ledger, split=split)
 
 

@@ -17,7 +17,7 @@ from rootstock.ingest.layout import Loader
 from rootstock.ingest.lookups import Lookups
 from rootstock.ingest.walk import Info
 from rootstock.system import progress, stores
-from rootstock.system.availability import is_missing, is_unavailable
+from rootstock.system.availability import is_missing
 from rootstock.system.files import read
 from rootstock.system.parallel import bundled, ordered_map
 
@@ -158,7 +158,7 @@ def file_stamps(
     places: Callable[[], Iterable[str]],
     lookups: Lookups | None = None,
 ) -> Iterator[str | None]:
-    """Yield the stamps of files; None if one does not exist, is not accessible, or is no file, AWAY if that may pass.
+    """Yield the stamps of files; None if one does not exist or is no file, AWAY if it is not accessible.
 
     Remote folders from which many files are wanted are listed; the other files are asked for one by one.
 
@@ -174,7 +174,7 @@ def file_stamps(
                 return _stamp_of_file(store.info(place))
         except Exception as error:  # any error of its driver
             is_gone = isinstance(error, FileNotFoundError) and is_missing(error)
-            return AWAY if not is_gone and is_unavailable(error) else None
+            return None if is_gone else AWAY
 
     if isinstance(store, LocalFileSystem):
         return map(ask, places())

@@ -158,12 +158,9 @@ def describe_leaks_between(files: pd.DataFrame) -> str:
     Args:
         files: usable files of all sources, with source, group and the splits that their folder or row allows.
     """
-    given = _given(files)
-    if given["source"].nunique() < 2:
-        return ""
-    own = [_torn(of_source) for _, of_source in given.groupby("source", observed=True)]
-    between = {name: counts for name, counts in _torn(given).items() if not any(name in torn for torn in own)}
-    return _describe_torn(between, "the given splits of several sources share")
+    torn = _torn(_given(files))
+    own = {name for _, of_source in torn.groupby("source", observed=True) for name in _torn(of_source)["group"]}
+    return _describe_torn(torn[~torn["group"].isin(own)], "the given splits of several sources share")
 
 
 def _given(files: pd.DataFrame) -> pd.DataFrame:
@@ -171,23 +168,28 @@ def _given(files: pd.DataFrame) -> pd.DataFrame:
     return files[(files["splits"] != OPEN) & files["group"].notna() & (files["group"] != "")]
 
 
-def _torn(given: pd.DataFrame) -> dict[str, Counter[str]]:
-    """Return the groups that no split allows as a whole, with the number of files in each split."""
-    return {
-        str(name): Counter(allowed.split()[0] for allowed in splits)
-        for name, splits in given[["group", "splits"]].astype("str").groupby("group")["splits"]
-        if not set.intersection(*(set(allowed.split()) for allowed in splits))
-    }
+def _torn(given: pd.DataFrame) -> pd.DataFrame:
+    """Return the files of groups that no split allows as a whole."""
+    splits, group = given["splits"].cat, given["group"].cat.codes.to_numpy()
+    allowed = [sum(1 << SPLITS.index(split) for split in text.split()) for text in splits.categories]
+    common = np.full(len(given["group"].cat.categories), -1, np.int8)
+    np.bitwise_and.at(common, group, np.array(allowed, np.int8)[splits.codes])
+    found: pd.DataFrame = given[common[group] == 0]
+    return found
 
 
-def _describe_torn(torn: dict[str, Counter[str]], who: str) -> str:
-    if not torn:
+def _describe_torn(torn: pd.DataFrame, who: str) -> str:
+    if torn.empty:
         return ""
-    listed = [f"{name} ({_counts(counts)})" for name, counts in list(torn.items())[:MAX_LISTED]]
+    groups = torn["group"].astype("str").to_numpy()
+    names = sorted(set(groups))
+    first = [text.split()[0] for text in torn["splits"].cat.categories]
+    split = np.array(first, object)[torn["splits"].cat.codes]
+    listed = [f"{name} ({_counts(Counter(split[groups == name]))})" for name in names[:MAX_LISTED]]
+    more = ", ..." if len(names) > len(listed) else ""
     return (
-        f"a leak: {who} {counted(len(torn), 'group')}, {', '.join(listed)}"
-        f"{', ...' if len(torn) > len(listed) else ''}; each goes as a whole to the split of most of its images, or to "
-        "the one that it already has"
+        f"a leak: {who} {counted(len(names), 'group')}, {', '.join(listed)}{more}; each goes as a whole to the split "
+        "of most of its images, or to the one that it already has"
     )
 
 

@@ -167,17 +167,19 @@ def with_label_sets(items: Iterable[Item]) -> list[Item]:
     return [item._replace(label=label_sets.parse(item.label, clean)) for item in items]
 
 
-def check_classes(items: Iterable[Item], known: Collection[str]) -> None:
+def check_classes(items: Iterable[Item], known: Collection[str], *, multi_label: bool = False) -> None:
     """Check that new folders of a delivery are plausible classes; warn of one that may be a known one, misspelt.
 
     Args:
         items: the labelled files of the delivery.
         known: the classes of the dataset.
+        multi_label: whether the label of a file is a set of them.
 
     Raises:
         SourceError: a folder is named like a split or masks, or contains class folders.
     """
-    folders_of = Counter(layout.parts_of(item.path.rpartition("/")[0]) for item in items if not item.problem)
+    usable = [(layout.parts_of(item.path.rpartition("/")[0]), item.label) for item in items if not item.problem]
+    folders_of = Counter(folder for folder, _ in usable)
     try:
         layout_detection.check_new_classes(folders_of, Layout(layout.ANY), known, SPEC.path)
     except AmbiguousLayoutError as error:
@@ -186,7 +188,8 @@ def check_classes(items: Iterable[Item], known: Collection[str]) -> None:
             "A class of such a name can be ingested from ingest.sources, where its layout can be set."
         ) from None
     names = {lookalike_key(name): name for name in known}
-    for new in sorted({clean(parts[1]) for parts in folders_of if len(parts) > 1} - set(known)):
+    offered = {label for _, label in usable}
+    for new in sorted((set(label_sets.classes_in(offered)) if multi_label else offered) - set(known)):
         for near in get_close_matches(lookalike_key(new), names, n=1, cutoff=MISSPELT):
             if not any(map(str.isdecimal, new)):  # class 1 and class 2 are alike
                 log.warning("%s: %r is a new class; if %r is meant, rename its folder", SPEC.path, new, names[near])

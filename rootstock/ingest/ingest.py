@@ -72,6 +72,10 @@ def _ingest(
     scan: Scan,
 ) -> IngestResult:  # fmt: skip
     _verify_shards(images_dir, scan)
+    rules = repr(replace(packing.checks_of(settings), max_side=None))  # which files are accepted
+    if scan.value("rules") != rules:
+        scan.forget_records()
+        scan.set_value("rules", rules)
     earlier_counts = _earlier_counts(dataset_dir)
     listed = [
         _list_source(spec, earlier_counts.get(spec.title(), 0), dataset_dir, scratch, scan) for spec in settings.sources
@@ -94,7 +98,8 @@ def _ingest(
 
     labels.check_lookalikes(_offered_labels(listed, multi_label=multi_label))
     if delivery:
-        inbox.check_classes(delivery.items, tables.load_summary(dataset_dir).get("classes", []))
+        known = tables.load_summary(dataset_dir).get("classes", [])
+        inbox.check_classes(delivery.items, known, multi_label=multi_label)
     from rootstock.ingest import (
         delivered_splits,
         earlier,
@@ -103,10 +108,6 @@ def _ingest(
         snapshot,
     )  # with pandas: only if there is something to build
 
-    rules = repr(replace(packing.checks_of(settings), max_side=None))  # which files are accepted
-    if scan.value("rules") != rules:
-        scan.forget_records()
-        scan.set_value("rules", rules)
     current = earlier.load(dataset_dir, [entry.spec.title() for entry in listed if not entry.source or entry.stays])
     ranges = value_ranges.of_sources(settings.sources, value_ranges.recorded(current.summary), heir=inbox.SPEC.title())
     scan.forget_packed_except([*shards.names(images_dir), *open_shard.recorded_names(scratch)])
@@ -132,9 +133,9 @@ def _ingest(
     new -= min(new, built.left_out(since=batch))
     del current
     memory.release_unused()
-    saving.save(dataset_dir, built, scan)
     if delivery:
         delivered_splits.remember(built.ledger, batch, scratch, settings, seed)
+    saving.save(dataset_dir, built, scan)
     after = _outputs_digest(dataset_dir)
     if not unreadable:  # unreadable files are tried again next time
         scan.set_value("look", _fingerprint(listing, images_dir) + after)

@@ -70,8 +70,10 @@ def list_manifest(spec: params.Source, store: Any, root: str, where: str, lookup
         example = paths[min(converted)].as_py()
         notes.append(f"{len(converted):,} paths have backslashes, read as slashes (e.g. {example})")
     labels = {kind.label for kind in items.kinds}
-    if none := sorted(label for label in labels if label.casefold() in MISSING):
-        notes.append(f"classes named like a missing value: {', '.join(none)}; a row without a label has an empty cell")
+    named = labels if kind == "label" else set(label_sets.classes_in(labels))
+    if none := sorted(label for label in named if label.casefold() in MISSING):
+        how = "has an empty cell" if kind == "label" else "does not belong into the table"
+        notes.append(f"classes named like a missing value: {', '.join(none)}; an image whose label is unknown {how}")
     layout_of: dict[str, Any]
     if kind == "label":
         layout_of = {"layout": TABLE, "classes": sorted(labels - {""})}

@@ -27,7 +27,7 @@ OF_NETWORK = re.compile(
     "IncompleteRead|Unavailable|HTTPClient|ServiceRe"
 )
 FAULT_OF_SERVER = 500
-MISSING, PASSING = 404, (404, 408, 425, 429)
+MISSING, PASSING = (404, 410), (404, 408, 425, 429)
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -47,9 +47,9 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_missing(error: FileNotFoundError) -> bool:
-    """Whether a file does not exist (404), rather than being inaccessible: fsspec raises the same error for both."""
+    """Whether a file does not exist (404, 410), rather than not being accessible: for fsspec that is the same error."""
     cause = error.__cause__
-    return cause is None or isinstance(cause, FileNotFoundError) or _status_of(cause) == MISSING
+    return cause is None or isinstance(cause, FileNotFoundError) or _status_of(cause) in MISSING
 
 
 def _may_pass(status: int) -> bool:

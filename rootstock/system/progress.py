@@ -93,8 +93,12 @@ class Tally:
         now = time.monotonic()
         if now - self.earlier[-1][0] >= max(1.0, (now - self.begin) / 100):
             self.earlier.append((now, self.done - self.skipped))
-            while len(self.earlier) > 1 and now - self.earlier[1][0] >= max(RECENT_S, (now - self.begin) / 2):
+            while len(self.earlier) > 1 and now - self.earlier[1][0] >= self._window(now):
                 self.earlier.popleft()
+
+    def _window(self, now: float) -> float:
+        """Return of how many seconds the rate is."""
+        return max(RECENT_S, (now - self.begin) / 2)
 
     @property
     def percent(self) -> float:
@@ -104,8 +108,10 @@ class Tally:
     def __str__(self) -> str:
         """Format as e.g. `extract: 500 of 1,797 images, 120 images/s, 11 s left`."""
         parts = [f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"]
-        since, before = self.earlier[0]
-        seconds, done = time.monotonic() - since, self.done - self.skipped - before
+        now = time.monotonic()
+        recent = (one for one in self.earlier if 1 < now - one[0] <= self._window(now))
+        since, before = next(recent, self.earlier[0])
+        seconds, done = now - since, self.done - self.skipped - before
         if done and seconds > 1:
             rate = done / seconds
             parts.append(phrases.per_second(rate, self.unit))

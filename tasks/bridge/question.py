@@ -35,11 +35,11 @@ class Promotion(RunInput):
 
 
 def ask(decision: "Decision") -> "Decision":
-    """Return the decision as a person has made it; unchanged if nobody answers, `unanswered` if nobody was there to."""
+    """Return the decision as a person has made it: unchanged if nobody answers in the UI, else undecided."""
     in_ui = bool(PREFECT_API_URL.value())
     answer = _in_ui(decision) if in_ui else _on_terminal(decision)
     if answer is None:
-        return replace(decision, unanswered=not in_ui)
+        return decision if in_ui else replace(decision, outcome=history.UNDECIDED, unanswered=True)
     outcome = history.PROMOTED if answer else history.REJECTED
     return replace(decision, outcome=outcome, reason=f"{decision.reason} {BY_PERSON[answer]}")
 

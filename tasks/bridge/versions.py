@@ -193,7 +193,9 @@ def restore_version(lock: str) -> None:
                 touched = True
                 repo.checkout(force=True)
         except (DvcException, RootstockError) as error:
-            if before is not None:
+            if before is None:
+                LOCK.unlink(missing_ok=True)
+            else:
                 write(LOCK, before)
                 repo._reset()  # it has read the other dvc.lock
                 with suppress(DvcException, OSError):

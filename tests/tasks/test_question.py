@@ -55,6 +55,8 @@ def test_without_a_terminal_or_a_ui_the_question_stays_open(monkeypatch, caplog)
     assert not question.can_ask()
     assert question.ask(OPEN) == replace(OPEN, unanswered=True)
     assert "neither a UI nor a terminal" in caplog.text
+    trade_off = Decision(REJECTED, "A trade-off.", trade_off=True)
+    assert question.ask(trade_off) == replace(trade_off, outcome=UNDECIDED, unanswered=True)  # it waits in the inbox
     assert what_next(replace(OPEN, unanswered=True), Retrain(undecided="ask")).endswith(
-        "Nobody could be asked: run it again on a terminal (python -m flows.retrain), or from the UI."
+        "Nobody has answered: run it again on a terminal (python -m flows.retrain), or from the UI."
     )

@@ -154,7 +154,10 @@ def test_a_challenger_that_lost_a_class_is_left_to_a_person():
     assert decide(images, (), Retrain()).promote
     found = decide(images, (), Retrain(), lost_classes=["cats"])
     assert found.outcome == UNDECIDED and found.trade_off
-    assert "not shown to be as good: it no longer knows cats, whose images are gone from the dataset (" in found.reason
+    assert found.reason.endswith(". It no longer knows cats, whose images are gone from the dataset.")
+    assert found.is_for_a_person and found.lost_classes == ("cats",)
+    open_too = decide(outcomes("old", 60, 2, 0), (), Retrain(), lost_classes=["cats"])
+    assert "Too few" in open_too.reason and open_too.reason.endswith(" are gone from the dataset.")
     many = decide(images, (), Retrain(), lost_classes=[f"class {n:02d}" for n in range(20)])
     assert "class 07 and 12 more, whose images are gone" in many.reason
 
@@ -293,6 +296,8 @@ def test_a_loss_on_what_was_there_that_may_be_chance_is_left_to_a_person():
 
 
 def test_a_promotion_states_what_the_images_from_before_leave_possible():
+    few = decided(outcomes("field", 3, 0, 0, delivered=False), outcomes("field", 300, 100, 0))
+    assert few.promote and "before this delivery" not in few.reason  # 3 images leave nearly all possible
     there, more = outcomes("field", 97, 0, 1, delivered=False), outcomes("field", 100, 100, 0)
     found = decided(there, more)
     lost = -100 * compare(BEFORE, "field", there).gain.bound(0.05, upper=False)

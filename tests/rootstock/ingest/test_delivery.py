@@ -10,8 +10,9 @@ import pytest
 from rootstock.config import params
 from rootstock.dataset import tables
 from rootstock.dataset.shards import Reader
-from rootstock.ingest import delivered_splits
+from rootstock.ingest import delivered_splits, inbox, saving
 from rootstock.ingest.ingest import ingest
+from rootstock.ingest.layout import Item
 from rootstock.system.errors import SourceError
 from tests.deliveries import delivery_in
 from tests.images import picture, put
@@ -172,6 +173,20 @@ def test_what_a_killed_run_had_ingested_of_a_delivery_keeps_its_splits_too(datas
     assert dataset.ingest().set_index("image_id")["split"][first.index].equals(first)
 
 
+def test_a_run_killed_before_it_wrote_the_dataset_leaves_the_splits_of_a_delivery(dataset, monkeypatch):
+    dataset.ingest()
+    dataset.keep()
+    dataset.deliver("ant", *range(100, 140))
+    monkeypatch.setattr(saving, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        dataset.ingest()
+    monkeypatch.undo()
+    first = dataset.ingest().set_index("image_id")["split"]
+    dataset.undo()
+    dataset.deliver("ant", *range(180, 300))
+    assert dataset.ingest().set_index("image_id")["split"][first.index].equals(first)
+
+
 def test_another_seed_draws_the_splits_of_a_delivery_that_waits_anew(dataset):
     dataset.ingest()
     dataset.keep()
@@ -194,3 +209,11 @@ def test_a_new_class_that_may_be_a_known_one_misspelt_is_a_warning(dataset, capl
     dataset.deliver("wasp", *range(110, 116))
     dataset.ingest()
     assert "'wasp'" not in caplog.text
+
+
+def test_a_set_of_known_classes_is_no_misspelt_one(caplog):
+    items = [Item(f"shed/elephant;ant/{number}.png", "ant;elephant", "shed", (), "") for number in range(3)]
+    inbox.check_classes(items, ["ant", "elephant"], multi_label=True)
+    assert caplog.text == ""
+    inbox.check_classes([items[0]._replace(label="ant;elefant")], ["ant", "elephant"], multi_label=True)
+    assert "'elefant' is a new class; if 'elephant' is meant" in caplog.text

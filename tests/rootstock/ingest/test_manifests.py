@@ -277,4 +277,6 @@ def test_classes_named_like_a_missing_value_are_noted(listed, tmp_path):
         put(tmp_path / f"{number}.png", drawn(number))
     rows = [f"{number}.png,{label}" for number, label in enumerate(("nan", "NA", "Nancy", ""))]
     found = listed(manifest(tmp_path / "list.csv", "\n".join(["path,label", *rows]) + "\n"))
-    assert "classes named like a missing value: NA, nan; a row without a label has an empty cell" in found.notes
+    assert (
+        "classes named like a missing value: NA, nan; an image whose label is unknown has an empty cell" in found.notes
+    )
