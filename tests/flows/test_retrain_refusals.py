@@ -194,4 +194,4 @@ def test_a_challenger_that_lost_a_class_of_the_champion_is_undecided(before):
     shutil.rmtree(before.root / "data" / "inbox" / "shed" / lost)
     said = retrain(before)
     assert said.startswith("Undecided: "), said
-    assert f"it no longer knows {lost}, whose images are gone from the dataset" in said
+    assert f"It no longer knows {lost}, whose images are gone from the dataset" in said
