@@ -173,7 +173,8 @@ class _Verdict:
             return Decision(
                 REJECTED, f"A trade-off: the challenger is better: {_describe(gains)}; but {loss}.", trade_off=True
             )
-        if gains and not self.open and not self.outvoted and not self.untested and not self.lost_classes:
+        as_good = not (self.open or self.outvoted or self.untested)
+        if gains and as_good and not self.lost_classes:
             what = "is better" if enough else "has learnt new classes"
             return Decision(
                 PROMOTED,
@@ -181,10 +182,8 @@ class _Verdict:
                 f"{self._largest_loss()} ({margin}).",
             )
         if gains:
-            if not self.open and not self.outvoted and not self.untested:
-                return Decision(UNDECIDED, f"The challenger is better: {_describe(gains)}.", trade_off=True)
-            lacks = f"not shown to be as good: {self._lacks()} ({margin})"
-            return Decision(UNDECIDED, f"The challenger is better: {_describe(gains)}; but {lacks}.", trade_off=True)
+            but = "" if as_good else f"; but not shown to be as good: {self._lacks()} ({margin})"
+            return Decision(UNDECIDED, f"The challenger is better: {_describe(gains)}{but}.", trade_off=True)
         return self._without_gain(delivered)
 
     def _without_gain(self, delivered: bool) -> Decision:

@@ -70,11 +70,8 @@ def _read_log(path: Path) -> _Log:
                 sets = [frozenset(range(max(len(models) - number, 0), len(models))) for number in range(most + 1)]
             images = pd.Index(table["image_id"].to_pylist(), dtype="object")
             codes = table["models"].to_numpy()
-            if (
-                not images.is_unique
-                or not (codes < len(sets)).all()
-                or max(map(max, filter(None, sets))) >= len(models)
-            ):
+            are_there = (codes < len(sets)).all() and frozenset().union(*sets) <= set(range(len(models)))
+            if not (images.is_unique and are_there):
                 raise ValueError("positions beyond the lists that they are in")
             return _Log(pd.Series(codes, images), sets, models)
     except DamagedError:  # or there is none yet

@@ -24,7 +24,8 @@ FONTS = (
     "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "Noto Sans",
     "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji", "Unifont",
 )  # fmt: skip
-mpl.rcParams["font.family"] = [font for font in FONTS if font in font_manager.get_font_names()]
+_installed = set(font_manager.get_font_names())
+mpl.rcParams["font.family"] = [font for font in FONTS if font in _installed]
 warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from")
 
 

@@ -64,10 +64,10 @@ def _read(scratch: Path, settings: params.Ingest, seed: int) -> tuple[image_ids.
     path, none = scratch / NAME, (image_ids.digests([]), np.empty(0, np.int8))
     try:
         with reading(path):
-            table = pq.read_table(path) if path.exists() else None
-    except DamagedError:
+            table = pq.read_table(path)
+    except DamagedError:  # or there is none
         return none
-    if table is None or (table.schema.metadata or {}).get(DRAWN_BY) != _drawn_by(settings, seed):
+    if (table.schema.metadata or {}).get(DRAWN_BY) != _drawn_by(settings, seed):
         return none
     return image_ids.digests(table["image_id"].to_pylist()), split_codes(table["split"])
 

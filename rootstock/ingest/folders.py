@@ -14,7 +14,7 @@ from rootstock.images.inspection import MAX_FILE_BYTES, Reason, Rejected
 from rootstock.ingest import file_names, walk
 from rootstock.ingest.items import Item, Stamps, among
 from rootstock.ingest.layout import Loader
-from rootstock.ingest.lookups import Lookups
+from rootstock.ingest.lookups import AWAY, Lookups
 from rootstock.ingest.walk import Info
 from rootstock.system import progress, stores
 from rootstock.system.availability import is_missing
@@ -24,7 +24,6 @@ from rootstock.system.parallel import bundled, ordered_map
 T = TypeVar("T")
 # Files per request to a store, their total bytes, and requests in flight.
 FILES_PER_REQUEST, BYTES_PER_REQUEST, CONCURRENT_REQUESTS = 16, 2**22, 4
-AWAY = "away"  # in place of a stamp: whether the file has changed cannot be seen now
 FILES_PER_LIST = 16  # wanted of a remote folder, for which it is listed
 UNKNOWN_BYTES = 2**20  # assumed size of a file if the store does not report one
 # Keys under which stores report that a file has changed; the first present one counts.

@@ -123,9 +123,7 @@ def _ingest(
     batch = int(current.ledger.batch.max(initial=0))
     current = replace(current, ledger=ledger.with_packed(current.ledger, images_dir, scan))
     if delivery:
-        remembered = delivered_splits.with_remembered(current.ledger, scratch, settings, seed)
-        current = replace(current, ledger=remembered)
-        del remembered
+        current = replace(current, ledger=delivered_splits.with_remembered(current.ledger, scratch, settings, seed))
     memory.release_unused()
     scan.set_value("layouts", "\n".join(layouts))
     scan.set_verified(_stamps(images_dir))  # the new ones have just been written

@@ -3,7 +3,6 @@
 Of millions of rows, some are objects at a time: the others stay in the table's columns.
 """
 
-import logging
 import posixpath
 from array import array
 from collections.abc import Iterable, Iterator
@@ -20,18 +19,17 @@ from rootstock.config import params
 from rootstock.dataset import label_sets
 from rootstock.images.inspection import Reason
 from rootstock.ingest import folder_names, image_tables, layout, opening
-from rootstock.ingest.folders import AWAY, Files, file_stamps
+from rootstock.ingest.folders import Files, file_stamps
 from rootstock.ingest.items import ROWS, Items, each_text
 from rootstock.ingest.labels import clean
 from rootstock.ingest.layout import SPLITS, Item
-from rootstock.ingest.lookups import Lookups
+from rootstock.ingest.lookups import AWAY, Lookups
 from rootstock.system.addresses import LOCAL, links, store_of
 from rootstock.system.errors import SourceError
 from rootstock.system.parallel import grouped
 from rootstock.system.phrases import counted
 from rootstock.system.redaction import kind_of_secret
 
-log = logging.getLogger(__name__)
 TABLE, MULTI_LABEL = "table", "multi_label"  # the layout of such a source, in the summary
 NAMED = 3  # stores that an error names
 MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "nat"}  # as pandas and spreadsheets write a missing value
@@ -58,9 +56,9 @@ def list_manifest(spec: params.Source, store: Any, root: str, where: str, lookup
     images = _store_of_images(spec.path, store, paths)
     rows = _Rows(spec, table, kind, pc.array_sort_indices(paths), _splits_asked(table, spec))
     places = _Places(root.rpartition("/")[0], images, is_own=images is store, are_absolute=_are_absolute(paths))
-    converted, away = array("q"), _Away(lookups)
-    items = Items.of(_items(rows, places, converted, away)).in_order(rows.order)
-    away.warn(len(paths))
+    converted = array("q")
+    items = Items.of(_items(rows, places, converted, lookups)).in_order(rows.order)
+    lookups.warn_of_away(len(paths))
     notes = layout.split_notes(rows.given, "row")
     if partly := _describe_partial_splits(rows):
         notes.append(partly)
@@ -180,42 +178,14 @@ class _Places:
                 yield (slashed[path], there) if (there := found.get(path)) else (self.of(path), stamp)
 
 
-@dataclass
-class _Away:
-    """The images that cannot be reached now: how many of them were read before, and how many never."""
-
-    lookups: Lookups
-    kept: int = 0
-    lost: int = 0
-    example: str = ""
-
-    def stamp(self, path: str) -> str | None:
-        """Return the stamp that an image had when it was read, and count it."""
-        found = self.lookups.last_stamp(path)
-        self.kept, self.lost = self.kept + bool(found), self.lost + (not found)
-        self.example = self.example or path
-        return found
-
-    def warn(self, of: int) -> None:
-        """Warn if there are any."""
-        if not self.example:
-            return
-        what = (
-            f"{self.lookups.source}: {self.kept + self.lost:,} of {of:,} images cannot be reached (e.g. {self.example})"
-        )
-        then = [f"{self.kept:,} known and unchanged"] if self.kept else []
-        then += [f"{self.lost:,} left out until the next run"] if self.lost else []
-        log.warning("%s; %s", what, ", ".join(then))
-
-
-def _items(rows: _Rows, places: _Places, converted: "array[int]", away: _Away) -> Iterator[Item]:
+def _items(rows: _Rows, places: _Places, converted: "array[int]", lookups: Lookups) -> Iterator[Item]:
     """Yield the item of each row; the first row of each path whose backslashes were separators goes to `converted`."""
     # If no row is in the test split, for example, val becomes the test split.
     allowed = layout.resolve_splits(rows.given) | {"": SPLITS}
-    for (path, same), (place, stamp) in zip(rows.by_path(), places.looked_up(rows, away.lookups), strict=True):
+    for (path, same), (place, stamp) in zip(rows.by_path(), places.looked_up(rows, lookups), strict=True):
         recorded = places.record(path, place)
         if stamp == AWAY:
-            stamp = away.stamp(recorded)
+            stamp = lookups.stamp_of_away(recorded)
         if "\\" in path and places.of(path) != place:
             converted.append(same[0][0])
         for _, row in same:

@@ -211,7 +211,8 @@ def _summary(
 ) -> dict[str, Any]:
     """Return the summary counts; from the snapshot alone, so that another run writes the same."""
     group_remarks = group_notes.describe(manifest, lambda images: files["path"].iloc[file_of[images]].min())
-    if leak := group_notes.describe_leaks_between(files[files["reason"].isna()]):
+    usable = files.loc[files["reason"].isna(), ["source", "group", "splits"]]
+    if leak := group_notes.describe_leaks_between(usable):
         group_remarks.append(leak)
     for remark in group_remarks:
         log.warning("%s", remark)
