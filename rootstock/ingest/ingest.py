@@ -100,13 +100,8 @@ def _ingest(
     if delivery:
         known = tables.load_summary(dataset_dir).get("classes", [])
         inbox.check_classes(delivery.items, known, multi_label=multi_label)
-    from rootstock.ingest import (
-        delivered_splits,
-        earlier,
-        ledger,
-        saving,
-        snapshot,
-    )  # with pandas: only if there is something to build
+    # With pandas: only if there is something to build.
+    from rootstock.ingest import delivered_splits, earlier, ledger, saving, snapshot
 
     current = earlier.load(dataset_dir, [entry.spec.title() for entry in listed if not entry.source or entry.stays])
     ranges = value_ranges.of_sources(settings.sources, value_ranges.recorded(current.summary), heir=inbox.SPEC.title())

@@ -225,9 +225,8 @@ def label_files(listing: Listing, domain: str, layout: Layout) -> LabelledFiles:
     problem = np.where(listing.looks & IMAGE, (listing.looks & TOO_LARGE) > 0, 2).astype(np.int32)
     items = Items(listing.stamps, len(kinds) // max(1, len(found)) * listing.folder_of + problem, kinds)
     is_image = listing.looks & FORMAT > 0  # a file without an extension may be an annotation
-    outside = [
-        split is None or (not label and split in given) for label, split in found
-    ]  # test/0.jpg alone is no misfit
+    # Images without classes may be a whole split (test/0.jpg), but not beside its classes.
+    outside = [split is None or (not label and split in given) for label, split in found]
     is_outside = np.array(outside, bool)[listing.folder_of] & is_image
     misfits = tuple(item.path for item in items.chosen(is_outside))
     unlabelled = np.array([not label for label, _ in found], bool)[listing.folder_of] & is_image

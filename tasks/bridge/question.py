@@ -36,17 +36,24 @@ class Promotion(RunInput):
 
 def ask(decision: "Decision") -> "Decision":
     """Return the decision as a person has made it: unchanged if nobody answers in the UI, else undecided."""
-    in_ui = bool(PREFECT_API_URL.value())
-    answer = _in_ui(decision) if in_ui else _on_terminal(decision)
+    answer = _in_ui(decision) if _has_ui() else _on_terminal(decision)
     if answer is None:
-        return decision if in_ui else replace(decision, outcome=history.UNDECIDED, unanswered=True)
+        return decision if _has_ui() else replace(decision, outcome=history.UNDECIDED, unanswered=True)
     outcome = history.PROMOTED if answer else history.REJECTED
     return replace(decision, outcome=outcome, reason=f"{decision.reason} {BY_PERSON[answer]}")
 
 
 def can_ask() -> bool:
     """Whether there is a UI, or a terminal, to ask on."""
-    return bool(PREFECT_API_URL.value()) or sys.stdin.isatty()
+    return _has_ui() or _has_terminal()
+
+
+def _has_ui() -> bool:
+    return bool(PREFECT_API_URL.value())
+
+
+def _has_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()  # a process may have no standard input
 
 
 def _in_ui(decision: "Decision") -> bool | None:
@@ -62,7 +69,7 @@ def _in_ui(decision: "Decision") -> bool | None:
 
 
 def _on_terminal(decision: "Decision") -> bool | None:
-    if not sys.stdin.isatty():
+    if not _has_terminal():
         get_run_logger().warning("retrain.undecided is ask, but there is neither a UI nor a terminal to ask on")
         return None
     print(f"\n{decision.reason}\n\n{escape.plain(champion.accuracy_table(decision))}\n")

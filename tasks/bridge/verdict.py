@@ -36,10 +36,8 @@ def compare(params: Params, new_domains: tuple[str, ...]) -> "Decision":
         champion, ASIDE / PREDICTIONS, REPORT / PREDICTIONS, DATASET, IMAGES, FEATURES, MODEL
     )
     before = tables.load_manifest(ASIDE / DATASET.name)
-    delivered, of_champion = (
-        ~image_ids.is_in(table["image_id"], before["image_id"]),
-        _older_domains(before, new_domains),
-    )
+    delivered = ~image_ids.is_in(table["image_id"], before["image_id"])
+    of_champion = _older_domains(before, new_domains)
     del before  # of a million images half a gigabyte
     challenger = str(model.describe(MODEL)["digest"])
     unseen = measured_models.first_measured(DELIVERED, table["image_id"][delivered], challenger)

@@ -60,3 +60,10 @@ def test_without_a_terminal_or_a_ui_the_question_stays_open(monkeypatch, caplog)
     assert what_next(replace(OPEN, unanswered=True), Retrain(undecided="ask")).endswith(
         "Nobody has answered: run it again on a terminal (python -m flows.retrain), or from the UI."
     )
+
+
+def test_a_process_without_standard_input_cannot_ask(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setattr(question, "get_run_logger", lambda: logging.getLogger("retrain"))
+    assert not question.can_ask()
+    assert question.ask(OPEN) == replace(OPEN, unanswered=True)
