@@ -9,9 +9,10 @@ sample is of a classifier with another one; the extremes over single accuracies 
 tests/rootstock/evaluation/test_error_rates.py holds the intervals to it.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -41,6 +42,11 @@ UNBALANCED = (
     (*[(100, 0, 0.1)] * 5, *[(20, 0, 0.3)] * 5),
     (*[(100, 0, 0.02)] * 5, *[(20, -0.08, 0.2)] * 5),
 )
+# Common classes and rare ones: how many, and the images of each.
+RARE = (
+    ((1, 380), (1, 20)), ((1, 380), (1, 40)), ((1, 1500), (1, 60)), ((1, 3800), (1, 40)), ((5, 100), (5, 20)),
+    ((10, 200), (1, 20)), ((10, 60), (10, 6)), ((3, 100), (1, 10)),
+)  # fmt: skip
 FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "top5", "log_loss", "brier")
 OF_CLASS = ("recall", "precision", "f1")
 
@@ -55,6 +61,7 @@ class Case:
         classes: number of classes.
         alike: correlation of the classifier's margins within a scene: 1 if all its images are right or wrong together.
         mixed: whether the sizes of scenes are geometrically distributed, with that mean.
+        tail: how many times as frequent the first class is as the last; frequencies fall geometrically.
     """
 
     scenes: int
@@ -62,12 +69,14 @@ class Case:
     classes: int = 5
     alike: float = 0.7
     mixed: bool = False
+    tail: float = 1
 
     def __str__(self) -> str:
         """Describe the case."""
         size = f"{self.scenes} scenes of {'about ' if self.mixed else ''}{self.images}"
         among = size if self.images > 1 else f"{self.scenes:,} images"
-        return f"{among}, {self.classes} classes" + (f", alike {self.alike:g}" if self.images > 1 else "")
+        rarest = f", the first {self.tail:g} times as frequent as the last" if self.tail > 1 else ""
+        return f"{among}, {self.classes} classes{rarest}" + (f", alike {self.alike:g}" if self.images > 1 else "")
 
 
 CASES = (
@@ -82,6 +91,11 @@ CASES = (
     Case(100, 5, classes=10),
     Case(60, 8, mixed=True),
     Case(12, 10, classes=3),
+    Case(400, 1, classes=2, tail=19),
+    Case(1500, 1, classes=2, tail=25),
+    Case(300, 1, classes=10, tail=20),
+    Case(200, 4, classes=4, tail=10),
+    Case(60, 5, classes=4, tail=10),
 )
 
 
@@ -99,7 +113,8 @@ def predictions(rng: np.random.Generator, case: Case, accuracy: float) -> tuple[
     k, sizes = case.classes, np.full(case.scenes, case.images)
     scene = np.arange(case.scenes).repeat(rng.geometric(1 / case.images, case.scenes) if case.mixed else sizes)
     n = len(scene)
-    labels = rng.integers(0, k, case.scenes)[scene]
+    frequencies = np.geomspace(case.tail, 1, k)
+    labels = rng.choice(k, case.scenes, p=frequencies / frequencies.sum())[scene]
     margin = np.sqrt(case.alike) * rng.normal(size=case.scenes)[scene] + np.sqrt(1 - case.alike) * rng.normal(size=n)
     rival = np.where(rng.random(n) < case.alike, rng.integers(1, k, case.scenes)[scene], rng.integers(1, k, n))
     logits = rng.normal(0, 0.3, (n, k))
@@ -120,7 +135,7 @@ def coverage(case: Case, trials: int = TRIALS, accuracies: Sequence[float] = ACC
 
 def _coverage_at(accuracy: float, case: Case, trials: int) -> dict[str, float]:
     rng = np.random.default_rng(round(1000 * accuracy))
-    truth = dict(_figures(_scores(rng, Case(300_000, 1, case.classes, case.alike), accuracy)))
+    truth = dict(_figures(_scores(rng, replace(case, scenes=300_000, images=1, mixed=False), accuracy)))
     held, drawn = defaultdict[str, list[bool]](list), defaultdict[str, int](int)
     for _ in range(trials):
         for key, found in _figures(_scores(rng, case, accuracy)):
@@ -172,10 +187,36 @@ def coverage_of_gain(scenes: int, images: int, alike: float = 1, trials: int = T
     return Coverage(float(np.mean(shares)), min(shares), max(shares))
 
 
+def coverage_with_rare_classes(
+    common: tuple[int, int], rare: tuple[int, int], trials: int = TRIALS // 5
+) -> Coverage | None:
+    """Return the coverage of the interval of a gain in balanced accuracy, over true gains and how far models differ.
+
+    Args:
+        common: how many common classes there are, and the images of each.
+        rare: the same of the rare ones, of which the models differ on another share.
+        trials: of each gain and pair of shares.
+
+    Returns:
+        None if no interval is shown.
+    """
+    shares = []
+    for gain, differ, differ_rare in product(GAINS, DIFFER, DIFFER):
+        if abs(gain) <= min(differ, differ_rare):
+            classes = [(common[1], gain, differ)] * common[0] + [(rare[1], gain, differ_rare)] * rare[0]
+            found = coverage_of_balanced_gain(classes, margin=0.0, trials=trials)
+            if found is None:
+                return None
+            shares.append(found[0])
+    return Coverage(float(np.mean(shares)), min(shares), max(shares))
+
+
 def coverage_of_balanced_gain(
     classes: Sequence[tuple[int, float, float]], margin: float, trials: int = TRIALS
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """Return the coverage of the interval of a gain in balanced accuracy, and how often it excludes a loss.
+
+    None if no interval is shown.
 
     Args:
         classes: images, true gain and share of images of which only one model is right, of each class.
@@ -190,12 +231,14 @@ def coverage_of_balanced_gain(
         won, lost = (float(weights[differences == side].sum()) for side in (1, -1))
         size = sample_size(differences.astype(float), np.arange(len(differences)), weights)
         found = paired.Gain(won - lost, won, lost, size, p_better=1.0)  # whose p would take most of the time
+        if "low" not in found.interval:
+            return None
         held += found.interval["low"] <= truth <= found.interval["high"]
         excluded += found.exceeds(-margin)
     return held / trials, excluded / trials
 
 
-def _in_percent(found: Coverage | None) -> str:
+def in_percent(found: Coverage | None) -> str:
     """Format the mean, and the extremes in brackets."""
     if found is None:
         return "none"
@@ -209,17 +252,21 @@ def main() -> None:
     for case in CASES:
         found = coverage(case)
         shown = {"top5": "-"} if case.classes <= 5 else {}
-        cells = (shown.get(name) or _in_percent(found.get(name)) for name in names)
+        cells = (shown.get(name) or in_percent(found.get(name)) for name in names)
         print(f"| {case} | {' | '.join(cells)} |", flush=True)
     print("\n| gain | |\n|---|--:|")
     for scenes, images, alike in PAIRED:
         size = f"{scenes:,} images" if images == 1 else f"{scenes} scenes of {images}, alike {alike:g}"
-        print(f"| {size} | {_in_percent(coverage_of_gain(scenes, images, alike))} |", flush=True)
+        print(f"| {size} | {in_percent(coverage_of_gain(scenes, images, alike))} |", flush=True)
+    print("\n| gain in balanced accuracy | |\n|---|--:|")
+    for common, rare in RARE:
+        named = " and ".join(f"{count} of {images:,}" for count, images in (common, rare))
+        print(f"| classes: {named} images | {in_percent(coverage_with_rare_classes(common, rare))} |", flush=True)
     margin = Retrain().margin
     print(f"\n| gain in balanced accuracy | true gain | coverage | shown to be above -{margin} |\n|---|--:|--:|--:|")
     for classes in UNBALANCED:
         named = ", ".join(f"{classes.count(one)} of {one[0]:,}" for one in dict.fromkeys(classes))
-        held, excluded = coverage_of_balanced_gain(classes, margin)
+        held, excluded = coverage_of_balanced_gain(classes, margin) or (math.nan, math.nan)
         truth = 100 * np.mean([gain for _, gain, _ in classes])
         print(
             f"| classes: {named} images | {truth:+.0f} points | {100 * held:.1f} | {100 * excluded:.1f} |", flush=True

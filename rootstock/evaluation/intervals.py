@@ -21,6 +21,8 @@ Interval = dict[str, float]  # value, low, high; value alone where there is no i
 CONFIDENCE = 0.95  # of every two-sided interval
 DECIMALS = 6
 MIN_GROUPS, MIN_GROUPS_OF_CLASS = 20, 12  # of equal weight: with fewer, intervals do not cover what they promise
+TYPICAL_IMAGES_OF_CLASS = 4  # of a mean over classes: with fewer in most of them its interval holds too little
+HEAVY = 2  # times the mean weight: images of rare classes, in a balanced accuracy
 # Weight of full correlation in a design effect that few groups tell about (and of all variation in the rarest class,
 # in the effective weight of images), by simulation.
 PRIOR_GROUPS, PRIOR_GROUPS_OF_LOSS = 0.5, 1
@@ -33,6 +35,7 @@ class SampleSize:
     images: float
     groups: float
     estimated: bool  # whether the design effect is estimated from the groups
+    heavy_groups: int = 0  # how many groups have images that weigh much more than most
 
     def quantile(self, tail: float) -> float:
         """Return the quantile of the standard normal, or of Student's t where a variance is estimated from groups."""
@@ -63,6 +66,11 @@ class WeightedImages:
     def effective_groups(self) -> float:
         """Return how many groups of equal weight these are worth (Kish 1965)."""
         return 1 / float((self.group_weights**2).sum())
+
+    @property
+    def heavy_groups(self) -> int:
+        """Return how many groups have images that weigh much more than most."""
+        return len(np.unique(self.codes[self.weights > HEAVY / len(self.weights)]))
 
     @property
     def largest_design_effect(self) -> float:
@@ -139,42 +147,50 @@ def sample_size(values: Floats, groups: Integers, weights: Floats | None = None)
     deviations = images.weights * (values - images.weights @ values)
     largest = images.largest_design_effect
     # Of a gain, of which few groups tell, a group lighter than the heaviest tells only the share of what that does.
-    told = float(images.group_weights[_unlike(values, images)].sum() / images.group_weights.max())
+    unlike = np.unique(images.codes[_unlike_most(values)])
+    told = float(images.group_weights[unlike].sum() / images.group_weights.max())
     effect = min(images.design_effect(deviations, told, PRIOR_GROUPS), largest)
     size = 1 / _effective_weight(values, images) / effect
-    return SampleSize(size, images.effective_groups, estimated=effect < largest * (1 - 1e-9))
+    return SampleSize(size, images.effective_groups, effect < largest * (1 - 1e-9), images.heavy_groups)
 
 
 def _effective_weight(values: Floats, images: WeightedImages) -> float:
     """Return the weight of each of as many independent images of equal weight as these are worth.
 
     It is that of Kish (1965) if images of all weights vary alike, and more if the heavy ones (of rare classes, in a
-    balanced accuracy) vary more. Where few heavy images tell about it, all that varies could be among them: so it is
-    averaged with the largest weight.
+    balanced accuracy) vary more.
     """
-    weights = images.weights
-    equal, largest = float((weights**2).sum()), float(weights.max())
+    distances = (values - images.weights @ values) ** 2
+    varying = float(images.weights @ distances)
+    estimated = float(images.weights**2 @ distances) / varying if varying else 0.0
+    return _cautious_weight(estimated, _unlike_most(values), images)
+
+
+def _cautious_weight(estimated: float, unlike: npt.NDArray[np.bool_], images: WeightedImages) -> float:
+    """Average an effective weight with the largest one, as all that varies could be among the heavy images.
+
+    Args:
+        estimated: of images that vary.
+        unlike: which images (n,) are unlike most: the heavier they are, the more they tell about it.
+        images: of any weights; equal ones leave nothing to estimate.
+    """
+    equal, largest = float((images.weights**2).sum()), float(images.weights.max())
     if largest <= equal * (1 + 1e-9):
-        return equal
-    distances = (values - weights @ values) ** 2
-    if not (varying := float(weights @ distances)):
-        return largest
+        return estimated or equal
     heaviest = np.zeros(len(images.group_weights))
-    np.maximum.at(heaviest, images.codes, np.where(values != np.median(values), weights, 0))
+    np.maximum.at(heaviest, images.codes, np.where(unlike, images.weights, 0))
     told = float(heaviest.sum()) / largest
-    estimated = float(weights**2 @ distances) / varying
-    return max((told * estimated + PRIOR_GROUPS * largest) / (told + PRIOR_GROUPS), equal)
+    return (told * estimated + PRIOR_GROUPS * largest) / (told + PRIOR_GROUPS)
 
 
-def _unlike(values: npt.NDArray[Any], images: WeightedImages) -> Integers:
-    """Return which groups have an image unlike most."""
-    found: Integers = np.unique(images.codes[values != np.median(values)])
+def _unlike_most(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = values != np.median(values)
     return found
 
 
 def wilson(
     value: float, deviations: Floats, hits: npt.NDArray[Any], images: WeightedImages, *, means: int = 1,
-    within_class: bool = False,
+    within_class: bool = False, rarity: Floats | None = None,
 ) -> Interval:  # fmt: skip
     """Return a figure from 0 to 1 with its Wilson interval at the effective sample size (Korn and Graubard 1998).
 
@@ -188,6 +204,7 @@ def wilson(
         images: weights and groups.
         means: how many means the deviations are from; each takes a degree of freedom.
         within_class: whether these are the images of one class.
+        rarity: of a mean over classes, the weights (n,) of the rarest class that each image tells of, summing to 1.
 
     Returns:
         The value alone where images come in too few groups.
@@ -198,8 +215,12 @@ def wilson(
     independent = float((deviations**2).sum()) * (groups - 1) / max(groups - means, 1)
     size = 1 / float((images.weights**2).sum())
     if independent > 0 and 0 < value < 1 and groups > 2 * means:
-        size = value * (1 - value) / independent
-    size /= images.design_effect(deviations, len(_unlike(hits, images)), PRIOR_GROUPS)
+        weight = independent / (value * (1 - value))
+        if rarity is not None:
+            weight = _cautious_weight(weight, _unlike_most(hits), WeightedImages.of(images.codes, rarity))
+        size = 1 / weight
+    told = len(np.unique(images.codes[_unlike_most(hits)]))
+    size /= images.design_effect(deviations, told, PRIOR_GROUPS)
     tail = (1 - CONFIDENCE) / 2
     # Of a class's few groups even fewer have mistakes: the design effect is nearly the largest, and t would cover 99 %.
     z = normal_quantile(tail) if within_class else SampleSize(size, groups, images.grouped).quantile(tail)
@@ -244,7 +265,25 @@ def balanced_share(hits: npt.NDArray[np.bool_], labels: Integers, groups: Intege
     _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     recall = np.bincount(codes, hits) / counts
     deviations = images.weights * (hits - recall[codes])
-    return wilson(float(images.weights @ hits), deviations, hits, images, means=len(counts))
+    return wilson(float(images.weights @ hits), deviations, hits, images, means=len(counts), rarity=images.weights)
+
+
+def show_every_class(classes: Integers, groups: Integers, *, grouped: bool) -> bool:
+    """Whether images are enough, of each class that occurs, for the interval of a mean of F1 over classes.
+
+    Where groups are drawn, how many of a rare class there are is chance, and its precision depends on it.
+
+    Args:
+        classes: of each image (n,), each class of it where it has several.
+        groups: of each of them (n,), as any integers.
+        grouped: whether any group has more than one image.
+    """
+    codes = np.unique(groups, return_inverse=True)[1]
+    width = codes.max(initial=0) + 1
+    counts = np.unique(np.unique(classes * width + codes) // width, return_counts=True)[1]
+    if grouped:
+        return int(min(counts, default=0)) >= MIN_GROUPS_OF_CLASS
+    return len(counts) > 0 and float(np.median(counts)) >= TYPICAL_IMAGES_OF_CLASS
 
 
 def mean_loss(losses: Floats, groups: Integers, largest: float) -> Interval:

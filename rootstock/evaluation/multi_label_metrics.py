@@ -19,6 +19,7 @@ from rootstock.evaluation.intervals import (
     mean_loss,
     no_interval,
     share,
+    show_every_class,
     wilson,
 )
 from rootstock.evaluation.metrics import LARGEST, SMALLEST, Strings, calibration_error
@@ -151,9 +152,13 @@ def _macro_f1(outcome: Outcome) -> Interval:
     hits, occurs = hits[:, some], occurs[:, some]
     f1 = hits.sum(axis=0) / occurs.sum(axis=0)
     deviations = ((hits - f1 * occurs) / occurs.sum(axis=0)).mean(axis=1)
-    means = 3 * int(some.sum()) // 2  # as of one class per image (metrics.py)
-    images = WeightedImages.of(outcome.groups)
-    return wilson(float(f1.mean()), deviations, overlaps(outcome.predicted, outcome.labels), images, means=means)
+    images, value = WeightedImages.of(outcome.groups), float(f1.mean())
+    having, classes = np.nonzero(outcome.labels)
+    if not show_every_class(classes, outcome.groups[having], grouped=images.grouped):
+        return no_interval(value)
+    rarest = np.where(occurs > 0, 1 / occurs.sum(axis=0), 0).max(axis=1)
+    overlap, means = overlaps(outcome.predicted, outcome.labels), 3 * int(some.sum()) // 2  # as in metrics.py
+    return wilson(value, deviations, overlap, images, means=means, rarity=rarest / rarest.sum())
 
 
 def _micro_f1(outcome: Outcome) -> Interval:

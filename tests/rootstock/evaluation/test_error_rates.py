@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import coverage
+from benchmarks import coverage, multi_label_coverage
 from benchmarks.decisions import BETTER, TRIALS, Domain, outcomes
 from rootstock.config.params import Retrain
 from rootstock.model.history import PROMOTED
@@ -46,7 +46,8 @@ def test_a_gain_of_10_points_on_a_new_domain_without_loss_elsewhere_is_promoted_
     assert promoted(old={"images": 400, "gain": 0, "differ": 0.06}, new=BETTER) >= 0.8
 
 
-FAST = (coverage.Case(30, 10),)
+FAST = (coverage.Case(30, 10), coverage.Case(400, 1, classes=2, tail=19))
+FAST_OF_LABELS = (multi_label_coverage.Case(300, 1, 6, 0.5, 0.03),)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,16 @@ FAST = (coverage.Case(30, 10),)
 def test_95_percent_intervals_contain_the_true_value_in_93_to_97_percent_of_samples(case):
     for name, found in coverage.coverage(case, trials=60).items():
         assert 0.91 <= found.mean <= 0.985, (name, found)  # 0.93 to 0.97, and two errors of so short a simulation
+
+
+@pytest.mark.parametrize(
+    "case",
+    [*FAST_OF_LABELS, *slow(*(case for case in multi_label_coverage.CASES if case not in FAST_OF_LABELS))],
+    ids=str,
+)
+def test_intervals_of_images_with_several_labels_contain_the_true_value_in_93_to_97_percent_of_samples(case):
+    for name, found in multi_label_coverage.coverage(case, trials=100).items():
+        assert 0.91 <= found.mean <= 0.985, (name, found)
 
 
 def test_figures_of_too_few_groups_have_no_interval():
@@ -71,6 +82,13 @@ def test_figures_of_too_few_groups_have_no_interval():
 def test_the_interval_of_a_gain_contains_the_true_value_in_93_to_97_percent_of_samples(size):
     found = coverage.coverage_of_gain(*size, trials=200)
     assert found and 0.93 <= found.mean <= 0.975  # and an error of so short a simulation
+
+
+@pytest.mark.parametrize("classes", [coverage.RARE[1], *slow(*coverage.RARE)])
+def test_the_interval_of_a_balanced_gain_contains_the_true_value_in_93_to_97_percent_of_samples(classes):
+    found = coverage.coverage_with_rare_classes(*classes, trials=50)
+    assert found is None or 0.93 <= found.mean <= 0.975
+    assert (found is None) == (classes == ((3, 100), (1, 10)))  # ten images tell too little of the rare class
 
 
 @pytest.mark.parametrize("classes", [coverage.UNBALANCED[0], coverage.UNBALANCED[3], *slow(*coverage.UNBALANCED)])

@@ -49,7 +49,7 @@ def test_every_interval_contains_its_value_and_the_result_is_plain_json(predicti
         assert all(round(end, 6) == end for end in interval.values())
     for figures in [result, *result["domains"].values()]:
         assert figures["accuracy"]["value"] <= figures["top5"]["value"] <= 1
-        assert figures["macro_f1"]["high"] <= 1 and figures["accuracy"]["high"] <= 1
+        assert figures["macro_f1"].get("high", 1) <= 1 and figures["accuracy"]["high"] <= 1
     assert sum(domain["images"] for domain in result["domains"].values()) == len(labels)
     assert sum(one["images"] for one in result["classes"].values()) == len(labels)
 
@@ -191,16 +191,29 @@ def test_f1_with_all_or_no_predictions_correct_still_has_an_interval(right):
 
 
 def test_intervals_of_grouped_images_are_as_wide_as_those_of_one_image_per_group():
-    labels, logits, domains = simulated(40, 4)
+    labels, logits, domains = simulated(80, 4)
     alone = score(labels, calibration.probabilities(logits), domains, names(4))
     tenfold = [np.repeat(values, 10, axis=0) for values in (labels, calibration.probabilities(logits), domains)]
-    scenes = score(*tenfold, names(4), groups=np.arange(40).repeat(10))
+    scenes = score(*tenfold, names(4), groups=np.arange(80).repeat(10))
     as_if_independent = score(*tenfold, names(4))
-    assert (scenes["images"], scenes["groups"]) == (400, 40)
+    assert (scenes["images"], scenes["groups"]) == (800, 80)
     for metric in WITH_INTERVAL[:3] + WITH_INTERVAL[4:]:
         widths = [one[metric]["high"] - one[metric]["low"] for one in (alone, scenes, as_if_independent)]
         assert widths[1] == pytest.approx(widths[0], rel=0.15), metric
         assert widths[2] < 0.5 * widths[1], metric
+
+
+def test_macro_f1_has_no_interval_where_most_classes_have_fewer_than_four_images_or_one_comes_in_few_scenes():
+    probabilities = np.eye(6)
+    for images, shown in ((3, False), (4, True)):
+        labels = np.arange(6).repeat(images)
+        found = score(labels, probabilities[labels], np.full(len(labels), "field"), names(6))
+        assert ("low" in found["macro_f1"], "low" in found["balanced_accuracy"]) == (shown, True)
+    for scenes, shown in ((11, False), (12, True)):
+        labels = np.array([0] * 80 + [1] * 3 * scenes)
+        groups = np.r_[np.arange(80), 80 + np.arange(scenes).repeat(3)]
+        found = score(labels, probabilities[labels], np.full(len(labels), "field"), names(6), groups=groups)
+        assert ("low" in found["macro_f1"], "low" in found["accuracy"]) == (shown, True)
 
 
 def test_a_domain_of_one_image_is_scored():
