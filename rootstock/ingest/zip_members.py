@@ -1,16 +1,17 @@
-"""List and read the members of a zip. Its index is read whole, by zipfile: half a kilobyte a member."""
+"""List and read the members of a zip, some thousand at a time, in the order of its index."""
 
 import stat
 import zipfile
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rootstock.ingest.archive_limits import check_expansion, check_members
+import numpy as np
+
+from rootstock.ingest.archive_limits import check_expansion
 from rootstock.ingest.file_names import member_name
 from rootstock.ingest.items import Stamps
-
-MAX_INDEX_BYTES = 2**28  # of a zip's index: 128 per member
-ZIP64_BYTES = 76  # the records that may lie between the index and the end record
+from rootstock.ingest.zip_parts import open_parts
 
 
 def list_members(file: Any) -> Stamps:  # noqa: ANN401
@@ -22,11 +23,19 @@ def list_members(file: Any) -> Stamps:  # noqa: ANN401
     Raises:
         ValueError: the index is too large, or the members unpack to many times their size.
     """
-    _check_index(file)
-    with zipfile.ZipFile(file) as archive:
-        packed = {info.header_offset: info.compress_size for info in archive.infolist()}  # members may share bytes
-        check_expansion(sum(info.file_size for info in archive.infolist()), sum(packed.values()))
-        return Stamps.of((_path(info), _stamp(info)) for info in archive.infolist())
+    offsets, packed, unpacked = array("Q"), array("Q"), array("Q")
+
+    def listed() -> Iterator[tuple[str, str]]:
+        for part in open_parts(file):
+            for info in part.infolist():
+                offsets.append(info.header_offset)
+                packed.append(info.compress_size)
+                unpacked.append(info.file_size)
+                yield _path(info), _stamp(info)
+
+    members = Stamps.of(listed())
+    check_expansion(sum(unpacked), _bytes_of_distinct(offsets, packed))
+    return members
 
 
 def members(file: Any) -> Iterator[tuple[str, str, Callable[[], bytes]]]:  # noqa: ANN401
@@ -34,32 +43,23 @@ def members(file: Any) -> Iterator[tuple[str, str, Callable[[], bytes]]]:  # noq
 
     Of two members with the same name, the stamp tells which is listed.
     """
-    with zipfile.ZipFile(file) as archive:
-        for info in archive.infolist():
+    for part in open_parts(file):
+        for info in part.infolist():
 
-            def load(info: zipfile.ZipInfo = info) -> bytes:
-                with archive.open(info) as opened:
+            def load(info: zipfile.ZipInfo = info, part: zipfile.ZipFile = part) -> bytes:
+                with part.open(info) as opened:
                     return opened.read(info.file_size)  # no more than declared: it may be a zip bomb
 
             if not (path := _path(info)).endswith("/"):
                 yield path, _stamp(info), load
 
 
-def _check_index(file: Any) -> None:  # noqa: ANN401
-    """Reject a zip with too many members before zipfile reads its index.
-
-    Raises:
-        ValueError: it has too many members.
-    """
-    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # size and offset of the index, as zipfile reads them
-    if end is None:
-        return  # zipfile raises
-    size = end[zipfile._ECD_SIZE]  # type: ignore[attr-defined]
-    if size > MAX_INDEX_BYTES:
-        raise ValueError(f"its index takes {size:,} bytes; expected at most {MAX_INDEX_BYTES:,}. Split it")
-    file.seek(max(0, end[zipfile._ECD_LOCATION] - size - ZIP64_BYTES))  # type: ignore[attr-defined]
-    check_members(file.read(size + ZIP64_BYTES).count(zipfile.stringCentralDir))  # type: ignore[attr-defined]
-    file.seek(0)
+def _bytes_of_distinct(offsets: "array[int]", packed: "array[int]") -> int:
+    """Return the packed size of members that may share bytes: those at the same offset count once, as the smallest."""
+    starts, sizes = np.array(offsets, np.uint64), np.array(packed, np.uint64)
+    order = np.lexsort([sizes, starts])
+    first = np.unique(starts[order], return_index=True)[1]
+    return int(sizes[order][first].sum())
 
 
 def _path(info: zipfile.ZipInfo) -> str:

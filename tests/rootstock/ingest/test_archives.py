@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from rootstock.images.inspection import MAX_FILE_BYTES, Reason
-from rootstock.ingest import archive_limits, item_rows, zip_members
+from rootstock.ingest import archive_limits, item_rows, zip_parts
 from rootstock.ingest.folders import stamp_of
 from rootstock.ingest.sources import Unreachable
 from rootstock.system.errors import SourceError
@@ -272,7 +272,7 @@ def test_an_archive_that_unpacks_to_many_times_its_size_is_an_error(listed, tmp_
 
 
 def test_a_zip_with_an_oversized_index_is_an_error(listed, tmp_path, monkeypatch):
-    monkeypatch.setattr(zip_members, "MAX_INDEX_BYTES", 100)
+    monkeypatch.setattr(zip_parts, "MAX_INDEX_BYTES", 100)
     path = archived(tmp_path / "photos.zip", {f"a/{number}.png": drawn(number) for number in range(3)})
     with pytest.raises(SourceError, match=r"its index takes [0-9]+ bytes; expected at most 100"):
         listed(path)
