@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from rootstock.ingest.scan import Scan
+from rootstock.ingest.scan import ROWS, Scan
 
 log = logging.getLogger(__name__)
 AWAY = "away"  # in place of a stamp: whether the file has changed cannot be seen now
@@ -59,7 +59,7 @@ class Lookups:
     def add(self, place: str, stamp: str) -> None:
         """Keep the stamp of an address."""
         self.fresh.append((place, stamp))
-        if time.monotonic() >= self.due:
+        if len(self.fresh) >= ROWS or time.monotonic() >= self.due:
             self.scan.keep_seen(self.source, self.fresh, time.time())
             self.fresh, self.due = [], time.monotonic() + EVERY_S
 

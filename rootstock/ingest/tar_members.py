@@ -1,5 +1,6 @@
 """List and read the members of a tar in one pass, however it is compressed, in bounded memory."""
 
+import hashlib
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +22,12 @@ MAX_HEADER_BYTES = 2**20  # of one member's extended headers: long names, times
 
 
 def list_members(file: Any, stamp: str) -> Stamps:  # noqa: ANN401
-    """List the members with size and the archive's stamp (a tar has no checksums); links and devices have no stamp."""
-    return Stamps.of(_stamped(file, stamp), first_counts=True)  # as a stream is read once
+    """List the members with their size and what stands for the archive's stamp; links and devices have no stamp.
+
+    A tar has no checksums. What stands for the stamp is short, as it is kept for each member.
+    """
+    short = hashlib.blake2s(stamp.encode(), digest_size=5).hexdigest() if stamp else ""
+    return Stamps.of(_stamped(file, short), first_counts=True)  # as a stream is read once
 
 
 def _stamped(file: Any, stamp: str) -> Iterator[tuple[str, str]]:  # noqa: ANN401

@@ -1,5 +1,6 @@
-"""List and read the members of a zip, some thousand at a time, in the order of its index."""
+"""List and read the members of a zip, a few thousand at a time, in the order of its index."""
 
+import os
 import stat
 import zipfile
 from array import array
@@ -23,7 +24,7 @@ def list_members(file: Any) -> Stamps:  # noqa: ANN401
     Raises:
         ValueError: the index is too large, or the members unpack to many times their size.
     """
-    offsets, packed, unpacked = array("Q"), array("Q"), array("Q")
+    offsets, packed, unpacked = array("q"), array("Q"), array("Q")  # offsets are below 0 where the front is cut off
 
     def listed() -> Iterator[tuple[str, str]]:
         for part in open_parts(file):
@@ -34,7 +35,7 @@ def list_members(file: Any) -> Stamps:  # noqa: ANN401
                 yield _path(info), _stamp(info)
 
     members = Stamps.of(listed())
-    check_expansion(sum(unpacked), _bytes_of_distinct(offsets, packed))
+    check_expansion(sum(unpacked), min(_distinct_bytes(offsets, packed), file.seek(0, os.SEEK_END)))
     return members
 
 
@@ -54,9 +55,9 @@ def members(file: Any) -> Iterator[tuple[str, str, Callable[[], bytes]]]:  # noq
                 yield path, _stamp(info), load
 
 
-def _bytes_of_distinct(offsets: "array[int]", packed: "array[int]") -> int:
+def _distinct_bytes(offsets: "array[int]", packed: "array[int]") -> int:
     """Return the packed size of members that may share bytes: those at the same offset count once, as the smallest."""
-    starts, sizes = np.array(offsets, np.uint64), np.array(packed, np.uint64)
+    starts, sizes = np.array(offsets, np.int64), np.array(packed, np.uint64)
     order = np.lexsort([sizes, starts])
     first = np.unique(starts[order], return_index=True)[1]
     return int(sizes[order][first].sum())

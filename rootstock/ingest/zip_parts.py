@@ -1,7 +1,8 @@
-"""Open a zip of any number of members in bounded memory: in parts, each with an index of some thousand of them.
+"""Open a zip of any number of members in bounded memory: in parts, each with an index of a few thousand of them.
 
 zipfile keeps an object of half a kilobyte for each member of an index. A part is the same file, ending in a piece of
-its index and an end record for that, so that all parsing and all checks remain those of zipfile.
+its index and an end record for that, so that all parsing and checking is zipfile's. Only overlaps of members are not
+seen where they are in different parts.
 """
 
 import os
@@ -19,6 +20,7 @@ PIECE_BYTES = 2**18  # of an index: more than an entry can have, with 64 KiB eac
 # APPNOTE.TXT, the format's specification: 4.3.12 an entry of the index, 4.3.14 to 16 the records at the end.
 ENTRY = struct.Struct("<4s24x3H12x")  # signature, lengths of name, extra field and comment
 END64, LOCATOR = struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
+END64_SIGNATURE = b"PK\6\6"
 END = b"PK\5\6" + b"\0" * 4 + b"\xff" * 12 + b"\0" * 2  # all of it in the 64-bit record
 
 
@@ -43,12 +45,13 @@ class _File:
         return self.position
 
     def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes, all that are left if it is below 0; none of the rest with those before it."""
-        if (before := self.length - self.position) > 0:
+        """Return the next `size` bytes, all that are left if it is below 0 or more than that."""
+        end = self.length + len(self.rest) if size < 0 else self.position + size
+        data = b""
+        if self.position < self.length:
             self.file.seek(self.position)
-            data: bytes = self.file.read(min(size, before) if size >= 0 else before)
-        else:
-            data = self.rest[-before:][: size if size >= 0 else None]
+            data = self.file.read(min(end, self.length) - self.position)
+        data += self.rest[max(self.position - self.length, 0) : max(end - self.length, 0)]
         self.position += len(data)
         return data
 
@@ -71,13 +74,15 @@ def open_parts(file: Any) -> Iterator[zipfile.ZipFile]:  # noqa: ANN401
     )
     if size > MAX_INDEX_BYTES:
         raise ValueError(f"its index takes {size:,} bytes; expected at most {MAX_INDEX_BYTES:,}. Split it")
-    is_64 = signature == zipfile.stringEndArchive64  # type: ignore[attr-defined]
-    start = location - size - (END64.size + LOCATOR.size if is_64 else 0)
+    file.seek(location)
+    if signature == END64_SIGNATURE and file.read(4) != END64_SIGNATURE:  # versions of Python differ in where they say
+        location -= END64.size + LOCATOR.size
+    start = location - size
     if start < 0:
         raise zipfile.BadZipFile("Bad offset for central directory")
     for piece in _pieces(file, start, size):
-        end_64 = END64.pack(b"PK\6\6", END64.size - 12, 45, 45, 0, 0, 0, 0, len(piece), offset)
-        locator = LOCATOR.pack(b"PK\6\7", 0, start + len(piece), 1)
+        end_64 = END64.pack(END64_SIGNATURE, END64.size - 12, 45, 45, 0, 0, 0, 0, len(piece), offset)
+        locator = LOCATOR.pack(b"PK\6\7", 0, offset + len(piece), 1)  # as the index says, whatever is before the zip
         yield zipfile.ZipFile(_File(file, start, piece + end_64 + locator + END))
 
 

@@ -1,6 +1,8 @@
 """A zip in parts: the same members as zipfile reads at once, in memory that does not grow with them."""
 
+import inspect
 import io
+import struct
 import tracemalloc
 import zipfile
 
@@ -74,6 +76,51 @@ def test_members_beyond_4_gib_and_more_than_65535_of_them_are_read(tmp_path, mon
         assert found[0] == ("0.png", 5 * 2**30)
         *_, last = zip_members.members(file)
         assert (last[0], last[2]()) == ("69999.png", b"x")
+
+
+def newer_check(original):
+    """Return the check of the 64-bit record that Python has since 2025 (CVE-2025-8291), for a version before."""
+
+    def checked(file, offset, end):
+        found = original(file, offset, end)
+        if found[zipfile._ECD_SIGNATURE] == zipfile.stringEndArchive64:
+            file.seek(offset - zipfile.sizeEndCentDir64Locator, 2)
+            locator = file.read(zipfile.sizeEndCentDir64Locator)
+            where = struct.unpack(zipfile.structEndArchive64Locator, locator)[2]
+            file.seek(where)
+            if len(file.read(zipfile.sizeEndCentDir64)) != zipfile.sizeEndCentDir64:
+                raise OSError("Unknown I/O error")
+            if found[zipfile._ECD_OFFSET] + found[zipfile._ECD_SIZE] != where:
+                raise zipfile.BadZipFile("Corrupt zip64 end of central directory record")
+            if not isinstance(file, zip_parts._File):  # ZipFile itself, which reads these, is still of this version
+                found[zipfile._ECD_LOCATION] -= zipfile.sizeEndCentDir64 + zipfile.sizeEndCentDir64Locator
+        return found
+
+    return checked
+
+
+@pytest.mark.skipif("diroffset + dirsize" in inspect.getsource(zipfile), reason="this Python has the check")
+@pytest.mark.parametrize("before", [b"", b"#!program" * 100])
+@pytest.mark.parametrize("members", [0, 1, 30, 70_000])
+def test_newer_versions_of_python_that_check_the_end_record_read_it_too(before, members, monkeypatch):
+    monkeypatch.setattr(zip_parts, "PIECE_BYTES", 400 if members < 100 else 2**18)
+    file = written([(f"{number}.png", b"x", 0, b"") for number in range(members)], io.BytesIO())
+    file = io.BytesIO(before + file.getvalue())
+    expected = zipfile.ZipFile(file).namelist()
+    monkeypatch.setattr(zipfile, "_EndRecData64", newer_check(zipfile._EndRecData64))
+    parts = list(zip_parts.open_parts(file))
+    assert [name for part in parts for name in part.namelist()] == expected
+    assert all(part.read(part.namelist()[-1]) == b"x" for part in parts)
+
+
+def test_a_zip_whose_front_is_cut_off_has_its_other_members():
+    whole = written([(f"{number}.png", b"x", 0, b"") for number in range(10)], io.BytesIO()).getvalue()
+    listed = zip_members.list_members(io.BytesIO(whole[20:]))
+    assert len(listed) == 10
+    first, *others = [load for *_, load in zip_members.members(io.BytesIO(whole[20:]))]
+    assert all(load() == b"x" for load in others)
+    with pytest.raises((zipfile.BadZipFile, ValueError)):
+        first()
 
 
 @pytest.mark.parametrize("kept", [0, 10, 40, 0.5, 0.9, -1])
