@@ -21,8 +21,7 @@ Interval = dict[str, float]  # value, low, high; value alone where there is no i
 CONFIDENCE = 0.95  # of every two-sided interval
 DECIMALS = 6
 MIN_GROUPS, MIN_GROUPS_OF_CLASS = 20, 12  # of equal weight: with fewer, intervals do not cover what they promise
-TYPICAL_IMAGES_OF_CLASS = 4  # of a mean over classes: with fewer in most of them its interval holds too little
-HEAVY = 2  # times the mean weight: images of rare classes, in a balanced accuracy
+HEAVY, SHARE_OF_HEAVY = 2, 0.1  # times the mean weight: images of rare classes; share of all weight that matters
 # Weight of full correlation in a design effect that few groups tell about (and of all variation in the rarest class,
 # in the effective weight of images), by simulation.
 PRIOR_GROUPS, PRIOR_GROUPS_OF_LOSS = 0.5, 1
@@ -35,7 +34,7 @@ class SampleSize:
     images: float
     groups: float
     estimated: bool  # whether the design effect is estimated from the groups
-    heavy_groups: int = 0  # how many groups have images that weigh much more than most
+    few_heavy: bool = False  # whether the images that weigh most, of rare classes, come in too few groups
 
     def quantile(self, tail: float) -> float:
         """Return the quantile of the standard normal, or of Student's t where a variance is estimated from groups."""
@@ -68,9 +67,11 @@ class WeightedImages:
         return 1 / float((self.group_weights**2).sum())
 
     @property
-    def heavy_groups(self) -> int:
-        """Return how many groups have images that weigh much more than most."""
-        return len(np.unique(self.codes[self.weights > HEAVY / len(self.weights)]))
+    def few_heavy(self) -> bool:
+        """Whether images that weigh much more than most (of rare classes), and matter, come in too few groups."""
+        heavy = self.weights > HEAVY / len(self.weights)
+        matter = float(self.weights[heavy].sum()) > SHARE_OF_HEAVY
+        return matter and len(np.unique(self.codes[heavy])) < MIN_GROUPS_OF_CLASS
 
     @property
     def largest_design_effect(self) -> float:
@@ -147,43 +148,44 @@ def sample_size(values: Floats, groups: Integers, weights: Floats | None = None)
     deviations = images.weights * (values - images.weights @ values)
     largest = images.largest_design_effect
     # Of a gain, of which few groups tell, a group lighter than the heaviest tells only the share of what that does.
-    unlike = np.unique(images.codes[_unlike_most(values)])
+    unlike = np.unique(images.codes[_differs_from_median(values)])
     told = float(images.group_weights[unlike].sum() / images.group_weights.max())
     effect = min(images.design_effect(deviations, told, PRIOR_GROUPS), largest)
     size = 1 / _effective_weight(values, images) / effect
-    return SampleSize(size, images.effective_groups, effect < largest * (1 - 1e-9), images.heavy_groups)
+    return SampleSize(size, images.effective_groups, effect < largest * (1 - 1e-9), images.few_heavy)
 
 
 def _effective_weight(values: Floats, images: WeightedImages) -> float:
     """Return the weight of each of as many independent images of equal weight as these are worth.
 
     It is that of Kish (1965) if images of all weights vary alike, and more if the heavy ones (of rare classes, in a
-    balanced accuracy) vary more.
+    balanced accuracy) vary more. If they vary less it is not less: that they did in a sample may be chance.
     """
     distances = (values - images.weights @ values) ** 2
     varying = float(images.weights @ distances)
     estimated = float(images.weights**2 @ distances) / varying if varying else 0.0
-    return _cautious_weight(estimated, _unlike_most(values), images)
+    cautious = _cautious_weight(estimated, _differs_from_median(values), images)
+    return max(cautious, float((images.weights**2).sum()))
 
 
 def _cautious_weight(estimated: float, unlike: npt.NDArray[np.bool_], images: WeightedImages) -> float:
     """Average an effective weight with the largest one, as all that varies could be among the heavy images.
 
     Args:
-        estimated: of images that vary.
+        estimated: the effective weight that the images which vary give.
         unlike: which images (n,) are unlike most: the heavier they are, the more they tell about it.
-        images: of any weights; equal ones leave nothing to estimate.
+        images: where all weigh the same, the effective weight is returned as it is.
     """
-    equal, largest = float((images.weights**2).sum()), float(images.weights.max())
-    if largest <= equal * (1 + 1e-9):
-        return estimated or equal
+    largest = float(images.weights.max())
+    if largest * len(images.weights) <= 1 + 1e-9:
+        return estimated
     heaviest = np.zeros(len(images.group_weights))
     np.maximum.at(heaviest, images.codes, np.where(unlike, images.weights, 0))
     told = float(heaviest.sum()) / largest
     return (told * estimated + PRIOR_GROUPS * largest) / (told + PRIOR_GROUPS)
 
 
-def _unlike_most(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def _differs_from_median(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     found: npt.NDArray[np.bool_] = values != np.median(values)
     return found
 
@@ -204,7 +206,7 @@ def wilson(
         images: weights and groups.
         means: how many means the deviations are from; each takes a degree of freedom.
         within_class: whether these are the images of one class.
-        rarity: of a mean over classes, the weights (n,) of the rarest class that each image tells of, summing to 1.
+        rarity: of a mean over classes, the weight (n,) of the rarest class that each image tells of; they sum to 1.
 
     Returns:
         The value alone where images come in too few groups.
@@ -213,13 +215,13 @@ def wilson(
     if images.grouped and groups < (MIN_GROUPS_OF_CLASS if within_class else MIN_GROUPS):
         return no_interval(value)
     independent = float((deviations**2).sum()) * (groups - 1) / max(groups - means, 1)
-    size = 1 / float((images.weights**2).sum())
-    if independent > 0 and 0 < value < 1 and groups > 2 * means:
+    weight, enough = float((images.weights**2).sum()), groups > 2 * means
+    if independent > 0 and 0 < value < 1 and enough:
         weight = independent / (value * (1 - value))
-        if rarity is not None:
-            weight = _cautious_weight(weight, _unlike_most(hits), WeightedImages.of(images.codes, rarity))
-        size = 1 / weight
-    told = len(np.unique(images.codes[_unlike_most(hits)]))
+    if rarity is not None and (independent == 0 or enough):
+        weight = _cautious_weight(weight, _differs_from_median(hits), WeightedImages.of(images.codes, rarity))
+    size = 1 / weight
+    told = len(np.unique(images.codes[_differs_from_median(hits)]))
     size /= images.design_effect(deviations, told, PRIOR_GROUPS)
     tail = (1 - CONFIDENCE) / 2
     # Of a class's few groups even fewer have mistakes: the design effect is nearly the largest, and t would cover 99 %.
@@ -250,40 +252,6 @@ def growth_to_exclude(found: Interval, hypothesis: float) -> float:
     end = found["low"] if value > 0.5 else found["high"]
     distance, spread = (value - hypothesis) ** 2, hypothesis * (1 - hypothesis)
     return (value - end) ** 2 / (end * (1 - end)) * spread / distance if distance * spread else math.inf
-
-
-def balancing_weights(labels: Integers) -> Floats:
-    """Return weights (n,) with which every class that occurs counts the same; they sum to 1."""
-    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    weights: Floats = 1 / (counts[codes] * len(counts))
-    return weights
-
-
-def balanced_share(hits: npt.NDArray[np.bool_], labels: Integers, groups: Integers) -> Interval:
-    """Return the mean over classes of the share of hits (balanced accuracy) with its interval."""
-    images = WeightedImages.of(groups, balancing_weights(labels))
-    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    recall = np.bincount(codes, hits) / counts
-    deviations = images.weights * (hits - recall[codes])
-    return wilson(float(images.weights @ hits), deviations, hits, images, means=len(counts), rarity=images.weights)
-
-
-def show_every_class(classes: Integers, groups: Integers, *, grouped: bool) -> bool:
-    """Whether images are enough, of each class that occurs, for the interval of a mean of F1 over classes.
-
-    Where groups are drawn, how many of a rare class there are is chance, and its precision depends on it.
-
-    Args:
-        classes: of each image (n,), each class of it where it has several.
-        groups: of each of them (n,), as any integers.
-        grouped: whether any group has more than one image.
-    """
-    codes = np.unique(groups, return_inverse=True)[1]
-    width = codes.max(initial=0) + 1
-    counts = np.unique(np.unique(classes * width + codes) // width, return_counts=True)[1]
-    if grouped:
-        return int(min(counts, default=0)) >= MIN_GROUPS_OF_CLASS
-    return len(counts) > 0 and float(np.median(counts)) >= TYPICAL_IMAGES_OF_CLASS
 
 
 def mean_loss(losses: Floats, groups: Integers, largest: float) -> Interval:

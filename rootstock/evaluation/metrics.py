@@ -13,16 +13,15 @@ import numpy.typing as npt
 from scipy import special
 
 from rootstock.evaluation import class_figures
+from rootstock.evaluation.class_means import balanced_share, has_enough_of_each_class
 from rootstock.evaluation.intervals import (
     Floats,
     Integers,
     Interval,
     WeightedImages,
-    balanced_share,
     mean_loss,
     no_interval,
     share,
-    show_every_class,
     wilson,
 )
 from rootstock.system.parallel import map_rows, ordered_map
@@ -66,8 +65,9 @@ def score(
 
     - accuracy, balanced_accuracy (the mean recall), macro_f1, top5 (the best min(5, k)), recall, precision, f1: Wilson.
     - log_loss, brier (the squared error, summed over classes, 0 to 2): symmetric on a logarithmic scale.
-    - none of them has an interval where images come in fewer than 20 groups, those of a class in fewer than 12, nor
-      macro_f1 where any class comes in fewer than 12, or without groups most classes have fewer than 4 images.
+    - none of them has an interval where images come in fewer than 20 groups, those of a class in fewer than 12.
+      macro_f1 has none where images are grouped and a class comes in fewer than 12 groups; otherwise, where the median
+      class has fewer than 4 images.
     - ece, expected calibration error, less what noise adds to it (Kumar et al. 2019); at least 0; no interval.
     - roc_auc, average_precision: one against rest, averaged over the classes that occur; no interval.
 
@@ -176,9 +176,11 @@ def _macro_f1(outcome: Outcome, k: int) -> Interval:
     expected = (f1[classes] / occurrences[classes] for classes in (outcome.labels, outcome.predicted))
     deviations = (added - sum(expected)) / occurs.sum()
     images, value = WeightedImages.of(outcome.groups), float(f1[occurs].mean())
-    if not show_every_class(outcome.labels, outcome.groups, grouped=images.grouped):
+    if not has_enough_of_each_class(outcome.labels, outcome.groups, images):
         return no_interval(value)
-    rarer = 1 / np.minimum(occurrences[outcome.labels], occurrences[outcome.predicted])
+    # F1 of a class that is only predicted is 0, whatever the images tell.
+    common = np.where(np.bincount(outcome.labels, minlength=k) > 0, occurrences, np.inf)
+    rarer = 1 / np.minimum(common[outcome.labels], common[outcome.predicted])
     # Recall and precision of each class are two means that share its hits; one and a half cover best in simulation.
     means = 3 * int(occurs.sum()) // 2
     return wilson(value, deviations, outcome.correct, images, means=means, rarity=rarer / rarer.sum())

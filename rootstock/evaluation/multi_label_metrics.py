@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rootstock.dataset import label_sets
 from rootstock.evaluation import class_figures
+from rootstock.evaluation.class_means import has_enough_of_each_class
 from rootstock.evaluation.intervals import (
     Floats,
     Integers,
@@ -19,7 +20,6 @@ from rootstock.evaluation.intervals import (
     mean_loss,
     no_interval,
     share,
-    show_every_class,
     wilson,
 )
 from rootstock.evaluation.metrics import LARGEST, SMALLEST, Strings, calibration_error
@@ -54,7 +54,8 @@ def score(
 
     - accuracy: the mean overlap of predicted and true labels, what both have of what either has (outcomes.overlaps);
       exact_match: the share of images whose labels are all right.
-    - macro_f1: the mean over classes that occur in labels or predictions; micro_f1: of all decisions together.
+    - macro_f1: the mean over classes that occur in labels or predictions, without an interval where classes are as rare
+      as for metrics.score; micro_f1: of all decisions together.
     - average_precision, the mean over classes that occur (mAP), and roc_auc: no interval.
     - log_loss and brier: of each decision, the mean over classes. ece: of all decisions, less what noise adds to it.
 
@@ -154,9 +155,10 @@ def _macro_f1(outcome: Outcome) -> Interval:
     deviations = ((hits - f1 * occurs) / occurs.sum(axis=0)).mean(axis=1)
     images, value = WeightedImages.of(outcome.groups), float(f1.mean())
     having, classes = np.nonzero(outcome.labels)
-    if not show_every_class(classes, outcome.groups[having], grouped=images.grouped):
+    if not has_enough_of_each_class(classes, outcome.groups[having], images):
         return no_interval(value)
-    rarest = np.where(occurs > 0, 1 / occurs.sum(axis=0), 0).max(axis=1)
+    labelled = outcome.labels[:, some].any(axis=0)  # F1 of the others is 0, whatever the images tell
+    rarest = np.where((occurs > 0) & labelled, 1 / occurs.sum(axis=0), 0).max(axis=1)
     overlap, means = overlaps(outcome.predicted, outcome.labels), 3 * int(some.sum()) // 2  # as in metrics.py
     return wilson(value, deviations, overlap, images, means=means, rarity=rarest / rarest.sum())
 

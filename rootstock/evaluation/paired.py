@@ -16,7 +16,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from rootstock.evaluation import intervals
-from rootstock.evaluation.intervals import CONFIDENCE, MIN_GROUPS_OF_CLASS, Floats, Integers, Interval, SampleSize
+from rootstock.evaluation.intervals import CONFIDENCE, Floats, Integers, Interval, SampleSize
 
 MIN_GROUPS = 40  # for an interval; of fewer images or groups so few differ that it would hold the true gain in 98 %
 MAX_FLOATS = 2**21  # 16 MB at a time
@@ -72,7 +72,7 @@ class Gain:
     @property
     def interval(self) -> Interval:
         """Return the two-sided 95 % interval; the value alone where images, or those of rare classes, are too few."""
-        if self.size.groups < MIN_GROUPS * (1 - 1e-9) or 0 < self.size.heavy_groups < MIN_GROUPS_OF_CLASS:
+        if self.size.groups < MIN_GROUPS * (1 - 1e-9) or self.size.few_heavy:
             return intervals.no_interval(self.value)
         tail = (1 - CONFIDENCE) / 2
         return intervals.interval(self.value, self.bound(tail, upper=False), self.bound(tail, upper=True))

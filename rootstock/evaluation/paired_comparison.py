@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rootstock.evaluation import figures, intervals, paired
+from rootstock.evaluation import class_means, figures, intervals, paired
 from rootstock.evaluation.intervals import Interval
 from rootstock.evaluation.paired import Gain
 
@@ -115,8 +115,8 @@ def compare(
     differences = challenger.astype(np.int64) - champion
     if balanced := measure == "balanced_accuracy":
         labels = np.unique(images.labels, return_inverse=True)[1]
-        before, after = (intervals.balanced_share(hits, labels, groups) for hits in (champion, challenger))
-        gain = paired.gain(differences, groups, intervals.balancing_weights(labels), seed)
+        before, after = (class_means.balanced_share(hits, labels, groups) for hits in (champion, challenger))
+        gain = paired.gain(differences, groups, class_means.balancing_weights(labels), seed)
     else:
         before, after = (intervals.share(hits, groups) for hits in (champion, challenger))
         gain = paired.gain(differences, groups)
@@ -136,5 +136,6 @@ def points(gain: Gain) -> dict[str, str]:
 
 def _describe_gain(gain: Gain) -> str:
     found = points(gain)
-    ends = f"{found['low']} to {found['high']}" if "low" in found else "too few for an interval"
+    too_few = f"too few {'of rare classes ' if gain.size.few_heavy else ''}for an interval"
+    ends = f"{found['low']} to {found['high']}" if "low" in found else too_few
     return f"gain {found['value']} points, {ends}"

@@ -216,6 +216,36 @@ def test_macro_f1_has_no_interval_where_most_classes_have_fewer_than_four_images
         assert ("low" in found["macro_f1"], "low" in found["accuracy"]) == (shown, True)
 
 
+def test_a_few_near_duplicates_take_no_interval_from_macro_f1():
+    labels = np.r_[np.repeat(np.arange(5), 60), [5] * 11]
+    groups = np.arange(len(labels))
+    groups[1] = 0
+    found = score(labels, np.eye(6)[labels], np.full(len(labels), "field"), names(6), groups=groups)
+    assert "low" in found["macro_f1"]
+
+
+def test_one_image_taken_for_a_class_without_test_images_hardly_widens_macro_f1():
+    labels = np.arange(10).repeat(300)
+    predicted = np.where(np.arange(3000) % 20 == 0, (labels + 1) % 10, labels)
+    width = {}
+    for stray in (False, True):
+        predicted[5] = 10 if stray else labels[5]
+        found = score(labels, np.eye(11)[predicted], np.full(3000, "field"), names(11))["macro_f1"]
+        width[stray] = found["high"] - found["low"]
+    assert width[True] < 1.3 * width[False]
+
+
+def test_figures_over_classes_without_a_mistake_claim_no_more_than_with_one_in_a_common_class():
+    labels = np.array([0] * 380 + [1] * 20)
+    predicted = labels.copy()
+    perfect = score(labels, np.eye(2)[predicted], np.full(400, "field"), names(2))
+    predicted[0] = 1
+    one_wrong = score(labels, np.eye(2)[predicted], np.full(400, "field"), names(2))
+    for figure in ("balanced_accuracy", "macro_f1"):
+        assert perfect[figure]["value"] == 1
+        assert abs(perfect[figure]["low"] - one_wrong[figure]["low"]) < 0.03
+
+
 def test_a_domain_of_one_image_is_scored():
     labels, logits, _ = simulated(50, 4)
     domains = np.array(["field"] * 49 + ["studio"])

@@ -87,6 +87,15 @@ def test_macro_f1_of_a_label_in_few_scenes_has_no_interval():
     assert "low" in scored(labels, chances)["macro_f1"]  # every image its own group
 
 
+def test_one_image_said_to_have_a_label_that_none_has_hardly_widens_macro_f1():
+    labels, chances = simulated(600)
+    labels[:, 3], chances[:, 3] = False, 0
+    before = scored(labels, chances)["macro_f1"]
+    chances[7, 3] = 1
+    after = scored(labels, chances)["macro_f1"]
+    assert after["high"] - after["low"] < 1.3 * (before["high"] - before["low"])
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
 @settings(max_examples=60, deadline=None)
 def test_the_best_constant_answer_is_no_worse_than_any_of_the_most_frequent_classes(seed, n):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import stats
 
+from rootstock.evaluation import class_means
 from rootstock.evaluation.paired import gain, sign_flip_p
 
 counts = st.integers(0, 60)
@@ -123,3 +124,14 @@ def test_equal_weights_change_nothing_but_the_computation_of_p():
     plain, weighted = gain(values, groups), gain(values, groups, np.full(60, 1 / 60))
     assert weighted.interval == pytest.approx(plain.interval)
     assert weighted.p_better == pytest.approx(plain.p_better, abs=0.02)  # few groups differ: all sign flips are tried
+
+
+@pytest.mark.parametrize(
+    ("classes", "shown"), [([100] * 100 + [5], True), ([300, 12], True), ([300, 11], False), ([100] * 3 + [10], False)]
+)
+def test_a_balanced_gain_has_an_interval_unless_few_images_of_rare_classes_decide_it(classes, shown):
+    labels = np.arange(len(classes)).repeat(classes)
+    differences = np.where(np.arange(len(labels)) % 9 == 0, 1, 0)
+    found = gain(differences, np.arange(len(labels)), class_means.balancing_weights(labels))
+    assert ("low" in found.interval) == shown
+    assert found.size.few_heavy != shown
