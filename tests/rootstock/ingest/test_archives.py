@@ -143,6 +143,17 @@ def test_in_a_rewritten_zip_only_changed_members_have_new_stamps(listed, tmp_pat
     assert {path for path in PATHS if before[path] != after[path]} == {"ants/00.png"}
 
 
+def test_members_of_a_rewritten_tar_have_new_stamps_that_are_short_and_begin_with_their_size(listed, tmp_path):
+    def stamps(last: int) -> dict[str, str]:
+        members = {path: drawn(number) for number, path in enumerate([*PATHS[:-1], PATHS[-1] * (1 + last)])}
+        return {item.path: item.stamp for item in listed(archived(tmp_path / "photos.tar", members)).items}
+
+    before, after = stamps(0), stamps(1)
+    assert all(before[path] != after[path] for path in PATHS[:-1])
+    assert before[PATHS[0]].partition(":")[0] == str(len(drawn(0)))
+    assert max(len(stamp) for stamp in before.values()) <= 20
+
+
 # Links and damage
 
 

@@ -11,6 +11,7 @@ import fsspec
 import pytest
 
 from rootstock.ingest import lookups
+from rootstock.ingest.scan import ROWS, Scan
 from rootstock.system import parallel, progress, stores
 from tests.images import put_classes
 from tests.rootstock.ingest.test_web_sources import Quiet, web
@@ -149,3 +150,12 @@ def test_a_run_interrupted_while_it_looks_up_addresses_goes_on_from_there(store,
         asked.clear()
         assert store.ingest(table).images == 15
         assert len(asked) == 15  # what was seen is forgotten as soon as all were
+
+
+def test_what_has_been_looked_up_is_kept_by_the_ten_thousand_so_that_fast_servers_fill_no_memory(tmp_path):
+    with Scan(tmp_path / "scan.sqlite") as scan:
+        known = lookups.Lookups(scan, "photos.csv")
+        for number in range(ROWS + 1):
+            known.add(f"http://host/{number}.png", "1:a")
+        assert len(known.fresh) == 1
+        assert scan.seen("photos.csv", f"http://host/{ROWS - 1}.png", since=0) == "1:a"
