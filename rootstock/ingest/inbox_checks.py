@@ -14,7 +14,7 @@ from rootstock.system.addresses import WRAPPERS, links
 from rootstock.system.errors import SourceError
 
 DEFAULT = "data/inbox"  # the only inbox location allowed within a workspace
-USER_IDS = {0, *range(1000, 60_000)}  # user ids of accounts with home folders
+ROOT_ID, USER_IDS = 0, range(1000, 60_000)  # user ids of accounts with home folders
 SYSTEM = {Path(f"/{name}") for name in ("home", "media", "mnt", "opt", "root", "run", "srv", "tmp", "var", "Users")}
 SYSTEM_TREES = {
     Path(f"/{name}") for name in ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr")
@@ -54,7 +54,10 @@ def refuse_by_place(root: Path, url: str) -> None:
             data/inbox.
     """
     workspace = Path.cwd().resolve()
-    homes = {Path.home().resolve(), *(Path(user.pw_dir) for user in pwd.getpwall() if user.pw_uid in USER_IDS)}
+    homes = {
+        Path.home().resolve(),
+        *(Path(user.pw_dir) for user in pwd.getpwall() if user.pw_uid == ROOT_ID or user.pw_uid in USER_IDS),
+    }
     if root == Path(root.anchor):
         why = "is the root of the file system"
     elif any(root == home or root in home.parents for home in homes):
