@@ -111,6 +111,11 @@ class Coverage:
     lowest: float
     highest: float
 
+    @classmethod
+    def of(cls, shares: Sequence[float]) -> "Coverage":
+        """Summarise the share of each accuracy, or of each pair of models."""
+        return cls(float(np.mean(shares)), min(shares), max(shares))
+
 
 def predictions(rng: np.random.Generator, case: Case, accuracy: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw labels (n,), probabilities (n, k) of a classifier of about an accuracy, and the scene (n,) of each image."""
@@ -134,7 +139,7 @@ def coverage(case: Case, trials: int = TRIALS, accuracies: Sequence[float] = ACC
     for accuracy in accuracies:
         for name, share in _coverage_at(accuracy, case, trials).items():
             shares[name].append(share)
-    return {name: Coverage(float(np.mean(found)), min(found), max(found)) for name, found in shares.items()}
+    return {name: Coverage.of(found) for name, found in shares.items()}
 
 
 def _coverage_at(accuracy: float, case: Case, trials: int) -> dict[str, float]:
@@ -188,7 +193,7 @@ def coverage_of_gain(scenes: int, images: int, alike: float = 1, trials: int = T
             if "low" not in found[0]:
                 return None
             shares.append(float(np.mean([own["low"] <= gain <= own["high"] for own in found])))
-    return Coverage(float(np.mean(shares)), min(shares), max(shares))
+    return Coverage.of(shares)
 
 
 def coverage_with_rare_classes(
@@ -212,7 +217,7 @@ def coverage_with_rare_classes(
             if found is None:
                 return None
             shares.append(found[0])
-    return Coverage(float(np.mean(shares)), min(shares), max(shares))
+    return Coverage.of(shares)
 
 
 def coverage_with_other_recalls(common: tuple[int, int], rare: tuple[int, int], trials: int = TRIALS // 2) -> Coverage:
@@ -233,7 +238,7 @@ def coverage_with_other_recalls(common: tuple[int, int], rare: tuple[int, int], 
             drawn = (rng.random(len(labels)) < chance for _ in range(trials))
             found = [balanced_share(hits, labels, np.arange(len(labels))) for hits in drawn]
             shares.append(float(np.mean([own["low"] <= truth <= own["high"] for own in found])))
-    return Coverage(float(np.mean(shares)), min(shares), max(shares))
+    return Coverage.of(shares)
 
 
 def coverage_of_balanced_gain(

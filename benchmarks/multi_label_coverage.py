@@ -72,7 +72,7 @@ def coverage(case: Case, trials: int = TRIALS) -> dict[str, Coverage]:
             if len(shown) > trials / 2:
                 held = [found["low"] <= truth[name]["value"] <= found["high"] for found in shown]
                 shares[name].append(float(np.mean(held)))
-    return {name: Coverage(float(np.mean(found)), min(found), max(found)) for name, found in shares.items()}
+    return {name: Coverage.of(found) for name, found in shares.items()}
 
 
 def _scores(rng: np.random.Generator, case: Case, accuracy: float) -> dict[str, Any]:

@@ -148,14 +148,14 @@ def sample_size(values: Floats, groups: Integers, weights: Floats | None = None)
     deviations = images.weights * (values - images.weights @ values)
     largest = images.largest_design_effect
     # Of a gain, of which few groups tell, a group lighter than the heaviest tells only the share of what that does.
-    unlike = np.unique(images.codes[_differs_from_median(values)])
-    told = float(images.group_weights[unlike].sum() / images.group_weights.max())
+    unlike = _differs_from_median(values)
+    told = float(images.group_weights[np.unique(images.codes[unlike])].sum() / images.group_weights.max())
     effect = min(images.design_effect(deviations, told, PRIOR_GROUPS), largest)
-    size = 1 / _effective_weight(values, images) / effect
+    size = 1 / _effective_weight(values, unlike, images) / effect
     return SampleSize(size, images.effective_groups, effect < largest * (1 - 1e-9), images.few_heavy)
 
 
-def _effective_weight(values: Floats, images: WeightedImages) -> float:
+def _effective_weight(values: Floats, unlike: npt.NDArray[np.bool_], images: WeightedImages) -> float:
     """Return the weight of each of as many independent images of equal weight as these are worth.
 
     It is that of Kish (1965) if images of all weights vary alike, and more if the heavy ones (of rare classes, in a
@@ -164,7 +164,7 @@ def _effective_weight(values: Floats, images: WeightedImages) -> float:
     distances = (values - images.weights @ values) ** 2
     varying = float(images.weights @ distances)
     estimated = float(images.weights**2 @ distances) / varying if varying else 0.0
-    cautious = _cautious_weight(estimated, _differs_from_median(values), images)
+    cautious = _cautious_weight(estimated, unlike, images)
     return max(cautious, float((images.weights**2).sum()))
 
 
@@ -215,13 +215,14 @@ def wilson(
     if images.grouped and groups < (MIN_GROUPS_OF_CLASS if within_class else MIN_GROUPS):
         return no_interval(value)
     independent = float((deviations**2).sum()) * (groups - 1) / max(groups - means, 1)
+    unlike = _differs_from_median(hits)
     weight, enough = float((images.weights**2).sum()), groups > 2 * means
     if independent > 0 and 0 < value < 1 and enough:
         weight = independent / (value * (1 - value))
     if rarity is not None and (independent == 0 or enough):
-        weight = _cautious_weight(weight, _differs_from_median(hits), WeightedImages.of(images.codes, rarity))
+        weight = _cautious_weight(weight, unlike, WeightedImages.of(images.codes, rarity))
     size = 1 / weight
-    told = len(np.unique(images.codes[_differs_from_median(hits)]))
+    told = len(np.unique(images.codes[unlike]))
     size /= images.design_effect(deviations, told, PRIOR_GROUPS)
     tail = (1 - CONFIDENCE) / 2
     # Of a class's few groups even fewer have mistakes: the design effect is nearly the largest, and t would cover 99 %.

@@ -74,8 +74,9 @@ def open_parts(file: Any) -> Iterator[zipfile.ZipFile]:  # noqa: ANN401
     )
     if size > MAX_INDEX_BYTES:
         raise ValueError(f"its index takes {size:,} bytes; expected at most {MAX_INDEX_BYTES:,}. Split it")
+    # Of a 64-bit zip, Python says where the short end record is; since the end of 2025, where the long one is.
     file.seek(location)
-    if signature == END64_SIGNATURE and file.read(4) != END64_SIGNATURE:  # versions of Python differ in where they say
+    if signature == END64_SIGNATURE and file.read(4) != END64_SIGNATURE:
         location -= END64.size + LOCATOR.size
     start = location - size
     if start < 0:
