@@ -110,7 +110,8 @@ def _train_epochs(run: Run, state: TrainingState, index: int) -> None:
             state.seconds.append(time.monotonic() - begin)
             begin += state.seconds[-1]
             step.keep_in(state)
-            if not (unsaved := epoch > first and not run.save.is_due(CHECKPOINT_S)):
+            unsaved = not run.save.is_due(CHECKPOINT_S)
+            if not unsaved:
                 run.save()
         if unsaved:
             run.save()
