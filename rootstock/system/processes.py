@@ -56,7 +56,7 @@ def ordered_map_in_processes(
     Args:
         function: pickled, like the items and its results. Exceptions are raised here.
         items: iterated in the caller's thread.
-        bytes_each: of the NumPy arrays in a result, usually; more are handed back through a pipe.
+        bytes_each: of the NumPy arrays in a result, usually; more, and all with 0, are handed back through a pipe.
         window: most results pending; default: four per process.
         first: called once in each process.
         weigh: as in `ordered_map`.
@@ -74,7 +74,7 @@ def ordered_map_in_processes(
         yield from ordered_map(function, items, count, window, first, weigh, most)
         return
     with closing(slots):
-        pool = _pool(first, count)
+        pool = _living_pool(first, count)
         into_slot = _IntoSlot(function, slots.path, slots.inode, bytes_each)
         try:
             submit = partial(_submit, pool, into_slot, slots)
@@ -87,6 +87,17 @@ def ordered_map_in_processes(
 
 def _submit(pool: Executor, into_slot: "_IntoSlot", slots: "_Slots", item: object) -> "Future[_Returned]":
     return pool.submit(into_slot, slots.take(), item)
+
+
+def _living_pool(first: Callable[[], None] | None, count: int) -> Executor:
+    """Return the processes, or new ones if one of them has died since they were last used."""
+    pool = _pool(first, count)
+    try:
+        pool.submit(int).result()
+    except BrokenProcessPool:
+        _pool.cache_clear()
+        pool = _pool(first, count)
+    return pool
 
 
 @lru_cache(maxsize=1)
@@ -130,8 +141,9 @@ class _Slots:
         self.size = size
         self._file = tempfile.TemporaryFile(dir=SHARED_MEMORY)  # noqa: SIM115  closed by `close`
         try:
-            os.posix_fallocate(self._file.fileno(), 0, count * size)
-            self._memory = mmap.mmap(self._file.fileno(), count * size)
+            whole = max(count * size, 1)  # neither call takes nothing
+            os.posix_fallocate(self._file.fileno(), 0, whole)
+            self._memory = mmap.mmap(self._file.fileno(), whole)
         except OSError:
             self._file.close()
             raise

@@ -46,7 +46,7 @@ def test_every_epoch_has_its_own_crops_but_images_are_decoded_once(small, monkey
 
 
 def test_crops_are_the_same_where_images_are_too_many_to_be_kept(small, tmp_path):
-    with crops_of(small, tmp_path) as kept, crops_of(small, tmp_path, most_gb=1e-9) as not_kept:
+    with crops_of(small, tmp_path / "a") as kept, crops_of(small, tmp_path / "b", most_gb=1e-9) as not_kept:
         assert kept.store is not None
         assert not_kept.store is None
         assert np.array_equal(read(small, kept), read(small, not_kept))

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import pickle
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +81,50 @@ def test_a_store_that_exceeds_the_limit_is_not_kept_and_the_oldest_stores_make_r
         os.utime(tmp_path / key_of(transform), (age, age))
     kept = {path.name for path in tmp_path.iterdir()} - {array_store.OFFSETS}
     assert kept == {key_of(transform) for transform in transforms[1:]}
+
+
+def test_a_lower_limit_frees_the_disk(small, tmp_path):
+    names = shards.names(small.images)
+    each = {name: int((small.manifest["shard"] == name).sum()) * (3 * 32 * 32 + 1) for name in names}
+    for most, left in ((ENOUGH, names), (each[names[0]] / array_store.GB, names[:1]), (1e-9, []), (0, [])):
+        with opened(tmp_path, TRANSFORM, small.images, left or names, most) as store:
+            assert (store is None) == (not left)
+        assert sorted(path.stem for path in tmp_path.rglob("*.values")) == left
+        assert sum(path.stat().st_size for path in tmp_path.rglob("*.[vt]*")) == sum(map(each.__getitem__, left))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_removed_or_cut_off_no_image_is_read_that_was_not_decoded(small, work, tmp_path, seed):
+    expected = read(small, None)
+    with store_of(small, tmp_path) as store:
+        read(small, store)
+    chosen = random.Random(seed)
+    for path in sorted(tmp_path.rglob("*")):  # as a removal that was killed leaves it
+        if path.is_file() and chosen.random() < 0.4:
+            path.unlink() if chosen.random() < 0.5 else os.truncate(path, path.stat().st_size // 2)
+    with store_of(small, tmp_path) as store:
+        assert np.array_equal(read(small, store), expected)
+
+
+def test_another_process_is_handed_a_store_in_a_few_bytes_and_an_image_without_a_copy(small, tmp_path):
+    with store_of(small, tmp_path) as store:
+        expected = read(small, store)
+        handed = pickle.dumps(store)
+        again = pickle.loads(handed)
+        assert len(handed) < 1000 and again is pickle.loads(handed)  # mapped once
+        buffers: list[pickle.PickleBuffer] = []
+        for ref, image in zip(refs(small), expected, strict=True):
+            found = again.get(ref.shard, ref.offset)
+            assert np.array_equal(found.transpose(2, 0, 1), image)
+            assert len(pickle.dumps(found, protocol=5, buffer_callback=buffers.append)) < 200
+        assert len(buffers) == len(expected)
+
+
+def test_a_store_keeps_no_file_open(small, tmp_path):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with store_of(small, tmp_path) as store:
+        read(small, store)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_on_a_full_disk_images_are_decoded_with_a_warning(small, tmp_path, monkeypatch, caplog):

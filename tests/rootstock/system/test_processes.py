@@ -51,7 +51,7 @@ def test_processes_are_reused_after_their_memory_has_grown():
     assert len(set(ordered_map_in_processes(grows, range(8 * cores()), MIB))) == cores()
 
 
-@pytest.mark.parametrize("bytes_each", [MIB, 64])  # what does not fit into shared memory comes through the pipe
+@pytest.mark.parametrize("bytes_each", [MIB, 64, 0])  # what does not fit into shared memory comes through the pipe
 def test_results_come_in_order_and_their_arrays_are_never_overwritten(bytes_each):
     found = list(ordered_map_in_processes(squares, range(40), bytes_each, window=3))
     assert [number for _, number, _ in found] == list(range(40))
@@ -82,6 +82,13 @@ def test_a_killed_process_is_an_error_and_the_next_map_starts_new_ones():
     with pytest.raises(BrokenProcessPool):
         list(ordered_map_in_processes(dies, range(3), MIB))
     assert list(ordered_map_in_processes(fails_at_three, range(3), MIB)) == [0, 1, 2]
+
+
+def test_processes_that_died_between_two_maps_are_replaced():
+    before = {process for process, _, _ in ordered_map_in_processes(squares, range(8), MIB)}
+    for process in before:
+        os.kill(process, signal.SIGKILL)
+    assert before.isdisjoint(process for process, _, _ in ordered_map_in_processes(squares, range(8), MIB))
 
 
 @pytest.mark.parametrize("why", ["none", "too little"])
