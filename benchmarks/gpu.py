@@ -33,7 +33,7 @@ from rootstock.images.decoding import Decode
 from rootstock.system import processes
 from rootstock.system.parallel import cores, grouped, limit_to_one_core, ordered_map
 from rootstock.system.processes import ordered_map_in_processes
-from rootstock.training import batch_norm, checkpoints, finetune
+from rootstock.training import batch_norm, finetune
 from rootstock.training.classifier import Classifier
 from rootstock.training.head import Head
 from rootstock.training.split_images import SplitImages
@@ -150,8 +150,7 @@ def tune(bench: Bench) -> None:
             settings = params.Finetune(stages=(stage,), batch_size=batch_size)
             for how, folds in (("batch norms not folded", False), ("folded, as in the stage", True)):
                 _train_resident(bench, name, settings, how, folds=folds)
-            times = [0.0, *_epoch_ends(bench, name, settings)]
-            for epoch, seconds in enumerate(np.diff(times), start=1):
+            for epoch, seconds in enumerate(_seconds_of_epochs(bench, name, settings), start=1):
                 bench.put(f"fine-tuning, {name}, batch {batch_size}, epoch {epoch}", bench.tuned / seconds)
 
 
@@ -170,21 +169,16 @@ def _train_resident(bench: Bench, name: str, settings: params.Finetune, how: str
         bench.put(f"training step, {name}, batch {size}, {how}", bench.rate(lambda: step(batch, target), size))
 
 
-def _epoch_ends(bench: Bench, name: str, settings: params.Finetune) -> list[float]:
-    """Fine-tune, and return when each epoch had ended, in seconds from the start."""
+def _seconds_of_epochs(bench: Bench, name: str, settings: params.Finetune) -> list[float]:
+    """Fine-tune, and return the seconds of each epoch."""
     manifest, images = tables.load_manifest(bench.folder / "dataset"), bench.folder / "images"
     model, transform = _classifier(bench, name), bench.backbone(name).transform
     rows = {split: manifest[manifest["split"] == split] for split in ("train", "val")}
     bench.tuned = len(rows["train"])
-    ends: list[float] = []
-    begin = time.perf_counter()
-    with (
-        pixel_store.opened(bench.folder / "pixels", transform, images, shards.names(images), most_gb=50) as store,
-        patch.object(checkpoints, "save", lambda *given: ends.append(time.perf_counter() - begin)),
-    ):
+    with pixel_store.opened(bench.folder / "pixels", transform, images, shards.names(images), most_gb=50) as store:
         train, val = (SplitImages(split, images, store) for split in rows.values())
-        finetune.fine_tune(model, transform, train, val, settings, 0, bench.folder / "checkpoint", "")
-    return ends
+        checkpoint = bench.folder / f"checkpoint-{name}-{settings.batch_size}"  # from which no other one goes on
+        return finetune.fine_tune(model, transform, train, val, settings, 0, checkpoint, "").seconds
 
 
 def _classifier(bench: Bench, name: str) -> Classifier:

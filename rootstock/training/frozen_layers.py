@@ -80,7 +80,8 @@ class ActivationBatches(Batches):
         if self.device.type in KEEPS_IMAGES:
             kept = self._on_device()
             flat = views * len(self._places) + np.arange(len(self._places))
-            batches = (kept[torch.from_numpy(flat[indices]).to(self.device)] for indices, _ in shares)
+            chosen = torch.from_numpy(flat[np.concatenate([indices for indices, _ in shares])]).to(self.device)  # once
+            batches = (kept[part] for part in chosen.split([len(indices) for indices, _ in shares]))
         for batch in batches:
             yield batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from rootstock.backbones import backbones
 from rootstock.config.architectures import Transform
 from rootstock.images import pixel_store
-from rootstock.training import division, finetune, frozen_layers, stages as stage_module
+from rootstock.training import division, finetune, frozen_layers, split_images, stages as stage_module
 from rootstock.training.checkpoints import Epoch
 from rootstock.training.classifier import Classifier
 from rootstock.training.frozen_layers import Cache
@@ -175,6 +176,28 @@ def test_on_a_gpu_activations_are_kept_in_its_memory(base, tmp_path, monkeypatch
     monkeypatch.setattr(frozen_layers, "KEEPS_IMAGES", ("cpu",))
     _, history = tune(base, tmp_path / "memory", settings)
     assert losses(history) == pytest.approx(losses(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("unfreeze", ["last_block", "all"])
+def test_on_a_gpu_later_epochs_copy_nothing_for_each_mini_batch(base, tmp_path, monkeypatch, unfreeze):
+    """A copy from memory that is not pinned would wait for all that the GPU has been given to do."""
+    for module in (frozen_layers, split_images):
+        monkeypatch.setattr(module, "KEEPS_IMAGES", ("cpu",))
+    copies, to = [], torch.Tensor.to
+
+    def counted(tensor: torch.Tensor, *given: object, **named: object) -> torch.Tensor:
+        by = sys._getframe(1).f_globals["__name__"]  # torch's own clipping asks for where a gradient is already
+        copies.extend(by for one in given if isinstance(one, torch.device) and by.startswith("rootstock"))
+        return to(tensor, *given, **named)
+
+    def copies_of(epochs: int, batch_size: int) -> int:
+        copies.clear()
+        tune(base, tmp_path / f"{epochs} {batch_size}", stages((unfreeze, epochs), batch_size=batch_size))
+        return len(copies)
+
+    monkeypatch.setattr(torch.Tensor, "to", counted)
+    small, large = (copies_of(4, size) - copies_of(2, size) for size in (4, 16))
+    assert small == large > 0
 
 
 def test_a_network_that_cannot_be_divided_is_trained_whole(base, tmp_path, monkeypatch, caplog):
