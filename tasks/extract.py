@@ -34,7 +34,7 @@ def extract(params: Params) -> Summary:
     backbone = backbones.load(BACKBONE, settings.layer, settings.pooling)
     executor = None if settings.runner == "local" else on_workers
     reads_pixels = params.finetune.stages and params.finetune.augment == "none" and settings.decode == "full"
-    most_gb = params.cache.pixels_gb if reads_pixels else 0
+    most_gb = params.cache.pixels_gb if reads_pixels else None
     done = extraction.extract(
         backbone, settings, IMAGES, FEATURES, fallback_cache=TRIED, executor=executor, unfinished=UNFINISHED,
         pixels=lambda: pixel_store.opened(PIXELS, backbone.transform, IMAGES, shards.names(IMAGES), most_gb),

@@ -46,7 +46,7 @@ def fine_tune(params: Params) -> Summary:
     )
     used = {shard for split in rows.values() for shard in split["shard"]}
     # Processes that torchrun has started, maybe on several hosts, cannot fill one store.
-    most_gb = 0 if ranks.started_by_torchrun() else params.cache.pixels_gb
+    most_gb = None if ranks.started_by_torchrun() else params.cache.pixels_gb
     side = params.finetune.store_size if params.finetune.augment != "none" else 0
     with (
         pixel_store.opened(PIXELS, backbone.transform, IMAGES, used, most_gb) as store,

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def compute(
     files: Sequence[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path,
     advance: progress.Advance, threads: int | None = None,
-    begun: Mapping[File, Unfinished] = MappingProxyType({}), pixels: ArrayStore | None = None,
+    begun: Mapping[File, Unfinished] = MappingProxyType({}), pixels: ArrayStore | None = None, in_all: int = 0,
 ) -> None:  # fmt: skip
     """Compute feature files one after the other.
 
@@ -49,6 +49,7 @@ def compute(
         threads: to decode and compute with, or processes to decode for a GPU; None is one per core.
         begun: what is kept of files that are not finished; of others nothing is kept.
         pixels: has images that have been decoded before, and keeps the others.
+        in_all: how many images this process computes, if it is called several times.
 
     Raises:
         ParamsError: float16 is too small for the features of this backbone.
@@ -56,7 +57,7 @@ def compute(
     """
     libraries = engines.libraries(engine.name)
     done = {file: kept.images for file, kept in begun.items()}
-    with closing(groups_of(files, engine, backbone, settings, images_dir, threads, done, pixels)) as groups:
+    with closing(groups_of(files, engine, backbone, settings, images_dir, threads, done, pixels, in_all)) as groups:
         for file in files:
             fields = feature_keys.cache_key_fields(backbone.description, settings, engine.name, file.view)
             kept = begun.get(file) or Unfinished(None)
@@ -68,6 +69,7 @@ def compute(
 def groups_of(
     files: Iterable[File], engine: Engine, backbone: Backbone, settings: params.Extract, images_dir: Path,
     threads: int | None = None, done: Mapping[File, int] = MappingProxyType({}), pixels: ArrayStore | None = None,
+    in_all: int = 0,
 ) -> Generator[tuple[Group, NDArray[np.float32]]]:  # fmt: skip
     """Yield the images of the files with their features (n, width), in order, a few images at a time.
 
@@ -78,16 +80,18 @@ def groups_of(
     parts = (part for file in files for part in _parts(file, images_dir, engine.group_size, done.get(file, 0)))
     with shards.Reader(images_dir) as reader:
         decode = Preparation(reader, spec, settings, pixels)
-        yield from extractor.unrounded(
-            parts, decode, threads, _in_processes(files, engine, spec, images_dir, threads or cores())
-        )
+        in_processes = _in_processes(files, engine, spec, images_dir, threads or cores(), in_all)
+        yield from extractor.unrounded(parts, decode, threads, in_processes)
 
 
-def _in_processes(files: Iterable[File], engine: Engine, spec: FeatureSpec, images_dir: Path, count: int) -> bool:
+def _in_processes(
+    files: Iterable[File], engine: Engine, spec: FeatureSpec, images_dir: Path, count: int, in_all: int
+) -> bool:
     """Whether images are decoded in processes: many of them, on many cores, for a GPU that decodes none itself."""
     if engine.stream is None or spec.decode == "gpu" or not isinstance(files, Sequence):
         return False
-    pays = processes.pay(sum(shards.count_images(images_dir, file.shard) for file in files), count)
+    images = sum(shards.count_images(images_dir, file.shard) for file in files)
+    pays = processes.pay(max(images, in_all), count)
     log.info("extract: decoding in %d %s", count, "processes" if pays else "threads")
     return pays
 

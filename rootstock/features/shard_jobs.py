@@ -34,7 +34,8 @@ TRANSFERS = 8  # concurrent, to or from a store
 class Job:
     """What all shards share: where images and backbone are, where features go, and the engine.
 
-    `images`, `backbone` and `features` are absolute paths or URLs; `settings.engine` is the engine, never auto.
+    `images`, `backbone` and `features` are absolute paths or URLs; `settings.engine` is the engine, never auto. A
+    worker computes some `images_each` images; one that was not started for this job, at most as many.
     """
 
     images: str
@@ -42,6 +43,7 @@ class Job:
     features: str
     engine: str
     settings: params.Extract
+    images_each: int
 
 
 def job_of(todo: Plan, settings: params.Extract, images: Path, backbone: Path, features: Path) -> Job:
@@ -51,11 +53,14 @@ def job_of(todo: Plan, settings: params.Extract, images: Path, backbone: Path, f
         SourceError: the store cannot be reached or written to.
     """
     named = settings.model_copy(update={"engine": todo.engine})
+    count = sum(shards.count_images(images, file.shard) for file in todo.missing)
+    each = count if settings.cluster else count // settings.workers
     if settings.store is None:
-        return Job(str(images.absolute()), str(backbone.absolute()), str(features.absolute()), todo.engine, named)
+        here = [str(folder.absolute()) for folder in (images, backbone, features)]
+        return Job(here[0], here[1], here[2], todo.engine, named, each)
     store = settings.store.rstrip("/")
     digest = backbones.describe(backbone)["digest"]
-    job = Job(f"{store}/images", f"{store}/backbones/{digest}", f"{store}/features", todo.engine, named)
+    job = Job(f"{store}/images", f"{store}/backbones/{digest}", f"{store}/features", todo.engine, named, each)
     wanted = {f"{file.shard}{shards.SUFFIX}" for file in todo.missing} - set(stores.names(job.images, shards.SUFFIX))
     _each(lambda name: stores.put(images / name, f"{job.images}/{name}"), sorted(wanted))
     missing = set(BACKBONE_FILES) - set(stores.names(job.backbone))
@@ -96,7 +101,8 @@ def extract_shard(job: Job, name: str) -> int:
             nonlocal done
             done += n
 
-        computing.compute([made], engine, backbone, job.settings, tar.parent, advance, _threads(job, engine))
+        threads = _threads(job, engine)
+        computing.compute([made], engine, backbone, job.settings, tar.parent, advance, threads, in_all=job.images_each)
         for path in (feature_files.digest_path(made.path), made.path):
             stores.put(path, f"{job.features}/{path.relative_to(scratch).as_posix()}")
         return done

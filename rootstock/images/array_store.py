@@ -126,7 +126,7 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> Array:
 
 @contextmanager
 def opened(
-    root: Path, key: str, item: Item, images_dir: Path, names: Collection[str], most_gb: float,
+    root: Path, key: str, item: Item, images_dir: Path, names: Collection[str], most_gb: float | None,
     beside: Collection[ArrayStore] = (),
 ) -> Iterator[ArrayStore | None]:  # fmt: skip
     """Open the store of a key for the shards named.
@@ -137,15 +137,17 @@ def opened(
         item: what there is of each image.
         images_dir: the shards.
         names: of the shards.
-        most_gb: most bytes of all stores, in units of 10**9.
+        most_gb: most bytes of all stores, in units of 10**9; None to leave them as they are, and use none.
         beside: open stores that must not be evicted.
 
     Yields:
         None if the images are too many for that, or for the disk: then they are computed every time.
     """
-    folder, others = root / key, sum(_size(store.folder) for store in beside)
-    most = int(most_gb * GB) - others
-    kept = {store.folder for store in beside}
+    if most_gb is None:
+        yield None
+        return
+    folder, kept = root / key, {store.folder for store in beside}
+    most = int(most_gb * GB) - sum(map(_size, kept))
     if not most_gb:  # nothing to look up in the shards' headers
         _make_room(root, kept, 0)
         yield None

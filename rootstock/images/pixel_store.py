@@ -32,7 +32,7 @@ def _key(*fields: object) -> str:
 
 
 def opened(
-    root: Path, transform: Transform, images_dir: Path, names: Collection[str], most_gb: float
+    root: Path, transform: Transform, images_dir: Path, names: Collection[str], most_gb: float | None
 ) -> AbstractContextManager[ArrayStore | None]:
     """Open the store of images (size, size, 3) uint8 for the shards named, as `array_store.opened` does.
 
@@ -52,7 +52,7 @@ class CropSource:
 
 @contextmanager
 def opened_for_crops(
-    root: Path, side: int, transform: Transform, images_dir: Path, names: Collection[str], most_gb: float,
+    root: Path, side: int, transform: Transform, images_dir: Path, names: Collection[str], most_gb: float | None,
     beside: ArrayStore | None,
 ) -> Iterator[CropSource | None]:  # fmt: skip
     """Open the store of whole images (side, side, 3) uint8, beside the other one; yield None if `side` is 0.

@@ -9,8 +9,10 @@ from rootstock.backbones.backbones import Backbone
 from rootstock.config.params import Extract
 from rootstock.features import computing, feature_keys, gpu, planning, shard_jobs
 from rootstock.features.engines import Engine
+from rootstock.features.feature_extractor import FeatureExtractor
 from rootstock.features.reader import Features
 from rootstock.images.loader import Normalise
+from rootstock.system import processes
 from tests.small_dataset import small_backbone
 
 
@@ -43,7 +45,9 @@ def test_workers_with_a_gpu_share_the_cores_of_the_machine(
     used, compute = [], computing.compute
     monkeypatch.setattr(shard_jobs, "_ready", lambda job: (backbone, engine_of(backbone, on_gpu)))
     monkeypatch.setattr(shard_jobs, "cores", lambda: 16)
-    monkeypatch.setattr(computing, "compute", lambda *given: (used.append(given[6]), compute(*given))[1])
+    monkeypatch.setattr(
+        computing, "compute", lambda *given, **named: (used.append(given[6]), compute(*given, **named))[1]
+    )
     names = [shard_jobs.name_of(file) for file in todo.missing][:2]
     images = [shard_jobs.extract_shard(job, name) for name in names]
     assert used == [threads, threads]
@@ -52,3 +56,26 @@ def test_workers_with_a_gpu_share_the_cores_of_the_machine(
     assert sum(images) == len(rows)
     there, expected = (np.concatenate([x for x, _ in Features(place, rows)]) for place in (found, folder))
     np.testing.assert_allclose(there, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "workers", "in_processes"), [(None, 2, True), (None, 9, False), ("tcp://a:1", 9, True)]
+)
+def test_a_worker_with_a_gpu_decodes_in_processes_if_all_its_shards_together_are_many_images(
+    small, base, backbone, tmp_path, monkeypatch, cluster, workers, in_processes
+):
+    settings = Extract(engine="eager", runner="dask", cluster=cluster, workers=workers)
+    todo = planning.plan(backbone, settings, small.images, tmp_path)
+    of_shard = len(small.manifest) // len(todo.missing)
+    job = shard_jobs.job_of(todo, settings, small.images, small_backbone(base), tmp_path)
+    chosen, unrounded = [], FeatureExtractor.unrounded
+    monkeypatch.setattr(processes, "FROM_IMAGES", len(small.manifest) // 4)
+    monkeypatch.setattr(processes, "FROM_CORES", 1)
+    monkeypatch.setattr(shard_jobs, "_ready", lambda job: (backbone, engine_of(backbone, on_gpu=True)))
+    monkeypatch.setattr(
+        FeatureExtractor, "unrounded",
+        lambda extractor, parts, decode, threads, way: (chosen.append(way), unrounded(extractor, parts, decode, 1))[1],
+    )  # fmt: skip
+    assert of_shard < processes.FROM_IMAGES
+    shard_jobs.extract_shard(job, shard_jobs.name_of(todo.missing[0]))
+    assert chosen == [in_processes]
