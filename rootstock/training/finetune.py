@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from rootstock.backbones import state_dicts
 from rootstock.backbones.depths import uncut
@@ -20,6 +21,7 @@ from rootstock.config import params
 from rootstock.config.architectures import Transform
 from rootstock.dataset.shards import Reader
 from rootstock.system import devices, memory, progress
+from rootstock.system.errors import ParamsError
 from rootstock.system.parallel import rank
 from rootstock.training import adapters, checkpoints, epochs, frozen_layers, ranks, stage_plan, stages
 from rootstock.training.adapters import Adapters
@@ -65,9 +67,17 @@ def fine_tune(
         activations: where those of frozen layers are kept; None to compute them in every epoch.
 
     Raises:
-        ParamsError: a stage names an unknown layer, training diverged, or there is no GPU for each process.
+        ParamsError: a stage names an unknown layer, training diverged, there is no GPU for each process, or several
+            processes would train batch norm's statistics.
     """
     check_stages(model.backbone, settings)
+    several = max(settings.processes, ranks.world_size()) > 1
+    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    if several and not model.frozen_statistics and any(norms):
+        raise ParamsError(
+            "params.yaml: finetune.processes is more than 1, and the backbone has random weights and batch norm, whose "
+            "statistics would be those of each process's share of a mini-batch; expected 1."
+        )
     check_sizes(model, settings.sizes, transform.size)
     told = settings.processes > 1 and ranks.started_by_torchrun()  # by the process that started this one
     if rank() == 0 and not told:

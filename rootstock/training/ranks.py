@@ -83,6 +83,11 @@ def started_by_torchrun() -> bool:
     return distributed.is_torchelastic_launched()
 
 
+def world_size() -> int:
+    """Return how many processes train together with this one."""
+    return int(os.environ["WORLD_SIZE"]) if started_by_torchrun() else 1
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """Join the other processes, if there are any, for the time of a block."""

@@ -1,11 +1,9 @@
 """A step of training: forward, backward and update, without waiting for the device, in parts where memory is short.
 
-On a GPU the step is captured as a CUDA graph, and replayed: launching its kernels one by one from Python takes longer
-than a small mini-batch takes to compute (docs/benchmarks.md).
+On a GPU the step is captured as a CUDA graph, and replayed (docs/benchmarks.md).
 """
 
 import logging
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,10 +19,10 @@ from rootstock.training.division import TrainedPart
 from rootstock.training.mixing import Mixing
 from rootstock.training.moving_average import MovingAverage
 from rootstock.training.ranks import ALONE, Ranks
+from rootstock.training.step_graphs import StepGraphs
 
 log = logging.getLogger(__name__)
 MAX_GRADIENT_NORM = 1.0  # bounds the first steps after unfreezing (docs/benchmarks.md)
-STEPS_BEFORE_CAPTURE = 3  # in which libraries allocate what they keep
 
 
 class TrainingStep:
@@ -56,8 +54,10 @@ class TrainingStep:
         # float16 has no room for small gradients: they are scaled up (Micikevicius et al. 2018)
         self.scaler = torch.GradScaler(self.device.type, enabled=precision_on(self.device) is torch.float16)
         # In a graph, neither can the scaler look at the gradients on the CPU nor one process wait for another.
-        graph = self.device.type == "cuda" and not self.scaler.is_enabled() and alone
-        self._graph = _Graph(self._step) if graph else None
+        graphs = self.device.type == "cuda" and not self.scaler.is_enabled() and alone
+        self.graphs = StepGraphs(self._step) if graphs else None
+        self._is_updating = False
+        self._share_rates()
         self.mixing = Mixing(settings.regularization, len(model.head.bias))
         self.average = MovingAverage(self.trained, settings.averaging.ema) if settings.averaging.ema else None
 
@@ -69,17 +69,29 @@ class TrainingStep:
     def resume(self, state: TrainingState) -> None:
         """Go on from a checkpoint."""
         self.optimiser.load_state_dict(state.optimiser or {})
+        self._share_rates()
         self.scaler.load_state_dict(state.scaler)
         if self.average and state.average:
             self.average = MovingAverage(self.trained, self.average.decay, state.average)
 
+    def _share_rates(self) -> None:
+        """Let all groups read their learning rates from one tensor on a GPU, so that a CUDA graph may hold them.
+
+        A checkpoint may come from another kind of device.
+        """
+        on_gpu, groups = self.device.type == "cuda", self.optimiser.param_groups
+        self._peaks = torch.tensor([group["peak"] for group in groups], dtype=torch.float32, device=self.device)
+        self._rates = self._peaks.clone()
+        for group, rate in zip(groups, self._rates if on_gpu else self._rates.tolist(), strict=True):
+            group["lr"], group["capturable"] = rate, on_gpu
+
     def set_learning_rate(self, share: float) -> None:
         """Set the learning rate of each group to a share of its peak."""
+        if self.device.type == "cuda":
+            torch.mul(self._peaks, share, out=self._rates)
+            return
         for group in self.optimiser.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(group["peak"] * share)
-            else:
-                group["lr"] = group["peak"] * share
+            group["lr"] = group["peak"] * share
 
     def __call__(self, batch: Tensor, target: Tensor, images: int | None = None) -> Tensor:
         """Update the weights by a mini-batch (n, 3, size, size) and its target (targets.py), both on the device.
@@ -100,21 +112,38 @@ class TrainingStep:
             target = targets.padded(target, len(batch) - few)
         while True:
             try:
-                return self._graph(batch, target) if self._graph else self._step(batch, target, images)
+                return self.graphs(batch, target) if self.graphs is not None else self._step(batch, target, images)
             except torch.OutOfMemoryError:
-                if self.parts >= len(batch) or self.ranks.size > 1:  # the others would wait for the first gradients
+                # Of several processes the others would wait for the first gradients; half an update is no update.
+                if self._is_updating or self.parts >= len(batch) or self.ranks.size > 1:
                     raise
-                self.parts *= 2
-                log.warning(
-                    "fine_tune: not enough memory for a mini-batch of %d images: computed in %d parts, whose gradients "
-                    "add up", len(batch), self.parts,
-                )  # fmt: skip
-                self.optimiser.zero_grad(set_to_none=True)
-                if self.device.type == "cuda":
-                    self._graph = _Graph(self._step) if self._graph else None
-                    torch.cuda.empty_cache()
+            self._halve(len(batch))  # not before the traceback has let the activations go
+
+    def _halve(self, images: int) -> None:
+        """Compute mini-batches in twice as many parts from now on."""
+        self.parts *= 2
+        log.warning(
+            "fine_tune: not enough memory for a mini-batch of %d images: computed in %d parts, whose gradients add up",
+            images, self.parts,
+        )  # fmt: skip
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            self.graphs = StepGraphs(self._step) if self.graphs is not None else None
+            torch.cuda.empty_cache()
 
     def _step(self, batch: Tensor, target: Tensor, images: int | None = None) -> Tensor:
+        loss = self._gradients(batch, target, images)
+        # What is captured is not computed yet.
+        self._is_updating = self.device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
+        self.scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.trained, MAX_GRADIENT_NORM)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self._is_updating = False
+        return loss
+
+    def _gradients(self, batch: Tensor, target: Tensor, images: int | None) -> Tensor:
+        """Compute the gradients, and return the loss."""
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for part, labels in zip(batch.chunk(self.parts), target.chunk(self.parts), strict=True):
@@ -125,10 +154,6 @@ class TrainingStep:
             loss = (loss * self._weights(labels)).sum() * self.ranks.size / (images or self._counted(target).sum())
             self.scaler.scale(loss).backward()
             total += loss.detach()
-        self.scaler.unscale_(self.optimiser)
-        nn.utils.clip_grad_norm_(self.trained, MAX_GRADIENT_NORM)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
         return total
 
     def _weights(self, target: Tensor) -> Tensor:
@@ -141,54 +166,3 @@ class TrainingStep:
 
     def _counted(self, target: Tensor) -> Tensor:
         return targets.counted(target, multi_label=self.multi_label)
-
-
-class _Graph:
-    """A step that is computed a few times, then captured as a CUDA graph, and replayed for mini-batches of its shape.
-
-    Others, and all where it cannot be captured (an operation that waits for the GPU), are computed as they come.
-    """
-
-    def __init__(self, step: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.step = step
-        self._stream = torch.cuda.Stream()
-        self._before = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._batch, self._target, self._loss = (torch.empty(0) for _ in range(3))
-
-    def __call__(self, batch: Tensor, target: Tensor) -> Tensor:
-        """Compute the step, as `TrainingStep` does."""
-        if self._before < STEPS_BEFORE_CAPTURE:
-            self._before += 1
-            return self._beside(batch, target)
-        if self._before == STEPS_BEFORE_CAPTURE:
-            self._before += 1
-            self._capture(batch, target)
-        if self._graph is None or batch.shape != self._batch.shape:
-            return self._beside(batch, target)
-        self._batch.copy_(batch)
-        self._target.copy_(target)
-        self._graph.replay()
-        return self._loss.clone()
-
-    def _beside(self, batch: Tensor, target: Tensor) -> Tensor:
-        """Compute on another stream than the default one, to which a captured step may not be tied."""
-        current = torch.cuda.current_stream()
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            loss = self.step(batch, target)
-        current.wait_stream(self._stream)
-        return loss
-
-    def _capture(self, batch: Tensor, target: Tensor) -> None:
-        self._batch, self._target = batch.clone(), target.clone()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                self._loss = self.step(self._batch, self._target)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            log.info("fine_tune: the step could not be captured as a CUDA graph, and runs eagerly: %s", error)
-        else:
-            self._graph = graph

@@ -98,10 +98,7 @@ def optimiser_of(model: Classifier, stage: params.Stage, settings: params.Finetu
     decay: float = settings.layer_decay or default_layer_decay(model.backbone)
     for below, parameters in _trained(model.backbone, stage).items():
         groups += _groups(parameters, lr * decay**below, settings)
-    on_gpu = model.head.weight.is_cuda
-    for group in groups if on_gpu else []:  # read by the GPU in each step, so that a CUDA graph may hold it
-        group["lr"] = torch.tensor(group["lr"], device=model.head.weight.device)
-    return torch.optim.AdamW(groups, fused=True, capturable=on_gpu)  # a tenth faster steps on a CPU, more on a GPU
+    return torch.optim.AdamW(groups, fused=True)  # a tenth faster steps on a CPU, more on a GPU
 
 
 def default_layer_decay(network: nn.Module) -> float:

@@ -84,7 +84,7 @@ def losses_of(model: Classifier, *, graph: bool) -> list[float]:
     settings = params.Finetune(batch_size=16)
     step = TrainingStep(model, optimiser_of(model, params.Stage(unfreeze="all", epochs=1, lr=1e-3), settings), settings)
     if not graph:
-        step._graph = None
+        step.graphs = None
     draws = torch.Generator().manual_seed(0)
     losses = []
     model.train()
@@ -94,7 +94,7 @@ def losses_of(model: Classifier, *, graph: bool) -> list[float]:
         target = torch.randint(CLASSES, (images,), generator=draws)
         step.set_learning_rate(number / 30)
         losses.append(step(batch.to(GPU), target.to(GPU)).item())
-    assert (step._graph is not None and step._graph._graph is not None) == graph
+    assert bool(step.graphs) == graph
     return losses
 
 

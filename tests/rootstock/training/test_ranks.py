@@ -86,6 +86,13 @@ def test_more_processes_than_gpus_or_cores_are_refused():
         ranks.check(1000)
 
 
+def test_processes_do_not_share_mini_batches_where_each_would_have_its_own_statistics(base, tmp_path):
+    model = start(base)
+    model.frozen_statistics = False  # as with random weights
+    with pytest.raises(ParamsError, match=r"finetune.processes is more than 1, and .* batch norm.* expected 1"):
+        tune(model, base, stages(("all", 1), processes=2), tmp_path / "checkpoint")
+
+
 @pytest.mark.slow
 def test_torchrun_starts_the_processes_too(tmp_path):
     """As on several hosts, where each host starts its own."""

@@ -1,5 +1,7 @@
 """A training step: gradients of parts where memory is short, and the loss scaler of float16."""
 
+from weakref import ReferenceType, ref
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rootstock.training import classifier, step as step_module
+from rootstock.training.checkpoints import TrainingState
 from rootstock.training.step import TrainingStep
 from rootstock.training.targets import NO_CLASS
 from rootstock.training.unfreezing import optimiser_of
@@ -74,6 +77,62 @@ def test_a_single_image_that_does_not_fit_into_memory_is_an_error(base):
         TrainingStep(model, optimiser, settings)(
             torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)
         )
+
+
+def test_a_checkpoint_of_another_kind_of_device_leaves_rates_as_this_one_reads_them(base):
+    settings, state = stages(("all", 1)), TrainingState()
+    model = start(base)
+    optimiser = optimiser_of(model, settings.stages[0], settings)
+    step = TrainingStep(model, optimiser, settings)
+    batch, target = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4) % 3
+    step(batch, target)
+    step.keep_in(state)
+    for group in state.optimiser["param_groups"]:  # as a GPU's
+        group["lr"], group["capturable"] = torch.tensor(group["lr"]), True
+    step.resume(state)
+    step.set_learning_rate(0.5)
+    assert [group["lr"] for group in optimiser.param_groups] == [group["peak"] / 2 for group in optimiser.param_groups]
+    assert not any(group["capturable"] for group in optimiser.param_groups)
+    step(batch, target)
+
+
+def test_memory_that_runs_out_in_an_update_is_an_error_as_half_of_it_may_be_done(base):
+    model, settings = start(base), stages(("all", 1))
+    optimiser = optimiser_of(model, settings.stages[0], settings)
+
+    def full() -> None:
+        raise torch.OutOfMemoryError
+
+    optimiser.step = full
+    step = TrainingStep(model, optimiser, settings)
+    with pytest.raises(torch.OutOfMemoryError):
+        step(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
+    assert step.parts == 1
+
+
+def test_activations_are_freed_before_a_mini_batch_is_computed_in_parts(base, monkeypatch):
+    model, settings, alive = start(base), stages(("all", 1)), []
+    optimiser = optimiser_of(model, settings.stages[0], settings)
+    held: list[ReferenceType[Tensor]] = []
+
+    class Refuses(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, batch: Tensor) -> Tensor:
+            activations = self.network(batch)
+            if len(batch) == 4:
+                held.append(ref(activations))
+                raise torch.OutOfMemoryError
+            alive.append(held[0]() is not None)
+            return activations
+
+    model.backbone = Refuses(model.backbone)
+    TrainingStep(model, optimiser, settings)(
+        torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)
+    )
+    assert alive == [False, False]
 
 
 def test_training_in_float16_learns_and_its_loss_scaler_survives_an_interruption(base, tmp_path, monkeypatch):
