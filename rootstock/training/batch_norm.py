@@ -2,14 +2,16 @@
 
     batch_norm(conv(x)) = conv'(x),    weight' = s weight,    bias' = β - s mean + s bias,    s = γ / √(var + ε)
 
-weight' and bias' are computed in every step from the parameters, to which the gradients flow as before; what is saved
-are the passes over the activations, forwards and backwards: a fifth of a step of efficientnet_lite0 on a CPU
-(docs/benchmarks.md). Which batch norm follows which convolution is seen in a forward pass, and checked in another.
+weight' and bias' are computed in every step from the parameters, to which the gradients flow as before, or once for
+many batches (`folded_once`). What is saved are the passes over the activations, forwards and backwards: a fifth of a
+step of efficientnet_lite0 on a CPU (docs/benchmarks.md). Which batch norm follows which convolution is seen in a
+forward pass, and checked in another.
 """
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import ReferenceType, ref
 
@@ -21,6 +23,8 @@ from rootstock.training import depthwise
 log = logging.getLogger(__name__)
 TOLERANCE = 1e-3  # relative to the largest output; rounding differs
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
+Weights = tuple[Tensor, Tensor]  # of a convolution, and its bias
+_kept: ContextVar[dict[nn.Conv2d, Weights] | None] = ContextVar("kept", default=None)
 
 
 @contextmanager
@@ -45,10 +49,20 @@ def folded(model: nn.Module, example: Tensor) -> Iterator[None]:
         for restore in undo:
             stack.callback(restore)
         if not differ < TOLERANCE:
-            log.debug("batch norms are not folded: outputs would differ by %.2g", differ)
+            log.info("fine_tune: batch norms are not folded into convolutions: outputs would differ by %.2g", differ)
             stack.close()
         model.train(training)
         yield
+
+
+@contextmanager
+def folded_once() -> Iterator[None]:
+    """Fold each batch norm once while the block lasts, in which no weights change and no gradients are needed."""
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 def _pairs(model: nn.Module, example: Tensor) -> tuple[Tensor, list[Pair]]:
@@ -98,20 +112,29 @@ def _timm_name(module: nn.Module) -> str:
     return "" if path else name
 
 
+def _weights(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Weights:
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - scale * norm.running_mean
+    if convolution.bias is not None:
+        shift = shift + scale * convolution.bias
+    return convolution.weight * scale.view(-1, 1, 1, 1), shift
+
+
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Callable[[], None]:
     """Let a convolution compute the batch norm as well; return a function that undoes it."""
     convolve = _function_of(convolution)
     assert convolve is not None  # `_pairs` has looked
 
     def forward(x: Tensor) -> Tensor:
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        shift = norm.bias - scale * norm.running_mean
-        if convolution.bias is not None:
-            shift = shift + scale * convolution.bias
+        kept = _kept.get()
+        weights = None if kept is None else kept.get(convolution)
+        if weights is None:
+            weights = _weights(convolution, norm)
+            if kept is not None:
+                kept[convolution] = weights
         return convolve(
-            x, convolution.weight * scale.view(-1, 1, 1, 1), shift,
-            convolution.stride, convolution.padding, convolution.dilation, convolution.groups,
+            x, *weights, convolution.stride, convolution.padding, convolution.dilation, convolution.groups
         )  # fmt: skip
 
     def activation(x: Tensor) -> Tensor:

@@ -86,7 +86,12 @@ def load(model: Classifier, path: Path) -> None:
 
 
 def predict(model: nn.Module, batches: Iterable[Tensor], batch_size: int) -> Iterator[NDArray[np.float32]]:
-    """Yield the logits (n, k) float32 of each batch on the model's device; sets evaluation mode.
+    """Yield the logits (n, k) float32 of each batch on the model's device; sets evaluation mode."""
+    return (logits.cpu().numpy() for logits in logits_of(model, batches, batch_size))
+
+
+def logits_of(model: nn.Module, batches: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
+    """Yield the logits (n, k) float32 of each batch, left on the device, which is not waited for.
 
     On a GPU, batches are filled up to `batch_size`: cuDNN plans anew for each shape (features/gpu.py).
     """
@@ -94,9 +99,8 @@ def predict(model: nn.Module, batches: Iterable[Tensor], batch_size: int) -> Ite
     device = next(model.parameters()).device
     with torch.inference_mode(), mixed_precision(device):
         for batch in batches:
-            images = len(batch)
             logits: Tensor = model(filled(batch, batch_size))
-            yield logits[:images].float().cpu().numpy()
+            yield logits[: len(batch)].float()
 
 
 def filled(batch: Tensor, batch_size: int) -> Tensor:

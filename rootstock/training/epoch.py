@@ -10,8 +10,9 @@ from torch import Tensor
 from rootstock.config import params
 from rootstock.system import progress
 from rootstock.training import targets
+from rootstock.training.batch_norm import folded_once
 from rootstock.training.checkpoints import Saver, TrainingState, Within
-from rootstock.training.classifier import Classifier, predict
+from rootstock.training.classifier import Classifier, logits_of
 from rootstock.training.divergence import check_loss, highest_loss
 from rootstock.training.division import TrainedPart
 from rootstock.training.frozen_layers import Cache
@@ -118,14 +119,17 @@ def validate(
     model: Classifier | TrainedPart, batches: Batches, class_weights: NDArray[np.float32] | None
 ) -> tuple[float, float]:
     """Compute mean log loss and accuracy; images count by the weights of their classes."""
-    sums = torch.zeros(3, dtype=torch.float64)  # of losses, hits and weights
-    multi_label = model.head.multi_label
-    for batch, target in zip(predict(model, batches(), batches.batch_size), batches.targets(), strict=True):
-        logits, counted = torch.from_numpy(batch), targets.counted(target, multi_label=multi_label).double()
-        if class_weights is not None:
-            counted *= torch.from_numpy(class_weights)[target.clamp(min=0)]
-        losses = targets.losses(logits, target, multi_label=multi_label).double()
-        correct = targets.accuracies(logits, target, multi_label=multi_label).double()
-        sums += torch.stack([losses @ counted, correct @ counted, counted.sum()])
-    loss, correct, weights = batches.ranks.sum(sums.to(batches.device)).tolist()
-    return loss / weights, correct / weights
+    device, multi_label = batches.device, model.head.multi_label
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # of losses, hits and weights, read once
+    weights = None if class_weights is None else torch.from_numpy(class_weights).to(device)
+    with folded_once():
+        found = logits_of(model, batches(), batches.batch_size)
+        for logits, target in zip(found, batches.targets(device=device), strict=True):
+            counted = targets.counted(target, multi_label=multi_label).double()
+            if weights is not None:
+                counted *= weights[target.clamp(min=0)]
+            losses = targets.losses(logits, target, multi_label=multi_label).double()
+            correct = targets.accuracies(logits, target, multi_label=multi_label).double()
+            sums += torch.stack([losses @ counted, correct @ counted, counted.sum()])
+    loss, correct, weight = batches.ranks.sum(sums).tolist()
+    return loss / weight, correct / weight

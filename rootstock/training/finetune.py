@@ -118,7 +118,7 @@ def _train(
     entries = stage_plan.entries(settings.stages)
     planned = stage_plan.planned(settings, len(train.rows))
     device = devices.device()
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     torch.manual_seed(seed)
     key = adapters.wanted_by(settings)
     added = Adapters(model.backbone, settings.lora_rank, transform.size, key) if key else None
@@ -132,10 +132,11 @@ def _train(
     with (
         Reader(train.images_dir) as reader,
         stochastic_depth(uncut(model.backbone), settings.regularization.drop_path),
-        _faster(model, settings.batch_size, transform.size) if len(state.history) < total else nullcontext(),
+        _faster(model, transform.size) if len(state.history) < total else nullcontext(),
         memory.reused() if device.type == "cpu" else nullcontext(),
         progress.bar("fine_tune", total * len(train.rows)) if together.rank == 0 else progress.silent() as advance,
     ):
+        model.to(device)
         lone = model.frozen_statistics  # else a single image would have no statistics
         batches = Batches(train, reader, transform, settings.batch_size, device, settings.augment, lone, together)
         val_batches = Batches(val, reader, transform, settings.batch_size, device, ranks=together)
@@ -163,10 +164,11 @@ def _train(
     return Course(state.history, averages, state.rates, state.seconds)
 
 
-def _faster(model: Classifier, batch_size: int, size: int) -> AbstractContextManager[None]:
-    """Let the model compute frozen batch norms within convolutions."""
+def _faster(model: Classifier, size: int) -> AbstractContextManager[None]:
+    """Let a model, which is not on a GPU yet, compute frozen batch norms within convolutions.
+
+    A GPU would plan for float32 and for two images, neither of which it meets in training.
+    """
     if not model.frozen_statistics:
         return nullcontext()
-    # Shape and memory format are those of training: a GPU plans for them anyway.
-    example = torch.randint(256, (batch_size, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    return folded(model, example.to(model.head.weight.device))
+    return folded(model, torch.randint(256, (2, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2))

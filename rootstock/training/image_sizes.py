@@ -26,11 +26,12 @@ def size_in(epoch: int, epochs: int, sizes: Sequence[int], full: int) -> int:
 
 def resized(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
     """Yield mini-batches of images (n, 3, s, s) uint8 as (n, 3, size, size), and activations (floats) as they are."""
-    from torchvision.transforms.v2 import functional as F  # takes 1.5 s to import
-
     for batch in batches:
-        larger = batch.dtype == torch.uint8 and batch.shape[-1] > size
-        yield F.resize(batch, [size, size], antialias=True) if larger else batch
+        if batch.dtype == torch.uint8 and batch.shape[-1] > size:
+            from torchvision.transforms.v2 import functional as F  # takes 1.5 s to import
+
+            batch = F.resize(batch, [size, size], antialias=True)
+        yield batch
 
 
 def check_sizes(model: nn.Module, sizes: Sequence[int], full: int) -> None:

@@ -1,5 +1,7 @@
 """Mixed mini-batches: mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), as torchvision has them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,12 +21,13 @@ class Mixing:
     """
 
     def __init__(self, settings: Regularization, classes: int) -> None:
-        from torchvision.transforms import v2  # takes 1.5 s to import
-
         self.classes = classes
-        self.ways = [
-            way(alpha=alpha) for way, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix)) if alpha
-        ]
+        self.ways: list[Callable[..., tuple[Tensor, Tensor]]] = []
+        if settings.mixup or settings.cutmix:
+            from torchvision.transforms import v2  # takes 1.5 s to import
+
+            both = ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
+            self.ways = [way(alpha=alpha) for way, alpha in both if alpha]
 
     def __bool__(self) -> bool:
         """Whether anything is mixed."""
@@ -41,5 +44,4 @@ class Mixing:
         if not target.is_floating_point():
             shares = F.one_hot(target.clamp(min=0), self.classes).float() * (target != NO_CLASS)[:, None]
         way = self.ways[int(torch.randint(len(self.ways), ()))]
-        mixed: tuple[Tensor, Tensor] = way(batch.float(), shares)
-        return mixed
+        return way(batch.float(), shares)

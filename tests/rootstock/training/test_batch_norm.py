@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rootstock.backbones.networks import build
-from rootstock.training.batch_norm import folded
+from rootstock.training.batch_norm import folded, folded_once
 from tests.slow import slow
 
 # Convolution before batch norm; timm's, with padding as TensorFlow's and activation inside; batch norm first; none.
@@ -56,6 +56,21 @@ def test_outputs_and_gradients_are_the_same_and_fewer_batch_norms_are_computed(n
     assert norms_computed(other, batch) == before  # afterwards it is as it was
     assert other.state_dict().keys() == plain.state_dict().keys()
     copy.deepcopy(other)
+
+
+def test_many_batches_are_computed_with_weights_that_are_folded_once(monkeypatch):
+    model, batch, folds = network("shufflenet_v2_x0_5"), torch.rand(2, 3, 64, 64), []
+    rsqrt = torch.rsqrt
+    with folded(model, batch), torch.no_grad():
+        expected = model(batch)
+        monkeypatch.setattr(torch, "rsqrt", lambda x: (folds.append(x), rsqrt(x))[1])
+        with folded_once():
+            assert all(torch.equal(model(batch), expected) for _ in range(3))
+        assert len(folds) == NETWORKS["shufflenet_v2_x0_5"][1]
+        next(model.parameters()).mul_(1.5)
+        with folded_once():  # after a change there are other weights
+            changed = model(batch)
+        assert torch.equal(changed, model(batch)) and not torch.equal(changed, expected)
 
 
 class Reused(nn.Module):

@@ -15,7 +15,7 @@ from rootstock.config.params import Finetune
 from rootstock.dataset import shards
 from rootstock.images import loader
 from rootstock.system.parallel import cores
-from rootstock.training import classifier, epoch, epochs
+from rootstock.training import classifier, epoch, epochs, frozen_layers
 from rootstock.training.checkpoints import Epoch, Saver, TrainingState
 from rootstock.training.course import as_table
 from rootstock.training.epoch import one_cycle
@@ -91,23 +91,32 @@ def test_batches_contain_all_images_and_a_single_last_one_joins_the_batch_before
 
 @pytest.mark.parametrize("keeps_activations", [False, True])
 @pytest.mark.parametrize("batch_size", [7, 16, 48])
-def test_training_and_validation_call_the_network_from_one_thread_with_one_shape(
+def test_on_a_gpu_the_network_meets_one_thread_and_shape_and_one_precision(
     base, tmp_path, monkeypatch, caplog, batch_size, keeps_activations
 ):
     caplog.set_level("INFO")
     monkeypatch.setattr(classifier, "PLAN_FOR_SHAPES", ("cpu",))  # as on a GPU
-    model, meets = start(base), set()
+    monkeypatch.setattr(classifier, "precision_on", lambda device: torch.bfloat16)
+    monkeypatch.setattr(frozen_layers, "FLOAT16_ERROR", -1.0)  # a CPU's autocast knows no float16 beside bfloat16
+    model, meets, to = start(base), set(), nn.Module.to
+
+    def moved(module: nn.Module, *given: object, **named: object) -> nn.Module:
+        if torch.device("cpu") in given:  # what is computed before is not computed there
+            meets.clear()
+        return to(module, *given, **named)
+
+    monkeypatch.setattr(nn.Module, "to", moved)
     for name in ("conv1.0", "stage4.0.branch2.0"):  # of the frozen layers, and of those that are trained
-        model.backbone.get_submodule(name).register_forward_pre_hook(
-            lambda _, given, name=name: meets.add((name, threading.get_ident(), len(given[0])))
+        model.backbone.get_submodule(name).register_forward_hook(
+            lambda _, given, y, name=name: meets.add((name, threading.get_ident(), len(given[0]), y.dtype))
         )
     settings = stages(("last_block", 3), ("all", 2), batch_size=batch_size, augment="none")
     activations = Cache(tmp_path / "activations", 1) if keeps_activations else None
     tune(model, base, settings, tmp_path / "checkpoint", activations=activations)
     assert ("frozen layers of stage 'last_block' are computed once" in caplog.text) == keeps_activations
-    assert sorted((name, images) for name, _, images in meets) == [
-        ("conv1.0", batch_size),
-        ("stage4.0.branch2.0", batch_size),
+    assert sorted((name, images, precision) for name, _, images, precision in meets) == [
+        ("conv1.0", batch_size, torch.bfloat16),
+        ("stage4.0.branch2.0", batch_size, torch.bfloat16),
     ]
 
 
