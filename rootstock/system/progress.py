@@ -21,8 +21,11 @@ RECENT_S = 60.0
 class Advance(Protocol):
     """Reports that `n` more units are done, with optional extra counts: `cached=100`, `rejected=1`."""
 
-    def __call__(self, n: int, *, skip: int = 0, **counts: int) -> None:
-        """Advance by `n`, and by `skip` units that take no time, e.g. those of an interrupted run."""
+    def __call__(self, n: int, *, skip: int = 0, more: int = 0, **counts: int) -> None:
+        """Advance by `n`, and by `skip` units that take no time, e.g. those of an interrupted run.
+
+        Where the total is an estimate, `more` corrects it.
+        """
 
 
 Reporter = Callable[[str, int, str], AbstractContextManager[Advance]]
@@ -38,7 +41,9 @@ def terminal(what: str, total: int, unit: str) -> Iterator[Advance]:
     with tqdm(total=total, desc=what, unit=f" {unit}", leave=False) as bar:
         beside: Counter[str] = Counter()
 
-        def advance(n: int, *, skip: int = 0, **counts: int) -> None:
+        def advance(n: int, *, skip: int = 0, more: int = 0, **counts: int) -> None:
+            nonlocal total
+            bar.total = total = total + more
             if counts:
                 beside.update(counts)
                 bar.set_postfix(beside, refresh=False)
@@ -53,9 +58,9 @@ def terminal(what: str, total: int, unit: str) -> Iterator[Advance]:
 def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
     tally, due = Tally(what, total, unit), time.monotonic() + LINE_EVERY_S
 
-    def advance(n: int, *, skip: int = 0, **counts: int) -> None:
+    def advance(n: int, *, skip: int = 0, more: int = 0, **counts: int) -> None:
         nonlocal due
-        tally.add(n, skip=skip, **counts)
+        tally.add(n, skip=skip, more=more, **counts)
         if time.monotonic() >= due:
             print(escape.printable(str(tally)), file=sys.stderr, flush=True)
             due = time.monotonic() + LINE_EVERY_S
@@ -67,7 +72,7 @@ def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
 def silent() -> Iterator[Advance]:
     """Report nothing."""
 
-    def advance(n: int, *, skip: int = 0, **counts: int) -> None:
+    def advance(n: int, *, skip: int = 0, more: int = 0, **counts: int) -> None:
         pass
 
     yield advance
@@ -85,8 +90,9 @@ class Tally:
         self.done, self.skipped, self.beside, self.begin = 0, 0, Counter[str](), time.monotonic()
         self.earlier = deque([(self.begin, 0)])  # times, and what had been done, in order
 
-    def add(self, n: int, *, skip: int = 0, **counts: int) -> None:
-        """Advance by `n`, and by `skip` units that took no time."""
+    def add(self, n: int, *, skip: int = 0, more: int = 0, **counts: int) -> None:
+        """Advance by `n`, and by `skip` units that took no time; correct the total by `more`."""
+        self.total += more
         self.done += n + skip
         self.skipped += skip
         self.beside.update(counts)

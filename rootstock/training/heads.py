@@ -1,7 +1,8 @@
 """Fit the head that params.yaml names; with `auto`, every kind, of which validation chooses one."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +16,10 @@ from rootstock.dataset.tables import Labels
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError, SourceError
-from rootstock.training import closed_form, head, logistic
+from rootstock.training import closed_form, head, logistic, pass_progress
 from rootstock.training.class_weights import class_weights
 from rootstock.training.head import Head, Kind
-from rootstock.training.kept_passes import KeptPasses
+from rootstock.training.kept_passes import AXES, RESULTS, KeptPasses
 from rootstock.training.paired_losses import calibrated_losses, standard_error
 from rootstock.training.principal_axes import PrincipalAxes, find_principal_axes
 
@@ -29,6 +30,7 @@ NAMES: dict[Kind, str] = {  # the simplest first
     "logistic": "logistic regression",
     "knn": "nearest neighbours",
 }
+NAMED = 10  # classes in an error
 
 
 @dataclass(frozen=True)
@@ -145,9 +147,11 @@ def check_classes(labels: Labels, classes: list[str]) -> None:
     """
     seen = labels.tolist() if labels.ndim == 1 else np.flatnonzero(labels.any(axis=0)).tolist()
     if unseen := sorted(set(range(len(classes))) - set(seen)):
+        named = ", ".join(repr(classes[index]) for index in unseen[:NAMED])
+        more = f" and {len(unseen) - NAMED:,} more" if unseen[NAMED:] else ""
         raise SourceError(
-            f"no image of {', '.join(repr(classes[index]) for index in unseen)} is in the train split; expected images "
-            "of every class. Add images or remove the class, then run ingest again."
+            f"no image of {named}{more} is in the train split; expected images of every class. Add images or remove "
+            "the class, then run ingest again."
         )
 
 
@@ -167,7 +171,8 @@ class _Trial:
         """Find the principal axes, of which prototypes and neighbours need none."""
         if self.passes is None:
             return find_principal_axes(self.train, self.weights)
-        return PrincipalAxes(**self.passes.recall("axes", lambda: vars(find_principal_axes(self.train, self.weights))))
+        found = self.passes.recall(AXES, lambda: vars(find_principal_axes(self.train, self.weights)), RESULTS)
+        return PrincipalAxes(**found)
 
     def fit(self, kind: Kind) -> Head:
         """Fit a kind of head."""
@@ -179,13 +184,14 @@ class _Trial:
         if kind == "ridge":
             return closed_form.fit_ridge(*given, self.axes, self.weights, self.mean_loss)
         l2, iterations, axes = self.settings.l2, self.settings.max_iterations, self.given_axes or self.axes
-        fitted = logistic.fit_logistic_path(*given, l2, iterations, axes, self.weights, self._show, self.passes)
+        with self._bar(pass_progress.expected(len(set(l2)), iterations)) as advance:
+            fitted = logistic.fit_logistic_path(*given, l2, iterations, axes, self.weights, self.passes, advance)
         for warning in fitted.warnings if self.stage else []:
             log.warning("%s", warning)
         return fitted
 
-    def _show(self, strengths: list[float]) -> Iterable[float]:
-        return progress.track(strengths, self.stage, len(strengths), "strengths") if self.stage else strengths
+    def _bar(self, passes: int) -> AbstractContextManager[progress.Advance]:
+        return progress.bar(self.stage, passes, "passes") if self.stage else progress.silent()
 
     def logits(self, fitted: Head) -> NDArray[np.float32]:
         """Return a head's logits of the validation images (n, k)."""

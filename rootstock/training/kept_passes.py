@@ -1,7 +1,8 @@
-"""What long passes over the features found stays on disk: a fit that was stopped goes on after the last one.
+"""What passes over the features found stays on disk: a fit that was stopped goes on where it was, 20 s before.
 
 L-BFGS asks for the same points again, to the bit, as its answers are the same; so the head is that of a fit that was
-never stopped, and nothing of the optimiser's own state has to be kept.
+never stopped, and nothing of the optimiser's own state has to be kept. Once a strength is fitted, its solution takes
+the place of its passes.
 """
 
 import hashlib
@@ -13,19 +14,23 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rootstock.features.reader import Features
 from rootstock.system.files import replacing
+from rootstock.system.phrases import counted
 
 log = logging.getLogger(__name__)
-LONG_S = 5.0  # a shorter pass is repeated sooner than written and read
+EVERY_S, EVERY_BYTES = 20.0, 2**28  # after which what was found is written, whichever comes first
+RESULTS, PASSES = "results", "passes"  # of which passes are dropped as soon as there is a result
+AXES = "axes"  # the first result
+Tensors = dict[str, Tensor]
 
 
 class KeptPasses:
-    """What passes over one training set found.
+    """What passes over one training set found, and what came of them, by name.
 
     Args:
         root: folder for them; those of another training set are removed.
@@ -34,39 +39,90 @@ class KeptPasses:
     """
 
     def __init__(self, root: Path, train: Features, weights: NDArray[np.float32] | None) -> None:
-        self.images = len(train)
         self.folder = root / _digest_of(train, weights)
         for other in root.iterdir() if root.exists() else ():
             if other != self.folder:
                 shutil.rmtree(other)
-        self._kept = len(list(self.folder.glob("*.safetensors")))
-        if self._kept:
-            log.info("train_head: resuming after %d passes over the features of an interrupted run", self._kept)
+        self._file_of: dict[str, Path] = {}
+        self._new: dict[str, dict[str, Tensors]] = {RESULTS: {}, PASSES: {}}
+        self._waiting, self._written = 0, time.monotonic()  # bytes that are not on disk yet
+        self._find_files()
 
-    def recall(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return what was kept under a name; else compute it, and keep it if that took long."""
-        path = self.folder / f"{name}.safetensors"
-        if path.exists():
+    def _find_files(self) -> None:
+        paths = sorted(self.folder.glob("*.safetensors"))
+        self._number = 1 + max((int(path.stem.rpartition("-")[2]) for path in paths), default=0)
+        for path in paths:
             try:
-                return load_file(path)
+                with safe_open(path, "pt") as file:
+                    self._file_of |= {key.rpartition("/")[0]: path for key in file.keys()}  # noqa: SIM118  not a dict
             except (OSError, SafetensorError):
                 log.warning("%s is damaged: computed again", path)
-        start = time.monotonic()
-        found = compute()
-        seconds = time.monotonic() - start
-        if seconds >= LONG_S:
-            self._kept += 1
-            log.info("train_head: pass %d over %s images, %.0f s", self._kept, f"{self.images:,}", seconds)
-            self._keep(path, found)
+                path.unlink(missing_ok=True)
+        if self._file_of:
+            passes = sum(path.stem.startswith(PASSES) for path in self._file_of.values())
+            strengths = len(self._file_of) - passes - (AXES in self._file_of)
+            log.info(
+                "train_head: resuming an interrupted run: %s fitted, passes over the features for the next one: %d",
+                counted(strengths, "L2 strength"), passes,
+            )  # fmt: skip
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of or any(name in kept for kept in self._new.values())
+
+    def find(self, name: str) -> Tensors | None:
+        """Return what was kept under a name."""
+        for kept in self._new.values():
+            if name in kept:
+                return kept[name]
+        path = self._file_of.get(name)
+        try:
+            if path is not None:
+                with safe_open(path, "pt") as file:
+                    own = [key for key in file.keys() if key.rpartition("/")[0] == name]  # noqa: SIM118
+                    return {key.rpartition("/")[2]: file.get_tensor(key) for key in own}
+        except (OSError, SafetensorError):
+            log.warning("%s is damaged: computed again", path)
+        return None
+
+    def recall(self, name: str, compute: Callable[[], Tensors], kind: str = PASSES) -> Tensors:
+        """Return what was kept under a name; else compute and keep it."""
+        found = self.find(name)
+        if found is None:
+            found = self._new[kind][name] = compute()
+            self._waiting += sum(tensor.nbytes for tensor in found.values())
+            if time.monotonic() - self._written >= EVERY_S or self._waiting >= EVERY_BYTES:
+                self._write()
         return found
 
-    def _keep(self, path: Path, found: dict[str, Tensor]) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                save_file({key: value.contiguous() for key, value in found.items()}, temporary)
-        except (OSError, SafetensorError) as error:
-            log.warning("%s: not written, so that a run that is stopped repeats it: %s", path, error)
+    def finish(self, name: str, result: Tensors) -> None:
+        """Keep the result of all passes so far, which are not needed any more."""
+        self._new[PASSES].clear()
+        self._new[RESULTS][name] = result
+        done = {path for path in self._file_of.values() if path.stem.startswith(PASSES)}
+        if done or time.monotonic() - self._written >= EVERY_S:
+            self._write()
+        if name in self._file_of:  # not if the disk is full
+            for path in done:
+                path.unlink(missing_ok=True)
+            self._file_of = {key: path for key, path in self._file_of.items() if path not in done}
+
+    def _write(self) -> None:
+        for kind, kept in self._new.items():
+            if not kept:
+                continue
+            path = self.folder / f"{kind}-{self._number}.safetensors"
+            tensors = {f"{name}/{key}": value.contiguous() for name, own in kept.items() for key, value in own.items()}
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with replacing(path) as temporary:
+                    save_file(tensors, temporary)
+            except (OSError, SafetensorError) as error:
+                log.warning("%s: not written, so that a run that is stopped repeats it: %s", path, error)
+            else:
+                self._file_of |= dict.fromkeys(kept, path)
+                self._number += 1
+            kept.clear()
+        self._waiting, self._written = 0, time.monotonic()
 
 
 def _digest_of(train: Features, weights: NDArray[np.float32] | None) -> str:

@@ -19,6 +19,7 @@ from rootstock.features import reader
 from rootstock.features.reader import Features
 from rootstock.system.parallel import in_order
 from rootstock.training.kept_passes import KeptPasses
+from rootstock.training.pass_progress import PassProgress
 from rootstock.training.principal_axes import PrincipalAxes
 
 Chunk = tuple[NDArray[np.float32], Labels]
@@ -70,6 +71,11 @@ class Evaluation:
             **{name: torch.tensor(value, dtype=torch.float64) for name, value in scalars.items()},
         }
 
+    @classmethod
+    def of_tensors(cls, at: Solution, found: dict[str, Tensor]) -> "Evaluation":
+        """Return what `as_tensors` was made of."""
+        return cls(at, float(found["loss"]), Solution(found["weight"], found["bias"]), float(found["curvature"]))
+
 
 class LogLoss:
     """The mean log loss of linear heads on the principal axes of a training set.
@@ -82,8 +88,9 @@ class LogLoss:
     def __init__(
         self, train: Features, axes: PrincipalAxes, classes: int, on: torch.device, pool: Executor,
         weights: NDArray[np.float32] | None = None, passes: KeptPasses | None = None,
+        counted: PassProgress | None = None,
     ) -> None:  # fmt: skip
-        self.passes = passes
+        self.passes, self.counted = passes, counted
         self.class_weights = None if weights is None else torch.from_numpy(weights).to(on)
         self.train, self.axes, self.device, self.pool = train, axes, on, pool
         self.images, self.shape = len(train), (classes, len(axes.variances))
@@ -93,11 +100,15 @@ class LogLoss:
 
     def __call__(self, at: Solution) -> Evaluation:
         """Evaluate in one pass, or as a pass that was kept has found."""
+        name, is_kept = at.digest(), False
         if self.passes is None:
-            return self._evaluate(at)
-        found = self.passes.recall(at.digest(), lambda: self._evaluate(at).as_tensors())
-        gradient = Solution(found["weight"], found["bias"])
-        return Evaluation(at, float(found["loss"]), gradient, float(found["curvature"]))
+            found = self._evaluate(at)
+        else:
+            is_kept = name in self.passes
+            found = Evaluation.of_tensors(at, self.passes.recall(name, lambda: self._evaluate(at).as_tensors()))
+        if self.counted:
+            self.counted.one(is_kept=is_kept)
+        return found
 
     def _evaluate(self, at: Solution) -> Evaluation:
         """Evaluate in one pass; products in float32, sums over mini-batches in float64."""

@@ -8,7 +8,7 @@ passes over the features where L-BFGS alone takes some hundred. docs/benchmarks.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -19,22 +19,23 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from rootstock.features.reader import Features
+from rootstock.system import progress
 from rootstock.system.devices import device
 from rootstock.system.parallel import limit_to_one_core
 from rootstock.training.head import Head, evaluate
 from rootstock.training.kept_passes import KeptPasses
 from rootstock.training.log_loss import Evaluation, LogLoss, Solution
+from rootstock.training.pass_progress import PassProgress
 from rootstock.training.principal_axes import PrincipalAxes, find_principal_axes
 
 SIGNIFICANT = 0.01  # relative difference in log loss that justifies a wider search
 TOLERANCE = 1e-6  # relative decrease of the objective that ends a fit; float32 sums resolve a tenth of it
-Show = Callable[[list[float]], Iterable[float]]
 
 
 def fit_logistic_path(
     train: Features, val: Features, classes: list[str], l2: Sequence[float], max_iterations: int = 300,
-    axes: PrincipalAxes | None = None, weights: NDArray[np.float32] | None = None, show: Show = list,
-    passes: KeptPasses | None = None,
+    axes: PrincipalAxes | None = None, weights: NDArray[np.float32] | None = None,
+    passes: KeptPasses | None = None, advance: progress.Advance | None = None,
 ) -> Head:  # fmt: skip
     """Fit logistic regression for each L2 strength and keep the best on `val`.
 
@@ -52,13 +53,13 @@ def fit_logistic_path(
         max_iterations: maximum L-BFGS iterations per strength.
         axes: define μ and σ; by default of the training images.
         weights: of classes (k,), averaging to 1 over the training images; None for equal ones.
-        show: passes the strengths on, and shows progress.
         passes: keeps what passes over the features find; None keeps nothing.
+        advance: of a report of passes (pass_progress.py); None reports nothing.
     """
     best: Head | None = None
     path: list[dict[str, float]] = []
     for candidate, iterations in fit_each(
-        train, classes, show(sorted(set(l2), reverse=True)), max_iterations, axes, weights, passes
+        train, classes, sorted(set(l2), reverse=True), max_iterations, axes, weights, passes, advance
     ):
         loss, accuracy = evaluate(candidate, val, weights)
         if best is None or loss < min(entry["val_log_loss"] for entry in path):
@@ -72,11 +73,12 @@ def fit_logistic_path(
 def fit_each(
     train: Features,
     classes: list[str],
-    l2: Iterable[float],
+    l2: Sequence[float],
     max_iterations: int,
     axes: PrincipalAxes | None = None,
     weights: NDArray[np.float32] | None = None,
     passes: KeptPasses | None = None,
+    advance: progress.Advance | None = None,
 ) -> Iterator[tuple[Head, int]]:
     """Yield the head of each strength, from strong to weak, and the number of its L-BFGS iterations.
 
@@ -88,19 +90,40 @@ def fit_each(
         axes: of images among which the training images are; by default of these. They define μ and σ.
         weights: of classes (k,), averaging to 1 over the training images; None for equal ones.
         passes: keeps what passes over the features find; then `axes` have to be the same after a restart.
+        advance: of a report of passes; None reports nothing.
     """
     axes = axes or find_principal_axes(train, weights)
+    counted = PassProgress(advance, len(l2), max_iterations)
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=limit_to_one_core) as pool:
-        loss = LogLoss(train, axes, len(classes), device(), pool, weights, passes)
-        start = loss(Solution.zeros(loss.shape))
+        loss = LogLoss(train, axes, len(classes), device(), pool, weights, passes, counted)
+        start: Evaluation | None = None
         earlier: list[tuple[float, Solution]] = []
         for strength in l2:
-            if len(earlier) > 1:
-                start = _better_start(loss, start, _extrapolated(earlier[-2], earlier[-1], strength), strength)
-            start, iterations = _minimise(loss, start, strength, max_iterations)
+            name = f"{len(classes)} classes, {max_iterations} iterations, l2 {[*(l2 for l2, _ in earlier), strength]}"
+            kept = passes.find(name) if passes else None
+            if kept:
+                start, iterations = _of_tensors(kept)
+            else:
+                start = start or loss(Solution.zeros(loss.shape))
+                if len(earlier) > 1:
+                    start = _better_start(loss, start, _extrapolated(earlier[-2], earlier[-1], strength), strength)
+                start, iterations = _minimise(loss, start, strength, max_iterations)
+                if passes:
+                    passes.finish(name, _as_tensors(start, iterations))
+            counted.strength(is_kept=kept is not None)
             earlier.append((strength, start.at))
             head = _head(start.at, axes, classes, strength)
             yield replace(head, multi_label=train.labels.ndim == 2), iterations
+
+
+def _as_tensors(at: Evaluation, iterations: int) -> dict[str, torch.Tensor]:
+    point = {"at weight": at.at.weight, "at bias": at.at.bias, "iterations": torch.tensor(iterations)}
+    return at.as_tensors() | point
+
+
+def _of_tensors(kept: dict[str, torch.Tensor]) -> tuple[Evaluation, int]:
+    at = Solution(kept["at weight"], kept["at bias"])
+    return Evaluation.of_tensors(at, kept), int(kept["iterations"])
 
 
 def warnings(path: Sequence[Mapping[str, float]], l2: float, max_iterations: int) -> list[str]:

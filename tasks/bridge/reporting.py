@@ -91,9 +91,9 @@ def _artifact(what: str, total: int, unit: str) -> Iterator[progress.Advance]:
     shown.report()
     with progress.terminal(what, total, unit) as on_terminal:
 
-        def advance(n: int, *, skip: int = 0, **counts: int) -> None:
-            on_terminal(n, skip=skip, **counts)
-            tally.add(n, skip=skip, **counts)
+        def advance(n: int, *, skip: int = 0, more: int = 0, **counts: int) -> None:
+            on_terminal(n, skip=skip, more=more, **counts)
+            tally.add(n, skip=skip, more=more, **counts)
             if time.monotonic() >= shown.due:
                 shown.report()
 

@@ -1,5 +1,7 @@
 """A fit that is stopped goes on after its last pass over the features, and ends with the same bytes."""
 
+import errno
+
 import numpy as np
 import pytest
 
@@ -40,9 +42,15 @@ def counted(monkeypatch):
 
 
 @pytest.fixture
+def clock(counted, monkeypatch):
+    """As if every pass took a second and a half."""
+    monkeypatch.setattr(kept_passes.time, "monotonic", lambda: 1.5 * counted["computed"])
+
+
+@pytest.fixture
 def long(monkeypatch):
     """As if every pass took long."""
-    monkeypatch.setattr(kept_passes, "LONG_S", 0.0)
+    monkeypatch.setattr(kept_passes, "EVERY_S", 0.0)
 
 
 def fit(split, folder, settings=SETTINGS) -> Head:
@@ -66,7 +74,38 @@ def test_a_fit_that_was_killed_computes_no_pass_twice_and_gives_the_same_head(sp
     counted["most"] = 10**9
     assert bytes_of(fit(split, tmp_path)) == bytes_of(whole)
     assert counted["computed"] == needed
-    assert f"resuming after {int(share * needed) + 1} passes" in caplog.text  # that for the principal axes among them
+    assert "resuming an interrupted run: " in caplog.text
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+def test_of_a_fit_of_many_short_passes_twenty_seconds_are_repeated_at_most(split, tmp_path, counted, share):
+    settings = SETTINGS.model_copy(update={"l2": (1e4, 1e3, 100.0, 10.0)})
+    whole = fit(split, None, settings)
+    needed, counted["computed"] = counted["computed"], 0
+    counted["most"] = int(share * needed)
+    with pytest.raises(Killed):
+        fit(split, tmp_path, settings)
+    counted["most"] = 10**9
+    assert bytes_of(fit(split, tmp_path, settings)) == bytes_of(whole)
+    assert needed <= counted["computed"] <= needed + kept_passes.EVERY_S / 1.5 + 1
+
+
+@pytest.mark.usefixtures("long")
+def test_passes_leave_the_disk_when_their_strength_is_fitted(split, tmp_path):
+    fit(split, tmp_path)
+    [folder] = tmp_path.iterdir()
+    assert len(list(folder.iterdir())) == 1 + len(SETTINGS.l2)  # the axes, and each solution
+
+
+def test_a_full_disk_stops_no_fit_and_fills_no_memory(split, tmp_path, monkeypatch, caplog):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(kept_passes, "EVERY_S", 0.0)
+    monkeypatch.setattr(kept_passes, "save_file", full)
+    assert bytes_of(fit(split, tmp_path)) == bytes_of(fit(split, None))
+    assert "not written, so that a run that is stopped repeats it" in caplog.text
 
 
 @pytest.mark.usefixtures("long")
@@ -86,14 +125,15 @@ def test_passes_over_other_labels_or_with_other_class_weights_are_not_taken_over
 
 
 @pytest.mark.usefixtures("long")
-def test_a_damaged_pass_is_computed_again(split, tmp_path, counted, caplog):
+@pytest.mark.parametrize("chosen", ["cut short", "hardly begun"])
+def test_what_is_damaged_is_computed_again(split, tmp_path, counted, caplog, chosen):
     whole = fit(split, tmp_path)
-    counted["computed"] = 0
+    needed, counted["computed"] = counted["computed"], 0
     [folder] = tmp_path.iterdir()
-    for path in list(folder.iterdir())[:3]:
-        path.write_bytes(path.read_bytes()[:50])
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[: -50 if chosen == "cut short" else 50])
     assert bytes_of(fit(split, tmp_path)) == bytes_of(whole)
-    assert 2 <= counted["computed"] <= 3 and "is damaged: computed again" in caplog.text
+    assert counted["computed"] == needed and "is damaged: computed again" in caplog.text
 
 
 def test_short_passes_leave_nothing(split, tmp_path):
