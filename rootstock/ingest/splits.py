@@ -97,17 +97,20 @@ def _join_individually(
     def votes(name: int) -> Counter[str]:
         return of_name[name] or Counter(split for index in units[name] for split in near_splits(index))
 
-    waiting = list(units)
-    while ready := [name for name in waiting if votes(name)]:
+    order = {name: at for at, name in enumerate(units)}
+    waiting, ready = set(units), [name for name in units if votes(name)]
+    while ready:  # a chain of images of a video has as many rounds
+        waiting.difference_update(ready)
+        beside: set[int] = set()  # the names next to what is assigned in this round: no others can have become ready
         for name in ready:
             counts = votes(name)
             chosen = max(HELD_OUT_FIRST, key=counts.__getitem__)
             for index in units[name]:
                 if set(near_splits(index)) <= {chosen}:
                     images[index].split = chosen
-        done = set(ready)
-        waiting = [name for name in waiting if name not in done]
-    return [units[name] for name in waiting]
+                    beside.update(name_of[other] for other in neighbours.get(index, ()))
+        ready = sorted(beside & waiting, key=order.__getitem__)
+    return [units[name] for name in units if name in waiting]
 
 
 def _reunited(images: Sequence[Candidate], units: list[list[int]], neighbours: Neighbours) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """Splits: images that belong together share one, every class has its shares, and assigned images never move."""
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -295,3 +296,17 @@ def test_100_000_images_with_a_thousand_conflicts_are_assigned_in_seconds():
     ]  # a new image between two existing ones
     after = settled(images, sorted(bridges))
     assert [image for image, split in after.items() if split is None] == [name(n // 2 + at) for at in range(0, 2000, 2)]
+
+
+def test_a_long_video_between_two_splits_is_joined_from_both_ends_in_seconds():
+    """As many rounds as there are frames between them: each may look only at what is next to the round before."""
+    frames = 30_000
+    images = [Candidate(f"{number:08d}", ("camera", "frame"), SPLITS) for number in range(frames)]
+    images[0].split, images[-1].split = "train", "test"
+    near = np.concatenate([np.stack([np.arange(frames - step), np.arange(step, frames)], 1) for step in (1, 2, 3)])
+    start = time.process_time()
+    assign_splits(images, near, np.empty((0, 2), np.int64), {"train": 0.7, "val": 0.15, "test": 0.15}, 0)
+    assert time.process_time() - start < 10  # a search through all that wait took 86 s
+    splits = [image.split for image in images]
+    left = [at for at, split in enumerate(splits) if split is None]
+    assert len(left) <= 3 and set(splits[: left[0]]) == {"train"} and set(splits[left[-1] + 1 :]) == {"test"}
