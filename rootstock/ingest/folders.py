@@ -15,9 +15,10 @@ from rootstock.ingest import file_names, walk
 from rootstock.ingest.items import Item, Stamps, among
 from rootstock.ingest.layout import Loader
 from rootstock.ingest.lookups import AWAY, Lookups
+from rootstock.ingest.silent_hosts import SilentHosts
 from rootstock.ingest.walk import Info
 from rootstock.system import progress, stores
-from rootstock.system.availability import is_missing
+from rootstock.system.availability import is_missing, is_timeout
 from rootstock.system.files import read
 from rootstock.system.parallel import bundled, ordered_map
 
@@ -166,14 +167,21 @@ def file_stamps(
         places: yields their paths there, every time the same: there may be too many to keep.
         lookups: keeps the stamps of those that are asked for one by one, for a run that is interrupted.
     """
+    silent = SilentHosts()
 
     def ask(place: str) -> str | None:
+        if place in silent:
+            return AWAY
         try:
             with stores.turn(store):
-                return _stamp_of_file(store.info(place))
+                found = _stamp_of_file(store.info(place))
         except Exception as error:  # any error of its driver
-            is_gone = isinstance(error, FileNotFoundError) and is_missing(error)
-            return None if is_gone else AWAY
+            if is_timeout(error):
+                silent.timed_out(place)
+                return AWAY
+            found = None if isinstance(error, FileNotFoundError) and is_missing(error) else AWAY
+        silent.answered(place)
+        return found
 
     if isinstance(store, LocalFileSystem):
         return map(ask, places())

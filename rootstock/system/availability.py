@@ -52,6 +52,13 @@ def is_missing(error: FileNotFoundError) -> bool:
     return cause is None or isinstance(cause, FileNotFoundError) or _status_of(cause) in MISSING
 
 
+def is_timeout(error: BaseException | None) -> bool:
+    """Whether an error, or one that it hides, means that there was no answer in time."""
+    while error and not isinstance(error, TimeoutError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _may_pass(status: int) -> bool:
     return status in PASSING or status >= FAULT_OF_SERVER
 

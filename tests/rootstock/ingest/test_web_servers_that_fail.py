@@ -10,7 +10,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from rootstock.ingest import lookups
+from rootstock.ingest import folders, lookups, silent_hosts
+from rootstock.ingest.lookups import AWAY
 from rootstock.ingest.scan import ROWS, Scan
 from rootstock.system import parallel, progress, stores
 from tests.images import put_classes
@@ -60,6 +61,10 @@ def table_of(folder: Path, url: str, table: Path) -> Path:
     return table
 
 
+def stamps_of(addresses: list[str]) -> list[str | None]:
+    return list(folders.file_stamps(stores.open_store(addresses[0])[0], lambda: iter(addresses)))
+
+
 def test_an_address_that_does_not_answer_is_left_out_until_the_next_run(store, tmp_path, failing, impatient, caplog):
     photos = put_classes(tmp_path / "web", CLASSES)
     with web(photos, failing) as url:
@@ -101,6 +106,37 @@ def test_images_of_a_server_that_is_down_stay_as_they_were(store, tmp_path, capl
     assert store.ingest(table).images == 15
     assert "15 of 15 images cannot be reached" in caplog.text
     shutil.rmtree(photos)
+
+
+def test_a_host_that_never_answers_keeps_nobody_waiting_for_each_of_its_addresses(
+    tmp_path, failing, impatient, caplog, monkeypatch
+):
+    monkeypatch.setattr(silent_hosts, "MOST_IN_A_ROW", 8)
+    photos = put_classes(tmp_path / "web", {"ants": 300, "bees": 9})
+    with web(photos, failing) as url, web(photos) as other:
+        lines = table_of(photos, url, tmp_path / "list.csv").read_text().splitlines()
+        failing.silent.update(f"/{path.relative_to(photos)}" for path in photos.rglob("*.png"))
+        lines = [line.replace(url, other) if "bees" in line else line for line in lines]
+        began = time.monotonic()
+        stamps = stamps_of([line.partition(",")[0] for line in lines[1:]])
+        assert time.monotonic() - began < 10  # each round of 64 takes a second, for HEAD and GET
+        assert stamps[:300] == [AWAY] * 300
+        assert AWAY not in stamps[300:]  # another host
+    host = url.removeprefix("http://")
+    assert caplog.text.count(f"{host} has not answered 8 requests in a row") == 1
+    failing.go_on.set()
+
+
+def test_a_host_that_answers_now_and_then_is_asked_for_every_address(tmp_path, failing, impatient, caplog, monkeypatch):
+    monkeypatch.setattr(silent_hosts, "MOST_IN_A_ROW", 70)
+    photos = put_classes(tmp_path / "web", {"ants": 80})
+    with web(photos, failing) as url:
+        places = [f"{url}/{path.relative_to(photos)}" for path in sorted(photos.rglob("*.png"))]
+        failing.silent.update(f"/{path.relative_to(photos)}" for path in sorted(photos.rglob("*.png"))[::2])
+        stamps = stamps_of(places)
+    assert [stamp == AWAY for stamp in stamps] == [True, False] * 40
+    assert "in a row" not in caplog.text
+    failing.go_on.set()
 
 
 class StoppedError(BaseException):
