@@ -42,7 +42,7 @@ def arguments() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Show the cache, or prune and compact it; an error is one sentence and exit status 1."""
+    """Show the cache, or say what is removed and remove it; an error is one sentence and exit status 1."""
     asked = arguments()
     verbose, dry_run = asked.pop("verbose"), asked.pop("dry_run")
     with entry_point("cache"):
@@ -52,6 +52,7 @@ def main() -> None:
             return
         if request:
             check(request)
+            print(escape.plain(plan(request)), flush=True)
             tidy(asked, verbose=verbose)
         print(escape.plain(show()))
 

@@ -32,7 +32,7 @@ from rootstock.evaluation.paired_comparison import (
     compare_new_class,
 )
 from rootstock.model.history import PROMOTED, REJECTED, UNDECIDED
-from rootstock.system.phrases import percent
+from rootstock.system.phrases import listed, percent
 
 # Of images from before that those delivered may not outvote: confidence of their interval, by simulation
 # (docs/retraining.md), and the loss that has to be excluded at the usual confidence where they are enough for that.
@@ -229,9 +229,7 @@ class _Verdict:
         return "; ".join(few)
 
     def _lost(self) -> str:
-        named = ", ".join(self.lost_classes[:NAMED])
-        rest = f" and {len(self.lost_classes) - NAMED:,} more" if len(self.lost_classes) > NAMED else ""
-        return f"{named}{rest}, whose images are gone from the dataset"
+        return f"{listed(self.lost_classes, NAMED)}, whose images are gone from the dataset"
 
     def _more_to_show(self, one: PairedComparison) -> str:
         """Describe how many more test images would show that the challenger is as good."""

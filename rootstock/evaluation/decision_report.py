@@ -7,7 +7,9 @@ from rootstock.evaluation.intervals import Interval
 from rootstock.evaluation.paired_comparison import (
     ACCURACY,
     BALANCED,
+    BEFORE,
     DELIVERY,
+    DOMAIN,
     NEW_CLASS,
     OVERALL,
     PairedComparison,
@@ -16,11 +18,11 @@ from rootstock.evaluation.paired_comparison import (
 from rootstock.evaluation.plot_style import LIGHT, Theme, png, short
 from rootstock.system import escape
 
-MOST_NEW_CLASSES = 20  # rows
+MOST_ROWS = 20  # of new classes, and of domains
 
 
 def table(comparisons: Sequence[PairedComparison]) -> str:
-    """Format comparisons as a Markdown table; of many new classes, it has those that were learnt worst."""
+    """Format comparisons as a Markdown table; of many new classes or domains, it has the worst."""
     of = f" ({BALANCED})" if measure(comparisons) == BALANCED else ""
     head = [
         f"| test images | count | champion{of} | challenger{of} | gain (points, 95 % interval) | p (one-sided) |",
@@ -35,9 +37,16 @@ def measure(comparisons: Sequence[PairedComparison]) -> str:
 
 
 def _shown(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
-    new = sorted((one for one in comparisons if one.about == NEW_CLASS), key=lambda one: one.challenger["value"])
-    left_out = {one.what for one in new[MOST_NEW_CLASSES:]}
-    return [one for one in comparisons if one.about != NEW_CLASS or one.what not in left_out]
+    left_out: set[int] = set()
+    for about in (NEW_CLASS, DOMAIN, BEFORE):
+        own = sorted((one for one in comparisons if one.about == about), key=_badness)
+        left_out |= set(map(id, own[MOST_ROWS:]))
+    return [one for one in comparisons if id(one) not in left_out]
+
+
+def _badness(one: PairedComparison) -> float:
+    """Return what is smallest for the worst: the gain, or of a new class the figure."""
+    return one.gain.value if one.gain else float(one.challenger["value"])
 
 
 def _row(comparison: PairedComparison) -> str:

@@ -22,11 +22,13 @@ from rootstock.model.novelty import Novelty
 from rootstock.model.scoring import Scores
 from rootstock.system import memory
 from rootstock.system.errors import SourceError
+from rootstock.system.phrases import listed
 from rootstock.training import classifier, head
 from rootstock.training.classifier import Classifier
 from rootstock.training.course import load_course
 from rootstock.training.head import Head
 
+NAMED = 10  # classes in an error
 IMAGES_PER_MEAN = 50  # of a class, for the mean of its features, at least; no more of a fine-tuned network's
 
 
@@ -52,9 +54,10 @@ class ModelPair:
         self.classes, self.multi_label = tables.classes_of(self.manifest), tables.is_multi_label(self.manifest)
         self.head: Head = head.load(inputs.head)
         if (self.head.classes, self.head.multi_label) != (self.classes, self.multi_label):
+            theirs, ours = (listed(classes, NAMED) for classes in (self.head.classes, self.classes))
             raise SourceError(
-                f"{inputs.head} was trained on other classes ({', '.join(self.head.classes)}) than those of "
-                f"{inputs.dataset} ({', '.join(self.classes)}); run train_head again"
+                f"{inputs.head} was trained on other classes ({theirs}) than those of {inputs.dataset} ({ours}); run "
+                "train_head again"
             )
         self.backbone = backbones.load(inputs.backbone, self.head.layer, self.head.pooling)
         self.folders = feature_keys.find(self.backbone.description, params.extract, inputs.features)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from rootstock.dataset import label_sets
 from rootstock.evaluation import figures
+from rootstock.system.phrases import listed
 
 FEW_IMAGES = 100  # of a split, or groups of them: with fewer, figures are rough; of test images, no verdict
 FEW_OF_CLASS = 30  # the same of a class
@@ -57,9 +58,9 @@ def usable(test: Mapping[str, Any]) -> str:
     if "constant" in test:
         said = f"Yes, for images like these, where {wrong} of 100 labels may be missing or wrong."
     if weak := below(test["domains"], "accuracy", low):
-        said += f" Less so for images of {_listed(weak)}: their accuracy is lower."
+        said += f" Less so for images of {listed(weak, NAMED)}: their accuracy is lower."
     if weak := below(test["classes"], "recall", low):
-        said += f" Less so for {_listed(weak)}: more of their images are missed."
+        said += f" Less so for {listed(weak, NAMED)}: more of their images are missed."
     return said
 
 
@@ -116,8 +117,3 @@ def below(parts: Mapping[str, Mapping[str, Any]], metric: str, low: float) -> li
 def _count(share: float) -> str:
     count = 100 * share
     return f"{count:.0f}" if count >= 10 or round(count, 1) == round(count) else f"{count:.1f}"
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

@@ -17,6 +17,7 @@ from rootstock.ingest.inbox import Delivery
 from rootstock.ingest.labels import clean
 from rootstock.system import escape
 from rootstock.system.errors import SourceError
+from rootstock.system.phrases import listed
 
 EXPECTED = "expected to_label.csv with a column label filled in, or an export of Label Studio (JSON, JSON-MIN or CSV)"
 NAMED = 3  # classes or files that an error names
@@ -103,9 +104,8 @@ def check(
     if unknown and not new_classes:
         near = {label: get_close_matches(label, known, n=1) for label in unknown}
         named = [f"{label} (did you mean {found[0]}?)" if found else label for label, found in near.items()]
-        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
         raise SourceError(
-            f"The champion does not know {', '.join(named[:NAMED])}{more}; correct the labels, or add --new-classes."
+            f"The champion does not know {listed(named, NAMED)}; correct the labels, or add --new-classes."
         )
     there = {item.path for item in delivery.unlabelled.items}
     if labels and not there & labels.keys():

@@ -1,9 +1,17 @@
 """Words with numbers, as a sentence has them."""
 
+from collections.abc import Sequence
+
 
 def counted(number: int, what: str) -> str:
     """Format a number of things: 1 image, 2,000 images."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Format names: a, b, c; of more than `most` the first: a, b, c and 1,234 more."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def per_second(rate: float, unit: str) -> str:

@@ -16,6 +16,7 @@ from rootstock.dataset.tables import Labels
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError, SourceError
+from rootstock.system.phrases import listed
 from rootstock.training import closed_form, head, logistic, pass_progress
 from rootstock.training.class_weights import class_weights
 from rootstock.training.head import Head, Kind
@@ -147,10 +148,9 @@ def check_classes(labels: Labels, classes: list[str]) -> None:
     """
     seen = labels.tolist() if labels.ndim == 1 else np.flatnonzero(labels.any(axis=0)).tolist()
     if unseen := sorted(set(range(len(classes))) - set(seen)):
-        named = ", ".join(repr(classes[index]) for index in unseen[:NAMED])
-        more = f" and {len(unseen) - NAMED:,} more" if unseen[NAMED:] else ""
+        named = listed([repr(classes[index]) for index in unseen], NAMED)
         raise SourceError(
-            f"no image of {named}{more} is in the train split; expected images of every class. Add images or remove "
+            f"no image of {named} is in the train split; expected images of every class. Add images or remove "
             "the class, then run ingest again."
         )
 

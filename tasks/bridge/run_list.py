@@ -11,6 +11,7 @@ from rootstock.model import history
 from rootstock.model.history import Row
 from rootstock.system.errors import DamagedError, RootstockError
 from rootstock.system.files import read_json
+from rootstock.system.phrases import listed
 from tasks.bridge import champion, experiments, git, lock_file
 from tasks.bridge.experiments import KeptRun
 from tasks.bridge.lock_file import LOCK, Stages
@@ -183,8 +184,7 @@ def _changes(before: Stages, recorded: Stages) -> str:
     if not old or not new:
         return ""
     changed = [f"{key} {old.get(key)} -> {value}" for key, value in new.items() if old.get(key) != value]
-    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
-    return f"{', '.join(changed[:NAMED])}{more}"
+    return listed(changed, NAMED)
 
 
 def format_runs(runs: Sequence[Run], width: int) -> str:

@@ -19,6 +19,7 @@ from scmrepo.exceptions import SCMError as GitError
 from rootstock.system import causes
 from rootstock.system.errors import RootstockError
 from rootstock.system.files import write
+from rootstock.system.phrases import listed
 from tasks.bridge import dvc_plots_page, repair
 from tasks.bridge.dvc_repository import repository
 from tasks.bridge.lock_file import LOCK
@@ -42,9 +43,7 @@ def stale(stage: str) -> list[str]:
 
 def _describe(kind: str, paths: Collection[str]) -> str:
     """Name the first changed paths and the number of the rest."""
-    named = list(paths)[:NAMED]
-    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
-    return f"{kind}: {', '.join(named)}{more}"
+    return f"{kind}: {listed(list(paths), NAMED)}"
 
 
 def restore(stage: str) -> bool:

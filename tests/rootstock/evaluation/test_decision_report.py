@@ -22,8 +22,17 @@ def test_of_hundreds_of_new_classes_a_reason_names_some_and_the_table_has_the_wo
     assert re.search(r"; and \d{3} more; as good on what was there before", found.reason)
     assert len(found.comparisons) == 202
     table = decision_report.table(found.comparisons)
-    assert len(table.splitlines()) == 2 + 2 + decision_report.MOST_NEW_CLASSES
+    assert len(table.splitlines()) == 2 + 2 + decision_report.MOST_ROWS
     assert "| kind 19 |" in table and "| kind 0 |" not in table and "| overall |" in table
+    assert len(decision_report.draw(found.comparisons)) < 200_000
+
+
+def test_of_hundreds_of_domains_the_table_and_the_plot_have_those_that_lost_most():
+    domains = [outcomes(f"site {n}", 40, 300 - n, n) for n in range(200)]
+    found = decided(outcomes("old", 500, 0, 0), *domains)
+    table = decision_report.table(found.comparisons)
+    assert len(table.splitlines()) <= 2 + 1 + 2 * decision_report.MOST_ROWS
+    assert "| site 199 |" in table and "| site 0 |" not in table and "| overall |" in table
     assert len(decision_report.draw(found.comparisons)) < 200_000
 
 

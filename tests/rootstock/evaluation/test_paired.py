@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import stats
 
-from rootstock.evaluation import class_means
+from rootstock.evaluation import class_means, paired
 from rootstock.evaluation.paired import gain, sign_flip_p
 
 counts = st.integers(0, 60)
@@ -117,6 +117,18 @@ def test_twice_the_images_multiply_the_score_by_the_square_root_of_two():
     one = gain(differences(9, 4, 80), np.arange(93))
     two = gain(differences(18, 8, 160), np.arange(186))
     assert np.sqrt(2) * one.score(-0.04) == pytest.approx(two.score(-0.04))
+
+
+@pytest.mark.parametrize(("won", "lost"), [(1_600, 1_500), (1_650, 1_500), (1_500, 1_500)])
+def test_the_total_of_thousands_of_weighted_differences_is_normal(won, lost, monkeypatch):
+    rng = np.random.default_rng(0)
+    values, weights = differences(won, lost, 500), rng.choice([1.0, 3.0], won + lost + 500)
+    weights /= weights.sum()
+    normal = gain(values, np.arange(len(values)), weights).p_better
+    monkeypatch.setattr(paired, "MANY_SUMS", np.inf)
+    flipped = gain(values, np.arange(len(values)), weights).p_better
+    assert normal == pytest.approx(flipped, abs=3 * np.sqrt(flipped * (1 - flipped) / paired.FLIPS) + 1e-3)
+    assert normal != flipped
 
 
 def test_equal_weights_change_nothing_but_the_computation_of_p():
