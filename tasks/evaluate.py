@@ -11,6 +11,7 @@ from rootstock.config.params import Params
 from tasks.bridge import lineage, workspace
 from tasks.bridge.stage import Summary, stage
 from tasks.bridge.workspace import (
+    ACTIVATIONS,
     BACKBONE,
     COMPARE,
     DATASET,
@@ -34,7 +35,7 @@ STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 def evaluate(params: Params) -> Summary:
     """Choose between head and fine-tuned model on validation, then measure the winner on the test images."""
     from rootstock.dataset import summaries, tables
-    from rootstock.evaluation import figures
+    from rootstock.evaluation import figures, kept_features
     from rootstock.evaluation.evaluate import Inputs, evaluate as compare
 
     start = time.perf_counter()
@@ -50,10 +51,11 @@ def evaluate(params: Params) -> Summary:
         }
         return [runs[name] for name in STAGES if name in runs] + [own]
 
-    with _decoded(params) as store:
+    with _decoded(params) as store, kept_features.opened(ACTIVATIONS, inputs, params) as kept:
         found = compare(
-            inputs, params, MODEL, REPORT, timings, MEASURED, store, lineage.lineage(), COMPARE / "compare.parquet"
-        )
+            inputs, params, MODEL, REPORT, timings, MEASURED, store, lineage.lineage(), COMPARE / "compare.parquet",
+            kept,
+        )  # fmt: skip
     accuracy = found.test["accuracy"]
     interval = figures.percents(accuracy)
     note = f"winner {found.choice.winner}, test {figures.percent(accuracy['value'])}" + (

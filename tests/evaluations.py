@@ -31,10 +31,11 @@ class Done:
 
 
 def run(
-    inputs: Inputs, folder: Path, params: Params = ALONE, seconds: float = 1.0, store: ArrayStore | None = None
-) -> Done:
+    inputs: Inputs, folder: Path, params: Params = ALONE, seconds: float = 1.0, store: ArrayStore | None = None,
+    kept: ArrayStore | None = None,
+) -> Done:  # fmt: skip
     uses = folder / "measured.parquet"
     found = evaluate.evaluate(
-        inputs, params, folder / "model", folder / "report", lambda: timings(seconds), uses, store
+        inputs, params, folder / "model", folder / "report", lambda: timings(seconds), uses, store, kept=kept
     )
     return Done(found, folder / "model", folder / "report")

@@ -54,6 +54,7 @@ def evaluate(
     store: ArrayStore | None = None,
     lineage: Mapping[str, str] = MappingProxyType({}),
     compared: Path | None = None,
+    kept: ArrayStore | None = None,
 ) -> Evaluation:
     """Choose between the head and the fine-tuned network, if there is one, and write the better one and a report.
 
@@ -69,8 +70,9 @@ def evaluate(
         store: of decoded images, which a fine-tuned network reads.
         lineage: what the report says of its origin, such as the git commit, by name.
         compared: compare.parquet, in which the report looks for a better backbone; None or missing: it does not.
+        kept: of the fine-tuned network's features (kept_features.py); None keeps none.
     """
-    pair = ModelPair(inputs, params, store)
+    pair = ModelPair(inputs, params, store, kept)
     curve = _measure_learning_curve(pair, params)  # before there are probabilities, of many classes gigabytes
     memory.release_unused()
     val = _measure(pair, params, "val", pair.names)

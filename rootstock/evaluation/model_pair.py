@@ -47,8 +47,10 @@ class Inputs:
 class ModelPair:
     """The head and the fine-tuned network, if there is one, loaded with what is needed to score a split."""
 
-    def __init__(self, inputs: Inputs, params: Params, store: ArrayStore | None = None) -> None:
-        self.inputs, self.max_side, self.store = inputs, params.ingest.max_side, store
+    def __init__(
+        self, inputs: Inputs, params: Params, store: ArrayStore | None = None, kept: ArrayStore | None = None
+    ) -> None:
+        self.inputs, self.max_side, self.store, self.kept = inputs, params.ingest.max_side, store, kept
         self.manifest = tables.load_manifest(inputs.dataset)
         self.summary = tables.load_verified_summary(inputs.dataset, self.manifest)
         self.classes, self.multi_label = tables.classes_of(self.manifest), tables.is_multi_label(self.manifest)
@@ -100,7 +102,10 @@ class ModelPair:
                 scores["head"] = Scores.of_cached(self._scorer(name), Features(self.folders[0], rows), keep)
             else:
                 model, what = self._scorer(name), f"evaluate_{split}"
-                scores[name] = scoring.score(model, rows, self.inputs.images, what=what, store=self.store, keep=keep)
+                kept = self.kept if name == "finetuned" else None
+                scores[name] = scoring.score(
+                    model, rows, self.inputs.images, what=what, store=self.store, keep=keep, kept=kept
+                )
         return scores
 
     def _scorer(self, name: str) -> Model:
@@ -127,7 +132,8 @@ class ModelPair:
         memory.release_unused()
         if self.finetuned:
             some = _some_of_each_class(rows, IMAGES_PER_MEAN)
-            computed = list(scoring.features(self.finetuned, some, self.inputs.images, "evaluate_train", self.store))
+            stores = self.store, self.kept
+            computed = list(scoring.features(self.finetuned, some, self.inputs.images, "evaluate_train", *stores))
             ends = np.cumsum([len(x) for x in computed])[:-1]
             labels = np.split(tables.labels_of_rows(some, self.classes), ends)
             found["finetuned"] = novelty.fit(list(zip(computed, labels, strict=True)), k)

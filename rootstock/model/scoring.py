@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from rootstock.features.reader import Features
 from rootstock.images.array_store import ArrayStore
 from rootstock.model.model import Model
 from rootstock.system import progress
-from rootstock.system.parallel import map_on_one_core_each
+from rootstock.system.parallel import grouped, map_on_one_core_each
+
+READ_TOGETHER = 1024  # images
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Scores:
 
 def score(
     model: Model, rows: pd.DataFrame, images_dir: Path, features_dir: Path | None = None, what: str = "evaluate",
-    store: ArrayStore | None = None, keep: NDArray[np.bool_] | None = None,
+    store: ArrayStore | None = None, keep: NDArray[np.bool_] | None = None, kept: ArrayStore | None = None,
 ) -> Scores:  # fmt: skip
     """Return a model's scores; nothing is decoded whose features are in a file.
 
@@ -83,6 +86,7 @@ def score(
         features_dir: the cache of features.
         what: name of the progress bar, if images are read.
         store: of decoded images.
+        kept: has features that an interrupted run has computed, and keeps the others.
         keep: the rows whose features are kept, too (n,); None: none.
 
     Raises:
@@ -98,7 +102,7 @@ def score(
         return Scores.of_cached(model, Features(folder, images), keep)
 
     def of_others(images: pd.DataFrame, keep: NDArray[np.bool_]) -> Scores:
-        return Scores.of_groups(model, features(model, images, images_dir, what, store), keep)
+        return Scores.of_groups(model, features(model, images, images_dir, what, store, kept), keep)
 
     parts = [(chosen, of) for chosen, of in ((cached, of_cached), (~cached, of_others)) if chosen.any()]
     if len(parts) == 1:  # nothing to put together, which would take twice the memory
@@ -116,10 +120,41 @@ def _has_features(folder: Path, shard: str) -> bool:
 
 
 def features(
-    model: Model, rows: pd.DataFrame, images_dir: Path, what: str, store: ArrayStore | None
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the features (n, width) of images, computed, a group at a time."""
+    model: Model, rows: pd.DataFrame, images_dir: Path, what: str, store: ArrayStore | None,
+    kept: ArrayStore | None = None,
+) -> Iterator[NDArray[np.float32]]:  # fmt: skip
+    """Yield the features (n, width) of images, computed, a group at a time.
+
+    With `kept`, those that are there are not computed, and all others are put there.
+    """
+    if kept is not None:
+        _put_missing(model, rows, images_dir, what, store, kept)
+        for some in grouped(_places(rows), READ_TOGETHER):
+            found = [kept.get(*place) for place in some]
+            yield np.stack([x for x in found if x is not None])
+        return
     with progress.bar(what, len(rows)) as advance:
         for x in model.extractor.of_images(rows, images_dir, store):
             yield x
             advance(len(x))
+
+
+def _put_missing(
+    model: Model, rows: pd.DataFrame, images_dir: Path, what: str, store: ArrayStore | None, kept: ArrayStore
+) -> None:
+    """Compute the features that are missing, in the groups in which all would be: so the last digits are the same."""
+    is_there = np.array([kept.get(*place) is not None for place in _places(rows)], bool)
+    group = np.arange(len(rows)) // model.extractor.engine.group_size
+    is_missing = np.isin(group, group[~is_there])
+    missing = rows[is_missing]
+    places = iter(_places(missing))
+    with progress.bar(what, len(rows)) as advance:
+        advance(0, skip=len(rows) - len(missing))
+        for some in model.extractor.of_images(missing, images_dir, store):
+            for place, x in zip(islice(places, len(some)), some, strict=True):
+                kept.put(*place, x)
+            advance(len(some))
+
+
+def _places(rows: pd.DataFrame) -> list[tuple[str, int]]:
+    return list(zip(rows["shard"].tolist(), rows["offset"].tolist(), strict=True))

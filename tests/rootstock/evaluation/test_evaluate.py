@@ -16,15 +16,16 @@ import pytest
 
 from rootstock.backbones import backbones
 from rootstock.dataset import shards
-from rootstock.evaluation import evaluate, measured_models, model_pair, thumbnails, why
+from rootstock.evaluation import evaluate, kept_features, measured_models, model_pair, thumbnails, why
 from rootstock.evaluation.model_selection import MODELS, choose
-from rootstock.features import feature_extractor, reader
+from rootstock.features import engines, feature_extractor, reader
 from rootstock.images import pixel_store
+from rootstock.images.array_store import ArrayStore
 from rootstock.system.errors import SourceError
-from rootstock.training import head
+from rootstock.training import classifier, head
 from rootstock.training.course import Course, save_course
 from rootstock.training.head import Head
-from tests.evaluations import PARAMS, run, timings
+from tests.evaluations import ALONE, PARAMS, run, timings
 from tests.rootstock.evaluation.test_verdict import measured
 from tests.small_dataset import (
     CLASSES,
@@ -135,6 +136,50 @@ def test_a_second_evaluation_decodes_nothing_where_decoded_images_are_kept(input
     assert first[1] == second[1] >= 24  # the fine-tuned network's validation images, at least
     predicted = [(one.report / "predictions.parquet").read_bytes() for one, _ in (first, second)]
     assert predicted[0] == predicted[1]
+
+
+@pytest.mark.parametrize("after", [1, 50, 90])
+def test_an_evaluation_that_was_killed_computes_no_feature_twice_and_ends_with_the_same_bytes(
+    inputs, work, tmp_path, monkeypatch, after
+):
+    class Killed(BaseException):
+        pass
+
+    group = 8  # images that are computed together
+    monkeypatch.setattr(engines, "best_batch_size", lambda *_: group)
+    whole = run(inputs, tmp_path / "whole")
+    needed, put, done = work.images[0], ArrayStore.put, []
+
+    def put_or_die(*given: object) -> None:
+        if len(done) == after:
+            raise Killed
+        put(*given)
+        done.append(given)
+
+    monkeypatch.setattr(ArrayStore, "put", put_or_die)
+    with pytest.raises(Killed), kept_features.opened(tmp_path / "kept", inputs, ALONE) as kept:
+        run(inputs, tmp_path / "first", kept=kept)
+    monkeypatch.setattr(ArrayStore, "put", put)
+    before = len(work.decoded)
+    with kept_features.opened(tmp_path / "kept", inputs, ALONE) as kept:
+        again = run(inputs, tmp_path / "again", kept=kept)
+    assert len(work.decoded) - before <= needed - after + group
+    assert again.files(again.model) == whole.files(whole.model)
+    different = {name for name, data in again.files(again.report).items() if whole.files(whole.report)[name] != data}
+    assert different <= TIMED
+
+
+def test_features_of_other_weights_are_not_taken_over(inputs, tmp_path):
+    other = dataclasses.replace(inputs, finetuned=tmp_path / "other")
+    shutil.copytree(inputs.finetuned, other.finetuned)
+    with (other.finetuned / classifier.WEIGHTS).open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"1")
+    folders = []
+    for each in (inputs, other):
+        with kept_features.opened(tmp_path / "kept", each, ALONE) as kept:
+            folders.append(kept.folder)
+    assert folders[0] != folders[1]
 
 
 def test_exactly_the_listed_files_are_written(done):
