@@ -21,6 +21,7 @@ from rootstock.system.files import TEMPORARY, sync
 
 SUFFIX = ".tar"
 WRITE_BYTES = 2**22  # at once: each write releases the GIL and then waits for other threads
+MOST_OPEN = 400  # files of a reader: a process may have 1,024, several readers among them
 MOST_PARTS = 1000  # of a write; Linux allows 1,024
 DIGITS = 8  # of the digest in a shard's name, hexadecimal
 EXTENSION_OF = {
@@ -230,7 +231,7 @@ def damaged_error(folder: Path, shard: str, why: str) -> SourceError:
 
 
 class Reader:
-    """Reads images by position; thread-safe, keeps one open file per shard.
+    """Reads images by position; thread-safe, keeps one open file per shard, of very many shards of some.
 
     Raises:
         FileNotFoundError: the shard is missing (`dvc pull` restores it).
@@ -249,10 +250,16 @@ class Reader:
         descriptor = self._open.get(shard)
         if descriptor is None:
             descriptor = os.open(path_of(self.folder, shard), os.O_RDONLY)
+            if len(self._open) >= MOST_OPEN:  # those stay open: another thread may be reading from one
+                with os.fdopen(descriptor, "rb", buffering=0):
+                    return self._pread(descriptor, shard, offset, size)
             first = self._open.setdefault(shard, descriptor)  # two threads may have opened it concurrently
             if first != descriptor:
                 os.close(descriptor)
                 descriptor = first
+        return self._pread(descriptor, shard, offset, size)
+
+    def _pread(self, descriptor: int, shard: str, offset: int, size: int) -> bytes:
         data = os.pread(descriptor, size, offset)
         if len(data) != size:
             raise OSError(

@@ -64,6 +64,23 @@ def test_images_are_read_back_by_many_threads(tmp_path):
         assert list(pool.map(read, numbers)) == [content(number) for number in numbers]
 
 
+def test_of_many_shards_some_stay_open_and_all_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "MOST_OPEN", 3)
+    places = fill(tmp_path, range(20), shard_bytes=1)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with Reader(tmp_path) as reader, ThreadPoolExecutor(8) as pool:
+
+        def read(number: int) -> bytes:
+            shard, place = places[name(number)]
+            return reader.read(shard, place.offset, place.size)
+
+        numbers = [*range(20)] * 20
+        assert list(pool.map(read, numbers)) == [content(number) for number in numbers]
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3 + 8  # threads may open some at once
+        assert len(places) == len({shard for shard, _ in places.values()})
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_shard_is_readable_by_tarfile(tmp_path):
     places = fill(tmp_path, range(5))
     (shard,) = {shard for shard, _ in places.values()}
