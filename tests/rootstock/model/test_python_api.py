@@ -41,13 +41,14 @@ def test_importing_rootstock_takes_no_time():
     assert float(done.stdout) < 0.2
 
 
-def test_features_come_in_the_order_of_the_rows(base, folder):
+def test_features_come_in_the_order_of_the_rows(base, folder, tmp_path):
+    (tmp_path / folder.name).symlink_to(folder)  # alone: other tests have other features beside it
     small = small_dataset(base)
     manifest = rootstock.read_manifest(small.dataset)
     assert manifest.equals(tables.load_manifest(small.dataset))
     shuffled = manifest.sample(frac=0.7, random_state=0)
     expected = dict(zip(*_all(folder, manifest), strict=True))
-    got = rootstock.read_features(folder.parent, shuffled)
+    got = rootstock.read_features(tmp_path, shuffled)
     assert got.dtype == np.float32 and got.shape == (len(shuffled), 1024)
     for image_id, row in zip(shuffled["image_id"], got, strict=True):
         assert np.array_equal(row, expected[image_id])
