@@ -49,7 +49,7 @@ class KeptPasses:
         self._find_files()
 
     def _find_files(self) -> None:
-        paths = sorted(self.folder.glob("*.safetensors"))
+        paths = sorted(path for kind in (RESULTS, PASSES) for path in self.folder.glob(f"{kind}-*.safetensors"))
         self._number = 1 + max((int(path.stem.rpartition("-")[2]) for path in paths), default=0)
         for path in paths:
             try:

@@ -92,6 +92,14 @@ def test_of_a_fit_of_many_short_passes_twenty_seconds_are_repeated_at_most(split
 
 
 @pytest.mark.usefixtures("long")
+def test_passes_that_an_earlier_version_left_do_no_harm(split, tmp_path):
+    fit(split, tmp_path)
+    [folder] = tmp_path.iterdir()
+    (folder / f"{'0a' * 32}.safetensors").write_bytes(b"as it was")
+    assert bytes_of(fit(split, tmp_path)) == bytes_of(fit(split, None))
+
+
+@pytest.mark.usefixtures("long")
 def test_passes_leave_the_disk_when_their_strength_is_fitted(split, tmp_path):
     fit(split, tmp_path)
     [folder] = tmp_path.iterdir()
