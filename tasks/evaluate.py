@@ -3,6 +3,7 @@
 python -m tasks.evaluate
 """
 
+import shutil
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -11,10 +12,10 @@ from rootstock.config.params import Params
 from tasks.bridge import lineage, workspace
 from tasks.bridge.stage import Summary, stage
 from tasks.bridge.workspace import (
-    ACTIVATIONS,
     BACKBONE,
     COMPARE,
     DATASET,
+    EVALUATED,
     FEATURES,
     FINETUNED,
     HEAD,
@@ -51,11 +52,12 @@ def evaluate(params: Params) -> Summary:
         }
         return [runs[name] for name in STAGES if name in runs] + [own]
 
-    with _decoded(params) as store, kept_features.opened(ACTIVATIONS, inputs, params) as kept:
+    with _decoded(params) as store, kept_features.opened(EVALUATED, inputs, params) as kept:
         found = compare(
             inputs, params, MODEL, REPORT, timings, MEASURED, store, lineage.lineage(), COMPARE / "compare.parquet",
             kept,
         )  # fmt: skip
+    shutil.rmtree(EVALUATED, ignore_errors=True)
     accuracy = found.test["accuracy"]
     interval = figures.percents(accuracy)
     note = f"winner {found.choice.winner}, test {figures.percent(accuracy['value'])}" + (

@@ -18,7 +18,7 @@ from rootstock.evaluation.paired_comparison import (
 from rootstock.evaluation.plot_style import LIGHT, Theme, png, short
 from rootstock.system import escape
 
-MOST_ROWS = 20  # of new classes, and of domains
+MOST_ROWS = 20  # of new classes, of domains, and of those before a delivery
 
 
 def table(comparisons: Sequence[PairedComparison]) -> str:
@@ -45,8 +45,8 @@ def _shown(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
 
 
 def _badness(one: PairedComparison) -> float:
-    """Return what is smallest for the worst: the gain, or of a new class the figure."""
-    return one.gain.value if one.gain else float(one.challenger["value"])
+    """Return what is smallest for the worst: the upper end of the gain, as a few images tell little; or the figure."""
+    return one.gain.interval.get("high", 1.0) if one.gain else float(one.challenger["value"])
 
 
 def _row(comparison: PairedComparison) -> str:

@@ -16,7 +16,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -99,7 +99,8 @@ class ArrayStore:
     def flush(self) -> None:
         """Write everything to disk, what other processes have put there too."""
         for path in (*self.folder.glob(f"*{VALUES}"), *self.folder.glob(f"*{THERE}")):
-            sync(path)
+            with suppress(FileNotFoundError):  # removed by a person meanwhile
+                sync(path)
 
     def _of(self, shard: str) -> _Shard:
         if (found := self._shards.get(shard)) is None:

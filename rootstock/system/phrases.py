@@ -16,7 +16,7 @@ def listed(names: Sequence[str], most: int) -> str:
 
 def per_second(rate: float, unit: str) -> str:
     """Format a rate: 1,200 images/s, 0.3 images/s, or 23 s each."""
-    if rate < 0.1:
+    if 0 < rate < 0.1:
         return f"{1 / rate:,.0f} s each"
     return f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s"
 

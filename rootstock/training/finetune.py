@@ -74,9 +74,10 @@ def fine_tune(
     several = max(settings.processes, ranks.world_size()) > 1
     norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
     if several and not model.frozen_statistics and any(norms):
+        which = "torchrun has started several" if ranks.world_size() > 1 else "finetune.processes is more than 1"
         raise ParamsError(
-            "params.yaml: finetune.processes is more than 1, and the backbone has random weights and batch norm, whose "
-            "statistics would be those of each process's share of a mini-batch; expected 1."
+            f"params.yaml: {which}, and the backbone has random weights and batch norm, whose statistics would be "
+            "those of each process's share of a mini-batch; expected one process."
         )
     check_sizes(model, settings.sizes, transform.size)
     told = settings.processes > 1 and ranks.started_by_torchrun()  # by the process that started this one

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,12 +21,14 @@ from torch import Tensor
 
 from rootstock.features.reader import Features
 from rootstock.system.files import replacing
+from rootstock.system.packages import installed_versions
 from rootstock.system.phrases import counted
 
 log = logging.getLogger(__name__)
 EVERY_S, EVERY_BYTES = 20.0, 2**28  # after which what was found is written, whichever comes first
 RESULTS, PASSES = "results", "passes"  # of which passes are dropped as soon as there is a result
 AXES = "axes"  # the first result
+FORMAT = 2
 Tensors = dict[str, Tensor]
 
 
@@ -111,7 +114,11 @@ class KeptPasses:
             if not kept:
                 continue
             path = self.folder / f"{kind}-{self._number}.safetensors"
-            tensors = {f"{name}/{key}": value.contiguous() for name, own in kept.items() for key, value in own.items()}
+            tensors = {
+                f"{name}/{key}": value.clone(memory_format=torch.contiguous_format)  # two may be the same one
+                for name, own in kept.items()
+                for key, value in own.items()
+            }
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with replacing(path) as temporary:
@@ -126,8 +133,9 @@ class KeptPasses:
 
 
 def _digest_of(train: Features, weights: NDArray[np.float32] | None) -> str:
-    """Return a digest of what features and labels are; feature files are named after their contents."""
-    digest = hashlib.sha256(" ".join(folder.name for folder in train.folders).encode())
+    """Return a digest of features, labels and libraries; feature files are named after their contents."""
+    digest = hashlib.sha256(f"{FORMAT} {installed_versions('torch', 'scipy', 'numpy')}".encode())
+    digest.update(" ".join(folder.name for folder in train.folders).encode())
     for name in train.rows["image_id"]:
         digest.update(name.encode())
     digest.update(train.labels.tobytes())

@@ -99,7 +99,8 @@ def fit_each(
         start: Evaluation | None = None
         earlier: list[tuple[float, Solution]] = []
         for strength in l2:
-            name = f"{len(classes)} classes, {max_iterations} iterations, l2 {[*(l2 for l2, _ in earlier), strength]}"
+            until = f"{max_iterations} iterations or {TOLERANCE}"
+            name = f"{len(classes)} classes, {until}, l2 {[*(l2 for l2, _ in earlier), strength]}"
             kept = passes.find(name) if passes else None
             if kept:
                 start, iterations = _of_tensors(kept)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 STEPS_BEFORE_CAPTURE = 3  # in which libraries allocate what they keep
-MOST_SHAPES = 8  # each graph has memory of its own
+MOST_SHAPES = 8  # of images that grow from epoch to epoch, and a shorter last mini-batch of each
 Step = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -46,6 +46,8 @@ class StepGraphs:
         self._met: Counter[Any] = Counter()
         self._captured: dict[Any, _Captured] = {}
         self._most = MOST_SHAPES
+        # Of one pool, as only the loss of a step is read after it, and before the next one.
+        self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, batch: Tensor, target: Tensor) -> Tensor:
         """Compute the step.
@@ -80,7 +82,7 @@ class StepGraphs:
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         batch, target = batch.clone(), target.clone()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=self._pool):
                 loss = self._step(batch, target)
             self._captured[shape] = _Captured(graph, batch, target, loss)
         except RuntimeError as error:

@@ -42,6 +42,7 @@ LOCK = LOCAL / "lock"
 DVC_LOCK = Path(".dvc/tmp/lock")
 WRITER = LOCAL / "writer"  # which process holds it
 UNFINISHED = LOCAL / "unfinished"  # features of shards that a stopped extract was at (features/unfinished.py)
+EVALUATED = LOCAL / "evaluated"  # features of a fine-tuned network, of an evaluate that was stopped
 PASSES = LOCAL / "passes"  # over the features, of a train_head that was stopped (training/kept_passes.py)
 PIXELS = LOCAL / "pixels"  # decoded images (images/pixel_store.py)
 ACTIVATIONS = LOCAL / "activations"  # of frozen layers (training/frozen_layers.py)

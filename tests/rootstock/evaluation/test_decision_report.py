@@ -36,6 +36,12 @@ def test_of_hundreds_of_domains_the_table_and_the_plot_have_those_that_lost_most
     assert len(decision_report.draw(found.comparisons)) < 200_000
 
 
+def test_the_domain_that_decides_is_in_the_table_beside_many_of_a_few_images():
+    few = [outcomes(f"tiny {n}", 6, 0, 2) for n in range(30)]
+    found = decided(outcomes("old", 5000, 1200, 0), *few, outcomes("decisive", 1700, 100, 300))
+    assert "on decisive" in found.reason and "| decisive |" in decision_report.table(found.comparisons)
+
+
 def test_a_figure_that_is_balanced_over_classes_says_so_wherever_it_stands():
     images = [outcomes("old", 280, 20, 2), outcomes("new", 0, 9, 0, 1, label="y", known=False)]
     for setting, name in (("accuracy", ACCURACY), ("balanced_accuracy", BALANCED)):

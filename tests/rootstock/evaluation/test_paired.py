@@ -131,6 +131,14 @@ def test_the_total_of_thousands_of_weighted_differences_is_normal(won, lost, mon
     assert normal != flipped
 
 
+@pytest.mark.parametrize(("won", "lost"), [(526, 474), (527, 474), (527, 473), (560, 440), (500, 500)])
+def test_of_equal_weights_it_is_the_exact_p_within_two_hundredths(won, lost):
+    n = won + lost + 200
+    values = differences(won, lost, 200)
+    exact, normal = (gain(values, np.arange(n), weights).p_better for weights in (None, np.full(n, 1 / n)))
+    assert normal == pytest.approx(exact, rel=0.02)
+
+
 def test_equal_weights_change_nothing_but_the_computation_of_p():
     values, groups = differences(8, 2, 50), np.arange(60) // 2
     plain, weighted = gain(values, groups), gain(values, groups, np.full(60, 1 / 60))

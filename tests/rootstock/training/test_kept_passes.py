@@ -91,6 +91,13 @@ def test_of_a_fit_of_many_short_passes_twenty_seconds_are_repeated_at_most(split
     assert needed <= counted["computed"] <= needed + kept_passes.EVERY_S / 1.5 + 1
 
 
+@pytest.mark.usefixtures("clock")
+def test_strengths_so_large_that_no_iteration_is_needed_are_kept_like_others(split, tmp_path):
+    settings = SETTINGS.model_copy(update={"l2": (1e16, 1e15, 1e14, 10.0, 1.0, 0.1), "max_iterations": 300})
+    assert bytes_of(fit(split, tmp_path, settings)) == bytes_of(fit(split, None, settings))
+    assert list(tmp_path.rglob("results-*"))
+
+
 @pytest.mark.usefixtures("long")
 def test_passes_that_an_earlier_version_left_do_no_harm(split, tmp_path):
     fit(split, tmp_path)

@@ -89,7 +89,7 @@ def test_more_processes_than_gpus_or_cores_are_refused():
 def test_processes_do_not_share_mini_batches_where_each_would_have_its_own_statistics(base, tmp_path):
     model = start(base)
     model.frozen_statistics = False  # as with random weights
-    with pytest.raises(ParamsError, match=r"finetune.processes is more than 1, and .* batch norm.* expected 1"):
+    with pytest.raises(ParamsError, match=r"finetune.processes is more than 1, and .* batch norm.* expected one"):
         tune(model, base, stages(("all", 1), processes=2), tmp_path / "checkpoint")
 
 

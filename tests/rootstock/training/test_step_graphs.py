@@ -30,13 +30,13 @@ class Cuda:
 
         for name, value in {
             "Stream": Stream, "CUDAGraph": Graph, "stream": lambda stream: nullcontext(), "graph": self._capturing,
-            "current_stream": lambda: Current(cuda.stream),
+            "current_stream": lambda: Current(cuda.stream), "graph_pool_handle": object,
             "set_stream": lambda stream: setattr(cuda, "stream", stream),
         }.items():  # fmt: skip
             monkeypatch.setattr(torch.cuda, name, value)
 
     @contextmanager
-    def _capturing(self, graph: object) -> Iterator[None]:
+    def _capturing(self, graph: object, pool: object) -> Iterator[None]:
         self.captures, self._is_capturing, self.stream = self.captures + 1, True, "of the capture"
         yield
         self._is_capturing = False
