@@ -146,7 +146,7 @@ def plan(asked: Request) -> str:
 
         found = unused_versions.find()
         lines.append(f"{found.describe()} in DVC's cache that no commit, tag, experiment or champion refers to")
-    return "\n".join(["Would be removed:", *(f"- {line}" for line in lines)] if lines else ["Nothing to remove"])
+    return "\n".join(["To be removed:", *(f"- {line}" for line in lines)] if lines else ["Nothing to remove"])
 
 
 def tidy(asked: Request) -> Tidied:

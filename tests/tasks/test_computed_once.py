@@ -106,7 +106,7 @@ def test_each_is_removed_alone_if_asked_for_and_named_before(kept, monkeypatch, 
     before = {path for path in Path().rglob("*") if path.is_file()}
     command(monkeypatch, option, "--dry-run")
     amount = format_bytes(size)
-    assert capsys.readouterr().out.splitlines() == ["Would be removed:", f"- {amount} of {what}"]
+    assert capsys.readouterr().out.splitlines() == ["To be removed:", f"- {amount} of {what}"]
     assert {path for path in Path().rglob("*") if path.is_file()} == before
     done: list[str] = []
     # The flow itself needs a server: tests/flows/test_tidy.py
