@@ -115,20 +115,20 @@ def _ingest(
         new += again
     _check_ranges(listed, ranges, current.ledger.shards, scan)
     del known
-    batch = int(current.ledger.batch.max(initial=0))
-    current = replace(current, ledger=ledger.with_packed(current.ledger, images_dir, scan))
-    if delivery:
-        current = replace(current, ledger=delivered_splits.with_remembered(current.ledger, scratch, settings, seed))
-    memory.release_unused()
     scan.set_value("layouts", "\n".join(layouts))
     scan.set_verified(_stamps(images_dir))  # the new ones have just been written
-    built = snapshot.build(settings, seed, listed, current, images_dir, scan, ranges, multi_label=multi_label)
-    new -= min(new, built.left_out(since=batch))
-    del current
-    memory.release_unused()
-    if delivery:
-        delivered_splits.remember(built.ledger, batch, scratch, settings, seed)
-    saving.save(dataset_dir, built, scan)
+    with memory.given_back():
+        batch = int(current.ledger.batch.max(initial=0))
+        current = replace(current, ledger=ledger.with_packed(current.ledger, images_dir, scan))
+        if delivery:
+            current = replace(current, ledger=delivered_splits.with_remembered(current.ledger, scratch, settings, seed))
+        built = snapshot.build(settings, seed, listed, current, images_dir, scan, ranges, multi_label=multi_label)
+        new -= min(new, built.left_out(since=batch))
+        del current
+        if delivery:
+            delivered_splits.remember(built.ledger, batch, scratch, settings, seed)
+        memory.release_unused()
+        saving.save(dataset_dir, built, scan)
     after = _outputs_digest(dataset_dir)
     if not unreadable:  # unreadable files are tried again next time
         scan.set_value("look", _fingerprint(listing, images_dir) + after)

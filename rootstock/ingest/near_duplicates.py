@@ -7,7 +7,6 @@ band is still shared by many, they are divided by the bits that vary among these
 each connected group is found by a search that compares the reached hashes with those not yet reached.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -111,16 +110,13 @@ def _all_links(hashes: Hashes, bits: int) -> Links:
         if len(group) > LARGE_BUCKET and (depth > MAX_DEPTH or _is_dense(hashes[group], bits)):
             links.add(group[_spanning_links(hashes[group], bits)])
             continue
-        for band in _bands(hashes[group], bits):
-            order = np.argsort(band, kind="stable").astype(np.int32)
-            starts = np.flatnonzero(np.r_[True, np.diff(band[order]) != 0]) if len(order) else order
-            sizes = np.diff(np.r_[starts, len(order)]).astype(np.int32)
-            del band
-            is_large = sizes > LARGE_BUCKET
-            for start, size in zip(starts[is_large], sizes[is_large], strict=True):
-                waiting.append((group[order[start : start + size]], depth + 1))
-            small = np.repeat(~is_large & (sizes > 1), sizes)
-            _link_pairs(hashes, group[order[small]], np.repeat(sizes, sizes)[small], bits, links)
+        own = hashes if len(group) == len(hashes) else hashes[group]
+        for places in _bands(own, bits):
+            order, starts = _buckets(own, places)
+            sizes = np.diff(starts)
+            large = np.flatnonzero(sizes > LARGE_BUCKET)
+            waiting += [(group[order[starts[at] : starts[at + 1]]], depth + 1) for at in large]
+            _link_buckets(hashes, group[order], starts, bits, links)
     return links.all()
 
 
@@ -131,46 +127,60 @@ def _is_dense(hashes: Hashes, bits: int) -> bool:
     return bool(np.quantile(shares, 0.1) > DENSE)
 
 
-def _bands(hashes: Hashes, bits: int) -> Iterator[NDArray[np.uint64]]:
-    """Yield `bits` + 1 bands of each hash: its bits, dealt out by how evenly they divide these hashes."""
+def _bands(hashes: Hashes, bits: int) -> list[NDArray[np.uint64]]:
+    """Return the bits of each of `bits` + 1 bands: all bits, dealt out by how evenly they divide these hashes."""
     places = np.arange(HASH_BITS, dtype=np.uint64)
     ones = np.array([np.count_nonzero(hashes & (np.uint64(1) << place)) for place in places])
     most_even_first = places[np.argsort(-np.minimum(ones, len(hashes) - ones), kind="stable")]
-    for number in range(bits + 1):
-        band = np.zeros_like(hashes)
-        for place, bit in enumerate(most_even_first[number :: bits + 1]):
-            one = hashes >> bit
-            one &= np.uint64(1)
-            one <<= np.uint64(place)
-            band |= one
-        yield band
+    return [most_even_first[number :: bits + 1] for number in range(bits + 1)]
 
 
-def _link_pairs(hashes: Hashes, members: Places, sizes: Places, bits: int, links: "_Links") -> None:
-    """Compare each hash with those after it in its bucket, on all cores.
+def _buckets(hashes: Hashes, places: NDArray[np.uint64]) -> tuple[Places, Places]:
+    """Put hashes that are equal in some bits into a bucket.
+
+    Args:
+        hashes: (n,).
+        places: of these bits.
+
+    Returns:
+        The hashes' indices, bucket after bucket (n,), and where each bucket begins, and the last one ends (m + 1,).
+    """
+    band = np.zeros(len(hashes), np.min_scalar_type(2 ** len(places) - 1))  # NumPy sorts 16 bits by radix
+    for place, bit in enumerate(places):
+        one = hashes >> bit
+        one &= np.uint64(1)
+        band |= one.astype(band.dtype) << band.dtype.type(place)
+    order = np.argsort(band, kind="stable").astype(np.int32)
+    band = band[order]
+    is_first = np.ones(len(band) + 1, bool)
+    is_first[1:-1] = band[1:] != band[:-1]
+    return order, np.flatnonzero(is_first).astype(np.int32)
+
+
+def _link_buckets(hashes: Hashes, members: Places, starts: Places, bits: int, links: "_Links") -> None:
+    """Compare each hash with those after it in its bucket, on all cores, but for large buckets.
 
     Args:
         hashes: (n,).
         members: indices into `hashes`, bucket after bucket.
-        sizes: the size of each member's bucket.
+        starts: where each bucket begins, and the last one ends (m + 1,).
         bits: maximum Hamming distance of near duplicates.
         links: receives those that are found.
     """
-    order = np.argsort(-sizes, kind="stable")
-    members, sizes = members[order], sizes[order]
-    del order
-    # A member's bucket begins at a multiple of its size after the first bucket of that size.
-    ends = np.searchsorted(-sizes, -sizes).astype(np.int32)
-    ends += ((np.arange(len(members), dtype=np.int32) - ends) // np.maximum(sizes, 1) + 1) * sizes
-    bounds = [0]
-    while bounds[-1] < len(members):  # blocks of whole buckets
-        bounds.append(int(ends[min(bounds[-1] + BLOCK, len(members)) - 1]))
+    blocks = np.unique(np.searchsorted(starts, range(0, len(members) + BLOCK, BLOCK)).clip(max=len(starts) - 1))
 
-    def compare(block: tuple[int, int]) -> NDArray[np.integer]:
-        own = slice(*block)
-        return members[own][_pairs(hashes[members[own]], sizes[own], ends[own] - block[0], bits)]
+    def compare(block: tuple[int, int]) -> Places:
+        begins = starts[slice(*block)]
+        sizes = np.diff(starts[block[0] : block[1] + 1])
+        chosen = np.flatnonzero((sizes > 1) & (sizes <= LARGE_BUCKET))
+        chosen = chosen[np.argsort(-sizes[chosen], kind="stable")]
+        begins, sizes = begins[chosen], sizes[chosen]
+        ends = np.cumsum(sizes, dtype=np.int32)
+        own = members[np.arange(sizes.sum()) + np.repeat(begins - ends + sizes, sizes)]
+        pairs: Places = own[_pairs(hashes[own], np.repeat(sizes, sizes), np.repeat(ends, sizes), bits)]
+        return pairs
 
-    for found in ordered_map(compare, pairwise(bounds)):
+    for found in ordered_map(compare, pairwise(blocks.tolist())):
         links.add(found)
 
 
@@ -187,7 +197,7 @@ def _pairs(hashes: Hashes, sizes: Places, ends: Places, bits: int) -> Links:
         (m, 2) indices into `hashes`.
     """
     links = _Links(len(hashes))
-    for shift in range(1, int(sizes[0])):
+    for shift in range(1, int(sizes.max(initial=0))):
         count = int(np.searchsorted(-sizes, -shift))  # hashes in buckets larger than the shift
         near = np.flatnonzero(_is_near(hashes[: count - shift], hashes[shift:count], bits))
         near = near[near + shift < ends[near]]

@@ -37,11 +37,30 @@ def reused() -> Iterator[None]:
     A step of training allocates what the one before has freed. By default glibc gives large blocks back, and gets
     others for the next step, whose pages the system fills with zeros again (docs/benchmarks.md).
     """
+    with _allocating({MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1}):
+        yield
+
+
+@contextmanager
+def given_back() -> Iterator[None]:
+    """Give each large block back to the system as soon as it is freed inside the block.
+
+    By default glibc does so only until a larger one is freed; from then on columns of a million rows come from its
+    heap, which keeps the gaps that they leave.
+    """
+    release_unused()
+    with _allocating({MMAP_THRESHOLD: 2**17}):
+        yield
+
+
+@contextmanager
+def _allocating(inside: dict[int, int]) -> Iterator[None]:
+    """Set parameters of glibc's malloc inside the block."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or SET_BY_USERS & os.environ.keys():  # not glibc, or tuned by a person
         yield
         return
-    for parameter, value in {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1}.items():
+    for parameter, value in inside.items():
         mallopt(parameter, value)
     try:
         yield

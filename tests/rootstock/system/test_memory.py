@@ -110,3 +110,31 @@ def test_memory_is_reused_within_the_block_and_given_back_after_it():
     (faults, left), (faults_without, _) = run("reused"), run("as it is")
     assert faults_without > 10_000 and faults < faults_without / 20
     assert left < 100 * MIB  # of 256
+
+
+GAPS = """
+import ctypes, sys
+from contextlib import nullcontext
+import numpy as np
+from rootstock.system import memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+np.ones(2**21)  # 16 MB, freed at once: from now on glibc takes smaller blocks from its heap
+before = resident()
+with memory.given_back() if sys.argv[1] == "given back" else nullcontext():
+    pairs = [(np.ones(2**17), np.ones(2**10)) for _ in range(100)]  # a megabyte, and 8 KB that stay
+    stay = [small for _, small in pairs]
+    del pairs
+    print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_large_blocks_leave_no_gaps_where_they_are_given_back():
+    def left(how: str) -> int:
+        return int(subprocess.check_output([sys.executable, "-c", GAPS, how], cwd=ROOT, text=True))
+
+    assert left("as it is") > 50 * MIB
+    assert left("given back") < 5 * MIB
