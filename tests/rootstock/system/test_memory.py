@@ -121,6 +121,7 @@ from rootstock.system import memory
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 
+memory.release_unused()  # imports pyarrow
 np.ones(2**21)  # 16 MB, freed at once: from now on glibc takes smaller blocks from its heap
 before = resident()
 with memory.given_back() if sys.argv[1] == "given back" else nullcontext():
