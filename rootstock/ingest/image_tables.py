@@ -20,6 +20,7 @@ MAX_ROWS, MAX_COLUMNS, HEADER_BYTES = 2**21, 10_000, 2**16  # of a CSV
 MAX_UNPACKED_BYTES, ROWS_PER_BYTE, TEXT_PER_BYTE, ROWS_PER_BATCH = 2**29, 1, 20, 1024
 COLUMNS = ("path", "label", "labels", "domain", "split", "group")
 LABELS = ("label", "labels")  # of which a table has one
+REPEATED = (*LABELS, "domain")  # texts that many rows have
 ADDRESSES = ("path", "url", "image", "file", "filename")  # of images to classify: the first that a table has
 
 
@@ -52,7 +53,10 @@ def read(where: str, root: str, data: bytes) -> tuple[pa.Table, str, int]:
     for name in table.column_names:
         as_text = _as_label_sets if name == "labels" else _as_text
         text = as_text(table, name, where).cast(pa.large_string())  # of which one piece may have gigabytes
-        table = table.set_column(table.column_names.index(name), name, text.combine_chunks())  # one after the other
+        column = text.combine_chunks()
+        if name in REPEATED:
+            column = column.dictionary_encode()
+        table = table.set_column(table.column_names.index(name), name, column)  # one after the other
     rows, has_path = len(table), pc.greater(pc.binary_length(table["path"]), 0)
     if not pc.all(pc.fill_null(has_path, False)).as_py():  # a filtered table is a copy
         table = table.filter(has_path).combine_chunks()

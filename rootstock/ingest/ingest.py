@@ -77,15 +77,16 @@ def _ingest(
         scan.forget_records()
         scan.set_value("rules", rules)
     earlier_counts = _earlier_counts(dataset_dir)
-    listed = [
-        _list_source(spec, earlier_counts.get(spec.title(), 0), dataset_dir, scratch, scan) for spec in settings.sources
-    ]
+    with memory.given_back():
+        listed = [
+            _list_source(spec, earlier_counts.get(spec.title(), 0), dataset_dir, scratch, scan)
+            for spec in settings.sources
+        ]
     multi_label = sources.are_multi_label(listed, tables.load_summary(dataset_dir))
     if delivery and multi_label:
         delivery.items = inbox.with_label_sets(delivery.items)
     if delivery or inbox.SPEC.title() in earlier_counts:
         listed.append(SourceListing(inbox.SPEC, delivery, stays=True))
-    memory.release_unused()
     layouts = _describe_layouts(listed)
     if layouts != (scan.value("layouts") or "").splitlines():
         for layout in layouts:

@@ -1,7 +1,9 @@
 """The files of a source: millions of them, in columns of some 60 bytes and a path each, one at a time as objects."""
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,11 +66,11 @@ class Stamps(Mapping[str, str]):
         """Put pairs of a path and a stamp in order; of the same path the last one counts, or the first."""
         import pyarrow.compute as pc  # not imported by those who list nothing; to_numpy would import pandas
 
-        parts: tuple[list[pa.Array], list[pa.Array]] = ([_text([])], [_text([])])
+        columns = _Column(), _Column()
         for some in grouped(pairs, ROWS):
-            for part, texts in zip(parts, zip(*some, strict=True), strict=True):
-                part.append(_text(texts))
-        paths, stamps = _joined(parts[0]), _joined(parts[1])
+            for column, texts in zip(columns, zip(*some, strict=True), strict=True):
+                column.add(texts)
+        paths, stamps = (column.whole() for column in columns)
         if pc.all(pc.less(paths[:-1], paths[1:])).as_py():
             return cls(paths, stamps)
         order = pc.array_sort_indices(paths)  # stable; by bytes of UTF-8, which are ordered as Python's text is
@@ -132,16 +134,15 @@ class Items(Sequence[Item]):
     def of(cls, items: Iterable[Item]) -> "Items":
         """Put items, which are in order of their paths, into columns."""
         kinds: dict[Kind, int] = {}
-        columns: tuple[list[pa.Array], ...] = ([_text([])], [_text([])], [_text([])])
-        codes = [np.empty(0, np.int32)]
+        paths, stamps, groups, codes = _Column(), _Column(), _Column(), array("i")
         for some in grouped(items, ROWS):
-            for column, name in zip(columns, ("path", "stamp", "group"), strict=True):
-                column.append(_text([getattr(item, name) for item in some]))
-            of = [Kind(item.label, item.domain, item.splits, item.problem) for item in some]
-            codes.append(np.array([kinds.setdefault(kind, len(kinds)) for kind in of], np.int32))
-        paths, stamps, groups = (_joined(column) for column in columns)
-        is_grouped = bool(groups.nbytes) and len("".join(each_text(groups))) > 0
-        return cls(Stamps(paths, stamps), np.concatenate(codes), list(kinds), groups if is_grouped else None)
+            paths.add(item.path for item in some)
+            stamps.add(item.stamp for item in some)
+            groups.add(item.group for item in some)
+            of = (Kind(item.label, item.domain, item.splits, item.problem) for item in some)
+            codes.extend(kinds.setdefault(kind, len(kinds)) for kind in of)
+        named = groups.whole() if groups.text else None
+        return cls(Stamps(paths.whole(), stamps.whole()), np.frombuffer(codes, np.int32), list(kinds), named)
 
     def in_order(self, numbers: pa.UInt64Array) -> "Items":
         """Return the items in order of their paths, and of the same path in order of their numbers (n,)."""
@@ -256,18 +257,25 @@ def with_problem(items: Sequence[Item], paths: Collection[str], problem: Reason)
     return Items.of(marked) if isinstance(items, Items) else list(marked)
 
 
-def _text(values: Iterable[str]) -> pa.LargeStringArray:
-    """Return a column of text; pa.array would import pandas, which is slow, and not needed where nothing is new."""
-    encoded = [value.encode() for value in values]
-    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    return pa.Array.from_buffers(TEXT, len(encoded), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))])
+class _Column:
+    """Text in one block of memory, which grows in place: parts that are joined would be there twice.
 
+    pa.array would import pandas, which is slow, and not needed where nothing is new.
+    """
 
-def _joined(parts: list[pa.Array]) -> pa.LargeStringArray:
-    """Return arrays one after the other; the list is empty afterwards, so that they are not kept."""
-    joined = pa.concat_arrays(parts)
-    parts.clear()
-    return joined
+    def __init__(self) -> None:
+        self.text, self.ends = bytearray(), array("q", [0])
+
+    def add(self, values: Iterable[str]) -> None:
+        """Add texts."""
+        encoded = [value.encode() for value in values]
+        self.ends.extend(accumulate(map(len, encoded), initial=self.ends.pop()))
+        self.text += b"".join(encoded)
+
+    def whole(self) -> pa.LargeStringArray:
+        """Return all texts; no more can be added then."""
+        buffers = [None, pa.py_buffer(self.ends), pa.py_buffer(self.text)]
+        return pa.Array.from_buffers(TEXT, len(self.ends) - 1, buffers)
 
 
 def each_text(column: pa.LargeStringArray) -> Iterator[str]:
