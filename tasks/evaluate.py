@@ -36,7 +36,7 @@ STAGES = ("ingest", "backbone", "extract", "train_head", "fine_tune")
 def evaluate(params: Params) -> Summary:
     """Choose between head and fine-tuned model on validation, then measure the winner on the test images."""
     from rootstock.dataset import summaries, tables
-    from rootstock.evaluation import figures, kept_features
+    from rootstock.evaluation import figures, kept_features, kept_heads
     from rootstock.evaluation.evaluate import Inputs, evaluate as compare
 
     start = time.perf_counter()
@@ -52,10 +52,11 @@ def evaluate(params: Params) -> Summary:
         }
         return [runs[name] for name in STAGES if name in runs] + [own]
 
-    with _decoded(params) as store, kept_features.opened(EVALUATED, inputs, params) as kept:
+    heads = kept_heads.opened(EVALUATED / "heads", inputs, params)
+    with _decoded(params) as store, kept_features.opened(EVALUATED / "features", inputs, params) as kept:
         found = compare(
             inputs, params, MODEL, REPORT, timings, MEASURED, store, lineage.lineage(), COMPARE / "compare.parquet",
-            kept,
+            kept, heads,
         )  # fmt: skip
     shutil.rmtree(EVALUATED, ignore_errors=True)
     accuracy = found.test["accuracy"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rootstock.config.params import Evaluate, Params
 from rootstock.evaluation import evaluate
+from rootstock.evaluation.kept_heads import NONE_KEPT, KeptHeads
 from rootstock.evaluation.model_pair import Inputs
 from rootstock.images.array_store import ArrayStore
 
@@ -32,10 +33,11 @@ class Done:
 
 def run(
     inputs: Inputs, folder: Path, params: Params = ALONE, seconds: float = 1.0, store: ArrayStore | None = None,
-    kept: ArrayStore | None = None,
+    kept: ArrayStore | None = None, heads: KeptHeads = NONE_KEPT,
 ) -> Done:  # fmt: skip
     uses = folder / "measured.parquet"
     found = evaluate.evaluate(
-        inputs, params, folder / "model", folder / "report", lambda: timings(seconds), uses, store, kept=kept
-    )
+        inputs, params, folder / "model", folder / "report", lambda: timings(seconds), uses, store, kept=kept,
+        heads=heads,
+    )  # fmt: skip
     return Done(found, folder / "model", folder / "report")

@@ -28,6 +28,7 @@ from rootstock.evaluation import (
     repeated_splits,
     verdict,
 )
+from rootstock.evaluation.kept_heads import NONE_KEPT, KeptHeads
 from rootstock.evaluation.learning_curve import LearningCurve
 from rootstock.evaluation.model_pair import Inputs as Inputs, ModelPair
 from rootstock.evaluation.model_selection import NAMES, Choice, choose
@@ -55,6 +56,7 @@ def evaluate(
     lineage: Mapping[str, str] = MappingProxyType({}),
     compared: Path | None = None,
     kept: ArrayStore | None = None,
+    heads: KeptHeads = NONE_KEPT,
 ) -> Evaluation:
     """Choose between the head and the fine-tuned network, if there is one, and write the better one and a report.
 
@@ -71,9 +73,10 @@ def evaluate(
         lineage: what the report says of its origin, such as the git commit, by name.
         compared: compare.parquet, in which the report looks for a better backbone; None or missing: it does not.
         kept: of the fine-tuned network's features (kept_features.py); None keeps none.
+        heads: what those found that are fitted here, to go on where an evaluation was stopped.
     """
     pair = ModelPair(inputs, params, store, kept)
-    curve = _measure_learning_curve(pair, params)  # before there are probabilities, of many classes gigabytes
+    curve = _measure_learning_curve(pair, params, heads)  # before there are probabilities, of many classes gigabytes
     memory.release_unused()
     val = _measure(pair, params, "val", pair.names)
     is_balanced = params.head.class_weight != "none"
@@ -90,8 +93,9 @@ def evaluate(
         log.warning("%s", warning)
     digest = _write_model(pair, choice, val, known, tested, model_dir)
     models = measured_models.count(uses, test.scored.rows["image_id"], digest) if uses else 1
-    repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, params.evaluate.repeats, params.seed)
-    suspects = _find_label_issues(pair, params, [part.to_judge[choice.winner] for part in (val, test)])
+    repeats = params.evaluate.repeats
+    repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, repeats, params.seed, heads)
+    suspects = _find_label_issues(pair, params, [part.to_judge[choice.winner] for part in (val, test)], heads)
     found = Evaluation(choice, val.figures, tested, models, repeated, suspects, curve)
     warnings = [*pair.head.warnings, *epochs.warnings(pair.course.history), *uncalibrated]
     features = np.concatenate([part.features[choice.winner] for part in (val, test)])
@@ -180,7 +184,7 @@ def _read_compared(path: Path | None, dataset: Path) -> pd.DataFrame:
 
 
 def _find_label_issues(
-    pair: ModelPair, params: Params, held_out: Sequence[tuple[pd.DataFrame, Floats]]
+    pair: ModelPair, params: Params, held_out: Sequence[tuple[pd.DataFrame, Floats]], heads: KeptHeads
 ) -> pd.DataFrame | None:
     """Find labels that are probably wrong; of very many images, by the winner's answers on validation and test."""
     if not params.evaluate.label_issues:
@@ -188,13 +192,15 @@ def _find_label_issues(
     if not label_issues.can_judge_all(len(pair.manifest), len(pair.classes)):
         return label_issues.find_held_out(held_out, pair.classes)
     l2 = pair.head.l2 if pair.head.kind == "logistic" else label_issues.L2
-    return label_issues.find(pair.folders[0], pair.manifest, pair.classes, l2, params.seed)
+    return label_issues.find(pair.folders[0], pair.manifest, pair.classes, l2, params.seed, heads)
 
 
-def _measure_learning_curve(pair: ModelPair, params: Params) -> LearningCurve | None:
+def _measure_learning_curve(pair: ModelPair, params: Params, heads: KeptHeads) -> LearningCurve | None:
     if not params.evaluate.learning_curve:
         return None
-    return learning_curve.measure(pair.folders[0], pair.manifest, pair.classes, pair.head, params.head, params.seed)
+    return learning_curve.measure(
+        pair.folders[0], pair.manifest, pair.classes, pair.head, params.head, params.seed, heads
+    )
 
 
 def _warn_of_temperatures(temperature: dict[str, float]) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from cleanlab.filter import find_label_issues
 from cleanlab.multilabel_classification.filter import find_label_issues as multi_label_issues
 from cleanlab.rank import get_label_quality_scores
@@ -21,12 +22,14 @@ from numpy.typing import NDArray
 
 from rootstock.dataset import label_sets, tables
 from rootstock.dataset.tables import Labels
+from rootstock.evaluation.kept_heads import NONE_KEPT, KeptHeads
 from rootstock.evaluation.repeated_splits import FOLDS, draw_folds, known_from
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.parallel import map_on_one_core_each
-from rootstock.training import calibration, logistic
-from rootstock.training.principal_axes import find_principal_axes
+from rootstock.training import calibration, head, logistic
+from rootstock.training.kept_passes import KeptPasses, Tensors
+from rootstock.training.principal_axes import PrincipalAxes, find_principal_axes
 
 Array = NDArray[np.float32]
 IMAGE = ["image_id", "source", "path", "domain", "split", "label"]
@@ -39,7 +42,9 @@ UNKNOWN = np.finfo(np.float32).min / 4  # the logit of a class that a head did n
 COLUMNS = [*IMAGE, "suggested", "label_probability", "suggested_probability"]
 
 
-def find(folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float, seed: int) -> pd.DataFrame:
+def find(
+    folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float, seed: int, kept: KeptHeads = NONE_KEPT
+) -> pd.DataFrame:
     """Find images of all splits whose label is probably wrong, by heads that are trained on all splits.
 
     Args:
@@ -48,6 +53,7 @@ def find(folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float
         classes: names in index order.
         l2: strength of these heads.
         seed: of the folds.
+        kept: of an evaluation that was stopped.
 
     Returns:
         The suspects with COLUMNS, worst first: those with the lowest probability of their label. Empty if there are
@@ -61,7 +67,7 @@ def find(folder: Path, manifest: pd.DataFrame, classes: Sequence[str], l2: float
     judged = _judged(tables.labels_of_rows(rows, classes), fold)
     if not judged.any():
         return pd.DataFrame(columns=COLUMNS)
-    probabilities = predict_out_of_fold(folder, rows, fold, classes, l2)
+    probabilities = predict_out_of_fold(folder, rows, fold, classes, l2, kept)
     return _suspects(rows[judged].reset_index(drop=True), probabilities[judged], classes)
 
 
@@ -156,8 +162,9 @@ def describe_judged(images: int, classes: int) -> str:
 
 
 def predict_out_of_fold(
-    folder: Path, rows: pd.DataFrame, fold: NDArray[np.int64], classes: Sequence[str], l2: float
-) -> Array:
+    folder: Path, rows: pd.DataFrame, fold: NDArray[np.int64], classes: Sequence[str], l2: float,
+    kept: KeptHeads = NONE_KEPT,
+) -> Array:  # fmt: skip
     """Return calibrated probabilities (n, classes) of images, each by a head that was trained on the other folds.
 
     Args:
@@ -166,9 +173,11 @@ def predict_out_of_fold(
         fold: of each image (n,).
         classes: names in index order; one that does not occur in the other folds has a probability of nearly zero.
         l2: strength of the heads.
+        kept: of an evaluation that was stopped.
     """
     features = Features(folder, rows, classes).keep()
-    axes = find_principal_axes(features)  # says nothing of labels: the same for all folds
+    # They say nothing of labels: the same for all folds.
+    axes = PrincipalAxes(**kept.recall("fold-axes", lambda: vars(find_principal_axes(features))))
     logits = np.full((len(rows), len(classes)), UNKNOWN, np.float32)
     labels = tables.labels_of_rows(rows, classes)
 
@@ -177,9 +186,14 @@ def predict_out_of_fold(
         seen = labels[fold != number]
         known = np.unique(seen) if labels.ndim == 1 else np.flatnonzero(seen.any(axis=0))
         names, usable = known_from(training, training)
-        fitted, _ = next(logistic.fit_each(features.subset(usable, names), names, [l2], ITERATIONS, axes))
-        scores = [fitted.logits(x) for x, _ in features.subset(held_out)]
-        return held_out.index.to_numpy(), known, np.concatenate(scores)
+        scores = kept.recall(f"fold-{number}", lambda: fit(number, features.subset(usable, names), names, held_out))
+        return held_out.index.to_numpy(), known, scores["logits"].numpy()
+
+    def fit(number: int, train: Features, names: list[str], held_out: pd.DataFrame) -> Tensors:
+        place = kept.passes(f"fold-{number}")
+        passes = KeptPasses(place, train, None) if place else None
+        fitted, _ = next(logistic.fit_each(train, names, [l2], ITERATIONS, axes, passes=passes))
+        return {"logits": torch.from_numpy(head.scores(fitted, features.subset(held_out)))}
 
     found = map_on_one_core_each(score, np.unique(fold))
     for indices, known, scores in progress.track(found, "evaluate", FOLDS, "folds for label issues"):

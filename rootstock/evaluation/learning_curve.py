@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from rootstock.config import params
 from rootstock.dataset import tables
 from rootstock.dataset.tables import Labels
+from rootstock.evaluation.kept_heads import NONE_KEPT, KeptHeads
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.parallel import map_on_one_core_each
@@ -24,6 +26,7 @@ from rootstock.system.sampling import evenly_spaced
 from rootstock.training import head, heads
 from rootstock.training.class_weights import class_weights
 from rootstock.training.head import Head
+from rootstock.training.kept_passes import Tensors
 from rootstock.training.principal_axes import find_principal_axes
 
 SHARES = [0.1, 0.25, 0.5]  # of the groups of training images; of all of them there is a head already
@@ -76,8 +79,9 @@ class LearningCurve:
 
 
 def measure(
-    folder: Path, manifest: pd.DataFrame, classes: list[str], chosen: Head, settings: params.Head, seed: int
-) -> LearningCurve | None:
+    folder: Path, manifest: pd.DataFrame, classes: list[str], chosen: Head, settings: params.Head, seed: int,
+    kept: KeptHeads = NONE_KEPT,
+) -> LearningCurve | None:  # fmt: skip
     """Measure heads of the kind and strength that were chosen on some of the training images.
 
     Args:
@@ -87,6 +91,7 @@ def measure(
         chosen: the head.
         settings: the section `head` of params.yaml.
         seed: of the images that are drawn.
+        kept: of an evaluation that was stopped.
 
     Returns:
         None if there are fewer than FEWEST_GROUPS groups of training images, or every draw has all of them. The last
@@ -119,13 +124,18 @@ def measure(
         of_axes = train if many else train.subset(used)
         axes = find_principal_axes(of_axes, class_weights(of_axes.labels, len(classes), recipe.class_weight))
 
-    def fit(trial: tuple[float, int]) -> tuple[int, float]:
+    def fit(trial: tuple[float, int]) -> Tensors:
         own = drawn[trial]
         fitted = heads.fit(train.subset(own), val, classes, recipe, groups, axes=axes).head
         is_known = fitted.kind == "logistic" and recipe.class_weight == "none"  # else images count by their class
-        return len(own), fitted.val_accuracy if is_known else head.evaluate(fitted, val)[1]
+        accuracy = fitted.val_accuracy if is_known else head.evaluate(fitted, val)[1]
+        return {"images": torch.tensor(len(own)), "accuracy": torch.tensor(accuracy, dtype=torch.float64)}
 
-    each = map_on_one_core_each(fit, trials) if many else map(fit, trials)
+    def recall(trial: tuple[float, int]) -> tuple[int, float]:
+        found = kept.recall(f"curve-{trial[0]:g}-{trial[1]}", lambda: fit(trial))
+        return int(found["images"]), float(found["accuracy"])
+
+    each = map_on_one_core_each(recall, trials) if many else map(recall, trials)
     fitted = progress.track(each, "evaluate", len(trials), "heads of a learning curve")
     found = dict(zip(trials, fitted, strict=True))
     whole = len(rows), head.evaluate(chosen, val)[1]

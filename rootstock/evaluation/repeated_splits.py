@@ -13,16 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from rootstock.config import params
 from rootstock.dataset import tables
 from rootstock.evaluation import figures
+from rootstock.evaluation.kept_heads import NONE_KEPT, KeptHeads
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.parallel import map_on_one_core_each
 from rootstock.training import head, heads
+from rootstock.training.kept_passes import Tensors
 
 FOLDS = 5
 
@@ -58,8 +61,9 @@ class RepeatedSplits:
 
 
 def measure(
-    folders: Sequence[Path], manifest: pd.DataFrame, settings: params.Head, repeats: int, seed: int
-) -> RepeatedSplits | None:
+    folders: Sequence[Path], manifest: pd.DataFrame, settings: params.Head, repeats: int, seed: int,
+    kept: KeptHeads = NONE_KEPT,
+) -> RepeatedSplits | None:  # fmt: skip
     """Measure the head on repeated splits of all images, whichever split they are in.
 
     Args:
@@ -68,6 +72,7 @@ def measure(
         settings: the section `head` of params.yaml.
         repeats: how often all images are split.
         seed: of the splits.
+        kept: of an evaluation that was stopped.
 
     Returns:
         None if there are fewer groups than folds.
@@ -82,7 +87,13 @@ def measure(
     drawn = [draw_folds(labels, groups, seed + repeat) for repeat in range(repeats)]
 
     def correct(trial: tuple[int, int]) -> float:
-        return _correct(whole, images, rows, drawn[trial[0]], trial[1], settings)
+        name, fold = f"repeat-{trial[0]}-{trial[1]}", drawn[trial[0]]
+
+        def count() -> Tensors:
+            found = _correct(whole, images, rows, fold, trial[1], settings, kept.passes(name))
+            return {"correct": torch.tensor(found, dtype=torch.float64)}
+
+        return float(kept.recall(name, count)["correct"])
 
     found = map_on_one_core_each(correct, itertools.product(range(repeats), range(FOLDS)))
     counts = list(progress.track(found, "evaluate", repeats * FOLDS, "repeated splits"))
@@ -113,8 +124,9 @@ def draw_folds(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) 
 
 
 def _correct(
-    views: Features, images: Features, rows: pd.DataFrame, fold: NDArray[np.int64], test: int, settings: params.Head
-) -> float:
+    views: Features, images: Features, rows: pd.DataFrame, fold: NDArray[np.int64], test: int, settings: params.Head,
+    passes: Path | None = None,
+) -> float:  # fmt: skip
     """Train a head without two folds, and count the images of one that it classifies correctly.
 
     A class without a training image is unknown to it: none of its images is classified correctly. Where images have any
@@ -127,6 +139,7 @@ def _correct(
         fold: of each image (n,).
         test: the fold of the test images.
         settings: the section `head` of params.yaml.
+        passes: folder for what passes over the features find.
     """
     held_out = {"test": fold == test, "val": fold == (test + 1) % FOLDS}
     is_training = ~held_out["test"] & ~held_out["val"]
@@ -141,7 +154,7 @@ def _correct(
         for source, part in ((views, training), (images, training if val.empty else val), (images, tested))
     )
     groups = tables.group_numbers(training if val.empty else val)
-    fitted = heads.fit(train, chosen_by, classes, settings, groups).head
+    fitted = heads.fit(train, chosen_by, classes, settings, groups, passes=passes).head
     correct = head.evaluate(fitted, scored)[1] * len(scored)
     return correct if tables.is_multi_label(rows) else float(round(correct))
 

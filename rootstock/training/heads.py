@@ -81,7 +81,7 @@ def fit(
             )
         kinds = tuple(kind for kind in kinds if kind != "knn")
     weights = class_weights(train.labels, len(classes), settings.class_weight)
-    kept = KeptPasses(passes, train, weights) if passes else None
+    kept = KeptPasses(passes, train, weights, stage) if passes else None
     trial = _Trial(train, val, classes, settings, weights, stage, axes, kept)
     heads = {kind: trial.fit(kind) for kind in kinds}
     if settings.kind != "auto" or len(kinds) == 1:

@@ -39,9 +39,12 @@ class KeptPasses:
         root: folder for them; those of another training set are removed.
         train: features and labels.
         weights: of classes (k,); None for equal ones.
+        stage: name for a log line that says what was found; None for none.
     """
 
-    def __init__(self, root: Path, train: Features, weights: NDArray[np.float32] | None) -> None:
+    def __init__(
+        self, root: Path, train: Features, weights: NDArray[np.float32] | None, stage: str | None = None
+    ) -> None:
         self.folder = root / _digest_of(train, weights)
         for other in root.iterdir() if root.exists() else ():
             if other != self.folder:
@@ -50,6 +53,13 @@ class KeptPasses:
         self._new: dict[str, dict[str, Tensors]] = {RESULTS: {}, PASSES: {}}
         self._waiting, self._written = 0, time.monotonic()  # bytes that are not on disk yet
         self._find_files()
+        if stage and self._file_of:
+            passes = sum(path.stem.startswith(PASSES) for path in self._file_of.values())
+            strengths = len(self._file_of) - passes - (AXES in self._file_of)
+            log.info(
+                "%s: resuming an interrupted run: %s fitted, passes over the features for the next one: %d",
+                stage, counted(strengths, "L2 strength"), passes,
+            )  # fmt: skip
 
     def _find_files(self) -> None:
         paths = sorted(path for kind in (RESULTS, PASSES) for path in self.folder.glob(f"{kind}-*.safetensors"))
@@ -61,13 +71,6 @@ class KeptPasses:
             except (OSError, SafetensorError):
                 log.warning("%s is damaged: computed again", path)
                 path.unlink(missing_ok=True)
-        if self._file_of:
-            passes = sum(path.stem.startswith(PASSES) for path in self._file_of.values())
-            strengths = len(self._file_of) - passes - (AXES in self._file_of)
-            log.info(
-                "train_head: resuming an interrupted run: %s fitted, passes over the features for the next one: %d",
-                counted(strengths, "L2 strength"), passes,
-            )  # fmt: skip
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of or any(name in kept for kept in self._new.values())
@@ -114,22 +117,24 @@ class KeptPasses:
             if not kept:
                 continue
             path = self.folder / f"{kind}-{self._number}.safetensors"
-            tensors = {
-                f"{name}/{key}": value.clone(memory_format=torch.contiguous_format)  # two may be the same one
-                for name, own in kept.items()
-                for key, value in own.items()
-            }
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with replacing(path) as temporary:
-                    save_file(tensors, temporary)
-            except (OSError, SafetensorError) as error:
-                log.warning("%s: not written, so that a run that is stopped repeats it: %s", path, error)
-            else:
+            if save(path, {f"{name}/{key}": value for name, own in kept.items() for key, value in own.items()}):
                 self._file_of |= dict.fromkeys(kept, path)
                 self._number += 1
             kept.clear()
         self._waiting, self._written = 0, time.monotonic()
+
+
+def save(path: Path, tensors: Tensors) -> bool:
+    """Write tensors to a file, in a folder that is made; if that fails, warn and return False."""
+    contiguous = {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    try:  # clones, as two may be the same one
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            save_file(contiguous, temporary)
+    except (OSError, SafetensorError) as error:
+        log.warning("%s: not written, so that a run that is stopped repeats it: %s", path, error)
+        return False
+    return True
 
 
 def _digest_of(train: Features, weights: NDArray[np.float32] | None) -> str:
