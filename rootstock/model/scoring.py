@@ -1,8 +1,8 @@
 """A model's logits for images of a dataset: from cached features where there are any, else computed as they were."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 
 import numpy as np
@@ -128,8 +128,9 @@ def features(
     With `kept`, those that are there are not computed, and all others are put there.
     """
     if kept is not None:
-        _put_missing(model, rows, images_dir, what, store, kept)
-        for some in grouped(_places(rows), READ_TOGETHER):
+        places = list(zip(rows["shard"].tolist(), rows["offset"].tolist(), strict=True))
+        _put_missing(model, rows, places, images_dir, what, store, kept)
+        for some in grouped(places, READ_TOGETHER):
             found = [kept.get(*place) for place in some]
             yield np.stack([x for x in found if x is not None])
         return
@@ -140,21 +141,18 @@ def features(
 
 
 def _put_missing(
-    model: Model, rows: pd.DataFrame, images_dir: Path, what: str, store: ArrayStore | None, kept: ArrayStore
-) -> None:
+    model: Model, rows: pd.DataFrame, places: Sequence[tuple[str, int]], images_dir: Path, what: str,
+    store: ArrayStore | None, kept: ArrayStore,
+) -> None:  # fmt: skip
     """Compute the features that are missing, in the groups in which all would be: so the last digits are the same."""
-    is_there = np.array([kept.get(*place) is not None for place in _places(rows)], bool)
+    is_there = np.array([kept.get(*place) is not None for place in places], bool)
     group = np.arange(len(rows)) // model.extractor.engine.group_size
     is_missing = np.isin(group, group[~is_there])
     missing = rows[is_missing]
-    places = iter(_places(missing))
+    waiting = compress(places, is_missing)
     with progress.bar(what, len(rows)) as advance:
         advance(0, skip=len(rows) - len(missing))
         for some in model.extractor.of_images(missing, images_dir, store):
-            for place, x in zip(islice(places, len(some)), some, strict=True):
+            for place, x in zip(islice(waiting, len(some)), some, strict=True):
                 kept.put(*place, x)
             advance(len(some))
-
-
-def _places(rows: pd.DataFrame) -> list[tuple[str, int]]:
-    return list(zip(rows["shard"].tolist(), rows["offset"].tolist(), strict=True))

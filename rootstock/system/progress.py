@@ -68,14 +68,14 @@ def _lines(what: str, total: int, unit: str) -> Iterator[Advance]:
     yield advance
 
 
+def nowhere(n: int, *, skip: int = 0, more: int = 0, **counts: int) -> None:
+    """Report nothing."""
+
+
 @contextmanager
 def silent() -> Iterator[Advance]:
     """Report nothing."""
-
-    def advance(n: int, *, skip: int = 0, more: int = 0, **counts: int) -> None:
-        pass
-
-    yield advance
+    yield nowhere
 
 
 class Tally:

@@ -15,7 +15,7 @@ class PassProgress:
     """
 
     def __init__(self, advance: progress.Advance | None, strengths: int, max_iterations: int) -> None:
-        self._advance = advance or _nowhere
+        self._advance = advance or progress.nowhere
         self._left, self._each = strengths, _first_estimate(max_iterations)
         self._passes, self._ended = 0, list[int]()
 
@@ -43,7 +43,3 @@ def expected(strengths: int, max_iterations: int) -> int:
 
 def _first_estimate(max_iterations: int) -> int:
     return min(TYPICAL, max_iterations + 1)
-
-
-def _nowhere(n: int, *, skip: int = 0, more: int = 0, **counts: int) -> None:
-    pass
