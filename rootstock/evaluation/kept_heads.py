@@ -70,8 +70,7 @@ def opened(root: Path, inputs: Inputs, params: Params) -> KeptHeads:
     """Open what an evaluation of the same inputs, parameters and libraries has kept; that of others is removed."""
     how = (
         FORMAT, digest(tables.files_of(inputs.dataset / tables.MANIFEST)), digest(sorted(inputs.head.rglob("*.*"))),
-        params.extract.model_dump_json(),
-        params.head.model_dump_json(), params.evaluate.model_dump_json(), params.seed,
+        params.extract.model_dump_json(), params.head.model_dump_json(), params.evaluate.model_dump_json(), params.seed,
         installed_versions("torch", "scipy", "numpy", "scikit-learn"),
     )  # fmt: skip
     key = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:16]

@@ -110,7 +110,7 @@ def _all_links(hashes: Hashes, bits: int) -> Links:
         if len(group) > LARGE_BUCKET and (depth > MAX_DEPTH or _is_dense(hashes[group], bits)):
             links.add(group[_spanning_links(hashes[group], bits)])
             continue
-        own = hashes if len(group) == len(hashes) else hashes[group]
+        own = hashes if len(group) == len(hashes) else hashes[group]  # all are in order, as the sort is stable
         for places in _bands(own, bits):
             order, starts = _buckets(own, places)
             sizes = np.diff(starts)
