@@ -55,7 +55,7 @@ def long(monkeypatch):
 
 def fit(split, folder, settings=SETTINGS) -> Head:
     val = split("val")
-    return heads.fit(split("train"), val, CLASSES, settings, np.arange(len(val)), passes=folder).head
+    return heads.fit(split("train"), val, CLASSES, settings, np.arange(len(val)), "train_head", passes=folder).head
 
 
 def bytes_of(head: Head) -> tuple[bytes, bytes, list]:
