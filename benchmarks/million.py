@@ -1,6 +1,7 @@
 """The whole chain on many images and classes: seconds, memory and disk of each stage, and how they grow.
 
-python -m benchmarks.million --images 10000 100000 [--stages ingest extract] [--folder DIR] [--picture FILE]
+python -m benchmarks.million --images 10000 100000 [--stages ingest extract] [--more ingest] [--folder DIR]
+    [--picture FILE]
 
 Draws small JPEGs (64 px, every one different), one folder per class, and runs every stage with `dvc repro`, frozen
 backbone, in a workspace of its own; then a second delivery of 1,000 images. A million need 20 GB. Memory is that of the
@@ -132,9 +133,15 @@ def run_module(
 
 
 def measure(
-    root: Path, images: int, classes: int, backbone: str, l2: tuple[float, ...], stages: Sequence[str] = STAGES
+    root: Path,
+    images: int,
+    classes: int,
+    backbone: str,
+    l2: tuple[float, ...],
+    stages: Sequence[str] = STAGES,
+    more: Sequence[str] = STAGES,
 ) -> Iterator[tuple[str, Figures]]:
-    """Draw the images, and yield the figures of each stage; then of each stage after a second delivery."""
+    """Draw the images, and yield the figures of each stage; then of each of `more` after a second delivery."""
     make_workspace(root, backbone, l2)
     start = time.perf_counter()
     draw_all(root / "photos", range(images), classes)
@@ -142,7 +149,7 @@ def measure(
     for stage in stages:
         yield stage, run(root, stage)
     draw_all(root / "photos", range(images, images + MORE), classes)
-    for stage in stages:
+    for stage in more:
         yield f"{MORE:,} more: {stage}", run(root, stage)
 
 
@@ -168,6 +175,12 @@ def read(path: Path) -> dict[int, dict[str, Figures]]:
     """Read the figures of earlier runs by size and stage."""
     kept = json.loads(path.read_text()) if path.exists() else {}
     return {int(size): {stage: Figures(**found) for stage, found in stages.items()} for size, stages in kept.items()}
+
+
+def write(measured: dict[int, dict[str, Figures]], path: Path) -> None:
+    """Write the figures for `read`."""
+    kept = {size: {stage: vars(found) for stage, found in stages.items()} for size, stages in measured.items()}
+    path.write_text(json.dumps(kept, indent=1))
 
 
 def draw_growth(measured: dict[int, dict[str, Figures]], path: Path) -> None:
@@ -200,6 +213,9 @@ def main() -> None:
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--l2", type=float, nargs="+", default=[10.0], help="strengths; each is a training of its own")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="in their order; all by default")
+    parser.add_argument(
+        "--more", nargs="*", choices=STAGES, help=f"those after {MORE:,} more images; the same by default"
+    )
     parser.add_argument("--folder", type=Path, default=LOCAL / "million", help="working folder, on a disk")
     parser.add_argument("--keep", action="store_true", help="keep the last workspace")
     parser.add_argument("--picture", type=Path, help="file for a picture of the growth over all sizes so far")
@@ -213,12 +229,12 @@ def main() -> None:
         classes, root = min(arguments.classes, images // 100), (arguments.folder / "workspace").resolve()
         print(f"\n{images:,} images in {classes:,} classes, {arguments.backbone}", flush=True)
         measured.setdefault(images, {})
-        options = arguments.backbone, tuple(arguments.l2), arguments.stages
+        more = arguments.stages if arguments.more is None else arguments.more
+        options = arguments.backbone, tuple(arguments.l2), arguments.stages, more
         for stage, figures in measure(root, images, classes, *options):
             measured[images][stage] = figures
+            write(measured, arguments.folder / "million.json")
             print(describe(stage, images, figures), flush=True)
-        written = {size: {stage: vars(found) for stage, found in stages.items()} for size, stages in measured.items()}
-        (arguments.folder / "million.json").write_text(json.dumps(written, indent=1))
     print_growth(measured)
     if arguments.picture:
         draw_growth(measured, arguments.picture)
