@@ -81,6 +81,8 @@ def make_workspace(root: Path, backbone: str, l2: tuple[float, ...]) -> None:
         head=Head(l2=l2),
         finetune=Finetune(stages=()),
     )
+    with (root / ".gitignore").open("a") as file:
+        file.write("/photos/\n")  # else DVC looks for stages in it at every command
 
 
 def memory_of(process: psutil.Process) -> int:

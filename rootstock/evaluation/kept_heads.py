@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from rootstock.config.params import Params
 from rootstock.dataset import tables
 from rootstock.evaluation.model_pair import Inputs
-from rootstock.system.files import digest, remove
+from rootstock.system.files import digest, remove, remove_others
 from rootstock.system.packages import installed_versions
 from rootstock.system.phrases import counted
 from rootstock.training.kept_passes import Tensors, save
@@ -70,14 +70,12 @@ def opened(root: Path, inputs: Inputs, params: Params) -> KeptHeads:
     """Open what an evaluation of the same inputs, parameters and libraries has kept; that of others is removed."""
     how = (
         FORMAT, digest(tables.files_of(inputs.dataset / tables.MANIFEST)), digest(sorted(inputs.head.rglob("*.*"))),
-        params.extract.model_dump_json(), params.head.model_dump_json(), params.evaluate.model_dump_json(), params.seed,
+        params.extract.model_dump_json(), params.head.model_dump_json(), params.seed,
         installed_versions("torch", "scipy", "numpy", "scikit-learn"),
     )  # fmt: skip
     key = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:16]
-    for other in root.iterdir() if root.exists() else ():
-        if other.name != key:
-            remove(other)
     folder = root / key
+    remove_others(folder)
     if there := len(list(folder.glob(f"*{SUFFIX}"))):
         log.info("evaluate: resuming an interrupted run: %s fitted", counted(there, "head"))
     return KeptHeads(folder)

@@ -98,6 +98,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_others(folder: Path) -> None:
+    """Remove what is beside a folder, which need not exist: it was kept for work that is not this one."""
+    for other in folder.parent.iterdir() if folder.parent.exists() else ():
+        if other != folder:
+            remove(other)
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Raise a `DamagedError` that names `path` if its content makes the block fail; put only the reading inside.

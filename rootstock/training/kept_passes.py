@@ -7,7 +7,6 @@ the place of its passes.
 
 import hashlib
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rootstock.features.reader import Features
-from rootstock.system.files import replacing
+from rootstock.system.files import remove_others, replacing
 from rootstock.system.packages import installed_versions
 from rootstock.system.phrases import counted
 
@@ -46,9 +45,7 @@ class KeptPasses:
         self, root: Path, train: Features, weights: NDArray[np.float32] | None, stage: str | None = None
     ) -> None:
         self.folder = root / _digest_of(train, weights)
-        for other in root.iterdir() if root.exists() else ():
-            if other != self.folder:
-                shutil.rmtree(other)
+        remove_others(self.folder)
         self._file_of: dict[str, Path] = {}
         self._new: dict[str, dict[str, Tensors]] = {RESULTS: {}, PASSES: {}}
         self._waiting, self._written = 0, time.monotonic()  # bytes that are not on disk yet

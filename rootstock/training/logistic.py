@@ -93,7 +93,7 @@ def fit_each(
         advance: of a report of passes; None reports nothing.
     """
     axes = axes or find_principal_axes(train, weights)
-    counted = PassProgress(advance, len(l2), max_iterations)
+    counted = PassProgress(advance, len(l2), max_iterations, TOLERANCE)
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=limit_to_one_core) as pool:
         loss = LogLoss(train, axes, len(classes), device(), pool, weights, passes, counted)
         start: Evaluation | None = None
@@ -108,7 +108,7 @@ def fit_each(
                 start = start or loss(Solution.zeros(loss.shape))
                 if len(earlier) > 1:
                     start = _better_start(loss, start, _extrapolated(earlier[-2], earlier[-1], strength), strength)
-                start, iterations = _minimise(loss, start, strength, max_iterations)
+                start, iterations = _minimise(loss, start, strength, max_iterations, counted)
                 if passes:
                     passes.finish(name, _as_tensors(start, iterations))
             counted.strength(is_kept=kept is not None)
@@ -162,7 +162,9 @@ def _better_start(loss: LogLoss, last: Evaluation, other: Solution, l2: float) -
     return min(loss(other), last, key=lambda evaluation: evaluation.penalised(l2 / loss.images))
 
 
-def _minimise(loss: LogLoss, start: Evaluation, l2: float, max_iterations: int) -> tuple[Evaluation, int]:
+def _minimise(
+    loss: LogLoss, start: Evaluation, l2: float, max_iterations: int, counted: PassProgress
+) -> tuple[Evaluation, int]:
     """Minimise the objective by preconditioned L-BFGS; return the minimum and the number of iterations.
 
     The Hessian is close to curvature * variances + l2 / n on the diagonal and small beside it. Variables are scaled by
@@ -187,6 +189,7 @@ def _minimise(loss: LogLoss, start: Evaluation, l2: float, max_iterations: int) 
             tried = variables.copy()
             found = torch.from_numpy(tried)
             latest = loss(Solution(found[:split].view(loss.shape) / by_weight, found[split:] / by_bias))
+            counted.reached(latest.penalised(decay) / unit)
         by_weights = (latest.gradient.weight + decay * latest.at.weight) / by_weight
         gradient = torch.cat([by_weights.ravel(), latest.gradient.bias / by_bias]) / unit
         return latest.penalised(decay) / unit, gradient.numpy()
@@ -194,6 +197,7 @@ def _minimise(loss: LogLoss, start: Evaluation, l2: float, max_iterations: int) 
     # L-BFGS's vectors are too short for BLAS threads (docs/benchmarks.md, "Choices that were measured").
     with threadpool_limits(1, user_api="blas"):
         tried = scaled(start.at)
+        counted.reached(1.0)
         result = minimize(
             objective, tried, jac=True, method="L-BFGS-B",
             options={"maxiter": max_iterations, "maxcor": 10, "ftol": TOLERANCE, "gtol": TOLERANCE},

@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 
 from rootstock.config.params import Extract, Finetune
 from tests.imports import ORDER, ROOT, imported_by
+from tests.workspace import make_workspace
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
@@ -30,6 +31,18 @@ def test_the_code_dependencies_of_a_stage_are_its_module_and_the_packages_that_i
 
 def test_dvc_yaml_is_short():
     assert len((ROOT / "dvc.yaml").read_text().splitlines()) < 130
+
+
+@pytest.mark.parametrize("git", [True, False], ids=["git", "no git"])
+@pytest.mark.parametrize("folder", ["data/inbox/garden/moss", ".rootstock/kept", ".venv/lib"])
+def test_no_stage_is_looked_for_where_strangers_or_other_programs_write(git, folder, tmp_path, prefect_home):
+    workspace = make_workspace(tmp_path / "workspace", prefect_home, git=git)
+    workspace.run("python", "-m", "tasks.bridge.versions")
+    there = workspace.root / folder
+    there.mkdir(parents=True)
+    for name in ("dvc.yaml", "photos.dvc"):
+        (there / name).write_text("stages: [")
+    assert "ingest" in workspace.run("dvc", "status").stdout
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -91,6 +91,11 @@ def test_what_another_evaluation_kept_is_removed(inputs, tmp_path):
     assert len(set(folders)) == 3 and list(root.iterdir()) == folders[2:]
 
 
+def test_heads_stay_when_a_parameter_changes_that_they_do_not_depend_on(inputs, tmp_path):
+    more = PARAMS.model_copy(update={"evaluate": Evaluate(explain=True, repeats=5)})
+    assert opened(tmp_path / "kept", inputs, more) == opened(tmp_path / "kept", inputs)
+
+
 @pytest.mark.usefixtures("fitted")
 def test_a_damaged_file_is_a_warning_and_its_head_is_fitted_again(inputs, whole, tmp_path, caplog):
     heads = opened(tmp_path / "kept", inputs)
