@@ -12,6 +12,7 @@ import pandas as pd
 
 from rootstock.evaluation import figures, verdict
 from rootstock.evaluation.learning_curve import WORTH_IT, LearningCurve
+from rootstock.system.phrases import listed
 from rootstock.training import epochs
 from rootstock.training.checkpoints import Epoch
 
@@ -109,10 +110,8 @@ def _classes(grounds: Grounds) -> Iterator[Advice]:
         )
     elif few and len(few) < len(grounds.by_class):
         named = [f"{name} ({grounds.by_class[name].get('train', 0):,})" for name in few[:NAMED]]
-        others = len(few) - NAMED
-        more = f" and {others:,} more class{'es' if others > 1 else ''}" if others > 0 else ""
         yield Advice(
-            f"Add images of {', '.join(few[:NAMED])}{more}",
+            f"Add images of {listed(few, NAMED)}",
             f"They have fewer than {FEW_TRAINING} training images: {', '.join(named)}.",
             "data",
         )

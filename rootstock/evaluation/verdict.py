@@ -92,13 +92,9 @@ def describe_few_of_classes(counts: pd.DataFrame) -> str:
     few = counts[counts["nunique"] < FEW_OF_CLASS].sort_values(["nunique", "size"], kind="stable")
     if few.empty:
         return ""
-    named = [
-        f"{label} ({size:,}{figures.in_groups(size, groups)})"
-        for label, size, groups in few.head(WARNED_OF).itertuples()
-    ]
-    more = f" and {len(few) - len(named):,} more" if len(few) > len(named) else ""
+    named = [f"{label} ({size:,}{figures.in_groups(size, groups)})" for label, size, groups in few.itertuples()]
     kind = "test images" if (few["size"] < FEW_OF_CLASS).all() else "groups of test images"
-    return f"Fewer than {FEW_OF_CLASS} {kind}: {', '.join(named)}{more}. Their figures are rough."
+    return f"Fewer than {FEW_OF_CLASS} {kind}: {listed(named, WARNED_OF)}. Their figures are rough."
 
 
 def below(parts: Mapping[str, Mapping[str, Any]], metric: str, low: float) -> list[str]:
