@@ -13,7 +13,11 @@ from tests.serving import Api, Run, until, worker
 from tests.workspace import Workspace
 
 ELSEWHERE = {"where": "fine-tune/gpu"}
-LONG = [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}]
+LONG = {  # with a checkpoint every second or so
+    "stages": [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}],
+    "batch_size": 8,
+    "checkpoint_minutes": 0.02,
+}
 
 
 @pytest.fixture
@@ -156,7 +160,7 @@ def test_a_hand_off_names_a_missing_remote_deployment_or_server(deployed, here):
 
 @pytest.mark.slow  # waits for servers and workers
 def test_a_hand_off_resumes_from_the_checkpoint_that_a_killed_one_pushed(deployed, here, there):
-    here.set(finetune={"stages": LONG})
+    here.set(finetune=LONG)
     with worker(deployed, "gpu", there) as running, pipeline(here, deployed) as (process, run):
         first = handed(run)
         until(lambda: has_checkpoint(here), "a checkpoint on the remote")
@@ -172,7 +176,7 @@ def test_a_hand_off_resumes_from_the_checkpoint_that_a_killed_one_pushed(deploye
 
 @pytest.mark.slow  # waits for servers and workers
 def test_cancelling_the_pipeline_cancels_its_hand_off(deployed, here, there):
-    here.set(finetune={"stages": LONG, "label_smoothing": 0.11})
+    here.set(finetune=LONG | {"label_smoothing": 0.11})
     with worker(deployed, "cpu", here), worker(deployed, "gpu", there):
         run = deployed.start()
         until(run.subflows, "fine-tuning handed over")
@@ -200,7 +204,7 @@ def test_the_remote_may_be_an_s3_bucket(deployed, here, there, s3):
 
 @pytest.mark.slow  # waits for servers and workers
 def test_a_lost_machine_is_noticed_by_missing_heartbeats_and_the_next_worker_resumes(deployed, here, there, tmp_path):
-    here.set(finetune={"stages": LONG, "label_smoothing": 0.13})
+    here.set(finetune=LONG | {"label_smoothing": 0.13})
     with worker(deployed, "gpu", there) as running, pipeline(here, deployed) as (process, run):
         first = handed(run)
         until(lambda: has_checkpoint(here), "a checkpoint on the remote")

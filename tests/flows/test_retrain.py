@@ -19,7 +19,11 @@ from tests.serving import until, worker
 from tests.workspace import CLASSES
 
 pytestmark = pytest.mark.usefixtures("one_server")
-LONG = [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}]
+LONG = {  # with a checkpoint every second or so
+    "stages": [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}],
+    "batch_size": 8,
+    "checkpoint_minutes": 0.02,
+}
 
 
 def test_a_promotion_adds_the_new_domain_and_changes_no_byte_of_earlier_files(in_use, promoted):
@@ -113,7 +117,7 @@ def test_a_delivery_may_contain_a_class_unknown_to_the_champion(after):
 @pytest.mark.slow  # half a minute
 def test_a_killed_retraining_resumes_and_is_compared_with_the_same_champion(before):
     deliver(before, "shed", 20)
-    before.set(finetune={"stages": LONG})
+    before.set(finetune=LONG)
     with subprocess.Popen(
         [sys.executable, "-m", "flows.retrain"], cwd=before.root, env=before.env, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
