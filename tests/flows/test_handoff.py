@@ -14,7 +14,7 @@ from tests.workspace import Workspace
 
 ELSEWHERE = {"where": "fine-tune/gpu"}
 LONG = {  # with a checkpoint every second or so
-    "stages": [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}],
+    "stages": [{"unfreeze": "all", "epochs": 150, "lr": 0.0005}],
     "batch_size": 8,
     "checkpoint_minutes": 0.02,
 }
