@@ -24,7 +24,7 @@ class PassProgress:
     def __init__(self, advance: progress.Advance | None, strengths: int, max_iterations: int, tolerance: float) -> None:
         self._advance = advance or progress.nowhere
         self._most, self._tolerance = max_iterations, tolerance
-        self._to_come, self._each = strengths - 1, _first_estimate(max_iterations)
+        self._left, self._each = strengths, _first_estimate(max_iterations)
         self._passes, self._expected = 0, self._each  # of the strength that is being fitted
         self._objectives, self._ended = list[float](), list[int]()
         self._before, self._total = 0, expected(strengths, max_iterations)
@@ -48,13 +48,15 @@ class PassProgress:
         if not is_kept:
             self._ended.append(self._passes)
             self._each = round(sum(self._ended) / len(self._ended))
+        self._left -= 1
         self._before += self._passes
-        self._passes, self._expected, self._objectives = 0, self._each if self._to_come else 0, []
-        self._to_come -= 1
+        self._passes, self._expected, self._objectives = 0, self._each, []
         self._report()
 
     def _report(self, done: int = 0, skip: int = 0) -> None:
-        total = self._before + self._expected + max(self._to_come, 0) * self._each
+        total = self._before
+        if self._left:
+            total += self._expected + (self._left - 1) * self._each
         self._advance(done, skip=skip, more=total - self._total)
         self._total = total
 
