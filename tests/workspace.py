@@ -41,6 +41,15 @@ SMALL = {
 TIMED = ("data/report/timings.json", "data/report/report.html")
 
 
+def long_finetune(epochs: int) -> dict[str, Any]:
+    """Return values of the section `finetune` to kill a run in: a checkpoint comes every second or so."""
+    return {
+        "stages": [{"unfreeze": "all", "epochs": epochs, "lr": 0.0005}],
+        "batch_size": 8,
+        "checkpoint_minutes": 0.02,
+    }
+
+
 def without_seconds(lock: bytes) -> dict[str, Any]:
     """Read a dvc.lock, without the digests and sizes of the files that show seconds.
 

@@ -10,14 +10,10 @@ import pytest
 
 from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.serving import Api, Run, until, worker
-from tests.workspace import Workspace
+from tests.workspace import Workspace, long_finetune
 
 ELSEWHERE = {"where": "fine-tune/gpu"}
-LONG = {  # with a checkpoint every second or so
-    "stages": [{"unfreeze": "all", "epochs": 150, "lr": 0.0005}],
-    "batch_size": 8,
-    "checkpoint_minutes": 0.02,
-}
+LONG = long_finetune(epochs=150)
 
 
 @pytest.fixture

@@ -16,14 +16,10 @@ from rootstock.evaluation.paired_comparison import UNSEEN
 from tests.flows.test_repro_and_flow import UP_TO_DATE
 from tests.retraining import champions, deliver, retrain
 from tests.serving import until, worker
-from tests.workspace import CLASSES
+from tests.workspace import CLASSES, long_finetune
 
 pytestmark = pytest.mark.usefixtures("one_server")
-LONG = {  # with a checkpoint every second or so
-    "stages": [{"unfreeze": "all", "epochs": 25, "lr": 0.0005}],
-    "batch_size": 8,
-    "checkpoint_minutes": 0.02,
-}
+LONG = long_finetune(epochs=25)
 
 
 def test_a_promotion_adds_the_new_domain_and_changes_no_byte_of_earlier_files(in_use, promoted):
