@@ -37,7 +37,7 @@ def evaluate(params: Params) -> Summary:
     """Choose between head and fine-tuned model on validation, then measure the winner on the test images."""
     from rootstock.dataset import summaries, tables
     from rootstock.evaluation import figures, kept_features, kept_heads
-    from rootstock.evaluation.evaluate import Inputs, evaluate as compare
+    from rootstock.evaluation.evaluate import Background, Inputs, Kept, evaluate as choose
 
     start = time.perf_counter()
     inputs = Inputs(IMAGES, DATASET, BACKBONE, FEATURES, HEAD, FINETUNED)
@@ -52,12 +52,10 @@ def evaluate(params: Params) -> Summary:
         }
         return [runs[name] for name in STAGES if name in runs] + [own]
 
+    background = Background(MEASURED, lineage.lineage(), COMPARE / "compare.parquet")
     heads = kept_heads.opened(EVALUATED / "heads", inputs, params)
-    with _decoded(params) as store, kept_features.opened(EVALUATED / "features", inputs, params) as kept:
-        found = compare(
-            inputs, params, MODEL, REPORT, timings, MEASURED, store, lineage.lineage(), COMPARE / "compare.parquet",
-            kept, heads,
-        )  # fmt: skip
+    with _decoded(params) as images, kept_features.opened(EVALUATED / "features", inputs, params) as features:
+        found = choose(inputs, params, MODEL, REPORT, timings, background, Kept(images, features, heads))
     shutil.rmtree(EVALUATED, ignore_errors=True)
     accuracy = found.test["accuracy"]
     interval = figures.percents(accuracy)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from rootstock.config.params import Evaluate, Params
 from rootstock.evaluation import evaluate
-from rootstock.evaluation.kept_heads import NONE_KEPT, KeptHeads
+from rootstock.evaluation.evaluate import Background, Kept
 from rootstock.evaluation.model_pair import Inputs
-from rootstock.images.array_store import ArrayStore
 
 PARAMS = Params(evaluate=Evaluate(mistakes=5))
 ALONE = Params(
     evaluate=Evaluate(mistakes=5, label_issues=0, learning_curve=False, explain=False)
 )  # half of the seconds
+NOTHING_KEPT = Kept()
 
 
 def timings(seconds: float = 1.0) -> list[dict]:
@@ -31,13 +31,9 @@ class Done:
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def run(
-    inputs: Inputs, folder: Path, params: Params = ALONE, seconds: float = 1.0, store: ArrayStore | None = None,
-    kept: ArrayStore | None = None, heads: KeptHeads = NONE_KEPT,
-) -> Done:  # fmt: skip
-    uses = folder / "measured.parquet"
+def run(inputs: Inputs, folder: Path, params: Params = ALONE, seconds: float = 1.0, kept: Kept = NOTHING_KEPT) -> Done:
     found = evaluate.evaluate(
-        inputs, params, folder / "model", folder / "report", lambda: timings(seconds), uses, store, kept=kept,
-        heads=heads,
+        inputs, params, folder / "model", folder / "report", lambda: timings(seconds),
+        Background(uses=folder / "measured.parquet"), kept,
     )  # fmt: skip
     return Done(found, folder / "model", folder / "report")

@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,18 +44,44 @@ from rootstock.training import calibration, epochs, head_layer, thresholds
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Background:
+    """What a workspace knows of a dataset and its models; by default nothing.
+
+    Args:
+        uses: log of the models measured on test images (see `measured_models`).
+        lineage: what the report says of its origin, such as the git commit, by name.
+        compared: compare.parquet, in which the report looks for a better backbone; it may be missing.
+    """
+
+    uses: Path | None = None
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    compared: Path | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is on disk so that it is not computed again; by default nothing.
+
+    Args:
+        images: decoded ones, which a fine-tuned network reads.
+        features: that a fine-tuned network gave images (kept_features.py).
+        heads: what those found that are fitted to be measured, to go on where an evaluation was stopped.
+    """
+
+    images: ArrayStore | None = None
+    features: ArrayStore | None = None
+    heads: KeptHeads = NONE_KEPT
+
+
 def evaluate(
     inputs: Inputs,
     params: Params,
     model_dir: Path,
     report_dir: Path,
     timings: Callable[[], list[dict[str, Any]]],
-    uses: Path | None = None,
-    store: ArrayStore | None = None,
-    lineage: Mapping[str, str] = MappingProxyType({}),
-    compared: Path | None = None,
-    kept: ArrayStore | None = None,
-    heads: KeptHeads = NONE_KEPT,
+    background: Background = Background(),
+    kept: Kept = Kept(),
 ) -> Evaluation:
     """Choose between the head and the fine-tuned network, if there is one, and write the better one and a report.
 
@@ -68,15 +93,12 @@ def evaluate(
             model), test.json (the winner's), predictions.parquet, label_issues.csv (labels that are probably wrong),
             plots/, timings.json and report.html.
         timings: returns the stages' durations so far; only the last two files contain them.
-        uses: log of the models measured on test images (see `measured_models`); None keeps none.
-        store: of decoded images, which a fine-tuned network reads.
-        lineage: what the report says of its origin, such as the git commit, by name.
-        compared: compare.parquet, in which the report looks for a better backbone; None or missing: it does not.
-        kept: of the fine-tuned network's features (kept_features.py); None keeps none.
-        heads: what those found that are fitted here, to go on where an evaluation was stopped.
+        background: what the report says beside the figures.
+        kept: what need not be computed again.
     """
-    pair = ModelPair(inputs, params, store, kept)
-    curve = _measure_learning_curve(pair, params, heads)  # before there are probabilities, of many classes gigabytes
+    pair = ModelPair(inputs, params, kept.images, kept.features)
+    # First, as probabilities of many classes are gigabytes, and there are none yet.
+    curve = _measure_learning_curve(pair, params, kept.heads)
     memory.release_unused()
     val = _measure(pair, params, "val", pair.names)
     is_balanced = params.head.class_weight != "none"
@@ -92,15 +114,16 @@ def evaluate(
     for warning in uncalibrated + rough:
         log.warning("%s", warning)
     digest = _write_model(pair, choice, val, known, tested, model_dir)
-    models = measured_models.count(uses, test.scored.rows["image_id"], digest) if uses else 1
+    models = measured_models.count(background.uses, test.scored.rows["image_id"], digest) if background.uses else 1
     repeats = params.evaluate.repeats
-    repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, repeats, params.seed, heads)
-    suspects = _find_label_issues(pair, params, [part.to_judge[choice.winner] for part in (val, test)], heads)
+    repeated = repeated_splits.measure(pair.folders, pair.manifest, params.head, repeats, params.seed, kept.heads)
+    suspects = _find_label_issues(pair, params, [part.to_judge[choice.winner] for part in (val, test)], kept.heads)
     found = Evaluation(choice, val.figures, tested, models, repeated, suspects, curve)
     warnings = [*pair.head.warnings, *epochs.warnings(pair.course.history), *uncalibrated]
     features = np.concatenate([part.features[choice.winner] for part in (val, test)])
     answers = Answers(val.scored, test.scored, (val.kept, test.kept), features)
-    around = Surroundings(warnings, rough, timings, lineage, _read_compared(compared, inputs.dataset))
+    compared = _read_compared(background.compared, inputs.dataset)
+    around = Surroundings(warnings, rough, timings, background.lineage, compared)
     outputs.write(pair, params, found, answers, around, report_dir)
     return found
 

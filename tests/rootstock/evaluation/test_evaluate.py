@@ -17,6 +17,7 @@ import pytest
 from rootstock.backbones import backbones
 from rootstock.dataset import shards
 from rootstock.evaluation import evaluate, kept_features, measured_models, model_pair, thumbnails, why
+from rootstock.evaluation.evaluate import Kept
 from rootstock.evaluation.model_selection import MODELS, choose
 from rootstock.features import engines, feature_extractor, reader
 from rootstock.images import pixel_store
@@ -132,7 +133,9 @@ def test_only_images_that_the_fine_tuned_network_scores_are_decoded_each_once(in
 def test_a_second_evaluation_decodes_nothing_where_decoded_images_are_kept(inputs, base, work, tmp_path):
     transform, names = backbones.load(inputs.backbone).transform, shards.names(inputs.images)
     with pixel_store.opened(tmp_path / "pixels", transform, inputs.images, names, most_gb=1.0) as store:
-        first, second = ((run(inputs, tmp_path / name, store=store), len(work.decoded)) for name in ("first", "second"))
+        first, second = (
+            (run(inputs, tmp_path / name, kept=Kept(images=store)), len(work.decoded)) for name in ("first", "second")
+        )
     assert first[1] == second[1] >= 24  # the fine-tuned network's validation images, at least
     predicted = [(one.report / "predictions.parquet").read_bytes() for one, _ in (first, second)]
     assert predicted[0] == predicted[1]
@@ -157,12 +160,12 @@ def test_an_evaluation_that_was_killed_computes_no_feature_twice_and_ends_with_t
         done.append(given)
 
     monkeypatch.setattr(ArrayStore, "put", put_or_die)
-    with pytest.raises(Killed), kept_features.opened(tmp_path / "kept", inputs, ALONE) as kept:
-        run(inputs, tmp_path / "first", kept=kept)
+    with pytest.raises(Killed), kept_features.opened(tmp_path / "kept", inputs, ALONE) as features:
+        run(inputs, tmp_path / "first", kept=Kept(features=features))
     monkeypatch.setattr(ArrayStore, "put", put)
     before = len(work.decoded)
-    with kept_features.opened(tmp_path / "kept", inputs, ALONE) as kept:
-        again = run(inputs, tmp_path / "again", kept=kept)
+    with kept_features.opened(tmp_path / "kept", inputs, ALONE) as features:
+        again = run(inputs, tmp_path / "again", kept=Kept(features=features))
     assert len(work.decoded) - before <= needed - after + group
     assert again.files(again.model) == whole.files(whole.model)
     different = {name for name, data in again.files(again.report).items() if whole.files(whole.report)[name] != data}

@@ -7,6 +7,7 @@ import pytest
 
 from rootstock.config.params import Evaluate, Head, Params
 from rootstock.evaluation import kept_heads
+from rootstock.evaluation.evaluate import Kept
 from rootstock.training import head, kept_passes, logistic
 from tests.evaluations import run
 
@@ -57,9 +58,9 @@ def test_a_head_that_was_fitted_before_a_kill_is_not_fitted_again(inputs, whole,
     needed, fitted["done"] = fitted["done"], 0
     fitted["most"] = round(share * needed)
     with pytest.raises(Killed):
-        run(inputs, tmp_path / "first", PARAMS, heads=opened(tmp_path / "kept", inputs))
+        run(inputs, tmp_path / "first", PARAMS, kept=Kept(heads=opened(tmp_path / "kept", inputs)))
     before, fitted["done"], fitted["most"] = fitted["done"], 0, 10**9
-    again = run(inputs, tmp_path / "again", PARAMS, heads=opened(tmp_path / "kept", inputs))
+    again = run(inputs, tmp_path / "again", PARAMS, kept=Kept(heads=opened(tmp_path / "kept", inputs)))
     assert "evaluate: resuming an interrupted run" in caplog.text
     assert fitted["done"] <= needed - before + AT_ONCE < needed + AT_ONCE
     assert_same(again, whole)
@@ -69,11 +70,11 @@ def test_passes_of_a_long_fit_are_kept_until_it_is_done(inputs, whole, fitted, t
     monkeypatch.setattr(kept_passes, "EVERY_S", 0.0)
     fitted["most"] = 20
     with pytest.raises(Killed):
-        run(inputs, tmp_path / "first", PARAMS, heads=opened(tmp_path / "kept", inputs))
+        run(inputs, tmp_path / "first", PARAMS, kept=Kept(heads=opened(tmp_path / "kept", inputs)))
     assert list(opened(tmp_path / "kept", inputs).folder.glob("*/*/*.safetensors"))
     fitted["most"] = 10**9
     heads = opened(tmp_path / "kept", inputs)
-    assert_same(run(inputs, tmp_path / "again", PARAMS, heads=heads), whole)
+    assert_same(run(inputs, tmp_path / "again", PARAMS, kept=Kept(heads=heads)), whole)
     assert not [path for path in heads.folder.iterdir() if path.is_dir()]
 
 
@@ -99,14 +100,14 @@ def test_heads_stay_when_a_parameter_changes_that_they_do_not_depend_on(inputs, 
 @pytest.mark.usefixtures("fitted")
 def test_a_damaged_file_is_a_warning_and_its_head_is_fitted_again(inputs, whole, tmp_path, caplog):
     heads = opened(tmp_path / "kept", inputs)
-    run(inputs, tmp_path / "first", PARAMS, heads=heads)
+    run(inputs, tmp_path / "first", PARAMS, kept=Kept(heads=heads))
     damaged = heads.folder / "fold-1.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    assert_same(run(inputs, tmp_path / "again", PARAMS, heads=heads), whole)
+    assert_same(run(inputs, tmp_path / "again", PARAMS, kept=Kept(heads=heads)), whole)
     assert f"{damaged} is damaged: computed again" in caplog.text
 
 
 def test_what_is_fitted_in_less_than_a_second_leaves_no_file(inputs, tmp_path):
     heads = opened(tmp_path / "kept", inputs)
-    run(inputs, tmp_path / "first", PARAMS, heads=heads)
+    run(inputs, tmp_path / "first", PARAMS, kept=Kept(heads=heads))
     assert not list((tmp_path / "kept").rglob("*.*"))
