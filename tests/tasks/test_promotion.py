@@ -45,8 +45,8 @@ def own_remotes(contested: Workspace, root) -> Workspace:
         if source.exists():
             workspace.run("cp", "-r", str(source), str(root / name))
     workspace.run("git", "remote", "set-url", "origin", str(root / "origin"))
-    # Like a remote on another machine, its end outlives whoever pushes, and takes its locks away.
-    workspace.run("git", "config", "remote.origin.receivepack", "setsid --wait git-receive-pack")
+    # Like a remote on another machine, its end outlives whoever pushes, and takes its locks away: nothing kills it.
+    workspace.run("git", "config", "remote.origin.receivepack", "env -u LD_PRELOAD setsid --wait git-receive-pack")
     workspace.run("dvc", "remote", "modify", "--local", "shelf", "url", str(root / "shelf"))
     return workspace
 
