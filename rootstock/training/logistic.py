@@ -30,6 +30,7 @@ from rootstock.training.principal_axes import PrincipalAxes, find_principal_axes
 
 SIGNIFICANT = 0.01  # relative difference in log loss that justifies a wider search
 TOLERANCE = 1e-6  # relative decrease of the objective that ends a fit; float32 sums resolve a tenth of it
+LEFT = 0.1  # of the loss's curvature at the start, by which variables are scaled; measured in docs/benchmarks.md
 
 
 def fit_logistic_path(
@@ -168,11 +169,12 @@ def _minimise(
     """Minimise the objective by preconditioned L-BFGS; return the minimum and the number of iterations.
 
     The Hessian is close to curvature * variances + l2 / n on the diagonal and small beside it. Variables are scaled by
-    its square root, and the objective by its first value, so that the tolerance is relative.
+    its square root, and the objective by its first value, so that the tolerance is relative. The curvature falls as the
+    head learns, most along axes of little variance.
     """
-    decay = l2 / loss.images
-    by_weight = (start.curvature * loss.axes.variances + decay).sqrt()
-    by_bias = math.sqrt(start.curvature)
+    decay, curvature = l2 / loss.images, LEFT * start.curvature
+    by_weight = (curvature * loss.axes.variances + decay).sqrt()
+    by_bias = math.sqrt(curvature)
     unit = start.penalised(decay)
     if unit == 0:  # there is only one class
         return start, 0
