@@ -21,6 +21,7 @@ from rootstock.system.parallel import in_order
 from rootstock.training.kept_passes import KeptPasses
 from rootstock.training.pass_progress import PassProgress
 from rootstock.training.principal_axes import PrincipalAxes
+from rootstock.training.products import times_transposed
 
 Chunk = tuple[NDArray[np.float32], Labels]
 SMALLEST_CURVATURE = 1e-9
@@ -177,7 +178,7 @@ def _batch_sums(
     if labels.ndim == 2:
         return _sums_of_sigmoids(x, labels, weight, bias)
     label = labels[:, None]
-    margins = torch.addmm(bias, x, weight.T)
+    margins = times_transposed(x, weight, bias)
     margins -= margins.gather(1, label)
     margins.scatter_(1, label, -torch.inf)
     others = margins.logsumexp(1, keepdim=True)
@@ -189,17 +190,17 @@ def _batch_sums(
     if class_weights is not None:
         of_image = class_weights[label]
         losses, spread, residual = losses * of_image, spread * of_image, residual * of_image
-    return losses.sum(dtype=torch.float64), spread.sum(), residual.T @ x, residual.sum(0)
+    return losses.sum(dtype=torch.float64), spread.sum(), times_transposed(residual.T, x.T), residual.sum(0)
 
 
 def _sums_of_sigmoids(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    logits = torch.addmm(bias, x, weight.T)
+    logits = times_transposed(x, weight, bias)
     signed = torch.where(labels, -logits, logits)  # of the other answer: nothing cancels where it is improbable
     losses = functional.softplus(signed)
     size = torch.threshold_(signed.sigmoid_(), NEGLIGIBLE, 0)
     residual = torch.where(labels, -size, size)  # p, or p - 1
     spread = size * (1 - size)
-    return losses.sum(dtype=torch.float64), spread.sum(), residual.T @ x, residual.sum(0)
+    return losses.sum(dtype=torch.float64), spread.sum(), times_transposed(residual.T, x.T), residual.sum(0)
 
 
 def _bytes_to_keep(on: torch.device) -> int:
