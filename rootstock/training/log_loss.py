@@ -18,10 +18,12 @@ from rootstock.dataset.tables import Labels
 from rootstock.features import reader
 from rootstock.features.reader import Features
 from rootstock.system.parallel import in_order
+from rootstock.training import rotated_file
 from rootstock.training.kept_passes import KeptPasses
 from rootstock.training.pass_progress import PassProgress
 from rootstock.training.principal_axes import PrincipalAxes
 from rootstock.training.products import times_transposed
+from rootstock.training.rotated_file import RotatedFile
 
 Chunk = tuple[NDArray[np.float32], Labels]
 SMALLEST_CURVATURE = 1e-9
@@ -81,9 +83,10 @@ class Evaluation:
 class LogLoss:
     """The mean log loss of linear heads on the principal axes of a training set.
 
-    Features that fit into memory are rotated once and kept on the device. Others are read in every pass, and the
-    weights are rotated instead. On a CPU, mini-batches are computed on one core each and added up in their order, so
-    that the result does not depend on the number of cores, and no core waits for another within a product.
+    Features that fit into memory are rotated once and kept on the device, others in a temporary file in the folder of
+    `passes`. Without it, or room on its disk, they are read in every pass, and the weights are rotated instead. On a
+    CPU, mini-batches are computed on one core each and added up in their order, so that the result does not depend on
+    the number of cores, and no core waits for another within a product.
     """
 
     def __init__(
@@ -95,9 +98,13 @@ class LogLoss:
         self.class_weights = None if weights is None else torch.from_numpy(weights).to(on)
         self.train, self.axes, self.device, self.pool = train, axes, on, pool
         self.images, self.shape = len(train), (classes, len(axes.variances))
-        self.kept: list[tuple[Tensor, Tensor]] | None = None
-        if 4 * self.images * self.shape[1] <= _bytes_to_keep(on):
-            self.kept = [(axes.rotate(x), labels) for x, labels in self._read()]
+        self.kept: list[rotated_file.Batch] | RotatedFile | None = None
+        rotated = ((axes.rotate(x), labels) for x, labels in self._read())
+        size = 4 * self.images * self.shape[1]
+        if size <= _bytes_to_keep(on):
+            self.kept = list(rotated)
+        elif passes is not None:
+            self.kept = rotated_file.write(passes.folder, rotated, size)
 
     def __call__(self, at: Solution) -> Evaluation:
         """Evaluate in one pass, or as a pass that was kept has found."""
