@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +35,16 @@ def limit_to_one_core() -> None:
 
     torch.get_num_threads()  # torch sets a thread's number at the first query; after that it stays what is set here
     _openmp().limit(limits=1, user_api="openmp")
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Limit the calling thread to one OpenMP thread within the block; other threads keep theirs."""
+    import torch
+
+    torch.get_num_threads()
+    with _openmp().limit(limits=1, user_api="openmp"):
+        yield
 
 
 @cache

@@ -17,7 +17,7 @@ from torch.nn import functional
 from rootstock.dataset.tables import Labels
 from rootstock.features import reader
 from rootstock.features.reader import Features
-from rootstock.system.parallel import in_order
+from rootstock.system.parallel import in_order, on_one_core
 from rootstock.training import rotated_file
 from rootstock.training.kept_passes import KeptPasses
 from rootstock.training.pass_progress import PassProgress
@@ -141,10 +141,11 @@ class LogLoss:
             )
         else:
             parts = (_batch_sums(*batch, weight, bias, self.class_weights) for batch in batches)
-        totals = [part.double() for part in next(parts)]
-        for sums in parts:
-            for total, part in zip(totals, sums, strict=True):
-                total += part
+        with on_one_core():  # other OpenMP threads would wait for those of the pool, and keep a core busy with it
+            totals = [part.double() for part in next(parts)]
+            for sums in parts:
+                for total, part in zip(totals, sums, strict=True):
+                    total += part
         return [total.cpu() for total in totals]
 
     def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
