@@ -116,7 +116,7 @@ def index(folder: Path, size: Size) -> str:
 
 
 def train(folder: Path, size: Size) -> str:
-    """Train a head as the stage does: one L2 strength, ten iterations."""
+    """Train a head as the stage does where its temporary file has no room: one L2 strength, ten iterations."""
     manifest = tables.load_manifest(folder / "dataset")
     train, val = (Features(folder / "key", manifest[manifest["split"] == split]) for split in ("train", "val"))
     names = tables.classes_of(manifest)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rootstock.features.reader import Features
-from rootstock.training.products import times_transposed
 
 DEVIATION_FLOOR = 0.3  # share of the features' root mean square deviation; measured in docs/benchmarks.md
 # Of the largest variance: axes with less are rounding errors, of constant features or of fewer images than features.
@@ -37,7 +36,7 @@ class PrincipalAxes:
     def rotate(self, features: Tensor) -> Tensor:
         """Return the coordinates (n, r) float32 of features (n, d) float32, on their device."""
         mean, projection = (part.to(features.device, torch.float32) for part in (self.mean, self.projection))
-        return times_transposed(features - mean, projection.T)
+        return (features - mean) @ projection
 
 
 def find_principal_axes(features: Features, class_weights: NDArray[np.float32] | None = None) -> PrincipalAxes:
@@ -60,7 +59,7 @@ def find_principal_axes(features: Features, class_weights: NDArray[np.float32] |
     )
     if n < d:
         return _axes_of_few(mean, torch.cat(list(standardised)).double(), inverse_deviation)
-    variances, axes = torch.linalg.eigh(_sum(times_transposed(z.T, z.T).double() for z in standardised) / n)
+    variances, axes = torch.linalg.eigh(_sum((z.T @ z).double() for z in standardised) / n)
     kept = variances > SMALLEST * variances[-1]
     return PrincipalAxes(mean, inverse_deviation[:, None] * axes[:, kept], variances[kept])
 

@@ -13,7 +13,11 @@ from torch import Tensor
 
 
 def times_transposed(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return a @ b.T + bias, for a (m, d), b (n, d) and bias (n,) float32 without gradients, of any strides."""
+    """Return a @ b.T + bias, for a (m, d), b (n, d) and bias (n,) float32 without gradients, of any strides.
+
+    For threads of one core each: with more, oneDNN may add up parts of a long sum, as many as there are cores, and MKL
+    does not.
+    """
     if a.device.type == "cpu" and a.shape[1] and _has_one_dnn():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
         return product

@@ -90,7 +90,8 @@ def test_each_depth_goes_on_from_the_best_weights_so_far(base, tmp_path, monkeyp
     optimiser_of = stage_module.optimiser_of
 
     def looked_at(model, *others):
-        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        if len(seen) < len(begun):  # not when a stage begins anew with half the learning rate
+            seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return optimiser_of(model, *others)
 
     monkeypatch.setattr(stage_module, "optimiser_of", looked_at)
