@@ -1,7 +1,7 @@
 /* A power cut at a chosen file operation, for tests: preloaded into a process, it counts what changes files below a
    folder, in that process and those it starts, and kills their process group before (or just after) the n-th.
 
-   POWER_CUT_ROOT  the folder; relative paths count as below it
+   POWER_CUT_ROOT  the folder; a relative path counts if the working folder is in it
    POWER_CUT_TALLY a file of eight bytes, the count that all processes share
    POWER_CUT_AT    n; 0 only counts
    A process may set them late: it calls power_cut_arm(). */
@@ -40,8 +40,11 @@ void power_cut_arm(void) {
 __attribute__((constructor)) static void start(void) { power_cut_arm(); }
 
 static int below_root(const char *path) {
+    char working[PATH_MAX];
     if (!tally || !path || strstr(path, "__pycache__")) return 0;
-    return path[0] != '/' || !strncmp(path, root, strlen(root));
+    if (path[0] != '/') path = getcwd(working, sizeof working);
+    size_t length = strlen(root);
+    return path && !strncmp(path, root, length) && (path[length] == '/' || !path[length]);
 }
 
 static void operation(int counts) {

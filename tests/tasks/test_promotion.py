@@ -46,7 +46,7 @@ def own_remotes(contested: Workspace, root) -> Workspace:
             workspace.run("cp", "-r", str(source), str(root / name))
     workspace.run("git", "remote", "set-url", "origin", str(root / "origin"))
     # Like a remote on another machine, its end outlives whoever pushes, and takes its locks away: nothing kills it.
-    workspace.run("git", "config", "remote.origin.receivepack", "env -u LD_PRELOAD setsid --wait git-receive-pack")
+    workspace.run("git", "config", "remote.origin.receivepack", "setsid --wait git-receive-pack")
     workspace.run("dvc", "remote", "modify", "--local", "shelf", "url", str(root / "shelf"))
     return workspace
 
