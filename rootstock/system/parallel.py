@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,22 +29,13 @@ def rank() -> int:
     return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
-def limit_to_one_core() -> None:
-    """Limit the calling thread to one OpenMP thread; other threads keep theirs."""
+def limit_to_one_core() -> AbstractContextManager[object]:
+    """Limit the calling thread to one OpenMP thread, for good or, by `with`, for a block; other threads keep theirs."""
     import torch  # takes a second, and not every process needs it
 
     torch.get_num_threads()  # torch sets a thread's number at the first query; after that it stays what is set here
-    _openmp().limit(limits=1, user_api="openmp")
-
-
-@contextmanager
-def on_one_core() -> Iterator[None]:
-    """Limit the calling thread to one OpenMP thread within the block; other threads keep theirs."""
-    import torch
-
-    torch.get_num_threads()
-    with _openmp().limit(limits=1, user_api="openmp"):
-        yield
+    limited: AbstractContextManager[object] = _openmp().limit(limits=1, user_api="openmp")
+    return limited
 
 
 @cache
@@ -59,7 +50,7 @@ def ordered_map(
     items: Iterable[T],
     threads: int | None = None,
     window: int | None = None,
-    first: Callable[[], None] | None = None,
+    first: Callable[[], object] | None = None,
     weigh: Callable[[T], int] = lambda item: 0,
     most: int = 0,
     *,

@@ -46,7 +46,7 @@ def ordered_map_in_processes(
     items: Iterable[T],
     bytes_each: int,
     window: int | None = None,
-    first: Callable[[], None] | None = None,
+    first: Callable[[], object] | None = None,
     weigh: Callable[[T], int] = lambda item: 0,
     most: int = 0,
     count: int | None = None,
@@ -89,7 +89,7 @@ def _submit(pool: Executor, into_slot: "_IntoSlot", slots: "_Slots", item: objec
     return pool.submit(into_slot, slots.take(), item)
 
 
-def _living_pool(first: Callable[[], None] | None, count: int) -> Executor:
+def _living_pool(first: Callable[[], object] | None, count: int) -> Executor:
     """Return the processes, or new ones if one of them has died since they were last used."""
     pool = _pool(first, count)
     try:
@@ -101,7 +101,7 @@ def _living_pool(first: Callable[[], None] | None, count: int) -> Executor:
 
 
 @lru_cache(maxsize=1)
-def _pool(first: Callable[[], None] | None, count: int) -> Executor:
+def _pool(first: Callable[[], object] | None, count: int) -> Executor:
     """Start the processes; they stay for the next time, which loky's own reusable pool does for one thread alone."""
     from loky import ProcessPoolExecutor  # new interpreters, which do not run the main module
 
@@ -118,7 +118,7 @@ def _lock_file() -> IO[bytes]:
     return tempfile.TemporaryFile()
 
 
-def _begin(first: Callable[[], None] | None, count: int, lock: Path) -> None:
+def _begin(first: Callable[[], object] | None, count: int, lock: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, which ends it
     DECODING_BUDGET.share(count, lock)
     if first:

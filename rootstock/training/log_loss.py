@@ -4,9 +4,11 @@ With labels (n, k) of any number of classes per image, it is the sum over the cl
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,14 +19,15 @@ from torch.nn import functional
 from rootstock.dataset.tables import Labels
 from rootstock.features import reader
 from rootstock.features.reader import Features
-from rootstock.system.parallel import in_order, on_one_core
+from rootstock.system.parallel import in_order, limit_to_one_core
 from rootstock.training import rotated_file
 from rootstock.training.kept_passes import KeptPasses
 from rootstock.training.pass_progress import PassProgress
 from rootstock.training.principal_axes import PrincipalAxes
 from rootstock.training.products import times_transposed
-from rootstock.training.rotated_file import RotatedFile
+from rootstock.training.rotated_file import Batch, RotatedFile
 
+R = TypeVar("R")
 Chunk = tuple[NDArray[np.float32], Labels]
 SMALLEST_CURVATURE = 1e-9
 NEGLIGIBLE = 1e-30  # a probability; with much smaller ones, denormal numbers, products take thirty times as long
@@ -83,10 +86,10 @@ class Evaluation:
 class LogLoss:
     """The mean log loss of linear heads on the principal axes of a training set.
 
-    Features that fit into memory are rotated once and kept on the device, others in a temporary file in the folder of
-    `passes`. Without it, or room on its disk, they are read in every pass, and the weights are rotated instead. On a
-    CPU, mini-batches are computed on one core each and added up in their order, so that the result does not depend on
-    the number of cores, and no core waits for another within a product.
+    Features that fit into memory are rotated in the first pass and kept on the device, others in a temporary file in
+    the folder of `passes`. Without it, or room on its disk, they are read in every pass, and the weights are rotated
+    instead. On a CPU, mini-batches are computed on one core each and added up in their order, so that the result does
+    not depend on the number of cores, and no core waits for another within a product.
     """
 
     def __init__(
@@ -98,13 +101,15 @@ class LogLoss:
         self.class_weights = None if weights is None else torch.from_numpy(weights).to(on)
         self.train, self.axes, self.device, self.pool = train, axes, on, pool
         self.images, self.shape = len(train), (classes, len(axes.variances))
-        self.kept: list[rotated_file.Batch] | RotatedFile | None = None
-        rotated = ((axes.rotate(x), labels) for x, labels in self._read())
-        size = 4 * self.images * self.shape[1]
-        if size <= _bytes_to_keep(on):
-            self.kept = list(rotated)
-        elif passes is not None:
-            self.kept = rotated_file.write(passes.folder, rotated, size)
+
+    @cached_property
+    def kept(self) -> list[Batch] | RotatedFile | None:
+        """Mini-batches of rotated features (m, r) float32 and labels, in memory or in a file; None if in neither."""
+        width = self.shape[1]
+        rotated = self._on_each_core(lambda x, labels: (self.axes.rotate(x), labels), self._read())
+        if 4 * self.images * width <= _bytes_to_keep(self.device):
+            return list(rotated)
+        return rotated_file.write(self.passes.folder, rotated, self.images, width) if self.passes else None
 
     def __call__(self, at: Solution) -> Evaluation:
         """Evaluate in one pass, or as a pass that was kept has found."""
@@ -134,21 +139,21 @@ class LogLoss:
     def _sum(self, weight: Tensor, bias: Tensor) -> list[Tensor]:
         """Add up `_batch_sums` over all mini-batches, in float64 and on the CPU."""
         batches = self.kept if self.kept is not None else self._read()
-        if self.device.type == "cpu":
-            submit = self.pool.submit
-            parts = in_order(
-                lambda batch: submit(_batch_sums, *batch, weight, bias, self.class_weights), batches, WINDOW
-            )
-        else:
-            parts = (_batch_sums(*batch, weight, bias, self.class_weights) for batch in batches)
-        with on_one_core():  # other OpenMP threads would wait for those of the pool, and keep a core busy with it
+        parts = self._on_each_core(lambda x, labels: _batch_sums(x, labels, weight, bias, self.class_weights), batches)
+        with limit_to_one_core():  # other OpenMP threads would wait for those of the pool, and keep a core busy with it
             totals = [part.double() for part in next(parts)]
             for sums in parts:
                 for total, part in zip(totals, sums, strict=True):
                     total += part
         return [total.cpu() for total in totals]
 
-    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _on_each_core(self, function: Callable[[Tensor, Tensor], R], batches: Iterable[Batch]) -> Iterator[R]:
+        """Yield a function of each mini-batch in their order, on a CPU computed on one core each."""
+        if self.device.type == "cpu":
+            return in_order(lambda batch: self.pool.submit(function, *batch), batches, WINDOW)
+        return (function(*batch) for batch in batches)
+
+    def _read(self) -> Iterator[Batch]:
         """Yield mini-batches of features (m, d) float32 and labels, (m,) int64 or (m, k) bool, on the device."""
         for x, labels in _of_equal_size(self.train):
             yield torch.from_numpy(x).to(self.device), torch.from_numpy(labels).to(self.device)

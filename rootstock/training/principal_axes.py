@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rootstock.features.reader import Features
+from rootstock.training.products import times_transposed
 
 DEVIATION_FLOOR = 0.3  # share of the features' root mean square deviation; measured in docs/benchmarks.md
 # Of the largest variance: axes with less are rounding errors, of constant features or of fewer images than features.
@@ -34,9 +35,12 @@ class PrincipalAxes:
     variances: Tensor
 
     def rotate(self, features: Tensor) -> Tensor:
-        """Return the coordinates (n, r) float32 of features (n, d) float32, on their device."""
+        """Return the coordinates (n, r) float32 of features (n, d) float32, on their device.
+
+        For threads of one core each (products.py).
+        """
         mean, projection = (part.to(features.device, torch.float32) for part in (self.mean, self.projection))
-        return (features - mean) @ projection
+        return times_transposed(features - mean, projection.T)
 
 
 def find_principal_axes(features: Features, class_weights: NDArray[np.float32] | None = None) -> PrincipalAxes:

@@ -41,20 +41,21 @@ class RotatedFile:
             yield features.to(labels.device), labels
 
 
-def write(folder: Path, batches: Iterable[Batch], size: int) -> RotatedFile | None:
+def write(folder: Path, batches: Iterable[Batch], images: int, width: int) -> RotatedFile | None:
     """Write rotated mini-batches to a file without a name.
 
     Args:
         folder: on the disk that it takes, made if needed.
         batches: features (m, r) float32 and labels, all on one device.
-        size: of the features in bytes.
+        images: in all batches.
+        width: r.
 
     Returns:
         The file, or None where the disk has too little room for it, or fails.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
+        size, free = 4 * images * width, shutil.disk_usage(folder).free
         if free < SPARE * size:
             log.warning(
                 "%s: %.1f GB free; with %.1f GB, passes over the features would take less time",
@@ -62,11 +63,10 @@ def write(folder: Path, batches: Iterable[Batch], size: int) -> RotatedFile | No
             )  # fmt: skip
             return None
         file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  open as long as what is returned
-        labels, width = [], 0
+        labels = []
         for features, own in batches:
             file.write(features.cpu().numpy().data)
             labels.append(own)
-            width = features.shape[1]
     except OSError as error:
         log.warning("%s: no temporary file of rotated features, so that passes take longer: %s", folder, error)
         return None

@@ -18,7 +18,7 @@ from rootstock.dataset.shards import Reader
 from rootstock.features import engines
 from rootstock.features.engines import ENGINES, Unavailable, best_batch_size, start, start_auto
 from rootstock.images.loader import Normalise, view
-from rootstock.system.parallel import limit_to_one_core, on_one_core, ordered_map
+from rootstock.system.parallel import limit_to_one_core, ordered_map
 from tests.small_dataset import Small, small_backbone
 
 CUT = [("shufflenet_v2_x0_5", "penultimate", "avg"), ("resnet18", "mid", "gem"), ("resnet18", "low", "avgmax")]
@@ -148,10 +148,10 @@ def test_limiting_one_thread_to_one_core_does_not_limit_the_others():
     assert torch.get_num_threads() == before
 
 
-def test_a_block_on_one_core_limits_its_own_thread_until_it_ends():
+def test_a_block_that_is_limited_to_one_core_limits_its_own_thread_until_it_ends():
     before = torch.get_num_threads()
     with ThreadPoolExecutor(1) as pool:
-        with on_one_core():
+        with limit_to_one_core():
             assert torch.get_num_threads() == 1
             assert pool.submit(torch.get_num_threads).result() == before
         assert torch.get_num_threads() == before

@@ -1,4 +1,8 @@
+"""A product is that of float32, by either library."""
+
 import platform
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +20,18 @@ def drawn(rng: np.random.Generator, rows: int, columns: int, *, transposed: bool
     """Return a matrix of normal numbers of any size and, if transposed, of the other order in memory."""
     values: NDArray[np.float32] = rng.standard_normal((columns, rows) if transposed else (rows, columns), np.float32)
     return torch.from_numpy(values).T if transposed else torch.from_numpy(values)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["AuthenticAMD", "GenuineIntel"])
+def cpu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Let the CPU be of one vendor or the other, and so the product by oneDNN or MKL."""
+    with pytest.MonkeyPatch.context() as patch:
+        described = tmp_path_factory.mktemp("proc") / "cpuinfo"
+        described.write_text(f"processor\t: 0\nvendor_id\t: {request.param}\n")
+        patch.setattr(products, "CPU_INFO", described)
+        products._one_dnn_is_faster.cache_clear()
+        yield request.param
+    products._one_dnn_is_faster.cache_clear()
 
 
 @given(
@@ -62,5 +78,10 @@ def test_what_is_not_a_number_stays_it() -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="measured on x86 only")
-def test_the_installed_torch_offers_onednns_product() -> None:
-    assert products._has_one_dnn()
+def test_one_dnn_multiplies_on_amds_cpus_and_the_installed_torch_offers_its_product(cpu: str) -> None:
+    assert products._one_dnn_is_faster() == (cpu == "AuthenticAMD")
+
+
+def test_where_the_cpu_is_not_told_the_product_is_mkls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(products, "CPU_INFO", tmp_path / "none")
+    assert not products._one_dnn_is_faster.__wrapped__()

@@ -61,7 +61,7 @@ def fit(base: Path, folder: Path | None, iterations: int) -> heads.Head:
 def test_mini_batches_come_back_as_they_were_as_often_as_wanted(tmp_path_factory, sizes, width):
     folder = tmp_path_factory.getbasetemp() / "passes"
     written = batches(sizes, width)
-    kept = rotated_file.write(folder, written, 0)
+    kept = rotated_file.write(folder, written, sum(sizes), width)
     assert kept is not None
     for _ in range(2):
         for (x, labels), (expected, own) in zip(kept, written, strict=True):
@@ -87,8 +87,8 @@ def test_the_head_is_that_of_features_in_memory(tmp_path, tmp_path_factory, monk
 
 
 def test_a_disk_with_too_little_room_is_left_alone(tmp_path, caplog):
-    assert rotated_file.write(tmp_path, batches([3], 4), 10**18) is None
-    assert "with 2000000000.0 GB, passes over the features would take less time" in caplog.text
+    assert rotated_file.write(tmp_path, batches([3], 4), 10**17, 4) is None
+    assert "with 3200000000.0 GB, passes over the features would take less time" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
