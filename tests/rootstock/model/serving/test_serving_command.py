@@ -1,11 +1,12 @@
 """`python -m rootstock.model.serving`: a folder is served where neither Prefect nor DVC is installed, until SIGTERM."""
 
+import json
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,16 +58,19 @@ def test_a_folder_is_served_and_sigterm_ends_it_after_the_requests_under_way(hea
         assert [len(row["top"]) for row in first.json()["images"]] == [1]
         assert httpx.post(f"{address}/predict", files=[("images", photos[0])]).status_code == 401
 
-        def body() -> Iterator[bytes]:  # the signal arrives while this request is being uploaded
-            yield photos[0][1][:100]
+        head = (
+            f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\nContent-Type: image/png\r\n"
+            f"Content-Length: {len(photos[0][1])}\r\nExpect: 100-continue\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=20) as upload:
+            upload.sendall(head.encode())
+            assert upload.recv(1000).startswith(b"HTTP/1.1 100 ")  # it is under way now, and the signal arrives in it
             process.send_signal(signal.SIGTERM)
-            assert stopping.wait(20)
-            yield photos[0][1][100:]
-
-        stopping = threading.Event()
-        threading.Timer(0.5, stopping.set).start()
-        last = httpx.post(f"{address}/predict", content=body(), headers={**known, "Content-Type": "image/png"})
-        assert last.json()["images"][0]["label"] == first.json()["images"][0]["label"]
+            time.sleep(0.5)
+            upload.sendall(photos[0][1])
+            last = b"".join(iter(lambda: upload.recv(65536), b""))
+        found = json.loads(last.partition(b"\r\n\r\n")[2])
+        assert found["images"][0]["label"] == first.json()["images"][0]["label"]
         said, complained = process.communicate(timeout=20)
         assert (process.returncode, said) == (0, "Stopped; pending requests were completed\n")
         assert "Traceback" not in complained and token not in complained
