@@ -43,7 +43,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_same_mini_batches(bas
     At a higher learning rate AdamW magnifies rounding, as it divides each gradient by its size: at 1e-4 the validation
     loss of two processes differs by 3e-4, and so does that of one process which computes its mini-batches in two parts.
     """
-    settings = stages(("last_block", 1), ("all", 2), batch_size=71, augment="crop", lr=3e-5)
+    settings = stages(("last_block", 1), ("all", 2), batch_size=71, augment="crop", lr=2e-5)
     alone, together = start(base), start(base)
     expected = tune(alone, base, settings, tmp_path / "alone")
     found = tune(together, base, settings.model_copy(update={"processes": 2}), tmp_path / "together")
