@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rootstock.config import params
 from rootstock.dataset.tables import Labels
+from rootstock.features import reader
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError, SourceError
@@ -170,9 +171,14 @@ class _Trial:
     def axes(self) -> PrincipalAxes:
         """Find the principal axes, of which prototypes and neighbours need none."""
         if self.passes is None:
-            return find_principal_axes(self.train, self.weights)
-        found = self.passes.recall(AXES, lambda: vars(find_principal_axes(self.train, self.weights)), RESULTS)
-        return PrincipalAxes(**found)
+            return self._find_axes()
+        return PrincipalAxes(**self.passes.recall(AXES, lambda: vars(self._find_axes()), RESULTS))
+
+    def _find_axes(self) -> PrincipalAxes:
+        is_long = 4 * len(self.train) * self.train.width > reader.KEPT_BYTES
+        stage = f"{self.stage}, principal axes" if self.stage and is_long else None
+        with _bar(stage, 2 * len(self.train), "images") as advance:
+            return find_principal_axes(self.train, self.weights, advance)
 
     def fit(self, kind: Kind) -> Head:
         """Fit a kind of head."""
@@ -184,14 +190,11 @@ class _Trial:
         if kind == "ridge":
             return closed_form.fit_ridge(*given, self.axes, self.weights, self.mean_loss)
         l2, iterations, axes = self.settings.l2, self.settings.max_iterations, self.given_axes or self.axes
-        with self._bar(pass_progress.expected(len(set(l2)), iterations)) as advance:
+        with _bar(self.stage, pass_progress.expected(len(set(l2)), iterations), "passes") as advance:
             fitted = logistic.fit_logistic_path(*given, l2, iterations, axes, self.weights, self.passes, advance)
         for warning in fitted.warnings if self.stage else []:
             log.warning("%s", warning)
         return fitted
-
-    def _bar(self, passes: int) -> AbstractContextManager[progress.Advance]:
-        return progress.bar(self.stage, passes, "passes") if self.stage else progress.silent()
 
     def logits(self, fitted: Head) -> NDArray[np.float32]:
         """Return a head's logits of the validation images (n, k)."""
@@ -207,3 +210,7 @@ class _Trial:
 
     def _losses(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         return calibrated_losses(logits, self.val.labels, self.weights)
+
+
+def _bar(stage: str | None, total: int, unit: str) -> AbstractContextManager[progress.Advance]:
+    return progress.bar(stage, total, unit) if stage else progress.silent()

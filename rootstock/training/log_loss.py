@@ -32,7 +32,7 @@ Chunk = tuple[NDArray[np.float32], Labels]
 SMALLEST_CURVATURE = 1e-9
 NEGLIGIBLE = 1e-30  # a probability; with much smaller ones, denormal numbers, products take thirty times as long
 BATCH = 2048  # rows per product: they and their logits stay in a core's cache
-WINDOW = 32  # mini-batches that are pending
+PENDING = 4  # mini-batches a thread
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,9 @@ class LogLoss:
     def _on_each_core(self, function: Callable[[Tensor, Tensor], R], batches: Iterable[Batch]) -> Iterator[R]:
         """Yield a function of each mini-batch in their order, on a CPU computed on one core each."""
         if self.device.type == "cpu":
-            return in_order(lambda batch: self.pool.submit(function, *batch), batches, WINDOW)
+            return in_order(
+                lambda batch: self.pool.submit(function, *batch), batches, PENDING * torch.get_num_threads()
+            )
         return (function(*batch) for batch in batches)
 
     def _read(self) -> Iterator[Batch]:

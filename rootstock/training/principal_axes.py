@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rootstock.features.reader import Features
+from rootstock.system import progress
 from rootstock.training.products import times_transposed
 
 DEVIATION_FLOOR = 0.3  # share of the features' root mean square deviation; measured in docs/benchmarks.md
@@ -43,8 +44,12 @@ class PrincipalAxes:
         return times_transposed(features - mean, projection.T)
 
 
-def find_principal_axes(features: Features, class_weights: NDArray[np.float32] | None = None) -> PrincipalAxes:
-    """Find the principal axes of standardised features, in two passes.
+def find_principal_axes(
+    features: Features,
+    class_weights: NDArray[np.float32] | None = None,
+    advance: progress.Advance = progress.nowhere,
+) -> PrincipalAxes:
+    """Find the principal axes of standardised features, in two passes, and report each image in each.
 
     With weights (k,) of classes, an image counts with that of its class; they average to 1 over the images.
 
@@ -55,11 +60,11 @@ def find_principal_axes(features: Features, class_weights: NDArray[np.float32] |
     """
     n, d = len(features), features.width
     weights = None if class_weights is None else torch.from_numpy(class_weights)
-    mean, variance = mean_and_variance(_tensors(features, weights))
+    mean, variance = mean_and_variance(_tensors(features, weights, advance))
     inverse_deviation = invert_deviations(mean, variance)
     standardised = (
         _times(((x - mean) * inverse_deviation).float(), None if counts is None else counts.sqrt())
-        for x, counts in _tensors(features, weights)
+        for x, counts in _tensors(features, weights, advance)
     )
     if n < d:
         return _axes_of_few(mean, torch.cat(list(standardised)).double(), inverse_deviation)
@@ -68,10 +73,13 @@ def find_principal_axes(features: Features, class_weights: NDArray[np.float32] |
     return PrincipalAxes(mean, inverse_deviation[:, None] * axes[:, kept], variances[kept])
 
 
-def _tensors(features: Features, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _tensors(
+    features: Features, weights: Tensor | None, advance: progress.Advance
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield features (n, d), and with which weight each image counts: (n, 1), or None if all count the same."""
     for x, labels in features:
         yield torch.from_numpy(x), None if weights is None else weights[torch.from_numpy(labels)][:, None]
+        advance(len(x))
 
 
 def mean_and_variance(parts: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:

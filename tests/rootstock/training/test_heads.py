@@ -1,10 +1,14 @@
 """Which head is chosen, and why; a head within a network computes what it computes alone."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 
 from rootstock.config.params import Head as Settings
+from rootstock.features import reader
+from rootstock.system import progress
 from rootstock.system.errors import ParamsError, SourceError
 from rootstock.training import closed_form, head, head_layer, heads
 from rootstock.training.head_layer import HeadLayer
@@ -50,6 +54,21 @@ def test_the_standard_error_is_that_of_groups():
     )
     alone = heads.choose(values, np.arange(100))[1][0]["standard_error"]
     assert of_groups == pytest.approx(alone) and of_images < alone / 4
+
+
+@pytest.mark.parametrize(("kept_bytes", "reported"), [(0, [("train_head, principal axes", 800, 800)]), (10**6, [])])
+def test_long_passes_for_the_principal_axes_report_each_image(kept_bytes, reported, monkeypatch):
+    monkeypatch.setattr(reader, "KEPT_BYTES", kept_bytes)
+    tallies = []
+
+    @contextmanager
+    def report(what, total, unit):
+        tallies.append(progress.Tally(what, total, unit))
+        yield tallies[-1].add
+
+    with progress.report_to(report):
+        heads.fit(simulated(400), simulated(300, seed=1), CLASSES, Settings(), np.arange(300), "train_head")
+    assert [(told.what, told.done, told.total) for told in tallies if told.unit == "images"] == reported
 
 
 def test_auto_tries_every_kind_and_says_why_it_chose_one(caplog):
