@@ -1,7 +1,7 @@
 """A million features of 1,280 values: write, index, and train on them, each step in a separate process.
 
     python -m benchmarks.features                     # 5 GB on disk, a few minutes
-    python -m benchmarks.features --classes 1000      # half an hour
+    python -m benchmarks.features --classes 1000      # six minutes
     python -m benchmarks.features --images 50000 --layouts
     python -m benchmarks.features --images 50000 --layouts --of data/features/0123456789ab    # real features, repeated
 
