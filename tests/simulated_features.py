@@ -13,6 +13,8 @@ from rootstock.features import feature_files
 class Chunks:
     """In-memory features with the interface of `Features`."""
 
+    fits_into_memory = True
+
     def __init__(self, x: NDArray[np.floating], labels: NDArray[np.int64], size: int = 64) -> None:
         self.x, self.labels, self.size, self.width = x, labels, size, x.shape[1]
 

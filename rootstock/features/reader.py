@@ -54,13 +54,13 @@ class Features:
             for features, selection in self._chosen:
                 yield from selection.of(features)
             return
-        if self._kept is None and self._few:
+        if self._kept is None and self.fits_into_memory:
             self._kept = list(self._stream())
         yield from self._kept if self._kept is not None else self._stream()
 
     def keep(self) -> "Features":
         """Read the features now if they are few enough to be kept in memory; threads would each read them."""
-        if self._few:
+        if self.fits_into_memory:
             next(iter(self), None)
         return self
 
@@ -80,7 +80,8 @@ class Features:
         return part
 
     @property
-    def _few(self) -> bool:
+    def fits_into_memory(self) -> bool:
+        """Tell whether the set is kept in memory, so that only the first pass reads it."""
         return 4 * len(self) * self.width <= KEPT_BYTES
 
     def _stream(self) -> Iterator[tuple[NDArray[np.float32], Labels]]:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from rootstock.config import params
 from rootstock.dataset.tables import Labels
-from rootstock.features import reader
 from rootstock.features.reader import Features
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError, SourceError
@@ -175,8 +174,8 @@ class _Trial:
         return PrincipalAxes(**self.passes.recall(AXES, lambda: vars(self._find_axes()), RESULTS))
 
     def _find_axes(self) -> PrincipalAxes:
-        is_long = 4 * len(self.train) * self.train.width > reader.KEPT_BYTES
-        stage = f"{self.stage}, principal axes" if self.stage and is_long else None
+        is_long = self.stage and not self.train.fits_into_memory
+        stage = f"{self.stage}, principal axes" if is_long else None
         with _bar(stage, 2 * len(self.train), "images") as advance:
             return find_principal_axes(self.train, self.weights, advance)
 

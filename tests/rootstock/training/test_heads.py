@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from rootstock.config.params import Head as Settings
-from rootstock.features import reader
 from rootstock.system import progress
 from rootstock.system.errors import ParamsError, SourceError
 from rootstock.training import closed_form, head, head_layer, heads
@@ -56,9 +55,9 @@ def test_the_standard_error_is_that_of_groups():
     assert of_groups == pytest.approx(alone) and of_images < alone / 4
 
 
-@pytest.mark.parametrize(("kept_bytes", "reported"), [(0, [("train_head, principal axes", 800, 800)]), (10**6, [])])
-def test_long_passes_for_the_principal_axes_report_each_image(kept_bytes, reported, monkeypatch):
-    monkeypatch.setattr(reader, "KEPT_BYTES", kept_bytes)
+@pytest.mark.parametrize(("fits", "reported"), [(False, [("train_head, principal axes", 800, 800)]), (True, [])])
+def test_long_passes_for_the_principal_axes_report_each_image(fits, reported, monkeypatch):
+    monkeypatch.setattr(Chunks, "fits_into_memory", fits)
     tallies = []
 
     @contextmanager
